@@ -1,0 +1,5 @@
+//! Authentication exchanges as machines: message in, step out.
+
+pub mod secret;
+
+pub use secret::Secret;

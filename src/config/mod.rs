@@ -1,0 +1,168 @@
+//! The configuration, checked: what [`load`] makes of a TOML file, or every problem it found.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::auth::Secret;
+use crate::routing::{Consistency, Reads, RuleSet};
+
+/// A whole configuration that has passed every check.
+#[derive(Debug)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Vec<SocketAddr>,
+    /// Threads that serve clients; default: one per core.
+    pub workers: usize,
+    /// Most clients at once; one more is refused with 53300. Default 10000.
+    pub max_clients: usize,
+    /// HTTP for operators; None: off.
+    pub admin_listen: Option<SocketAddr>,
+    /// Replica sets.
+    pub clusters: Vec<Cluster>,
+    /// Names that clients ask for.
+    pub databases: Vec<Database>,
+    /// Who may connect.
+    pub users: Vec<User>,
+    /// Server connections.
+    pub pool: Pool,
+    /// Where statements go.
+    pub routing: Routing,
+    /// What happens while there is no primary.
+    pub failover: Failover,
+    /// Limits on clients.
+    pub limits: Limits,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// A replica set.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Its name in metrics, logs and `/topology`.
+    pub name: Arc<str>,
+    /// `host:port` of every node; roles are discovered.
+    pub nodes: Vec<Arc<str>>,
+    /// Named groups of nodes for rules: name to indexes into `nodes`.
+    pub groups: Vec<(Arc<str>, Vec<u16>)>,
+    /// How nodes are probed.
+    pub monitor: Monitor,
+}
+
+/// How the nodes of a cluster are probed.
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    /// Role to log in as; pg_monitor lets it see more.
+    pub user: Arc<str>,
+    /// Its password.
+    pub password: Secret,
+    /// Database to log in to.
+    pub database: Arc<str>,
+    /// Time between two probes of a node. Default 500 ms, bounds 10 ms to 1 min.
+    pub interval: Duration,
+    /// How long a probe may take. Default 1 s, bounds 10 ms to 1 min.
+    pub timeout: Duration,
+}
+
+/// A name that clients ask for.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// The name that clients ask for.
+    pub name: Arc<str>,
+    /// The cluster that has it: an index into [`Config::clusters`].
+    pub cluster: usize,
+    /// Its name on the nodes; default: the same.
+    pub server_name: Arc<str>,
+}
+
+/// Who may connect.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// The role's name, here and on the nodes.
+    pub name: Arc<str>,
+    /// What a client must prove, and, if it is a plain password, what we prove to nodes.
+    pub password: Secret,
+    /// What we prove to nodes, if it is not the same.
+    pub server_password: Option<Secret>,
+}
+
+/// When a server connection goes back to its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// After each transaction.
+    Transaction,
+    /// When the client leaves.
+    Session,
+    /// After each statement; transactions are refused.
+    Statement,
+}
+
+/// Server connections.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// When a server connection goes back. Default transaction.
+    pub mode: PoolMode,
+    /// Most server connections per node, database and user. Default 20.
+    pub size: usize,
+    /// How long a client waits for one, then 53300. Default 30 s.
+    pub queue_timeout: Duration,
+    /// How long connecting and logging in to a node may take. Default 5 s.
+    pub connect_timeout: Duration,
+    /// An idle one is closed after this. Default 10 min.
+    pub idle_timeout: Duration,
+    /// One is closed at this age, once idle; varied by up to a tenth. Default 1 h.
+    pub lifetime: Duration,
+    /// Most prepared statements kept on one server connection. Default 500.
+    pub prepared_statements: usize,
+}
+
+/// Where statements go.
+#[derive(Debug, Clone)]
+pub struct Routing {
+    /// Where reads go. Default replicas.
+    pub reads: Reads,
+    /// What a session's reads must have seen. Default session.
+    pub consistency: Consistency,
+    /// A replica further behind takes no reads. Default 10 s.
+    pub max_lag: Duration,
+    /// How long one read may wait for a replica to catch up with its session. Default 5 ms.
+    pub freshness_wait: Duration,
+    /// The rules of all files, in order.
+    pub rules: Arc<RuleSet>,
+}
+
+/// What happens while there is no primary.
+#[derive(Debug, Clone)]
+pub struct Failover {
+    /// How long statements wait for a primary before they fail with 57P03. Default 10 s.
+    pub hold: Duration,
+}
+
+/// Limits on clients.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// How long startup and authentication may take. Default 15 s.
+    pub login_timeout: Duration,
+    /// Largest statement text, in bytes, that is parsed; a larger one goes to the primary unseen. Default 1 MiB.
+    pub statement_bytes: usize,
+    /// Most bytes of one client's unsent messages kept in memory. Default 16 MiB.
+    pub buffer_bytes: usize,
+    /// How long a stopping Trunkline lets transactions go on. Default 30 s.
+    pub drain_timeout: Duration,
+    /// Bytes of statement cache per worker. Default 32 MiB.
+    pub statement_cache_bytes: usize,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// error, warn, info, debug or trace, or a tracing filter. Default info.
+    pub level: String,
+    /// Lines for people or JSON for machines. Default text.
+    pub json: bool,
+}
+
+/// Where the configuration came from, for reload and messages.
+#[derive(Debug, Clone)]
+pub struct Source(pub PathBuf);

@@ -1,0 +1,23 @@
+#![doc = include_str!("README.md")]
+
+pub mod auth;
+pub mod sql;
+pub mod topology;
+pub mod wire;
+
+pub mod balancing;
+
+pub mod routing;
+
+pub mod session;
+
+pub mod config;
+pub mod metrics;
+pub mod net;
+
+pub mod backend;
+
+pub mod client;
+pub mod monitor;
+
+pub mod admin;

@@ -1,0 +1,5 @@
+//! What a statement is and may do: text in, [`Statement`] out.
+
+pub mod statement;
+
+pub use statement::{CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl, TransactionModes};

@@ -1,0 +1,232 @@
+//! What a query string is and may do, as far as routing and the session need to know.
+
+use std::sync::Arc;
+
+/// One query string: what each of its statements is. Cheap to share: caches hand out `Arc<Statement>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// The statements of the string, in order; none for an empty string or only comments.
+    pub parts: Box<[Part]>,
+    /// False when another string of the same shape (only literals differ) may be something else: a literal names a
+    /// table, a setting or a function's meaning. Such a statement is cached by its exact text only.
+    pub shape_decides: bool,
+}
+
+/// One statement of a query string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it is, for rules, metrics and people.
+    pub kind: Kind,
+    /// Why it must run on the primary; None if a replica would give the same answer.
+    pub needs_primary: Option<NeedsPrimary>,
+    /// What it does to the transaction.
+    pub transaction: TransactionControl,
+    /// What it leaves behind in the session, in order.
+    pub session: Box<[SessionChange]>,
+    /// The direction of its COPY with the client.
+    pub copy: CopyDirection,
+    /// It can commit in the middle (CALL, DO, VACUUM, CREATE INDEX CONCURRENTLY, …): a failure proves nothing.
+    pub commits_inside: bool,
+    /// It can change the catalogs: what was learned of them may be stale once it has run.
+    pub changes_catalog: bool,
+    /// Every relation it names, CTE names excepted, in order of appearance, without repeats.
+    pub tables: Box<[Name]>,
+    /// Every function it calls by name, without repeats.
+    pub functions: Box<[Name]>,
+}
+
+/// A possibly schema-qualified name as PostgreSQL reads it: folded to lower case unless quoted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    /// The schema, if it was written.
+    pub schema: Option<Arc<str>>,
+    /// The name itself.
+    pub name: Arc<str>,
+}
+
+/// What a statement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each is the SQL command of its name")]
+pub enum Kind {
+    Select, Insert, Update, Delete, Merge, Copy, Explain, Call, Do,
+    Begin, Commit, Rollback, Savepoint, Release, PrepareTransaction, SetTransaction,
+    Set, Reset, Show, Discard, Prepare, Execute, Deallocate,
+    Declare, Fetch, Close, Listen, Unlisten, Notify, Lock, Truncate, Ddl, Maintenance, Load, Checkpoint,
+    /// Anything else that PostgreSQL parses.
+    Other,
+    /// PostgreSQL's grammar does not accept it, or it is too large to be looked at.
+    Unparsed,
+}
+
+/// Why a statement must run on the primary. The payload names the culprit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NeedsPrimary {
+    /// INSERT, UPDATE, DELETE, MERGE or TRUNCATE, at any depth.
+    Writes,
+    /// FOR UPDATE, FOR SHARE and their kin, at any depth.
+    LocksRows,
+    /// LOCK TABLE.
+    LocksTable,
+    /// CREATE, ALTER, DROP, GRANT, SELECT INTO, CREATE TABLE AS, REFRESH, COMMENT, …
+    ChangesSchema,
+    /// A function of the reviewed list that writes or whose answer only the primary has.
+    Function(Arc<str>),
+    /// A function that nobody vouches for.
+    UnknownFunction(Arc<str>),
+    /// A relation whose answer differs on a replica: a sequence, pg_stat_activity and its kin, …
+    Relation(Arc<str>),
+    /// Makes or uses temporary objects.
+    Temporary,
+    /// LISTEN, NOTIFY, UNLISTEN.
+    Notifications,
+    /// COPY FROM the client.
+    CopyIn,
+    /// COPY to or from a file or program of the server.
+    CopyFile,
+    /// A cursor that outlives its transaction.
+    HoldCursor,
+    /// FETCH, MOVE, CLOSE, EXECUTE of something this session has not made (the server will say so).
+    UnknownName,
+    /// CALL or DO: what they run is not looked into.
+    Procedural,
+    /// VACUUM, ANALYZE, REINDEX, CLUSTER, CHECKPOINT, ALTER SYSTEM.
+    Maintenance,
+    /// PREPARE TRANSACTION, COMMIT PREPARED, ROLLBACK PREPARED.
+    TwoPhase,
+    /// SHOW, SET or RESET of something that differs between nodes or that a standby refuses.
+    NodeSetting(Arc<str>),
+    /// LOAD.
+    LoadsLibrary,
+    /// The grammar does not accept it.
+    Unparsed,
+    /// Too large to be looked at.
+    TooLarge,
+    /// PostgreSQL knows it and Trunkline does not.
+    UnknownStatement,
+}
+
+/// What a statement does to the transaction it is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TransactionControl {
+    /// Nothing.
+    #[default]
+    None,
+    /// BEGIN or START TRANSACTION.
+    Begin(TransactionModes),
+    /// COMMIT or END.
+    Commit {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// ROLLBACK or ABORT.
+    Rollback {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// SAVEPOINT.
+    Savepoint,
+    /// RELEASE SAVEPOINT.
+    Release,
+    /// ROLLBACK TO SAVEPOINT.
+    RollbackTo,
+    /// PREPARE TRANSACTION: ends the transaction of this session.
+    Prepare,
+    /// SET TRANSACTION, or SET LOCAL of transaction_read_only and its kin.
+    Set(TransactionModes),
+}
+
+/// The modes named by BEGIN or SET TRANSACTION; None = not named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransactionModes {
+    /// READ ONLY (true) or READ WRITE (false).
+    pub read_only: Option<bool>,
+    /// ISOLATION LEVEL.
+    pub isolation: Option<Isolation>,
+    /// DEFERRABLE (true) or NOT DEFERRABLE (false).
+    pub deferrable: Option<bool>,
+}
+
+/// A transaction isolation level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the SQL standard's names")]
+pub enum Isolation { ReadUncommitted, ReadCommitted, RepeatableRead, Serializable }
+
+/// What a statement leaves behind in its session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionChange {
+    /// SET or set_config of a setting, for the session. Its value is asked of the server afterwards.
+    Set(Arc<str>),
+    /// SET LOCAL or set_config(…, true): gone with the transaction.
+    SetLocal(Arc<str>),
+    /// RESET of one setting, or SET … TO DEFAULT.
+    Reset(Arc<str>),
+    /// RESET ALL.
+    ResetAll,
+    /// DISCARD ALL.
+    DiscardAll,
+    /// DISCARD PLANS, SEQUENCES or TEMP.
+    DiscardSome,
+    /// PREPARE of this name.
+    Prepare {
+        /// The name.
+        name: Arc<str>,
+        /// What EXECUTE of it will be: the effects of the statement inside.
+        needs_primary: Option<NeedsPrimary>,
+        /// The PREPARE statement itself, to be run again where it is needed.
+        text: Arc<str>,
+    },
+    /// EXECUTE of this name, also inside EXPLAIN or CREATE TABLE AS.
+    Execute(Arc<str>),
+    /// DEALLOCATE of this name.
+    Deallocate(Arc<str>),
+    /// DEALLOCATE ALL.
+    DeallocateAll,
+    /// The session depends on its server connection from here on.
+    Pin(Pin),
+}
+
+/// Why a session must keep its server connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pin {
+    /// It has made a temporary object.
+    Temporary,
+    /// It listens.
+    Listen,
+    /// It holds, or may hold, a session-level advisory lock.
+    AdvisoryLock,
+    /// It has a cursor WITH HOLD.
+    HoldCursor,
+    /// It has loaded a library.
+    Load,
+    /// It has changed a setting whose name is not known (set_config with a computed name).
+    UnknownSetting,
+    /// It has called nextval or setval, so that currval and lastval answer only there.
+    Sequence,
+}
+
+/// The direction of a COPY with the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CopyDirection {
+    /// No COPY, or not with the client.
+    #[default]
+    None,
+    /// COPY FROM STDIN.
+    In,
+    /// COPY TO STDOUT.
+    Out,
+}
+
+impl Statement {
+    /// Why the string must run on the primary: its first statement that must.
+    pub fn needs_primary(&self) -> Option<&NeedsPrimary> {
+        self.parts.iter().find_map(|part| part.needs_primary.as_ref())
+    }
+
+    /// The one statement of the string, if it is just one.
+    pub fn only(&self) -> Option<&Part> {
+        match &*self.parts {
+            [part] => Some(part),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The immutable picture of a cluster that routing reads; made by [`super::Topology`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lsn::{Lsn, Timeline};
+
+/// A node of one cluster: its place in the configured list, stable while the process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u16);
+
+/// What a node is in its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The one node that takes writes: confirmed, not merely claimed.
+    Primary,
+    /// Follows the primary.
+    Replica,
+    /// Not known: never answered, or claims a role that is not accepted.
+    Unknown,
+}
+
+/// How a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// No probe has answered yet.
+    Unknown,
+    /// Answers and is usable.
+    Up,
+    /// Answers 57P03: starting, or not yet accepting connections.
+    Starting,
+    /// Missed a probe, or a session lost it; the next probes decide.
+    Suspect,
+    /// Does not answer.
+    Down,
+    /// Says it is a primary, but of a timeline below the highest seen: fenced.
+    StalePrimary,
+    /// Says it is a primary and cannot be told apart from another one, or is not yet supported.
+    UnconfirmedPrimary,
+    /// Belongs to another cluster (its system identifier differs): never used.
+    Foreign,
+}
+
+/// A position read from a node, by our own clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When we began to ask: whatever was acknowledged to us before is at or below `lsn` on this node.
+    pub begun: Instant,
+    /// Of a primary the insert position (less an empty page's header), of a replica the replayed one.
+    pub lsn: Lsn,
+    /// The history that `lsn` belongs to; None when the node would not tell.
+    pub timeline: Option<Timeline>,
+}
+
+/// One node in a view.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// Its place in the configured list.
+    pub id: NodeId,
+    /// `host:port` as configured.
+    pub address: Arc<str>,
+    /// What it is.
+    pub role: Role,
+    /// How it is.
+    pub state: NodeState,
+    /// A replica that may take reads now: up, streaming (or no primary is there to stream from), not over `max_lag`.
+    pub takes_reads: bool,
+    /// Its newest position.
+    pub position: Option<Sample>,
+    /// Bytes behind the primary; None while unknown, and for the primary itself.
+    pub lag_bytes: Option<u64>,
+    /// Time behind the primary by our clock; None while unknown, and for the primary itself.
+    pub lag: Option<Duration>,
+    /// Why it is as it is, in words for an operator.
+    pub why: Arc<str>,
+}
+
+/// A cluster as it was at one moment.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The cluster's configured name.
+    pub cluster: Arc<str>,
+    /// Rises by one whenever the primary changes, is lost, or is found again.
+    pub epoch: u64,
+    /// The accepted primary; None while there is none, or none that can be told apart.
+    pub primary: Option<NodeId>,
+    /// Why there is no primary, when there is none.
+    pub no_primary_because: Option<Arc<str>>,
+    /// Every configured node, in order: index = [`NodeId`].
+    pub nodes: Vec<NodeView>,
+    /// The primary's recent samples of its present timeline, oldest first.
+    pub primary_samples: Arc<[Sample]>,
+}
+
+impl View {
+    /// A view of nodes of which nothing is known.
+    pub fn unknown(cluster: &str, addresses: &[Arc<str>]) -> Self {
+        let unknown = |(index, address): (usize, &Arc<str>)| NodeView {
+            id: NodeId(u16::try_from(index).expect("configuration allows at most 128 nodes")),
+            address: Arc::clone(address),
+            role: Role::Unknown,
+            state: NodeState::Unknown,
+            takes_reads: false,
+            position: None,
+            lag_bytes: None,
+            lag: None,
+            why: "not probed yet".into(),
+        };
+        Self {
+            cluster: cluster.into(),
+            epoch: 0,
+            primary: None,
+            no_primary_because: Some("no node has been probed yet".into()),
+            nodes: addresses.iter().enumerate().map(unknown).collect(),
+            primary_samples: Arc::new([]),
+        }
+    }
+
+    /// The node with this id; None if the id is of another configuration.
+    pub fn node(&self, id: NodeId) -> Option<&NodeView> {
+        self.nodes.get(usize::from(id.0))
+    }
+
+    /// The accepted primary.
+    pub fn primary(&self) -> Option<&NodeView> {
+        self.primary.and_then(|id| self.node(id))
+    }
+
+    /// The replicas that may take reads now.
+    pub fn readable_replicas(&self) -> impl Iterator<Item = &NodeView> {
+        self.nodes.iter().filter(|node| node.role == Role::Replica && node.takes_reads)
+    }
+
+    /// The earliest sample of the present primary that was begun at or after `moment`: at or past every write that was
+    /// acknowledged to us before `moment`.
+    pub fn primary_sample_since(&self, moment: Instant) -> Option<Sample> {
+        let at = self.primary_samples.partition_point(|sample| sample.begun < moment);
+        self.primary_samples.get(at).copied()
+    }
+}
