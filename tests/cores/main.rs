@@ -1,0 +1,3 @@
+//! Tests of the pure cores and the configuration: no PostgreSQL, no sleeps.
+
+mod config_problems;
