@@ -21,3 +21,5 @@ pub mod client;
 pub mod monitor;
 
 pub mod admin;
+
+pub mod demo;

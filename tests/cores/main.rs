@@ -1,0 +1,4 @@
+//! The pure cores, and the shape of the source: no PostgreSQL, no sockets, no sleeps.
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected should stop there")]
+
+mod architecture;
