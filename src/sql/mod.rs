@@ -1,5 +1,10 @@
 //! What a statement is and may do: text in, [`Statement`] out.
 
+pub mod prepared;
 pub mod statement;
 
-pub use statement::{CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl, TransactionModes};
+pub use prepared::PreparedNames;
+pub use statement::{
+    CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl,
+    TransactionModes,
+};
