@@ -2,3 +2,4 @@
 
 mod config_problems;
 mod sql_golden;
+mod architecture;
