@@ -99,7 +99,10 @@ impl Rule {
         names.any(|name| {
             self.tables.iter().any(|pattern| {
                 pattern.name.matches(&name.name)
-                    && pattern.schema.as_ref().is_none_or(|schema| name.schema.as_ref().is_some_and(|s| schema.matches(s)))
+                    && pattern
+                        .schema
+                        .as_ref()
+                        .is_none_or(|schema| name.schema.as_ref().is_some_and(|s| schema.matches(s)))
             })
         })
     }

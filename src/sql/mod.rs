@@ -2,4 +2,7 @@
 
 pub mod statement;
 
-pub use statement::{CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl, TransactionModes};
+pub use statement::{
+    CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl,
+    TransactionModes,
+};

@@ -48,10 +48,41 @@ pub struct Name {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each is the SQL command of its name")]
 pub enum Kind {
-    Select, Insert, Update, Delete, Merge, Copy, Explain, Call, Do,
-    Begin, Commit, Rollback, Savepoint, Release, PrepareTransaction, SetTransaction,
-    Set, Reset, Show, Discard, Prepare, Execute, Deallocate,
-    Declare, Fetch, Close, Listen, Unlisten, Notify, Lock, Truncate, Ddl, Maintenance, Load, Checkpoint,
+    Select,
+    Insert,
+    Update,
+    Delete,
+    Merge,
+    Copy,
+    Explain,
+    Call,
+    Do,
+    Begin,
+    Commit,
+    Rollback,
+    Savepoint,
+    Release,
+    PrepareTransaction,
+    SetTransaction,
+    Set,
+    Reset,
+    Show,
+    Discard,
+    Prepare,
+    Execute,
+    Deallocate,
+    Declare,
+    Fetch,
+    Close,
+    Listen,
+    Unlisten,
+    Notify,
+    Lock,
+    Truncate,
+    Ddl,
+    Maintenance,
+    Load,
+    Checkpoint,
     /// Anything else that PostgreSQL parses.
     Other,
     /// PostgreSQL's grammar does not accept it, or it is too large to be looked at.
@@ -149,7 +180,12 @@ pub struct TransactionModes {
 /// A transaction isolation level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the SQL standard's names")]
-pub enum Isolation { ReadUncommitted, ReadCommitted, RepeatableRead, Serializable }
+pub enum Isolation {
+    ReadUncommitted,
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
 
 /// What a statement leaves behind in its session.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,3 @@
+//! Tests of the pure cores: no PostgreSQL, no sockets, no sleeps.
+
+mod topology_simulation;
