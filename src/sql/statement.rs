@@ -266,3 +266,63 @@ impl Statement {
         }
     }
 }
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 37] = {
+        use Kind::*;
+        [
+            Select, Insert, Update, Delete, Merge, Copy, Explain, Call, Do, Begin, Commit, Rollback, Savepoint, Release,
+            PrepareTransaction, SetTransaction, Set, Reset, Show, Discard, Prepare, Execute, Deallocate, Declare, Fetch,
+            Close, Listen, Unlisten, Notify, Lock, Truncate, Ddl, Maintenance, Load, Checkpoint, Other, Unparsed,
+        ]
+    };
+
+    /// Its SQL name in lower case, as rules, metrics and people have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Select => "select",
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Merge => "merge",
+            Self::Copy => "copy",
+            Self::Explain => "explain",
+            Self::Call => "call",
+            Self::Do => "do",
+            Self::Begin => "begin",
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
+            Self::Savepoint => "savepoint",
+            Self::Release => "release",
+            Self::PrepareTransaction => "prepare transaction",
+            Self::SetTransaction => "set transaction",
+            Self::Set => "set",
+            Self::Reset => "reset",
+            Self::Show => "show",
+            Self::Discard => "discard",
+            Self::Prepare => "prepare",
+            Self::Execute => "execute",
+            Self::Deallocate => "deallocate",
+            Self::Declare => "declare",
+            Self::Fetch => "fetch",
+            Self::Close => "close",
+            Self::Listen => "listen",
+            Self::Unlisten => "unlisten",
+            Self::Notify => "notify",
+            Self::Lock => "lock",
+            Self::Truncate => "truncate",
+            Self::Ddl => "ddl",
+            Self::Maintenance => "maintenance",
+            Self::Load => "load",
+            Self::Checkpoint => "checkpoint",
+            Self::Other => "other",
+            Self::Unparsed => "unparsed",
+        }
+    }
+
+    /// The kind of this [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
