@@ -158,6 +158,8 @@ pub enum Receiver {
 pub enum ProbeFailure {
     /// Nothing listens there, or the host cannot be reached.
     Refused,
+    /// Its name has no address, in these words.
+    Unresolved(Arc<str>),
     /// No answer in time.
     Timeout,
     /// 57P03: it starts, recovers or shuts down.
@@ -177,6 +179,7 @@ impl ProbeFailure {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused => "refused",
+            Self::Unresolved(_) => "unresolved",
             Self::Timeout => "timeout",
             Self::Starting => "starting",
             Self::TooManyConnections => "too_many_connections",
@@ -191,6 +194,7 @@ impl fmt::Display for ProbeFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => f.write_str("refuses connections"),
+            Self::Unresolved(words) => write!(f, "has a name without an address: {words}"),
             Self::Timeout => f.write_str("does not answer in time"),
             Self::Starting => f.write_str("is starting or stopping (57P03)"),
             Self::TooManyConnections => f.write_str("has no free connection for the monitor (53300)"),

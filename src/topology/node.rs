@@ -122,6 +122,7 @@ impl Node {
             ProbeFailure::Timeout | ProbeFailure::Lost => self.missed(),
             ProbeFailure::Starting => Health::Starting,
             ProbeFailure::Refused
+            | ProbeFailure::Unresolved(_)
             | ProbeFailure::TooManyConnections
             | ProbeFailure::Authentication(_)
             | ProbeFailure::Protocol(_) => Health::Down,
