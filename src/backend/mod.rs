@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! Server connections: pools of them per (node, database, user), leased to sessions and returned only clean.
 
 pub mod cancel;
@@ -15,3 +16,10 @@ pub use gate::Gate;
 pub use lease::Lease;
 pub use pool::{LeaseError, Pool, PoolSettings};
 pub use pools::{PoolKey, Pools};
+=======
+//! Server connections: making them and logging in.
+
+pub mod connect;
+
+pub use connect::{ConnectClass, ConnectError, Login, Target, connect};
+>>>>>>> topology

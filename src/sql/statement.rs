@@ -336,6 +336,7 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
+<<<<<<< HEAD
 
 impl NeedsPrimary {
     /// The stable name of the reason, for metrics and golden files; the payload is not part of it.
@@ -393,3 +394,5 @@ impl fmt::Display for NeedsPrimary {
         }
     }
 }
+=======
+>>>>>>> topology

@@ -3,3 +3,4 @@
 mod config_problems;
 mod sql_golden;
 mod architecture;
+mod topology_simulation;
