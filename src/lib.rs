@@ -21,3 +21,12 @@ pub mod client;
 pub mod monitor;
 
 pub mod admin;
+
+<<<<<<< HEAD
+pub mod app;
+pub mod cli;
+pub mod demo;
+pub mod explain;
+=======
+pub mod demo;
+>>>>>>> fixture
