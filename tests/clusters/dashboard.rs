@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use trunkline::admin::{self, AdminState};
 use trunkline::metrics::families::{self, Kind};
 use trunkline::metrics::{CacheCounts, FreshnessOutcome, Histogram, Metrics, PoolCounts, PoolName, Scrape, Target};
+use trunkline::routing::Reason;
 use trunkline::topology::View;
 
 use crate::fixture::{eventually, http_get};
@@ -138,9 +139,9 @@ fn serve(listener: TcpListener, stopped: oneshot::Receiver<()>) {
 }
 
 fn filled_metrics() -> Metrics {
-    let metrics = Metrics::new(2, &["read", "write"]);
+    let metrics = Metrics::new(2, Reason::CODES);
     let worker = metrics.worker(0);
-    worker.statement_routed(Target::Replica, 0);
+    worker.statement_routed(Target::Replica, Reason::Read.index());
     worker.statement_finished(Target::Replica, Duration::from_micros(700));
     worker.cache_counted(CacheCounts { text_hits: 5, shape_hits: 2, misses: 1, entries: 1, bytes: 1000 });
     worker.freshness_waited(FreshnessOutcome::Replica, Duration::from_millis(1));
