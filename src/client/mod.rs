@@ -3,6 +3,7 @@
 pub mod acquire;
 pub mod conversation;
 pub mod farewell;
+pub mod fleet;
 pub mod handshake;
 pub mod relay;
 pub mod server;
@@ -10,6 +11,6 @@ pub mod startup_settings;
 pub mod welcome;
 pub mod worker;
 
-pub use conversation::serve;
+pub use fleet::Fleet;
 pub use server::{Cluster, Database, Server, User};
 pub use worker::Worker;
