@@ -61,12 +61,9 @@ fn start_log(log: &config::Log) {
 async fn serve(config: Config, source: Source) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new(config.workers, Reason::CODES));
     let pools = Pools::new(config.clusters.iter().map(|cluster| cluster.nodes.len()), pool_settings(&config));
-    let handles: Vec<MonitorHandle> = config
-        .clusters
-        .iter()
-        .enumerate()
-        .map(|(index, cluster)| start_monitor(cluster, pools.gates(index).to_vec(), config.routing.max_lag))
-        .collect();
+    let start = |(index, cluster)| start_monitor(cluster, pools.gates(index).to_vec(), config.routing.max_lag);
+    let monitors: Vec<Monitor> = config.clusters.iter().enumerate().map(start).collect();
+    let handles: Vec<MonitorHandle> = monitors.iter().map(Monitor::handle).collect();
     let server = Arc::new(make_server(&config, &handles, pools));
     add_sources(&metrics, &config, &server, &handles);
 
@@ -107,7 +104,7 @@ fn pool_settings(config: &Config) -> PoolSettings {
 }
 
 /// Watches a cluster. A node that has lost the primary's role is fenced before the view that says so is published.
-fn start_monitor(cluster: &config::Cluster, gates: Vec<Arc<Gate>>, max_lag: Duration) -> MonitorHandle {
+fn start_monitor(cluster: &config::Cluster, gates: Vec<Arc<Gate>>, max_lag: Duration) -> Monitor {
     let on_epoch = Box::new(move |old: &View, new: &View| {
         info!(cluster = %new.cluster, epoch = new.epoch, primary = primary_address(new), "a new epoch begins");
         for (before, now) in old.nodes.iter().zip(&new.nodes) {
@@ -120,7 +117,7 @@ fn start_monitor(cluster: &config::Cluster, gates: Vec<Arc<Gate>>, max_lag: Dura
             }
         }
     });
-    Monitor::start(cluster, max_lag, on_epoch, &tokio::runtime::Handle::current()).handle()
+    Monitor::start(cluster, max_lag, on_epoch, &tokio::runtime::Handle::current())
 }
 
 fn primary_address(view: &View) -> &str {
@@ -183,13 +180,16 @@ fn add_sources(metrics: &Metrics, config: &Config, server: &Arc<Server>, handles
             let Some(cluster) = clusters.get(key.cluster) else { continue };
             let Some(node) = cluster.nodes.get(usize::from(key.node.0)) else { continue };
             let name = PoolName { cluster: &cluster.name, node, database: &key.database, user: &key.user };
-            scrape.pool(name, PoolCounts {
-                idle: counts.idle,
-                leased: counts.busy,
-                waiting: counts.waiting,
-                size,
-                ..PoolCounts::default()
-            });
+            scrape.pool(
+                name,
+                PoolCounts {
+                    idle: counts.idle,
+                    leased: counts.busy,
+                    waiting: counts.waiting,
+                    size,
+                    ..PoolCounts::default()
+                },
+            );
         }
     });
 }
@@ -212,7 +212,13 @@ async fn accept(listener: TcpListener, fleet: Arc<Fleet>, max_clients: usize) {
 fn refuse(mut client: &std::net::TcpStream) {
     use crate::wire::error_response::{Severity, put_error};
     let mut out = bytes::BytesMut::new();
-    put_error(&mut out, Severity::Fatal, crate::wire::SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already", None);
+    put_error(
+        &mut out,
+        Severity::Fatal,
+        crate::wire::SqlState::TOO_MANY_CONNECTIONS,
+        "sorry, too many clients already",
+        None,
+    );
     // The socket does not block: a client whose buffer is full on the first byte is no loss.
     let _ = io::Write::write(&mut client, &out);
 }

@@ -14,7 +14,7 @@ use crate::backend::{ConnectClass, Lease, LeaseError, Pool, PoolKey};
 use crate::metrics::{FreshnessOutcome, Retry, Target};
 use crate::routing::place::Circumstances;
 use crate::routing::{Consistency, Intent, Placement, Reason, place};
-use crate::topology::{NodeId, Role, View};
+use crate::topology::{Doubt, NodeId, Role, View};
 use crate::wire::SqlState;
 
 /// Why there is no lease: what the client is told, as an error of its statement.
@@ -184,7 +184,7 @@ impl Client {
             return Err(Refusal { code: SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message });
         }
         if class != ConnectClass::Full {
-            (self.cluster().doubt)(node, "a session could not connect");
+            (self.cluster().doubt)(node, if class == ConnectClass::Starting { Doubt::Stopping } else { Doubt::Lost });
         }
         self.worker.metrics.retried(Retry::ConnectFailed);
         if matches!(intent, Intent::Read { .. }) && !excluded.contains(&node) {

@@ -27,7 +27,7 @@ use crate::routing::{Intent, Reason};
 use crate::session::failure::Circumstances;
 use crate::session::translate::Message;
 use crate::session::{End, Held, Loss, Session, SessionId, Surroundings};
-use crate::topology::Role;
+use crate::topology::{Doubt, Role};
 use crate::wire::error_response::{Severity, put_error};
 use crate::wire::{Header, SqlState, frame, frontend};
 
@@ -239,9 +239,9 @@ impl Client {
             Some(held) if held.role == Role::Primary => Held::Primary,
             Some(_) => Held::Replica,
         };
-        let worker = &self.worker;
+        let (worker, dialect) = (&self.worker, self.session.dialect());
         let mut around = Surroundings {
-            classify: &mut |text| worker.classify(text),
+            classify: &mut |text| worker.classify(text, dialect),
             rules: &self.server.rules,
             reads: self.server.reads,
             held,
@@ -415,10 +415,10 @@ impl Client {
             if header.tag == frontend::TERMINATE {
                 return Err(Farewell::Left);
             }
-            let worker = &self.worker;
+            let (worker, dialect) = (&self.worker, self.session.dialect());
             let message = buffers.input.filled().get(frame::HEADER..header.size).unwrap_or_default();
             self.session
-                .answer_alone(header.tag, message, &mut |text| worker.classify(text), &mut buffers.to_client)
+                .answer_alone(header.tag, message, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)
                 .map_err(|_| violation(header.tag))?;
             buffers.input.consume(header.size);
             if !self.session.answers_alone() {
@@ -514,7 +514,7 @@ impl Client {
         let Some(held) = self.held.take() else { return Ok(()) };
         self.cancellable.runs_nothing();
         let node = held.lease.node();
-        (self.cluster().doubt)(node, "a session lost its server connection");
+        (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
         let how = Circumstances {
             farewell,
             sent: held.sent,

@@ -80,12 +80,7 @@ impl Fleet {
 }
 
 impl Crew {
-    fn start(
-        number: usize,
-        server: Arc<Server>,
-        sessions: Arc<AtomicU64>,
-        metrics: &Metrics,
-    ) -> std::io::Result<Self> {
+    fn start(number: usize, server: Arc<Server>, sessions: Arc<AtomicU64>, metrics: &Metrics) -> std::io::Result<Self> {
         let (orders, receiver) = unbounded_channel();
         let clients = Arc::new(AtomicUsize::new(0));
         let (metrics, count) = (metrics.worker(number), Arc::clone(&clients));

@@ -13,7 +13,7 @@ use crate::backend::Pools;
 use crate::backend::cancel::CancelKeys;
 use crate::config::{Limits, PoolMode};
 use crate::routing::{Consistency, Reads, RuleSet};
-use crate::topology::{NodeId, View};
+use crate::topology::{Doubt, NodeId, View};
 
 /// What all clients share.
 pub struct Server {
@@ -62,7 +62,7 @@ pub struct Cluster {
     /// Asks for this node's positions as they come, until then.
     pub follow_until: Box<dyn Fn(NodeId, Instant) + Send + Sync>,
     /// Tells that a session has reason to doubt this node.
-    pub doubt: Box<dyn Fn(NodeId, &'static str) + Send + Sync>,
+    pub doubt: Box<dyn Fn(NodeId, Doubt) + Send + Sync>,
     /// Named groups of nodes.
     pub groups: Vec<(Arc<str>, Vec<u16>)>,
 }

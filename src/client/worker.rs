@@ -11,7 +11,8 @@ use rand::{RngCore, SeedableRng};
 
 use crate::metrics::WorkerMetrics;
 use crate::net::ReadBuffer;
-use crate::sql::{Cache, ParseSettings, Statement};
+use crate::session::Dialect;
+use crate::sql::{Cache, ParseSettings, Statement, classify_bytes};
 
 /// One worker thread's own things.
 pub struct Worker {
@@ -68,9 +69,17 @@ impl Worker {
         })
     }
 
-    /// What this text is, from the cache or parsed.
-    pub fn classify(&self, text: &[u8]) -> Arc<Statement> {
-        self.cache.borrow_mut().get(text, &self.parse)
+    /// What this text is, from the cache or parsed. The cache is for the usual dialect.
+    pub fn classify(&self, text: &[u8], dialect: Dialect) -> Arc<Statement> {
+        if dialect == Dialect::default() {
+            return self.cache.borrow_mut().get(text, &self.parse);
+        }
+        let settings = ParseSettings {
+            standard_conforming_strings: dialect.standard_conforming_strings,
+            encoding_is_utf8: dialect.encoding_is_utf8,
+            ..self.parse
+        };
+        Arc::new(classify_bytes(text, &settings))
     }
 
     /// 64 random bits.

@@ -11,3 +11,4 @@ mod relay;
 
 mod cluster;
 mod dashboard;
+mod monitor;
