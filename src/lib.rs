@@ -22,7 +22,11 @@ pub mod monitor;
 
 pub mod admin;
 
+<<<<<<< HEAD
 pub mod app;
 pub mod cli;
 pub mod demo;
 pub mod explain;
+=======
+pub mod demo;
+>>>>>>> fixture

@@ -109,6 +109,11 @@ pub fn put_bare(out: &mut BytesMut, tag: u8) {
     Writer::new(out).message(tag, |_| {});
 }
 
+/// Appends a ParameterDescription of no parameters.
+pub fn put_no_parameters(out: &mut BytesMut) {
+    Writer::new(out).message(PARAMETER_DESCRIPTION, |body| body.put_u16(0));
+}
+
 /// Appends a ParameterStatus.
 pub fn put_parameter_status(out: &mut BytesMut, name: &str, value: &str) {
     Writer::new(out).message(PARAMETER_STATUS, |body| {

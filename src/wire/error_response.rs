@@ -82,6 +82,11 @@ pub fn put_error(out: &mut BytesMut, severity: Severity, code: SqlState, message
     put(out, backend::ERROR_RESPONSE, severity, code, message, detail);
 }
 
+/// Appends an ErrorResponse whose fields are these bytes.
+pub fn put_body(out: &mut BytesMut, fields: &[u8]) {
+    Writer::new(out).message(backend::ERROR_RESPONSE, |body| body.put_slice(fields));
+}
+
 /// Appends a NoticeResponse.
 pub fn put_notice(out: &mut BytesMut, code: SqlState, message: &str) {
     put(out, backend::NOTICE_RESPONSE, Severity::Notice, code, message, None);
