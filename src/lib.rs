@@ -22,11 +22,7 @@ pub mod monitor;
 
 pub mod admin;
 
-<<<<<<< HEAD
 pub mod app;
 pub mod cli;
 pub mod demo;
 pub mod explain;
-=======
-pub mod demo;
->>>>>>> fixture

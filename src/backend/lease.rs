@@ -9,7 +9,6 @@ use crate::topology::NodeId;
 use crate::wire::startup::Parameters;
 
 /// A server connection while a session holds it. Dropping it closes the connection.
-#[derive(Debug)]
 pub struct Lease {
     connection: Option<Connection>,
     pool: Arc<Pool>,

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! Server connections: pools of them per (node, database, user), leased to sessions and returned only clean.
 
 pub mod cancel;
@@ -11,15 +10,9 @@ pub mod pool;
 pub mod pools;
 pub mod slots;
 
+pub use connect::{ConnectClass, ConnectError, Login, Target, connect};
 pub use connection::Connection;
 pub use gate::Gate;
 pub use lease::Lease;
 pub use pool::{LeaseError, Pool, PoolSettings};
 pub use pools::{PoolKey, Pools};
-=======
-//! Server connections: making them and logging in.
-
-pub mod connect;
-
-pub use connect::{ConnectClass, ConnectError, Login, Target, connect};
->>>>>>> topology

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rand::Rng;
 
 use super::connect::{self, ConnectError, Target};
@@ -10,6 +11,7 @@ use super::connection::Connection;
 use super::gate::Gate;
 use super::lease::Lease;
 use super::slots::{Counts, Grant, Slot, Slots, Taken};
+use crate::auth::SaltedPassword;
 use crate::session::Known;
 use crate::topology::NodeId;
 
@@ -29,13 +31,14 @@ pub struct PoolSettings {
 }
 
 /// The server connections of one (node, database, user).
-#[derive(Debug)]
 pub struct Pool {
     node: NodeId,
     target: Target,
     gate: Arc<Gate>,
     slots: Arc<Slots>,
     settings: PoolSettings,
+    /// What the last login cost to derive: the next needs not.
+    salted_password: Mutex<Option<SaltedPassword>>,
 }
 
 /// Why there is no lease.
@@ -59,7 +62,7 @@ impl Pool {
     /// An empty pool.
     pub fn new(node: NodeId, target: Target, gate: Arc<Gate>, settings: PoolSettings) -> Arc<Self> {
         let slots = Slots::new(settings.size, settings.workers);
-        Arc::new(Self { node, target, gate, slots, settings })
+        Arc::new(Self { node, target, gate, slots, settings, salted_password: Mutex::new(None) })
     }
 
     /// A warm connection at once, or nothing: the quick way, without a future.
@@ -117,7 +120,11 @@ impl Pool {
     async fn open(self: &Arc<Self>, slot: Slot, worker: usize) -> Result<Lease, LeaseError> {
         let generation = self.gate.generation();
         let deadline = tokio::time::Instant::now() + self.settings.connect_timeout;
-        let login = connect::connect(&self.target, deadline).await?;
+        let target = Target { salted_password: self.salted_password.lock().clone(), ..self.target.clone() };
+        let login = connect::connect(&target, deadline).await?;
+        if login.salted_password.is_some() {
+            self.salted_password.lock().clone_from(&login.salted_password);
+        }
         let second_handle = socket2::SockRef::from(&login.stream).try_clone().map_err(ConnectError::Io)?;
         let pass = self.gate.enter(second_handle.into(), generation).ok_or(LeaseError::Fenced)?;
         let now = Instant::now();
@@ -127,7 +134,7 @@ impl Pool {
             stream: login.stream,
             known: Known::default(),
             node: self.node,
-            key: login.key,
+            key: login.cancel_key,
             pass,
             cancels: Arc::default(),
             opened: now.checked_sub(jitter).unwrap_or(now),

@@ -26,7 +26,6 @@ pub struct PoolKey {
 }
 
 /// All pools of this process.
-#[derive(Debug)]
 pub struct Pools {
     pools: DashMap<PoolKey, Arc<Pool>>,
     gates: Vec<Vec<Arc<Gate>>>,
@@ -51,6 +50,7 @@ impl Pools {
             user: Arc::clone(&key.user),
             database: Arc::clone(&key.database),
             password: password.cloned(),
+            salted_password: None,
             parameters: Vec::new(),
         };
         let make = || Pool::new(key.node, target, gate, self.settings.clone());

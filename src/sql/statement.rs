@@ -336,7 +336,6 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
-<<<<<<< HEAD
 
 impl NeedsPrimary {
     /// The stable name of the reason, for metrics and golden files; the payload is not part of it.
@@ -394,5 +393,3 @@ impl fmt::Display for NeedsPrimary {
         }
     }
 }
-=======
->>>>>>> topology
