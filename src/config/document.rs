@@ -20,6 +20,8 @@ pub(super) struct Document<'d> {
     tree: Spanned<DeTable<'d>>,
     /// Its syntax is broken somewhere: what seems absent may only be unread.
     is_broken: bool,
+    /// From this line on, values are not what they seem: a bracket that nobody closes has swallowed them.
+    swallowed_from: Option<usize>,
     problems: RefCell<Vec<Problem>>,
 }
 
@@ -51,16 +53,19 @@ impl<'d> Document<'d> {
     /// Parses a text; what is wrong with its syntax is among the problems.
     pub(super) fn parse(file: &'d Path, text: &'d str) -> Self {
         let (tree, errors) = DeTable::parse_recoverable(text);
-        let document = Self { file, text, tree, is_broken: !errors.is_empty(), problems: RefCell::default() };
+        let is_broken = !errors.is_empty();
+        let mut document = Self { file, text, tree, is_broken, swallowed_from: None, problems: RefCell::default() };
         document.report_syntax(&errors);
         document
     }
 
     /// One problem a line. After a bracket that nobody closes the parser finds fault with every line that follows: of
     /// those only the first says where to look.
-    fn report_syntax(&self, errors: &[toml::de::Error]) {
-        let mut errors: Vec<(usize, &str)> =
-            errors.iter().map(|error| (error.span().map_or(self.text.len(), |span| span.start), error.message())).collect();
+    fn report_syntax(&mut self, errors: &[toml::de::Error]) {
+        let mut errors: Vec<(usize, &str)> = errors
+            .iter()
+            .map(|error| (error.span().map_or(self.text.len(), |span| span.start), error.message()))
+            .collect();
         errors.sort_by_key(|(start, _)| *start);
         let is_unclosed = errors.iter().any(|(_, message)| UNCLOSED.iter().any(|start| message.starts_with(start)));
         let mut last_line = 0;
@@ -74,6 +79,7 @@ impl<'d> Document<'d> {
             let hint = is_echo.then(|| "is a bracket before it not closed?".to_owned());
             self.report(start, "", format!("not valid TOML: {message}"), hint);
             if is_echo {
+                self.swallowed_from = Some(line);
                 return;
             }
         }
@@ -89,13 +95,15 @@ impl<'d> Document<'d> {
         self.file
     }
 
-    /// The problems found so far. Where the syntax is broken, other problems of the same line are only its echo.
+    /// The problems found so far. Where the syntax is broken, other problems of the same line are only its echo; and a
+    /// swallowed value may be a password, which no message may show.
     pub(super) fn into_problems(self) -> Vec<Problem> {
         let problems = self.problems.into_inner();
         let is_syntax = |problem: &Problem| problem.path.is_empty();
-        let line = |problem: &Problem| problem.place.map(|place| place.line);
-        let broken: Vec<_> = problems.iter().filter(|problem| is_syntax(problem)).map(line).collect();
-        problems.into_iter().filter(|problem| is_syntax(problem) || !broken.contains(&line(problem))).collect()
+        let line = |problem: &Problem| problem.place.map_or(0, |place| place.line);
+        let broken: Vec<usize> = problems.iter().filter(|problem| is_syntax(problem)).map(line).collect();
+        let is_echo = |line: usize| broken.contains(&line) || self.swallowed_from.is_some_and(|first| line >= first);
+        problems.into_iter().filter(|problem| is_syntax(problem) || !is_echo(line(problem))).collect()
     }
 
     fn place(&self, byte: usize) -> Place {
@@ -341,7 +349,8 @@ impl<'d> Item<'d> {
             format!("a duration between {low} and {high}")
         };
         let duration = self.as_str().and_then(units::duration);
-        let hint = || format!("a whole number and {}, as in {:?}", units::DURATION_UNITS, units::show_duration(example));
+        let hint =
+            || format!("a whole number and {}, as in {:?}", units::DURATION_UNITS, units::show_duration(example));
         self.bounded(duration, bounds, expected, duration.is_none().then(hint))
     }
 
