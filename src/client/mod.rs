@@ -1,1 +1,15 @@
-//! client
+//! One task per client: handshake, conversation, relay. The task owns its lease and polls both sockets itself.
+
+pub mod acquire;
+pub mod conversation;
+pub mod farewell;
+pub mod handshake;
+pub mod relay;
+pub mod server;
+pub mod startup_settings;
+pub mod welcome;
+pub mod worker;
+
+pub use conversation::serve;
+pub use server::{Cluster, Database, Server, User};
+pub use worker::Worker;

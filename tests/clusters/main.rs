@@ -10,3 +10,4 @@ mod fixture;
 mod relay;
 
 mod cluster;
+mod dashboard;
