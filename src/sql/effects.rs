@@ -160,7 +160,7 @@ impl<'a> Effects<'a> {
 
     /// It makes the relation, or moves it elsewhere.
     pub(super) fn makes(&mut self, relation: &RangeVar) {
-        if relation.relpersistence == "t" {
+        if relation.relpersistence == "t" || relations::is_temporary_schema(&relation.schemaname) {
             self.temporary();
         }
     }

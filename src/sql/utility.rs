@@ -339,6 +339,10 @@ fn change_schema(node: &Tree, effects: &mut Effects<'_>) -> Kind {
         Tree::CreateStmt(create) => create.relation.iter().for_each(|relation| effects.makes(relation)),
         Tree::CreateSeqStmt(create) => create.sequence.iter().for_each(|relation| effects.makes(relation)),
         Tree::ViewStmt(create) => create.view.iter().for_each(|relation| effects.makes(relation)),
+        Tree::CreateTableAsStmt(create) => {
+            let made = create.into.as_ref().and_then(|into| into.rel.as_ref());
+            made.iter().for_each(|relation| effects.makes(relation));
+        }
         Tree::DropStmt(drop) => drop_objects(drop, effects),
         _ => {}
     }
