@@ -21,3 +21,8 @@ pub mod client;
 pub mod monitor;
 
 pub mod admin;
+
+pub mod app;
+pub mod cli;
+pub mod demo;
+pub mod explain;

@@ -1,1 +1,454 @@
-//! session
+//! One client's conversation as a machine: what it sends, what is owed to it, and what must not be lost between.
+//!
+//! The order of calls, for whoever drives it:
+//! 1. [`Session::survey`] each whole message from the client. The unit is whole when [`Gathered::end`] says so; while a
+//!    lease on the primary is held, each message may go on its way at once.
+//! 2. Find a lease for [`Gathered::intent`], and make its settings the session's ([`Session::replay`]).
+//! 3. [`Session::translate`] each of those messages into bytes for the node.
+//! 4. [`Session::reply`] for each message from the node that can change a state ([`matters`]).
+//! 5. When [`Session::may_release`], ask for the settings in [`Session::take_touched`], and give the lease back.
+//! 6. If the node is lost on the way, [`Session::lost`] says what that means.
+
+pub mod aborted;
+pub mod failure;
+pub mod gathered;
+pub mod known;
+pub mod owed;
+pub mod pins;
+pub mod prepared;
+pub mod reply;
+pub mod settings;
+pub mod translate;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use failure::Loss;
+pub use gathered::{End, Gathered};
+pub use known::{Known, SessionId};
+pub use reply::{Reply, matters};
+pub use settings::Settings;
+
+use crate::routing::{Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Sender, intend};
+use crate::sql::{Kind, NeedsPrimary, PreparedNames, SessionChange, Statement, TransactionControl};
+use crate::wire::backend::TransactionStatus;
+use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::reader::Truncated;
+use known::UnnamedId;
+use owed::OwedReplies;
+use pins::Pins;
+use prepared::{Names, Prepared};
+
+/// Who a session is; does not change.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The user.
+    pub user: Arc<str>,
+    /// The database as the client named it.
+    pub database: Arc<str>,
+}
+
+/// What we know of one client.
+#[derive(Debug)]
+pub struct Session {
+    /// Unique while the process runs.
+    pub id: SessionId,
+    /// Who it is.
+    pub identity: Identity,
+    /// The settings it has changed, by startup or since.
+    pub settings: Settings,
+    /// The settings it came with: what RESET goes back to.
+    startup: Settings,
+    /// What it must see.
+    pub freshness: Freshness,
+    /// What has come and is not yet on its way.
+    pub gathered: Gathered,
+    names: Names,
+    unnamed: Option<(Arc<Prepared>, UnnamedId)>,
+    unnamed_count: u64,
+    sql_prepared: PreparedNames,
+    portals: Vec<(Box<[u8]>, Arc<Statement>)>,
+    owed: OwedReplies,
+    transaction: Transaction,
+    pins: Pins,
+    touched: Vec<Arc<str>>,
+    flow: Flow,
+}
+
+/// The transaction that the session is in.
+#[derive(Clone, Copy, Debug, Default)]
+struct Transaction {
+    /// As the last ReadyForQuery said.
+    status: TransactionStatus,
+    /// Something ran on the primary that may have written, since the session was last idle.
+    may_have_written: bool,
+    /// It was lost with its node, and only ROLLBACK is accepted until the client has taken notice.
+    aborted: Option<aborted::Aborted>,
+}
+
+/// Where the conversation stands between messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Flow {
+    /// An error came before the end of the batch was sent: everything up to Sync is dropped, as the node would.
+    skipping: bool,
+    /// The node waits for copy data.
+    copy_in: bool,
+    /// Messages of an extended batch have been sent and no Sync yet.
+    batch_open: bool,
+}
+
+/// Which lease a session holds while a message is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// None.
+    Nothing,
+    /// One on the primary.
+    Primary,
+    /// One on a replica.
+    Replica,
+}
+
+/// What [`Session::survey`] needs beside the message.
+pub struct Surroundings<'a> {
+    /// Text to statement, through the caches.
+    pub classify: &'a mut dyn FnMut(&[u8]) -> Arc<Statement>,
+    /// The rules in force.
+    pub rules: &'a RuleSet,
+    /// Where reads go by configuration.
+    pub reads: Reads,
+    /// The lease held now.
+    pub held: Held,
+}
+
+impl Session {
+    /// A session that has just logged in, with the settings of its startup message.
+    pub fn new(id: SessionId, identity: Identity, startup: Settings) -> Self {
+        Self {
+            id,
+            identity,
+            settings: startup.clone(),
+            startup,
+            freshness: Freshness::default(),
+            gathered: Gathered::default(),
+            names: Names::default(),
+            unnamed: None,
+            unnamed_count: 0,
+            sql_prepared: PreparedNames::default(),
+            portals: Vec::new(),
+            owed: OwedReplies::default(),
+            transaction: Transaction::default(),
+            pins: Pins::default(),
+            touched: Vec::new(),
+            flow: Flow::default(),
+        }
+    }
+
+    /// Looks at one whole message: what it is, where it may go, whether it makes the unit whole.
+    pub fn survey(
+        &mut self,
+        tag: u8,
+        size: usize,
+        body: &[u8],
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), Truncated> {
+        match tag {
+            frontend::QUERY => self.survey_query(frontend::query_text(body)?, around),
+            frontend::PARSE => self.survey_parse(Parse::read(body)?, around),
+            frontend::BIND => self.survey_bind(Bind::read(body)?.statement, around),
+            frontend::DESCRIBE => self.survey_target(frontend::target_fields(body)?, around),
+            frontend::CLOSE => self.survey_close(frontend::target_fields(body)?),
+            frontend::EXECUTE => self.gathered.executes = true,
+            frontend::SYNC => self.gathered.end = Some(End::Sync),
+            frontend::FLUSH => self.gathered.end = Some(End::Flush),
+            frontend::FUNCTION_CALL => {
+                self.gathered.executes = true;
+                self.gathered.join(Intent::Primary(Reason::FunctionCall));
+                self.gathered.end = Some(End::FunctionCall);
+            }
+            frontend::TERMINATE => self.gathered.end = Some(End::Terminate),
+            frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => self.gathered.end = Some(End::StrayCopy),
+            _ => return Err(Truncated),
+        }
+        self.gathered.size += size;
+        Ok(())
+    }
+
+    fn survey_query(&mut self, text: &[u8], around: &mut Surroundings<'_>) {
+        let statement = (around.classify)(text);
+        self.join(&statement, text, around);
+        self.gathered.executes = true;
+        self.gathered.unnamed = Some(None);
+        self.gathered.queries.push_back(statement);
+        self.gathered.end = Some(End::Query);
+    }
+
+    fn survey_parse(&mut self, parse: Parse<'_>, around: &mut Surroundings<'_>) {
+        let prepared = match &self.unnamed {
+            Some((prepared, _)) if parse.name.is_empty() && prepared.is(parse.text, parse.types) => {
+                Arc::clone(prepared)
+            }
+            _ => Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text))),
+        };
+        self.join(&Arc::clone(&prepared.statement), parse.text, around);
+        if parse.name.is_empty() {
+            self.gathered.unnamed = Some(Some(Arc::clone(&prepared)));
+        } else {
+            self.gathered.names.push((parse.name.into(), Some(Arc::clone(&prepared))));
+        }
+        self.gathered.parsed.push_back(prepared);
+    }
+
+    fn survey_bind(&mut self, name: &[u8], around: &mut Surroundings<'_>) {
+        match self.gathered_statement(name) {
+            Some(prepared) => self.join(&prepared.statement, &prepared.text, around),
+            None => self.gathered.join(Intent::Primary(Reason::UnknownName)),
+        }
+    }
+
+    fn survey_target(&mut self, (target, name): (Target, &[u8]), around: &mut Surroundings<'_>) {
+        if target == Target::Statement {
+            self.survey_bind(name, around);
+        }
+    }
+
+    fn survey_close(&mut self, (target, name): (Target, &[u8])) {
+        match target {
+            Target::Statement if name.is_empty() => self.gathered.unnamed = Some(None),
+            Target::Statement => self.gathered.names.push((name.into(), None)),
+            Target::Portal => {}
+        }
+    }
+
+    /// The statement of this name as the unit so far leaves it.
+    fn gathered_statement(&self, name: &[u8]) -> Option<Arc<Prepared>> {
+        if name.is_empty() {
+            return match &self.gathered.unnamed {
+                Some(unnamed) => unnamed.clone(),
+                None => self.unnamed.as_ref().map(|(prepared, _)| Arc::clone(prepared)),
+            };
+        }
+        match self.gathered.names.iter().rev().find(|(given, _)| **given == *name) {
+            Some((_, prepared)) => prepared.clone(),
+            None => self.names.get(name).cloned(),
+        }
+    }
+
+    /// One more statement in the unit.
+    fn join(&mut self, statement: &Arc<Statement>, text: &[u8], around: &Surroundings<'_>) {
+        let facts = Facts {
+            sender: Sender {
+                user: &self.identity.user,
+                database: &self.identity.database,
+                application_name: self.settings.get("application_name").unwrap_or_default(),
+            },
+            reads: around.reads,
+            transaction: self.in_transaction(around.held),
+            serializable_by_default: self.settings.get("default_transaction_isolation") == Some("serializable"),
+            prepared: &self.sql_prepared,
+        };
+        let text = if around.rules.rules.is_empty() { "".into() } else { String::from_utf8_lossy(text) };
+        let intent = intend(statement, &text, &facts, around.rules);
+        self.gathered.commits |= statement.parts.iter().any(|part| {
+            part.commits_inside
+                || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
+        });
+        if self.gathered.first.is_none() {
+            self.gathered.first = Some(Arc::clone(statement));
+        }
+        self.gathered.join(intent);
+    }
+
+    /// Where the unit may go. One without a statement (a lone Sync) may go anywhere.
+    pub fn intent(&self) -> Option<&Intent> {
+        self.gathered.intent.as_ref()
+    }
+
+    fn in_transaction(&self, held: Held) -> InTransaction {
+        match (self.transaction.status, held) {
+            (TransactionStatus::Idle, _) => InTransaction::No,
+            (_, Held::Replica) => InTransaction::ReadOnly,
+            _ => InTransaction::ReadWrite,
+        }
+    }
+
+    /// The transaction as the node last told it.
+    pub fn status(&self) -> TransactionStatus {
+        self.transaction.status
+    }
+
+    /// Nothing is owed, no transaction is open, no batch and no copy is under way.
+    pub fn is_idle(&self) -> bool {
+        self.owed.is_empty()
+            && self.transaction.status == TransactionStatus::Idle
+            && !self.flow.batch_open
+            && !self.flow.copy_in
+    }
+
+    /// The lease may go back: idle and not pinned.
+    pub fn may_release(&self) -> bool {
+        self.is_idle() && self.pins.is_empty()
+    }
+
+    /// Replies are owed by the node.
+    pub fn awaits_replies(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
+    /// Everything sent has been answered, though a transaction or a batch may be open.
+    pub fn all_answered(&self) -> bool {
+        self.owed.is_empty()
+    }
+
+    /// The node waits for copy data.
+    pub fn copies_in(&self) -> bool {
+        self.flow.copy_in
+    }
+
+    /// Messages of an extended batch have been sent and no Sync yet.
+    pub fn batch_is_open(&self) -> bool {
+        self.flow.batch_open
+    }
+
+    /// Why the session keeps its lease, if it does.
+    pub fn pin(&self) -> Option<crate::sql::Pin> {
+        self.pins.first()
+    }
+
+    /// The settings whose values must be asked of the node, now that the session is idle.
+    pub fn take_touched(&mut self) -> Vec<Arc<str>> {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        touched
+    }
+
+    /// What the node answered to the settings asked for.
+    pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) {
+        for (name, value) in names.iter().zip(values) {
+            // A role that is nobody's, and a setting of an unloaded library put back, need no replay.
+            let value = value.filter(|value| !(**name == *"role" && **value == *"none"));
+            self.settings = self.settings.with(name, value);
+        }
+    }
+
+    /// The SQL that makes this server connection the session's own, and who it belonged to before; None if it is.
+    pub fn replay(&self, known: &Known) -> Option<String> {
+        let mut sql = self.settings.sql_from(&known.settings).unwrap_or_default();
+        if let Some((owner, names)) = &known.sql_prepared
+            && *owner != self.id
+        {
+            for name in names {
+                sql.push_str(&format!(";DEALLOCATE \"{}\"", name.replace('"', "\"\"")));
+            }
+        }
+        (!sql.is_empty()).then_some(sql)
+    }
+
+    /// The PREPARE statements that this server connection lacks, of those the session has made by SQL.
+    pub fn missing_prepares(&self, known: &Known) -> Vec<Arc<str>> {
+        if self.sql_prepared.is_empty() {
+            return Vec::new();
+        }
+        let there: &[Arc<str>] = match &known.sql_prepared {
+            Some((owner, names)) if *owner == self.id => names,
+            _ => &[],
+        };
+        self.sql_prepared.iter().filter(|p| !there.contains(&p.name)).map(|p| Arc::clone(&p.text)).collect()
+    }
+
+    /// The replay has been done: the server connection is as the session wants it.
+    pub fn replayed(&self, known: &mut Known) {
+        known.settings = self.settings.clone();
+        known.sql_prepared = if self.sql_prepared.is_empty() {
+            None
+        } else {
+            Some((self.id, self.sql_prepared.iter().map(|prepared| Arc::clone(&prepared.name)).collect()))
+        };
+    }
+
+    /// The session was served by this node up to now; it is idle.
+    pub fn served_by(&mut self, node: crate::topology::NodeId, now: Instant) {
+        if std::mem::take(&mut self.transaction.may_have_written) {
+            self.freshness.wrote(now);
+        }
+        self.freshness.read(node, now);
+    }
+
+    /// Notes what a statement that has been done leaves in the session.
+    fn done(&mut self, statement: &Statement, part_index: usize, known: &mut Known) {
+        let Some(part) = statement.parts.get(part_index) else { return };
+        if part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain) {
+            self.transaction.may_have_written = true;
+            known.last_writer = Some(self.id);
+        }
+        for change in &part.session {
+            self.sql_prepared.apply(change);
+            match change {
+                SessionChange::Set(name) | SessionChange::Reset(name) => self.touched.push(Arc::clone(name)),
+                SessionChange::ResetAll => self.touch_all(),
+                SessionChange::DiscardAll => {
+                    self.touch_all();
+                    self.names.clear();
+                    self.unnamed = None;
+                    self.pins.clear();
+                    known.forget_statements();
+                }
+                SessionChange::DeallocateAll => {
+                    self.names.clear();
+                    known.forget_statements();
+                }
+                SessionChange::Deallocate(name) => self.deallocated(name, known),
+                SessionChange::Prepare { name, .. } => match &mut known.sql_prepared {
+                    Some((owner, names)) if *owner == self.id => names.push(Arc::clone(name)),
+                    other => *other = Some((self.id, vec![Arc::clone(name)])),
+                },
+                SessionChange::Pin(pin) => {
+                    self.pins.add(*pin);
+                }
+                SessionChange::SetLocal(_) | SessionChange::DiscardSome | SessionChange::Execute(_) => {}
+            }
+        }
+    }
+
+    fn deallocated(&mut self, name: &Arc<str>, known: &mut Known) {
+        if let Some(prepared) = self.names.get(name.as_bytes()) {
+            known.remove(prepared.id);
+            self.names.remove(name.as_bytes());
+        }
+        if let Some((_, names)) = &mut known.sql_prepared {
+            names.retain(|known| known != name);
+        }
+    }
+
+    /// Every setting that was ever changed may be back at its beginning.
+    fn touch_all(&mut self) {
+        let names: Vec<_> = self.settings.iter().map(|(name, _)| Arc::clone(name)).collect();
+        self.touched.extend(names);
+        self.touched.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
+    }
+
+    /// Panics in tests and debug builds if the machine has lost its beat.
+    pub fn check_invariants(&self) {
+        debug_assert!(!self.flow.copy_in || !self.owed.is_empty(), "copy data is wanted by nobody");
+        debug_assert!(self.transaction.aborted.is_none() || self.owed.is_empty(), "a lost transaction is owed replies");
+    }
+}
+
+/// Why a statement that needs the primary cannot be let through to the replica that holds a READ ONLY transaction: the
+/// replica would not refuse it, and its answer would be wrong. Everything else a standby refuses by itself, with
+/// PostgreSQL's own words.
+pub fn wrong_on_replica(statement: &Statement) -> bool {
+    statement.parts.iter().any(|part| {
+        matches!(
+            part.needs_primary,
+            Some(
+                NeedsPrimary::Function(_)
+                    | NeedsPrimary::Relation(_)
+                    | NeedsPrimary::LocksTable
+                    | NeedsPrimary::CopyFile
+                    | NeedsPrimary::NodeSetting(_)
+                    | NeedsPrimary::LoadsLibrary
+            )
+        )
+    })
+}

@@ -1,5 +1,6 @@
 //! What a statement is and may do: text in, [`Statement`] out.
 
+pub mod prepared;
 mod effects;
 pub mod functions;
 mod parse;
@@ -9,6 +10,7 @@ pub mod statement;
 mod tree;
 mod utility;
 
+pub use prepared::PreparedNames;
 pub use parse::{ParseSettings, classify, classify_bytes};
 pub use statement::{
     CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl,

@@ -55,10 +55,41 @@ pub struct Name {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each is the SQL command of its name")]
 pub enum Kind {
-    Select, Insert, Update, Delete, Merge, Copy, Explain, Call, Do,
-    Begin, Commit, Rollback, Savepoint, Release, PrepareTransaction, SetTransaction,
-    Set, Reset, Show, Discard, Prepare, Execute, Deallocate,
-    Declare, Fetch, Close, Listen, Unlisten, Notify, Lock, Truncate, Ddl, Maintenance, Load, Checkpoint,
+    Select,
+    Insert,
+    Update,
+    Delete,
+    Merge,
+    Copy,
+    Explain,
+    Call,
+    Do,
+    Begin,
+    Commit,
+    Rollback,
+    Savepoint,
+    Release,
+    PrepareTransaction,
+    SetTransaction,
+    Set,
+    Reset,
+    Show,
+    Discard,
+    Prepare,
+    Execute,
+    Deallocate,
+    Declare,
+    Fetch,
+    Close,
+    Listen,
+    Unlisten,
+    Notify,
+    Lock,
+    Truncate,
+    Ddl,
+    Maintenance,
+    Load,
+    Checkpoint,
     /// Anything else that PostgreSQL parses.
     Other,
     /// PostgreSQL's grammar does not accept it, or it is too large to be looked at.
@@ -159,7 +190,12 @@ pub struct TransactionModes {
 /// A transaction isolation level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the SQL standard's names")]
-pub enum Isolation { ReadUncommitted, ReadCommitted, RepeatableRead, Serializable }
+pub enum Isolation {
+    ReadUncommitted,
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
 
 /// What a statement leaves behind in its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,6 +274,66 @@ impl Statement {
             [part] => Some(part),
             _ => None,
         }
+    }
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 37] = {
+        use Kind::*;
+        [
+            Select, Insert, Update, Delete, Merge, Copy, Explain, Call, Do, Begin, Commit, Rollback, Savepoint, Release,
+            PrepareTransaction, SetTransaction, Set, Reset, Show, Discard, Prepare, Execute, Deallocate, Declare, Fetch,
+            Close, Listen, Unlisten, Notify, Lock, Truncate, Ddl, Maintenance, Load, Checkpoint, Other, Unparsed,
+        ]
+    };
+
+    /// Its SQL name in lower case, as rules, metrics and people have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Select => "select",
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Merge => "merge",
+            Self::Copy => "copy",
+            Self::Explain => "explain",
+            Self::Call => "call",
+            Self::Do => "do",
+            Self::Begin => "begin",
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
+            Self::Savepoint => "savepoint",
+            Self::Release => "release",
+            Self::PrepareTransaction => "prepare transaction",
+            Self::SetTransaction => "set transaction",
+            Self::Set => "set",
+            Self::Reset => "reset",
+            Self::Show => "show",
+            Self::Discard => "discard",
+            Self::Prepare => "prepare",
+            Self::Execute => "execute",
+            Self::Deallocate => "deallocate",
+            Self::Declare => "declare",
+            Self::Fetch => "fetch",
+            Self::Close => "close",
+            Self::Listen => "listen",
+            Self::Unlisten => "unlisten",
+            Self::Notify => "notify",
+            Self::Lock => "lock",
+            Self::Truncate => "truncate",
+            Self::Ddl => "ddl",
+            Self::Maintenance => "maintenance",
+            Self::Load => "load",
+            Self::Checkpoint => "checkpoint",
+            Self::Other => "other",
+            Self::Unparsed => "unparsed",
+        }
+    }
+
+    /// The kind of this [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 

@@ -1,3 +1,6 @@
-//! What needs no PostgreSQL and no sleep: the pure cores, by examples, golden files and properties.
+//! Tests of the pure cores and the configuration: no PostgreSQL, no sockets, no sleeps.
 
+mod config_problems;
 mod sql_golden;
+mod architecture;
+mod topology_simulation;

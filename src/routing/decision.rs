@@ -1,0 +1,211 @@
+//! What routing answers: the intent, and the reason with its stable code.
+
+use std::sync::Arc;
+
+use super::safety::ReplicaSafe;
+use crate::sql::{NeedsPrimary, Pin};
+
+/// Where a statement may go, before any node is looked at.
+#[derive(Clone, Debug)]
+pub enum Intent {
+    /// To the primary and nowhere else.
+    Primary(Reason),
+    /// A read that a replica may answer; a replica cannot be named without the proof.
+    Read {
+        /// The proof that a replica gives the same answer.
+        safe: ReplicaSafe,
+        /// Why.
+        reason: Reason,
+        /// Only nodes of this group; none: any readable replica.
+        group: Option<Arc<str>>,
+    },
+    /// Nowhere: a rule refuses it.
+    Refuse {
+        /// The rule.
+        rule: Arc<str>,
+        /// What the client is told.
+        message: Arc<str>,
+        /// With this SQLSTATE.
+        sqlstate: Arc<str>,
+    },
+}
+
+impl Intent {
+    /// Why.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Primary(reason) | Self::Read { reason, .. } => *reason,
+            Self::Refuse { .. } => Reason::Refused,
+        }
+    }
+
+    /// The stricter of two, for statements that travel together: refused, then primary, then read.
+    pub fn and(self, other: Self) -> Self {
+        match (&self, &other) {
+            (Self::Refuse { .. }, _) => self,
+            (_, Self::Refuse { .. }) => other,
+            (Self::Primary(_), _) => self,
+            (_, Self::Primary(_)) => other,
+            (Self::Read { group: None, .. }, Self::Read { group: Some(_), .. }) => other,
+            _ => self,
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $words:literal;)*) => {
+        /// Why a statement went where it went. Each has a stable code, used in metrics, logs and explanations.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $name),* }
+
+        impl Reason {
+            /// Every reason, in the order of [`Reason::index`].
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The codes of all reasons, in the order of [`Reason::index`].
+            pub const CODES: &'static [&'static str] = &[$($code),*];
+
+            /// The stable code.
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$name => $code),* }
+            }
+
+            /// What it means, for people.
+            pub fn words(self) -> &'static str {
+                match self { $(Self::$name => $words),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Nothing in it needs the primary.
+    Read = "read", "a read that any replica answers alike";
+    /// In a READ ONLY transaction.
+    ReadOnlyTransaction = "read_only_transaction", "in a READ ONLY transaction, which lives on one replica";
+    /// In a transaction that may write.
+    Transaction = "transaction", "in a transaction that may write, which lives on the primary";
+    /// A rule says so.
+    Rule = "rule", "a rule says so";
+    /// A rule refuses it.
+    Refused = "refused", "a rule refuses it";
+    /// `routing.reads = "primary"`.
+    ReadsPrimary = "reads_primary", "the configuration sends reads to the primary";
+    /// No replica can take reads.
+    NoReplica = "no_replica", "no replica can take reads now";
+    /// No replica has replayed what the session must see.
+    NotFresh = "not_fresh", "no replica has yet replayed what this session must see";
+    /// A replica refused it.
+    Retried = "retried", "a replica could not answer it, so the primary was asked";
+    /// SERIALIZABLE cannot be given by a standby.
+    Serializable = "serializable", "a standby cannot give SERIALIZABLE isolation";
+    /// See [`NeedsPrimary::Writes`].
+    Writes = "writes", "it changes rows";
+    /// See [`NeedsPrimary::LocksRows`].
+    LocksRows = "locks_rows", "it locks rows";
+    /// See [`NeedsPrimary::LocksTable`].
+    LocksTable = "locks_table", "it locks a table";
+    /// See [`NeedsPrimary::ChangesSchema`].
+    ChangesSchema = "changes_schema", "it changes the schema";
+    /// See [`NeedsPrimary::Function`].
+    Function = "function", "it calls a function that writes or that only the primary can answer";
+    /// See [`NeedsPrimary::UnknownFunction`].
+    UnknownFunction = "unknown_function", "it calls a function that nobody vouches for";
+    /// See [`NeedsPrimary::Relation`].
+    Relation = "relation", "it reads a relation whose answer differs on a replica";
+    /// See [`NeedsPrimary::Temporary`].
+    Temporary = "temporary", "it makes or uses temporary objects";
+    /// See [`NeedsPrimary::Notifications`].
+    Notifications = "notifications", "a standby has no notifications";
+    /// See [`NeedsPrimary::CopyIn`].
+    CopyIn = "copy_in", "it copies data in";
+    /// See [`NeedsPrimary::CopyFile`].
+    CopyFile = "copy_file", "it reads or writes a file or program of the server";
+    /// See [`NeedsPrimary::HoldCursor`].
+    HoldCursor = "hold_cursor", "its cursor outlives the transaction";
+    /// See [`NeedsPrimary::UnknownName`].
+    UnknownName = "unknown_name", "it names something that this session has not made";
+    /// See [`NeedsPrimary::Procedural`].
+    Procedural = "procedural", "it runs a procedure or a block of code";
+    /// See [`NeedsPrimary::Maintenance`].
+    Maintenance = "maintenance", "it is maintenance";
+    /// See [`NeedsPrimary::TwoPhase`].
+    TwoPhase = "two_phase", "it is part of a two-phase commit";
+    /// See [`NeedsPrimary::NodeSetting`].
+    NodeSetting = "node_setting", "the setting differs between nodes or a standby refuses it";
+    /// See [`NeedsPrimary::LoadsLibrary`].
+    LoadsLibrary = "loads_library", "it loads a library";
+    /// See [`NeedsPrimary::Unparsed`].
+    Unparsed = "unparsed", "it is not SQL that PostgreSQL's grammar accepts";
+    /// See [`NeedsPrimary::TooLarge`].
+    TooLarge = "too_large", "it is too large to be looked at";
+    /// See [`NeedsPrimary::UnknownStatement`].
+    UnknownStatement = "unknown_statement", "it is a statement that Trunkline does not know";
+    /// A FunctionCall message: what it calls is a number, not a name.
+    FunctionCall = "function_call", "a FunctionCall message may do anything";
+    /// See [`Pin::Temporary`].
+    PinnedTemporary = "pinned_temporary", "the session has temporary objects on its server connection";
+    /// See [`Pin::Listen`].
+    PinnedListen = "pinned_listen", "the session listens on its server connection";
+    /// See [`Pin::AdvisoryLock`].
+    PinnedAdvisoryLock = "pinned_advisory_lock", "the session may hold an advisory lock on its server connection";
+    /// See [`Pin::HoldCursor`].
+    PinnedHoldCursor = "pinned_hold_cursor", "the session has a cursor WITH HOLD on its server connection";
+    /// See [`Pin::Load`].
+    PinnedLoad = "pinned_load", "the session has loaded a library into its server connection";
+    /// See [`Pin::UnknownSetting`].
+    PinnedUnknownSetting = "pinned_unknown_setting", "the session has changed a setting whose name is not known";
+    /// See [`Pin::Sequence`].
+    PinnedSequence = "pinned_sequence", "the session asks for its sequence's current value";
+    /// `pool.mode = "session"`.
+    SessionMode = "session_mode", "the pool mode gives the session a server connection of its own";
+}
+
+impl Reason {
+    /// Its place in [`Reason::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl From<&NeedsPrimary> for Reason {
+    fn from(why: &NeedsPrimary) -> Self {
+        match why {
+            NeedsPrimary::Writes => Self::Writes,
+            NeedsPrimary::LocksRows => Self::LocksRows,
+            NeedsPrimary::LocksTable => Self::LocksTable,
+            NeedsPrimary::ChangesSchema => Self::ChangesSchema,
+            NeedsPrimary::Function(_) => Self::Function,
+            NeedsPrimary::UnknownFunction(_) => Self::UnknownFunction,
+            NeedsPrimary::Relation(_) => Self::Relation,
+            NeedsPrimary::Temporary => Self::Temporary,
+            NeedsPrimary::Notifications => Self::Notifications,
+            NeedsPrimary::CopyIn => Self::CopyIn,
+            NeedsPrimary::CopyFile => Self::CopyFile,
+            NeedsPrimary::HoldCursor => Self::HoldCursor,
+            NeedsPrimary::UnknownName => Self::UnknownName,
+            NeedsPrimary::Procedural => Self::Procedural,
+            NeedsPrimary::Maintenance => Self::Maintenance,
+            NeedsPrimary::TwoPhase => Self::TwoPhase,
+            NeedsPrimary::NodeSetting(_) => Self::NodeSetting,
+            NeedsPrimary::LoadsLibrary => Self::LoadsLibrary,
+            NeedsPrimary::Unparsed => Self::Unparsed,
+            NeedsPrimary::TooLarge => Self::TooLarge,
+            NeedsPrimary::UnknownStatement => Self::UnknownStatement,
+        }
+    }
+}
+
+impl From<Pin> for Reason {
+    fn from(pin: Pin) -> Self {
+        match pin {
+            Pin::Temporary => Self::PinnedTemporary,
+            Pin::Listen => Self::PinnedListen,
+            Pin::AdvisoryLock => Self::PinnedAdvisoryLock,
+            Pin::HoldCursor => Self::PinnedHoldCursor,
+            Pin::Load => Self::PinnedLoad,
+            Pin::UnknownSetting => Self::PinnedUnknownSetting,
+            Pin::Sequence => Self::PinnedSequence,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What the loss of a node means for the session that it served.
+
+use bytes::BytesMut;
+
+use super::aborted::Aborted;
+use super::owed::{Asker, Owed};
+use super::{Gathered, Session};
+use crate::sql::Kind;
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::error_response::{Severity, put_error};
+use crate::wire::{SqlState, backend as server};
+
+/// What becomes of the session.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Nothing was done, or nothing that counts: the same bytes go to another node, and the client notices nothing.
+    RunAgain,
+    /// The client is told with these bytes, and the session goes on.
+    Report(SqlState, BytesMut),
+    /// What the session had on its server connection is gone: it must end, with this message.
+    End(&'static str),
+}
+
+/// How the node was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Circumstances {
+    /// The SQLSTATE of a FATAL ErrorResponse, if the node said goodbye.
+    pub farewell: Option<SqlState>,
+    /// Something of the present unit has been written to the node's socket.
+    pub sent: bool,
+    /// Something of its replies has been forwarded.
+    pub forwarded: bool,
+    /// The unit is a read that any node answers alike.
+    pub is_read: bool,
+    /// It is the only one under way, and its messages are still at hand.
+    pub at_hand: bool,
+}
+
+impl Session {
+    /// The node is lost. The session holds no lease any more.
+    pub fn lost(&mut self, how: Circumstances) -> Loss {
+        if !self.pins.is_empty() {
+            return Loss::End("the server connection that held this session's state was lost");
+        }
+        self.portals.clear();
+        if self.transaction.status != TransactionStatus::Idle {
+            return self.lost_transaction();
+        }
+        let refused = how.farewell.is_some_and(proves_nothing_done) && !self.can_commit_inside();
+        if how.at_hand && !how.forwarded && (!how.sent || how.is_read || refused) {
+            self.rewind();
+            return Loss::RunAgain;
+        }
+        if self.owed.is_empty() && !self.flow.batch_open {
+            return Loss::Report(SqlState::CONNECTION_FAILURE, BytesMut::new());
+        }
+        if how.is_read {
+            return self.report(
+                SqlState::CONNECTION_FAILURE,
+                "the server connection was lost while its answer was on the way",
+            );
+        }
+        self.report(
+            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+            "the server connection was lost and the outcome of the statement is not known",
+        )
+    }
+
+    /// What is under way is forgotten, to be surveyed and translated anew for another node.
+    pub fn rewind(&mut self) {
+        while self.owed.pop().is_some() {}
+        self.names.settle();
+        self.gathered = Gathered::default();
+        self.flow.batch_open = false;
+        self.flow.copy_in = false;
+        self.flow.skipping = false;
+    }
+
+    fn lost_transaction(&mut self) -> Loss {
+        let commit_is_under_way = self.owed.iter().any(|owed| match owed {
+            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
+                statement.parts.iter().any(|part| matches!(part.kind, Kind::Commit | Kind::PrepareTransaction))
+            }
+            _ => false,
+        });
+        if commit_is_under_way {
+            self.transaction.status = TransactionStatus::Idle;
+            return self.report(
+                SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+                "the server connection was lost during COMMIT and its outcome is not known",
+            );
+        }
+        self.transaction.status = TransactionStatus::Failed;
+        self.transaction.may_have_written = false;
+        if self.owed.is_empty() && !self.flow.batch_open {
+            self.transaction.aborted = Some(Aborted::NotTold);
+            return Loss::Report(SqlState::SERIALIZATION_FAILURE, BytesMut::new());
+        }
+        self.transaction.aborted = Some(Aborted::Told);
+        self.report(SqlState::SERIALIZATION_FAILURE, super::aborted::LOST)
+    }
+
+    /// One error, and a ReadyForQuery for each that is owed. A batch without its Sync is skipped up to it.
+    fn report(&mut self, code: SqlState, message: &str) -> Loss {
+        let mut out = BytesMut::new();
+        put_error(&mut out, Severity::Error, code, message, None);
+        let mut readies = 0;
+        while let Some(owed) = self.owed.pop() {
+            if owed.ends_with_ready() && owed.asker() == Asker::Client {
+                if readies > 0 {
+                    put_error(&mut out, Severity::Error, code, message, None);
+                }
+                readies += 1;
+                backend::put_ready(&mut out, self.transaction.status);
+            }
+        }
+        self.flow.skipping = self.flow.batch_open && readies == 0;
+        self.flow.batch_open = false;
+        self.flow.copy_in = false;
+        self.names.settle();
+        Loss::Report(code, out)
+    }
+
+    fn can_commit_inside(&self) -> bool {
+        let statements = self.owed.iter().filter_map(|owed| match owed {
+            Owed::Query { statement, .. } => Some(statement),
+            Owed::Execute(statement) => statement.as_ref(),
+            _ => None,
+        });
+        let mut executed = 0;
+        for statement in statements {
+            executed += statement.parts.len();
+            if statement.parts.iter().any(|part| part.commits_inside || part.kind == Kind::Commit) {
+                return true;
+            }
+        }
+        executed != 1
+    }
+
+    /// An error in place of what the unit would have been answered, given by us and not by a node; the unit has been
+    /// taken off the client's hands. A batch without its Sync is skipped up to it.
+    pub fn refuse_unit(&mut self, code: SqlState, message: &str, end: super::End, out: &mut BytesMut) {
+        put_error(out, Severity::Error, code, message, None);
+        if self.transaction.status == TransactionStatus::Open {
+            self.transaction.status = TransactionStatus::Failed;
+        }
+        match end {
+            super::End::Flush => self.flow.skipping = true,
+            _ => server::put_ready(out, self.transaction.status),
+        }
+        self.gathered.clear();
+    }
+}
+
+/// A fast shutdown says goodbye before anything of an autocommit statement is done; so does a node that is no primary.
+fn proves_nothing_done(code: SqlState) -> bool {
+    code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CANNOT_CONNECT_NOW
+}

@@ -1,0 +1,74 @@
+//! What has come from the client and is not yet on its way: the routable unit, up to a Query, Sync or Flush.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::prepared::Prepared;
+use crate::routing::Intent;
+use crate::sql::Statement;
+
+/// The unit as far as it has been looked at.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// Bytes of whole messages looked at.
+    pub size: usize,
+    /// Where its statements may go together; None while it has none.
+    pub intent: Option<Intent>,
+    /// How it ends; None while it is not whole.
+    pub end: Option<End>,
+    /// Something in it runs a statement, not only prepares or describes.
+    pub executes: bool,
+    /// What each Parse in it prepares, in order.
+    pub parsed: VecDeque<Arc<Prepared>>,
+    /// What each Query in it is, in order.
+    pub queries: VecDeque<Arc<Statement>>,
+    /// Names it gives (Some) and closes (None), newest last.
+    pub names: Vec<(Box<[u8]>, Option<Arc<Prepared>>)>,
+    /// The unnamed statement it leaves: None: untouched.
+    pub unnamed: Option<Option<Arc<Prepared>>>,
+    /// COMMIT is in it.
+    pub commits: bool,
+    /// The first statement in it, to be named in records and counters.
+    pub first: Option<Arc<Statement>>,
+}
+
+/// What makes a unit whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A Query.
+    Query,
+    /// A Sync.
+    Sync,
+    /// A Flush: the batch goes on.
+    Flush,
+    /// A FunctionCall.
+    FunctionCall,
+    /// The client says goodbye.
+    Terminate,
+    /// Copy data outside a copy: PostgreSQL ignores it.
+    StrayCopy,
+}
+
+impl Gathered {
+    /// One more intent: the unit goes where the strictest of them may go.
+    pub fn join(&mut self, intent: Intent) {
+        self.intent = Some(match self.intent.take() {
+            Some(before) => before.and(intent),
+            None => intent,
+        });
+    }
+
+    /// Looks at nothing again.
+    pub fn clear(&mut self) {
+        self.size = 0;
+        self.intent = None;
+        self.end = None;
+        self.executes = false;
+        self.commits = false;
+        self.first = None;
+        self.unnamed = None;
+        self.parsed.clear();
+        self.queries.clear();
+        self.names.clear();
+    }
+}

@@ -1,0 +1,137 @@
+//! Replies that a node still owes, in the order it will give them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::prepared::{Prepared, StatementId};
+use crate::sql::Statement;
+
+/// What a reply answers.
+#[derive(Debug)]
+pub enum Owed {
+    /// A Query: several results and one ReadyForQuery.
+    Query {
+        /// What it is.
+        statement: Arc<Statement>,
+        /// How many of its statements are done.
+        completed: usize,
+    },
+    /// A Parse.
+    Parse {
+        /// The client's name; empty for the unnamed statement.
+        name: Box<[u8]>,
+        /// What is prepared.
+        prepared: Arc<Prepared>,
+        /// Whether the client asked for it or we did.
+        by: Asker,
+        /// The server connection does not have it yet: false when the client's name is taken and the node will say so.
+        is_new: bool,
+    },
+    /// A Bind.
+    Bind,
+    /// A Describe of a statement or portal.
+    Describe,
+    /// An Execute of this statement; None if the portal is not one that we have seen bound (a cursor of SQL).
+    Execute(Option<Arc<Statement>>),
+    /// A Close of a client's statement of this name.
+    CloseStatement(Box<[u8]>),
+    /// A Close of a portal.
+    ClosePortal,
+    /// A Close that we asked for, to make room or to prepare anew.
+    CloseOurs(StatementId),
+    /// A Close of the unnamed statement that we asked for, so that nobody meets another session's.
+    CloseUnnamed,
+    /// A Sync.
+    Sync(Asker),
+    /// A FunctionCall.
+    FunctionCall,
+}
+
+/// Who asked for a reply: ours are not shown to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// The client.
+    Client,
+    /// Trunkline.
+    Us,
+}
+
+impl Owed {
+    /// Who asked for it.
+    pub fn asker(&self) -> Asker {
+        match self {
+            Self::Parse { by, .. } | Self::Sync(by) => *by,
+            Self::CloseOurs(_) | Self::CloseUnnamed => Asker::Us,
+            _ => Asker::Client,
+        }
+    }
+
+    /// Its reply ends with ReadyForQuery.
+    pub fn ends_with_ready(&self) -> bool {
+        matches!(self, Self::Query { .. } | Self::Sync(_) | Self::FunctionCall)
+    }
+}
+
+/// The queue of what is owed.
+#[derive(Debug, Default)]
+pub struct OwedReplies(VecDeque<Owed>);
+
+impl OwedReplies {
+    /// One more is owed.
+    pub fn push(&mut self, owed: Owed) {
+        self.0.push_back(owed);
+    }
+
+    /// The next to be answered.
+    pub fn front(&self) -> Option<&Owed> {
+        self.0.front()
+    }
+
+    /// The next to be answered, to note progress.
+    pub fn front_mut(&mut self) -> Option<&mut Owed> {
+        self.0.front_mut()
+    }
+
+    /// The next has been answered.
+    pub fn pop(&mut self) -> Option<Owed> {
+        self.0.pop_front()
+    }
+
+    /// Nothing is owed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How much is owed.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All of it.
+    pub fn iter(&self) -> impl Iterator<Item = &Owed> {
+        self.0.iter()
+    }
+
+    /// After an error the node skips everything up to the end of the batch. Answers what it skips; false if the end of
+    /// the batch has not been sent yet.
+    pub fn skip_to_ready(&mut self, mut skipped: impl FnMut(Owed)) -> bool {
+        while let Some(front) = self.0.front() {
+            if front.ends_with_ready() {
+                return true;
+            }
+            if let Some(owed) = self.0.pop_front() {
+                skipped(owed);
+            }
+        }
+        false
+    }
+
+    /// A COPY FROM STDIN eats the Syncs that were sent behind its Execute.
+    pub fn forget_syncs_behind_front(&mut self) {
+        let mut index = 0;
+        self.0.retain(|owed| {
+            index += 1;
+            index == 1 || !matches!(owed, Owed::Sync(Asker::Client))
+        });
+    }
+}

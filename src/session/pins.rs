@@ -1,0 +1,56 @@
+//! Why a session must keep its server connection.
+
+use crate::sql::Pin;
+
+/// The pins of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pins(u8);
+
+/// Every pin, in the order of its bit.
+const ALL: [Pin; 7] =
+    [Pin::Temporary, Pin::Listen, Pin::AdvisoryLock, Pin::HoldCursor, Pin::Load, Pin::UnknownSetting, Pin::Sequence];
+
+impl Pins {
+    /// None.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// One more; answers whether it is new.
+    pub fn add(&mut self, pin: Pin) -> bool {
+        let before = self.0;
+        self.0 |= bit(pin);
+        self.0 != before
+    }
+
+    /// All of them are gone (DISCARD ALL).
+    pub fn clear(&mut self) {
+        self.0 = 0;
+    }
+
+    /// One of them, to be named as the reason.
+    pub fn first(self) -> Option<Pin> {
+        ALL.into_iter().find(|&pin| self.0 & bit(pin) != 0)
+    }
+}
+
+fn bit(pin: Pin) -> u8 {
+    1 << (pin as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pin_has_its_own_bit() {
+        let mut pins = Pins::default();
+        for pin in ALL {
+            assert!(pins.add(pin));
+            assert!(!pins.add(pin));
+        }
+        assert_eq!(pins.first(), Some(Pin::Temporary));
+        pins.clear();
+        assert!(pins.is_empty());
+    }
+}

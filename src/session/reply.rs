@@ -1,0 +1,247 @@
+//! Replies of the node: what each changes, and whether the client sees it.
+
+use bytes::BytesMut;
+
+use super::Session;
+use super::known::Known;
+use super::owed::{Asker, Owed};
+use super::prepared::StatementId;
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::error_response::{self, ErrorFields};
+use crate::wire::{SqlState, frame};
+
+/// What becomes of a reply.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It goes to the client as it is.
+    Forward,
+    /// It was for us.
+    Hide,
+    /// These bytes go to the client in its place.
+    Replace(BytesMut),
+    /// An error that need not be the last word: the same statement on the primary may succeed. See [`Session::rewind`].
+    Refused(SqlState),
+    /// The node ends the connection, for this reason; no more will come.
+    NodeEnds(SqlState),
+}
+
+/// The node's words make no sense here: its connection has lost the beat and must be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node sent message '{}' where it cannot be", char::from(*tag))]
+pub struct OutOfStep {
+    /// The message's tag.
+    pub tag: u8,
+}
+
+/// A message with this tag can change a state; all others are forwarded unseen.
+#[inline]
+pub fn matters(tag: u8) -> bool {
+    !matches!(tag, backend::DATA_ROW | backend::COPY_DATA)
+}
+
+impl Session {
+    /// Takes one whole message of the node that [`matters`].
+    pub fn reply(&mut self, tag: u8, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
+        match tag {
+            backend::READY_FOR_QUERY => self.ready(body, known),
+            backend::COMMAND_COMPLETE | backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
+                self.completed(tag, known);
+                Ok(Reply::Forward)
+            }
+            backend::ERROR_RESPONSE => Ok(self.failed(body, known)),
+            backend::PARSE_COMPLETE => self.parsed(),
+            backend::BIND_COMPLETE => self.answered(tag, |owed| matches!(owed, Owed::Bind)),
+            backend::CLOSE_COMPLETE => self.closed(),
+            backend::ROW_DESCRIPTION | backend::NO_DATA => {
+                if matches!(self.owed.front(), Some(Owed::Describe)) {
+                    self.owed.pop();
+                }
+                Ok(Reply::Forward)
+            }
+            backend::COPY_IN_RESPONSE | backend::COPY_BOTH_RESPONSE => {
+                self.flow.copy_in = true;
+                self.owed.forget_syncs_behind_front();
+                Ok(Reply::Forward)
+            }
+            backend::NOTICE_RESPONSE => Ok(notice(body)),
+            backend::PARAMETER_STATUS => Ok(parameter(body)),
+            _ => Ok(Reply::Forward),
+        }
+    }
+
+    fn ready(&mut self, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
+        let out_of_step = OutOfStep { tag: backend::READY_FOR_QUERY };
+        let status = TransactionStatus::read(body).map_err(|_| out_of_step)?;
+        let owed = self.owed.pop().filter(Owed::ends_with_ready).ok_or(out_of_step)?;
+        self.transaction.status = status;
+        self.flow.copy_in = false;
+        if self.owed.is_empty() {
+            self.names.settle();
+        }
+        if status == TransactionStatus::Idle {
+            self.portals.clear();
+        }
+        if let Owed::FunctionCall = owed {
+            known.last_writer = Some(self.id);
+        }
+        self.check_invariants();
+        Ok(if owed.asker() == Asker::Us { Reply::Hide } else { Reply::Forward })
+    }
+
+    fn completed(&mut self, tag: u8, known: &mut Known) {
+        match self.owed.front_mut() {
+            Some(Owed::Query { statement, completed }) => {
+                let (statement, part) = (std::sync::Arc::clone(statement), *completed);
+                *completed += 1;
+                self.flow.copy_in = false;
+                self.done(&statement, part, known);
+            }
+            Some(Owed::Execute(_)) => {
+                self.flow.copy_in = false;
+                if let Some(Owed::Execute(Some(statement))) = self.owed.pop()
+                    && tag == backend::COMMAND_COMPLETE
+                {
+                    self.done(&statement, 0, known);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn parsed(&mut self) -> Result<Reply, OutOfStep> {
+        match self.owed.pop() {
+            Some(Owed::Parse { name, prepared, by: Asker::Client, is_new }) => {
+                if is_new && !name.is_empty() {
+                    self.names.confirm(&name, prepared);
+                }
+                Ok(Reply::Forward)
+            }
+            Some(Owed::Parse { by: Asker::Us, .. }) => Ok(Reply::Hide),
+            _ => Err(OutOfStep { tag: backend::PARSE_COMPLETE }),
+        }
+    }
+
+    fn closed(&mut self) -> Result<Reply, OutOfStep> {
+        match self.owed.pop() {
+            Some(Owed::CloseStatement(name)) => {
+                self.names.remove(&name);
+                Ok(Reply::Forward)
+            }
+            Some(Owed::ClosePortal) => Ok(Reply::Forward),
+            Some(Owed::CloseOurs(_) | Owed::CloseUnnamed) => Ok(Reply::Hide),
+            _ => Err(OutOfStep { tag: backend::CLOSE_COMPLETE }),
+        }
+    }
+
+    fn answered(&mut self, tag: u8, is_due: impl Fn(&Owed) -> bool) -> Result<Reply, OutOfStep> {
+        if self.owed.front().is_some_and(is_due) {
+            self.owed.pop();
+            return Ok(Reply::Forward);
+        }
+        Err(OutOfStep { tag })
+    }
+
+    fn failed(&mut self, body: &[u8], known: &mut Known) -> Reply {
+        let fields = ErrorFields::read(body);
+        if fields.ends_connection() {
+            return Reply::NodeEnds(fields.code);
+        }
+        self.flow.copy_in = false;
+        let ours = self.name_in_error(&fields);
+        self.skip_failed(known);
+        if worth_a_retry(fields.code) {
+            return Reply::Refused(fields.code);
+        }
+        match ours {
+            Some((id, name)) => Reply::Replace(with_client_name(body, id, &name)),
+            None => Reply::Forward,
+        }
+    }
+
+    /// A statement that failed on the primary after all: nothing of it can be seen, but it may have been a write that
+    /// took a lock or a number from a sequence; the session's floor is not touched by that.
+    fn skip_failed(&mut self, known: &mut Known) {
+        if matches!(self.owed.front(), Some(Owed::Query { .. } | Owed::FunctionCall)) {
+            return;
+        }
+        let (mut not_closed, mut lost_unnamed) = (Vec::new(), false);
+        let sync_is_sent = self.owed.skip_to_ready(|owed| match owed {
+            Owed::Parse { prepared, is_new: true, name, by } => {
+                if name.is_empty() && by == Asker::Client {
+                    lost_unnamed = true;
+                } else {
+                    known.remove(prepared.id);
+                }
+            }
+            Owed::CloseOurs(id) => not_closed.push(id),
+            _ => {}
+        });
+        for id in not_closed {
+            known.add(id, usize::MAX);
+        }
+        if lost_unnamed {
+            self.unnamed = None;
+            known.unnamed = None;
+        }
+        self.names.settle();
+        self.flow.skipping = !sync_is_sent;
+    }
+
+    /// An error that names one of our statement names must speak of the client's.
+    fn name_in_error(&self, fields: &ErrorFields<'_>) -> Option<(StatementId, Box<[u8]>)> {
+        if !matches!(fields.code.as_str(), "42P05" | "26000") {
+            return None;
+        }
+        let Some(Owed::Parse { prepared, .. }) = self.owed.front() else { return None };
+        Some((prepared.id, self.names.name_of(prepared.id)?.into()))
+    }
+}
+
+/// Errors that another node may not make: a standby's refusals, a recovery conflict, and an object that the standby
+/// may not have yet.
+fn worth_a_retry(code: SqlState) -> bool {
+    [
+        SqlState::READ_ONLY_SQL_TRANSACTION,
+        SqlState::FEATURE_NOT_SUPPORTED,
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        SqlState::SERIALIZATION_FAILURE,
+        SqlState::UNDEFINED_TABLE,
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::UNDEFINED_COLUMN,
+        SqlState::UNDEFINED_OBJECT,
+        SqlState::UNDEFINED_FILE,
+        SqlState::INVALID_SCHEMA_NAME,
+        SqlState::INTERNAL_ERROR,
+    ]
+    .contains(&code)
+}
+
+/// The warning of a server that is being torn down is about its own connection, which is not the client's.
+fn notice(body: &[u8]) -> Reply {
+    let code = ErrorFields::read(body).code;
+    if code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CRASH_SHUTDOWN { Reply::Hide } else { Reply::Forward }
+}
+
+/// Whether a node is a standby is not the client's business: to it Trunkline is the primary.
+fn parameter(body: &[u8]) -> Reply {
+    match backend::parameter_status_fields(body) {
+        Ok((b"in_hot_standby", _)) => Reply::Hide,
+        _ => Reply::Forward,
+    }
+}
+
+fn with_client_name(body: &[u8], id: StatementId, name: &[u8]) -> BytesMut {
+    let ours = id.server_name();
+    let mut changed = Vec::with_capacity(body.len());
+    let mut rest = body;
+    while let Some(at) = rest.windows(ours.len()).position(|window| window == ours) {
+        let (before, after) = rest.split_at(at);
+        changed.extend_from_slice(before);
+        changed.extend_from_slice(name);
+        rest = after.get(ours.len()..).unwrap_or_default();
+    }
+    changed.extend_from_slice(rest);
+    let mut out = BytesMut::with_capacity(changed.len() + frame::HEADER);
+    error_response::put_body(&mut out, &changed);
+    out
+}

@@ -1,0 +1,131 @@
+//! Settings (GUCs) that a session has changed: what to replay on a server connection that differs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// The settings of a session or of a server connection that differ from the server's own; shared, never changed in place.
+#[derive(Clone, Debug, Default)]
+pub struct Settings(Option<Arc<BTreeMap<Arc<str>, Arc<str>>>>);
+
+impl PartialEq for Settings {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Settings {
+    /// These names and values.
+    pub fn new(values: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Self {
+        let map: BTreeMap<_, _> = values.into_iter().collect();
+        Self(if map.is_empty() { None } else { Some(Arc::new(map)) })
+    }
+
+    /// The value of a setting, if it has been changed.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.as_ref()?.get(name).map(|value| &**value)
+    }
+
+    /// Nothing has been changed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// All names and values, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.0.iter().flat_map(|map| map.iter())
+    }
+
+    /// These with one more changed (Some) or put back (None).
+    pub fn with(&self, name: &Arc<str>, value: Option<Arc<str>>) -> Self {
+        let mut map = self.0.as_deref().cloned().unwrap_or_default();
+        match value {
+            Some(value) => map.insert(Arc::clone(name), value),
+            None => map.remove(name),
+        };
+        Self(if map.is_empty() { None } else { Some(Arc::new(map)) })
+    }
+
+    /// The SQL that makes a server connection with `from` one with `self`; None if nothing differs.
+    ///
+    /// Values go through set_config, which reads them as a configuration file would: SET would take a list such as a
+    /// search_path for one name. Who one is comes first, since it decides what one may set.
+    pub fn sql_from(&self, from: &Self) -> Option<String> {
+        if self == from {
+            return None;
+        }
+        let mut sql = String::new();
+        for (name, _) in from.iter().filter(|(name, _)| self.get(name).is_none()) {
+            let _ = write!(sql, "RESET {};", quote_name(name));
+        }
+        let mut changed: Vec<_> = self.iter().filter(|(name, value)| from.get(name) != Some(&***value)).collect();
+        changed.sort_by_key(|(name, _)| match &***name {
+            "session_authorization" => 0,
+            "role" => 1,
+            _ => 2,
+        });
+        for (position, (name, value)) in changed.iter().enumerate() {
+            sql.push_str(if position == 0 { "SELECT " } else { "," });
+            let _ = write!(sql, "pg_catalog.set_config({},{},false)", quote_literal(name), quote_literal(value));
+        }
+        (!sql.is_empty()).then_some(sql)
+    }
+}
+
+/// The SQL that asks for the values of these settings, one column each; a name that is unknown gives NULL.
+pub fn sql_to_read(names: &[Arc<str>]) -> String {
+    let mut sql = String::from("SELECT ");
+    for (position, name) in names.iter().enumerate() {
+        if position > 0 {
+            sql.push(',');
+        }
+        let _ = write!(sql, "pg_catalog.current_setting({},true)", quote_literal(name));
+    }
+    sql
+}
+
+/// A name with each of its dotted parts in double quotes.
+fn quote_name(name: &str) -> String {
+    let parts: Vec<_> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    parts.join(".")
+}
+
+/// A literal that reads the same whatever standard_conforming_strings says.
+pub fn quote_literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        Settings::new(pairs.iter().map(|&(name, value)| (name.into(), value.into())))
+    }
+
+    #[test]
+    fn equal_settings_need_no_replay() {
+        assert_eq!(settings(&[("a", "1")]).sql_from(&settings(&[("a", "1")])), None);
+        assert_eq!(Settings::default().sql_from(&settings(&[])), None);
+    }
+
+    #[test]
+    fn what_differs_is_set_and_what_is_left_over_is_reset() {
+        let sql = settings(&[("work_mem", "8MB"), ("role", "ada")]).sql_from(&settings(&[("my.x", "1")])).unwrap();
+        assert_eq!(
+            sql,
+            r#"RESET "my"."x";SELECT pg_catalog.set_config('role','ada',false),pg_catalog.set_config('work_mem','8MB',false)"#
+        );
+    }
+
+    #[test]
+    fn literals_survive_quotes_and_backslashes() {
+        assert_eq!(quote_literal("it's"), "'it''s'");
+        assert_eq!(quote_literal(r"a\b'"), r" E'a\\b'''");
+    }
+}

@@ -1,0 +1,50 @@
+//! Statements prepared by SQL (PREPARE), by name.
+
+use std::sync::Arc;
+
+use super::statement::{NeedsPrimary, SessionChange};
+
+/// What a session has prepared by SQL and not deallocated; a handful at most, so a list.
+#[derive(Clone, Debug, Default)]
+pub struct PreparedNames(Vec<PreparedName>);
+
+/// One statement prepared by SQL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedName {
+    /// The name that EXECUTE uses.
+    pub name: Arc<str>,
+    /// Why running it needs the primary.
+    pub needs_primary: Option<NeedsPrimary>,
+    /// The PREPARE statement, to be run again where it is missing.
+    pub text: Arc<str>,
+}
+
+impl PreparedNames {
+    /// The statement of this name.
+    pub fn get(&self, name: &str) -> Option<&PreparedName> {
+        self.0.iter().find(|prepared| *prepared.name == *name)
+    }
+
+    /// All of them, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &PreparedName> {
+        self.0.iter()
+    }
+
+    /// None is prepared.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Follows a change that the node has confirmed.
+    pub fn apply(&mut self, change: &SessionChange) {
+        match change {
+            SessionChange::Prepare { name, needs_primary, text } if self.get(name).is_none() => {
+                let (name, needs_primary, text) = (Arc::clone(name), needs_primary.clone(), Arc::clone(text));
+                self.0.push(PreparedName { name, needs_primary, text });
+            }
+            SessionChange::Deallocate(name) => self.0.retain(|prepared| prepared.name != *name),
+            SessionChange::DeallocateAll | SessionChange::DiscardAll => self.0 = Vec::new(),
+            _ => {}
+        }
+    }
+}

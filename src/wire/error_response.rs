@@ -1,0 +1,133 @@
+//! ErrorResponse and NoticeResponse: their fields, reading and building.
+
+use bytes::{BufMut, BytesMut};
+
+use super::reader::Reader;
+use super::sqlstate::SqlState;
+use super::writer::{Writer, put_cstr};
+use super::{backend, frame};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The statement failed.
+    Error,
+    /// The connection ends.
+    Fatal,
+    /// The server ends.
+    Panic,
+    /// A notice of some kind.
+    Notice,
+}
+
+/// The fields of an ErrorResponse or NoticeResponse that we act on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorFields<'a> {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What went wrong.
+    pub code: SqlState,
+    /// The message for people.
+    pub message: &'a [u8],
+}
+
+impl<'a> ErrorFields<'a> {
+    /// Reads the body of an ErrorResponse or NoticeResponse; what is missing is taken for an internal error.
+    pub fn read(body: &'a [u8]) -> Self {
+        let mut fields = Self { severity: Severity::Notice, code: SqlState::INTERNAL_ERROR, message: b"" };
+        let mut localized = None;
+        let mut reader = Reader::new(body);
+        while let Ok(field @ 1..) = reader.u8() {
+            let Ok(value) = reader.cstr() else { break };
+            match field {
+                b'V' => localized = Some(Severity::read(value)),
+                b'S' => localized = localized.or(Some(Severity::read(value))),
+                b'C' => fields.code = SqlState::from_bytes(value).unwrap_or(SqlState::INTERNAL_ERROR),
+                b'M' => fields.message = value,
+                _ => {}
+            }
+        }
+        fields.severity = localized.unwrap_or(Severity::Error);
+        fields
+    }
+
+    /// The connection does not survive it.
+    pub fn ends_connection(&self) -> bool {
+        matches!(self.severity, Severity::Fatal | Severity::Panic)
+    }
+}
+
+impl Severity {
+    fn read(word: &[u8]) -> Self {
+        match word {
+            b"ERROR" => Self::Error,
+            b"FATAL" => Self::Fatal,
+            b"PANIC" => Self::Panic,
+            _ => Self::Notice,
+        }
+    }
+
+    fn word(self) -> &'static [u8] {
+        match self {
+            Self::Error => b"ERROR",
+            Self::Fatal => b"FATAL",
+            Self::Panic => b"PANIC",
+            Self::Notice => b"NOTICE",
+        }
+    }
+}
+
+/// Appends an ErrorResponse.
+pub fn put_error(out: &mut BytesMut, severity: Severity, code: SqlState, message: &str, detail: Option<&str>) {
+    put(out, backend::ERROR_RESPONSE, severity, code, message, detail);
+}
+
+/// Appends an ErrorResponse whose fields are these bytes.
+pub fn put_body(out: &mut BytesMut, fields: &[u8]) {
+    Writer::new(out).message(backend::ERROR_RESPONSE, |body| body.put_slice(fields));
+}
+
+/// Appends a NoticeResponse.
+pub fn put_notice(out: &mut BytesMut, code: SqlState, message: &str) {
+    put(out, backend::NOTICE_RESPONSE, Severity::Notice, code, message, None);
+}
+
+fn put(out: &mut BytesMut, tag: u8, severity: Severity, code: SqlState, message: &str, detail: Option<&str>) {
+    out.reserve(frame::HEADER + 40 + message.len());
+    Writer::new(out).message(tag, |body| {
+        let mut field = |key: u8, value: &[u8]| {
+            body.put_u8(key);
+            put_cstr(body, value);
+        };
+        field(b'S', severity.word());
+        field(b'V', severity.word());
+        field(b'C', &code.0);
+        field(b'M', message.as_bytes());
+        if let Some(detail) = detail {
+            field(b'D', detail.as_bytes());
+        }
+        body.put_u8(0);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_built_is_read_back() {
+        let mut out = BytesMut::new();
+        put_error(&mut out, Severity::Fatal, SqlState::ADMIN_SHUTDOWN, "going down", Some("soon"));
+        let fields = ErrorFields::read(&out[frame::HEADER..]);
+        assert_eq!(fields.severity, Severity::Fatal);
+        assert_eq!(fields.code, SqlState::ADMIN_SHUTDOWN);
+        assert_eq!(fields.message, b"going down");
+        assert!(fields.ends_connection());
+    }
+
+    #[test]
+    fn garbage_is_an_internal_error() {
+        assert_eq!(ErrorFields::read(b"Cshort").code, SqlState::INTERNAL_ERROR);
+        assert_eq!(ErrorFields::read(b"").severity, Severity::Error);
+    }
+}

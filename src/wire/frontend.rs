@@ -1,0 +1,132 @@
+//! Messages that a client sends: their tags, the fields we read, and building them towards nodes.
+
+use bytes::{BufMut, BytesMut};
+
+use super::reader::{Reader, Truncated};
+use super::writer::{Writer, put_cstr};
+
+#[expect(missing_docs, reason = "each is the message of its name")]
+mod tags {
+    pub const BIND: u8 = b'B';
+    pub const CLOSE: u8 = b'C';
+    pub const COPY_DATA: u8 = b'd';
+    pub const COPY_DONE: u8 = b'c';
+    pub const COPY_FAIL: u8 = b'f';
+    pub const DESCRIBE: u8 = b'D';
+    pub const EXECUTE: u8 = b'E';
+    pub const FLUSH: u8 = b'H';
+    pub const FUNCTION_CALL: u8 = b'F';
+    pub const PARSE: u8 = b'P';
+    pub const PASSWORD: u8 = b'p';
+    pub const QUERY: u8 = b'Q';
+    pub const SYNC: u8 = b'S';
+    pub const TERMINATE: u8 = b'X';
+}
+pub use tags::*;
+
+/// What Describe and Close speak of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A prepared statement.
+    Statement,
+    /// A portal.
+    Portal,
+}
+
+/// The text of a Query.
+pub fn query_text(body: &[u8]) -> Result<&[u8], Truncated> {
+    Reader::new(body).cstr()
+}
+
+/// A Parse: the statement's name, its text, and the parameter types as they stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parse<'a> {
+    /// The statement's name; empty: the unnamed one.
+    pub name: &'a [u8],
+    /// The query string.
+    pub text: &'a [u8],
+    /// The count and the types of parameters, as they stand in the message.
+    pub types: &'a [u8],
+}
+
+impl<'a> Parse<'a> {
+    /// Reads the body of a Parse.
+    pub fn read(body: &'a [u8]) -> Result<Self, Truncated> {
+        let mut reader = Reader::new(body);
+        Ok(Self { name: reader.cstr()?, text: reader.cstr()?, types: reader.rest() })
+    }
+}
+
+/// A Bind: its portal, its statement, and the formats and values as they stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bind<'a> {
+    /// The portal's name; empty: the unnamed one.
+    pub portal: &'a [u8],
+    /// The statement's name; empty: the unnamed one.
+    pub statement: &'a [u8],
+    /// Formats and values, as they stand in the message.
+    pub rest: &'a [u8],
+}
+
+impl<'a> Bind<'a> {
+    /// Reads the body of a Bind, or as much of it as holds the names.
+    pub fn read(body: &'a [u8]) -> Result<Self, Truncated> {
+        let mut reader = Reader::new(body);
+        Ok(Self { portal: reader.cstr()?, statement: reader.cstr()?, rest: reader.rest() })
+    }
+}
+
+/// What a Describe or Close speaks of, and its name.
+pub fn target_fields(body: &[u8]) -> Result<(Target, &[u8]), Truncated> {
+    let mut reader = Reader::new(body);
+    let target = match reader.u8()? {
+        b'S' => Target::Statement,
+        b'P' => Target::Portal,
+        _ => return Err(Truncated),
+    };
+    Ok((target, reader.cstr()?))
+}
+
+/// The portal of an Execute.
+pub fn execute_portal(body: &[u8]) -> Result<&[u8], Truncated> {
+    Reader::new(body).cstr()
+}
+
+/// Appends a Query.
+pub fn put_query(out: &mut BytesMut, text: &str) {
+    Writer::new(out).message(QUERY, |body| put_cstr(body, text.as_bytes()));
+}
+
+/// Appends a Parse.
+pub fn put_parse(out: &mut BytesMut, parse: Parse<'_>) {
+    Writer::new(out).message(PARSE, |body| {
+        put_cstr(body, parse.name);
+        put_cstr(body, parse.text);
+        body.put_slice(parse.types);
+    });
+}
+
+/// Appends a Bind.
+pub fn put_bind(out: &mut BytesMut, bind: Bind<'_>) {
+    Writer::new(out).message(BIND, |body| {
+        put_cstr(body, bind.portal);
+        put_cstr(body, bind.statement);
+        body.put_slice(bind.rest);
+    });
+}
+
+/// Appends a Describe or a Close.
+pub fn put_target(out: &mut BytesMut, tag: u8, target: Target, name: &[u8]) {
+    Writer::new(out).message(tag, |body| {
+        body.put_u8(match target {
+            Target::Statement => b'S',
+            Target::Portal => b'P',
+        });
+        put_cstr(body, name);
+    });
+}
+
+/// Appends a message without a body: Sync, Flush, Terminate, CopyDone.
+pub fn put_bare(out: &mut BytesMut, tag: u8) {
+    Writer::new(out).message(tag, |_| {});
+}

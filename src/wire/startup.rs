@@ -1,0 +1,167 @@
+//! The untagged packets a connection begins with.
+
+use bytes::{BufMut, BytesMut};
+
+use super::cancel_key::CancelKey;
+use super::reader::{Reader, Truncated};
+use super::writer::{Writer, put_cstr};
+
+/// PostgreSQL's limit on a startup packet: a longer one is not a startup packet.
+pub const LARGEST: usize = 10_000;
+
+const PROTOCOL_3: u32 = 3 << 16;
+const CANCEL: u32 = 80_877_102;
+const SSL: u32 = 80_877_103;
+const GSSENC: u32 = 80_877_104;
+
+/// What a client may begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Packet {
+    /// Begin a session.
+    Startup(Startup),
+    /// Ask for TLS.
+    SslRequest,
+    /// Ask for GSSAPI encryption.
+    GssEncRequest,
+    /// Cancel what the key's owner runs.
+    Cancel(CancelKey),
+}
+
+/// Names and values, in order.
+pub type Parameters = Vec<(Box<str>, Box<str>)>;
+
+/// A StartupMessage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Startup {
+    /// The minor version of protocol 3 that the client asks for.
+    pub minor: u16,
+    /// user, database, replication, options and settings, in order.
+    pub parameters: Parameters,
+}
+
+/// The bytes do not begin a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartupError {
+    /// The length is impossible: the peer does not speak our protocol.
+    #[error("invalid length of startup packet")]
+    Length,
+    /// Not version 3.
+    #[error("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.0")]
+    Version {
+        /// The major version asked for.
+        major: u32,
+        /// The minor version asked for.
+        minor: u32,
+    },
+    /// It ends inside a name or value, or has bytes behind its end.
+    #[error("invalid startup packet layout: expected terminator as last byte")]
+    Layout,
+}
+
+impl From<Truncated> for StartupError {
+    fn from(_: Truncated) -> Self {
+        Self::Layout
+    }
+}
+
+impl Packet {
+    /// The packet at the front of `bytes` and its size; None until it is whole.
+    pub fn read(bytes: &[u8]) -> Result<Option<(Self, usize)>, StartupError> {
+        let Some(&length) = bytes.first_chunk::<4>() else { return Ok(None) };
+        let size = usize::try_from(u32::from_be_bytes(length)).map_err(|_| StartupError::Length)?;
+        if !(8..=LARGEST).contains(&size) {
+            return Err(StartupError::Length);
+        }
+        let Some(body) = bytes.get(4..size) else { return Ok(None) };
+        Self::read_body(body).map(|packet| Some((packet, size)))
+    }
+
+    fn read_body(body: &[u8]) -> Result<Self, StartupError> {
+        let mut reader = Reader::new(body);
+        let code = reader.i32()?.cast_unsigned();
+        match code {
+            SSL => Ok(Self::SslRequest),
+            GSSENC => Ok(Self::GssEncRequest),
+            CANCEL => {
+                let process_id = reader.i32()?.cast_unsigned();
+                Ok(Self::Cancel(CancelKey { process_id, secret: reader.rest().into() }))
+            }
+            _ if code & 0xFFFF_0000 == PROTOCOL_3 => {
+                let minor = u16::try_from(code & 0xFFFF).map_err(|_| StartupError::Layout)?;
+                Ok(Self::Startup(Startup { minor, parameters: read_parameters(reader)? }))
+            }
+            _ => Err(StartupError::Version { major: code >> 16, minor: code & 0xFFFF }),
+        }
+    }
+}
+
+fn read_parameters(mut reader: Reader<'_>) -> Result<Parameters, StartupError> {
+    let mut parameters = Vec::new();
+    loop {
+        let name = reader.text()?;
+        if name.is_empty() {
+            return if reader.is_empty() { Ok(parameters) } else { Err(StartupError::Layout) };
+        }
+        parameters.push((name.into(), reader.text()?.into()));
+    }
+}
+
+impl Startup {
+    /// The value of a parameter.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
+    }
+}
+
+/// Appends a StartupMessage of protocol 3.0.
+pub fn put_startup<'a>(out: &mut BytesMut, parameters: impl IntoIterator<Item = (&'a str, &'a str)>) {
+    Writer::new(out).counted(|body| {
+        body.put_u32(PROTOCOL_3);
+        for (name, value) in parameters {
+            put_cstr(body, name.as_bytes());
+            put_cstr(body, value.as_bytes());
+        }
+        body.put_u8(0);
+    });
+}
+
+/// Appends a CancelRequest.
+pub fn put_cancel(out: &mut BytesMut, key: &CancelKey) {
+    Writer::new(out).counted(|body| {
+        body.put_u32(CANCEL);
+        body.put_u32(key.process_id);
+        body.put_slice(&key.secret);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_startup_message_reads_back() {
+        let mut out = BytesMut::new();
+        put_startup(&mut out, [("user", "ada"), ("database", "shop")]);
+        let (packet, size) = Packet::read(&out).unwrap().unwrap();
+        assert_eq!(size, out.len());
+        let Packet::Startup(startup) = packet else { panic!("a startup message") };
+        assert_eq!(startup.parameter("database"), Some("shop"));
+        assert_eq!(Packet::read(&out[..out.len() - 1]), Ok(None));
+    }
+
+    #[test]
+    fn a_cancel_request_reads_back() {
+        let key = CancelKey { process_id: 7, secret: [1, 2, 3, 4].into() };
+        let mut out = BytesMut::new();
+        put_cancel(&mut out, &key);
+        assert_eq!(Packet::read(&out), Ok(Some((Packet::Cancel(key), 16))));
+    }
+
+    #[test]
+    fn other_protocols_are_refused() {
+        assert_eq!(Packet::read(b"GET / HTTP/1.1\r\n"), Err(StartupError::Length));
+        assert_eq!(Packet::read(b"\0\0\0\x08\0\x09\0\x09"), Err(StartupError::Version { major: 9, minor: 9 }));
+        assert_eq!(Packet::read(b"\0\0\0\x07\0\0\0"), Err(StartupError::Length));
+        assert_eq!(Packet::read(b"\0\0\0\x0a\0\x03\0\0ab"), Err(StartupError::Layout));
+    }
+}
