@@ -368,7 +368,7 @@ impl Visitor for Effects<'_> {
         self.require_if_run(NeedsPrimary::LocksRows);
     }
 
-    fn into_clause(&mut self, node: &IntoClause) {
+    fn select_into(&mut self, node: &IntoClause) {
         if let Some(relation) = &node.rel {
             self.makes(relation);
         }
