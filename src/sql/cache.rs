@@ -11,6 +11,7 @@ use super::shape::{self, Backslash, Folded};
 use super::statement::{Part, Statement};
 
 /// A bounded memory of statements.
+#[derive(Debug)]
 pub struct Cache {
     entries: Generations,
     hasher: FixedState,
@@ -31,8 +32,13 @@ pub struct Counters {
 }
 
 impl Cache {
+    /// A cache of at most `max_bytes`.
+    pub fn new(max_bytes: usize) -> Self {
+        Self::with_seed(max_bytes, 0)
+    }
+
     /// A cache of at most `max_bytes`. A `seed` that clients cannot know keeps them from making texts that collide.
-    pub fn new(max_bytes: usize, seed: u64) -> Self {
+    pub fn with_seed(max_bytes: usize, seed: u64) -> Self {
         Self {
             entries: Generations { young: Generation::default(), old: Generation::default(), limit: max_bytes / 2 },
             hasher: FixedState::with_seed(seed),
@@ -42,7 +48,7 @@ impl Cache {
     }
 
     /// What the query string is, as [`classify_bytes`] has it.
-    pub fn get_or_classify(&mut self, text: &[u8], settings: &ParseSettings) -> Arc<Statement> {
+    pub fn get(&mut self, text: &[u8], settings: &ParseSettings) -> Arc<Statement> {
         let by_text = Key::new(text, By::Text, settings, &self.hasher);
         if let Some(statement) = self.entries.find(&by_text) {
             self.counters.text_hits += 1;
@@ -99,6 +105,7 @@ const LARGEST_KEPT_SHAPE: usize = 64 * 1024;
 
 /// Each entry lives in the young generation until that is full; then the young one becomes the old one, and what was
 /// old is forgotten. An old entry that is found becomes young again.
+#[derive(Debug)]
 struct Generations {
     young: Generation,
     old: Generation,
@@ -133,7 +140,7 @@ impl Generations {
 /// An entry may take this part of a generation, so that a few large texts do not push out all others.
 const LARGEST_SHARE: usize = 16;
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Generation {
     table: HashTable<Entry>,
     bytes: usize,
@@ -198,6 +205,7 @@ impl<'a> Key<'a> {
     }
 }
 
+#[derive(Debug)]
 struct Entry {
     bytes: Box<[u8]>,
     sort: Sort,

@@ -5,28 +5,28 @@ use trunkline::sql::{Cache, ParseSettings, classify};
 
 #[test]
 fn a_known_text_is_not_parsed_again() {
-    let mut cache = Cache::new(1 << 20, 7);
+    let mut cache = Cache::new(1 << 20);
     let settings = ParseSettings::default();
-    let first = cache.get_or_classify(b"SELECT * FROM t WHERE a = 1", &settings);
-    let second = cache.get_or_classify(b"SELECT * FROM t WHERE a = 1", &settings);
+    let first = cache.get(b"SELECT * FROM t WHERE a = 1", &settings);
+    let second = cache.get(b"SELECT * FROM t WHERE a = 1", &settings);
     assert_eq!(first, second);
     assert_eq!((cache.counters().text_hits, cache.counters().misses), (1, 1));
 }
 
 #[test]
 fn another_literal_is_found_by_its_shape_and_not_kept_by_its_text() {
-    let mut cache = Cache::new(1 << 20, 7);
+    let mut cache = Cache::new(1 << 20);
     let settings = ParseSettings::default();
-    cache.get_or_classify(b"SELECT * FROM t WHERE a = 1 AND b = 'x'", &settings);
+    cache.get(b"SELECT * FROM t WHERE a = 1 AND b = 'x'", &settings);
     let bytes = cache.bytes();
-    cache.get_or_classify(b"SELECT * FROM t WHERE a = 22 AND b = 'it''s'", &settings);
+    cache.get(b"SELECT * FROM t WHERE a = 22 AND b = 'it''s'", &settings);
     assert_eq!((cache.counters().shape_hits, cache.counters().misses), (1, 1));
     assert_eq!(cache.bytes(), bytes);
 }
 
 #[test]
 fn a_literal_that_decides_is_looked_at_each_time() {
-    let mut cache = Cache::new(1 << 20, 7);
+    let mut cache = Cache::new(1 << 20);
     let settings = ParseSettings::default();
     let pairs = [
         ("SELECT current_setting('work_mem')", "SELECT current_setting('port')"),
@@ -40,44 +40,44 @@ fn a_literal_that_decides_is_looked_at_each_time() {
         ("SELECT 'x'::regclass", "SELECT 'y'::regclass"),
     ];
     for (one, other) in pairs {
-        assert_eq!(*cache.get_or_classify(one.as_bytes(), &settings), classify(one, &settings));
-        assert_eq!(*cache.get_or_classify(other.as_bytes(), &settings), classify(other, &settings), "{other}");
+        assert_eq!(*cache.get(one.as_bytes(), &settings), classify(one, &settings));
+        assert_eq!(*cache.get(other.as_bytes(), &settings), classify(other, &settings), "{other}");
     }
     assert_eq!(cache.counters().shape_hits, 0);
 }
 
 #[test]
 fn a_backslash_is_read_as_the_session_reads_it() {
-    let mut cache = Cache::new(1 << 20, 7);
+    let mut cache = Cache::new(1 << 20);
     let conforming = ParseSettings::default();
     let escaping = ParseSettings { standard_conforming_strings: false, ..conforming };
     let text = r"SELECT 'a\'; DELETE FROM t; --'";
-    assert!(cache.get_or_classify(text.as_bytes(), &conforming).needs_primary().is_some());
-    assert!(cache.get_or_classify(text.as_bytes(), &escaping).needs_primary().is_none());
+    assert!(cache.get(text.as_bytes(), &conforming).needs_primary().is_some());
+    assert!(cache.get(text.as_bytes(), &escaping).needs_primary().is_none());
     let text = r"SELECT 'a\', 'b; DELETE FROM t; --'";
-    assert!(cache.get_or_classify(text.as_bytes(), &escaping).needs_primary().is_some());
-    assert!(cache.get_or_classify(text.as_bytes(), &conforming).needs_primary().is_none());
+    assert!(cache.get(text.as_bytes(), &escaping).needs_primary().is_some());
+    assert!(cache.get(text.as_bytes(), &conforming).needs_primary().is_none());
 }
 
 #[test]
 fn text_that_is_no_utf8_is_not_looked_at() {
-    let mut cache = Cache::new(1 << 20, 7);
+    let mut cache = Cache::new(1 << 20);
     let settings = ParseSettings::default();
     let latin1 = ParseSettings { encoding_is_utf8: false, ..settings };
-    assert!(cache.get_or_classify(b"SELECT 'abc'", &settings).needs_primary().is_none());
-    assert!(cache.get_or_classify(b"SELECT 'a\xe9c'", &settings).needs_primary().is_some());
-    assert!(cache.get_or_classify("SELECT 'é'".as_bytes(), &settings).needs_primary().is_none());
-    assert!(cache.get_or_classify("SELECT 'é'".as_bytes(), &latin1).needs_primary().is_some());
-    assert!(cache.get_or_classify(b"SELECT 'a\0c'", &settings).needs_primary().is_some());
+    assert!(cache.get(b"SELECT 'abc'", &settings).needs_primary().is_none());
+    assert!(cache.get(b"SELECT 'a\xe9c'", &settings).needs_primary().is_some());
+    assert!(cache.get("SELECT 'é'".as_bytes(), &settings).needs_primary().is_none());
+    assert!(cache.get("SELECT 'é'".as_bytes(), &latin1).needs_primary().is_some());
+    assert!(cache.get(b"SELECT 'a\0c'", &settings).needs_primary().is_some());
 }
 
 #[test]
 fn it_stays_within_its_bytes_and_keeps_what_is_used() {
-    let mut cache = Cache::new(1 << 16, 7);
+    let mut cache = Cache::new(1 << 16);
     let settings = ParseSettings::default();
     for number in 0..10_000 {
-        cache.get_or_classify(format!("SELECT a{number} FROM t WHERE a = 5").as_bytes(), &settings);
-        cache.get_or_classify(b"SELECT hot", &settings);
+        cache.get(format!("SELECT a{number} FROM t WHERE a = 5").as_bytes(), &settings);
+        cache.get(b"SELECT hot", &settings);
         assert!(cache.bytes() <= 1 << 16);
     }
     assert_eq!(cache.counters().misses, 10_001);
@@ -85,13 +85,13 @@ fn it_stays_within_its_bytes_and_keeps_what_is_used() {
 
 #[test]
 fn cached_statements_equal_fresh_ones_over_the_golden_files() {
-    let mut cache = Cache::new(1 << 22, 7);
+    let mut cache = Cache::new(1 << 22);
     let settings = ParseSettings::default();
     let statements = crate::sql_golden::statements();
     for round in 0..2 {
         for sql in &statements {
             for variant in [sql.clone(), with_other_literals(sql, round)] {
-                let cached = cache.get_or_classify(variant.as_bytes(), &settings);
+                let cached = cache.get(variant.as_bytes(), &settings);
                 assert_eq!(*cached, classify(&variant, &settings), "{variant}");
             }
         }
@@ -107,16 +107,16 @@ proptest! {
         pieces in prop::collection::vec(prop::sample::select(PIECES), 1..12),
         seeds in prop::collection::vec(0_u64..1000, 3),
     ) {
-        let mut cache = Cache::new(1 << 20, 7);
+        let mut cache = Cache::new(1 << 20);
         let text = pieces.concat();
         for settings in [
             ParseSettings::default(),
             ParseSettings { standard_conforming_strings: false, ..ParseSettings::default() },
         ] {
-            cache.get_or_classify(text.as_bytes(), &settings);
+            cache.get(text.as_bytes(), &settings);
             for seed in &seeds {
                 let variant = with_other_literals(&text, *seed);
-                let cached = cache.get_or_classify(variant.as_bytes(), &settings);
+                let cached = cache.get(variant.as_bytes(), &settings);
                 prop_assert_eq!(&*cached, &classify(&variant, &settings), "{} as {}", text, variant);
             }
         }
