@@ -121,6 +121,14 @@ impl Proxy {
         serde_json::from_str(&self.page("/topology")).unwrap()
     }
 
+    /// What `/topology` says of a node: whether reads are sent there.
+    pub(crate) fn takes_reads(&self, node: SocketAddr) -> bool {
+        let topology = self.topology();
+        let nodes = topology["clusters"][0]["nodes"].as_array().unwrap();
+        let node = nodes.iter().find(|told| told["address"] == node.to_string()).unwrap();
+        node["takes_reads"].as_bool().unwrap()
+    }
+
     /// The sum of a metric over all its labels that contain `labels`.
     pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
         self.page("/metrics")
@@ -219,12 +227,18 @@ fn launch(folder: &Path) -> Child {
         .unwrap()
 }
 
-/// Settings of a connection to a port of this machine, as a role to the database `bench`; the password is the role's name.
+/// Settings of a connection to a port of this machine, to the database `bench`.
 pub(crate) fn login(port: u16, role: &str, password: &str) -> Config {
     let mut config = Config::new();
     config.host("127.0.0.1").port(port).user(role).password(password).dbname("bench");
     config.connect_timeout(Duration::from_secs(5));
     config
+}
+
+/// The first value that a statement answers: the port of the server it ran on, in all our uses.
+pub(crate) fn server_port(client: &mut Client, sql: &str) -> u16 {
+    let port: i32 = client.query_one(sql, &[]).unwrap().get(0);
+    port.try_into().unwrap()
 }
 
 /// Status and body of a page, by the plainest HTTP there is.

@@ -10,3 +10,10 @@ mod fixture;
 mod relay;
 
 mod cluster;
+mod conversation;
+mod failover;
+mod freshness;
+mod network;
+mod pgbench;
+mod routing;
+mod session_state;
