@@ -22,4 +22,7 @@ pub mod monitor;
 
 pub mod admin;
 
+pub mod app;
+pub mod cli;
 pub mod demo;
+pub mod explain;

@@ -1,5 +1,27 @@
-//! Authentication exchanges as machines: message in, step out.
+//! Authentication exchanges as machines: message in, step out. Pure: nonces and salts are given, sockets are elsewhere.
+//!
+//! To verify a client: [`Secret::verifier`] or [`Verifier::mock`], then [`ScramServer`], which alone makes [`Authenticated`].
+//! To log in to a node: [`ServerLogin`], which drives [`ScramClient`] or [`md5_response`] as the node asks.
 
+pub mod error;
+pub mod login;
+pub mod md5;
+pub mod saslprep;
+pub mod scram_client;
+pub mod scram_keys;
+mod scram_message;
+pub mod scram_server;
 pub mod secret;
+pub mod verifier;
 
-pub use secret::Secret;
+pub use error::AuthError;
+pub use login::{LoginStep, ServerLogin};
+pub use md5::md5_response;
+pub use scram_client::ScramClient;
+pub use scram_keys::{ClientKey, Key, SaltedPassword};
+pub use scram_server::{Authenticated, ScramServer};
+pub use secret::{Secret, SecretProblem};
+pub use verifier::Verifier;
+
+/// The only SASL mechanism that is offered to clients and used with nodes.
+pub const SCRAM_SHA_256: &str = "SCRAM-SHA-256";

@@ -1,12 +1,51 @@
 //! The configuration, checked: what [`load`] makes of a TOML file, or every problem it found.
 
+mod address;
+mod cluster;
+mod database;
+mod document;
+mod failover;
+mod limits;
+mod listen;
+mod log;
+mod name;
+mod password;
+mod pool;
+mod problem;
+mod routing;
+mod rule_file;
+mod units;
+mod user;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::auth::Secret;
 use crate::routing::{Consistency, Reads, RuleSet};
+
+use document::Document;
+
+pub use problem::{Place, Problem, Problems};
+
+/// Reads and checks a configuration with the rule and password files it names, which are looked for beside it. Every
+/// problem is found at once.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    let mut problems = Vec::new();
+    // The text may hold passwords.
+    let text = std::fs::read_to_string(path).map(Zeroizing::new).unwrap_or_else(|error| {
+        problems.push(Problem::of_file(path, format!("cannot be read: {error}")));
+        Zeroizing::default()
+    });
+    if let Some(unread) = Problems::collect(std::mem::take(&mut problems)) {
+        return Err(unread);
+    }
+    let config = Config::parse(path, &text, &mut problems);
+    Problems::collect(problems).map_or(Ok(config), Err)
+}
 
 /// A whole configuration that has passed every check.
 #[derive(Debug)]
@@ -35,6 +74,42 @@ pub struct Config {
     pub limits: Limits,
     /// What is logged, and how.
     pub log: Log,
+}
+
+impl Config {
+    /// What can be made of the text; not to be used if there are problems.
+    fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Self {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut rule_problems = Vec::new();
+        let document = Document::parse(path, text);
+        let root = document.root();
+        let (listen, admin_listen) = listen::read(&root);
+        let clusters = cluster::read_all(&root, folder);
+        let config = Self {
+            listen,
+            admin_listen,
+            workers: root.count("workers", one_per_core(), 1..=1024),
+            max_clients: root.count("max_clients", 10_000, 1..=1_000_000),
+            databases: database::read_all(&root, &clusters),
+            users: user::read_all(&root, folder),
+            pool: Pool::read(root.section("pool")),
+            routing: Routing::read(root.section("routing"), folder, &clusters, &mut rule_problems),
+            failover: Failover::read(root.section("failover")),
+            limits: Limits::read(root.section("limits")),
+            log: Log::read(root.section("log")),
+            clusters,
+        };
+        root.not_there_yet("tls", "TLS to clients is");
+        root.finish();
+        problems.extend(document.into_problems());
+        problems.append(&mut rule_problems);
+        config
+    }
+}
+
+/// A worker is a thread that is busy whenever it has work: more of them than cores only get in each other's way.
+fn one_per_core() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A replica set.

@@ -6,3 +6,8 @@ pub mod cluster;
 pub mod installation;
 pub mod node;
 pub mod port;
+
+/// Starts the demo cluster and Trunkline before it.
+pub fn run() -> std::io::Result<()> {
+    Err(std::io::Error::other("the demo is not built yet"))
+}

@@ -1,1 +1,18 @@
-//! metrics
+#![doc = include_str!("README.md")]
+
+pub mod families;
+mod histogram;
+pub mod labels;
+mod registry;
+mod scrape;
+mod tally;
+mod worker;
+
+pub use histogram::Histogram;
+pub use labels::{CancelOutcome, FreshnessOutcome, LoginFailure, Loss, Refusal, Retry, Target, Violator};
+pub use registry::Metrics;
+pub use scrape::{PoolCounts, PoolName, Scrape};
+pub use worker::{CacheCounts, Hold, WorkerMetrics};
+
+#[cfg(test)]
+mod tests;

@@ -94,6 +94,26 @@ impl Rule {
             && self.text.as_ref().is_none_or(|regex| regex.is_match(text))
     }
 
+    /// No condition at all: it matches every statement.
+    pub fn has_no_condition(&self) -> bool {
+        self.users.is_empty()
+            && self.databases.is_empty()
+            && self.application_names.is_empty()
+            && self.kinds.is_empty()
+            && self.tables.is_empty()
+            && self.text.is_none()
+    }
+
+    /// Surely matches whatever `other` matches. False when it cannot be told: texts are compared only as written.
+    pub fn covers(&self, other: &Self) -> bool {
+        covers_list(&self.users, &other.users, Pattern::covers)
+            && covers_list(&self.databases, &other.databases, Pattern::covers)
+            && covers_list(&self.application_names, &other.application_names, Pattern::covers)
+            && covers_list(&self.kinds, &other.kinds, Kind::eq)
+            && covers_list(&self.tables, &other.tables, TablePattern::covers)
+            && self.text.as_ref().is_none_or(|wide| other.text.as_ref().is_some_and(|text| wide.as_str() == text.as_str()))
+    }
+
     fn names_a_table(&self, statement: &Statement) -> bool {
         let mut names = statement.parts.iter().flat_map(|part| &part.tables);
         names.any(|name| {
@@ -130,13 +150,72 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// Matches every name that `other` matches.
+    fn covers(&self, other: &Self) -> bool {
+        // A star of `other` can only be taken up by one of ours, which then takes whatever stands for it.
+        self.matches(&other.0)
+    }
+}
+
+impl TablePattern {
+    fn covers(&self, other: &Self) -> bool {
+        let schema = self.schema.as_ref();
+        self.name.covers(&other.name)
+            && schema.is_none_or(|wide| other.schema.as_ref().is_some_and(|schema| wide.covers(schema)))
+    }
+}
+
+/// Each alternative of `narrow` is one of `wide`; no alternatives mean all.
+fn covers_list<T>(wide: &[T], narrow: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
+    let is_covered = |narrow: &T| wide.iter().any(|wide| covers(wide, narrow));
+    wide.is_empty() || !narrow.is_empty() && narrow.iter().all(is_covered)
+}
+
 fn any_or_empty(patterns: &[Pattern], name: &str) -> bool {
     patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(name))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Pattern;
+    use super::*;
+
+    fn rule(users: &[&str], kinds: &[Kind], text: Option<&str>) -> Rule {
+        Rule {
+            name: "r".into(),
+            users: users.iter().map(|user| Pattern((*user).into())).collect(),
+            databases: Vec::new(),
+            application_names: Vec::new(),
+            kinds: kinds.to_vec(),
+            tables: Vec::new(),
+            text: text.map(|text| Regex::new(text).unwrap()),
+            action: Action::Primary,
+        }
+    }
+
+    #[test]
+    fn a_rule_covers_those_whose_every_condition_is_as_narrow() {
+        let wide = rule(&["app*"], &[Kind::Select, Kind::Copy], None);
+        assert!(wide.covers(&rule(&["app_a", "app_*"], &[Kind::Select], Some("x"))));
+        assert!(!wide.covers(&rule(&["app_a", "ops"], &[Kind::Select], None)));
+        assert!(!wide.covers(&rule(&[], &[Kind::Select], None)));
+        assert!(!wide.covers(&rule(&["app_a"], &[], None)));
+        assert!(rule(&[], &[], Some("x")).covers(&rule(&["a"], &[], Some("x"))));
+        assert!(!rule(&[], &[], Some("x")).covers(&rule(&["a"], &[], None)));
+        assert!(rule(&[], &[], None).covers(&rule(&[], &[], None)));
+        assert!(rule(&[], &[], None).has_no_condition() && !wide.has_no_condition());
+    }
+
+    #[test]
+    fn a_table_pattern_covers_its_own_in_every_schema_it_allows() {
+        let table = |schema: Option<&str>, name: &str| TablePattern {
+            schema: schema.map(|schema| Pattern(schema.into())),
+            name: Pattern(name.into()),
+        };
+        assert!(table(None, "audit*").covers(&table(Some("log"), "audit_2024")));
+        assert!(!table(Some("log"), "audit").covers(&table(None, "audit")));
+        assert!(table(Some("l*"), "audit").covers(&table(Some("log"), "audit")));
+    }
 
     #[test]
     fn a_star_stands_for_any_run() {

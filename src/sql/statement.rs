@@ -1,5 +1,6 @@
 //! What a query string is and may do, as far as routing and the session need to know.
 
+use std::fmt;
 use std::sync::Arc;
 
 /// One query string: what each of its statements is. Cheap to share: caches hand out `Arc<Statement>`.
@@ -33,6 +34,12 @@ pub struct Part {
     pub tables: Box<[Name]>,
     /// Every function it calls by name, without repeats.
     pub functions: Box<[Name]>,
+    /// Every operator it uses, also those that the grammar implies (`=` of IN, CASE and USING), without repeats.
+    pub operators: Box<[Name]>,
+    /// Every type it names, in casts and elsewhere, without repeats.
+    pub types: Box<[Name]>,
+    /// Every `b` of an `a.b` or `(a).b`, without repeats: it may be a function that is called like a column.
+    pub attributes: Box<[Arc<str>]>,
 }
 
 /// A possibly schema-qualified name as PostgreSQL reads it: folded to lower case unless quoted.
@@ -90,6 +97,9 @@ pub enum Kind {
 }
 
 /// Why a statement must run on the primary. The payload names the culprit.
+///
+/// Of several reasons the first is kept, but [`NeedsPrimary::UnknownFunction`] only if there is no other: a catalog that
+/// vouches for every function named may lift it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NeedsPrimary {
     /// INSERT, UPDATE, DELETE, MERGE or TRUNCATE, at any depth.
@@ -263,6 +273,123 @@ impl Statement {
         match &*self.parts {
             [part] => Some(part),
             _ => None,
+        }
+    }
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 37] = {
+        use Kind::*;
+        [
+            Select, Insert, Update, Delete, Merge, Copy, Explain, Call, Do, Begin, Commit, Rollback, Savepoint, Release,
+            PrepareTransaction, SetTransaction, Set, Reset, Show, Discard, Prepare, Execute, Deallocate, Declare, Fetch,
+            Close, Listen, Unlisten, Notify, Lock, Truncate, Ddl, Maintenance, Load, Checkpoint, Other, Unparsed,
+        ]
+    };
+
+    /// Its SQL name in lower case, as rules, metrics and people have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Select => "select",
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Merge => "merge",
+            Self::Copy => "copy",
+            Self::Explain => "explain",
+            Self::Call => "call",
+            Self::Do => "do",
+            Self::Begin => "begin",
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
+            Self::Savepoint => "savepoint",
+            Self::Release => "release",
+            Self::PrepareTransaction => "prepare transaction",
+            Self::SetTransaction => "set transaction",
+            Self::Set => "set",
+            Self::Reset => "reset",
+            Self::Show => "show",
+            Self::Discard => "discard",
+            Self::Prepare => "prepare",
+            Self::Execute => "execute",
+            Self::Deallocate => "deallocate",
+            Self::Declare => "declare",
+            Self::Fetch => "fetch",
+            Self::Close => "close",
+            Self::Listen => "listen",
+            Self::Unlisten => "unlisten",
+            Self::Notify => "notify",
+            Self::Lock => "lock",
+            Self::Truncate => "truncate",
+            Self::Ddl => "ddl",
+            Self::Maintenance => "maintenance",
+            Self::Load => "load",
+            Self::Checkpoint => "checkpoint",
+            Self::Other => "other",
+            Self::Unparsed => "unparsed",
+        }
+    }
+
+    /// The kind of this [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl NeedsPrimary {
+    /// The stable name of the reason, for metrics and golden files; the payload is not part of it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Writes => "writes",
+            Self::LocksRows => "locks_rows",
+            Self::LocksTable => "locks_table",
+            Self::ChangesSchema => "changes_schema",
+            Self::Function(_) => "function",
+            Self::UnknownFunction(_) => "unknown_function",
+            Self::Relation(_) => "relation",
+            Self::Temporary => "temporary",
+            Self::Notifications => "notifications",
+            Self::CopyIn => "copy_in",
+            Self::CopyFile => "copy_file",
+            Self::HoldCursor => "hold_cursor",
+            Self::UnknownName => "unknown_name",
+            Self::Procedural => "procedural",
+            Self::Maintenance => "maintenance",
+            Self::TwoPhase => "two_phase",
+            Self::NodeSetting(_) => "node_setting",
+            Self::LoadsLibrary => "loads_library",
+            Self::Unparsed => "unparsed",
+            Self::TooLarge => "too_large",
+            Self::UnknownStatement => "unknown_statement",
+        }
+    }
+}
+
+impl fmt::Display for NeedsPrimary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Writes => f.write_str("it writes"),
+            Self::LocksRows => f.write_str("it locks rows"),
+            Self::LocksTable => f.write_str("it locks a table"),
+            Self::ChangesSchema => f.write_str("it changes the schema"),
+            Self::Function(name) => write!(f, "the function {name} writes, or only the primary has its answer"),
+            Self::UnknownFunction(name) => write!(f, "nothing is known of the function {name}"),
+            Self::Relation(name) => write!(f, "the rows of {name} differ between nodes"),
+            Self::Temporary => f.write_str("it makes or uses temporary objects"),
+            Self::Notifications => f.write_str("a replica cannot listen or notify"),
+            Self::CopyIn => f.write_str("it copies from the client"),
+            Self::CopyFile => f.write_str("it copies from or to a file or program of the server"),
+            Self::HoldCursor => f.write_str("its cursor outlives its transaction"),
+            Self::UnknownName => f.write_str("what it names is not known in this session"),
+            Self::Procedural => f.write_str("what CALL and DO run is not looked into"),
+            Self::Maintenance => f.write_str("it maintains the server"),
+            Self::TwoPhase => f.write_str("it is part of a two-phase commit"),
+            Self::NodeSetting(name) => write!(f, "{name} differs between nodes, or a replica refuses it"),
+            Self::LoadsLibrary => f.write_str("it loads a library"),
+            Self::Unparsed => f.write_str("PostgreSQL's grammar does not accept it"),
+            Self::TooLarge => f.write_str("it is too large to be looked at"),
+            Self::UnknownStatement => f.write_str("it is a statement that nothing is known of"),
         }
     }
 }

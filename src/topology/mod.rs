@@ -1,7 +1,423 @@
-//! Who is primary and who can serve: probe results in, views out. Pure; [`crate::monitor`] does the probing.
+//! Who is primary, who can serve: probe results in, views out. Pure; [`crate::monitor`] does the probing.
+//!
+//! The order of calls: [`Topology::new`]; then [`Topology::handle`] for each event as it comes, and [`Topology::tick`]
+//! when [`Topology::deadline`] has come without one. Both return what is to be done. [`Topology::probe_interval`] says
+//! how often a node wants to be asked now.
 
+mod event;
+mod lag;
 pub mod lsn;
+mod node;
+mod roles;
 pub mod view;
+mod why;
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use event::{
+    Doubt, Event, PostmasterStart, ProbeFailure, ProbeReport, Receiver, ReportedRole, SeenTimeline, SystemId,
+};
 pub use lsn::{Lsn, Timeline};
 pub use view::{NodeId, NodeState, NodeView, Role, Sample, View};
+
+use lag::LagClock;
+use node::{Claim, Health, Node};
+use roles::{Roles, Standing};
+
+/// How a cluster is watched.
+#[derive(Clone, Copy, Debug)]
+pub struct TopologySettings {
+    /// Time between two probes of a node when all is well.
+    pub interval: Duration,
+    /// How long a probe may take.
+    pub timeout: Duration,
+    /// A replica further behind takes no reads; it comes back at half of this.
+    pub max_lag: Duration,
+    /// The database system that nodes must belong to; None: that of the first primary that is accepted.
+    pub system: Option<SystemId>,
+}
+
+/// What the shell must do after an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Publish [`Topology::view`]: it has changed.
+    Publish,
+    /// Probe this node at once.
+    Probe(NodeId),
+    /// For the log: the primary is another one, is lost, or is found; or it began a new timeline.
+    PrimaryChanged {
+        /// The primary until now.
+        from: Option<NodeId>,
+        /// The primary from now on.
+        to: Option<NodeId>,
+    },
+    /// For the log: a node's state is another one.
+    StateChanged {
+        /// The node.
+        node: NodeId,
+        /// Its state until now.
+        from: NodeState,
+        /// Its state from now on; the view says why.
+        to: NodeState,
+    },
+}
+
+/// One cluster as its events show it.
+#[derive(Debug)]
+pub struct Topology {
+    settings: TopologySettings,
+    nodes: Vec<Node>,
+    roles: Roles,
+    /// The primary, or the last one: what the lag is measured against.
+    measured: Option<Claim>,
+    /// When `measured` was accepted.
+    accepted_at: Instant,
+    clock: LagClock,
+    samples: VecDeque<Sample>,
+    epoch: u64,
+    /// Who is primary, or why nobody is.
+    verdict: Result<NodeId, Arc<str>>,
+    view: Arc<View>,
+}
+
+impl Topology {
+    /// A cluster of which nothing is known yet.
+    pub fn new(cluster: &str, addresses: &[Arc<str>], settings: TopologySettings, now: Instant) -> Self {
+        // A lag is known no finer than the primary's positions are: probe often enough to tell it from `max_lag`.
+        let interval = settings.interval.min((settings.max_lag / 4).max(FINEST_INTERVAL));
+        let settings = TopologySettings { interval, ..settings };
+        let view = View::unknown(cluster, addresses);
+        let nodes = view.nodes.iter().map(|node| Node::new(node.id, Arc::clone(&node.address))).collect();
+        // Two probes missed in full leave no doubt: until then the last good one is believed.
+        let lease = (settings.interval + settings.timeout) * 2;
+        Self {
+            settings,
+            nodes,
+            roles: Roles::new(settings.system, lease),
+            measured: None,
+            accepted_at: now,
+            clock: LagClock::new(settings.max_lag),
+            samples: VecDeque::with_capacity(SAMPLES),
+            epoch: view.epoch,
+            verdict: Err("no node has been probed yet".into()),
+            view: Arc::new(view),
+        }
+    }
+
+    /// The picture after the last event.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
+    }
+
+    /// When to call [`Self::tick`] if no event comes before.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.roles.deadline(&self.nodes)
+    }
+
+    /// How often this node wants to be probed now.
+    pub fn probe_interval(&self, id: NodeId, now: Instant) -> Duration {
+        let hurried = self.settings.interval.min(HURRIED_INTERVAL);
+        let Some(node) = self.node(id) else { return self.settings.interval };
+        let is_unsettled = matches!(node.health, Health::Suspect | Health::Returning | Health::Starting);
+        // A replica that must follow a new primary is wanted back for reads.
+        let has_just_changed = now.saturating_duration_since(self.accepted_at) < SETTLING;
+        let is_late = node.health == Health::Good && node.is_replica() && !node.takes_reads;
+        if self.is_urgent() || is_unsettled || (is_late && has_just_changed) { hurried } else { self.settings.interval }
+    }
+
+    /// Takes in one event.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        match event {
+            Event::Probe { node, begun, result } => self.probed(node, begun, result, now),
+            Event::Sample { node, sample, is_in_recovery } => self.sampled(node, sample, is_in_recovery, now),
+            Event::Doubt { node, .. } => self.doubted(node),
+        }
+    }
+
+    /// Looks again after time alone has passed.
+    pub fn tick(&mut self, now: Instant) -> Vec<Effect> {
+        self.decide(now)
+    }
+
+    fn probed(
+        &mut self,
+        id: NodeId,
+        begun: Instant,
+        result: Result<ProbeReport, ProbeFailure>,
+        now: Instant,
+    ) -> Vec<Effect> {
+        let Some(node) = self.node_mut(id).filter(|node| node.is_news(begun)) else { return Vec::new() };
+        match result {
+            Ok(report) if node.contradicts(begun, &report) => return vec![Effect::Probe(id)],
+            Ok(report) => {
+                node.answered(begun, report);
+                self.measure(id);
+                self.judge(id);
+            }
+            Err(failure) => node.failed(begun, failure),
+        }
+        self.decide(now)
+    }
+
+    fn sampled(&mut self, id: NodeId, sample: Sample, is_in_recovery: bool, now: Instant) -> Vec<Effect> {
+        let accepted = self.roles.accepted();
+        let Some(node) = self.node_mut(id) else { return Vec::new() };
+        let is_primary = accepted.is_some_and(|accepted| accepted.node == id);
+        let is_other = accepted.is_some_and(|accepted| is_primary && sample.timeline != Some(accepted.timeline));
+        if node.is_replica() != is_in_recovery || is_other {
+            return vec![Effect::Probe(id)];
+        }
+        if !node.is_answering() || !node.sampled(sample) {
+            return Vec::new();
+        }
+        if is_primary {
+            self.note(sample);
+        }
+        self.measure(id);
+        let max_lag = self.settings.max_lag;
+        let is_lost =
+            accepted.is_some() && self.node(id).is_some_and(|node| node.takes_reads && node.lag.is_over(max_lag));
+        if is_lost {
+            self.judge(id);
+        }
+        if is_lost || self.deadline().is_some_and(|deadline| deadline <= now) {
+            return self.decide(now);
+        }
+        self.publish();
+        vec![Effect::Publish]
+    }
+
+    fn doubted(&self, id: NodeId) -> Vec<Effect> {
+        // Who lost the primary wants to know of all the others.
+        if self.view.primary == Some(id) {
+            return self.nodes.iter().map(|node| Effect::Probe(node.id)).collect();
+        }
+        vec![Effect::Probe(id)]
+    }
+
+    /// Decides who is primary and who takes reads, and publishes it.
+    fn decide(&mut self, now: Instant) -> Vec<Effect> {
+        let was_urgent = self.is_urgent();
+        let before = self.view();
+        let held = self.roles.accepted();
+        self.verdict = self.roles.decide(&self.nodes, now);
+        let accepted = self.roles.accepted();
+        if let Some(claim) = accepted {
+            self.measure_against(claim, now);
+        } else {
+            self.samples.clear();
+        }
+        self.judge_reads();
+        self.explain();
+
+        let has_changed = place(held) != place(accepted);
+        self.epoch += u64::from(has_changed);
+        self.publish();
+        self.effects(&before, has_changed, was_urgent)
+    }
+
+    /// Lags are measured against the primary, from its first moment on.
+    fn measure_against(&mut self, claim: Claim, now: Instant) {
+        if place(self.measured) != place(Some(claim)) {
+            self.accepted_at = now;
+            self.clock.clear();
+            self.samples.clear();
+            for node in &mut self.nodes {
+                node.lag.clear();
+            }
+        }
+        let is_first = self.samples.is_empty();
+        self.measured = Some(claim);
+        if let Some(sample) = self.node(claim.node).and_then(|node| node.position) {
+            self.note(sample);
+        }
+        if is_first {
+            for id in self.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
+                self.measure(id);
+                self.judge(id);
+            }
+        }
+    }
+
+    /// Notes a position of the accepted primary.
+    fn note(&mut self, sample: Sample) {
+        let is_of_primary = self.roles.accepted().is_some_and(|claim| sample.timeline == Some(claim.timeline));
+        if !is_of_primary {
+            return;
+        }
+        self.clock.note(sample);
+        let at = self.samples.partition_point(|known| known.begun < sample.begun);
+        if self.samples.get(at).is_some_and(|known| known.begun == sample.begun) {
+            return;
+        }
+        self.samples.insert(at, sample);
+        if self.samples.len() > SAMPLES {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Measures how far a replica is behind, unless its position is of another history than the primary's.
+    fn measure(&mut self, id: NodeId) {
+        let Some(accepted) = self.roles.accepted() else { return };
+        let clock = &self.clock;
+        let Some(node) = self.nodes.get_mut(usize::from(id.0)).filter(|node| node.is_replica()) else { return };
+        let Some(position) = node.position else { return };
+        if position.timeline.is_none_or(|timeline| timeline == accepted.timeline) {
+            node.lag.measure(clock, position);
+        }
+    }
+
+    fn judge(&mut self, id: NodeId) {
+        let max_lag = self.settings.max_lag;
+        let has_primary = self.roles.accepted().is_some();
+        let Some(node) = self.node_mut(id).filter(|node| has_primary && node.is_replica()) else { return };
+        node.lag.judge(max_lag);
+    }
+
+    /// Who may take reads. While there is no primary nobody can follow it: what was decided before stands.
+    fn judge_reads(&mut self) {
+        if self.roles.accepted().is_none() {
+            return;
+        }
+        for node in &mut self.nodes {
+            if node.has_just_answered() {
+                node.takes_reads = why::obstacle(&self.roles, node).is_none();
+            }
+        }
+    }
+
+    /// Writes anew why each node is as it is.
+    fn explain(&mut self) {
+        for node in &mut self.nodes {
+            let words = why::why(&self.roles, node);
+            if *node.why != *words {
+                node.why = words.into();
+            }
+        }
+    }
+
+    /// Makes a new view of all that is decided.
+    fn publish(&mut self) {
+        let accepted = self.roles.accepted();
+        let until = accepted.and_then(|claim| self.node(claim.node)?.evidence_until(self.roles.lease()));
+        let samples = if self.view.primary_samples.iter().eq(self.samples.iter()) {
+            Arc::clone(&self.view.primary_samples)
+        } else {
+            self.samples.iter().copied().collect()
+        };
+        self.view = Arc::new(View {
+            cluster: Arc::clone(&self.view.cluster),
+            epoch: self.epoch,
+            primary: self.verdict.as_ref().ok().copied(),
+            primary_until: until,
+            no_primary_because: self.verdict.as_ref().err().cloned(),
+            nodes: self.nodes.iter().map(|node| self.picture(node)).collect(),
+            primary_samples: samples,
+        });
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
+    }
+
+    fn picture(&self, node: &Node) -> NodeView {
+        let standing = self.roles.standing(node);
+        let is_replica = standing == Standing::Replica;
+        let behind = |position: Sample| Some(self.clock.newest()?.bytes_since(position.lsn));
+        NodeView {
+            id: node.id,
+            address: Arc::clone(&node.address),
+            role: match standing {
+                Standing::Primary => Role::Primary,
+                Standing::Replica => Role::Replica,
+                _ => Role::Unknown,
+            },
+            state: state_of(node, standing),
+            takes_reads: is_replica && node.health == Health::Good && node.takes_reads,
+            position: node.position,
+            lag_bytes: node.position.filter(|_| is_replica).and_then(behind),
+            lag: node.lag.lag().filter(|_| is_replica),
+            why: Arc::clone(&node.why),
+        }
+    }
+
+    fn effects(&self, before: &View, has_changed: bool, was_urgent: bool) -> Vec<Effect> {
+        let mut effects = vec![Effect::Publish];
+        if has_changed {
+            effects.push(Effect::PrimaryChanged { from: before.primary, to: self.view.primary });
+        }
+        let states = before.nodes.iter().zip(&self.view.nodes).filter(|(old, new)| old.state != new.state);
+        effects.extend(states.map(|(old, new)| Effect::StateChanged { node: new.id, from: old.state, to: new.state }));
+        if has_changed || (self.is_urgent() && !was_urgent) {
+            effects.extend(self.nodes.iter().map(|node| Effect::Probe(node.id)));
+        }
+        effects
+    }
+
+    /// There is no primary, or the one there is has missed a probe.
+    fn is_urgent(&self) -> bool {
+        let primary = self.roles.accepted().and_then(|claim| self.node(claim.node));
+        primary.is_none_or(|node| node.health != Health::Good)
+    }
+
+    fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(usize::from(id.0))
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(usize::from(id.0))
+    }
+
+    /// Panics if the view contradicts itself or what is known; called after every event in debug builds.
+    pub fn check_invariants(&self) {
+        self.roles.check_invariants();
+        let view = &self.view;
+        let accepted = self.roles.accepted();
+        assert_eq!(view.primary, accepted.map(|claim| claim.node), "the view shows another primary");
+        assert_ne!(view.primary.is_some(), view.no_primary_because.is_some(), "either a primary or a reason for none");
+        assert_eq!(view.primary.is_some(), view.primary_until.is_some(), "a primary whose evidence never runs out");
+        for node in &view.nodes {
+            assert_eq!(node.role == Role::Primary, view.primary == Some(node.id), "role and primary differ");
+            let can_lead = matches!(node.state, NodeState::Up | NodeState::Suspect);
+            assert!(node.role != Role::Primary || can_lead, "a primary that is {:?}", node.state);
+            let can_read = node.role == Role::Replica && node.state == NodeState::Up;
+            assert!(!node.takes_reads || can_read, "reads on a node that is {:?}, {:?}", node.role, node.state);
+        }
+        let timeline = accepted.map(|claim| claim.timeline);
+        let samples = &view.primary_samples;
+        assert!(samples.iter().all(|sample| sample.timeline == timeline), "a sample of another timeline");
+        assert!(samples.is_sorted_by(|one, next| one.begun < next.begun), "samples out of order");
+        assert!(samples.len() <= SAMPLES, "too many samples");
+    }
+}
+
+/// What makes a primary another one.
+fn place(claim: Option<Claim>) -> Option<(NodeId, Timeline)> {
+    claim.map(|claim| (claim.node, claim.timeline))
+}
+
+fn state_of(node: &Node, standing: Standing) -> NodeState {
+    match node.health {
+        Health::Unasked => NodeState::Unknown,
+        Health::Starting => NodeState::Starting,
+        Health::Down => NodeState::Down,
+        Health::Good | Health::Returning | Health::Suspect => match standing {
+            Standing::Foreign => NodeState::Foreign,
+            Standing::Stale => NodeState::StalePrimary,
+            Standing::Unconfirmed => NodeState::UnconfirmedPrimary,
+            Standing::Unknown => NodeState::Suspect,
+            Standing::Primary | Standing::Replica if node.health == Health::Good => NodeState::Up,
+            Standing::Primary | Standing::Replica => NodeState::Suspect,
+        },
+    }
+}
+
+/// Samples of the primary in a view: at 1 ms apart, what the slowest waiter may still want.
+const SAMPLES: usize = 64;
+/// However small `max_lag` is, nodes are not probed more often for it.
+const FINEST_INTERVAL: Duration = Duration::from_millis(10);
+/// How often nodes are probed while there is no primary to write to.
+const HURRIED_INTERVAL: Duration = Duration::from_millis(50);
+/// How long after a change of primary its followers are looked for in a hurry.
+const SETTLING: Duration = Duration::from_secs(10);

@@ -84,6 +84,9 @@ pub struct View {
     pub epoch: u64,
     /// The accepted primary; None while there is none, or none that can be told apart.
     pub primary: Option<NodeId>,
+    /// Until when the primary may be believed without newer evidence: a write that begins later, because we or the
+    /// monitor stood still, must wait for the next view.
+    pub primary_until: Option<Instant>,
     /// Why there is no primary, when there is none.
     pub no_primary_because: Option<Arc<str>>,
     /// Every configured node, in order: index = [`NodeId`].
@@ -110,6 +113,7 @@ impl View {
             cluster: cluster.into(),
             epoch: 0,
             primary: None,
+            primary_until: None,
             no_primary_because: Some("no node has been probed yet".into()),
             nodes: addresses.iter().enumerate().map(unknown).collect(),
             primary_samples: Arc::new([]),

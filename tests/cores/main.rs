@@ -1,4 +1,6 @@
-//! The pure cores, and the shape of the source: no PostgreSQL, no sockets, no sleeps.
-#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected should stop there")]
+//! Tests of the pure cores and the configuration: no PostgreSQL, no sockets, no sleeps.
 
+mod config_problems;
+mod sql_golden;
 mod architecture;
+mod topology_simulation;

@@ -1,0 +1,122 @@
+//! Carries a client's CancelRequest to the one server connection that runs its statement.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use rand::Rng;
+use subtle::ConstantTimeEq;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::wire::{CancelKey, startup};
+
+/// The sessions that can be cancelled, by the process number that their clients were given.
+#[derive(Debug, Default)]
+pub struct CancelKeys {
+    sessions: DashMap<u32, Arc<Cancellable>>,
+}
+
+/// A session's statement, as far as cancelling it goes.
+#[derive(Debug)]
+pub struct Cancellable {
+    key: CancelKey,
+    /// The server connection that runs its statement now.
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Clone, Debug)]
+struct Running {
+    address: Arc<str>,
+    key: CancelKey,
+    on_the_way: Arc<AtomicUsize>,
+}
+
+/// What became of a CancelRequest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// The node has got it.
+    Sent,
+    /// The session runs nothing on a node.
+    Idle,
+    /// No session has this key.
+    Unknown,
+    /// The node could not be reached.
+    Failed,
+}
+
+/// How long a node may take to take a CancelRequest.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+impl CancelKeys {
+    /// A key for a new session, to be given back with [`CancelKeys::remove`].
+    pub fn issue(&self) -> Arc<Cancellable> {
+        loop {
+            let mut random = rand::rng();
+            // A positive number, as process numbers are: some drivers read it as a signed one.
+            let process_id = random.random_range(1..=0x7FFF_FFFF);
+            let key = CancelKey { process_id, secret: random.random::<[u8; 4]>().into() };
+            let cancellable = Arc::new(Cancellable { key, running: Mutex::new(None) });
+            if let dashmap::Entry::Vacant(free) = self.sessions.entry(process_id) {
+                free.insert(Arc::clone(&cancellable));
+                return cancellable;
+            }
+        }
+    }
+
+    /// The session has ended.
+    pub fn remove(&self, cancellable: &Cancellable) {
+        self.sessions.remove(&cancellable.key.process_id);
+    }
+
+    /// Cancels what the owner of this key runs.
+    pub async fn cancel(&self, key: &CancelKey) -> CancelOutcome {
+        let Some(session) = self.sessions.get(&key.process_id).map(|session| Arc::clone(&session)) else {
+            return CancelOutcome::Unknown;
+        };
+        if !bool::from(session.key.secret.ct_eq(&key.secret)) {
+            return CancelOutcome::Unknown;
+        }
+        // Counted under the lock: the connection is not lent to another session while the cancel is on its way.
+        let running = {
+            let running = session.running.lock();
+            let Some(running) = running.clone() else { return CancelOutcome::Idle };
+            running.on_the_way.fetch_add(1, Ordering::AcqRel);
+            running
+        };
+        let sent = tokio::time::timeout(DEADLINE, send(&running)).await;
+        running.on_the_way.fetch_sub(1, Ordering::AcqRel);
+        if matches!(sent, Ok(Ok(()))) { CancelOutcome::Sent } else { CancelOutcome::Failed }
+    }
+}
+
+impl Cancellable {
+    /// The key that the client is given.
+    pub fn key(&self) -> &CancelKey {
+        &self.key
+    }
+
+    /// The session's statement runs on this connection from now on.
+    pub fn runs_on(&self, address: &Arc<str>, connection: &super::Connection) {
+        let (address, key) = (Arc::clone(address), connection.key.clone());
+        *self.running.lock() = Some(Running { address, key, on_the_way: Arc::clone(&connection.cancels) });
+    }
+
+    /// The session holds no connection any more. After this, no new cancel goes to it.
+    pub fn runs_nothing(&self) {
+        *self.running.lock() = None;
+    }
+}
+
+/// Sends it and waits until the node closes, which it does when the signal has been given.
+async fn send(running: &Running) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(&*running.address).await?;
+    let mut packet = BytesMut::new();
+    startup::put_cancel(&mut packet, &running.key);
+    stream.write_all(&packet).await?;
+    while stream.read(&mut [0; 16]).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! One logged-in connection to a node.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use super::gate::Pass;
+use super::slots::Slot;
+use crate::session::Known;
+use crate::topology::NodeId;
+use crate::wire::CancelKey;
+
+/// One logged-in connection to a node. Dropping it closes it and frees its slot in the pool.
+#[derive(Debug)]
+pub struct Connection {
+    /// The socket.
+    pub stream: TcpStream,
+    /// What it has, of what sessions may need.
+    pub known: Known,
+    /// The node it goes to.
+    pub node: NodeId,
+    /// What cancels a statement on it.
+    pub key: CancelKey,
+    /// Its place at the node's gate.
+    pub pass: Pass,
+    /// Cancels that are on their way to it: while there are any, it must not go to another session.
+    pub cancels: Arc<AtomicUsize>,
+    /// When it was opened.
+    pub opened: Instant,
+    /// When it last came back to its pool.
+    pub returned: Instant,
+    /// The worker whose reactor watches the socket.
+    pub worker: usize,
+    /// Its slot in the pool.
+    pub slot: Slot,
+}
+
+impl Connection {
+    /// Moves the socket to this worker's reactor, if it is watched by another's. Call on that worker.
+    pub fn adopt(mut self, worker: usize) -> io::Result<Self> {
+        if self.worker == worker {
+            return Ok(self);
+        }
+        let socket = self.stream.into_std()?;
+        self.stream = TcpStream::from_std(socket)?;
+        self.worker = worker;
+        Ok(self)
+    }
+
+    /// Nothing has come while it was idle: neither its end nor a message that nobody would read. Costs no system call
+    /// when nothing has.
+    pub fn is_quiet(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        if matches!(self.stream.poll_read_ready(&mut context), Poll::Pending) {
+            return true;
+        }
+        matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// A cancel is on its way to it.
+    pub fn is_being_cancelled(&self) -> bool {
+        self.cancels.load(Ordering::Acquire) > 0
+    }
+}

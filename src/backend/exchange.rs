@@ -1,0 +1,112 @@
+//! A query of our own on a server connection, and its whole answer: short, and between sessions' statements only.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::error_response::ErrorFields;
+use crate::wire::{FrameError, Header, SqlState, frame, frontend};
+
+/// The answer to a query of our own.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// All rows of all results.
+    pub rows: Vec<Vec<Option<Arc<str>>>>,
+    /// ParameterStatus messages that came with it.
+    pub parameters: Vec<(Box<str>, Box<str>)>,
+    /// The transaction as ReadyForQuery told it.
+    pub status: TransactionStatus,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The connection is lost.
+    #[error("the server connection was lost")]
+    Io(#[from] io::Error),
+    /// The node refused; the connection goes on.
+    #[error("the node refused: {message} ({code})")]
+    Refused {
+        /// The SQLSTATE.
+        code: SqlState,
+        /// The message.
+        message: String,
+    },
+    /// The node's words make no sense.
+    #[error("the node does not keep to the protocol")]
+    Protocol,
+    /// It took too long.
+    #[error("the node did not answer in time")]
+    Timeout,
+}
+
+impl From<FrameError> for ExchangeError {
+    fn from(_: FrameError) -> Self {
+        Self::Protocol
+    }
+}
+
+/// Largest answer of our own queries: settings and positions, a few hundred bytes each.
+const LARGEST_ANSWER: usize = 1 << 20;
+
+/// Sends one simple query and reads its answer up to ReadyForQuery. Not cancel-safe: a connection on which it was
+/// dropped in the middle must be closed.
+pub async fn query(stream: &mut TcpStream, sql: &str, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
+    let whole = async {
+        let mut buffer = BytesMut::with_capacity(1024);
+        frontend::put_query(&mut buffer, sql);
+        stream.write_all(&buffer).await?;
+        buffer.clear();
+        read_answer(stream, &mut buffer).await
+    };
+    tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
+}
+
+async fn read_answer(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<Answer, ExchangeError> {
+    let mut answer = Answer::default();
+    let mut refused = None;
+    loop {
+        let Some(header) = Header::peek(buffer)?.filter(|header| buffer.len() >= header.size) else {
+            if buffer.len() > LARGEST_ANSWER {
+                return Err(ExchangeError::Protocol);
+            }
+            if stream.read_buf(buffer).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            continue;
+        };
+        let message = buffer.split_to(header.size);
+        let body = message.get(frame::HEADER..).unwrap_or_default();
+        match header.tag {
+            backend::DATA_ROW => answer.rows.push(read_row(body)?),
+            backend::PARAMETER_STATUS => answer.parameters.push(read_parameter(body)?),
+            backend::ERROR_RESPONSE => {
+                let fields = ErrorFields::read(body);
+                let message = String::from_utf8_lossy(fields.message).into_owned();
+                refused = Some(ExchangeError::Refused { code: fields.code, message });
+                if fields.ends_connection() {
+                    return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
+                }
+            }
+            backend::READY_FOR_QUERY => {
+                answer.status = TransactionStatus::read(body).map_err(|_| ExchangeError::Protocol)?;
+                return refused.map_or(Ok(answer), Err);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn read_row(body: &[u8]) -> Result<Vec<Option<Arc<str>>>, ExchangeError> {
+    let columns = backend::data_row(body).map_err(|_| ExchangeError::Protocol)?;
+    Ok(columns.into_iter().map(|column| column.map(|bytes| String::from_utf8_lossy(bytes).into())).collect())
+}
+
+fn read_parameter(body: &[u8]) -> Result<(Box<str>, Box<str>), ExchangeError> {
+    let (name, value) = backend::parameter_status_fields(body).map_err(|_| ExchangeError::Protocol)?;
+    Ok((String::from_utf8_lossy(name).into(), String::from_utf8_lossy(value).into()))
+}

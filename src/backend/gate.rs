@@ -1,0 +1,121 @@
+//! A node's gate: every server connection to it is known here, so that all can be closed at once when it is fenced.
+
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+/// One node's connections, over all pools.
+#[derive(Debug, Default)]
+pub struct Gate {
+    generation: AtomicU64,
+    leases: AtomicUsize,
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// A second handle to the socket: shutting it down wakes whoever waits on the first.
+    socket: TcpStream,
+    severed: Arc<AtomicBool>,
+}
+
+/// A connection's place at its gate; leaving is dropping it.
+#[derive(Debug)]
+pub struct Pass {
+    gate: Arc<Gate>,
+    id: u64,
+    severed: Arc<AtomicBool>,
+}
+
+impl Gate {
+    /// The generation that a connection begun now belongs to; see [`Gate::enter`].
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// A connection that was begun at this generation is open. None: the node has been fenced since.
+    pub fn enter(self: &Arc<Self>, socket: TcpStream, generation: u64) -> Option<Pass> {
+        let severed = Arc::new(AtomicBool::new(false));
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut open = self.open.lock();
+        // Under the lock that `sever` holds: nobody slips in between its count and its sweep.
+        if self.generation() != generation {
+            return None;
+        }
+        open.insert(id, Entry { socket, severed: Arc::clone(&severed) });
+        Some(Pass { gate: Arc::clone(self), id, severed })
+    }
+
+    /// Closes every connection to the node, leased or idle. When this returns, none of them can bring an answer that
+    /// would be taken for an acknowledgement. Answers how many there were.
+    pub fn sever(&self) -> usize {
+        let mut open = self.open.lock();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let count = open.len();
+        for (_, entry) in open.drain() {
+            entry.severed.store(true, Ordering::Release);
+            // An error means that it is closed already.
+            let _ = entry.socket.shutdown(Shutdown::Both);
+        }
+        count
+    }
+
+    /// Leases now, over all pools.
+    pub fn leases(&self) -> usize {
+        self.leases.load(Ordering::Relaxed)
+    }
+
+    /// One more lease.
+    pub fn leased(&self) {
+        self.leases.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One lease less.
+    pub fn returned(&self) {
+        self.leases.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pass {
+    /// The node was fenced: nothing that the connection still says counts.
+    pub fn is_severed(&self) -> bool {
+        self.severed.load(Ordering::Acquire)
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.gate.open.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_fenced_node_lets_nobody_in_from_before() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut ours = socket.try_clone().unwrap();
+        let gate = Arc::new(Gate::default());
+        let before = gate.generation();
+        let pass = gate.enter(socket.try_clone().unwrap(), before).unwrap();
+        assert_eq!(gate.sever(), 1);
+        assert!(pass.is_severed());
+        assert_eq!(ours.read(&mut [0; 8]).unwrap(), 0, "whoever waits on the socket is woken");
+        assert!(gate.enter(socket, before).is_none());
+    }
+}

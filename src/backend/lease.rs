@@ -1,0 +1,60 @@
+//! A server connection while a session holds it: returned clean, or closed, never forgotten.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::connection::Connection;
+use super::pool::Pool;
+use crate::topology::NodeId;
+use crate::wire::startup::Parameters;
+
+/// A server connection while a session holds it. Dropping it closes the connection.
+pub struct Lease {
+    connection: Option<Connection>,
+    pool: Arc<Pool>,
+    /// What the node told at login, if the connection is new.
+    pub parameters: Option<Parameters>,
+}
+
+impl Lease {
+    pub(super) fn new(connection: Connection, pool: Arc<Pool>) -> Self {
+        pool.gate().leased();
+        Self { connection: Some(connection), pool, parameters: None }
+    }
+
+    pub(super) fn with_parameters(mut self, parameters: Parameters) -> Self {
+        self.parameters = Some(parameters);
+        self
+    }
+
+    /// The connection.
+    pub fn connection(&mut self) -> &mut Connection {
+        self.connection.as_mut().expect("only giving it back takes it")
+    }
+
+    /// The node.
+    pub fn node(&self) -> NodeId {
+        self.pool.node()
+    }
+
+    /// The pool it came from.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// It goes back, clean: nothing owed, no transaction, no state but what [`crate::session::Known`] tells.
+    pub fn give_back(mut self, now: Instant) {
+        if let Some(connection) = self.connection.take() {
+            self.pool.gate().returned();
+            self.pool.put(connection, now);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.connection.take().is_some() {
+            self.pool.gate().returned();
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Addresses: where Trunkline listens, and where the nodes are.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::document::Item;
+
+/// An address to listen on: numbers, because a name could mean several.
+pub(super) fn to_listen_on(item: &Item<'_>) -> Option<SocketAddr> {
+    const EXPECTED: &str = "an address to listen on as in \"127.0.0.1:6432\" or \"[::1]:6432\"";
+    let text = item.text_as(EXPECTED)?;
+    let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    if address.is_none() {
+        item.wrong(EXPECTED, hint_for_listening(text));
+    }
+    address
+}
+
+/// A node's `host:port`, the host in lower case.
+pub(super) fn of_node(item: &Item<'_>) -> Option<Arc<str>> {
+    const EXPECTED: &str = "host:port as in \"db1.example.net:5432\" or \"[2001:db8::1]:5432\"";
+    let text = item.text_as(EXPECTED)?;
+    let Some((host, port)) = text.rsplit_once(':').filter(|(host, _)| is_host(host)) else {
+        item.wrong(EXPECTED, hint_for_node(text));
+        return None;
+    };
+    if !is_port(port) {
+        item.wrong(EXPECTED, Some(format!("a port is a number from 1 to 65535, not {port:?}")));
+        return None;
+    }
+    Some(format!("{}:{port}", host.to_ascii_lowercase()).into())
+}
+
+/// Whether listening on both would fail: the same, or one of them is every interface.
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let is_any = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && (a.ip() == b.ip() || is_any && a.is_ipv4() == b.is_ipv4())
+}
+
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port != 0) && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_host(text: &str) -> bool {
+    if let Some(address) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let looks_like_numbers = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if looks_like_numbers { text.parse::<Ipv4Addr>().is_ok() } else { is_domain_name(text) }
+}
+
+fn is_domain_name(text: &str) -> bool {
+    // The limits of RFC 1035; underscores are common in container networks.
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.strip_suffix('.').unwrap_or(text).split('.').all(is_label)
+}
+
+fn hint_for_listening(text: &str) -> Option<String> {
+    let (host, port) = text.rsplit_once(':')?;
+    match host {
+        "*" | "" => Some(format!("every interface is \"0.0.0.0:{port}\"")),
+        "localhost" => Some(format!("write \"127.0.0.1:{port}\"")),
+        _ if host.parse::<Ipv6Addr>().is_ok() => Some(format!("write \"[{host}]:{port}\"")),
+        _ => None,
+    }
+}
+
+fn hint_for_node(text: &str) -> Option<String> {
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Some(format!("write \"[{text}]:5432\""));
+    }
+    if text.starts_with('/') {
+        return Some("sockets in the file system are not there yet".to_owned());
+    }
+    is_host(text).then(|| format!("write \"{text}:5432\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_an_address_or_a_domain_name() {
+        for host in ["127.0.0.1", "[::1]", "db1", "db-1.example.net", "pg_node", "1db.example"] {
+            assert!(is_host(host), "{host}");
+        }
+        for host in ["", "300.0.0.1", "::1", "[127.0.0.1]", "-db", "a..b", "db 1", "user@db1", "1.2.3"] {
+            assert!(!is_host(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_a_number_above_zero() {
+        for (port, is_one) in [("1", true), ("65535", true), ("0", false), ("65536", false), ("+5", false), ("", false)] {
+            assert_eq!(is_port(port), is_one, "{port}");
+        }
+    }
+
+    #[test]
+    fn every_interface_overlaps_each_of_them() {
+        let overlap = |a: &str, b: &str| overlap(a.parse().unwrap(), b.parse().unwrap());
+        assert!(overlap("127.0.0.1:6432", "127.0.0.1:6432"));
+        assert!(overlap("0.0.0.0:6432", "127.0.0.1:6432"));
+        assert!(!overlap("0.0.0.0:6432", "[::1]:6432"));
+        assert!(!overlap("127.0.0.1:6432", "127.0.0.2:6432"));
+        assert!(!overlap("127.0.0.1:6432", "127.0.0.1:9187"));
+    }
+}

@@ -1,0 +1,122 @@
+//! `[[cluster]]`: replica sets, their nodes, and how those are probed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::document::{Distinct, Item, Table, nearest};
+use super::password::{self, Form};
+use super::{Cluster, Monitor, address, name};
+
+/// Nodes of one cluster; a limit far above any real replica set, so that a generated list gone wrong is seen.
+const MOST_NODES: usize = 256;
+
+/// All clusters of a file.
+pub(super) fn read_all(root: &Table<'_>, folder: &Path) -> Vec<Cluster> {
+    let tables = root.tables("cluster");
+    if tables.is_empty() {
+        root.missing("cluster", "at least one [[cluster]] is needed");
+    }
+    let mut names = Distinct::new();
+    // A node in two clusters would be probed, and believed, twice.
+    let mut nodes = Distinct::new();
+    tables.into_iter().map(|table| Cluster::read(table, folder, &mut names, &mut nodes)).collect()
+}
+
+impl Cluster {
+    fn read(table: Table<'_>, folder: &Path, names: &mut Distinct, distinct_nodes: &mut Distinct) -> Self {
+        let name = name::required_label(&table, "name", "a cluster needs a name");
+        if let Some(item) = table.get("name") {
+            names.admit(&name, &item);
+        }
+        let nodes = read_nodes(&table, distinct_nodes);
+        let groups = read_groups(&table, &nodes);
+        let monitor = Monitor::read(&table, folder);
+        table.not_there_yet("patroni", "Patroni as a source of topology is");
+        table.not_there_yet("tls", "TLS to nodes is");
+        table.finish();
+        Self { name, nodes, groups, monitor }
+    }
+}
+
+impl Monitor {
+    fn read(cluster: &Table<'_>, folder: &Path) -> Self {
+        const SHORTEST: Duration = Duration::from_millis(10);
+        const LONGEST: Duration = Duration::from_secs(60);
+        let Some(table) = cluster.written_section("monitor") else {
+            if cluster.get("monitor").is_none() {
+                cluster.missing("monitor", "[cluster.monitor] says how nodes are probed");
+            }
+            return Self::placeholder();
+        };
+        let monitor = Self {
+            user: name::required_identifier(&table, "user", "probes log in as this role"),
+            password: password::required(&table, &password::PASSWORD, Form::Plain, folder),
+            database: table.get("database").map_or_else(
+                || "postgres".into(),
+                |item| name::identifier(&item).unwrap_or_default(),
+            ),
+            interval: table.duration("interval", Duration::from_millis(500), SHORTEST..=LONGEST),
+            timeout: table.duration("timeout", Duration::from_secs(1), SHORTEST..=LONGEST),
+        };
+        table.finish();
+        monitor
+    }
+
+    /// Stands where a problem was reported.
+    fn placeholder() -> Self {
+        Self {
+            user: "".into(),
+            password: crate::auth::Secret::new(String::new()),
+            database: "".into(),
+            interval: Duration::ZERO,
+            timeout: Duration::ZERO,
+        }
+    }
+}
+
+fn read_nodes(table: &Table<'_>, distinct: &mut Distinct) -> Vec<Arc<str>> {
+    let Some(list) = table.require("nodes", "a cluster needs the addresses of its nodes") else { return Vec::new() };
+    let items = list.list("addresses");
+    if items.is_empty() && list.is_list() {
+        list.problem("the list is empty: a cluster needs at least one node", None);
+    }
+    if items.len() > MOST_NODES {
+        list.problem(format!("{} nodes are more than {MOST_NODES}", items.len()), None);
+    }
+    let address = |item: &Item<'_>| address::of_node(item).filter(|address| distinct.admit(address, item));
+    items.iter().filter_map(address).collect()
+}
+
+fn read_groups(cluster: &Table<'_>, nodes: &[Arc<str>]) -> Vec<(Arc<str>, Vec<u16>)> {
+    let mut names = Distinct::new();
+    let mut groups = Vec::new();
+    for table in cluster.tables("group") {
+        let name = name::required_label(&table, "name", "a group needs a name");
+        if let Some(item) = table.get("name") {
+            names.admit(&name, &item);
+        }
+        groups.push((name, read_members(&table, nodes)));
+        table.finish();
+    }
+    groups
+}
+
+fn read_members(table: &Table<'_>, nodes: &[Arc<str>]) -> Vec<u16> {
+    let Some(list) = table.require("nodes", "a group needs addresses of the cluster's nodes") else { return Vec::new() };
+    let items = list.list("addresses");
+    if items.is_empty() && list.is_list() {
+        list.problem("the list is empty: a group needs at least one node", None);
+    }
+    let mut distinct = Distinct::new();
+    let member = |item: &Item<'_>| {
+        let address = address::of_node(item).filter(|address| distinct.admit(address, item))?;
+        let position = nodes.iter().position(|node| *node == address);
+        if position.is_none() {
+            let known: Vec<&str> = nodes.iter().map(|node| &**node).collect();
+            item.dangling(format!("{address:?} is not among the cluster's nodes"), nearest(&address, &known));
+        }
+        position.and_then(|position| u16::try_from(position).ok())
+    };
+    items.iter().filter_map(member).collect()
+}

@@ -1,0 +1,59 @@
+//! `[[database]]`: the names that clients ask for.
+
+use super::document::{Distinct, Item, Table, nearest};
+use super::{Cluster, Database, name};
+
+/// The console answers under this name; a database of the same name could not be reached.
+const CONSOLE: &str = "trunkline";
+
+/// All databases of a file.
+pub(super) fn read_all(root: &Table<'_>, clusters: &[Cluster]) -> Vec<Database> {
+    let tables = root.tables("database");
+    if tables.is_empty() {
+        root.missing("database", "at least one [[database]] is needed");
+    }
+    let mut names = Distinct::new();
+    tables.into_iter().map(|table| Database::read(table, clusters, &mut names)).collect()
+}
+
+impl Database {
+    fn read(table: Table<'_>, clusters: &[Cluster], names: &mut Distinct) -> Self {
+        let name = name::required_identifier(&table, "name", "clients ask for a database by its name");
+        if let Some(item) = table.get("name") {
+            names.admit(&name, &item);
+            refuse_reserved(&name, &item);
+        }
+        let cluster = table.require("cluster", "name the cluster that has the database");
+        let server_name = table.get("server_name").and_then(|item| name::identifier(&item));
+        let database = Self {
+            cluster: cluster.and_then(|item| find(&item, clusters)).unwrap_or_default(),
+            server_name: server_name.unwrap_or_else(|| name.clone()),
+            name,
+        };
+        table.finish();
+        database
+    }
+}
+
+fn refuse_reserved(name: &str, item: &Item<'_>) {
+    if name == CONSOLE {
+        let hint = "take another name here and give the real one as server_name";
+        item.problem(format!("{CONSOLE:?} is the name of the console"), Some(hint.to_owned()));
+    }
+    if name == "*" {
+        item.problem("a database that stands for every name is not there yet", None);
+    }
+}
+
+fn find(item: &Item<'_>, clusters: &[Cluster]) -> Option<usize> {
+    let wanted = item.text()?;
+    let position = clusters.iter().position(|cluster| *cluster.name == *wanted);
+    // A cluster whose own name is wrong may be the one that is meant.
+    let all_are_named = clusters.iter().all(|cluster| !cluster.name.is_empty());
+    if position.is_none() && all_are_named && !clusters.is_empty() {
+        let names: Vec<&str> = clusters.iter().map(|cluster| &*cluster.name).collect();
+        let hint = nearest(wanted, &names).unwrap_or_else(|| format!("there is: {}", names.join(", ")));
+        item.dangling(format!("there is no cluster {wanted:?}"), Some(hint));
+    }
+    position
+}

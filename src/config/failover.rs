@@ -1,0 +1,17 @@
+//! `[failover]`: what happens while there is no primary.
+
+use std::time::Duration;
+
+use super::Failover;
+use super::document::Table;
+
+impl Failover {
+    /// The section; every setting has a default.
+    pub(super) fn read(table: Table<'_>) -> Self {
+        // A statement that waits longer than ten minutes has outlived whoever sent it.
+        const LONGEST: Duration = Duration::from_secs(600);
+        let failover = Self { hold: table.duration("hold", Duration::from_secs(10), Duration::ZERO..=LONGEST) };
+        table.finish();
+        failover
+    }
+}

@@ -1,0 +1,56 @@
+//! `[routing]`: where statements go.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::routing::{Consistency, Reads};
+
+use super::document::{Distinct, Table};
+use super::problem::Problem;
+use super::{Cluster, Routing, rule_file};
+
+impl Routing {
+    /// The section and the rule files it names, whose problems are added to `problems`; every setting has a default.
+    pub(super) fn read(table: Table<'_>, folder: &Path, clusters: &[Cluster], problems: &mut Vec<Problem>) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let reads = [("replicas", Reads::Replicas), ("any", Reads::Any), ("primary", Reads::Primary)];
+        let consistencies =
+            [("eventual", Consistency::Eventual), ("session", Consistency::Session), ("strong", Consistency::Strong)];
+        let rules = read_rules(&table, folder, clusters, problems);
+        let routing = Self {
+            reads: table.choice("reads", &reads, Reads::Replicas),
+            consistency: table.choice("consistency", &consistencies, Consistency::Session),
+            max_lag: table.duration("max_lag", Duration::from_secs(10), Duration::from_millis(1)..=DAY),
+            freshness_wait: {
+                let longest = Duration::from_secs(1);
+                table.duration("freshness_wait", Duration::from_millis(5), Duration::ZERO..=longest)
+            },
+            rules: Arc::new(rules),
+        };
+        table.not_there_yet("transactions", "optimistic transactions are");
+        table.finish();
+        routing
+    }
+}
+
+fn read_rules(
+    table: &Table<'_>,
+    folder: &Path,
+    clusters: &[Cluster],
+    problems: &mut Vec<Problem>,
+) -> crate::routing::RuleSet {
+    let items = table.get("rules").map(|item| item.list("file names")).unwrap_or_default();
+    let mut distinct = Distinct::new();
+    let mut files = Vec::new();
+    for item in items {
+        let Some(name) = item.text().filter(|name| distinct.admit(name, &item)) else { continue };
+        let path = folder.join(name);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => files.push((path, text)),
+            Err(error) => item.problem(format!("{} cannot be read: {error}", path.display()), None),
+        }
+    }
+    let groups: Vec<&str> = clusters.iter().flat_map(|cluster| &cluster.groups).map(|(name, _)| &**name).collect();
+    rule_file::read_all(&files, &groups, problems)
+}

@@ -1,0 +1,97 @@
+//! The name, kind, labels and help of every metric: a change here is a change to the product.
+
+/// What kind of number a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Durations in buckets.
+    Histogram,
+}
+
+/// One metric with all its labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    /// What Prometheus calls it.
+    pub name: &'static str,
+    /// What kind of number it is.
+    pub kind: Kind,
+    /// The names of its labels, in order.
+    pub labels: &'static [&'static str],
+    /// What it tells, with its unit.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($($id:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $id: Family = Family { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };
+        )*
+
+        /// Every metric there is.
+        pub const ALL: &[Family] = &[$($id),*];
+    };
+}
+
+families! {
+    // Clients.
+    CLIENTS = Gauge "trunkline_clients" [] "Clients connected now.";
+    CLIENTS_ACCEPTED = Counter "trunkline_clients_accepted_total" [] "Connections of clients accepted.";
+    CLIENTS_REFUSED = Counter "trunkline_clients_refused_total" ["cause"] "Connections turned away before a login, by cause.";
+    LOGINS = Counter "trunkline_logins_total" [] "Logins of clients that succeeded.";
+    LOGIN_FAILURES = Counter "trunkline_login_failures_total" ["cause"] "Logins of clients that failed, by cause.";
+    RECEIVED_BYTES = Counter "trunkline_client_received_bytes_total" [] "Bytes received from clients.";
+    SENT_BYTES = Counter "trunkline_client_sent_bytes_total" [] "Bytes sent to clients.";
+    BUFFERED_BYTES = Gauge "trunkline_buffered_bytes" [] "Bytes of messages kept in memory now because the other side does not take them yet.";
+
+    // Statements.
+    STATEMENTS = Counter "trunkline_statements_total" ["target", "reason"] "Statements routed, by the role they went to and the reason of the decision.";
+    STATEMENT_DURATION = Histogram "trunkline_statement_duration_seconds" ["target"] "Seconds from a statement's arrival to the end of its answer, by the role it went to.";
+    CACHE_LOOKUPS = Counter "trunkline_statement_cache_lookups_total" ["result"] "Look-ups in the statement caches: found by text, found by shape, or missed and parsed.";
+    CACHE_ENTRIES = Gauge "trunkline_statement_cache_entries" [] "Statements in the statement caches now.";
+    CACHE_BYTES = Gauge "trunkline_statement_cache_bytes" [] "Bytes that the statement caches take now.";
+    PARSE_SECONDS = Counter "trunkline_parse_seconds_total" [] "Seconds spent in PostgreSQL's parser.";
+    RULE_MATCHES = Counter "trunkline_rule_matches_total" ["rule"] "Statements that a routing rule decided, by its configured name.";
+    FRESHNESS_WAIT = Histogram "trunkline_freshness_wait_seconds" [] "Seconds that reads waited for a replica to reach what their session has seen.";
+    FRESHNESS_WAITS = Counter "trunkline_freshness_waits_total" ["outcome"] "Waits of reads for a fresh replica, by where the read went in the end.";
+
+    // Server connections.
+    LEASE_WAIT = Histogram "trunkline_lease_wait_seconds" [] "Seconds that statements waited for a server connection.";
+    PINS = Counter "trunkline_pins_total" ["pin"] "Sessions that began to keep their server connection, by what made them.";
+    PREPARED_REPLAYS = Counter "trunkline_prepared_replays_total" [] "Prepared statements made again on a server connection that lacked them.";
+    PARAMETER_REPLAYS = Counter "trunkline_parameter_replays_total" [] "Settings made again on a server connection that lacked them.";
+    POOL_CONNECTIONS = Gauge "trunkline_pool_connections" ["cluster", "node", "database", "user", "state"] "Server connections now, by pool and state (idle, leased, opening).";
+    POOL_SIZE = Gauge "trunkline_pool_size" ["cluster", "node", "database", "user"] "Most server connections that the pool may have.";
+    POOL_WAITING = Gauge "trunkline_pool_waiting_clients" ["cluster", "node", "database", "user"] "Clients that wait now for a server connection of the pool.";
+    POOL_OPENED = Counter "trunkline_pool_connections_opened_total" ["cluster", "node", "database", "user"] "Server connections that the pool has opened.";
+    POOL_OPEN_FAILURES = Counter "trunkline_pool_connection_failures_total" ["cluster", "node", "database", "user"] "Server connections that the pool could not open.";
+
+    // Failures.
+    HOLDS = Gauge "trunkline_held_statements" [] "Statements that wait now for a primary.";
+    HOLD_WAIT = Histogram "trunkline_hold_wait_seconds" [] "Seconds that statements waited for a primary.";
+    RETRIES = Counter "trunkline_retries_total" ["cause"] "Statements run again unseen by their client, by cause.";
+    LOSSES = Counter "trunkline_transactions_lost_total" ["outcome"] "Transactions whose node was lost, by what is known of them: rolled_back (40001), unknown (08007), cut_short (08006).";
+    ERRORS_SENT = Counter "trunkline_errors_sent_total" ["sqlstate"] "Errors that Trunkline itself sent to clients, by SQLSTATE.";
+    CANCELS = Counter "trunkline_cancels_total" ["outcome"] "Cancel requests of clients, by what became of them.";
+    VIOLATIONS = Counter "trunkline_protocol_violations_total" ["side"] "Messages that broke the protocol, by who sent them.";
+
+    // Topology.
+    CLUSTER_EPOCH = Gauge "trunkline_cluster_epoch" ["cluster"] "Epoch of the cluster's view: rises by one whenever the primary changes, is lost or is found again.";
+    CLUSTER_PRIMARY = Gauge "trunkline_cluster_primary_known" ["cluster"] "1 while the cluster has a confirmed primary, else 0.";
+    NODE_UP = Gauge "trunkline_node_up" ["cluster", "node"] "1 while the node answers probes and is usable, else 0.";
+    NODE_ROLE = Gauge "trunkline_node_role" ["cluster", "node", "role"] "1 for the role that the node has, 0 for the others.";
+    NODE_STATE = Gauge "trunkline_node_state" ["cluster", "node", "state"] "1 for the state that the node is in, 0 for the others.";
+    NODE_TAKES_READS = Gauge "trunkline_node_takes_reads" ["cluster", "node"] "1 while the node is a replica that may take reads, else 0.";
+    NODE_LAG_BYTES = Gauge "trunkline_node_lag_bytes" ["cluster", "node"] "Bytes of write-ahead log between the primary and what the replica has replayed; absent while unknown.";
+    NODE_LAG = Gauge "trunkline_node_lag_seconds" ["cluster", "node"] "Seconds that the replica is behind the primary, by Trunkline's clock; absent while unknown.";
+    PROBE_DURATION = Histogram "trunkline_probe_duration_seconds" ["cluster", "node"] "Seconds that probes of the node took, failed ones included.";
+    PROBE_FAILURES = Counter "trunkline_probe_failures_total" ["cluster", "node"] "Probes of the node that failed.";
+
+    // The process.
+    BUILD = Gauge "trunkline_build_info" ["version"] "Always 1; the label tells Trunkline's version.";
+    UPTIME = Gauge "trunkline_uptime_seconds" [] "Seconds since the process began.";
+    WORKERS = Gauge "trunkline_workers" [] "Threads that serve clients.";
+}

@@ -1,0 +1,200 @@
+//! The values that labels can have: fixed sets, so that nobody outside can make a new time series.
+
+use crate::sql::Pin;
+use crate::topology::{NodeState, Role};
+
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $code:literal,)* })*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// Every label value, in the order of the variants.
+            pub const CODES: [&'static str; [$($code),*].len()] = [$($code),*];
+
+            /// Its label value.
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            #[inline]
+            pub(super) const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    )* };
+}
+
+labels! {
+    /// The role of the node that a statement went to.
+    Target {
+        /// The primary.
+        Primary = "primary",
+        /// A replica.
+        Replica = "replica",
+        /// No node: answered or refused by Trunkline itself.
+        None = "none",
+    }
+
+    /// Why a connection was turned away before anybody logged in.
+    Refusal {
+        /// `max_clients` are connected.
+        TooManyClients = "too_many_clients",
+        /// Trunkline is stopping.
+        Draining = "draining",
+        /// The first bytes are not PostgreSQL's startup: HTTP, TLS without a request for it, a port scan.
+        NotPostgres = "not_postgres",
+        /// TLS is demanded and the client would not, or could not.
+        Tls = "tls",
+        /// Its startup took longer than `login_timeout`.
+        Timeout = "timeout",
+        /// The operating system would not give us the connection (no file descriptor, no memory).
+        System = "system",
+    }
+
+    /// Why a login failed.
+    LoginFailure {
+        /// The password, or the proof of it, is wrong.
+        Password = "password",
+        /// The user is not configured.
+        UnknownUser = "unknown_user",
+        /// The database is not configured.
+        UnknownDatabase = "unknown_database",
+        /// Access rules do not let this user in from there.
+        NotAllowed = "not_allowed",
+        /// It took longer than `login_timeout`.
+        Timeout = "timeout",
+        /// A message that has no place in a login.
+        Protocol = "protocol",
+        /// The client went away in the middle.
+        ClientLeft = "client_left",
+        /// No node could tell what the client must know about the server.
+        NoNode = "no_node",
+    }
+
+    /// Why a statement was run again, unseen by its client.
+    Retry {
+        /// It was never written to the socket of its node.
+        NotSent = "not_sent",
+        /// The node refused the connection.
+        ConnectFailed = "connect_failed",
+        /// The node said that it is stopping (57P01) before it began.
+        Stopping = "stopping",
+        /// The node said that it is not accepting connections (57P03).
+        Starting = "starting",
+        /// A replica refused to write (25006): with a loaded catalog this must stay at zero.
+        ReadOnly = "read_only",
+        /// The node was lost during a read of which nothing had been passed on.
+        NodeLost = "node_lost",
+        /// A replica cancelled a read for the sake of replay (40001, 40P01 or 57P01 of a recovery conflict).
+        RecoveryConflict = "recovery_conflict",
+        /// Another of our server connections lacked what this one has (26000 of a prepared statement).
+        Prepared = "prepared",
+    }
+
+    /// What became of a transaction whose node was lost.
+    Loss {
+        /// Certainly rolled back: the client got 40001.
+        RolledBack = "rolled_back",
+        /// Its outcome is not known: the client got 08007.
+        Unknown = "unknown",
+        /// Part of a result had been passed on: the client got 08006.
+        CutShort = "cut_short",
+    }
+
+    /// What became of a cancel request.
+    CancelOutcome {
+        /// Passed on to the node that runs the statement.
+        Forwarded = "forwarded",
+        /// Nothing was running any more.
+        Idle = "idle",
+        /// The statement was waiting here, and was taken out of its queue.
+        Dequeued = "dequeued",
+        /// Nobody has this key.
+        UnknownKey = "unknown_key",
+        /// The node could not be reached.
+        Failed = "failed",
+    }
+
+    /// How a read's wait for a fresh replica ended.
+    FreshnessOutcome {
+        /// A replica caught up in time.
+        Replica = "replica",
+        /// None did: the read went to the primary.
+        Primary = "primary",
+    }
+
+    /// Who broke the protocol.
+    Violator {
+        /// A client.
+        Client = "client",
+        /// A node.
+        Node = "node",
+    }
+}
+
+/// The label value of a pin.
+pub const fn pin_code(pin: Pin) -> &'static str {
+    match pin {
+        Pin::Temporary => "temporary",
+        Pin::Listen => "listen",
+        Pin::AdvisoryLock => "advisory_lock",
+        Pin::HoldCursor => "hold_cursor",
+        Pin::Load => "load",
+        Pin::UnknownSetting => "unknown_setting",
+        Pin::Sequence => "sequence",
+    }
+}
+
+/// Every pin.
+pub(super) const PINS: [Pin; 7] =
+    [Pin::Temporary, Pin::Listen, Pin::AdvisoryLock, Pin::HoldCursor, Pin::Load, Pin::UnknownSetting, Pin::Sequence];
+
+/// The word for a role, here and in `/topology`.
+pub const fn role_code(role: Role) -> &'static str {
+    match role {
+        Role::Primary => "primary",
+        Role::Replica => "replica",
+        Role::Unknown => "unknown",
+    }
+}
+
+pub(super) const ROLES: [Role; 3] = [Role::Primary, Role::Replica, Role::Unknown];
+
+/// The word for a node's state, here and in `/topology`.
+pub const fn state_code(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Unknown => "unknown",
+        NodeState::Up => "up",
+        NodeState::Starting => "starting",
+        NodeState::Suspect => "suspect",
+        NodeState::Down => "down",
+        NodeState::StalePrimary => "stale_primary",
+        NodeState::UnconfirmedPrimary => "unconfirmed_primary",
+        NodeState::Foreign => "foreign",
+    }
+}
+
+pub(super) const STATES: [NodeState; 8] = [
+    NodeState::Unknown,
+    NodeState::Up,
+    NodeState::Starting,
+    NodeState::Suspect,
+    NodeState::Down,
+    NodeState::StalePrimary,
+    NodeState::UnconfirmedPrimary,
+    NodeState::Foreign,
+];
+
+/// The SQLSTATEs that Trunkline itself sends; any other (a rule may choose its own) is counted as `other`.
+pub const SQLSTATES: [&str; 27] = [
+    "08000", "08004", "08006", "08007", "08P01", "0A000", "22023", "25001", "25006", "25P02", "26000", "28000",
+    "28P01", "34000", "3D000", "40001", "42501", "42601", "42704", "42P05", "53200", "53300", "54000", "57014",
+    "57P01", "57P03", "other",
+];
+
+/// The place of a SQLSTATE in [`SQLSTATES`].
+pub(super) fn sqlstate_index(sqlstate: &str) -> usize {
+    SQLSTATES.iter().position(|&known| known == sqlstate).unwrap_or(SQLSTATES.len() - 1)
+}

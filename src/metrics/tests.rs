@@ -1,0 +1,167 @@
+//! Facts about the exposition as a whole.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::families::{self, Kind};
+use super::*;
+use crate::sql::Pin;
+use crate::topology::{NodeId, NodeState, Role, View};
+
+const REASONS: &[&str] = &["read", "write"];
+
+/// The value of the sample with exactly this name and these labels.
+fn value(text: &str, sample: &str) -> f64 {
+    let mut found = text.lines().filter_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    let value = found.next().unwrap_or_else(|| panic!("no {sample} in\n{text}"));
+    assert!(found.next().is_none(), "{sample} stands there twice");
+    value.parse().unwrap()
+}
+
+#[test]
+fn names_follow_the_conventions() {
+    let mut seen = BTreeSet::new();
+    for family in families::ALL {
+        assert!(seen.insert(family.name), "{} is there twice", family.name);
+        assert!(family.name.starts_with("trunkline_"), "{}", family.name);
+        assert_eq!(family.kind == Kind::Counter, family.name.ends_with("_total"), "{}", family.name);
+        assert_eq!(family.help.contains("Seconds"), family.name.contains("_seconds"), "{}", family.name);
+        assert_eq!(family.help.contains("Bytes"), family.name.contains("_bytes"), "{}", family.name);
+        assert!(family.kind != Kind::Histogram || family.name.ends_with("_seconds"), "{}", family.name);
+    }
+}
+
+#[test]
+fn the_readme_lists_every_metric() {
+    let row = |family: &families::Family| {
+        let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        format!("| `{}` | {} | {} | {} |\n", family.name, kind(family.kind), labels.join(", "), family.help)
+    };
+    let rows: String = families::ALL.iter().map(row).collect();
+    let table = format!("| metric | kind | labels | help |\n|---|---|---|---|\n{rows}");
+    assert!(include_str!("README.md").ends_with(&table), "the table in README.md must be\n{table}");
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
+    }
+}
+
+#[test]
+fn workers_are_added_up() {
+    let metrics = Metrics::new(2, REASONS);
+    metrics.worker(0).statement_routed(Target::Replica, 0);
+    metrics.worker(1).statement_routed(Target::Replica, 0);
+    metrics.worker(1).statement_routed(Target::Primary, 1);
+    metrics.worker(0).statement_finished(Target::Replica, Duration::from_millis(2));
+    metrics.worker(1).statement_finished(Target::Replica, Duration::from_secs(20));
+    let text = metrics.render();
+    assert_eq!(value(&text, r#"trunkline_statements_total{target="replica",reason="read"}"#), 2.0);
+    assert_eq!(value(&text, r#"trunkline_statements_total{target="primary",reason="write"}"#), 1.0);
+    assert_eq!(value(&text, r#"trunkline_statements_total{target="none",reason="write"}"#), 0.0);
+    let duration = "trunkline_statement_duration_seconds";
+    assert_eq!(value(&text, &format!(r#"{duration}_bucket{{target="replica",le="0.001"}}"#)), 0.0);
+    assert_eq!(value(&text, &format!(r#"{duration}_bucket{{target="replica",le="0.0025"}}"#)), 1.0);
+    assert_eq!(value(&text, &format!(r#"{duration}_bucket{{target="replica",le="10"}}"#)), 1.0);
+    assert_eq!(value(&text, &format!(r#"{duration}_bucket{{target="replica",le="+Inf"}}"#)), 2.0);
+    assert_eq!(value(&text, &format!(r#"{duration}_count{{target="replica"}}"#)), 2.0);
+    assert_eq!(value(&text, &format!(r#"{duration}_sum{{target="replica"}}"#)), 20.002);
+    assert_eq!(value(&text, "trunkline_workers"), 2.0);
+}
+
+#[test]
+fn a_reason_that_is_not_in_the_table_is_still_counted() {
+    let metrics = Metrics::new(1, REASONS);
+    assert!(!metrics.render().contains("unlisted"));
+    metrics.worker(0).statement_routed(Target::Primary, 7);
+    assert_eq!(value(&metrics.render(), r#"trunkline_statements_total{target="primary",reason="unlisted"}"#), 1.0);
+}
+
+#[test]
+fn clients_and_holds_are_counted_while_they_last() {
+    let metrics = Metrics::new(2, REASONS);
+    let (one, other) = (metrics.worker(0), metrics.worker(1));
+    one.client_accepted();
+    one.client_accepted();
+    other.client_closed();
+    let hold = other.hold();
+    let text = metrics.render();
+    assert_eq!(value(&text, "trunkline_clients"), 1.0);
+    assert_eq!(value(&text, "trunkline_clients_accepted_total"), 2.0);
+    assert_eq!(value(&text, "trunkline_held_statements"), 1.0);
+    drop(hold);
+    let text = metrics.render();
+    assert_eq!(value(&text, "trunkline_held_statements"), 0.0);
+    assert_eq!(value(&text, "trunkline_hold_wait_seconds_count"), 1.0);
+}
+
+#[test]
+fn a_sqlstate_that_nobody_expects_is_counted_as_other() {
+    let metrics = Metrics::new(1, REASONS);
+    metrics.worker(0).error_sent("57P03");
+    metrics.worker(0).error_sent("ZZ999");
+    let text = metrics.render();
+    assert_eq!(value(&text, r#"trunkline_errors_sent_total{sqlstate="57P03"}"#), 1.0);
+    assert_eq!(value(&text, r#"trunkline_errors_sent_total{sqlstate="other"}"#), 1.0);
+}
+
+#[test]
+fn causes_are_there_before_they_happen() {
+    let metrics = Metrics::new(1, REASONS);
+    metrics.worker(0).pinned(Pin::Listen);
+    let text = metrics.render();
+    assert_eq!(value(&text, r#"trunkline_pins_total{pin="listen"}"#), 1.0);
+    assert_eq!(value(&text, r#"trunkline_pins_total{pin="temporary"}"#), 0.0);
+    assert_eq!(value(&text, r#"trunkline_transactions_lost_total{outcome="unknown"}"#), 0.0);
+    assert_eq!(value(&text, r#"trunkline_retries_total{cause="read_only"}"#), 0.0);
+}
+
+#[test]
+fn a_view_shows_roles_states_and_lag() {
+    let mut view = View::unknown("main", &["a:5432".into(), "b:5432".into()]);
+    view.primary = Some(NodeId(0));
+    view.epoch = 3;
+    view.nodes[0].role = Role::Primary;
+    view.nodes[0].state = NodeState::Up;
+    view.nodes[1].lag = Some(Duration::from_millis(1500));
+    let metrics = Metrics::new(1, REASONS);
+    metrics.add_source(move |scrape| scrape.view(&view));
+    let text = metrics.render();
+    assert_eq!(value(&text, r#"trunkline_cluster_epoch{cluster="main"}"#), 3.0);
+    assert_eq!(value(&text, r#"trunkline_cluster_primary_known{cluster="main"}"#), 1.0);
+    assert_eq!(value(&text, r#"trunkline_node_role{cluster="main",node="a:5432",role="primary"}"#), 1.0);
+    assert_eq!(value(&text, r#"trunkline_node_role{cluster="main",node="a:5432",role="replica"}"#), 0.0);
+    assert_eq!(value(&text, r#"trunkline_node_state{cluster="main",node="b:5432",state="unknown"}"#), 1.0);
+    assert_eq!(value(&text, r#"trunkline_node_lag_seconds{cluster="main",node="b:5432"}"#), 1.5);
+    assert!(!text.contains("trunkline_node_lag_bytes"), "unknown lag is absent, not zero");
+}
+
+#[test]
+fn every_family_can_be_filled() {
+    let metrics = Metrics::new(1, REASONS);
+    let probes = Arc::new(Histogram::default());
+    metrics.add_source(move |scrape| {
+        let mut view = View::unknown("main", &["a:5432".into()]);
+        view.nodes[0].lag = Some(Duration::ZERO);
+        view.nodes[0].lag_bytes = Some(0);
+        scrape.view(&view);
+        scrape.probes("main", "a:5432", &probes, 0);
+        scrape.pool(PoolName { cluster: "main", node: "a:5432", database: "d", user: "u" }, PoolCounts::default());
+        scrape.rule_matches("reports", 1);
+    });
+    let text = metrics.render();
+    for family in families::ALL {
+        assert!(text.contains(&format!("# TYPE {} ", family.name)), "{} is never written", family.name);
+    }
+}
+
+#[test]
+fn names_from_the_configuration_are_escaped() {
+    let metrics = Metrics::new(1, REASONS);
+    metrics.add_source(|scrape| scrape.rule_matches("a \"quoted\"\\\nrule", 1));
+    assert!(metrics.render().contains(r#"trunkline_rule_matches_total{rule="a \"quoted\"\\\nrule"} 1"#));
+}

@@ -1,0 +1,504 @@
+//! What a parse tree may do, at all depths. Utility statements are left to [`super::utility`], names that PostgreSQL
+//! itself gives to functions, relations and settings to [`super::functions`], [`super::relations`] and
+//! [`super::settings`].
+
+use std::sync::Arc;
+
+use super::functions::{self, Class};
+use super::parse::grammar::{
+    self, AExpr, AExprKind, AIndirection, CaseExpr, ColumnRef, CommonTableExpr, DeleteStmt, ExecuteStmt, FuncCall,
+    InsertStmt, IntoClause, JoinExpr, JsonExprOp, JsonFuncExpr, LockingClause, MergeStmt, Node, RangeTableSample,
+    RangeVar, SelectStmt, SortBy, SubLink, SubLinkType, TypeCast, TypeName, UpdateStmt, WithClause, a_const,
+    node::Node as Tree,
+};
+use super::relations;
+use super::settings;
+use super::statement::{
+    CopyDirection, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl,
+};
+use super::tree::{Visitor, Walk};
+use super::utility;
+
+/// What the tree of `text` is.
+pub(super) fn statement(tree: &grammar::ParseResult, text: &str) -> Statement {
+    let mut shape_decides = true;
+    let parts = tree.stmts.iter().map(|raw| {
+        let mut effects = Effects::of(text_of(raw, text));
+        let kind = match raw.stmt.as_ref().and_then(|node| node.node.as_ref()) {
+            Some(node) => effects.top(node),
+            None => {
+                effects.unexpected();
+                Kind::Other
+            }
+        };
+        shape_decides &= !effects.literal_decides;
+        effects.into_part(kind)
+    });
+    let parts = parts.collect();
+    Statement { parts, shape_decides }
+}
+
+/// A part that does nothing.
+pub(super) fn harmless(kind: Kind) -> Part {
+    Effects::of("").into_part(kind)
+}
+
+/// The string's part that one statement was made from.
+fn text_of<'a>(raw: &grammar::RawStmt, text: &'a str) -> &'a str {
+    let start = usize::try_from(raw.stmt_location).unwrap_or(0);
+    let rest = text.get(start..).unwrap_or(text);
+    match usize::try_from(raw.stmt_len) {
+        Ok(len) if len > 0 => rest.get(..len).unwrap_or(rest).trim(),
+        _ => rest.trim(),
+    }
+}
+
+/// The effects of one statement, as they are found.
+#[derive(Default)]
+pub(super) struct Effects<'a> {
+    /// The statement.
+    pub(super) text: &'a str,
+    pub(super) needs_primary: Option<NeedsPrimary>,
+    pub(super) transaction: TransactionControl,
+    pub(super) session: Vec<SessionChange>,
+    pub(super) copy: CopyDirection,
+    pub(super) commits_inside: bool,
+    pub(super) changes_catalog: bool,
+    /// The same text with other literals may be something else.
+    pub(super) literal_decides: bool,
+    /// Below an EXPLAIN that only plans: what is written, locked or made is not.
+    pub(super) only_planned: bool,
+    tables: Vec<Name>,
+    functions: Vec<Name>,
+    operators: Vec<Name>,
+    types: Vec<Name>,
+    attributes: Vec<Arc<str>>,
+    /// The names of the common table expressions in scope.
+    ctes: Vec<String>,
+}
+
+impl<'a> Effects<'a> {
+    fn of(text: &'a str) -> Self {
+        Self { text, ..Self::default() }
+    }
+
+    fn top(&mut self, node: &Tree) -> Kind {
+        match self.query(node) {
+            Some(kind) => kind,
+            None => {
+                // Few utility statements repeat with other literals; those that do say so themselves.
+                self.literal_decides = true;
+                utility::statement(node, self)
+            }
+        }
+    }
+
+    /// Walks the node if it is one of the five that can stand inside EXPLAIN, COPY and PREPARE.
+    pub(super) fn query(&mut self, node: &Tree) -> Option<Kind> {
+        let kind = match node {
+            Tree::SelectStmt(_) => Kind::Select,
+            Tree::InsertStmt(_) => Kind::Insert,
+            Tree::UpdateStmt(_) => Kind::Update,
+            Tree::DeleteStmt(_) => Kind::Delete,
+            Tree::MergeStmt(_) => Kind::Merge,
+            _ => return None,
+        };
+        node.walk(self);
+        Some(kind)
+    }
+
+    fn into_part(self, kind: Kind) -> Part {
+        Part {
+            kind,
+            needs_primary: self.needs_primary,
+            transaction: self.transaction,
+            session: self.session.into(),
+            copy: self.copy,
+            commits_inside: self.commits_inside,
+            changes_catalog: self.changes_catalog,
+            tables: self.tables.into(),
+            functions: self.functions.into(),
+            operators: self.operators.into(),
+            types: self.types.into(),
+            attributes: self.attributes.into(),
+        }
+    }
+
+    /// It must run on the primary. A reason that a catalog might lift gives way to one that it cannot.
+    pub(super) fn require(&mut self, why: NeedsPrimary) {
+        match (&self.needs_primary, &why) {
+            (None, _) => self.needs_primary = Some(why),
+            (Some(NeedsPrimary::UnknownFunction(_)), NeedsPrimary::UnknownFunction(_)) => {}
+            (Some(NeedsPrimary::UnknownFunction(_)), _) => self.needs_primary = Some(why),
+            (Some(_), _) => {}
+        }
+    }
+
+    /// It must run on the primary, unless it is only planned: a standby plans it like the primary.
+    pub(super) fn require_if_run(&mut self, why: NeedsPrimary) {
+        if !self.only_planned {
+            self.require(why);
+        }
+    }
+
+    /// It leaves this behind in its session.
+    pub(super) fn leave(&mut self, change: SessionChange) {
+        if !self.session.contains(&change) {
+            self.session.push(change);
+        }
+    }
+
+    pub(super) fn pin(&mut self, pin: Pin) {
+        self.leave(SessionChange::Pin(pin));
+    }
+
+    /// It makes or uses a temporary object.
+    pub(super) fn temporary(&mut self) {
+        self.require(NeedsPrimary::Temporary);
+        self.pin(Pin::Temporary);
+    }
+
+    /// It makes the relation, or moves it elsewhere.
+    pub(super) fn makes(&mut self, relation: &RangeVar) {
+        if relation.relpersistence == "t" {
+            self.temporary();
+        }
+    }
+
+    /// It names this relation, which is no common table expression.
+    pub(super) fn table(&mut self, name: Name) {
+        match relations::judge(&name) {
+            relations::Judgement::Table => {}
+            relations::Judgement::Temporary => self.temporary(),
+            relations::Judgement::DiffersBetweenNodes => {
+                self.require(NeedsPrimary::Relation(Arc::clone(&name.name)));
+            }
+        }
+        add(&mut self.tables, name);
+    }
+
+    fn function(&mut self, name: Name, arguments: &[Node]) {
+        match functions::class_of(&name) {
+            Some(Class::Safe) => {}
+            Some(Class::NamesObject) => self.literal_decides = true,
+            Some(Class::Primary) => self.require(NeedsPrimary::Function(Arc::clone(&name.name))),
+            Some(Class::AdvisoryLock) => {
+                self.require(NeedsPrimary::Function(Arc::clone(&name.name)));
+                self.pin(Pin::AdvisoryLock);
+            }
+            Some(Class::SequenceOfSession) => {
+                self.require(NeedsPrimary::Function(Arc::clone(&name.name)));
+                self.pin(Pin::Sequence);
+            }
+            Some(Class::SessionState) => {
+                self.require(NeedsPrimary::Function(Arc::clone(&name.name)));
+                self.pin(Pin::UnknownSetting);
+            }
+            Some(Class::ReadsSetting) => self.reads_setting(arguments),
+            Some(Class::ChangesSetting) => self.changes_setting(arguments),
+            None if name.schema.as_deref().is_some_and(relations::is_temporary_schema) => self.temporary(),
+            None => self.require(NeedsPrimary::UnknownFunction(Arc::clone(&name.name))),
+        }
+        add(&mut self.functions, name);
+    }
+
+    /// `current_setting(…)`.
+    fn reads_setting(&mut self, arguments: &[Node]) {
+        self.literal_decides = true;
+        match arguments.first().and_then(string_constant) {
+            Some(name) => settings::read(&name.to_ascii_lowercase(), self),
+            None => self.require(NeedsPrimary::NodeSetting("current_setting".into())),
+        }
+    }
+
+    /// `set_config(name, value, is_local)`.
+    fn changes_setting(&mut self, arguments: &[Node]) {
+        self.literal_decides = true;
+        let [name, value, is_local] = arguments else {
+            return self.changes_unknown_setting();
+        };
+        let Some(name) = string_constant(name) else {
+            return self.changes_unknown_setting();
+        };
+        let scope = if boolean_constant(is_local) == Some(true) {
+            settings::Scope::Transaction
+        } else {
+            settings::Scope::Session
+        };
+        settings::change(&name.to_ascii_lowercase(), scope, string_constant(value), self);
+    }
+
+    fn changes_unknown_setting(&mut self) {
+        self.require(NeedsPrimary::NodeSetting("set_config".into()));
+        self.pin(Pin::UnknownSetting);
+    }
+
+    /// The operator that the grammar puts in without its being written.
+    fn implied_operator(&mut self, symbols: &[&str]) {
+        for symbol in symbols {
+            if !self.operators.iter().any(|known| known.schema.is_none() && &*known.name == *symbol) {
+                self.operators.push(Name { schema: None, name: (*symbol).into() });
+            }
+        }
+    }
+
+    fn operator(&mut self, names: &[Node]) {
+        match name_of(names) {
+            Some(name) => add(&mut self.operators, name),
+            None => self.unexpected(),
+        }
+    }
+
+    fn attribute(&mut self, node: &Node) {
+        if let Some(Tree::String(string)) = &node.node
+            && !self.attributes.iter().any(|known| **known == *string.sval)
+        {
+            self.attributes.push(string.sval.as_str().into());
+        }
+    }
+
+    /// Walks a statement that can bring names of its own into scope, and leaves that scope.
+    fn scoped(&mut self, statement: &impl Walk) {
+        let outside = self.ctes.len();
+        statement.branches(self);
+        self.ctes.truncate(outside);
+    }
+
+    /// A statement that writes to `target`, which is a relation even where a common table expression has its name.
+    fn writes(&mut self, target: Option<&RangeVar>, statement: &impl Walk) {
+        self.require_if_run(NeedsPrimary::Writes);
+        if let Some(target) = target {
+            self.table(name_of_relation(target));
+        }
+        self.scoped(statement);
+    }
+}
+
+impl Visitor for Effects<'_> {
+    fn select(&mut self, node: &SelectStmt) {
+        self.scoped(node);
+    }
+
+    fn insert(&mut self, node: &InsertStmt) {
+        self.writes(node.relation.as_ref(), node);
+    }
+
+    fn update(&mut self, node: &UpdateStmt) {
+        self.writes(node.relation.as_ref(), node);
+    }
+
+    fn delete(&mut self, node: &DeleteStmt) {
+        self.writes(node.relation.as_ref(), node);
+    }
+
+    fn merge(&mut self, node: &MergeStmt) {
+        self.implied_operator(&["="]);
+        self.writes(node.relation.as_ref(), node);
+    }
+
+    fn with_clause(&mut self, node: &WithClause) {
+        if node.recursive {
+            let names = node.ctes.iter().filter_map(|cte| match &cte.node {
+                Some(Tree::CommonTableExpr(cte)) => Some(cte.ctename.clone()),
+                _ => None,
+            });
+            self.ctes.extend(names);
+        }
+        node.branches(self);
+    }
+
+    fn common_table_expression(&mut self, node: &CommonTableExpr) {
+        node.branches(self);
+        // Not before: without RECURSIVE its own query means the relation of that name.
+        self.ctes.push(node.ctename.clone());
+    }
+
+    fn execute(&mut self, node: &ExecuteStmt) {
+        self.leave(SessionChange::Execute(node.name.as_str().into()));
+        node.branches(self);
+    }
+
+    fn relation(&mut self, node: &RangeVar) {
+        let is_cte = node.schemaname.is_empty() && self.ctes.contains(&node.relname);
+        if !is_cte {
+            self.table(name_of_relation(node));
+        }
+        node.branches(self);
+    }
+
+    fn function_call(&mut self, node: &FuncCall) {
+        match name_of(&node.funcname) {
+            Some(name) => self.function(name, &node.args),
+            None => self.unexpected(),
+        }
+        node.branches(self);
+    }
+
+    fn json_function(&mut self, node: &JsonFuncExpr) {
+        // Before PostgreSQL 17 these were calls of whatever function has that name.
+        let name = match JsonExprOp::try_from(node.op) {
+            Ok(JsonExprOp::JsonExistsOp) => "json_exists",
+            Ok(JsonExprOp::JsonQueryOp) => "json_query",
+            Ok(JsonExprOp::JsonValueOp) => "json_value",
+            Ok(JsonExprOp::JsonTableOp) => "json_table",
+            Ok(JsonExprOp::Undefined) | Err(_) => return self.unexpected(),
+        };
+        add(&mut self.functions, Name { schema: None, name: name.into() });
+        node.branches(self);
+    }
+
+    fn type_name(&mut self, node: &TypeName) {
+        if let Some(name) = name_of(&node.names) {
+            add(&mut self.types, name);
+        }
+        node.branches(self);
+    }
+
+    fn type_cast(&mut self, node: &TypeCast) {
+        let names_object = node.type_name.as_ref().and_then(|name| name_of(&name.names));
+        // 'x'::regclass and its kin: the literal is a name.
+        if names_object.is_some_and(|name| name.name.starts_with("reg")) {
+            self.literal_decides = true;
+        }
+        node.branches(self);
+    }
+
+    fn locking_clause(&mut self, _: &LockingClause) {
+        // The names of FOR UPDATE OF are aliases: nothing below is a relation.
+        self.require_if_run(NeedsPrimary::LocksRows);
+    }
+
+    fn into_clause(&mut self, node: &IntoClause) {
+        if let Some(relation) = &node.rel {
+            self.makes(relation);
+        }
+        self.require_if_run(NeedsPrimary::ChangesSchema);
+        self.changes_catalog |= !self.only_planned;
+        node.branches(self);
+    }
+
+    fn table_sample(&mut self, node: &RangeTableSample) {
+        match name_of(&node.method) {
+            Some(name) if matches!(&*name.name, "system" | "bernoulli") => {}
+            Some(name) => self.function(name, &[]),
+            None => self.unexpected(),
+        }
+        node.branches(self);
+    }
+
+    fn case(&mut self, node: &CaseExpr) {
+        if node.arg.is_some() {
+            self.implied_operator(&["="]);
+        }
+        node.branches(self);
+    }
+
+    fn join(&mut self, node: &JoinExpr) {
+        if node.is_natural || !node.using_clause.is_empty() {
+            self.implied_operator(&["="]);
+        }
+        node.branches(self);
+    }
+
+    fn column(&mut self, node: &ColumnRef) {
+        if let [_, .., last] = &*node.fields {
+            self.attribute(last);
+        }
+        node.branches(self);
+    }
+
+    fn indirection(&mut self, node: &AIndirection) {
+        node.indirection.iter().for_each(|step| self.attribute(step));
+        node.branches(self);
+    }
+
+    fn operation(&mut self, node: &AExpr) {
+        match node.kind() {
+            AExprKind::AexprBetween
+            | AExprKind::AexprNotBetween
+            | AExprKind::AexprBetweenSym
+            | AExprKind::AexprNotBetweenSym => self.implied_operator(&["<", "<=", ">", ">="]),
+            _ => self.operator(&node.name),
+        }
+        node.branches(self);
+    }
+
+    fn sublink(&mut self, node: &SubLink) {
+        match node.sub_link_type() {
+            SubLinkType::AnySublink | SubLinkType::AllSublink if node.oper_name.is_empty() => {
+                self.implied_operator(&["="]);
+            }
+            SubLinkType::AnySublink | SubLinkType::AllSublink | SubLinkType::RowcompareSublink => {
+                self.operator(&node.oper_name);
+            }
+            _ => {}
+        }
+        node.branches(self);
+    }
+
+    fn sort_by(&mut self, node: &SortBy) {
+        if !node.use_op.is_empty() {
+            self.operator(&node.use_op);
+        }
+        node.branches(self);
+    }
+
+    fn string(&mut self, node: &grammar::String) {
+        // A name, never a literal: pg_temp.f(), pg_temp.t, a type of pg_temp, …
+        if relations::is_temporary_schema(&node.sval) {
+            self.temporary();
+        }
+    }
+
+    fn unexpected(&mut self) {
+        self.require(NeedsPrimary::UnknownStatement);
+        self.literal_decides = true;
+    }
+}
+
+/// The qualified name in a list of strings; a database's name before the schema's says nothing.
+pub(super) fn name_of(names: &[Node]) -> Option<Name> {
+    let mut parts = names.iter().rev().map(|node| match &node.node {
+        Some(Tree::String(string)) => Some(Arc::from(string.sval.as_str())),
+        _ => None,
+    });
+    let name = parts.next()??;
+    Some(Name { schema: parts.next().flatten(), name })
+}
+
+/// The name of a relation.
+pub(super) fn name_of_relation(relation: &RangeVar) -> Name {
+    let schema = (!relation.schemaname.is_empty()).then(|| relation.schemaname.as_str().into());
+    Name { schema, name: relation.relname.as_str().into() }
+}
+
+/// The value of a string literal.
+pub(super) fn string_constant(node: &Node) -> Option<&str> {
+    match constant(node)? {
+        a_const::Val::Sval(value) => Some(&value.sval),
+        _ => None,
+    }
+}
+
+/// The value of a literal that PostgreSQL reads as a boolean.
+pub(super) fn boolean_constant(node: &Node) -> Option<bool> {
+    match constant(node)? {
+        a_const::Val::Boolval(value) => Some(value.boolval),
+        a_const::Val::Ival(value) => Some(value.ival != 0),
+        a_const::Val::Sval(value) => settings::boolean(&value.sval),
+        _ => None,
+    }
+}
+
+fn constant(node: &Node) -> Option<&a_const::Val> {
+    match &node.node {
+        Some(Tree::AConst(constant)) => constant.val.as_ref(),
+        _ => None,
+    }
+}
+
+fn add(names: &mut Vec<Name>, name: Name) {
+    if !names.contains(&name) {
+        names.push(name);
+    }
+}

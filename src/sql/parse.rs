@@ -1,0 +1,81 @@
+//! Text in, [`Statement`] out. The only file that names pg_query; what a tree means is left to [`super::effects`].
+
+use super::effects;
+use super::statement::{Kind, NeedsPrimary, Part, Statement};
+
+pub(super) use pg_query::protobuf as grammar;
+
+/// What a query string's meaning depends on besides its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ParseSettings {
+    /// The session's `standard_conforming_strings`: when off, a backslash escapes in plain literals too.
+    pub standard_conforming_strings: bool,
+    /// The session's `client_encoding` is UTF8. When it is not, only ASCII text is looked at: the bytes of some
+    /// encodings look like quotes or backslashes.
+    pub encoding_is_utf8: bool,
+    /// Longer strings are not looked at; bytes.
+    pub max_bytes: usize,
+}
+
+impl Default for ParseSettings {
+    fn default() -> Self {
+        Self { standard_conforming_strings: true, encoding_is_utf8: true, max_bytes: DEFAULT_MAX_BYTES }
+    }
+}
+
+/// What the query string is. `text` is a Query's or a Parse's string without its final zero.
+pub fn classify_bytes(text: &[u8], settings: &ParseSettings) -> Statement {
+    match std::str::from_utf8(text) {
+        Ok(text) => classify(text, settings),
+        Err(_) if text.len() > settings.max_bytes => opaque(Opaque::TooLarge),
+        Err(_) => opaque(Opaque::Unparsed),
+    }
+}
+
+/// What the query string is.
+pub fn classify(text: &str, settings: &ParseSettings) -> Statement {
+    if text.len() > settings.max_bytes {
+        return opaque(Opaque::TooLarge);
+    }
+    if !settings.encoding_is_utf8 && !text.is_ascii() {
+        return opaque(Opaque::Unparsed);
+    }
+    match pg_query::parse(text, options(settings)) {
+        Ok(tree) => effects::statement(&tree.protobuf, text),
+        Err(_) => opaque(Opaque::Unparsed),
+    }
+}
+
+/// The parser's stack check and its limit on nesting turn any depth into an error; no text may crash it.
+fn options(settings: &ParseSettings) -> pg_query::ParserOptions {
+    let quiet = pg_query::ParserOptions::DISABLE_ESCAPE_STRING_WARNING;
+    if settings.standard_conforming_strings {
+        quiet
+    } else {
+        quiet | pg_query::ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS
+    }
+}
+
+/// Why a string was not looked at.
+enum Opaque {
+    TooLarge,
+    Unparsed,
+}
+
+fn opaque(why: Opaque) -> Statement {
+    let needs_primary = match why {
+        Opaque::TooLarge => NeedsPrimary::TooLarge,
+        Opaque::Unparsed => NeedsPrimary::Unparsed,
+    };
+    // It may be a newer server's statement, so it is given every effect that a failure or a change would need.
+    let part = Part {
+        needs_primary: Some(needs_primary),
+        commits_inside: true,
+        changes_catalog: true,
+        ..effects::harmless(Kind::Unparsed)
+    };
+    Statement { parts: Box::new([part]), shape_decides: false }
+}
+
+/// 1 MiB: a parse of that much takes tens of milliseconds of one worker's time.
+const DEFAULT_MAX_BYTES: usize = 1024 * 1024;

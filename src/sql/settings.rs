@@ -1,0 +1,161 @@
+//! Settings by name: which answer alike on every node, and what changing one does to the session.
+
+use std::sync::Arc;
+
+use super::effects::Effects;
+use super::statement::{Isolation, NeedsPrimary, Pin, SessionChange, TransactionControl, TransactionModes};
+
+/// How long a changed setting stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Until it is changed again.
+    Session,
+    /// Until the transaction ends.
+    Transaction,
+}
+
+/// SHOW or current_setting of `name`, which is in lower case.
+pub(super) fn read(name: &str, effects: &mut Effects<'_>) {
+    let is_of_session = name.contains('.') || OF_SESSION.binary_search(&name).is_ok();
+    if !is_of_session {
+        effects.require(NeedsPrimary::NodeSetting(name.into()));
+    }
+}
+
+/// SET or set_config of `name`, which is in lower case, to a value (None: it is not a plain literal).
+pub(super) fn change(name: &str, scope: Scope, value: Option<&str>, effects: &mut Effects<'_>) {
+    match name {
+        "transaction_read_only" => {
+            let read_only = value.and_then(boolean);
+            set_modes(TransactionModes { read_only, ..TransactionModes::default() }, name, effects);
+            if read_only != Some(true) {
+                effects.require(NeedsPrimary::NodeSetting(name.into()));
+            }
+        }
+        "transaction_isolation" => {
+            let isolation = value.and_then(isolation);
+            set_modes(TransactionModes { isolation, ..TransactionModes::default() }, name, effects);
+            if isolation.is_none_or(|level| level == Isolation::Serializable) {
+                effects.require(NeedsPrimary::NodeSetting(name.into()));
+            }
+        }
+        "transaction_deferrable" => {
+            let deferrable = value.and_then(boolean);
+            set_modes(TransactionModes { deferrable, ..TransactionModes::default() }, name, effects);
+        }
+        // The state of random() cannot be read back, so it cannot be carried to another connection.
+        "seed" => {
+            effects.require(NeedsPrimary::NodeSetting(name.into()));
+            effects.pin(Pin::UnknownSetting);
+        }
+        _ => effects.leave(match scope {
+            Scope::Session => SessionChange::Set(name.into()),
+            Scope::Transaction => SessionChange::SetLocal(name.into()),
+        }),
+    }
+}
+
+/// RESET of `name`, which is in lower case.
+pub(super) fn reset(name: &str, effects: &mut Effects<'_>) {
+    match name {
+        "transaction_read_only" | "transaction_isolation" | "transaction_deferrable" => {
+            effects.require(NeedsPrimary::NodeSetting(name.into()));
+        }
+        _ => effects.leave(SessionChange::Reset(Arc::from(name))),
+    }
+}
+
+/// The modes of this transaction; one that is set twice in a statement is as good as unknown.
+fn set_modes(modes: TransactionModes, name: &str, effects: &mut Effects<'_>) {
+    if effects.transaction == TransactionControl::None {
+        effects.transaction = TransactionControl::Set(modes);
+    } else {
+        effects.require(NeedsPrimary::NodeSetting(name.into()));
+    }
+}
+
+/// A boolean as PostgreSQL reads it in settings: any unambiguous beginning of the words.
+pub(super) fn boolean(value: &str) -> Option<bool> {
+    let value = value.trim().to_ascii_lowercase();
+    let begins = |word: &str, at_least: usize| value.len() >= at_least && word.starts_with(&value);
+    if begins("true", 1) || begins("yes", 1) || begins("on", 2) || value == "1" {
+        Some(true)
+    } else if begins("false", 1) || begins("no", 1) || begins("off", 2) || value == "0" {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// An isolation level as PostgreSQL writes it in settings.
+pub(super) fn isolation(value: &str) -> Option<Isolation> {
+    match &*value.to_ascii_lowercase() {
+        "read uncommitted" => Some(Isolation::ReadUncommitted),
+        "read committed" => Some(Isolation::ReadCommitted),
+        "repeatable read" => Some(Isolation::RepeatableRead),
+        "serializable" => Some(Isolation::Serializable),
+        _ => None,
+    }
+}
+
+/// Settings that a session owns (any user may SET them, and what was set is carried to every node), and facts that are
+/// alike in a whole replica set. Not here: what comes from a node's configuration file or from its role
+/// (transaction_read_only, in_hot_standby). Sorted. PostgreSQL 15 to 18.
+#[rustfmt::skip]
+const OF_SESSION: &[&str] = &[
+    "application_name", "array_nulls", "backend_flush_after", "backslash_quote", "block_size", "bytea_output",
+    "check_function_bodies", "client_connection_check_interval", "client_encoding", "client_min_messages",
+    "commit_siblings", "constraint_exclusion", "cpu_index_tuple_cost", "cpu_operator_cost", "cpu_tuple_cost",
+    "createrole_self_grant", "cursor_tuple_fraction", "data_checksums", "datestyle", "debug_parallel_query",
+    "debug_pretty_print", "debug_print_parse", "debug_print_plan", "debug_print_rewritten",
+    "default_statistics_target", "default_table_access_method", "default_tablespace", "default_text_search_config",
+    "default_toast_compression", "default_transaction_deferrable", "default_transaction_isolation",
+    "default_transaction_read_only", "effective_cache_size", "effective_io_concurrency", "enable_async_append",
+    "enable_bitmapscan", "enable_distinct_reordering", "enable_gathermerge", "enable_group_by_reordering",
+    "enable_hashagg", "enable_hashjoin", "enable_incremental_sort", "enable_indexonlyscan", "enable_indexscan",
+    "enable_material", "enable_memoize", "enable_mergejoin", "enable_nestloop", "enable_parallel_append",
+    "enable_parallel_hash", "enable_partition_pruning", "enable_partitionwise_aggregate", "enable_partitionwise_join",
+    "enable_presorted_aggregate", "enable_self_join_elimination", "enable_seqscan", "enable_sort", "enable_tidscan",
+    "escape_string_warning", "exit_on_error", "extra_float_digits", "file_copy_method", "force_parallel_mode",
+    "from_collapse_limit", "geqo", "geqo_effort", "geqo_generations", "geqo_pool_size", "geqo_seed",
+    "geqo_selection_bias", "geqo_threshold", "gin_fuzzy_search_limit", "gin_pending_list_limit",
+    "hash_mem_multiplier", "icu_validation_level", "idle_in_transaction_session_timeout", "idle_session_timeout",
+    "integer_datetimes", "intervalstyle", "io_combine_limit", "is_superuser", "jit", "jit_above_cost",
+    "jit_expressions", "jit_inline_above_cost", "jit_optimize_above_cost", "jit_tuple_deforming",
+    "join_collapse_limit", "lc_collate", "lc_ctype", "lc_messages", "lc_monetary", "lc_numeric", "lc_time",
+    "local_preload_libraries", "lock_timeout", "log_parameter_max_length_on_error", "logical_decoding_work_mem",
+    "maintenance_io_concurrency", "maintenance_work_mem", "max_function_args", "max_identifier_length",
+    "max_index_keys", "max_parallel_maintenance_workers", "max_parallel_workers", "max_parallel_workers_per_gather",
+    "min_parallel_index_scan_size", "min_parallel_table_scan_size", "parallel_leader_participation",
+    "parallel_setup_cost", "parallel_tuple_cost", "password_encryption", "plan_cache_mode", "quote_all_identifiers",
+    "random_page_cost", "recursive_worktable_factor", "restrict_nonsystem_relation_kind", "role", "row_security",
+    "scram_iterations", "search_path", "segment_size", "seq_page_cost", "server_encoding", "server_version",
+    "server_version_num", "session_authorization", "session_replication_role", "standard_conforming_strings",
+    "statement_timeout", "stats_fetch_consistency", "synchronize_seqscans", "synchronous_commit",
+    "tcp_keepalives_count", "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_user_timeout", "temp_buffers",
+    "temp_tablespaces", "timezone", "timezone_abbreviations", "trace_notify", "trace_sort", "transaction_deferrable",
+    "transaction_isolation", "transaction_timeout", "transform_null_equals", "vacuum_buffer_usage_limit",
+    "vacuum_cost_delay", "vacuum_cost_limit", "vacuum_cost_page_dirty", "vacuum_cost_page_hit",
+    "vacuum_cost_page_miss", "vacuum_failsafe_age", "vacuum_freeze_min_age", "vacuum_freeze_table_age",
+    "vacuum_max_eager_freeze_failure_rate", "vacuum_multixact_failsafe_age", "vacuum_multixact_freeze_min_age",
+    "vacuum_multixact_freeze_table_age", "vacuum_truncate", "wal_block_size", "wal_segment_size",
+    "wal_sender_timeout", "wal_skip_threshold", "work_mem", "xmlbinary", "xmloption",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_sorted() {
+        assert!(OF_SESSION.is_sorted());
+    }
+
+    #[test]
+    fn booleans_are_read_by_their_unambiguous_beginnings() {
+        assert_eq!(boolean("TR"), Some(true));
+        assert_eq!(boolean("of"), Some(false));
+        assert_eq!(boolean("o"), None);
+        assert_eq!(boolean(""), None);
+    }
+}

@@ -1,0 +1,218 @@
+//! How far a replica is behind, by our own clock and the primary's positions; never by a node's own word.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::lsn::Lsn;
+use super::view::Sample;
+
+/// When the primary was at which position.
+#[derive(Debug)]
+pub(super) struct LagClock {
+    marks: VecDeque<Mark>,
+    spacing: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    begun: Instant,
+    lsn: Lsn,
+}
+
+impl LagClock {
+    /// A clock fine enough to tell lags around `max_lag`.
+    pub(super) fn new(max_lag: Duration) -> Self {
+        Self { marks: VecDeque::new(), spacing: (max_lag / STEPS).max(FINEST) }
+    }
+
+    /// Forgets the positions of a primary that is no more.
+    pub(super) fn clear(&mut self) {
+        self.marks.clear();
+    }
+
+    /// Notes a position of the present primary.
+    pub(super) fn note(&mut self, sample: Sample) {
+        let mark = Mark { begun: sample.begun, lsn: sample.lsn };
+        let [.., before, last] = self.marks.make_contiguous() else {
+            self.marks.push_back(mark);
+            return;
+        };
+        if mark.begun <= last.begun {
+            return;
+        }
+        // The last mark is always the newest sample; only those before it are thinned out.
+        if last.begun.duration_since(before.begun) < self.spacing {
+            *last = mark;
+            return;
+        }
+        if self.marks.len() == MARKS {
+            self.marks.pop_front();
+        }
+        self.marks.push_back(mark);
+    }
+
+    /// The newest known position of the primary.
+    pub(super) fn newest(&self) -> Option<Lsn> {
+        self.marks.back().map(|mark| mark.lsn)
+    }
+
+    /// The newest moment whose position `lsn` has reached.
+    fn reached_by(&self, lsn: Lsn) -> Option<Instant> {
+        self.marks.iter().rev().find(|mark| mark.lsn <= lsn).map(|mark| mark.begun)
+    }
+}
+
+/// How far one replica is behind, and whether that is near enough for reads.
+#[derive(Debug, Default)]
+pub(super) struct ReplicaLag {
+    /// The newest moment of the primary that it has shown to have reached.
+    reached: Option<Instant>,
+    position: Lsn,
+    lag: Option<Duration>,
+    gate: Gate,
+}
+
+/// Out above the limit at once; in again at half of it, twice in a row, so that a replica at the limit does not flap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Gate {
+    #[default]
+    Unjudged,
+    Open,
+    Closed {
+        good: u8,
+    },
+}
+
+impl ReplicaLag {
+    /// Forgets what was measured against an earlier primary.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Measures anew.
+    ///
+    /// A replica that has the newest known position is not behind, as far as anyone knows: the truth is at most one
+    /// probe interval more. Else it is behind by the time since the newest position it has.
+    pub(super) fn measure(&mut self, clock: &LagClock, position: Sample) {
+        let Some(newest) = clock.newest() else { return };
+        if position.lsn < self.position {
+            // Only a replica made anew goes back.
+            self.reached = None;
+        }
+        self.position = position.lsn;
+        self.reached = self.reached.max(clock.reached_by(position.lsn));
+        self.lag = if position.lsn >= newest {
+            Some(Duration::ZERO)
+        } else {
+            self.reached.map(|reached| position.begun.saturating_duration_since(reached))
+        };
+    }
+
+    /// The last measure is too far for reads.
+    pub(super) fn is_over(&self, max_lag: Duration) -> bool {
+        self.lag.is_none_or(|lag| lag > max_lag)
+    }
+
+    /// Judges the last measure: once for each probe, and when a light sample is over the limit.
+    pub(super) fn judge(&mut self, max_lag: Duration) {
+        let is_over = self.is_over(max_lag);
+        let is_well_under = self.lag.is_some_and(|lag| lag <= max_lag / 2);
+        self.gate = match self.gate {
+            Gate::Unjudged if self.lag.is_none() => Gate::Unjudged,
+            _ if is_over => Gate::Closed { good: 0 },
+            Gate::Unjudged | Gate::Open => Gate::Open,
+            Gate::Closed { good } if is_well_under && good + 1 >= PROBES_TO_REOPEN => Gate::Open,
+            Gate::Closed { good } if is_well_under => Gate::Closed { good: good + 1 },
+            Gate::Closed { .. } => Gate::Closed { good: 0 },
+        };
+    }
+
+    /// Time behind; None while unknown.
+    pub(super) fn lag(&self) -> Option<Duration> {
+        self.lag
+    }
+
+    /// Near enough for reads.
+    pub(super) fn is_near(&self) -> bool {
+        self.gate == Gate::Open
+    }
+}
+
+/// Marks per `max_lag`: a lag near the limit is known to about 2 %.
+const STEPS: u32 = 64;
+/// Marks kept: eight times `max_lag`. Beyond that, a replica's lag is counted from the last moment it has reached.
+const MARKS: usize = 512;
+/// No two kept marks are nearer, however small `max_lag` is.
+const FINEST: Duration = Duration::from_millis(1);
+/// Good probes after which a replica that was too far behind is let in again.
+const PROBES_TO_REOPEN: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(start: Instant, millis: u64, lsn: u64) -> Sample {
+        Sample { begun: start + Duration::from_millis(millis), lsn: Lsn(lsn), timeline: None }
+    }
+
+    #[test]
+    fn a_replica_with_the_newest_position_is_not_behind_however_old_it_is() {
+        let start = Instant::now();
+        let mut clock = LagClock::new(Duration::from_secs(10));
+        clock.note(at(start, 0, 100));
+        let mut replica = ReplicaLag::default();
+        replica.measure(&clock, at(start, 60_000, 100));
+        assert_eq!(replica.lag(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_stuck_replica_falls_behind_at_the_speed_of_our_clock() {
+        let start = Instant::now();
+        let mut clock = LagClock::new(Duration::from_secs(1));
+        let mut replica = ReplicaLag::default();
+        for step in 0..10_000 {
+            clock.note(at(start, step * 10, step));
+            replica.measure(&clock, at(start, step * 10, step.min(5)));
+        }
+        let lag = replica.lag().unwrap();
+        assert!(lag.as_millis().abs_diff(99_990 - 50) <= 20, "{lag:?}");
+    }
+
+    #[test]
+    fn a_lag_is_unknown_until_the_replica_has_passed_a_position_of_the_primary() {
+        let start = Instant::now();
+        let mut clock = LagClock::new(Duration::from_secs(1));
+        let mut replica = ReplicaLag::default();
+        replica.measure(&clock, at(start, 0, 100));
+        assert_eq!(replica.lag(), None);
+        clock.note(at(start, 0, 200));
+        replica.measure(&clock, at(start, 1, 100));
+        replica.judge(Duration::from_secs(1));
+        assert_eq!((replica.lag(), replica.is_near()), (None, false));
+        replica.measure(&clock, at(start, 2, 200));
+        replica.judge(Duration::from_secs(1));
+        assert!(replica.is_near());
+    }
+
+    #[test]
+    fn a_replica_over_the_limit_comes_back_after_two_probes_well_under_it() {
+        let max_lag = Duration::from_secs(1);
+        let mut replica = ReplicaLag { lag: Some(Duration::ZERO), ..ReplicaLag::default() };
+        replica.judge(max_lag);
+        assert!(replica.is_near());
+        for (lag_millis, is_near) in [
+            (1000, true),
+            (1001, false),
+            (900, false),
+            (500, false),
+            (900, false),
+            (500, false),
+            (400, true),
+            (900, true),
+        ] {
+            replica.lag = Some(Duration::from_millis(lag_millis));
+            replica.judge(max_lag);
+            assert_eq!(replica.is_near(), is_near, "at {lag_millis} ms");
+        }
+    }
+}

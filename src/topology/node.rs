@@ -1,0 +1,258 @@
+//! One node as its probes show it: health, last report, position. What it is in its cluster is for [`super::roles`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::event::{PostmasterStart, ProbeFailure, ProbeReport, Receiver, ReportedRole, SystemId};
+use super::lag::ReplicaLag;
+use super::lsn::Timeline;
+use super::view::{NodeId, Sample};
+
+/// One node of a cluster.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) address: Arc<str>,
+    pub(super) health: Health,
+    pub(super) position: Option<Sample>,
+    pub(super) lag: ReplicaLag,
+    /// Whether it may take reads, as last decided while there was a primary.
+    pub(super) takes_reads: bool,
+    /// Why it is as it is; kept so that an unchanged reason is not written anew.
+    pub(super) why: Arc<str>,
+    report: Option<ProbeReport>,
+    /// The beginning of the newest probe that ended; a later answer to an earlier one tells nothing.
+    last_begun: Option<Instant>,
+    /// The beginning of the newest probe that proved it to be alive.
+    alive: Option<Instant>,
+    /// The highest timeline it has proven, and of which database system.
+    highest: Option<(SystemId, Timeline)>,
+    failure: Option<ProbeFailure>,
+    misses: u8,
+    good_probes: u8,
+}
+
+/// How a node answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// No probe has ended yet.
+    Unasked,
+    /// The last probe answered.
+    Good,
+    /// It answers again after a failure; one more good probe and it is good.
+    Returning,
+    /// One probe was missed.
+    Suspect,
+    /// 57P03.
+    Starting,
+    /// Refused, or two probes missed in a row, or it does not let us look.
+    Down,
+}
+
+/// A node's word that it is the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) node: NodeId,
+    pub(super) system: SystemId,
+    pub(super) timeline: Timeline,
+    pub(super) postmaster_start: PostmasterStart,
+}
+
+impl Node {
+    pub(super) fn new(id: NodeId, address: Arc<str>) -> Self {
+        Self {
+            id,
+            address,
+            health: Health::Unasked,
+            position: None,
+            lag: ReplicaLag::default(),
+            takes_reads: false,
+            why: "not probed yet".into(),
+            report: None,
+            last_begun: None,
+            alive: None,
+            highest: None,
+            failure: None,
+            misses: 0,
+            good_probes: 0,
+        }
+    }
+
+    /// Whether a probe begun at `begun` is newer than every one that has ended.
+    pub(super) fn is_news(&self, begun: Instant) -> bool {
+        self.last_begun.is_none_or(|last| begun > last)
+    }
+
+    /// Whether a light sample that was begun later already says otherwise: then this report is of the past.
+    pub(super) fn contradicts(&self, begun: Instant, report: &ProbeReport) -> bool {
+        let Some(known) = self.position.filter(|known| known.begun > begun) else { return false };
+        match report.role {
+            ReportedRole::Primary { timeline, .. } => self.is_replica() || known.timeline != Some(timeline),
+            ReportedRole::Replica { timeline, .. } => !self.is_replica() || known.timeline != timeline.proven(),
+        }
+    }
+
+    /// A probe answered.
+    pub(super) fn answered(&mut self, begun: Instant, report: ProbeReport) {
+        self.last_begun = Some(begun);
+        self.alive = Some(begun);
+        self.failure = None;
+        self.misses = 0;
+        self.good_probes = self.good_probes.saturating_add(1);
+        self.health = match self.health {
+            Health::Unasked | Health::Good => Health::Good,
+            _ if self.good_probes >= PROBES_TO_RETURN => Health::Good,
+            _ => Health::Returning,
+        };
+        self.learn_timeline(&report);
+        self.learn_position(begun, &report);
+        self.report = Some(report);
+    }
+
+    /// A probe failed.
+    pub(super) fn failed(&mut self, begun: Instant, failure: ProbeFailure) {
+        self.last_begun = Some(begun);
+        if failure == ProbeFailure::TooManyConnections && self.is_answering() {
+            // Only a living node can say so. What it was before the crowd came stays true.
+            self.alive = Some(begun);
+            return;
+        }
+        self.good_probes = 0;
+        self.health = match failure {
+            ProbeFailure::Timeout | ProbeFailure::Lost => self.missed(),
+            ProbeFailure::Starting => Health::Starting,
+            ProbeFailure::Refused
+            | ProbeFailure::Unresolved(_)
+            | ProbeFailure::TooManyConnections
+            | ProbeFailure::Authentication(_)
+            | ProbeFailure::Protocol(_) => Health::Down,
+        };
+        self.failure = Some(failure);
+    }
+
+    fn missed(&mut self) -> Health {
+        self.misses = self.misses.saturating_add(1);
+        match self.health {
+            Health::Down => Health::Down,
+            _ if self.misses >= MISSES_TO_BE_DOWN => Health::Down,
+            _ => Health::Suspect,
+        }
+    }
+
+    fn learn_timeline(&mut self, report: &ProbeReport) {
+        let seen = match &report.role {
+            ReportedRole::Primary { timeline, .. } => Some(*timeline),
+            ReportedRole::Replica { timeline, .. } => timeline.proven(),
+        };
+        let Some(timeline) = seen else { return };
+        self.highest = match self.highest {
+            Some((system, highest)) if system == report.system => Some((system, highest.max(timeline))),
+            _ => Some((report.system, timeline)),
+        };
+    }
+
+    fn learn_position(&mut self, begun: Instant, report: &ProbeReport) {
+        if self.position.is_some_and(|known| known.begun > begun) {
+            return;
+        }
+        let (lsn, timeline) = match report.role {
+            ReportedRole::Primary { timeline, insert_lsn, .. } => (Some(insert_lsn), Some(timeline)),
+            // A timeline that is only a lower bound may be too low, which makes the position useless, never wrong.
+            ReportedRole::Replica { replay_lsn, timeline, .. } => (replay_lsn, timeline.proven()),
+        };
+        self.position = lsn.map(|lsn| Sample { begun, lsn, timeline });
+    }
+
+    /// A light sample; false if it is older than what is known.
+    pub(super) fn sampled(&mut self, sample: Sample) -> bool {
+        if self.position.is_some_and(|known| sample.begun <= known.begun) {
+            return false;
+        }
+        // A replica's light sample has no timeline: asked over the connection of the last probe, it is on that
+        // timeline or on one that grew out of it.
+        let timeline = sample.timeline.or(self.position.and_then(|known| known.timeline));
+        self.position = Some(Sample { timeline, ..sample });
+        true
+    }
+
+    /// Its word that it is the primary, as long as it answers and its evidence is younger than `lease`.
+    pub(super) fn claim(&self, now: Instant, lease: Duration) -> Option<Claim> {
+        let is_fresh = self.alive.is_some_and(|alive| now < alive + lease);
+        if self.is_answering() && is_fresh { self.last_claim() } else { None }
+    }
+
+    /// Its last word that it is the primary, however old.
+    pub(super) fn last_claim(&self) -> Option<Claim> {
+        let report = self.report()?;
+        let ReportedRole::Primary { timeline, .. } = report.role else { return None };
+        Some(Claim { node: self.id, system: report.system, timeline, postmaster_start: report.postmaster_start })
+    }
+
+    /// When its evidence runs out.
+    pub(super) fn evidence_until(&self, lease: Duration) -> Option<Instant> {
+        self.alive.map(|alive| alive + lease)
+    }
+
+    /// It answers probes, or missed only one.
+    pub(super) fn is_answering(&self) -> bool {
+        matches!(self.health, Health::Good | Health::Returning | Health::Suspect)
+    }
+
+    /// Its last probe answered.
+    pub(super) fn has_just_answered(&self) -> bool {
+        matches!(self.health, Health::Good | Health::Returning)
+    }
+
+    /// It cannot be reached, as opposed to: it lives and does not let us look.
+    pub(super) fn is_unreachable(&self) -> bool {
+        let is_silent =
+            matches!(self.failure, Some(ProbeFailure::Refused | ProbeFailure::Timeout | ProbeFailure::Lost));
+        self.health == Health::Down && is_silent
+    }
+
+    /// The last report.
+    pub(super) fn report(&self) -> Option<&ProbeReport> {
+        self.report.as_ref()
+    }
+
+    /// The database system of its last report.
+    pub(super) fn system(&self) -> Option<SystemId> {
+        self.report().map(|report| report.system)
+    }
+
+    /// Why the last probe failed.
+    pub(super) fn failure(&self) -> Option<&ProbeFailure> {
+        self.failure.as_ref()
+    }
+
+    /// The highest timeline it has proven of this system.
+    pub(super) fn highest(&self, system: SystemId) -> Option<Timeline> {
+        self.highest.filter(|(of, _)| *of == system).map(|(_, timeline)| timeline)
+    }
+
+    /// Its last report says it is in recovery.
+    pub(super) fn is_replica(&self) -> bool {
+        matches!(self.report(), Some(ProbeReport { role: ReportedRole::Replica { .. }, .. }))
+    }
+
+    /// Its walreceiver; None unless it is a replica.
+    pub(super) fn receiver(&self) -> Option<&Receiver> {
+        match &self.report()?.role {
+            ReportedRole::Replica { receiver, .. } => Some(receiver),
+            ReportedRole::Primary { .. } => None,
+        }
+    }
+
+    /// It streams from `address` by its own word.
+    pub(super) fn streams_from(&self, address: &str) -> bool {
+        match self.receiver() {
+            Some(Receiver::Seen { is_streaming: true, sender: Some(sender) }) => sender.eq_ignore_ascii_case(address),
+            _ => false,
+        }
+    }
+}
+
+/// A node that failed is trusted again after so many good probes; a higher timeline does not wait for that.
+const PROBES_TO_RETURN: u8 = 2;
+/// One lost packet is no failure; a second silence is.
+const MISSES_TO_BE_DOWN: u8 = 2;

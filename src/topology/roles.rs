@@ -1,0 +1,431 @@
+//! Who is primary: the one file that decides it. Claims, timelines and followers in; a verdict out.
+//!
+//! A claim is accepted if its node is of this database system, its timeline is not below the highest ever seen, no
+//! rival claims as much, and something supports it (see [`Support`]). A primary that goes on answering is left only for
+//! a strictly higher timeline. Two that cannot be told apart are both refused.
+//!
+//! What no rule can know without an authority: if only a former primary can be reached, and neither its promoted
+//! successor nor anyone who follows that one, then the former primary looks like one whose replicas are all down.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::event::{Receiver, ReportedRole, SeenTimeline, SystemId};
+use super::lsn::Timeline;
+use super::node::{Claim, Health, Node};
+use super::view::NodeId;
+
+/// What is remembered to decide who is primary.
+#[derive(Debug)]
+pub(super) struct Roles {
+    /// Pinned by configuration, or fixed by the first primary that was accepted.
+    system: Option<SystemId>,
+    /// The highest timeline seen of that system; never falls.
+    highest: Option<Timeline>,
+    /// The primary now.
+    accepted: Option<Claim>,
+    /// The primary now, or the last one.
+    last: Option<Claim>,
+    /// The timeline of the first primary.
+    first: Option<Timeline>,
+    /// What the primary was accepted for.
+    support: Option<Support>,
+    /// Nodes that claimed the highest timeline at the same time, until all but one have been seen to give up.
+    contest: Option<Contest>,
+    /// The only claimant, and since when nothing has spoken against it.
+    unopposed: Option<(NodeId, Instant)>,
+    lease: Duration,
+}
+
+#[derive(Debug)]
+struct Contest {
+    system: SystemId,
+    timeline: Timeline,
+    since: Instant,
+    rivals: Vec<NodeId>,
+}
+
+/// Why a claim that has no rival is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Support {
+    /// There is no other node.
+    OnlyNode,
+    /// Its timeline is above that of the last primary: it was promoted.
+    Promotion,
+    /// A replica streams from it.
+    Followers(u32),
+    /// It was the last primary, and its postmaster has run all the time.
+    Returned,
+    /// Nothing has spoken against it for [`UNOPPOSED_FOR`].
+    Unopposed,
+}
+
+/// What a node is for its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The accepted primary.
+    Primary,
+    /// It follows, or could.
+    Replica,
+    /// Claims to be primary on a timeline that is over.
+    Stale,
+    /// Claims to be primary and is not accepted.
+    Unconfirmed,
+    /// Of another database system.
+    Foreign,
+    /// Has never answered.
+    Unknown,
+}
+
+impl Roles {
+    pub(super) fn new(system: Option<SystemId>, lease: Duration) -> Self {
+        Self {
+            system,
+            highest: None,
+            accepted: None,
+            last: None,
+            first: None,
+            support: None,
+            contest: None,
+            unopposed: None,
+            lease,
+        }
+    }
+
+    /// The accepted primary.
+    pub(super) fn accepted(&self) -> Option<Claim> {
+        self.accepted
+    }
+
+    /// What the primary was accepted for.
+    pub(super) fn support(&self) -> Option<Support> {
+        self.support
+    }
+
+    /// The highest timeline seen of this cluster.
+    pub(super) fn highest(&self) -> Option<Timeline> {
+        self.highest
+    }
+
+    /// The cluster's database system, once it is fixed.
+    pub(super) fn system(&self) -> Option<SystemId> {
+        self.system
+    }
+
+    /// Whether a replica is known to follow the primary's timeline.
+    ///
+    /// A lower bound that equals it is exact, for nothing is above it. A replica that tells nothing is believed as long
+    /// as no promotion has been seen, for then there is only one timeline to be on.
+    pub(super) fn is_followed_on(&self, seen: SeenTimeline) -> bool {
+        let Some(accepted) = self.accepted else { return false };
+        match seen.proven() {
+            Some(timeline) => timeline == accepted.timeline,
+            None => self.first == Some(accepted.timeline),
+        }
+    }
+
+    /// Decides anew; the error says in words why there is no primary.
+    pub(super) fn decide(&mut self, nodes: &[Node], now: Instant) -> Result<NodeId, Arc<str>> {
+        let verdict = self.choose(nodes, now);
+        if let Ok((claim, support)) = verdict {
+            self.system = Some(claim.system);
+            self.last = Some(claim);
+            self.first.get_or_insert(claim.timeline);
+            self.support = Some(support);
+        }
+        self.accepted = verdict.as_ref().ok().map(|(claim, _)| *claim);
+        verdict.map(|(claim, _)| claim.node)
+    }
+
+    /// When the passing of time alone may change the verdict.
+    pub(super) fn deadline(&self, nodes: &[Node]) -> Option<Instant> {
+        let evidence = self.accepted.and_then(|claim| nodes.get(usize::from(claim.node.0))?.evidence_until(self.lease));
+        let unopposed = self.unopposed.filter(|_| self.accepted.is_none()).map(|(_, since)| since + UNOPPOSED_FOR);
+        let contest = self.contest.as_ref().filter(|_| self.accepted.is_none());
+        let contest = contest.map(|contest| contest.since + CONTESTED_FOR);
+        [evidence, unopposed, contest].into_iter().flatten().min()
+    }
+
+    /// What `node` is.
+    pub(super) fn standing(&self, node: &Node) -> Standing {
+        let Some(system) = node.system() else { return Standing::Unknown };
+        if self.system.is_some_and(|ours| ours != system) {
+            return Standing::Foreign;
+        }
+        let Some(claim) = node.last_claim() else { return Standing::Replica };
+        if self.accepted.is_some_and(|accepted| accepted.node == node.id) {
+            return Standing::Primary;
+        }
+        match self.highest {
+            Some(highest) if claim.timeline < highest => Standing::Stale,
+            _ => Standing::Unconfirmed,
+        }
+    }
+
+    /// One check after the other; the first that fails says why there is no primary.
+    fn choose(&mut self, nodes: &[Node], now: Instant) -> Result<(Claim, Support), Arc<str>> {
+        let system = self.system_of(nodes)?;
+        self.raise_highest(nodes, system);
+        if self.last.is_none() {
+            all_asked(nodes)?;
+        }
+        let claims = self.fresh_claims(nodes, system, now);
+        self.note_contest(nodes, &claims, now);
+        if claims.len() != 1 {
+            self.unopposed = None;
+        }
+        let claim = match claims.as_slice() {
+            [] => return Err(self.nobody(nodes, system)),
+            [claim] => *claim,
+            rivals => return self.settle(nodes, rivals, now),
+        };
+        if let Some(kept) = self.kept(claim) {
+            return Ok(kept);
+        }
+        let support = self.weigh(nodes, claim, now)?;
+        Ok((claim, support))
+    }
+
+    /// The cluster's database system: fixed, or while no primary has been accepted, that of most nodes.
+    fn system_of(&self, nodes: &[Node]) -> Result<SystemId, Arc<str>> {
+        if let Some(system) = self.system {
+            return Ok(system);
+        }
+        let count = |system| nodes.iter().filter(|node| node.system() == Some(system)).count();
+        let Some(best) = nodes.iter().filter_map(Node::system).max_by_key(|system| count(*system)) else {
+            return Err("no node has answered yet".into());
+        };
+        let is_tied = nodes.iter().filter_map(Node::system).any(|other| other != best && count(other) == count(best));
+        if is_tied {
+            return Err("nodes belong to different database systems, and no majority tells which one is meant".into());
+        }
+        Ok(best)
+    }
+
+    /// Any proof that a timeline exists counts, whoever brings it.
+    fn raise_highest(&mut self, nodes: &[Node], system: SystemId) {
+        let seen = nodes.iter().filter_map(|node| node.highest(system)).max();
+        // Before the system is fixed, another one's timelines may have been counted.
+        let kept = if self.system.is_some() { self.highest } else { None };
+        self.highest = kept.max(seen);
+    }
+
+    /// Claims of the highest timeline by nodes that answer.
+    fn fresh_claims(&self, nodes: &[Node], system: SystemId, now: Instant) -> Vec<Claim> {
+        let claims = nodes.iter().filter_map(|node| node.claim(now, self.lease));
+        claims.filter(|claim| claim.system == system && Some(claim.timeline) == self.highest).collect()
+    }
+
+    /// The primary stays while it answers; a postmaster that was started again on the same timeline is still it.
+    fn kept(&self, claim: Claim) -> Option<(Claim, Support)> {
+        let accepted = self.accepted?;
+        let is_same = accepted.node == claim.node && accepted.timeline == claim.timeline;
+        is_same.then_some((claim, self.support?))
+    }
+
+    /// Remembers rivals until each but one was seen to have given up: that one of them is silent proves nothing.
+    fn note_contest(&mut self, nodes: &[Node], claims: &[Claim], now: Instant) {
+        if self.contest.as_ref().is_some_and(|contest| Some(contest.timeline) != self.highest) {
+            self.contest = None;
+        }
+        if let Some(contest) = &mut self.contest {
+            let still_claims = |id: &NodeId| {
+                let claim = nodes.get(usize::from(id.0)).and_then(Node::last_claim);
+                claim.is_some_and(|claim| claim.system == contest.system && claim.timeline == contest.timeline)
+            };
+            contest.rivals.retain(still_claims);
+        }
+        if self.contest.as_ref().is_some_and(|contest| contest.rivals.len() < 2) {
+            self.contest = None;
+        }
+        let ([first, _, ..], None) = (claims, &self.contest) else { return };
+        let rivals = claims.iter().map(|claim| claim.node).collect();
+        self.contest = Some(Contest { system: first.system, timeline: first.timeline, since: now, rivals });
+    }
+
+    /// Two or more claim the same timeline: followers decide, or nobody does.
+    fn settle(&self, nodes: &[Node], rivals: &[Claim], now: Instant) -> Result<(Claim, Support), Arc<str>> {
+        let leader = rivals.iter().copied().find(|claim| {
+            let own = followers(nodes, claim.node);
+            let others = rivals.iter().filter(|rival| rival.node != claim.node);
+            own > 0 && others.map(|rival| followers(nodes, rival.node)).all(|theirs| theirs < own)
+        });
+        let Some(leader) = leader else { return Err(ambiguous(nodes, rivals)) };
+        // Another than the primary we had must lead for a while: a follower that reconnects is missing for a moment.
+        let has_lasted = self.contest.as_ref().is_some_and(|contest| now >= contest.since + CONTESTED_FOR);
+        match self.kept(leader) {
+            Some(kept) => Ok(kept),
+            None if has_lasted && self.accepted.is_none() && is_good(nodes, leader.node) => {
+                Ok((leader, Support::Followers(followers(nodes, leader.node))))
+            }
+            None => Err(ambiguous(nodes, rivals)),
+        }
+    }
+
+    /// What supports the only claim.
+    fn weigh(&mut self, nodes: &[Node], claim: Claim, now: Instant) -> Result<Support, Arc<str>> {
+        let node = nodes.get(usize::from(claim.node.0)).ok_or("unknown node")?;
+        let opposed = opposition(nodes, node);
+        let since = match (self.unopposed, &opposed) {
+            (_, Some(_)) => None,
+            (Some((id, since)), None) if id == node.id => Some(since),
+            (_, None) => Some(now),
+        };
+        self.unopposed = since.map(|since| (node.id, since));
+
+        if !node.has_just_answered() {
+            return Err(format!("{} claims to be primary and missed its last probe", node.address).into());
+        }
+        let is_promotion = self.last.is_some_and(|last| claim.timeline > last.timeline);
+        if is_promotion {
+            return Ok(Support::Promotion);
+        }
+        if node.health != Health::Good {
+            return Err(format!("{} answers again as primary; one more probe confirms it", node.address).into());
+        }
+        if nodes.len() == 1 {
+            return Ok(Support::OnlyNode);
+        }
+        let count = followers(nodes, node.id);
+        if count > 0 {
+            return Ok(Support::Followers(count));
+        }
+        if let Some(contest) = &self.contest {
+            return Err(contested(nodes, contest, node));
+        }
+        if self.has_returned(nodes, claim) {
+            return Ok(Support::Returned);
+        }
+        match (opposed, since) {
+            (Some(words), _) => {
+                Err(format!("{} claims to be primary, no replica streams from it, {words}", node.address).into())
+            }
+            (None, Some(since)) if now >= since + UNOPPOSED_FOR => Ok(Support::Unopposed),
+            _ => {
+                Err(format!("{} claims to be primary and no replica streams from it; waiting for one", node.address)
+                    .into())
+            }
+        }
+    }
+
+    /// The last primary, its postmaster never stopped, and nobody else has been seen to claim its timeline.
+    fn has_returned(&self, nodes: &[Node], claim: Claim) -> bool {
+        let mut others = nodes.iter().filter(|node| node.id != claim.node).filter_map(Node::last_claim);
+        let is_lower = |other: Claim| other.system != claim.system || other.timeline < claim.timeline;
+        self.last == Some(claim) && others.all(is_lower)
+    }
+
+    /// Why nobody claims the highest timeline.
+    fn nobody(&self, nodes: &[Node], system: SystemId) -> Arc<str> {
+        let mut words = String::from("no node that answers is a primary");
+        if let Some(highest) = self.highest {
+            let _ = write!(words, " on timeline {}", highest.0);
+        }
+        for node in nodes {
+            let _ = match (node.failure(), node.last_claim()) {
+                (Some(failure), _) => write!(words, "; {} {failure}", node.address),
+                (None, Some(claim)) if claim.system == system => {
+                    write!(words, "; {} claims timeline {}, which is over", node.address, claim.timeline.0)
+                }
+                _ => Ok(()),
+            };
+        }
+        words.into()
+    }
+
+    /// How long evidence is believed.
+    pub(super) fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// What must always be true.
+    pub(super) fn check_invariants(&self) {
+        let Some(accepted) = self.accepted else { return };
+        assert_eq!(Some(accepted.system), self.system, "a primary of another database system");
+        assert_eq!(Some(accepted.timeline), self.highest, "a primary below the highest timeline");
+        assert_eq!(self.last, self.accepted, "the last primary is not the present one");
+    }
+}
+
+/// Until every node has answered or failed once, a former primary that answers first would win.
+fn all_asked(nodes: &[Node]) -> Result<(), Arc<str>> {
+    match nodes.iter().find(|node| node.health == Health::Unasked) {
+        Some(node) => Err(format!("{} has not been asked yet", node.address).into()),
+        None => Ok(()),
+    }
+}
+
+fn is_good(nodes: &[Node], id: NodeId) -> bool {
+    nodes.get(usize::from(id.0)).is_some_and(|node| node.health == Health::Good)
+}
+
+/// Replicas that stream from a node: by its own count or by their word, whichever is more.
+fn followers(nodes: &[Node], id: NodeId) -> u32 {
+    let Some(node) = nodes.get(usize::from(id.0)) else { return 0 };
+    let by_replicas =
+        nodes.iter().filter(|other| other.has_just_answered() && other.streams_from(&node.address)).count();
+    let own = match node.report().map(|report| &report.role) {
+        Some(ReportedRole::Primary { streaming_standbys, .. }) => *streaming_standbys,
+        _ => 0,
+    };
+    own.max(u32::try_from(by_replicas).unwrap_or(u32::MAX))
+}
+
+/// What speaks against the only claimant: a node that may hide another primary, or follows one that is hidden from us.
+fn opposition(nodes: &[Node], claimant: &Node) -> Option<String> {
+    nodes.iter().filter(|node| node.id != claimant.id).find_map(|node| speaks_against(nodes, node, claimant))
+}
+
+fn speaks_against(nodes: &[Node], node: &Node, claimant: &Node) -> Option<String> {
+    if node.is_unreachable() {
+        return None;
+    }
+    if !node.has_just_answered() {
+        let words = node.failure().map_or_else(|| "has not been asked yet".to_owned(), ToString::to_string);
+        return Some(format!("and {} {words}", node.address));
+    }
+    if node.system() != claimant.system() || node.streams_from(&claimant.address) {
+        return None;
+    }
+    match node.receiver() {
+        // It claims a lower timeline, or its receiver does not run: no word for anyone else.
+        None | Some(Receiver::Absent) => None,
+        Some(Receiver::Seen { sender: Some(sender), .. }) if is_live_replica(nodes, sender) => None,
+        Some(_) => Some(format!("and {} follows another node", node.address)),
+    }
+}
+
+/// A node in the middle of a cascade.
+fn is_live_replica(nodes: &[Node], address: &str) -> bool {
+    let mut named = nodes.iter().filter(|node| node.address.eq_ignore_ascii_case(address));
+    named.any(|node| node.has_just_answered() && node.is_replica())
+}
+
+fn ambiguous(nodes: &[Node], rivals: &[Claim]) -> Arc<str> {
+    let mut words = String::from("ambiguous:");
+    for claim in rivals {
+        let address = nodes.get(usize::from(claim.node.0)).map_or("", |node| &node.address);
+        let count = followers(nodes, claim.node);
+        let _ = write!(words, " {address} claims timeline {} with {count} streaming;", claim.timeline.0);
+    }
+    words.push_str(" one must be demoted");
+    words.into()
+}
+
+fn contested(nodes: &[Node], contest: &Contest, node: &Node) -> Arc<str> {
+    let rivals = contest.rivals.iter().filter(|id| **id != node.id);
+    let names: Vec<&str> = rivals.filter_map(|id| nodes.get(usize::from(id.0))).map(|rival| &*rival.address).collect();
+    let names = names.join(", ");
+    format!(
+        "ambiguous: {} and {names} claimed timeline {}, and no replica streams from it",
+        node.address, contest.timeline.0
+    )
+    .into()
+}
+
+/// How long a lone claimant must be unopposed: long enough for replicas that start together with it, or with us, to be
+/// seen, and for a primary that is just being promoted to answer.
+pub(super) const UNOPPOSED_FOR: Duration = Duration::from_secs(2);
+/// How long a rival must lead by followers before it is taken in place of the primary we had.
+const CONTESTED_FOR: Duration = Duration::from_secs(2);
