@@ -1,6 +1,7 @@
-//! Tests of the pure cores and the configuration: no PostgreSQL, no sockets, no sleeps.
+//! Tests of the pure cores, the configuration and the shape of the source: no PostgreSQL, no sockets, no sleeps.
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected should stop there")]
 
+mod architecture;
 mod config_problems;
 mod sql_golden;
-mod architecture;
 mod topology_simulation;
