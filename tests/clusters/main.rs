@@ -11,6 +11,7 @@ mod relay;
 
 mod cluster;
 mod conversation;
+mod dashboard;
 mod failover;
 mod freshness;
 mod network;

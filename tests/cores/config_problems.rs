@@ -61,7 +61,9 @@ fn the_full_configuration_shows_every_setting_with_its_default() {
         for key in known {
             let is_shown = text.lines().any(|line| {
                 let line = line.trim_start_matches(['#', ' ', '[']);
-                line.starts_with(&format!("{key} ")) || line.starts_with(&format!("{key}]")) || line.contains(&format!(".{key}]"))
+                line.starts_with(&format!("{key} "))
+                    || line.starts_with(&format!("{key}]"))
+                    || line.contains(&format!(".{key}]"))
             });
             assert!(is_shown, "{key} of {section} is not in full.toml");
         }
@@ -100,7 +102,12 @@ fn passwords_come_from_a_file_or_the_environment() {
 fn no_message_shows_a_password() {
     let text = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    for wrong in ["password = [\"s3cret\"]", "password = \"s3cret\\n\"", "password = \"s3cret", "password = 's3cret'\npassword_file = 's3cret'"] {
+    for wrong in [
+        "password = [\"s3cret\"]",
+        "password = \"s3cret\\n\"",
+        "password = \"s3cret",
+        "password = 's3cret'\npassword_file = 's3cret'",
+    ] {
         let path = folder.path().join("trunkline.toml");
         fs::write(&path, text.replace("password = \"bench\"", wrong)).unwrap();
         let problems = config::load(&path).unwrap_err().to_string();
@@ -151,8 +158,19 @@ fn with_rules(folder: &Path, rules: &Path) -> PathBuf {
 fn known_keys() -> Vec<(String, Vec<String>)> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.toml");
-    let headers = ["[admin]", "[[cluster]]", "[[cluster.group]]", "[cluster.monitor]", "[[database]]", "[[user]]",
-        "[pool]", "[routing]", "[failover]", "[limits]", "[log]"];
+    let headers = [
+        "[admin]",
+        "[[cluster]]",
+        "[[cluster.group]]",
+        "[cluster.monitor]",
+        "[[database]]",
+        "[[user]]",
+        "[pool]",
+        "[routing]",
+        "[failover]",
+        "[limits]",
+        "[log]",
+    ];
     let sections = headers.map(|header| format!("{header}\nqqqqqqqq = 1\n")).concat();
     fs::write(&path, format!("qqqqqqqq = 1\n{sections}")).unwrap();
     let problems = config::load(&path).unwrap_err();

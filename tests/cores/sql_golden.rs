@@ -31,9 +31,25 @@ fn every_reason_has_a_golden_line() {
         .collect();
     // too_large is no matter of a line's text, and the raw parser makes nothing that is not known.
     let reasons = [
-        "writes", "locks_rows", "locks_table", "changes_schema", "function", "unknown_function", "relation",
-        "temporary", "notifications", "copy_in", "copy_file", "hold_cursor", "unknown_name", "procedural",
-        "maintenance", "two_phase", "node_setting", "loads_library", "unparsed",
+        "writes",
+        "locks_rows",
+        "locks_table",
+        "changes_schema",
+        "function",
+        "unknown_function",
+        "relation",
+        "temporary",
+        "notifications",
+        "copy_in",
+        "copy_file",
+        "hold_cursor",
+        "unknown_name",
+        "procedural",
+        "maintenance",
+        "two_phase",
+        "node_setting",
+        "loads_library",
+        "unparsed",
     ];
     for reason in reasons {
         assert!(seen.contains(reason), "no golden line has the reason {reason}");
