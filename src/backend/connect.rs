@@ -200,7 +200,10 @@ async fn log_in(stream: &mut TcpStream, target: &Target) -> Result<LoggedIn, Con
 async fn send_startup(stream: &mut TcpStream, target: &Target) -> Result<(), ConnectError> {
     let mut out = BytesMut::new();
     let further = target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    startup::put_startup(&mut out, [("user", &*target.user), ("database", &*target.database)].into_iter().chain(further));
+    startup::put_startup(
+        &mut out,
+        [("user", &*target.user), ("database", &*target.database)].into_iter().chain(further),
+    );
     stream.write_all(&out).await.map_err(ConnectError::Io)
 }
 

@@ -52,10 +52,9 @@ impl Monitor {
         let monitor = Self {
             user: name::required_identifier(&table, "user", "probes log in as this role"),
             password: password::required(&table, &password::PASSWORD, Form::Plain, folder),
-            database: table.get("database").map_or_else(
-                || "postgres".into(),
-                |item| name::identifier(&item).unwrap_or_default(),
-            ),
+            database: table
+                .get("database")
+                .map_or_else(|| "postgres".into(), |item| name::identifier(&item).unwrap_or_default()),
             interval: table.duration("interval", Duration::from_millis(500), SHORTEST..=LONGEST),
             timeout: table.duration("timeout", Duration::from_secs(1), SHORTEST..=LONGEST),
         };
@@ -103,7 +102,9 @@ fn read_groups(cluster: &Table<'_>, nodes: &[Arc<str>]) -> Vec<(Arc<str>, Vec<u1
 }
 
 fn read_members(table: &Table<'_>, nodes: &[Arc<str>]) -> Vec<u16> {
-    let Some(list) = table.require("nodes", "a group needs addresses of the cluster's nodes") else { return Vec::new() };
+    let Some(list) = table.require("nodes", "a group needs addresses of the cluster's nodes") else {
+        return Vec::new();
+    };
     let items = list.list("addresses");
     if items.is_empty() && list.is_list() {
         list.problem("the list is empty: a group needs at least one node", None);

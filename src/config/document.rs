@@ -51,8 +51,13 @@ impl<'d> Document<'d> {
     /// Parses a text; what is wrong with its syntax is among the problems.
     pub(super) fn parse(file: &'d Path, text: &'d str) -> Self {
         let (tree, errors) = DeTable::parse_recoverable(text);
-        let document =
-            Self { file, text, tree, is_broken: !errors.is_empty(), problems: RefCell::new(Vec::with_capacity(errors.len())) };
+        let document = Self {
+            file,
+            text,
+            tree,
+            is_broken: !errors.is_empty(),
+            problems: RefCell::new(Vec::with_capacity(errors.len())),
+        };
         for error in errors {
             let start = error.span().map_or(text.len(), |span| span.start);
             document.report(start, "", format!("not valid TOML: {}", error.message()), None);
@@ -309,7 +314,8 @@ impl<'d> Item<'d> {
             format!("a duration between {low} and {high}")
         };
         let duration = self.as_str().and_then(units::duration);
-        let hint = || format!("a whole number and {}, as in {:?}", units::DURATION_UNITS, units::show_duration(example));
+        let hint =
+            || format!("a whole number and {}, as in {:?}", units::DURATION_UNITS, units::show_duration(example));
         self.bounded(duration, bounds, expected, duration.is_none().then(hint))
     }
 

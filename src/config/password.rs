@@ -23,8 +23,7 @@ pub(super) enum Form {
 }
 
 /// `password`, `password_file`, `password_env`.
-pub(super) const PASSWORD: Keys =
-    Keys { plain: "password", file: "password_file", environment: "password_env" };
+pub(super) const PASSWORD: Keys = Keys { plain: "password", file: "password_file", environment: "password_env" };
 
 /// `server_password`, `server_password_file`, `server_password_env`.
 pub(super) const SERVER_PASSWORD: Keys =

@@ -1,1 +1,134 @@
-//! monitor
+//! Watches the nodes of a cluster: one task per node probes it over a kept connection, and what it learns goes through
+//! [`crate::topology::Topology`], which decides. Views are published for whoever wants to read them.
+
+mod line;
+mod probe;
+mod shared;
+mod watcher;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::backend::Target;
+use crate::config;
+use crate::topology::{Doubt, NodeId, TopologySettings, View};
+
+use shared::Shared;
+use watcher::Watcher;
+
+/// Called with the old view and the new one whenever the epoch rises, before the new one is published: whoever must
+/// fence a node does it here. It is called under a lock: it must be quick, and must not call into the monitor.
+pub type OnEpoch = Box<dyn Fn(&View, &View) + Send + Sync>;
+
+/// The tasks that watch one cluster; dropping it ends them.
+#[derive(Debug)]
+pub struct Monitor {
+    handle: MonitorHandle,
+    _tasks: JoinSet<()>,
+}
+
+/// What others may ask of a monitor; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct MonitorHandle {
+    /// The newest view.
+    pub view: Arc<ArcSwap<View>>,
+    /// Rises with each new view, after it can be read.
+    pub changed: watch::Receiver<u64>,
+    shared: Arc<Shared>,
+}
+
+/// What probing one node has brought so far, for metrics.
+#[derive(Debug, Default)]
+pub struct ProbeCounters {
+    /// Probes that answered.
+    pub answered: AtomicU64,
+    /// Probes that failed.
+    pub failed: AtomicU64,
+    /// Light samples taken.
+    pub sampled: AtomicU64,
+    /// Microseconds that all answered probes took together.
+    pub answered_micros: AtomicU64,
+    /// Microseconds that the last answered probe took.
+    pub last_micros: AtomicU64,
+}
+
+impl Monitor {
+    /// Watches `cluster` on `runtime` from now on.
+    pub fn start(cluster: &config::Cluster, max_lag: Duration, on_epoch: OnEpoch, runtime: &Handle) -> Self {
+        let settings = TopologySettings {
+            interval: cluster.monitor.interval,
+            timeout: cluster.monitor.timeout,
+            max_lag,
+            system: None,
+        };
+        let (shared, changed) = Shared::new(cluster, settings, on_epoch);
+        let shared = Arc::new(shared);
+        let mut tasks = JoinSet::new();
+        for (index, address) in cluster.nodes.iter().enumerate() {
+            let id = NodeId(u16::try_from(index).expect("configuration allows at most 128 nodes"));
+            let watcher = Watcher::new(id, target(&cluster.monitor, address), settings.timeout, Arc::clone(&shared));
+            tasks.spawn_on(watcher.run(), runtime);
+        }
+        tasks.spawn_on(shared::keep_time(Arc::clone(&shared)), runtime);
+        let handle = MonitorHandle { view: Arc::clone(&shared.view), changed, shared };
+        Self { handle, _tasks: tasks }
+    }
+
+    /// What others may ask of it.
+    pub fn handle(&self) -> MonitorHandle {
+        self.handle.clone()
+    }
+}
+
+impl MonitorHandle {
+    /// The newest view.
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Asks for a position of `node` begun after this call. However many ask, one sample is in flight.
+    pub fn request_sample(&self, node: NodeId) {
+        self.shared.request_sample(node);
+    }
+
+    /// Asks for positions of `node` about every millisecond until `until`.
+    pub fn follow_until(&self, node: NodeId, until: Instant) {
+        self.shared.follow_until(node, until);
+    }
+
+    /// Asks for an early probe of a node that a session met something strange on.
+    pub fn doubt(&self, node: NodeId, cause: Doubt) {
+        self.shared.doubt(node, cause);
+    }
+
+    /// What probing this node has brought; None if there is no such node.
+    pub fn counters(&self, node: NodeId) -> Option<&ProbeCounters> {
+        self.shared.signals(node).map(|signals| &signals.counters)
+    }
+}
+
+impl ProbeCounters {
+    fn count_answer(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        self.answered_micros.fetch_add(micros, Ordering::Relaxed);
+        self.last_micros.store(micros, Ordering::Relaxed);
+    }
+}
+
+fn target(monitor: &config::Monitor, address: &Arc<str>) -> Target {
+    Target {
+        address: Arc::clone(address),
+        user: Arc::clone(&monitor.user),
+        database: Arc::clone(&monitor.database),
+        password: Some(monitor.password.clone()),
+        salted_password: None,
+        parameters: vec![("application_name".to_owned(), "trunkline monitor".to_owned())],
+    }
+}

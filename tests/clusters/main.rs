@@ -14,6 +14,7 @@ mod conversation;
 mod dashboard;
 mod failover;
 mod freshness;
+mod monitor;
 mod network;
 mod pgbench;
 mod routing;

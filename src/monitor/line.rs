@@ -1,0 +1,146 @@
+//! The monitor's own connection to a node: prepares its two queries once, then asks them.
+
+use std::io;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::backend::Login;
+use crate::wire::frontend::{self, Bind, Parse};
+use crate::wire::{ErrorFields, Header, SqlState, backend, frame};
+
+/// A connection to a node on which the monitor's queries are prepared.
+pub(super) struct Line {
+    stream: TcpStream,
+    input: BytesMut,
+    output: BytesMut,
+}
+
+/// One row of text columns; None for NULL.
+pub(super) type Row = Vec<Option<String>>;
+
+/// Why a query brought no row.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LineError {
+    #[error("no answer in time")]
+    Timeout,
+    #[error("connection lost")]
+    Lost(#[source] io::Error),
+    #[error("{message} ({code})")]
+    Server { code: SqlState, message: String },
+    #[error("not understood: {0}")]
+    Protocol(&'static str),
+}
+
+impl LineError {
+    /// The connection can be used again.
+    pub(super) fn keeps_line(&self) -> bool {
+        matches!(self, Self::Server { .. })
+    }
+}
+
+impl Line {
+    /// Prepares `queries` on a new connection: (name, text) each.
+    pub(super) async fn prepare(login: Login, queries: &[(&str, &str)], deadline: Instant) -> Result<Self, LineError> {
+        let mut line = Self { stream: login.stream, input: BytesMut::new(), output: BytesMut::new() };
+        for (name, text) in queries {
+            let parse = Parse { name: name.as_bytes(), text: text.as_bytes(), types: NO_TYPES };
+            frontend::put_parse(&mut line.output, parse);
+        }
+        match line.exchange(deadline).await {
+            Ok(None) => Ok(line),
+            Ok(Some(_)) => Err(LineError::Protocol("a row where none was asked for")),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks a prepared query of one row.
+    pub(super) async fn ask(&mut self, name: &str, deadline: Instant) -> Result<Row, LineError> {
+        let bind = Bind { portal: b"", statement: name.as_bytes(), rest: NO_VALUES };
+        frontend::put_bind(&mut self.output, bind);
+        put_execute(&mut self.output);
+        self.exchange(deadline).await?.ok_or(LineError::Protocol("no row"))
+    }
+
+    /// Waits until the node says something unasked, or hangs up. Dropping this loses nothing: it only looks.
+    pub(super) async fn stirred(&self) {
+        if self.input.is_empty() {
+            // Whatever it is, the next probe meets it.
+            let _ = self.stream.peek(&mut [0]).await;
+        }
+    }
+
+    async fn exchange(&mut self, deadline: Instant) -> Result<Option<Row>, LineError> {
+        frontend::put_bare(&mut self.output, frontend::SYNC);
+        match timeout_at(deadline, self.send_and_receive()).await {
+            Ok(result) => result,
+            Err(_) => Err(LineError::Timeout),
+        }
+    }
+
+    async fn send_and_receive(&mut self) -> Result<Option<Row>, LineError> {
+        self.stream.write_all(&self.output).await.map_err(LineError::Lost)?;
+        self.output.clear();
+        let (mut row, mut failure) = (None, None);
+        loop {
+            let (tag, body) = self.message().await?;
+            match tag {
+                backend::DATA_ROW => row = Some(read_row(&body)?),
+                backend::ERROR_RESPONSE => {
+                    let fields = ErrorFields::read(&body);
+                    let message = String::from_utf8_lossy(fields.message).into_owned();
+                    failure = Some(LineError::Server { code: fields.code, message });
+                    if fields.ends_connection() {
+                        return Err(LineError::Lost(io::ErrorKind::ConnectionAborted.into()));
+                    }
+                }
+                backend::READY_FOR_QUERY => return failure.map_or(Ok(row), Err),
+                _ => {}
+            }
+        }
+    }
+
+    async fn message(&mut self) -> Result<(u8, BytesMut), LineError> {
+        loop {
+            let header = Header::peek(&self.input).map_err(|_| LineError::Protocol("impossible message length"))?;
+            if header.is_some_and(|header| header.size > LARGEST_ANSWER) {
+                return Err(LineError::Protocol("answer is too long"));
+            }
+            if let Some(header) = header.filter(|header| self.input.len() >= header.size) {
+                let mut message = self.input.split_to(header.size);
+                message.advance(frame::HEADER);
+                return Ok((header.tag, message));
+            }
+            if self.stream.read_buf(&mut self.input).await.map_err(LineError::Lost)? == 0 {
+                return Err(LineError::Lost(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        // So that the node does not log a lost connection; if it does not go out, nothing is lost.
+        let _ = self.stream.try_write(TERMINATE);
+    }
+}
+
+fn read_row(body: &[u8]) -> Result<Row, LineError> {
+    let columns = backend::data_row(body).map_err(|_| LineError::Protocol("truncated row"))?;
+    Ok(columns.into_iter().map(|column| column.map(|text| String::from_utf8_lossy(text).into_owned())).collect())
+}
+
+/// Executes the unnamed portal, all its rows.
+fn put_execute(out: &mut BytesMut) {
+    out.extend_from_slice(&[frontend::EXECUTE, 0, 0, 0, 9, 0, 0, 0, 0, 0]);
+}
+
+const TERMINATE: &[u8] = &[frontend::TERMINATE, 0, 0, 0, 4];
+/// A Parse that leaves every parameter's type to the node: there are none.
+const NO_TYPES: &[u8] = &[0, 0];
+/// A Bind without formats and values; every column comes as text.
+const NO_VALUES: &[u8] = &[0, 0, 0, 0, 0, 0];
+/// The rows asked for have a few hundred bytes; an error message may have a few thousand.
+const LARGEST_ANSWER: usize = 64 * 1024;

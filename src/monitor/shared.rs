@@ -1,0 +1,212 @@
+//! What the watchers of a cluster share: its topology under one short lock, its published view, and wishes for nodes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use super::{OnEpoch, ProbeCounters};
+use crate::config;
+use crate::topology::{Doubt, Effect, Event, NodeId, NodeState, Topology, TopologySettings, View};
+
+/// What the watchers of a cluster share.
+pub(super) struct Shared {
+    pub(super) view: Arc<ArcSwap<View>>,
+    topology: Mutex<Topology>,
+    nodes: Vec<Signals>,
+    changed: watch::Sender<u64>,
+    on_epoch: OnEpoch,
+    /// Moments are kept as nanoseconds since this one.
+    start: Instant,
+}
+
+/// What others want of the watcher of one node, and what it has counted.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    is_probe_wanted: AtomicBool,
+    is_sample_wanted: AtomicBool,
+    /// Nanoseconds since the start.
+    follow_until: AtomicU64,
+    pub(super) woken: Notify,
+    pub(super) counters: ProbeCounters,
+}
+
+impl Shared {
+    pub(super) fn new(
+        cluster: &config::Cluster,
+        settings: TopologySettings,
+        on_epoch: OnEpoch,
+    ) -> (Self, watch::Receiver<u64>) {
+        let start = Instant::now();
+        let topology = Topology::new(&cluster.name, &cluster.nodes, settings, start);
+        let (changed, receiver) = watch::channel(0);
+        let shared = Self {
+            view: Arc::new(ArcSwap::new(topology.view())),
+            topology: Mutex::new(topology),
+            nodes: cluster.nodes.iter().map(|_| Signals::default()).collect(),
+            changed,
+            on_epoch,
+            start,
+        };
+        (shared, receiver)
+    }
+
+    pub(super) fn signals(&self, node: NodeId) -> Option<&Signals> {
+        self.nodes.get(usize::from(node.0))
+    }
+
+    pub(super) fn request_sample(&self, node: NodeId) {
+        let Some(signals) = self.signals(node) else { return };
+        // Sequentially consistent: whoever asks after a write must not be served by a sample begun before it.
+        if !signals.is_sample_wanted.swap(true, Ordering::SeqCst) {
+            signals.woken.notify_one();
+        }
+    }
+
+    pub(super) fn follow_until(&self, node: NodeId, until: Instant) {
+        let Some(signals) = self.signals(node) else { return };
+        let until = self.nanos(until);
+        let before = signals.follow_until.fetch_max(until, Ordering::Relaxed);
+        if before < self.nanos(Instant::now()) {
+            signals.woken.notify_one();
+        }
+    }
+
+    pub(super) fn doubt(&self, node: NodeId, cause: Doubt) {
+        // A storm of doubts asks for one probe; only the first takes the lock.
+        if self.signals(node).is_some_and(|signals| !signals.is_probe_wanted.load(Ordering::SeqCst)) {
+            self.handle(Event::Doubt { node, cause });
+        }
+    }
+
+    /// Takes in an event, publishes what follows from it, and passes wishes on to watchers.
+    pub(super) fn handle(&self, event: Event) {
+        let mut topology = self.topology.lock();
+        let effects = topology.handle(event, Instant::now());
+        self.act(&topology, effects);
+    }
+
+    /// How often the node wants to be probed now.
+    pub(super) fn probe_interval(&self, node: NodeId) -> Duration {
+        self.topology.lock().probe_interval(node, Instant::now())
+    }
+
+    /// Lets time pass; returns the next moment at which that may change something.
+    fn tick(&self) -> Option<Instant> {
+        let mut topology = self.topology.lock();
+        let now = Instant::now();
+        if topology.deadline().is_some_and(|deadline| deadline <= now) {
+            let effects = topology.tick(now);
+            self.act(&topology, effects);
+        }
+        topology.deadline()
+    }
+
+    /// Under the topology's lock, so that views are published in the order they were made.
+    fn act(&self, topology: &Topology, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Publish => self.publish(topology.view()),
+                Effect::Probe(node) => self.want_probe(node),
+                Effect::PrimaryChanged { from, to } => log_primary(&topology.view(), from, to),
+                Effect::StateChanged { node, from, to } => log_state(&topology.view(), node, from, to),
+            }
+        }
+    }
+
+    fn publish(&self, view: Arc<View>) {
+        let before = self.view.load();
+        if before.epoch != view.epoch {
+            // What lost its role is fenced before anyone can act on the new epoch.
+            (self.on_epoch)(&before, &view);
+        }
+        self.view.store(view);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn want_probe(&self, node: NodeId) {
+        if let Some(signals) = self.signals(node) {
+            signals.want_probe();
+        }
+    }
+
+    /// Whether somebody follows the node's position now.
+    pub(super) fn is_followed(&self, signals: &Signals) -> bool {
+        signals.follow_until.load(Ordering::Relaxed) > self.nanos(Instant::now())
+    }
+
+    fn nanos(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Signals {
+    /// Wishes for a probe.
+    pub(super) fn want_probe(&self) {
+        self.is_probe_wanted.store(true, Ordering::SeqCst);
+        self.woken.notify_one();
+    }
+
+    /// Takes the wish for a probe, if there is one. Whoever wishes from now on gets another.
+    pub(super) fn take_probe(&self) -> bool {
+        self.is_probe_wanted.swap(false, Ordering::SeqCst)
+    }
+
+    /// A probe is wanted.
+    pub(super) fn is_probe_wanted(&self) -> bool {
+        self.is_probe_wanted.load(Ordering::SeqCst)
+    }
+
+    /// Takes the wish for a sample, if there is one. Whoever wishes from now on gets another.
+    pub(super) fn take_sample(&self) -> bool {
+        self.is_sample_wanted.swap(false, Ordering::SeqCst)
+    }
+
+    /// A sample is wanted.
+    pub(super) fn is_sample_wanted(&self) -> bool {
+        self.is_sample_wanted.load(Ordering::SeqCst)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+/// Evidence runs out by time alone, also when every watcher waits for an answer.
+pub(super) async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        let latest = Instant::now() + LONGEST_NAP;
+        let next = shared.tick().map_or(latest, |deadline| deadline.min(latest));
+        tokio::time::sleep_until(next.into()).await;
+    }
+}
+
+fn log_primary(view: &View, from: Option<NodeId>, to: Option<NodeId>) {
+    let name = |id: Option<NodeId>| id.and_then(|id| view.node(id)).map_or("none", |node| &*node.address);
+    let why = view.primary().map_or_else(|| view.no_primary_because.as_deref(), |node| Some(&*node.why)).unwrap_or("");
+    if to.is_some() {
+        info!(cluster = %view.cluster, epoch = view.epoch, from = name(from), to = name(to), why, "the primary changed");
+    } else {
+        warn!(cluster = %view.cluster, epoch = view.epoch, from = name(from), why, "the primary is lost");
+    }
+}
+
+fn log_state(view: &View, node: NodeId, from: NodeState, to: NodeState) {
+    let Some(node) = view.node(node) else { return };
+    let (cluster, address, why) = (&*view.cluster, &*node.address, &*node.why);
+    if matches!(to, NodeState::Up | NodeState::Starting) {
+        info!(cluster, node = address, ?from, ?to, why, "a node changed its state");
+    } else {
+        warn!(cluster, node = address, ?from, ?to, why, "a node changed its state");
+    }
+}
+
+/// A deadline that came up meanwhile is seen this late at most.
+const LONGEST_NAP: Duration = Duration::from_millis(100);

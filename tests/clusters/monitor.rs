@@ -1,0 +1,253 @@
+//! The monitor before real nodes: it finds roles, measures lag, follows failovers and fences who lost the role.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use postgres::NoTls;
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+use trunkline::auth::Secret;
+use trunkline::config;
+use trunkline::demo::cluster::Cluster;
+use trunkline::demo::node::{Node, Stop};
+use trunkline::monitor::{Monitor, MonitorHandle};
+use trunkline::topology::{NodeId, NodeState, Role, View};
+
+use crate::fixture::{cluster, limited};
+
+const PRIMARY: NodeId = NodeId(0);
+const REPLICA: NodeId = NodeId(1);
+const OTHER: NodeId = NodeId(2);
+
+/// A monitor on its own runtime, and each epoch that it announced before it published it.
+struct Watched {
+    handle: MonitorHandle,
+    /// Its runtime, and the monitor with it, ends when this is dropped.
+    _stop: oneshot::Sender<()>,
+    epochs: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Watched {
+    fn new(cluster: &Cluster, role: &str, max_lag: Duration) -> Self {
+        let nodes = cluster.nodes().iter().map(|node| node.address().to_string().into()).collect();
+        let monitor = config::Monitor {
+            user: role.into(),
+            password: Secret::new(role.to_owned()),
+            database: "bench".into(),
+            interval: Duration::from_millis(100),
+            timeout: Duration::from_millis(500),
+        };
+        let cluster = config::Cluster { name: "test".into(), nodes, groups: Vec::new(), monitor };
+        let epochs: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let noted = Arc::clone(&epochs);
+        let on_epoch = Box::new(move |_: &View, new: &View| noted.lock().unwrap().push(new.epoch));
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let monitor = Monitor::start(&cluster, max_lag, on_epoch, runtime.handle());
+        let handle = monitor.handle();
+        let (stop, stopped) = oneshot::channel();
+        std::thread::spawn(move || {
+            let _ = runtime.block_on(stopped);
+            drop(monitor);
+        });
+        Self { handle, _stop: stop, epochs }
+    }
+
+    /// Waits until the view is as described, and says when it was.
+    fn until(&self, what: &str, is_so: impl Fn(&View) -> bool) -> Instant {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        loop {
+            let view = self.handle.view();
+            if is_so(&view) {
+                let now = Instant::now();
+                let announced = self.epochs.lock().unwrap().last().copied().unwrap_or(0);
+                assert!(announced >= view.epoch, "epoch {} was published unannounced", view.epoch);
+                return now;
+            }
+            assert!(Instant::now() < deadline, "never: {what}; {view:#?}");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn until_whole(&self) {
+        self.until("a primary and two readable replicas", is_whole);
+    }
+}
+
+fn is_whole(view: &View) -> bool {
+    view.primary == Some(PRIMARY) && view.readable_replicas().count() == 2
+}
+
+fn state(view: &View, id: NodeId) -> NodeState {
+    view.node(id).unwrap().state
+}
+
+/// Says, when joined, when the node first answered as a primary.
+fn note_promotion(node: &Node) -> std::thread::JoinHandle<Instant> {
+    let mut client = postgres::Config::new();
+    client.host("127.0.0.1").port(node.port()).user("bench").password("bench").dbname("bench");
+    let mut client = client.connect(NoTls).unwrap();
+    std::thread::spawn(move || {
+        loop {
+            let is_replica: bool = client.query_one("select pg_is_in_recovery()", &[]).unwrap().get(0);
+            if !is_replica {
+                return Instant::now();
+            }
+        }
+    })
+}
+
+#[test]
+fn roles_are_found_and_replicas_take_reads() {
+    limited(|| {
+        let cluster = cluster();
+        let begun = Instant::now();
+        let watched = Watched::new(&cluster, "bench", Duration::from_secs(10));
+        let found = watched.until("a primary and two readable replicas", is_whole);
+        eprintln!("found after {:?}", found - begun);
+        let view = watched.handle.view();
+        assert_eq!((view.epoch, view.primary_samples.is_empty()), (1, false));
+        assert!(view.nodes.iter().all(|node| node.position.unwrap().timeline.is_some()), "{view:#?}");
+    });
+}
+
+#[test]
+fn a_role_without_pg_monitor_finds_the_same() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role plain login password 'plain'").unwrap();
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(cluster.node(0)).unwrap();
+        }
+        let watched = Watched::new(&cluster, "plain", Duration::from_secs(10));
+        watched.until_whole();
+    });
+}
+
+#[test]
+fn a_replica_with_paused_replay_loses_its_reads_and_gets_them_back() {
+    limited(|| {
+        let cluster = cluster();
+        let watched = Watched::new(&cluster, "bench", Duration::from_millis(500));
+        watched.until_whole();
+        cluster.node(1).pause_replay().unwrap();
+        cluster.node(0).sql("create table t as select 1").unwrap();
+        let paused = Instant::now();
+        let out = watched.until("out", |view| !view.node(REPLICA).unwrap().takes_reads);
+        assert!(watched.handle.view().node(REPLICA).unwrap().lag.unwrap() > Duration::from_millis(500));
+        let took = out.duration_since(paused);
+        assert!(took < Duration::from_secs(2), "out only after {took:?}");
+        cluster.node(1).resume_replay().unwrap();
+        watched.until_whole();
+    });
+}
+
+#[test]
+fn a_failover_is_followed_and_the_former_primary_is_fenced() {
+    limited(|| {
+        let cluster = cluster();
+        let watched = Watched::new(&cluster, "bench", Duration::from_secs(10));
+        watched.until_whole();
+
+        let killed = Instant::now();
+        cluster.node(0).kill().unwrap();
+        let lost = watched.until("the primary is lost", |view| view.primary.is_none());
+        let view = watched.handle.view();
+        assert_eq!((view.epoch, view.readable_replicas().count()), (2, 2), "{view:#?}");
+
+        let promotion = note_promotion(cluster.node(1));
+        cluster.node(1).promote().unwrap();
+        let found = watched.until("the new primary", |view| view.primary == Some(REPLICA));
+        let promoted = promotion.join().unwrap();
+        eprintln!(
+            "lost at most {:?} after the kill; found {:?} after the promotion was complete",
+            lost - killed,
+            found.saturating_duration_since(promoted)
+        );
+        let view = watched.handle.view();
+        assert_eq!((view.epoch, view.readable_replicas().count()), (3, 0), "{view:#?}");
+
+        cluster.node(0).start().unwrap();
+        watched.until("it is fenced", |view| state(view, PRIMARY) == NodeState::StalePrimary);
+        cluster.node(2).follow(cluster.node(1)).unwrap();
+        watched.until("reads on who follows", |view| view.node(OTHER).unwrap().takes_reads);
+        cluster.node(0).rebuild_from(cluster.node(1)).unwrap();
+        watched.until("reads on who came back", |view| view.node(PRIMARY).unwrap().takes_reads);
+        assert_eq!(watched.handle.view().epoch, 3);
+    });
+}
+
+#[test]
+fn a_promotion_beside_a_living_primary_wins() {
+    limited(|| {
+        let cluster = cluster();
+        let watched = Watched::new(&cluster, "bench", Duration::from_secs(10));
+        watched.until_whole();
+        let promotion = note_promotion(cluster.node(1));
+        cluster.node(1).promote().unwrap();
+        let found = watched.until("the new primary", |view| view.primary == Some(REPLICA));
+        eprintln!(
+            "found {:?} after the promotion was complete",
+            found.saturating_duration_since(promotion.join().unwrap())
+        );
+        let view = watched.handle.view();
+        assert_eq!((view.epoch, state(&view, PRIMARY)), (2, NodeState::StalePrimary), "{view:#?}");
+    });
+}
+
+#[test]
+fn a_primary_that_is_restarted_comes_back_as_itself() {
+    limited(|| {
+        let cluster = cluster();
+        let watched = Watched::new(&cluster, "bench", Duration::from_secs(10));
+        watched.until_whole();
+        cluster.node(0).stop(Stop::Immediate).unwrap();
+        watched.until("the primary is lost", |view| view.primary.is_none());
+        cluster.node(0).start().unwrap();
+        watched.until("the primary is back", |view| view.primary == Some(PRIMARY) && view.epoch == 3);
+        watched.until_whole();
+    });
+}
+
+#[test]
+fn a_frozen_primary_is_no_primary_until_it_is_thawed() {
+    limited(|| {
+        let cluster = cluster();
+        let watched = Watched::new(&cluster, "bench", Duration::from_secs(10));
+        watched.until_whole();
+        let frozen = Instant::now();
+        cluster.node(0).freeze().unwrap();
+        let lost = watched.until("the primary is lost", |view| view.primary.is_none()) - frozen;
+        assert!(lost < Duration::from_millis(2000), "lost only after {lost:?}");
+        assert_eq!(watched.handle.view().node(PRIMARY).unwrap().role, Role::Unknown);
+        cluster.node(0).thaw().unwrap();
+        watched.until_whole();
+        eprintln!("lost after {lost:?}");
+    });
+}
+
+#[test]
+fn a_requested_sample_is_begun_after_the_request_and_a_followed_replica_passes_it_soon() {
+    limited(|| {
+        let cluster = cluster();
+        let watched = Watched::new(&cluster, "bench", Duration::from_secs(10));
+        watched.until_whole();
+        let mut client = postgres::Config::new();
+        client.host("127.0.0.1").port(cluster.node(0).port()).user("bench").password("bench").dbname("bench");
+        let mut client = client.connect(NoTls).unwrap();
+        client.batch_execute("create table t(a int)").unwrap();
+        let mut waits = Vec::new();
+        for _ in 0..200 {
+            client.batch_execute("insert into t values (1)").unwrap();
+            let written = Instant::now();
+            watched.handle.request_sample(PRIMARY);
+            watched.handle.follow_until(REPLICA, written + Duration::from_millis(50));
+            let seen = watched.until("the replica has the write", |view| {
+                let position = view.node(REPLICA).unwrap().position.unwrap();
+                view.primary_sample_since(written).is_some_and(|sample| position.lsn >= sample.lsn)
+            });
+            waits.push(seen - written);
+        }
+        waits.sort();
+        eprintln!("a write is known to be on a replica after {:?}, p99 {:?}", waits[100], waits[198]);
+    });
+}
