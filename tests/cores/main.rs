@@ -1,5 +1,7 @@
 //! Tests of the pure cores and the configuration: no PostgreSQL, no sockets, no sleeps.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on says so by panicking")]
+
 mod architecture;
 mod config_problems;
 mod sql_cache;
