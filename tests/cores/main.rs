@@ -1,4 +1,10 @@
-//! Tests of the pure cores and the configuration: no PostgreSQL, no sockets, no sleeps.
+//! Tests of the pure cores, the configuration and the shape of the source: no PostgreSQL, no sockets, no sleeps.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test that meets the unexpected should stop there"
+)]
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on says so by panicking")]
 
