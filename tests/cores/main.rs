@@ -6,8 +6,6 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on says so by panicking")]
-
 mod architecture;
 mod config_problems;
 mod sql_cache;
