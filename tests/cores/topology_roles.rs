@@ -339,6 +339,20 @@ fn a_sample_of_another_timeline_is_no_sample_of_the_primary() {
 }
 
 #[test]
+fn an_answer_that_comes_after_that_to_a_later_probe_tells_nothing() {
+    let mut story = Story::whole();
+    let begun = story.now;
+    story.passes(10).fails(A, ProbeFailure::Refused);
+    let before = story.view();
+    let role = ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(1000), streaming_standbys: 2 };
+    let (system, postmaster_start) = (SystemId(7), PostmasterStart(1));
+    let report = ProbeReport { system, postmaster_start, server_version: 150_000, role };
+    let late = Event::Probe { node: A, begun, result: Ok(report) };
+    assert_eq!(story.topology.handle(late, story.now), []);
+    assert!(Arc::ptr_eq(&before, &story.view()));
+}
+
+#[test]
 fn a_doubt_decides_nothing_and_asks() {
     let mut story = Story::whole();
     let before = story.view();
