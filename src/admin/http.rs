@@ -56,7 +56,9 @@ pub(super) async fn serve_within(
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(timeout(limits.time, serve_connection(stream, Arc::clone(&state))))),
+                Ok((stream, _)) => {
+                    connections.spawn(timeout(limits.time, serve_connection(stream, Arc::clone(&state))));
+                }
                 Err(problem) => {
                     warn!(%problem, "the admin listener cannot accept a connection");
                     sleep(PAUSE_AFTER_FAILED_ACCEPT).await;
@@ -71,7 +73,7 @@ pub(super) async fn serve_within(
 /// Bytes of a request's head; browsers behind proxies send 2 KiB. It is also the least that hyper reads into.
 const MOST_HEAD: usize = 8 * 1024;
 
-/// Out of file descriptors, accept fails at once and for a while: long enough not to spin, short enough not to be missed.
+/// Without file descriptors accept fails at once and for a while: long enough not to spin, short enough to recover.
 const PAUSE_AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(100);
 
 /// One request per connection: so that one deadline covers a slow writer, a slow reader and an idle one.

@@ -23,6 +23,8 @@ pub struct Connection {
     pub known: Known,
     /// The node it goes to.
     pub node: NodeId,
+    /// What the node reported of its settings at login.
+    pub parameters: Arc<[(Box<str>, Box<str>)]>,
     /// What cancels a statement on it.
     pub key: CancelKey,
     /// Its place at the node's gate.

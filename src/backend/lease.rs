@@ -6,25 +6,17 @@ use std::time::Instant;
 use super::connection::Connection;
 use super::pool::Pool;
 use crate::topology::NodeId;
-use crate::wire::startup::Parameters;
 
 /// A server connection while a session holds it. Dropping it closes the connection.
 pub struct Lease {
     connection: Option<Connection>,
     pool: Arc<Pool>,
-    /// What the node told at login, if the connection is new.
-    pub parameters: Option<Parameters>,
 }
 
 impl Lease {
     pub(super) fn new(connection: Connection, pool: Arc<Pool>) -> Self {
         pool.gate().leased();
-        Self { connection: Some(connection), pool, parameters: None }
-    }
-
-    pub(super) fn with_parameters(mut self, parameters: Parameters) -> Self {
-        self.parameters = Some(parameters);
-        self
+        Self { connection: Some(connection), pool }
     }
 
     /// The connection.

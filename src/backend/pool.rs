@@ -134,6 +134,7 @@ impl Pool {
             stream: login.stream,
             known: Known::default(),
             node: self.node,
+            parameters: login.parameters.into(),
             key: login.cancel_key,
             pass,
             cancels: Arc::default(),
@@ -142,7 +143,7 @@ impl Pool {
             worker,
             slot,
         };
-        Ok(Lease::new(connection, Arc::clone(self)).with_parameters(login.parameters))
+        Ok(Lease::new(connection, Arc::clone(self)))
     }
 
     /// A connection comes back, clean.

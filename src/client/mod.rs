@@ -1,1 +1,16 @@
-//! client
+//! One task per client: handshake, conversation, relay. The task owns its lease and polls both sockets itself.
+
+pub mod acquire;
+pub mod conversation;
+pub mod farewell;
+pub mod fleet;
+pub mod handshake;
+pub mod relay;
+pub mod server;
+pub mod startup_settings;
+pub mod welcome;
+pub mod worker;
+
+pub use fleet::Fleet;
+pub use server::{Cluster, Database, Server, User};
+pub use worker::Worker;

@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn a_port_is_a_number_above_zero() {
-        for (port, is_one) in [("1", true), ("65535", true), ("0", false), ("65536", false), ("+5", false), ("", false)] {
+        for (port, is_one) in [("1", true), ("65535", true), ("0", false), ("65536", false), ("+5", false), ("", false)]
+        {
             assert_eq!(is_port(port), is_one, "{port}");
         }
     }

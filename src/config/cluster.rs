@@ -13,10 +13,7 @@ const MOST_NODES: usize = 256;
 
 /// All clusters of a file.
 pub(super) fn read_all(root: &Table<'_>, folder: &Path) -> Vec<Cluster> {
-    let tables = root.tables("cluster");
-    if tables.is_empty() {
-        root.missing("cluster", "at least one [[cluster]] is needed");
-    }
+    let tables = root.required_tables("cluster");
     let mut names = Distinct::new();
     // A node in two clusters would be probed, and believed, twice.
     let mut nodes = Distinct::new();
@@ -52,10 +49,9 @@ impl Monitor {
         let monitor = Self {
             user: name::required_identifier(&table, "user", "probes log in as this role"),
             password: password::required(&table, &password::PASSWORD, Form::Plain, folder),
-            database: table.get("database").map_or_else(
-                || "postgres".into(),
-                |item| name::identifier(&item).unwrap_or_default(),
-            ),
+            database: table
+                .get("database")
+                .map_or_else(|| "postgres".into(), |item| name::identifier(&item).unwrap_or_default()),
             interval: table.duration("interval", Duration::from_millis(500), SHORTEST..=LONGEST),
             timeout: table.duration("timeout", Duration::from_secs(1), SHORTEST..=LONGEST),
         };
@@ -103,7 +99,9 @@ fn read_groups(cluster: &Table<'_>, nodes: &[Arc<str>]) -> Vec<(Arc<str>, Vec<u1
 }
 
 fn read_members(table: &Table<'_>, nodes: &[Arc<str>]) -> Vec<u16> {
-    let Some(list) = table.require("nodes", "a group needs addresses of the cluster's nodes") else { return Vec::new() };
+    let Some(list) = table.require("nodes", "a group needs addresses of the cluster's nodes") else {
+        return Vec::new();
+    };
     let items = list.list("addresses");
     if items.is_empty() && list.is_list() {
         list.problem("the list is empty: a group needs at least one node", None);

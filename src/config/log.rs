@@ -27,7 +27,10 @@ fn read_level(item: &Item<'_>) -> Option<String> {
     let is_bare_word = !text.contains(['=', ',', '[']);
     let is_filter = EnvFilter::try_new(text).is_ok() && !text.trim().is_empty();
     if is_bare_word && !LEVELS.contains(&text) || !is_filter {
-        item.wrong("error, warn, info, debug, trace or a filter as in \"info,trunkline::monitor=debug\"", nearest(text, &LEVELS));
+        item.wrong(
+            "error, warn, info, debug, trace or a filter as in \"info,trunkline::monitor=debug\"",
+            nearest(text, &LEVELS),
+        );
         return None;
     }
     Some(text.to_owned())

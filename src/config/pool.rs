@@ -11,8 +11,11 @@ impl Pool {
         const MINUTE: Duration = Duration::from_secs(60);
         const HOUR: Duration = Duration::from_secs(3600);
         const DAY: Duration = Duration::from_secs(24 * 3600);
-        let modes =
-            [("transaction", PoolMode::Transaction), ("session", PoolMode::Session), ("statement", PoolMode::Statement)];
+        let modes = [
+            ("transaction", PoolMode::Transaction),
+            ("session", PoolMode::Session),
+            ("statement", PoolMode::Statement),
+        ];
         let pool = Self {
             mode: table.choice("mode", &modes, PoolMode::Transaction),
             size: table.count("size", 20, 1..=10_000),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::tally::Tally;
 
-/// Durations in buckets. Like every count here it has one writer: two threads that record at the same moment lose counts.
+/// Durations in buckets.
 #[derive(Debug, Default)]
 pub struct Histogram {
     /// Not cumulative; the last one takes what is over the last bound.

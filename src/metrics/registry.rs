@@ -55,7 +55,7 @@ impl Metrics {
     /// The counts of the worker of this number.
     ///
     /// # Panics
-    /// If the number is not below that given to [`Self::new`]: two workers must never share counts.
+    /// If the number is not below that given to [`Self::new`]: workers that share counts slow each other down.
     pub fn worker(&self, number: usize) -> Arc<WorkerMetrics> {
         Arc::clone(self.counts.workers.get(number).expect("a worker's number is below the number of workers"))
     }
@@ -96,7 +96,7 @@ impl Counts {
     }
 
     fn clients(&self, scrape: &mut Scrape) {
-        // What ended is read before what began, so that a client who comes and goes meanwhile is not counted as minus one.
+        // What ended is read before what began: a client who comes and goes meanwhile must not count as minus one.
         let (closed, unbuffered) = (self.sum(|w| &w.clients_closed), self.sum(|w| &w.unbuffered_bytes));
         let (accepted, buffered) = (self.sum(|w| &w.clients_accepted), self.sum(|w| &w.buffered_bytes));
         scrape.gauge(&families::CLIENTS, &[], accepted.saturating_sub(closed) as f64);

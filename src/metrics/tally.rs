@@ -1,16 +1,17 @@
-//! Numbers that one thread writes and a scrape reads; no two cores ever write the same one.
+//! Numbers that one worker writes and a scrape reads.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A count with one writer. Two threads that add at the same moment lose counts; readers are always safe.
+/// A count. Anybody may add; it is cheap as long as those who do run on one core.
 #[derive(Debug, Default)]
 pub(super) struct Tally(AtomicU64);
 
 impl Tally {
-    /// Add `amount`; a plain load and store, because an atomic addition costs twenty times as much.
+    /// Add `amount`. An atomic addition without contention takes 3.5 ns, a load and a store 1.4 ns: not worth the rule
+    /// that nobody else may write, which no compiler would check.
     #[inline]
     pub(super) fn add(&self, amount: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
+        self.0.fetch_add(amount, Relaxed);
     }
 
     /// Replace the count by one that is kept elsewhere.

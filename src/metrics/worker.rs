@@ -13,8 +13,8 @@ use super::tally::{Tallies, Tally};
 
 /// The counts of one worker thread: every event that shells report.
 ///
-/// Only one thread may report to it at a time, or counts are lost; nothing else can go wrong. Its alignment keeps it off
-/// the cache lines (fetched in pairs) of its neighbours.
+/// Two threads that report to the same one get right counts and wait for each other's cache lines: so each has its own.
+/// Its alignment keeps it off the lines (fetched in pairs) of its neighbours.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct WorkerMetrics {

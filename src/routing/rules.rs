@@ -111,7 +111,10 @@ impl Rule {
             && covers_list(&self.application_names, &other.application_names, Pattern::covers)
             && covers_list(&self.kinds, &other.kinds, Kind::eq)
             && covers_list(&self.tables, &other.tables, TablePattern::covers)
-            && self.text.as_ref().is_none_or(|wide| other.text.as_ref().is_some_and(|text| wide.as_str() == text.as_str()))
+            && self
+                .text
+                .as_ref()
+                .is_none_or(|wide| other.text.as_ref().is_some_and(|text| wide.as_str() == text.as_str()))
     }
 
     fn names_a_table(&self, statement: &Statement) -> bool {

@@ -42,6 +42,14 @@ impl Session {
         self.flow.batch_open = false;
     }
 
+    /// The unit that met the abort has ended so: the client gets its ReadyForQuery, now or at its Sync.
+    pub fn end_aborted_unit(&mut self, end: Option<super::End>, out: &mut BytesMut) {
+        match end {
+            Some(super::End::Flush) | None => self.flow.skipping = true,
+            Some(_) => backend::put_ready(out, self.transaction.status),
+        }
+    }
+
     /// Answers one message in the node's place.
     pub fn answer_alone(
         &mut self,

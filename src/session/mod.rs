@@ -75,6 +75,21 @@ pub struct Session {
     flow: Flow,
 }
 
+/// How a session's texts are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// Its standard_conforming_strings.
+    pub standard_conforming_strings: bool,
+    /// Its client_encoding is UTF8.
+    pub encoding_is_utf8: bool,
+}
+
+impl Default for Dialect {
+    fn default() -> Self {
+        Self { standard_conforming_strings: true, encoding_is_utf8: true }
+    }
+}
+
 /// The transaction that the session is in.
 #[derive(Clone, Copy, Debug, Default)]
 struct Transaction {
@@ -287,6 +302,16 @@ impl Session {
     /// The lease may go back: idle and not pinned.
     pub fn may_release(&self) -> bool {
         self.is_idle() && self.pins.is_empty()
+    }
+
+    /// How the session's texts are to be read.
+    pub fn dialect(&self) -> Dialect {
+        let Some(map) = Some(&self.settings).filter(|settings| !settings.is_empty()) else { return Dialect::default() };
+        let is_utf8 = |name: &str| matches!(&*name.to_ascii_lowercase().replace(['-', '_'], ""), "utf8" | "unicode");
+        Dialect {
+            standard_conforming_strings: map.get("standard_conforming_strings") != Some("off"),
+            encoding_is_utf8: map.get("client_encoding").is_none_or(is_utf8),
+        }
     }
 
     /// Replies are owed by the node.

@@ -10,4 +10,5 @@ mod fixture;
 mod relay;
 
 mod cluster;
+mod dashboard;
 mod monitor;

@@ -14,7 +14,8 @@ const RANKS: &[&[&str]] = &[
     &["client", "monitor"],
     &["admin"],
     &["reload", "drain"],
-    &["app", "cli", "demo", "explain"],
+    &["app", "demo", "explain"],
+    &["cli"],
     &["main"],
 ];
 

@@ -1,0 +1,322 @@
+//! From an intent to a lease: waiting for a primary, for freshness, for a free server connection, each with a deadline.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use super::conversation::Client;
+use super::farewell::Farewell;
+use super::handshake::Admitted;
+use super::server::{Cluster, Server};
+use super::worker::Worker;
+use crate::backend::{ConnectClass, Lease, LeaseError, Pool, PoolKey};
+use crate::metrics::{FreshnessOutcome, Retry, Target};
+use crate::routing::place::Circumstances;
+use crate::routing::{Consistency, Intent, Placement, Reason, place};
+use crate::topology::{Doubt, NodeId, Role, View};
+use crate::wire::SqlState;
+
+/// Why there is no lease: what the client is told, as an error of its statement.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The SQLSTATE.
+    pub code: SqlState,
+    /// What it is told.
+    pub message: String,
+}
+
+/// A lease, and what routing said of it.
+pub struct Acquired {
+    /// The lease.
+    pub lease: Lease,
+    /// What the node was when it was chosen.
+    pub role: Role,
+    /// Why it was chosen.
+    pub reason: Reason,
+}
+
+/// A node that refuses connections is tried again this soon, if no new view comes before.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Reads without any replica or primary to take them wait as statements for the primary do.
+type Excluded = SmallVec<[NodeId; 4]>;
+
+impl Client {
+    /// A lease at once, where nothing has to be waited for: the way of almost every statement.
+    pub fn try_acquire(&mut self, intent: &Intent) -> Option<Acquired> {
+        if self.server.consistency == Consistency::Strong {
+            return None;
+        }
+        let view = self.cluster().view.load_full();
+        self.session.freshness.settle(&view);
+        if matches!(intent, Intent::Read { .. }) && self.session.freshness.wants_to_move() && self.is_careful() {
+            return None;
+        }
+        let Placement::Node(node, reason) = self.place(intent, &view, &[], true) else { return None };
+        let pool = self.pool(node, &view)?;
+        let lease = pool.try_lease(self.worker.number, Instant::now())?;
+        Some(Acquired { lease, role: view.node(node)?.role, reason })
+    }
+
+    /// A lease, waiting where it must be waited.
+    pub async fn acquire(&mut self, intent: &Intent) -> Result<Acquired, Refusal> {
+        let begun = Instant::now();
+        let mut excluded = Excluded::new();
+        let mut may_wait = self.is_careful() && self.session.freshness.may_wait(begun);
+        if matches!(intent, Intent::Read { .. }) {
+            match self.server.consistency {
+                Consistency::Strong => self.session.freshness.wrote(begun),
+                Consistency::Session if self.session.freshness.wants_to_move() => self.look_around().await,
+                _ => {}
+            }
+        }
+        loop {
+            let mut changed = self.cluster().changed.clone();
+            changed.mark_unchanged();
+            let view = self.cluster().view.load_full();
+            self.session.freshness.settle(&view);
+            match self.place(intent, &view, &excluded, may_wait) {
+                Placement::Node(node, reason) => match self.lease_at(node, &view).await {
+                    Ok(lease) if self.still_holds(intent, node) => {
+                        let role = view.node(node).map_or(Role::Unknown, |node| node.role);
+                        self.worker.metrics.lease_waited(begun.elapsed());
+                        return Ok(Acquired { lease, role, reason });
+                    }
+                    Ok(lease) => lease.give_back(Instant::now()),
+                    Err(error) => self.after_failure(intent, node, error, &mut excluded, begun).await?,
+                },
+                Placement::AwaitFreshness => {
+                    let found = self.await_freshness(intent, &excluded).await;
+                    let now = Instant::now();
+                    self.session.freshness.waited(found, now);
+                    let outcome = if found { FreshnessOutcome::Replica } else { FreshnessOutcome::Primary };
+                    self.worker.metrics.freshness_waited(outcome, begun.elapsed());
+                    may_wait = found;
+                }
+                Placement::AwaitPrimary(_) => {
+                    excluded.clear();
+                    self.await_primary(&mut changed, &view, begun).await?;
+                }
+            }
+        }
+    }
+
+    fn is_careful(&self) -> bool {
+        self.server.consistency != Consistency::Eventual
+    }
+
+    fn place(&self, intent: &Intent, view: &View, excluded: &[NodeId], may_wait: bool) -> Placement {
+        let gates = self.server.pools.gates(self.database.cluster);
+        let group = match intent {
+            Intent::Read { group: Some(group), .. } => Some(self.cluster().group(group).unwrap_or_default()),
+            _ => None,
+        };
+        place(
+            intent,
+            view,
+            &Circumstances {
+                reads: self.server.reads,
+                freshness: self.is_careful().then_some(&self.session.freshness),
+                group,
+                leases: &|node| gates.get(usize::from(node.0)).map_or(0, |gate| gate.leases()),
+                excluded,
+                may_wait,
+                random: self.worker.random(),
+            },
+        )
+    }
+
+    /// A statement that needs the primary goes only to the node that is primary now: a wait may have lasted.
+    fn still_holds(&self, intent: &Intent, node: NodeId) -> bool {
+        matches!(intent, Intent::Read { .. }) || self.cluster().view.load().primary == Some(node)
+    }
+
+    async fn lease_at(&mut self, node: NodeId, view: &View) -> Result<Lease, LeaseError> {
+        let Some(pool) = self.pool(node, view) else { return Err(LeaseError::Fenced) };
+        pool.lease(self.worker.number, Instant::now() + self.server.queue_timeout).await
+    }
+
+    /// The pool of this session at a node, remembered.
+    pub fn pool(&mut self, node: NodeId, view: &View) -> Option<Arc<Pool>> {
+        let index = usize::from(node.0);
+        if let Some(Some(pool)) = self.pools.get(index) {
+            return Some(Arc::clone(pool));
+        }
+        let key = PoolKey {
+            cluster: self.database.cluster,
+            node,
+            database: Arc::clone(&self.database.server_name),
+            user: Arc::clone(&self.session.identity.user),
+        };
+        let pool = self.server.pools.get(&key, &view.node(node)?.address, self.password.as_ref())?;
+        if self.pools.len() <= index {
+            self.pools.resize(index + 1, None);
+        }
+        if let Some(place) = self.pools.get_mut(index) {
+            *place = Some(Arc::clone(&pool));
+        }
+        Some(pool)
+    }
+
+    /// What a failed attempt means: another node, another attempt, or an error.
+    async fn after_failure(
+        &mut self,
+        intent: &Intent,
+        node: NodeId,
+        error: LeaseError,
+        excluded: &mut Excluded,
+        begun: Instant,
+    ) -> Result<(), Refusal> {
+        let error = match error {
+            LeaseError::Fenced => return Ok(()),
+            LeaseError::Full { .. } => {
+                let user = &self.session.identity.user;
+                let message =
+                    format!("no server connection was free within queue_timeout for user \"{user}\": {error}");
+                return Err(Refusal { code: SqlState::TOO_MANY_CONNECTIONS, message });
+            }
+            LeaseError::Connect(error) => error,
+        };
+        let class = error.class();
+        if class == ConnectClass::Denied {
+            let message = format!("the node refused the login: {error}");
+            return Err(Refusal { code: SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message });
+        }
+        if class != ConnectClass::Full {
+            (self.cluster().doubt)(node, if class == ConnectClass::Starting { Doubt::Stopping } else { Doubt::Lost });
+        }
+        self.worker.metrics.retried(Retry::ConnectFailed);
+        if matches!(intent, Intent::Read { .. }) && !excluded.contains(&node) {
+            excluded.push(node);
+            return Ok(());
+        }
+        let limit = if class == ConnectClass::Full { self.server.queue_timeout } else { self.server.hold };
+        if begun.elapsed() >= limit {
+            let code =
+                if class == ConnectClass::Full { SqlState::TOO_MANY_CONNECTIONS } else { SqlState::CANNOT_CONNECT_NOW };
+            return Err(Refusal { code, message: format!("the primary cannot be connected to: {error}") });
+        }
+        let mut changed = self.cluster().changed.clone();
+        let _ = tokio::time::timeout(RETRY_PAUSE, changed.changed()).await;
+        Ok(())
+    }
+
+    /// Waits for the next view. The statement is held until there is a primary, or too long.
+    async fn await_primary(
+        &self,
+        changed: &mut tokio::sync::watch::Receiver<u64>,
+        view: &View,
+        begun: Instant,
+    ) -> Result<(), Refusal> {
+        let _hold = self.worker.metrics.hold();
+        let deadline = begun + self.server.hold;
+        // Either a new view or the deadline; dropping the wait for a view loses nothing, the next look sees it.
+        match tokio::time::timeout_at(deadline.into(), changed.changed()).await {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let because = view.no_primary_because.as_deref().unwrap_or("it cannot be connected to");
+                let message = format!("no primary within {} ms: {because}", self.server.hold.as_millis());
+                Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
+            }
+        }
+    }
+
+    /// Waits, a few milliseconds at most, until a replica has what the session must see.
+    async fn await_freshness(&mut self, intent: &Intent, excluded: &[NodeId]) -> bool {
+        let deadline = Instant::now() + self.server.freshness_wait;
+        self.ask_for_positions(deadline);
+        let mut changed = self.cluster().changed.clone();
+        loop {
+            changed.mark_unchanged();
+            let view = self.cluster().view.load_full();
+            self.session.freshness.settle(&view);
+            if !matches!(self.place(intent, &view, excluded, true), Placement::AwaitFreshness) {
+                return true;
+            }
+            if tokio::time::timeout_at(deadline.into(), changed.changed()).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Samples the node last read from and its peers, so that the session may move on if another has caught up.
+    async fn look_around(&mut self) {
+        let deadline = Instant::now() + self.server.freshness_wait;
+        self.ask_for_positions(deadline);
+        let mut changed = self.cluster().changed.clone();
+        while let Some(last) = self.session.freshness.last_read() {
+            changed.mark_unchanged();
+            let view = self.cluster().view.load_full();
+            self.session.freshness.settle(&view);
+            let is_settled = self.session.freshness.last_read() != Some(last);
+            if is_settled || tokio::time::timeout_at(deadline.into(), changed.changed()).await.is_err() {
+                break;
+            }
+        }
+        self.session.freshness.looked_around();
+    }
+
+    fn ask_for_positions(&self, until: Instant) {
+        let cluster = self.cluster();
+        let view = cluster.view.load();
+        if let Some(primary) = view.primary {
+            (cluster.request_sample)(primary);
+        }
+        for replica in view.readable_replicas() {
+            (cluster.request_sample)(replica.id);
+            (cluster.follow_until)(replica.id, until);
+        }
+    }
+
+    /// The session's cluster.
+    pub fn cluster(&self) -> &Cluster {
+        #[expect(clippy::indexing_slicing, reason = "the configuration was checked: a database names a cluster it has")]
+        &self.server.clusters[self.database.cluster]
+    }
+}
+
+/// A lease at any node that answers, for what a client must be told at login.
+pub async fn any_node(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Lease, Farewell> {
+    let deadline = Instant::now() + server.hold;
+    #[expect(clippy::indexing_slicing, reason = "the configuration was checked: a database names a cluster it has")]
+    let cluster = &server.clusters[admitted.database.cluster];
+    let mut changed = cluster.changed.clone();
+    loop {
+        changed.mark_unchanged();
+        let view = cluster.view.load_full();
+        let mut last = None;
+        for node in view.primary().into_iter().chain(view.readable_replicas()) {
+            let key = PoolKey {
+                cluster: admitted.database.cluster,
+                node: node.id,
+                database: Arc::clone(&admitted.database.server_name),
+                user: Arc::clone(&admitted.identity.user),
+            };
+            let Some(pool) = server.pools.get(&key, &node.address, admitted.user.server_password.as_ref()) else {
+                continue;
+            };
+            match pool.lease(worker.number, deadline.min(Instant::now() + server.queue_timeout)).await {
+                Ok(lease) => return Ok(lease),
+                Err(LeaseError::Connect(error)) if error.class() == ConnectClass::Denied => {
+                    return Err(Farewell::told(
+                        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                        format!("the node refused the login: {error}"),
+                    ));
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        let pause = (Instant::now() + RETRY_PAUSE).min(deadline);
+        let _ = tokio::time::timeout_at(pause.into(), changed.changed()).await;
+        if Instant::now() >= deadline {
+            let because = last.map_or_else(|| "no node can serve".to_owned(), |error| error.to_string());
+            return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, because));
+        }
+    }
+}
+
+/// The counter's word for a role.
+pub fn target(role: Role) -> Target {
+    if role == Role::Primary { Target::Primary } else { Target::Replica }
+}

@@ -1,0 +1,587 @@
+//! A client's conversation: read, survey, lease, translate, relay, release; and what becomes of it when something breaks.
+//!
+//! Cancel safety: nothing here is dropped halfway but the whole task, and then its lease is closed, not returned.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::acquire::{Acquired, Refusal, target};
+use super::farewell::Farewell;
+use super::handshake::{self, Admitted};
+use super::relay::Relayed;
+use super::server::{Database, Server};
+use super::worker::{Buffers, Place, Worker};
+use crate::auth::Secret;
+use crate::backend::cancel::Cancellable;
+use crate::backend::exchange::{self, ExchangeError};
+use crate::backend::{Lease, Pool};
+use crate::config::PoolMode;
+use crate::metrics::{LoginFailure, Loss as LossCount, Refusal as RefusalCause, Retry, Target, Violator};
+use crate::net::{ReadBuffer, listener};
+use crate::routing::{Intent, Reason};
+use crate::session::failure::Circumstances;
+use crate::session::translate::Message;
+use crate::session::{End, Held, Loss, Session, SessionId, Surroundings};
+use crate::topology::{Doubt, Role};
+use crate::wire::error_response::{Severity, put_error};
+use crate::wire::{Header, SqlState, frame, frontend};
+
+/// One client, logged in.
+pub struct Client {
+    pub(super) stream: TcpStream,
+    pub(super) session: Session,
+    pub(super) held: Option<HeldLease>,
+    pub(super) server: Arc<Server>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) database: Database,
+    pub(super) password: Option<Secret>,
+    pub(super) pools: Vec<Option<Arc<Pool>>>,
+    pub(super) cancellable: Arc<Cancellable>,
+    place: Place,
+}
+
+/// A lease, and what is known of the unit that runs on it.
+pub(super) struct HeldLease {
+    pub(super) lease: Lease,
+    pub(super) role: Role,
+    pub(super) begun: Instant,
+    /// Bytes of a message from the client that go on as they come: it is too large to be held.
+    pub(super) passing_to_node: usize,
+    /// Bytes of a message from the node that go on as they come.
+    pub(super) passing_to_client: usize,
+    /// Something of the present unit has been written to the node.
+    pub(super) sent: bool,
+    /// Something of its replies has been forwarded.
+    pub(super) forwarded: bool,
+    /// The unit is a read, alone, and its messages are kept: it can be run again.
+    pub(super) at_hand: bool,
+    /// It is a read by the proof.
+    pub(super) is_read: bool,
+    /// A replica has refused it: the rest of its answer is dropped and the primary asked.
+    pub(super) refused: Option<SqlState>,
+}
+
+/// Serves one client, from its first byte to its last.
+pub async fn serve(mut stream: TcpStream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId) {
+    let place = worker.enter();
+    worker.metrics.client_accepted();
+    let login = tokio::time::timeout(server.limits.login_timeout, Box::pin(login(&mut stream, &server, &worker)));
+    let farewell = match login.await {
+        Err(_) => {
+            worker.metrics.login_failed(LoginFailure::Timeout);
+            Farewell::Left
+        }
+        Ok(Err(farewell)) => farewell,
+        Ok(Ok((admitted, cancellable))) => {
+            let mut client =
+                Client::new(stream, admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
+            let farewell = client.converse().await;
+            client.leave(farewell).await;
+            worker.metrics.client_closed();
+            return;
+        }
+    };
+    say_farewell(&mut stream, &farewell, &worker).await;
+    worker.metrics.client_closed();
+}
+
+async fn login(
+    stream: &mut TcpStream,
+    server: &Server,
+    worker: &Worker,
+) -> Result<(Admitted, Arc<Cancellable>), Farewell> {
+    listener::set_options(stream)?;
+    let admitted = handshake::admit(stream, server, worker).await?;
+    let cancellable = server.cancel_keys.issue();
+    match handshake::welcome(stream, &admitted, cancellable.key(), server, worker).await {
+        Ok(()) => Ok((admitted, cancellable)),
+        Err(farewell) => {
+            server.cancel_keys.remove(&cancellable);
+            Err(farewell)
+        }
+    }
+}
+
+async fn say_farewell(stream: &mut TcpStream, farewell: &Farewell, worker: &Worker) {
+    match farewell {
+        Farewell::Told { code, message } => {
+            worker.metrics.error_sent(code.as_str());
+            if *code == SqlState::PROTOCOL_VIOLATION {
+                worker.metrics.protocol_violated(Violator::Client);
+            }
+            let mut out = BytesMut::new();
+            put_error(&mut out, Severity::Fatal, *code, message, None);
+            // Whoever does not read it is gone already.
+            let _ = stream.write_all(&out).await;
+            let _ = stream.shutdown().await;
+        }
+        Farewell::NotPostgres => worker.metrics.client_refused(RefusalCause::NotPostgres),
+        Farewell::Left | Farewell::Lost(_) | Farewell::Cancel => {}
+    }
+}
+
+impl Client {
+    fn new(
+        stream: TcpStream,
+        admitted: Admitted,
+        cancellable: Arc<Cancellable>,
+        server: Arc<Server>,
+        worker: Rc<Worker>,
+        place: Place,
+        id: SessionId,
+    ) -> Self {
+        Self {
+            stream,
+            session: Session::new(id, admitted.identity, admitted.settings),
+            held: None,
+            server,
+            worker,
+            database: admitted.database,
+            password: admitted.user.server_password,
+            pools: Vec::new(),
+            cancellable,
+            place,
+        }
+    }
+
+    async fn converse(&mut self) -> Farewell {
+        loop {
+            if let Err(farewell) = self.idle().await {
+                return farewell;
+            }
+            let mut buffers = self.worker.take_buffers();
+            let served = Box::pin(self.serve(&mut buffers)).await;
+            self.worker.put_buffers(buffers);
+            if let Err(farewell) = served {
+                return farewell;
+            }
+        }
+    }
+
+    /// Waits until the client sends something, without a buffer.
+    async fn idle(&self) -> Result<(), Farewell> {
+        std::future::poll_fn(|cx| {
+            if self.worker.is_draining() {
+                return std::task::Poll::Ready(Err(Farewell::told(
+                    SqlState::ADMIN_SHUTDOWN,
+                    "terminating connection due to administrator command",
+                )));
+            }
+            self.place.watch(cx);
+            self.stream.poll_read_ready(cx).map_err(Farewell::from)
+        })
+        .await
+    }
+
+    /// Serves until the client is idle again.
+    async fn serve(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        loop {
+            if self.held.is_some() {
+                match self.relay(buffers).await? {
+                    Relayed::Idle => self.release(buffers).await?,
+                    Relayed::Elsewhere => self.move_elsewhere(buffers).await?,
+                    Relayed::Refused(code) => self.ask_primary(code, buffers),
+                    Relayed::NodeLost(farewell) => self.node_lost(farewell, buffers).await?,
+                }
+                continue;
+            }
+            if self.session.answers_alone() {
+                self.answer_alone(buffers).await?;
+                continue;
+            }
+            self.survey(buffers)?;
+            match self.session.gathered.end {
+                Some(End::Terminate) => return Err(Farewell::Left),
+                Some(End::StrayCopy) => self.drop_unit(buffers),
+                Some(_) => self.start(buffers).await?,
+                None if buffers.input.is_empty() => return Ok(()),
+                None => self.read_more(&mut buffers.input).await?,
+            }
+        }
+    }
+
+    async fn read_more(&mut self, input: &mut ReadBuffer) -> Result<(), Farewell> {
+        if input.is_full() {
+            input.grow();
+        }
+        match input.fill(&mut self.stream).await? {
+            0 => Err(Farewell::Left),
+            count => {
+                self.worker.metrics.received_from_client(count);
+                Ok(())
+            }
+        }
+    }
+
+    /// Looks at whole messages until the unit is whole. Without a lease only.
+    fn survey(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        while self.session.gathered.end.is_none() {
+            let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
+            let Some(header) = peek(rest)? else { return Ok(()) };
+            match rest.get(..header.size) {
+                Some(message) => {
+                    self.survey_message(header, message)?;
+                }
+                None => return self.survey_partial(header, buffers),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn survey_message(&mut self, header: Header, message: &[u8]) -> Result<(), Farewell> {
+        let held = match &self.held {
+            None => Held::Nothing,
+            Some(held) if held.role == Role::Primary => Held::Primary,
+            Some(_) => Held::Replica,
+        };
+        let (worker, dialect) = (&self.worker, self.session.dialect());
+        let mut around = Surroundings {
+            classify: &mut |text| worker.classify(text, dialect),
+            rules: &self.server.rules,
+            reads: self.server.reads,
+            held,
+        };
+        let body = message.get(frame::HEADER..).unwrap_or_default();
+        self.session.survey(header.tag, header.size, body, &mut around).map_err(|_| violation(header.tag))
+    }
+
+    /// A message that is too large to wait for: the unit starts with what is there of it.
+    fn survey_partial(&mut self, header: Header, buffers: &Buffers) -> Result<(), Farewell> {
+        let limit = self.server.limits.buffer_bytes;
+        if header.size <= limit && buffers.input.len() < limit {
+            return Ok(());
+        }
+        if self.session.gathered.size > 0 {
+            self.session.gathered.end = Some(End::Flush);
+            return Ok(());
+        }
+        let message = format!("message of {} bytes is larger than limits.buffer_bytes ({limit})", header.size);
+        Err(Farewell::told(SqlState::PROGRAM_LIMIT_EXCEEDED, message))
+    }
+
+    fn drop_unit(&mut self, buffers: &mut Buffers) {
+        buffers.input.consume(self.session.gathered.size);
+        self.session.gathered.clear();
+    }
+
+    /// Finds a lease for the unit and sends it.
+    async fn start(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let intent = self.intent();
+        if let Intent::Refuse { rule, message, sqlstate } = &intent {
+            let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
+            self.worker.metrics.statement_routed(Target::None, Reason::Refused.index());
+            tracing::debug!(rule = %rule, "statement refused by a rule");
+            let message = message.to_string();
+            return self.refuse(Refusal { code, message }, buffers).await;
+        }
+        let acquired = match self.try_acquire(&intent) {
+            Some(acquired) => Ok(acquired),
+            None => Box::pin(self.acquire(&intent)).await,
+        };
+        match acquired {
+            Ok(acquired) => self.begin(acquired, matches!(intent, Intent::Read { .. }), buffers).await,
+            Err(refusal) => {
+                self.worker.metrics.statement_routed(Target::None, intent.reason().index());
+                self.refuse(refusal, buffers).await
+            }
+        }
+    }
+
+    /// Where the unit may go; one without any statement is as good as a read.
+    fn intent(&self) -> Intent {
+        match (self.server.mode, self.session.intent()) {
+            (_, Some(refused @ Intent::Refuse { .. })) => refused.clone(),
+            (PoolMode::Session, _) => Intent::Primary(Reason::SessionMode),
+            (_, Some(intent)) => intent.clone(),
+            (_, None) => Intent::Primary(Reason::UnknownName),
+        }
+    }
+
+    /// The unit goes on its way on a new lease.
+    async fn begin(&mut self, acquired: Acquired, is_read: bool, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let Acquired { mut lease, role, reason } = acquired;
+        if let Err(error) = self.make_ours(&mut lease).await {
+            return self.replay_failed(error, buffers).await;
+        }
+        let address = Arc::clone(lease.pool().address());
+        self.cancellable.runs_on(&address, lease.connection());
+        self.worker.metrics.statement_routed(target(role), reason.index());
+        self.held = Some(HeldLease {
+            lease,
+            role,
+            begun: Instant::now(),
+            passing_to_node: 0,
+            passing_to_client: 0,
+            sent: false,
+            forwarded: false,
+            at_hand: self.session.gathered.end != Some(End::Flush),
+            is_read,
+            refused: None,
+        });
+        self.send_unit(buffers)
+    }
+
+    /// Translates what has been gathered. Its messages are kept while it may have to be run again.
+    pub(super) fn send_unit(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let size = self.session.gathered.size;
+        let Some(held) = &mut self.held else { return Ok(()) };
+        let unit = buffers.input.filled().get(..size).unwrap_or_default();
+        let mut rest = unit;
+        while let Some(header) = peek(rest)? {
+            let Some((message, after)) = rest.split_at_checked(header.size) else { break };
+            let message =
+                Message { tag: header.tag, body: message.get(frame::HEADER..).unwrap_or_default(), whole: message };
+            let known = &mut held.lease.connection().known;
+            self.session
+                .translate(message, known, self.server.prepared_statements, &mut buffers.to_node)
+                .map_err(|_| violation(header.tag))?;
+            rest = after;
+        }
+        if held.at_hand && buffers.kept.is_empty() {
+            buffers.kept.extend_from_slice(unit);
+        } else {
+            held.at_hand = false;
+        }
+        buffers.input.consume(size);
+        self.session.gathered.clear();
+        Ok(())
+    }
+
+    /// Makes the server connection's settings and SQL-prepared statements the session's.
+    async fn make_ours(&mut self, lease: &mut Lease) -> Result<(), ExchangeError> {
+        let connection = lease.connection();
+        let sql = self.session.replay(&connection.known);
+        let missing = self.session.missing_prepares(&connection.known);
+        if sql.is_none() && missing.is_empty() {
+            return Ok(());
+        }
+        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        if let Some(sql) = sql {
+            self.worker.metrics.parameters_replayed(1);
+            exchange::query(&mut connection.stream, &sql, deadline).await?;
+        }
+        for prepare in missing {
+            self.worker.metrics.prepared_replayed(1);
+            // What cannot be prepared here any more will be missed by EXECUTE, in the node's own words.
+            match exchange::query(&mut connection.stream, &prepare, deadline).await {
+                Ok(_) | Err(ExchangeError::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.session.replayed(&mut connection.known);
+        Ok(())
+    }
+
+    async fn replay_failed(&mut self, error: ExchangeError, buffers: &mut Buffers) -> Result<(), Farewell> {
+        match error {
+            ExchangeError::Refused { code, message } => self.refuse(Refusal { code, message }, buffers).await,
+            // The connection was bad; nothing of the client's has been sent.
+            _ => {
+                self.worker.metrics.retried(Retry::NotSent);
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// An error of ours in place of the unit's answer.
+    async fn refuse(&mut self, refusal: Refusal, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let end = self.session.gathered.end.unwrap_or(End::Sync);
+        buffers.input.consume(self.session.gathered.size);
+        self.worker.metrics.error_sent(refusal.code.as_str());
+        self.session.refuse_unit(refusal.code, &refusal.message, end, &mut buffers.to_client);
+        self.flush(buffers).await
+    }
+
+    /// Writes what is meant for the client.
+    async fn flush(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        self.worker.metrics.sent_to_client(buffers.to_client.len());
+        self.stream.write_all_buf(&mut buffers.to_client).await?;
+        Ok(())
+    }
+
+    /// Answers in the node's place until the lost transaction or the skipped batch has ended.
+    async fn answer_alone(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        loop {
+            let Some(header) = peek(buffers.input.filled())?.filter(|header| header.size <= buffers.input.len()) else {
+                self.flush(buffers).await?;
+                return self.read_more(&mut buffers.input).await;
+            };
+            if header.tag == frontend::TERMINATE {
+                return Err(Farewell::Left);
+            }
+            let (worker, dialect) = (&self.worker, self.session.dialect());
+            let message = buffers.input.filled().get(frame::HEADER..header.size).unwrap_or_default();
+            self.session
+                .answer_alone(header.tag, message, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)
+                .map_err(|_| violation(header.tag))?;
+            buffers.input.consume(header.size);
+            if !self.session.answers_alone() {
+                return self.flush(buffers).await;
+            }
+        }
+    }
+
+    /// The session is idle: asks for the settings it has touched, and gives the lease back unless it is pinned.
+    async fn release(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        buffers.kept.clear();
+        let touched = self.session.take_touched();
+        if !touched.is_empty() {
+            self.read_settings(&touched).await?;
+        }
+        let Some(held) = self.held.take() else { return Ok(()) };
+        let now = Instant::now();
+        self.worker.metrics.statement_finished(target(held.role), now.saturating_duration_since(held.begun));
+        self.session.served_by(held.lease.node(), now);
+        self.cancellable.runs_nothing();
+        let mut lease = held.lease;
+        if lease.connection().is_being_cancelled() {
+            tokio::task::spawn_local(after_cancel(lease));
+        } else {
+            lease.give_back(now);
+        }
+        Ok(())
+    }
+
+    async fn read_settings(&mut self, names: &[Arc<str>]) -> Result<(), Farewell> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        let connection = held.lease.connection();
+        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        let sql = crate::session::settings::sql_to_read(names);
+        match exchange::query(&mut connection.stream, &sql, deadline).await {
+            Ok(answer) => {
+                let values = answer.rows.into_iter().next().unwrap_or_default();
+                self.session.settings_read(names, values);
+                connection.known.settings = self.session.settings.clone();
+                Ok(())
+            }
+            Err(_) => {
+                self.held = None;
+                Err(Farewell::told(
+                    SqlState::ADMIN_SHUTDOWN,
+                    "the session's settings were lost with its server connection",
+                ))
+            }
+        }
+    }
+
+    /// The unit at the front of the input cannot run on the replica that is held.
+    async fn move_elsewhere(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if self.session.status() == crate::wire::backend::TransactionStatus::Idle {
+            return self.release(buffers).await;
+        }
+        self.held = None;
+        self.cancellable.runs_nothing();
+        buffers.input.consume(self.session.gathered.size);
+        let end = self.session.gathered.end;
+        self.session.gathered.clear();
+        let message = "this READ ONLY transaction runs on a replica, which cannot answer this statement rightly";
+        self.session.abort_transaction(SqlState::FEATURE_NOT_SUPPORTED, message, &mut buffers.to_client);
+        self.session.end_aborted_unit(end, &mut buffers.to_client);
+        self.flush(buffers).await
+    }
+
+    /// A replica has refused the unit and its answer has been dropped: the primary is asked.
+    fn ask_primary(&mut self, code: SqlState, buffers: &mut Buffers) {
+        if let Some(held) = self.held.take() {
+            held.lease.give_back(Instant::now());
+        }
+        self.cancellable.runs_nothing();
+        self.worker.metrics.retried(match code {
+            SqlState::SERIALIZATION_FAILURE => Retry::RecoveryConflict,
+            _ => Retry::ReadOnly,
+        });
+        self.session.rewind();
+        self.put_back(buffers);
+        self.session.gathered.join(Intent::Primary(Reason::Retried));
+    }
+
+    /// The unit's messages stand at the front of the input again.
+    fn put_back(&mut self, buffers: &mut Buffers) {
+        buffers.to_node.clear();
+        buffers.from_node.consume(usize::MAX);
+        let kept = std::mem::take(&mut buffers.kept);
+        buffers.input.put_front(&kept);
+    }
+
+    /// The node is lost: runs the unit again, or tells the client what that means.
+    async fn node_lost(&mut self, farewell: Option<SqlState>, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let Some(held) = self.held.take() else { return Ok(()) };
+        self.cancellable.runs_nothing();
+        let node = held.lease.node();
+        (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
+        let how = Circumstances {
+            farewell,
+            sent: held.sent,
+            forwarded: held.forwarded,
+            is_read: held.is_read,
+            at_hand: held.at_hand && !buffers.kept.is_empty(),
+        };
+        drop(held);
+        let loss = self.session.lost(how);
+        match loss {
+            Loss::RunAgain => {
+                self.worker.metrics.retried(if how.sent { Retry::NodeLost } else { Retry::NotSent });
+                self.put_back(buffers);
+                Ok(())
+            }
+            Loss::Report(code, out) => {
+                buffers.kept.clear();
+                buffers.to_node.clear();
+                buffers.from_node.consume(usize::MAX);
+                if out.is_empty() {
+                    return Ok(());
+                }
+                self.worker.metrics.error_sent(code.as_str());
+                self.worker.metrics.transaction_lost(match code {
+                    SqlState::SERIALIZATION_FAILURE => LossCount::RolledBack,
+                    SqlState::CONNECTION_FAILURE => LossCount::CutShort,
+                    _ => LossCount::Unknown,
+                });
+                buffers.to_client.extend_from_slice(&out);
+                self.flush(buffers).await
+            }
+            Loss::End(message) => Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, message)),
+        }
+    }
+
+    /// The conversation is over.
+    async fn leave(mut self, farewell: Farewell) {
+        self.cancellable.runs_nothing();
+        self.server.cancel_keys.remove(&self.cancellable);
+        if let Some(held) = self.held.take() {
+            let is_clean = self.session.may_release() && held.passing_to_node == 0 && held.passing_to_client == 0;
+            if is_clean {
+                held.lease.give_back(Instant::now());
+            }
+        }
+        say_farewell(&mut self.stream, &farewell, &self.worker).await;
+    }
+}
+
+/// A cancel is on its way to this connection: it waits until the cancel has arrived, so that it hits nobody else.
+async fn after_cancel(mut lease: Lease) {
+    /// The node answers a cancel at once; a connection that waits longer is closed.
+    const LONGEST: std::time::Duration = std::time::Duration::from_secs(6);
+    let begun = Instant::now();
+    while lease.connection().is_being_cancelled() && begun.elapsed() < LONGEST {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    if !lease.connection().is_being_cancelled() {
+        lease.give_back(Instant::now());
+    }
+}
+
+/// The header at the front of what came from the client.
+pub(super) fn peek(bytes: &[u8]) -> Result<Option<Header>, Farewell> {
+    Header::peek(bytes).map_err(|error| Farewell::violation(&error.to_string()))
+}
+
+pub(super) fn violation(tag: u8) -> Farewell {
+    Farewell::violation(&format!("invalid frontend message of type {tag}"))
+}

@@ -1,0 +1,48 @@
+//! Why a client's conversation ends, and what it is told.
+
+use std::io;
+
+use crate::wire::SqlState;
+
+/// Why a conversation ends.
+#[derive(Debug, thiserror::Error)]
+pub enum Farewell {
+    /// The client said goodbye, or closed its connection.
+    #[error("the client left")]
+    Left,
+    /// Its connection broke.
+    #[error("the client's connection was lost")]
+    Lost(#[source] io::Error),
+    /// It is told why, and the connection is closed.
+    #[error("{message} ({code})")]
+    Told {
+        /// The SQLSTATE.
+        code: SqlState,
+        /// What it is told.
+        message: String,
+    },
+    /// What it began with is not PostgreSQL's protocol: nothing is answered.
+    #[error("not PostgreSQL's protocol")]
+    NotPostgres,
+    /// It came to cancel, and that is done.
+    #[error("a cancel request")]
+    Cancel,
+}
+
+impl Farewell {
+    /// The client is told this.
+    pub fn told(code: SqlState, message: impl Into<String>) -> Self {
+        Self::Told { code, message: message.into() }
+    }
+
+    /// The client's message cannot be understood.
+    pub fn violation(message: &str) -> Self {
+        Self::told(SqlState::PROTOCOL_VIOLATION, message)
+    }
+}
+
+impl From<io::Error> for Farewell {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error)
+    }
+}

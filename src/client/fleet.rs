@@ -1,0 +1,131 @@
+//! The worker threads: each with a runtime of its own, so that a client's task, its lease and their sockets never
+//! change cores. New clients go to the worker that has the fewest.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::LocalSet;
+
+use super::conversation::serve;
+use super::server::Server;
+use super::worker::Worker;
+use crate::metrics::Metrics;
+use crate::session::SessionId;
+use crate::sql::{Cache, ParseSettings};
+
+/// The worker threads.
+pub struct Fleet {
+    crews: Vec<Crew>,
+}
+
+struct Crew {
+    orders: UnboundedSender<Order>,
+    clients: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Order {
+    /// Serve this client.
+    Serve(TcpStream),
+    /// Ask every client to leave as soon as it is idle.
+    Drain,
+}
+
+/// PostgreSQL's parser recurses: this is what its own server has, and more than its depth limit needs.
+const STACK: usize = 16 * 1024 * 1024;
+
+impl Fleet {
+    /// Starts this many worker threads.
+    pub fn start(workers: usize, server: &Arc<Server>, metrics: &Metrics) -> std::io::Result<Self> {
+        let sessions = Arc::new(AtomicU64::new(1));
+        let start = |number| Crew::start(number, Arc::clone(server), Arc::clone(&sessions), metrics);
+        Ok(Self { crews: (0..workers).map(start).collect::<Result<_, _>>()? })
+    }
+
+    /// Hands a client to the worker that has the fewest.
+    pub fn dispatch(&self, client: TcpStream) {
+        let Some(crew) = self.crews.iter().min_by_key(|crew| crew.clients.load(Ordering::Relaxed)) else { return };
+        crew.clients.fetch_add(1, Ordering::Relaxed);
+        if crew.orders.send(Order::Serve(client)).is_err() {
+            crew.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Clients now.
+    pub fn clients(&self) -> usize {
+        self.crews.iter().map(|crew| crew.clients.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Asks every client to leave as soon as it is idle.
+    pub fn drain(&self) {
+        for crew in &self.crews {
+            // A worker that is gone has nobody to ask.
+            let _ = crew.orders.send(Order::Drain);
+        }
+    }
+
+    /// Ends the worker threads, and with them every client that is still there.
+    pub fn stop(self) {
+        for mut crew in self.crews {
+            drop(crew.orders);
+            if let Some(thread) = crew.thread.take() {
+                // Its panic has been reported where it happened.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Crew {
+    fn start(number: usize, server: Arc<Server>, sessions: Arc<AtomicU64>, metrics: &Metrics) -> std::io::Result<Self> {
+        let (orders, receiver) = unbounded_channel();
+        let clients = Arc::new(AtomicUsize::new(0));
+        let (metrics, count) = (metrics.worker(number), Arc::clone(&clients));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let work = move || {
+            let limits = &server.limits;
+            let parse = ParseSettings { max_bytes: limits.statement_bytes, ..ParseSettings::default() };
+            let worker = Worker::new(number, metrics, Cache::new(limits.statement_cache_bytes), parse);
+            LocalSet::new().block_on(&runtime, obey(receiver, &worker, &server, &sessions, &count));
+        };
+        let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(work)?;
+        Ok(Self { orders, clients, thread: Some(thread) })
+    }
+}
+
+async fn obey(
+    mut orders: UnboundedReceiver<Order>,
+    worker: &std::rc::Rc<Worker>,
+    server: &Arc<Server>,
+    sessions: &AtomicU64,
+    count: &Arc<AtomicUsize>,
+) {
+    // Cancel-safe: an order that is not received stays in the channel.
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Drain => worker.drain(),
+            Order::Serve(client) => {
+                let leaving = Leaving(Arc::clone(count));
+                let Ok(client) = tokio::net::TcpStream::from_std(client) else { continue };
+                let id = SessionId(sessions.fetch_add(1, Ordering::Relaxed));
+                let (server, worker) = (Arc::clone(server), std::rc::Rc::clone(worker));
+                tokio::task::spawn_local(async move {
+                    let _leaving = leaving;
+                    serve(client, server, worker, id).await;
+                });
+            }
+        }
+    }
+}
+
+/// Counts a client as gone, however its task ends.
+struct Leaving(Arc<AtomicUsize>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,441 @@
+//! Bytes between a client and the node that serves it, both ways at once, looking only at what can change a state.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use super::conversation::{Client, peek, violation};
+use super::farewell::Farewell;
+use super::worker::Buffers;
+use crate::metrics::Violator;
+use crate::routing::Intent;
+use crate::session::translate::Message;
+use crate::session::{End, Reply, matters};
+use crate::topology::Role;
+use crate::wire::backend::TransactionStatus;
+use crate::wire::{Header, SqlState, frame, frontend};
+
+/// Why relaying has stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Relayed {
+    /// Everything is answered, and the lease may go back.
+    Idle,
+    /// The next unit cannot run on the replica that is held.
+    Elsewhere,
+    /// A replica has refused the unit; nothing of its answer has been forwarded.
+    Refused(SqlState),
+    /// The node is gone, with this SQLSTATE if it said goodbye.
+    NodeLost(Option<SqlState>),
+}
+
+/// What has happened to one direction in a turn.
+enum Turn {
+    /// Something moved.
+    Moved,
+    /// Nothing to do, or nothing can move now.
+    Still,
+    /// Relaying stops.
+    Stop(Relayed),
+}
+
+/// Bytes for the node that may wait while it does not read: beyond, the client is not read either.
+const MOST_WAITING: usize = 64 * 1024;
+
+/// A message that matters and is larger than this is looked at by its beginning only.
+const LARGEST_LOOKED_AT: usize = 64 * 1024;
+
+impl Client {
+    /// Relays until the lease is no longer needed, or cannot serve.
+    pub(super) async fn relay(&mut self, buffers: &mut Buffers) -> Result<Relayed, Farewell> {
+        // Cancel-safe: all progress is in `self` and `buffers`.
+        std::future::poll_fn(|cx| self.poll_relay(cx, buffers)).await
+    }
+
+    fn poll_relay(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Poll<Result<Relayed, Farewell>> {
+        loop {
+            let mut moved = false;
+            for step in [Self::to_node, Self::to_client, Self::from_node, Self::from_client] {
+                match step(self, cx, buffers) {
+                    Ok(Turn::Moved) => moved = true,
+                    Ok(Turn::Still) => {}
+                    Ok(Turn::Stop(relayed)) => return Poll::Ready(Ok(relayed)),
+                    Err(farewell) => return Poll::Ready(Err(farewell)),
+                }
+                if let Some(done) = self.done(buffers) {
+                    return Poll::Ready(Ok(done));
+                }
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Everything that was sent is answered and has reached the client.
+    fn done(&self, buffers: &Buffers) -> Option<Relayed> {
+        let held = self.held.as_ref()?;
+        if !self.session.may_release() || !buffers.to_node.is_empty() || held.passing_to_node > 0 {
+            return None;
+        }
+        if let Some(code) = held.refused {
+            return Some(Relayed::Refused(code));
+        }
+        (buffers.to_client.is_empty() && held.passing_to_client == 0 && buffers.from_node.is_empty())
+            .then_some(Relayed::Idle)
+    }
+
+    fn to_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+        let Some(held) = &mut self.held else { return Ok(Turn::Still) };
+        let mut moved = false;
+        while !buffers.to_node.is_empty() {
+            let stream = &mut held.lease.connection().stream;
+            match Pin::new(stream).poll_write(cx, &buffers.to_node) {
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    held.sent = true;
+                    moved = true;
+                    buffers.to_node.advance(count);
+                }
+                Poll::Pending => break,
+                // What the node has still said is read first: it may be a farewell.
+                Poll::Ready(_) => {
+                    buffers.to_node.clear();
+                    return Ok(Turn::Moved);
+                }
+            }
+        }
+        Ok(if moved { Turn::Moved } else { Turn::Still })
+    }
+
+    fn to_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+        let mut moved = false;
+        while !buffers.to_client.is_empty() {
+            match write(cx, &mut self.stream, &buffers.to_client)? {
+                Some(count) => {
+                    self.worker.metrics.sent_to_client(count);
+                    buffers.to_client.advance(count);
+                    moved = true;
+                }
+                None => break,
+            }
+        }
+        Ok(if moved { Turn::Moved } else { Turn::Still })
+    }
+
+    /// Reads from the node and passes on to the client, as long as the client takes it.
+    fn from_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+        if !buffers.to_client.is_empty() {
+            return Ok(Turn::Still);
+        }
+        let Some(held) = &mut self.held else { return Ok(Turn::Still) };
+        let connection = held.lease.connection();
+        match buffers.from_node.poll_fill(cx, &mut connection.stream) {
+            Poll::Pending => return Ok(Turn::Still),
+            Poll::Ready(Ok(0) | Err(_)) => return Ok(Turn::Stop(Relayed::NodeLost(None))),
+            Poll::Ready(Ok(_)) => {}
+        }
+        let looked = match self.look(buffers) {
+            Ok(looked) => looked,
+            Err(Stop::Relayed(relayed)) => return Ok(Turn::Stop(relayed)),
+            Err(Stop::OutOfStep) => {
+                self.worker.metrics.protocol_violated(Violator::Node);
+                return Ok(Turn::Stop(Relayed::NodeLost(None)));
+            }
+        };
+        self.pass_on(looked, cx, buffers)?;
+        Ok(Turn::Moved)
+    }
+
+    /// Looks at what came from the node. Answers how many bytes at the front go on as they are; where some do not, what
+    /// does has been put into `to_client` and 0 is answered.
+    fn look(&mut self, buffers: &mut Buffers) -> Result<usize, Stop> {
+        let Some(held) = &mut self.held else { return Ok(0) };
+        let filled = buffers.from_node.filled();
+        let mut at = held.passing_to_client.min(filled.len());
+        held.passing_to_client -= at;
+        // Where the run of bytes begins that go on as they are.
+        let mut run = 0;
+        let mut has_gaps = false;
+        while let Some(header) = Header::peek(filled.get(at..).unwrap_or_default()).map_err(|_| Stop::OutOfStep)? {
+            let rest = filled.get(at..).unwrap_or_default();
+            let is_whole = rest.len() >= header.size;
+            if !matters(header.tag) {
+                let there = header.size.min(rest.len());
+                held.passing_to_client = header.size - there;
+                at += there;
+                continue;
+            }
+            if !is_whole && header.size <= LARGEST_LOOKED_AT {
+                break;
+            }
+            let there = header.size.min(rest.len());
+            let body = rest.get(frame::HEADER..there).unwrap_or_default();
+            let connection = held.lease.connection();
+            if connection.pass.is_severed() {
+                return Err(Stop::Relayed(Relayed::NodeLost(None)));
+            }
+            let reply = self.session.reply(header.tag, body, &mut connection.known).map_err(|_| Stop::OutOfStep)?;
+            let next = at + there;
+            match reply {
+                Reply::Forward if held.refused.is_none() => {}
+                Reply::Forward | Reply::Hide => {
+                    put_run(filled, run, at, &mut buffers.to_client);
+                    (run, has_gaps) = (next, true);
+                }
+                Reply::Replace(bytes) => {
+                    put_run(filled, run, at, &mut buffers.to_client);
+                    buffers.to_client.extend_from_slice(&bytes);
+                    (run, has_gaps) = (next, true);
+                }
+                Reply::Refused(code) => {
+                    if held.is_read && held.at_hand && !held.forwarded && held.role != Role::Primary {
+                        held.refused = Some(code);
+                        buffers.to_client.clear();
+                        (run, has_gaps) = (next, true);
+                    }
+                }
+                Reply::NodeEnds(code) => return Err(Stop::Relayed(Relayed::NodeLost(Some(code)))),
+            }
+            held.passing_to_client = header.size - there;
+            at = next;
+        }
+        if held.refused.is_some() {
+            buffers.from_node.consume(at);
+            buffers.to_client.clear();
+            return Ok(0);
+        }
+        if has_gaps {
+            put_run(filled, run, at, &mut buffers.to_client);
+            held.forwarded |= !buffers.to_client.is_empty();
+            buffers.from_node.consume(at);
+            at = 0;
+        }
+        held.forwarded |= at > 0;
+        if held.forwarded {
+            held.at_hand = false;
+            buffers.kept.clear();
+        }
+        if buffers.from_node.is_full() && at == 0 {
+            buffers.from_node.grow();
+        }
+        Ok(at)
+    }
+
+    /// Writes the first bytes from the node to the client; what it does not take now waits in `to_client`.
+    fn pass_on(&mut self, count: usize, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if count == 0 {
+            return Ok(());
+        }
+        let bytes = buffers.from_node.filled().get(..count).unwrap_or_default();
+        let written = write(cx, &mut self.stream, bytes)?.unwrap_or(0);
+        self.worker.metrics.sent_to_client(written);
+        buffers.to_client.extend_from_slice(bytes.get(written..).unwrap_or_default());
+        buffers.from_node.consume(count);
+        Ok(())
+    }
+
+    /// Takes what the client sends while its lease is held.
+    fn from_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+        if buffers.to_node.len() >= MOST_WAITING || self.held.as_ref().is_none_or(|held| held.refused.is_some()) {
+            return Ok(Turn::Still);
+        }
+        if let Some(turn) = self.take_messages(buffers)? {
+            return Ok(turn);
+        }
+        if buffers.input.is_full() {
+            let limit = self.server.limits.buffer_bytes;
+            if buffers.input.capacity() >= limit {
+                return Ok(Turn::Still);
+            }
+            buffers.input.grow();
+        }
+        match buffers.input.poll_fill(cx, &mut self.stream) {
+            Poll::Pending => Ok(Turn::Still),
+            Poll::Ready(Ok(0)) => Err(Farewell::Left),
+            Poll::Ready(Err(error)) => Err(error.into()),
+            Poll::Ready(Ok(count)) => {
+                self.worker.metrics.received_from_client(count);
+                Ok(self.take_messages(buffers)?.unwrap_or(Turn::Moved))
+            }
+        }
+    }
+
+    /// Sends on what is whole in the input, as far as the held node may have it. None: more must be read first.
+    fn take_messages(&mut self, buffers: &mut Buffers) -> Result<Option<Turn>, Farewell> {
+        let mut moved = false;
+        loop {
+            let Some(held) = &mut self.held else { return Ok(Some(Turn::Still)) };
+            if held.passing_to_node > 0 {
+                let there = held.passing_to_node.min(buffers.input.len());
+                buffers.to_node.extend_from_slice(buffers.input.filled().get(..there).unwrap_or_default());
+                buffers.input.consume(there);
+                held.passing_to_node -= there;
+                moved |= there > 0;
+            }
+            if buffers.to_node.len() >= MOST_WAITING {
+                return Ok(Some(if moved { Turn::Moved } else { Turn::Still }));
+            }
+            let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
+            let Some(header) = peek(rest)? else { break };
+            let Some(message) = rest.get(..header.size) else {
+                if self.pass_partial(header, buffers)? {
+                    moved = true;
+                    continue;
+                }
+                break;
+            };
+            if header.tag == frontend::COPY_DATA {
+                let known = &mut held.lease.connection().known;
+                let message = Message { tag: header.tag, body: &[], whole: message };
+                let limit = self.server.prepared_statements;
+                if self.session.copies_in() {
+                    self.session
+                        .translate(message, known, limit, &mut buffers.to_node)
+                        .map_err(|_| violation(header.tag))?;
+                }
+                buffers.input.consume(header.size);
+                moved = true;
+                continue;
+            }
+            if header.tag == frontend::TERMINATE {
+                return Err(Farewell::Left);
+            }
+            if self.session.gathered.end.is_none() {
+                self.survey_message(header, message)?;
+            }
+            match self.gate(buffers)? {
+                Gate::Open => {
+                    self.send_next(buffers)?;
+                    moved = true;
+                }
+                Gate::Closed(turn) => return Ok(Some(turn)),
+                Gate::More => {}
+            }
+        }
+        Ok(moved.then_some(Turn::Moved))
+    }
+
+    /// Whether what has been gathered may go to the node that is held.
+    fn gate(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
+        let Some(held) = &self.held else { return Ok(Gate::More) };
+        if let Some(Intent::Refuse { .. }) = self.session.intent()
+            && self.session.all_answered()
+        {
+            return self.refuse_here(buffers);
+        }
+        if held.role == Role::Primary {
+            return Ok(if matches!(self.session.intent(), Some(Intent::Refuse { .. })) {
+                Gate::Closed(Turn::Still)
+            } else {
+                Gate::Open
+            });
+        }
+        let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
+        let in_transaction = self.session.status() != TransactionStatus::Idle;
+        let fits = match self.session.intent() {
+            None => true,
+            Some(Intent::Read { group: None, .. }) => true,
+            Some(_) => in_transaction && !self.is_wrong_here(),
+        };
+        if fits || matches!(end, End::StrayCopy) {
+            return Ok(Gate::Open);
+        }
+        if !self.session.all_answered() {
+            return Ok(Gate::Closed(Turn::Still));
+        }
+        if self.session.batch_is_open() {
+            // The batch goes on at the primary: here it ends.
+            self.session.end_batch(&mut buffers.to_node);
+            return Ok(Gate::Closed(Turn::Moved));
+        }
+        Ok(Gate::Closed(Turn::Stop(Relayed::Elsewhere)))
+    }
+
+    fn is_wrong_here(&self) -> bool {
+        self.session.gathered.first.as_ref().is_some_and(|statement| crate::session::wrong_on_replica(statement))
+    }
+
+    /// A rule refuses a statement inside a transaction: the transaction cannot go on.
+    fn refuse_here(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
+        let Some(Intent::Refuse { message, sqlstate, .. }) = self.session.intent().cloned() else {
+            return Ok(Gate::More);
+        };
+        let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
+        let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
+        buffers.input.consume(self.session.gathered.size);
+        self.session.gathered.clear();
+        self.worker.metrics.error_sent(code.as_str());
+        self.session.abort_transaction(code, &message, &mut buffers.to_client);
+        self.session.end_aborted_unit(Some(end), &mut buffers.to_client);
+        self.held = None;
+        Ok(Gate::Closed(Turn::Still))
+    }
+
+    /// Translates what has been gathered for the held node.
+    fn send_next(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if let Some(held) = &mut self.held {
+            // A second unit is on its way: neither can be run again alone.
+            if self.session.awaits_replies() || self.session.status() != TransactionStatus::Idle {
+                held.at_hand = false;
+                buffers.kept.clear();
+            }
+            held.is_read &= matches!(self.session.intent(), None | Some(Intent::Read { .. }));
+        }
+        self.send_unit(buffers)
+    }
+
+    /// A message that is not whole and too large to wait for goes on as it comes, if what it is can be known.
+    fn pass_partial(&mut self, header: Header, buffers: &mut Buffers) -> Result<bool, Farewell> {
+        let Some(held) = &mut self.held else { return Ok(false) };
+        if header.tag == frontend::COPY_DATA && self.session.gathered.size == 0 {
+            let there = buffers.input.len();
+            if self.session.copies_in() {
+                buffers.to_node.extend_from_slice(buffers.input.filled());
+                held.passing_to_node = header.size - there;
+                buffers.input.consume(there);
+                return Ok(true);
+            }
+            return Ok(false);
+        }
+        let limit = self.server.limits.buffer_bytes;
+        if header.size > limit {
+            let message = format!("message of {} bytes is larger than limits.buffer_bytes ({limit})", header.size);
+            return Err(Farewell::told(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
+        }
+        Ok(false)
+    }
+}
+
+/// Why looking has stopped.
+enum Stop {
+    /// For a reason of the conversation.
+    Relayed(Relayed),
+    /// The node has lost the beat.
+    OutOfStep,
+}
+
+/// Whether what has been gathered may go on.
+enum Gate {
+    /// It may.
+    Open,
+    /// Not now, or not here.
+    Closed(Turn),
+    /// The unit must be whole first.
+    More,
+}
+
+fn put_run(filled: &[u8], from: usize, to: usize, out: &mut BytesMut) {
+    out.extend_from_slice(filled.get(from..to).unwrap_or_default());
+}
+
+/// Writes what the client takes now; None: nothing.
+fn write(cx: &mut Context<'_>, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> {
+    match Pin::new(stream).poll_write(cx, bytes) {
+        Poll::Pending => Ok(None),
+        Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+        Poll::Ready(result) => result.map(Some),
+    }
+}

@@ -1,0 +1,59 @@
+//! What a client is told of the server at login: the settings that a real server connection reported.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+
+use crate::session::Settings;
+
+/// Names and values of ParameterStatus messages.
+pub type Reported = Arc<[(Box<str>, Box<str>)]>;
+
+/// What was reported, by cluster, database, user and the settings asked for.
+#[derive(Debug, Default)]
+pub struct Welcomes(DashMap<Key, Reported>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    cluster: usize,
+    database: Arc<str>,
+    user: Arc<str>,
+    settings: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// Different settings remembered; beyond, all are forgotten: an application has a handful.
+const MOST: usize = 4096;
+
+impl Welcomes {
+    /// What was reported to a client that asked for the same.
+    pub fn get(&self, cluster: usize, database: &Arc<str>, user: &Arc<str>, settings: &Settings) -> Option<Reported> {
+        self.0.get(&key(cluster, database, user, settings)).map(|reported| Arc::clone(&reported))
+    }
+
+    /// Remembers what was reported.
+    pub fn put(&self, cluster: usize, database: &Arc<str>, user: &Arc<str>, settings: &Settings, reported: &Reported) {
+        if self.0.len() >= MOST {
+            self.0.clear();
+        }
+        self.0.insert(key(cluster, database, user, settings), Arc::clone(reported));
+    }
+
+    /// The cluster may report something else from now on.
+    pub fn forget(&self, cluster: usize) {
+        self.0.retain(|key, _| key.cluster != cluster);
+    }
+}
+
+fn key(cluster: usize, database: &Arc<str>, user: &Arc<str>, settings: &Settings) -> Key {
+    let settings = settings.iter().map(|(name, value)| (Arc::clone(name), Arc::clone(value))).collect();
+    Key { cluster, database: Arc::clone(database), user: Arc::clone(user), settings }
+}
+
+/// What the client is told, from what a server connection reported: to it, Trunkline is the primary.
+pub fn as_primary(parameters: Vec<(Box<str>, Box<str>)>) -> Reported {
+    let as_primary = |(name, value): (Box<str>, Box<str>)| match &*name {
+        "in_hot_standby" => (name, "off".into()),
+        _ => (name, value),
+    };
+    parameters.into_iter().map(as_primary).collect()
+}

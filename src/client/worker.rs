@@ -1,0 +1,179 @@
+//! What the clients of one worker thread share without a lock: the statement cache, spare buffers, counters.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use bytes::BytesMut;
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
+
+use crate::metrics::WorkerMetrics;
+use crate::net::ReadBuffer;
+use crate::session::Dialect;
+use crate::sql::{Cache, ParseSettings, Statement, classify_bytes};
+
+/// One worker thread's own things.
+pub struct Worker {
+    /// Its number.
+    pub number: usize,
+    /// What it counts.
+    pub metrics: Arc<WorkerMetrics>,
+    parse: ParseSettings,
+    cache: RefCell<Cache>,
+    spare: RefCell<Vec<Box<Buffers>>>,
+    random: RefCell<SmallRng>,
+    draining: Cell<bool>,
+    /// Idle clients, to be woken when the worker drains.
+    idle: RefCell<Vec<Option<Waker>>>,
+    free_places: RefCell<Vec<usize>>,
+    clients: Cell<usize>,
+}
+
+/// The buffers of a client that is active; an idle one has none.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    /// From the client.
+    pub input: ReadBuffer,
+    /// For the node.
+    pub to_node: BytesMut,
+    /// From the node.
+    pub from_node: ReadBuffer,
+    /// For the client, where it is not what came from the node.
+    pub to_client: BytesMut,
+    /// The client's messages of the unit under way, while it may have to be run again.
+    pub kept: Vec<u8>,
+}
+
+/// Spare buffers kept per worker: as many as clients are usually active at once.
+const SPARE: usize = 64;
+
+/// A buffer larger than this is not kept.
+const LARGEST_SPARE: usize = 64 * 1024;
+
+impl Worker {
+    /// A worker with nobody to serve yet.
+    pub fn new(number: usize, metrics: Arc<WorkerMetrics>, cache: Cache, parse: ParseSettings) -> Rc<Self> {
+        Rc::new(Self {
+            number,
+            metrics,
+            parse,
+            cache: RefCell::new(cache),
+            spare: RefCell::default(),
+            random: RefCell::new(SmallRng::from_os_rng()),
+            draining: Cell::new(false),
+            idle: RefCell::default(),
+            free_places: RefCell::default(),
+            clients: Cell::new(0),
+        })
+    }
+
+    /// What this text is, from the cache or parsed. The cache is for the usual dialect.
+    pub fn classify(&self, text: &[u8], dialect: Dialect) -> Arc<Statement> {
+        if dialect == Dialect::default() {
+            return self.cache.borrow_mut().get(text, &self.parse);
+        }
+        let settings = ParseSettings {
+            standard_conforming_strings: dialect.standard_conforming_strings,
+            encoding_is_utf8: dialect.encoding_is_utf8,
+            ..self.parse
+        };
+        Arc::new(classify_bytes(text, &settings))
+    }
+
+    /// 64 random bits.
+    pub fn random(&self) -> u64 {
+        self.random.borrow_mut().next_u64()
+    }
+
+    /// Buffers for a client that becomes active.
+    pub fn take_buffers(&self) -> Box<Buffers> {
+        self.spare.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// A client has become idle.
+    pub fn put_buffers(&self, mut buffers: Box<Buffers>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE {
+            buffers.reset();
+            spare.push(buffers);
+        }
+    }
+
+    /// Clients are asked to leave as soon as they are idle.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Asks every client to leave as soon as it is idle.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        for waker in self.idle.borrow_mut().iter_mut().filter_map(Option::take) {
+            waker.wake();
+        }
+    }
+
+    /// Clients now.
+    pub fn clients(&self) -> usize {
+        self.clients.get()
+    }
+
+    /// A place for a client among those who are woken when the worker drains.
+    pub fn enter(self: &Rc<Self>) -> Place {
+        self.clients.set(self.clients.get() + 1);
+        let number = self.free_places.borrow_mut().pop().unwrap_or_else(|| {
+            self.idle.borrow_mut().push(None);
+            self.idle.borrow().len() - 1
+        });
+        Place { worker: Rc::clone(self), number }
+    }
+}
+
+/// A client's place; dropping it is leaving.
+pub struct Place {
+    worker: Rc<Worker>,
+    number: usize,
+}
+
+impl Place {
+    /// The client is idle and wants to be woken when the worker drains.
+    #[inline]
+    pub fn watch(&self, cx: &Context<'_>) {
+        if let Some(place) = self.worker.idle.borrow_mut().get_mut(self.number) {
+            match place {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                _ => *place = Some(cx.waker().clone()),
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(place) = self.worker.idle.borrow_mut().get_mut(self.number) {
+            *place = None;
+        }
+        self.worker.free_places.borrow_mut().push(self.number);
+        self.worker.clients.set(self.worker.clients.get().saturating_sub(1));
+    }
+}
+
+impl Buffers {
+    fn reset(&mut self) {
+        self.input.consume(usize::MAX);
+        self.from_node.consume(usize::MAX);
+        self.input.shrink();
+        self.from_node.shrink();
+        for buffer in [&mut self.to_node, &mut self.to_client] {
+            buffer.clear();
+            if buffer.capacity() > LARGEST_SPARE {
+                *buffer = BytesMut::new();
+            }
+        }
+        self.kept.clear();
+        if self.kept.capacity() > LARGEST_SPARE {
+            self.kept = Vec::new();
+        }
+    }
+}
