@@ -327,7 +327,8 @@ fn a_replica_that_failed_takes_reads_again_after_two_good_probes() {
 #[test]
 fn a_sample_of_another_timeline_is_no_sample_of_the_primary() {
     let mut story = Story::whole();
-    let sample = |story: &Story, timeline| Sample { begun: story.now, lsn: Lsn(2000), timeline: Some(Timeline(timeline)) };
+    let sample =
+        |story: &Story, timeline| Sample { begun: story.now, lsn: Lsn(2000), timeline: Some(Timeline(timeline)) };
     let tell = |story: &mut Story, sample| {
         let event = Event::Sample { node: A, sample, is_in_recovery: false };
         story.topology.handle(event, story.now)
