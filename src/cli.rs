@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -37,7 +38,11 @@ enum Command {
     /// Say where statements would go, and why.
     Explain(Explain),
     /// Start a primary, two replicas and Trunkline before them, from the PostgreSQL found on this machine.
-    Demo,
+    Demo {
+        /// How long it goes on; half way, the primary is killed.
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(6..=86_400))]
+        seconds: u64,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -72,7 +77,7 @@ impl Command {
             Self::Run { config } => run(config),
             Self::Check { config } => Ok(check(&config, &mut io::stdout(), &mut io::stderr())?),
             Self::Explain(explain) => explain.answer(),
-            Self::Demo => Ok(demo::run().map(|()| ExitCode::SUCCESS)?),
+            Self::Demo { seconds } => Ok(demo::run(Duration::from_secs(seconds))?),
         }
     }
 }
@@ -181,6 +186,7 @@ mod tests {
             "trunkline explain --json -",
             "trunkline explain --config F --database D --json -",
             "trunkline demo",
+            "trunkline demo --seconds 60",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }

@@ -83,7 +83,7 @@ impl Cluster {
     /// Keep the thread that calls this: the servers end with it.
     pub fn start(shape: &Shape) -> Result<Self, ClusterError> {
         let installation = Installation::find()?;
-        let folder = Folder::make(&installation)?;
+        let folder = Folder::make(&installation, &shape.durability.temporary_folder(&installation))?;
         let nodes = (0..=shape.replicas)
             .map(|number| prepare(&installation, &folder, shape, number))
             .collect::<Result<Vec<Node>, ClusterError>>()?;
@@ -157,10 +157,10 @@ struct Folder {
 }
 
 impl Folder {
-    fn make(installation: &Installation) -> io::Result<Self> {
+    fn make(installation: &Installation, parent: &Path) -> io::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = installation.temporary_folder().join(format!("trunkline-{}-{count}", std::process::id()));
+        let path = parent.join(format!("trunkline-{}-{count}", std::process::id()));
         // Fails where the name is taken: what another user has put there is never used. Closed to others, because the
         // sockets in it ask for no password.
         DirBuilder::new().mode(0o700).create(&path)?;
@@ -192,6 +192,15 @@ fn prepare(installation: &Installation, folder: &Folder, shape: &Shape, number: 
     let node = Node::new(name, data, folder.path.clone(), installation.clone())?;
     node.write_settings(&shape.settings_text())?;
     Ok(node)
+}
+
+impl Durability {
+    fn temporary_folder(self, installation: &Installation) -> PathBuf {
+        match self {
+            Self::Fast => installation.quick_temporary_folder(),
+            Self::Durable => installation.temporary_folder(),
+        }
+    }
 }
 
 impl Shape {

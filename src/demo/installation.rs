@@ -106,6 +106,12 @@ impl Installation {
         if self.account.is_some() { PathBuf::from("/tmp") } else { std::env::temp_dir() }
     }
 
+    /// A folder in memory, where there is plenty of it; else the same. Copies of data folders take a third of the time there.
+    pub fn quick_temporary_folder(&self) -> PathBuf {
+        let memory = Path::new("/dev/shm");
+        if free_bytes(memory).is_some_and(|free| free > PLENTY) { memory.to_owned() } else { self.temporary_folder() }
+    }
+
     /// The path of a program; pgbench and psql may be only on PATH.
     fn program(&self, program: &str) -> PathBuf {
         let packaged = self.programs.join(program);
@@ -126,6 +132,14 @@ pub(super) fn finish(program: &str, command: &mut Command) -> Result<Output, Ins
 pub(super) fn said(output: &[u8]) -> String {
     String::from_utf8_lossy(output).trim_end().to_owned()
 }
+
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let output = Command::new("df").args(["-B1", "--output=avail"]).arg(folder).output().ok()?;
+    said(&output.stdout).lines().last()?.trim().parse().ok()
+}
+
+/// Some clusters side by side, each with its nodes' `wal_keep_size` (512 MB) used up.
+const PLENTY: u64 = 6 << 30;
 
 fn newest_packaged() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").ok()?;

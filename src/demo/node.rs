@@ -229,6 +229,11 @@ impl Node {
         Ok(said(&finish("psql", &mut psql)?.stdout))
     }
 
+    /// What it says itself: it is in recovery.
+    pub fn is_replica(&self) -> Result<bool, NodeError> {
+        Ok(self.sql("select pg_is_in_recovery()")? == "t")
+    }
+
     /// Whether its server runs (a frozen one does).
     pub fn is_running(&self) -> bool {
         !self.has_ended()

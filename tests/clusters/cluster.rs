@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use trunkline::demo::client::{Client, ClientError};
 use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::Stop;
 
@@ -65,6 +66,28 @@ fn a_frozen_node_answers_again_once_thawed() {
         assert!(!node.is_running());
         node.start().unwrap();
         assert_eq!(node.sql("select 1").unwrap(), "1");
+    });
+}
+
+#[test]
+fn the_demos_client_logs_in_and_tells_errors_apart() {
+    limited(|| {
+        let cluster = Cluster::start(&shape()).unwrap();
+        let port = cluster.node(0).port();
+        let mut client = Client::connect(port, "bench", "bench", "bench").unwrap();
+        assert_eq!(
+            client.query("select 1, null; select 'two'").unwrap(),
+            [vec![Some("1".to_owned()), None], vec![Some("two".to_owned())]]
+        );
+        let refused = client.query("select 1; select 1 / 0").unwrap_err();
+        assert!(matches!(refused, ClientError::Refused { code, .. } if code.as_str() == "22012"));
+        client.query("select 1").unwrap();
+        cluster.node(0).stop(Stop::Fast).unwrap();
+        let ended = client.query("select 1").unwrap_err();
+        assert!(matches!(ended, ClientError::Ended { code, .. } if code.as_str() == "57P01"), "{ended:?}");
+        cluster.node(0).start().unwrap();
+        let wrong = Client::connect(port, "bench", "wrong", "bench").unwrap_err();
+        assert!(matches!(wrong, ClientError::Ended { code, .. } if code.as_str() == "28P01"));
     });
 }
 

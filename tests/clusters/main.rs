@@ -10,5 +10,12 @@ mod fixture;
 mod relay;
 
 mod cluster;
+mod conversation;
 mod dashboard;
+mod failover;
+mod freshness;
 mod monitor;
+mod network;
+mod pgbench;
+mod routing;
+mod session_state;

@@ -15,6 +15,7 @@ const RANKS: &[&[&str]] = &[
     &["admin"],
     &["reload", "drain"],
     &["app", "demo", "explain"],
+    // The command line chooses among them; nothing but main knows it.
     &["cli"],
     &["main"],
 ];

@@ -1,0 +1,131 @@
+//! A network that misbehaves between Trunkline and its nodes, and between clients and Trunkline.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::NoTls;
+use trunkline::demo::cluster::Cluster;
+
+use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
+use crate::relay::{Carriage, Relay};
+
+#[test]
+fn messages_may_be_torn_at_every_byte() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int, b text)").unwrap();
+        let relays = relays(&cluster);
+        let proxy = before_relays(&cluster, &relays);
+        let front = Relay::to(SocketAddr::from((Ipv4Addr::LOCALHOST, proxy.port())));
+        relays.iter().chain([&front]).for_each(|relay| relay.carry(Carriage::OneByte));
+        let mut client = login(front.address().port(), "bench", "bench").connect(NoTls).unwrap();
+        let write = client.prepare("insert into t values ($1, $2)").unwrap();
+        for round in 0..20 {
+            client.execute(&write, &[&round, &"some text"]).unwrap();
+            let count: i64 = client.query_one("select count(*) from t", &[]).unwrap().get(0);
+            assert_eq!(count, i64::from(round) + 1);
+        }
+    });
+}
+
+#[test]
+fn a_replica_cut_off_costs_no_read_and_returns_once_mended() {
+    limited(|| {
+        let cluster = cluster();
+        let relays = relays(&cluster);
+        let proxy = before_relays(&cluster, &relays);
+        let mut client = proxy.client();
+        relays[1].cut();
+        for _ in 0..50 {
+            assert_eq!(server_port(&mut client, "select inet_server_port()"), cluster.node(2).port());
+        }
+        relays[1].mend();
+        eventually("the replica takes reads again", Duration::from_secs(10), || {
+            server_port(&mut client, "select inet_server_port()") == cluster.node(1).port()
+        });
+        assert!(relays[1].connections() > 0);
+    });
+}
+
+#[test]
+fn a_read_on_a_connection_that_is_reset_runs_again_elsewhere() {
+    limited(|| {
+        let cluster = cluster();
+        let relays = relays(&cluster);
+        let proxy = before_relays(&cluster, &relays);
+        let mut client = proxy.client();
+        for _ in 0..20 {
+            client.batch_execute("select 1").unwrap();
+            relays[1].reset();
+            client.batch_execute("select 1").unwrap();
+            relays[2].half_close();
+            client.batch_execute("select 1").unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_stalled_replica_is_left_for_another() {
+    limited(|| {
+        let cluster = cluster();
+        let relays = relays(&cluster);
+        let proxy = before_relays(&cluster, &relays);
+        relays[1].carry(Carriage::Stalled);
+        eventually("the topology knows", Duration::from_secs(5), || !proxy.takes_reads(relays[1].address()));
+        let mut client = proxy.client();
+        let asked = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(server_port(&mut client, "select inet_server_port()"), cluster.node(2).port());
+        }
+        assert!(asked.elapsed() < Duration::from_secs(2));
+    });
+}
+
+#[test]
+fn a_write_whose_answer_is_lost_is_reported_as_unknown_and_not_repeated() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let relays = relays(&cluster);
+        let proxy = before_relays(&cluster, &relays);
+        let mut client = proxy.client();
+        let writing = thread::spawn(move || client.batch_execute("insert into t select 1 from pg_sleep(1)"));
+        thread::sleep(Duration::from_millis(400));
+        relays[0].reset();
+        let error = writing.join().unwrap().unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some("08007"), "{error:?}");
+        thread::sleep(Duration::from_millis(1500));
+        let written: u32 = cluster.node(0).sql("select count(*) from t").unwrap().parse().unwrap();
+        assert!(written <= 1);
+    });
+}
+
+#[test]
+fn a_slow_client_slows_nobody_else() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 4");
+        let front = Relay::to(SocketAddr::from((Ipv4Addr::LOCALHOST, proxy.port())));
+        let mut slow = login(front.address().port(), "bench", "bench").connect(NoTls).unwrap();
+        front.carry(Carriage::Slow(Duration::from_millis(20)));
+        let slow = thread::spawn(move || slow.query_one("select repeat('x', 4000000)", &[]).map(drop));
+        let mut quick = proxy.client();
+        let asked = Instant::now();
+        for _ in 0..100 {
+            quick.batch_execute("select 1").unwrap();
+        }
+        assert!(asked.elapsed() < Duration::from_secs(1));
+        slow.join().unwrap().unwrap();
+    });
+}
+
+/// A relay before each node.
+fn relays(cluster: &Cluster) -> Vec<Relay> {
+    cluster.nodes().iter().map(|node| Relay::to(node.address())).collect()
+}
+
+fn before_relays(cluster: &Cluster, relays: &[Relay]) -> Proxy {
+    let addresses: Vec<SocketAddr> = relays.iter().map(Relay::address).collect();
+    Proxy::before(cluster, &addresses, "")
+}

@@ -1,0 +1,111 @@
+//! Where statements run, as the servers themselves say.
+
+use std::collections::BTreeSet;
+
+use crate::fixture::{Proxy, cluster, limited, server_port};
+
+#[test]
+fn reads_come_from_both_replicas_and_never_from_the_primary() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        let seen: BTreeSet<u16> = (0..100).map(|_| server_port(&mut client, "select inet_server_port()")).collect();
+        assert_eq!(seen, BTreeSet::from([cluster.node(1).port(), cluster.node(2).port()]));
+    });
+}
+
+#[test]
+fn writes_run_on_the_primary() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        for _ in 0..50 {
+            let port = server_port(&mut client, "insert into t values (1) returning inet_server_port()");
+            assert_eq!(port, cluster.node(0).port());
+        }
+    });
+}
+
+#[test]
+fn what_writes_below_its_first_word_runs_on_the_primary() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int); create sequence s").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        for sql in [
+            "with w as (insert into t values (1)) select inet_server_port()",
+            "select inet_server_port() from (select nextval('s')) n",
+            "/* select */ select inet_server_port() from (select 1 from t for update) locked right join (select 1) o on true",
+            "select 1; insert into t values (2) returning inet_server_port()",
+        ] {
+            assert_eq!(last_value(&mut client, sql), cluster.node(0).port().to_string(), "{sql}");
+        }
+    });
+}
+
+#[test]
+fn a_read_write_transaction_stays_on_the_primary() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        let mut transaction = client.transaction().unwrap();
+        transaction.execute("insert into t values (1)", &[]).unwrap();
+        for _ in 0..10 {
+            let port: i32 = transaction.query_one("select inet_server_port()", &[]).unwrap().get(0);
+            assert_eq!(port, i32::from(cluster.node(0).port()));
+        }
+        transaction.commit().unwrap();
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "1");
+    });
+}
+
+#[test]
+fn a_read_only_transaction_runs_on_one_replica() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        let mut transaction = client.build_transaction().read_only(true).start().unwrap();
+        let seen: BTreeSet<i32> =
+            (0..10).map(|_| transaction.query_one("select inet_server_port()", &[]).unwrap().get(0)).collect();
+        transaction.commit().unwrap();
+        assert_eq!(seen.len(), 1);
+        assert!(!seen.contains(&i32::from(cluster.node(0).port())));
+    });
+}
+
+#[test]
+fn the_counters_say_where_statements_went() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        let count = |target| proxy.metric("trunkline_statements_total", target);
+        let before = (count("target=\"replica\""), count("target=\"primary\""));
+        for _ in 0..10 {
+            client.batch_execute("select 1").unwrap();
+        }
+        for _ in 0..5 {
+            client.batch_execute("insert into t values (1)").unwrap();
+        }
+        let after = (count("target=\"replica\""), count("target=\"primary\""));
+        assert_eq!((after.0 - before.0, after.1 - before.1), (10.0, 5.0));
+    });
+}
+
+/// The first column of the last row of all that a simple query answers.
+fn last_value(client: &mut postgres::Client, sql: &str) -> String {
+    let messages = client.simple_query(sql).unwrap();
+    let rows = messages.iter().filter_map(|message| match message {
+        postgres::SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    rows.last().unwrap().to_owned()
+}
