@@ -13,10 +13,7 @@ const MOST_NODES: usize = 256;
 
 /// All clusters of a file.
 pub(super) fn read_all(root: &Table<'_>, folder: &Path) -> Vec<Cluster> {
-    let tables = root.tables("cluster");
-    if tables.is_empty() {
-        root.missing("cluster", "at least one [[cluster]] is needed");
-    }
+    let tables = root.required_tables("cluster");
     let mut names = Distinct::new();
     // A node in two clusters would be probed, and believed, twice.
     let mut nodes = Distinct::new();

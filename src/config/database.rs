@@ -8,10 +8,7 @@ const CONSOLE: &str = "trunkline";
 
 /// All databases of a file.
 pub(super) fn read_all(root: &Table<'_>, clusters: &[Cluster]) -> Vec<Database> {
-    let tables = root.tables("database");
-    if tables.is_empty() {
-        root.missing("database", "at least one [[database]] is needed");
-    }
+    let tables = root.required_tables("database");
     let mut names = Distinct::new();
     tables.into_iter().map(|table| Database::read(table, clusters, &mut names)).collect()
 }

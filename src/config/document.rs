@@ -20,6 +20,8 @@ pub(super) struct Document<'d> {
     tree: Spanned<DeTable<'d>>,
     /// Its syntax is broken somewhere: what seems absent may only be unread.
     is_broken: bool,
+    /// From this line on, values are not what they seem: a bracket that nobody closes has swallowed them.
+    swallowed_from: Option<usize>,
     problems: RefCell<Vec<Problem>>,
 }
 
@@ -51,18 +53,36 @@ impl<'d> Document<'d> {
     /// Parses a text; what is wrong with its syntax is among the problems.
     pub(super) fn parse(file: &'d Path, text: &'d str) -> Self {
         let (tree, errors) = DeTable::parse_recoverable(text);
-        let document = Self {
-            file,
-            text,
-            tree,
-            is_broken: !errors.is_empty(),
-            problems: RefCell::new(Vec::with_capacity(errors.len())),
-        };
-        for error in errors {
-            let start = error.span().map_or(text.len(), |span| span.start);
-            document.report(start, "", format!("not valid TOML: {}", error.message()), None);
-        }
+        let is_broken = !errors.is_empty();
+        let mut document = Self { file, text, tree, is_broken, swallowed_from: None, problems: RefCell::default() };
+        document.report_syntax(&errors);
         document
+    }
+
+    /// One problem a line. After a bracket that nobody closes the parser finds fault with every line that follows: of
+    /// those only the first says where to look.
+    fn report_syntax(&mut self, errors: &[toml::de::Error]) {
+        let mut errors: Vec<(usize, &str)> = errors
+            .iter()
+            .map(|error| (error.span().map_or(self.text.len(), |span| span.start), error.message()))
+            .collect();
+        errors.sort_by_key(|(start, _)| *start);
+        let is_unclosed = errors.iter().any(|(_, message)| UNCLOSED.iter().any(|start| message.starts_with(start)));
+        let mut last_line = 0;
+        for (start, message) in errors {
+            let line = self.place(start).line;
+            if line == last_line {
+                continue;
+            }
+            last_line = line;
+            let is_echo = is_unclosed && message.starts_with(ECHO_OF_UNCLOSED);
+            let hint = is_echo.then(|| "is a bracket before it not closed?".to_owned());
+            self.report(start, "", format!("not valid TOML: {message}"), hint);
+            if is_echo {
+                self.swallowed_from = Some(line);
+                return;
+            }
+        }
     }
 
     /// The whole of it.
@@ -75,13 +95,15 @@ impl<'d> Document<'d> {
         self.file
     }
 
-    /// The problems found so far. Where the syntax is broken, other problems of the same line are only its echo.
+    /// The problems found so far. Where the syntax is broken, other problems of the same line are only its echo; and a
+    /// swallowed value may be a password, which no message may show.
     pub(super) fn into_problems(self) -> Vec<Problem> {
         let problems = self.problems.into_inner();
         let is_syntax = |problem: &Problem| problem.path.is_empty();
-        let line = |problem: &Problem| problem.place.map(|place| place.line);
-        let broken: Vec<_> = problems.iter().filter(|problem| is_syntax(problem)).map(line).collect();
-        problems.into_iter().filter(|problem| is_syntax(problem) || !broken.contains(&line(problem))).collect()
+        let line = |problem: &Problem| problem.place.map_or(0, |place| place.line);
+        let broken: Vec<usize> = problems.iter().filter(|problem| is_syntax(problem)).map(line).collect();
+        let is_echo = |line: usize| broken.contains(&line) || self.swallowed_from.is_some_and(|first| line >= first);
+        problems.into_iter().filter(|problem| is_syntax(problem) || !is_echo(line(problem))).collect()
     }
 
     fn place(&self, byte: usize) -> Place {
@@ -102,7 +124,9 @@ impl<'d> Table<'d> {
 
     /// The value of a key, if it is there.
     pub(super) fn get(&self, key: &'static str) -> Option<Item<'d>> {
-        self.asked.borrow_mut().push(key);
+        if !self.asked.borrow().contains(&key) {
+            self.asked.borrow_mut().push(key);
+        }
         let value = self.entries?.get(key)?;
         Some(Item { document: self.document, path: self.path_of(key), span: value.span(), value: value.get_ref() })
     }
@@ -121,11 +145,6 @@ impl<'d> Table<'d> {
         if !self.document.is_broken {
             self.document.report(self.span.start, &self.path_of(key), format!("missing: {why}"), None);
         }
-    }
-
-    /// Reports a problem of the table as a whole.
-    pub(super) fn problem(&self, what: impl Into<String>, hint: Option<String>) {
-        self.document.report(self.span.start, &self.path, what.into(), hint);
     }
 
     /// Where the table begins.
@@ -149,14 +168,15 @@ impl<'d> Table<'d> {
         self.get(key)?.table()
     }
 
-    /// The tables `[[key]]`.
+    /// The tables `[[key]]`, possibly none.
     pub(super) fn tables(&self, key: &'static str) -> Vec<Self> {
-        let Some(item) = self.get(key) else { return Vec::new() };
-        if let DeValue::Table(_) = item.value {
-            item.problem("expected a list of tables, found one table", Some(format!("write [[{}]]", item.path)));
-            return item.table().into_iter().collect();
-        }
-        item.list("tables").iter().filter_map(Item::table).collect()
+        self.get(key).map(|item| item.tables()).unwrap_or_default()
+    }
+
+    /// The tables `[[key]]`; a problem if there is none.
+    pub(super) fn required_tables(&self, key: &'static str) -> Vec<Self> {
+        let item = self.require(key, &format!("at least one [[{key}]] is needed"));
+        item.map(|item| item.tables()).unwrap_or_default()
     }
 
     /// A whole number; `default` when it is not written.
@@ -278,10 +298,25 @@ impl<'d> Item<'d> {
         }
     }
 
+    fn tables(&self) -> Vec<Table<'d>> {
+        let hint = || Some(format!("write [[{}]]", self.path));
+        match self.value {
+            DeValue::Array(values) if values.is_empty() => self.problem("the list is empty", hint()),
+            DeValue::Array(_) => return self.list("tables").iter().filter_map(Item::table).collect(),
+            DeValue::Table(_) => {
+                self.problem("expected a list of tables, found one table", hint());
+                return self.table().into_iter().collect();
+            }
+            _ => self.wrong("a list of tables", hint()),
+        }
+        Vec::new()
+    }
+
     /// A table.
     pub(super) fn table(&self) -> Option<Table<'d>> {
         let DeValue::Table(entries) = self.value else {
-            self.wrong("a table", None);
+            let is_list = matches!(self.value, DeValue::Array(_));
+            self.wrong("a table", is_list.then(|| format!("write [{}], once", self.path)));
             return None;
         };
         Some(Table::new(self.document, Some(entries), self.path.clone(), self.span.clone()))
@@ -376,6 +411,12 @@ impl Distinct {
     }
 }
 
+/// How the parser says that the text ends within brackets.
+const UNCLOSED: [&str; 2] = ["unclosed array", "unclosed inline table"];
+
+/// How it says that a line within brackets does not belong there.
+const ECHO_OF_UNCLOSED: &str = "missing comma between";
+
 /// "did you mean …", if one of the words is close.
 pub(super) fn nearest(name: &str, words: &[&str]) -> Option<String> {
     let folded = name.to_lowercase();
@@ -425,6 +466,7 @@ fn kind_of(value: &DeValue<'_>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::problem::Problems;
     use super::*;
 
     fn problems(text: &str, read: impl FnOnce(&Table<'_>)) -> Vec<String> {
@@ -432,7 +474,8 @@ mod tests {
         let root = document.root();
         read(&root);
         root.finish();
-        document.into_problems().iter().map(ToString::to_string).collect()
+        let problems = Problems::collect(document.into_problems());
+        problems.iter().flat_map(Problems::iter).map(ToString::to_string).collect()
     }
 
     #[test]

@@ -50,19 +50,19 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 /// A whole configuration that has passed every check.
 #[derive(Debug)]
 pub struct Config {
-    /// Where clients connect.
+    /// Where clients connect; at least one address.
     pub listen: Vec<SocketAddr>,
-    /// Threads that serve clients; default: one per core.
+    /// Threads that serve clients. Default: one per core, bounds 1 to 1024.
     pub workers: usize,
-    /// Most clients at once; one more is refused with 53300. Default 10000.
+    /// Most clients at once; one more is refused with 53300. Default 10000, bounds 1 to 1000000.
     pub max_clients: usize,
-    /// HTTP for operators; None: off.
+    /// HTTP for operators, `admin.listen`. Default None: off.
     pub admin_listen: Option<SocketAddr>,
-    /// Replica sets.
+    /// Replica sets; at least one.
     pub clusters: Vec<Cluster>,
-    /// Names that clients ask for.
+    /// Names that clients ask for; at least one.
     pub databases: Vec<Database>,
-    /// Who may connect.
+    /// Who may connect; at least one.
     pub users: Vec<User>,
     /// Server connections.
     pub pool: Pool,
@@ -115,9 +115,9 @@ fn one_per_core() -> usize {
 /// A replica set.
 #[derive(Debug, Clone)]
 pub struct Cluster {
-    /// Its name in metrics, logs and `/topology`.
+    /// Its name in metrics, logs and `/topology`: 1 to 63 letters, digits, `_`, `-` and `.`.
     pub name: Arc<str>,
-    /// `host:port` of every node; roles are discovered.
+    /// `host:port` of every node, 1 to 256; the host in lower case, IPv6 in brackets. Roles are discovered.
     pub nodes: Vec<Arc<str>>,
     /// Named groups of nodes for rules: name to indexes into `nodes`.
     pub groups: Vec<(Arc<str>, Vec<u16>)>,
@@ -130,9 +130,9 @@ pub struct Cluster {
 pub struct Monitor {
     /// Role to log in as; pg_monitor lets it see more.
     pub user: Arc<str>,
-    /// Its password.
+    /// Its password, a plain one; also by `password_file` or `password_env`.
     pub password: Secret,
-    /// Database to log in to.
+    /// Database to log in to. Default postgres.
     pub database: Arc<str>,
     /// Time between two probes of a node. Default 500 ms, bounds 10 ms to 1 min.
     pub interval: Duration,
@@ -143,7 +143,7 @@ pub struct Monitor {
 /// A name that clients ask for.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// The name that clients ask for.
+    /// The name that clients ask for, 1 to 63 bytes; `trunkline` is taken by the console.
     pub name: Arc<str>,
     /// The cluster that has it: an index into [`Config::clusters`].
     pub cluster: usize,
@@ -154,11 +154,13 @@ pub struct Database {
 /// Who may connect.
 #[derive(Debug, Clone)]
 pub struct User {
-    /// The role's name, here and on the nodes.
+    /// The role's name, here and on the nodes, 1 to 63 bytes.
     pub name: Arc<str>,
-    /// What a client must prove, and, if it is a plain password, what we prove to nodes.
+    /// What a client must prove, and, if it is a plain password, what we prove to nodes; also by `password_file` or
+    /// `password_env`.
     pub password: Secret,
-    /// What we prove to nodes, if it is not the same.
+    /// What we prove to nodes, if it is not the same: a plain password, also by `server_password_file` or
+    /// `server_password_env`.
     pub server_password: Option<Secret>,
 }
 
@@ -178,17 +180,17 @@ pub enum PoolMode {
 pub struct Pool {
     /// When a server connection goes back. Default transaction.
     pub mode: PoolMode,
-    /// Most server connections per node, database and user. Default 20.
+    /// Most server connections per node, database and user. Default 20, bounds 1 to 10000.
     pub size: usize,
-    /// How long a client waits for one, then 53300. Default 30 s.
+    /// How long a client waits for one, then 53300. Default 30 s, bounds 0 to 1 h.
     pub queue_timeout: Duration,
-    /// How long connecting and logging in to a node may take. Default 5 s.
+    /// How long connecting and logging in to a node may take. Default 5 s, bounds 10 ms to 5 min.
     pub connect_timeout: Duration,
-    /// An idle one is closed after this. Default 10 min.
+    /// An idle one is closed after this. Default 10 min, bounds 1 s to 7 days.
     pub idle_timeout: Duration,
-    /// One is closed at this age, once idle; varied by up to a tenth. Default 1 h.
+    /// One is closed at this age, once idle; varied by up to a tenth. Default 1 h, bounds 1 s to 30 days.
     pub lifetime: Duration,
-    /// Most prepared statements kept on one server connection. Default 500.
+    /// Most prepared statements kept on one server connection. Default 500, bounds 1 to 100000.
     pub prepared_statements: usize,
 }
 
@@ -199,33 +201,34 @@ pub struct Routing {
     pub reads: Reads,
     /// What a session's reads must have seen. Default session.
     pub consistency: Consistency,
-    /// A replica further behind takes no reads. Default 10 s.
+    /// A replica further behind takes no reads. Default 10 s, bounds 1 ms to 1 day.
     pub max_lag: Duration,
-    /// How long one read may wait for a replica to catch up with its session. Default 5 ms.
+    /// How long one read may wait for a replica to catch up with its session. Default 5 ms, bounds 0 to 1 s.
     pub freshness_wait: Duration,
-    /// The rules of all files, in order.
+    /// The rules of all files that `routing.rules` names, in order. Default none.
     pub rules: Arc<RuleSet>,
 }
 
 /// What happens while there is no primary.
 #[derive(Debug, Clone)]
 pub struct Failover {
-    /// How long statements wait for a primary before they fail with 57P03. Default 10 s.
+    /// How long statements wait for a primary before they fail with 57P03. Default 10 s, bounds 0 to 10 min.
     pub hold: Duration,
 }
 
 /// Limits on clients.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// How long startup and authentication may take. Default 15 s.
+    /// How long startup and authentication may take. Default 15 s, bounds 100 ms to 10 min.
     pub login_timeout: Duration,
-    /// Largest statement text, in bytes, that is parsed; a larger one goes to the primary unseen. Default 1 MiB.
+    /// Largest statement text, in bytes, that is parsed; a larger one goes to the primary unseen. Default 1 MB, bounds
+    /// 1 kB to 1 GB.
     pub statement_bytes: usize,
-    /// Most bytes of one client's unsent messages kept in memory. Default 16 MiB.
+    /// Most bytes of one client's unsent messages kept in memory. Default 16 MB, bounds 64 kB to 1 GB.
     pub buffer_bytes: usize,
-    /// How long a stopping Trunkline lets transactions go on. Default 30 s.
+    /// How long a stopping Trunkline lets transactions go on. Default 30 s, bounds 0 to 1 day.
     pub drain_timeout: Duration,
-    /// Bytes of statement cache per worker. Default 32 MiB.
+    /// Bytes of statement cache per worker. Default 32 MB, bounds 1 MB to 64 GB.
     pub statement_cache_bytes: usize,
 }
 
@@ -234,7 +237,7 @@ pub struct Limits {
 pub struct Log {
     /// error, warn, info, debug or trace, or a tracing filter. Default info.
     pub level: String,
-    /// Lines for people or JSON for machines. Default text.
+    /// `format`: lines for people (text) or for machines (json). Default text.
     pub json: bool,
 }
 

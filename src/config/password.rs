@@ -63,12 +63,13 @@ fn only(given: &[(&'static str, Source, Item<'_>)], form: Form, folder: &Path) -
         second.problem(format!("the password is already given by {first}"), Some("keep one of them".to_owned()));
     }
     let text = source.read(item, folder)?;
-    let problem = text_problem(&text, form);
-    if let Some(problem) = problem {
-        item.problem(problem, None);
-        return None;
+    match check(&text, form) {
+        Ok(()) => Some(Secret::new(text)),
+        Err(problem) => {
+            item.problem(problem, None);
+            None
+        }
     }
-    Some(Secret::new(text))
 }
 
 impl Source {
@@ -113,15 +114,12 @@ fn read_environment(item: &Item<'_>) -> Option<String> {
     }
 }
 
-fn text_problem(text: &str, form: Form) -> Option<&'static str> {
-    let is_verifier = text.starts_with("SCRAM-SHA-256$");
-    if text.is_empty() {
-        Some("the password is empty")
-    } else if text.contains(['\n', '\r', '\0']) {
-        Some("the password holds a line break or a zero byte")
-    } else if is_verifier && form == Form::Plain {
-        Some("a verifier proves nothing to a node: expected a plain password")
-    } else {
-        None
+fn check(text: &str, form: Form) -> Result<(), String> {
+    if text.contains(['\n', '\r']) {
+        return Err("the password holds a line break".to_owned());
     }
+    if form == Form::Plain && text.starts_with("SCRAM-SHA-256$") {
+        return Err("a verifier proves nothing to a node: expected a plain password".to_owned());
+    }
+    Secret::check(text).map_err(|problem| problem.to_string())
 }

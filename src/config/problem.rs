@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_column_counts_characters() {
-        assert_eq!(Place::of("a\nü = 1", 5), Place { line: 2, column: 4 });
+        assert_eq!(Place::of("a\nü = 1", 5), Place { line: 2, column: 3 });
         assert_eq!(Place::of("", 0), Place { line: 1, column: 1 });
         assert_eq!(Place::of("a\n", 99), Place { line: 2, column: 1 });
     }

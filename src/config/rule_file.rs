@@ -27,22 +27,22 @@ struct Draft {
 /// The rules of all files, in order. `groups` are the names of the groups that a rule may send to.
 pub(super) fn read_all(files: &[(PathBuf, String)], groups: &[&str], problems: &mut Vec<Problem>) -> RuleSet {
     let mut drafts = Vec::new();
+    let mut found = Vec::new();
     for (path, text) in files {
         let document = Document::parse(path, text);
         read_file(&document, groups, &mut drafts);
-        problems.extend(document.into_problems());
+        found.extend(document.into_problems());
     }
-    check_names(&drafts, problems);
-    check_order(&drafts, problems);
+    check_names(&drafts, &mut found);
+    check_order(&drafts, &mut found);
+    found.sort_by_key(|problem| files.iter().position(|(path, _)| *path == problem.file));
+    problems.append(&mut found);
     RuleSet { rules: drafts.into_iter().map(|draft| draft.rule).collect() }
 }
 
 fn read_file(document: &Document<'_>, groups: &[&str], drafts: &mut Vec<Draft>) {
     let root = document.root();
-    let tables = root.tables("rule");
-    if tables.is_empty() {
-        root.missing("rule", "a rule file needs at least one [[rule]]");
-    }
+    let tables = root.required_tables("rule");
     drafts.extend(tables.into_iter().filter_map(|table| read_rule(table, groups)));
     root.finish();
 }

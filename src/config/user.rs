@@ -8,10 +8,7 @@ use super::{User, name};
 
 /// All users of a file.
 pub(super) fn read_all(root: &Table<'_>, folder: &Path) -> Vec<User> {
-    let tables = root.tables("user");
-    if tables.is_empty() {
-        root.missing("user", "at least one [[user]] is needed");
-    }
+    let tables = root.required_tables("user");
     let mut names = Distinct::new();
     tables.into_iter().map(|table| User::read(table, folder, &mut names)).collect()
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use trunkline::config::{self, PoolMode};
+use trunkline::routing::rules::{Action, Sender};
 use trunkline::routing::{Consistency, Reads};
+use trunkline::sql::{ParseSettings, classify};
 
 const GOLDEN: &str = "tests/golden/config";
 
@@ -44,17 +46,23 @@ fn the_smallest_useful_configuration_is_accepted() {
 
 #[test]
 fn the_full_configuration_shows_every_setting_with_its_default() {
-    let text = fs::read_to_string(Path::new(GOLDEN).join("full.toml")).unwrap();
-    let shown = config::load(&Path::new(GOLDEN).join("full.toml")).unwrap();
-    let reference = config::load(&Path::new(GOLDEN).join("reference.toml")).unwrap();
+    let path = Path::new(GOLDEN).join("full.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let all_written = folder.path().join("t.toml");
+    // "# size = 20" is a setting; "#   password_file = …" is another way to say one.
+    fs::write(&all_written, text.lines().map(|line| uncommented(line).to_owned() + "\n").collect::<String>()).unwrap();
+    let (by_default, written) = (config::load(&path).unwrap(), config::load(&all_written).unwrap());
 
-    assert_eq!(format!("{:?}", shown.limits), format!("{:?}", reference.limits));
-    assert_eq!(format!("{:?}", shown.pool), format!("{:?}", reference.pool));
-    assert_eq!(format!("{:?}", shown.failover), format!("{:?}", reference.failover));
-    assert_eq!(format!("{:?}", shown.log), format!("{:?}", reference.log));
-    assert_eq!(shown.routing.max_lag, reference.routing.max_lag);
-    assert_eq!(shown.routing.freshness_wait, reference.routing.freshness_wait);
-    assert_eq!(shown.max_clients, reference.max_clients);
+    assert_eq!(format!("{:?}", written.clusters), format!("{:?}", by_default.clusters));
+    assert_eq!(format!("{:?}", written.databases), format!("{:?}", by_default.databases));
+    assert_eq!(format!("{:?}", written.pool), format!("{:?}", by_default.pool));
+    assert_eq!(format!("{:?}", written.routing), format!("{:?}", by_default.routing));
+    assert_eq!(format!("{:?}", written.failover), format!("{:?}", by_default.failover));
+    assert_eq!(format!("{:?}", written.limits), format!("{:?}", by_default.limits));
+    assert_eq!(format!("{:?}", written.log), format!("{:?}", by_default.log));
+    assert_eq!((written.workers, written.max_clients), (4, by_default.max_clients));
+    assert!(written.users[0].server_password.is_some() && by_default.users[0].server_password.is_none());
 
     // A misspelt key of each section lists what the section knows: all of it stands in the file.
     for (section, known) in known_keys() {
@@ -80,6 +88,41 @@ fn every_example_of_a_rule_file_is_accepted() {
         let config = with_rules(folder.path(), &here.join(&path));
         let loaded = config::load(&config).unwrap_or_else(|problems| panic!("{}\n{problems}", path.display()));
         assert!(!loaded.routing.rules.rules.is_empty(), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_examples_of_rules_do_what_they_say() {
+    let actions = |file: &str, user: &str, application: &str, text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let rules = std::env::current_dir().unwrap().join("rules").join(file);
+        let loaded = config::load(&with_rules(folder.path(), &rules)).unwrap();
+        let sender = Sender { user, database: "bench", application_name: application };
+        let rule = loaded.routing.rules.first_match(sender, &classify(text, &ParseSettings::default()), text)?;
+        Some(match &rule.action {
+            Action::Primary => "primary".to_owned(),
+            Action::Replicas => "replicas".to_owned(),
+            Action::Group(name) => format!("group {name}"),
+            Action::Refuse { sqlstate, .. } => format!("refuse {sqlstate}"),
+        })
+    };
+    for (file, user, application, text, expected) in [
+        ("reporting-user.toml", "bi_anna", "", "SELECT count(*) FROM orders", Some("group reports")),
+        ("reporting-user.toml", "bi_anna", "", "DELETE FROM orders", Some("refuse 42501")),
+        ("reporting-user.toml", "shop", "", "SELECT count(*) FROM orders", None),
+        ("table-on-primary.toml", "shop", "", "SELECT * FROM a JOIN public.stock_levels USING (id)", Some("primary")),
+        ("table-on-primary.toml", "shop", "", "SELECT * FROM reservations", None),
+        ("audit-is-append-only.toml", "shop", "", "DELETE FROM audit.events", Some("refuse 42501")),
+        ("audit-is-append-only.toml", "shop", "", "SELECT 1; TRUNCATE audit_log", Some("refuse 42501")),
+        ("audit-is-append-only.toml", "shop", "", "INSERT INTO audit.events VALUES (1)", None),
+        ("application-on-primary.toml", "shop", "cashier-3", "SELECT 1", Some("primary")),
+        ("application-on-primary.toml", "shop", "cashiers", "SELECT 1", None),
+        ("no-ddl.toml", "app_shop", "", "CREATE TABLE t (a int)", Some("refuse 42501")),
+        ("no-ddl.toml", "app_shop", "", "delete from only public.\"Orders\" ;", Some("refuse 42501")),
+        ("no-ddl.toml", "app_shop", "", "DELETE FROM orders WHERE id = 1", None),
+        ("no-ddl.toml", "migrations", "", "DROP TABLE orders", None),
+    ] {
+        assert_eq!(actions(file, user, application, text).as_deref(), expected, "{file} {user}: {text}");
     }
 }
 
@@ -113,6 +156,10 @@ fn no_message_shows_a_password() {
         let problems = config::load(&path).unwrap_err().to_string();
         assert!(!problems.contains("s3cret"), "{problems}");
     }
+    let swallowed = text.replace("password = \"bench\"", "password = \"s3cret\"").replace(":6432\"]", ":6432\"");
+    fs::write(folder.path().join("trunkline.toml"), swallowed).unwrap();
+    let problems = config::load(&folder.path().join("trunkline.toml")).unwrap_err().to_string();
+    assert!(!problems.contains("s3cret"), "{problems}");
 }
 
 proptest! {
@@ -137,8 +184,14 @@ proptest! {
     }
 }
 
+fn uncommented(line: &str) -> &str {
+    let setting = line.strip_prefix("# ").filter(|rest| rest.contains(" = ") && rest.starts_with(char::is_lowercase));
+    setting.filter(|rest| rest.split(' ').nth(1) == Some("=")).unwrap_or(line)
+}
+
 fn toml_files(folder: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     files.sort();
     files
@@ -146,17 +199,17 @@ fn toml_files(folder: &Path) -> Vec<PathBuf> {
 
 /// A configuration with the groups that the examples speak of.
 fn with_rules(folder: &Path, rules: &Path) -> PathBuf {
-    let text = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
+    let text = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).expect("the reference");
     let group = "[[cluster.group]]\nname = \"reports\"\nnodes = [\"127.0.0.1:15434\"]\n\n[cluster.monitor]";
     let text = text.replace("[cluster.monitor]", group).replace("rules       = []", &format!("rules = [{rules:?}]"));
     let path = folder.join("trunkline.toml");
-    fs::write(&path, text).unwrap();
+    fs::write(&path, text).expect("a file");
     path
 }
 
 /// What each section knows, as its own message about an unknown key has it.
 fn known_keys() -> Vec<(String, Vec<String>)> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("t.toml");
     let headers = [
         "[admin]",
@@ -172,8 +225,8 @@ fn known_keys() -> Vec<(String, Vec<String>)> {
         "[log]",
     ];
     let sections = headers.map(|header| format!("{header}\nqqqqqqqq = 1\n")).concat();
-    fs::write(&path, format!("qqqqqqqq = 1\n{sections}")).unwrap();
-    let problems = config::load(&path).unwrap_err();
+    fs::write(&path, format!("qqqqqqqq = 1\n{sections}")).expect("a file");
+    let problems = config::load(&path).expect_err("unknown keys");
     let hints = problems.iter().filter_map(|problem| {
         let known = problem.hint.as_ref()?.strip_prefix("known here: ")?;
         Some((problem.path.clone(), known.split(", ").map(str::to_owned).collect()))
