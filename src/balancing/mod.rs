@@ -11,14 +11,15 @@ pub struct Candidate {
     pub leases: usize,
 }
 
-/// The less busy of two candidates drawn at random; `random` is 64 fresh random bits.
+/// The less busy of two candidates; `turn` says which two, one in each half of its bits, and the first wins a tie.
 ///
-/// Two draws keep a burst of clients from piling onto the one node that looked idle to all of them.
-pub fn choose(candidates: &[Candidate], random: u64) -> Option<NodeId> {
+/// Looking at two only keeps a burst of clients from piling onto the one node that looked idle to all of them; turns
+/// that go round spread what is equally busy evenly.
+pub fn choose(candidates: &[Candidate], turn: u64) -> Option<NodeId> {
     let count = u64::try_from(candidates.len()).ok()?;
     let draw = |bits: u64| candidates.get(usize::try_from(bits.checked_rem(count)?).ok()?);
-    let first = draw(random & 0xFFFF_FFFF)?;
-    let second = draw(random >> 32)?;
+    let first = draw(turn & 0xFFFF_FFFF)?;
+    let second = draw(turn >> 32)?;
     Some(if second.leases < first.leases { second.node } else { first.node })
 }
 
@@ -44,7 +45,8 @@ mod tests {
     #[test]
     fn equal_nodes_are_all_chosen() {
         let nodes = candidates(&[0, 0, 0]);
-        let chosen: std::collections::HashSet<_> = (0..3).filter_map(|random| choose(&nodes, random)).collect();
+        let chosen: std::collections::HashSet<_> =
+            (0..3).filter_map(|turn| choose(&nodes, turn | (turn + 1) << 32)).collect();
         assert_eq!(chosen.len(), 3);
     }
 }

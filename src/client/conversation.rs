@@ -180,6 +180,7 @@ impl Client {
 
     /// Serves until the client is idle again.
     async fn serve(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        self.read_more(&mut buffers.input).await?;
         loop {
             if self.held.is_some() {
                 match self.relay(buffers).await? {

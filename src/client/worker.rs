@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use bytes::BytesMut;
-use rand::rngs::SmallRng;
-use rand::{RngCore, SeedableRng};
 
 use crate::metrics::WorkerMetrics;
 use crate::net::ReadBuffer;
@@ -23,7 +21,7 @@ pub struct Worker {
     parse: ParseSettings,
     cache: RefCell<Cache>,
     spare: RefCell<Vec<Box<Buffers>>>,
-    random: RefCell<SmallRng>,
+    turn: Cell<u64>,
     draining: Cell<bool>,
     /// Idle clients, to be woken when the worker drains.
     idle: RefCell<Vec<Option<Waker>>>,
@@ -61,7 +59,7 @@ impl Worker {
             parse,
             cache: RefCell::new(cache),
             spare: RefCell::default(),
-            random: RefCell::new(SmallRng::from_os_rng()),
+            turn: Cell::new(number as u64),
             draining: Cell::new(false),
             idle: RefCell::default(),
             free_places: RefCell::default(),
@@ -82,9 +80,11 @@ impl Worker {
         Arc::new(classify_bytes(text, &settings))
     }
 
-    /// 64 random bits.
-    pub fn random(&self) -> u64 {
-        self.random.borrow_mut().next_u64()
+    /// Whose turn it is: two neighbours, so that equally busy nodes are chosen one after the other.
+    pub fn turn(&self) -> u64 {
+        let turn = self.turn.get().wrapping_add(1) & 0x7FFF_FFFF;
+        self.turn.set(turn);
+        turn | (turn + 1) << 32
     }
 
     /// Buffers for a client that becomes active.

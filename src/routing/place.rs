@@ -20,8 +20,8 @@ pub struct Circumstances<'a> {
     pub excluded: &'a [NodeId],
     /// Whether the statement may wait for a replica to become fresh.
     pub may_wait: bool,
-    /// 64 fresh random bits.
-    pub random: u64,
+    /// Whose turn it is; see [`balancing::choose`].
+    pub turn: u64,
 }
 
 /// Where a statement goes now.
@@ -52,7 +52,7 @@ pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement
             stale = true;
         }
     }
-    match balancing::choose(&candidates, now.random) {
+    match balancing::choose(&candidates, now.turn) {
         Some(node) => Placement::Node(node, reason),
         None if stale && now.may_wait => Placement::AwaitFreshness,
         None if stale => on_primary(view, now, Reason::NotFresh),

@@ -1,26 +1,232 @@
-//! Statements by their text.
+//! What strings were found to be, kept by their text and by their shape. One for each worker thread, without locks.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use super::{ParseSettings, Statement, classify_bytes};
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
 
-/// Statements by their text, one per worker thread.
-#[derive(Debug, Default)]
-pub struct Cache(hashbrown::HashMap<Box<[u8]>, Arc<Statement>>);
+use super::parse::{ParseSettings, classify_bytes};
+use super::shape::{self, Backslash, Folded};
+use super::statement::{Part, Statement};
+
+/// A bounded memory of statements.
+#[derive(Debug)]
+pub struct Cache {
+    entries: Generations,
+    hasher: FixedState,
+    /// The shape of the text in hand; kept for its memory.
+    shape: Vec<u8>,
+    counters: Counters,
+}
+
+/// How often each way led to a statement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// The text was known.
+    pub text_hits: u64,
+    /// The text was not known, its shape was.
+    pub shape_hits: u64,
+    /// It was parsed.
+    pub misses: u64,
+}
 
 impl Cache {
-    /// A cache of at most this many bytes.
-    pub fn new(_max_bytes: usize) -> Self {
-        Self::default()
+    /// A cache of at most `max_bytes`.
+    pub fn new(max_bytes: usize) -> Self {
+        Self::with_seed(max_bytes, 0)
     }
 
-    /// What this text is.
-    pub fn get(&mut self, text: &[u8], settings: &ParseSettings) -> Arc<Statement> {
-        if let Some(known) = self.0.get(text) {
-            return Arc::clone(known);
+    /// A cache of at most `max_bytes`. A `seed` that clients cannot know keeps them from making texts that collide.
+    pub fn with_seed(max_bytes: usize, seed: u64) -> Self {
+        Self {
+            entries: Generations { young: Generation::default(), old: Generation::default(), limit: max_bytes / 2 },
+            hasher: FixedState::with_seed(seed),
+            shape: Vec::new(),
+            counters: Counters::default(),
         }
+    }
+
+    /// What the query string is, as [`classify_bytes`] has it.
+    pub fn get(&mut self, text: &[u8], settings: &ParseSettings) -> Arc<Statement> {
+        let by_text = Key::new(text, By::Text, settings, &self.hasher);
+        if let Some(statement) = self.entries.find(&by_text) {
+            self.counters.text_hits += 1;
+            return statement;
+        }
+        let has_shape = self.fold(text, settings);
+        if has_shape {
+            let by_shape = Key::new(&self.shape, By::Shape, settings, &self.hasher);
+            if let Some(statement) = self.entries.find(&by_shape) {
+                self.counters.shape_hits += 1;
+                return statement;
+            }
+        }
+        self.counters.misses += 1;
         let statement = Arc::new(classify_bytes(text, settings));
-        self.0.insert(text.into(), Arc::clone(&statement));
+        self.remember(&by_text, has_shape, settings, &statement);
         statement
     }
+
+    /// How often each way led to a statement, since the beginning.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What the entries take, as far as it can be told; bytes.
+    pub fn bytes(&self) -> usize {
+        self.entries.young.bytes + self.entries.old.bytes
+    }
+
+    /// Makes the text's shape. False if it has none, or none but the text itself.
+    fn fold(&mut self, text: &[u8], settings: &ParseSettings) -> bool {
+        let is_readable = text.is_ascii() || (settings.encoding_is_utf8 && std::str::from_utf8(text).is_ok());
+        if !is_readable || text.len() > settings.max_bytes {
+            return false;
+        }
+        let backslash = if settings.standard_conforming_strings { Backslash::Plain } else { Backslash::Escapes };
+        matches!(shape::fold(text, backslash, &mut self.shape), Some(Folded(literals)) if literals > 0)
+    }
+
+    /// The first text of a shape is kept by both; those that follow are found by their shape alone.
+    fn remember(&mut self, by_text: &Key<'_>, has_shape: bool, settings: &ParseSettings, statement: &Arc<Statement>) {
+        self.entries.store(Entry::new(by_text, statement));
+        if has_shape && statement.shape_decides {
+            let by_shape = Key::new(&self.shape, By::Shape, settings, &self.hasher);
+            self.entries.store(Entry::new(&by_shape, statement));
+        }
+        // One large text does not hold memory for ever.
+        self.shape.shrink_to(LARGEST_KEPT_SHAPE);
+    }
 }
+
+/// Bytes; longer shapes are rare.
+const LARGEST_KEPT_SHAPE: usize = 64 * 1024;
+
+/// Each entry lives in the young generation until that is full; then the young one becomes the old one, and what was
+/// old is forgotten. An old entry that is found becomes young again.
+#[derive(Debug)]
+struct Generations {
+    young: Generation,
+    old: Generation,
+    /// What one generation may hold; bytes.
+    limit: usize,
+}
+
+impl Generations {
+    fn find(&mut self, key: &Key<'_>) -> Option<Arc<Statement>> {
+        if let Some(entry) = self.young.find(key) {
+            return Some(Arc::clone(&entry.statement));
+        }
+        let entry = self.old.remove(key)?;
+        let statement = Arc::clone(&entry.statement);
+        self.store(entry);
+        Some(statement)
+    }
+
+    fn store(&mut self, entry: Entry) {
+        let cost = entry.cost();
+        if cost > self.limit / LARGEST_SHARE {
+            return;
+        }
+        if self.young.bytes + cost > self.limit {
+            std::mem::swap(&mut self.young, &mut self.old);
+            self.young.clear();
+        }
+        self.young.insert(entry);
+    }
+}
+
+/// An entry may take this part of a generation, so that a few large texts do not push out all others.
+const LARGEST_SHARE: usize = 16;
+
+#[derive(Debug, Default)]
+struct Generation {
+    table: HashTable<Entry>,
+    bytes: usize,
+}
+
+impl Generation {
+    fn find(&self, key: &Key<'_>) -> Option<&Entry> {
+        self.table.find(key.hash, |entry| key.is_of(entry))
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        self.bytes += entry.cost();
+        self.table.insert_unique(entry.hash, entry, |entry| entry.hash);
+    }
+
+    fn remove(&mut self, key: &Key<'_>) -> Option<Entry> {
+        let occupied = self.table.find_entry(key.hash, |entry| key.is_of(entry)).ok()?;
+        let (entry, _) = occupied.remove();
+        self.bytes -= entry.cost();
+        Some(entry)
+    }
+
+    fn clear(&mut self) {
+        self.table.clear();
+        self.bytes = 0;
+    }
+}
+
+/// What an entry is kept by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Text,
+    Shape,
+}
+
+/// What changes a text's meaning besides itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sort {
+    by: By,
+    standard_conforming_strings: bool,
+    encoding_is_utf8: bool,
+}
+
+struct Key<'a> {
+    bytes: &'a [u8],
+    sort: Sort,
+    hash: u64,
+}
+
+impl<'a> Key<'a> {
+    fn new(bytes: &'a [u8], by: By, settings: &ParseSettings, hasher: &FixedState) -> Self {
+        let sort = Sort {
+            by,
+            standard_conforming_strings: settings.standard_conforming_strings,
+            encoding_is_utf8: settings.encoding_is_utf8,
+        };
+        Self { bytes, sort, hash: hasher.hash_one(bytes) }
+    }
+
+    fn is_of(&self, entry: &Entry) -> bool {
+        entry.hash == self.hash && entry.sort == self.sort && *entry.bytes == *self.bytes
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    bytes: Box<[u8]>,
+    sort: Sort,
+    hash: u64,
+    statement: Arc<Statement>,
+}
+
+impl Entry {
+    fn new(key: &Key<'_>, statement: &Arc<Statement>) -> Self {
+        Self { bytes: key.bytes.into(), sort: key.sort, hash: key.hash, statement: Arc::clone(statement) }
+    }
+
+    /// What it takes, about; bytes. A statement that two entries share is counted twice.
+    fn cost(&self) -> usize {
+        let names = |part: &Part| {
+            part.tables.len() + part.functions.len() + part.operators.len() + part.types.len() + part.attributes.len()
+        };
+        let names: usize = self.statement.parts.iter().map(names).sum();
+        size_of::<Self>() + self.bytes.len() + self.statement.parts.len() * size_of::<Part>() + names * NAME_BYTES
+    }
+}
+
+/// What a name takes with its allocation, about.
+const NAME_BYTES: usize = 64;

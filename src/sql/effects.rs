@@ -160,7 +160,7 @@ impl<'a> Effects<'a> {
 
     /// It makes the relation, or moves it elsewhere.
     pub(super) fn makes(&mut self, relation: &RangeVar) {
-        if relation.relpersistence == "t" {
+        if relation.relpersistence == "t" || relations::is_temporary_schema(&relation.schemaname) {
             self.temporary();
         }
     }
@@ -368,7 +368,7 @@ impl Visitor for Effects<'_> {
         self.require_if_run(NeedsPrimary::LocksRows);
     }
 
-    fn into_clause(&mut self, node: &IntoClause) {
+    fn select_into(&mut self, node: &IntoClause) {
         if let Some(relation) = &node.rel {
             self.makes(relation);
         }

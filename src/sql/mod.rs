@@ -7,11 +7,12 @@ mod parse;
 pub mod prepared;
 mod relations;
 mod settings;
+mod shape;
 pub mod statement;
 mod tree;
 mod utility;
 
-pub use cache::Cache;
+pub use cache::{Cache, Counters};
 pub use parse::{ParseSettings, classify, classify_bytes};
 pub use prepared::PreparedNames;
 pub use statement::{

@@ -40,6 +40,9 @@ pub fn classify(text: &str, settings: &ParseSettings) -> Statement {
     if !settings.encoding_is_utf8 && !text.is_ascii() {
         return opaque(Opaque::Unparsed);
     }
+    if scans_slowly(text) {
+        return opaque(Opaque::Unparsed);
+    }
     match pg_query::parse(text, options(settings)) {
         Ok(tree) => effects::statement(&tree.protobuf, text),
         Err(_) => opaque(Opaque::Unparsed),
@@ -55,6 +58,33 @@ fn options(settings: &ParseSettings) -> pg_query::ParserOptions {
         quiet | pg_query::ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS
     }
 }
+
+/// PostgreSQL's scanner reads a run of operator characters anew at each `/*` inside it: `/*/*/*…` of 200 kB takes it 40 s.
+fn scans_slowly(text: &str) -> bool {
+    let mut run = 0_usize;
+    let mut openings = 0_usize;
+    let mut steps = 0_usize;
+    let mut before = 0;
+    for &byte in text.as_bytes() {
+        if is_operator_character(byte) {
+            run += 1;
+            openings += usize::from(before == b'/' && byte == b'*');
+        } else {
+            steps += run * openings;
+            run = 0;
+            openings = 0;
+        }
+        before = byte;
+    }
+    steps + run * openings > MOST_SCANNER_STEPS
+}
+
+fn is_operator_character(byte: u8) -> bool {
+    b"~!@#^&|`?+-*/%<>=".contains(&byte)
+}
+
+/// A few milliseconds; real comments need one step for each character.
+const MOST_SCANNER_STEPS: usize = 1 << 20;
 
 /// Why a string was not looked at.
 enum Opaque {
@@ -77,5 +107,5 @@ fn opaque(why: Opaque) -> Statement {
     Statement { parts: Box::new([part]), shape_decides: false }
 }
 
-/// 1 MiB: a parse of that much takes tens of milliseconds of one worker's time.
-const DEFAULT_MAX_BYTES: usize = 1024 * 1024;
+/// A parse of that much takes tens of milliseconds of one worker's time.
+const DEFAULT_MAX_BYTES: usize = 128 * 1024;

@@ -35,7 +35,7 @@ visitor! {
     select(SelectStmt) insert(InsertStmt) update(UpdateStmt) delete(DeleteStmt) merge(MergeStmt)
     with_clause(WithClause) common_table_expression(CommonTableExpr) execute(ExecuteStmt)
     relation(RangeVar) function_call(FuncCall) json_function(JsonFuncExpr) type_name(TypeName) type_cast(TypeCast)
-    locking_clause(LockingClause) into_clause(IntoClause) table_sample(RangeTableSample)
+    locking_clause(LockingClause) select_into(IntoClause) table_sample(RangeTableSample)
     case(CaseExpr) join(JoinExpr)
     column(ColumnRef) indirection(AIndirection) operation(AExpr) sublink(SubLink) sort_by(SortBy) string(String)
 }
@@ -116,7 +116,7 @@ macro_rules! tree {
 tree! {
     Alias(Alias) { colnames } { aliasname }
     RangeVar(RangeVar) => relation { alias } { catalogname schemaname relname inh relpersistence location }
-    IntoClause(IntoClause) => into_clause { rel col_names options } { access_method on_commit table_space_name
+    IntoClause(IntoClause) => select_into { rel col_names options } { access_method on_commit table_space_name
         view_query skip_data }
     GroupingFunc(GroupingFunc) { args refs } { xpr agglevelsup location }
     MergeSupportFunc(MergeSupportFunc) {} { xpr msftype msfcollid location }

@@ -317,8 +317,7 @@ fn option_value(node: &Node) -> Option<bool> {
 }
 
 fn copy_statement(node: &CopyStmt, effects: &mut Effects<'_>) -> Kind {
-    // The options' literals are separators and the like, a file's name is just that.
-    effects.literal_decides = false;
+    // An empty file name cannot be told from none: the server refuses it either way.
     let with_client = node.filename.is_empty() && !node.is_program;
     match (node.is_from, with_client) {
         (true, true) => {
@@ -339,6 +338,10 @@ fn change_schema(node: &Tree, effects: &mut Effects<'_>) -> Kind {
         Tree::CreateStmt(create) => create.relation.iter().for_each(|relation| effects.makes(relation)),
         Tree::CreateSeqStmt(create) => create.sequence.iter().for_each(|relation| effects.makes(relation)),
         Tree::ViewStmt(create) => create.view.iter().for_each(|relation| effects.makes(relation)),
+        Tree::CreateTableAsStmt(create) => {
+            let made = create.into.as_ref().and_then(|into| into.rel.as_ref());
+            made.iter().for_each(|relation| effects.makes(relation));
+        }
         Tree::DropStmt(drop) => drop_objects(drop, effects),
         _ => {}
     }

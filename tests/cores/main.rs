@@ -8,5 +8,7 @@
 
 mod architecture;
 mod config_problems;
+mod sql_cache;
 mod sql_golden;
+mod sql_parser;
 mod topology_simulation;

@@ -56,14 +56,25 @@ fn every_reason_has_a_golden_line() {
     }
 }
 
+/// Every statement of the golden files.
+pub(crate) fn statements() -> Vec<String> {
+    let lines = |path: &PathBuf| fs::read_to_string(path).unwrap().lines().filter_map(sql_of).collect::<Vec<_>>();
+    golden_files().iter().flat_map(lines).collect()
+}
+
+/// The statement of a line, if it has one.
+fn sql_of(line: &str) -> Option<String> {
+    let is_statement = !line.is_empty() && !line.starts_with('#');
+    is_statement.then(|| line.split(ARROW).next().unwrap().trim_end().replace("\\n", "\n"))
+}
+
 /// The line with the verdict that its statement gets now. Comments and empty lines stay as they are.
 fn judge(line: &str) -> String {
-    if line.is_empty() || line.starts_with('#') {
+    let Some(sql) = sql_of(line) else {
         return line.to_owned();
-    }
-    let sql = line.split(ARROW).next().unwrap().trim_end();
-    let statement = classify(&sql.replace("\\n", "\n"), &ParseSettings::default());
-    format!("{sql}{ARROW}{}", verdict(&statement))
+    };
+    let verdict = verdict(&classify(&sql, &ParseSettings::default()));
+    format!("{}{ARROW}{verdict}", sql.replace('\n', "\\n"))
 }
 
 fn verdict(statement: &Statement) -> String {

@@ -1,0 +1,281 @@
+//! The shape of a query string: its text with numbers and plain strings folded to their kind, so that statements that
+//! differ in nothing else are looked at once. Comments and spaces stay.
+//!
+//! It follows PostgreSQL's scanner where that is simple. Whatever is not (escape strings, dollar quotes, …) has no shape
+//! and is parsed in full: a wrong shape would be a wrong route, a missing one only costs time.
+
+/// How many literals were folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Folded(pub(super) usize);
+
+/// How plain strings are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Backslash {
+    /// `standard_conforming_strings` is on: like any other character.
+    Plain,
+    /// It is off: a string that holds one has no shape.
+    Escapes,
+}
+
+/// Writes the shape of `text`, which is UTF-8, to `shape`, whose former content is lost. None: it has no shape.
+pub(super) fn fold(text: &[u8], backslash: Backslash, shape: &mut Vec<u8>) -> Option<Folded> {
+    shape.clear();
+    let mut scanner = Scanner { text, at: 0 };
+    let mut copied = 0;
+    let mut folded = 0;
+    while let Some(byte) = scanner.byte(0) {
+        let start = scanner.at;
+        let literal = match class_of(byte) {
+            Class::Plain => {
+                scanner.at += 1;
+                continue;
+            }
+            Class::Letter => scanner.word()?,
+            Class::Digit => Some(scanner.number()?),
+            Class::Dot => scanner.dot()?,
+            Class::Quote => Some(scanner.string(backslash)?),
+            Class::DoubleQuote => scanner.quoted_name()?,
+            Class::Dollar => scanner.parameter()?,
+            Class::Dash | Class::Slash => scanner.comment()?,
+            Class::Unsure => return None,
+        };
+        if let Some(literal) = literal {
+            shape.extend_from_slice(text.get(copied..start)?);
+            shape.push(literal as u8);
+            copied = scanner.at;
+            folded += 1;
+        }
+    }
+    shape.extend_from_slice(text.get(copied..)?);
+    Some(Folded(folded))
+}
+
+/// What stands for a literal in a shape: bytes that UTF-8 never has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Literal {
+    /// A number that the grammar takes as an integer: at most 2147483647.
+    Integer = 0xF8,
+    /// Any other number.
+    Float = 0xF9,
+    /// A plain string.
+    String = 0xFA,
+}
+
+/// What a byte can begin.
+#[derive(Clone, Copy)]
+enum Class {
+    /// Spaces, operators, punctuation: kept as it is.
+    Plain,
+    Letter,
+    Digit,
+    Dot,
+    Quote,
+    DoubleQuote,
+    Dollar,
+    Dash,
+    Slash,
+    /// Nothing in SQL, or nothing that UTF-8 has.
+    Unsure,
+}
+
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Plain; 256];
+    let mut byte = 0;
+    while byte < classes.len() {
+        #[expect(clippy::cast_possible_truncation, reason = "the array has 256 entries")]
+        let class = match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80..=0xF4 => Class::Letter,
+            b'0'..=b'9' => Class::Digit,
+            b'.' => Class::Dot,
+            b'\'' => Class::Quote,
+            b'"' => Class::DoubleQuote,
+            b'$' => Class::Dollar,
+            b'-' => Class::Dash,
+            b'/' => Class::Slash,
+            b'\\' | 0 | 0xF5..=0xFF => Class::Unsure,
+            _ => Class::Plain,
+        };
+        #[expect(clippy::indexing_slicing, reason = "the loop ends at the array's length")]
+        {
+            classes[byte] = class;
+        }
+        byte += 1;
+    }
+    classes
+};
+
+#[expect(clippy::indexing_slicing, reason = "there are 256 bytes")]
+fn class_of(byte: u8) -> Class {
+    CLASSES[usize::from(byte)]
+}
+
+fn continues_name(byte: u8) -> bool {
+    matches!(class_of(byte), Class::Letter | Class::Digit | Class::Dollar)
+}
+
+struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+/// Each step moves behind what it has read. The outer None: no shape. The inner one: nothing to fold.
+type Step = Option<Option<Literal>>;
+
+impl Scanner<'_> {
+    fn byte(&self, ahead: usize) -> Option<u8> {
+        self.text.get(self.at + ahead).copied()
+    }
+
+    fn skip_while(&mut self, continues: impl Fn(u8) -> bool) {
+        while self.byte(0).is_some_and(&continues) {
+            self.at += 1;
+        }
+    }
+
+    /// A keyword or a plain name.
+    fn word(&mut self) -> Step {
+        let start = self.at;
+        self.skip_while(continues_name);
+        let word = self.text.get(start..self.at)?;
+        match self.byte(0) {
+            // E'', B'', X'', N'', and a type's name right before its literal.
+            Some(b'\'') => None,
+            // U&'' and U&"".
+            Some(b'&') if matches!(self.byte(1), Some(b'\'' | b'"')) => None,
+            // The grammar looks at the number in FLOAT(n).
+            _ if word.eq_ignore_ascii_case(b"float") => None,
+            _ => Some(None),
+        }
+    }
+
+    /// A number that begins with a digit.
+    fn number(&mut self) -> Option<Literal> {
+        let start = self.at;
+        self.skip_while(|byte| byte.is_ascii_digit());
+        let digits = self.text.get(start..self.at)?;
+        match self.byte(0) {
+            // `1..2` is two numbers, of which the scanner makes an error.
+            Some(b'.') if self.byte(1) == Some(b'.') => None,
+            Some(b'.') => {
+                self.at += 1;
+                self.fraction()
+            }
+            Some(b'e' | b'E') => self.exponent(),
+            _ => self.end_of_number(if is_integer(digits) { Literal::Integer } else { Literal::Float }),
+        }
+    }
+
+    /// What may follow the point of a number.
+    fn fraction(&mut self) -> Option<Literal> {
+        self.skip_while(|byte| byte.is_ascii_digit());
+        match self.byte(0) {
+            Some(b'e' | b'E') => self.exponent(),
+            _ => self.end_of_number(Literal::Float),
+        }
+    }
+
+    fn exponent(&mut self) -> Option<Literal> {
+        self.at += 1;
+        if matches!(self.byte(0), Some(b'+' | b'-')) {
+            self.at += 1;
+        }
+        if !self.byte(0)?.is_ascii_digit() {
+            return None;
+        }
+        self.skip_while(|byte| byte.is_ascii_digit());
+        self.end_of_number(Literal::Float)
+    }
+
+    /// Hexadecimal numbers, `1_000` and trailing junk all go on with what no plain number goes on with.
+    fn end_of_number(&self, literal: Literal) -> Option<Literal> {
+        let goes_on = self.byte(0).is_some_and(|byte| continues_name(byte) || byte == b'.');
+        (!goes_on).then_some(literal)
+    }
+
+    /// A number that begins with its point, or the point between two names.
+    fn dot(&mut self) -> Step {
+        self.at += 1;
+        match self.byte(0) {
+            Some(b'.') => None,
+            Some(b'0'..=b'9') => self.fraction().map(Some),
+            _ => Some(None),
+        }
+    }
+
+    fn string(&mut self, backslash: Backslash) -> Option<Literal> {
+        self.at += 1;
+        loop {
+            match self.byte(0)? {
+                b'\'' if self.byte(1) == Some(b'\'') => self.at += 2,
+                b'\'' => break,
+                b'\\' if backslash == Backslash::Escapes => return None,
+                0 => return None,
+                _ => self.at += 1,
+            }
+        }
+        self.at += 1;
+        Some(Literal::String)
+    }
+
+    fn quoted_name(&mut self) -> Step {
+        self.at += 1;
+        // A doubled quote is read as the end of one name and the begin of the next.
+        self.skip_while(|byte| byte != b'"' && byte != 0);
+        match self.byte(0)? {
+            b'"' => self.at += 1,
+            _ => return None,
+        }
+        Some(None)
+    }
+
+    /// `$1`; a dollar quote has no shape.
+    fn parameter(&mut self) -> Step {
+        self.at += 1;
+        if !self.byte(0)?.is_ascii_digit() {
+            return None;
+        }
+        self.skip_while(|byte| byte.is_ascii_digit());
+        if self.byte(0).is_some_and(continues_name) { None } else { Some(None) }
+    }
+
+    /// A comment, or the operator that begins like one.
+    fn comment(&mut self) -> Step {
+        match (self.byte(0)?, self.byte(1)) {
+            (b'-', Some(b'-')) => self.skip_while(|byte| !matches!(byte, b'\n' | b'\r' | 0)),
+            (b'/', Some(b'*')) => self.block_comment()?,
+            _ => self.at += 1,
+        }
+        Some(None)
+    }
+
+    /// Block comments nest.
+    fn block_comment(&mut self) -> Option<()> {
+        let mut depth = 0_usize;
+        loop {
+            match (self.byte(0)?, self.byte(1)?) {
+                (b'/', b'*') => {
+                    depth += 1;
+                    self.at += 2;
+                }
+                (b'*', b'/') => {
+                    depth -= 1;
+                    self.at += 2;
+                    if depth == 0 {
+                        return Some(());
+                    }
+                }
+                (0, _) => return None,
+                _ => self.at += 1,
+            }
+        }
+    }
+}
+
+/// The grammar takes digits that do not fit 32 bits for a float.
+fn is_integer(digits: &[u8]) -> bool {
+    match std::str::from_utf8(digits).map(str::parse::<i32>) {
+        Ok(value) => value.is_ok(),
+        Err(_) => false,
+    }
+}
