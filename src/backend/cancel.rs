@@ -25,14 +25,28 @@ pub struct CancelKeys {
 pub struct Cancellable {
     key: CancelKey,
     /// The server connection that runs its statement now.
-    running: Mutex<Option<Running>>,
+    running: Mutex<Option<Arc<CancelTarget>>>,
 }
 
-#[derive(Clone, Debug)]
-struct Running {
+/// A server connection, as far as cancelling what it runs goes; made once, when it is opened.
+#[derive(Debug)]
+pub struct CancelTarget {
     address: Arc<str>,
     key: CancelKey,
-    on_the_way: Arc<AtomicUsize>,
+    /// Cancels that are on their way to it: while there are any, it must not go to another session.
+    on_the_way: AtomicUsize,
+}
+
+impl CancelTarget {
+    /// What cancels a statement on the connection with this key to this address.
+    pub fn new(address: &Arc<str>, key: CancelKey) -> Arc<Self> {
+        Arc::new(Self { address: Arc::clone(address), key, on_the_way: AtomicUsize::new(0) })
+    }
+
+    /// A cancel is on its way.
+    pub fn is_being_cancelled(&self) -> bool {
+        self.on_the_way.load(Ordering::Acquire) > 0
+    }
 }
 
 /// What became of a CancelRequest.
@@ -100,9 +114,8 @@ impl Cancellable {
     }
 
     /// The session's statement runs on this connection from now on.
-    pub fn runs_on(&self, address: &Arc<str>, connection: &super::Connection) {
-        let (address, key) = (Arc::clone(address), connection.key.clone());
-        *self.running.lock() = Some(Running { address, key, on_the_way: Arc::clone(&connection.cancels) });
+    pub fn runs_on(&self, connection: &super::Connection) {
+        *self.running.lock() = Some(Arc::clone(&connection.cancel_target));
     }
 
     /// The session holds no connection any more. After this, no new cancel goes to it.
@@ -112,7 +125,7 @@ impl Cancellable {
 }
 
 /// Sends it and waits until the node closes, which it does when the signal has been given.
-async fn send(running: &Running) -> std::io::Result<()> {
+async fn send(running: &CancelTarget) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(&*running.address).await?;
     let mut packet = BytesMut::new();
     startup::put_cancel(&mut packet, &running.key);

@@ -48,7 +48,7 @@ impl Client {
         if self.server.consistency == Consistency::Strong {
             return None;
         }
-        let view = self.cluster().view.load_full();
+        let view = self.cluster().view.load();
         self.session.freshness.settle(&view);
         if matches!(intent, Intent::Read { .. }) && self.session.freshness.wants_to_move() && self.is_careful() {
             return None;

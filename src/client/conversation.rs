@@ -96,9 +96,9 @@ async fn login(
     worker: &Worker,
 ) -> Result<(Admitted, Arc<Cancellable>), Farewell> {
     listener::set_options(stream)?;
-    let admitted = handshake::admit(stream, server, worker).await?;
+    let mut admitted = handshake::admit(stream, server, worker).await?;
     let cancellable = server.cancel_keys.issue();
-    match handshake::welcome(stream, &admitted, cancellable.key(), server, worker).await {
+    match handshake::welcome(stream, &mut admitted, cancellable.key(), server, worker).await {
         Ok(()) => Ok((admitted, cancellable)),
         Err(farewell) => {
             server.cancel_keys.remove(&cancellable);
@@ -309,8 +309,7 @@ impl Client {
         if let Err(error) = self.make_ours(&mut lease).await {
             return self.replay_failed(error, buffers).await;
         }
-        let address = Arc::clone(lease.pool().address());
-        self.cancellable.runs_on(&address, lease.connection());
+        self.cancellable.runs_on(lease.connection());
         self.worker.metrics.statement_routed(target(role), reason.index());
         self.held = Some(HeldLease {
             lease,

@@ -27,7 +27,7 @@ pub use failure::Loss;
 pub use gathered::{End, Gathered};
 pub use known::{Known, SessionId};
 pub use reply::{Reply, matters};
-pub use settings::Settings;
+pub use settings::{Dialect, Settings};
 
 use crate::routing::{Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Sender, intend};
 use crate::sql::{Kind, NeedsPrimary, PreparedNames, SessionChange, Statement, TransactionControl};
@@ -73,21 +73,6 @@ pub struct Session {
     pins: Pins,
     touched: Vec<Arc<str>>,
     flow: Flow,
-}
-
-/// How a session's texts are to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dialect {
-    /// Its standard_conforming_strings.
-    pub standard_conforming_strings: bool,
-    /// Its client_encoding is UTF8.
-    pub encoding_is_utf8: bool,
-}
-
-impl Default for Dialect {
-    fn default() -> Self {
-        Self { standard_conforming_strings: true, encoding_is_utf8: true }
-    }
 }
 
 /// The transaction that the session is in.
@@ -254,11 +239,14 @@ impl Session {
             sender: Sender {
                 user: &self.identity.user,
                 database: &self.identity.database,
-                application_name: self.settings.get("application_name").unwrap_or_default(),
+                application_name: match around.rules.rules.is_empty() {
+                    true => "",
+                    false => self.settings.get("application_name").unwrap_or_default(),
+                },
             },
             reads: around.reads,
             transaction: self.in_transaction(around.held),
-            serializable_by_default: self.settings.get("default_transaction_isolation") == Some("serializable"),
+            serializable_by_default: self.settings.are_serializable(),
             prepared: &self.sql_prepared,
         };
         let text = if around.rules.rules.is_empty() { "".into() } else { String::from_utf8_lossy(text) };
@@ -306,12 +294,7 @@ impl Session {
 
     /// How the session's texts are to be read.
     pub fn dialect(&self) -> Dialect {
-        let Some(map) = Some(&self.settings).filter(|settings| !settings.is_empty()) else { return Dialect::default() };
-        let is_utf8 = |name: &str| matches!(&*name.to_ascii_lowercase().replace(['-', '_'], ""), "utf8" | "unicode");
-        Dialect {
-            standard_conforming_strings: map.get("standard_conforming_strings") != Some("off"),
-            encoding_is_utf8: map.get("client_encoding").is_none_or(is_utf8),
-        }
+        self.settings.dialect()
     }
 
     /// Replies are owed by the node.

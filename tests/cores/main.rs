@@ -12,4 +12,5 @@ mod config_reference;
 mod sql_cache;
 mod sql_golden;
 mod sql_parser;
+mod topology_roles;
 mod topology_simulation;
