@@ -1,4 +1,6 @@
 //! The configuration, checked: what [`load`] makes of a TOML file, or every problem it found.
+//!
+#![doc = include_str!("README.md")]
 
 mod address;
 mod cluster;

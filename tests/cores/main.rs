@@ -8,6 +8,7 @@
 
 mod architecture;
 mod config_problems;
+mod config_reference;
 mod sql_cache;
 mod sql_golden;
 mod sql_parser;
