@@ -213,7 +213,7 @@ pub async fn welcome(
     key: &crate::wire::CancelKey,
     server: &Server,
     worker: &Worker,
-) -> Result<(), Farewell> {
+) -> Result<Reported, Farewell> {
     let reported = reported(admitted, server, worker).await?;
     let mut out = BytesMut::with_capacity(1024);
     backend::put_authentication(&mut out, AUTHENTICATION_OK, b"");
@@ -224,7 +224,7 @@ pub async fn welcome(
     backend::put_ready(&mut out, TransactionStatus::Idle);
     stream.write_all(&out).await?;
     worker.metrics.login_ok();
-    Ok(())
+    Ok(reported)
 }
 
 /// What a server connection reports with the settings that the client asked for.
