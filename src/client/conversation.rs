@@ -15,6 +15,7 @@ use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
 use super::relay::Relayed;
 use super::server::{Database, Server};
+use super::welcome::Reported;
 use super::worker::{Buffers, Place, Worker};
 use crate::auth::Secret;
 use crate::backend::cancel::Cancellable;
@@ -77,9 +78,10 @@ pub async fn serve(mut stream: TcpStream, server: Arc<Server>, worker: Rc<Worker
             Farewell::Left
         }
         Ok(Err(farewell)) => farewell,
-        Ok(Ok((admitted, cancellable))) => {
+        Ok(Ok((admitted, cancellable, reported))) => {
             let mut client =
                 Client::new(stream, admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
+            client.session.told(reported);
             let farewell = client.converse().await;
             client.leave(farewell).await;
             worker.metrics.client_closed();
@@ -94,12 +96,12 @@ async fn login(
     stream: &mut TcpStream,
     server: &Server,
     worker: &Worker,
-) -> Result<(Admitted, Arc<Cancellable>), Farewell> {
+) -> Result<(Admitted, Arc<Cancellable>, Reported), Farewell> {
     listener::set_options(stream)?;
     let mut admitted = handshake::admit(stream, server, worker).await?;
     let cancellable = server.cancel_keys.issue();
     match handshake::welcome(stream, &mut admitted, cancellable.key(), server, worker).await {
-        Ok(()) => Ok((admitted, cancellable)),
+        Ok(reported) => Ok((admitted, cancellable, reported)),
         Err(farewell) => {
             server.cancel_keys.remove(&cancellable);
             Err(farewell)
@@ -456,8 +458,7 @@ impl Client {
         match exchange::query(&mut connection.stream, &sql, deadline).await {
             Ok(answer) => {
                 let values = answer.rows.into_iter().next().unwrap_or_default();
-                self.session.settings_read(names, values);
-                connection.known.settings = self.session.settings.clone();
+                connection.known.settings = self.session.settings_read(names, values);
                 Ok(())
             }
             Err(_) => {

@@ -13,7 +13,7 @@ use super::acquire;
 use super::farewell::Farewell;
 use super::server::{Database, Server, User};
 use super::startup_settings::startup_settings;
-use super::welcome::{self, Welcome};
+use super::welcome::{self, Reported, Welcome};
 use super::worker::Worker;
 use crate::auth::{AuthError, SCRAM_SHA_256, ScramServer, Verifier, scram_server};
 use crate::backend::exchange::{self, ExchangeError};
@@ -213,7 +213,7 @@ pub async fn welcome(
     key: &crate::wire::CancelKey,
     server: &Server,
     worker: &Worker,
-) -> Result<(), Farewell> {
+) -> Result<Reported, Farewell> {
     let Welcome { reported, settings } = reported(admitted, server, worker).await?;
     admitted.settings = settings;
     let mut out = BytesMut::with_capacity(1024);
@@ -225,7 +225,7 @@ pub async fn welcome(
     backend::put_ready(&mut out, TransactionStatus::Idle);
     stream.write_all(&out).await?;
     worker.metrics.login_ok();
-    Ok(())
+    Ok(reported)
 }
 
 /// What a server connection reports with the settings that the client asked for.

@@ -338,7 +338,8 @@ impl Client {
         let fits = match self.session.intent() {
             None => true,
             Some(Intent::Read { group: None, .. }) => true,
-            Some(_) => in_transaction && !self.is_wrong_here(),
+            // A COMMIT may be on its way: what comes behind it is not in the transaction.
+            Some(_) => in_transaction && self.session.all_answered() && !self.session.gathered.is_wrong_on_replica,
         };
         if fits || matches!(end, End::StrayCopy) {
             return Ok(Gate::Open);
@@ -352,10 +353,6 @@ impl Client {
             return Ok(Gate::Closed(Turn::Moved));
         }
         Ok(Gate::Closed(Turn::Stop(Relayed::Elsewhere)))
-    }
-
-    fn is_wrong_here(&self) -> bool {
-        self.session.gathered.first.as_ref().is_some_and(|statement| crate::session::wrong_on_replica(statement))
     }
 
     /// A rule refuses a statement inside a transaction: the transaction cannot go on.

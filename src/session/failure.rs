@@ -69,7 +69,8 @@ impl Session {
     /// What is under way is forgotten, to be surveyed and translated anew for another node.
     pub fn rewind(&mut self) {
         while self.owed.pop().is_some() {}
-        self.names.settle();
+        self.names.forget_pending();
+        self.unnamed.clone_from(&self.settled_unnamed);
         self.gathered = Gathered::default();
         self.flow.batch_open = false;
         self.flow.copy_in = false;
@@ -117,7 +118,8 @@ impl Session {
         self.flow.skipping = self.flow.batch_open && readies == 0;
         self.flow.batch_open = false;
         self.flow.copy_in = false;
-        self.names.settle();
+        self.names.forget_pending();
+        self.unnamed.clone_from(&self.settled_unnamed);
         Loss::Report(code, out)
     }
 

@@ -26,6 +26,8 @@ pub struct Gathered {
     pub names: Vec<(Box<[u8]>, Option<Arc<Prepared>>)>,
     /// The unnamed statement it leaves: None: untouched.
     pub unnamed: Option<Option<Arc<Prepared>>>,
+    /// A replica would not refuse it, and its answer would be wrong there.
+    pub is_wrong_on_replica: bool,
     /// COMMIT is in it.
     pub commits: bool,
     /// The first statement in it, to be named in records and counters.
@@ -65,6 +67,7 @@ impl Gathered {
         self.end = None;
         self.executes = false;
         self.commits = false;
+        self.is_wrong_on_replica = false;
         self.first = None;
         self.unnamed = None;
         self.parsed.clear();

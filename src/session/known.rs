@@ -17,8 +17,8 @@ pub struct Known {
     pub unnamed: Option<UnnamedId>,
     /// Settings that have been changed on it.
     pub settings: Settings,
-    /// Names that a session has prepared on it by SQL.
-    pub sql_prepared: Option<(SessionId, Vec<Arc<str>>)>,
+    /// What a session has prepared on it by SQL: names, and the PREPARE statements.
+    pub sql_prepared: Option<(SessionId, Vec<(Arc<str>, Arc<str>)>)>,
     /// The last session that wrote on it: the one whose currval it would answer.
     pub last_writer: Option<SessionId>,
 }

@@ -17,6 +17,7 @@ pub mod owed;
 pub mod pins;
 pub mod prepared;
 pub mod reply;
+pub mod reported;
 pub mod settings;
 pub mod translate;
 
@@ -27,6 +28,7 @@ pub use failure::Loss;
 pub use gathered::{End, Gathered};
 pub use known::{Known, SessionId};
 pub use reply::{Reply, matters};
+pub use reported::{Reported, ReportedAtLogin};
 pub use settings::{Dialect, Settings};
 
 use crate::routing::{Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Sender, intend};
@@ -37,7 +39,7 @@ use crate::wire::reader::Truncated;
 use known::UnnamedId;
 use owed::OwedReplies;
 use pins::Pins;
-use prepared::{Names, Prepared};
+use prepared::{Names, Prepared, Reading};
 
 /// Who a session is; does not change.
 #[derive(Clone, Debug)]
@@ -64,7 +66,10 @@ pub struct Session {
     /// What has come and is not yet on its way.
     pub gathered: Gathered,
     names: Names,
+    /// The unnamed statement as what is on its way will leave it.
     unnamed: Option<(Arc<Prepared>, UnnamedId)>,
+    /// The unnamed statement as the node's replies so far have left it.
+    settled_unnamed: Option<(Arc<Prepared>, UnnamedId)>,
     unnamed_count: u64,
     sql_prepared: PreparedNames,
     portals: Vec<(Box<[u8]>, Arc<Statement>)>,
@@ -72,7 +77,12 @@ pub struct Session {
     transaction: Transaction,
     pins: Pins,
     touched: Vec<Arc<str>>,
+    /// Of those touched, the ones put back to their beginnings.
+    reset: Vec<Arc<str>>,
     flow: Flow,
+    reported: Reported,
+    reading: Reading,
+    dialect: Dialect,
 }
 
 /// The transaction that the session is in.
@@ -126,12 +136,14 @@ impl Session {
         Self {
             id,
             identity,
+            reading: Reading::default(),
             settings: startup.clone(),
             startup,
             freshness: Freshness::default(),
             gathered: Gathered::default(),
             names: Names::default(),
             unnamed: None,
+            settled_unnamed: None,
             unnamed_count: 0,
             sql_prepared: PreparedNames::default(),
             portals: Vec::new(),
@@ -139,8 +151,26 @@ impl Session {
             transaction: Transaction::default(),
             pins: Pins::default(),
             touched: Vec::new(),
+            reset: Vec::new(),
             flow: Flow::default(),
+            reported: Reported::default(),
+            dialect: Dialect::default(),
         }
+    }
+
+    /// The client has been told these values of the settings that a server reports.
+    pub fn told(&mut self, reported: ReportedAtLogin) {
+        self.reported = Reported::new(reported);
+        self.read_anew();
+    }
+
+    /// A setting that decides how texts and literals are read may have changed.
+    fn read_anew(&mut self) {
+        self.reading = Reading::of(|name| self.reported.get(name), &self.settings);
+        self.dialect = Dialect {
+            standard_conforming_strings: self.reported.get("standard_conforming_strings") != Some("off"),
+            encoding_is_utf8: self.reported.get("client_encoding").is_none_or(|encoding| encoding == "UTF8"),
+        };
     }
 
     /// Looks at one whole message: what it is, where it may go, whether it makes the unit whole.
@@ -187,7 +217,7 @@ impl Session {
             Some((prepared, _)) if parse.name.is_empty() && prepared.is(parse.text, parse.types) => {
                 Arc::clone(prepared)
             }
-            _ => Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text))),
+            _ => Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text), self.reading)),
         };
         self.join(&Arc::clone(&prepared.statement), parse.text, around);
         if parse.name.is_empty() {
@@ -255,6 +285,7 @@ impl Session {
             part.commits_inside
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
         });
+        self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
         if self.gathered.first.is_none() {
             self.gathered.first = Some(Arc::clone(statement));
         }
@@ -294,7 +325,7 @@ impl Session {
 
     /// How the session's texts are to be read.
     pub fn dialect(&self) -> Dialect {
-        self.settings.dialect()
+        self.dialect
     }
 
     /// Replies are owed by the node.
@@ -330,26 +361,41 @@ impl Session {
         touched
     }
 
-    /// What the node answered to the settings asked for.
-    pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) {
+    /// What the node answered to the settings asked for. Answers what is now set on the server connection: RESET has put
+    /// back what the server begins with there, and for the session means what the client began with.
+    pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) -> Settings {
+        let before = self.settings.clone();
         for (name, value) in names.iter().zip(values) {
             // A role that is nobody's, and a setting of an unloaded library put back, need no replay.
             let value = value.filter(|value| !(**name == *"role" && **value == *"none"));
             self.settings = self.settings.with(name, value);
         }
+        let there = self.settings.clone();
+        for name in std::mem::take(&mut self.reset) {
+            let Some((_, value)) = self.startup.iter().find(|(startup, _)| **startup == name) else { continue };
+            // Unchanged: the RESET was rolled back.
+            if there.get(&name) != before.get(&name) || before.get(&name) == Some(value) {
+                self.settings = self.settings.with(&name, Some(Arc::clone(value)));
+            }
+        }
+        self.read_anew();
+        there
     }
 
-    /// The SQL that makes this server connection the session's own, and who it belonged to before; None if it is.
+    /// The SQL that makes this server connection the session's own; None if it is.
     pub fn replay(&self, known: &Known) -> Option<String> {
         let mut sql = self.settings.sql_from(&known.settings).unwrap_or_default();
-        if let Some((owner, names)) = &known.sql_prepared
-            && *owner != self.id
-        {
-            for name in names {
+        if let Some((owner, prepared)) = &known.sql_prepared {
+            for (name, _) in prepared.iter().filter(|(name, text)| *owner != self.id || !self.has_prepared(name, text))
+            {
                 sql.push_str(&format!(";DEALLOCATE \"{}\"", name.replace('"', "\"\"")));
             }
         }
         (!sql.is_empty()).then_some(sql)
+    }
+
+    fn has_prepared(&self, name: &str, text: &str) -> bool {
+        self.sql_prepared.get(name).is_some_and(|prepared| *prepared.text == *text)
     }
 
     /// The PREPARE statements that this server connection lacks, of those the session has made by SQL.
@@ -357,11 +403,13 @@ impl Session {
         if self.sql_prepared.is_empty() {
             return Vec::new();
         }
-        let there: &[Arc<str>] = match &known.sql_prepared {
-            Some((owner, names)) if *owner == self.id => names,
+        let there: &[(Arc<str>, Arc<str>)] = match &known.sql_prepared {
+            Some((owner, prepared)) if *owner == self.id => prepared,
             _ => &[],
         };
-        self.sql_prepared.iter().filter(|p| !there.contains(&p.name)).map(|p| Arc::clone(&p.text)).collect()
+        let is_there =
+            |name: &str, text: &str| there.iter().any(|(known, known_text)| **known == *name && **known_text == *text);
+        self.sql_prepared.iter().filter(|p| !is_there(&p.name, &p.text)).map(|p| Arc::clone(&p.text)).collect()
     }
 
     /// The replay has been done: the server connection is as the session wants it.
@@ -370,7 +418,8 @@ impl Session {
         known.sql_prepared = if self.sql_prepared.is_empty() {
             None
         } else {
-            Some((self.id, self.sql_prepared.iter().map(|prepared| Arc::clone(&prepared.name)).collect()))
+            let prepared = self.sql_prepared.iter().map(|p| (Arc::clone(&p.name), Arc::clone(&p.text)));
+            Some((self.id, prepared.collect()))
         };
     }
 
@@ -392,12 +441,20 @@ impl Session {
         for change in &part.session {
             self.sql_prepared.apply(change);
             match change {
-                SessionChange::Set(name) | SessionChange::Reset(name) => self.touched.push(Arc::clone(name)),
+                SessionChange::Set(name) => {
+                    self.reset.retain(|reset| reset != name);
+                    self.touched.push(Arc::clone(name));
+                }
+                SessionChange::Reset(name) => {
+                    self.touched.push(Arc::clone(name));
+                    self.reset.push(Arc::clone(name));
+                }
                 SessionChange::ResetAll => self.touch_all(),
                 SessionChange::DiscardAll => {
                     self.touch_all();
                     self.names.clear();
                     self.unnamed = None;
+                    self.settled_unnamed = None;
                     self.pins.clear();
                     known.forget_statements();
                 }
@@ -406,10 +463,13 @@ impl Session {
                     known.forget_statements();
                 }
                 SessionChange::Deallocate(name) => self.deallocated(name, known),
-                SessionChange::Prepare { name, .. } => match &mut known.sql_prepared {
-                    Some((owner, names)) if *owner == self.id => names.push(Arc::clone(name)),
-                    other => *other = Some((self.id, vec![Arc::clone(name)])),
-                },
+                SessionChange::Prepare { name, text, .. } => {
+                    let prepared = (Arc::clone(name), Arc::clone(text));
+                    match &mut known.sql_prepared {
+                        Some((owner, all)) if *owner == self.id => all.push(prepared),
+                        other => *other = Some((self.id, vec![prepared])),
+                    }
+                }
                 SessionChange::Pin(pin) => {
                     self.pins.add(*pin);
                 }
@@ -423,8 +483,8 @@ impl Session {
             known.remove(prepared.id);
             self.names.remove(name.as_bytes());
         }
-        if let Some((_, names)) = &mut known.sql_prepared {
-            names.retain(|known| known != name);
+        if let Some((_, prepared)) = &mut known.sql_prepared {
+            prepared.retain(|(known, _)| known != name);
         }
     }
 
@@ -433,6 +493,7 @@ impl Session {
         let names: Vec<_> = self.settings.iter().map(|(name, _)| Arc::clone(name)).collect();
         self.touched.extend(names);
         self.touched.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
+        self.reset.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
     }
 
     /// Panics in tests and debug builds if the machine has lost its beat.

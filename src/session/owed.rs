@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::known::UnnamedId;
 use super::prepared::{Prepared, StatementId};
 use crate::sql::Statement;
 
@@ -22,6 +23,8 @@ pub enum Owed {
         name: Box<[u8]>,
         /// What is prepared.
         prepared: Arc<Prepared>,
+        /// Its place among the session's unnamed statements, if it is one.
+        unnamed: Option<UnnamedId>,
         /// Whether the client asked for it or we did.
         by: Asker,
         /// The server connection does not have it yet: false when the client's name is taken and the node will say so.
@@ -108,15 +111,15 @@ impl OwedReplies {
     }
 
     /// All of it.
-    pub fn iter(&self) -> impl Iterator<Item = &Owed> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Owed> {
         self.0.iter()
     }
 
-    /// After an error the node skips everything up to the end of the batch. Answers what it skips; false if the end of
-    /// the batch has not been sent yet.
-    pub fn skip_to_ready(&mut self, mut skipped: impl FnMut(Owed)) -> bool {
+    /// After an error in a batch the node skips everything up to Sync, also a Query. Answers what it skips; false if
+    /// the Sync has not been sent yet.
+    pub fn skip_to_sync(&mut self, mut skipped: impl FnMut(Owed)) -> bool {
         while let Some(front) = self.0.front() {
-            if front.ends_with_ready() {
+            if matches!(front, Owed::Sync(_)) {
                 return true;
             }
             if let Some(owed) = self.0.pop_front() {
@@ -126,12 +129,10 @@ impl OwedReplies {
         false
     }
 
-    /// A COPY FROM STDIN eats the Syncs that were sent behind its Execute.
+    /// A COPY FROM STDIN eats the Syncs that were sent right behind it.
     pub fn forget_syncs_behind_front(&mut self) {
-        let mut index = 0;
-        self.0.retain(|owed| {
-            index += 1;
-            index == 1 || !matches!(owed, Owed::Sync(Asker::Client))
-        });
+        while matches!(self.0.get(1), Some(Owed::Sync(Asker::Client))) {
+            self.0.remove(1);
+        }
     }
 }

@@ -12,7 +12,6 @@ pub struct Settings(Option<Arc<Changed>>);
 struct Changed {
     values: BTreeMap<Arc<str>, Arc<str>>,
     /// What every statement asks of them, worked out once.
-    dialect: Dialect,
     is_serializable: bool,
 }
 
@@ -51,20 +50,9 @@ impl Settings {
         if values.is_empty() {
             return Self(None);
         }
-        let is_utf8 =
-            |name: &Arc<str>| matches!(&*name.to_ascii_lowercase().replace(['-', '_'], ""), "utf8" | "unicode");
         let is = |name: &str, value: &str| values.get(name).is_some_and(|known| known.eq_ignore_ascii_case(value));
-        let dialect = Dialect {
-            standard_conforming_strings: !is("standard_conforming_strings", "off"),
-            encoding_is_utf8: values.get("client_encoding").is_none_or(is_utf8),
-        };
         let is_serializable = is("default_transaction_isolation", "serializable");
-        Self(Some(Arc::new(Changed { values, dialect, is_serializable })))
-    }
-
-    /// How the session's texts are to be read.
-    pub fn dialect(&self) -> Dialect {
-        self.0.as_ref().map_or_else(Dialect::default, |changed| changed.dialect)
+        Self(Some(Arc::new(Changed { values, is_serializable })))
     }
 
     /// Transactions are SERIALIZABLE unless they say otherwise.

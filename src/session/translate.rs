@@ -99,11 +99,23 @@ impl Session {
 
     fn translate_parse(&mut self, parse: Parse<'_>, known: &mut Known, limit: usize, out: &mut BytesMut) {
         let Some(prepared) = self.gathered.parsed.pop_front() else { return };
-        let mut owed =
-            Owed::Parse { name: parse.name.into(), prepared: Arc::clone(&prepared), by: Asker::Client, is_new: true };
+        let mut owed = Owed::Parse {
+            name: parse.name.into(),
+            prepared: Arc::clone(&prepared),
+            unnamed: None,
+            by: Asker::Client,
+            is_new: true,
+        };
         if parse.name.is_empty() {
             self.unnamed_count += 1;
             let unnamed = UnnamedId(self.id, self.unnamed_count);
+            owed = Owed::Parse {
+                name: [].into(),
+                prepared: Arc::clone(&prepared),
+                unnamed: Some(unnamed),
+                by: Asker::Client,
+                is_new: true,
+            };
             let text = self.deallocates_ours(&prepared.statement).map(|ours| {
                 self.ensure(&ours, known, limit, out);
                 deallocate_text(&ours)
@@ -118,7 +130,13 @@ impl Session {
                 Some(taken) => {
                     self.ensure(&taken, known, limit, out);
                     let id = taken.id;
-                    owed = Owed::Parse { name: [].into(), prepared: taken, by: Asker::Client, is_new: false };
+                    owed = Owed::Parse {
+                        name: parse.name.into(),
+                        prepared: taken,
+                        unnamed: None,
+                        by: Asker::Client,
+                        is_new: false,
+                    };
                     id
                 }
                 None => {
@@ -230,7 +248,11 @@ impl Session {
         out: &mut BytesMut,
     ) -> Option<Arc<Prepared>> {
         if !name.is_empty() {
-            let prepared = Arc::clone(self.names.get(name)?);
+            let mut prepared = Arc::clone(self.names.get(name)?);
+            if prepared.reading != self.reading {
+                prepared = Arc::new(prepared.reread(self.reading));
+                self.names.rekey(name, &prepared);
+            }
             self.ensure(&prepared, known, limit, out);
             return Some(prepared);
         }
@@ -244,6 +266,7 @@ impl Session {
                 self.owed.push(Owed::Parse {
                     name: [].into(),
                     prepared: Arc::clone(&prepared),
+                    unnamed: Some(id),
                     by: Asker::Us,
                     is_new: false,
                 });
@@ -267,7 +290,13 @@ impl Session {
         self.make_room(prepared, known, limit, out);
         let name = prepared.id.server_name();
         frontend::put_parse(out, Parse { name: &name, text: &prepared.text, types: &prepared.types });
-        self.owed.push(Owed::Parse { name: [].into(), prepared: Arc::clone(prepared), by: Asker::Us, is_new: true });
+        self.owed.push(Owed::Parse {
+            name: [].into(),
+            prepared: Arc::clone(prepared),
+            unnamed: None,
+            by: Asker::Us,
+            is_new: true,
+        });
     }
 
     fn make_room(&mut self, prepared: &Prepared, known: &mut Known, limit: usize, out: &mut BytesMut) {
