@@ -58,7 +58,7 @@ impl Client {
     fn poll_relay(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Poll<Result<Relayed, Farewell>> {
         loop {
             let mut moved = false;
-            for step in [Self::to_node, Self::to_client, Self::from_node, Self::from_client] {
+            for step in [Self::write_node, Self::write_client, Self::read_node, Self::read_client] {
                 match step(self, cx, buffers) {
                     Ok(Turn::Moved) => moved = true,
                     Ok(Turn::Still) => {}
@@ -88,7 +88,7 @@ impl Client {
             .then_some(Relayed::Idle)
     }
 
-    fn to_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+    fn write_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
         let Some(held) = &mut self.held else { return Ok(Turn::Still) };
         let mut moved = false;
         while !buffers.to_node.is_empty() {
@@ -110,7 +110,7 @@ impl Client {
         Ok(if moved { Turn::Moved } else { Turn::Still })
     }
 
-    fn to_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+    fn write_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
         let mut moved = false;
         while !buffers.to_client.is_empty() {
             match write(cx, &mut self.stream, &buffers.to_client)? {
@@ -126,7 +126,7 @@ impl Client {
     }
 
     /// Reads from the node and passes on to the client, as long as the client takes it.
-    fn from_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+    fn read_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
         if !buffers.to_client.is_empty() {
             return Ok(Turn::Still);
         }
@@ -238,7 +238,7 @@ impl Client {
     }
 
     /// Takes what the client sends while its lease is held.
-    fn from_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+    fn read_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
         if buffers.to_node.len() >= MOST_WAITING || self.held.as_ref().is_none_or(|held| held.refused.is_some()) {
             return Ok(Turn::Still);
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::prepared::Prepared;
+use super::prepared::{Given, Prepared};
 use crate::routing::Intent;
 use crate::sql::Statement;
 
@@ -23,7 +23,7 @@ pub struct Gathered {
     /// What each Query in it is, in order.
     pub queries: VecDeque<Arc<Statement>>,
     /// Names it gives (Some) and closes (None), newest last.
-    pub names: Vec<(Box<[u8]>, Option<Arc<Prepared>>)>,
+    pub names: Vec<Given>,
     /// The unnamed statement it leaves: None: untouched.
     pub unnamed: Option<Option<Arc<Prepared>>>,
     /// A replica would not refuse it, and its answer would be wrong there.

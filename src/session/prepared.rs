@@ -60,12 +60,17 @@ fn half(digest: Sha256) -> [u8; 16] {
     *whole.first_chunk().expect("a digest has 32 bytes")
 }
 
+/// A name that a Parse gives to a statement (Some) or a Close takes away (None).
+pub type Given = (Box<[u8]>, Option<Arc<Prepared>>);
+
+type Confirmed = HashMap<Box<[u8]>, Arc<Prepared>>;
+
 /// A client's prepared statements by name. Empty in most sessions, so it takes no memory until used.
 #[derive(Debug, Default)]
 pub struct Names {
-    confirmed: Option<Box<HashMap<Box<[u8]>, Arc<Prepared>>>>,
+    confirmed: Option<Box<Confirmed>>,
     /// Parse (Some) and Close (None) on their way, in order: what comes behind them means these.
-    pending: VecDeque<(Box<[u8]>, Option<Arc<Prepared>>)>,
+    pending: VecDeque<Given>,
 }
 
 impl StatementId {
