@@ -122,6 +122,7 @@ impl Client {
                 leases: &|node| gates.get(usize::from(node.0)).map_or(0, |gate| gate.leases()),
                 excluded,
                 may_wait,
+                now: Instant::now(),
                 turn: self.worker.turn(),
             },
         )
