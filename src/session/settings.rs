@@ -6,7 +6,30 @@ use std::sync::Arc;
 
 /// The settings of a session or of a server connection that differ from the server's own; shared, never changed in place.
 #[derive(Clone, Debug, Default)]
-pub struct Settings(Option<Arc<BTreeMap<Arc<str>, Arc<str>>>>);
+pub struct Settings(Option<Arc<Changed>>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Changed {
+    values: BTreeMap<Arc<str>, Arc<str>>,
+    /// What every statement asks of them, worked out once.
+    dialect: Dialect,
+    is_serializable: bool,
+}
+
+/// How a session's texts are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// Its standard_conforming_strings.
+    pub standard_conforming_strings: bool,
+    /// Its client_encoding is UTF8.
+    pub encoding_is_utf8: bool,
+}
+
+impl Default for Dialect {
+    fn default() -> Self {
+        Self { standard_conforming_strings: true, encoding_is_utf8: true }
+    }
+}
 
 impl PartialEq for Settings {
     fn eq(&self, other: &Self) -> bool {
@@ -21,13 +44,37 @@ impl PartialEq for Settings {
 impl Settings {
     /// These names and values.
     pub fn new(values: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Self {
-        let map: BTreeMap<_, _> = values.into_iter().collect();
-        Self(if map.is_empty() { None } else { Some(Arc::new(map)) })
+        Self::of(values.into_iter().collect())
+    }
+
+    fn of(values: BTreeMap<Arc<str>, Arc<str>>) -> Self {
+        if values.is_empty() {
+            return Self(None);
+        }
+        let is_utf8 =
+            |name: &Arc<str>| matches!(&*name.to_ascii_lowercase().replace(['-', '_'], ""), "utf8" | "unicode");
+        let is = |name: &str, value: &str| values.get(name).is_some_and(|known| known.eq_ignore_ascii_case(value));
+        let dialect = Dialect {
+            standard_conforming_strings: !is("standard_conforming_strings", "off"),
+            encoding_is_utf8: values.get("client_encoding").is_none_or(is_utf8),
+        };
+        let is_serializable = is("default_transaction_isolation", "serializable");
+        Self(Some(Arc::new(Changed { values, dialect, is_serializable })))
+    }
+
+    /// How the session's texts are to be read.
+    pub fn dialect(&self) -> Dialect {
+        self.0.as_ref().map_or_else(Dialect::default, |changed| changed.dialect)
+    }
+
+    /// Transactions are SERIALIZABLE unless they say otherwise.
+    pub fn are_serializable(&self) -> bool {
+        self.0.as_ref().is_some_and(|changed| changed.is_serializable)
     }
 
     /// The value of a setting, if it has been changed.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.as_ref()?.get(name).map(|value| &**value)
+        self.0.as_ref()?.values.get(name).map(|value| &**value)
     }
 
     /// Nothing has been changed.
@@ -37,17 +84,20 @@ impl Settings {
 
     /// All names and values, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
-        self.0.iter().flat_map(|map| map.iter())
+        self.0.iter().flat_map(|changed| changed.values.iter())
     }
 
     /// These with one more changed (Some) or put back (None).
     pub fn with(&self, name: &Arc<str>, value: Option<Arc<str>>) -> Self {
-        let mut map = self.0.as_deref().cloned().unwrap_or_default();
+        if self.get(name) == value.as_deref() {
+            return self.clone();
+        }
+        let mut values = self.0.as_ref().map(|changed| changed.values.clone()).unwrap_or_default();
         match value {
-            Some(value) => map.insert(Arc::clone(name), value),
-            None => map.remove(name),
+            Some(value) => values.insert(Arc::clone(name), value),
+            None => values.remove(name),
         };
-        Self(if map.is_empty() { None } else { Some(Arc::new(map)) })
+        Self::of(values)
     }
 
     /// The SQL that makes a server connection with `from` one with `self`; None if nothing differs.

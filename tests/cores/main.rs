@@ -11,4 +11,5 @@ mod config_problems;
 mod sql_cache;
 mod sql_golden;
 mod sql_parser;
+mod topology_roles;
 mod topology_simulation;
