@@ -11,6 +11,7 @@ use rand::Rng;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::wire::{CancelKey, startup};
 
@@ -26,6 +27,8 @@ pub struct Cancellable {
     key: CancelKey,
     /// The server connection that runs its statement now.
     running: Mutex<Option<Arc<CancelTarget>>>,
+    /// Wakes the session where it waits for a server connection.
+    waiting: Notify,
 }
 
 /// A server connection, as far as cancelling what it runs goes; made once, when it is opened.
@@ -41,6 +44,12 @@ impl CancelTarget {
     /// What cancels a statement on the connection with this key to this address.
     pub fn new(address: &Arc<str>, key: CancelKey) -> Arc<Self> {
         Arc::new(Self { address: Arc::clone(address), key, on_the_way: AtomicUsize::new(0) })
+    }
+
+    /// Cancels what runs there.
+    pub async fn cancel(&self) -> CancelOutcome {
+        let sent = tokio::time::timeout(DEADLINE, send(self)).await;
+        if matches!(sent, Ok(Ok(()))) { CancelOutcome::Sent } else { CancelOutcome::Failed }
     }
 
     /// A cancel is on its way.
@@ -73,7 +82,7 @@ impl CancelKeys {
             // A positive number, as process numbers are: some drivers read it as a signed one.
             let process_id = random.random_range(1..=0x7FFF_FFFF);
             let key = CancelKey { process_id, secret: random.random::<[u8; 4]>().into() };
-            let cancellable = Arc::new(Cancellable { key, running: Mutex::new(None) });
+            let cancellable = Arc::new(Cancellable { key, running: Mutex::new(None), waiting: Notify::new() });
             if let dashmap::Entry::Vacant(free) = self.sessions.entry(process_id) {
                 free.insert(Arc::clone(&cancellable));
                 return cancellable;
@@ -97,13 +106,16 @@ impl CancelKeys {
         // Counted under the lock: the connection is not lent to another session while the cancel is on its way.
         let running = {
             let running = session.running.lock();
-            let Some(running) = running.clone() else { return CancelOutcome::Idle };
+            let Some(running) = running.clone() else {
+                session.waiting.notify_waiters();
+                return CancelOutcome::Idle;
+            };
             running.on_the_way.fetch_add(1, Ordering::AcqRel);
             running
         };
-        let sent = tokio::time::timeout(DEADLINE, send(&running)).await;
+        let outcome = running.cancel().await;
         running.on_the_way.fetch_sub(1, Ordering::AcqRel);
-        if matches!(sent, Ok(Ok(()))) { CancelOutcome::Sent } else { CancelOutcome::Failed }
+        outcome
     }
 }
 
@@ -111,6 +123,11 @@ impl Cancellable {
     /// The key that the client is given.
     pub fn key(&self) -> &CancelKey {
         &self.key
+    }
+
+    /// Waits until somebody cancels what the session waits for.
+    pub async fn cancelled(&self) {
+        self.waiting.notified().await;
     }
 
     /// The session's statement runs on this connection from now on.

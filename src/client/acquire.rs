@@ -55,12 +55,30 @@ impl Client {
         }
         let Placement::Node(node, reason) = self.place(intent, &view, &[], true) else { return None };
         let pool = self.pool(node, &view)?;
-        let lease = pool.try_lease(self.worker.number, Instant::now())?;
+        let now = Instant::now();
+        let own = |connection: &crate::backend::Connection| connection.known.last_writer == Some(self.session.id);
+        let lease = match self.session.gathered.asks_sequence {
+            true => pool.try_lease_where(self.worker.number, now, own).or_else(|| pool.try_lease(self.worker.number, now)),
+            false => pool.try_lease(self.worker.number, now),
+        }?;
         Some(Acquired { lease, role: view.node(node)?.role, reason })
     }
 
-    /// A lease, waiting where it must be waited.
+    /// A lease, waiting where it must be waited, unless the client cancels.
     pub async fn acquire(&mut self, intent: &Intent) -> Result<Acquired, Refusal> {
+        let cancellable = Arc::clone(&self.cancellable);
+        tokio::select! {
+            // Dropping the wait for a cancel loses nothing: one that comes later finds what runs by then.
+            () = cancellable.cancelled() => Err(Refusal {
+                code: SqlState::QUERY_CANCELED,
+                message: "canceling statement due to user request".to_owned(),
+            }),
+            // Dropping the wait for a lease gives back its place in the queue, and a lease that has just been granted.
+            acquired = self.wait_for_lease(intent) => acquired,
+        }
+    }
+
+    async fn wait_for_lease(&mut self, intent: &Intent) -> Result<Acquired, Refusal> {
         let begun = Instant::now();
         let mut excluded = Excluded::new();
         let mut may_wait = self.is_careful() && self.session.freshness.may_wait(begun);

@@ -26,7 +26,7 @@ use crate::metrics::{LoginFailure, Loss as LossCount, Refusal as RefusalCause, R
 use crate::net::{ReadBuffer, listener};
 use crate::routing::{Intent, Reason};
 use crate::session::failure::Circumstances;
-use crate::session::translate::Message;
+use crate::session::translate::{DISCARD_SEQUENCES, Message};
 use crate::session::{End, Held, Loss, Session, SessionId, Surroundings};
 use crate::topology::{Doubt, Role};
 use crate::wire::error_response::{Severity, put_error};
@@ -43,6 +43,8 @@ pub struct Client {
     pub(super) password: Option<Secret>,
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     pub(super) cancellable: Arc<Cancellable>,
+    /// Bytes of a message from the client that nobody wants, and that have not come yet.
+    pub(super) dropping: usize,
     place: Place,
 }
 
@@ -147,6 +149,7 @@ impl Client {
             password: admitted.user.server_password,
             pools: Vec::new(),
             cancellable,
+            dropping: 0,
             place,
         }
     }
@@ -223,20 +226,34 @@ impl Client {
 
     /// Looks at whole messages until the unit is whole. Without a lease only.
     fn survey(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        self.drop_rest(buffers);
         while self.session.gathered.end.is_none() {
             let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
             let Some(header) = peek(rest)? else { return Ok(()) };
-            match rest.get(..header.size) {
-                Some(message) => {
-                    self.survey_message(header, message)?;
-                }
-                None => return self.survey_partial(header, buffers),
+            if let Some(message) = rest.get(..header.size) {
+                self.survey_message(header, message, 0)?;
+            } else if !self.survey_partial(header, buffers)? {
+                return Ok(());
             }
         }
         Ok(())
     }
 
-    pub(super) fn survey_message(&mut self, header: Header, message: &[u8]) -> Result<(), Farewell> {
+    /// Drops what has come of a message that nobody wants.
+    pub(super) fn drop_rest(&mut self, buffers: &mut Buffers) {
+        let there = self.dropping.min(buffers.input.len());
+        buffers.input.consume(there);
+        self.dropping -= there;
+    }
+
+    /// Takes the unit off the input; what has not come of it is dropped as it comes.
+    pub(super) fn take_unit_off(&mut self, buffers: &mut Buffers) {
+        buffers.input.consume(self.session.gathered.size);
+        self.dropping = self.session.gathered.missing;
+    }
+
+    /// Looks at a message of which `missing` bytes have not come yet.
+    pub(super) fn survey_message(&mut self, header: Header, message: &[u8], missing: usize) -> Result<(), Farewell> {
         let held = match &self.held {
             None => Held::Nothing,
             Some(held) if held.role == Role::Primary => Held::Primary,
@@ -250,25 +267,59 @@ impl Client {
             held,
         };
         let body = message.get(frame::HEADER..).unwrap_or_default();
-        self.session.survey(header.tag, header.size, body, &mut around).map_err(|_| violation(header.tag))
+        match missing {
+            0 => self.session.survey(header.tag, header.size, body, &mut around),
+            _ => self.session.survey_beginning(header.tag, body, missing, &mut around),
+        }
+        .map_err(|_| violation(header.tag))
     }
 
-    /// A message that is too large to wait for: the unit starts with what is there of it.
-    fn survey_partial(&mut self, header: Header, buffers: &Buffers) -> Result<(), Farewell> {
+    /// A message that is too large to wait for goes on as it comes: the unit starts with what is there of it. Answers
+    /// false if there must be more of it first.
+    pub(super) fn survey_partial(&mut self, header: Header, buffers: &mut Buffers) -> Result<bool, Farewell> {
         let limit = self.server.limits.buffer_bytes;
+        if header.tag == frontend::COPY_DATA && self.session.gathered.size == 0 {
+            self.pass_copy_data(header, buffers);
+            return Ok(true);
+        }
         if header.size <= limit && buffers.input.len() < limit {
-            return Ok(());
+            return Ok(false);
         }
         if self.session.gathered.size > 0 {
             self.session.gathered.end = Some(End::Flush);
-            return Ok(());
+            return Ok(true);
         }
-        let message = format!("message of {} bytes is larger than limits.buffer_bytes ({limit})", header.size);
-        Err(Farewell::told(SqlState::PROGRAM_LIMIT_EXCEEDED, message))
+        let missing = header.size.saturating_sub(buffers.input.len());
+        if self.held.is_some() && self.session.answers_alone() {
+            buffers.input.consume(usize::MAX);
+            self.dropping = missing;
+            return Ok(true);
+        }
+        if !matches!(header.tag, frontend::QUERY | frontend::BIND) {
+            let message = format!("message of {} bytes is larger than limits.buffer_bytes ({limit})", header.size);
+            return Err(Farewell::told(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
+        }
+        self.survey_message(header, buffers.input.filled(), missing)?;
+        Ok(true)
+    }
+
+    /// Copy data at the front of the input, whole or not, goes to the node if it may want it, and nowhere else.
+    pub(super) fn pass_copy_data(&mut self, header: Header, buffers: &mut Buffers) {
+        let there = header.size.min(buffers.input.len());
+        let missing = header.size - there;
+        let is_wanted = !self.session.answers_alone() && (self.session.copies_in() || self.session.awaits_replies());
+        match &mut self.held {
+            Some(held) if is_wanted => {
+                buffers.to_node.extend_from_slice(buffers.input.filled().get(..there).unwrap_or_default());
+                held.passing_to_node = missing;
+            }
+            _ => self.dropping = missing,
+        }
+        buffers.input.consume(there);
     }
 
     fn drop_unit(&mut self, buffers: &mut Buffers) {
-        buffers.input.consume(self.session.gathered.size);
+        self.take_unit_off(buffers);
         self.session.gathered.clear();
     }
 
@@ -335,16 +386,25 @@ impl Client {
         let unit = buffers.input.filled().get(..size).unwrap_or_default();
         let mut rest = unit;
         while let Some(header) = peek(rest)? {
-            let Some((message, after)) = rest.split_at_checked(header.size) else { break };
-            let message =
-                Message { tag: header.tag, body: message.get(frame::HEADER..).unwrap_or_default(), whole: message };
+            let Some((message, after)) = rest.split_at_checked(header.size.min(rest.len())) else { break };
+            let message = Message {
+                tag: header.tag,
+                body: message.get(frame::HEADER..).unwrap_or_default(),
+                whole: message,
+                missing: header.size - message.len(),
+            };
             let known = &mut held.lease.connection().known;
+            let before = buffers.to_node.len();
             self.session
                 .translate(message, known, self.server.prepared_statements, &mut buffers.to_node)
                 .map_err(|_| violation(header.tag))?;
+            match buffers.to_node.len() > before {
+                true => held.passing_to_node = message.missing,
+                false => self.dropping = message.missing,
+            }
             rest = after;
         }
-        if held.at_hand && buffers.kept.is_empty() {
+        if held.at_hand && buffers.kept.is_empty() && self.session.gathered.missing == 0 {
             buffers.kept.extend_from_slice(unit);
         } else {
             held.at_hand = false;
@@ -357,7 +417,11 @@ impl Client {
     /// Makes the server connection's settings and SQL-prepared statements the session's.
     async fn make_ours(&mut self, lease: &mut Lease) -> Result<(), ExchangeError> {
         let connection = lease.connection();
-        let sql = self.session.replay(&connection.known);
+        let mut sql = self.session.replay(&connection.known);
+        if self.session.meets_foreign_sequences(&connection.known) {
+            sql = Some(format!("{};{DISCARD_SEQUENCES}", sql.unwrap_or_default()));
+            connection.known.last_writer = None;
+        }
         let missing = self.session.missing_prepares(&connection.known);
         if sql.is_none() && missing.is_empty() {
             return Ok(());
@@ -394,7 +458,7 @@ impl Client {
     /// An error of ours in place of the unit's answer.
     async fn refuse(&mut self, refusal: Refusal, buffers: &mut Buffers) -> Result<(), Farewell> {
         let end = self.session.gathered.end.unwrap_or(End::Sync);
-        buffers.input.consume(self.session.gathered.size);
+        self.take_unit_off(buffers);
         self.worker.metrics.error_sent(refusal.code.as_str());
         self.session.refuse_unit(refusal.code, &refusal.message, end, &mut buffers.to_client);
         self.flush(buffers).await
@@ -410,6 +474,8 @@ impl Client {
     /// Answers in the node's place until the lost transaction or the skipped batch has ended.
     async fn answer_alone(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         loop {
+            self.drop_rest(buffers);
+            self.cut_large(buffers)?;
             let Some(header) = peek(buffers.input.filled())?.filter(|header| header.size <= buffers.input.len()) else {
                 self.flush(buffers).await?;
                 return self.read_more(&mut buffers.input).await;
@@ -427,6 +493,20 @@ impl Client {
                 return self.flush(buffers).await;
             }
         }
+    }
+
+    /// Of a message that is too large to be waited for, only that it was there is of interest: it becomes an empty Query
+    /// or Sync's forerunner without effect.
+    fn cut_large(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let limit = self.server.limits.buffer_bytes;
+        let Some(header) = peek(buffers.input.filled())?.filter(|header| header.size > limit) else { return Ok(()) };
+        self.dropping = header.size.saturating_sub(buffers.input.len());
+        buffers.input.consume(header.size);
+        let body: &[u8] = if header.tag == frontend::QUERY { b"\0" } else { b"\0\0" };
+        let (worker, dialect) = (&self.worker, self.session.dialect());
+        self.session
+            .answer_alone(header.tag, body, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)
+            .map_err(|_| violation(header.tag))
     }
 
     /// The session is idle: asks for the settings it has touched, and gives the lease back unless it is pinned.
@@ -478,7 +558,7 @@ impl Client {
         }
         self.held = None;
         self.cancellable.runs_nothing();
-        buffers.input.consume(self.session.gathered.size);
+        self.take_unit_off(buffers);
         let end = self.session.gathered.end;
         self.session.gathered.clear();
         let message = "this READ ONLY transaction runs on a replica, which cannot answer this statement rightly";
@@ -514,6 +594,7 @@ impl Client {
     async fn node_lost(&mut self, farewell: Option<SqlState>, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(held) = self.held.take() else { return Ok(()) };
         self.cancellable.runs_nothing();
+        self.dropping = held.passing_to_node;
         let node = held.lease.node();
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
         let how = Circumstances {
@@ -559,6 +640,8 @@ impl Client {
             let is_clean = self.session.may_release() && held.passing_to_node == 0 && held.passing_to_client == 0;
             if is_clean {
                 held.lease.give_back(Instant::now());
+            } else if self.session.awaits_replies() && self.session.is_futile(held.is_read) {
+                tokio::task::spawn_local(stop_statement(held.lease));
             }
         }
         say_farewell(&mut self.stream, &farewell, &self.worker).await;
@@ -576,6 +659,11 @@ async fn after_cancel(mut lease: Lease) {
     if !lease.connection().is_being_cancelled() {
         lease.give_back(Instant::now());
     }
+}
+
+/// The client is gone: what its statement holds is let go at once. The connection is closed.
+async fn stop_statement(mut lease: Lease) {
+    lease.connection().cancel_target.cancel().await;
 }
 
 /// The header at the front of what came from the client.

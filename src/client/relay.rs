@@ -8,12 +8,11 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-use super::conversation::{Client, peek, violation};
+use super::conversation::{Client, peek};
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::metrics::Violator;
 use crate::routing::Intent;
-use crate::session::translate::Message;
 use crate::session::{End, Reply, matters};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
@@ -278,33 +277,18 @@ impl Client {
             if buffers.to_node.len() >= MOST_WAITING {
                 return Ok(Some(if moved { Turn::Moved } else { Turn::Still }));
             }
-            let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
-            let Some(header) = peek(rest)? else { break };
-            let Some(message) = rest.get(..header.size) else {
-                if self.pass_partial(header, buffers)? {
-                    moved = true;
-                    continue;
-                }
-                break;
-            };
-            if header.tag == frontend::COPY_DATA {
-                let known = &mut held.lease.connection().known;
-                let message = Message { tag: header.tag, body: &[], whole: message };
-                let limit = self.server.prepared_statements;
-                if self.session.copies_in() {
-                    self.session
-                        .translate(message, known, limit, &mut buffers.to_node)
-                        .map_err(|_| violation(header.tag))?;
-                }
-                buffers.input.consume(header.size);
-                moved = true;
-                continue;
-            }
-            if header.tag == frontend::TERMINATE {
-                return Err(Farewell::Left);
-            }
+            self.drop_rest(buffers);
             if self.session.gathered.end.is_none() {
-                self.survey_message(header, message)?;
+                match self.survey_next(buffers)? {
+                    Surveyed::Nothing => break,
+                    Surveyed::Message => {}
+                    Surveyed::Passed => {
+                        moved = true;
+                        continue;
+                    }
+                    Surveyed::Goodbye if self.session.all_answered() => return Err(Farewell::Left),
+                    Surveyed::Goodbye => return Ok(Some(if moved { Turn::Moved } else { Turn::Still })),
+                }
             }
             match self.gate(buffers)? {
                 Gate::Open => {
@@ -318,6 +302,36 @@ impl Client {
         Ok(moved.then_some(Turn::Moved))
     }
 
+    /// Looks at the next message from the client.
+    fn survey_next(&mut self, buffers: &mut Buffers) -> Result<Surveyed, Farewell> {
+        let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
+        let Some(header) = peek(rest)? else {
+            if buffers.input.len() < self.server.limits.buffer_bytes {
+                return Ok(Surveyed::Nothing);
+            }
+            self.session.gathered.end = Some(End::Flush);
+            return Ok(Surveyed::Message);
+        };
+        let Some(message) = rest.get(..header.size) else {
+            return Ok(match self.survey_partial(header, buffers)? {
+                false => Surveyed::Nothing,
+                true if self.session.gathered.end.is_some() => Surveyed::Message,
+                true => Surveyed::Passed,
+            });
+        };
+        match header.tag {
+            frontend::COPY_DATA if self.session.gathered.size == 0 => {
+                self.pass_copy_data(header, buffers);
+                Ok(Surveyed::Passed)
+            }
+            frontend::TERMINATE => Ok(Surveyed::Goodbye),
+            _ => {
+                self.survey_message(header, message, 0)?;
+                Ok(Surveyed::Message)
+            }
+        }
+    }
+
     /// Whether what has been gathered may go to the node that is held.
     fn gate(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let Some(held) = &self.held else { return Ok(Gate::More) };
@@ -327,6 +341,11 @@ impl Client {
             return self.refuse_here(buffers);
         }
         if held.role == Role::Primary {
+            if self.session.gathered.asks_sequence
+                && let Some(gate) = self.guard_sequences(buffers)
+            {
+                return Ok(gate);
+            }
             return Ok(if matches!(self.session.intent(), Some(Intent::Refuse { .. })) {
                 Gate::Closed(Turn::Still)
             } else {
@@ -355,6 +374,21 @@ impl Client {
         Ok(Gate::Closed(Turn::Stop(Relayed::Elsewhere)))
     }
 
+    /// Before a statement that asks for a sequence's current value, the server connection must forget another session's.
+    fn guard_sequences(&mut self, buffers: &mut Buffers) -> Option<Gate> {
+        let known = &mut self.held.as_mut()?.lease.connection().known;
+        if !self.session.meets_foreign_sequences(known) || self.session.status() == TransactionStatus::Failed {
+            return None;
+        }
+        if !self.session.all_answered() {
+            return Some(Gate::Closed(Turn::Still));
+        }
+        if !self.session.batch_is_open() {
+            self.session.discard_sequences(known, &mut buffers.to_node);
+        }
+        None
+    }
+
     /// A rule refuses a statement inside a transaction: the transaction cannot go on.
     fn refuse_here(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let Some(Intent::Refuse { message, sqlstate, .. }) = self.session.intent().cloned() else {
@@ -362,7 +396,7 @@ impl Client {
         };
         let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
         let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
-        buffers.input.consume(self.session.gathered.size);
+        self.take_unit_off(buffers);
         self.session.gathered.clear();
         self.worker.metrics.error_sent(code.as_str());
         self.session.abort_transaction(code, &message, &mut buffers.to_client);
@@ -383,27 +417,6 @@ impl Client {
         }
         self.send_unit(buffers)
     }
-
-    /// A message that is not whole and too large to wait for goes on as it comes, if what it is can be known.
-    fn pass_partial(&mut self, header: Header, buffers: &mut Buffers) -> Result<bool, Farewell> {
-        let Some(held) = &mut self.held else { return Ok(false) };
-        if header.tag == frontend::COPY_DATA && self.session.gathered.size == 0 {
-            let there = buffers.input.len();
-            if self.session.copies_in() {
-                buffers.to_node.extend_from_slice(buffers.input.filled());
-                held.passing_to_node = header.size - there;
-                buffers.input.consume(there);
-                return Ok(true);
-            }
-            return Ok(false);
-        }
-        let limit = self.server.limits.buffer_bytes;
-        if header.size > limit {
-            let message = format!("message of {} bytes is larger than limits.buffer_bytes ({limit})", header.size);
-            return Err(Farewell::told(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
-        }
-        Ok(false)
-    }
 }
 
 /// Why looking has stopped.
@@ -412,6 +425,18 @@ enum Stop {
     Relayed(Relayed),
     /// The node has lost the beat.
     OutOfStep,
+}
+
+/// What was found at the front of the input.
+enum Surveyed {
+    /// Nothing whole.
+    Nothing,
+    /// A message that has been gathered.
+    Message,
+    /// Copy data that has gone its way, or something that nobody wants.
+    Passed,
+    /// The client says goodbye: once all it has asked for is done.
+    Goodbye,
 }
 
 /// Whether what has been gathered may go on.

@@ -28,6 +28,10 @@ pub struct Gathered {
     pub unnamed: Option<Option<Arc<Prepared>>>,
     /// A replica would not refuse it, and its answer would be wrong there.
     pub is_wrong_on_replica: bool,
+    /// It asks for the current value of a sequence, which only this session's own nextval gives.
+    pub asks_sequence: bool,
+    /// Bytes of its last message that have not come yet: it is too large to be waited for.
+    pub missing: usize,
     /// COMMIT is in it.
     pub commits: bool,
     /// The first statement in it, to be named in records and counters.
@@ -67,6 +71,8 @@ impl Gathered {
         self.end = None;
         self.executes = false;
         self.commits = false;
+        self.asks_sequence = false;
+        self.missing = 0;
         self.is_wrong_on_replica = false;
         self.first = None;
         self.unnamed = None;

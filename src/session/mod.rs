@@ -32,8 +32,9 @@ pub use reported::{Reported, ReportedAtLogin};
 pub use settings::{Dialect, Settings};
 
 use crate::routing::{Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Sender, intend};
-use crate::sql::{Kind, NeedsPrimary, PreparedNames, SessionChange, Statement, TransactionControl};
+use crate::sql::{Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
+use crate::wire::frame;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
 use known::UnnamedId;
@@ -203,8 +204,34 @@ impl Session {
         Ok(())
     }
 
+    /// Looks at the beginning of a message that is too large to be waited for: a Query or a Bind. `missing` bytes of it
+    /// have not come yet.
+    pub fn survey_beginning(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        missing: usize,
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), Truncated> {
+        match tag {
+            frontend::QUERY => self.survey_statement(Arc::new(crate::sql::too_large()), b"", around),
+            frontend::BIND => {
+                self.survey_bind(Bind::read(body)?.statement, around);
+                self.gathered.end = Some(End::Flush);
+            }
+            _ => return Err(Truncated),
+        }
+        self.gathered.size += frame::HEADER + body.len();
+        self.gathered.missing = missing;
+        Ok(())
+    }
+
     fn survey_query(&mut self, text: &[u8], around: &mut Surroundings<'_>) {
         let statement = (around.classify)(text);
+        self.survey_statement(statement, text, around);
+    }
+
+    fn survey_statement(&mut self, statement: Arc<Statement>, text: &[u8], around: &Surroundings<'_>) {
         self.join(&statement, text, around);
         self.gathered.executes = true;
         self.gathered.unnamed = Some(None);
@@ -286,6 +313,8 @@ impl Session {
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
         });
         self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
+        self.gathered.asks_sequence |=
+            statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
         if self.gathered.first.is_none() {
             self.gathered.first = Some(Arc::clone(statement));
         }
@@ -349,7 +378,7 @@ impl Session {
     }
 
     /// Why the session keeps its lease, if it does.
-    pub fn pin(&self) -> Option<crate::sql::Pin> {
+    pub fn pin(&self) -> Option<Pin> {
         self.pins.first()
     }
 
@@ -436,7 +465,10 @@ impl Session {
         let Some(part) = statement.parts.get(part_index) else { return };
         if part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain) {
             self.transaction.may_have_written = true;
-            known.last_writer = Some(self.id);
+        }
+        if part.needs_primary == Some(NeedsPrimary::TooLarge) {
+            // What it has left in the session is not known.
+            self.pins.add(Pin::UnknownSetting);
         }
         for change in &part.session {
             self.sql_prepared.apply(change);
@@ -494,6 +526,19 @@ impl Session {
         self.touched.extend(names);
         self.touched.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
         self.reset.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
+    }
+
+    /// Nobody can want what runs on the server connection, now that the client is gone: it is a read, or part of a
+    /// transaction that cannot be committed any more.
+    pub fn is_futile(&self, is_read: bool) -> bool {
+        let commits = |owed: &owed::Owed| match owed {
+            owed::Owed::Query { statement, .. } | owed::Owed::Execute(Some(statement)) => {
+                statement.parts.iter().any(|p| p.commits_inside || p.transaction != TransactionControl::None)
+            }
+            owed::Owed::Execute(None) => true,
+            _ => false,
+        };
+        is_read || self.transaction.status != TransactionStatus::Idle && !self.owed.iter().any(commits)
     }
 
     /// Panics in tests and debug builds if the machine has lost its beat.

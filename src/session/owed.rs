@@ -44,6 +44,11 @@ pub enum Owed {
     CloseOurs(StatementId),
     /// A Close of the unnamed statement that we asked for, so that nobody meets another session's.
     CloseUnnamed,
+    /// Nothing: a CopyDone or CopyFail that was sent before the node had asked for data. It is here to mark its place
+    /// among the Syncs.
+    CopyEnd,
+    /// DISCARD SEQUENCES, which we asked for, so that currval answers nobody else's value.
+    DiscardSequences,
     /// A Sync.
     Sync(Asker),
     /// A FunctionCall.
@@ -64,14 +69,14 @@ impl Owed {
     pub fn asker(&self) -> Asker {
         match self {
             Self::Parse { by, .. } | Self::Sync(by) => *by,
-            Self::CloseOurs(_) | Self::CloseUnnamed => Asker::Us,
+            Self::CloseOurs(_) | Self::CloseUnnamed | Self::CopyEnd | Self::DiscardSequences => Asker::Us,
             _ => Asker::Client,
         }
     }
 
     /// Its reply ends with ReadyForQuery.
     pub fn ends_with_ready(&self) -> bool {
-        matches!(self, Self::Query { .. } | Self::Sync(_) | Self::FunctionCall)
+        matches!(self, Self::Query { .. } | Self::Sync(_) | Self::FunctionCall | Self::DiscardSequences)
     }
 }
 
@@ -97,7 +102,18 @@ impl OwedReplies {
 
     /// The next has been answered.
     pub fn pop(&mut self) -> Option<Owed> {
-        self.0.pop_front()
+        let answered = self.0.pop_front();
+        while matches!(self.0.front(), Some(Owed::CopyEnd)) {
+            self.0.pop_front();
+        }
+        answered
+    }
+
+    /// A CopyDone or CopyFail has been sent while something is owed that may turn out to be a COPY.
+    pub fn mark_copy_end(&mut self) {
+        if !self.0.is_empty() {
+            self.0.push_back(Owed::CopyEnd);
+        }
     }
 
     /// Nothing is owed.
@@ -129,10 +145,18 @@ impl OwedReplies {
         false
     }
 
-    /// A COPY FROM STDIN eats the Syncs that were sent right behind it.
-    pub fn forget_syncs_behind_front(&mut self) {
-        while matches!(self.0.get(1), Some(Owed::Sync(Asker::Client))) {
-            self.0.remove(1);
+    /// A COPY FROM STDIN begins: it eats the Syncs that were sent right behind it. Answers whether it goes on: false
+    /// if the end of its data has been sent too.
+    pub fn copy_begins(&mut self) -> bool {
+        loop {
+            match self.0.get(1) {
+                Some(Owed::Sync(Asker::Client)) => drop(self.0.remove(1)),
+                Some(Owed::CopyEnd) => {
+                    self.0.remove(1);
+                    return false;
+                }
+                _ => return true,
+            }
         }
     }
 }

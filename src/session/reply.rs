@@ -45,8 +45,11 @@ impl Session {
     /// Takes one whole message of the node that [`matters`].
     pub fn reply(&mut self, tag: u8, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
         match tag {
-            backend::READY_FOR_QUERY => self.ready(body, known),
+            backend::READY_FOR_QUERY => self.ready(body),
             backend::COMMAND_COMPLETE | backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
+                if matches!(self.owed.front(), Some(Owed::DiscardSequences)) {
+                    return Ok(Reply::Hide);
+                }
                 self.completed(known);
                 Ok(Reply::Forward)
             }
@@ -61,10 +64,9 @@ impl Session {
                 Ok(Reply::Forward)
             }
             backend::COPY_IN_RESPONSE | backend::COPY_BOTH_RESPONSE => {
-                self.flow.copy_in = true;
-                // The Sync behind its Execute is eaten: another one will end the batch.
-                self.flow.batch_open = matches!(self.owed.front(), Some(Owed::Execute(_)));
-                self.owed.forget_syncs_behind_front();
+                self.flow.copy_in = self.owed.copy_begins();
+                // The Sync behind its Execute is eaten: another one ends the batch.
+                self.flow.batch_open |= self.flow.copy_in && matches!(self.owed.front(), Some(Owed::Execute(_)));
                 Ok(Reply::Forward)
             }
             backend::NOTICE_RESPONSE => Ok(notice(body)),
@@ -73,7 +75,7 @@ impl Session {
         }
     }
 
-    fn ready(&mut self, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
+    fn ready(&mut self, body: &[u8]) -> Result<Reply, OutOfStep> {
         let out_of_step = OutOfStep { tag: backend::READY_FOR_QUERY };
         let status = TransactionStatus::read(body).map_err(|_| out_of_step)?;
         let owed = self.owed.pop().filter(Owed::ends_with_ready).ok_or(out_of_step)?;
@@ -81,9 +83,6 @@ impl Session {
         self.flow.copy_in = false;
         if status == TransactionStatus::Idle {
             self.portals.clear();
-        }
-        if let Owed::FunctionCall = owed {
-            known.last_writer = Some(self.id);
         }
         self.check_invariants();
         Ok(if owed.asker() == Asker::Us { Reply::Hide } else { Reply::Forward })
@@ -152,7 +151,7 @@ impl Session {
             return Reply::NodeEnds(fields.code);
         }
         self.flow.copy_in = false;
-        self.commits_inside_failed(known);
+        self.commits_inside_failed();
         let ours = self.name_in_error(body, &fields);
         self.skip_failed(known);
         if worth_a_retry(fields.code) {
@@ -165,11 +164,10 @@ impl Session {
     }
 
     /// What commits in the middle may have written, though it failed in the end.
-    fn commits_inside_failed(&mut self, known: &mut Known) {
+    fn commits_inside_failed(&mut self) {
         let Some(Owed::Query { statement, .. } | Owed::Execute(Some(statement))) = self.owed.front() else { return };
         if statement.parts.iter().any(|part| part.commits_inside) {
             self.transaction.may_have_written = true;
-            known.last_writer = Some(self.id);
         }
     }
 
@@ -177,7 +175,7 @@ impl Session {
     /// those that were to be closed.
     fn skip_failed(&mut self, known: &mut Known) {
         let Some(failed) = self.owed.front() else { return };
-        if matches!(failed, Owed::Query { .. } | Owed::FunctionCall) {
+        if matches!(failed, Owed::Query { .. } | Owed::FunctionCall | Owed::DiscardSequences) {
             return;
         }
         if matches!(failed, Owed::Parse { unnamed: Some(_), by: Asker::Client, .. }) {
@@ -242,6 +240,17 @@ impl Session {
             return Reply::Hide;
         }
         if let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) {
+            // RESET puts back what the server connection began with; for the client that is what it came with itself.
+            let is_reset = self.reset.iter().any(|reset| reset.eq_ignore_ascii_case(name))
+                && self.startup.get(&name.to_ascii_lowercase()).is_some();
+            if let Some(at_login) = self.reported.at_login(name).filter(|_| is_reset) {
+                let mut out = BytesMut::new();
+                backend::put_parameter_status(&mut out, name, at_login);
+                let at_login = at_login.to_owned();
+                self.reported.change(name, &at_login);
+                self.read_anew();
+                return Reply::Replace(out);
+            }
             self.reported.change(name, value);
             self.read_anew();
         }

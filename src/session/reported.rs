@@ -7,17 +7,25 @@ pub type ReportedAtLogin = Arc<[(Box<str>, Box<str>)]>;
 
 /// What the client has been told, at login and since.
 #[derive(Clone, Debug, Default)]
-pub struct Reported(Option<ReportedAtLogin>);
+pub struct Reported {
+    at_login: Option<ReportedAtLogin>,
+    since: Option<ReportedAtLogin>,
+}
 
 impl Reported {
     /// What a client is told at login.
     pub fn new(at_login: ReportedAtLogin) -> Self {
-        Self(Some(at_login))
+        Self { at_login: Some(Arc::clone(&at_login)), since: Some(at_login) }
     }
 
     /// The value of this setting.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.as_ref()?.iter().find(|(reported, _)| **reported == *name).map(|(_, value)| &**value)
+        value(self.since.as_ref(), name)
+    }
+
+    /// The value of this setting at login.
+    pub fn at_login(&self, name: &str) -> Option<&str> {
+        value(self.at_login.as_ref(), name)
     }
 
     /// The node has reported another value.
@@ -25,7 +33,11 @@ impl Reported {
         if self.get(name) == Some(value) {
             return;
         }
-        let others = self.0.iter().flat_map(|all| all.iter()).filter(|(reported, _)| **reported != *name).cloned();
-        self.0 = Some(others.chain([(name.into(), value.into())]).collect());
+        let others = self.since.iter().flat_map(|all| all.iter()).filter(|(reported, _)| **reported != *name).cloned();
+        self.since = Some(others.chain([(name.into(), value.into())]).collect());
     }
+}
+
+fn value<'a>(reported: Option<&'a ReportedAtLogin>, name: &str) -> Option<&'a str> {
+    reported?.iter().find(|(reported, _)| **reported == *name).map(|(_, value)| &**value)
 }

@@ -21,6 +21,8 @@ pub struct Message<'a> {
     pub body: &'a [u8],
     /// The header and the body.
     pub whole: &'a [u8],
+    /// Bytes at its end that have not come yet, and will go on as they come.
+    pub missing: usize,
 }
 
 impl Session {
@@ -46,18 +48,24 @@ impl Session {
                 let portal = frontend::execute_portal(message.body)?;
                 let statement =
                     self.portals.iter().rev().find(|(name, _)| **name == *portal).map(|(_, s)| Arc::clone(s));
+                if statement.as_ref().is_none_or(|statement| may_call_nextval(statement)) {
+                    known.last_writer = Some(self.id);
+                }
                 self.send(message.whole, Owed::Execute(statement), out);
             }
             frontend::SYNC => self.translate_sync(message, out),
             frontend::FLUSH => out.extend_from_slice(message.whole),
             frontend::FUNCTION_CALL => {
                 self.transaction.may_have_written = true;
+                known.last_writer = Some(self.id);
                 self.owed.push(Owed::FunctionCall);
                 out.extend_from_slice(message.whole);
             }
             frontend::COPY_DATA => out.extend_from_slice(message.whole),
             frontend::COPY_DONE | frontend::COPY_FAIL => {
-                self.flow.copy_in = false;
+                if !std::mem::take(&mut self.flow.copy_in) {
+                    self.owed.mark_copy_end();
+                }
                 out.extend_from_slice(message.whole);
             }
             _ => return Err(Truncated),
@@ -77,6 +85,9 @@ impl Session {
         // PostgreSQL drops the unnamed statement with every Query.
         self.unnamed = None;
         known.unnamed = None;
+        if may_call_nextval(&statement) {
+            known.last_writer = Some(self.id);
+        }
         match self.deallocates_ours(&statement) {
             Some(prepared) => {
                 self.ensure(&prepared, known, limit, out);
@@ -170,7 +181,8 @@ impl Session {
                 if bind.statement.is_empty() {
                     out.extend_from_slice(message.whole);
                 } else {
-                    frontend::put_bind(out, Bind { statement: &prepared.id.server_name(), ..bind });
+                    let bind = Bind { statement: &prepared.id.server_name(), ..bind };
+                    frontend::put_bind(out, bind, message.missing);
                 }
             }
             None => out.extend_from_slice(message.whole),
@@ -229,6 +241,19 @@ impl Session {
         self.flow.skipping = false;
         self.flow.batch_open = false;
         self.owed.push(Owed::Sync(Asker::Client));
+    }
+
+    /// The current values of sequences on this server connection are another session's: it must forget them first.
+    pub fn meets_foreign_sequences(&self, known: &Known) -> bool {
+        self.gathered.asks_sequence && known.last_writer.is_some_and(|writer| writer != self.id)
+    }
+
+    /// Makes the server connection forget them. Only between batches.
+    pub fn discard_sequences(&mut self, known: &mut Known, out: &mut BytesMut) {
+        frontend::put_query(out, DISCARD_SEQUENCES);
+        known.last_writer = None;
+        known.unnamed = None;
+        self.owed.push(Owed::DiscardSequences);
     }
 
     /// A Sync of our own: ends the batch on this node, so that it may go on at another.
@@ -321,6 +346,14 @@ impl Session {
         }
     }
 }
+
+/// It may call nextval, by itself or through a default, a trigger or a function: also when it fails in the end.
+fn may_call_nextval(statement: &Statement) -> bool {
+    statement.parts.iter().any(|part| part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain))
+}
+
+/// Makes a server connection forget what currval and lastval would answer.
+pub const DISCARD_SEQUENCES: &str = "DISCARD SEQUENCES";
 
 fn deallocate_text(prepared: &Prepared) -> String {
     let name = prepared.id.server_name();
