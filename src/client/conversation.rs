@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -27,7 +28,7 @@ use crate::routing::{Intent, Reason};
 use crate::session::failure::Circumstances;
 use crate::session::translate::Message;
 use crate::session::{End, Held, Loss, Session, SessionId, Surroundings};
-use crate::topology::{Doubt, Role};
+use crate::topology::{Doubt, NodeId, Role};
 use crate::wire::error_response::{Severity, put_error};
 use crate::wire::{Header, SqlState, frame, frontend};
 
@@ -42,6 +43,10 @@ pub struct Client {
     pub(super) password: Option<Secret>,
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     pub(super) cancellable: Arc<Cancellable>,
+    /// Nodes that were lost while they had the present unit: it is run again elsewhere.
+    pub(super) lost_on: SmallVec<[NodeId; 4]>,
+    /// Bytes of a message that was on its way to a node that is lost: the rest of it goes nowhere.
+    to_skip: usize,
     place: Place,
 }
 
@@ -64,7 +69,12 @@ pub(super) struct HeldLease {
     pub(super) is_read: bool,
     /// A replica has refused it: the rest of its answer is dropped and the primary asked.
     pub(super) refused: Option<SqlState>,
+    /// The node has said goodbye with this; what it said before goes to the client first.
+    pub(super) farewell: Option<SqlState>,
 }
+
+/// A unit that node after node says goodbye to is told so in the end.
+const MOST_RUNS: usize = 8;
 
 /// Serves one client, from its first byte to its last.
 pub async fn serve(mut stream: TcpStream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId) {
@@ -145,6 +155,8 @@ impl Client {
             password: admitted.user.server_password,
             pools: Vec::new(),
             cancellable,
+            lost_on: SmallVec::new(),
+            to_skip: 0,
             place,
         }
     }
@@ -188,6 +200,15 @@ impl Client {
                     Relayed::Elsewhere => self.move_elsewhere(buffers).await?,
                     Relayed::Refused(code) => self.ask_primary(code, buffers),
                     Relayed::NodeLost(farewell) => self.node_lost(farewell, buffers).await?,
+                }
+                continue;
+            }
+            if self.to_skip > 0 {
+                let there = self.to_skip.min(buffers.input.len());
+                buffers.input.consume(there);
+                self.to_skip -= there;
+                if self.to_skip > 0 {
+                    self.read_more(&mut buffers.input).await?;
                 }
                 continue;
             }
@@ -323,6 +344,7 @@ impl Client {
             at_hand: self.session.gathered.end != Some(End::Flush),
             is_read,
             refused: None,
+            farewell: None,
         });
         self.send_unit(buffers)
     }
@@ -394,6 +416,7 @@ impl Client {
     async fn refuse(&mut self, refusal: Refusal, buffers: &mut Buffers) -> Result<(), Farewell> {
         let end = self.session.gathered.end.unwrap_or(End::Sync);
         buffers.input.consume(self.session.gathered.size);
+        self.lost_on.clear();
         self.worker.metrics.error_sent(refusal.code.as_str());
         self.session.refuse_unit(refusal.code, &refusal.message, end, &mut buffers.to_client);
         self.flush(buffers).await
@@ -431,6 +454,7 @@ impl Client {
     /// The session is idle: asks for the settings it has touched, and gives the lease back unless it is pinned.
     async fn release(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         buffers.kept.clear();
+        self.lost_on.clear();
         let touched = self.session.take_touched();
         if !touched.is_empty() {
             self.read_settings(&touched).await?;
@@ -514,24 +538,39 @@ impl Client {
     async fn node_lost(&mut self, farewell: Option<SqlState>, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(held) = self.held.take() else { return Ok(()) };
         self.cancellable.runs_nothing();
-        let node = held.lease.node();
+        let (node, now) = (held.lease.node(), Instant::now());
+        if held.forwarded {
+            self.session.served_by(node, now);
+        }
+        self.to_skip = held.passing_to_node;
+        // A read that no node survives is not tried on all of them.
+        let may_run_again = !held.sent || farewell.is_some() || self.lost_on.is_empty();
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
         let how = Circumstances {
             farewell,
             sent: held.sent,
             forwarded: held.forwarded,
             is_read: held.is_read,
-            at_hand: held.at_hand && !buffers.kept.is_empty(),
+            at_hand: held.at_hand && !buffers.kept.is_empty() && may_run_again && self.lost_on.len() < MOST_RUNS,
         };
+        let is_torn = held.passing_to_client > 0;
         drop(held);
         let loss = self.session.lost(how);
         match loss {
             Loss::RunAgain => {
                 self.worker.metrics.retried(if how.sent { Retry::NodeLost } else { Retry::NotSent });
+                self.lost_on.push(node);
                 self.put_back(buffers);
                 Ok(())
             }
+            // The client waits for the rest of a message: nothing else could be said to it.
+            _ if is_torn => Err(Farewell::Left),
             Loss::Report(code, out) => {
+                if code == SqlState::TRANSACTION_RESOLUTION_UNKNOWN {
+                    // Whoever looks whether it was done must not look where it cannot be seen yet.
+                    self.session.freshness.wrote(now);
+                }
+                self.lost_on.clear();
                 buffers.kept.clear();
                 buffers.to_node.clear();
                 buffers.from_node.consume(usize::MAX);

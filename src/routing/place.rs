@@ -1,5 +1,7 @@
 //! From an intent to a node: role, freshness, health, balance.
 
+use std::time::Instant;
+
 use smallvec::SmallVec;
 
 use super::{Freshness, Intent, Reads, Reason};
@@ -22,6 +24,8 @@ pub struct Circumstances<'a> {
     pub may_wait: bool,
     /// Whose turn it is; see [`balancing::choose`].
     pub turn: u64,
+    /// The present moment: a primary that was last seen too long ago takes nothing.
+    pub now: Instant,
 }
 
 /// Where a statement goes now.
@@ -61,7 +65,7 @@ pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement
 }
 
 fn on_primary(view: &View, now: &Circumstances<'_>, reason: Reason) -> Placement {
-    match view.primary {
+    match view.trusted_primary(now.now) {
         Some(node) if !now.excluded.contains(&node) => Placement::Node(node, reason),
         _ => Placement::AwaitPrimary(reason),
     }
