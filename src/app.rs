@@ -19,7 +19,7 @@ use crate::metrics::{Metrics, PoolCounts, PoolName};
 use crate::monitor::{Monitor, MonitorHandle};
 use crate::net::listener;
 use crate::routing::Reason;
-use crate::topology::{Role, View};
+use crate::topology::{NodeState, Role, View};
 
 /// Why the program could not start or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -103,21 +103,24 @@ fn pool_settings(config: &Config) -> PoolSettings {
     }
 }
 
-/// Watches a cluster. A node that has lost the primary's role is fenced before the view that says so is published.
+/// Watches a cluster. A node that has lost the primary's role is fenced before the view that says so is published; so
+/// is one that is down, for what was asked of a frozen node would be waited for as long as it is frozen.
 fn start_monitor(cluster: &config::Cluster, gates: Vec<Arc<Gate>>, max_lag: Duration) -> Monitor {
-    let on_epoch = Box::new(move |old: &View, new: &View| {
-        info!(cluster = %new.cluster, epoch = new.epoch, primary = primary_address(new), "a new epoch begins");
-        for (before, now) in old.nodes.iter().zip(&new.nodes) {
-            if before.role == Role::Primary
-                && now.role != Role::Primary
-                && let Some(gate) = gates.get(usize::from(before.id.0))
-            {
+    let on_view = Box::new(move |old: &View, new: &View| {
+        if old.epoch != new.epoch {
+            info!(cluster = %new.cluster, epoch = new.epoch, primary = primary_address(new), "a new epoch begins");
+        }
+        for ((before, now), gate) in old.nodes.iter().zip(&new.nodes).zip(&gates) {
+            if before.role == Role::Primary && now.role != Role::Primary {
                 let closed = gate.sever();
                 warn!(cluster = %new.cluster, node = %before.address, connections = closed, "node lost the primary's role and is fenced");
+            } else if before.state != NodeState::Down && now.state == NodeState::Down {
+                let closed = gate.sever();
+                warn!(cluster = %new.cluster, node = %before.address, connections = closed, "node is down and its connections are closed");
             }
         }
     });
-    Monitor::start(cluster, max_lag, on_epoch, &tokio::runtime::Handle::current())
+    Monitor::start(cluster, max_lag, on_view, &tokio::runtime::Handle::current())
 }
 
 fn primary_address(view: &View) -> &str {

@@ -10,7 +10,7 @@ use super::farewell::Farewell;
 use super::handshake::Admitted;
 use super::server::{Cluster, Server};
 use super::worker::Worker;
-use crate::backend::{ConnectClass, Lease, LeaseError, Pool, PoolKey};
+use crate::backend::{ConnectClass, ConnectError, Lease, LeaseError, Pool, PoolKey};
 use crate::metrics::{FreshnessOutcome, Retry, Target};
 use crate::routing::place::Circumstances;
 use crate::routing::{Consistency, Intent, Placement, Reason, place};
@@ -53,14 +53,21 @@ impl Client {
         if matches!(intent, Intent::Read { .. }) && self.session.freshness.wants_to_move() && self.is_careful() {
             return None;
         }
-        let Placement::Node(node, reason) = self.place(intent, &view, &[], true) else { return None };
+        let excluded = if is_read(intent) { self.lost_on.as_slice() } else { &[] };
+        let Placement::Node(node, reason) = self.place(intent, &view, excluded, true) else { return None };
         let pool = self.pool(node, &view)?;
         let now = Instant::now();
         let own = |connection: &crate::backend::Connection| connection.known.last_writer == Some(self.session.id);
         let lease = match self.session.gathered.asks_sequence {
-            true => pool.try_lease_where(self.worker.number, now, own).or_else(|| pool.try_lease(self.worker.number, now)),
+            true => {
+                pool.try_lease_where(self.worker.number, now, own).or_else(|| pool.try_lease(self.worker.number, now))
+            }
             false => pool.try_lease(self.worker.number, now),
         }?;
+        if !self.still_holds(intent, node) {
+            lease.give_back(now);
+            return None;
+        }
         Some(Acquired { lease, role: view.node(node)?.role, reason })
     }
 
@@ -80,7 +87,8 @@ impl Client {
 
     async fn wait_for_lease(&mut self, intent: &Intent) -> Result<Acquired, Refusal> {
         let begun = Instant::now();
-        let mut excluded = Excluded::new();
+        let mut excluded = if is_read(intent) { self.lost_on.clone() } else { Excluded::new() };
+        let mut failure = None;
         let mut may_wait = self.is_careful() && self.session.freshness.may_wait(begun);
         if matches!(intent, Intent::Read { .. }) {
             match self.server.consistency {
@@ -95,14 +103,22 @@ impl Client {
             let view = self.cluster().view.load_full();
             self.session.freshness.settle(&view);
             match self.place(intent, &view, &excluded, may_wait) {
-                Placement::Node(node, reason) => match self.lease_at(node, &view).await {
+                Placement::Node(node, reason) => match self.lease_at(intent, node, &view).await {
                     Ok(lease) if self.still_holds(intent, node) => {
                         let role = view.node(node).map_or(Role::Unknown, |node| node.role);
                         self.worker.metrics.lease_waited(begun.elapsed());
                         return Ok(Acquired { lease, role, reason });
                     }
                     Ok(lease) => lease.give_back(Instant::now()),
-                    Err(error) => self.after_failure(intent, node, error, &mut excluded, begun).await?,
+                    Err(LeaseError::Fenced) => {}
+                    Err(error) => {
+                        failure = Some(self.after_failure(node, error)?);
+                        if is_read(intent) && !excluded.contains(&node) {
+                            excluded.push(node);
+                        } else {
+                            self.try_later(failure.as_ref(), begun).await?;
+                        }
+                    }
                 },
                 Placement::AwaitFreshness => {
                     let found = self.await_freshness(intent, &excluded).await;
@@ -111,6 +127,11 @@ impl Client {
                     let outcome = if found { FreshnessOutcome::Replica } else { FreshnessOutcome::Primary };
                     self.worker.metrics.freshness_waited(outcome, begun.elapsed());
                     may_wait = found;
+                }
+                // There is one, but it has just failed this statement, or was last seen too long ago.
+                Placement::AwaitPrimary(_) if view.primary.is_some() => {
+                    excluded.clear();
+                    self.try_later(failure.as_ref(), begun).await?;
                 }
                 Placement::AwaitPrimary(_) => {
                     excluded.clear();
@@ -148,12 +169,30 @@ impl Client {
 
     /// A statement that needs the primary goes only to the node that is primary now: a wait may have lasted.
     fn still_holds(&self, intent: &Intent, node: NodeId) -> bool {
-        matches!(intent, Intent::Read { .. }) || self.cluster().view.load().primary == Some(node)
+        is_read(intent) || self.cluster().view.load().trusted_primary(Instant::now()) == Some(node)
     }
 
-    async fn lease_at(&mut self, node: NodeId, view: &View) -> Result<Lease, LeaseError> {
+    /// A lease of this node, as long as it is one that the statement may go to.
+    async fn lease_at(&mut self, intent: &Intent, node: NodeId, view: &View) -> Result<Lease, LeaseError> {
         let Some(pool) = self.pool(node, view) else { return Err(LeaseError::Fenced) };
-        pool.lease(self.worker.number, Instant::now() + self.server.queue_timeout).await
+        let mut changed = self.cluster().changed.clone();
+        let lease = pool.lease(self.worker.number, Instant::now() + self.server.queue_timeout);
+        tokio::pin!(lease);
+        loop {
+            tokio::select! {
+                biased;
+                lease = &mut lease => return lease,
+                // A frozen node would be waited for in vain. Dropping the wait gives up a place in the queue or a
+                // connection that is being opened, and nothing else.
+                Ok(()) = changed.changed() => {
+                    let view = self.cluster().view.load();
+                    let is_readable = || view.node(node).is_some_and(|node| node.takes_reads);
+                    if view.primary != Some(node) && !(is_read(intent) && is_readable()) {
+                        return Err(LeaseError::Fenced);
+                    }
+                }
+            }
+        }
     }
 
     /// The pool of this session at a node, remembered.
@@ -178,46 +217,50 @@ impl Client {
         Some(pool)
     }
 
-    /// What a failed attempt means: another node, another attempt, or an error.
-    async fn after_failure(
-        &mut self,
-        intent: &Intent,
-        node: NodeId,
-        error: LeaseError,
-        excluded: &mut Excluded,
-        begun: Instant,
-    ) -> Result<(), Refusal> {
+    /// What a failed attempt means: an error, or another attempt, here or elsewhere.
+    fn after_failure(&self, node: NodeId, error: LeaseError) -> Result<ConnectError, Refusal> {
         let error = match error {
-            LeaseError::Fenced => return Ok(()),
-            LeaseError::Full { .. } => {
+            LeaseError::Connect(error) => error,
+            error => {
                 let user = &self.session.identity.user;
                 let message =
                     format!("no server connection was free within queue_timeout for user \"{user}\": {error}");
                 return Err(Refusal { code: SqlState::TOO_MANY_CONNECTIONS, message });
             }
-            LeaseError::Connect(error) => error,
         };
-        let class = error.class();
-        if class == ConnectClass::Denied {
-            let message = format!("the node refused the login: {error}");
-            return Err(Refusal { code: SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message });
-        }
-        if class != ConnectClass::Full {
-            (self.cluster().doubt)(node, if class == ConnectClass::Starting { Doubt::Stopping } else { Doubt::Lost });
+        match error.class() {
+            ConnectClass::Denied => {
+                let message = format!("the node refused the login: {error}");
+                return Err(Refusal { code: SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message });
+            }
+            ConnectClass::Full => {}
+            ConnectClass::Starting => (self.cluster().doubt)(node, Doubt::Stopping),
+            _ => (self.cluster().doubt)(node, Doubt::Lost),
         }
         self.worker.metrics.retried(Retry::ConnectFailed);
-        if matches!(intent, Intent::Read { .. }) && !excluded.contains(&node) {
-            excluded.push(node);
-            return Ok(());
-        }
-        let limit = if class == ConnectClass::Full { self.server.queue_timeout } else { self.server.hold };
+        Ok(error)
+    }
+
+    /// Waits a little for another attempt, or gives up when that has lasted too long.
+    async fn try_later(&self, failure: Option<&ConnectError>, begun: Instant) -> Result<(), Refusal> {
+        let is_full = failure.is_some_and(|error| error.class() == ConnectClass::Full);
+        let (limit, code) = if is_full {
+            (self.server.queue_timeout, SqlState::TOO_MANY_CONNECTIONS)
+        } else {
+            (self.server.hold, SqlState::CANNOT_CONNECT_NOW)
+        };
         if begun.elapsed() >= limit {
-            let code =
-                if class == ConnectClass::Full { SqlState::TOO_MANY_CONNECTIONS } else { SqlState::CANNOT_CONNECT_NOW };
-            return Err(Refusal { code, message: format!("the primary cannot be connected to: {error}") });
+            let because = failure.map_or_else(|| "it has not answered for too long".to_owned(), ToString::to_string);
+            return Err(Refusal { code, message: format!("the primary cannot be connected to: {because}") });
         }
         let mut changed = self.cluster().changed.clone();
-        let _ = tokio::time::timeout(RETRY_PAUSE, changed.changed()).await;
+        changed.mark_unchanged();
+        // A new view may come many times within the pause; a node that is full has no more room then.
+        if is_full {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        } else {
+            let _ = tokio::time::timeout(RETRY_PAUSE, changed.changed()).await;
+        }
         Ok(())
     }
 
@@ -329,10 +372,20 @@ pub async fn any_node(admitted: &Admitted, server: &Server, worker: &Worker) -> 
         let pause = (Instant::now() + RETRY_PAUSE).min(deadline);
         let _ = tokio::time::timeout_at(pause.into(), changed.changed()).await;
         if Instant::now() >= deadline {
+            let is_full = match &last {
+                Some(LeaseError::Full { .. }) => true,
+                Some(LeaseError::Connect(error)) => error.class() == ConnectClass::Full,
+                _ => false,
+            };
             let because = last.map_or_else(|| "no node can serve".to_owned(), |error| error.to_string());
-            return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, because));
+            let code = if is_full { SqlState::TOO_MANY_CONNECTIONS } else { SqlState::CANNOT_CONNECT_NOW };
+            return Err(Farewell::told(code, because));
         }
     }
+}
+
+fn is_read(intent: &Intent) -> bool {
+    matches!(intent, Intent::Read { .. })
 }
 
 /// The counter's word for a role.

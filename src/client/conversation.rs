@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -28,7 +29,7 @@ use crate::routing::{Intent, Reason};
 use crate::session::failure::Circumstances;
 use crate::session::translate::{DISCARD_SEQUENCES, Message};
 use crate::session::{End, Held, Loss, Session, SessionId, Surroundings};
-use crate::topology::{Doubt, Role};
+use crate::topology::{Doubt, NodeId, Role};
 use crate::wire::error_response::{Severity, put_error};
 use crate::wire::{Header, SqlState, frame, frontend};
 
@@ -45,6 +46,8 @@ pub struct Client {
     pub(super) cancellable: Arc<Cancellable>,
     /// Bytes of a message from the client that nobody wants, and that have not come yet.
     pub(super) dropping: usize,
+    /// Nodes that were lost while they had the present unit: it is run again elsewhere.
+    pub(super) lost_on: SmallVec<[NodeId; 4]>,
     place: Place,
 }
 
@@ -67,7 +70,12 @@ pub(super) struct HeldLease {
     pub(super) is_read: bool,
     /// A replica has refused it: the rest of its answer is dropped and the primary asked.
     pub(super) refused: Option<SqlState>,
+    /// The node has said goodbye with this; what it said before goes to the client first.
+    pub(super) farewell: Option<SqlState>,
 }
+
+/// A unit that node after node says goodbye to is told so in the end.
+const MOST_RUNS: usize = 8;
 
 /// Serves one client, from its first byte to its last.
 pub async fn serve(mut stream: TcpStream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId) {
@@ -150,6 +158,7 @@ impl Client {
             pools: Vec::new(),
             cancellable,
             dropping: 0,
+            lost_on: SmallVec::new(),
             place,
         }
     }
@@ -196,6 +205,11 @@ impl Client {
                 }
                 continue;
             }
+            self.drop_rest(buffers);
+            if self.dropping > 0 {
+                self.read_more(&mut buffers.input).await?;
+                continue;
+            }
             if self.session.answers_alone() {
                 self.answer_alone(buffers).await?;
                 continue;
@@ -226,7 +240,6 @@ impl Client {
 
     /// Looks at whole messages until the unit is whole. Without a lease only.
     fn survey(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
-        self.drop_rest(buffers);
         while self.session.gathered.end.is_none() {
             let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
             let Some(header) = peek(rest)? else { return Ok(()) };
@@ -375,6 +388,7 @@ impl Client {
             at_hand: self.session.gathered.end != Some(End::Flush),
             is_read,
             refused: None,
+            farewell: None,
         });
         self.send_unit(buffers)
     }
@@ -459,6 +473,7 @@ impl Client {
     async fn refuse(&mut self, refusal: Refusal, buffers: &mut Buffers) -> Result<(), Farewell> {
         let end = self.session.gathered.end.unwrap_or(End::Sync);
         self.take_unit_off(buffers);
+        self.lost_on.clear();
         self.worker.metrics.error_sent(refusal.code.as_str());
         self.session.refuse_unit(refusal.code, &refusal.message, end, &mut buffers.to_client);
         self.flush(buffers).await
@@ -512,6 +527,7 @@ impl Client {
     /// The session is idle: asks for the settings it has touched, and gives the lease back unless it is pinned.
     async fn release(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         buffers.kept.clear();
+        self.lost_on.clear();
         let touched = self.session.take_touched();
         if !touched.is_empty() {
             self.read_settings(&touched).await?;
@@ -594,25 +610,39 @@ impl Client {
     async fn node_lost(&mut self, farewell: Option<SqlState>, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(held) = self.held.take() else { return Ok(()) };
         self.cancellable.runs_nothing();
+        let (node, now) = (held.lease.node(), Instant::now());
+        if held.forwarded {
+            self.session.served_by(node, now);
+        }
         self.dropping = held.passing_to_node;
-        let node = held.lease.node();
+        // A read that no node survives is not tried on all of them.
+        let may_run_again = !held.sent || farewell.is_some() || self.lost_on.is_empty();
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
         let how = Circumstances {
             farewell,
             sent: held.sent,
             forwarded: held.forwarded,
             is_read: held.is_read,
-            at_hand: held.at_hand && !buffers.kept.is_empty(),
+            at_hand: held.at_hand && !buffers.kept.is_empty() && may_run_again && self.lost_on.len() < MOST_RUNS,
         };
+        let is_torn = held.passing_to_client > 0;
         drop(held);
         let loss = self.session.lost(how);
         match loss {
             Loss::RunAgain => {
                 self.worker.metrics.retried(if how.sent { Retry::NodeLost } else { Retry::NotSent });
+                self.lost_on.push(node);
                 self.put_back(buffers);
                 Ok(())
             }
+            // The client waits for the rest of a message: nothing else could be said to it.
+            _ if is_torn => Err(Farewell::Left),
             Loss::Report(code, out) => {
+                if code == SqlState::TRANSACTION_RESOLUTION_UNKNOWN {
+                    // Whoever looks whether it was done must not look where it cannot be seen yet.
+                    self.session.freshness.wrote(now);
+                }
+                self.lost_on.clear();
                 buffers.kept.clear();
                 buffers.to_node.clear();
                 buffers.from_node.consume(usize::MAX);

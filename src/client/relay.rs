@@ -16,7 +16,7 @@ use crate::routing::Intent;
 use crate::session::{End, Reply, matters};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
-use crate::wire::{Header, SqlState, frame, frontend};
+use crate::wire::{Header, SqlState, backend, frame, frontend};
 
 /// Why relaying has stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -130,6 +130,9 @@ impl Client {
             return Ok(Turn::Still);
         }
         let Some(held) = &mut self.held else { return Ok(Turn::Still) };
+        if held.farewell.is_some() {
+            return Ok(Turn::Stop(Relayed::NodeLost(held.farewell)));
+        }
         let connection = held.lease.connection();
         match buffers.from_node.poll_fill(cx, &mut connection.stream) {
             Poll::Pending => return Ok(Turn::Still),
@@ -152,12 +155,17 @@ impl Client {
     /// does has been put into `to_client` and 0 is answered.
     fn look(&mut self, buffers: &mut Buffers) -> Result<usize, Stop> {
         let Some(held) = &mut self.held else { return Ok(0) };
+        // Before anything is taken from the message that may be on its way: what has been cut short must be known.
+        if held.lease.connection().pass.is_severed() {
+            return Err(Stop::Relayed(Relayed::NodeLost(None)));
+        }
         let filled = buffers.from_node.filled();
         let mut at = held.passing_to_client.min(filled.len());
         held.passing_to_client -= at;
         // Where the run of bytes begins that go on as they are.
         let mut run = 0;
         let mut has_gaps = false;
+        let (mut is_done, mut is_answered) = (false, false);
         while let Some(header) = Header::peek(filled.get(at..).unwrap_or_default()).map_err(|_| Stop::OutOfStep)? {
             let rest = filled.get(at..).unwrap_or_default();
             let is_whole = rest.len() >= header.size;
@@ -173,11 +181,10 @@ impl Client {
             let there = header.size.min(rest.len());
             let body = rest.get(frame::HEADER..there).unwrap_or_default();
             let connection = held.lease.connection();
-            if connection.pass.is_severed() {
-                return Err(Stop::Relayed(Relayed::NodeLost(None)));
-            }
             let reply = self.session.reply(header.tag, body, &mut connection.known).map_err(|_| Stop::OutOfStep)?;
             let next = at + there;
+            is_done |= header.tag == backend::COMMAND_COMPLETE;
+            is_answered |= header.tag == backend::READY_FOR_QUERY;
             match reply {
                 Reply::Forward if held.refused.is_none() => {}
                 Reply::Forward | Reply::Hide => {
@@ -196,7 +203,16 @@ impl Client {
                         (run, has_gaps) = (next, true);
                     }
                 }
-                Reply::NodeEnds(code) => return Err(Stop::Relayed(Relayed::NodeLost(Some(code)))),
+                Reply::NodeEnds(code) => {
+                    // What the node has done before its goodbye counts and goes to the client first. Where it has done
+                    // nothing yet, nothing is shown, and the unit can be run again.
+                    if held.forwarded || is_answered || (is_done && !held.is_read) {
+                        held.farewell = Some(code);
+                        break;
+                    }
+                    buffers.to_client.clear();
+                    return Err(Stop::Relayed(Relayed::NodeLost(Some(code))));
+                }
             }
             held.passing_to_client = header.size - there;
             at = next;

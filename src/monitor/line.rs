@@ -72,6 +72,12 @@ impl Line {
         }
     }
 
+    /// The node has hung up, or said something that nobody asked for. Answers at once.
+    pub(super) fn has_stirred(&self) -> bool {
+        let looked = self.stream.try_read(&mut [0; 1]);
+        !self.input.is_empty() || !looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     async fn exchange(&mut self, deadline: Instant) -> Result<Option<Row>, LineError> {
         frontend::put_bare(&mut self.output, frontend::SYNC);
         match timeout_at(deadline, self.send_and_receive()).await {

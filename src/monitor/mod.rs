@@ -22,9 +22,9 @@ use crate::topology::{Doubt, NodeId, TopologySettings, View};
 use shared::Shared;
 use watcher::Watcher;
 
-/// Called with the old view and the new one whenever the epoch rises, before the new one is published: whoever must
-/// fence a node does it here. It is called under a lock: it must be quick, and must not call into the monitor.
-pub type OnEpoch = Box<dyn Fn(&View, &View) + Send + Sync>;
+/// Called with the old view and the new one before each new one is published: whoever must fence a node does it here.
+/// It is called under a lock and often: it must be quick, and must not call into the monitor.
+pub type OnView = Box<dyn Fn(&View, &View) + Send + Sync>;
 
 /// The tasks that watch one cluster; dropping it ends them.
 #[derive(Debug)]
@@ -60,14 +60,14 @@ pub struct ProbeCounters {
 
 impl Monitor {
     /// Watches `cluster` on `runtime` from now on.
-    pub fn start(cluster: &config::Cluster, max_lag: Duration, on_epoch: OnEpoch, runtime: &Handle) -> Self {
+    pub fn start(cluster: &config::Cluster, max_lag: Duration, on_view: OnView, runtime: &Handle) -> Self {
         let settings = TopologySettings {
             interval: cluster.monitor.interval,
             timeout: cluster.monitor.timeout,
             max_lag,
             system: None,
         };
-        let (shared, changed) = Shared::new(cluster, settings, on_epoch);
+        let (shared, changed) = Shared::new(cluster, settings, on_view);
         let shared = Arc::new(shared);
         let mut tasks = JoinSet::new();
         for (index, address) in cluster.nodes.iter().enumerate() {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use super::{OnEpoch, ProbeCounters};
+use super::{OnView, ProbeCounters};
 use crate::config;
 use crate::topology::{Doubt, Effect, Event, NodeId, NodeState, Topology, TopologySettings, View};
 
@@ -20,7 +20,7 @@ pub(super) struct Shared {
     topology: Mutex<Topology>,
     nodes: Vec<Signals>,
     changed: watch::Sender<u64>,
-    on_epoch: OnEpoch,
+    on_view: OnView,
     /// Moments are kept as nanoseconds since this one.
     start: Instant,
 }
@@ -40,7 +40,7 @@ impl Shared {
     pub(super) fn new(
         cluster: &config::Cluster,
         settings: TopologySettings,
-        on_epoch: OnEpoch,
+        on_view: OnView,
     ) -> (Self, watch::Receiver<u64>) {
         let start = Instant::now();
         let topology = Topology::new(&cluster.name, &cluster.nodes, settings, start);
@@ -50,7 +50,7 @@ impl Shared {
             topology: Mutex::new(topology),
             nodes: cluster.nodes.iter().map(|_| Signals::default()).collect(),
             changed,
-            on_epoch,
+            on_view,
             start,
         };
         (shared, receiver)
@@ -120,11 +120,8 @@ impl Shared {
     }
 
     fn publish(&self, view: Arc<View>) {
-        let before = self.view.load();
-        if before.epoch != view.epoch {
-            // What lost its role is fenced before anyone can act on the new epoch.
-            (self.on_epoch)(&before, &view);
-        }
+        // What lost its role is fenced before anyone can act on the new epoch.
+        (self.on_view)(&self.view.load(), &view);
         self.view.store(view);
         self.changed.send_modify(|count| *count += 1);
     }

@@ -21,6 +21,8 @@ pub(super) struct Watcher {
     shared: Arc<Shared>,
     /// The kept connection.
     line: Option<Line>,
+    /// A kept connection has ended by itself since the last report.
+    has_lost_line: bool,
     /// Probes since the last one over a fresh connection.
     probes_on_line: u32,
     last_probe: Option<Instant>,
@@ -44,6 +46,7 @@ impl Watcher {
             timeout,
             shared,
             line: None,
+            has_lost_line: false,
             probes_on_line: 0,
             last_probe: None,
             last_sample: None,
@@ -127,6 +130,9 @@ impl Watcher {
                 signals.counters.failed.fetch_add(1, Ordering::Relaxed);
             }
         }
+        if result.is_ok() && std::mem::take(&mut self.has_lost_line) {
+            self.shared.handle(Event::Reconnected { node: self.id });
+        }
         self.shared.handle(Event::Probe { node: self.id, begun, result });
     }
 
@@ -138,12 +144,16 @@ impl Watcher {
         if !is_fresh_due && let Some(line) = self.line.take() {
             match self.ask(line, deadline).await {
                 // The line ended; whether the node did too, a fresh connection tells.
-                Err(ProbeFailure::Lost) => {}
+                Err(ProbeFailure::Lost) => self.has_lost_line = true,
                 result => return result,
             }
         }
         match self.open(deadline).await {
-            Ok(line) => self.ask(line, deadline).await,
+            Ok(line) => {
+                // A fresh line in place of one that is as good as ever: it is the same server.
+                self.has_lost_line |= self.line.as_ref().is_some_and(Line::has_stirred);
+                self.ask(line, deadline).await
+            }
             Err(failure) => self.fall_back(failure, deadline).await,
         }
     }
@@ -200,7 +210,9 @@ impl Watcher {
         let answer = line.ask(SAMPLE_NAME, (begun + self.timeout).into()).await;
         let Some(position) = answer.as_ref().ok().and_then(probe::read_position) else {
             // A probe tells what is wrong, over a fresh connection if this one is of no use any more.
-            self.line = answer.map_or_else(|error| error.keeps_line(), |_| true).then_some(line);
+            let is_kept = answer.map_or_else(|error| error.keeps_line(), |_| true);
+            self.has_lost_line |= !is_kept;
+            self.line = is_kept.then_some(line);
             signals.want_probe();
             return;
         };

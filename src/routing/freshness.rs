@@ -2,11 +2,12 @@
 //!
 //! No query is added to any write. A write ends at a moment of our clock; a sample of the primary's position that was
 //! begun later is at or past it; a replica that has replayed that sample has the write. The same goes for what was read
-//! from a node, with a sample of that node begun after the read.
+//! from a node, with a sample of that node begun after the read; or, if the node has been started again since and may
+//! have gone back, or is no longer read from, with a sample of the primary.
 
 use std::time::{Duration, Instant};
 
-use crate::topology::{Lsn, NodeId, NodeView, Role, Timeline, View};
+use crate::topology::{Lsn, NodeId, NodeView, Role, Sample, Timeline, View};
 
 /// The session's floor: what the next read must have seen.
 #[derive(Clone, Debug, Default)]
@@ -90,11 +91,14 @@ impl Freshness {
         if node.role == Role::Primary {
             return true;
         }
-        if self.wrote.is_some() || self.read.is_some_and(|(last, _)| last != node.id) {
+        if self.wrote.is_some() {
+            return false;
+        }
+        if self.read.is_some_and(|(last, moment)| last != node.id || !has_run_since(node, moment)) {
             return false;
         }
         let Some(floor) = self.floor else { return true };
-        // A node never goes back: what it answered last it still has, whatever its last sample says.
+        // While it runs, a node never goes back: what it answered last it still has, whatever its last sample says.
         if self.read.is_some_and(|(last, moment)| last == node.id && moment >= floor.since)
             && self.same_history(node, floor)
         {
@@ -145,9 +149,12 @@ impl Freshness {
     }
 
     fn raise(&mut self, lsn: Lsn, timeline: Option<Timeline>, since: Instant) {
-        let known = self.floor.filter(|floor| floor.timeline == timeline || timeline.is_none());
-        self.floor = Some(match known {
-            Some(floor) => Floor { lsn: floor.lsn.max(lsn), timeline: floor.timeline, since: floor.since.max(since) },
+        // Without a timeline, a position is taken to be of the same history: too high a floor is never wrong.
+        let is_same = |floor: &Floor| floor.timeline == timeline || floor.timeline.is_none() || timeline.is_none();
+        self.floor = Some(match self.floor.filter(is_same) {
+            Some(floor) => {
+                Floor { lsn: floor.lsn.max(lsn), timeline: floor.timeline.or(timeline), since: floor.since.max(since) }
+            }
             None => Floor { lsn, timeline, since },
         });
     }
@@ -169,11 +176,312 @@ impl Freshness {
     }
 }
 
-/// A sample of this node begun at or after the moment.
-fn position_since(view: &View, node: NodeId, moment: Instant) -> Option<crate::topology::Sample> {
-    if view.primary == Some(node) {
-        return view.primary_sample_since(moment);
+/// A position that has all that this node had shown by the moment: a later one of its own, or where that cannot be had
+/// or proves nothing, one of the primary, which was never behind it.
+fn position_since(view: &View, node: NodeId, moment: Instant) -> Option<Sample> {
+    let node = view.node(node).filter(|node| view.primary != Some(node.id) && has_run_since(node, moment));
+    let own = node.and_then(|node| node.position).filter(|position| position.begun >= moment);
+    match (own, node.is_some_and(|node| node.takes_reads)) {
+        (Some(own), _) => Some(own),
+        (None, true) => None,
+        (None, false) => view.primary_sample_since(moment),
     }
-    let node = view.node(node)?;
-    node.position.filter(|position| position.begun >= moment)
+}
+
+/// The node has not been started again since.
+fn has_run_since(node: &NodeView, moment: Instant) -> bool {
+    node.up_since.is_some_and(|since| since <= moment)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::topology::NodeState;
+
+    const PRIMARY: NodeId = NodeId(0);
+    const NEAR: NodeId = NodeId(1);
+    const FAR: NodeId = NodeId(2);
+
+    /// A clock, and a cluster as a view shows it: a primary and two replicas, all on timeline 1, up from the beginning.
+    struct World {
+        start: Instant,
+        view: View,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let start = Instant::now();
+            let addresses: Vec<Arc<str>> = ["a:1", "b:1", "c:1"].into_iter().map(Arc::from).collect();
+            let mut view = View::unknown("test", &addresses);
+            view.primary = Some(PRIMARY);
+            for node in &mut view.nodes {
+                let is_primary = node.id == PRIMARY;
+                node.role = if is_primary { Role::Primary } else { Role::Replica };
+                node.state = NodeState::Up;
+                node.takes_reads = !is_primary;
+                node.up_since = Some(start);
+            }
+            let mut world = Self { start, view };
+            for node in [PRIMARY, NEAR, FAR] {
+                world.sample(node, 0, 100);
+            }
+            world
+        }
+
+        fn at(&self, millis: u64) -> Instant {
+            self.start + Duration::from_millis(millis)
+        }
+
+        fn node(&mut self, id: NodeId) -> &mut NodeView {
+            &mut self.view.nodes[usize::from(id.0)]
+        }
+
+        /// A position of a node, begun at a moment, on the timeline that it was on before.
+        fn sample(&mut self, id: NodeId, millis: u64, lsn: u64) {
+            let timeline = self.node(id).position.and_then(|position| position.timeline).or(Some(Timeline(1)));
+            self.sample_on(id, millis, lsn, timeline);
+        }
+
+        fn sample_on(&mut self, id: NodeId, millis: u64, lsn: u64, timeline: Option<Timeline>) {
+            let sample = Sample { begun: self.at(millis), lsn: Lsn(lsn), timeline };
+            self.node(id).position = Some(sample);
+            if self.view.primary == Some(id) {
+                let samples = self.view.primary_samples.iter().copied().chain([sample]);
+                self.view.primary_samples = samples.collect();
+            }
+        }
+
+        fn lose_primary(&mut self) {
+            self.view.primary = None;
+            self.view.primary_samples = Arc::new([]);
+            let node = self.node(PRIMARY);
+            (node.role, node.state) = (Role::Unknown, NodeState::Down);
+        }
+
+        /// A node becomes the primary of timeline 2.
+        fn promote(&mut self, id: NodeId, millis: u64, lsn: u64) {
+            self.lose_primary();
+            self.view.primary = Some(id);
+            let node = self.node(id);
+            (node.role, node.takes_reads) = (Role::Primary, false);
+            self.sample_on(id, millis, lsn, Some(Timeline(2)));
+        }
+
+        /// What the session may read from, besides the primary.
+        fn allowed(&self, session: &mut Freshness) -> Vec<NodeId> {
+            session.settle(&self.view);
+            let replicas = self.view.nodes.iter().filter(|node| node.role == Role::Replica);
+            replicas.filter(|node| session.allows(node)).map(|node| node.id).collect()
+        }
+    }
+
+    #[test]
+    fn a_session_that_has_done_nothing_reads_anywhere() {
+        let world = World::new();
+        let mut session = Freshness::default();
+        assert!(session.is_free());
+        assert_eq!(world.allowed(&mut session), [NEAR, FAR]);
+    }
+
+    #[test]
+    fn a_write_is_read_where_a_later_position_of_the_primary_has_been_replayed() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.wrote(world.at(10));
+        assert_eq!(world.allowed(&mut session), []);
+        assert!(session.allows(world.view.primary().unwrap()), "the primary has it");
+        // Begun before the write was acknowledged: it may be below it.
+        world.sample(PRIMARY, 9, 150);
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample(PRIMARY, 11, 200);
+        world.sample(NEAR, 12, 199);
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample(NEAR, 13, 200);
+        assert_eq!(world.allowed(&mut session), [NEAR]);
+    }
+
+    #[test]
+    fn the_earliest_position_after_the_write_is_enough() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.wrote(world.at(10));
+        world.sample(PRIMARY, 11, 200);
+        world.sample(PRIMARY, 12, 900);
+        world.sample(NEAR, 12, 200);
+        assert_eq!(world.allowed(&mut session), [NEAR]);
+    }
+
+    #[test]
+    fn a_second_write_raises_the_floor() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.wrote(world.at(10));
+        world.sample(PRIMARY, 11, 200);
+        world.sample(NEAR, 11, 200);
+        assert_eq!(world.allowed(&mut session), [NEAR]);
+        session.wrote(world.at(20));
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample(PRIMARY, 21, 300);
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample(NEAR, 22, 300);
+        assert_eq!(world.allowed(&mut session), [NEAR]);
+    }
+
+    #[test]
+    fn a_session_stays_on_the_node_it_read_last_until_a_later_position_of_it_is_known() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.read(NEAR, world.at(10));
+        assert_eq!(world.allowed(&mut session), [NEAR], "what it showed it still has");
+        world.sample(FAR, 20, 500);
+        assert_eq!(world.allowed(&mut session), [NEAR], "what it has shown is not known yet");
+        world.sample(NEAR, 11, 200);
+        assert_eq!(world.allowed(&mut session), [NEAR, FAR]);
+        world.sample(FAR, 21, 199);
+        session.read(NEAR, world.at(30));
+        world.sample(NEAR, 31, 200);
+        assert_eq!(world.allowed(&mut session), [NEAR], "the other would go back in time");
+    }
+
+    #[test]
+    fn what_was_read_on_the_primary_is_a_floor_too() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.read(PRIMARY, world.at(10));
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample(PRIMARY, 11, 200);
+        world.sample(FAR, 11, 200);
+        assert_eq!(world.allowed(&mut session), [FAR]);
+    }
+
+    #[test]
+    fn a_node_that_was_started_again_must_show_that_it_has_not_gone_back() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.read(NEAR, world.at(10));
+        world.node(NEAR).up_since = Some(world.at(20));
+        // Its present position is later than the read, and lower than what was read.
+        world.sample(NEAR, 21, 50);
+        world.sample(FAR, 21, 100);
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample(PRIMARY, 22, 100);
+        assert_eq!(world.allowed(&mut session), [FAR]);
+        world.sample(NEAR, 23, 100);
+        assert_eq!(world.allowed(&mut session), [NEAR, FAR]);
+    }
+
+    #[test]
+    fn a_restart_after_the_last_read_was_settled_needs_the_position_again() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.read(NEAR, world.at(10));
+        world.sample(NEAR, 11, 200);
+        assert_eq!(world.allowed(&mut session), [NEAR]);
+        world.node(NEAR).up_since = Some(world.at(20));
+        world.sample(NEAR, 20, 150);
+        assert_eq!(world.allowed(&mut session), []);
+    }
+
+    #[test]
+    fn a_node_that_is_lost_after_a_read_lets_the_session_go_once_the_primary_is_looked_at() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.read(NEAR, world.at(10));
+        let node = world.node(NEAR);
+        (node.state, node.takes_reads) = (NodeState::Down, false);
+        world.sample(FAR, 11, 300);
+        session.settle(&world.view);
+        assert!(!session.allows(world.view.node(FAR).unwrap()));
+        world.sample(PRIMARY, 12, 300);
+        session.settle(&world.view);
+        assert!(session.allows(world.view.node(FAR).unwrap()));
+    }
+
+    #[test]
+    fn without_a_primary_a_write_without_a_position_is_read_nowhere_and_one_with_a_position_is() {
+        let mut world = World::new();
+        let (mut settled, mut pending) = (Freshness::default(), Freshness::default());
+        settled.wrote(world.at(10));
+        world.sample(PRIMARY, 11, 200);
+        world.sample(NEAR, 11, 200);
+        settled.settle(&world.view);
+        pending.wrote(world.at(12));
+        world.lose_primary();
+        assert_eq!(world.allowed(&mut settled), [NEAR]);
+        assert_eq!(world.allowed(&mut pending), []);
+        assert!(pending.awaits_primary());
+    }
+
+    #[test]
+    fn without_a_primary_reads_go_on_where_they_were() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.read(NEAR, world.at(10));
+        world.lose_primary();
+        assert_eq!(world.allowed(&mut session), [NEAR]);
+        world.sample(NEAR, 11, 100);
+        assert_eq!(world.allowed(&mut session), [NEAR, FAR]);
+    }
+
+    #[test]
+    fn after_a_failover_a_floor_is_found_anew_on_the_new_timeline() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.wrote(world.at(10));
+        world.sample(PRIMARY, 11, 900);
+        session.settle(&world.view);
+        // It was promoted below the old primary's position: the old floor would shut the session out for long.
+        world.promote(NEAR, 20, 300);
+        world.sample(FAR, 21, 950);
+        assert_eq!(world.allowed(&mut session), [], "a position of the timeline that is over");
+        world.sample_on(FAR, 22, 299, Some(Timeline(2)));
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample_on(FAR, 23, 300, Some(Timeline(2)));
+        assert_eq!(world.allowed(&mut session), [FAR]);
+    }
+
+    #[test]
+    fn a_position_without_a_timeline_never_lowers_the_floor() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.read(NEAR, world.at(10));
+        world.sample_on(NEAR, 11, 500, None);
+        session.settle(&world.view);
+        session.wrote(world.at(20));
+        world.sample(PRIMARY, 21, 400);
+        world.sample(FAR, 22, 450);
+        assert_eq!(world.allowed(&mut session), [NEAR]);
+    }
+
+    #[test]
+    fn waits_that_fail_become_rare_and_one_that_succeeds_resets_them() {
+        let now = Instant::now();
+        let mut session = Freshness::default();
+        assert!(session.may_wait(now));
+        session.waited(false, now);
+        assert!(!session.may_wait(now) && session.may_wait(now + FIRST_PAUSE));
+        for _ in 0..20 {
+            session.waited(false, now);
+        }
+        assert!(!session.may_wait(now + LONGEST_PAUSE / 2) && session.may_wait(now + LONGEST_PAUSE));
+        session.waited(true, now);
+        assert!(session.may_wait(now));
+    }
+
+    #[test]
+    fn a_session_that_reads_without_a_pause_looks_around_ever_more_rarely() {
+        let world = World::new();
+        let mut session = Freshness::default();
+        let mut looks = 0;
+        for read in 0..1000 {
+            session.read(NEAR, world.at(read));
+            if session.wants_to_move() {
+                session.looked_around();
+                looks += 1;
+            }
+        }
+        assert_eq!(looks, 9);
+    }
 }

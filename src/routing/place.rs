@@ -22,10 +22,10 @@ pub struct Circumstances<'a> {
     pub excluded: &'a [NodeId],
     /// Whether the statement may wait for a replica to become fresh.
     pub may_wait: bool,
-    /// The moment: evidence of a primary runs out.
-    pub now: Instant,
     /// Whose turn it is; see [`balancing::choose`].
     pub turn: u64,
+    /// The present moment: a primary that was last seen too long ago takes nothing.
+    pub now: Instant,
 }
 
 /// Where a statement goes now.
@@ -65,15 +65,10 @@ pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement
 }
 
 fn on_primary(view: &View, now: &Circumstances<'_>, reason: Reason) -> Placement {
-    match view.primary {
-        Some(node) if !now.excluded.contains(&node) && is_current(view, now) => Placement::Node(node, reason),
+    match view.trusted_primary(now.now) {
+        Some(node) if !now.excluded.contains(&node) => Placement::Node(node, reason),
         _ => Placement::AwaitPrimary(reason),
     }
-}
-
-/// The view still speaks for the present: a process that stood still must not write on old evidence.
-fn is_current(view: &View, now: &Circumstances<'_>) -> bool {
-    view.primary_until.is_none_or(|until| now.now <= until)
 }
 
 /// The group names the primary itself: then it may be read.

@@ -42,6 +42,9 @@ impl Session {
         if !self.pins.is_empty() {
             return Loss::End("the server connection that held this session's state was lost");
         }
+        if self.transaction.status == TransactionStatus::Idle && !self.touched.is_empty() {
+            return Loss::End("the session's settings were lost with its server connection");
+        }
         self.portals.clear();
         if self.transaction.status != TransactionStatus::Idle {
             return self.lost_transaction();

@@ -28,6 +28,12 @@ pub enum Event {
         /// What it said of its role in the same answer.
         is_in_recovery: bool,
     },
+    /// The monitor's connection to a node had ended by itself, and a new one was made: whatever the node says of its
+    /// postmaster, its processes may have been started again (a crash of one of them does that).
+    Reconnected {
+        /// The node.
+        node: NodeId,
+    },
     /// A session met something strange on a node. It decides nothing; it asks for an early probe.
     Doubt {
         /// The node in doubt.

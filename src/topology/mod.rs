@@ -132,6 +132,12 @@ impl Topology {
         match event {
             Event::Probe { node, begun, result } => self.probed(node, begun, result, now),
             Event::Sample { node, sample, is_in_recovery } => self.sampled(node, sample, is_in_recovery, now),
+            Event::Reconnected { node } => {
+                if let Some(node) = self.node_mut(node) {
+                    node.reconnected();
+                }
+                Vec::new()
+            }
             Event::Doubt { node, .. } => self.doubted(node),
         }
     }
@@ -152,7 +158,7 @@ impl Topology {
         match result {
             Ok(report) if node.contradicts(begun, &report) => return vec![Effect::Probe(id)],
             Ok(report) => {
-                node.answered(begun, report);
+                node.answered(begun, report, now);
                 self.measure(id);
                 self.judge(id);
             }
@@ -337,6 +343,7 @@ impl Topology {
             state: state_of(node, standing),
             takes_reads: is_replica && node.health == Health::Good && node.takes_reads,
             position: node.position,
+            up_since: node.up_since,
             lag_bytes: node.position.filter(|_| is_replica).and_then(behind),
             lag: node.lag.lag().filter(|_| is_replica),
             why: Arc::clone(&node.why),

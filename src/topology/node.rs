@@ -15,6 +15,8 @@ pub(super) struct Node {
     pub(super) address: Arc<str>,
     pub(super) health: Health,
     pub(super) position: Option<Sample>,
+    /// When it first answered after what was, or may have been, a restart.
+    pub(super) up_since: Option<Instant>,
     pub(super) lag: ReplicaLag,
     /// Whether it may take reads, as last decided while there was a primary.
     pub(super) takes_reads: bool,
@@ -30,6 +32,8 @@ pub(super) struct Node {
     failure: Option<ProbeFailure>,
     misses: u8,
     good_probes: u8,
+    /// Its connection was lost since its last answer.
+    may_have_restarted: bool,
 }
 
 /// How a node answers.
@@ -65,6 +69,7 @@ impl Node {
             address,
             health: Health::Unasked,
             position: None,
+            up_since: None,
             lag: ReplicaLag::default(),
             takes_reads: false,
             why: "not probed yet".into(),
@@ -75,6 +80,7 @@ impl Node {
             failure: None,
             misses: 0,
             good_probes: 0,
+            may_have_restarted: false,
         }
     }
 
@@ -93,7 +99,12 @@ impl Node {
     }
 
     /// A probe answered.
-    pub(super) fn answered(&mut self, begun: Instant, report: ProbeReport) {
+    pub(super) fn answered(&mut self, begun: Instant, report: ProbeReport, now: Instant) {
+        if self.has_restarted(&report) {
+            self.up_since = Some(now);
+            self.position = None;
+            self.may_have_restarted = false;
+        }
         self.last_begun = Some(begun);
         self.alive = Some(begun);
         self.failure = None;
@@ -109,6 +120,17 @@ impl Node {
         self.report = Some(report);
     }
 
+    /// The connection over which it was asked had ended by itself.
+    pub(super) fn reconnected(&mut self) {
+        self.may_have_restarted = true;
+    }
+
+    /// It is another incarnation than the one of the last report, or may be: where it stood then says nothing.
+    fn has_restarted(&self, report: &ProbeReport) -> bool {
+        let is_same = self.report().is_some_and(|last| last.postmaster_start == report.postmaster_start);
+        self.may_have_restarted || !is_same
+    }
+
     /// A probe failed.
     pub(super) fn failed(&mut self, begun: Instant, failure: ProbeFailure) {
         self.last_begun = Some(begun);
@@ -118,6 +140,7 @@ impl Node {
             return;
         }
         self.good_probes = 0;
+        self.may_have_restarted = true;
         self.health = match failure {
             ProbeFailure::Timeout | ProbeFailure::Lost => self.missed(),
             ProbeFailure::Starting => Health::Starting,

@@ -67,6 +67,9 @@ pub struct NodeView {
     pub takes_reads: bool,
     /// Its newest position.
     pub position: Option<Sample>,
+    /// Since when it has surely run without a restart: one that was started again may have gone back to an earlier
+    /// position, and what was read from it before this moment proves nothing. None before it has answered.
+    pub up_since: Option<Instant>,
     /// Bytes behind the primary; None while unknown, and for the primary itself.
     pub lag_bytes: Option<u64>,
     /// Time behind the primary by our clock; None while unknown, and for the primary itself.
@@ -105,6 +108,7 @@ impl View {
             state: NodeState::Unknown,
             takes_reads: false,
             position: None,
+            up_since: None,
             lag_bytes: None,
             lag: None,
             why: "not probed yet".into(),
@@ -128,6 +132,11 @@ impl View {
     /// The accepted primary.
     pub fn primary(&self) -> Option<&NodeView> {
         self.primary.and_then(|id| self.node(id))
+    }
+
+    /// The accepted primary, while its evidence is fresh enough to send it a write that begins now.
+    pub fn trusted_primary(&self, now: Instant) -> Option<NodeId> {
+        self.primary.filter(|_| self.primary_until.is_none_or(|until| now < until))
     }
 
     /// The replicas that may take reads now.

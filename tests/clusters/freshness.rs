@@ -1,11 +1,13 @@
 //! What a session reads after it, or anybody, has written.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::fixture::{Proxy, cluster, limited, server_port};
+use trunkline::demo::node::{Node, Stop};
+
+use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
 
 #[test]
 fn a_session_reads_its_own_writes_while_a_replica_falls_behind() {
@@ -107,4 +109,144 @@ fn a_replica_too_far_behind_takes_no_reads() {
             assert_eq!(server_port(&mut client, "select inet_server_port()"), cluster.node(2).port());
         }
     });
+}
+
+#[test]
+fn a_session_counts_all_rows_it_has_written_while_replicas_lag_differently() {
+    limited(|| rows_are_counted("session", false));
+}
+
+#[test]
+fn with_strong_consistency_any_session_counts_all_rows_that_were_acknowledged_to_anybody() {
+    limited(|| rows_are_counted("strong", true));
+}
+
+/// Eight sessions insert and count at once, for some seconds; one replica replays half a second late, the other's replay
+/// is held now and then. Nobody may see less than was acknowledged to it (or to `everybody`), nor less than before.
+fn rows_are_counted(consistency: &str, everybody: bool) {
+    let cluster = Arc::new(cluster());
+    cluster.node(0).sql("create table t (id int)").unwrap();
+    delay_replay(cluster.node(1), "500ms");
+    let proxy = Proxy::start(&cluster, &format!("[routing]\nconsistency = '{consistency}'"));
+    let acknowledged = AtomicI64::new(0);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                cluster.node(2).pause_replay().unwrap();
+                thread::sleep(Duration::from_millis(120));
+                cluster.node(2).resume_replay().unwrap();
+                thread::sleep(Duration::from_millis(300));
+            }
+        });
+        let sessions: Vec<_> = (0..8)
+            .map(|id| {
+                let (proxy, acknowledged) = (&proxy, &acknowledged);
+                scope.spawn(move || insert_and_count(proxy, id, everybody.then_some(acknowledged)))
+            })
+            .collect();
+        let ended: Vec<_> = sessions.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        over.store(true, Ordering::Relaxed);
+        ended.into_iter().for_each(|session| session.unwrap());
+    });
+    let on_replicas = proxy.metric("trunkline_statements_total", "target=\"replica\"");
+    assert!(on_replicas > 0.0, "every read went to the primary");
+}
+
+fn insert_and_count(proxy: &Proxy, id: i32, everybodys: Option<&AtomicI64>) {
+    let mut client = proxy.client();
+    let (begun, mut own, mut most) = (Instant::now(), 0_i64, 0_i64);
+    while begun.elapsed() < Duration::from_secs(6) {
+        client.execute("insert into t values ($1)", &[&id]).unwrap();
+        own += 1;
+        let known = everybodys.map_or(0, |count| count.fetch_add(1, Ordering::SeqCst) + 1);
+        let row = client.query_one("select count(*), count(*) filter (where id = $1) from t", &[&id]).unwrap();
+        let (all, seen): (i64, i64) = (row.get(0), row.get(1));
+        assert_eq!(seen, own, "session {id}");
+        assert!(all >= known, "session {id} sees {all} rows of {known} that were acknowledged");
+        assert!(all >= most, "session {id} sees {all} rows after {most}");
+        most = all;
+    }
+}
+
+#[test]
+fn reads_return_to_a_replica_that_replays_half_a_second_late() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (id int)").unwrap();
+        cluster.node(1).catch_up(cluster.node(0)).unwrap();
+        for replica in &cluster.nodes()[1..] {
+            delay_replay(replica, "500ms");
+        }
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        client.batch_execute("insert into t values (1)").unwrap();
+        let written = Instant::now();
+        let (mut late, mut on_replicas) = (0, 0);
+        while written.elapsed() < Duration::from_secs(3) {
+            let row = client.query_one("select inet_server_port(), (select count(*) from t)", &[]).unwrap();
+            assert_eq!(row.get::<_, i64>(1), 1);
+            if written.elapsed() > Duration::from_secs(1) {
+                late += 1;
+                on_replicas += i32::from(row.get::<_, i32>(0) != i32::from(cluster.node(0).port()));
+            }
+        }
+        assert!(on_replicas * 2 > late, "{on_replicas} of {late} reads on replicas, a second after the last write");
+    });
+}
+
+#[test]
+fn an_eventual_session_reads_from_a_replica_that_is_behind() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (id int)").unwrap();
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(cluster.node(0)).unwrap();
+            replica.pause_replay().unwrap();
+        }
+        let proxy = Proxy::start(&cluster, "[routing]\nconsistency = 'eventual'");
+        let mut client = proxy.client();
+        client.batch_execute("insert into t values (1)").unwrap();
+        assert_eq!(client.query_one("select count(*) from t", &[]).unwrap().get::<_, i64>(0), 0);
+    });
+}
+
+#[test]
+fn a_replica_that_comes_back_at_an_earlier_position_does_not_take_a_session_back() {
+    limited(|| {
+        let cluster = cluster();
+        let (primary, replica) = (cluster.node(0), cluster.node(1));
+        primary.sql("create table t as select 1 as v").unwrap();
+        cluster.node(2).stop(Stop::Fast).unwrap();
+        replica.catch_up(primary).unwrap();
+        // What is replayed from here on may be forgotten by a restart.
+        primary.sql("checkpoint").unwrap();
+        replica.catch_up(primary).unwrap();
+        replica.sql("checkpoint").unwrap();
+        primary.sql("update t set v = 2").unwrap();
+        replica.catch_up(primary).unwrap();
+
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        let sql = "select inet_server_port(), v from t";
+        eventually("the replica is read", Duration::from_secs(10), || {
+            let row = client.query_one(sql, &[]).unwrap();
+            assert_eq!(row.get::<_, i32>(1), 2);
+            row.get::<_, i32>(0) == i32::from(replica.port())
+        });
+        delay_replay(replica, "1h");
+        replica.kill().unwrap();
+        replica.start().unwrap();
+        assert_eq!(replica.sql("select v from t").unwrap(), "1", "it has not gone back, and the test shows nothing");
+        for _ in 0..300 {
+            assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i32>(1), 2);
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+}
+
+/// Holds every commit back for this long after it was made.
+fn delay_replay(replica: &Node, delay: &str) {
+    replica.sql(&format!("alter system set recovery_min_apply_delay = '{delay}'")).unwrap();
+    replica.sql("select pg_reload_conf()").unwrap();
 }

@@ -16,6 +16,7 @@ mod failover;
 mod freshness;
 mod monitor;
 mod network;
+mod node_loss;
 mod pgbench;
 mod routing;
 mod session_state;

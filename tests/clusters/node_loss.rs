@@ -1,0 +1,398 @@
+//! Nodes that stop, crash, freeze, fill up and come back under load: what each client may see of it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::{Client, NoTls};
+use trunkline::demo::cluster::{Cluster, Shape};
+use trunkline::demo::node::Stop;
+
+use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port, shape};
+
+#[test]
+fn a_replica_that_is_restarted_costs_nobody_an_error() {
+    limited(|| {
+        for how in [Stop::Fast, Stop::Immediate] {
+            let seen = under_load(|cluster, _| {
+                cluster.node(1).stop(how).unwrap();
+                cluster.node(1).start().unwrap();
+            });
+            seen.is_without_errors();
+        }
+    });
+}
+
+#[test]
+fn a_replica_that_is_killed_costs_nobody_an_error() {
+    limited(|| {
+        let seen = under_load(|cluster, _| {
+            cluster.node(1).kill().unwrap();
+            thread::sleep(Duration::from_millis(500));
+            cluster.node(1).start().unwrap();
+        });
+        seen.is_without_errors();
+    });
+}
+
+#[test]
+fn a_replica_that_is_frozen_costs_nobody_an_error_and_a_few_seconds_at_most() {
+    limited(|| {
+        let seen = under_load(|cluster, proxy| {
+            cluster.node(1).freeze().unwrap();
+            let down = || !proxy.takes_reads(cluster.node(1).address());
+            eventually("the frozen replica is left", Duration::from_secs(5), down);
+            thread::sleep(Duration::from_secs(3));
+            cluster.node(1).thaw().unwrap();
+        });
+        seen.is_without_errors();
+        // Two probes that are not answered, and what a busy machine adds.
+        let longest = Duration::from_micros(seen.longest_read.load(Ordering::Relaxed).try_into().unwrap());
+        assert!(longest < Duration::from_secs(5), "{longest:?}");
+    });
+}
+
+#[test]
+fn a_primary_that_is_restarted_costs_open_transactions_only() {
+    limited(|| {
+        let seen = under_load(|cluster, _| {
+            cluster.node(0).stop(Stop::Fast).unwrap();
+            cluster.node(0).start().unwrap();
+        });
+        seen.has_only(&[("transaction", "40001"), ("transaction", "08007")]);
+    });
+}
+
+#[test]
+fn a_primary_that_crashes_leaves_only_writes_in_flight_in_doubt() {
+    limited(|| {
+        for how in ["immediate", "killed", "backend"] {
+            let seen = under_load(|cluster, _| match how {
+                "immediate" => {
+                    cluster.node(0).stop(Stop::Immediate).unwrap();
+                    cluster.node(0).start().unwrap();
+                }
+                "killed" => {
+                    cluster.node(0).kill().unwrap();
+                    cluster.node(0).start().unwrap();
+                }
+                _ => kill_a_backend(cluster),
+            });
+            seen.has_only(&[("write", "08007"), ("transaction", "08007"), ("transaction", "40001")]);
+        }
+    });
+}
+
+/// The postmaster then ends all others and recovers, in a tenth of a second and without a new start of its own.
+fn kill_a_backend(cluster: &Cluster) {
+    let (node, mut victim) = (cluster.node(0), login(cluster.node(0).port(), "bench", "bench").connect(NoTls).unwrap());
+    let pid: i32 = victim.query_one("select pg_backend_pid()", &[]).unwrap().get(0);
+    std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
+    eventually("it recovers", Duration::from_secs(20), || node.sql("select 1").is_ok());
+}
+
+#[test]
+fn a_read_in_flight_on_a_frozen_replica_is_answered_by_another() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut clients: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
+        let asked = Instant::now();
+        thread::scope(|scope| {
+            let sleep = "select inet_server_port() from pg_sleep(1)";
+            let reads: Vec<_> =
+                clients.iter_mut().map(|client| scope.spawn(move || server_port(client, sleep))).collect();
+            thread::sleep(Duration::from_millis(300));
+            cluster.node(1).freeze().unwrap();
+            for read in reads {
+                assert_eq!(read.join().unwrap(), cluster.node(2).port());
+            }
+        });
+        assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+        cluster.node(1).thaw().unwrap();
+    });
+}
+
+#[test]
+fn a_write_in_flight_on_a_frozen_primary_is_in_doubt_and_its_late_answer_is_not_passed_on() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        cluster.node(1).catch_up(cluster.node(0)).unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        let writing = thread::spawn(move || {
+            let result = client.execute("insert into t select 1 from pg_sleep(1)", &[]);
+            (result, client)
+        });
+        thread::sleep(Duration::from_millis(300));
+        cluster.node(0).freeze().unwrap();
+        cluster.node(1).promote().unwrap();
+        cluster.node(2).follow(cluster.node(1)).unwrap();
+        let (result, mut client) = writing.join().unwrap();
+        assert_eq!(result.unwrap_err().code().unwrap().code(), "08007");
+        client.execute("insert into t values (2)", &[]).unwrap();
+        cluster.node(0).thaw().unwrap();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(2) {
+            let port = server_port(&mut client, "insert into t values (3) returning inet_server_port()");
+            assert_eq!(port, cluster.node(1).port());
+            assert_ne!(server_port(&mut client, "select inet_server_port()"), cluster.node(0).port());
+        }
+    });
+}
+
+#[test]
+fn connections_that_died_while_idle_are_never_met() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut clients: Vec<Client> = (0..6).map(|_| proxy.client()).collect();
+        for node in [0, 1, 2, 0] {
+            thread::scope(|scope| {
+                for client in &mut clients {
+                    scope.spawn(|| {
+                        client.batch_execute("insert into t values (1)").unwrap();
+                        client.batch_execute("select pg_sleep(0.05)").unwrap();
+                    });
+                }
+            });
+            cluster.node(node).stop(Stop::Fast).unwrap();
+            cluster.node(node).start().unwrap();
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "24");
+    });
+}
+
+#[test]
+fn a_node_without_room_is_waited_for() {
+    limited(|| {
+        let settings = "max_connections = 20\n".to_owned();
+        let cluster = Cluster::start(&Shape { settings, ..shape() }).unwrap();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nqueue_timeout = '2s'");
+        let (mut first, mut second) = (proxy.client(), proxy.client());
+        // The only warm connection is taken, so that the next write needs a new one.
+        let mut transaction = first.transaction().unwrap();
+        transaction.execute("insert into t values (1)", &[]).unwrap();
+        let mut crowd = fill(&cluster, 0);
+
+        let asked = Instant::now();
+        let refused = second.execute("insert into t values (2)", &[]).unwrap_err();
+        assert_eq!(refused.code().unwrap().code(), "53300");
+        assert!(asked.elapsed() >= Duration::from_millis(1900), "{:?}", asked.elapsed());
+        // Reads go elsewhere, and the node is not taken for lost.
+        assert_ne!(server_port(&mut second, "select inet_server_port()"), cluster.node(0).port());
+
+        let waiting = thread::spawn(move || second.execute("insert into t values (3)", &[]));
+        thread::sleep(Duration::from_millis(500));
+        assert!(!waiting.is_finished());
+        crowd.truncate(crowd.len() - 2);
+        assert_eq!(waiting.join().unwrap().unwrap(), 1);
+        transaction.commit().unwrap();
+    });
+}
+
+#[test]
+fn a_full_replica_takes_no_reads_and_costs_none() {
+    limited(|| {
+        let settings = "max_connections = 20\n".to_owned();
+        let cluster = Cluster::start(&Shape { settings, ..shape() }).unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut clients: Vec<Client> = (0..6).map(|_| proxy.client()).collect();
+        let _crowd = fill(&cluster, 1);
+        thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        client.batch_execute("select pg_sleep(0.002)").unwrap();
+                    }
+                });
+            }
+        });
+    });
+}
+
+/// Takes every connection that a node has left.
+fn fill(cluster: &Cluster, node: usize) -> Vec<Client> {
+    let config = login(cluster.node(node).port(), "bench", "bench");
+    let mut crowd = Vec::new();
+    while let Ok(client) = config.connect(NoTls) {
+        crowd.push(client);
+        assert!(crowd.len() < 100, "a node without a limit");
+    }
+    crowd
+}
+
+/// What clients have seen.
+#[derive(Default)]
+struct Seen {
+    next_id: AtomicUsize,
+    /// What became of each id that was written.
+    ids: Mutex<BTreeMap<i64, Fate>>,
+    /// Every error: who met it, its code, its words.
+    errors: Mutex<Vec<(&'static str, String, String)>>,
+    reads: AtomicUsize,
+    /// Microseconds.
+    longest_read: AtomicUsize,
+    notices: Mutex<Vec<String>>,
+    is_over: AtomicBool,
+}
+
+/// What a client was told of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Written,
+    NotWritten,
+    InDoubt,
+}
+
+impl Seen {
+    fn is_without_errors(&self) {
+        self.has_only(&[]);
+    }
+
+    fn has_only(&self, allowed: &[(&str, &str)]) {
+        for (who, code, words) in &*self.errors.lock().unwrap() {
+            assert!(allowed.contains(&(*who, code)), "{who} met {code}: {words}");
+        }
+        assert!(self.notices.lock().unwrap().is_empty(), "{:?}", self.notices.lock().unwrap());
+    }
+
+    /// What clients were told is what is there, and nothing is there twice.
+    fn is_true(&self, rows: &str) {
+        let mut there = BTreeMap::new();
+        for id in rows.lines() {
+            *there.entry(id.parse::<i64>().unwrap()).or_insert(0) += 1;
+        }
+        for (id, fate) in &*self.ids.lock().unwrap() {
+            let count = there.remove(id).unwrap_or(0);
+            let is_so = match fate {
+                Fate::Written => count == 1,
+                Fate::NotWritten => count == 0,
+                Fate::InDoubt => count <= 1,
+            };
+            assert!(is_so, "{id} is there {count} times, and its client was told {fate:?}");
+        }
+        assert!(there.is_empty(), "rows that nobody wrote: {there:?}");
+    }
+
+    fn id(&self) -> i64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed).try_into().unwrap()
+    }
+
+    fn wrote(&self, who: &'static str, ids: &[i64], result: Result<(), postgres::Error>) {
+        let fate = match &result {
+            Ok(()) => Fate::Written,
+            Err(error) if error.code().is_some_and(|code| code.code() == "08007") => Fate::InDoubt,
+            Err(_) => Fate::NotWritten,
+        };
+        self.ids.lock().unwrap().extend(ids.iter().map(|id| (*id, fate)));
+        if let Err(error) = result {
+            self.met(who, &error);
+        }
+    }
+
+    fn met(&self, who: &'static str, error: &postgres::Error) {
+        let code = error.code().map_or("no code", |code| code.code()).to_owned();
+        self.errors.lock().unwrap().push((who, code, format!("{error:?}")));
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.is_over.load(Ordering::Relaxed)
+    }
+
+    fn client(self: &Arc<Self>, proxy: &Proxy) -> Client {
+        let mut config = proxy.client_config();
+        let seen = Arc::clone(self);
+        config.notice_callback(move |notice| seen.notices.lock().unwrap().push(notice.to_string()));
+        config.connect(NoTls).unwrap()
+    }
+
+    fn write(&self, mut client: Client) {
+        while self.goes_on() {
+            let id = self.id();
+            self.wrote("write", &[id], client.execute("insert into t values ($1)", &[&id]).map(drop));
+            self.still_connected("write", &client);
+        }
+    }
+
+    fn write_in_transactions(&self, mut client: Client) {
+        while self.goes_on() {
+            let ids = [self.id(), self.id()];
+            let done = transaction(&mut client, ids);
+            let has_failed = done.is_err();
+            self.wrote("transaction", &ids, done);
+            if has_failed && let Err(error) = client.batch_execute("rollback") {
+                self.met("rollback", &error);
+            }
+            self.still_connected("transaction", &client);
+        }
+    }
+
+    fn read(&self, mut client: Client) {
+        let prepared = client.prepare("select count(*) from t where a = $1").unwrap();
+        let mut round = 0_i64;
+        while self.goes_on() {
+            round += 1;
+            let begun = Instant::now();
+            let read = if round % 2 == 0 {
+                client.query(&prepared, &[&round]).map(drop)
+            } else {
+                client.simple_query("select count(*) from t").map(drop)
+            };
+            let took = usize::try_from(begun.elapsed().as_micros()).unwrap();
+            self.longest_read.fetch_max(took, Ordering::Relaxed);
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = read {
+                self.met("read", &error);
+            }
+            self.still_connected("read", &client);
+        }
+    }
+
+    fn still_connected(&self, who: &'static str, client: &Client) {
+        assert!(!client.is_closed(), "{who} was disconnected: {:?}", self.errors.lock().unwrap());
+    }
+}
+
+fn transaction(client: &mut Client, ids: [i64; 2]) -> Result<(), postgres::Error> {
+    client.batch_execute("begin")?;
+    for id in ids {
+        client.execute("insert into t values ($1)", &[&id])?;
+        thread::sleep(Duration::from_millis(2));
+    }
+    client.batch_execute("commit")
+}
+
+/// Writers, transactions and readers through Trunkline while something happens, and for a second before and after it;
+/// what the cluster then has must be what the clients were told.
+fn under_load(fault: impl FnOnce(&Cluster, &Proxy)) -> Arc<Seen> {
+    let cluster = cluster();
+    cluster.node(0).sql("create table t (a bigint)").unwrap();
+    for replica in &cluster.nodes()[1..] {
+        replica.catch_up(cluster.node(0)).unwrap();
+    }
+    let proxy = Proxy::start(&cluster, "");
+    let seen = Arc::new(Seen::default());
+    let kinds: [fn(&Seen, Client); 3] = [Seen::write, Seen::write_in_transactions, Seen::read];
+    let clients: Vec<_> = (0..12)
+        .map(|number| {
+            let (seen, client) = (Arc::clone(&seen), seen.client(&proxy));
+            thread::spawn(move || kinds[number % 3](&seen, client))
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(1));
+    fault(&cluster, &proxy);
+    thread::sleep(Duration::from_secs(1));
+    let reads = seen.reads.load(Ordering::Relaxed);
+    eventually("reads go on", Duration::from_secs(5), || seen.reads.load(Ordering::Relaxed) > reads + 100);
+    seen.is_over.store(true, Ordering::Relaxed);
+    let ended: Vec<_> = clients.into_iter().map(thread::JoinHandle::join).collect();
+    ended.into_iter().for_each(|client| client.unwrap());
+    seen.is_true(&cluster.node(0).sql("select a from t").unwrap());
+    seen
+}
