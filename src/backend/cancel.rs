@@ -114,7 +114,10 @@ impl CancelKeys {
             running
         };
         let outcome = running.cancel().await;
-        running.on_the_way.fetch_sub(1, Ordering::AcqRel);
+        // One that did not arrive may still arrive: its connection stays marked, and is closed instead of lent again.
+        if outcome == CancelOutcome::Sent {
+            running.on_the_way.fetch_sub(1, Ordering::AcqRel);
+        }
         outcome
     }
 }

@@ -169,7 +169,9 @@ impl Client {
 
     /// A statement that needs the primary goes only to the node that is primary now: a wait may have lasted.
     fn still_holds(&self, intent: &Intent, node: NodeId) -> bool {
-        is_read(intent) || self.cluster().view.load().trusted_primary(Instant::now()) == Some(node)
+        is_read(intent)
+            || (self.cluster().view.load().trusted_primary(Instant::now()) == Some(node)
+                && self.server.pools.gate(self.database.cluster, node).is_some_and(|gate| gate.takes_writes()))
     }
 
     /// A lease of this node, as long as it is one that the statement may go to.

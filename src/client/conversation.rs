@@ -364,6 +364,11 @@ impl Client {
         match (self.server.mode, self.session.intent()) {
             (_, Some(refused @ Intent::Refuse { .. })) => refused.clone(),
             (PoolMode::Session, _) => Intent::Primary(Reason::SessionMode),
+            (PoolMode::Statement, Some(_)) if self.session.gathered.begins => Intent::Refuse {
+                rule: "pool.mode".into(),
+                message: "transaction blocks not allowed in statement pooling mode".into(),
+                sqlstate: "0A000".into(),
+            },
             (_, Some(intent)) => intent.clone(),
             (_, None) => Intent::Primary(Reason::UnknownName),
         }
@@ -376,6 +381,9 @@ impl Client {
             return self.replay_failed(error, buffers).await;
         }
         self.cancellable.runs_on(lease.connection());
+        if self.server.mode == PoolMode::Session {
+            self.session.keep_lease();
+        }
         self.worker.metrics.statement_routed(target(role), reason.index());
         self.held = Some(HeldLease {
             lease,
@@ -536,14 +544,18 @@ impl Client {
         let now = Instant::now();
         self.worker.metrics.statement_finished(target(held.role), now.saturating_duration_since(held.begun));
         self.session.served_by(held.lease.node(), now);
+        self.give_back(held.lease, now);
+        Ok(())
+    }
+
+    /// The lease goes back, as soon as no cancel is on its way to it any more.
+    fn give_back(&self, mut lease: Lease, now: Instant) {
         self.cancellable.runs_nothing();
-        let mut lease = held.lease;
         if lease.connection().is_being_cancelled() {
             tokio::task::spawn_local(after_cancel(lease));
         } else {
             lease.give_back(now);
         }
-        Ok(())
     }
 
     async fn read_settings(&mut self, names: &[Arc<str>]) -> Result<(), Farewell> {
@@ -586,9 +598,8 @@ impl Client {
     /// A replica has refused the unit and its answer has been dropped: the primary is asked.
     fn ask_primary(&mut self, code: SqlState, buffers: &mut Buffers) {
         if let Some(held) = self.held.take() {
-            held.lease.give_back(Instant::now());
+            self.give_back(held.lease, Instant::now());
         }
-        self.cancellable.runs_nothing();
         self.worker.metrics.retried(match code {
             SqlState::SERIALIZATION_FAILURE => Retry::RecoveryConflict,
             _ => Retry::ReadOnly,
@@ -669,7 +680,7 @@ impl Client {
         if let Some(held) = self.held.take() {
             let is_clean = self.session.may_release() && held.passing_to_node == 0 && held.passing_to_client == 0;
             if is_clean {
-                held.lease.give_back(Instant::now());
+                self.give_back(held.lease, Instant::now());
             } else if self.session.awaits_replies() && self.session.is_futile(held.is_read) {
                 tokio::task::spawn_local(stop_statement(held.lease));
             }

@@ -12,7 +12,7 @@ use super::conversation::{Client, peek};
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::metrics::Violator;
-use crate::routing::Intent;
+use crate::routing::{Consistency, Intent};
 use crate::session::{End, Reply, matters};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
@@ -370,8 +370,12 @@ impl Client {
         }
         let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
         let in_transaction = self.session.status() != TransactionStatus::Idle;
+        // Each read of its own must have seen everything up to its own beginning.
+        let is_strong =
+            self.server.consistency == Consistency::Strong && !in_transaction && !self.session.batch_is_open();
         let fits = match self.session.intent() {
             None => true,
+            Some(_) if is_strong => false,
             Some(Intent::Read { group: None, .. }) => true,
             // A COMMIT may be on its way: what comes behind it is not in the transaction.
             Some(_) => in_transaction && self.session.all_answered() && !self.session.gathered.is_wrong_on_replica,
@@ -415,6 +419,10 @@ impl Client {
         self.take_unit_off(buffers);
         self.session.gathered.clear();
         self.worker.metrics.error_sent(code.as_str());
+        if self.session.is_idle() {
+            self.session.refuse_unit(code, &message, end, &mut buffers.to_client);
+            return Ok(Gate::Closed(Turn::Moved));
+        }
         self.session.abort_transaction(code, &message, &mut buffers.to_client);
         self.session.end_aborted_unit(Some(end), &mut buffers.to_client);
         self.held = None;

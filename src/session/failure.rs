@@ -39,7 +39,7 @@ pub struct Circumstances {
 impl Session {
     /// The node is lost. The session holds no lease any more.
     pub fn lost(&mut self, how: Circumstances) -> Loss {
-        if !self.pins.is_empty() {
+        if !self.pins.is_empty() || self.keeps_lease {
             return Loss::End("the server connection that held this session's state was lost");
         }
         if self.transaction.status == TransactionStatus::Idle && !self.touched.is_empty() {

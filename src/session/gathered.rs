@@ -32,6 +32,8 @@ pub struct Gathered {
     pub asks_sequence: bool,
     /// Bytes of its last message that have not come yet: it is too large to be waited for.
     pub missing: usize,
+    /// BEGIN is in it.
+    pub begins: bool,
     /// COMMIT is in it.
     pub commits: bool,
     /// The first statement in it, to be named in records and counters.
@@ -71,6 +73,7 @@ impl Gathered {
         self.end = None;
         self.executes = false;
         self.commits = false;
+        self.begins = false;
         self.asks_sequence = false;
         self.missing = 0;
         self.is_wrong_on_replica = false;

@@ -22,6 +22,8 @@ pub struct Known {
     pub settings: Settings,
     /// What a session has prepared on it by SQL: names, and the PREPARE statements.
     pub sql_prepared: Option<(SessionId, Vec<NameAndText>)>,
+    /// The session that ran code here which may have left behind what nobody has seen.
+    pub unseen: Option<SessionId>,
     /// The last session that wrote on it: the one whose currval it would answer.
     pub last_writer: Option<SessionId>,
 }

@@ -78,6 +78,8 @@ pub struct Session {
     transaction: Transaction,
     pins: Pins,
     touched: Vec<Arc<str>>,
+    /// The pool's mode gives the session one server connection until it leaves.
+    keeps_lease: bool,
     /// Of those touched, the ones put back to their beginnings.
     reset: Vec<Arc<str>>,
     flow: Flow,
@@ -152,6 +154,7 @@ impl Session {
             transaction: Transaction::default(),
             pins: Pins::default(),
             touched: Vec::new(),
+            keeps_lease: false,
             reset: Vec::new(),
             flow: Flow::default(),
             reported: Reported::default(),
@@ -308,6 +311,8 @@ impl Session {
         };
         let text = if around.rules.rules.is_empty() { "".into() } else { String::from_utf8_lossy(text) };
         let intent = intend(statement, &text, &facts, around.rules);
+        self.gathered.begins |=
+            statement.parts.iter().any(|part| matches!(part.transaction, TransactionControl::Begin(_)));
         self.gathered.commits |= statement.parts.iter().any(|part| {
             part.commits_inside
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
@@ -349,7 +354,7 @@ impl Session {
 
     /// The lease may go back: idle and not pinned.
     pub fn may_release(&self) -> bool {
-        self.is_idle() && self.pins.is_empty()
+        self.is_idle() && self.pins.is_empty() && !self.keeps_lease
     }
 
     /// How the session's texts are to be read.
@@ -375,6 +380,11 @@ impl Session {
     /// Messages of an extended batch have been sent and no Sync yet.
     pub fn batch_is_open(&self) -> bool {
         self.flow.batch_open
+    }
+
+    /// From now on the session keeps its lease until it leaves.
+    pub fn keep_lease(&mut self) {
+        self.keeps_lease = true;
     }
 
     /// Why the session keeps its lease, if it does.
@@ -413,7 +423,13 @@ impl Session {
 
     /// The SQL that makes this server connection the session's own; None if it is.
     pub fn replay(&self, known: &Known) -> Option<String> {
-        let mut sql = self.settings.sql_from(&known.settings).unwrap_or_default();
+        let mut sql = match known.unseen {
+            Some(owner) if owner != self.id => {
+                let anew = self.settings.sql_from(&Settings::default()).unwrap_or_default();
+                format!("{FORGET_ALL};{anew}")
+            }
+            _ => self.settings.sql_from(&known.settings).unwrap_or_default(),
+        };
         if let Some((owner, prepared)) = &known.sql_prepared {
             for (name, _) in prepared.iter().filter(|(name, text)| *owner != self.id || !self.has_prepared(name, text))
             {
@@ -444,6 +460,7 @@ impl Session {
     /// The replay has been done: the server connection is as the session wants it.
     pub fn replayed(&self, known: &mut Known) {
         known.settings = self.settings.clone();
+        known.unseen = known.unseen.filter(|owner| *owner == self.id);
         known.sql_prepared = if self.sql_prepared.is_empty() {
             None
         } else {
@@ -460,11 +477,22 @@ impl Session {
         self.freshness.read(node, now);
     }
 
+    /// Notes what a statement leaves in the session although it has failed: a lock of the session outlives the error.
+    fn undone(&mut self, statement: &Statement) {
+        let mut changes = statement.parts.iter().flat_map(|part| &part.session);
+        if changes.any(|change| *change == SessionChange::Pin(Pin::AdvisoryLock)) {
+            self.pins.add(Pin::AdvisoryLock);
+        }
+    }
+
     /// Notes what a statement that has been done leaves in the session.
     fn done(&mut self, statement: &Statement, part_index: usize, known: &mut Known) {
         let Some(part) = statement.parts.get(part_index) else { return };
         if part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain) {
             self.transaction.may_have_written = true;
+        }
+        if matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_) | NeedsPrimary::Procedural)) {
+            known.unseen = Some(self.id);
         }
         if part.needs_primary == Some(NeedsPrimary::TooLarge) {
             // What it has left in the session is not known.
@@ -548,10 +576,14 @@ impl Session {
     }
 }
 
+/// Puts back whatever a function or procedure may have left behind unseen. What sessions have prepared stays.
+const FORGET_ALL: &str = "RESET SESSION AUTHORIZATION;RESET ALL;CLOSE ALL;UNLISTEN *;\
+    SELECT pg_catalog.pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
+
 /// Why a statement that needs the primary cannot be let through to the replica that holds a READ ONLY transaction: the
 /// replica would not refuse it, and its answer would be wrong. Everything else a standby refuses by itself, with
 /// PostgreSQL's own words.
-pub fn wrong_on_replica(statement: &Statement) -> bool {
+fn wrong_on_replica(statement: &Statement) -> bool {
     statement.parts.iter().any(|part| {
         matches!(
             part.needs_primary,

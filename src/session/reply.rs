@@ -166,6 +166,8 @@ impl Session {
     /// What commits in the middle may have written, though it failed in the end.
     fn commits_inside_failed(&mut self) {
         let Some(Owed::Query { statement, .. } | Owed::Execute(Some(statement))) = self.owed.front() else { return };
+        let statement = Arc::clone(statement);
+        self.undone(&statement);
         if statement.parts.iter().any(|part| part.commits_inside) {
             self.transaction.may_have_written = true;
         }

@@ -97,20 +97,27 @@ impl Settings {
             return None;
         }
         let mut sql = String::new();
-        for (name, _) in from.iter().filter(|(name, _)| self.get(name).is_none()) {
+        let mut left_over: Vec<_> = from.iter().filter(|(name, _)| self.get(name).is_none()).collect();
+        left_over.sort_by_key(|(name, _)| precedence(name));
+        for (name, _) in left_over {
             let _ = write!(sql, "RESET {};", quote_name(name));
         }
         let mut changed: Vec<_> = self.iter().filter(|(name, value)| from.get(name) != Some(&***value)).collect();
-        changed.sort_by_key(|(name, _)| match &***name {
-            "session_authorization" => 0,
-            "role" => 1,
-            _ => 2,
-        });
+        changed.sort_by_key(|(name, _)| precedence(name));
         for (position, (name, value)) in changed.iter().enumerate() {
             sql.push_str(if position == 0 { "SELECT " } else { "," });
             let _ = write!(sql, "pg_catalog.set_config({},{},false)", quote_literal(name), quote_literal(value));
         }
         (!sql.is_empty()).then_some(sql)
+    }
+}
+
+/// Who one is comes first, since it decides what one may set.
+fn precedence(name: &str) -> u8 {
+    match name {
+        "session_authorization" => 0,
+        "role" => 1,
+        _ => 2,
     }
 }
 
