@@ -7,6 +7,8 @@
 )]
 
 mod fixture;
+mod protocol;
+mod raw;
 mod relay;
 
 mod cluster;
@@ -19,3 +21,4 @@ mod network;
 mod pgbench;
 mod routing;
 mod session_state;
+mod state;
