@@ -89,6 +89,13 @@ impl Proxy {
         self.client_config().connect(NoTls).unwrap()
     }
 
+    /// Its resident memory.
+    pub(crate) fn resident_megabytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    }
+
     /// The body of a page of its admin listener; panics when it can't be had.
     pub(crate) fn page(&self, path: &str) -> String {
         let (status, body) = self.0.page(path).unwrap();

@@ -7,6 +7,8 @@
 )]
 
 mod fixture;
+mod protocol;
+mod raw;
 mod relay;
 
 mod cluster;
@@ -20,3 +22,4 @@ mod node_loss;
 mod pgbench;
 mod routing;
 mod session_state;
+mod state;

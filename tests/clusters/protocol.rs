@@ -1,0 +1,193 @@
+//! The protocol's corners, byte by byte: through Trunkline each answer is what the server itself gives.
+
+use std::thread;
+use std::time::Duration;
+
+use trunkline::demo::cluster::Cluster;
+
+use crate::fixture::{Proxy, cluster, eventually, limited};
+use crate::raw::{COPY_DONE, RawClient, SYNC, TERMINATE, bind, copy_data, execute, parse, query};
+
+/// Few server connections, so that clients meet on them.
+const SHARED: &str = "[pool]\nsize = 2";
+
+/// Plays the same part to the primary and through Trunkline; both times before an empty table `t`.
+fn same_answers(play: impl Fn(&mut RawClient) -> Vec<Vec<String>> + Send + 'static) {
+    limited(move || {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let mut expected = Vec::new();
+        for port in [cluster.node(0).port(), proxy.port()] {
+            cluster.node(0).sql("drop table if exists t; create table t (a int)").unwrap();
+            let answers = play(&mut RawClient::connect(port, &[]));
+            if expected.is_empty() {
+                expected = answers;
+            } else {
+                assert_eq!(answers, expected);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_query_inside_a_batch_that_failed_is_skipped() {
+    same_answers(|client| {
+        let failed = [&*parse("", "select 1/0"), &bind("", &[]), &execute(), &query("select 1"), SYNC];
+        vec![client.ask(&failed, 1), client.query("select 2")]
+    });
+}
+
+#[test]
+fn the_unnamed_statement_outlives_a_parse_that_was_skipped() {
+    same_answers(|client| {
+        vec![
+            client.ask(&[&parse("", "select 42"), SYNC], 1),
+            client.ask(&[&bind("nobody", &[]), &parse("", "select 43"), SYNC], 1),
+            client.ask(&[&bind("", &[]), &execute(), SYNC], 1),
+            client.ask(&[&parse("", "selekt"), SYNC], 1),
+            client.ask(&[&bind("", &[]), &execute(), SYNC], 1),
+        ]
+    });
+}
+
+#[test]
+fn a_skipped_bind_of_the_unnamed_statement_leaves_no_other_sessions_behind() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = \"primary\"");
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        one.ask(&[&parse("", "select 'one'"), SYNC], 1);
+        other.ask(&[&parse("", "select 'other'"), SYNC], 1);
+        // The unnamed statement would be parsed anew, and is skipped.
+        one.ask(&[&bind("nobody", &[]), &bind("", &[]), SYNC], 1);
+        let answer = one.ask(&[&bind("", &[]), &execute(), SYNC], 1);
+        assert!(answer.contains(&"row one".to_owned()), "{answer:?}");
+    });
+}
+
+#[test]
+fn names_in_errors_are_the_clients() {
+    same_answers(|client| {
+        vec![
+            client.ask(&[&parse("first", "select 1"), &parse("second", "select 1"), SYNC], 1),
+            client.ask(&[&parse("second", "select 2"), SYNC], 1),
+            client.ask(&[&bind("third", &[]), SYNC], 1),
+            client.query("deallocate first"),
+            client.ask(&[&bind("first", &[]), SYNC], 1),
+            client.ask(&[&bind("second", &[]), &execute(), SYNC], 1),
+        ]
+    });
+}
+
+#[test]
+fn copy_data_that_comes_ahead_of_its_copy_arrives() {
+    same_answers(|client| {
+        vec![
+            client.ask(&[&query("copy t from stdin"), &copy_data(b"1\n"), &copy_data(b"2\n"), COPY_DONE], 1),
+            client.ask(
+                &[&parse("", "copy t from stdin"), &bind("", &[]), &execute(), &copy_data(b"3\n"), COPY_DONE, SYNC],
+                1,
+            ),
+            client.query("select count(*) from t"),
+        ]
+    });
+}
+
+#[test]
+fn a_copy_whose_sync_was_eaten_waits_for_another() {
+    same_answers(|client| {
+        client.send(&[&parse("", "copy t from stdin"), &bind("", &[]), &execute(), SYNC]);
+        let begun = client.until(b'G');
+        client.send(&[&copy_data(b"1\n"), COPY_DONE]);
+        thread::sleep(Duration::from_millis(200));
+        vec![begun, client.ask(&[SYNC], 1), client.query("select count(*) from t")]
+    });
+}
+
+#[test]
+fn a_write_behind_a_commit_of_a_read_only_transaction_is_done() {
+    same_answers(|client| {
+        let pipeline = ["begin read only", "select 1", "commit", "insert into t values (1)"].map(query);
+        vec![client.ask(&pipeline.each_ref().map(Vec::as_slice), 4), client.query("select count(*) from t")]
+    });
+}
+
+#[test]
+fn a_goodbye_right_behind_a_statement_does_not_undo_it() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, SHARED);
+        RawClient::connect(proxy.port(), &[]).send(&[&query("insert into t select 1 from pg_sleep(0.2)"), TERMINATE]);
+        eventually("the row is there", Duration::from_secs(5), || {
+            cluster.node(0).sql("select count(*) from t").unwrap() == "1"
+        });
+    });
+}
+
+#[test]
+fn messages_larger_than_the_buffer_go_on_as_they_come() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[limits]\nbuffer_bytes = \"1MB\"");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let value = vec![b'x'; 50 << 20];
+        for name in ["", "named"] {
+            client.ask(&[&parse(name, "select length($1::text)"), SYNC], 1);
+            let answer = client.ask(&[&bind(name, &[&value]), &execute(), SYNC], 1);
+            assert!(answer.contains(&"row 52428800".to_owned()), "{answer:?}");
+        }
+        // One that nobody wants is dropped as it comes.
+        let refused = client.ask(&[&bind("nobody", &[]), &bind("", &[&value]), SYNC], 1);
+        assert!(refused[0].starts_with("26000"), "{refused:?}");
+        let text = format!("select length('{}')", "y".repeat(20 << 20));
+        assert!(client.query(&text).contains(&"row 20971520".to_owned()));
+        assert!(client.query("select 7").contains(&"row 7".to_owned()));
+        assert!(proxy.resident_megabytes() < 60, "{} MB", proxy.resident_megabytes());
+    });
+}
+
+#[test]
+fn a_cancel_takes_a_statement_out_of_the_queue() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1");
+        let (mut holds, mut waits) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        holds.query("begin; insert into t values (1)");
+        let cancel = waits.canceller();
+        let cancelling = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            cancel();
+        });
+        let answer = waits.query("insert into t values (2)");
+        assert!(answer[0].starts_with("57014"), "{answer:?}");
+        cancelling.join().unwrap();
+        holds.query("commit");
+        assert!(waits.query("insert into t values (3)").contains(&"INSERT 0 1".to_owned()));
+        assert_eq!(cluster.node(0).sql("select string_agg(a::text, ' ' order by a) from t").unwrap(), "1 3");
+    });
+}
+
+#[test]
+fn what_a_vanished_client_held_is_free_within_a_second() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t as select 1 as a").unwrap();
+        let proxy = Proxy::start(&cluster, SHARED);
+        for last in ["select 1", "select pg_sleep(30) from t", "copy t from stdin"] {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query("begin; update t set a = a + 1");
+            client.send(&[&query(last)]);
+            thread::sleep(Duration::from_millis(200));
+            drop(client);
+            eventually(last, Duration::from_secs(1), || locks(&cluster) == "0");
+        }
+        assert_eq!(cluster.node(0).sql("select a from t").unwrap(), "1");
+    });
+}
+
+fn locks(cluster: &Cluster) -> String {
+    let held = "select count(*) from pg_locks where relation = 't'::regclass and pid <> pg_backend_pid()";
+    cluster.node(0).sql(held).unwrap()
+}

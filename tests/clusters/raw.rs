@@ -1,0 +1,165 @@
+//! A client that sends bytes as it is told to, and tells what came back in short words.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use trunkline::auth::Secret;
+use trunkline::backend::{Target, connect};
+use trunkline::wire::frontend::{self, Bind, Parse};
+use trunkline::wire::{CancelKey, ErrorFields, Header, frame, startup};
+
+/// A logged-in connection that knows nothing of the protocol but its frames.
+pub(crate) struct RawClient {
+    stream: TcpStream,
+    unread: Vec<u8>,
+    port: u16,
+    key: CancelKey,
+}
+
+impl RawClient {
+    /// Logs in as `bench` to `bench`, with these startup parameters.
+    pub(crate) fn connect(port: u16, parameters: &[(&str, &str)]) -> Self {
+        let target = Target {
+            address: format!("127.0.0.1:{port}").into(),
+            user: "bench".into(),
+            database: "bench".into(),
+            password: Some(Secret::new("bench".to_owned())),
+            salted_password: None,
+            parameters: parameters.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (stream, key) = runtime.block_on(async {
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+            let login = connect(&target, deadline).await.unwrap();
+            (login.stream.into_std().unwrap(), login.cancel_key)
+        });
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Self { stream, unread: Vec::new(), port, key }
+    }
+
+    /// Sends these messages in one write.
+    pub(crate) fn send(&mut self, messages: &[&[u8]]) {
+        self.stream.write_all(&messages.concat()).unwrap();
+    }
+
+    /// Sends these messages and tells what came back up to so many ReadyForQuery.
+    pub(crate) fn ask(&mut self, messages: &[&[u8]], readies: usize) -> Vec<String> {
+        self.send(messages);
+        let mut told = Vec::new();
+        for _ in 0..readies {
+            told.extend(self.until(b'Z'));
+        }
+        told
+    }
+
+    /// The answer to one simple query.
+    pub(crate) fn query(&mut self, sql: &str) -> Vec<String> {
+        self.ask(&[&query(sql)], 1)
+    }
+
+    /// What comes, up to a message with this tag.
+    pub(crate) fn until(&mut self, tag: u8) -> Vec<String> {
+        let mut told = Vec::new();
+        loop {
+            let (next, body) = self.message();
+            told.push(words(next, &body));
+            if next == tag {
+                return told;
+            }
+        }
+    }
+
+    fn message(&mut self) -> (u8, Vec<u8>) {
+        loop {
+            if let Some(header) = Header::peek(&self.unread).unwrap().filter(|h| h.size <= self.unread.len()) {
+                let message: Vec<u8> = self.unread.drain(..header.size).collect();
+                return (header.tag, message[frame::HEADER..].to_vec());
+            }
+            let mut bytes = [0; 1 << 16];
+            let count = self.stream.read(&mut bytes).unwrap();
+            assert!(count > 0, "the connection was closed");
+            self.unread.extend_from_slice(&bytes[..count]);
+        }
+    }
+
+    /// What asks the server to cancel this client's statement; call it from another thread.
+    pub(crate) fn canceller(&self) -> impl FnOnce() + Send + 'static {
+        let (port, key) = (self.port, self.key.clone());
+        move || {
+            let mut packet = BytesMut::new();
+            startup::put_cancel(&mut packet, &key);
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            stream.write_all(&packet).unwrap();
+            let _ = stream.read(&mut [0]);
+        }
+    }
+}
+
+fn words(tag: u8, body: &[u8]) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').replace('\0', "=");
+    match tag {
+        b'D' => format!("row {}", first_column(body)),
+        b'E' | b'N' => {
+            let fields = ErrorFields::read(body);
+            format!("{} {}", fields.code.as_str(), text(fields.message))
+        }
+        b'C' | b'S' | b'Z' => text(body),
+        _ => char::from(tag).to_string(),
+    }
+}
+
+fn first_column(body: &[u8]) -> String {
+    let length = i32::from_be_bytes(body[2..6].try_into().unwrap());
+    usize::try_from(length).map_or("null".to_owned(), |length| String::from_utf8_lossy(&body[6..6 + length]).into())
+}
+
+fn built(build: impl FnOnce(&mut BytesMut)) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    build(&mut out);
+    out.to_vec()
+}
+
+/// A Query.
+pub(crate) fn query(sql: &str) -> Vec<u8> {
+    built(|out| frontend::put_query(out, sql))
+}
+
+/// A Parse without parameter types.
+pub(crate) fn parse(name: &str, sql: &str) -> Vec<u8> {
+    let parse = Parse { name: name.as_bytes(), text: sql.as_bytes(), types: &[0, 0] };
+    built(|out| frontend::put_parse(out, parse))
+}
+
+/// A Bind of the unnamed portal, with these values as text.
+pub(crate) fn bind(statement: &str, values: &[&[u8]]) -> Vec<u8> {
+    let mut rest = vec![0, 0];
+    rest.extend(u16::try_from(values.len()).unwrap().to_be_bytes());
+    for value in values {
+        rest.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+        rest.extend_from_slice(value);
+    }
+    rest.extend([0, 0]);
+    built(|out| frontend::put_bind(out, Bind { portal: b"", statement: statement.as_bytes(), rest: &rest }, 0))
+}
+
+/// An Execute of the unnamed portal.
+pub(crate) fn execute() -> Vec<u8> {
+    b"E\0\0\0\x09\0\0\0\0\0".to_vec()
+}
+
+/// A CopyData.
+pub(crate) fn copy_data(bytes: &[u8]) -> Vec<u8> {
+    [b"d".as_slice(), &u32::try_from(bytes.len() + 4).unwrap().to_be_bytes(), bytes].concat()
+}
+
+/// A Sync.
+pub(crate) const SYNC: &[u8] = b"S\0\0\0\x04";
+
+/// A CopyDone.
+pub(crate) const COPY_DONE: &[u8] = b"c\0\0\0\x04";
+
+/// A Terminate.
+pub(crate) const TERMINATE: &[u8] = b"X\0\0\0\x04";

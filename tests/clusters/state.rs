@@ -1,0 +1,115 @@
+//! What one session leaves on a server connection and another must never meet; what each finds again as it left it.
+
+use crate::fixture::{Proxy, cluster, limited};
+use crate::raw::{RawClient, SYNC, bind, execute, parse};
+
+/// Everything on the primary and on one server connection.
+const ONE: &str = "[pool]\nsize = 1\n[routing]\nreads = \"primary\"";
+
+fn has(answer: &[String], expected: &str) {
+    assert!(answer.iter().any(|told| told == expected), "{expected}: {answer:?}");
+}
+
+#[test]
+fn currval_is_never_another_sessions() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create sequence s; create table t (a serial, b int unique)").unwrap();
+        let proxy = Proxy::start(&cluster, ONE);
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        has(&one.query("select nextval('s')"), "row 1");
+        let foreign = other.query("select currval('s')");
+        assert!(foreign[0].starts_with("55000"), "{foreign:?}");
+        // Also inside a transaction, by a batch, and after a statement that failed but took a number.
+        one.query("select nextval('s')");
+        other.query("begin");
+        let foreign = other.ask(&[&parse("", "select lastval()"), &bind("", &[]), &execute(), SYNC], 1);
+        assert!(foreign.iter().any(|told| told.starts_with("55000")), "{foreign:?}");
+        other.query("rollback");
+        has(&one.query("insert into t (b) values (1)"), "INSERT 0 1");
+        other.query("insert into t (b) values (1)");
+        let lost = one.query("select currval('t_a_seq')");
+        assert!(lost[0].starts_with("55000"), "{lost:?}");
+        // Its own value, where nobody has written since.
+        has(&one.query("select nextval('s')"), "row 3");
+        has(&one.query("select currval('s')"), "row 3");
+    });
+}
+
+#[test]
+fn execute_runs_what_was_prepared_last_under_the_name() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for round in 1..=6 {
+            client.query(&format!("prepare p as select {round}"));
+            has(&client.query("execute p"), &format!("row {round}"));
+            // On the primary too, now and then.
+            if round % 2 == 0 {
+                client.query("insert into t values (1)");
+                has(&client.query("execute p"), &format!("row {round}"));
+            }
+            client.query(if round % 3 == 0 { "deallocate all" } else { "deallocate p" });
+            assert!(client.query("execute p")[0].starts_with("26000"));
+        }
+    });
+}
+
+#[test]
+fn reset_goes_back_to_what_the_client_came_with() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, ONE);
+        let startup = [("application_name", "came"), ("options", "-c work_mem=8MB"), ("client_encoding", "latin1")];
+        let mut client = RawClient::connect(proxy.port(), &startup);
+        let mut plain = RawClient::connect(proxy.port(), &[]);
+        for reset in ["reset all", "discard all", "reset application_name; reset work_mem; reset client_encoding"] {
+            client.query("set application_name = 'changed'; set work_mem = '9MB'; set client_encoding = 'utf8'");
+            let told = client.query(reset);
+            has(&told, "application_name=came");
+            has(&told, "client_encoding=LATIN1");
+            has(&client.query("show application_name"), "row came");
+            has(&client.query("show work_mem"), "row 8MB");
+            has(&client.query("show client_encoding"), "row LATIN1");
+            has(&plain.query("show client_encoding"), "row UTF8");
+            has(&plain.query("show application_name"), "row ");
+        }
+    });
+}
+
+#[test]
+fn a_prepared_literal_is_read_by_each_sessions_own_date_style() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, ONE);
+        let sql = "select extract(month from '01/02/2003'::date)";
+        let mut american = RawClient::connect(proxy.port(), &[("datestyle", "ISO, MDY")]);
+        let mut european = RawClient::connect(proxy.port(), &[]);
+        european.query("set datestyle = 'ISO, DMY'");
+        for _ in 0..2 {
+            for (client, month) in [(&mut american, "row 1"), (&mut european, "row 2")] {
+                has(&client.ask(&[&parse("same", sql), &bind("same", &[]), &execute(), SYNC], 1), month);
+                has(&client.ask(&[&bind("same", &[]), &execute(), SYNC], 1), month);
+                client.query("deallocate same");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_dialect_set_on_the_role_is_known_from_the_start() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("alter role bench set standard_conforming_strings = off; create sequence s").unwrap();
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(cluster.node(0)).unwrap();
+        }
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        // To a reader of the standard, the whole line is one literal.
+        has(&client.query(r"select '\'', nextval($$s$$) --'"), "row '");
+        assert_eq!(proxy.metric("trunkline_retries_total", ""), 0.0, "no replica was asked");
+    });
+}
