@@ -111,6 +111,7 @@ fn start_monitor(cluster: &config::Cluster, gates: Vec<Arc<Gate>>, max_lag: Dura
             info!(cluster = %new.cluster, epoch = new.epoch, primary = primary_address(new), "a new epoch begins");
         }
         for ((before, now), gate) in old.nodes.iter().zip(&new.nodes).zip(&gates) {
+            gate.admit_writes(now.role == Role::Primary);
             if before.role == Role::Primary && now.role != Role::Primary {
                 let closed = gate.sever();
                 warn!(cluster = %new.cluster, node = %before.address, connections = closed, "node lost the primary's role and is fenced");

@@ -11,6 +11,7 @@ use rand::Rng;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::wire::{CancelKey, startup};
 
@@ -25,14 +26,36 @@ pub struct CancelKeys {
 pub struct Cancellable {
     key: CancelKey,
     /// The server connection that runs its statement now.
-    running: Mutex<Option<Running>>,
+    running: Mutex<Option<Arc<CancelTarget>>>,
+    /// Wakes the session where it waits for a server connection.
+    waiting: Notify,
 }
 
-#[derive(Clone, Debug)]
-struct Running {
+/// A server connection, as far as cancelling what it runs goes; made once, when it is opened.
+#[derive(Debug)]
+pub struct CancelTarget {
     address: Arc<str>,
     key: CancelKey,
-    on_the_way: Arc<AtomicUsize>,
+    /// Cancels that are on their way to it: while there are any, it must not go to another session.
+    on_the_way: AtomicUsize,
+}
+
+impl CancelTarget {
+    /// What cancels a statement on the connection with this key to this address.
+    pub fn new(address: &Arc<str>, key: CancelKey) -> Arc<Self> {
+        Arc::new(Self { address: Arc::clone(address), key, on_the_way: AtomicUsize::new(0) })
+    }
+
+    /// Cancels what runs there.
+    pub async fn cancel(&self) -> CancelOutcome {
+        let sent = tokio::time::timeout(DEADLINE, send(self)).await;
+        if matches!(sent, Ok(Ok(()))) { CancelOutcome::Sent } else { CancelOutcome::Failed }
+    }
+
+    /// A cancel is on its way.
+    pub fn is_being_cancelled(&self) -> bool {
+        self.on_the_way.load(Ordering::Acquire) > 0
+    }
 }
 
 /// What became of a CancelRequest.
@@ -59,7 +82,7 @@ impl CancelKeys {
             // A positive number, as process numbers are: some drivers read it as a signed one.
             let process_id = random.random_range(1..=0x7FFF_FFFF);
             let key = CancelKey { process_id, secret: random.random::<[u8; 4]>().into() };
-            let cancellable = Arc::new(Cancellable { key, running: Mutex::new(None) });
+            let cancellable = Arc::new(Cancellable { key, running: Mutex::new(None), waiting: Notify::new() });
             if let dashmap::Entry::Vacant(free) = self.sessions.entry(process_id) {
                 free.insert(Arc::clone(&cancellable));
                 return cancellable;
@@ -83,13 +106,19 @@ impl CancelKeys {
         // Counted under the lock: the connection is not lent to another session while the cancel is on its way.
         let running = {
             let running = session.running.lock();
-            let Some(running) = running.clone() else { return CancelOutcome::Idle };
+            let Some(running) = running.clone() else {
+                session.waiting.notify_waiters();
+                return CancelOutcome::Idle;
+            };
             running.on_the_way.fetch_add(1, Ordering::AcqRel);
             running
         };
-        let sent = tokio::time::timeout(DEADLINE, send(&running)).await;
-        running.on_the_way.fetch_sub(1, Ordering::AcqRel);
-        if matches!(sent, Ok(Ok(()))) { CancelOutcome::Sent } else { CancelOutcome::Failed }
+        let outcome = running.cancel().await;
+        // One that did not arrive may still arrive: its connection stays marked, and is closed instead of lent again.
+        if outcome == CancelOutcome::Sent {
+            running.on_the_way.fetch_sub(1, Ordering::AcqRel);
+        }
+        outcome
     }
 }
 
@@ -99,10 +128,14 @@ impl Cancellable {
         &self.key
     }
 
+    /// Waits until somebody cancels what the session waits for.
+    pub async fn cancelled(&self) {
+        self.waiting.notified().await;
+    }
+
     /// The session's statement runs on this connection from now on.
-    pub fn runs_on(&self, address: &Arc<str>, connection: &super::Connection) {
-        let (address, key) = (Arc::clone(address), connection.key.clone());
-        *self.running.lock() = Some(Running { address, key, on_the_way: Arc::clone(&connection.cancels) });
+    pub fn runs_on(&self, connection: &super::Connection) {
+        *self.running.lock() = Some(Arc::clone(&connection.cancel_target));
     }
 
     /// The session holds no connection any more. After this, no new cancel goes to it.
@@ -112,7 +145,7 @@ impl Cancellable {
 }
 
 /// Sends it and waits until the node closes, which it does when the signal has been given.
-async fn send(running: &Running) -> std::io::Result<()> {
+async fn send(running: &CancelTarget) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(&*running.address).await?;
     let mut packet = BytesMut::new();
     startup::put_cancel(&mut packet, &running.key);

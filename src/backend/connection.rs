@@ -2,17 +2,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use tokio::net::TcpStream;
 
+use super::cancel::CancelTarget;
 use super::gate::Pass;
 use super::slots::Slot;
 use crate::session::Known;
 use crate::topology::NodeId;
-use crate::wire::CancelKey;
 
 /// One logged-in connection to a node. Dropping it closes it and frees its slot in the pool.
 #[derive(Debug)]
@@ -26,11 +25,9 @@ pub struct Connection {
     /// What the node reported of its settings at login.
     pub parameters: Arc<[(Box<str>, Box<str>)]>,
     /// What cancels a statement on it.
-    pub key: CancelKey,
+    pub cancel_target: Arc<CancelTarget>,
     /// Its place at the node's gate.
     pub pass: Pass,
-    /// Cancels that are on their way to it: while there are any, it must not go to another session.
-    pub cancels: Arc<AtomicUsize>,
     /// When it was opened.
     pub opened: Instant,
     /// When it last came back to its pool.
@@ -65,6 +62,6 @@ impl Connection {
 
     /// A cancel is on its way to it.
     pub fn is_being_cancelled(&self) -> bool {
-        self.cancels.load(Ordering::Acquire) > 0
+        self.cancel_target.is_being_cancelled()
     }
 }

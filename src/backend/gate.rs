@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 pub struct Gate {
     generation: AtomicU64,
     leases: AtomicUsize,
+    /// The node is the primary of the newest epoch, also before anybody can read that in a view.
+    takes_writes: AtomicBool,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Entry>>,
 }
@@ -62,6 +64,17 @@ impl Gate {
             let _ = entry.socket.shutdown(Shutdown::Both);
         }
         count
+    }
+
+    /// The node has won or lost the primary's role. Said before the view that says so is published: a connection opened
+    /// in between must not be taken for one to the primary.
+    pub fn admit_writes(&self, takes_writes: bool) {
+        self.takes_writes.store(takes_writes, Ordering::Release);
+    }
+
+    /// The node may be written to.
+    pub fn takes_writes(&self) -> bool {
+        self.takes_writes.load(Ordering::Acquire)
     }
 
     /// Leases now, over all pools.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rand::Rng;
 
+use super::cancel::CancelTarget;
 use super::connect::{self, ConnectError, Target};
 use super::connection::Connection;
 use super::gate::Gate;
@@ -135,9 +136,8 @@ impl Pool {
             known: Known::default(),
             node: self.node,
             parameters: login.parameters.into(),
-            key: login.cancel_key,
+            cancel_target: CancelTarget::new(&self.target.address, login.cancel_key),
             pass,
-            cancels: Arc::default(),
             opened: now.checked_sub(jitter).unwrap_or(now),
             returned: now,
             worker,

@@ -28,7 +28,11 @@ mod tests {
     use super::*;
 
     fn candidates(leases: &[usize]) -> Vec<Candidate> {
-        leases.iter().enumerate().map(|(i, &leases)| Candidate { node: NodeId(i as u16), leases }).collect()
+        leases
+            .iter()
+            .enumerate()
+            .map(|(i, &leases)| Candidate { node: NodeId(u16::try_from(i).unwrap()), leases })
+            .collect()
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Client {
         if self.server.consistency == Consistency::Strong {
             return None;
         }
-        let view = self.cluster().view.load_full();
+        let view = self.cluster().view.load();
         self.session.freshness.settle(&view);
         if matches!(intent, Intent::Read { .. }) && self.session.freshness.wants_to_move() && self.is_careful() {
             return None;
@@ -56,16 +56,36 @@ impl Client {
         let excluded = if is_read(intent) { self.lost_on.as_slice() } else { &[] };
         let Placement::Node(node, reason) = self.place(intent, &view, excluded, true) else { return None };
         let pool = self.pool(node, &view)?;
-        let lease = pool.try_lease(self.worker.number, Instant::now())?;
+        let now = Instant::now();
+        let own = |connection: &crate::backend::Connection| connection.known.last_writer == Some(self.session.id);
+        let lease = match self.session.gathered.asks_sequence {
+            true => {
+                pool.try_lease_where(self.worker.number, now, own).or_else(|| pool.try_lease(self.worker.number, now))
+            }
+            false => pool.try_lease(self.worker.number, now),
+        }?;
         if !self.still_holds(intent, node) {
-            lease.give_back(Instant::now());
+            lease.give_back(now);
             return None;
         }
         Some(Acquired { lease, role: view.node(node)?.role, reason })
     }
 
-    /// A lease, waiting where it must be waited.
+    /// A lease, waiting where it must be waited, unless the client cancels.
     pub async fn acquire(&mut self, intent: &Intent) -> Result<Acquired, Refusal> {
+        let cancellable = Arc::clone(&self.cancellable);
+        tokio::select! {
+            // Dropping the wait for a cancel loses nothing: one that comes later finds what runs by then.
+            () = cancellable.cancelled() => Err(Refusal {
+                code: SqlState::QUERY_CANCELED,
+                message: "canceling statement due to user request".to_owned(),
+            }),
+            // Dropping the wait for a lease gives back its place in the queue, and a lease that has just been granted.
+            acquired = self.wait_for_lease(intent) => acquired,
+        }
+    }
+
+    async fn wait_for_lease(&mut self, intent: &Intent) -> Result<Acquired, Refusal> {
         let begun = Instant::now();
         let mut excluded = if is_read(intent) { self.lost_on.clone() } else { Excluded::new() };
         let mut failure = None;
@@ -141,15 +161,17 @@ impl Client {
                 leases: &|node| gates.get(usize::from(node.0)).map_or(0, |gate| gate.leases()),
                 excluded,
                 may_wait,
-                turn: self.worker.turn(),
                 now: Instant::now(),
+                turn: self.worker.turn(),
             },
         )
     }
 
     /// A statement that needs the primary goes only to the node that is primary now: a wait may have lasted.
     fn still_holds(&self, intent: &Intent, node: NodeId) -> bool {
-        is_read(intent) || self.cluster().view.load().trusted_primary(Instant::now()) == Some(node)
+        is_read(intent)
+            || (self.cluster().view.load().trusted_primary(Instant::now()) == Some(node)
+                && self.server.pools.gate(self.database.cluster, node).is_some_and(|gate| gate.takes_writes()))
     }
 
     /// A lease of this node, as long as it is one that the statement may go to.

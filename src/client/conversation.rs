@@ -16,6 +16,7 @@ use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
 use super::relay::Relayed;
 use super::server::{Database, Server};
+use super::welcome::Reported;
 use super::worker::{Buffers, Place, Worker};
 use crate::auth::Secret;
 use crate::backend::cancel::Cancellable;
@@ -26,7 +27,7 @@ use crate::metrics::{LoginFailure, Loss as LossCount, Refusal as RefusalCause, R
 use crate::net::{ReadBuffer, listener};
 use crate::routing::{Intent, Reason};
 use crate::session::failure::Circumstances;
-use crate::session::translate::Message;
+use crate::session::translate::{DISCARD_SEQUENCES, Message};
 use crate::session::{End, Held, Loss, Session, SessionId, Surroundings};
 use crate::topology::{Doubt, NodeId, Role};
 use crate::wire::error_response::{Severity, put_error};
@@ -43,10 +44,10 @@ pub struct Client {
     pub(super) password: Option<Secret>,
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     pub(super) cancellable: Arc<Cancellable>,
+    /// Bytes of a message from the client that nobody wants, and that have not come yet.
+    pub(super) dropping: usize,
     /// Nodes that were lost while they had the present unit: it is run again elsewhere.
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
-    /// Bytes of a message that was on its way to a node that is lost: the rest of it goes nowhere.
-    to_skip: usize,
     place: Place,
 }
 
@@ -87,9 +88,10 @@ pub async fn serve(mut stream: TcpStream, server: Arc<Server>, worker: Rc<Worker
             Farewell::Left
         }
         Ok(Err(farewell)) => farewell,
-        Ok(Ok((admitted, cancellable))) => {
+        Ok(Ok((admitted, cancellable, reported))) => {
             let mut client =
                 Client::new(stream, admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
+            client.session.told(reported);
             let farewell = client.converse().await;
             client.leave(farewell).await;
             worker.metrics.client_closed();
@@ -104,12 +106,12 @@ async fn login(
     stream: &mut TcpStream,
     server: &Server,
     worker: &Worker,
-) -> Result<(Admitted, Arc<Cancellable>), Farewell> {
+) -> Result<(Admitted, Arc<Cancellable>, Reported), Farewell> {
     listener::set_options(stream)?;
-    let admitted = handshake::admit(stream, server, worker).await?;
+    let mut admitted = handshake::admit(stream, server, worker).await?;
     let cancellable = server.cancel_keys.issue();
-    match handshake::welcome(stream, &admitted, cancellable.key(), server, worker).await {
-        Ok(()) => Ok((admitted, cancellable)),
+    match handshake::welcome(stream, &mut admitted, cancellable.key(), server, worker).await {
+        Ok(reported) => Ok((admitted, cancellable, reported)),
         Err(farewell) => {
             server.cancel_keys.remove(&cancellable);
             Err(farewell)
@@ -155,8 +157,8 @@ impl Client {
             password: admitted.user.server_password,
             pools: Vec::new(),
             cancellable,
+            dropping: 0,
             lost_on: SmallVec::new(),
-            to_skip: 0,
             place,
         }
     }
@@ -203,13 +205,9 @@ impl Client {
                 }
                 continue;
             }
-            if self.to_skip > 0 {
-                let there = self.to_skip.min(buffers.input.len());
-                buffers.input.consume(there);
-                self.to_skip -= there;
-                if self.to_skip > 0 {
-                    self.read_more(&mut buffers.input).await?;
-                }
+            self.drop_rest(buffers);
+            if self.dropping > 0 {
+                self.read_more(&mut buffers.input).await?;
                 continue;
             }
             if self.session.answers_alone() {
@@ -245,17 +243,30 @@ impl Client {
         while self.session.gathered.end.is_none() {
             let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
             let Some(header) = peek(rest)? else { return Ok(()) };
-            match rest.get(..header.size) {
-                Some(message) => {
-                    self.survey_message(header, message)?;
-                }
-                None => return self.survey_partial(header, buffers),
+            if let Some(message) = rest.get(..header.size) {
+                self.survey_message(header, message, 0)?;
+            } else if !self.survey_partial(header, buffers)? {
+                return Ok(());
             }
         }
         Ok(())
     }
 
-    pub(super) fn survey_message(&mut self, header: Header, message: &[u8]) -> Result<(), Farewell> {
+    /// Drops what has come of a message that nobody wants.
+    pub(super) fn drop_rest(&mut self, buffers: &mut Buffers) {
+        let there = self.dropping.min(buffers.input.len());
+        buffers.input.consume(there);
+        self.dropping -= there;
+    }
+
+    /// Takes the unit off the input; what has not come of it is dropped as it comes.
+    pub(super) fn take_unit_off(&mut self, buffers: &mut Buffers) {
+        buffers.input.consume(self.session.gathered.size);
+        self.dropping = self.session.gathered.missing;
+    }
+
+    /// Looks at a message of which `missing` bytes have not come yet.
+    pub(super) fn survey_message(&mut self, header: Header, message: &[u8], missing: usize) -> Result<(), Farewell> {
         let held = match &self.held {
             None => Held::Nothing,
             Some(held) if held.role == Role::Primary => Held::Primary,
@@ -269,25 +280,59 @@ impl Client {
             held,
         };
         let body = message.get(frame::HEADER..).unwrap_or_default();
-        self.session.survey(header.tag, header.size, body, &mut around).map_err(|_| violation(header.tag))
+        match missing {
+            0 => self.session.survey(header.tag, header.size, body, &mut around),
+            _ => self.session.survey_beginning(header.tag, body, missing, &mut around),
+        }
+        .map_err(|_| violation(header.tag))
     }
 
-    /// A message that is too large to wait for: the unit starts with what is there of it.
-    fn survey_partial(&mut self, header: Header, buffers: &Buffers) -> Result<(), Farewell> {
+    /// A message that is too large to wait for goes on as it comes: the unit starts with what is there of it. Answers
+    /// false if there must be more of it first.
+    pub(super) fn survey_partial(&mut self, header: Header, buffers: &mut Buffers) -> Result<bool, Farewell> {
         let limit = self.server.limits.buffer_bytes;
+        if header.tag == frontend::COPY_DATA && self.session.gathered.size == 0 {
+            self.pass_copy_data(header, buffers);
+            return Ok(true);
+        }
         if header.size <= limit && buffers.input.len() < limit {
-            return Ok(());
+            return Ok(false);
         }
         if self.session.gathered.size > 0 {
             self.session.gathered.end = Some(End::Flush);
-            return Ok(());
+            return Ok(true);
         }
-        let message = format!("message of {} bytes is larger than limits.buffer_bytes ({limit})", header.size);
-        Err(Farewell::told(SqlState::PROGRAM_LIMIT_EXCEEDED, message))
+        let missing = header.size.saturating_sub(buffers.input.len());
+        if self.held.is_some() && self.session.answers_alone() {
+            buffers.input.consume(usize::MAX);
+            self.dropping = missing;
+            return Ok(true);
+        }
+        if !matches!(header.tag, frontend::QUERY | frontend::BIND) {
+            let message = format!("message of {} bytes is larger than limits.buffer_bytes ({limit})", header.size);
+            return Err(Farewell::told(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
+        }
+        self.survey_message(header, buffers.input.filled(), missing)?;
+        Ok(true)
+    }
+
+    /// Copy data at the front of the input, whole or not, goes to the node if it may want it, and nowhere else.
+    pub(super) fn pass_copy_data(&mut self, header: Header, buffers: &mut Buffers) {
+        let there = header.size.min(buffers.input.len());
+        let missing = header.size - there;
+        let is_wanted = !self.session.answers_alone() && (self.session.copies_in() || self.session.awaits_replies());
+        match &mut self.held {
+            Some(held) if is_wanted => {
+                buffers.to_node.extend_from_slice(buffers.input.filled().get(..there).unwrap_or_default());
+                held.passing_to_node = missing;
+            }
+            _ => self.dropping = missing,
+        }
+        buffers.input.consume(there);
     }
 
     fn drop_unit(&mut self, buffers: &mut Buffers) {
-        buffers.input.consume(self.session.gathered.size);
+        self.take_unit_off(buffers);
         self.session.gathered.clear();
     }
 
@@ -319,6 +364,11 @@ impl Client {
         match (self.server.mode, self.session.intent()) {
             (_, Some(refused @ Intent::Refuse { .. })) => refused.clone(),
             (PoolMode::Session, _) => Intent::Primary(Reason::SessionMode),
+            (PoolMode::Statement, Some(_)) if self.session.gathered.begins => Intent::Refuse {
+                rule: "pool.mode".into(),
+                message: "transaction blocks not allowed in statement pooling mode".into(),
+                sqlstate: "0A000".into(),
+            },
             (_, Some(intent)) => intent.clone(),
             (_, None) => Intent::Primary(Reason::UnknownName),
         }
@@ -330,8 +380,10 @@ impl Client {
         if let Err(error) = self.make_ours(&mut lease).await {
             return self.replay_failed(error, buffers).await;
         }
-        let address = Arc::clone(lease.pool().address());
-        self.cancellable.runs_on(&address, lease.connection());
+        self.cancellable.runs_on(lease.connection());
+        if self.server.mode == PoolMode::Session {
+            self.session.keep_lease();
+        }
         self.worker.metrics.statement_routed(target(role), reason.index());
         self.held = Some(HeldLease {
             lease,
@@ -356,16 +408,25 @@ impl Client {
         let unit = buffers.input.filled().get(..size).unwrap_or_default();
         let mut rest = unit;
         while let Some(header) = peek(rest)? {
-            let Some((message, after)) = rest.split_at_checked(header.size) else { break };
-            let message =
-                Message { tag: header.tag, body: message.get(frame::HEADER..).unwrap_or_default(), whole: message };
+            let Some((message, after)) = rest.split_at_checked(header.size.min(rest.len())) else { break };
+            let message = Message {
+                tag: header.tag,
+                body: message.get(frame::HEADER..).unwrap_or_default(),
+                whole: message,
+                missing: header.size - message.len(),
+            };
             let known = &mut held.lease.connection().known;
+            let before = buffers.to_node.len();
             self.session
                 .translate(message, known, self.server.prepared_statements, &mut buffers.to_node)
                 .map_err(|_| violation(header.tag))?;
+            match buffers.to_node.len() > before {
+                true => held.passing_to_node = message.missing,
+                false => self.dropping = message.missing,
+            }
             rest = after;
         }
-        if held.at_hand && buffers.kept.is_empty() {
+        if held.at_hand && buffers.kept.is_empty() && self.session.gathered.missing == 0 {
             buffers.kept.extend_from_slice(unit);
         } else {
             held.at_hand = false;
@@ -378,7 +439,11 @@ impl Client {
     /// Makes the server connection's settings and SQL-prepared statements the session's.
     async fn make_ours(&mut self, lease: &mut Lease) -> Result<(), ExchangeError> {
         let connection = lease.connection();
-        let sql = self.session.replay(&connection.known);
+        let mut sql = self.session.replay(&connection.known);
+        if self.session.meets_foreign_sequences(&connection.known) {
+            sql = Some(format!("{};{DISCARD_SEQUENCES}", sql.unwrap_or_default()));
+            connection.known.last_writer = None;
+        }
         let missing = self.session.missing_prepares(&connection.known);
         if sql.is_none() && missing.is_empty() {
             return Ok(());
@@ -415,7 +480,7 @@ impl Client {
     /// An error of ours in place of the unit's answer.
     async fn refuse(&mut self, refusal: Refusal, buffers: &mut Buffers) -> Result<(), Farewell> {
         let end = self.session.gathered.end.unwrap_or(End::Sync);
-        buffers.input.consume(self.session.gathered.size);
+        self.take_unit_off(buffers);
         self.lost_on.clear();
         self.worker.metrics.error_sent(refusal.code.as_str());
         self.session.refuse_unit(refusal.code, &refusal.message, end, &mut buffers.to_client);
@@ -432,6 +497,8 @@ impl Client {
     /// Answers in the node's place until the lost transaction or the skipped batch has ended.
     async fn answer_alone(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         loop {
+            self.drop_rest(buffers);
+            self.cut_large(buffers)?;
             let Some(header) = peek(buffers.input.filled())?.filter(|header| header.size <= buffers.input.len()) else {
                 self.flush(buffers).await?;
                 return self.read_more(&mut buffers.input).await;
@@ -451,6 +518,20 @@ impl Client {
         }
     }
 
+    /// Of a message that is too large to be waited for, only that it was there is of interest: it becomes an empty Query
+    /// or Sync's forerunner without effect.
+    fn cut_large(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let limit = self.server.limits.buffer_bytes;
+        let Some(header) = peek(buffers.input.filled())?.filter(|header| header.size > limit) else { return Ok(()) };
+        self.dropping = header.size.saturating_sub(buffers.input.len());
+        buffers.input.consume(header.size);
+        let body: &[u8] = if header.tag == frontend::QUERY { b"\0" } else { b"\0\0" };
+        let (worker, dialect) = (&self.worker, self.session.dialect());
+        self.session
+            .answer_alone(header.tag, body, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)
+            .map_err(|_| violation(header.tag))
+    }
+
     /// The session is idle: asks for the settings it has touched, and gives the lease back unless it is pinned.
     async fn release(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         buffers.kept.clear();
@@ -463,14 +544,18 @@ impl Client {
         let now = Instant::now();
         self.worker.metrics.statement_finished(target(held.role), now.saturating_duration_since(held.begun));
         self.session.served_by(held.lease.node(), now);
+        self.give_back(held.lease, now);
+        Ok(())
+    }
+
+    /// The lease goes back, as soon as no cancel is on its way to it any more.
+    fn give_back(&self, mut lease: Lease, now: Instant) {
         self.cancellable.runs_nothing();
-        let mut lease = held.lease;
         if lease.connection().is_being_cancelled() {
             tokio::task::spawn_local(after_cancel(lease));
         } else {
             lease.give_back(now);
         }
-        Ok(())
     }
 
     async fn read_settings(&mut self, names: &[Arc<str>]) -> Result<(), Farewell> {
@@ -481,8 +566,7 @@ impl Client {
         match exchange::query(&mut connection.stream, &sql, deadline).await {
             Ok(answer) => {
                 let values = answer.rows.into_iter().next().unwrap_or_default();
-                self.session.settings_read(names, values);
-                connection.known.settings = self.session.settings.clone();
+                connection.known.settings = self.session.settings_read(names, values);
                 Ok(())
             }
             Err(_) => {
@@ -502,7 +586,7 @@ impl Client {
         }
         self.held = None;
         self.cancellable.runs_nothing();
-        buffers.input.consume(self.session.gathered.size);
+        self.take_unit_off(buffers);
         let end = self.session.gathered.end;
         self.session.gathered.clear();
         let message = "this READ ONLY transaction runs on a replica, which cannot answer this statement rightly";
@@ -514,9 +598,8 @@ impl Client {
     /// A replica has refused the unit and its answer has been dropped: the primary is asked.
     fn ask_primary(&mut self, code: SqlState, buffers: &mut Buffers) {
         if let Some(held) = self.held.take() {
-            held.lease.give_back(Instant::now());
+            self.give_back(held.lease, Instant::now());
         }
-        self.cancellable.runs_nothing();
         self.worker.metrics.retried(match code {
             SqlState::SERIALIZATION_FAILURE => Retry::RecoveryConflict,
             _ => Retry::ReadOnly,
@@ -542,7 +625,7 @@ impl Client {
         if held.forwarded {
             self.session.served_by(node, now);
         }
-        self.to_skip = held.passing_to_node;
+        self.dropping = held.passing_to_node;
         // A read that no node survives is not tried on all of them.
         let may_run_again = !held.sent || farewell.is_some() || self.lost_on.is_empty();
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
@@ -597,7 +680,9 @@ impl Client {
         if let Some(held) = self.held.take() {
             let is_clean = self.session.may_release() && held.passing_to_node == 0 && held.passing_to_client == 0;
             if is_clean {
-                held.lease.give_back(Instant::now());
+                self.give_back(held.lease, Instant::now());
+            } else if self.session.awaits_replies() && self.session.is_futile(held.is_read) {
+                tokio::task::spawn_local(stop_statement(held.lease));
             }
         }
         say_farewell(&mut self.stream, &farewell, &self.worker).await;
@@ -615,6 +700,11 @@ async fn after_cancel(mut lease: Lease) {
     if !lease.connection().is_being_cancelled() {
         lease.give_back(Instant::now());
     }
+}
+
+/// The client is gone: what its statement holds is let go at once. The connection is closed.
+async fn stop_statement(mut lease: Lease) {
+    lease.connection().cancel_target.cancel().await;
 }
 
 /// The header at the front of what came from the client.

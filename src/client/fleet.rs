@@ -88,7 +88,8 @@ impl Crew {
         let work = move || {
             let limits = &server.limits;
             let parse = ParseSettings { max_bytes: limits.statement_bytes, ..ParseSettings::default() };
-            let worker = Worker::new(number, metrics, Cache::new(limits.statement_cache_bytes), parse);
+            let worker =
+                Worker::new(number, metrics, Cache::with_seed(limits.statement_cache_bytes, rand::random()), parse);
             LocalSet::new().block_on(&runtime, obey(receiver, &worker, &server, &sessions, &count));
         };
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(work)?;

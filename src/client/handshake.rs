@@ -13,7 +13,7 @@ use super::acquire;
 use super::farewell::Farewell;
 use super::server::{Database, Server, User};
 use super::startup_settings::startup_settings;
-use super::welcome::{self, Reported};
+use super::welcome::{self, Reported, Welcome};
 use super::worker::Worker;
 use crate::auth::{AuthError, SCRAM_SHA_256, ScramServer, Verifier, scram_server};
 use crate::backend::exchange::{self, ExchangeError};
@@ -209,12 +209,13 @@ async fn read_login_message(stream: &mut TcpStream, buffer: &mut ReadBuffer) -> 
 /// AuthenticationOk, the server's settings, the cancel key, ReadyForQuery.
 pub async fn welcome(
     stream: &mut TcpStream,
-    admitted: &Admitted,
+    admitted: &mut Admitted,
     key: &crate::wire::CancelKey,
     server: &Server,
     worker: &Worker,
-) -> Result<(), Farewell> {
-    let reported = reported(admitted, server, worker).await?;
+) -> Result<Reported, Farewell> {
+    let Welcome { reported, settings } = reported(admitted, server, worker).await?;
+    admitted.settings = settings;
     let mut out = BytesMut::with_capacity(1024);
     backend::put_authentication(&mut out, AUTHENTICATION_OK, b"");
     for (name, value) in &*reported {
@@ -224,15 +225,15 @@ pub async fn welcome(
     backend::put_ready(&mut out, TransactionStatus::Idle);
     stream.write_all(&out).await?;
     worker.metrics.login_ok();
-    Ok(())
+    Ok(reported)
 }
 
 /// What a server connection reports with the settings that the client asked for.
-async fn reported(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Reported, Farewell> {
+async fn reported(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
     let (cluster, user) = (admitted.database.cluster, &admitted.identity.user);
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
-    if let Some(reported) = server.welcomes.get(cluster, database, user, settings) {
-        return Ok(reported);
+    if let Some(welcome) = server.welcomes.get(cluster, database, user, settings) {
+        return Ok(welcome);
     }
     let mut lease = acquire::any_node(admitted, server, worker).await?;
     let connection = lease.connection();
@@ -242,9 +243,9 @@ async fn reported(admitted: &Admitted, server: &Server, worker: &Worker) -> Resu
         with_settings(connection, settings, server).await?
     };
     lease.give_back(Instant::now());
-    let reported = welcome::as_primary(parameters);
-    server.welcomes.put(cluster, database, user, settings, &reported);
-    Ok(reported)
+    let welcome = Welcome { reported: welcome::as_primary(parameters), settings: settings.clone() };
+    server.welcomes.put(cluster, database, user, &welcome);
+    Ok(welcome)
 }
 
 /// Makes the settings the connection's, and asks it for everything it would have reported.

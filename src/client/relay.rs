@@ -8,12 +8,11 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-use super::conversation::{Client, peek, violation};
+use super::conversation::{Client, peek};
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::metrics::Violator;
-use crate::routing::Intent;
-use crate::session::translate::Message;
+use crate::routing::{Consistency, Intent};
 use crate::session::{End, Reply, matters};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
@@ -58,7 +57,7 @@ impl Client {
     fn poll_relay(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Poll<Result<Relayed, Farewell>> {
         loop {
             let mut moved = false;
-            for step in [Self::to_node, Self::to_client, Self::from_node, Self::from_client] {
+            for step in [Self::write_node, Self::write_client, Self::read_node, Self::read_client] {
                 match step(self, cx, buffers) {
                     Ok(Turn::Moved) => moved = true,
                     Ok(Turn::Still) => {}
@@ -88,7 +87,7 @@ impl Client {
             .then_some(Relayed::Idle)
     }
 
-    fn to_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+    fn write_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
         let Some(held) = &mut self.held else { return Ok(Turn::Still) };
         let mut moved = false;
         while !buffers.to_node.is_empty() {
@@ -110,7 +109,7 @@ impl Client {
         Ok(if moved { Turn::Moved } else { Turn::Still })
     }
 
-    fn to_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+    fn write_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
         let mut moved = false;
         while !buffers.to_client.is_empty() {
             match write(cx, &mut self.stream, &buffers.to_client)? {
@@ -126,7 +125,7 @@ impl Client {
     }
 
     /// Reads from the node and passes on to the client, as long as the client takes it.
-    fn from_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+    fn read_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
         if !buffers.to_client.is_empty() {
             return Ok(Turn::Still);
         }
@@ -254,7 +253,7 @@ impl Client {
     }
 
     /// Takes what the client sends while its lease is held.
-    fn from_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+    fn read_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
         if buffers.to_node.len() >= MOST_WAITING || self.held.as_ref().is_none_or(|held| held.refused.is_some()) {
             return Ok(Turn::Still);
         }
@@ -294,33 +293,18 @@ impl Client {
             if buffers.to_node.len() >= MOST_WAITING {
                 return Ok(Some(if moved { Turn::Moved } else { Turn::Still }));
             }
-            let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
-            let Some(header) = peek(rest)? else { break };
-            let Some(message) = rest.get(..header.size) else {
-                if self.pass_partial(header, buffers)? {
-                    moved = true;
-                    continue;
-                }
-                break;
-            };
-            if header.tag == frontend::COPY_DATA {
-                let known = &mut held.lease.connection().known;
-                let message = Message { tag: header.tag, body: &[], whole: message };
-                let limit = self.server.prepared_statements;
-                if self.session.copies_in() {
-                    self.session
-                        .translate(message, known, limit, &mut buffers.to_node)
-                        .map_err(|_| violation(header.tag))?;
-                }
-                buffers.input.consume(header.size);
-                moved = true;
-                continue;
-            }
-            if header.tag == frontend::TERMINATE {
-                return Err(Farewell::Left);
-            }
+            self.drop_rest(buffers);
             if self.session.gathered.end.is_none() {
-                self.survey_message(header, message)?;
+                match self.survey_next(buffers)? {
+                    Surveyed::Nothing => break,
+                    Surveyed::Message => {}
+                    Surveyed::Passed => {
+                        moved = true;
+                        continue;
+                    }
+                    Surveyed::Goodbye if self.session.all_answered() => return Err(Farewell::Left),
+                    Surveyed::Goodbye => return Ok(Some(if moved { Turn::Moved } else { Turn::Still })),
+                }
             }
             match self.gate(buffers)? {
                 Gate::Open => {
@@ -334,6 +318,36 @@ impl Client {
         Ok(moved.then_some(Turn::Moved))
     }
 
+    /// Looks at the next message from the client.
+    fn survey_next(&mut self, buffers: &mut Buffers) -> Result<Surveyed, Farewell> {
+        let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
+        let Some(header) = peek(rest)? else {
+            if buffers.input.len() < self.server.limits.buffer_bytes {
+                return Ok(Surveyed::Nothing);
+            }
+            self.session.gathered.end = Some(End::Flush);
+            return Ok(Surveyed::Message);
+        };
+        let Some(message) = rest.get(..header.size) else {
+            return Ok(match self.survey_partial(header, buffers)? {
+                false => Surveyed::Nothing,
+                true if self.session.gathered.end.is_some() => Surveyed::Message,
+                true => Surveyed::Passed,
+            });
+        };
+        match header.tag {
+            frontend::COPY_DATA if self.session.gathered.size == 0 => {
+                self.pass_copy_data(header, buffers);
+                Ok(Surveyed::Passed)
+            }
+            frontend::TERMINATE => Ok(Surveyed::Goodbye),
+            _ => {
+                self.survey_message(header, message, 0)?;
+                Ok(Surveyed::Message)
+            }
+        }
+    }
+
     /// Whether what has been gathered may go to the node that is held.
     fn gate(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let Some(held) = &self.held else { return Ok(Gate::More) };
@@ -343,6 +357,11 @@ impl Client {
             return self.refuse_here(buffers);
         }
         if held.role == Role::Primary {
+            if self.session.gathered.asks_sequence
+                && let Some(gate) = self.guard_sequences(buffers)
+            {
+                return Ok(gate);
+            }
             return Ok(if matches!(self.session.intent(), Some(Intent::Refuse { .. })) {
                 Gate::Closed(Turn::Still)
             } else {
@@ -351,10 +370,15 @@ impl Client {
         }
         let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
         let in_transaction = self.session.status() != TransactionStatus::Idle;
+        // Each read of its own must have seen everything up to its own beginning.
+        let is_strong =
+            self.server.consistency == Consistency::Strong && !in_transaction && !self.session.batch_is_open();
         let fits = match self.session.intent() {
             None => true,
+            Some(_) if is_strong => false,
             Some(Intent::Read { group: None, .. }) => true,
-            Some(_) => in_transaction && !self.is_wrong_here(),
+            // A COMMIT may be on its way: what comes behind it is not in the transaction.
+            Some(_) => in_transaction && self.session.all_answered() && !self.session.gathered.is_wrong_on_replica,
         };
         if fits || matches!(end, End::StrayCopy) {
             return Ok(Gate::Open);
@@ -370,8 +394,19 @@ impl Client {
         Ok(Gate::Closed(Turn::Stop(Relayed::Elsewhere)))
     }
 
-    fn is_wrong_here(&self) -> bool {
-        self.session.gathered.first.as_ref().is_some_and(|statement| crate::session::wrong_on_replica(statement))
+    /// Before a statement that asks for a sequence's current value, the server connection must forget another session's.
+    fn guard_sequences(&mut self, buffers: &mut Buffers) -> Option<Gate> {
+        let known = &mut self.held.as_mut()?.lease.connection().known;
+        if !self.session.meets_foreign_sequences(known) || self.session.status() == TransactionStatus::Failed {
+            return None;
+        }
+        if !self.session.all_answered() {
+            return Some(Gate::Closed(Turn::Still));
+        }
+        if !self.session.batch_is_open() {
+            self.session.discard_sequences(known, &mut buffers.to_node);
+        }
+        None
     }
 
     /// A rule refuses a statement inside a transaction: the transaction cannot go on.
@@ -381,9 +416,13 @@ impl Client {
         };
         let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
         let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
-        buffers.input.consume(self.session.gathered.size);
+        self.take_unit_off(buffers);
         self.session.gathered.clear();
         self.worker.metrics.error_sent(code.as_str());
+        if self.session.is_idle() {
+            self.session.refuse_unit(code, &message, end, &mut buffers.to_client);
+            return Ok(Gate::Closed(Turn::Moved));
+        }
         self.session.abort_transaction(code, &message, &mut buffers.to_client);
         self.session.end_aborted_unit(Some(end), &mut buffers.to_client);
         self.held = None;
@@ -402,27 +441,6 @@ impl Client {
         }
         self.send_unit(buffers)
     }
-
-    /// A message that is not whole and too large to wait for goes on as it comes, if what it is can be known.
-    fn pass_partial(&mut self, header: Header, buffers: &mut Buffers) -> Result<bool, Farewell> {
-        let Some(held) = &mut self.held else { return Ok(false) };
-        if header.tag == frontend::COPY_DATA && self.session.gathered.size == 0 {
-            let there = buffers.input.len();
-            if self.session.copies_in() {
-                buffers.to_node.extend_from_slice(buffers.input.filled());
-                held.passing_to_node = header.size - there;
-                buffers.input.consume(there);
-                return Ok(true);
-            }
-            return Ok(false);
-        }
-        let limit = self.server.limits.buffer_bytes;
-        if header.size > limit {
-            let message = format!("message of {} bytes is larger than limits.buffer_bytes ({limit})", header.size);
-            return Err(Farewell::told(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
-        }
-        Ok(false)
-    }
 }
 
 /// Why looking has stopped.
@@ -431,6 +449,18 @@ enum Stop {
     Relayed(Relayed),
     /// The node has lost the beat.
     OutOfStep,
+}
+
+/// What was found at the front of the input.
+enum Surveyed {
+    /// Nothing whole.
+    Nothing,
+    /// A message that has been gathered.
+    Message,
+    /// Copy data that has gone its way, or something that nobody wants.
+    Passed,
+    /// The client says goodbye: once all it has asked for is done.
+    Goodbye,
 }
 
 /// Whether what has been gathered may go on.

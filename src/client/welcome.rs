@@ -11,7 +11,16 @@ pub type Reported = Arc<[(Box<str>, Box<str>)]>;
 
 /// What was reported, by cluster, database, user and the settings asked for.
 #[derive(Debug, Default)]
-pub struct Welcomes(DashMap<Key, Reported>);
+pub struct Welcomes(DashMap<Key, Welcome>);
+
+/// What was reported, and the settings it was reported for: shared by all who ask for the same.
+#[derive(Clone, Debug)]
+pub struct Welcome {
+    /// Names and values.
+    pub reported: Reported,
+    /// The settings.
+    pub settings: Settings,
+}
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -26,16 +35,16 @@ const MOST: usize = 4096;
 
 impl Welcomes {
     /// What was reported to a client that asked for the same.
-    pub fn get(&self, cluster: usize, database: &Arc<str>, user: &Arc<str>, settings: &Settings) -> Option<Reported> {
-        self.0.get(&key(cluster, database, user, settings)).map(|reported| Arc::clone(&reported))
+    pub fn get(&self, cluster: usize, database: &Arc<str>, user: &Arc<str>, settings: &Settings) -> Option<Welcome> {
+        self.0.get(&key(cluster, database, user, settings)).map(|welcome| welcome.clone())
     }
 
     /// Remembers what was reported.
-    pub fn put(&self, cluster: usize, database: &Arc<str>, user: &Arc<str>, settings: &Settings, reported: &Reported) {
+    pub fn put(&self, cluster: usize, database: &Arc<str>, user: &Arc<str>, welcome: &Welcome) {
         if self.0.len() >= MOST {
             self.0.clear();
         }
-        self.0.insert(key(cluster, database, user, settings), Arc::clone(reported));
+        self.0.insert(key(cluster, database, user, &welcome.settings), welcome.clone());
     }
 
     /// The cluster may report something else from now on.

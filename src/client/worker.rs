@@ -20,6 +20,10 @@ pub struct Worker {
     pub metrics: Arc<WorkerMetrics>,
     parse: ParseSettings,
     cache: RefCell<Cache>,
+    #[expect(
+        clippy::vec_box,
+        reason = "a client's task holds the box: an idle one is a pointer, and lending moves nothing"
+    )]
     spare: RefCell<Vec<Box<Buffers>>>,
     turn: Cell<u64>,
     draining: Cell<bool>,

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -166,6 +166,7 @@ impl Folder {
         DirBuilder::new().mode(0o700).create(&path)?;
         let folder = Self { path };
         installation.own(&folder.path)?;
+        sweep(parent, fs::metadata(&folder.path)?.uid());
         Ok(folder)
     }
 }
@@ -174,6 +175,20 @@ impl Drop for Folder {
     fn drop(&mut self) {
         // A folder that can't be removed is for the system's cleaning of temporary files.
         let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes what processes that were killed have left: folders of ours whose process is gone.
+fn sweep(parent: &Path, owner: u32) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process =
+            name.to_str().and_then(|name| name.strip_prefix("trunkline-")?.split_once('-')?.0.parse::<u32>().ok());
+        let is_ours = entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == owner);
+        if is_ours && process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
+            // Another process may sweep at the same time.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

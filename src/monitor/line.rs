@@ -59,7 +59,7 @@ impl Line {
     /// Asks a prepared query of one row.
     pub(super) async fn ask(&mut self, name: &str, deadline: Instant) -> Result<Row, LineError> {
         let bind = Bind { portal: b"", statement: name.as_bytes(), rest: NO_VALUES };
-        frontend::put_bind(&mut self.output, bind);
+        frontend::put_bind(&mut self.output, bind, 0);
         put_execute(&mut self.output);
         self.exchange(deadline).await?.ok_or(LineError::Protocol("no row"))
     }

@@ -1,4 +1,4 @@
-//! Where a statement may go: [`intend`] says whether it needs the primary, [`place`] finds the node.
+//! Where a statement may go: [`intend`] says whether it needs the primary, [`place()`] finds the node.
 
 pub mod decision;
 pub mod freshness;

@@ -73,9 +73,10 @@ fn executes_on_replica(change: &SessionChange, statement: &Statement, facts: &Fa
         _ => None,
     });
     let known = facts.prepared.get(name).map(|prepared| prepared.needs_primary.as_ref());
-    match known.or(in_string) {
-        Some(None) => Ok(()),
-        Some(Some(why)) => Err(Reason::from(why)),
-        None => Err(Reason::UnknownName),
+    // Both may be meant, by the order of the string: the stricter one counts.
+    match (known, in_string) {
+        (Some(Some(why)), _) | (_, Some(Some(why))) => Err(Reason::from(why)),
+        (Some(None), _) | (_, Some(None)) => Ok(()),
+        (None, None) => Err(Reason::UnknownName),
     }
 }

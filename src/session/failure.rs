@@ -39,7 +39,7 @@ pub struct Circumstances {
 impl Session {
     /// The node is lost. The session holds no lease any more.
     pub fn lost(&mut self, how: Circumstances) -> Loss {
-        if !self.pins.is_empty() {
+        if !self.pins.is_empty() || self.keeps_lease {
             return Loss::End("the server connection that held this session's state was lost");
         }
         if self.transaction.status == TransactionStatus::Idle && !self.touched.is_empty() {
@@ -72,7 +72,8 @@ impl Session {
     /// What is under way is forgotten, to be surveyed and translated anew for another node.
     pub fn rewind(&mut self) {
         while self.owed.pop().is_some() {}
-        self.names.settle();
+        self.names.forget_pending();
+        self.unnamed.clone_from(&self.settled_unnamed);
         self.gathered = Gathered::default();
         self.flow.batch_open = false;
         self.flow.copy_in = false;
@@ -120,7 +121,8 @@ impl Session {
         self.flow.skipping = self.flow.batch_open && readies == 0;
         self.flow.batch_open = false;
         self.flow.copy_in = false;
-        self.names.settle();
+        self.names.forget_pending();
+        self.unnamed.clone_from(&self.settled_unnamed);
         Loss::Report(code, out)
     }
 

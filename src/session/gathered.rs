@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::prepared::Prepared;
+use super::prepared::{Given, Prepared};
 use crate::routing::Intent;
 use crate::sql::Statement;
 
@@ -23,9 +23,17 @@ pub struct Gathered {
     /// What each Query in it is, in order.
     pub queries: VecDeque<Arc<Statement>>,
     /// Names it gives (Some) and closes (None), newest last.
-    pub names: Vec<(Box<[u8]>, Option<Arc<Prepared>>)>,
+    pub names: Vec<Given>,
     /// The unnamed statement it leaves: None: untouched.
     pub unnamed: Option<Option<Arc<Prepared>>>,
+    /// A replica would not refuse it, and its answer would be wrong there.
+    pub is_wrong_on_replica: bool,
+    /// It asks for the current value of a sequence, which only this session's own nextval gives.
+    pub asks_sequence: bool,
+    /// Bytes of its last message that have not come yet: it is too large to be waited for.
+    pub missing: usize,
+    /// BEGIN is in it.
+    pub begins: bool,
     /// COMMIT is in it.
     pub commits: bool,
     /// The first statement in it, to be named in records and counters.
@@ -65,6 +73,10 @@ impl Gathered {
         self.end = None;
         self.executes = false;
         self.commits = false;
+        self.begins = false;
+        self.asks_sequence = false;
+        self.missing = 0;
+        self.is_wrong_on_replica = false;
         self.first = None;
         self.unnamed = None;
         self.parsed.clear();

@@ -7,6 +7,9 @@ use hashbrown::HashMap;
 use super::prepared::StatementId;
 use super::settings::Settings;
 
+/// A name given by PREPARE, and the text of that PREPARE.
+pub type NameAndText = (Arc<str>, Arc<str>);
+
 /// What a server connection has. Changed as replies come, read when a session's messages are translated for it.
 #[derive(Debug, Default)]
 pub struct Known {
@@ -17,8 +20,10 @@ pub struct Known {
     pub unnamed: Option<UnnamedId>,
     /// Settings that have been changed on it.
     pub settings: Settings,
-    /// Names that a session has prepared on it by SQL.
-    pub sql_prepared: Option<(SessionId, Vec<Arc<str>>)>,
+    /// What a session has prepared on it by SQL: names, and the PREPARE statements.
+    pub sql_prepared: Option<(SessionId, Vec<NameAndText>)>,
+    /// The session that ran code here which may have left behind what nobody has seen.
+    pub unseen: Option<SessionId>,
     /// The last session that wrote on it: the one whose currval it would answer.
     pub last_writer: Option<SessionId>,
 }

@@ -17,6 +17,7 @@ pub mod owed;
 pub mod pins;
 pub mod prepared;
 pub mod reply;
+pub mod reported;
 pub mod settings;
 pub mod translate;
 
@@ -27,17 +28,19 @@ pub use failure::Loss;
 pub use gathered::{End, Gathered};
 pub use known::{Known, SessionId};
 pub use reply::{Reply, matters};
-pub use settings::Settings;
+pub use reported::{Reported, ReportedAtLogin};
+pub use settings::{Dialect, Settings};
 
 use crate::routing::{Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Sender, intend};
-use crate::sql::{Kind, NeedsPrimary, PreparedNames, SessionChange, Statement, TransactionControl};
+use crate::sql::{Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
+use crate::wire::frame;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
 use known::UnnamedId;
 use owed::OwedReplies;
 use pins::Pins;
-use prepared::{Names, Prepared};
+use prepared::{Names, Prepared, Reading};
 
 /// Who a session is; does not change.
 #[derive(Clone, Debug)]
@@ -64,7 +67,10 @@ pub struct Session {
     /// What has come and is not yet on its way.
     pub gathered: Gathered,
     names: Names,
+    /// The unnamed statement as what is on its way will leave it.
     unnamed: Option<(Arc<Prepared>, UnnamedId)>,
+    /// The unnamed statement as the node's replies so far have left it.
+    settled_unnamed: Option<(Arc<Prepared>, UnnamedId)>,
     unnamed_count: u64,
     sql_prepared: PreparedNames,
     portals: Vec<(Box<[u8]>, Arc<Statement>)>,
@@ -72,22 +78,14 @@ pub struct Session {
     transaction: Transaction,
     pins: Pins,
     touched: Vec<Arc<str>>,
+    /// The pool's mode gives the session one server connection until it leaves.
+    keeps_lease: bool,
+    /// Of those touched, the ones put back to their beginnings.
+    reset: Vec<Arc<str>>,
     flow: Flow,
-}
-
-/// How a session's texts are to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dialect {
-    /// Its standard_conforming_strings.
-    pub standard_conforming_strings: bool,
-    /// Its client_encoding is UTF8.
-    pub encoding_is_utf8: bool,
-}
-
-impl Default for Dialect {
-    fn default() -> Self {
-        Self { standard_conforming_strings: true, encoding_is_utf8: true }
-    }
+    reported: Reported,
+    reading: Reading,
+    dialect: Dialect,
 }
 
 /// The transaction that the session is in.
@@ -141,12 +139,14 @@ impl Session {
         Self {
             id,
             identity,
+            reading: Reading::default(),
             settings: startup.clone(),
             startup,
             freshness: Freshness::default(),
             gathered: Gathered::default(),
             names: Names::default(),
             unnamed: None,
+            settled_unnamed: None,
             unnamed_count: 0,
             sql_prepared: PreparedNames::default(),
             portals: Vec::new(),
@@ -154,8 +154,27 @@ impl Session {
             transaction: Transaction::default(),
             pins: Pins::default(),
             touched: Vec::new(),
+            keeps_lease: false,
+            reset: Vec::new(),
             flow: Flow::default(),
+            reported: Reported::default(),
+            dialect: Dialect::default(),
         }
+    }
+
+    /// The client has been told these values of the settings that a server reports.
+    pub fn told(&mut self, reported: ReportedAtLogin) {
+        self.reported = Reported::new(reported);
+        self.read_anew();
+    }
+
+    /// A setting that decides how texts and literals are read may have changed.
+    fn read_anew(&mut self) {
+        self.reading = Reading::of(|name| self.reported.get(name), &self.settings);
+        self.dialect = Dialect {
+            standard_conforming_strings: self.reported.get("standard_conforming_strings") != Some("off"),
+            encoding_is_utf8: self.reported.get("client_encoding").is_none_or(|encoding| encoding == "UTF8"),
+        };
     }
 
     /// Looks at one whole message: what it is, where it may go, whether it makes the unit whole.
@@ -188,8 +207,34 @@ impl Session {
         Ok(())
     }
 
+    /// Looks at the beginning of a message that is too large to be waited for: a Query or a Bind. `missing` bytes of it
+    /// have not come yet.
+    pub fn survey_beginning(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        missing: usize,
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), Truncated> {
+        match tag {
+            frontend::QUERY => self.survey_statement(Arc::new(crate::sql::too_large()), b"", around),
+            frontend::BIND => {
+                self.survey_bind(Bind::read(body)?.statement, around);
+                self.gathered.end = Some(End::Flush);
+            }
+            _ => return Err(Truncated),
+        }
+        self.gathered.size += frame::HEADER + body.len();
+        self.gathered.missing = missing;
+        Ok(())
+    }
+
     fn survey_query(&mut self, text: &[u8], around: &mut Surroundings<'_>) {
         let statement = (around.classify)(text);
+        self.survey_statement(statement, text, around);
+    }
+
+    fn survey_statement(&mut self, statement: Arc<Statement>, text: &[u8], around: &Surroundings<'_>) {
         self.join(&statement, text, around);
         self.gathered.executes = true;
         self.gathered.unnamed = Some(None);
@@ -202,7 +247,7 @@ impl Session {
             Some((prepared, _)) if parse.name.is_empty() && prepared.is(parse.text, parse.types) => {
                 Arc::clone(prepared)
             }
-            _ => Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text))),
+            _ => Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text), self.reading)),
         };
         self.join(&Arc::clone(&prepared.statement), parse.text, around);
         if parse.name.is_empty() {
@@ -254,19 +299,27 @@ impl Session {
             sender: Sender {
                 user: &self.identity.user,
                 database: &self.identity.database,
-                application_name: self.settings.get("application_name").unwrap_or_default(),
+                application_name: match around.rules.rules.is_empty() {
+                    true => "",
+                    false => self.settings.get("application_name").unwrap_or_default(),
+                },
             },
             reads: around.reads,
             transaction: self.in_transaction(around.held),
-            serializable_by_default: self.settings.get("default_transaction_isolation") == Some("serializable"),
+            serializable_by_default: self.settings.are_serializable(),
             prepared: &self.sql_prepared,
         };
         let text = if around.rules.rules.is_empty() { "".into() } else { String::from_utf8_lossy(text) };
         let intent = intend(statement, &text, &facts, around.rules);
+        self.gathered.begins |=
+            statement.parts.iter().any(|part| matches!(part.transaction, TransactionControl::Begin(_)));
         self.gathered.commits |= statement.parts.iter().any(|part| {
             part.commits_inside
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
         });
+        self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
+        self.gathered.asks_sequence |=
+            statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
         if self.gathered.first.is_none() {
             self.gathered.first = Some(Arc::clone(statement));
         }
@@ -301,17 +354,12 @@ impl Session {
 
     /// The lease may go back: idle and not pinned.
     pub fn may_release(&self) -> bool {
-        self.is_idle() && self.pins.is_empty()
+        self.is_idle() && self.pins.is_empty() && !self.keeps_lease
     }
 
     /// How the session's texts are to be read.
     pub fn dialect(&self) -> Dialect {
-        let Some(map) = Some(&self.settings).filter(|settings| !settings.is_empty()) else { return Dialect::default() };
-        let is_utf8 = |name: &str| matches!(&*name.to_ascii_lowercase().replace(['-', '_'], ""), "utf8" | "unicode");
-        Dialect {
-            standard_conforming_strings: map.get("standard_conforming_strings") != Some("off"),
-            encoding_is_utf8: map.get("client_encoding").is_none_or(is_utf8),
-        }
+        self.dialect
     }
 
     /// Replies are owed by the node.
@@ -334,8 +382,13 @@ impl Session {
         self.flow.batch_open
     }
 
+    /// From now on the session keeps its lease until it leaves.
+    pub fn keep_lease(&mut self) {
+        self.keeps_lease = true;
+    }
+
     /// Why the session keeps its lease, if it does.
-    pub fn pin(&self) -> Option<crate::sql::Pin> {
+    pub fn pin(&self) -> Option<Pin> {
         self.pins.first()
     }
 
@@ -347,26 +400,47 @@ impl Session {
         touched
     }
 
-    /// What the node answered to the settings asked for.
-    pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) {
+    /// What the node answered to the settings asked for. Answers what is now set on the server connection: RESET has put
+    /// back what the server begins with there, and for the session means what the client began with.
+    pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) -> Settings {
+        let before = self.settings.clone();
         for (name, value) in names.iter().zip(values) {
             // A role that is nobody's, and a setting of an unloaded library put back, need no replay.
             let value = value.filter(|value| !(**name == *"role" && **value == *"none"));
             self.settings = self.settings.with(name, value);
         }
+        let there = self.settings.clone();
+        for name in std::mem::take(&mut self.reset) {
+            let Some((_, value)) = self.startup.iter().find(|(startup, _)| **startup == name) else { continue };
+            // Unchanged: the RESET was rolled back.
+            if there.get(&name) != before.get(&name) || before.get(&name) == Some(value) {
+                self.settings = self.settings.with(&name, Some(Arc::clone(value)));
+            }
+        }
+        self.read_anew();
+        there
     }
 
-    /// The SQL that makes this server connection the session's own, and who it belonged to before; None if it is.
+    /// The SQL that makes this server connection the session's own; None if it is.
     pub fn replay(&self, known: &Known) -> Option<String> {
-        let mut sql = self.settings.sql_from(&known.settings).unwrap_or_default();
-        if let Some((owner, names)) = &known.sql_prepared
-            && *owner != self.id
-        {
-            for name in names {
+        let mut sql = match known.unseen {
+            Some(owner) if owner != self.id => {
+                let anew = self.settings.sql_from(&Settings::default()).unwrap_or_default();
+                format!("{FORGET_ALL};{anew}")
+            }
+            _ => self.settings.sql_from(&known.settings).unwrap_or_default(),
+        };
+        if let Some((owner, prepared)) = &known.sql_prepared {
+            for (name, _) in prepared.iter().filter(|(name, text)| *owner != self.id || !self.has_prepared(name, text))
+            {
                 sql.push_str(&format!(";DEALLOCATE \"{}\"", name.replace('"', "\"\"")));
             }
         }
         (!sql.is_empty()).then_some(sql)
+    }
+
+    fn has_prepared(&self, name: &str, text: &str) -> bool {
+        self.sql_prepared.get(name).is_some_and(|prepared| *prepared.text == *text)
     }
 
     /// The PREPARE statements that this server connection lacks, of those the session has made by SQL.
@@ -374,20 +448,24 @@ impl Session {
         if self.sql_prepared.is_empty() {
             return Vec::new();
         }
-        let there: &[Arc<str>] = match &known.sql_prepared {
-            Some((owner, names)) if *owner == self.id => names,
+        let there: &[(Arc<str>, Arc<str>)] = match &known.sql_prepared {
+            Some((owner, prepared)) if *owner == self.id => prepared,
             _ => &[],
         };
-        self.sql_prepared.iter().filter(|p| !there.contains(&p.name)).map(|p| Arc::clone(&p.text)).collect()
+        let is_there =
+            |name: &str, text: &str| there.iter().any(|(known, known_text)| **known == *name && **known_text == *text);
+        self.sql_prepared.iter().filter(|p| !is_there(&p.name, &p.text)).map(|p| Arc::clone(&p.text)).collect()
     }
 
     /// The replay has been done: the server connection is as the session wants it.
     pub fn replayed(&self, known: &mut Known) {
         known.settings = self.settings.clone();
+        known.unseen = known.unseen.filter(|owner| *owner == self.id);
         known.sql_prepared = if self.sql_prepared.is_empty() {
             None
         } else {
-            Some((self.id, self.sql_prepared.iter().map(|prepared| Arc::clone(&prepared.name)).collect()))
+            let prepared = self.sql_prepared.iter().map(|p| (Arc::clone(&p.name), Arc::clone(&p.text)));
+            Some((self.id, prepared.collect()))
         };
     }
 
@@ -399,22 +477,44 @@ impl Session {
         self.freshness.read(node, now);
     }
 
+    /// Notes what a statement leaves in the session although it has failed: a lock of the session outlives the error.
+    fn undone(&mut self, statement: &Statement) {
+        let mut changes = statement.parts.iter().flat_map(|part| &part.session);
+        if changes.any(|change| *change == SessionChange::Pin(Pin::AdvisoryLock)) {
+            self.pins.add(Pin::AdvisoryLock);
+        }
+    }
+
     /// Notes what a statement that has been done leaves in the session.
     fn done(&mut self, statement: &Statement, part_index: usize, known: &mut Known) {
         let Some(part) = statement.parts.get(part_index) else { return };
         if part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain) {
             self.transaction.may_have_written = true;
-            known.last_writer = Some(self.id);
+        }
+        if matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_) | NeedsPrimary::Procedural)) {
+            known.unseen = Some(self.id);
+        }
+        if part.needs_primary == Some(NeedsPrimary::TooLarge) {
+            // What it has left in the session is not known.
+            self.pins.add(Pin::UnknownSetting);
         }
         for change in &part.session {
             self.sql_prepared.apply(change);
             match change {
-                SessionChange::Set(name) | SessionChange::Reset(name) => self.touched.push(Arc::clone(name)),
+                SessionChange::Set(name) => {
+                    self.reset.retain(|reset| reset != name);
+                    self.touched.push(Arc::clone(name));
+                }
+                SessionChange::Reset(name) => {
+                    self.touched.push(Arc::clone(name));
+                    self.reset.push(Arc::clone(name));
+                }
                 SessionChange::ResetAll => self.touch_all(),
                 SessionChange::DiscardAll => {
                     self.touch_all();
                     self.names.clear();
                     self.unnamed = None;
+                    self.settled_unnamed = None;
                     self.pins.clear();
                     known.forget_statements();
                 }
@@ -423,10 +523,13 @@ impl Session {
                     known.forget_statements();
                 }
                 SessionChange::Deallocate(name) => self.deallocated(name, known),
-                SessionChange::Prepare { name, .. } => match &mut known.sql_prepared {
-                    Some((owner, names)) if *owner == self.id => names.push(Arc::clone(name)),
-                    other => *other = Some((self.id, vec![Arc::clone(name)])),
-                },
+                SessionChange::Prepare { name, text, .. } => {
+                    let prepared = (Arc::clone(name), Arc::clone(text));
+                    match &mut known.sql_prepared {
+                        Some((owner, all)) if *owner == self.id => all.push(prepared),
+                        other => *other = Some((self.id, vec![prepared])),
+                    }
+                }
                 SessionChange::Pin(pin) => {
                     self.pins.add(*pin);
                 }
@@ -440,8 +543,8 @@ impl Session {
             known.remove(prepared.id);
             self.names.remove(name.as_bytes());
         }
-        if let Some((_, names)) = &mut known.sql_prepared {
-            names.retain(|known| known != name);
+        if let Some((_, prepared)) = &mut known.sql_prepared {
+            prepared.retain(|(known, _)| known != name);
         }
     }
 
@@ -450,6 +553,20 @@ impl Session {
         let names: Vec<_> = self.settings.iter().map(|(name, _)| Arc::clone(name)).collect();
         self.touched.extend(names);
         self.touched.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
+        self.reset.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
+    }
+
+    /// Nobody can want what runs on the server connection, now that the client is gone: it is a read, or part of a
+    /// transaction that cannot be committed any more.
+    pub fn is_futile(&self, is_read: bool) -> bool {
+        let commits = |owed: &owed::Owed| match owed {
+            owed::Owed::Query { statement, .. } | owed::Owed::Execute(Some(statement)) => {
+                statement.parts.iter().any(|p| p.commits_inside || p.transaction != TransactionControl::None)
+            }
+            owed::Owed::Execute(None) => true,
+            _ => false,
+        };
+        is_read || self.transaction.status != TransactionStatus::Idle && !self.owed.iter().any(commits)
     }
 
     /// Panics in tests and debug builds if the machine has lost its beat.
@@ -459,10 +576,14 @@ impl Session {
     }
 }
 
+/// Puts back whatever a function or procedure may have left behind unseen. What sessions have prepared stays.
+const FORGET_ALL: &str = "RESET SESSION AUTHORIZATION;RESET ALL;CLOSE ALL;UNLISTEN *;\
+    SELECT pg_catalog.pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
+
 /// Why a statement that needs the primary cannot be let through to the replica that holds a READ ONLY transaction: the
 /// replica would not refuse it, and its answer would be wrong. Everything else a standby refuses by itself, with
 /// PostgreSQL's own words.
-pub fn wrong_on_replica(statement: &Statement) -> bool {
+fn wrong_on_replica(statement: &Statement) -> bool {
     statement.parts.iter().any(|part| {
         matches!(
             part.needs_primary,

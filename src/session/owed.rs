@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::known::UnnamedId;
 use super::prepared::{Prepared, StatementId};
 use crate::sql::Statement;
 
@@ -22,6 +23,8 @@ pub enum Owed {
         name: Box<[u8]>,
         /// What is prepared.
         prepared: Arc<Prepared>,
+        /// Its place among the session's unnamed statements, if it is one.
+        unnamed: Option<UnnamedId>,
         /// Whether the client asked for it or we did.
         by: Asker,
         /// The server connection does not have it yet: false when the client's name is taken and the node will say so.
@@ -41,6 +44,11 @@ pub enum Owed {
     CloseOurs(StatementId),
     /// A Close of the unnamed statement that we asked for, so that nobody meets another session's.
     CloseUnnamed,
+    /// Nothing: a CopyDone or CopyFail that was sent before the node had asked for data. It is here to mark its place
+    /// among the Syncs.
+    CopyEnd,
+    /// DISCARD SEQUENCES, which we asked for, so that currval answers nobody else's value.
+    DiscardSequences,
     /// A Sync.
     Sync(Asker),
     /// A FunctionCall.
@@ -61,14 +69,14 @@ impl Owed {
     pub fn asker(&self) -> Asker {
         match self {
             Self::Parse { by, .. } | Self::Sync(by) => *by,
-            Self::CloseOurs(_) | Self::CloseUnnamed => Asker::Us,
+            Self::CloseOurs(_) | Self::CloseUnnamed | Self::CopyEnd | Self::DiscardSequences => Asker::Us,
             _ => Asker::Client,
         }
     }
 
     /// Its reply ends with ReadyForQuery.
     pub fn ends_with_ready(&self) -> bool {
-        matches!(self, Self::Query { .. } | Self::Sync(_) | Self::FunctionCall)
+        matches!(self, Self::Query { .. } | Self::Sync(_) | Self::FunctionCall | Self::DiscardSequences)
     }
 }
 
@@ -94,7 +102,18 @@ impl OwedReplies {
 
     /// The next has been answered.
     pub fn pop(&mut self) -> Option<Owed> {
-        self.0.pop_front()
+        let answered = self.0.pop_front();
+        while matches!(self.0.front(), Some(Owed::CopyEnd)) {
+            self.0.pop_front();
+        }
+        answered
+    }
+
+    /// A CopyDone or CopyFail has been sent while something is owed that may turn out to be a COPY.
+    pub fn mark_copy_end(&mut self) {
+        if !self.0.is_empty() {
+            self.0.push_back(Owed::CopyEnd);
+        }
     }
 
     /// Nothing is owed.
@@ -108,15 +127,15 @@ impl OwedReplies {
     }
 
     /// All of it.
-    pub fn iter(&self) -> impl Iterator<Item = &Owed> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Owed> {
         self.0.iter()
     }
 
-    /// After an error the node skips everything up to the end of the batch. Answers what it skips; false if the end of
-    /// the batch has not been sent yet.
-    pub fn skip_to_ready(&mut self, mut skipped: impl FnMut(Owed)) -> bool {
+    /// After an error in a batch the node skips everything up to Sync, also a Query. Answers what it skips; false if
+    /// the Sync has not been sent yet.
+    pub fn skip_to_sync(&mut self, mut skipped: impl FnMut(Owed)) -> bool {
         while let Some(front) = self.0.front() {
-            if front.ends_with_ready() {
+            if matches!(front, Owed::Sync(_)) {
                 return true;
             }
             if let Some(owed) = self.0.pop_front() {
@@ -126,12 +145,18 @@ impl OwedReplies {
         false
     }
 
-    /// A COPY FROM STDIN eats the Syncs that were sent behind its Execute.
-    pub fn forget_syncs_behind_front(&mut self) {
-        let mut index = 0;
-        self.0.retain(|owed| {
-            index += 1;
-            index == 1 || !matches!(owed, Owed::Sync(Asker::Client))
-        });
+    /// A COPY FROM STDIN begins: it eats the Syncs that were sent right behind it. Answers whether it goes on: false
+    /// if the end of its data has been sent too.
+    pub fn copy_begins(&mut self) -> bool {
+        loop {
+            match self.0.get(1) {
+                Some(Owed::Sync(Asker::Client)) => drop(self.0.remove(1)),
+                Some(Owed::CopyEnd) => {
+                    self.0.remove(1);
+                    return false;
+                }
+                _ => return true,
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Statements prepared through the protocol: a client's names for them, and ours on server connections.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -24,27 +25,77 @@ pub struct Prepared {
     pub types: Box<[u8]>,
     /// What it is.
     pub statement: Arc<Statement>,
+    /// How its literals were read.
+    pub reading: Reading,
 }
+
+/// The settings by which PostgreSQL reads the literals of a statement once, when it is prepared: DateStyle and its kin.
+/// Sessions that differ in them cannot share a prepared statement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading([u8; 16]);
+
+impl Reading {
+    /// The settings that count, of those a server reports.
+    const REPORTED: [&str; 5] =
+        ["DateStyle", "TimeZone", "IntervalStyle", "standard_conforming_strings", "client_encoding"];
+
+    /// The settings that count, of those it does not.
+    const UNREPORTED: [&str; 5] =
+        ["array_nulls", "backslash_quote", "lc_monetary", "transform_null_equals", "xmloption"];
+
+    /// What these settings make of a literal.
+    pub fn of<'a>(reported: impl Fn(&str) -> Option<&'a str>, settings: &super::Settings) -> Self {
+        let mut digest = Sha256::new();
+        let values = Self::REPORTED.iter().map(|name| reported(name));
+        for value in values.chain(Self::UNREPORTED.iter().map(|name| settings.get(name))) {
+            digest.update(value.unwrap_or_default());
+            digest.update([0, u8::from(value.is_some())]);
+        }
+        Self(half(digest))
+    }
+}
+
+fn half(digest: Sha256) -> [u8; 16] {
+    let whole: [u8; 32] = digest.finalize().into();
+    *whole.first_chunk().expect("a digest has 32 bytes")
+}
+
+/// A name that a Parse gives to a statement (Some) or a Close takes away (None).
+pub type Given = (Box<[u8]>, Option<Arc<Prepared>>);
+
+type Confirmed = HashMap<Box<[u8]>, Arc<Prepared>>;
 
 /// A client's prepared statements by name. Empty in most sessions, so it takes no memory until used.
 #[derive(Debug, Default)]
 pub struct Names {
-    confirmed: Option<Box<HashMap<Box<[u8]>, Arc<Prepared>>>>,
-    /// Parse (Some) and Close (None) on their way, newest last: what comes behind them in the same batch means these.
-    pending: Vec<(Box<[u8]>, Option<Arc<Prepared>>)>,
+    confirmed: Option<Box<Confirmed>>,
+    /// Parse (Some) and Close (None) on their way, in order: what comes behind them means these.
+    pending: VecDeque<Given>,
 }
 
 impl StatementId {
-    /// The identity of this text with these parameter types.
-    pub fn of(text: &[u8], types: &[u8]) -> Self {
+    /// The identity of this text with these parameter types, read under these settings.
+    pub fn of(text: &[u8], types: &[u8], reading: Reading) -> Self {
         let mut digest = Sha256::new();
+        digest.update(reading.0);
         digest.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
         digest.update(text);
         digest.update(types);
-        let whole: [u8; 32] = digest.finalize().into();
-        let mut id = [0; 16];
-        id.copy_from_slice(whole.first_chunk::<16>().expect("a digest has 32 bytes"));
-        Self(id)
+        Self(half(digest))
+    }
+
+    /// The first of our names in these bytes.
+    pub fn first_in(bytes: &[u8]) -> Option<Self> {
+        const PREFIX: &[u8] = b"tl_";
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        bytes.windows(PREFIX.len() + 32).find_map(|window| {
+            let mut id = [0; 16];
+            for (byte, pair) in id.iter_mut().zip(window.strip_prefix(PREFIX)?.chunks_exact(2)) {
+                let &[high, low] = pair else { return None };
+                *byte = digit(high)? << 4 | digit(low)?;
+            }
+            Some(Self(id))
+        })
     }
 
     /// Its name on server connections.
@@ -62,8 +113,13 @@ impl StatementId {
 
 impl Prepared {
     /// A statement as a Parse brings it.
-    pub fn new(text: &[u8], types: &[u8], statement: Arc<Statement>) -> Self {
-        Self { id: StatementId::of(text, types), text: text.into(), types: types.into(), statement }
+    pub fn new(text: &[u8], types: &[u8], statement: Arc<Statement>, reading: Reading) -> Self {
+        Self { id: StatementId::of(text, types, reading), text: text.into(), types: types.into(), statement, reading }
+    }
+
+    /// The same statement for a session that has changed how it reads literals.
+    pub fn reread(&self, reading: Reading) -> Self {
+        Self::new(&self.text, &self.types, Arc::clone(&self.statement), reading)
     }
 
     /// The same text and parameter types.
@@ -83,22 +139,44 @@ impl Names {
 
     /// A Parse of this name has been seen.
     pub fn expect(&mut self, name: &[u8], prepared: Arc<Prepared>) {
-        self.pending.push((name.into(), Some(prepared)));
+        self.pending.push_back((name.into(), Some(prepared)));
     }
 
     /// A Close of this name has been seen.
     pub fn expect_closed(&mut self, name: &[u8]) {
-        if !self.pending.is_empty() || self.confirmed.is_some() {
-            self.pending.push((name.into(), None));
+        self.pending.push_back((name.into(), None));
+    }
+
+    /// The oldest Parse or Close on its way has been skipped by the node.
+    pub fn skip(&mut self) {
+        self.pending.pop_front();
+        if self.pending.is_empty() {
+            self.pending = VecDeque::new();
         }
     }
 
-    /// The node has prepared it.
+    /// The node has prepared it: the oldest on its way.
     pub fn confirm(&mut self, name: &[u8], prepared: Arc<Prepared>) {
+        self.skip();
         self.confirmed.get_or_insert_default().insert(name.into(), prepared);
     }
 
-    /// It has been closed.
+    /// The node has closed it: the oldest on its way.
+    pub fn closed(&mut self, name: &[u8]) {
+        self.skip();
+        self.remove(name);
+    }
+
+    /// This statement is known by another identity from now on.
+    pub fn rekey(&mut self, name: &[u8], prepared: &Arc<Prepared>) {
+        if let Some((_, place)) = self.pending.iter_mut().rev().find(|(pending, _)| **pending == *name) {
+            *place = Some(Arc::clone(prepared));
+        } else if let Some(place) = self.confirmed.as_mut().and_then(|confirmed| confirmed.get_mut(name)) {
+            *place = Arc::clone(prepared);
+        }
+    }
+
+    /// It has been closed by SQL.
     pub fn remove(&mut self, name: &[u8]) {
         if let Some(confirmed) = &mut self.confirmed {
             confirmed.remove(name);
@@ -113,11 +191,9 @@ impl Names {
         self.confirmed = None;
     }
 
-    /// The batch is over: every Parse and Close in it has been answered or skipped.
-    pub fn settle(&mut self) {
-        if !self.pending.is_empty() {
-            self.pending = Vec::new();
-        }
+    /// The node is lost, with every Parse and Close on its way.
+    pub fn forget_pending(&mut self) {
+        self.pending = VecDeque::new();
     }
 
     /// The client's name for a statement, to be shown in place of ours.

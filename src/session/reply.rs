@@ -1,11 +1,13 @@
 //! Replies of the node: what each changes, and whether the client sees it.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 
 use super::Session;
-use super::known::Known;
+use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Owed};
-use super::prepared::StatementId;
+use super::prepared::{Prepared, StatementId};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{self, ErrorFields};
 use crate::wire::{SqlState, frame};
@@ -43,9 +45,12 @@ impl Session {
     /// Takes one whole message of the node that [`matters`].
     pub fn reply(&mut self, tag: u8, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
         match tag {
-            backend::READY_FOR_QUERY => self.ready(body, known),
+            backend::READY_FOR_QUERY => self.ready(body),
             backend::COMMAND_COMPLETE | backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
-                self.completed(tag, known);
+                if matches!(self.owed.front(), Some(Owed::DiscardSequences)) {
+                    return Ok(Reply::Hide);
+                }
+                self.completed(known);
                 Ok(Reply::Forward)
             }
             backend::ERROR_RESPONSE => Ok(self.failed(body, known)),
@@ -59,48 +64,42 @@ impl Session {
                 Ok(Reply::Forward)
             }
             backend::COPY_IN_RESPONSE | backend::COPY_BOTH_RESPONSE => {
-                self.flow.copy_in = true;
-                self.owed.forget_syncs_behind_front();
+                self.flow.copy_in = self.owed.copy_begins();
+                // The Sync behind its Execute is eaten: another one ends the batch.
+                self.flow.batch_open |= self.flow.copy_in && matches!(self.owed.front(), Some(Owed::Execute(_)));
                 Ok(Reply::Forward)
             }
             backend::NOTICE_RESPONSE => Ok(notice(body)),
-            backend::PARAMETER_STATUS => Ok(parameter(body)),
+            backend::PARAMETER_STATUS => Ok(self.reported_anew(body)),
             _ => Ok(Reply::Forward),
         }
     }
 
-    fn ready(&mut self, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
+    fn ready(&mut self, body: &[u8]) -> Result<Reply, OutOfStep> {
         let out_of_step = OutOfStep { tag: backend::READY_FOR_QUERY };
         let status = TransactionStatus::read(body).map_err(|_| out_of_step)?;
         let owed = self.owed.pop().filter(Owed::ends_with_ready).ok_or(out_of_step)?;
         self.transaction.status = status;
         self.flow.copy_in = false;
-        if self.owed.is_empty() {
-            self.names.settle();
-        }
         if status == TransactionStatus::Idle {
             self.portals.clear();
-        }
-        if let Owed::FunctionCall = owed {
-            known.last_writer = Some(self.id);
         }
         self.check_invariants();
         Ok(if owed.asker() == Asker::Us { Reply::Hide } else { Reply::Forward })
     }
 
-    fn completed(&mut self, tag: u8, known: &mut Known) {
+    /// A suspended portal counts too: INSERT … RETURNING has done all of its work by then.
+    fn completed(&mut self, known: &mut Known) {
         match self.owed.front_mut() {
             Some(Owed::Query { statement, completed }) => {
-                let (statement, part) = (std::sync::Arc::clone(statement), *completed);
+                let (statement, part) = (Arc::clone(statement), *completed);
                 *completed += 1;
                 self.flow.copy_in = false;
                 self.done(&statement, part, known);
             }
             Some(Owed::Execute(_)) => {
                 self.flow.copy_in = false;
-                if let Some(Owed::Execute(Some(statement))) = self.owed.pop()
-                    && tag == backend::COMMAND_COMPLETE
-                {
+                if let Some(Owed::Execute(Some(statement))) = self.owed.pop() {
                     self.done(&statement, 0, known);
                 }
             }
@@ -110,8 +109,10 @@ impl Session {
 
     fn parsed(&mut self) -> Result<Reply, OutOfStep> {
         match self.owed.pop() {
-            Some(Owed::Parse { name, prepared, by: Asker::Client, is_new }) => {
-                if is_new && !name.is_empty() {
+            Some(Owed::Parse { name, prepared, unnamed, by: Asker::Client, is_new }) => {
+                if let Some(id) = unnamed {
+                    self.settled_unnamed = Some((prepared, id));
+                } else if is_new {
                     self.names.confirm(&name, prepared);
                 }
                 Ok(Reply::Forward)
@@ -124,7 +125,10 @@ impl Session {
     fn closed(&mut self) -> Result<Reply, OutOfStep> {
         match self.owed.pop() {
             Some(Owed::CloseStatement(name)) => {
-                self.names.remove(&name);
+                self.names.closed(&name);
+                if name.is_empty() {
+                    self.settled_unnamed = None;
+                }
                 Ok(Reply::Forward)
             }
             Some(Owed::ClosePortal) => Ok(Reply::Forward),
@@ -147,7 +151,8 @@ impl Session {
             return Reply::NodeEnds(fields.code);
         }
         self.flow.copy_in = false;
-        let ours = self.name_in_error(&fields);
+        self.commits_inside_failed();
+        let ours = self.name_in_error(body, &fields);
         self.skip_failed(known);
         if worth_a_retry(fields.code) {
             return Reply::Refused(fields.code);
@@ -158,42 +163,100 @@ impl Session {
         }
     }
 
-    /// A statement that failed on the primary after all: nothing of it can be seen, but it may have been a write that
-    /// took a lock or a number from a sequence; the session's floor is not touched by that.
+    /// What commits in the middle may have written, though it failed in the end.
+    fn commits_inside_failed(&mut self) {
+        let Some(Owed::Query { statement, .. } | Owed::Execute(Some(statement))) = self.owed.front() else { return };
+        let statement = Arc::clone(statement);
+        self.undone(&statement);
+        if statement.parts.iter().any(|part| part.commits_inside) {
+            self.transaction.may_have_written = true;
+        }
+    }
+
+    /// The node skips what was sent up to Sync. It has none of the statements that were to be prepared there, and still
+    /// those that were to be closed.
     fn skip_failed(&mut self, known: &mut Known) {
-        if matches!(self.owed.front(), Some(Owed::Query { .. } | Owed::FunctionCall)) {
+        let Some(failed) = self.owed.front() else { return };
+        if matches!(failed, Owed::Query { .. } | Owed::FunctionCall | Owed::DiscardSequences) {
             return;
         }
-        let (mut not_closed, mut lost_unnamed) = (Vec::new(), false);
-        let sync_is_sent = self.owed.skip_to_ready(|owed| match owed {
-            Owed::Parse { prepared, is_new: true, name, by } => {
-                if name.is_empty() && by == Asker::Client {
-                    lost_unnamed = true;
-                } else {
-                    known.remove(prepared.id);
+        if matches!(failed, Owed::Parse { unnamed: Some(_), by: Asker::Client, .. }) {
+            self.settled_unnamed = None; // PostgreSQL drops it before it looks at the new one
+        }
+        let names = &mut self.names;
+        let (mut not_closed, mut not_parsed) = (Vec::new(), false);
+        let sync_is_sent = self.owed.skip_to_sync(|owed| match owed {
+            Owed::Parse { unnamed: Some(_), .. } => not_parsed = true,
+            Owed::Parse { prepared, is_new: true, by, .. } => {
+                known.remove(prepared.id);
+                if by == Asker::Client {
+                    names.skip();
                 }
             }
+            Owed::CloseStatement(_) => names.skip(),
             Owed::CloseOurs(id) => not_closed.push(id),
             _ => {}
         });
         for id in not_closed {
             known.add(id, usize::MAX);
         }
-        if lost_unnamed {
-            self.unnamed = None;
+        self.flow.skipping = !sync_is_sent;
+        self.unnamed = self.unnamed_to_be();
+        let is_to_be_parsed = self.owed.iter().any(|owed| matches!(owed, Owed::Parse { unnamed: Some(_), .. }));
+        if not_parsed && !is_to_be_parsed {
             known.unnamed = None;
         }
-        self.names.settle();
-        self.flow.skipping = !sync_is_sent;
+    }
+
+    /// The unnamed statement as everything that is still on its way will leave it.
+    fn unnamed_to_be(&self) -> Option<(Arc<Prepared>, UnnamedId)> {
+        for owed in self.owed.iter().rev() {
+            match owed {
+                Owed::Parse { unnamed: Some(id), prepared, by: Asker::Client, .. } => {
+                    return Some((Arc::clone(prepared), *id));
+                }
+                Owed::Query { .. } => return None,
+                Owed::CloseStatement(name) if name.is_empty() => return None,
+                _ => {}
+            }
+        }
+        self.settled_unnamed.clone()
     }
 
     /// An error that names one of our statement names must speak of the client's.
-    fn name_in_error(&self, fields: &ErrorFields<'_>) -> Option<(StatementId, Box<[u8]>)> {
+    fn name_in_error(&self, body: &[u8], fields: &ErrorFields<'_>) -> Option<(StatementId, Box<[u8]>)> {
         if !matches!(fields.code.as_str(), "42P05" | "26000") {
             return None;
         }
-        let Some(Owed::Parse { prepared, .. }) = self.owed.front() else { return None };
-        Some((prepared.id, self.names.name_of(prepared.id)?.into()))
+        let id = StatementId::first_in(body)?;
+        match self.owed.front() {
+            Some(Owed::Parse { name, by: Asker::Client, .. }) if !name.is_empty() => Some((id, name.clone())),
+            _ => Some((id, self.names.name_of(id)?.into())),
+        }
+    }
+
+    /// Whether a node is a standby is not the client's business: to it Trunkline is the primary.
+    fn reported_anew(&mut self, body: &[u8]) -> Reply {
+        let Ok((name, value)) = backend::parameter_status_fields(body) else { return Reply::Forward };
+        if name == b"in_hot_standby" {
+            return Reply::Hide;
+        }
+        if let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) {
+            // RESET puts back what the server connection began with; for the client that is what it came with itself.
+            let is_reset = self.reset.iter().any(|reset| reset.eq_ignore_ascii_case(name))
+                && self.startup.get(&name.to_ascii_lowercase()).is_some();
+            if let Some(at_login) = self.reported.at_login(name).filter(|_| is_reset) {
+                let mut out = BytesMut::new();
+                backend::put_parameter_status(&mut out, name, at_login);
+                let at_login = at_login.to_owned();
+                self.reported.change(name, &at_login);
+                self.read_anew();
+                return Reply::Replace(out);
+            }
+            self.reported.change(name, value);
+            self.read_anew();
+        }
+        Reply::Forward
     }
 }
 
@@ -220,14 +283,6 @@ fn worth_a_retry(code: SqlState) -> bool {
 fn notice(body: &[u8]) -> Reply {
     let code = ErrorFields::read(body).code;
     if code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CRASH_SHUTDOWN { Reply::Hide } else { Reply::Forward }
-}
-
-/// Whether a node is a standby is not the client's business: to it Trunkline is the primary.
-fn parameter(body: &[u8]) -> Reply {
-    match backend::parameter_status_fields(body) {
-        Ok((b"in_hot_standby", _)) => Reply::Hide,
-        _ => Reply::Forward,
-    }
 }
 
 fn with_client_name(body: &[u8], id: StatementId, name: &[u8]) -> BytesMut {

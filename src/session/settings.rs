@@ -6,7 +6,29 @@ use std::sync::Arc;
 
 /// The settings of a session or of a server connection that differ from the server's own; shared, never changed in place.
 #[derive(Clone, Debug, Default)]
-pub struct Settings(Option<Arc<BTreeMap<Arc<str>, Arc<str>>>>);
+pub struct Settings(Option<Arc<Changed>>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Changed {
+    values: BTreeMap<Arc<str>, Arc<str>>,
+    /// What every statement asks of them, worked out once.
+    is_serializable: bool,
+}
+
+/// How a session's texts are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// Its standard_conforming_strings.
+    pub standard_conforming_strings: bool,
+    /// Its client_encoding is UTF8.
+    pub encoding_is_utf8: bool,
+}
+
+impl Default for Dialect {
+    fn default() -> Self {
+        Self { standard_conforming_strings: true, encoding_is_utf8: true }
+    }
+}
 
 impl PartialEq for Settings {
     fn eq(&self, other: &Self) -> bool {
@@ -21,13 +43,26 @@ impl PartialEq for Settings {
 impl Settings {
     /// These names and values.
     pub fn new(values: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Self {
-        let map: BTreeMap<_, _> = values.into_iter().collect();
-        Self(if map.is_empty() { None } else { Some(Arc::new(map)) })
+        Self::of(values.into_iter().collect())
+    }
+
+    fn of(values: BTreeMap<Arc<str>, Arc<str>>) -> Self {
+        if values.is_empty() {
+            return Self(None);
+        }
+        let is = |name: &str, value: &str| values.get(name).is_some_and(|known| known.eq_ignore_ascii_case(value));
+        let is_serializable = is("default_transaction_isolation", "serializable");
+        Self(Some(Arc::new(Changed { values, is_serializable })))
+    }
+
+    /// Transactions are SERIALIZABLE unless they say otherwise.
+    pub fn are_serializable(&self) -> bool {
+        self.0.as_ref().is_some_and(|changed| changed.is_serializable)
     }
 
     /// The value of a setting, if it has been changed.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.as_ref()?.get(name).map(|value| &**value)
+        self.0.as_ref()?.values.get(name).map(|value| &**value)
     }
 
     /// Nothing has been changed.
@@ -37,17 +72,20 @@ impl Settings {
 
     /// All names and values, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
-        self.0.iter().flat_map(|map| map.iter())
+        self.0.iter().flat_map(|changed| changed.values.iter())
     }
 
     /// These with one more changed (Some) or put back (None).
     pub fn with(&self, name: &Arc<str>, value: Option<Arc<str>>) -> Self {
-        let mut map = self.0.as_deref().cloned().unwrap_or_default();
+        if self.get(name) == value.as_deref() {
+            return self.clone();
+        }
+        let mut values = self.0.as_ref().map(|changed| changed.values.clone()).unwrap_or_default();
         match value {
-            Some(value) => map.insert(Arc::clone(name), value),
-            None => map.remove(name),
+            Some(value) => values.insert(Arc::clone(name), value),
+            None => values.remove(name),
         };
-        Self(if map.is_empty() { None } else { Some(Arc::new(map)) })
+        Self::of(values)
     }
 
     /// The SQL that makes a server connection with `from` one with `self`; None if nothing differs.
@@ -59,20 +97,27 @@ impl Settings {
             return None;
         }
         let mut sql = String::new();
-        for (name, _) in from.iter().filter(|(name, _)| self.get(name).is_none()) {
+        let mut left_over: Vec<_> = from.iter().filter(|(name, _)| self.get(name).is_none()).collect();
+        left_over.sort_by_key(|(name, _)| precedence(name));
+        for (name, _) in left_over {
             let _ = write!(sql, "RESET {};", quote_name(name));
         }
         let mut changed: Vec<_> = self.iter().filter(|(name, value)| from.get(name) != Some(&***value)).collect();
-        changed.sort_by_key(|(name, _)| match &***name {
-            "session_authorization" => 0,
-            "role" => 1,
-            _ => 2,
-        });
+        changed.sort_by_key(|(name, _)| precedence(name));
         for (position, (name, value)) in changed.iter().enumerate() {
             sql.push_str(if position == 0 { "SELECT " } else { "," });
             let _ = write!(sql, "pg_catalog.set_config({},{},false)", quote_literal(name), quote_literal(value));
         }
         (!sql.is_empty()).then_some(sql)
+    }
+}
+
+/// Who one is comes first, since it decides what one may set.
+fn precedence(name: &str) -> u8 {
+    match name {
+        "session_authorization" => 0,
+        "role" => 1,
+        _ => 2,
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Message<'a> {
     pub body: &'a [u8],
     /// The header and the body.
     pub whole: &'a [u8],
+    /// Bytes at its end that have not come yet, and will go on as they come.
+    pub missing: usize,
 }
 
 impl Session {
@@ -46,18 +48,24 @@ impl Session {
                 let portal = frontend::execute_portal(message.body)?;
                 let statement =
                     self.portals.iter().rev().find(|(name, _)| **name == *portal).map(|(_, s)| Arc::clone(s));
+                if statement.as_ref().is_none_or(|statement| may_call_nextval(statement)) {
+                    known.last_writer = Some(self.id);
+                }
                 self.send(message.whole, Owed::Execute(statement), out);
             }
             frontend::SYNC => self.translate_sync(message, out),
             frontend::FLUSH => out.extend_from_slice(message.whole),
             frontend::FUNCTION_CALL => {
                 self.transaction.may_have_written = true;
+                known.last_writer = Some(self.id);
                 self.owed.push(Owed::FunctionCall);
                 out.extend_from_slice(message.whole);
             }
             frontend::COPY_DATA => out.extend_from_slice(message.whole),
             frontend::COPY_DONE | frontend::COPY_FAIL => {
-                self.flow.copy_in = false;
+                if !std::mem::take(&mut self.flow.copy_in) {
+                    self.owed.mark_copy_end();
+                }
                 out.extend_from_slice(message.whole);
             }
             _ => return Err(Truncated),
@@ -77,6 +85,9 @@ impl Session {
         // PostgreSQL drops the unnamed statement with every Query.
         self.unnamed = None;
         known.unnamed = None;
+        if may_call_nextval(&statement) {
+            known.last_writer = Some(self.id);
+        }
         match self.deallocates_ours(&statement) {
             Some(prepared) => {
                 self.ensure(&prepared, known, limit, out);
@@ -99,11 +110,23 @@ impl Session {
 
     fn translate_parse(&mut self, parse: Parse<'_>, known: &mut Known, limit: usize, out: &mut BytesMut) {
         let Some(prepared) = self.gathered.parsed.pop_front() else { return };
-        let mut owed =
-            Owed::Parse { name: parse.name.into(), prepared: Arc::clone(&prepared), by: Asker::Client, is_new: true };
+        let mut owed = Owed::Parse {
+            name: parse.name.into(),
+            prepared: Arc::clone(&prepared),
+            unnamed: None,
+            by: Asker::Client,
+            is_new: true,
+        };
         if parse.name.is_empty() {
             self.unnamed_count += 1;
             let unnamed = UnnamedId(self.id, self.unnamed_count);
+            owed = Owed::Parse {
+                name: [].into(),
+                prepared: Arc::clone(&prepared),
+                unnamed: Some(unnamed),
+                by: Asker::Client,
+                is_new: true,
+            };
             let text = self.deallocates_ours(&prepared.statement).map(|ours| {
                 self.ensure(&ours, known, limit, out);
                 deallocate_text(&ours)
@@ -118,7 +141,13 @@ impl Session {
                 Some(taken) => {
                     self.ensure(&taken, known, limit, out);
                     let id = taken.id;
-                    owed = Owed::Parse { name: [].into(), prepared: taken, by: Asker::Client, is_new: false };
+                    owed = Owed::Parse {
+                        name: parse.name.into(),
+                        prepared: taken,
+                        unnamed: None,
+                        by: Asker::Client,
+                        is_new: false,
+                    };
                     id
                 }
                 None => {
@@ -152,7 +181,8 @@ impl Session {
                 if bind.statement.is_empty() {
                     out.extend_from_slice(message.whole);
                 } else {
-                    frontend::put_bind(out, Bind { statement: &prepared.id.server_name(), ..bind });
+                    let bind = Bind { statement: &prepared.id.server_name(), ..bind };
+                    frontend::put_bind(out, bind, message.missing);
                 }
             }
             None => out.extend_from_slice(message.whole),
@@ -213,6 +243,19 @@ impl Session {
         self.owed.push(Owed::Sync(Asker::Client));
     }
 
+    /// The current values of sequences on this server connection are another session's: it must forget them first.
+    pub fn meets_foreign_sequences(&self, known: &Known) -> bool {
+        self.gathered.asks_sequence && known.last_writer.is_some_and(|writer| writer != self.id)
+    }
+
+    /// Makes the server connection forget them. Only between batches.
+    pub fn discard_sequences(&mut self, known: &mut Known, out: &mut BytesMut) {
+        frontend::put_query(out, DISCARD_SEQUENCES);
+        known.last_writer = None;
+        known.unnamed = None;
+        self.owed.push(Owed::DiscardSequences);
+    }
+
     /// A Sync of our own: ends the batch on this node, so that it may go on at another.
     pub fn end_batch(&mut self, out: &mut BytesMut) {
         frontend::put_bare(out, frontend::SYNC);
@@ -230,7 +273,11 @@ impl Session {
         out: &mut BytesMut,
     ) -> Option<Arc<Prepared>> {
         if !name.is_empty() {
-            let prepared = Arc::clone(self.names.get(name)?);
+            let mut prepared = Arc::clone(self.names.get(name)?);
+            if prepared.reading != self.reading {
+                prepared = Arc::new(prepared.reread(self.reading));
+                self.names.rekey(name, &prepared);
+            }
             self.ensure(&prepared, known, limit, out);
             return Some(prepared);
         }
@@ -244,6 +291,7 @@ impl Session {
                 self.owed.push(Owed::Parse {
                     name: [].into(),
                     prepared: Arc::clone(&prepared),
+                    unnamed: Some(id),
                     by: Asker::Us,
                     is_new: false,
                 });
@@ -267,7 +315,13 @@ impl Session {
         self.make_room(prepared, known, limit, out);
         let name = prepared.id.server_name();
         frontend::put_parse(out, Parse { name: &name, text: &prepared.text, types: &prepared.types });
-        self.owed.push(Owed::Parse { name: [].into(), prepared: Arc::clone(prepared), by: Asker::Us, is_new: true });
+        self.owed.push(Owed::Parse {
+            name: [].into(),
+            prepared: Arc::clone(prepared),
+            unnamed: None,
+            by: Asker::Us,
+            is_new: true,
+        });
     }
 
     fn make_room(&mut self, prepared: &Prepared, known: &mut Known, limit: usize, out: &mut BytesMut) {
@@ -292,6 +346,17 @@ impl Session {
         }
     }
 }
+
+/// It may call nextval, by itself or through a default, a trigger or a function: also when it fails in the end.
+fn may_call_nextval(statement: &Statement) -> bool {
+    statement
+        .parts
+        .iter()
+        .any(|part| part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain))
+}
+
+/// Makes a server connection forget what currval and lastval would answer.
+pub const DISCARD_SEQUENCES: &str = "DISCARD SEQUENCES";
 
 fn deallocate_text(prepared: &Prepared) -> String {
     let name = prepared.id.server_name();

@@ -23,6 +23,11 @@ impl Default for ParseSettings {
     }
 }
 
+/// What a query string is that is too large to be looked at.
+pub fn too_large() -> Statement {
+    opaque(Opaque::TooLarge)
+}
+
 /// What the query string is. `text` is a Query's or a Parse's string without its final zero.
 pub fn classify_bytes(text: &[u8], settings: &ParseSettings) -> Statement {
     match std::str::from_utf8(text) {

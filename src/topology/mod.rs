@@ -171,7 +171,8 @@ impl Topology {
         let accepted = self.roles.accepted();
         let Some(node) = self.node_mut(id) else { return Vec::new() };
         let is_primary = accepted.is_some_and(|accepted| accepted.node == id);
-        let is_other = accepted.is_some_and(|accepted| is_primary && sample.timeline != Some(accepted.timeline));
+        // A claim of another timeline than the last one wants a whole probe, not a position alone.
+        let is_other = node.last_claim().is_some_and(|claim| sample.timeline != Some(claim.timeline));
         if node.is_replica() != is_in_recovery || is_other {
             return vec![Effect::Probe(id)];
         }

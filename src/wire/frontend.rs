@@ -106,13 +106,24 @@ pub fn put_parse(out: &mut BytesMut, parse: Parse<'_>) {
     });
 }
 
-/// Appends a Bind.
-pub fn put_bind(out: &mut BytesMut, bind: Bind<'_>) {
+/// Appends a Bind. Of its end, `missing` bytes are not in `bind` and will follow.
+pub fn put_bind(out: &mut BytesMut, bind: Bind<'_>, missing: usize) {
+    let begin = out.len();
     Writer::new(out).message(BIND, |body| {
         put_cstr(body, bind.portal);
         put_cstr(body, bind.statement);
         body.put_slice(bind.rest);
     });
+    if missing > 0
+        && let Some(length) = out.get_mut(begin + 1..begin + 5)
+    {
+        let given = begin_length(length) + missing;
+        length.copy_from_slice(&u32::try_from(given).unwrap_or(u32::MAX).to_be_bytes());
+    }
+}
+
+fn begin_length(bytes: &[u8]) -> usize {
+    bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
 }
 
 /// Appends a Describe or a Close.

@@ -1,14 +1,11 @@
 //! Tests of the pure cores, the configuration and the shape of the source: no PostgreSQL, no sockets, no sleeps.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test that meets the unexpected should stop there"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that meets the unexpected should stop there")]
 
 mod architecture;
 mod config_problems;
+mod config_reference;
 mod sql_cache;
 mod sql_golden;
 mod sql_parser;
+mod topology_roles;
 mod topology_simulation;

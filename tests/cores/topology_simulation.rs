@@ -101,8 +101,8 @@ impl Simulation {
         let end = self.now + span;
         while self.now < end {
             // The clock goes forwards, sometimes with a jump: the process stood still.
-            let jump = if with_faults && self.random.one_in(400) { self.random.below(3000) as u32 / 5 } else { 0 };
-            self.now += STEP * (1 + jump);
+            let jump = if with_faults && self.random.one_in(400) { self.random.below(3000) as u64 } else { 0 };
+            self.now += STEP + Duration::from_millis(jump);
             if with_faults && self.random.one_in(25) {
                 let can_be_foreign = self.settings.system.is_some() || self.highest_accepted.is_some();
                 let fault = self.world.fault(&mut self.random, can_be_foreign);

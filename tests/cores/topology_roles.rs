@@ -1,0 +1,371 @@
+//! Who is accepted as primary, and who takes reads: one story per rule.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use trunkline::topology::{
+    Doubt, Effect, Event, Lsn, NodeId, NodeState, PostmasterStart, ProbeFailure, ProbeReport, Receiver, ReportedRole,
+    Role, Sample, SeenTimeline, SystemId, Timeline, Topology, TopologySettings, View,
+};
+
+const A: NodeId = NodeId(0);
+const B: NodeId = NodeId(1);
+const C: NodeId = NodeId(2);
+
+/// A cluster told by hand: every step takes ten milliseconds.
+struct Story {
+    topology: Topology,
+    now: Instant,
+    system: u64,
+}
+
+impl Story {
+    fn of(count: usize) -> Self {
+        let now = Instant::now();
+        let addresses: Vec<Arc<str>> = (0..count).map(|index| address(index).into()).collect();
+        let settings = TopologySettings {
+            interval: Duration::from_millis(100),
+            timeout: Duration::from_millis(500),
+            max_lag: Duration::from_secs(1),
+            system: None,
+        };
+        Self { topology: Topology::new("story", &addresses, settings, now), now, system: 7 }
+    }
+
+    /// A on timeline 1, B and C stream from it.
+    fn whole() -> Self {
+        let mut story = Self::of(3);
+        story.claims(A, 1, 2);
+        story.follows(B, A, 1);
+        story.follows(C, A, 1);
+        story
+    }
+
+    fn passes(&mut self, millis: u64) -> &mut Self {
+        self.now += Duration::from_millis(millis);
+        if self.topology.deadline().is_some_and(|deadline| deadline <= self.now) {
+            self.topology.tick(self.now);
+        }
+        self
+    }
+
+    fn tell(&mut self, node: NodeId, result: Result<ReportedRole, ProbeFailure>) -> Vec<Effect> {
+        let begun = self.now;
+        self.now += Duration::from_millis(10);
+        let system = SystemId(self.system);
+        let report = |role| ProbeReport { system, postmaster_start: PostmasterStart(1), server_version: 150_000, role };
+        self.topology.handle(Event::Probe { node, begun, result: result.map(report) }, self.now)
+    }
+
+    fn claims(&mut self, node: NodeId, timeline: u32, followers: u32) {
+        let timeline = Timeline(timeline);
+        self.tell(node, Ok(ReportedRole::Primary { timeline, insert_lsn: Lsn(1000), streaming_standbys: followers }));
+    }
+
+    fn follows(&mut self, node: NodeId, upstream: NodeId, timeline: u32) {
+        let sender = Some(address(usize::from(upstream.0)).into());
+        let receiver = Receiver::Seen { is_streaming: true, sender };
+        self.replicates(node, SeenTimeline::Exact(Timeline(timeline)), receiver);
+    }
+
+    fn replicates(&mut self, node: NodeId, timeline: SeenTimeline, receiver: Receiver) {
+        let (replay_lsn, receive_lsn) = (Some(Lsn(1000)), None);
+        let role = ReportedRole::Replica { timeline, replay_lsn, receive_lsn, receiver, is_replay_paused: false };
+        self.tell(node, Ok(role));
+    }
+
+    fn fails(&mut self, node: NodeId, failure: ProbeFailure) -> Vec<Effect> {
+        self.tell(node, Err(failure))
+    }
+
+    fn view(&self) -> Arc<View> {
+        self.topology.view()
+    }
+
+    fn state(&self, node: NodeId) -> NodeState {
+        self.view().node(node).unwrap().state
+    }
+
+    fn reads(&self) -> Vec<NodeId> {
+        self.view().readable_replicas().map(|node| node.id).collect()
+    }
+
+    #[track_caller]
+    fn has_no_primary_because(&self, words: &str) {
+        let view = self.view();
+        assert_eq!(view.primary, None);
+        let because = view.no_primary_because.clone().unwrap();
+        assert!(because.contains(words), "{because}");
+    }
+}
+
+fn address(index: usize) -> String {
+    format!("node{index}:5432")
+}
+
+#[test]
+fn a_primary_with_followers_is_accepted_once_every_node_was_asked() {
+    let mut story = Story::of(3);
+    story.claims(A, 1, 2);
+    story.has_no_primary_because("node1:5432 has not been asked yet");
+    story.follows(B, A, 1);
+    story.fails(C, ProbeFailure::Timeout);
+    assert_eq!((story.view().primary, story.view().epoch), (Some(A), 1));
+    assert_eq!(story.reads(), [B]);
+}
+
+#[test]
+fn a_former_primary_that_answers_first_at_the_start_does_not_win() {
+    let mut story = Story::of(3);
+    story.claims(A, 1, 0);
+    story.claims(B, 2, 0);
+    story.has_no_primary_because("has not been asked yet");
+    story.follows(C, B, 2);
+    assert_eq!((story.view().primary, story.state(A)), (Some(B), NodeState::StalePrimary));
+}
+
+#[test]
+fn a_replica_alone_tells_that_a_timeline_is_over() {
+    let mut story = Story::whole();
+    story.follows(C, B, 2);
+    story.has_no_primary_because("node0:5432 claims timeline 1, which is over");
+    story.claims(B, 2, 1);
+    assert_eq!((story.view().primary, story.view().epoch), (Some(B), 3));
+    assert_eq!(story.reads(), [C]);
+}
+
+#[test]
+fn a_promotion_beside_a_living_primary_wins_at_once_and_for_good() {
+    let mut story = Story::whole();
+    story.claims(B, 2, 0);
+    assert_eq!((story.view().primary, story.view().epoch, story.state(A)), (Some(B), 2, NodeState::StalePrimary));
+    assert_eq!(story.reads(), [], "nobody follows the new primary yet");
+    story.fails(B, ProbeFailure::Refused);
+    story.claims(A, 1, 1);
+    story.passes(5000).claims(A, 1, 1);
+    story.has_no_primary_because("timeline 2; node0:5432 claims timeline 1, which is over; node1:5432 refuses");
+}
+
+#[test]
+fn a_refused_primary_is_lost_at_once_and_a_silent_one_after_two_probes() {
+    let mut story = Story::whole();
+    story.fails(A, ProbeFailure::Timeout);
+    assert_eq!((story.view().primary, story.state(A)), (Some(A), NodeState::Suspect));
+    story.fails(A, ProbeFailure::Timeout);
+    assert_eq!((story.view().primary, story.view().epoch), (None, 2));
+
+    let mut story = Story::whole();
+    let effects = story.fails(A, ProbeFailure::Refused);
+    story.has_no_primary_because("node0:5432 refuses connections");
+    assert!([A, B, C].iter().all(|node| effects.contains(&Effect::Probe(*node))), "all are asked at once");
+    assert_eq!(story.topology.probe_interval(B, story.now), Duration::from_millis(50));
+    assert_eq!(story.reads(), [B, C], "they have what they had");
+    assert!(story.view().primary_samples.is_empty());
+}
+
+#[test]
+fn a_primary_that_has_no_room_for_the_monitor_stays_primary() {
+    let mut story = Story::whole();
+    for _ in 0..50 {
+        story.fails(A, ProbeFailure::TooManyConnections);
+        story.passes(100);
+    }
+    assert_eq!((story.view().primary, story.state(A)), (Some(A), NodeState::Up));
+}
+
+#[test]
+fn evidence_runs_out_by_time_alone() {
+    let mut story = Story::whole();
+    let until = story.view().primary_until.unwrap();
+    story.passes(1100);
+    assert_eq!(story.view().primary, Some(A));
+    story.passes(200);
+    assert!(story.now > until);
+    assert_eq!(story.view().primary, None);
+}
+
+#[test]
+fn a_restarted_primary_comes_back_after_two_good_probes() {
+    let mut story = Story::whole();
+    story.fails(A, ProbeFailure::Starting);
+    assert_eq!((story.view().primary, story.state(A)), (None, NodeState::Starting));
+    story.claims(A, 1, 0);
+    story.has_no_primary_because("one more probe confirms it");
+    story.claims(A, 1, 0);
+    assert_eq!((story.view().primary, story.view().epoch), (Some(A), 3));
+}
+
+#[test]
+fn a_lone_primary_whose_replicas_are_down_is_accepted_after_two_seconds() {
+    let mut story = Story::of(3);
+    story.claims(A, 1, 0);
+    for node in [B, C] {
+        story.fails(node, ProbeFailure::Refused);
+    }
+    story.has_no_primary_because("waiting for one");
+    story.passes(1500).claims(A, 1, 0);
+    story.has_no_primary_because("waiting for one");
+    story.passes(600).claims(A, 1, 0);
+    assert_eq!(story.view().primary, Some(A));
+}
+
+#[test]
+fn a_node_that_lives_and_does_not_let_us_look_speaks_against_a_lone_primary() {
+    let mut story = Story::of(2);
+    for _ in 0..100 {
+        story.claims(A, 1, 0);
+        story.fails(B, ProbeFailure::Authentication("password authentication failed".into()));
+        story.passes(100);
+    }
+    story.has_no_primary_because("node1:5432 does not let the monitor log in");
+}
+
+#[test]
+fn a_replica_that_follows_somebody_else_speaks_against_a_lone_primary() {
+    let mut story = Story::of(3);
+    for _ in 0..100 {
+        story.claims(A, 1, 0);
+        story.follows(B, C, 1);
+        story.fails(C, ProbeFailure::Timeout);
+        story.passes(100);
+    }
+    story.has_no_primary_because("node1:5432 follows another node");
+}
+
+#[test]
+fn the_only_node_needs_no_support() {
+    let mut story = Story::of(1);
+    story.claims(A, 4, 0);
+    assert_eq!(story.view().primary, Some(A));
+}
+
+#[test]
+fn two_that_promoted_to_the_same_timeline_are_both_refused_until_one_is_demoted() {
+    let mut story = Story::whole();
+    story.fails(A, ProbeFailure::Refused);
+    story.claims(B, 2, 0);
+    assert_eq!(story.view().primary, Some(B));
+    story.claims(C, 2, 0);
+    story.has_no_primary_because("ambiguous: node1:5432 claims timeline 2 with 0 streaming");
+    assert_eq!((story.state(B), story.state(C)), (NodeState::UnconfirmedPrimary, NodeState::UnconfirmedPrimary));
+    for _ in 0..100 {
+        story.claims(B, 2, 0);
+        story.fails(C, ProbeFailure::Timeout);
+        story.passes(100);
+    }
+    story.has_no_primary_because("ambiguous: node1:5432 and node2:5432 claimed timeline 2");
+    story.follows(C, B, 2);
+    story.follows(C, B, 2);
+    story.claims(B, 2, 1);
+    assert_eq!(story.view().primary, Some(B));
+}
+
+#[test]
+fn followers_decide_between_two_that_promoted_to_the_same_timeline() {
+    let mut story = Story::whole();
+    story.claims(B, 2, 0);
+    story.claims(C, 2, 1);
+    story.has_no_primary_because("ambiguous");
+    for _ in 0..30 {
+        story.passes(100).claims(B, 2, 0);
+        story.claims(C, 2, 1);
+    }
+    assert_eq!(story.view().primary, Some(C));
+    story.claims(B, 2, 1);
+    story.has_no_primary_because("ambiguous");
+}
+
+#[test]
+fn a_node_of_another_cluster_is_never_used() {
+    let mut story = Story::whole();
+    story.system = 8;
+    story.claims(B, 9, 2);
+    story.follows(C, A, 1);
+    assert_eq!((story.state(B), story.state(C)), (NodeState::Foreign, NodeState::Foreign));
+    assert_eq!((story.view().primary, story.reads()), (Some(A), vec![]));
+}
+
+#[test]
+fn without_a_majority_nobody_knows_which_cluster_is_meant() {
+    let mut story = Story::of(2);
+    story.claims(A, 1, 1);
+    story.system = 8;
+    story.claims(B, 2, 1);
+    story.has_no_primary_because("different database systems");
+}
+
+#[test]
+fn reads_go_to_replicas_that_are_seen_to_follow_the_primary() {
+    let mut story = Story::whole();
+    assert_eq!(story.reads(), [B, C]);
+    story.replicates(B, SeenTimeline::AtLeast(Timeline(1)), Receiver::Absent);
+    assert_eq!(story.reads(), [C]);
+    story.replicates(B, SeenTimeline::AtLeast(Timeline(1)), Receiver::Hidden);
+    assert_eq!(story.reads(), [B, C], "what can't be seen is not held against it");
+    story.replicates(B, SeenTimeline::Unknown, Receiver::Hidden);
+    assert_eq!(story.reads(), [B, C], "there has been one timeline only");
+
+    story.claims(A, 2, 2);
+    story.replicates(B, SeenTimeline::AtLeast(Timeline(1)), Receiver::Hidden);
+    story.replicates(C, SeenTimeline::Unknown, Receiver::Hidden);
+    assert_eq!(story.reads(), [], "they may follow the old timeline");
+    story.replicates(B, SeenTimeline::AtLeast(Timeline(2)), Receiver::Hidden);
+    assert_eq!(story.reads(), [B]);
+}
+
+#[test]
+fn a_replica_that_failed_takes_reads_again_after_two_good_probes() {
+    let mut story = Story::whole();
+    story.fails(B, ProbeFailure::Timeout);
+    assert_eq!((story.reads(), story.state(B)), (vec![C], NodeState::Suspect));
+    story.follows(B, A, 1);
+    assert_eq!(story.reads(), [C]);
+    story.follows(B, A, 1);
+    assert_eq!(story.reads(), [B, C]);
+}
+
+#[test]
+fn a_sample_of_another_timeline_is_no_sample_of_the_primary() {
+    let mut story = Story::whole();
+    let sample =
+        |story: &Story, timeline| Sample { begun: story.now, lsn: Lsn(2000), timeline: Some(Timeline(timeline)) };
+    let tell = |story: &mut Story, sample| {
+        let event = Event::Sample { node: A, sample, is_in_recovery: false };
+        story.topology.handle(event, story.now)
+    };
+    let (other, own) = (sample(&story, 2), sample(&story, 1));
+    assert_eq!(tell(&mut story, other), [Effect::Probe(A)]);
+    assert_eq!(tell(&mut story, own), [Effect::Publish]);
+    assert_eq!(story.view().primary_sample_since(own.begun), Some(own));
+}
+
+#[test]
+fn an_answer_that_comes_after_that_to_a_later_probe_tells_nothing() {
+    let mut story = Story::whole();
+    let begun = story.now;
+    story.passes(10).fails(A, ProbeFailure::Refused);
+    let before = story.view();
+    let role = ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(1000), streaming_standbys: 2 };
+    let (system, postmaster_start) = (SystemId(7), PostmasterStart(1));
+    let report = ProbeReport { system, postmaster_start, server_version: 150_000, role };
+    let late = Event::Probe { node: A, begun, result: Ok(report) };
+    assert_eq!(story.topology.handle(late, story.now), []);
+    assert!(Arc::ptr_eq(&before, &story.view()));
+}
+
+#[test]
+fn a_doubt_decides_nothing_and_asks() {
+    let mut story = Story::whole();
+    let before = story.view();
+    let doubt = |node| Event::Doubt { node, cause: Doubt::ReadOnly };
+    assert_eq!(story.topology.handle(doubt(B), story.now), [Effect::Probe(B)]);
+    assert_eq!(story.topology.handle(doubt(A), story.now), [A, B, C].map(Effect::Probe));
+    assert!(Arc::ptr_eq(&before, &story.view()));
+}
+
+#[test]
+fn a_primary_that_became_a_replica_leaves_nobody_in_its_place() {
+    let mut story = Story::whole();
+    story.follows(A, B, 1);
+    assert_eq!((story.view().primary, story.view().node(A).unwrap().role), (None, Role::Replica));
+}
