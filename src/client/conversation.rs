@@ -25,7 +25,7 @@ use crate::backend::{Lease, Pool};
 use crate::config::PoolMode;
 use crate::metrics::{LoginFailure, Loss as LossCount, Refusal as RefusalCause, Retry, Target, Violator};
 use crate::net::{ReadBuffer, listener};
-use crate::routing::{Intent, Reason};
+use crate::routing::{Intent, Reason, safety};
 use crate::session::failure::Circumstances;
 use crate::session::translate::{DISCARD_SEQUENCES, Message};
 use crate::session::{End, Held, Loss, Session, SessionId, Surroundings};
@@ -370,6 +370,10 @@ impl Client {
                 sqlstate: "0A000".into(),
             },
             (_, Some(intent)) => intent.clone(),
+            // Where no statement is, nobody must wait for a primary.
+            (_, None) if self.cluster().view.load().primary.is_none() => {
+                Intent::Read { safe: safety::of_nothing(), reason: Reason::Read, group: None }
+            }
             (_, None) => Intent::Primary(Reason::UnknownName),
         }
     }

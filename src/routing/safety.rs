@@ -7,6 +7,11 @@ use crate::sql::{Isolation, SessionChange, Statement, TransactionControl, Transa
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaSafe(());
 
+/// The proof for a unit without any statement (a Close, a Sync): it reads nothing and does nothing.
+pub fn of_nothing() -> ReplicaSafe {
+    ReplicaSafe(())
+}
+
 /// The proof for every statement of the string, or why it must go to the primary.
 pub fn prove(statement: &Statement, facts: &Facts<'_>) -> Result<ReplicaSafe, Reason> {
     if facts.serializable_by_default {

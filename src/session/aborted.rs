@@ -17,8 +17,11 @@ pub enum Aborted {
     NotTold,
     /// It has been told.
     Told,
-    /// It has been told, and a statement that ends the transaction is being prepared or bound.
+    /// A statement that ends the transaction is being prepared or bound, and what it answers will be true: the client
+    /// has been told, or rolls back itself.
     Ending,
+    /// A COMMIT is being prepared or bound, and the client has not been told.
+    Committing,
 }
 
 /// What the client is told, once.
@@ -68,33 +71,39 @@ impl Session {
         match tag {
             frontend::QUERY => {
                 let statement = classify(frontend::query_text(body)?);
-                if ends_transaction(&statement) {
-                    self.end_aborted(out);
-                } else {
-                    self.refuse(out);
+                match self.ending(&statement) {
+                    Some(ending) => self.end_aborted(ending, out),
+                    None => self.refuse(out),
                 }
                 backend::put_ready(out, self.transaction.status);
             }
             frontend::PARSE => {
                 let statement = classify(Parse::read(body)?.text);
-                if ends_transaction(&statement) {
-                    self.transaction.aborted = Some(Aborted::Ending);
+                if let Some(ending) = self.ending(&statement) {
+                    self.transaction.aborted = Some(ending);
                     backend::put_bare(out, backend::PARSE_COMPLETE);
                 } else {
                     self.refuse_batch(out);
                 }
             }
-            frontend::BIND if self.binds_the_end(Bind::read(body)?.statement) => {
-                self.transaction.aborted = Some(Aborted::Ending);
-                backend::put_bare(out, backend::BIND_COMPLETE);
-            }
-            frontend::DESCRIBE if self.transaction.aborted == Some(Aborted::Ending) => {
+            frontend::BIND => match self.bound_ending(Bind::read(body)?.statement) {
+                Some(ending) => {
+                    self.transaction.aborted = Some(ending);
+                    backend::put_bare(out, backend::BIND_COMPLETE);
+                }
+                None => self.refuse_batch(out),
+            },
+            frontend::DESCRIBE if self.is_ending() => {
                 if frontend::target_fields(body)?.0 == Target::Statement {
                     backend::put_no_parameters(out);
                 }
                 backend::put_bare(out, backend::NO_DATA);
             }
-            frontend::EXECUTE if self.transaction.aborted == Some(Aborted::Ending) => self.end_aborted(out),
+            frontend::EXECUTE if self.transaction.aborted == Some(Aborted::Committing) => {
+                self.end_aborted(Aborted::Committing, out);
+                self.flow.skipping = true;
+            }
+            frontend::EXECUTE if self.is_ending() => self.end_aborted(Aborted::Ending, out),
             frontend::CLOSE => backend::put_bare(out, backend::CLOSE_COMPLETE),
             frontend::SYNC => backend::put_ready(out, self.transaction.status),
             frontend::FUNCTION_CALL => {
@@ -107,15 +116,37 @@ impl Session {
         Ok(())
     }
 
-    fn binds_the_end(&self, name: &[u8]) -> bool {
-        if name.is_empty() {
-            return self.transaction.aborted == Some(Aborted::Ending);
-        }
-        self.names.get(name).is_some_and(|prepared| ends_transaction(&prepared.statement))
+    fn is_ending(&self) -> bool {
+        matches!(self.transaction.aborted, Some(Aborted::Ending | Aborted::Committing))
     }
 
-    fn end_aborted(&mut self, out: &mut BytesMut) {
-        backend::put_command_complete(out, "ROLLBACK");
+    fn bound_ending(&self, name: &[u8]) -> Option<Aborted> {
+        if name.is_empty() {
+            return self.transaction.aborted.filter(|_| self.is_ending());
+        }
+        self.ending(&self.names.get(name)?.statement)
+    }
+
+    /// How this statement would end the transaction, if it does. A COMMIT must not look as if it had succeeded to a
+    /// client that knows of nothing.
+    fn ending(&self, statement: &Statement) -> Option<Aborted> {
+        let is_told = !matches!(self.transaction.aborted, Some(Aborted::NotTold | Aborted::Committing));
+        match &statement.only()?.transaction {
+            TransactionControl::Rollback { chain: false } => Some(Aborted::Ending),
+            TransactionControl::Commit { chain: false } | TransactionControl::Prepare if is_told => {
+                Some(Aborted::Ending)
+            }
+            TransactionControl::Commit { chain: false } | TransactionControl::Prepare => Some(Aborted::Committing),
+            _ => None,
+        }
+    }
+
+    fn end_aborted(&mut self, ending: Aborted, out: &mut BytesMut) {
+        if ending == Aborted::Committing {
+            put_error(out, Severity::Error, SqlState::SERIALIZATION_FAILURE, LOST, None);
+        } else {
+            backend::put_command_complete(out, "ROLLBACK");
+        }
         self.transaction.status = TransactionStatus::Idle;
         self.transaction.aborted = None;
     }
@@ -127,21 +158,10 @@ impl Session {
 
     fn refuse(&mut self, out: &mut BytesMut) {
         let (code, message) = match self.transaction.aborted {
-            Some(Aborted::NotTold) => (SqlState::SERIALIZATION_FAILURE, LOST),
+            Some(Aborted::NotTold | Aborted::Committing) => (SqlState::SERIALIZATION_FAILURE, LOST),
             _ => (SqlState::IN_FAILED_SQL_TRANSACTION, FAILED),
         };
         self.transaction.aborted = Some(Aborted::Told);
         put_error(out, Severity::Error, code, message, None);
     }
-}
-
-fn ends_transaction(statement: &Statement) -> bool {
-    matches!(
-        statement.only().map(|part| &part.transaction),
-        Some(
-            TransactionControl::Commit { chain: false }
-                | TransactionControl::Rollback { chain: false }
-                | TransactionControl::Prepare
-        )
-    )
 }
