@@ -58,7 +58,9 @@ impl Client {
         let now = Instant::now();
         let own = |connection: &crate::backend::Connection| connection.known.last_writer == Some(self.session.id);
         let lease = match self.session.gathered.asks_sequence {
-            true => pool.try_lease_where(self.worker.number, now, own).or_else(|| pool.try_lease(self.worker.number, now)),
+            true => {
+                pool.try_lease_where(self.worker.number, now, own).or_else(|| pool.try_lease(self.worker.number, now))
+            }
             false => pool.try_lease(self.worker.number, now),
         }?;
         Some(Acquired { lease, role: view.node(node)?.role, reason })

@@ -165,6 +165,16 @@ impl Session {
         self.read_anew();
     }
 
+    /// The node has reported this value: answers whether the client must be told.
+    pub fn is_news(&mut self, name: &str, value: &str) -> bool {
+        let is_news = name != "in_hot_standby" && self.reported.get(name) != Some(value);
+        if is_news {
+            self.reported.change(name, value);
+            self.read_anew();
+        }
+        is_news
+    }
+
     /// A setting that decides how texts and literals are read may have changed.
     fn read_anew(&mut self) {
         self.reading = Reading::of(|name| self.reported.get(name), &self.settings);
@@ -415,7 +425,8 @@ impl Session {
     pub fn replay(&self, known: &Known) -> Option<String> {
         let mut sql = self.settings.sql_from(&known.settings).unwrap_or_default();
         if let Some((owner, prepared)) = &known.sql_prepared {
-            for (name, _) in prepared.iter().filter(|(name, text)| *owner != self.id || !self.has_prepared(name, text)) {
+            for (name, _) in prepared.iter().filter(|(name, text)| *owner != self.id || !self.has_prepared(name, text))
+            {
                 sql.push_str(&format!(";DEALLOCATE \"{}\"", name.replace('"', "\"\"")));
             }
         }

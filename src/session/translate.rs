@@ -349,7 +349,10 @@ impl Session {
 
 /// It may call nextval, by itself or through a default, a trigger or a function: also when it fails in the end.
 fn may_call_nextval(statement: &Statement) -> bool {
-    statement.parts.iter().any(|part| part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain))
+    statement
+        .parts
+        .iter()
+        .any(|part| part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain))
 }
 
 /// Makes a server connection forget what currval and lastval would answer.

@@ -13,7 +13,7 @@ mod tree;
 mod utility;
 
 pub use cache::{Cache, Counters};
-pub use parse::{too_large, ParseSettings, classify, classify_bytes};
+pub use parse::{ParseSettings, classify, classify_bytes, too_large};
 pub use prepared::PreparedNames;
 pub use statement::{
     CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl,
