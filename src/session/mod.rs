@@ -403,7 +403,6 @@ impl Session {
     /// What the node answered to the settings asked for. Answers what is now set on the server connection: RESET has put
     /// back what the server begins with there, and for the session means what the client began with.
     pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) -> Settings {
-        let before = self.settings.clone();
         for (name, value) in names.iter().zip(values) {
             // A role that is nobody's, and a setting of an unloaded library put back, need no replay.
             let value = value.filter(|value| !(**name == *"role" && **value == *"none"));
@@ -412,10 +411,7 @@ impl Session {
         let there = self.settings.clone();
         for name in std::mem::take(&mut self.reset) {
             let Some((_, value)) = self.startup.iter().find(|(startup, _)| **startup == name) else { continue };
-            // Unchanged: the RESET was rolled back.
-            if there.get(&name) != before.get(&name) || before.get(&name) == Some(value) {
-                self.settings = self.settings.with(&name, Some(Arc::clone(value)));
-            }
+            self.settings = self.settings.with(&name, Some(Arc::clone(value)));
         }
         self.read_anew();
         there
@@ -475,6 +471,9 @@ impl Session {
         let Some(part) = statement.parts.get(part_index) else { return };
         if part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain) {
             self.transaction.may_have_written = true;
+        }
+        if matches!(part.transaction, TransactionControl::Rollback { .. } | TransactionControl::RollbackTo) {
+            self.reset.clear(); // a RESET before it is undone
         }
         if part.needs_primary == Some(NeedsPrimary::TooLarge) {
             // What it has left in the session is not known.
