@@ -572,7 +572,7 @@ impl Client {
 
     /// The unit at the front of the input cannot run on the replica that is held.
     async fn move_elsewhere(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
-        if self.session.status() == crate::wire::backend::TransactionStatus::Idle {
+        if self.session.status() == backend::TransactionStatus::Idle {
             return self.release(buffers).await;
         }
         self.held = None;
