@@ -31,7 +31,7 @@ use crate::session::translate::{DISCARD_SEQUENCES, Message};
 use crate::session::{End, Held, Loss, Session, SessionId, Surroundings};
 use crate::topology::{Doubt, NodeId, Role};
 use crate::wire::error_response::{Severity, put_error};
-use crate::wire::{Header, SqlState, frame, frontend};
+use crate::wire::{Header, SqlState, backend, frame, frontend};
 
 /// One client, logged in.
 pub struct Client {
@@ -217,7 +217,8 @@ impl Client {
             self.survey(buffers)?;
             match self.session.gathered.end {
                 Some(End::Terminate) => return Err(Farewell::Left),
-                Some(End::StrayCopy) => self.drop_unit(buffers),
+                // Behind an Execute it may be the data of its COPY.
+                Some(End::StrayCopy) if !self.session.gathered.executes => self.drop_unit(buffers),
                 Some(_) => self.start(buffers).await?,
                 None if buffers.input.is_empty() => return Ok(()),
                 None => self.read_more(&mut buffers.input).await?,
@@ -397,7 +398,7 @@ impl Client {
             passing_to_client: 0,
             sent: false,
             forwarded: false,
-            at_hand: self.session.gathered.end != Some(End::Flush),
+            at_hand: !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy)),
             is_read,
             refused: None,
             farewell: None,
@@ -542,7 +543,7 @@ impl Client {
         self.lost_on.clear();
         let touched = self.session.take_touched();
         if !touched.is_empty() {
-            self.read_settings(&touched).await?;
+            self.read_settings(&touched, buffers).await?;
         }
         let Some(held) = self.held.take() else { return Ok(()) };
         let now = Instant::now();
@@ -562,7 +563,7 @@ impl Client {
         }
     }
 
-    async fn read_settings(&mut self, names: &[Arc<str>]) -> Result<(), Farewell> {
+    async fn read_settings(&mut self, names: &[Arc<str>], buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(held) = &mut self.held else { return Ok(()) };
         let connection = held.lease.connection();
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
@@ -571,21 +572,39 @@ impl Client {
             Ok(answer) => {
                 let values = answer.rows.into_iter().next().unwrap_or_default();
                 connection.known.settings = self.session.settings_read(names, values);
-                Ok(())
+                self.replay_after_reset(buffers).await
             }
-            Err(_) => {
-                self.held = None;
-                Err(Farewell::told(
-                    SqlState::ADMIN_SHUTDOWN,
-                    "the session's settings were lost with its server connection",
-                ))
+            Err(_) => Err(self.settings_lost()),
+        }
+    }
+
+    fn settings_lost(&mut self) -> Farewell {
+        self.held = None;
+        Farewell::told(SqlState::ADMIN_SHUTDOWN, "the session's settings were lost with its server connection")
+    }
+
+    /// RESET goes back to what the client came with, which the server connection does not know; and the client is told
+    /// what changes by that, as a server would tell it.
+    async fn replay_after_reset(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        let connection = held.lease.connection();
+        let Some(sql) = self.session.settings.sql_from(&connection.known.settings) else { return Ok(()) };
+        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        let Ok(answer) = exchange::query(&mut connection.stream, &sql, deadline).await else {
+            return Err(self.settings_lost());
+        };
+        connection.known.settings = self.session.settings.clone();
+        for (name, value) in answer.parameters {
+            if self.session.is_news(&name, &value) {
+                backend::put_parameter_status(&mut buffers.to_client, &name, &value);
             }
         }
+        self.flush(buffers).await
     }
 
     /// The unit at the front of the input cannot run on the replica that is held.
     async fn move_elsewhere(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
-        if self.session.status() == crate::wire::backend::TransactionStatus::Idle {
+        if self.session.status() == backend::TransactionStatus::Idle {
             return self.release(buffers).await;
         }
         self.held = None;

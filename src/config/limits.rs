@@ -18,7 +18,7 @@ impl Limits {
                 table.duration("login_timeout", Duration::from_secs(15), shortest..=10 * MINUTE)
             },
             statement_bytes: table.size("statement_bytes", MB, KB..=GB),
-            buffer_bytes: table.size("buffer_bytes", 16 * MB, 64 * KB..=GB),
+            buffer_bytes: table.size("buffer_bytes", 64 * MB, 64 * KB..=GB),
             drain_timeout: table.duration("drain_timeout", Duration::from_secs(30), Duration::ZERO..=24 * 60 * MINUTE),
             statement_cache_bytes: table.size("statement_cache_bytes", 32 * MB, MB..=64 * GB),
         };

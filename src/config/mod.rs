@@ -227,7 +227,7 @@ pub struct Limits {
     /// Largest statement text, in bytes, that is parsed; a larger one goes to the primary unseen. Default 1 MB, bounds
     /// 1 kB to 1 GB.
     pub statement_bytes: usize,
-    /// Most bytes of one client's unsent messages kept in memory. Default 16 MB, bounds 64 kB to 1 GB.
+    /// Most bytes of one client's unsent messages kept in memory. Default 64 MB, bounds 64 kB to 1 GB.
     pub buffer_bytes: usize,
     /// How long a stopping Trunkline lets transactions go on. Default 30 s, bounds 0 to 1 day.
     pub drain_timeout: Duration,

@@ -150,7 +150,7 @@ impl Session {
             self.transaction.status = TransactionStatus::Failed;
         }
         match end {
-            super::End::Flush => self.flow.skipping = true,
+            super::End::Flush | super::End::StrayCopy => self.flow.skipping = true,
             _ => server::put_ready(out, self.transaction.status),
         }
         self.gathered.clear();

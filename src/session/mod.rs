@@ -168,6 +168,16 @@ impl Session {
         self.read_anew();
     }
 
+    /// The node has reported this value: answers whether the client must be told.
+    pub fn is_news(&mut self, name: &str, value: &str) -> bool {
+        let is_news = name != "in_hot_standby" && self.reported.get(name) != Some(value);
+        if is_news {
+            self.reported.change(name, value);
+            self.read_anew();
+        }
+        is_news
+    }
+
     /// A setting that decides how texts and literals are read may have changed.
     fn read_anew(&mut self) {
         self.reading = Reading::of(|name| self.reported.get(name), &self.settings);
@@ -403,7 +413,6 @@ impl Session {
     /// What the node answered to the settings asked for. Answers what is now set on the server connection: RESET has put
     /// back what the server begins with there, and for the session means what the client began with.
     pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) -> Settings {
-        let before = self.settings.clone();
         for (name, value) in names.iter().zip(values) {
             // A role that is nobody's, and a setting of an unloaded library put back, need no replay.
             let value = value.filter(|value| !(**name == *"role" && **value == *"none"));
@@ -412,10 +421,7 @@ impl Session {
         let there = self.settings.clone();
         for name in std::mem::take(&mut self.reset) {
             let Some((_, value)) = self.startup.iter().find(|(startup, _)| **startup == name) else { continue };
-            // Unchanged: the RESET was rolled back.
-            if there.get(&name) != before.get(&name) || before.get(&name) == Some(value) {
-                self.settings = self.settings.with(&name, Some(Arc::clone(value)));
-            }
+            self.settings = self.settings.with(&name, Some(Arc::clone(value)));
         }
         self.read_anew();
         there
@@ -491,8 +497,13 @@ impl Session {
         if part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain) {
             self.transaction.may_have_written = true;
         }
+<<<<<<< HEAD
         if matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_) | NeedsPrimary::Procedural)) {
             known.unseen = Some(self.id);
+=======
+        if matches!(part.transaction, TransactionControl::Rollback { .. } | TransactionControl::RollbackTo) {
+            self.reset.clear(); // a RESET before it is undone
+>>>>>>> drivers
         }
         if part.needs_primary == Some(NeedsPrimary::TooLarge) {
             // What it has left in the session is not known.

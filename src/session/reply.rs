@@ -80,6 +80,9 @@ impl Session {
         let status = TransactionStatus::read(body).map_err(|_| out_of_step)?;
         let owed = self.owed.pop().filter(Owed::ends_with_ready).ok_or(out_of_step)?;
         self.transaction.status = status;
+        if status == TransactionStatus::Failed {
+            self.reset.clear();
+        }
         self.flow.copy_in = false;
         if status == TransactionStatus::Idle {
             self.portals.clear();

@@ -19,7 +19,7 @@ fn currval_is_never_another_sessions() {
         let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
         has(&one.query("select nextval('s')"), "row 1");
         let foreign = other.query("select currval('s')");
-        assert!(foreign[0].starts_with("55000"), "{foreign:?}");
+        assert!(foreign.iter().any(|told| told.starts_with("55000")), "{foreign:?}");
         // Also inside a transaction, by a batch, and after a statement that failed but took a number.
         one.query("select nextval('s')");
         other.query("begin");
@@ -29,7 +29,7 @@ fn currval_is_never_another_sessions() {
         has(&one.query("insert into t (b) values (1)"), "INSERT 0 1");
         other.query("insert into t (b) values (1)");
         let lost = one.query("select currval('t_a_seq')");
-        assert!(lost[0].starts_with("55000"), "{lost:?}");
+        assert!(lost.iter().any(|told| told.starts_with("55000")), "{lost:?}");
         // Its own value, where nobody has written since.
         has(&one.query("select nextval('s')"), "row 3");
         has(&one.query("select currval('s')"), "row 3");
@@ -69,8 +69,10 @@ fn reset_goes_back_to_what_the_client_came_with() {
             client.query("set application_name = 'changed'; set work_mem = '9MB'; set client_encoding = 'utf8'");
             let told = client.query(reset);
             has(&told, "application_name=came");
-            has(&told, "client_encoding=LATIN1");
-            has(&client.query("show application_name"), "row came");
+            // Where the server connection has nothing to tell, it comes right behind.
+            let shown = client.query("show application_name");
+            has(&shown, "row came");
+            has(&[told, shown].concat(), "client_encoding=LATIN1");
             has(&client.query("show work_mem"), "row 8MB");
             has(&client.query("show client_encoding"), "row LATIN1");
             has(&plain.query("show client_encoding"), "row UTF8");
