@@ -497,13 +497,11 @@ impl Session {
         if part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain) {
             self.transaction.may_have_written = true;
         }
-<<<<<<< HEAD
         if matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_) | NeedsPrimary::Procedural)) {
             known.unseen = Some(self.id);
-=======
+        }
         if matches!(part.transaction, TransactionControl::Rollback { .. } | TransactionControl::RollbackTo) {
             self.reset.clear(); // a RESET before it is undone
->>>>>>> drivers
         }
         if part.needs_primary == Some(NeedsPrimary::TooLarge) {
             // What it has left in the session is not known.
