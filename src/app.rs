@@ -112,7 +112,9 @@ fn start_monitor(cluster: &config::Cluster, gates: Vec<Arc<Gate>>, max_lag: Dura
         }
         for ((before, now), gate) in old.nodes.iter().zip(&new.nodes).zip(&gates) {
             gate.admit_writes(now.role == Role::Primary);
-            if before.role == Role::Primary && now.role != Role::Primary {
+            // One that is stopping, while no other has its role, ends its sessions by itself and says how far they came.
+            let says_goodbye = now.state == NodeState::Starting && new.primary.is_none();
+            if gate.is_to_be_fenced() && now.role != Role::Primary && !says_goodbye {
                 let closed = gate.sever();
                 warn!(cluster = %new.cluster, node = %before.address, connections = closed, "node lost the primary's role and is fenced");
             } else if before.state != NodeState::Down && now.state == NodeState::Down {

@@ -14,6 +14,8 @@ pub struct Gate {
     leases: AtomicUsize,
     /// The node is the primary of the newest epoch, also before anybody can read that in a view.
     takes_writes: AtomicBool,
+    /// It has been the primary since it was last fenced.
+    has_taken_writes: AtomicBool,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Entry>>,
 }
@@ -57,6 +59,7 @@ impl Gate {
     pub fn sever(&self) -> usize {
         let mut open = self.open.lock();
         self.generation.fetch_add(1, Ordering::AcqRel);
+        self.has_taken_writes.store(false, Ordering::Release);
         let count = open.len();
         for (_, entry) in open.drain() {
             entry.severed.store(true, Ordering::Release);
@@ -70,6 +73,14 @@ impl Gate {
     /// in between must not be taken for one to the primary.
     pub fn admit_writes(&self, takes_writes: bool) {
         self.takes_writes.store(takes_writes, Ordering::Release);
+        if takes_writes {
+            self.has_taken_writes.store(true, Ordering::Release);
+        }
+    }
+
+    /// It has been the primary since it was last fenced: connections of that time may still be open.
+    pub fn is_to_be_fenced(&self) -> bool {
+        self.has_taken_writes.load(Ordering::Acquire)
     }
 
     /// The node may be written to.

@@ -64,7 +64,7 @@ pub(super) struct HeldLease {
     pub(super) sent: bool,
     /// Something of its replies has been forwarded.
     pub(super) forwarded: bool,
-    /// The unit is a read, alone, and its messages are kept: it can be run again.
+    /// The messages of all that is on its way are kept, and nothing of it is answered: it can be run again.
     pub(super) at_hand: bool,
     /// It is a read by the proof.
     pub(super) is_read: bool,
@@ -386,6 +386,7 @@ impl Client {
             return self.replay_failed(error, buffers).await;
         }
         self.cancellable.runs_on(lease.connection());
+        buffers.keep_nothing();
         if self.server.mode == PoolMode::Session {
             self.session.keep_lease();
         }
@@ -431,8 +432,11 @@ impl Client {
             }
             rest = after;
         }
-        if held.at_hand && buffers.kept.is_empty() && self.session.gathered.missing == 0 {
+        if held.at_hand && self.session.gathered.missing == 0 {
             buffers.kept.extend_from_slice(unit);
+            if matches!(self.session.gathered.end, Some(End::Query | End::Sync | End::FunctionCall)) {
+                buffers.kept_ends.push_back(buffers.kept.len());
+            }
         } else {
             held.at_hand = false;
         }
@@ -539,7 +543,7 @@ impl Client {
 
     /// The session is idle: asks for the settings it has touched, and gives the lease back unless it is pinned.
     async fn release(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
-        buffers.kept.clear();
+        buffers.keep_nothing();
         self.lost_on.clear();
         let touched = self.session.take_touched();
         if !touched.is_empty() {
@@ -637,6 +641,7 @@ impl Client {
         buffers.to_node.clear();
         buffers.from_node.consume(usize::MAX);
         let kept = std::mem::take(&mut buffers.kept);
+        buffers.kept_ends.clear();
         buffers.input.put_front(&kept);
     }
 
@@ -677,7 +682,7 @@ impl Client {
                     self.session.freshness.wrote(now);
                 }
                 self.lost_on.clear();
-                buffers.kept.clear();
+                buffers.keep_nothing();
                 buffers.to_node.clear();
                 buffers.from_node.consume(usize::MAX);
                 if out.is_empty() {

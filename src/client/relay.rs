@@ -16,7 +16,7 @@ use crate::routing::{Consistency, Intent};
 use crate::session::{End, Reply, matters};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
-use crate::wire::{Header, SqlState, backend, frame, frontend};
+use crate::wire::{ErrorFields, Header, SqlState, backend, frame, frontend};
 
 /// Why relaying has stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,6 +43,9 @@ enum Turn {
 
 /// Bytes for the node that may wait while it does not read: beyond, the client is not read either.
 const MOST_WAITING: usize = 64 * 1024;
+
+/// Bytes of units on their way together that are kept, to be run again.
+const MOST_KEPT: usize = 64 * 1024;
 
 /// A message that matters and is larger than this is looked at by its beginning only.
 const LARGEST_LOOKED_AT: usize = 64 * 1024;
@@ -157,7 +160,8 @@ impl Client {
         let Some(held) = &mut self.held else { return Ok(0) };
         // Before anything is taken from the message that may be on its way: what has been cut short must be known.
         if held.lease.connection().pass.is_severed() {
-            return Err(Stop::Relayed(Relayed::NodeLost(None)));
+            let farewell = farewell_of(buffers.from_node.filled()).filter(|_| held.passing_to_client == 0);
+            return Err(Stop::Relayed(Relayed::NodeLost(farewell)));
         }
         let filled = buffers.from_node.filled();
         let mut at = held.passing_to_client.min(filled.len());
@@ -166,6 +170,8 @@ impl Client {
         let mut run = 0;
         let mut has_gaps = false;
         let (mut is_done, mut is_answered) = (false, false);
+        // Units answered in these bytes, and whether the last message of them ends one.
+        let (mut answered, mut ends_answered) = (0, false);
         while let Some(header) = Header::peek(filled.get(at..).unwrap_or_default()).map_err(|_| Stop::OutOfStep)? {
             let rest = filled.get(at..).unwrap_or_default();
             let is_whole = rest.len() >= header.size;
@@ -173,6 +179,7 @@ impl Client {
                 let there = header.size.min(rest.len());
                 held.passing_to_client = header.size - there;
                 at += there;
+                ends_answered = false;
                 continue;
             }
             if !is_whole && header.size <= LARGEST_LOOKED_AT {
@@ -184,7 +191,9 @@ impl Client {
             let reply = self.session.reply(header.tag, body, &mut connection.known).map_err(|_| Stop::OutOfStep)?;
             let next = at + there;
             is_done |= header.tag == backend::COMMAND_COMPLETE;
-            is_answered |= header.tag == backend::READY_FOR_QUERY;
+            let is_ready = header.tag == backend::READY_FOR_QUERY;
+            is_answered |= is_ready;
+            answered += usize::from(is_ready);
             match reply {
                 Reply::Forward if held.refused.is_none() => {}
                 Reply::Forward | Reply::Hide => {
@@ -215,6 +224,7 @@ impl Client {
                 }
             }
             held.passing_to_client = header.size - there;
+            ends_answered = is_ready;
             at = next;
         }
         if held.refused.is_some() {
@@ -229,10 +239,11 @@ impl Client {
             at = 0;
         }
         held.forwarded |= at > 0;
-        if held.forwarded {
-            held.at_hand = false;
-            buffers.kept.clear();
+        for _ in 0..answered {
+            buffers.first_is_answered();
         }
+        // What is under way now is another unit, of which nothing has been forwarded.
+        held.forwarded &= !ends_answered;
         if buffers.from_node.is_full() && at == 0 {
             buffers.from_node.grow();
         }
@@ -432,10 +443,12 @@ impl Client {
     /// Translates what has been gathered for the held node.
     fn send_next(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         if let Some(held) = &mut self.held {
-            // A second unit is on its way: neither can be run again alone.
-            if self.session.awaits_replies() || self.session.status() != TransactionStatus::Idle {
+            // Units that are on their way together, and of which nothing is answered, can be run again together.
+            let is_first = !self.session.awaits_replies();
+            let size = buffers.kept.len() + self.session.gathered.size;
+            if is_first || self.session.status() != TransactionStatus::Idle || size > MOST_KEPT {
                 held.at_hand = false;
-                buffers.kept.clear();
+                buffers.keep_nothing();
             }
             held.is_read &= matches!(self.session.intent(), None | Some(Intent::Read { .. }));
         }
@@ -471,6 +484,14 @@ enum Gate {
     Closed(Turn),
     /// The unit must be whole first.
     More,
+}
+
+/// The goodbye of a node that says nothing before it. It counts also when the node has been fenced meanwhile: it
+/// acknowledges nothing, and proves that nothing was done.
+fn farewell_of(bytes: &[u8]) -> Option<SqlState> {
+    let header = Header::peek(bytes).ok()?.filter(|header| header.tag == backend::ERROR_RESPONSE)?;
+    let fields = ErrorFields::read(bytes.get(frame::HEADER..header.size)?);
+    fields.ends_connection().then_some(fields.code)
 }
 
 fn put_run(filled: &[u8], from: usize, to: usize, out: &mut BytesMut) {

@@ -1,6 +1,7 @@
 //! What the clients of one worker thread share without a lock: the statement cache, spare buffers, counters.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -44,8 +45,10 @@ pub struct Buffers {
     pub from_node: ReadBuffer,
     /// For the client, where it is not what came from the node.
     pub to_client: BytesMut,
-    /// The client's messages of the unit under way, while it may have to be run again.
+    /// The client's messages of all units under way that are not answered yet, while they may have to be run again.
     pub kept: Vec<u8>,
+    /// Where each of those units ends in `kept`.
+    pub kept_ends: VecDeque<usize>,
 }
 
 /// Spare buffers kept per worker: as many as clients are usually active at once.
@@ -164,6 +167,21 @@ impl Drop for Place {
 }
 
 impl Buffers {
+    /// Nothing is under way, or what is will not be run again.
+    pub fn keep_nothing(&mut self) {
+        self.kept.clear();
+        self.kept_ends.clear();
+    }
+
+    /// The first of the units under way has been answered.
+    pub fn first_is_answered(&mut self) {
+        let Some(end) = self.kept_ends.pop_front() else { return };
+        self.kept.drain(..end.min(self.kept.len()));
+        for later in &mut self.kept_ends {
+            *later = later.saturating_sub(end);
+        }
+    }
+
     fn reset(&mut self) {
         self.input.consume(usize::MAX);
         self.from_node.consume(usize::MAX);
@@ -175,7 +193,7 @@ impl Buffers {
                 *buffer = BytesMut::new();
             }
         }
-        self.kept.clear();
+        self.keep_nothing();
         if self.kept.capacity() > LARGEST_SPARE {
             self.kept = Vec::new();
         }
