@@ -1,22 +1,25 @@
 # The same steps for people and CI; the work is in .ci/ and benches/.
 
-SECONDS ?= 20
 
 build:
 	cargo build --release
 
 # STEPS="fmt cores" runs only those.
 test:
+	.ci/install
 	.ci/test $(STEPS)
 
 lint:
 	.ci/test fmt clippy doc
 
+# SECONDS=20 ends by itself; without it, Ctrl-C does.
 demo:
-	cargo run --release -- demo --seconds $(SECONDS)
+	.ci/install demo
+	cargo run --release -- demo $(if $(SECONDS),--seconds $(SECONDS))
 
 # QUICK=1 for a first look; ROUNDS and CELL_SECONDS for a careful one.
 bench:
+	.ci/install
 	cargo build --release
 	benches/compare
 

@@ -39,8 +39,8 @@ enum Command {
     Explain(Explain),
     /// Start a primary, two replicas and Trunkline before them, from the PostgreSQL found on this machine.
     Demo {
-        /// How long it goes on; half way, the primary is killed.
-        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(6..=86_400))]
+        /// How long it goes on; default: until Ctrl-C. Half way, or after 10 s, the primary is killed.
+        #[arg(long, value_name = "N", default_value_t = 86_400, hide_default_value = true, value_parser = clap::value_parser!(u64).range(6..=86_400))]
         seconds: u64,
     },
 }

@@ -94,6 +94,9 @@ enum Chapter {
     Whole,
 }
 
+/// The primary is killed after this at the latest: long enough to see what is normal.
+const LONGEST_CALM: Duration = Duration::from_secs(10);
+
 impl Stage<'_> {
     fn play(&mut self, length: Duration, traffic: &Traffic, stop: &StopRequest) -> Result<(), DemoError> {
         let begun = Instant::now();
@@ -114,7 +117,7 @@ impl Stage<'_> {
     /// Does what the story has for this moment; the chapters are a second or more apart.
     fn turn_page(&mut self, elapsed: Duration, length: Duration) -> Result<(), DemoError> {
         match self.chapter {
-            Chapter::Calm if elapsed >= length / 2 => self.kill_primary(),
+            Chapter::Calm if elapsed >= (length / 2).min(LONGEST_CALM) => self.kill_primary(),
             Chapter::Headless => self.promote(),
             Chapter::Promoted if elapsed >= length * 3 / 4 => self.rejoin(),
             _ => Ok(()),

@@ -125,7 +125,8 @@ fn relays(cluster: &Cluster) -> Vec<Relay> {
     cluster.nodes().iter().map(|node| Relay::to(node.address())).collect()
 }
 
+/// A busy machine may take more than the usual milliseconds to tell that a replica is fresh.
 fn before_relays(cluster: &Cluster, relays: &[Relay]) -> Proxy {
     let addresses: Vec<SocketAddr> = relays.iter().map(Relay::address).collect();
-    Proxy::before(cluster, &addresses, "")
+    Proxy::before(cluster, &addresses, "[routing]\nfreshness_wait = '1s'")
 }
