@@ -655,14 +655,15 @@ impl Client {
         }
         self.dropping = held.passing_to_node;
         // A read that no node survives is not tried on all of them.
-        let may_run_again = !held.sent || farewell.is_some() || self.lost_on.is_empty();
+        let may_run_again =
+            farewell.is_some() || (self.lost_on.len() < MOST_RUNS && (!held.sent || self.lost_on.is_empty()));
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
         let how = Circumstances {
             farewell,
             sent: held.sent,
             forwarded: held.forwarded,
             is_read: held.is_read,
-            at_hand: held.at_hand && !buffers.kept.is_empty() && may_run_again && self.lost_on.len() < MOST_RUNS,
+            at_hand: held.at_hand && !buffers.kept.is_empty() && may_run_again,
         };
         let is_torn = held.passing_to_client > 0;
         drop(held);
