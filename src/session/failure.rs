@@ -50,7 +50,7 @@ impl Session {
             return self.lost_transaction();
         }
         let refused = how.farewell.is_some_and(proves_nothing_done) && !self.can_commit_inside();
-        if how.at_hand && !how.forwarded && (!how.sent || how.is_read || refused) {
+        if how.at_hand && !how.forwarded && (!how.sent || how.is_read || refused || self.runs_nothing()) {
             self.rewind();
             return Loss::RunAgain;
         }
@@ -126,20 +126,27 @@ impl Session {
         Loss::Report(code, out)
     }
 
+    /// Something under way may have been done though the node says that it was not asked to finish: more than one
+    /// statement, or one that commits in its middle. What is only prepared or closed does nothing.
     fn can_commit_inside(&self) -> bool {
-        let statements = self.owed.iter().filter_map(|owed| match owed {
-            Owed::Query { statement, .. } => Some(statement),
-            Owed::Execute(statement) => statement.as_ref(),
-            _ => None,
-        });
         let mut executed = 0;
-        for statement in statements {
+        for owed in self.owed.iter() {
+            let statement = match owed {
+                Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => statement,
+                Owed::Execute(None) | Owed::FunctionCall => return true,
+                _ => continue,
+            };
             executed += statement.parts.len();
             if statement.parts.iter().any(|part| part.commits_inside || part.kind == Kind::Commit) {
                 return true;
             }
         }
-        executed != 1
+        executed > 1
+    }
+
+    /// Nothing under way runs a statement: it can be asked anew whatever became of it.
+    fn runs_nothing(&self) -> bool {
+        !self.owed.iter().any(|owed| matches!(owed, Owed::Query { .. } | Owed::Execute(_) | Owed::FunctionCall))
     }
 
     /// An error in place of what the unit would have been answered, given by us and not by a node; the unit has been
