@@ -87,11 +87,14 @@ impl Worker {
         Arc::new(classify_bytes(text, &settings))
     }
 
-    /// Whose turn it is: two neighbours, so that equally busy nodes are chosen one after the other.
+    /// Whose turn it is: two neighbours. They are scattered, for turns that go round may go round in step with what asks:
+    /// clients that each take two turns would all meet the same node.
     pub fn turn(&self) -> u64 {
-        let turn = self.turn.get().wrapping_add(1) & 0x7FFF_FFFF;
-        self.turn.set(turn);
-        turn | (turn + 1) << 32
+        let count = self.turn.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.turn.set(count);
+        let mixed = (count ^ (count >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let first = (mixed ^ (mixed >> 27)) >> 33;
+        first | (first + 1) << 32
     }
 
     /// Buffers for a client that becomes active.

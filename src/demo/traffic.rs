@@ -234,15 +234,27 @@ impl Session {
 
     /// After an unknown outcome a client looks for itself: the write is there, or it is not.
     fn find_out(&mut self, shared: &Shared) -> Result<Rows, Ended> {
-        // A row lock makes it the primary's answer: while no primary is known, this waits for the new one.
-        let text = format!("select 0, false, n from counters where id = {} for update", self.id);
-        match self.client.query(&text) {
+        match self.look_for_own_write() {
             Ok(rows) if value(&rows, 2) == Some(self.count + 1) => self.count += 1,
             Ok(rows) if value(&rows, 2) == Some(self.count) => {}
             Ok(rows) => shared.report().errors.push(format!("{rows:?} where {} was acknowledged", self.count)),
             Err(problem) => shared.report().errors.push(problem.to_string()),
         }
         Err(Ended::Expected)
+    }
+
+    /// A row lock makes it the primary's answer: while no primary is known, this waits for the new one. As long as the
+    /// dying primary still takes statements, it may take this one along too.
+    fn look_for_own_write(&mut self) -> Result<Rows, ClientError> {
+        let text = format!("select 0, false, n from counters where id = {} for update", self.id);
+        let deadline = Instant::now() + DYING;
+        loop {
+            match self.client.query(&text) {
+                Err(ClientError::Refused { code: SqlState::TRANSACTION_RESOLUTION_UNKNOWN, .. })
+                    if Instant::now() < deadline => {}
+                answer => return answer,
+            }
+        }
     }
 }
 
@@ -272,5 +284,7 @@ fn make_table(primary: &Node, clients: u32) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// A killed primary's last server connections are gone long before.
+const DYING: Duration = Duration::from_secs(5);
 /// A person's machine has other things to do.
 const PAUSE: Duration = Duration::from_millis(2);

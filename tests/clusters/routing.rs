@@ -16,6 +16,17 @@ fn reads_come_from_both_replicas_and_never_from_the_primary() {
 }
 
 #[test]
+fn clients_that_read_once_and_leave_reach_both_replicas() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let read_once = |_| server_port(&mut proxy.client(), "select inet_server_port()");
+        let seen: BTreeSet<u16> = (0..30).map(read_once).collect();
+        assert_eq!(seen, BTreeSet::from([cluster.node(1).port(), cluster.node(2).port()]));
+    });
+}
+
+#[test]
 fn writes_run_on_the_primary() {
     limited(|| {
         let cluster = cluster();
