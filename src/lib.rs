@@ -22,6 +22,8 @@ pub mod monitor;
 
 pub mod admin;
 
+pub mod reload;
+
 pub mod app;
 pub mod cli;
 pub mod demo;

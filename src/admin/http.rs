@@ -117,7 +117,8 @@ const INDEX: &str = "Trunkline
 
 fn ready(state: &AdminState) -> Answer {
     let views = published(state);
-    let readiness = Readiness::of(views.iter().map(|view| &***view), state.draining.load(Ordering::Relaxed));
+    let readiness =
+        Readiness::of(views.iter().map(|view| &***view), state.draining.load(Ordering::Relaxed), paused(state));
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, &readiness)
 }
@@ -127,8 +128,13 @@ fn topology(state: &AdminState) -> Answer {
     json(StatusCode::OK, &Topology::of(views.iter().map(|view| &***view), Instant::now()))
 }
 
+fn paused(state: &AdminState) -> Vec<String> {
+    let pauses = state.pauses.load();
+    pauses.iter().filter(|(_, pause)| pause.is_paused()).map(|(name, _)| name.to_string()).collect()
+}
+
 fn published(state: &AdminState) -> Vec<Guard<Arc<View>>> {
-    state.views.iter().map(|view| view.load()).collect()
+    state.views.load().iter().map(|view| view.load()).collect()
 }
 
 fn method_not_allowed() -> Answer {

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 
+use crate::client::{Pause, Server};
 use crate::metrics::Metrics;
 use crate::topology::View;
 
@@ -19,9 +20,29 @@ pub struct AdminState {
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
     /// The published view of each cluster, for `/ready` and `/topology`.
-    pub views: Vec<Arc<ArcSwap<View>>>,
+    pub views: ArcSwap<Vec<Arc<ArcSwap<View>>>>,
+    /// Names and pauses of databases, for `/ready`.
+    pub pauses: ArcSwap<Vec<(Arc<str>, Arc<Pause>)>>,
     /// Trunkline is stopping: `/ready` says no, so that a load balancer sends nobody new.
     pub draining: AtomicBool,
+}
+
+impl AdminState {
+    /// Shows what is in force.
+    pub fn new(metrics: Arc<Metrics>, server: &Server) -> Self {
+        let state = Self { metrics, views: ArcSwap::default(), pauses: ArcSwap::default(), draining: false.into() };
+        state.show(server);
+        state
+    }
+
+    /// Shows this from now on.
+    pub fn show(&self, server: &Server) {
+        self.views.store(Arc::new(server.clusters.iter().map(|cluster| Arc::clone(&cluster.view)).collect()));
+        let pauses = server.databases.iter().map(|(name, database)| (Arc::clone(name), Arc::clone(&database.pause)));
+        let mut pauses: Vec<_> = pauses.collect();
+        pauses.sort_by(|(one, _), (other, _)| one.cmp(other));
+        self.pauses.store(Arc::new(pauses));
+    }
 }
 
 #[cfg(test)]

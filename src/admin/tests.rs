@@ -29,9 +29,11 @@ struct Admin {
 
 impl Admin {
     async fn start(views: Vec<View>) -> Self {
+        let views = views.into_iter().map(|view| Arc::new(ArcSwap::from_pointee(view))).collect();
         let state = Arc::new(AdminState {
             metrics: Arc::new(Metrics::new(1, &["read"])),
-            views: views.into_iter().map(|view| Arc::new(ArcSwap::from_pointee(view))).collect(),
+            views: ArcSwap::from_pointee(views),
+            pauses: ArcSwap::default(),
             draining: AtomicBool::new(false),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -110,18 +112,18 @@ async fn a_cluster_is_ready_with_a_primary_or_a_readable_replica() {
     let mut view = healthy();
     view.primary = None;
     view.no_primary_because = Some("a:5432 does not answer".into());
-    admin.state.views[0].store(Arc::new(view.clone()));
+    admin.state.views.load()[0].store(Arc::new(view.clone()));
     let (status, body) = admin.get_json("/ready").await;
     assert_eq!(status, 200);
     assert_eq!(body["clusters"][0]["why"], "reads only, no primary: a:5432 does not answer");
 
     view.nodes[1].takes_reads = false;
-    admin.state.views[0].store(Arc::new(view));
+    admin.state.views.load()[0].store(Arc::new(view));
     let (status, body) = admin.get_json("/ready").await;
     assert_eq!(status, 503);
     let why = "no replica takes reads, and no primary: a:5432 does not answer";
     let expected = json!({
-        "ready": false, "draining": false, "clusters": [{ "name": "main", "ready": false, "why": why }],
+        "ready": false, "draining": false, "paused": [], "clusters": [{ "name": "main", "ready": false, "why": why }],
     });
     assert_eq!(body, expected);
 }

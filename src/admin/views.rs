@@ -14,6 +14,8 @@ pub struct Readiness {
     pub ready: bool,
     /// Trunkline is stopping.
     pub draining: bool,
+    /// Databases whose new statements wait, because of PAUSE or a switchover: they are ready all the same.
+    pub paused: Vec<String>,
     /// Each cluster, in the order of the configuration.
     pub clusters: Vec<ClusterReadiness>,
 }
@@ -31,9 +33,9 @@ pub struct ClusterReadiness {
 
 impl Readiness {
     /// Ready is who is not stopping and has a primary or a readable replica in every cluster.
-    pub fn of<'a>(views: impl IntoIterator<Item = &'a View>, draining: bool) -> Self {
+    pub fn of<'a>(views: impl IntoIterator<Item = &'a View>, draining: bool, paused: Vec<String>) -> Self {
         let clusters: Vec<_> = views.into_iter().map(ClusterReadiness::of).collect();
-        Self { ready: !draining && clusters.iter().all(|cluster| cluster.ready), draining, clusters }
+        Self { ready: !draining && clusters.iter().all(|cluster| cluster.ready), draining, paused, clusters }
     }
 }
 

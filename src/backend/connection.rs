@@ -28,6 +28,8 @@ pub struct Connection {
     pub cancel_target: Arc<CancelTarget>,
     /// Its place at the node's gate.
     pub pass: Pass,
+    /// The pool's generation when it was opened.
+    pub generation: u64,
     /// When it was opened.
     pub opened: Instant,
     /// When it last came back to its pool.

@@ -1,8 +1,10 @@
 //! One pool: the server connections of one (node, database, user).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rand::Rng;
 
@@ -37,7 +39,9 @@ pub struct Pool {
     target: Target,
     gate: Arc<Gate>,
     slots: Arc<Slots>,
-    settings: PoolSettings,
+    settings: ArcSwap<PoolSettings>,
+    /// Connections of an earlier generation are closed instead of lent again.
+    generation: AtomicU64,
     /// What the last login cost to derive: the next needs not.
     salted_password: Mutex<Option<SaltedPassword>>,
 }
@@ -61,9 +65,29 @@ pub enum LeaseError {
 
 impl Pool {
     /// An empty pool.
-    pub fn new(node: NodeId, target: Target, gate: Arc<Gate>, settings: PoolSettings) -> Arc<Self> {
+    pub fn new(node: NodeId, target: Target, gate: Arc<Gate>, settings: Arc<PoolSettings>) -> Arc<Self> {
         let slots = Slots::new(settings.size, settings.workers);
-        Arc::new(Self { node, target, gate, slots, settings, salted_password: Mutex::new(None) })
+        Arc::new(Self {
+            node,
+            target,
+            gate,
+            slots,
+            settings: ArcSwap::new(settings),
+            generation: AtomicU64::new(0),
+            salted_password: Mutex::new(None),
+        })
+    }
+
+    /// Keeps its connections by these settings from now on.
+    pub fn set(&self, settings: Arc<PoolSettings>) {
+        self.slots.resize(settings.size);
+        self.settings.store(settings);
+    }
+
+    /// Connections opened before are closed: idle ones now, leased ones when they come back.
+    pub fn reconnect(&self, now: Instant) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.reap(now);
     }
 
     /// A warm connection at once, or nothing: the quick way, without a future.
@@ -96,7 +120,7 @@ impl Pool {
                 Taken::Wait(receiver) => match tokio::time::timeout_at(deadline.into(), receiver).await {
                     Ok(Ok(grant)) => grant,
                     Ok(Err(_)) => continue,
-                    Err(_) => return Err(LeaseError::Full { size: self.settings.size }),
+                    Err(_) => return Err(LeaseError::Full { size: self.settings.load().size }),
                 },
             };
             match grant {
@@ -119,18 +143,19 @@ impl Pool {
     }
 
     async fn open(self: &Arc<Self>, slot: Slot, worker: usize) -> Result<Lease, LeaseError> {
-        let generation = self.gate.generation();
-        let deadline = tokio::time::Instant::now() + self.settings.connect_timeout;
+        let fenced = self.gate.generation();
+        let generation = self.generation.load(Ordering::Acquire);
+        let deadline = tokio::time::Instant::now() + self.settings.load().connect_timeout;
         let target = Target { salted_password: self.salted_password.lock().clone(), ..self.target.clone() };
         let login = connect::connect(&target, deadline).await?;
         if login.salted_password.is_some() {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
         let second_handle = socket2::SockRef::from(&login.stream).try_clone().map_err(ConnectError::Io)?;
-        let pass = self.gate.enter(second_handle.into(), generation).ok_or(LeaseError::Fenced)?;
+        let pass = self.gate.enter(second_handle.into(), fenced).ok_or(LeaseError::Fenced)?;
         let now = Instant::now();
         // Not all at once: connections opened together would otherwise end together.
-        let jitter = self.settings.lifetime.mul_f64(rand::rng().random_range(0.0..0.1));
+        let jitter = self.settings.load().lifetime.mul_f64(rand::rng().random_range(0.0..0.1));
         let connection = Connection {
             stream: login.stream,
             known: Known::default(),
@@ -138,6 +163,7 @@ impl Pool {
             parameters: login.parameters.into(),
             cancel_target: CancelTarget::new(&self.target.address, login.cancel_key),
             pass,
+            generation,
             opened: now.checked_sub(jitter).unwrap_or(now),
             returned: now,
             worker,
@@ -156,12 +182,13 @@ impl Pool {
     }
 
     fn is_too_old(&self, connection: &Connection, now: Instant) -> bool {
-        now.saturating_duration_since(connection.opened) > self.settings.lifetime
+        connection.generation != self.generation.load(Ordering::Acquire)
+            || now.saturating_duration_since(connection.opened) > self.settings.load().lifetime
     }
 
     /// Closes idle connections that are too old, idle for too long, or closed by their node.
     pub fn reap(&self, now: Instant) -> usize {
-        self.slots.reap(now, self.settings.idle_timeout, |connection| self.is_too_old(connection, now))
+        self.slots.reap(now, self.settings.load().idle_timeout, |connection| self.is_too_old(connection, now))
     }
 
     /// Closes all idle connections, and takes none back.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 use super::connect::Target;
@@ -15,7 +16,7 @@ use crate::topology::NodeId;
 /// What a pool is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolKey {
-    /// The cluster, by its place in the configuration.
+    /// The cluster, by the number it got when it was first configured so.
     pub cluster: usize,
     /// The node.
     pub node: NodeId,
@@ -28,23 +29,20 @@ pub struct PoolKey {
 /// All pools of this process.
 pub struct Pools {
     pools: DashMap<PoolKey, Arc<Pool>>,
-    gates: Vec<Vec<Arc<Gate>>>,
-    settings: PoolSettings,
+    settings: ArcSwap<PoolSettings>,
 }
 
 impl Pools {
-    /// No pools yet, for clusters of these numbers of nodes.
-    pub fn new(nodes: impl IntoIterator<Item = usize>, settings: PoolSettings) -> Self {
-        let gates = nodes.into_iter().map(|count| (0..count).map(|_| Arc::default()).collect()).collect();
-        Self { pools: DashMap::new(), gates, settings }
+    /// No pools yet.
+    pub fn new(settings: PoolSettings) -> Self {
+        Self { pools: DashMap::new(), settings: ArcSwap::from_pointee(settings) }
     }
 
     /// The pool for this key, made if it is the first time.
-    pub fn get(&self, key: &PoolKey, address: &Arc<str>, password: Option<&Secret>) -> Option<Arc<Pool>> {
+    pub fn get(&self, key: &PoolKey, gate: &Arc<Gate>, address: &Arc<str>, password: Option<&Secret>) -> Arc<Pool> {
         if let Some(pool) = self.pools.get(key) {
-            return Some(Arc::clone(&pool));
+            return Arc::clone(&pool);
         }
-        let gate = Arc::clone(self.gate(key.cluster, key.node)?);
         let target = Target {
             address: Arc::clone(address),
             user: Arc::clone(&key.user),
@@ -53,18 +51,46 @@ impl Pools {
             salted_password: None,
             parameters: Vec::new(),
         };
-        let make = || Pool::new(key.node, target, gate, self.settings.clone());
-        Some(Arc::clone(&self.pools.entry(key.clone()).or_insert_with(make)))
+        let make = || Pool::new(key.node, target, Arc::clone(gate), self.settings.load_full());
+        Arc::clone(&self.pools.entry(key.clone()).or_insert_with(make))
     }
 
-    /// The gate of a node.
-    pub fn gate(&self, cluster: usize, node: NodeId) -> Option<&Arc<Gate>> {
-        self.gates.get(cluster)?.get(usize::from(node.0))
+    /// Every pool keeps its connections by these settings from now on.
+    pub fn set(&self, settings: PoolSettings) {
+        let settings = Arc::new(settings);
+        self.settings.store(Arc::clone(&settings));
+        for pool in &self.pools {
+            pool.set(Arc::clone(&settings));
+        }
     }
 
-    /// The gates of a cluster's nodes, in order.
-    pub fn gates(&self, cluster: usize) -> &[Arc<Gate>] {
-        self.gates.get(cluster).map_or(&[], Vec::as_slice)
+    /// Pools of the cluster `from` at these nodes become pools of the cluster `to`.
+    pub fn move_to(&self, from: usize, to: usize, nodes: impl Fn(NodeId) -> bool) {
+        let is_moved = |key: &PoolKey| key.cluster == from && nodes(key.node);
+        let keys: Vec<PoolKey> = self.pools.iter().map(|pool| pool.key().clone()).filter(is_moved).collect();
+        for key in keys {
+            if let Some((key, pool)) = self.pools.remove(&key) {
+                self.pools.insert(PoolKey { cluster: to, ..key }, pool);
+            }
+        }
+    }
+
+    /// Forgets the pools that are not wanted any more: idle connections are closed, leased ones when they come back.
+    pub fn retain(&self, is_wanted: impl Fn(&PoolKey) -> bool) {
+        let keys: Vec<PoolKey> =
+            self.pools.iter().map(|pool| pool.key().clone()).filter(|key| !is_wanted(key)).collect();
+        for key in keys {
+            if let Some((_, pool)) = self.pools.remove(&key) {
+                pool.retire();
+            }
+        }
+    }
+
+    /// Closes the idle connections of these pools, and leased ones when they come back.
+    pub fn reconnect(&self, is_meant: impl Fn(&PoolKey) -> bool, now: Instant) {
+        for pool in self.pools.iter().filter(|pool| is_meant(pool.key())) {
+            pool.reconnect(now);
+        }
     }
 
     /// Closes idle connections that are too old, idle for too long, or closed by their node.

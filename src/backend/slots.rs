@@ -12,12 +12,12 @@ use super::connection::Connection;
 /// The slots of one pool. Every connection holds one; so does whoever is opening one.
 #[derive(Debug)]
 pub struct Slots {
-    size: usize,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
+    size: usize,
     /// Idle connections of each worker, newest last: the newest is the warmest.
     idle: Vec<Vec<Connection>>,
     /// Slots in use: idle, leased or being opened.
@@ -64,8 +64,8 @@ impl Slots {
     /// Slots for this many connections, used by this many workers.
     pub fn new(size: usize, workers: usize) -> Arc<Self> {
         let idle = (0..workers.max(1)).map(|_| Vec::new()).collect();
-        let state = State { idle, total: 0, waiters: VecDeque::new(), retired: false };
-        Arc::new(Self { size, state: Mutex::new(state) })
+        let state = State { size, idle, total: 0, waiters: VecDeque::new(), retired: false };
+        Arc::new(Self { state: Mutex::new(state) })
     }
 
     /// An idle connection, a free slot, or a place in the queue. Nobody overtakes who waits.
@@ -75,7 +75,7 @@ impl Slots {
             if let Some(connection) = state.pop_idle(worker) {
                 return Taken::Now(Grant::Connection(Box::new(connection)));
             }
-            if state.total < self.size {
+            if state.total < state.size {
                 state.total += 1;
                 return Taken::Now(Grant::Open(Slot(Some(Arc::clone(self)))));
             }
@@ -83,6 +83,25 @@ impl Slots {
         let (sender, receiver) = oneshot::channel();
         state.waiters.push_back(sender);
         Taken::Wait(receiver)
+    }
+
+    /// There may be this many connections from now on. More than that are closed as they come back.
+    pub fn resize(self: &Arc<Self>, size: usize) {
+        let mut granted = Vec::new();
+        {
+            let mut state = self.state.lock();
+            state.size = size;
+            while state.total < size
+                && let Some(waiter) = state.waiters.pop_front()
+            {
+                state.total += 1;
+                granted.push((waiter, Slot(Some(Arc::clone(self)))));
+            }
+        }
+        for (waiter, slot) in granted {
+            // Whoever has left the queue meanwhile drops the slot, and the next gets it.
+            drop(waiter.send(Grant::Open(slot)));
+        }
     }
 
     /// An idle connection at once, or nothing.
@@ -102,8 +121,12 @@ impl Slots {
 
     /// A connection comes back, clean: to the first who waits, or to the idle ones.
     pub fn put(&self, connection: Connection) {
-        let mut grant = Grant::Connection(Box::new(connection));
         let mut state = self.state.lock();
+        if state.retired || state.total > state.size {
+            drop(state);
+            return drop(connection);
+        }
+        let mut grant = Grant::Connection(Box::new(connection));
         while let Some(waiter) = state.waiters.pop_front() {
             match waiter.send(grant) {
                 Ok(()) => return,
@@ -111,10 +134,6 @@ impl Slots {
             }
         }
         let Grant::Connection(connection) = grant else { return };
-        if state.retired {
-            drop(state);
-            return drop(connection);
-        }
         let worker = connection.worker;
         if let Some(idle) = state.idle.get_mut(worker) {
             idle.push(*connection);
@@ -171,7 +190,9 @@ impl Drop for Slot {
         let Some(slots) = self.0.take() else { return };
         let mut state = slots.state.lock();
         let mut slot = Self(Some(Arc::clone(&slots)));
-        while let Some(waiter) = state.waiters.pop_front() {
+        while state.total <= state.size
+            && let Some(waiter) = state.waiters.pop_front()
+        {
             match waiter.send(Grant::Open(slot)) {
                 Ok(()) => return,
                 Err(Grant::Open(back)) => slot = back,

@@ -10,7 +10,7 @@ use super::farewell::Farewell;
 use super::handshake::Admitted;
 use super::server::{Cluster, Server};
 use super::worker::Worker;
-use crate::backend::{ConnectClass, ConnectError, Lease, LeaseError, Pool, PoolKey};
+use crate::backend::{ConnectClass, ConnectError, Lease, LeaseError, Pool};
 use crate::metrics::{FreshnessOutcome, Retry, Target};
 use crate::routing::place::Circumstances;
 use crate::routing::{Consistency, Intent, Placement, Reason, place};
@@ -45,7 +45,7 @@ type Excluded = SmallVec<[NodeId; 4]>;
 impl Client {
     /// A lease at once, where nothing has to be waited for: the way of almost every statement.
     pub fn try_acquire(&mut self, intent: &Intent) -> Option<Acquired> {
-        if self.server.consistency == Consistency::Strong {
+        if self.server.consistency == Consistency::Strong || self.database.pause.is_paused() {
             return None;
         }
         let view = self.cluster().view.load();
@@ -64,7 +64,7 @@ impl Client {
             }
             false => pool.try_lease(self.worker.number, now),
         }?;
-        if !self.still_holds(intent, node) {
+        if !self.still_holds(intent, node) || self.database.pause.is_paused() {
             lease.give_back(now);
             return None;
         }
@@ -86,7 +86,8 @@ impl Client {
     }
 
     async fn wait_for_lease(&mut self, intent: &Intent) -> Result<Acquired, Refusal> {
-        let begun = Instant::now();
+        let arrived = Instant::now();
+        let mut begun = arrived;
         let mut excluded = if is_read(intent) { self.lost_on.clone() } else { Excluded::new() };
         let mut failure = None;
         let mut may_wait = self.is_careful() && self.session.freshness.may_wait(begun);
@@ -98,15 +99,23 @@ impl Client {
             }
         }
         loop {
+            if self.database.pause.is_paused() {
+                self.await_resume(arrived).await?;
+                begun = Instant::now();
+            }
+            if self.is_outdated() {
+                self.renew().map_err(|gone| Refusal { code: SqlState::ADMIN_SHUTDOWN, message: gone.to_string() })?;
+                excluded.clear();
+            }
             let mut changed = self.cluster().changed.clone();
             changed.mark_unchanged();
             let view = self.cluster().view.load_full();
             self.session.freshness.settle(&view);
             match self.place(intent, &view, &excluded, may_wait) {
                 Placement::Node(node, reason) => match self.lease_at(intent, node, &view).await {
-                    Ok(lease) if self.still_holds(intent, node) => {
+                    Ok(lease) if self.still_holds(intent, node) && !self.database.pause.is_paused() => {
                         let role = view.node(node).map_or(Role::Unknown, |node| node.role);
-                        self.worker.metrics.lease_waited(begun.elapsed());
+                        self.worker.metrics.lease_waited(arrived.elapsed());
                         return Ok(Acquired { lease, role, reason });
                     }
                     Ok(lease) => lease.give_back(Instant::now()),
@@ -141,12 +150,22 @@ impl Client {
         }
     }
 
+    /// Waits until the database is not paused any more.
+    async fn await_resume(&self, arrived: Instant) -> Result<(), Refusal> {
+        if self.database.pause.resumed(arrived + self.server.pause_hold).await {
+            return Ok(());
+        }
+        let hold = self.server.pause_hold.as_millis();
+        let message = format!("the database is paused, and has not been resumed within {hold} ms");
+        Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
+    }
+
     fn is_careful(&self) -> bool {
         self.server.consistency != Consistency::Eventual
     }
 
     fn place(&self, intent: &Intent, view: &View, excluded: &[NodeId], may_wait: bool) -> Placement {
-        let gates = self.server.pools.gates(self.database.cluster);
+        let gates = &self.cluster().gates;
         let group = match intent {
             Intent::Read { group: Some(group), .. } => Some(self.cluster().group(group).unwrap_or_default()),
             _ => None,
@@ -171,7 +190,7 @@ impl Client {
     fn still_holds(&self, intent: &Intent, node: NodeId) -> bool {
         is_read(intent)
             || (self.cluster().view.load().trusted_primary(Instant::now()) == Some(node)
-                && self.server.pools.gate(self.database.cluster, node).is_some_and(|gate| gate.takes_writes()))
+                && self.cluster().gate(node).is_some_and(|gate| gate.takes_writes()))
     }
 
     /// A lease of this node, as long as it is one that the statement may go to.
@@ -203,13 +222,8 @@ impl Client {
         if let Some(Some(pool)) = self.pools.get(index) {
             return Some(Arc::clone(pool));
         }
-        let key = PoolKey {
-            cluster: self.database.cluster,
-            node,
-            database: Arc::clone(&self.database.server_name),
-            user: Arc::clone(&self.session.identity.user),
-        };
-        let pool = self.server.pools.get(&key, &view.node(node)?.address, self.password.as_ref())?;
+        let user = &self.session.identity.user;
+        let pool = self.server.pool(&self.database, user, view.node(node)?, self.password.as_ref())?;
         if self.pools.len() <= index {
             self.pools.resize(index + 1, None);
         }
@@ -335,31 +349,22 @@ impl Client {
 
     /// The session's cluster.
     pub fn cluster(&self) -> &Cluster {
-        #[expect(clippy::indexing_slicing, reason = "the configuration was checked: a database names a cluster it has")]
-        &self.server.clusters[self.database.cluster]
+        self.server.cluster(&self.database)
     }
 }
 
 /// A lease at any node that answers, for what a client must be told at login.
 pub async fn any_node(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Lease, Farewell> {
     let deadline = Instant::now() + server.hold;
-    #[expect(clippy::indexing_slicing, reason = "the configuration was checked: a database names a cluster it has")]
-    let cluster = &server.clusters[admitted.database.cluster];
+    let cluster = server.cluster(&admitted.database);
     let mut changed = cluster.changed.clone();
     loop {
         changed.mark_unchanged();
         let view = cluster.view.load_full();
         let mut last = None;
         for node in view.primary().into_iter().chain(view.readable_replicas()) {
-            let key = PoolKey {
-                cluster: admitted.database.cluster,
-                node: node.id,
-                database: Arc::clone(&admitted.database.server_name),
-                user: Arc::clone(&admitted.identity.user),
-            };
-            let Some(pool) = server.pools.get(&key, &node.address, admitted.user.server_password.as_ref()) else {
-                continue;
-            };
+            let (user, password) = (&admitted.identity.user, admitted.user.server_password.as_ref());
+            let Some(pool) = server.pool(&admitted.database, user, node, password) else { continue };
             match pool.lease(worker.number, deadline.min(Instant::now() + server.queue_timeout)).await {
                 Ok(lease) => return Ok(lease),
                 Err(LeaseError::Connect(error)) if error.class() == ConnectClass::Denied => {

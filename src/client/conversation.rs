@@ -74,6 +74,17 @@ pub(super) struct HeldLease {
     pub(super) farewell: Option<SqlState>,
 }
 
+/// What a client came for is no longer in the configuration.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(super) enum Gone {
+    /// Its database.
+    #[error("terminating connection: its database has been taken out of the configuration")]
+    Database,
+    /// Its user.
+    #[error("terminating connection: its user has been taken out of the configuration")]
+    User,
+}
+
 /// A unit that node after node says goodbye to is told so in the end.
 const MOST_RUNS: usize = 8;
 
@@ -178,13 +189,18 @@ impl Client {
     }
 
     /// Waits until the client sends something, without a buffer.
-    async fn idle(&self) -> Result<(), Farewell> {
+    async fn idle(&mut self) -> Result<(), Farewell> {
         std::future::poll_fn(|cx| {
             if self.worker.is_draining() {
                 return std::task::Poll::Ready(Err(Farewell::told(
                     SqlState::ADMIN_SHUTDOWN,
                     "terminating connection due to administrator command",
                 )));
+            }
+            if self.is_outdated()
+                && let Err(gone) = self.renew()
+            {
+                return std::task::Poll::Ready(Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string())));
             }
             self.place.watch(cx);
             self.stream.poll_read_ready(cx).map_err(Farewell::from)
@@ -205,6 +221,9 @@ impl Client {
                 }
                 continue;
             }
+            if self.is_outdated() {
+                self.renew().map_err(|gone| Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string()))?;
+            }
             self.drop_rest(buffers);
             if self.dropping > 0 {
                 self.read_more(&mut buffers.input).await?;
@@ -224,6 +243,27 @@ impl Client {
                 None => self.read_more(&mut buffers.input).await?,
             }
         }
+    }
+
+    /// The configuration has been read anew since the client last looked.
+    #[inline]
+    pub(super) fn is_outdated(&self) -> bool {
+        !self.worker.serves_by(&self.server)
+    }
+
+    /// From here on, the configuration in force counts. Without a lease only: it belongs to a pool of the one before.
+    pub(super) fn renew(&mut self) -> Result<(), Gone> {
+        let server = self.worker.server();
+        let database = server.databases.get(&self.session.identity.database).ok_or(Gone::Database)?.clone();
+        let user = server.users.get(&self.session.identity.user).ok_or(Gone::User)?.clone();
+        if server.cluster(&database).number != self.cluster().number {
+            // Nodes have other numbers there.
+            self.session.freshness.renumbered();
+            self.lost_on.clear();
+        }
+        (self.server, self.database, self.password) = (server, database, user.server_password);
+        self.pools.clear();
+        Ok(())
     }
 
     async fn read_more(&mut self, input: &mut ReadBuffer) -> Result<(), Farewell> {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
 use super::conversation::serve;
@@ -14,7 +15,6 @@ use super::server::Server;
 use super::worker::Worker;
 use crate::metrics::Metrics;
 use crate::session::SessionId;
-use crate::sql::{Cache, ParseSettings};
 
 /// The worker threads.
 pub struct Fleet {
@@ -30,6 +30,8 @@ struct Crew {
 enum Order {
     /// Serve this client.
     Serve(TcpStream),
+    /// Serve by this configuration from now on, and say so.
+    Renew(Arc<Server>, oneshot::Sender<()>),
     /// Ask every client to leave as soon as it is idle.
     Drain,
 }
@@ -59,6 +61,20 @@ impl Fleet {
         self.crews.iter().map(|crew| crew.clients.load(Ordering::Relaxed)).sum()
     }
 
+    /// Every client is served by this from its next unit on. Returns when every worker knows.
+    pub async fn renew(&self, server: &Arc<Server>) {
+        let mut answers = Vec::with_capacity(self.crews.len());
+        for crew in &self.crews {
+            let (done, answer) = oneshot::channel();
+            // A worker that is gone serves nobody.
+            let _ = crew.orders.send(Order::Renew(Arc::clone(server), done));
+            answers.push(answer);
+        }
+        for answer in answers {
+            let _ = answer.await;
+        }
+    }
+
     /// Asks every client to leave as soon as it is idle.
     pub fn drain(&self) {
         for crew in &self.crews {
@@ -86,11 +102,8 @@ impl Crew {
         let (metrics, count) = (metrics.worker(number), Arc::clone(&clients));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || {
-            let limits = &server.limits;
-            let parse = ParseSettings { max_bytes: limits.statement_bytes, ..ParseSettings::default() };
-            let worker =
-                Worker::new(number, metrics, Cache::with_seed(limits.statement_cache_bytes, rand::random()), parse);
-            LocalSet::new().block_on(&runtime, obey(receiver, &worker, &server, &sessions, &count));
+            let worker = Worker::new(number, metrics, server);
+            LocalSet::new().block_on(&runtime, obey(receiver, &worker, &sessions, &count));
         };
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(work)?;
         Ok(Self { orders, clients, thread: Some(thread) })
@@ -100,7 +113,6 @@ impl Crew {
 async fn obey(
     mut orders: UnboundedReceiver<Order>,
     worker: &std::rc::Rc<Worker>,
-    server: &Arc<Server>,
     sessions: &AtomicU64,
     count: &Arc<AtomicUsize>,
 ) {
@@ -108,11 +120,16 @@ async fn obey(
     while let Some(order) = orders.recv().await {
         match order {
             Order::Drain => worker.drain(),
+            Order::Renew(server, done) => {
+                worker.renew(server);
+                // Whoever has asked may have gone.
+                let _ = done.send(());
+            }
             Order::Serve(client) => {
                 let leaving = Leaving(Arc::clone(count));
                 let Ok(client) = tokio::net::TcpStream::from_std(client) else { continue };
                 let id = SessionId(sessions.fetch_add(1, Ordering::Relaxed));
-                let (server, worker) = (Arc::clone(server), std::rc::Rc::clone(worker));
+                let (server, worker) = (worker.server(), std::rc::Rc::clone(worker));
                 tokio::task::spawn_local(async move {
                     let _leaving = leaving;
                     serve(client, server, worker, id).await;

@@ -230,7 +230,7 @@ pub async fn welcome(
 
 /// What a server connection reports with the settings that the client asked for.
 async fn reported(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
-    let (cluster, user) = (admitted.database.cluster, &admitted.identity.user);
+    let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
     if let Some(welcome) = server.welcomes.get(cluster, database, user, settings) {
         return Ok(welcome);

@@ -5,6 +5,7 @@ pub mod conversation;
 pub mod farewell;
 pub mod fleet;
 pub mod handshake;
+pub mod pause;
 pub mod relay;
 pub mod server;
 pub mod startup_settings;
@@ -12,5 +13,6 @@ pub mod welcome;
 pub mod worker;
 
 pub use fleet::Fleet;
+pub use pause::{Busy, Pause, Paused, Pauses, Scope};
 pub use server::{Cluster, Database, Server, User};
 pub use worker::Worker;

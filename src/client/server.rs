@@ -7,15 +7,17 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use tokio::sync::watch;
 
+use super::pause::{Pause, Pauses};
 use super::welcome::Welcomes;
 use crate::auth::{Secret, Verifier};
-use crate::backend::Pools;
 use crate::backend::cancel::CancelKeys;
+use crate::backend::{Gate, Pool, PoolKey, Pools};
 use crate::config::{Limits, PoolMode};
 use crate::routing::{Consistency, Reads, RuleSet};
-use crate::topology::{Doubt, NodeId, View};
+use crate::topology::{Doubt, NodeId, NodeView, View};
 
-/// What all clients share.
+/// What all clients share: an immutable picture of the configuration in force, and what outlives it. A reload makes
+/// another one; each client picks it up at its next unit (see [`Worker::renew`](super::Worker::renew)).
 pub struct Server {
     /// The clusters, in the order of the configuration.
     pub clusters: Vec<Cluster>,
@@ -25,12 +27,14 @@ pub struct Server {
     pub users: HashMap<Arc<str>, User>,
     /// Makes the answers about unknown users stable and indistinguishable.
     pub mock_secret: [u8; 32],
-    /// Server connections.
-    pub pools: Pools,
-    /// Who can be cancelled.
-    pub cancel_keys: CancelKeys,
-    /// What clients are told of the server at login.
-    pub welcomes: Welcomes,
+    /// Server connections. Outlives a reload.
+    pub pools: Arc<Pools>,
+    /// Who can be cancelled. Outlives a reload.
+    pub cancel_keys: Arc<CancelKeys>,
+    /// What clients are told of the server at login. Outlives a reload.
+    pub welcomes: Arc<Welcomes>,
+    /// Which databases are paused. Outlives a reload.
+    pub pauses: Arc<Pauses>,
     /// The rules in force.
     pub rules: Arc<RuleSet>,
     /// Where reads go.
@@ -41,18 +45,32 @@ pub struct Server {
     pub freshness_wait: Duration,
     /// How long statements wait for a primary.
     pub hold: Duration,
+    /// How long PAUSE waits for open transactions.
+    pub pause_timeout: Duration,
+    /// How long statements wait while their database is paused.
+    pub pause_hold: Duration,
     /// How long a session waits for a server connection.
     pub queue_timeout: Duration,
+    /// Most server connections of a pool.
+    pub pool_size: usize,
     /// When a server connection goes back to its pool.
     pub mode: PoolMode,
     /// Most prepared statements on one server connection.
     pub prepared_statements: usize,
     /// Limits on clients.
     pub limits: Limits,
+    /// Most clients at once.
+    pub max_clients: usize,
 }
 
 /// A cluster, as far as clients go.
 pub struct Cluster {
+    /// Its configured name.
+    pub name: Arc<str>,
+    /// Its number, in [`PoolKey`](crate::backend::PoolKey)s: another one if its nodes have become others.
+    pub number: usize,
+    /// The gates of its nodes, in order.
+    pub gates: Arc<[Arc<Gate>]>,
     /// Its picture now.
     pub view: Arc<ArcSwap<View>>,
     /// Changes whenever the picture does.
@@ -74,6 +92,8 @@ pub struct Database {
     pub cluster: usize,
     /// Its name on the nodes.
     pub server_name: Arc<str>,
+    /// Whether its statements wait.
+    pub pause: Arc<Pause>,
 }
 
 /// Who may connect.
@@ -85,7 +105,38 @@ pub struct User {
     pub server_password: Option<Secret>,
 }
 
+impl Server {
+    /// The cluster of a database.
+    pub fn cluster(&self, database: &Database) -> &Cluster {
+        #[expect(clippy::indexing_slicing, reason = "the configuration was checked: a database names a cluster it has")]
+        &self.clusters[database.cluster]
+    }
+
+    /// The pool of a user of this database at a node; None if there is no such node.
+    pub fn pool(
+        &self,
+        database: &Database,
+        user: &Arc<str>,
+        node: &NodeView,
+        password: Option<&Secret>,
+    ) -> Option<Arc<Pool>> {
+        let cluster = self.cluster(database);
+        let key = PoolKey {
+            cluster: cluster.number,
+            node: node.id,
+            database: Arc::clone(&database.server_name),
+            user: Arc::clone(user),
+        };
+        Some(self.pools.get(&key, cluster.gate(node.id)?, &node.address, password))
+    }
+}
+
 impl Cluster {
+    /// The gate of a node.
+    pub fn gate(&self, node: NodeId) -> Option<&Arc<Gate>> {
+        self.gates.get(usize::from(node.0))
+    }
+
     /// The nodes of this group.
     pub fn group(&self, name: &str) -> Option<&[u16]> {
         self.groups.iter().find(|(group, _)| **group == *name).map(|(_, nodes)| &**nodes)

@@ -8,6 +8,7 @@ use std::task::{Context, Waker};
 
 use bytes::BytesMut;
 
+use super::server::Server;
 use crate::metrics::WorkerMetrics;
 use crate::net::ReadBuffer;
 use crate::session::Dialect;
@@ -19,7 +20,8 @@ pub struct Worker {
     pub number: usize,
     /// What it counts.
     pub metrics: Arc<WorkerMetrics>,
-    parse: ParseSettings,
+    server: RefCell<Arc<Server>>,
+    parse: Cell<ParseSettings>,
     cache: RefCell<Cache>,
     #[expect(
         clippy::vec_box,
@@ -59,12 +61,13 @@ const LARGEST_SPARE: usize = 64 * 1024;
 
 impl Worker {
     /// A worker with nobody to serve yet.
-    pub fn new(number: usize, metrics: Arc<WorkerMetrics>, cache: Cache, parse: ParseSettings) -> Rc<Self> {
+    pub fn new(number: usize, metrics: Arc<WorkerMetrics>, server: Arc<Server>) -> Rc<Self> {
         Rc::new(Self {
             number,
             metrics,
-            parse,
-            cache: RefCell::new(cache),
+            parse: Cell::new(parse_settings(&server)),
+            cache: RefCell::new(new_cache(&server)),
+            server: RefCell::new(server),
             spare: RefCell::default(),
             turn: Cell::new(number as u64),
             draining: Cell::new(false),
@@ -77,12 +80,12 @@ impl Worker {
     /// What this text is, from the cache or parsed. The cache is for the usual dialect.
     pub fn classify(&self, text: &[u8], dialect: Dialect) -> Arc<Statement> {
         if dialect == Dialect::default() {
-            return self.cache.borrow_mut().get(text, &self.parse);
+            return self.cache.borrow_mut().get(text, &self.parse.get());
         }
         let settings = ParseSettings {
             standard_conforming_strings: dialect.standard_conforming_strings,
             encoding_is_utf8: dialect.encoding_is_utf8,
-            ..self.parse
+            ..self.parse.get()
         };
         Arc::new(classify_bytes(text, &settings))
     }
@@ -111,6 +114,27 @@ impl Worker {
         }
     }
 
+    /// What its clients share, by the configuration in force.
+    pub fn server(&self) -> Arc<Server> {
+        Arc::clone(&self.server.borrow())
+    }
+
+    /// This is by the configuration in force: a comparison of two pointers, for it is asked at each unit.
+    #[inline]
+    pub fn serves_by(&self, server: &Arc<Server>) -> bool {
+        Arc::ptr_eq(&self.server.borrow(), server)
+    }
+
+    /// The configuration has been read anew: each client follows at its next unit, an idle one now.
+    pub fn renew(&self, server: Arc<Server>) {
+        if server.limits.statement_cache_bytes != self.server.borrow().limits.statement_cache_bytes {
+            *self.cache.borrow_mut() = new_cache(&server);
+        }
+        self.parse.set(parse_settings(&server));
+        *self.server.borrow_mut() = server;
+        self.wake_idle();
+    }
+
     /// Clients are asked to leave as soon as they are idle.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
@@ -119,6 +143,10 @@ impl Worker {
     /// Asks every client to leave as soon as it is idle.
     pub fn drain(&self) {
         self.draining.set(true);
+        self.wake_idle();
+    }
+
+    fn wake_idle(&self) {
         for waker in self.idle.borrow_mut().iter_mut().filter_map(Option::take) {
             waker.wake();
         }
@@ -138,6 +166,14 @@ impl Worker {
         });
         Place { worker: Rc::clone(self), number }
     }
+}
+
+fn parse_settings(server: &Server) -> ParseSettings {
+    ParseSettings { max_bytes: server.limits.statement_bytes, ..ParseSettings::default() }
+}
+
+fn new_cache(server: &Server) -> Cache {
+    Cache::with_seed(server.limits.statement_cache_bytes, rand::random())
 }
 
 /// A client's place; dropping it is leaving.

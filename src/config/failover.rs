@@ -10,7 +10,12 @@ impl Failover {
     pub(super) fn read(table: Table<'_>) -> Self {
         // A statement that waits longer than ten minutes has outlived whoever sent it.
         const LONGEST: Duration = Duration::from_secs(600);
-        let failover = Self { hold: table.duration("hold", Duration::from_secs(10), Duration::ZERO..=LONGEST) };
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let failover = Self {
+            hold: table.duration("hold", Duration::from_secs(10), Duration::ZERO..=LONGEST),
+            pause_timeout: table.duration("pause_timeout", Duration::from_secs(30), Duration::ZERO..=DAY),
+            pause_hold: table.duration("pause_hold", Duration::from_secs(120), Duration::ZERO..=DAY),
+        };
         table.finish();
         failover
     }

@@ -217,6 +217,12 @@ pub struct Routing {
 pub struct Failover {
     /// How long statements wait for a primary before they fail with 57P03. Default 10 s, bounds 0 to 10 min.
     pub hold: Duration,
+    /// How long PAUSE and a switchover wait for open transactions before they give up and resume. Default 30 s, bounds
+    /// 0 to 1 day.
+    pub pause_timeout: Duration,
+    /// How long statements of a paused database wait for RESUME before they fail with 57P03. Default 2 min, bounds 0 to
+    /// 1 day.
+    pub pause_hold: Duration,
 }
 
 /// Limits on clients.

@@ -98,6 +98,11 @@ impl Scrape {
         self.counter(&families::POOL_OPEN_FAILURES, &labels, counts.open_failures as f64);
     }
 
+    /// Whether the statements of this configured database wait.
+    pub fn paused(&mut self, database: &str, is_paused: bool) {
+        self.gauge(&families::DATABASE_PAUSED, &[database], truth(is_paused));
+    }
+
     /// How many statements the rule of this configured name has decided so far.
     pub fn rule_matches(&mut self, rule: &str, statements: u64) {
         self.counter(&families::RULE_MATCHES, &[rule], statements as f64);

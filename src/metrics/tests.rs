@@ -152,6 +152,7 @@ fn every_family_can_be_filled() {
         scrape.probes("main", "a:5432", &probes, 0);
         scrape.pool(PoolName { cluster: "main", node: "a:5432", database: "d", user: "u" }, PoolCounts::default());
         scrape.rule_matches("reports", 1);
+        scrape.paused("d", false);
     });
     let text = metrics.render();
     for family in families::ALL {

@@ -107,6 +107,11 @@ impl MonitorHandle {
         self.shared.doubt(node, cause);
     }
 
+    /// Wakes everybody who waits for a new view, without one.
+    pub fn wake_all(&self) {
+        self.shared.wake_all();
+    }
+
     /// What probing this node has brought; None if there is no such node.
     pub fn counters(&self, node: NodeId) -> Option<&ProbeCounters> {
         self.shared.signals(node).map(|signals| &signals.counters)

@@ -126,6 +126,10 @@ impl Shared {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    pub(super) fn wake_all(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
     fn want_probe(&self, node: NodeId) {
         if let Some(signals) = self.signals(node) {
             signals.want_probe();

@@ -111,6 +111,12 @@ impl Freshness {
         node.position.is_some_and(|position| position.lsn >= floor.lsn) && self.same_history(node, floor)
     }
 
+    /// Nodes have other numbers from now on: what was read is known by its moment alone.
+    pub fn renumbered(&mut self) {
+        self.home = None;
+        self.read = self.read.map(|(_, moment)| (NodeId(u16::MAX), moment));
+    }
+
     /// Nothing is required of a node.
     pub fn is_free(&self) -> bool {
         self.floor.is_none() && self.wrote.is_none() && self.read.is_none()

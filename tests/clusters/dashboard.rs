@@ -129,7 +129,8 @@ fn serve(listener: TcpListener, stopped: oneshot::Receiver<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let state = AdminState {
         metrics: Arc::new(filled_metrics()),
-        views: vec![Arc::new(ArcSwap::from_pointee(lagging_view()))],
+        views: ArcSwap::from_pointee(vec![Arc::new(ArcSwap::from_pointee(lagging_view()))]),
+        pauses: ArcSwap::default(),
         draining: AtomicBool::new(false),
     };
     runtime.block_on(async {
@@ -157,6 +158,7 @@ fn fill(scrape: &mut Scrape, probes: &Histogram) {
     let name = PoolName { cluster: "main", node: "127.0.0.1:5432", database: "bench", user: "bench" };
     scrape.pool(name, PoolCounts { idle: 1, leased: 2, size: 20, ..PoolCounts::default() });
     scrape.rule_matches("reports", 1);
+    scrape.paused("bench", true);
 }
 
 fn lagging_view() -> View {

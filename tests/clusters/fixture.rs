@@ -89,6 +89,30 @@ impl Proxy {
         self.client_config().connect(NoTls).unwrap()
     }
 
+    /// What it has written to its log.
+    pub(crate) fn log(&self) -> String {
+        self.0.log()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
+    /// Changes its configuration file; it is not told.
+    pub(crate) fn rewrite(&self, change: impl FnOnce(&mut Table)) {
+        let path = self.0.config_path();
+        let mut configuration: Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+        change(&mut configuration);
+        std::fs::write(path, toml::to_string(&configuration).unwrap()).unwrap();
+    }
+
+    /// Sends it a signal, as in `signal("HUP")`.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
     /// Its resident memory.
     pub(crate) fn resident_megabytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.pid())).unwrap();

@@ -20,6 +20,7 @@ mod monitor;
 mod network;
 mod node_loss;
 mod pgbench;
+mod reload;
 mod routing;
 mod session_state;
 mod state;

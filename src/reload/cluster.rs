@@ -1,0 +1,190 @@
+//! A cluster that is watched: its monitor, the gates of its nodes, and who fences them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::backend::Gate;
+use crate::client;
+use crate::config;
+use crate::monitor::{Monitor, MonitorHandle, OnView};
+use crate::topology::{NodeId, NodeState, Role, View};
+
+/// A cluster that is watched.
+pub(super) struct RunningCluster {
+    /// Its number in pool keys.
+    pub(super) number: usize,
+    config: config::Cluster,
+    max_lag: Duration,
+    gates: Arc<[Arc<Gate>]>,
+    monitor: Arc<Monitor>,
+    fences: Arc<Fences>,
+}
+
+/// Acts on the gates of a cluster's nodes as views change; only while it is in force, for a reload may have two
+/// monitors watch the same nodes for a moment.
+struct Fences {
+    gates: Arc<[Arc<Gate>]>,
+    in_force: AtomicBool,
+}
+
+impl RunningCluster {
+    /// Watches a cluster from now on. Nodes that were known before keep their gates. Nothing is fenced before
+    /// [`Self::take_over`].
+    pub(super) fn start(
+        number: usize,
+        cluster: &config::Cluster,
+        max_lag: Duration,
+        known: &[(Arc<str>, Arc<Gate>)],
+    ) -> Self {
+        let gate = |address: &Arc<str>| {
+            let known = known.iter().find(|(other, _)| other == address);
+            known.map_or_else(Arc::default, |(_, gate)| Arc::clone(gate))
+        };
+        let gates: Arc<[Arc<Gate>]> = cluster.nodes.iter().map(gate).collect();
+        let fences = Arc::new(Fences { gates: Arc::clone(&gates), in_force: AtomicBool::new(false) });
+        let monitor = Monitor::start(cluster, max_lag, fences.watch(), &tokio::runtime::Handle::current());
+        Self { number, config: cluster.clone(), max_lag, gates, monitor: Arc::new(monitor), fences }
+    }
+
+    /// From now on, this one's views decide who is fenced.
+    pub(super) fn take_over(&self) {
+        if !self.fences.in_force.swap(true, Ordering::AcqRel) {
+            let view = self.handle().view();
+            self.fences.act(&view, &view);
+        }
+    }
+
+    /// Its configured name.
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// What others may ask of its monitor.
+    pub(super) fn handle(&self) -> MonitorHandle {
+        self.monitor.handle()
+    }
+
+    /// As clients see it.
+    pub(super) fn for_clients(&self) -> client::Cluster {
+        let handle = self.handle();
+        let (sampler, follower, doubter) = (handle.clone(), handle.clone(), handle.clone());
+        client::Cluster {
+            name: Arc::clone(&self.config.name),
+            number: self.number,
+            gates: Arc::clone(&self.gates),
+            view: Arc::clone(&handle.view),
+            changed: handle.changed,
+            request_sample: Box::new(move |node| sampler.request_sample(node)),
+            follow_until: Box::new(move |node, until| follower.follow_until(node, until)),
+            doubt: Box::new(move |node, cause| doubter.doubt(node, cause)),
+            groups: self.config.groups.clone(),
+        }
+    }
+
+    /// It is watched as this configuration wants it.
+    pub(super) fn is_as(&self, wanted: &config::Cluster, max_lag: Duration) -> bool {
+        let (mine, other) = (&self.config.monitor, &wanted.monitor);
+        self.has_nodes_of(wanted)
+            && self.max_lag == max_lag
+            && mine.user == other.user
+            && mine.password.plain() == other.password.plain()
+            && mine.database == other.database
+            && mine.interval == other.interval
+            && mine.timeout == other.timeout
+    }
+
+    /// Its nodes are those of this configuration, in the same order.
+    pub(super) fn has_nodes_of(&self, wanted: &config::Cluster) -> bool {
+        self.config.nodes == wanted.nodes
+    }
+
+    /// This node has the same number in that configuration.
+    pub(super) fn keeps(&self, node: NodeId, wanted: &config::Cluster) -> bool {
+        let index = usize::from(node.0);
+        self.config.nodes.get(index).is_some_and(|address| wanted.nodes.get(index) == Some(address))
+    }
+
+    /// The same, with the groups of this configuration.
+    pub(super) fn with_groups(&self, wanted: &config::Cluster) -> Self {
+        Self {
+            number: self.number,
+            config: wanted.clone(),
+            max_lag: self.max_lag,
+            gates: Arc::clone(&self.gates),
+            monitor: Arc::clone(&self.monitor),
+            fences: Arc::clone(&self.fences),
+        }
+    }
+
+    /// Each node's gate.
+    pub(super) fn gates_by_address(&self) -> Vec<(Arc<str>, Arc<Gate>)> {
+        self.config.nodes.iter().cloned().zip(self.gates.iter().cloned()).collect()
+    }
+
+    /// Waits until it can serve what the one before can, as long as its nodes may take to answer. Then it takes over, so
+    /// that the one before does not act any more.
+    pub(super) async fn ready_as(&self, before: &Self) {
+        let deadline = Instant::now() + 2 * (self.config.monitor.interval + self.config.monitor.timeout);
+        let mut changed = self.handle().changed;
+        loop {
+            let (view, known) = (self.handle().view(), before.handle().view());
+            let readable = |view: &View| view.readable_replicas().count();
+            let is_ready = (view.primary.is_some() || known.primary.is_none())
+                && (readable(&view) >= readable(&known).min(self.kept(before)));
+            // Dropping the wait for a view loses nothing: the next look sees it.
+            if is_ready || tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                break;
+            }
+        }
+        before.fences.in_force.store(false, Ordering::Release);
+    }
+
+    /// Nodes that both have.
+    fn kept(&self, before: &Self) -> usize {
+        self.config.nodes.iter().filter(|address| before.config.nodes.contains(address)).count().saturating_sub(1)
+    }
+
+    /// Wakes everybody who waits for its next view.
+    pub(super) fn wake_all(&self) {
+        self.handle().wake_all();
+    }
+}
+
+impl Fences {
+    fn watch(self: &Arc<Self>) -> OnView {
+        let fences = Arc::clone(self);
+        Box::new(move |old, new| {
+            if old.epoch != new.epoch {
+                info!(cluster = %new.cluster, epoch = new.epoch, primary = primary_address(new), "a new epoch begins");
+            }
+            if fences.in_force.load(Ordering::Acquire) {
+                fences.act(old, new);
+            }
+        })
+    }
+
+    /// A node that has lost the primary's role is fenced before the view that says so is published; so is one that is
+    /// down, for what was asked of a frozen node would be waited for as long as it is frozen.
+    fn act(&self, old: &View, new: &View) {
+        for ((before, now), gate) in old.nodes.iter().zip(&new.nodes).zip(&*self.gates) {
+            gate.admit_writes(now.role == Role::Primary);
+            // One that is stopping, while no other has its role, ends its sessions by itself and says how far they came.
+            let says_goodbye = now.state == NodeState::Starting && new.primary.is_none();
+            if gate.is_to_be_fenced() && now.role != Role::Primary && !says_goodbye {
+                let closed = gate.sever();
+                warn!(cluster = %new.cluster, node = %before.address, connections = closed, "node lost the primary's role and is fenced");
+            } else if before.state != NodeState::Down && now.state == NodeState::Down {
+                let closed = gate.sever();
+                warn!(cluster = %new.cluster, node = %before.address, connections = closed, "node is down and its connections are closed");
+            }
+        }
+    }
+}
+
+fn primary_address(view: &View) -> &str {
+    view.primary().map_or("none", |node| &node.address)
+}

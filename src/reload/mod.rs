@@ -1,0 +1,163 @@
+//! The configuration in force: made into what clients share, and swapped for another while they go on.
+//!
+//! A reload is checked as a whole first; what is wrong leaves the old configuration in force.
+
+mod changes;
+mod cluster;
+mod server;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tracing::{info, warn};
+
+use crate::backend::Pools;
+use crate::client::{Fleet, Server};
+use crate::config::{self, Config, Problems};
+use cluster::RunningCluster;
+use server::Lasting;
+
+/// What clients share by the configuration in force.
+pub type InForce = Arc<ArcSwap<Server>>;
+
+/// Sets the log's level; what it was given is a filter that has been checked.
+pub type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
+
+/// Called with what is in force, after it is.
+pub type OnSwap = Box<dyn Fn(&Server) + Send + Sync>;
+
+/// The configuration in force, and all that runs because of it.
+pub struct Standing {
+    source: PathBuf,
+    config: Config,
+    clusters: Vec<RunningCluster>,
+    lasting: Lasting,
+    in_force: InForce,
+    next_number: usize,
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Problems(#[from] Problems),
+    /// Reading it was cut off.
+    #[error("the configuration could not be read to its end")]
+    CutOff,
+}
+
+/// What a reload has come to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Settings that have changed in the file and count only after a restart.
+    pub need_restart: Vec<&'static str>,
+}
+
+impl Standing {
+    /// Everything that runs by this configuration. Call on the main runtime.
+    pub fn start(config: Config, source: PathBuf) -> Self {
+        let lasting = Lasting::new(Pools::new(server::pool_settings(&config)));
+        let start = |(number, cluster)| RunningCluster::start(number, cluster, config.routing.max_lag, &[]);
+        let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
+        clusters.iter().for_each(RunningCluster::take_over);
+        let users = server::make_users(&config, &lasting.mock_secret);
+        let server = server::make(&config, users, &clusters, &lasting);
+        let in_force = Arc::new(ArcSwap::from_pointee(server));
+        let next_number = clusters.len();
+        Self { source, config, clusters, lasting, in_force, next_number }
+    }
+
+    /// What clients share, now and after each reload.
+    pub fn in_force(&self) -> &InForce {
+        &self.in_force
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where the configuration was read from.
+    pub fn source(&self) -> &PathBuf {
+        &self.source
+    }
+
+    /// Reads the configuration anew and swaps it in, if nothing is wrong with it. Clients go on, each by the new one from
+    /// its next unit; those whose database or user is gone end when they are idle.
+    pub async fn reload(&mut self, fleet: &Fleet, set_level: &SetLevel, on_swap: &OnSwap) -> Result<Reloaded, Failure> {
+        let (path, mock_secret) = (self.source.clone(), self.lasting.mock_secret);
+        // Files are read and verifiers derived off this thread: it also watches the nodes.
+        let read = tokio::task::spawn_blocking(move || {
+            let config = config::load(&path)?;
+            let users = server::make_users(&config, &mock_secret);
+            Ok::<_, Problems>((config, users))
+        });
+        let (config, users) = read.await.map_err(|_| Failure::CutOff)??;
+        let reloaded = Reloaded { need_restart: changes::need_restart(&self.config, &config) };
+
+        let clusters = self.renew_clusters(&config).await;
+        let server = Arc::new(server::make(&config, users, &clusters, &self.lasting));
+        self.lasting.pools.set(server::pool_settings(&config));
+        let before = std::mem::replace(&mut self.clusters, clusters);
+        self.clusters.iter().for_each(RunningCluster::take_over);
+        self.in_force.store(Arc::clone(&server));
+        on_swap(&server);
+        set_level(&config.log.level);
+        // Every worker has it when this returns: whoever is woken now finds it.
+        fleet.renew(&server).await;
+        before.iter().for_each(RunningCluster::wake_all);
+        self.forget_pools(&server, &config);
+        self.config = config;
+        for setting in &reloaded.need_restart {
+            warn!(setting, "a changed setting counts only after a restart");
+        }
+        info!(config = %self.source.display(), "the configuration has been reloaded");
+        Ok(reloaded)
+    }
+
+    /// The clusters of a new configuration: those that have not changed go on as they are, the others are watched anew
+    /// before they take over.
+    async fn renew_clusters(&mut self, config: &Config) -> Vec<RunningCluster> {
+        let mut clusters = Vec::with_capacity(config.clusters.len());
+        for wanted in &config.clusters {
+            let max_lag = config.routing.max_lag;
+            let before = self.clusters.iter().find(|running| running.name() == &*wanted.name);
+            clusters.push(match before {
+                Some(running) if running.is_as(wanted, max_lag) => running.with_groups(wanted),
+                Some(running) => {
+                    let number = if running.has_nodes_of(wanted) { running.number } else { self.next_number };
+                    let renewed = RunningCluster::start(number, wanted, max_lag, &running.gates_by_address());
+                    renewed.ready_as(running).await;
+                    if number != running.number {
+                        self.lasting.pools.move_to(running.number, number, |node| running.keeps(node, wanted));
+                        self.next_number += 1;
+                    }
+                    renewed
+                }
+                None => {
+                    self.next_number += 1;
+                    RunningCluster::start(self.next_number - 1, wanted, max_lag, &[])
+                }
+            });
+        }
+        clusters
+    }
+
+    /// Pools of clusters that are gone, and of users that are or whose password has changed.
+    fn forget_pools(&self, server: &Server, config: &Config) {
+        let is_same_user = |name: &str| {
+            let password = |config: &Config| {
+                let user = config.users.iter().find(|user| &*user.name == name)?;
+                let plain = user.server_password.as_ref().unwrap_or(&user.password).plain();
+                Some(plain.map(str::to_owned))
+            };
+            let now = password(config);
+            now.is_some() && now == password(&self.config)
+        };
+        self.lasting.pools.retain(|key| {
+            server.clusters.iter().any(|cluster| cluster.number == key.cluster) && is_same_user(&key.user)
+        });
+    }
+}

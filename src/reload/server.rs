@@ -1,0 +1,95 @@
+//! From a checked configuration to what clients share.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::cluster::RunningCluster;
+use crate::auth::{Secret, Verifier};
+use crate::backend::cancel::CancelKeys;
+use crate::backend::{PoolSettings, Pools};
+use crate::client::welcome::Welcomes;
+use crate::client::{self, Pauses, Server};
+use crate::config::{self, Config};
+
+/// What outlives every reload.
+pub(super) struct Lasting {
+    pub(super) mock_secret: [u8; 32],
+    pub(super) pools: Arc<Pools>,
+    cancel_keys: Arc<CancelKeys>,
+    welcomes: Arc<Welcomes>,
+    pauses: Arc<Pauses>,
+}
+
+/// Who may connect.
+pub(super) type Users = HashMap<Arc<str>, client::User>;
+
+impl Lasting {
+    pub(super) fn new(pools: Pools) -> Self {
+        Self {
+            mock_secret: rand::random(),
+            pools: Arc::new(pools),
+            cancel_keys: Arc::default(),
+            welcomes: Arc::default(),
+            pauses: Arc::default(),
+        }
+    }
+}
+
+/// What clients share by this configuration.
+pub(super) fn make(config: &Config, users: Users, clusters: &[RunningCluster], lasting: &Lasting) -> Server {
+    let databases = config.databases.iter().map(|database| {
+        let entry = client::Database {
+            cluster: database.cluster,
+            server_name: Arc::clone(&database.server_name),
+            pause: lasting.pauses.of(&database.name),
+        };
+        (Arc::clone(&database.name), entry)
+    });
+    Server {
+        clusters: clusters.iter().map(RunningCluster::for_clients).collect(),
+        databases: databases.collect(),
+        users,
+        mock_secret: lasting.mock_secret,
+        pools: Arc::clone(&lasting.pools),
+        cancel_keys: Arc::clone(&lasting.cancel_keys),
+        welcomes: Arc::clone(&lasting.welcomes),
+        pauses: Arc::clone(&lasting.pauses),
+        rules: Arc::clone(&config.routing.rules),
+        reads: config.routing.reads,
+        consistency: config.routing.consistency,
+        freshness_wait: config.routing.freshness_wait,
+        hold: config.failover.hold,
+        pause_timeout: config.failover.pause_timeout,
+        pause_hold: config.failover.pause_hold,
+        queue_timeout: config.pool.queue_timeout,
+        pool_size: config.pool.size,
+        mode: config.pool.mode,
+        prepared_statements: config.pool.prepared_statements,
+        limits: config.limits.clone(),
+        max_clients: config.max_clients,
+    }
+}
+
+/// How pools keep their connections by this configuration.
+pub(super) fn pool_settings(config: &Config) -> PoolSettings {
+    PoolSettings {
+        size: config.pool.size,
+        workers: config.workers,
+        connect_timeout: config.pool.connect_timeout,
+        idle_timeout: config.pool.idle_timeout,
+        lifetime: config.pool.lifetime,
+    }
+}
+
+/// Who may connect by this configuration. Takes a millisecond for each user with a plain password.
+pub(super) fn make_users(config: &Config, mock_secret: &[u8; 32]) -> Users {
+    config.users.iter().map(|user| (Arc::clone(&user.name), make_user(user, mock_secret))).collect()
+}
+
+/// A verifier is made of a plain password once, here: making it costs a millisecond.
+fn make_user(user: &config::User, mock_secret: &[u8; 32]) -> client::User {
+    let verifier = user.password.verifier(Verifier::mock_salt(&user.name, mock_secret));
+    let plain = |secret: &Secret| secret.plain().map(|_| secret.clone());
+    client::User { verifier, server_password: user.server_password.clone().or_else(|| plain(&user.password)) }
+}

@@ -1,0 +1,141 @@
+//! A configuration that is read anew while clients go on.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use postgres::NoTls;
+use toml::{Table, Value};
+
+use crate::fixture::{Proxy, cluster, eventually, limited, login, pgbench, server_port};
+use crate::pgbench::fill;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Changes the configuration, tells it by SIGHUP, and waits until its log has this once more.
+fn reload(proxy: &Proxy, expected: &str, change: impl FnOnce(&mut Table)) {
+    let count = || proxy.log().matches(expected).count();
+    let before = count();
+    proxy.rewrite(change);
+    proxy.signal("HUP");
+    eventually(expected, SOON, || count() > before);
+}
+
+fn set(configuration: &mut Table, section: &str, key: &str, value: impl Into<Value>) {
+    let section = configuration.entry(section).or_insert_with(|| Table::new().into());
+    section.as_table_mut().unwrap().insert(key.to_owned(), value.into());
+}
+
+fn nodes(configuration: &mut Table) -> &mut Vec<Value> {
+    configuration["cluster"][0]["nodes"].as_array_mut().unwrap()
+}
+
+const DONE: &str = "the configuration has been reloaded";
+
+#[test]
+fn clients_go_on_while_everything_that_can_change_does() {
+    limited(|| {
+        let cluster = cluster();
+        fill(&cluster);
+        let proxy = Proxy::start(&cluster, "");
+        let load = pgbench(proxy.port(), &["-n", "-c", "8", "-j", "1", "-T", "6"])
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let last = nodes_of(&proxy);
+        for round in 0..6 {
+            reload(&proxy, DONE, |file| {
+                set(file, "pool", "size", 3 + round);
+                set(file, "failover", "hold", format!("{}s", 5 + round));
+                set(file, "routing", "max_lag", format!("{}s", 8 + round / 2));
+                set(file, "log", "level", if round % 2 == 0 { "debug" } else { "info" });
+                // One node leaves, comes back at another place, and so on: each time the others have other numbers.
+                *nodes(file) = match round % 3 {
+                    0 => last.iter().skip(1).chain(last.first()).cloned().collect(),
+                    1 => last.iter().take(2).cloned().collect(),
+                    _ => last.clone(),
+                };
+            });
+        }
+        let output = load.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("ERROR") && !said.contains("aborted"), "{said}");
+    });
+}
+
+fn nodes_of(proxy: &Proxy) -> Vec<Value> {
+    let mut found = Vec::new();
+    proxy.rewrite(|file| found.clone_from(nodes(file)));
+    found
+}
+
+#[test]
+fn a_session_sees_its_writes_also_when_its_nodes_get_other_numbers() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a int)").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        cluster.nodes()[1..].iter().for_each(|replica| replica.pause_replay().unwrap());
+        client.batch_execute("insert into t values (1)").unwrap();
+        reload(&proxy, DONE, |file| nodes(file).reverse());
+        let count: i64 = client.query_one("select count(*) from t", &[]).unwrap().get(0);
+        assert_eq!(count, 1);
+        cluster.nodes()[1..].iter().for_each(|replica| replica.resume_replay().unwrap());
+        let primary = cluster.node(0).port();
+        eventually("reads are back on replicas", SOON, || {
+            server_port(&mut client, "select inet_server_port() from t limit 1") != primary
+        });
+    });
+}
+
+#[test]
+fn a_wrong_configuration_leaves_the_old_one_in_force_and_says_what_is_wrong() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        reload(&proxy, "the old one stays in force", |file| set(file, "pool", "size", "many"));
+        let log = proxy.log();
+        assert!(log.contains("pool.size: expected a whole number"), "{log}");
+        client.simple_query("select 1").unwrap();
+        proxy.client().simple_query("select 1").unwrap();
+    });
+}
+
+#[test]
+fn who_is_taken_out_leaves_when_idle_and_who_is_put_in_may_come() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada login password 'one'; create role bob login password 'two'").unwrap();
+        let proxy = Proxy::start(&cluster, "[[user]]\nname = 'ada'\npassword = 'one'");
+        let connect = |user: &str, password: &str| login(proxy.port(), user, password).connect(NoTls);
+        let mut ada = connect("ada", "one").unwrap();
+        ada.batch_execute("begin; select 1").unwrap();
+        assert!(connect("bob", "two").is_err());
+        reload(&proxy, DONE, |file| {
+            let ada = file["user"].as_array_mut().unwrap().last_mut().unwrap().as_table_mut().unwrap();
+            ada.insert("name".to_owned(), "bob".into());
+            ada.insert("password".to_owned(), "two".into());
+        });
+        connect("bob", "two").unwrap().simple_query("select 1").unwrap();
+        assert!(connect("ada", "one").is_err());
+        ada.simple_query("select 2").expect("her transaction goes on");
+        ada.batch_execute("commit").unwrap();
+        eventually("ada is sent away", SOON, || ada.simple_query("select 3").is_err());
+    });
+}
+
+#[test]
+fn what_needs_a_restart_is_said() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        reload(&proxy, DONE, |file| {
+            file.insert("workers".to_owned(), 7.into());
+        });
+        let log = proxy.log();
+        assert!(log.contains("counts only after a restart") && log.contains("workers"), "{log}");
+    });
+}
