@@ -12,6 +12,12 @@ test:
 lint:
 	.ci/test fmt clippy doc
 
+# PostgreSQL's own regression suite through Trunkline, compared with a direct run. TESTS="test_setup boolean" runs only those.
+regress:
+	.ci/install
+	cargo build
+	tests/suites/regress $(TESTS)
+
 # SECONDS=20 ends by itself; without it, Ctrl-C does.
 demo:
 	.ci/install demo
@@ -23,4 +29,4 @@ bench:
 	cargo build --release
 	benches/compare
 
-.PHONY: build test lint demo bench
+.PHONY: build test lint regress demo bench

@@ -422,6 +422,9 @@ impl Client {
     /// The unit goes on its way on a new lease.
     async fn begin(&mut self, acquired: Acquired, is_read: bool, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Acquired { mut lease, role, reason } = acquired;
+        if self.session.cannot_use(&lease.connection().known) {
+            return Ok(()); // closes it, and the unit is started on another
+        }
         if let Err(error) = self.make_ours(&mut lease).await {
             return self.replay_failed(error, buffers).await;
         }
@@ -516,6 +519,11 @@ impl Client {
 
     async fn replay_failed(&mut self, error: ExchangeError, buffers: &mut Buffers) -> Result<(), Farewell> {
         match error {
+            ExchangeError::Refused { code, message }
+                if self.session.placeholder_removed(code, &message, &mut buffers.to_client) =>
+            {
+                Ok(())
+            }
             ExchangeError::Refused { code, message } => self.refuse(Refusal { code, message }, buffers).await,
             // The connection was bad; nothing of the client's has been sent.
             _ => {

@@ -13,6 +13,7 @@ pub mod aborted;
 pub mod failure;
 pub mod gathered;
 pub mod known;
+pub mod libraries;
 pub mod owed;
 pub mod pins;
 pub mod prepared;
@@ -414,8 +415,12 @@ impl Session {
     /// back what the server begins with there, and for the session means what the client began with.
     pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) -> Settings {
         for (name, value) in names.iter().zip(values) {
-            // A role that is nobody's, and a setting of an unloaded library put back, need no replay.
-            let value = value.filter(|value| !(**name == *"role" && **value == *"none"));
+            // Who logged in, a role that is nobody's, and a setting of an unloaded library put back, need no replay.
+            let value = value.filter(|value| match &**name {
+                "role" => **value != *"none",
+                "session_authorization" => *value != self.identity.user,
+                _ => true,
+            });
             self.settings = self.settings.with(name, value);
         }
         let there = self.settings.clone();
@@ -512,10 +517,10 @@ impl Session {
             match change {
                 SessionChange::Set(name) => {
                     self.reset.retain(|reset| reset != name);
-                    self.touched.push(Arc::clone(name));
+                    self.touch(name);
                 }
                 SessionChange::Reset(name) => {
-                    self.touched.push(Arc::clone(name));
+                    self.touch(name);
                     self.reset.push(Arc::clone(name));
                 }
                 SessionChange::ResetAll => self.touch_all(),
@@ -554,6 +559,14 @@ impl Session {
         }
         if let Some((_, prepared)) = &mut known.sql_prepared {
             prepared.retain(|(known, _)| known != name);
+        }
+    }
+
+    /// This setting may have changed.
+    fn touch(&mut self, name: &Arc<str>) {
+        self.touched.push(Arc::clone(name));
+        if **name == *"session_authorization" {
+            self.touched.push("role".into()); // PostgreSQL puts it back
         }
     }
 

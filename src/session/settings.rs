@@ -91,18 +91,25 @@ impl Settings {
     /// The SQL that makes a server connection with `from` one with `self`; None if nothing differs.
     ///
     /// Values go through set_config, which reads them as a configuration file would: SET would take a list such as a
-    /// search_path for one name. Who one is comes first, since it decides what one may set.
+    /// search_path for one name. They are set by whoever logged in, who may set more than whom the session has become
+    /// since: that comes last, the session's user before its role, since setting the one puts back the other.
     pub fn sql_from(&self, from: &Self) -> Option<String> {
         if self == from {
             return None;
         }
         let mut sql = String::new();
-        let mut left_over: Vec<_> = from.iter().filter(|(name, _)| self.get(name).is_none()).collect();
-        left_over.sort_by_key(|(name, _)| precedence(name));
-        for (name, _) in left_over {
+        let is_somebody_else = from.iter().any(|(name, _)| is_identity(name));
+        if is_somebody_else {
+            sql.push_str("RESET ROLE;RESET SESSION AUTHORIZATION;");
+        }
+        for (name, _) in from.iter().filter(|(name, _)| !is_identity(name) && self.get(name).is_none()) {
             let _ = write!(sql, "RESET {};", quote_name(name));
         }
-        let mut changed: Vec<_> = self.iter().filter(|(name, value)| from.get(name) != Some(&***value)).collect();
+        let differs = |name: &str, value: &str| match is_identity(name) {
+            true => is_somebody_else || from.get(name) != Some(value),
+            false => from.get(name) != Some(value),
+        };
+        let mut changed: Vec<_> = self.iter().filter(|(name, value)| differs(name, value)).collect();
         changed.sort_by_key(|(name, _)| precedence(name));
         for (position, (name, value)) in changed.iter().enumerate() {
             sql.push_str(if position == 0 { "SELECT " } else { "," });
@@ -112,12 +119,16 @@ impl Settings {
     }
 }
 
-/// Who one is comes first, since it decides what one may set.
+/// It says who the session is, and so what it may set.
+fn is_identity(name: &str) -> bool {
+    precedence(name) > 0
+}
+
 fn precedence(name: &str) -> u8 {
     match name {
-        "session_authorization" => 0,
-        "role" => 1,
-        _ => 2,
+        "role" => 2,
+        "session_authorization" => 1,
+        _ => 0,
     }
 }
 
@@ -164,7 +175,17 @@ mod tests {
         let sql = settings(&[("work_mem", "8MB"), ("role", "ada")]).sql_from(&settings(&[("my.x", "1")])).unwrap();
         assert_eq!(
             sql,
-            r#"RESET "my"."x";SELECT pg_catalog.set_config('role','ada',false),pg_catalog.set_config('work_mem','8MB',false)"#
+            r#"RESET "my"."x";SELECT pg_catalog.set_config('work_mem','8MB',false),pg_catalog.set_config('role','ada',false)"#
+        );
+    }
+
+    #[test]
+    fn settings_are_set_by_whoever_logged_in() {
+        let became = settings(&[("session_authorization", "ada"), ("lo_compat_privileges", "on")]);
+        assert_eq!(
+            became.sql_from(&settings(&[("session_authorization", "ada"), ("role", "eve")])).unwrap(),
+            "RESET ROLE;RESET SESSION AUTHORIZATION;SELECT pg_catalog.set_config('lo_compat_privileges','on',false),\
+             pg_catalog.set_config('session_authorization','ada',false)"
         );
     }
 

@@ -22,8 +22,10 @@ use super::utility;
 /// What the tree of `text` is.
 pub(super) fn statement(tree: &grammar::ParseResult, text: &str) -> Statement {
     let mut shape_decides = true;
+    // Alone it keeps its semicolon and all: so it stands in pg_prepared_statements.
+    let is_alone = tree.stmts.len() == 1;
     let parts = tree.stmts.iter().map(|raw| {
-        let mut effects = Effects::of(text_of(raw, text));
+        let mut effects = Effects::of(if is_alone { text } else { text_of(raw, text) });
         let kind = match raw.stmt.as_ref().and_then(|node| node.node.as_ref()) {
             Some(node) => effects.top(node),
             None => {

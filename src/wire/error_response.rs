@@ -16,6 +16,8 @@ pub enum Severity {
     Fatal,
     /// The server ends.
     Panic,
+    /// A warning: the statement goes on.
+    Warning,
     /// A notice of some kind.
     Notice,
 }
@@ -72,6 +74,7 @@ impl Severity {
             Self::Error => b"ERROR",
             Self::Fatal => b"FATAL",
             Self::Panic => b"PANIC",
+            Self::Warning => b"WARNING",
             Self::Notice => b"NOTICE",
         }
     }
@@ -90,6 +93,11 @@ pub fn put_body(out: &mut BytesMut, fields: &[u8]) {
 /// Appends a NoticeResponse.
 pub fn put_notice(out: &mut BytesMut, code: SqlState, message: &str) {
     put(out, backend::NOTICE_RESPONSE, Severity::Notice, code, message, None);
+}
+
+/// Appends a NoticeResponse that warns.
+pub fn put_warning(out: &mut BytesMut, code: SqlState, message: &str, detail: &str) {
+    put(out, backend::NOTICE_RESPONSE, Severity::Warning, code, message, Some(detail));
 }
 
 fn put(out: &mut BytesMut, tag: u8, severity: Severity, code: SqlState, message: &str, detail: Option<&str>) {

@@ -41,6 +41,8 @@ states! {
     SERIALIZATION_FAILURE = b"40001";
     /// Not allowed.
     INSUFFICIENT_PRIVILEGE = b"42501";
+    /// A name that cannot be.
+    INVALID_NAME = b"42602";
     /// Too many connections.
     TOO_MANY_CONNECTIONS = b"53300";
     /// A limit of the configuration was met.

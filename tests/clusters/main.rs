@@ -16,6 +16,7 @@ mod conversation;
 mod dashboard;
 mod failover;
 mod freshness;
+mod identity;
 mod monitor;
 mod network;
 mod node_loss;

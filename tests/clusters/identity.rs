@@ -1,0 +1,93 @@
+//! Who a session has become (SET ROLE, SET SESSION AUTHORIZATION), and the settings that depend on it, on every node.
+
+use crate::fixture::{Proxy, cluster, limited};
+use crate::raw::RawClient;
+
+fn caught_up(cluster: &trunkline::demo::cluster::Cluster) {
+    for replica in &cluster.nodes()[1..] {
+        replica.catch_up(cluster.node(0)).unwrap();
+    }
+}
+
+fn has(answer: &[String], expected: &str) {
+    assert!(answer.iter().any(|told| told == expected), "{expected}: {answer:?}");
+}
+
+#[test]
+fn a_setting_for_superusers_stays_when_the_session_becomes_somebody_else() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada; create role eve; grant eve to ada").unwrap();
+        caught_up(&cluster);
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1");
+        let mut became = RawClient::connect(proxy.port(), &[]);
+        let mut plain = RawClient::connect(proxy.port(), &[]);
+        became.query("set lo_compat_privileges = on");
+        became.query("set session authorization ada");
+        became.query("set role eve");
+        for round in 0..6 {
+            has(&became.query("select session_user || current_user || current_setting('work_mem')"), "row adaeve4MB");
+            has(&became.query("show lo_compat_privileges"), "row on");
+            has(
+                &plain.query("select session_user || current_user || current_setting('work_mem')"),
+                "row benchbench4MB",
+            );
+            has(&plain.query("show lo_compat_privileges"), "row off");
+            if round % 2 == 0 {
+                has(&became.query("select txid_current() > 0"), "row t"); // on the primary
+            }
+        }
+    });
+}
+
+#[test]
+fn becoming_another_user_ends_the_role() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada; create role eve").unwrap();
+        caught_up(&cluster);
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let mut plain = RawClient::connect(proxy.port(), &[]);
+        for (command, who) in [
+            ("set role eve", "bench/eve"),
+            ("set session authorization ada", "ada/ada"),
+            ("reset session authorization", "bench/bench"),
+            ("set role eve", "bench/eve"),
+            ("set session authorization default", "bench/bench"),
+            ("set session authorization eve", "eve/eve"),
+            ("discard all", "bench/bench"),
+        ] {
+            client.query(command);
+            for _ in 0..3 {
+                has(&client.query("select session_user || '/' || current_user"), &format!("row {who}"));
+                has(&plain.query("select session_user || '/' || current_user"), "row bench/bench");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_placeholder_of_a_library_is_removed_with_its_warning_and_reaches_nobody_else() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        caught_up(&cluster);
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let mut other = RawClient::connect(proxy.port(), &[]);
+        // On the primary the library is loaded already, on the replicas it is not.
+        other.query("do $$begin end$$");
+        client.query("set plpgsql.no_such_setting = true");
+        has(&client.query("show plpgsql.no_such_setting"), "row true");
+        let told = client.query("insert into t values (1)");
+        assert!(told.iter().any(|told| told.contains("plpgsql.no_such_setting")), "{told:?}");
+        has(&told, "INSERT 0 1");
+        let gone = client.query("show plpgsql.no_such_setting");
+        assert!(gone[0].starts_with("42704"), "{gone:?}");
+        for _ in 0..6 {
+            let told = other.query("begin read only; do $$begin end$$; commit");
+            assert!(!told.iter().any(|told| told.contains("no_such_setting")), "{told:?}");
+        }
+    });
+}
