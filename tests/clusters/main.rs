@@ -25,3 +25,4 @@ mod reload;
 mod routing;
 mod session_state;
 mod state;
+mod traps;
