@@ -42,14 +42,14 @@ pub struct Connection {
 
 impl Connection {
     /// Moves the socket to this worker's reactor, if it is watched by another's. Call on that worker.
-    pub fn adopt(mut self, worker: usize) -> io::Result<Self> {
+    pub fn adopt(self: Box<Self>, worker: usize) -> io::Result<Box<Self>> {
         if self.worker == worker {
             return Ok(self);
         }
-        let socket = self.stream.into_std()?;
-        self.stream = TcpStream::from_std(socket)?;
-        self.worker = worker;
-        Ok(self)
+        let mut adopted = *self;
+        adopted.stream = TcpStream::from_std(adopted.stream.into_std()?)?;
+        adopted.worker = worker;
+        Ok(Box::new(adopted))
     }
 
     /// Nothing has come while it was idle: neither its end nor a message that nobody would read. Costs no system call

@@ -9,12 +9,13 @@ use crate::topology::NodeId;
 
 /// A server connection while a session holds it. Dropping it closes the connection.
 pub struct Lease {
-    connection: Option<Connection>,
+    /// Boxed: a connection is lent and given back for every statement, and is large.
+    connection: Option<Box<Connection>>,
     pool: Arc<Pool>,
 }
 
 impl Lease {
-    pub(super) fn new(connection: Connection, pool: Arc<Pool>) -> Self {
+    pub(super) fn new(connection: Box<Connection>, pool: Arc<Pool>) -> Self {
         pool.gate().leased();
         Self { connection: Some(connection), pool }
     }

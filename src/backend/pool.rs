@@ -125,7 +125,7 @@ impl Pool {
             };
             match grant {
                 Grant::Connection(connection) => {
-                    if let Some(lease) = self.lend(*connection, worker, Instant::now()) {
+                    if let Some(lease) = self.lend(connection, worker, Instant::now()) {
                         return Ok(lease);
                     }
                 }
@@ -134,7 +134,7 @@ impl Pool {
         }
     }
 
-    fn lend(self: &Arc<Self>, connection: Connection, worker: usize, now: Instant) -> Option<Lease> {
+    fn lend(self: &Arc<Self>, connection: Box<Connection>, worker: usize, now: Instant) -> Option<Lease> {
         if self.is_too_old(&connection, now) || connection.pass.is_severed() || !connection.is_quiet() {
             return None;
         }
@@ -169,11 +169,11 @@ impl Pool {
             worker,
             slot,
         };
-        Ok(Lease::new(connection, Arc::clone(self)))
+        Ok(Lease::new(Box::new(connection), Arc::clone(self)))
     }
 
     /// A connection comes back, clean.
-    pub(super) fn put(&self, mut connection: Connection, now: Instant) {
+    pub(super) fn put(&self, mut connection: Box<Connection>, now: Instant) {
         if self.is_too_old(&connection, now) || connection.pass.is_severed() {
             return;
         }

@@ -19,7 +19,8 @@ pub struct Slots {
 struct State {
     size: usize,
     /// Idle connections of each worker, newest last: the newest is the warmest.
-    idle: Vec<Vec<Connection>>,
+    #[expect(clippy::vec_box, reason = "a lease holds the box: lending moves a pointer")]
+    idle: Vec<Vec<Box<Connection>>>,
     /// Slots in use: idle, leased or being opened.
     total: usize,
     waiters: VecDeque<oneshot::Sender<Grant>>,
@@ -73,7 +74,7 @@ impl Slots {
         let mut state = self.state.lock();
         if state.waiters.is_empty() {
             if let Some(connection) = state.pop_idle(worker) {
-                return Taken::Now(Grant::Connection(Box::new(connection)));
+                return Taken::Now(Grant::Connection(connection));
             }
             if state.total < state.size {
                 state.total += 1;
@@ -105,28 +106,28 @@ impl Slots {
     }
 
     /// An idle connection at once, or nothing.
-    pub fn take_idle(&self, worker: usize) -> Option<Connection> {
+    pub fn take_idle(&self, worker: usize) -> Option<Box<Connection>> {
         let mut state = self.state.lock();
         if state.waiters.is_empty() { state.pop_idle(worker) } else { None }
     }
 
     /// The idle connection that this test accepts.
-    pub fn take_idle_where(&self, accepts: impl Fn(&Connection) -> bool) -> Option<Connection> {
+    pub fn take_idle_where(&self, accepts: impl Fn(&Connection) -> bool) -> Option<Box<Connection>> {
         let mut state = self.state.lock();
         state.idle.iter_mut().find_map(|idle| {
-            let at = idle.iter().rposition(&accepts)?;
+            let at = idle.iter().rposition(|connection| accepts(connection))?;
             Some(idle.remove(at))
         })
     }
 
     /// A connection comes back, clean: to the first who waits, or to the idle ones.
-    pub fn put(&self, connection: Connection) {
+    pub fn put(&self, connection: Box<Connection>) {
         let mut state = self.state.lock();
         if state.retired || state.total > state.size {
             drop(state);
             return drop(connection);
         }
-        let mut grant = Grant::Connection(Box::new(connection));
+        let mut grant = Grant::Connection(connection);
         while let Some(waiter) = state.waiters.pop_front() {
             match waiter.send(grant) {
                 Ok(()) => return,
@@ -136,7 +137,7 @@ impl Slots {
         let Grant::Connection(connection) = grant else { return };
         let worker = connection.worker;
         if let Some(idle) = state.idle.get_mut(worker) {
-            idle.push(*connection);
+            idle.push(connection);
         }
     }
 
@@ -146,7 +147,7 @@ impl Slots {
         {
             let mut state = self.state.lock();
             for idle in &mut state.idle {
-                let is_over = |connection: &mut Connection| {
+                let is_over = |connection: &mut Box<Connection>| {
                     now.saturating_duration_since(connection.returned) > idle_timeout
                         || is_too_old(connection)
                         || !connection.is_quiet()
@@ -177,7 +178,7 @@ impl Slots {
 }
 
 impl State {
-    fn pop_idle(&mut self, worker: usize) -> Option<Connection> {
+    fn pop_idle(&mut self, worker: usize) -> Option<Box<Connection>> {
         if let Some(connection) = self.idle.get_mut(worker).and_then(Vec::pop) {
             return Some(connection);
         }

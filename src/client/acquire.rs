@@ -44,7 +44,7 @@ type Excluded = SmallVec<[NodeId; 4]>;
 
 impl Client {
     /// A lease at once, where nothing has to be waited for: the way of almost every statement.
-    pub fn try_acquire(&mut self, intent: &Intent) -> Option<Acquired> {
+    pub fn try_acquire(&mut self, intent: &Intent, now: Instant) -> Option<Acquired> {
         if self.server.consistency == Consistency::Strong || self.database.pause.is_paused() {
             return None;
         }
@@ -54,9 +54,8 @@ impl Client {
             return None;
         }
         let excluded = if is_read(intent) { self.lost_on.as_slice() } else { &[] };
-        let Placement::Node(node, reason) = self.place(intent, &view, excluded, true) else { return None };
+        let Placement::Node(node, reason) = self.place(intent, &view, excluded, true, now) else { return None };
         let pool = self.pool(node, &view)?;
-        let now = Instant::now();
         let own = |connection: &crate::backend::Connection| connection.known.last_writer == Some(self.session.id);
         let lease = match self.session.gathered.asks_sequence {
             true => {
@@ -64,7 +63,7 @@ impl Client {
             }
             false => pool.try_lease(self.worker.number, now),
         }?;
-        if !self.still_holds(intent, node) || self.database.pause.is_paused() {
+        if !self.still_holds(intent, node, now) || self.database.pause.is_paused() {
             lease.give_back(now);
             return None;
         }
@@ -111,9 +110,9 @@ impl Client {
             changed.mark_unchanged();
             let view = self.cluster().view.load_full();
             self.session.freshness.settle(&view);
-            match self.place(intent, &view, &excluded, may_wait) {
+            match self.place(intent, &view, &excluded, may_wait, Instant::now()) {
                 Placement::Node(node, reason) => match self.lease_at(intent, node, &view).await {
-                    Ok(lease) if self.still_holds(intent, node) && !self.database.pause.is_paused() => {
+                    Ok(lease) if self.still_holds(intent, node, Instant::now()) && !self.database.pause.is_paused() => {
                         let role = view.node(node).map_or(Role::Unknown, |node| node.role);
                         self.worker.metrics.lease_waited(arrived.elapsed());
                         return Ok(Acquired { lease, role, reason });
@@ -164,7 +163,7 @@ impl Client {
         self.server.consistency != Consistency::Eventual
     }
 
-    fn place(&self, intent: &Intent, view: &View, excluded: &[NodeId], may_wait: bool) -> Placement {
+    fn place(&self, intent: &Intent, view: &View, excluded: &[NodeId], may_wait: bool, now: Instant) -> Placement {
         let gates = &self.cluster().gates;
         let group = match intent {
             Intent::Read { group: Some(group), .. } => Some(self.cluster().group(group).unwrap_or_default()),
@@ -180,16 +179,16 @@ impl Client {
                 leases: &|node| gates.get(usize::from(node.0)).map_or(0, |gate| gate.leases()),
                 excluded,
                 may_wait,
-                now: Instant::now(),
+                now,
                 turn: self.worker.turn(),
             },
         )
     }
 
     /// A statement that needs the primary goes only to the node that is primary now: a wait may have lasted.
-    fn still_holds(&self, intent: &Intent, node: NodeId) -> bool {
+    fn still_holds(&self, intent: &Intent, node: NodeId, now: Instant) -> bool {
         is_read(intent)
-            || (self.cluster().view.load().trusted_primary(Instant::now()) == Some(node)
+            || (self.cluster().view.load().trusted_primary(now) == Some(node)
                 && self.cluster().gate(node).is_some_and(|gate| gate.takes_writes()))
     }
 
@@ -303,13 +302,14 @@ impl Client {
     /// Waits, a few milliseconds at most, until a replica has what the session must see.
     async fn await_freshness(&mut self, intent: &Intent, excluded: &[NodeId]) -> bool {
         let deadline = Instant::now() + self.server.freshness_wait;
-        self.ask_for_positions(deadline);
+        self.ask_for_positions();
+        self.follow_replicas(deadline);
         let mut changed = self.cluster().changed.clone();
         loop {
             changed.mark_unchanged();
             let view = self.cluster().view.load_full();
             self.session.freshness.settle(&view);
-            if !matches!(self.place(intent, &view, excluded, true), Placement::AwaitFreshness) {
+            if !matches!(self.place(intent, &view, excluded, true, Instant::now()), Placement::AwaitFreshness) {
                 return true;
             }
             if tokio::time::timeout_at(deadline.into(), changed.changed()).await.is_err() {
@@ -321,7 +321,7 @@ impl Client {
     /// Samples the node last read from and its peers, so that the session may move on if another has caught up.
     async fn look_around(&mut self) {
         let deadline = Instant::now() + self.server.freshness_wait;
-        self.ask_for_positions(deadline);
+        self.ask_for_positions();
         let mut changed = self.cluster().changed.clone();
         while let Some(last) = self.session.freshness.last_read() {
             changed.mark_unchanged();
@@ -335,16 +335,16 @@ impl Client {
         self.session.freshness.looked_around();
     }
 
-    fn ask_for_positions(&self, until: Instant) {
+    fn ask_for_positions(&self) {
         let cluster = self.cluster();
         let view = cluster.view.load();
-        if let Some(primary) = view.primary {
-            (cluster.request_sample)(primary);
-        }
-        for replica in view.readable_replicas() {
-            (cluster.request_sample)(replica.id);
-            (cluster.follow_until)(replica.id, until);
-        }
+        let nodes = view.primary.into_iter().chain(view.readable_replicas().map(|replica| replica.id));
+        nodes.for_each(|node| (cluster.request_sample)(node));
+    }
+
+    fn follow_replicas(&self, until: Instant) {
+        let cluster = self.cluster();
+        cluster.view.load().readable_replicas().for_each(|replica| (cluster.follow_until)(replica.id, until));
     }
 
     /// The session's cluster.

@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -83,6 +84,16 @@ pub(super) enum Gone {
     /// Its user.
     #[error("terminating connection: its user has been taken out of the configuration")]
     User,
+}
+
+/// What [`Client::poll_usual`] leaves to [`Client::serve`].
+enum Unusual {
+    /// Relaying has stopped for a reason that takes time.
+    Relayed(Relayed),
+    /// This lease must be made the session's first. The unit may be read from a replica: the second says so.
+    Acquired(Acquired, bool),
+    /// What is at the front of the input is not whole, or cannot start at once.
+    Unit,
 }
 
 /// A unit that node after node says goodbye to is told so in the end.
@@ -175,72 +186,51 @@ impl Client {
     }
 
     async fn converse(&mut self) -> Farewell {
+        let mut lent = None;
         loop {
-            if let Err(farewell) = self.idle().await {
-                return farewell;
-            }
-            let mut buffers = self.worker.take_buffers();
-            let served = Box::pin(self.serve(&mut buffers)).await;
-            self.worker.put_buffers(buffers);
+            // Cancel-safe: all progress is in `self` and in what is lent.
+            let unusual = std::future::poll_fn(|cx| self.poll_usual(cx, &mut lent)).await;
+            let buffers = lent.get_or_insert_with(|| self.worker.take_buffers());
+            let served = match unusual {
+                Ok(unusual) => Box::pin(self.serve(unusual, buffers)).await,
+                Err(farewell) => Err(farewell),
+            };
             if let Err(farewell) = served {
+                lent.into_iter().for_each(|buffers| self.worker.put_buffers(buffers));
                 return farewell;
             }
         }
     }
 
-    /// Waits until the client sends something, without a buffer.
-    async fn idle(&mut self) -> Result<(), Farewell> {
-        std::future::poll_fn(|cx| {
-            if self.worker.is_draining() {
-                return std::task::Poll::Ready(Err(Farewell::told(
-                    SqlState::ADMIN_SHUTDOWN,
-                    "terminating connection due to administrator command",
-                )));
-            }
-            if self.is_outdated()
-                && let Err(gone) = self.renew()
-            {
-                return std::task::Poll::Ready(Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string())));
-            }
-            self.place.watch(cx);
-            self.stream.poll_read_ready(cx).map_err(Farewell::from)
-        })
-        .await
-    }
-
-    /// Serves until the client is idle again.
-    async fn serve(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
-        self.read_more(&mut buffers.input).await?;
+    /// The way of almost every statement, without a future of its own: read, survey, lease, relay, release. Ends where
+    /// something else must be done or waited for; after that it goes on here.
+    fn poll_usual(&mut self, cx: &mut Context<'_>, lent: &mut Option<Box<Buffers>>) -> Poll<Result<Unusual, Farewell>> {
         loop {
+            let buffers = lent.get_or_insert_with(|| self.worker.take_buffers());
             if self.held.is_some() {
-                match self.relay(buffers).await? {
-                    Relayed::Idle => self.release(buffers).await?,
-                    Relayed::Elsewhere => self.move_elsewhere(buffers).await?,
-                    Relayed::Refused(code) => self.ask_primary(code, buffers),
-                    Relayed::NodeLost(farewell) => self.node_lost(farewell, buffers).await?,
+                match ready!(self.poll_relay(cx, buffers))? {
+                    Relayed::Idle if !self.session.has_touched() => self.finish(buffers),
+                    relayed => return Poll::Ready(Ok(Unusual::Relayed(relayed))),
                 }
-                continue;
             }
             if self.is_outdated() {
                 self.renew().map_err(|gone| Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string()))?;
             }
-            self.drop_rest(buffers);
-            if self.dropping > 0 {
-                self.read_more(&mut buffers.input).await?;
-                continue;
+            if self.dropping > 0 || self.session.answers_alone() {
+                return Poll::Ready(Ok(Unusual::Unit));
             }
-            if self.session.answers_alone() {
-                self.answer_alone(buffers).await?;
+            if buffers.input.is_empty() {
+                // A client that is idle holds no buffer.
+                let read = self.poll_idle(cx, &mut buffers.input);
+                if read.is_pending() {
+                    lent.take().into_iter().for_each(|buffers| self.worker.put_buffers(buffers));
+                }
+                ready!(read)?;
                 continue;
             }
             self.survey(buffers)?;
-            match self.session.gathered.end {
-                Some(End::Terminate) => return Err(Farewell::Left),
-                // Behind an Execute it may be the data of its COPY.
-                Some(End::StrayCopy) if !self.session.gathered.executes => self.drop_unit(buffers),
-                Some(_) => self.start(buffers).await?,
-                None if buffers.input.is_empty() => return Ok(()),
-                None => self.read_more(&mut buffers.input).await?,
+            if let Some(unusual) = self.try_start(buffers)? {
+                return Poll::Ready(Ok(unusual));
             }
         }
     }
@@ -264,6 +254,82 @@ impl Client {
         (self.server, self.database, self.password) = (server, database, user.server_password);
         self.pools.clear();
         Ok(())
+    }
+
+    /// Reads what the idle client sends, unless it is asked to leave.
+    fn poll_idle(&mut self, cx: &mut Context<'_>, input: &mut ReadBuffer) -> Poll<Result<(), Farewell>> {
+        if self.worker.is_draining() {
+            return Poll::Ready(Err(Farewell::told(
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection due to administrator command",
+            )));
+        }
+        self.place.watch(cx);
+        match ready!(input.poll_fill(cx, &mut self.stream))? {
+            0 => Poll::Ready(Err(Farewell::Left)),
+            count => {
+                self.worker.metrics.received_from_client(count);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Sends the unit on its way, if a server connection is there for it that needs no preparation.
+    fn try_start(&mut self, buffers: &mut Buffers) -> Result<Option<Unusual>, Farewell> {
+        match self.session.gathered.end {
+            Some(End::Terminate) => return Err(Farewell::Left),
+            None | Some(End::StrayCopy) => return Ok(Some(Unusual::Unit)),
+            Some(_) => {}
+        }
+        let (intent, now) = (self.intent(), Instant::now());
+        if matches!(intent, Intent::Refuse { .. }) {
+            return Ok(Some(Unusual::Unit));
+        }
+        let Some(mut acquired) = self.try_acquire(&intent, now) else { return Ok(Some(Unusual::Unit)) };
+        let is_read = matches!(intent, Intent::Read { .. });
+        if !self.session.is_at_home(&acquired.lease.connection().known) {
+            return Ok(Some(Unusual::Acquired(acquired, is_read)));
+        }
+        self.set_out(acquired, is_read, now, buffers)?;
+        Ok(None)
+    }
+
+    /// One thing that is not usual.
+    async fn serve(&mut self, unusual: Unusual, buffers: &mut Buffers) -> Result<(), Farewell> {
+        match unusual {
+            Unusual::Relayed(Relayed::Idle) => self.release(buffers).await,
+            Unusual::Relayed(Relayed::Elsewhere) => self.move_elsewhere(buffers).await,
+            Unusual::Relayed(Relayed::Refused(code)) => {
+                self.ask_primary(code, buffers);
+                Ok(())
+            }
+            Unusual::Relayed(Relayed::NodeLost(farewell)) => self.node_lost(farewell, buffers).await,
+            Unusual::Acquired(acquired, is_read) => self.begin(acquired, is_read, buffers).await,
+            Unusual::Unit => self.serve_unit(buffers).await,
+        }
+    }
+
+    /// What is at the front of the input, without a lease.
+    async fn serve_unit(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        self.drop_rest(buffers);
+        if self.dropping > 0 {
+            return self.read_more(&mut buffers.input).await;
+        }
+        if self.session.answers_alone() {
+            return self.answer_alone(buffers).await;
+        }
+        self.survey(buffers)?;
+        match self.session.gathered.end {
+            Some(End::Terminate) => Err(Farewell::Left),
+            // Behind an Execute it may be the data of its COPY.
+            Some(End::StrayCopy) if !self.session.gathered.executes => {
+                self.drop_unit(buffers);
+                Ok(())
+            }
+            Some(_) => self.start(buffers).await,
+            None if buffers.input.is_empty() => Ok(()),
+            None => self.read_more(&mut buffers.input).await,
+        }
     }
 
     async fn read_more(&mut self, input: &mut ReadBuffer) -> Result<(), Farewell> {
@@ -387,7 +453,7 @@ impl Client {
             let message = message.to_string();
             return self.refuse(Refusal { code, message }, buffers).await;
         }
-        let acquired = match self.try_acquire(&intent) {
+        let acquired = match self.try_acquire(&intent, Instant::now()) {
             Some(acquired) => Ok(acquired),
             None => Box::pin(self.acquire(&intent)).await,
         };
@@ -420,14 +486,25 @@ impl Client {
     }
 
     /// The unit goes on its way on a new lease.
-    async fn begin(&mut self, acquired: Acquired, is_read: bool, buffers: &mut Buffers) -> Result<(), Farewell> {
-        let Acquired { mut lease, role, reason } = acquired;
-        if self.session.cannot_use(&lease.connection().known) {
+    async fn begin(&mut self, mut acquired: Acquired, is_read: bool, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if self.session.cannot_use(&acquired.lease.connection().known) {
             return Ok(()); // closes it, and the unit is started on another
         }
-        if let Err(error) = self.make_ours(&mut lease).await {
+        if let Err(error) = self.make_ours(&mut acquired.lease).await {
             return self.replay_failed(error, buffers).await;
         }
+        self.set_out(acquired, is_read, Instant::now(), buffers)
+    }
+
+    /// The unit goes on its way on a lease whose settings are the session's.
+    fn set_out(
+        &mut self,
+        acquired: Acquired,
+        is_read: bool,
+        begun: Instant,
+        buffers: &mut Buffers,
+    ) -> Result<(), Farewell> {
+        let Acquired { mut lease, role, reason } = acquired;
         self.cancellable.runs_on(lease.connection());
         buffers.keep_nothing();
         if self.server.mode == PoolMode::Session {
@@ -437,7 +514,7 @@ impl Client {
         self.held = Some(HeldLease {
             lease,
             role,
-            begun: Instant::now(),
+            begun,
             passing_to_node: 0,
             passing_to_client: 0,
             sent: false,
@@ -592,17 +669,23 @@ impl Client {
     /// The session is idle: asks for the settings it has touched, and gives the lease back unless it is pinned.
     async fn release(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         buffers.keep_nothing();
-        self.lost_on.clear();
         let touched = self.session.take_touched();
         if !touched.is_empty() {
             self.read_settings(&touched, buffers).await?;
         }
-        let Some(held) = self.held.take() else { return Ok(()) };
+        self.finish(buffers);
+        Ok(())
+    }
+
+    /// Gives the lease back.
+    fn finish(&mut self, buffers: &mut Buffers) {
+        buffers.keep_nothing();
+        self.lost_on.clear();
+        let Some(held) = self.held.take() else { return };
         let now = Instant::now();
         self.worker.metrics.statement_finished(target(held.role), now.saturating_duration_since(held.begun));
         self.session.served_by(held.lease.node(), now);
         self.give_back(held.lease, now);
-        Ok(())
     }
 
     /// The lease goes back, as soon as no cancel is on its way to it any more.

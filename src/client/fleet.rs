@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
+use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
 
 use super::conversation::serve;
 use super::server::Server;
@@ -100,12 +100,23 @@ impl Crew {
         let (orders, receiver) = unbounded_channel();
         let clients = Arc::new(AtomicUsize::new(0));
         let (metrics, count) = (metrics.worker(number), Arc::clone(&clients));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (built, is_built) = std::sync::mpsc::sync_channel(1);
         let work = move || {
+            // It cannot change threads: so it is built where it runs.
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let (runtime, outcome) = match runtime {
+                Ok(runtime) => (Some(runtime), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            // Whoever started this thread waits for it.
+            let _ = built.send(outcome);
+            let Some(runtime) = runtime else { return };
             let worker = Worker::new(number, metrics, server);
-            LocalSet::new().block_on(&runtime, obey(receiver, &worker, &sessions, &count));
+            runtime.block_on(obey(receiver, &worker, &sessions, &count));
         };
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(work)?;
+        is_built.recv().map_err(std::io::Error::other)??;
         Ok(Self { orders, clients, thread: Some(thread) })
     }
 }

@@ -51,25 +51,31 @@ const MOST_KEPT: usize = 64 * 1024;
 const LARGEST_LOOKED_AT: usize = 64 * 1024;
 
 impl Client {
-    /// Relays until the lease is no longer needed, or cannot serve.
-    pub(super) async fn relay(&mut self, buffers: &mut Buffers) -> Result<Relayed, Farewell> {
-        // Cancel-safe: all progress is in `self` and `buffers`.
-        std::future::poll_fn(|cx| self.poll_relay(cx, buffers)).await
-    }
-
-    fn poll_relay(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Poll<Result<Relayed, Farewell>> {
+    /// Relays until the lease is no longer needed, or cannot serve. Cancel-safe: all progress is in `self` and `buffers`.
+    ///
+    /// Both sides are written to before they are read from: so what a step makes possible comes behind it, and only what
+    /// was read needs another turn.
+    pub(super) fn poll_relay(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &mut Buffers,
+    ) -> Poll<Result<Relayed, Farewell>> {
         loop {
+            self.write_node(cx, buffers);
+            self.write_client(cx, buffers)?;
             let mut moved = false;
-            for step in [Self::write_node, Self::write_client, Self::read_node, Self::read_client] {
-                match step(self, cx, buffers) {
-                    Ok(Turn::Moved) => moved = true,
-                    Ok(Turn::Still) => {}
-                    Ok(Turn::Stop(relayed)) => return Poll::Ready(Ok(relayed)),
-                    Err(farewell) => return Poll::Ready(Err(farewell)),
-                }
+            for step in [Self::read_node, Self::read_client] {
                 if let Some(done) = self.done(buffers) {
                     return Poll::Ready(Ok(done));
                 }
+                match step(self, cx, buffers)? {
+                    Turn::Moved => moved = true,
+                    Turn::Still => {}
+                    Turn::Stop(relayed) => return Poll::Ready(Ok(relayed)),
+                }
+            }
+            if let Some(done) = self.done(buffers) {
+                return Poll::Ready(Ok(done));
             }
             if !moved {
                 return Poll::Pending;
@@ -79,7 +85,7 @@ impl Client {
 
     /// Everything that was sent is answered and has reached the client.
     fn done(&self, buffers: &Buffers) -> Option<Relayed> {
-        let held = self.held.as_ref()?;
+        let Some(held) = &self.held else { return Some(Relayed::Idle) };
         if !self.session.may_release() || !buffers.to_node.is_empty() || held.passing_to_node > 0 {
             return None;
         }
@@ -90,41 +96,33 @@ impl Client {
             .then_some(Relayed::Idle)
     }
 
-    fn write_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
-        let Some(held) = &mut self.held else { return Ok(Turn::Still) };
-        let mut moved = false;
+    fn write_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) {
+        let Some(held) = &mut self.held else { return };
         while !buffers.to_node.is_empty() {
             let stream = &mut held.lease.connection().stream;
             match Pin::new(stream).poll_write(cx, &buffers.to_node) {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     held.sent = true;
-                    moved = true;
                     buffers.to_node.advance(count);
                 }
                 Poll::Pending => break,
-                // What the node has still said is read first: it may be a farewell.
-                Poll::Ready(_) => {
-                    buffers.to_node.clear();
-                    return Ok(Turn::Moved);
-                }
+                // What the node has still said is read next: it may be a farewell.
+                Poll::Ready(_) => buffers.to_node.clear(),
             }
         }
-        Ok(if moved { Turn::Moved } else { Turn::Still })
     }
 
-    fn write_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
-        let mut moved = false;
+    fn write_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<(), Farewell> {
         while !buffers.to_client.is_empty() {
             match write(cx, &mut self.stream, &buffers.to_client)? {
                 Some(count) => {
                     self.worker.metrics.sent_to_client(count);
                     buffers.to_client.advance(count);
-                    moved = true;
                 }
                 None => break,
             }
         }
-        Ok(if moved { Turn::Moved } else { Turn::Still })
+        Ok(())
     }
 
     /// Reads from the node and passes on to the client, as long as the client takes it.

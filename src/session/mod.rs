@@ -403,6 +403,20 @@ impl Session {
         self.pins.first()
     }
 
+    /// This server connection is the session's own as it is: nothing to be replayed, and nothing to be forgotten.
+    pub fn is_at_home(&self, known: &Known) -> bool {
+        known.unseen.is_none_or(|owner| owner == self.id)
+            && self.settings == known.settings
+            && known.sql_prepared.is_none()
+            && self.sql_prepared.is_empty()
+            && !self.meets_foreign_sequences(known)
+    }
+
+    /// Settings have been changed whose values must be asked of the node.
+    pub fn has_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
     /// The settings whose values must be asked of the node, now that the session is idle.
     pub fn take_touched(&mut self) -> Vec<Arc<str>> {
         let mut touched = std::mem::take(&mut self.touched);

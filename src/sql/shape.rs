@@ -27,7 +27,7 @@ pub(super) fn fold(text: &[u8], backslash: Backslash, shape: &mut Vec<u8>) -> Op
         let start = scanner.at;
         let literal = match class_of(byte) {
             Class::Plain => {
-                scanner.at += 1;
+                scanner.skip_while(|byte| matches!(class_of(byte), Class::Plain));
                 continue;
             }
             Class::Letter => scanner.word()?,
@@ -67,12 +67,13 @@ enum Literal {
 enum Class {
     /// Spaces, operators, punctuation: kept as it is.
     Plain,
+    // These three go on with a name; side by side, so that one comparison tells.
     Letter,
     Digit,
+    Dollar,
     Dot,
     Quote,
     DoubleQuote,
-    Dollar,
     Dash,
     Slash,
     /// Nothing in SQL, or nothing that UTF-8 has.
@@ -106,10 +107,12 @@ const CLASSES: [Class; 256] = {
 };
 
 #[expect(clippy::indexing_slicing, reason = "there are 256 bytes")]
+#[inline]
 fn class_of(byte: u8) -> Class {
     CLASSES[usize::from(byte)]
 }
 
+#[inline]
 fn continues_name(byte: u8) -> bool {
     matches!(class_of(byte), Class::Letter | Class::Digit | Class::Dollar)
 }
@@ -127,10 +130,10 @@ impl Scanner<'_> {
         self.text.get(self.at + ahead).copied()
     }
 
+    #[inline]
     fn skip_while(&mut self, continues: impl Fn(u8) -> bool) {
-        while self.byte(0).is_some_and(&continues) {
-            self.at += 1;
-        }
+        let rest = self.text.get(self.at..).unwrap_or_default();
+        self.at += rest.iter().position(|&byte| !continues(byte)).unwrap_or(rest.len());
     }
 
     /// A keyword or a plain name.
@@ -206,12 +209,12 @@ impl Scanner<'_> {
     fn string(&mut self, backslash: Backslash) -> Option<Literal> {
         self.at += 1;
         loop {
+            self.skip_while(|byte| !matches!(byte, b'\'' | b'\\' | 0));
             match self.byte(0)? {
                 b'\'' if self.byte(1) == Some(b'\'') => self.at += 2,
                 b'\'' => break,
-                b'\\' if backslash == Backslash::Escapes => return None,
-                0 => return None,
-                _ => self.at += 1,
+                b'\\' if backslash == Backslash::Plain => self.at += 1,
+                _ => return None,
             }
         }
         self.at += 1;
@@ -274,6 +277,11 @@ impl Scanner<'_> {
 
 /// The grammar takes digits that do not fit 32 bits for a float.
 fn is_integer(digits: &[u8]) -> bool {
+    /// Any number with so few digits fits.
+    const SURE: usize = 9;
+    if digits.len() <= SURE {
+        return true;
+    }
     match std::str::from_utf8(digits).map(str::parse::<i32>) {
         Ok(value) => value.is_ok(),
         Err(_) => false,

@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
 
     /// Up to the next NUL, which is eaten.
     pub fn cstr(&mut self) -> Result<&'a [u8], Truncated> {
-        let end = self.0.iter().position(|&byte| byte == 0).ok_or(Truncated)?;
+        let end = memchr::memchr(0, self.0).ok_or(Truncated)?;
         let text = self.bytes(end)?;
         self.u8()?;
         Ok(text)

@@ -1,0 +1,74 @@
+"""A primary and two replicas, with pgbench's tables."""
+
+import subprocess
+import sys
+import time
+
+from .place import environment, wait_for_port
+from .settings import CLIENTS, MOST_IDLE_UNPOOLED, SCALE
+
+
+class Cluster:
+    """A primary and two replicas, with pgbench's tables."""
+
+    SETTINGS = f"""
+listen_addresses = '127.0.0.1'
+max_connections = {MOST_IDLE_UNPOOLED + 3 * max(CLIENTS)}
+shared_buffers = 256MB
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+max_wal_size = 8GB
+checkpoint_timeout = 1h
+wal_keep_size = 1GB
+autovacuum = off
+dynamic_shared_memory_type = mmap
+"""
+
+    def __init__(self, place):
+        self.place = place
+        self.ports = [place.port() for _ in range(3)]
+        primary = place.folder / "node0"
+        place.run("initdb", "-D", primary, "-U", "postgres", "-A", "trust", "--locale=C", "-E", "UTF8", "--no-sync")
+        self.configure(0)
+        place.write("node0/pg_hba.conf", "local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        self.start(0)
+        self.sql("create role bench login password 'bench' in role pg_monitor", database="postgres")
+        self.sql("create database bench owner bench", database="postgres")
+        self.sql("create unlogged table sink (text text); alter table sink owner to bench")
+        place.run("pgbench", "-i", "-q", "-s", SCALE, *self.login(role="bench"), "bench")
+        for number in (1, 2):
+            self.add_replica(number)
+
+    def add_replica(self, number):
+        folder = self.place.folder / f"node{number}"
+        self.place.run("pg_basebackup", "-D", folder, "-c", "fast", "-R", "--no-sync", "-U", "postgres",
+                       "-h", self.place.folder, "-p", self.ports[0])
+        self.configure(number)
+        self.start(number)
+
+    def configure(self, number):
+        path = self.place.folder / f"node{number}/postgresql.conf"
+        with open(path, "a") as settings:
+            settings.write(f"{self.SETTINGS}\nport = {self.ports[number]}\nunix_socket_directories = '{self.place.folder}'\n")
+
+    def start(self, number):
+        self.place.start([self.place.programs / "postgres", "-D", self.place.folder / f"node{number}"], f"node{number}.log")
+        wait_for_port(self.ports[number])
+        self.sql("select 1", database="postgres", port=self.ports[number])
+
+    def login(self, port=None, role="postgres"):
+        return ["-h", self.place.folder, "-p", port or self.ports[0], "-U", role]
+
+    def sql(self, text, database="bench", port=None):
+        for _ in range(100):
+            command = [self.place.programs / "psql", "-XAtq", *self.login(port), "-d", database, "-c", text]
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment(), cwd="/")
+            if done.returncode == 0:
+                return done.stdout.strip()
+            if "starting up" not in done.stderr and "No such file" not in done.stderr:
+                break
+            time.sleep(0.1)
+        sys.exit(f"psql: {done.stderr.strip()}")
+
+

@@ -1,0 +1,157 @@
+"""What is measured: cells of pgbench, bulk, memory; CPU and memory are those of a proxy's own processes."""
+
+import glob
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+from .client import Client
+from .place import environment
+from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, MOST_IDLE_UNPOOLED, ROUNDS, SCRIPTS
+
+# Connecting costs what a password's proof costs; a cell begins when that is over.
+WARM_UP = 1.0
+
+
+def measure_cells(routes, place):
+    """Rounds outside, routes inside: whatever else the machine does meets all of them alike."""
+    results = {}
+    for round_number in range(ROUNDS):
+        for cell in CELLS:
+            for route in routes:
+                outcome = run_cell(route, place, *cell)
+                results.setdefault((cell, route.name), []).append(outcome)
+                print(f"round {round_number + 1}/{ROUNDS} {' '.join(map(str, cell))} {route.name}: {outcome}", file=sys.stderr)
+    return results
+
+
+def run_cell(route, place, script, protocol, clients):
+    logs = place.folder / "transactions"
+    command = [place.programs / "pgbench", "-n", "-b", SCRIPTS[script], "-M", protocol, "-c", clients, "-j", min(clients, 2),
+               "-T", CELL_SECONDS + 2, "-l", f"--log-prefix={logs}",
+               "-h", "127.0.0.1", "-p", route.port, "-U", "bench", route.database(protocol)]
+    running = subprocess.Popen(list(map(str, command)), cwd=place.folder, text=True, env=environment(),
+                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    time.sleep(WARM_UP)
+    begun, before = time.time(), cpu_seconds(route)
+    time.sleep(CELL_SECONDS)
+    ended, used = time.time(), cpu_seconds(route) - before
+    said = running.communicate()[1]
+    latencies = read_latencies(logs, begun, ended)
+    if running.returncode or not latencies or "aborted" in said:
+        return {"failed": failure(said)}
+    return {"tps": len(latencies) / (ended - begun), "p50": percentile(latencies, 0.5) / 1000,
+            "p99": percentile(latencies, 0.99) / 1000, "cpu": used * 1e6 / len(latencies)}
+
+
+def failure(said):
+    errors = [line for line in said.splitlines() if "ERROR" in line or "error" in line]
+    return (errors or ["no transactions"])[0]
+
+
+def read_latencies(prefix, begun, ended):
+    """pgbench's log has a line for each transaction: client, number, microseconds it took, script, and when it ended."""
+    latencies = []
+    for path in glob.glob(f"{prefix}.*"):
+        with open(path) as log:
+            for line in log:
+                fields = line.split(" ", 6)
+                if begun <= int(fields[4]) + int(fields[5]) / 1e6 < ended:
+                    latencies.append(int(fields[2]))
+        os.unlink(path)
+    return sorted(latencies)
+
+
+def percentile(ordered, share):
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def cpu_seconds(route):
+    """User and system time of the proxy's processes; that of children who ended is in their parents' sums."""
+    if not route.is_proxy:
+        return 0.0
+    return sum(sum(map(int, stat_fields(pid)[11:15])) for pid in family(route.process.pid)) / os.sysconf("SC_CLK_TCK")
+
+
+def family(ancestor):
+    children = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (fields := stat_fields(int(entry))):
+            children.setdefault(int(fields[1]), []).append(int(entry))
+    found, waiting = [], [ancestor]
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        waiting.extend(children.get(pid, []))
+    return found
+
+
+def stat_fields(pid):
+    """The fields behind the name, which may hold blanks; the first of them is the state."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+# Bytes come from the server's own functions and go into nothing, so that the proxy is what is measured.
+BULK = {
+    "COPY out": lambda client, size: client.pull(f"copy (select repeat('x', 199) from generate_series(1, {size // 200})) to stdout"),
+    "COPY in": lambda client, size: client.push("copy sink from stdin where false", size),
+    "wide SELECT": lambda client, size: client.pull(
+        f"select {', '.join(['repeat($$x$$, 20)'] * 50)} from generate_series(1, {size // 1200})"),
+}
+
+
+def measure_bulk(routes):
+    """CPU seconds of the proxy for one GB, by kind of bulk and route."""
+    results = {}
+    for _ in range(BULK_ROUNDS):
+        for kind, run in BULK.items():
+            for route in filter(lambda route: route.is_proxy, routes):
+                client = Client(route.port)
+                before, begun = cpu_seconds(route), time.time()
+                run(client, BULK_MB << 20)
+                gigabytes = BULK_MB / 1024
+                outcome = {"cpu": (cpu_seconds(route) - before) / gigabytes, "seconds": (time.time() - begun) / gigabytes}
+                client.close()
+                results.setdefault((kind, route.name), []).append(outcome)
+                print(f"{kind} {route.name}: {outcome}", file=sys.stderr)
+    return results
+
+
+def idle_memory(route, count):
+    """KiB of PSS that one logged-in client which does nothing costs, against the proxy set up for few clients."""
+    if not route.pools and count > MOST_IDLE_UNPOOLED:
+        return None
+    route.stop()
+    if not route.start(clients=1):
+        return None
+    time.sleep(1)
+    before = memory(route)
+    route.stop()
+    if not route.start(clients=count):
+        return None
+    clients = [Client(route.port) for _ in range(count)]
+    for client in clients:
+        client.query("select 1")
+    time.sleep(1)
+    after = memory(route)
+    for client in clients:
+        client.close()
+    return (after - before) / count
+
+
+def memory(route):
+    """Proportional set size: pages that processes share are counted once."""
+    total = 0
+    for pid in family(route.process.pid):
+        try:
+            rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+            total += int(re.search(r"^Pss:\s+(\d+)", rollup, re.M).group(1))
+        except OSError:
+            pass
+    return total

@@ -1,0 +1,31 @@
+"""What a run is asked for, by environment."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+README = ROOT / "README.md"
+PLOT = ROOT / "benches/comparison.svg"
+TRUNKLINE = ROOT / "target/release/trunkline"
+
+QUICK = os.environ.get("QUICK") == "1"
+ROUNDS = int(os.environ.get("ROUNDS", 1 if QUICK else 5))
+# Of one cell. Not SECONDS, which shells count in.
+CELL_SECONDS = int(os.environ.get("CELL_SECONDS", 2 if QUICK else 4))
+# How many clients lie idle while memory is measured; several numbers by comma.
+IDLE_CLIENTS = [int(count) for count in os.environ.get("IDLE_CLIENTS", "200" if QUICK else "1000").split(",")]
+BULK_MB = int(os.environ.get("BULK_MB", 100 if QUICK else 1024))
+BULK_ROUNDS = int(os.environ.get("BULK_ROUNDS", min(ROUNDS, 3)))
+# Routes to measure, by comma; all that are installed without.
+ONLY = [name.strip().lower() for name in os.environ.get("ONLY", "").split(",") if name.strip()]
+
+# Pgpool-II and HAProxy hold a server connection (Pgpool-II one per node, and a process) for each client: a thousand
+# clients would need thousands of both.
+MOST_IDLE_UNPOOLED = 200
+# pgbench's default scale of 1 has one branch, whose lock 16 clients would wait for.
+SCALE = 16
+
+SCRIPTS = {"select-only": "select-only", "TPC-B": "tpcb-like"}
+PROTOCOLS = ("simple", "extended", "prepared")
+CLIENTS = (1, 16, 64)
+CELLS = [(script, protocol, clients) for script in SCRIPTS for protocol in PROTOCOLS for clients in CLIENTS]
