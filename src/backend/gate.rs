@@ -3,9 +3,11 @@
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// One node's connections, over all pools.
 #[derive(Debug, Default)]
@@ -18,6 +20,28 @@ pub struct Gate {
     has_taken_writes: AtomicBool,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Entry>>,
+    /// Somebody holds it: a look before the lock.
+    is_held: AtomicBool,
+    held: Mutex<Option<Hold>>,
+    released: Notify,
+}
+
+/// Nobody new is let in for a time; what holds a lease goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Why.
+    pub cause: HoldCause,
+    /// It ends by itself then, so that whoever began it and is gone stops nobody for ever.
+    pub until: Instant,
+}
+
+/// Why nobody new is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldCause {
+    /// The primary is about to be stopped: it ends as soon as another node is primary.
+    Switchover,
+    /// An operator wants it.
+    Operator,
 }
 
 #[derive(Debug)]
@@ -88,6 +112,44 @@ impl Gate {
         self.takes_writes.load(Ordering::Acquire)
     }
 
+    /// From now on nobody new is let in, until [`Gate::release`] or the hold's own end. One that is there already, of
+    /// whatever cause, gives way.
+    pub fn hold(&self, hold: Hold) {
+        *self.held.lock() = Some(hold);
+        self.is_held.store(true, Ordering::SeqCst);
+    }
+
+    /// Whoever waits is let in.
+    pub fn release(&self) {
+        *self.held.lock() = None;
+        self.is_held.store(false, Ordering::SeqCst);
+        self.released.notify_waiters();
+    }
+
+    /// The hold in force.
+    pub fn held(&self, now: Instant) -> Option<Hold> {
+        if !self.is_held.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.held.lock().filter(|hold| now < hold.until)
+    }
+
+    /// Waits for the end of the hold. Dropping this loses nothing.
+    pub async fn until_released(&self) {
+        let released = self.released.notified();
+        let Some(hold) = self.held(Instant::now()) else { return };
+        // Whichever comes first; the caller looks again.
+        let _ = tokio::time::timeout_at(hold.until.into(), released).await;
+    }
+
+    /// Waits until nobody has a lease any more, but not beyond the deadline. Answers how many still have one.
+    pub async fn drained(&self, deadline: Instant) -> usize {
+        while self.leases() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        self.leases()
+    }
+
     /// Leases now, over all pools.
     pub fn leases(&self) -> usize {
         self.leases.load(Ordering::Relaxed)
@@ -103,6 +165,9 @@ impl Gate {
         self.leases.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+/// A transaction takes a millisecond or more; who asks this often costs nothing.
+const DRAIN_POLL: Duration = Duration::from_millis(1);
 
 impl Pass {
     /// The node was fenced: nothing that the connection still says counts.
@@ -128,6 +193,17 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_hold_ends_by_itself_or_when_it_is_released() {
+        let (gate, now) = (Gate::default(), Instant::now());
+        let hold = Hold { cause: HoldCause::Switchover, until: now + Duration::from_secs(1) };
+        assert_eq!(gate.held(now), None);
+        gate.hold(hold);
+        assert_eq!((gate.held(now), gate.held(hold.until)), (Some(hold), None));
+        gate.release();
+        assert_eq!(gate.held(now), None);
+    }
 
     #[test]
     fn a_fenced_node_lets_nobody_in_from_before() {

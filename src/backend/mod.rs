@@ -12,7 +12,7 @@ pub mod slots;
 
 pub use connect::{ConnectClass, ConnectError, Login, Target, connect};
 pub use connection::Connection;
-pub use gate::Gate;
+pub use gate::{Gate, Hold, HoldCause};
 pub use lease::Lease;
 pub use pool::{LeaseError, Pool, PoolSettings};
 pub use pools::{PoolKey, Pools};

@@ -55,6 +55,9 @@ impl Client {
         }
         let excluded = if is_read(intent) { self.lost_on.as_slice() } else { &[] };
         let Placement::Node(node, reason) = self.place(intent, &view, excluded, true, now) else { return None };
+        if self.cluster().gate(node)?.held(now).is_some() {
+            return None;
+        }
         let pool = self.pool(node, &view)?;
         let own = |connection: &crate::backend::Connection| connection.known.last_writer == Some(self.session.id);
         let lease = match self.session.gathered.asks_sequence {
@@ -110,7 +113,16 @@ impl Client {
             changed.mark_unchanged();
             let view = self.cluster().view.load_full();
             self.session.freshness.settle(&view);
-            match self.place(intent, &view, &excluded, may_wait, Instant::now()) {
+            let held = self.held_nodes(&view);
+            let avoided: Excluded = match is_read(intent) {
+                true => excluded.iter().chain(&held).copied().collect(),
+                false => Excluded::new(),
+            };
+            match self.place(intent, &view, &avoided, may_wait, Instant::now()) {
+                Placement::Node(node, _) if held.contains(&node) => {
+                    self.await_release(node, &mut changed).await;
+                    begun = Instant::now();
+                }
                 Placement::Node(node, reason) => match self.lease_at(intent, node, &view).await {
                     Ok(lease) if self.still_holds(intent, node, Instant::now()) && !self.database.pause.is_paused() => {
                         let role = view.node(node).map_or(Role::Unknown, |node| node.role);
@@ -136,6 +148,13 @@ impl Client {
                     self.worker.metrics.freshness_waited(outcome, begun.elapsed());
                     may_wait = found;
                 }
+                // The one that would take it is held, and so is every other.
+                Placement::AwaitPrimary(_) if is_read(intent) && !held.is_empty() && excluded.is_empty() => {
+                    if let Some(node) = held.first() {
+                        self.await_release(*node, &mut changed).await;
+                        begun = Instant::now();
+                    }
+                }
                 // There is one, but it has just failed this statement, or was last seen too long ago.
                 Placement::AwaitPrimary(_) if view.primary.is_some() => {
                     excluded.clear();
@@ -157,6 +176,25 @@ impl Client {
         let hold = self.server.pause_hold.as_millis();
         let message = format!("the database is paused, and has not been resumed within {hold} ms");
         Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
+    }
+
+    /// Nodes that let nobody new in.
+    fn held_nodes(&self, view: &View) -> Excluded {
+        let now = Instant::now();
+        let held = view.nodes.iter().zip(&*self.cluster().gates).filter(|(_, gate)| gate.held(now).is_some());
+        held.map(|(node, _)| node.id).collect()
+    }
+
+    /// Waits until the node lets somebody in again, or another may take the statement. Such a wait is somebody's wish and
+    /// has an end of its own: it does not count as one for a primary that is lost.
+    async fn await_release(&self, node: NodeId, changed: &mut tokio::sync::watch::Receiver<u64>) {
+        let _hold = self.worker.metrics.hold();
+        let Some(gate) = self.cluster().gate(node) else { return };
+        tokio::select! {
+            // Dropping either loses nothing: the next look sees what has changed.
+            () = gate.until_released() => {}
+            _ = changed.changed() => {}
+        }
     }
 
     fn is_careful(&self) -> bool {
@@ -187,9 +225,13 @@ impl Client {
 
     /// A statement that needs the primary goes only to the node that is primary now: a wait may have lasted.
     fn still_holds(&self, intent: &Intent, node: NodeId, now: Instant) -> bool {
+        let gate = self.cluster().gate(node);
+        if gate.is_none_or(|gate| gate.held(now).is_some()) {
+            return false;
+        }
         is_read(intent)
             || (self.cluster().view.load().trusted_primary(now) == Some(node)
-                && self.cluster().gate(node).is_some_and(|gate| gate.takes_writes()))
+                && gate.is_some_and(|gate| gate.takes_writes()))
     }
 
     /// A lease of this node, as long as it is one that the statement may go to.

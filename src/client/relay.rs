@@ -210,6 +210,16 @@ impl Client {
                         (run, has_gaps) = (next, true);
                     }
                 }
+                Reply::NodeDies => {
+                    // With its warning a node sends what it has said so far, which is half an answer: a read of which
+                    // nothing has been shown is run again as a whole.
+                    if held.is_read && held.at_hand && !held.forwarded && !is_answered {
+                        buffers.to_client.clear();
+                        return Err(Stop::Relayed(Relayed::NodeLost(None)));
+                    }
+                    put_run(filled, run, at, &mut buffers.to_client);
+                    (run, has_gaps) = (next, true);
+                }
                 Reply::NodeEnds(code) => {
                     // What the node has done before its goodbye counts and goes to the client first. Where it has done
                     // nothing yet, nothing is shown, and the unit can be run again.

@@ -31,6 +31,12 @@ pub(super) fn of_node(item: &Item<'_>) -> Option<Arc<str>> {
     Some(format!("{}:{port}", host.to_ascii_lowercase()).into())
 }
 
+/// `host:port` in what another program has said.
+pub(super) fn parse(text: &str) -> Option<Arc<str>> {
+    let (host, port) = text.rsplit_once(':').filter(|(host, port)| is_host(host) && is_port(port))?;
+    Some(format!("{}:{port}", host.to_ascii_lowercase()).into())
+}
+
 /// Whether listening on both would fail: the same, or one of them is every interface.
 pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let is_any = a.ip().is_unspecified() || b.ip().is_unspecified();

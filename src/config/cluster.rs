@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::document::{Distinct, Item, Table, nearest};
 use super::password::{self, Form};
-use super::{Cluster, Monitor, address, name};
+use super::{Cluster, Monitor, address, name, patroni};
 
 /// Nodes of one cluster; a limit far above any real replica set, so that a generated list gone wrong is seen.
 const MOST_NODES: usize = 256;
@@ -26,13 +26,13 @@ impl Cluster {
         if let Some(item) = table.get("name") {
             names.admit(&name, &item);
         }
-        let nodes = read_nodes(&table, distinct_nodes);
+        let patroni = patroni::read(&table);
+        let nodes = read_nodes(&table, distinct_nodes, patroni.is_some());
         let groups = read_groups(&table, &nodes);
         let monitor = Monitor::read(&table, folder);
-        table.not_there_yet("patroni", "Patroni as a source of topology is");
         table.not_there_yet("tls", "TLS to nodes is");
         table.finish();
-        Self { name, nodes, groups, monitor }
+        Self { name, nodes, patroni: patroni.unwrap_or_default(), groups, monitor }
     }
 }
 
@@ -71,8 +71,12 @@ impl Monitor {
     }
 }
 
-fn read_nodes(table: &Table<'_>, distinct: &mut Distinct) -> Vec<Arc<str>> {
-    let Some(list) = table.require("nodes", "a cluster needs the addresses of its nodes") else { return Vec::new() };
+fn read_nodes(table: &Table<'_>, distinct: &mut Distinct, has_patroni: bool) -> Vec<Arc<str>> {
+    let list = match has_patroni {
+        true => table.get("nodes"),
+        false => table.require("nodes", "a cluster needs the addresses of its nodes, or those of Patroni"),
+    };
+    let Some(list) = list else { return Vec::new() };
     let items = list.list("addresses");
     if items.is_empty() && list.is_list() {
         list.problem("the list is empty: a cluster needs at least one node", None);

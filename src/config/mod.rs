@@ -12,6 +12,7 @@ mod listen;
 mod log;
 mod name;
 mod password;
+mod patroni;
 mod pool;
 mod problem;
 mod routing;
@@ -120,12 +121,34 @@ fn one_per_two_cores() -> usize {
 pub struct Cluster {
     /// Its name in metrics, logs and `/topology`: 1 to 63 letters, digits, `_`, `-` and `.`.
     pub name: Arc<str>,
-    /// `host:port` of every node, 1 to 256; the host in lower case, IPv6 in brackets. Roles are discovered.
+    /// `host:port` of every node, 1 to 256; the host in lower case, IPv6 in brackets. Roles are discovered. Where
+    /// `patroni` is given it may be left out: then nodes are found as Patroni lists them.
     pub nodes: Vec<Arc<str>>,
+    /// Patroni's REST API on one or more of its members, as in "http://db1:8008"; all others are found by these. Default
+    /// none: only the nodes themselves are asked.
+    pub patroni: Vec<PatroniUrl>,
     /// Named groups of nodes for rules: name to indexes into `nodes`.
     pub groups: Vec<(Arc<str>, Vec<u16>)>,
     /// How nodes are probed.
     pub monitor: Monitor,
+}
+
+/// Where the REST API of a member of Patroni is, and how to log in to it.
+#[derive(Debug, Clone)]
+pub struct PatroniUrl {
+    /// `host:port`.
+    pub address: Arc<str>,
+    /// Name and password in front of the address, as HTTP's Basic authentication wants them.
+    pub login: Option<Secret>,
+}
+
+impl PartialEq for PatroniUrl {
+    fn eq(&self, other: &Self) -> bool {
+        fn login(url: &PatroniUrl) -> Option<&str> {
+            url.login.as_ref().and_then(Secret::plain)
+        }
+        self.address == other.address && login(self) == login(other)
+    }
 }
 
 /// How the nodes of a cluster are probed.
@@ -223,6 +246,9 @@ pub struct Failover {
     /// How long statements of a paused database wait for RESUME before they fail with 57P03. Default 2 min, bounds 0 to
     /// 1 day.
     pub pause_hold: Duration,
+    /// How long before a planned switchover new statements are held back so that open transactions can end. Default 2 s,
+    /// bounds 0 to 1 min.
+    pub drain: Duration,
 }
 
 /// Limits on clients.

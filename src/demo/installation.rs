@@ -66,6 +66,11 @@ impl Installation {
         &self.version
     }
 
+    /// The folder of its programs.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
     /// A program of this installation, with none of our `PG*` variables, which would turn it to another cluster.
     ///
     /// When the thread that started it ends, it gets SIGQUIT: for the server that is an immediate stop, which

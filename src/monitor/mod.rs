@@ -2,6 +2,7 @@
 //! [`crate::topology::Topology`], which decides. Views are published for whoever wants to read them.
 
 mod line;
+mod patroni;
 mod probe;
 mod shared;
 mod watcher;
@@ -15,11 +16,15 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::backend::Target;
+use crate::backend::{Gate, Target};
 use crate::config;
 use crate::topology::{Doubt, NodeId, TopologySettings, View};
 
+pub use patroni::SwitchoverError;
+
+use patroni::Patroni;
 use shared::Shared;
+pub use shared::most_nodes;
 use watcher::Watcher;
 
 /// Called with the old view and the new one before each new one is published: whoever must fence a node does it here.
@@ -33,6 +38,15 @@ pub struct Monitor {
     _tasks: JoinSet<()>,
 }
 
+/// How a cluster is judged beyond its own settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A replica further behind takes no reads.
+    pub max_lag: Duration,
+    /// How long open transactions may go on before a planned switchover.
+    pub drain: Duration,
+}
+
 /// What others may ask of a monitor; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct MonitorHandle {
@@ -41,6 +55,7 @@ pub struct MonitorHandle {
     /// Rises with each new view, after it can be read.
     pub changed: watch::Receiver<u64>,
     shared: Arc<Shared>,
+    patroni: Option<Arc<Patroni>>,
 }
 
 /// What probing one node has brought so far, for metrics.
@@ -59,24 +74,39 @@ pub struct ProbeCounters {
 }
 
 impl Monitor {
-    /// Watches `cluster` on `runtime` from now on.
-    pub fn start(cluster: &config::Cluster, max_lag: Duration, on_view: OnView, runtime: &Handle) -> Self {
+    /// Watches `cluster` on `runtime` from now on. A switchover that Patroni announces holds the gate of its primary.
+    /// Where nodes are found by Patroni, `seeds` are those found before, in the order of their numbers.
+    pub fn start(
+        cluster: &config::Cluster,
+        limits: Limits,
+        on_view: OnView,
+        gates: &[Arc<Gate>],
+        seeds: &[Arc<str>],
+        runtime: &Handle,
+    ) -> Self {
         let settings = TopologySettings {
             interval: cluster.monitor.interval,
             timeout: cluster.monitor.timeout,
-            max_lag,
+            max_lag: limits.max_lag,
             system: None,
         };
-        let (shared, changed) = Shared::new(cluster, settings, on_view);
+        let nodes = if cluster.nodes.is_empty() { seeds } else { &*cluster.nodes };
+        let (shared, changed) = Shared::new(cluster, nodes, settings, on_view);
         let shared = Arc::new(shared);
         let mut tasks = JoinSet::new();
-        for (index, address) in cluster.nodes.iter().enumerate() {
+        for (index, address) in nodes.iter().enumerate() {
             let id = NodeId(u16::try_from(index).expect("configuration allows at most 128 nodes"));
             let watcher = Watcher::new(id, target(&cluster.monitor, address), settings.timeout, Arc::clone(&shared));
             tasks.spawn_on(watcher.run(), runtime);
         }
         tasks.spawn_on(shared::keep_time(Arc::clone(&shared)), runtime);
-        let handle = MonitorHandle { view: Arc::clone(&shared.view), changed, shared };
+        let patroni = (!cluster.patroni.is_empty()).then(|| {
+            let patroni = Arc::new(Patroni::new(&cluster.patroni, gates.to_vec(), limits.drain));
+            let source = patroni::Source::new(cluster.clone(), Arc::clone(&patroni), Arc::clone(&shared));
+            tasks.spawn_on(source.run(), runtime);
+            patroni
+        });
+        let handle = MonitorHandle { view: Arc::clone(&shared.view), changed, shared, patroni };
         Self { handle, _tasks: tasks }
     }
 
@@ -110,6 +140,14 @@ impl MonitorHandle {
     /// Wakes everybody who waits for a new view, without one.
     pub fn wake_all(&self) {
         self.shared.wake_all();
+    }
+
+    /// Has Patroni switch over to the member of this name, or to the one that it finds best; see `failover.drain`.
+    /// Answers Patroni's words, when it is done.
+    pub async fn switch_over(&self, candidate: Option<&str>) -> Result<String, SwitchoverError> {
+        let patroni = self.patroni.as_ref().ok_or(SwitchoverError::NoPatroni)?;
+        let primary = self.view.load().primary.ok_or(SwitchoverError::NoPrimary)?;
+        patroni.switch_over(primary, candidate).await
     }
 
     /// What probing this node has brought; None if there is no such node.

@@ -39,16 +39,17 @@ pub(super) struct Signals {
 impl Shared {
     pub(super) fn new(
         cluster: &config::Cluster,
+        nodes: &[Arc<str>],
         settings: TopologySettings,
         on_view: OnView,
     ) -> (Self, watch::Receiver<u64>) {
         let start = Instant::now();
-        let topology = Topology::new(&cluster.name, &cluster.nodes, settings, start);
+        let topology = Topology::new(&cluster.name, nodes, settings, start);
         let (changed, receiver) = watch::channel(0);
         let shared = Self {
             view: Arc::new(ArcSwap::new(topology.view())),
             topology: Mutex::new(topology),
-            nodes: cluster.nodes.iter().map(|_| Signals::default()).collect(),
+            nodes: (0..most_nodes(cluster)).map(|_| Signals::default()).collect(),
             changed,
             on_view,
             start,
@@ -89,6 +90,18 @@ impl Shared {
         let mut topology = self.topology.lock();
         let effects = topology.handle(event, Instant::now());
         self.act(&topology, effects);
+    }
+
+    /// The node at this address, from now on one of the cluster's. None if there are too many.
+    pub(super) fn admit(&self, address: &Arc<str>) -> Option<NodeId> {
+        let mut topology = self.topology.lock();
+        let is_known = topology.view().nodes.iter().any(|node| node.address == *address);
+        if !is_known && topology.view().nodes.len() >= self.nodes.len() {
+            return None;
+        }
+        let (node, effects) = topology.admit(address, Instant::now());
+        self.act(&topology, effects);
+        Some(node)
     }
 
     /// How often the node wants to be probed now.
@@ -145,6 +158,14 @@ impl Shared {
         u64::try_from(moment.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 }
+
+/// Nodes that a cluster may come to have: as many as are configured, or what Patroni may list.
+pub fn most_nodes(cluster: &config::Cluster) -> usize {
+    if cluster.nodes.is_empty() { MOST_DISCOVERED } else { cluster.nodes.len() }
+}
+
+/// Addresses that Patroni may list while the process runs. Each costs a few hundred bytes.
+const MOST_DISCOVERED: usize = 256;
 
 impl Signals {
     /// Wishes for a probe.

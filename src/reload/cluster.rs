@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::backend::Gate;
+use crate::backend::{Gate, HoldCause};
 use crate::client;
 use crate::config;
-use crate::monitor::{Monitor, MonitorHandle, OnView};
+use crate::monitor::{self, Limits, Monitor, MonitorHandle, OnView};
 use crate::topology::{NodeId, NodeState, Role, View};
 
 /// A cluster that is watched.
@@ -18,7 +17,7 @@ pub(super) struct RunningCluster {
     /// Its number in pool keys.
     pub(super) number: usize,
     config: config::Cluster,
-    max_lag: Duration,
+    limits: Limits,
     gates: Arc<[Arc<Gate>]>,
     monitor: Arc<Monitor>,
     fences: Arc<Fences>,
@@ -32,22 +31,27 @@ struct Fences {
 }
 
 impl RunningCluster {
-    /// Watches a cluster from now on. Nodes that were known before keep their gates. Nothing is fenced before
-    /// [`Self::take_over`].
+    /// Watches a cluster from now on. Nodes that were known before keep their gates, and where they are found by Patroni
+    /// their numbers, by which pools know them. Nothing is fenced before [`Self::take_over`].
     pub(super) fn start(
         number: usize,
         cluster: &config::Cluster,
-        max_lag: Duration,
+        limits: Limits,
         known: &[(Arc<str>, Arc<Gate>)],
     ) -> Self {
         let gate = |address: &Arc<str>| {
             let known = known.iter().find(|(other, _)| other == address);
             known.map_or_else(Arc::default, |(_, gate)| Arc::clone(gate))
         };
-        let gates: Arc<[Arc<Gate>]> = cluster.nodes.iter().map(gate).collect();
+        let is_discovered = cluster.nodes.is_empty();
+        let seeds: Vec<Arc<str>> = known.iter().filter(|_| is_discovered).map(|(node, _)| Arc::clone(node)).collect();
+        let nodes = if is_discovered { &seeds } else { &cluster.nodes };
+        let more = monitor::most_nodes(cluster).saturating_sub(nodes.len());
+        let gates: Arc<[Arc<Gate>]> = nodes.iter().map(gate).chain((0..more).map(|_| Arc::default())).collect();
         let fences = Arc::new(Fences { gates: Arc::clone(&gates), in_force: AtomicBool::new(false) });
-        let monitor = Monitor::start(cluster, max_lag, fences.watch(), &tokio::runtime::Handle::current());
-        Self { number, config: cluster.clone(), max_lag, gates, monitor: Arc::new(monitor), fences }
+        let monitor =
+            Monitor::start(cluster, limits, fences.watch(), &gates, &seeds, &tokio::runtime::Handle::current());
+        Self { number, config: cluster.clone(), limits, gates, monitor: Arc::new(monitor), fences }
     }
 
     /// From now on, this one's views decide who is fenced.
@@ -86,10 +90,11 @@ impl RunningCluster {
     }
 
     /// It is watched as this configuration wants it.
-    pub(super) fn is_as(&self, wanted: &config::Cluster, max_lag: Duration) -> bool {
+    pub(super) fn is_as(&self, wanted: &config::Cluster, limits: Limits) -> bool {
         let (mine, other) = (&self.config.monitor, &wanted.monitor);
         self.has_nodes_of(wanted)
-            && self.max_lag == max_lag
+            && self.limits == limits
+            && self.config.patroni == wanted.patroni
             && mine.user == other.user
             && mine.password.plain() == other.password.plain()
             && mine.database == other.database
@@ -113,16 +118,21 @@ impl RunningCluster {
         Self {
             number: self.number,
             config: wanted.clone(),
-            max_lag: self.max_lag,
+            limits: self.limits,
             gates: Arc::clone(&self.gates),
             monitor: Arc::clone(&self.monitor),
             fences: Arc::clone(&self.fences),
         }
     }
 
-    /// Each node's gate.
-    pub(super) fn gates_by_address(&self) -> Vec<(Arc<str>, Arc<Gate>)> {
-        self.config.nodes.iter().cloned().zip(self.gates.iter().cloned()).collect()
+    /// Each node's gate, in the order of the nodes' numbers; none if nodes are no longer found as they were: Patroni may
+    /// spell the address of a configured node in another way.
+    pub(super) fn gates_for(&self, wanted: &config::Cluster) -> Vec<(Arc<str>, Arc<Gate>)> {
+        if self.config.nodes.is_empty() != wanted.nodes.is_empty() {
+            return Vec::new();
+        }
+        let view = self.handle().view();
+        view.nodes.iter().map(|node| Arc::clone(&node.address)).zip(self.gates.iter().cloned()).collect()
     }
 
     /// Waits until it can serve what the one before can, as long as its nodes may take to answer. Then it takes over, so
@@ -145,7 +155,9 @@ impl RunningCluster {
 
     /// Nodes that both have.
     fn kept(&self, before: &Self) -> usize {
-        self.config.nodes.iter().filter(|address| before.config.nodes.contains(address)).count().saturating_sub(1)
+        let (view, known) = (self.handle().view(), before.handle().view());
+        let is_known = |address: &Arc<str>| known.nodes.iter().any(|node| node.address == *address);
+        view.nodes.iter().filter(|node| is_known(&node.address)).count().saturating_sub(1)
     }
 
     /// Wakes everybody who waits for its next view.
@@ -170,16 +182,21 @@ impl Fences {
     /// A node that has lost the primary's role is fenced before the view that says so is published; so is one that is
     /// down, for what was asked of a frozen node would be waited for as long as it is frozen.
     fn act(&self, old: &View, new: &View) {
-        for ((before, now), gate) in old.nodes.iter().zip(&new.nodes).zip(&*self.gates) {
+        for (now, gate) in new.nodes.iter().zip(&*self.gates) {
+            let before = old.node(now.id).map_or(NodeState::Unknown, |node| node.state);
             gate.admit_writes(now.role == Role::Primary);
+            let is_over = new.primary.is_some_and(|primary| primary != now.id);
+            if is_over && gate.held(std::time::Instant::now()).is_some_and(|hold| hold.cause == HoldCause::Switchover) {
+                gate.release();
+            }
             // One that is stopping, while no other has its role, ends its sessions by itself and says how far they came.
             let says_goodbye = now.state == NodeState::Starting && new.primary.is_none();
             if gate.is_to_be_fenced() && now.role != Role::Primary && !says_goodbye {
                 let closed = gate.sever();
-                warn!(cluster = %new.cluster, node = %before.address, connections = closed, "node lost the primary's role and is fenced");
-            } else if before.state != NodeState::Down && now.state == NodeState::Down {
+                warn!(cluster = %new.cluster, node = %now.address, connections = closed, "node lost the primary's role and is fenced");
+            } else if before != NodeState::Down && now.state == NodeState::Down {
                 let closed = gate.sever();
-                warn!(cluster = %new.cluster, node = %before.address, connections = closed, "node is down and its connections are closed");
+                warn!(cluster = %new.cluster, node = %now.address, connections = closed, "node is down and its connections are closed");
             }
         }
     }

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use crate::backend::Pools;
 use crate::client::{Fleet, Server};
 use crate::config::{self, Config, Problems};
+use crate::monitor::Limits;
 use cluster::RunningCluster;
 use server::Lasting;
 
@@ -59,7 +60,7 @@ impl Standing {
     /// Everything that runs by this configuration. Call on the main runtime.
     pub fn start(config: Config, source: PathBuf) -> Self {
         let lasting = Lasting::new(Pools::new(server::pool_settings(&config)));
-        let start = |(number, cluster)| RunningCluster::start(number, cluster, config.routing.max_lag, &[]);
+        let start = |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), &[]);
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
         clusters.iter().for_each(RunningCluster::take_over);
         let users = server::make_users(&config, &lasting.mock_secret);
@@ -122,13 +123,13 @@ impl Standing {
     async fn renew_clusters(&mut self, config: &Config) -> Vec<RunningCluster> {
         let mut clusters = Vec::with_capacity(config.clusters.len());
         for wanted in &config.clusters {
-            let max_lag = config.routing.max_lag;
+            let limits = limits_of(config);
             let before = self.clusters.iter().find(|running| running.name() == &*wanted.name);
             clusters.push(match before {
-                Some(running) if running.is_as(wanted, max_lag) => running.with_groups(wanted),
+                Some(running) if running.is_as(wanted, limits) => running.with_groups(wanted),
                 Some(running) => {
                     let number = if running.has_nodes_of(wanted) { running.number } else { self.next_number };
-                    let renewed = RunningCluster::start(number, wanted, max_lag, &running.gates_by_address());
+                    let renewed = RunningCluster::start(number, wanted, limits, &running.gates_for(wanted));
                     renewed.ready_as(running).await;
                     if number != running.number {
                         self.lasting.pools.move_to(running.number, number, |node| running.keeps(node, wanted));
@@ -138,7 +139,7 @@ impl Standing {
                 }
                 None => {
                     self.next_number += 1;
-                    RunningCluster::start(self.next_number - 1, wanted, max_lag, &[])
+                    RunningCluster::start(self.next_number - 1, wanted, limits, &[])
                 }
             });
         }
@@ -160,4 +161,8 @@ impl Standing {
             server.clusters.iter().any(|cluster| cluster.number == key.cluster) && is_same_user(&key.user)
         });
     }
+}
+
+fn limits_of(config: &Config) -> Limits {
+    Limits { max_lag: config.routing.max_lag, drain: config.failover.drain }
 }

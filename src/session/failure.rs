@@ -47,7 +47,7 @@ impl Session {
         }
         self.portals.clear();
         if self.transaction.status != TransactionStatus::Idle {
-            return self.lost_transaction();
+            return self.lost_transaction(how);
         }
         let refused = how.farewell.is_some_and(proves_nothing_done) && !self.can_commit_inside();
         if how.at_hand && !how.forwarded && (!how.sent || how.is_read || refused || self.runs_nothing()) {
@@ -80,7 +80,7 @@ impl Session {
         self.flow.skipping = false;
     }
 
-    fn lost_transaction(&mut self) -> Loss {
+    fn lost_transaction(&mut self, how: Circumstances) -> Loss {
         let commit_is_under_way = self.owed.iter().any(|owed| match owed {
             Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
                 statement.parts.iter().any(|part| matches!(part.kind, Kind::Commit | Kind::PrepareTransaction))
@@ -89,6 +89,12 @@ impl Session {
         });
         if commit_is_under_way {
             self.transaction.status = TransactionStatus::Idle;
+            // A node that says goodbye in place of the COMMIT's completion has rolled back: once it has committed it lets
+            // nothing come before the completion.
+            if how.farewell.is_some_and(proves_nothing_done) && !how.forwarded {
+                self.transaction.may_have_written = false;
+                return self.report(SqlState::SERIALIZATION_FAILURE, super::aborted::LOST);
+            }
             return self.report(
                 SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
                 "the server connection was lost during COMMIT and its outcome is not known",

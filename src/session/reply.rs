@@ -25,6 +25,9 @@ pub enum Reply {
     Refused(SqlState),
     /// The node ends the connection, for this reason; no more will come.
     NodeEnds(SqlState),
+    /// The node is torn down and says so in a warning about its own connection: no more will come, and whether anything
+    /// was done is not known.
+    NodeDies,
 }
 
 /// The node's words make no sense here: its connection has lost the beat and must be closed.
@@ -285,7 +288,7 @@ fn worth_a_retry(code: SqlState) -> bool {
 /// The warning of a server that is being torn down is about its own connection, which is not the client's.
 fn notice(body: &[u8]) -> Reply {
     let code = ErrorFields::read(body).code;
-    if code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CRASH_SHUTDOWN { Reply::Hide } else { Reply::Forward }
+    if code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CRASH_SHUTDOWN { Reply::NodeDies } else { Reply::Forward }
 }
 
 fn with_client_name(body: &[u8], id: StatementId, name: &[u8]) -> BytesMut {

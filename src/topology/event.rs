@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::authority::Word;
 use super::lsn::{Lsn, Timeline};
 use super::view::{NodeId, Sample};
 
@@ -41,6 +42,8 @@ pub enum Event {
         /// What the session met.
         cause: Doubt,
     },
+    /// The authority beside the nodes has been asked.
+    Word(Word),
 }
 
 /// What made a session doubt a node.

@@ -4,6 +4,7 @@
 //! when [`Topology::deadline`] has come without one. Both return what is to be done. [`Topology::probe_interval`] says
 //! how often a node wants to be asked now.
 
+mod authority;
 mod event;
 mod lag;
 pub mod lsn;
@@ -16,12 +17,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use authority::{Lock, Word};
 pub use event::{
     Doubt, Event, PostmasterStart, ProbeFailure, ProbeReport, Receiver, ReportedRole, SeenTimeline, SystemId,
 };
 pub use lsn::{Lsn, Timeline};
 pub use view::{NodeId, NodeState, NodeView, Role, Sample, View};
 
+use authority::Authority;
 use lag::LagClock;
 use node::{Claim, Health, Node};
 use roles::{Roles, Standing};
@@ -70,6 +73,7 @@ pub struct Topology {
     settings: TopologySettings,
     nodes: Vec<Node>,
     roles: Roles,
+    authority: Authority,
     /// The primary, or the last one: what the lag is measured against.
     measured: Option<Claim>,
     /// When `measured` was accepted.
@@ -77,6 +81,8 @@ pub struct Topology {
     clock: LagClock,
     samples: VecDeque<Sample>,
     epoch: u64,
+    /// The cluster follows another one, and nobody is to be primary.
+    is_standby: bool,
     /// Who is primary, or why nobody is.
     verdict: Result<NodeId, Arc<str>>,
     view: Arc<View>,
@@ -96,11 +102,13 @@ impl Topology {
             settings,
             nodes,
             roles: Roles::new(settings.system, lease),
+            authority: Authority::default(),
             measured: None,
             accepted_at: now,
             clock: LagClock::new(settings.max_lag),
             samples: VecDeque::with_capacity(SAMPLES),
             epoch: view.epoch,
+            is_standby: false,
             verdict: Err("no node has been probed yet".into()),
             view: Arc::new(view),
         }
@@ -113,7 +121,10 @@ impl Topology {
 
     /// When to call [`Self::tick`] if no event comes before.
     pub fn deadline(&self) -> Option<Instant> {
-        self.roles.deadline(&self.nodes)
+        // A word about the lock only ever supports a claim, and what was accepted stays so: only a cluster that has no
+        // primary on its word changes when the word stops to count.
+        let word = self.authority.believed_until().filter(|_| self.is_standby);
+        [self.roles.deadline(&self.nodes), word].into_iter().flatten().min()
     }
 
     /// How often this node wants to be probed now.
@@ -139,7 +150,22 @@ impl Topology {
                 Vec::new()
             }
             Event::Doubt { node, .. } => self.doubted(node),
+            Event::Word(word) => {
+                self.authority.said(word);
+                self.decide(now)
+            }
         }
+    }
+
+    /// The node at this address, which is a new one if none is known there. New nodes come last; none ever goes, for what
+    /// an authority does not list any more may still run.
+    pub fn admit(&mut self, address: &Arc<str>, now: Instant) -> (NodeId, Vec<Effect>) {
+        if let Some(node) = self.nodes.iter().find(|node| node.address == *address) {
+            return (node.id, Vec::new());
+        }
+        let id = NodeId(u16::try_from(self.nodes.len()).unwrap_or(u16::MAX));
+        self.nodes.push(Node::new(id, Arc::clone(address)));
+        (id, self.decide(now))
     }
 
     /// Looks again after time alone has passed.
@@ -209,7 +235,8 @@ impl Topology {
         let was_urgent = self.is_urgent();
         let before = self.view();
         let held = self.roles.accepted();
-        self.verdict = self.roles.decide(&self.nodes, now);
+        self.verdict = self.roles.decide(&self.nodes, &self.authority, now);
+        self.is_standby = self.authority.is_standby_cluster(now);
         let accepted = self.roles.accepted();
         if let Some(claim) = accepted {
             self.measure_against(claim, now);
@@ -285,12 +312,13 @@ impl Topology {
 
     /// Who may take reads. While there is no primary nobody can follow it: what was decided before stands.
     fn judge_reads(&mut self) {
-        if self.roles.accepted().is_none() {
-            return;
-        }
+        let has_primary = self.roles.accepted().is_some();
         for node in &mut self.nodes {
-            if node.has_just_answered() {
-                node.takes_reads = why::obstacle(&self.roles, node).is_none();
+            let is_forbidden = self.authority.forbids_reads(node.id);
+            if node.has_just_answered() && has_primary {
+                node.takes_reads = !is_forbidden && why::obstacle(&self.roles, node).is_none();
+            } else if node.has_just_answered() && self.is_standby {
+                node.takes_reads = !is_forbidden && node.is_replica();
             }
         }
     }
@@ -298,7 +326,10 @@ impl Topology {
     /// Writes anew why each node is as it is.
     fn explain(&mut self) {
         for node in &mut self.nodes {
-            let words = why::why(&self.roles, node);
+            let mut words = why::why(&self.roles, node);
+            if node.is_replica() && self.authority.forbids_reads(node.id) {
+                words.push_str("; takes no reads by its tag noloadbalance");
+            }
             if *node.why != *words {
                 node.why = words.into();
             }
@@ -366,7 +397,7 @@ impl Topology {
     /// There is no primary, or the one there is has missed a probe.
     fn is_urgent(&self) -> bool {
         let primary = self.roles.accepted().and_then(|claim| self.node(claim.node));
-        primary.is_none_or(|node| node.health != Health::Good)
+        !self.is_standby && primary.is_none_or(|node| node.health != Health::Good)
     }
 
     fn node(&self, id: NodeId) -> Option<&Node> {

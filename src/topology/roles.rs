@@ -2,7 +2,8 @@
 //!
 //! A claim is accepted if its node is of this database system, its timeline is not below the highest ever seen, no
 //! rival claims as much, and something supports it (see [`Support`]). A primary that goes on answering is left only for
-//! a strictly higher timeline. Two that cannot be told apart are both refused.
+//! a strictly higher timeline. Two that cannot be told apart are both refused, unless one of them holds the lock of an
+//! authority and no other has more followers.
 //!
 //! What no rule can know without an authority: if only a former primary can be reached, and neither its promoted
 //! successor nor anyone who follows that one, then the former primary looks like one whose replicas are all down.
@@ -11,6 +12,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::authority::Authority;
 use super::event::{Receiver, ReportedRole, SeenTimeline, SystemId};
 use super::lsn::Timeline;
 use super::node::{Claim, Health, Node};
@@ -55,6 +57,8 @@ pub(super) enum Support {
     Promotion,
     /// A replica streams from it.
     Followers(u32),
+    /// It holds the authority's lock.
+    Lock,
     /// It was the last primary, and its postmaster has run all the time.
     Returned,
     /// Nothing has spoken against it for [`UNOPPOSED_FOR`].
@@ -126,8 +130,8 @@ impl Roles {
     }
 
     /// Decides anew; the error says in words why there is no primary.
-    pub(super) fn decide(&mut self, nodes: &[Node], now: Instant) -> Result<NodeId, Arc<str>> {
-        let verdict = self.choose(nodes, now);
+    pub(super) fn decide(&mut self, nodes: &[Node], authority: &Authority, now: Instant) -> Result<NodeId, Arc<str>> {
+        let verdict = self.choose(nodes, authority, now);
         if let Ok((claim, support)) = verdict {
             self.system = Some(claim.system);
             self.last = Some(claim);
@@ -164,7 +168,7 @@ impl Roles {
     }
 
     /// One check after the other; the first that fails says why there is no primary.
-    fn choose(&mut self, nodes: &[Node], now: Instant) -> Result<(Claim, Support), Arc<str>> {
+    fn choose(&mut self, nodes: &[Node], authority: &Authority, now: Instant) -> Result<(Claim, Support), Arc<str>> {
         let system = self.system_of(nodes)?;
         self.raise_highest(nodes, system);
         if self.last.is_none() {
@@ -176,14 +180,15 @@ impl Roles {
             self.unopposed = None;
         }
         let claim = match claims.as_slice() {
+            [] if authority.is_standby_cluster(now) => return Err(STANDBY_CLUSTER.into()),
             [] => return Err(self.nobody(nodes, system)),
             [claim] => *claim,
-            rivals => return self.settle(nodes, rivals, now),
+            rivals => return self.settle(nodes, rivals, authority.primary(now), now),
         };
         if let Some(kept) = self.kept(claim) {
             return Ok(kept);
         }
-        let support = self.weigh(nodes, claim, now)?;
+        let support = self.weigh(nodes, claim, authority.primary(now), now)?;
         Ok((claim, support))
     }
 
@@ -244,8 +249,17 @@ impl Roles {
         self.contest = Some(Contest { system: first.system, timeline: first.timeline, since: now, rivals });
     }
 
-    /// Two or more claim the same timeline: followers decide, or nobody does.
-    fn settle(&self, nodes: &[Node], rivals: &[Claim], now: Instant) -> Result<(Claim, Support), Arc<str>> {
+    /// Two or more claim the same timeline: the lock decides, or followers do, or nobody.
+    fn settle(
+        &self,
+        nodes: &[Node],
+        rivals: &[Claim],
+        holder: Option<NodeId>,
+        now: Instant,
+    ) -> Result<(Claim, Support), Arc<str>> {
+        if let Some(claim) = holder.and_then(|holder| unchallenged(nodes, rivals, holder)) {
+            return Ok(self.kept(claim).unwrap_or((claim, Support::Lock)));
+        }
         let leader = rivals.iter().copied().find(|claim| {
             let own = followers(nodes, claim.node);
             let others = rivals.iter().filter(|rival| rival.node != claim.node);
@@ -264,9 +278,15 @@ impl Roles {
     }
 
     /// What supports the only claim.
-    fn weigh(&mut self, nodes: &[Node], claim: Claim, now: Instant) -> Result<Support, Arc<str>> {
+    fn weigh(
+        &mut self,
+        nodes: &[Node],
+        claim: Claim,
+        holder: Option<NodeId>,
+        now: Instant,
+    ) -> Result<Support, Arc<str>> {
         let node = nodes.get(usize::from(claim.node.0)).ok_or("unknown node")?;
-        let opposed = opposition(nodes, node);
+        let opposed = opposition(nodes, node).or_else(|| held_elsewhere(nodes, node, holder));
         let since = match (self.unopposed, &opposed) {
             (_, Some(_)) => None,
             (Some((id, since)), None) if id == node.id => Some(since),
@@ -291,10 +311,13 @@ impl Roles {
         if count > 0 {
             return Ok(Support::Followers(count));
         }
+        if holder == Some(node.id) {
+            return Ok(Support::Lock);
+        }
         if let Some(contest) = &self.contest {
             return Err(contested(nodes, contest, node));
         }
-        if self.has_returned(nodes, claim) {
+        if holder.is_none_or(|holder| holder == node.id) && self.has_returned(nodes, claim) {
             return Ok(Support::Returned);
         }
         match (opposed, since) {
@@ -396,6 +419,20 @@ fn speaks_against(nodes: &[Node], node: &Node, claimant: &Node) -> Option<String
     }
 }
 
+/// The authority's word for another node speaks against a claimant that nothing else supports.
+fn held_elsewhere(nodes: &[Node], claimant: &Node, holder: Option<NodeId>) -> Option<String> {
+    let holder = holder.filter(|holder| *holder != claimant.id)?;
+    Some(format!("and {} holds the lock", nodes.get(usize::from(holder.0))?.address))
+}
+
+/// The rival that holds the lock, unless another one has more followers: then the word and the nodes do not agree.
+fn unchallenged(nodes: &[Node], rivals: &[Claim], holder: NodeId) -> Option<Claim> {
+    let claim = *rivals.iter().find(|claim| claim.node == holder)?;
+    let own = followers(nodes, holder);
+    let is_good = is_good(nodes, holder);
+    (is_good && rivals.iter().all(|rival| followers(nodes, rival.node) <= own)).then_some(claim)
+}
+
 /// A node in the middle of a cascade.
 fn is_live_replica(nodes: &[Node], address: &str) -> bool {
     let mut named = nodes.iter().filter(|node| node.address.eq_ignore_ascii_case(address));
@@ -424,6 +461,8 @@ fn contested(nodes: &[Node], contest: &Contest, node: &Node) -> Arc<str> {
     .into()
 }
 
+/// Why there is no primary where there is none by design.
+const STANDBY_CLUSTER: &str = "a standby cluster: it follows another cluster and takes no writes";
 /// How long a lone claimant must be unopposed: long enough for replicas that start together with it, or with us, to be
 /// seen, and for a primary that is just being promoted to answer.
 pub(super) const UNOPPOSED_FOR: Duration = Duration::from_secs(2);

@@ -65,6 +65,7 @@ fn primary_words(roles: &Roles) -> String {
         Some(Support::OnlyNode) => write!(words, "the only node"),
         Some(Support::Promotion) => write!(words, "was promoted"),
         Some(Support::Followers(count)) => write!(words, "accepted with {count} streaming from it"),
+        Some(Support::Lock) => write!(words, "holds Patroni's lock"),
         Some(Support::Returned) => write!(words, "the same postmaster as before"),
         Some(Support::Unopposed) | None => write!(words, "nothing spoke against it"),
     };

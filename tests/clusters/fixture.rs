@@ -22,6 +22,11 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a test's body, and ends the whole process when it does not end in time.
 pub(crate) fn limited(body: impl FnOnce() + Send + 'static) {
+    limited_to(LIMIT, body);
+}
+
+/// The same with a limit of its own.
+pub(crate) fn limited_to(limit: Duration, body: impl FnOnce() + Send + 'static) {
     let (done, ended) = mpsc::channel::<()>();
     let test = thread::current().name().unwrap_or("a test").to_owned();
     let body = thread::Builder::new()
@@ -31,9 +36,9 @@ pub(crate) fn limited(body: impl FnOnce() + Send + 'static) {
             body();
         })
         .unwrap();
-    if ended.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+    if ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
         // Past the capture of output, which dies with the process; the servers get their signal as our threads end.
-        let _ = writeln!(std::io::stderr(), "{test} did not end within {LIMIT:?}");
+        let _ = writeln!(std::io::stderr(), "{test} did not end within {limit:?}");
         std::process::exit(1);
     }
     if let Err(panic) = body.join() {
@@ -68,6 +73,19 @@ impl Proxy {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let places = Places::take(cluster.folder().join(format!("trunkline{number}"))).unwrap();
         let mut configuration: Table = places.configuration(nodes).parse().unwrap();
+        lay_over(&mut configuration, extra.parse().unwrap());
+        let program = Path::new(env!("CARGO_BIN_EXE_trunkline"));
+        let started = Server::start(program, places, &toml::to_string(&configuration).unwrap());
+        Self(started.unwrap_or_else(|problem| panic!("{problem}")))
+    }
+
+    /// The same, where only Patroni is named: `urls` of its REST API.
+    pub(crate) fn over_patroni(folder: &Path, urls: &[String], extra: &str) -> Self {
+        let places = Places::take(folder.join("trunkline")).unwrap();
+        let mut configuration: Table = places.configuration(&[]).parse().unwrap();
+        let cluster = configuration["cluster"][0].as_table_mut().unwrap();
+        cluster.remove("nodes");
+        cluster.insert("patroni".to_owned(), urls.to_vec().into());
         lay_over(&mut configuration, extra.parse().unwrap());
         let program = Path::new(env!("CARGO_BIN_EXE_trunkline"));
         let started = Server::start(program, places, &toml::to_string(&configuration).unwrap());

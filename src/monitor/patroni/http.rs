@@ -1,0 +1,90 @@
+//! One request to Patroni's REST API, over a connection of its own and within a deadline.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::PatroniUrl;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HttpError {
+    #[error("no answer in time")]
+    Timeout,
+    #[error("cannot be connected to: {0}")]
+    Connect(#[from] std::io::Error),
+    #[error("does not speak HTTP: {0}")]
+    Protocol(#[from] hyper::Error),
+    #[error("its answer cannot be read: {0}")]
+    Body(Box<dyn std::error::Error + Send + Sync>),
+    #[error("the request cannot be written: {0}")]
+    Request(#[from] hyper::http::Error),
+}
+
+/// Status and body of GET.
+pub(super) async fn get(url: &PatroniUrl, path: &str, deadline: Instant) -> Result<(StatusCode, Bytes), HttpError> {
+    request(url, Method::GET, path, String::new(), deadline).await
+}
+
+/// Status and body of POST with a body of JSON.
+pub(super) async fn post(
+    url: &PatroniUrl,
+    path: &str,
+    body: String,
+    deadline: Instant,
+) -> Result<(StatusCode, Bytes), HttpError> {
+    request(url, Method::POST, path, body, deadline).await
+}
+
+async fn request(
+    url: &PatroniUrl,
+    method: Method,
+    path: &str,
+    body: String,
+    deadline: Instant,
+) -> Result<(StatusCode, Bytes), HttpError> {
+    let mut request = Request::builder().method(method).uri(path).header(HOST, &*url.address);
+    if !body.is_empty() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    if let Some(login) = url.login.as_ref().and_then(crate::auth::Secret::plain) {
+        request = request.header(AUTHORIZATION, format!("Basic {login}"));
+    }
+    let request = request.body(Full::new(Bytes::from(body)))?;
+    match timeout_at(deadline, exchange(Arc::clone(&url.address), request)).await {
+        Ok(result) => result,
+        Err(_) => Err(HttpError::Timeout),
+    }
+}
+
+/// Not cancel-safe: dropped halfway, whether the request was done is not known. A GET does not mind.
+async fn exchange(address: Arc<str>, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), HttpError> {
+    let stream = TcpStream::connect(&*address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let answer = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LARGEST_BODY).collect().await.map_err(HttpError::Body)?;
+        Ok((status, body.to_bytes()))
+    };
+    tokio::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        // The connection carries the answer: it ends only with an error, or when the answer has been given.
+        ended = connection => match ended {
+            Ok(()) => answer.await,
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A cluster of a hundred members needs 50 kB.
+const LARGEST_BODY: usize = 1024 * 1024;

@@ -1,0 +1,305 @@
+//! Patroni as a source of topology: every member's REST API is asked about all; new members are found by the others.
+//!
+//! The rules by which its word counts: what most members say is what Patroni says; it supports who claims to be primary
+//! (see [`crate::topology::Lock`]), takes members out of reads by their tags, and announces switchovers. A source that is
+//! down changes nothing.
+
+mod answer;
+mod http;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::shared::Shared;
+use super::watcher::Watcher;
+use crate::backend::{Gate, Hold, HoldCause};
+use crate::config::{self, PatroniUrl};
+use crate::topology::{Event, Lock, NodeId, Word};
+
+use answer::{Answer, Leads, Member};
+
+/// What is known of a cluster's Patroni; shared with whoever asks it for a switchover.
+#[derive(Debug)]
+pub(super) struct Patroni {
+    /// Every API that is known, with its login.
+    apis: Mutex<Vec<PatroniUrl>>,
+    /// Names of the members by their nodes.
+    names: Mutex<BTreeMap<NodeId, String>>,
+    gates: Vec<Arc<Gate>>,
+    drain: Duration,
+}
+
+/// Why a switchover was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchoverError {
+    /// There is no Patroni that could do it.
+    #[error("cluster has no Patroni: promote a node by the means that you have")]
+    NoPatroni,
+    /// Nobody is primary now.
+    #[error("cluster has no primary now")]
+    NoPrimary,
+    /// Patroni does not list this node.
+    #[error("Patroni does not list {0}")]
+    NotAMember(String),
+    /// Patroni did not want to, in these words.
+    #[error("Patroni refused: {0}")]
+    Refused(String),
+    /// No member could be asked.
+    #[error("no member of Patroni answers: {0}")]
+    Unreachable(String),
+}
+
+/// The task that asks.
+pub(super) struct Source {
+    patroni: Arc<Patroni>,
+    shared: Arc<Shared>,
+    cluster: config::Cluster,
+    /// Nodes at addresses that members are listed with; None: not one of the configured nodes.
+    nodes: BTreeMap<String, Option<NodeId>>,
+    /// Tasks that watch nodes found by Patroni.
+    watchers: JoinSet<()>,
+    /// The scheduled switchover that has been prepared for.
+    prepared_for: Option<String>,
+    /// APIs that did not answer the last time: logged once.
+    silent: Vec<Arc<str>>,
+}
+
+impl Patroni {
+    pub(super) fn new(urls: &[PatroniUrl], gates: Vec<Arc<Gate>>, drain: Duration) -> Self {
+        Self { apis: Mutex::new(urls.to_vec()), names: Mutex::default(), gates, drain }
+    }
+
+    fn apis(&self) -> Vec<PatroniUrl> {
+        self.apis.lock().clone()
+    }
+
+    /// One more API; it is logged in to as the first one is.
+    fn learn_api(&self, address: &str) {
+        let mut apis = self.apis.lock();
+        if apis.iter().any(|api| *api.address == *address) || apis.len() >= MOST_APIS {
+            return;
+        }
+        let login = apis.first().and_then(|api| api.login.clone());
+        apis.push(PatroniUrl { address: address.into(), login });
+    }
+
+    /// Lets nobody new in at the primary, lets open transactions end, and has Patroni switch over. Answers Patroni's words.
+    pub(super) async fn switch_over(
+        &self,
+        primary: NodeId,
+        candidate: Option<&str>,
+    ) -> Result<String, SwitchoverError> {
+        let body = {
+            let names = self.names.lock();
+            let leader = names.get(&primary).ok_or_else(|| SwitchoverError::NotAMember("the primary".to_owned()))?;
+            let mut body = serde_json::json!({ "leader": leader });
+            if let Some(candidate) = candidate {
+                body["candidate"] = candidate.into();
+            }
+            body.to_string()
+        };
+        let gate = self.gates.get(usize::from(primary.0)).ok_or(SwitchoverError::NoPrimary)?;
+        let now = Instant::now();
+        gate.hold(Hold { cause: HoldCause::Switchover, until: now + self.drain + SWITCHOVER_TIME });
+        let busy = gate.drained(now + self.drain).await;
+        if busy > 0 {
+            warn!(busy, "a switchover begins though transactions are open");
+        }
+        let done = self.ask_for_switchover(body).await;
+        if done.is_err() {
+            gate.release();
+        }
+        done
+    }
+
+    async fn ask_for_switchover(&self, body: String) -> Result<String, SwitchoverError> {
+        let mut last = String::from("none is known");
+        for api in self.apis() {
+            let deadline = tokio::time::Instant::now() + SWITCHOVER_TIME;
+            match http::post(&api, "/switchover", body.clone(), deadline).await {
+                Ok((status, words)) => {
+                    let words = String::from_utf8_lossy(&words).into_owned();
+                    return if status.is_success() { Ok(words) } else { Err(SwitchoverError::Refused(words)) };
+                }
+                // Another may be asked only if this one cannot have begun it.
+                Err(error @ http::HttpError::Connect(_)) => last = format!("{} {error}", api.address),
+                Err(error) => return Err(SwitchoverError::Unreachable(format!("{} {error}", api.address))),
+            }
+        }
+        Err(SwitchoverError::Unreachable(last))
+    }
+}
+
+impl Source {
+    pub(super) fn new(cluster: config::Cluster, patroni: Arc<Patroni>, shared: Arc<Shared>) -> Self {
+        Self {
+            patroni,
+            shared,
+            cluster,
+            nodes: BTreeMap::new(),
+            watchers: JoinSet::new(),
+            prepared_for: None,
+            silent: Vec::new(),
+        }
+    }
+
+    /// Asks until it is dropped; the watchers it has begun end with it.
+    pub(super) async fn run(mut self) {
+        loop {
+            let begun = Instant::now();
+            let answers = self.ask_all(begun).await;
+            if let Some(answer) = answer::agreed(&answers) {
+                self.take_in(answer, begun).await;
+            }
+            let interval = if self.shared.view.load().primary.is_some() { INTERVAL } else { HURRIED_INTERVAL };
+            tokio::time::sleep_until((begun + interval).into()).await;
+        }
+    }
+
+    /// Every API at once: one that hangs costs the others nothing.
+    async fn ask_all(&mut self, begun: Instant) -> Vec<Answer> {
+        let deadline = tokio::time::Instant::from_std(begun + ANSWER_WITHIN);
+        let mut asked = JoinSet::new();
+        for api in self.patroni.apis() {
+            asked.spawn(async move {
+                let answer = ask(&api, deadline).await;
+                (api.address, answer)
+            });
+        }
+        let (mut answers, mut silent) = (Vec::new(), Vec::new());
+        while let Some(joined) = asked.join_next().await {
+            match joined {
+                Ok((_, Ok(answer))) => answers.push(answer),
+                Ok((address, Err(problem))) => {
+                    if !self.silent.contains(&address) {
+                        warn!(cluster = %self.cluster.name, api = %address, problem, "a member of Patroni does not answer");
+                    }
+                    silent.push(address);
+                }
+                Err(_) => {}
+            }
+        }
+        self.silent = silent;
+        answers
+    }
+
+    async fn take_in(&mut self, answer: &Answer, begun: Instant) {
+        let mut without_reads = Vec::new();
+        let mut lock = Lock::Nobody;
+        let mut names = BTreeMap::new();
+        for member in &answer.members {
+            if let Some(api) = member.api_address() {
+                self.patroni.learn_api(api);
+            }
+            let Some(node) = self.node_of(member).await else { continue };
+            names.insert(node, member.name.clone());
+            if member.is_without_reads() {
+                without_reads.push(node);
+            }
+            match member.leads() {
+                Leads::Cluster => lock = Lock::Primary(node),
+                Leads::StandbyCluster => lock = Lock::Standby(node),
+                Leads::Nothing => {}
+            }
+        }
+        *self.patroni.names.lock() = names;
+        self.shared.handle(Event::Word(Word { begun, lock, without_reads, is_paused: answer.pause }));
+        self.prepare_for_scheduled(answer, lock);
+    }
+
+    /// The node at a member's address. Where the configuration lists no nodes, one that is new is watched from now on.
+    async fn node_of(&mut self, member: &Member) -> Option<NodeId> {
+        let address = member.address()?;
+        if let Some(known) = self.nodes.get(&address) {
+            return *known;
+        }
+        let found = if self.cluster.nodes.is_empty() {
+            self.watch(&address)
+        } else {
+            configured(&self.cluster.nodes, &address).await
+        };
+        if found.is_none() {
+            warn!(cluster = %self.cluster.name, member = %member.name, address, "Patroni lists a member that is not among the nodes");
+        }
+        self.nodes.insert(address, found);
+        found
+    }
+
+    fn watch(&mut self, address: &str) -> Option<NodeId> {
+        let address: Arc<str> = address.into();
+        let node = self.shared.admit(&address)?;
+        info!(cluster = %self.cluster.name, node = %address, "Patroni lists a node");
+        let target = super::target(&self.cluster.monitor, &address);
+        let watcher = Watcher::new(node, target, self.cluster.monitor.timeout, Arc::clone(&self.shared));
+        self.watchers.spawn(watcher.run());
+        Some(node)
+    }
+
+    /// Some time before the moment that an operator has scheduled, nobody new is let in at the primary.
+    fn prepare_for_scheduled(&mut self, answer: &Answer, lock: Lock) {
+        let (Some(scheduled), Lock::Primary(node)) = (&answer.scheduled_switchover, lock) else { return };
+        let Some(left) = scheduled.at_seconds().and_then(seconds_from_now) else { return };
+        if left > (self.patroni.drain + INTERVAL).as_secs_f64() || left < 0.0 || self.is_prepared_for(&scheduled.at) {
+            return;
+        }
+        let Some(gate) = self.patroni.gates.get(usize::from(node.0)).map(Arc::clone) else { return };
+        self.prepared_for = Some(scheduled.at.clone());
+        info!(cluster = %self.cluster.name, at = %scheduled.at, "a scheduled switchover is prepared for");
+        let left = Duration::from_secs_f64(left);
+        let drain = self.patroni.drain;
+        self.watchers.spawn(async move {
+            tokio::time::sleep(left.saturating_sub(drain)).await;
+            let until = Instant::now() + drain + SWITCHOVER_TIME;
+            gate.hold(Hold { cause: HoldCause::Switchover, until });
+        });
+    }
+
+    fn is_prepared_for(&self, at: &str) -> bool {
+        self.prepared_for.as_deref() == Some(at)
+    }
+}
+
+async fn ask(api: &PatroniUrl, deadline: tokio::time::Instant) -> Result<Answer, String> {
+    let (status, body) = http::get(api, "/cluster", deadline).await.map_err(|error| error.to_string())?;
+    if !status.is_success() {
+        return Err(format!("answers {status}"));
+    }
+    Answer::read(&body).map_err(|error| format!("gives an answer that is not understood: {error}"))
+}
+
+/// The configured node that is meant by an address: spelt the same, or of the same numbers.
+async fn configured(nodes: &[Arc<str>], address: &str) -> Option<NodeId> {
+    let id = |index: usize| u16::try_from(index).ok().map(NodeId);
+    if let Some(index) = nodes.iter().position(|node| **node == *address) {
+        return id(index);
+    }
+    let meant: Vec<_> = tokio::net::lookup_host(address).await.ok()?.collect();
+    for (index, node) in nodes.iter().enumerate() {
+        if let Ok(mut resolved) = tokio::net::lookup_host(&**node).await
+            && resolved.any(|resolved| meant.contains(&resolved))
+        {
+            return id(index);
+        }
+    }
+    None
+}
+
+/// By the wall clock, as Patroni counts too.
+fn seconds_from_now(at: f64) -> Option<f64> {
+    Some(at - SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
+}
+
+/// Between two questions while there is a primary, and while there is none.
+const INTERVAL: Duration = Duration::from_secs(1);
+const HURRIED_INTERVAL: Duration = Duration::from_millis(200);
+/// Patroni answers from its own copy of the store, or waits for the store.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// A switchover takes 3 to 5 s; Patroni itself gives up later than this only when its store is slow.
+const SWITCHOVER_TIME: Duration = Duration::from_secs(30);
+/// A limit far above any real cluster.
+const MOST_APIS: usize = 256;

@@ -1,0 +1,78 @@
+//! What an authority beside the nodes (Patroni) says of a cluster: who holds its lock, and how members are to be used.
+//!
+//! It supports claims and breaks ties. It never makes a primary of a node that does not claim to be one, nor unmakes one
+//! that answers: about a node only the node itself is believed.
+
+use std::time::{Duration, Instant};
+
+use super::view::NodeId;
+
+/// One word of the authority, as most of its members say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// When we began to ask for it.
+    pub begun: Instant,
+    /// Who holds the lock.
+    pub lock: Lock,
+    /// Members that an operator has taken out of reads (`noloadbalance`).
+    pub without_reads: Vec<NodeId>,
+    /// An operator has stopped it from acting.
+    pub is_paused: bool,
+}
+
+/// Who holds the lock of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// Nobody, or a member that is not among the nodes.
+    Nobody,
+    /// This node, as the primary.
+    Primary(NodeId),
+    /// This node, as the first of a standby cluster, which has no primary: it follows another cluster.
+    Standby(NodeId),
+}
+
+/// The last word, and how long it counts.
+#[derive(Debug, Default)]
+pub(super) struct Authority {
+    word: Option<Word>,
+}
+
+impl Authority {
+    /// Takes in a word, unless it is older than what is known.
+    pub(super) fn said(&mut self, word: Word) {
+        if self.word.as_ref().is_none_or(|known| known.begun < word.begun) {
+            self.word = Some(word);
+        }
+    }
+
+    /// Who holds the lock, as far as that has been said lately.
+    pub(super) fn lock(&self, now: Instant) -> Option<Lock> {
+        self.word.as_ref().filter(|word| now < word.begun + BELIEVED_FOR).map(|word| word.lock)
+    }
+
+    /// The node that holds the lock as the primary.
+    pub(super) fn primary(&self, now: Instant) -> Option<NodeId> {
+        match self.lock(now) {
+            Some(Lock::Primary(node)) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The cluster follows another one, and has no primary of its own.
+    pub(super) fn is_standby_cluster(&self, now: Instant) -> bool {
+        matches!(self.lock(now), Some(Lock::Standby(_)))
+    }
+
+    /// Whether the node is to take no reads. What an operator wished stands until another word is said.
+    pub(super) fn forbids_reads(&self, node: NodeId) -> bool {
+        self.word.as_ref().is_some_and(|word| word.without_reads.contains(&node))
+    }
+
+    /// When the word about the lock stops to count.
+    pub(super) fn believed_until(&self) -> Option<Instant> {
+        self.word.as_ref().map(|word| word.begun + BELIEVED_FOR)
+    }
+}
+
+/// Patroni is asked every second, and one answer that is missed is no silence. Its own lock lives for 20 to 30 s.
+const BELIEVED_FOR: Duration = Duration::from_secs(4);

@@ -1,0 +1,54 @@
+//! Planned switchovers: the primary is stopped cleanly, a replica is promoted, the old primary comes back as a replica.
+
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use trunkline::demo::cluster::Cluster;
+use trunkline::demo::node::Stop;
+
+use crate::fixture::{Proxy, cluster, limited, pgbench};
+use crate::pgbench::fill;
+
+#[test]
+fn ten_switchovers_cost_readers_nothing_and_writers_their_open_transactions_only() {
+    limited(|| {
+        let cluster = cluster();
+        fill(&cluster);
+        let proxy = Proxy::start(&cluster, "");
+        let seconds = "20";
+        let simple = load(&proxy, &["-S", "-c", "4", "-T", seconds]);
+        let prepared = load(&proxy, &["-S", "-M", "prepared", "-c", "4", "-T", seconds]);
+        let writers = load(&proxy, &["-c", "8", "-T", seconds]);
+        thread::sleep(Duration::from_secs(1));
+        for round in 0..10 {
+            switch_over(&cluster, round % 3, (round + 1) % 3);
+            thread::sleep(Duration::from_millis(500));
+        }
+        for (name, child) in [("simple", simple), ("prepared", prepared), ("writers", writers)] {
+            let output = child.wait_with_output().unwrap();
+            println!(
+                "{name}: {}\n{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+    });
+}
+
+fn load(proxy: &Proxy, arguments: &[&str]) -> Child {
+    let mut pgbench = pgbench(proxy.port(), &["-n", "-j", "1"]);
+    pgbench.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Stops `old` cleanly, promotes `new`, and lets the others follow it.
+fn switch_over(cluster: &Cluster, old: usize, new: usize) {
+    let begun = Instant::now();
+    cluster.node(old).stop(Stop::Fast).unwrap();
+    let stopped = begun.elapsed();
+    cluster.node(new).promote().unwrap();
+    println!("stop {stopped:?}, promoted {:?}", begun.elapsed());
+    for other in (0..cluster.nodes().len()).filter(|other| *other != new) {
+        cluster.node(other).follow(cluster.node(new)).unwrap();
+    }
+}
