@@ -37,6 +37,98 @@ fn a_configuration_that_names_one_member_of_patroni_finds_all_nodes_and_obeys_th
 }
 
 #[test]
+fn a_switchover_that_is_scheduled_in_patroni_costs_short_transactions_nothing() {
+    limited_to(LIMIT, || {
+        let cluster = PatroniCluster::start(Release::Newest, ["{}"; 3], None);
+        let proxy = Proxy::over_patroni(cluster.folder(), &cluster.urls(), "[failover]\ndrain = '1s'");
+        let load = Load::begin(&proxy, transfer);
+        let from = cluster.leader().unwrap();
+        let to = (from + 1) % 3;
+        let answer = cluster.switch_over(from, to, Some(&in_seconds(6)));
+        assert!(answer.contains(" 202 "), "{answer}");
+        eventually("the new leader writes", Duration::from_secs(40), || cluster.leader() == Some(to));
+        thread::sleep(Duration::from_secs(2));
+        let longest = load.end();
+        // A second of letting transactions end, and what Patroni takes.
+        assert!(longest < Duration::from_secs(10), "{longest:?}");
+    });
+}
+
+/// A transaction of some milliseconds.
+fn transfer(client: &mut Client, round: i64) -> Result<(), postgres::Error> {
+    let mut transaction = client.transaction()?;
+    transaction.execute("insert into t values ($1)", &[&round])?;
+    thread::sleep(Duration::from_millis(20));
+    transaction.execute("insert into t values ($1)", &[&-round])?;
+    transaction.commit()
+}
+
+/// A moment from now, as Patroni reads it.
+fn in_seconds(seconds: u32) -> String {
+    let output = std::process::Command::new("date")
+        .args(["--utc", "--date", &format!("+{seconds} seconds"), "+%Y-%m-%dT%H:%M:%S+00:00"])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn while_patronis_store_stands_still_reads_go_on_and_writes_wait() {
+    limited_to(LIMIT, || {
+        let cluster = PatroniCluster::start(Release::Newest, ["{}"; 3], None);
+        let proxy = Proxy::over_patroni(cluster.folder(), &cluster.urls(), "[failover]\nhold = '60s'");
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a int)").unwrap();
+        eventually("a replica takes reads", Duration::from_secs(10), || {
+            (0..3).any(|number| proxy.takes_reads(cluster.member(number).address()))
+        });
+        let leader = cluster.leader().unwrap();
+        cluster.freeze_etcd(true);
+        let old = cluster.member(leader).address();
+        eventually("the leader gives up", Duration::from_secs(30), || {
+            proxy.metric("trunkline_cluster_primary_known", "") == 0.0
+        });
+        let mut writer = proxy.client();
+        let write = thread::spawn(move || writer.execute("insert into t values (1)", &[]));
+        for _ in 0..20 {
+            client.query("select count(*) from t", &[]).unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(!write.is_finished());
+        cluster.freeze_etcd(false);
+        assert_eq!(write.join().unwrap().unwrap(), 1);
+        assert_eq!(nodes(&proxy), 3, "{old} was the leader");
+    });
+}
+
+#[test]
+fn a_leader_whose_patroni_stands_still_is_left_for_the_promoted_one() {
+    limited_to(LIMIT, || {
+        let cluster = PatroniCluster::start(Release::Newest, ["{}"; 3], None);
+        let proxy = Proxy::over_patroni(cluster.folder(), &cluster.urls(), "");
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a int)").unwrap();
+        let old = cluster.leader().unwrap();
+        cluster.member(old).freeze_patroni(true);
+        // Its PostgreSQL goes on as a primary, and is one for us until another has a higher timeline.
+        let write = "insert into t values (1) returning inet_server_port()";
+        let mut ports = Vec::new();
+        eventually("another is written to", Duration::from_secs(60), || {
+            let port = server_port(&mut client, write);
+            if ports.last() != Some(&port) {
+                ports.push(port);
+            }
+            port != cluster.member(old).port()
+        });
+        for _ in 0..100 {
+            assert_ne!(server_port(&mut client, write), cluster.member(old).port());
+        }
+        assert_eq!(ports.len(), 2, "{ports:?}");
+        cluster.member(old).freeze_patroni(false);
+    });
+}
+
+#[test]
 fn patronis_own_switchovers_are_followed_and_cost_single_statements_nothing() {
     limited_to(LIMIT, || switchovers_are_followed(Release::Newest));
 }

@@ -185,20 +185,9 @@ impl Member {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port()))
     }
 
-    /// Its name in Patroni.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Its Patroni stands still, or goes on; its PostgreSQL runs.
     pub(crate) fn freeze_patroni(&self, is_frozen: bool) {
         signal(self.process.id(), if is_frozen { "STOP" } else { "CONT" });
-    }
-
-    /// Its Patroni and its PostgreSQL die at once.
-    pub(crate) fn kill(&self) {
-        signal(self.process.id(), "KILL");
-        self.end_postgres("KILL");
     }
 
     fn end_postgres(&self, how: &str) {

@@ -65,8 +65,9 @@ pub(super) struct Source {
     watchers: JoinSet<()>,
     /// The scheduled switchover that has been prepared for.
     prepared_for: Option<String>,
-    /// APIs that did not answer the last time: logged once.
-    silent: Vec<Arc<str>>,
+    /// APIs that did not answer when they were last asked, then: logged once, and not asked as often, for Patroni goes on
+    /// with a question that nobody waits for any more.
+    silent: BTreeMap<Arc<str>, Instant>,
 }
 
 impl Patroni {
@@ -144,7 +145,7 @@ impl Source {
             nodes: BTreeMap::new(),
             watchers: JoinSet::new(),
             prepared_for: None,
-            silent: Vec::new(),
+            silent: BTreeMap::new(),
         }
     }
 
@@ -165,26 +166,30 @@ impl Source {
     async fn ask_all(&mut self, begun: Instant) -> Vec<Answer> {
         let deadline = tokio::time::Instant::from_std(begun + ANSWER_WITHIN);
         let mut asked = JoinSet::new();
-        for api in self.patroni.apis() {
+        let is_due =
+            |api: &PatroniUrl| self.silent.get(&api.address).is_none_or(|last| begun >= *last + SILENT_INTERVAL);
+        for api in self.patroni.apis().into_iter().filter(is_due) {
             asked.spawn(async move {
                 let answer = ask(&api, deadline).await;
                 (api.address, answer)
             });
         }
-        let (mut answers, mut silent) = (Vec::new(), Vec::new());
+        let mut answers = Vec::new();
         while let Some(joined) = asked.join_next().await {
             match joined {
-                Ok((_, Ok(answer))) => answers.push(answer),
+                Ok((address, Ok(answer))) => {
+                    self.silent.remove(&address);
+                    answers.push(answer);
+                }
                 Ok((address, Err(problem))) => {
-                    if !self.silent.contains(&address) {
+                    if !self.silent.contains_key(&address) {
                         warn!(cluster = %self.cluster.name, api = %address, problem, "a member of Patroni does not answer");
                     }
-                    silent.push(address);
+                    self.silent.insert(address, begun);
                 }
                 Err(_) => {}
             }
         }
-        self.silent = silent;
         answers
     }
 
@@ -297,6 +302,8 @@ fn seconds_from_now(at: f64) -> Option<f64> {
 /// Between two questions while there is a primary, and while there is none.
 const INTERVAL: Duration = Duration::from_secs(1);
 const HURRIED_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two questions to a member that did not answer.
+const SILENT_INTERVAL: Duration = Duration::from_secs(3);
 /// Patroni answers from its own copy of the store, or waits for the store.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// A switchover takes 3 to 5 s; Patroni itself gives up later than this only when its store is slow.
