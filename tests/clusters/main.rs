@@ -27,5 +27,5 @@ mod reload;
 mod routing;
 mod session_state;
 mod state;
-mod traps;
 mod switchover;
+mod traps;
