@@ -98,10 +98,10 @@ impl Patroni {
         let body = {
             let names = self.names.lock();
             let leader = names.get(&primary).ok_or_else(|| SwitchoverError::NotAMember("the primary".to_owned()))?;
-            let mut body = serde_json::json!({ "leader": leader });
-            if let Some(candidate) = candidate {
-                body["candidate"] = candidate.into();
-            }
+            let body = match candidate {
+                Some(candidate) => serde_json::json!({ "leader": leader, "candidate": candidate }),
+                None => serde_json::json!({ "leader": leader }),
+            };
             body.to_string()
         };
         let gate = self.gates.get(usize::from(primary.0)).ok_or(SwitchoverError::NoPrimary)?;
