@@ -121,9 +121,12 @@ fn show(server: &Server, scrape: &mut Scrape) {
 
 async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: InForce) {
     loop {
-        let accepted = listener.accept().await.and_then(|(client, _)| client.into_std());
+        let accepted = listener.accept().await.and_then(|(client, _)| {
+            listener::set_options(&client)?;
+            client.into_std()
+        });
         match accepted {
-            Ok(client) if fleet.clients() < in_force.load().max_clients => fleet.dispatch(client),
+            Ok(client) if fleet.clients() < in_force.load().max_clients => fleet.dispatch(client.into()),
             Ok(client) => refuse(&client),
             Err(error) => {
                 warn!(%error, "a client could not be accepted");

@@ -18,6 +18,12 @@ pub enum AuthError {
     /// The client chose a mechanism that was not offered.
     #[error("client selected a SASL mechanism that was not offered")]
     MechanismNotOffered,
+    /// The client believes that we offer no channel binding, and we do: somebody changed what one of us said.
+    #[error("SCRAM channel binding negotiation error")]
+    BindingTakenAway,
+    /// The client binds to something else than our certificate.
+    #[error("unsupported SCRAM channel-binding type")]
+    BindingUnknown,
     /// The client insists on channel binding.
     #[error("client requires SCRAM channel binding, but it is not supported")]
     ChannelBindingRequired,
@@ -85,6 +91,8 @@ impl AuthError {
             | Self::TooLong
             | Self::OutOfOrder
             | Self::MechanismNotOffered
+            | Self::BindingTakenAway
+            | Self::BindingUnknown
             | Self::ChannelBindingRequired
             | Self::ChannelBindingMismatch
             | Self::ExtensionRequired

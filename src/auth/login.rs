@@ -2,7 +2,8 @@
 
 use std::mem;
 
-use super::{AuthError, SCRAM_SHA_256, SaltedPassword, ScramClient, Secret, md5_response};
+use super::scram_message::ChannelBinding;
+use super::{AuthError, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, SaltedPassword, ScramClient, Secret, md5_response};
 
 /// One login: [`Self::handle`] for every Authentication message until [`LoginStep::Done`]; an error ends it.
 ///
@@ -13,6 +14,7 @@ pub struct ServerLogin {
     secret: Option<Secret>,
     nonce: String,
     cache: Option<SaltedPassword>,
+    end_point: Option<Box<[u8]>>,
     proven: Option<SaltedPassword>,
     state: State,
 }
@@ -31,12 +33,19 @@ pub enum LoginStep {
 impl ServerLogin {
     /// A login as `user`, whose name must be the one in the startup message. `nonce` as for [`ScramClient::new`].
     pub fn new(user: String, secret: Option<Secret>, nonce: String) -> Self {
-        Self { user, secret, nonce, cache: None, proven: None, state: State::Start }
+        Self { user, secret, nonce, cache: None, end_point: None, proven: None, state: State::Start }
     }
 
     /// What [`Self::salted_password`] of an earlier login gave.
     pub fn with_cache(mut self, cache: Option<SaltedPassword>) -> Self {
         self.cache = cache;
+        self
+    }
+
+    /// The connection is TLS to a node whose certificate gives this [`end_point`](super::certificate::end_point): SCRAM is
+    /// bound to it, so that nobody in between can pass the proof on.
+    pub fn bound_to(mut self, end_point: Option<Box<[u8]>>) -> Self {
+        self.end_point = end_point;
         self
     }
 
@@ -76,12 +85,18 @@ impl ServerLogin {
     }
 
     fn begin_scram(&mut self, body: &[u8]) -> Result<(State, LoginStep), AuthError> {
-        if !body.split(|byte| *byte == 0).any(|mechanism| mechanism == SCRAM_SHA_256.as_bytes()) {
-            return Err(AuthError::NoCommonMechanism);
-        }
+        let offers = |wanted: &str| body.split(|byte| *byte == 0).any(|mechanism| mechanism == wanted.as_bytes());
+        let end_point = self.end_point.take();
+        let (mechanism, binding) = match end_point {
+            Some(end_point) if offers(SCRAM_SHA_256_PLUS) => (SCRAM_SHA_256_PLUS, ChannelBinding::EndPoint(end_point)),
+            // Somebody in between may have taken the offer away: saying that we could have tells the node.
+            Some(_) if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::NotOffered),
+            None if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::Unsupported),
+            _ => return Err(AuthError::NoCommonMechanism),
+        };
         let nonce = mem::take(&mut self.nonce);
-        let mut scram = ScramClient::new(self.password()?, nonce).with_cache(self.cache.take());
-        let response = initial_response(&scram.client_first())?;
+        let mut scram = ScramClient::new(self.password()?, nonce).with_cache(self.cache.take()).with_binding(binding);
+        let response = initial_response(mechanism, &scram.client_first())?;
         Ok((State::Begun(scram), LoginStep::Send(response)))
     }
 
@@ -118,9 +133,9 @@ fn continue_scram(mut scram: ScramClient, body: &[u8]) -> Result<(State, LoginSt
 }
 
 /// The body of a SASLInitialResponse.
-fn initial_response(client_first: &[u8]) -> Result<Vec<u8>, AuthError> {
+fn initial_response(mechanism: &str, client_first: &[u8]) -> Result<Vec<u8>, AuthError> {
     let length = i32::try_from(client_first.len()).map_err(|_| AuthError::TooLong)?;
-    Ok([SCRAM_SHA_256.as_bytes(), b"\0", &length.to_be_bytes(), client_first].concat())
+    Ok([mechanism.as_bytes(), b"\0", &length.to_be_bytes(), client_first].concat())
 }
 
 fn zero_terminated(text: &str) -> Vec<u8> {
@@ -208,7 +223,7 @@ mod tests {
         for _ in 0..2 {
             let (mut login, mut node) = (login(Some("pencil")).with_cache(cache), node());
             let initial = sent(login.handle(10, OFFER));
-            let server_first = node.client_first(scram_server::initial_response(&initial).unwrap()).unwrap();
+            let server_first = node.client_first(scram_server::initial_response(&initial).unwrap().1).unwrap();
             let client_final = sent(login.handle(11, server_first.as_bytes()));
             let (server_final, _) = node.client_final(&client_final).unwrap();
             assert!(login.salted_password().is_none());
@@ -220,13 +235,39 @@ mod tests {
     }
 
     #[test]
+    fn over_tls_the_proof_is_bound_to_the_nodes_certificate() {
+        let end_point = |byte| Some(Box::from([byte; 32]));
+        for (shown, own, is_same) in [(7, 7, true), (7, 8, false)] {
+            let mut login = login(Some("pencil")).bound_to(end_point(shown));
+            let mut node = node().bound_to(end_point(own));
+            let initial = sent(login.handle(10, OFFER));
+            let (mechanism, first) = scram_server::initial_response(&initial).unwrap();
+            assert!(mechanism.is_bound());
+            let server_first = node.client_first_by(mechanism, first).unwrap();
+            let client_final = sent(login.handle(11, server_first.as_bytes()));
+            assert_eq!(node.client_final(&client_final).is_ok(), is_same);
+        }
+    }
+
+    #[test]
+    fn a_node_that_offers_no_binding_is_told_that_we_could() {
+        let mut login = login(Some("pencil")).bound_to(Some(Box::from([7; 32])));
+        let initial = sent(login.handle(10, b"SCRAM-SHA-256\0\0"));
+        assert!(initial.ends_with(b"y,,n=,r=client-nonce"));
+        // It does not believe that it did not offer it.
+        let mut node = node().bound_to(Some(Box::from([7; 32])));
+        let first = scram_server::initial_response(&initial).unwrap().1;
+        assert_eq!(node.client_first(first), Err(AuthError::BindingTakenAway));
+    }
+
+    #[test]
     fn a_node_cannot_leave_out_its_own_proof() {
         let (mut early, mut node) = (login(Some("pencil")), node());
         let initial = sent(early.handle(10, OFFER));
         assert_eq!(early.handle(0, b""), Err(AuthError::UnprovenNode));
         let mut late = login(Some("pencil"));
         late.handle(10, OFFER).unwrap();
-        let server_first = node.client_first(scram_server::initial_response(&initial).unwrap()).unwrap();
+        let server_first = node.client_first(scram_server::initial_response(&initial).unwrap().1).unwrap();
         late.handle(11, server_first.as_bytes()).unwrap();
         assert_eq!(late.handle(0, b""), Err(AuthError::UnprovenNode));
     }

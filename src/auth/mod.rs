@@ -3,6 +3,7 @@
 //! To verify a client: [`Secret::verifier`] or [`Verifier::mock`], then [`ScramServer`], which alone makes [`Authenticated`].
 //! To log in to a node: [`ServerLogin`], which drives [`ScramClient`] or [`md5_response`] as the node asks.
 
+pub mod certificate;
 pub mod error;
 pub mod login;
 pub mod md5;
@@ -12,6 +13,7 @@ pub mod scram_keys;
 mod scram_message;
 pub mod scram_server;
 pub mod secret;
+pub mod tls;
 pub mod verifier;
 
 pub use error::AuthError;
@@ -21,7 +23,11 @@ pub use scram_client::ScramClient;
 pub use scram_keys::{ClientKey, Key, SaltedPassword};
 pub use scram_server::{Authenticated, ScramServer};
 pub use secret::{Secret, SecretProblem};
+pub use tls::{ClientTls, NodeTls, TlsMode, TlsProblem, TlsTexts, TlsVersion};
 pub use verifier::Verifier;
 
-/// The only SASL mechanism that is offered to clients and used with nodes.
+/// The SASL mechanism that is offered to clients and used with nodes.
 pub const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
+
+/// The same, bound to the server's certificate: offered and used over TLS.
+pub const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";

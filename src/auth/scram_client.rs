@@ -1,4 +1,4 @@
-//! Logs in to a node by SCRAM-SHA-256 (RFC 5802, RFC 7677), without channel binding.
+//! Logs in to a node by SCRAM-SHA-256 (RFC 5802, RFC 7677), over TLS bound to the node's certificate (RFC 5929).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::AuthError;
 use super::scram_keys::{Key, SaltedPassword};
-use super::scram_message::{Attributes, nonce};
+use super::scram_message::{Attributes, ChannelBinding, nonce};
 
 /// The client's side of one exchange: [`Self::client_first`], [`Self::server_first`], [`Self::server_final`], each once;
 /// an error ends it. Only after the last one has succeeded is the node known to be what it claims.
@@ -14,13 +14,20 @@ pub struct ScramClient {
     password: Zeroizing<String>,
     client_nonce: String,
     cache: Option<SaltedPassword>,
+    binding: ChannelBinding,
     state: State,
 }
 
 impl ScramClient {
     /// An exchange with one node. `client_nonce` is fresh, random and printable, without a comma.
     pub fn new(password: &str, client_nonce: String) -> Self {
-        Self { password: Zeroizing::new(password.to_owned()), client_nonce, cache: None, state: State::Start }
+        Self {
+            password: Zeroizing::new(password.to_owned()),
+            client_nonce,
+            cache: None,
+            binding: ChannelBinding::Unsupported,
+            state: State::Start,
+        }
     }
 
     /// Saves PBKDF2 where the node's salt and iterations are those of an earlier login; else it is ignored.
@@ -29,10 +36,16 @@ impl ScramClient {
         self
     }
 
+    /// Says this of channel binding, and does it.
+    pub(super) fn with_binding(mut self, binding: ChannelBinding) -> Self {
+        self.binding = binding;
+        self
+    }
+
     /// The client-first-message.
     pub fn client_first(&mut self) -> Vec<u8> {
         self.state = State::Begun;
-        [GS2_HEADER, &self.client_first_bare()].concat()
+        [self.binding.header(), &self.client_first_bare()].concat()
     }
 
     /// Takes the server-first-message, gives the client-final-message. Runs PBKDF2, milliseconds, unless the cache fits.
@@ -40,7 +53,7 @@ impl ScramClient {
         let State::Begun = self.state.take() else { return Err(AuthError::OutOfOrder) };
         let first = ServerFirst::parse(message, &self.client_nonce)?;
         let salted = self.salted(&first);
-        let without_proof = format!("c={CHANNEL_BINDING},r={}", first.nonce);
+        let without_proof = format!("c={},r={}", self.binding.attribute(), first.nonce);
         let auth_message = [&self.client_first_bare(), message, without_proof.as_bytes()].join(&b',');
         let proof = salted.client_key().proof(&auth_message);
         let signature = Key::hmac(salted.server_key().as_bytes(), &[&auth_message]);
@@ -166,12 +179,6 @@ fn known_reason(reason: &[u8]) -> &'static str {
     ];
     KNOWN.iter().find(|known| known.as_bytes() == reason).unwrap_or(&"other-error")
 }
-
-/// No channel binding, no authorization identity.
-const GS2_HEADER: &[u8] = b"n,,";
-
-/// Base64 of [`GS2_HEADER`].
-const CHANNEL_BINDING: &str = "biws";
 
 /// A hostile node must not stall us: this many cost a few hundred milliseconds; PostgreSQL's default is 4096.
 const MAX_ITERATIONS: u32 = 1_000_000;

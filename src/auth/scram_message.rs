@@ -1,6 +1,39 @@
-//! The attributes of a SCRAM message: `a=value,b=value`, read in order.
+//! The attributes of a SCRAM message: `a=value,b=value`, read in order; and what a first message says of channel binding.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use super::AuthError;
+
+/// What the client says of channel binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ChannelBinding {
+    /// `n`: the client cannot.
+    Unsupported,
+    /// `y`: the client could, and believes that the server cannot.
+    NotOffered,
+    /// `p=tls-server-end-point`: bound to the server's certificate.
+    EndPoint(Box<[u8]>),
+}
+
+impl ChannelBinding {
+    /// How the first message begins; nobody acts as another user.
+    pub(super) fn header(&self) -> &'static [u8] {
+        match self {
+            Self::Unsupported => b"n,,",
+            Self::NotOffered => b"y,,",
+            Self::EndPoint(_) => b"p=tls-server-end-point,,",
+        }
+    }
+
+    /// The `c=` attribute of the last message: the header again, and what the exchange is bound to.
+    pub(super) fn attribute(&self) -> String {
+        match self {
+            Self::Unsupported | Self::NotOffered => STANDARD.encode(self.header()),
+            Self::EndPoint(end_point) => STANDARD.encode([self.header(), end_point].concat()),
+        }
+    }
+}
 
 /// The attributes that are still to be read. Values are bytes: a user name in one need not be UTF-8.
 pub(super) struct Attributes<'a> {

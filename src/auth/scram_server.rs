@@ -1,25 +1,43 @@
-//! Verifies a client by SCRAM-SHA-256 (RFC 5802, RFC 7677), without channel binding yet.
+//! Verifies a client by SCRAM-SHA-256 (RFC 5802, RFC 7677), over TLS also bound to our certificate (RFC 5929).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use subtle::Choice;
 
 use super::scram_keys::{ClientKey, Key};
-use super::scram_message::{Attributes, nonce};
-use super::{AuthError, SCRAM_SHA_256, Verifier};
+use super::scram_message::{Attributes, ChannelBinding, nonce};
+use super::{AuthError, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, Verifier};
 
-/// The data of a SASLInitialResponse: its message's body without the mechanism, which must be the one that we offer.
-pub fn initial_response(body: &[u8]) -> Result<&[u8], AuthError> {
+/// The mechanism that a client has chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// SCRAM-SHA-256
+    Plain,
+    /// SCRAM-SHA-256-PLUS: bound to the channel.
+    Plus,
+}
+
+impl Mechanism {
+    /// It is bound to the channel.
+    pub fn is_bound(self) -> bool {
+        self == Self::Plus
+    }
+}
+
+/// The mechanism and the data of a SASLInitialResponse.
+pub fn initial_response(body: &[u8]) -> Result<(Mechanism, &[u8]), AuthError> {
     const MALFORMED: AuthError = AuthError::Malformed("SASLInitialResponse");
     let end = body.iter().position(|byte| *byte == 0).ok_or(MALFORMED)?;
-    let (mechanism, rest) = body.split_at_checked(end).ok_or(MALFORMED)?;
-    if mechanism != SCRAM_SHA_256.as_bytes() {
-        return Err(AuthError::MechanismNotOffered);
-    }
+    let (name, rest) = body.split_at_checked(end).ok_or(MALFORMED)?;
+    let mechanism = match name {
+        _ if name == SCRAM_SHA_256.as_bytes() => Mechanism::Plain,
+        _ if name == SCRAM_SHA_256_PLUS.as_bytes() => Mechanism::Plus,
+        _ => return Err(AuthError::MechanismNotOffered),
+    };
     // After the mechanism's zero byte: the length of the data, which every known client sends along.
     let (length, data) = rest.get(1..).and_then(|rest| rest.split_first_chunk()).ok_or(MALFORMED)?;
     match usize::try_from(i32::from_be_bytes(*length)) {
-        Ok(length) if length == data.len() => Ok(data),
+        Ok(length) if length == data.len() => Ok((mechanism, data)),
         _ => Err(MALFORMED),
     }
 }
@@ -29,6 +47,7 @@ pub struct ScramServer {
     verifier: Verifier,
     is_real: Choice,
     server_nonce: String,
+    end_point: Option<Box<[u8]>>,
     state: State,
 }
 
@@ -38,13 +57,25 @@ impl ScramServer {
     /// For a user who does not exist give [`Verifier::mock`] and `is_real: false`: the client then fails at the end,
     /// after the same work and the same words as with a wrong password.
     pub fn new(verifier: Verifier, is_real: bool, server_nonce: String) -> Self {
-        Self { verifier, is_real: Choice::from(u8::from(is_real)), server_nonce, state: State::Start }
+        Self { verifier, is_real: Choice::from(u8::from(is_real)), server_nonce, end_point: None, state: State::Start }
+    }
+
+    /// The connection is TLS, and our certificate gives this [`end_point`](super::certificate::end_point): the -PLUS
+    /// mechanism is offered.
+    pub fn bound_to(mut self, end_point: Option<Box<[u8]>>) -> Self {
+        self.end_point = end_point;
+        self
+    }
+
+    /// [`Self::client_first_by`] SCRAM-SHA-256.
+    pub fn client_first(&mut self, message: &[u8]) -> Result<String, AuthError> {
+        self.client_first_by(Mechanism::Plain, message)
     }
 
     /// Takes the client-first-message, gives the server-first-message.
-    pub fn client_first(&mut self, message: &[u8]) -> Result<String, AuthError> {
+    pub fn client_first_by(&mut self, mechanism: Mechanism, message: &[u8]) -> Result<String, AuthError> {
         let State::Start = self.state.take() else { return Err(AuthError::OutOfOrder) };
-        let first = ClientFirst::parse(message)?;
+        let first = ClientFirst::parse(message, mechanism, self.end_point.as_deref())?;
         let nonce = format!("{}{}", first.nonce, self.server_nonce);
         let salt = STANDARD.encode(&self.verifier.salt);
         let server_first = format!("r={nonce},s={salt},i={}", self.verifier.iterations);
@@ -110,25 +141,6 @@ struct Challenge {
     nonce: String,
 }
 
-/// What the client says of channel binding. A third answer, `p=tls-server-end-point`, comes with the -PLUS mechanism.
-#[derive(Clone, Copy)]
-enum ChannelBinding {
-    /// `n`: the client cannot.
-    Unsupported,
-    /// `y`: the client could, and believes that we cannot, which is right: nobody removed an offer of ours.
-    NotOffered,
-}
-
-impl ChannelBinding {
-    /// The `c=` attribute of the last message: base64 of the first message's header.
-    fn attribute(self) -> &'static [u8] {
-        match self {
-            Self::Unsupported => b"biws",
-            Self::NotOffered => b"eSws",
-        }
-    }
-}
-
 struct ClientFirst<'a> {
     binding: ChannelBinding,
     bare: &'a [u8],
@@ -136,9 +148,9 @@ struct ClientFirst<'a> {
 }
 
 impl<'a> ClientFirst<'a> {
-    fn parse(message: &'a [u8]) -> Result<Self, AuthError> {
+    fn parse(message: &'a [u8], mechanism: Mechanism, end_point: Option<&[u8]>) -> Result<Self, AuthError> {
         check_length(message)?;
-        let (binding, bare) = gs2_header(message)?;
+        let (binding, bare) = gs2_header(message, mechanism, end_point)?;
         let mut attributes = Attributes::of(bare);
         // The user is the one of the startup message; PostgreSQL ignores this one too, and its clients leave it empty.
         attributes.expect(b'n')?;
@@ -148,12 +160,25 @@ impl<'a> ClientFirst<'a> {
     }
 }
 
-fn gs2_header(message: &[u8]) -> Result<(ChannelBinding, &[u8]), AuthError> {
-    let (binding, rest) = match message {
-        [b'n', b',', rest @ ..] => (ChannelBinding::Unsupported, rest),
-        [b'y', b',', rest @ ..] => (ChannelBinding::NotOffered, rest),
-        [b'p', b'=', ..] => return Err(AuthError::ChannelBindingRequired),
-        _ => return Err(AuthError::Malformed("unexpected channel-binding flag")),
+fn gs2_header<'a>(
+    message: &'a [u8],
+    mechanism: Mechanism,
+    end_point: Option<&[u8]>,
+) -> Result<(ChannelBinding, &'a [u8]), AuthError> {
+    const MALFORMED: AuthError = AuthError::Malformed("unexpected channel-binding flag");
+    let (binding, rest) = match (mechanism, end_point, message) {
+        (Mechanism::Plus, None, _) => return Err(AuthError::MechanismNotOffered),
+        (Mechanism::Plus, Some(end_point), [b'p', b'=', named @ ..]) => {
+            let rest = named.strip_prefix(b"tls-server-end-point,").ok_or(AuthError::BindingUnknown)?;
+            (ChannelBinding::EndPoint(end_point.into()), rest)
+        }
+        (Mechanism::Plus, ..) => return Err(MALFORMED),
+        (Mechanism::Plain, _, [b'n', b',', rest @ ..]) => (ChannelBinding::Unsupported, rest),
+        (Mechanism::Plain, None, [b'y', b',', rest @ ..]) => (ChannelBinding::NotOffered, rest),
+        // We have offered it: somebody in between has taken the offer away.
+        (Mechanism::Plain, Some(_), [b'y', b',', ..]) => return Err(AuthError::BindingTakenAway),
+        (Mechanism::Plain, _, [b'p', b'=', ..]) => return Err(AuthError::ChannelBindingRequired),
+        _ => return Err(MALFORMED),
     };
     match rest {
         [b',', bare @ ..] => Ok((binding, bare)),
@@ -176,7 +201,7 @@ impl<'a> ClientFinal<'a> {
         let (without_proof, proof) =
             at.and_then(|at| message.split_at_checked(at)).ok_or(AuthError::Malformed("proof missing"))?;
         let mut attributes = Attributes::of(without_proof);
-        if attributes.expect(b'c')? != challenge.binding.attribute() {
+        if attributes.expect(b'c')? != challenge.binding.attribute().as_bytes() {
             return Err(AuthError::ChannelBindingMismatch);
         }
         if attributes.expect(b'r')? != challenge.nonce.as_bytes() {
@@ -277,6 +302,21 @@ mod tests {
     }
 
     #[test]
+    fn binding_is_taken_only_where_it_is_offered_and_of_the_kind_that_is() {
+        let first = |end_point: Option<&[u8]>, mechanism, message: &[u8]| {
+            rfc_server("pencil").bound_to(end_point.map(Box::from)).client_first_by(mechanism, message).map(drop)
+        };
+        let (bound, message) = (Some(&[1; 32][..]), b"p=tls-server-end-point,,n=,r=x");
+        assert_eq!(first(bound, Mechanism::Plus, message), Ok(()));
+        assert_eq!(first(None, Mechanism::Plus, message), Err(AuthError::MechanismNotOffered));
+        assert_eq!(first(bound, Mechanism::Plain, message), Err(AuthError::ChannelBindingRequired));
+        assert_eq!(first(bound, Mechanism::Plus, b"p=tls-unique,,n=,r=x"), Err(AuthError::BindingUnknown));
+        assert_eq!(first(bound, Mechanism::Plain, b"y,,n=,r=x"), Err(AuthError::BindingTakenAway));
+        assert_eq!(first(bound, Mechanism::Plain, b"n,,n=,r=x"), Ok(()));
+        assert!(matches!(first(bound, Mechanism::Plus, b"n,,n=,r=x"), Err(AuthError::Malformed(_))));
+    }
+
+    #[test]
     fn a_user_name_in_the_first_message_need_not_be_utf8() {
         assert!(rfc_server("pencil").client_first(b"n,,n=\xE9,r=x,z=extension").is_ok());
     }
@@ -323,9 +363,10 @@ mod tests {
 
     #[test]
     fn an_initial_response_carries_its_data_behind_the_mechanism() {
-        assert_eq!(initial_response(b"SCRAM-SHA-256\0\0\0\0\x03n,,"), Ok(&b"n,,"[..]));
-        let plus = b"SCRAM-SHA-256-PLUS\0\0\0\0\x03n,,";
-        assert_eq!(initial_response(plus), Err(AuthError::MechanismNotOffered));
+        assert_eq!(initial_response(b"SCRAM-SHA-256\0\0\0\0\x03n,,"), Ok((Mechanism::Plain, &b"n,,"[..])));
+        let plus = b"SCRAM-SHA-256-PLUS\0\0\0\0\x03p=x";
+        assert_eq!(initial_response(plus), Ok((Mechanism::Plus, &b"p=x"[..])));
+        assert_eq!(initial_response(b"SCRAM-SHA-1\0\0\0\0\x03n,,"), Err(AuthError::MechanismNotOffered));
         let malformed = [
             &b""[..],
             b"SCRAM-SHA-256",

@@ -10,9 +10,10 @@ use parking_lot::Mutex;
 use rand::Rng;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::connect::{self, ConnectError};
+use super::endpoint::Endpoint;
 use crate::wire::{CancelKey, startup};
 
 /// The sessions that can be cancelled, by the process number that their clients were given.
@@ -34,7 +35,7 @@ pub struct Cancellable {
 /// A server connection, as far as cancelling what it runs goes; made once, when it is opened.
 #[derive(Debug)]
 pub struct CancelTarget {
-    address: Arc<str>,
+    endpoint: Endpoint,
     key: CancelKey,
     /// Cancels that are on their way to it: while there are any, it must not go to another session.
     on_the_way: AtomicUsize,
@@ -42,8 +43,8 @@ pub struct CancelTarget {
 
 impl CancelTarget {
     /// What cancels a statement on the connection with this key to this address.
-    pub fn new(address: &Arc<str>, key: CancelKey) -> Arc<Self> {
-        Arc::new(Self { address: Arc::clone(address), key, on_the_way: AtomicUsize::new(0) })
+    pub fn new(endpoint: &Endpoint, key: CancelKey) -> Arc<Self> {
+        Arc::new(Self { endpoint: endpoint.clone(), key, on_the_way: AtomicUsize::new(0) })
     }
 
     /// Cancels what runs there.
@@ -145,11 +146,12 @@ impl Cancellable {
 }
 
 /// Sends it and waits until the node closes, which it does when the signal has been given.
-async fn send(running: &CancelTarget) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(&*running.address).await?;
+async fn send(running: &CancelTarget) -> Result<(), ConnectError> {
+    let mut stream = connect::open(&running.endpoint).await?;
     let mut packet = BytesMut::new();
     startup::put_cancel(&mut packet, &running.key);
-    stream.write_all(&packet).await?;
-    while stream.read(&mut [0; 16]).await? > 0 {}
+    stream.write_all(&packet).await.map_err(ConnectError::Io)?;
+    // How it closes does not matter.
+    while stream.read(&mut [0; 16]).await.is_ok_and(|count| count > 0) {}
     Ok(())
 }

@@ -2,27 +2,25 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, BytesMut};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::auth::{AuthError, LoginStep, SaltedPassword, Secret, ServerLogin};
+use super::endpoint::{Endpoint, Way};
+use crate::auth::{AuthError, LoginStep, NodeTls, SaltedPassword, Secret, ServerLogin, TlsMode};
+use crate::net::Stream;
 use crate::wire::writer::Writer;
 use crate::wire::{CancelKey, ErrorFields, Header, Severity, SqlState, backend, frame, frontend, startup};
 
 /// Whom to connect to, and as whom.
 #[derive(Clone)]
 pub struct Target {
-    /// `host:port`; the name is resolved for every connection.
-    pub address: Arc<str>,
+    /// How the node is reached.
+    pub endpoint: Endpoint,
     /// The role to log in as.
     pub user: Arc<str>,
     /// The database on the node.
@@ -38,7 +36,7 @@ pub struct Target {
 /// A server connection that is ready for its first query; nothing is left unread.
 pub struct Login {
     /// The connection: no delay, keepalive on.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What the node reported of its settings, in order.
     pub parameters: Vec<(Box<str>, Box<str>)>,
     /// What cancels its queries.
@@ -87,6 +85,9 @@ pub enum ConnectError {
     /// The node asks for something that we cannot prove or do not speak, or could not prove itself.
     #[error("login failed")]
     Auth(#[source] AuthError),
+    /// It does not speak TLS, or not as we demand it: it has another certificate, or none that we trust.
+    #[error("TLS with the node failed: {0}")]
+    Tls(#[source] io::Error),
     /// It does not speak PostgreSQL's protocol.
     #[error("not PostgreSQL's protocol: {0}")]
     Protocol(&'static str),
@@ -122,7 +123,7 @@ impl ConnectError {
             Self::Dns(_) => ConnectClass::Unresolved,
             Self::Io(_) => ConnectClass::Lost,
             Self::Server { code, .. } => class_of(*code),
-            Self::Auth(_) => ConnectClass::Denied,
+            Self::Auth(_) | Self::Tls(_) => ConnectClass::Denied,
             Self::Protocol(_) => ConnectClass::Broken,
         }
     }
@@ -140,8 +141,36 @@ fn class_of(code: SqlState) -> ConnectClass {
 
 /// Connects, logs in and waits until the node is ready for a query.
 pub async fn connect(target: &Target, deadline: Instant) -> Result<Login, ConnectError> {
-    let mut stream = within(deadline, open(&target.address)).await?;
-    prepare(&stream).map_err(ConnectError::Io)?;
+    let tls = target.endpoint.tls();
+    match (tls.mode(), attempt(target, &tls, first_way(&tls), deadline).await) {
+        // As libpq: what does not want us one way may want us the other.
+        (TlsMode::Allow, Err(ConnectError::Server { code, .. })) if code.0.starts_with(b"28") => {
+            attempt(target, &tls, Way::Encrypted, deadline).await
+        }
+        (TlsMode::Prefer, Err(ConnectError::Tls(_))) => attempt(target, &tls, Way::Plain, deadline).await,
+        (_, done) => done,
+    }
+}
+
+fn first_way(tls: &NodeTls) -> Way {
+    match tls.mode() {
+        TlsMode::Off | TlsMode::Allow => Way::Plain,
+        TlsMode::Prefer => Way::EncryptedIfPossible,
+        TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => Way::Encrypted,
+    }
+}
+
+/// A connection on which nothing has been said yet, encrypted as the settings want it.
+pub(super) async fn open(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
+    let tls = endpoint.tls();
+    match (tls.mode(), endpoint.open(&tls, first_way(&tls)).await) {
+        (TlsMode::Prefer, Err(ConnectError::Tls(_))) => endpoint.open(&tls, Way::Plain).await,
+        (_, done) => done,
+    }
+}
+
+async fn attempt(target: &Target, tls: &NodeTls, way: Way, deadline: Instant) -> Result<Login, ConnectError> {
+    let mut stream = within(deadline, target.endpoint.open(tls, way)).await?;
     let (parameters, cancel_key, salted_password) = within(deadline, log_in(&mut stream, target)).await?;
     Ok(Login { stream, parameters, cancel_key, salted_password })
 }
@@ -150,54 +179,19 @@ async fn within<T>(deadline: Instant, work: impl Future<Output = Result<T, Conne
     timeout_at(deadline, work).await.unwrap_or(Err(ConnectError::Timeout))
 }
 
-/// Tries every address of the name; the last one's failure counts.
-async fn open(address: &str) -> Result<TcpStream, ConnectError> {
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(ConnectError::Dns)?.collect();
-    let mut failure = ConnectError::Dns(io::ErrorKind::NotFound.into());
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failure = refusal(error),
-        }
-    }
-    Err(failure)
-}
-
-fn refusal(error: io::Error) -> ConnectError {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused
-        | io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable
-        | io::ErrorKind::NetworkDown => ConnectError::Refused(error),
-        io::ErrorKind::TimedOut => ConnectError::Timeout,
-        _ => ConnectError::Io(error),
-    }
-}
-
-/// Small messages go out at once; a peer that vanished without a word is noticed.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES))?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    Ok(())
-}
-
 type LoggedIn = (Vec<(Box<str>, Box<str>)>, CancelKey, Option<SaltedPassword>);
 
-async fn log_in(stream: &mut TcpStream, target: &Target) -> Result<LoggedIn, ConnectError> {
+async fn log_in(stream: &mut Stream, target: &Target) -> Result<LoggedIn, ConnectError> {
     send_startup(stream, target).await?;
     let nonce = STANDARD.encode(rand::random::<[u8; 18]>());
     let login = ServerLogin::new(target.user.as_ref().to_owned(), target.password.clone(), nonce);
-    let mut login = login.with_cache(target.salted_password.clone());
+    let mut login = login.with_cache(target.salted_password.clone()).bound_to(stream.peer_end_point());
     authenticate(stream, &mut login).await?;
     let (parameters, cancel_key) = until_ready(stream).await?;
     Ok((parameters, cancel_key, login.salted_password().cloned()))
 }
 
-async fn send_startup(stream: &mut TcpStream, target: &Target) -> Result<(), ConnectError> {
+async fn send_startup(stream: &mut Stream, target: &Target) -> Result<(), ConnectError> {
     let mut out = BytesMut::new();
     let further = target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     startup::put_startup(
@@ -207,7 +201,7 @@ async fn send_startup(stream: &mut TcpStream, target: &Target) -> Result<(), Con
     stream.write_all(&out).await.map_err(ConnectError::Io)
 }
 
-async fn authenticate(stream: &mut TcpStream, login: &mut ServerLogin) -> Result<(), ConnectError> {
+async fn authenticate(stream: &mut Stream, login: &mut ServerLogin) -> Result<(), ConnectError> {
     loop {
         let (tag, body) = read_message(stream).await?;
         match tag {
@@ -228,7 +222,7 @@ async fn authenticate(stream: &mut TcpStream, login: &mut ServerLogin) -> Result
     }
 }
 
-async fn until_ready(stream: &mut TcpStream) -> Result<(Vec<(Box<str>, Box<str>)>, CancelKey), ConnectError> {
+async fn until_ready(stream: &mut Stream) -> Result<(Vec<(Box<str>, Box<str>)>, CancelKey), ConnectError> {
     let mut parameters = Vec::new();
     let mut key = CancelKey { process_id: 0, secret: Box::default() };
     loop {
@@ -250,7 +244,7 @@ async fn until_ready(stream: &mut TcpStream) -> Result<(Vec<(Box<str>, Box<str>)
 }
 
 /// Reads one message and not a byte more: what follows belongs to whoever gets the connection.
-async fn read_message(stream: &mut TcpStream) -> Result<(u8, Vec<u8>), ConnectError> {
+async fn read_message(stream: &mut Stream) -> Result<(u8, Vec<u8>), ConnectError> {
     let mut head = [0; frame::HEADER];
     stream.read_exact(&mut head).await.map_err(ConnectError::Io)?;
     let header = Header::peek(&head).ok().flatten().ok_or(ConnectError::Protocol("impossible message length"))?;
@@ -279,16 +273,10 @@ const TRUNCATED: ConnectError = ConnectError::Protocol("truncated message");
 const LARGEST_MESSAGE: usize = 64 * 1024;
 /// PostgreSQL reports about 15.
 const MOST_PARAMETERS: usize = 1000;
-/// Silence after which the kernel asks whether the node is still there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
-const KEEPALIVE_RETRIES: u32 = 3;
-/// What we sent and nobody acknowledged for so long ends the connection: as long as keepalive takes, and a little more.
-#[cfg(target_os = "linux")]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
+    use super::super::endpoint;
     use super::*;
 
     #[test]
@@ -300,9 +288,9 @@ mod tests {
         };
         for (error, class) in [
             (ConnectError::Timeout, ConnectClass::Silent),
-            (refusal(io::ErrorKind::ConnectionRefused.into()), ConnectClass::Down),
-            (refusal(io::ErrorKind::HostUnreachable.into()), ConnectClass::Down),
-            (refusal(io::ErrorKind::ConnectionReset.into()), ConnectClass::Lost),
+            (endpoint::refusal(io::ErrorKind::ConnectionRefused.into()), ConnectClass::Down),
+            (endpoint::refusal(io::ErrorKind::HostUnreachable.into()), ConnectClass::Down),
+            (endpoint::refusal(io::ErrorKind::ConnectionReset.into()), ConnectClass::Lost),
             (server(b"57P03"), ConnectClass::Starting),
             (server(b"53300"), ConnectClass::Full),
             (server(b"28P01"), ConnectClass::Denied),

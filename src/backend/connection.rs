@@ -2,22 +2,20 @@
 
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Instant;
-
-use tokio::net::TcpStream;
 
 use super::cancel::CancelTarget;
 use super::gate::Pass;
 use super::slots::Slot;
+use crate::net::Stream;
 use crate::session::Known;
 use crate::topology::NodeId;
 
 /// One logged-in connection to a node. Dropping it closes it and frees its slot in the pool.
 #[derive(Debug)]
 pub struct Connection {
-    /// The socket.
-    pub stream: TcpStream,
+    /// Its bytes.
+    pub stream: Stream,
     /// What it has, of what sessions may need.
     pub known: Known,
     /// The node it goes to.
@@ -47,19 +45,15 @@ impl Connection {
             return Ok(self);
         }
         let mut adopted = *self;
-        adopted.stream = TcpStream::from_std(adopted.stream.into_std()?)?;
+        adopted.stream = adopted.stream.adopt()?;
         adopted.worker = worker;
         Ok(Box::new(adopted))
     }
 
     /// Nothing has come while it was idle: neither its end nor a message that nobody would read. Costs no system call
     /// when nothing has.
-    pub fn is_quiet(&self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        if matches!(self.stream.poll_read_ready(&mut context), Poll::Pending) {
-            return true;
-        }
-        matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    pub fn is_quiet(&mut self) -> bool {
+        self.stream.is_quiet()
     }
 
     /// A cancel is on its way to it.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
+use crate::net::Stream;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::ErrorFields;
 use crate::wire::{FrameError, Header, SqlState, frame, frontend};
@@ -55,7 +55,7 @@ const LARGEST_ANSWER: usize = 1 << 20;
 
 /// Sends one simple query and reads its answer up to ReadyForQuery. Not cancel-safe: a connection on which it was
 /// dropped in the middle must be closed.
-pub async fn query(stream: &mut TcpStream, sql: &str, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
+pub async fn query(stream: &mut Stream, sql: &str, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
     let whole = async {
         let mut buffer = BytesMut::with_capacity(1024);
         frontend::put_query(&mut buffer, sql);
@@ -66,7 +66,7 @@ pub async fn query(stream: &mut TcpStream, sql: &str, deadline: tokio::time::Ins
     tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }
 
-async fn read_answer(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<Answer, ExchangeError> {
+async fn read_answer(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Answer, ExchangeError> {
     let mut answer = Answer::default();
     let mut refused = None;
     loop {

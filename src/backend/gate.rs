@@ -1,6 +1,5 @@
 //! A node's gate: every server connection to it is known here, so that all can be closed at once when it is fenced.
 
-use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +7,8 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::net::Unwatched;
 
 /// One node's connections, over all pools.
 #[derive(Debug, Default)]
@@ -47,7 +48,7 @@ pub enum HoldCause {
 #[derive(Debug)]
 struct Entry {
     /// A second handle to the socket: shutting it down wakes whoever waits on the first.
-    socket: TcpStream,
+    socket: Unwatched,
     severed: Arc<AtomicBool>,
 }
 
@@ -66,7 +67,7 @@ impl Gate {
     }
 
     /// A connection that was begun at this generation is open. None: the node has been fenced since.
-    pub fn enter(self: &Arc<Self>, socket: TcpStream, generation: u64) -> Option<Pass> {
+    pub fn enter(self: &Arc<Self>, socket: Unwatched, generation: u64) -> Option<Pass> {
         let severed = Arc::new(AtomicBool::new(false));
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.lock();
@@ -87,8 +88,7 @@ impl Gate {
         let count = open.len();
         for (_, entry) in open.drain() {
             entry.severed.store(true, Ordering::Release);
-            // An error means that it is closed already.
-            let _ = entry.socket.shutdown(Shutdown::Both);
+            entry.socket.end();
         }
         count
     }
@@ -190,7 +190,7 @@ impl Drop for Pass {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -212,10 +212,10 @@ mod tests {
         let mut ours = socket.try_clone().unwrap();
         let gate = Arc::new(Gate::default());
         let before = gate.generation();
-        let pass = gate.enter(socket.try_clone().unwrap(), before).unwrap();
+        let pass = gate.enter(socket.try_clone().unwrap().into(), before).unwrap();
         assert_eq!(gate.sever(), 1);
         assert!(pass.is_severed());
         assert_eq!(ours.read(&mut [0; 8]).unwrap(), 0, "whoever waits on the socket is woken");
-        assert!(gate.enter(socket, before).is_none());
+        assert!(gate.enter(socket.into(), before).is_none());
     }
 }

@@ -3,6 +3,7 @@
 pub mod cancel;
 pub mod connect;
 pub mod connection;
+pub mod endpoint;
 pub mod exchange;
 pub mod gate;
 pub mod lease;
@@ -12,6 +13,7 @@ pub mod slots;
 
 pub use connect::{ConnectClass, ConnectError, Login, Target, connect};
 pub use connection::Connection;
+pub use endpoint::Endpoint;
 pub use gate::{Gate, Hold, HoldCause};
 pub use lease::Lease;
 pub use pool::{LeaseError, Pool, PoolSettings};

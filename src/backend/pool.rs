@@ -134,7 +134,7 @@ impl Pool {
         }
     }
 
-    fn lend(self: &Arc<Self>, connection: Box<Connection>, worker: usize, now: Instant) -> Option<Lease> {
+    fn lend(self: &Arc<Self>, mut connection: Box<Connection>, worker: usize, now: Instant) -> Option<Lease> {
         if self.is_too_old(&connection, now) || connection.pass.is_severed() || !connection.is_quiet() {
             return None;
         }
@@ -151,8 +151,8 @@ impl Pool {
         if login.salted_password.is_some() {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
-        let second_handle = socket2::SockRef::from(&login.stream).try_clone().map_err(ConnectError::Io)?;
-        let pass = self.gate.enter(second_handle.into(), fenced).ok_or(LeaseError::Fenced)?;
+        let second_handle = login.stream.second_handle().map_err(ConnectError::Io)?;
+        let pass = self.gate.enter(second_handle, fenced).ok_or(LeaseError::Fenced)?;
         let now = Instant::now();
         // Not all at once: connections opened together would otherwise end together.
         let jitter = self.settings.load().lifetime.mul_f64(rand::rng().random_range(0.0..0.1));
@@ -161,7 +161,7 @@ impl Pool {
             known: Known::default(),
             node: self.node,
             parameters: login.parameters.into(),
-            cancel_target: CancelTarget::new(&self.target.address, login.cancel_key),
+            cancel_target: CancelTarget::new(&self.target.endpoint, login.cancel_key),
             pass,
             generation,
             opened: now.checked_sub(jitter).unwrap_or(now),
@@ -208,7 +208,7 @@ impl Pool {
 
     /// `host:port` of the node.
     pub fn address(&self) -> &Arc<str> {
-        &self.target.address
+        &self.target.endpoint.address
     }
 
     /// The node's gate.

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 use super::connect::Target;
+use super::endpoint::Endpoint;
 use super::gate::Gate;
 use super::pool::{Pool, PoolSettings};
 use super::slots::Counts;
@@ -39,12 +40,12 @@ impl Pools {
     }
 
     /// The pool for this key, made if it is the first time.
-    pub fn get(&self, key: &PoolKey, gate: &Arc<Gate>, address: &Arc<str>, password: Option<&Secret>) -> Arc<Pool> {
+    pub fn get(&self, key: &PoolKey, gate: &Arc<Gate>, endpoint: &Endpoint, password: Option<&Secret>) -> Arc<Pool> {
         if let Some(pool) = self.pools.get(key) {
             return Arc::clone(&pool);
         }
         let target = Target {
-            address: Arc::clone(address),
+            endpoint: endpoint.clone(),
             user: Arc::clone(&key.user),
             database: Arc::clone(&key.database),
             password: password.cloned(),

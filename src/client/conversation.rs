@@ -10,7 +10,6 @@ use std::time::Instant;
 use bytes::BytesMut;
 use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::acquire::{Acquired, Refusal, target};
 use super::farewell::Farewell;
@@ -25,7 +24,7 @@ use crate::backend::exchange::{self, ExchangeError};
 use crate::backend::{Lease, Pool};
 use crate::config::PoolMode;
 use crate::metrics::{LoginFailure, Loss as LossCount, Refusal as RefusalCause, Retry, Target, Violator};
-use crate::net::{ReadBuffer, listener};
+use crate::net::{ReadBuffer, Stream};
 use crate::routing::{Intent, Reason, safety};
 use crate::session::failure::Circumstances;
 use crate::session::translate::{DISCARD_SEQUENCES, Message};
@@ -36,7 +35,7 @@ use crate::wire::{Header, SqlState, backend, frame, frontend};
 
 /// One client, logged in.
 pub struct Client {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) session: Session,
     pub(super) held: Option<HeldLease>,
     pub(super) server: Arc<Server>,
@@ -100,17 +99,22 @@ enum Unusual {
 const MOST_RUNS: usize = 8;
 
 /// Serves one client, from its first byte to its last.
-pub async fn serve(mut stream: TcpStream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId) {
+pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId) {
     let place = worker.enter();
     worker.metrics.client_accepted();
+    let mut stream = Some(stream);
     let login = tokio::time::timeout(server.limits.login_timeout, Box::pin(login(&mut stream, &server, &worker)));
-    let farewell = match login.await {
-        Err(_) => {
+    let farewell = match (login.await, stream.take()) {
+        (Err(_), _) => {
             worker.metrics.login_failed(LoginFailure::Timeout);
             Farewell::Left
         }
-        Ok(Err(farewell)) => farewell,
-        Ok(Ok((admitted, cancellable, reported))) => {
+        (Ok(Err(farewell)), still_there) => {
+            stream = still_there;
+            farewell
+        }
+        (Ok(Ok(_)), None) => Farewell::Left,
+        (Ok(Ok((admitted, cancellable, reported))), Some(stream)) => {
             let mut client =
                 Client::new(stream, admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
             client.session.told(reported);
@@ -120,17 +124,19 @@ pub async fn serve(mut stream: TcpStream, server: Arc<Server>, worker: Rc<Worker
             return;
         }
     };
-    say_farewell(&mut stream, &farewell, &worker).await;
+    if let Some(stream) = &mut stream {
+        say_farewell(stream, &farewell, &worker).await;
+    }
     worker.metrics.client_closed();
 }
 
 async fn login(
-    stream: &mut TcpStream,
+    place: &mut Option<Stream>,
     server: &Server,
     worker: &Worker,
 ) -> Result<(Admitted, Arc<Cancellable>, Reported), Farewell> {
-    listener::set_options(stream)?;
-    let mut admitted = handshake::admit(stream, server, worker).await?;
+    let mut admitted = handshake::admit(place, server, worker).await?;
+    let stream = place.as_mut().ok_or(Farewell::Left)?;
     let cancellable = server.cancel_keys.issue();
     match handshake::welcome(stream, &mut admitted, cancellable.key(), server, worker).await {
         Ok(reported) => Ok((admitted, cancellable, reported)),
@@ -141,7 +147,7 @@ async fn login(
     }
 }
 
-async fn say_farewell(stream: &mut TcpStream, farewell: &Farewell, worker: &Worker) {
+async fn say_farewell(stream: &mut Stream, farewell: &Farewell, worker: &Worker) {
     match farewell {
         Farewell::Told { code, message } => {
             worker.metrics.error_sent(code.as_str());
@@ -161,7 +167,7 @@ async fn say_farewell(stream: &mut TcpStream, farewell: &Farewell, worker: &Work
 
 impl Client {
     fn new(
-        stream: TcpStream,
+        stream: Stream,
         admitted: Admitted,
         cancellable: Arc<Cancellable>,
         server: Arc<Server>,

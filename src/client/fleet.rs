@@ -1,7 +1,6 @@
 //! The worker threads: each with a runtime of its own, so that a client's task, its lease and their sockets never
 //! change cores. New clients go to the worker that has the fewest.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -14,6 +13,7 @@ use super::conversation::serve;
 use super::server::Server;
 use super::worker::Worker;
 use crate::metrics::Metrics;
+use crate::net::{Stream, Unwatched};
 use crate::session::SessionId;
 
 /// The worker threads.
@@ -29,7 +29,7 @@ struct Crew {
 
 enum Order {
     /// Serve this client.
-    Serve(TcpStream),
+    Serve(Unwatched),
     /// Serve by this configuration from now on, and say so.
     Renew(Arc<Server>, oneshot::Sender<()>),
     /// Ask every client to leave as soon as it is idle.
@@ -48,7 +48,7 @@ impl Fleet {
     }
 
     /// Hands a client to the worker that has the fewest.
-    pub fn dispatch(&self, client: TcpStream) {
+    pub fn dispatch(&self, client: Unwatched) {
         let Some(crew) = self.crews.iter().min_by_key(|crew| crew.clients.load(Ordering::Relaxed)) else { return };
         crew.clients.fetch_add(1, Ordering::Relaxed);
         if crew.orders.send(Order::Serve(client)).is_err() {
@@ -138,12 +138,12 @@ async fn obey(
             }
             Order::Serve(client) => {
                 let leaving = Leaving(Arc::clone(count));
-                let Ok(client) = tokio::net::TcpStream::from_std(client) else { continue };
+                let Ok(client) = client.watched() else { continue };
                 let id = SessionId(sessions.fetch_add(1, Ordering::Relaxed));
                 let (server, worker) = (worker.server(), std::rc::Rc::clone(worker));
                 tokio::task::spawn_local(async move {
                     let _leaving = leaving;
-                    serve(client, server, worker, id).await;
+                    serve(Stream::Plain(client), server, worker, id).await;
                 });
             }
         }

@@ -7,21 +7,21 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::acquire;
 use super::farewell::Farewell;
+use super::greeting;
 use super::server::{Database, Server, User};
 use super::startup_settings::startup_settings;
 use super::welcome::{self, Reported, Welcome};
 use super::worker::Worker;
-use crate::auth::{AuthError, SCRAM_SHA_256, ScramServer, Verifier, scram_server};
+use crate::auth::{AuthError, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramServer, TlsMode, Verifier, scram_server};
 use crate::backend::exchange::{self, ExchangeError};
-use crate::metrics::{CancelOutcome, LoginFailure};
-use crate::net::ReadBuffer;
+use crate::metrics::LoginFailure;
+use crate::net::{ReadBuffer, Stream};
 use crate::session::{Identity, Settings};
 use crate::wire::backend::{self, TransactionStatus};
-use crate::wire::startup::{Packet, Startup, StartupError};
+use crate::wire::startup::Startup;
 use crate::wire::{Header, SqlState, frame, frontend};
 
 /// A client that has proved who it is.
@@ -44,10 +44,12 @@ const AUTHENTICATION_SASL: u32 = 10;
 const AUTHENTICATION_SASL_CONTINUE: u32 = 11;
 const AUTHENTICATION_SASL_FINAL: u32 = 12;
 
-/// Startup and authentication. Nothing is left in a buffer: a client waits for its answers here.
-pub async fn admit(stream: &mut TcpStream, server: &Server, worker: &Worker) -> Result<Admitted, Farewell> {
+/// Startup and authentication on the stream in `place`, which is another one if the client wants TLS. Nothing is left in
+/// a buffer: a client waits for its answers here.
+pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker) -> Result<Admitted, Farewell> {
     let mut buffer = ReadBuffer::default();
-    let startup = read_startup(stream, &mut buffer, server, worker).await?;
+    let startup = greeting::read_startup(place, &mut buffer, server, worker).await?;
+    let stream = place.as_mut().ok_or(Farewell::Left)?;
     let user = startup.parameter("user").filter(|user| !user.is_empty());
     let user: Arc<str> = user.map(Into::into).ok_or_else(|| {
         Farewell::told(
@@ -67,6 +69,7 @@ pub async fn admit(stream: &mut TcpStream, server: &Server, worker: &Worker) -> 
         )
     })?;
     negotiate(stream, &startup).await?;
+    check_certificate(stream, &user, server, worker)?;
     authenticate(stream, &mut buffer, &user, server, worker).await?;
     let Some(known) = server.users.get(&user) else {
         return Err(wrong_password(&user));
@@ -80,58 +83,8 @@ pub async fn admit(stream: &mut TcpStream, server: &Server, worker: &Worker) -> 
     Ok(Admitted { identity, database: entry.clone(), user: known.clone(), settings })
 }
 
-async fn read_startup(
-    stream: &mut TcpStream,
-    buffer: &mut ReadBuffer,
-    server: &Server,
-    worker: &Worker,
-) -> Result<Startup, Farewell> {
-    loop {
-        match read_packet(stream, buffer).await? {
-            Packet::Startup(startup) => return Ok(startup),
-            Packet::SslRequest | Packet::GssEncRequest => {
-                // Bytes that came along would have been meant for a TLS layer that is not there.
-                if !buffer.is_empty() {
-                    return Err(Farewell::NotPostgres);
-                }
-                stream.write_all(b"N").await?;
-            }
-            Packet::Cancel(key) => {
-                use crate::backend::cancel::CancelOutcome as Outcome;
-                worker.metrics.cancelled(match server.cancel_keys.cancel(&key).await {
-                    Outcome::Sent => CancelOutcome::Forwarded,
-                    Outcome::Idle => CancelOutcome::Idle,
-                    Outcome::Unknown => CancelOutcome::UnknownKey,
-                    Outcome::Failed => CancelOutcome::Failed,
-                });
-                return Err(Farewell::Cancel);
-            }
-        }
-    }
-}
-
-async fn read_packet(stream: &mut TcpStream, buffer: &mut ReadBuffer) -> Result<Packet, Farewell> {
-    loop {
-        match Packet::read(buffer.filled()) {
-            Ok(Some((packet, size))) => {
-                buffer.consume(size);
-                return Ok(packet);
-            }
-            Ok(None) => {}
-            Err(error @ StartupError::Version { .. }) => {
-                return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, error.to_string()));
-            }
-            Err(StartupError::Length) => return Err(Farewell::NotPostgres),
-            Err(error @ StartupError::Layout) => return Err(Farewell::violation(&error.to_string())),
-        }
-        if buffer.fill(stream).await? == 0 {
-            return Err(Farewell::Left);
-        }
-    }
-}
-
 /// A newer minor version or unknown protocol options are not refused: the client is told what we speak.
-async fn negotiate(stream: &mut TcpStream, startup: &Startup) -> Result<(), Farewell> {
+async fn negotiate(stream: &mut Stream, startup: &Startup) -> Result<(), Farewell> {
     let unknown: Vec<&str> =
         startup.parameters.iter().map(|(name, _)| &**name).filter(|n| n.starts_with("_pq_.")).collect();
     if startup.minor == 0 && unknown.is_empty() {
@@ -142,8 +95,19 @@ async fn negotiate(stream: &mut TcpStream, startup: &Startup) -> Result<(), Fare
     Ok(stream.write_all(&out).await?)
 }
 
+/// Where clients must show certificates that name them, this one does.
+fn check_certificate(stream: &Stream, user: &str, server: &Server, worker: &Worker) -> Result<(), Farewell> {
+    let must_name_user = server.tls.as_ref().is_some_and(|tls| tls.mode() == TlsMode::VerifyFull);
+    if !must_name_user || !stream.is_encrypted() || stream.peer_name().as_deref() == Some(user) {
+        return Ok(());
+    }
+    worker.metrics.login_failed(LoginFailure::NotAllowed);
+    let message = format!("certificate authentication failed for user \"{user}\"");
+    Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
+}
+
 async fn authenticate(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     buffer: &mut ReadBuffer,
     user: &Arc<str>,
     server: &Server,
@@ -154,8 +118,13 @@ async fn authenticate(
         None => (Verifier::mock(user, &server.mock_secret), false),
     };
     let nonce = STANDARD_NO_PAD.encode(rand::random::<[u8; 18]>());
-    let mut scram = ScramServer::new(verifier, is_real, nonce);
-    send_authentication(stream, AUTHENTICATION_SASL, format!("{SCRAM_SHA_256}\0\0").as_bytes()).await?;
+    let end_point = server.tls.as_ref().filter(|_| stream.is_encrypted()).and_then(|tls| tls.end_point());
+    let offer = match end_point {
+        Some(_) => format!("{SCRAM_SHA_256_PLUS}\0{SCRAM_SHA_256}\0\0"),
+        None => format!("{SCRAM_SHA_256}\0\0"),
+    };
+    let mut scram = ScramServer::new(verifier, is_real, nonce).bound_to(end_point.map(|bytes| (&**bytes).into()));
+    send_authentication(stream, AUTHENTICATION_SASL, offer.as_bytes()).await?;
     let refused = |error: AuthError| {
         worker.metrics.login_failed(if is_real { LoginFailure::Password } else { LoginFailure::UnknownUser });
         match SqlState::from_bytes(error.sqlstate().as_bytes()) {
@@ -164,7 +133,9 @@ async fn authenticate(
         }
     };
     let message = read_login_message(stream, buffer).await?;
-    let first = scram_server::initial_response(&message).and_then(|data| scram.client_first(data)).map_err(refused)?;
+    let first = scram_server::initial_response(&message)
+        .and_then(|(mechanism, data)| scram.client_first_by(mechanism, data))
+        .map_err(refused)?;
     send_authentication(stream, AUTHENTICATION_SASL_CONTINUE, first.as_bytes()).await?;
     let message = read_login_message(stream, buffer).await?;
     let (last, _proof) = scram.client_final(&message).map_err(refused)?;
@@ -175,14 +146,14 @@ fn wrong_password(user: &str) -> Farewell {
     Farewell::told(SqlState::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""))
 }
 
-async fn send_authentication(stream: &mut TcpStream, code: u32, body: &[u8]) -> Result<(), Farewell> {
+async fn send_authentication(stream: &mut Stream, code: u32, body: &[u8]) -> Result<(), Farewell> {
     let mut out = BytesMut::new();
     backend::put_authentication(&mut out, code, body);
     Ok(stream.write_all(&out).await?)
 }
 
 /// The body of the next password message.
-async fn read_login_message(stream: &mut TcpStream, buffer: &mut ReadBuffer) -> Result<Vec<u8>, Farewell> {
+async fn read_login_message(stream: &mut Stream, buffer: &mut ReadBuffer) -> Result<Vec<u8>, Farewell> {
     loop {
         if let Some(header) = Header::peek(buffer.filled()).map_err(|error| Farewell::violation(&error.to_string()))? {
             if header.tag != frontend::PASSWORD {
@@ -208,7 +179,7 @@ async fn read_login_message(stream: &mut TcpStream, buffer: &mut ReadBuffer) -> 
 
 /// AuthenticationOk, the server's settings, the cancel key, ReadyForQuery.
 pub async fn welcome(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     admitted: &mut Admitted,
     key: &crate::wire::CancelKey,
     server: &Server,

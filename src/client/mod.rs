@@ -4,6 +4,7 @@ pub mod acquire;
 pub mod conversation;
 pub mod farewell;
 pub mod fleet;
+pub mod greeting;
 pub mod handshake;
 pub mod pause;
 pub mod relay;

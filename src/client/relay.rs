@@ -6,12 +6,12 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::conversation::{Client, peek};
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::metrics::Violator;
+use crate::net::Stream;
 use crate::routing::{Consistency, Intent};
 use crate::session::{End, Reply, matters};
 use crate::topology::Role;
@@ -507,7 +507,7 @@ fn put_run(filled: &[u8], from: usize, to: usize, out: &mut BytesMut) {
 }
 
 /// Writes what the client takes now; None: nothing.
-fn write(cx: &mut Context<'_>, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> {
+fn write(cx: &mut Context<'_>, stream: &mut Stream, bytes: &[u8]) -> io::Result<Option<usize>> {
     match Pin::new(stream).poll_write(cx, bytes) {
         Poll::Pending => Ok(None),
         Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),

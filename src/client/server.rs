@@ -9,9 +9,9 @@ use tokio::sync::watch;
 
 use super::pause::{Pause, Pauses};
 use super::welcome::Welcomes;
-use crate::auth::{Secret, Verifier};
+use crate::auth::{ClientTls, NodeTls, Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
-use crate::backend::{Gate, Pool, PoolKey, Pools};
+use crate::backend::{Endpoint, Gate, Pool, PoolKey, Pools};
 use crate::config::{Limits, PoolMode};
 use crate::routing::{Consistency, Reads, RuleSet};
 use crate::topology::{Doubt, NodeId, NodeView, View};
@@ -23,6 +23,8 @@ pub struct Server {
     pub clusters: Vec<Cluster>,
     /// The databases by the names that clients ask for.
     pub databases: HashMap<Arc<str>, Database>,
+    /// TLS towards clients; None: off.
+    pub tls: Option<ClientTls>,
     /// Who may connect.
     pub users: HashMap<Arc<str>, User>,
     /// Makes the answers about unknown users stable and indistinguishable.
@@ -71,6 +73,8 @@ pub struct Cluster {
     pub number: usize,
     /// The gates of its nodes, in order.
     pub gates: Arc<[Arc<Gate>]>,
+    /// TLS towards its nodes, for every connection that is made from now on.
+    pub tls: Arc<ArcSwap<NodeTls>>,
     /// Its picture now.
     pub view: Arc<ArcSwap<View>>,
     /// Changes whenever the picture does.
@@ -127,7 +131,8 @@ impl Server {
             database: Arc::clone(&database.server_name),
             user: Arc::clone(user),
         };
-        Some(self.pools.get(&key, cluster.gate(node.id)?, &node.address, password))
+        let endpoint = Endpoint::new(Arc::clone(&node.address), Arc::clone(&cluster.tls));
+        Some(self.pools.get(&key, cluster.gate(node.id)?, &endpoint, password))
     }
 }
 

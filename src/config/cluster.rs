@@ -30,9 +30,9 @@ impl Cluster {
         let nodes = read_nodes(&table, distinct_nodes, patroni.is_some());
         let groups = read_groups(&table, &nodes);
         let monitor = Monitor::read(&table, folder);
-        table.not_there_yet("tls", "TLS to nodes is");
+        let tls = super::tls::to_nodes(&table, folder);
         table.finish();
-        Self { name, nodes, patroni: patroni.unwrap_or_default(), groups, monitor }
+        Self { name, nodes, patroni: patroni.unwrap_or_default(), groups, tls, monitor }
     }
 }
 

@@ -17,6 +17,7 @@ mod pool;
 mod problem;
 mod routing;
 mod rule_file;
+mod tls;
 mod units;
 mod user;
 
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::auth::Secret;
+use crate::auth::{ClientTls, NodeTls, Secret};
 use crate::routing::{Consistency, Reads, RuleSet};
 
 use document::Document;
@@ -61,6 +62,8 @@ pub struct Config {
     pub max_clients: usize,
     /// HTTP for operators, `admin.listen`. Default None: off.
     pub admin_listen: Option<SocketAddr>,
+    /// TLS towards clients. Default None: off.
+    pub tls: Option<ClientTls>,
     /// Replica sets; at least one.
     pub clusters: Vec<Cluster>,
     /// Names that clients ask for; at least one.
@@ -91,6 +94,7 @@ impl Config {
         let config = Self {
             listen,
             admin_listen,
+            tls: tls::to_clients(&root, folder),
             workers: root.count("workers", one_per_two_cores(), 1..=1024),
             max_clients: root.count("max_clients", 10_000, 1..=1_000_000),
             databases: database::read_all(&root, &clusters),
@@ -102,7 +106,6 @@ impl Config {
             log: Log::read(root.section("log")),
             clusters,
         };
-        root.not_there_yet("tls", "TLS to clients is");
         root.finish();
         problems.extend(document.into_problems());
         problems.append(&mut rule_problems);
@@ -129,6 +132,8 @@ pub struct Cluster {
     pub patroni: Vec<PatroniUrl>,
     /// Named groups of nodes for rules: name to indexes into `nodes`.
     pub groups: Vec<(Arc<str>, Vec<u16>)>,
+    /// TLS towards its nodes. Default off.
+    pub tls: NodeTls,
     /// How nodes are probed.
     pub monitor: Monitor,
 }

@@ -1,19 +1,21 @@
 //! The monitor's own connection to a node: prepares its two queries once, then asks them.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::backend::Login;
+use crate::net::Stream;
 use crate::wire::frontend::{self, Bind, Parse};
 use crate::wire::{ErrorFields, Header, SqlState, backend, frame};
 
 /// A connection to a node on which the monitor's queries are prepared.
 pub(super) struct Line {
-    stream: TcpStream,
+    stream: Stream,
     input: BytesMut,
     output: BytesMut,
 }
@@ -64,18 +66,17 @@ impl Line {
         self.exchange(deadline).await?.ok_or(LineError::Protocol("no row"))
     }
 
-    /// Waits until the node says something unasked, or hangs up. Dropping this loses nothing: it only looks.
-    pub(super) async fn stirred(&self) {
+    /// Waits until the node says something unasked, or hangs up. Dropping this loses nothing: what has come is kept, and
+    /// the next probe meets it.
+    pub(super) async fn stirred(&mut self) {
         if self.input.is_empty() {
-            // Whatever it is, the next probe meets it.
-            let _ = self.stream.peek(&mut [0]).await;
+            let _ = self.stream.read_buf(&mut self.input).await;
         }
     }
 
     /// The node has hung up, or said something that nobody asked for. Answers at once.
-    pub(super) fn has_stirred(&self) -> bool {
-        let looked = self.stream.try_read(&mut [0; 1]);
-        !self.input.is_empty() || !looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    pub(super) fn has_stirred(&mut self) -> bool {
+        !self.input.is_empty() || !self.stream.is_quiet()
     }
 
     async fn exchange(&mut self, deadline: Instant) -> Result<Option<Row>, LineError> {
@@ -129,7 +130,8 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         // So that the node does not log a lost connection; if it does not go out, nothing is lost.
-        let _ = self.stream.try_write(TERMINATE);
+        let mut context = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut self.stream).poll_write(&mut context, TERMINATE);
     }
 }
 

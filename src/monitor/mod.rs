@@ -16,7 +16,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::backend::{Gate, Target};
+use crate::auth::NodeTls;
+use crate::backend::{Endpoint, Gate, Target};
 use crate::config;
 use crate::topology::{Doubt, NodeId, TopologySettings, View};
 
@@ -78,6 +79,7 @@ impl Monitor {
     /// Where nodes are found by Patroni, `seeds` are those found before, in the order of their numbers.
     pub fn start(
         cluster: &config::Cluster,
+        tls: &Arc<ArcSwap<NodeTls>>,
         limits: Limits,
         on_view: OnView,
         gates: &[Arc<Gate>],
@@ -96,13 +98,15 @@ impl Monitor {
         let mut tasks = JoinSet::new();
         for (index, address) in nodes.iter().enumerate() {
             let id = NodeId(u16::try_from(index).expect("configuration allows at most 128 nodes"));
-            let watcher = Watcher::new(id, target(&cluster.monitor, address), settings.timeout, Arc::clone(&shared));
+            let endpoint = Endpoint::new(Arc::clone(address), Arc::clone(tls));
+            let watcher = Watcher::new(id, target(&cluster.monitor, endpoint), settings.timeout, Arc::clone(&shared));
             tasks.spawn_on(watcher.run(), runtime);
         }
         tasks.spawn_on(shared::keep_time(Arc::clone(&shared)), runtime);
         let patroni = (!cluster.patroni.is_empty()).then(|| {
             let patroni = Arc::new(Patroni::new(&cluster.patroni, gates.to_vec(), limits.drain));
-            let source = patroni::Source::new(cluster.clone(), Arc::clone(&patroni), Arc::clone(&shared));
+            let source =
+                patroni::Source::new(cluster.clone(), Arc::clone(tls), Arc::clone(&patroni), Arc::clone(&shared));
             tasks.spawn_on(source.run(), runtime);
             patroni
         });
@@ -165,9 +169,9 @@ impl ProbeCounters {
     }
 }
 
-fn target(monitor: &config::Monitor, address: &Arc<str>) -> Target {
+fn target(monitor: &config::Monitor, endpoint: Endpoint) -> Target {
     Target {
-        address: Arc::clone(address),
+        endpoint,
         user: Arc::clone(&monitor.user),
         database: Arc::clone(&monitor.database),
         password: Some(monitor.password.clone()),

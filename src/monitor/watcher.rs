@@ -67,7 +67,7 @@ impl Watcher {
     }
 
     /// Waits until there is something to ask.
-    async fn next(&self, signals: &Signals) -> Question {
+    async fn next(&mut self, signals: &Signals) -> Question {
         loop {
             let now = Instant::now();
             let (question, due) = self.due(signals, now);
@@ -80,7 +80,7 @@ impl Watcher {
                 () = signals.woken.notified() => {}
                 () = tokio::time::sleep_until(due.into()) => {}
                 // The node hung up or says something unasked: ask at once what is wrong.
-                () = stirred(self.line.as_ref()) => {
+                () = stirred(self.line.as_mut()) => {
                     tokio::time::sleep_until(self.not_before(now).into()).await;
                     return Question::Probe;
                 }
@@ -151,7 +151,7 @@ impl Watcher {
         match self.open(deadline).await {
             Ok(line) => {
                 // A fresh line in place of one that is as good as ever: it is the same server.
-                self.has_lost_line |= self.line.as_ref().is_some_and(Line::has_stirred);
+                self.has_lost_line |= self.line.as_mut().is_some_and(Line::has_stirred);
                 self.ask(line, deadline).await
             }
             Err(failure) => self.fall_back(failure, deadline).await,
@@ -167,7 +167,7 @@ impl Watcher {
         let kept = self.line.take();
         let Some(line) = kept.filter(|_| tells_nothing_of_health(class)) else { return Err(failure) };
         if self.fresh_problem.replace(class) != Some(class) {
-            warn!(node = %self.target.address, %failure, "the monitor cannot log in anew; its old connection works");
+            warn!(node = %self.target.endpoint.address, %failure, "the monitor cannot log in anew; its old connection works");
         }
         self.probes_on_line = 0;
         self.ask(line, deadline).await
@@ -223,7 +223,7 @@ impl Watcher {
     }
 }
 
-async fn stirred(line: Option<&Line>) {
+async fn stirred(line: Option<&mut Line>) {
     match line {
         Some(line) => line.stirred().await,
         None => std::future::pending().await,

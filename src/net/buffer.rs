@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+
+use super::Stream;
 
 /// A buffer that is filled at its end and used from its beginning.
 #[derive(Debug)]
@@ -91,7 +92,7 @@ impl ReadBuffer {
 
     /// Reads what is there. 0: the other side has closed, or the buffer [`is_full`](Self::is_full).
     #[inline]
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<io::Result<usize>> {
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<usize>> {
         if self.end == self.bytes.len() && self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.end, self.start) = (self.len(), 0);
@@ -104,7 +105,7 @@ impl ReadBuffer {
     }
 
     /// Reads what is there, waiting until something is. Cancel-safe: what was read is in the buffer.
-    pub async fn fill(&mut self, stream: &mut TcpStream) -> io::Result<usize> {
+    pub async fn fill(&mut self, stream: &mut Stream) -> io::Result<usize> {
         std::future::poll_fn(|cx| self.poll_fill(cx, stream)).await
     }
 }

@@ -1,6 +1,9 @@
-//! Sockets: buffers to read into, listeners and keepalive.
+//! Sockets: streams plain or with TLS, buffers to read into, listeners and keepalive.
 
 pub mod buffer;
 pub mod listener;
+pub mod stream;
+pub mod tls;
 
 pub use buffer::ReadBuffer;
+pub use stream::{Beginning, Socket, Stream, Unwatched};

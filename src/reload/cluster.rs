@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::auth::NodeTls;
 use crate::backend::{Gate, HoldCause};
 use crate::client;
 use crate::config;
@@ -18,6 +20,8 @@ pub(super) struct RunningCluster {
     pub(super) number: usize,
     config: config::Cluster,
     limits: Limits,
+    /// One for as long as the cluster has its name: pools and monitors keep it.
+    tls: Arc<ArcSwap<NodeTls>>,
     gates: Arc<[Arc<Gate>]>,
     monitor: Arc<Monitor>,
     fences: Arc<Fences>,
@@ -38,7 +42,9 @@ impl RunningCluster {
         cluster: &config::Cluster,
         limits: Limits,
         known: &[(Arc<str>, Arc<Gate>)],
+        tls: &Arc<ArcSwap<NodeTls>>,
     ) -> Self {
+        tls.store(Arc::new(cluster.tls.clone()));
         let gate = |address: &Arc<str>| {
             let known = known.iter().find(|(other, _)| other == address);
             known.map_or_else(Arc::default, |(_, gate)| Arc::clone(gate))
@@ -50,8 +56,16 @@ impl RunningCluster {
         let gates: Arc<[Arc<Gate>]> = nodes.iter().map(gate).chain((0..more).map(|_| Arc::default())).collect();
         let fences = Arc::new(Fences { gates: Arc::clone(&gates), in_force: AtomicBool::new(false) });
         let monitor =
-            Monitor::start(cluster, limits, fences.watch(), &gates, &seeds, &tokio::runtime::Handle::current());
-        Self { number, config: cluster.clone(), limits, gates, monitor: Arc::new(monitor), fences }
+            Monitor::start(cluster, tls, limits, fences.watch(), &gates, &seeds, &tokio::runtime::Handle::current());
+        Self {
+            number,
+            config: cluster.clone(),
+            limits,
+            tls: Arc::clone(tls),
+            gates,
+            monitor: Arc::new(monitor),
+            fences,
+        }
     }
 
     /// From now on, this one's views decide who is fenced.
@@ -60,6 +74,11 @@ impl RunningCluster {
             let view = self.handle().view();
             self.fences.act(&view, &view);
         }
+    }
+
+    /// Where its TLS settings are kept.
+    pub(super) fn tls(&self) -> &Arc<ArcSwap<NodeTls>> {
+        &self.tls
     }
 
     /// Its configured name.
@@ -80,6 +99,7 @@ impl RunningCluster {
             name: Arc::clone(&self.config.name),
             number: self.number,
             gates: Arc::clone(&self.gates),
+            tls: Arc::clone(&self.tls),
             view: Arc::clone(&handle.view),
             changed: handle.changed,
             request_sample: Box::new(move |node| sampler.request_sample(node)),
@@ -113,12 +133,14 @@ impl RunningCluster {
         self.config.nodes.get(index).is_some_and(|address| wanted.nodes.get(index) == Some(address))
     }
 
-    /// The same, with the groups of this configuration.
+    /// The same, with the groups of this configuration, and TLS as it says for every connection from now on.
     pub(super) fn with_groups(&self, wanted: &config::Cluster) -> Self {
+        self.tls.store(Arc::new(wanted.tls.clone()));
         Self {
             number: self.number,
             config: wanted.clone(),
             limits: self.limits,
+            tls: Arc::clone(&self.tls),
             gates: Arc::clone(&self.gates),
             monitor: Arc::clone(&self.monitor),
             fences: Arc::clone(&self.fences),

@@ -60,7 +60,8 @@ impl Standing {
     /// Everything that runs by this configuration. Call on the main runtime.
     pub fn start(config: Config, source: PathBuf) -> Self {
         let lasting = Lasting::new(Pools::new(server::pool_settings(&config)));
-        let start = |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), &[]);
+        let start =
+            |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), &[], &Arc::default());
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
         clusters.iter().for_each(RunningCluster::take_over);
         let users = server::make_users(&config, &lasting.mock_secret);
@@ -129,7 +130,8 @@ impl Standing {
                 Some(running) if running.is_as(wanted, limits) => running.with_groups(wanted),
                 Some(running) => {
                     let number = if running.has_nodes_of(wanted) { running.number } else { self.next_number };
-                    let renewed = RunningCluster::start(number, wanted, limits, &running.gates_for(wanted));
+                    let renewed =
+                        RunningCluster::start(number, wanted, limits, &running.gates_for(wanted), running.tls());
                     renewed.ready_as(running).await;
                     if number != running.number {
                         self.lasting.pools.move_to(running.number, number, |node| running.keeps(node, wanted));
@@ -139,7 +141,7 @@ impl Standing {
                 }
                 None => {
                     self.next_number += 1;
-                    RunningCluster::start(self.next_number - 1, wanted, limits, &[])
+                    RunningCluster::start(self.next_number - 1, wanted, limits, &[], &Arc::default())
                 }
             });
         }

@@ -49,6 +49,7 @@ pub(super) fn make(config: &Config, users: Users, clusters: &[RunningCluster], l
     Server {
         clusters: clusters.iter().map(RunningCluster::for_clients).collect(),
         databases: databases.collect(),
+        tls: config.tls.clone(),
         users,
         mock_secret: lasting.mock_secret,
         pools: Arc::clone(&lasting.pools),

@@ -125,6 +125,11 @@ pub fn put_startup<'a>(out: &mut BytesMut, parameters: impl IntoIterator<Item = 
     });
 }
 
+/// Appends an SSLRequest.
+pub fn put_ssl_request(out: &mut BytesMut) {
+    Writer::new(out).counted(|body| body.put_u32(SSL));
+}
+
 /// Appends a CancelRequest.
 pub fn put_cancel(out: &mut BytesMut, key: &CancelKey) {
     Writer::new(out).counted(|body| {

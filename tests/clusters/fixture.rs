@@ -172,13 +172,16 @@ impl Drop for Proxy {
     }
 }
 
-/// Tables are merged, an array of tables grows, everything else is replaced.
+/// Tables are merged, an array of tables grows, or one table is laid over its first; everything else is replaced.
 fn lay_over(base: &mut Table, extra: Table) {
     for (key, value) in extra {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(base)), Value::Table(extra)) => lay_over(base, extra),
             (Some(Value::Array(base)), Value::Array(extra)) if base.iter().all(Value::is_table) && !base.is_empty() => {
                 base.extend(extra);
+            }
+            (Some(Value::Array(base)), Value::Table(extra)) if base.first().is_some_and(Value::is_table) => {
+                lay_over(base[0].as_table_mut().unwrap(), extra);
             }
             (_, value) => {
                 base.insert(key, value);

@@ -6,6 +6,7 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+mod certificates;
 mod fixture;
 mod protocol;
 mod raw;
@@ -28,4 +29,5 @@ mod routing;
 mod session_state;
 mod state;
 mod switchover;
+mod tls;
 mod traps;

@@ -37,13 +37,20 @@ impl Watched {
             interval: Duration::from_millis(100),
             timeout: Duration::from_millis(500),
         };
-        let cluster = config::Cluster { name: "test".into(), nodes, patroni: Vec::new(), groups: Vec::new(), monitor };
+        let cluster = config::Cluster {
+            name: "test".into(),
+            nodes,
+            patroni: Vec::new(),
+            groups: Vec::new(),
+            tls: Default::default(),
+            monitor,
+        };
         let epochs: Arc<Mutex<Vec<u64>>> = Arc::default();
         let noted = Arc::clone(&epochs);
         let on_epoch = Box::new(move |_: &View, new: &View| noted.lock().unwrap().push(new.epoch));
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let limits = Limits { max_lag, drain: Duration::ZERO };
-        let monitor = Monitor::start(&cluster, limits, on_epoch, &[], &[], runtime.handle());
+        let monitor = Monitor::start(&cluster, &Default::default(), limits, on_epoch, &[], &[], runtime.handle());
         let handle = monitor.handle();
         let (stop, stopped) = oneshot::channel();
         std::thread::spawn(move || {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use trunkline::auth::Secret;
-use trunkline::backend::{Target, connect};
+use trunkline::backend::{Endpoint, Target, connect};
+use trunkline::net::{Stream, Unwatched};
 use trunkline::wire::frontend::{self, Bind, Parse};
 use trunkline::wire::{CancelKey, ErrorFields, Header, frame, startup};
 
@@ -22,7 +23,7 @@ impl RawClient {
     /// Logs in as `bench` to `bench`, with these startup parameters.
     pub(crate) fn connect(port: u16, parameters: &[(&str, &str)]) -> Self {
         let target = Target {
-            address: format!("127.0.0.1:{port}").into(),
+            endpoint: Endpoint::plain(format!("127.0.0.1:{port}").into()),
             user: "bench".into(),
             database: "bench".into(),
             password: Some(Secret::new("bench".to_owned())),
@@ -33,7 +34,9 @@ impl RawClient {
         let (stream, key) = runtime.block_on(async {
             let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
             let login = connect(&target, deadline).await.unwrap();
-            (login.stream.into_std().unwrap(), login.cancel_key)
+            let Stream::Plain(socket) = login.stream else { panic!("TLS was not asked for") };
+            let Unwatched::Tcp(stream) = socket.unwatched().unwrap() else { panic!("TCP was asked for") };
+            (stream, login.cancel_key)
         });
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -212,8 +212,10 @@ fn known_keys() -> Vec<(String, Vec<String>)> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("t.toml");
     let headers = [
+        "[tls]",
         "[admin]",
         "[[cluster]]",
+        "[cluster.tls]",
         "[[cluster.group]]",
         "[cluster.monitor]",
         "[[database]]",

@@ -11,13 +11,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::shared::Shared;
 use super::watcher::Watcher;
-use crate::backend::{Gate, Hold, HoldCause};
+use crate::auth::NodeTls;
+use crate::backend::{Endpoint, Gate, Hold, HoldCause};
 use crate::config::{self, PatroniUrl};
 use crate::topology::{Event, Lock, NodeId, Word};
 
@@ -59,6 +61,8 @@ pub(super) struct Source {
     patroni: Arc<Patroni>,
     shared: Arc<Shared>,
     cluster: config::Cluster,
+    /// TLS towards its nodes.
+    tls: Arc<ArcSwap<NodeTls>>,
     /// Nodes at addresses that members are listed with; None: not one of the configured nodes.
     nodes: BTreeMap<String, Option<NodeId>>,
     /// Tasks that watch nodes found by Patroni.
@@ -137,8 +141,14 @@ impl Patroni {
 }
 
 impl Source {
-    pub(super) fn new(cluster: config::Cluster, patroni: Arc<Patroni>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        cluster: config::Cluster,
+        tls: Arc<ArcSwap<NodeTls>>,
+        patroni: Arc<Patroni>,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
+            tls,
             patroni,
             shared,
             cluster,
@@ -239,7 +249,7 @@ impl Source {
         let address: Arc<str> = address.into();
         let node = self.shared.admit(&address)?;
         info!(cluster = %self.cluster.name, node = %address, "Patroni lists a node");
-        let target = super::target(&self.cluster.monitor, &address);
+        let target = super::target(&self.cluster.monitor, Endpoint::new(address, Arc::clone(&self.tls)));
         let watcher = Watcher::new(node, target, self.cluster.monitor.timeout, Arc::clone(&self.shared));
         self.watchers.spawn(watcher.run());
         Some(node)

@@ -1,0 +1,206 @@
+//! What authentication needs of an X.509 certificate: whom it names, and its hash for channel binding. Whether it is to
+//! be trusted is decided elsewhere, before its words count.
+
+use sha2::{Digest, Sha256, Sha384, Sha512};
+
+/// The data of SCRAM's `tls-server-end-point` (RFC 5929): the certificate's hash, by the hash function of its own
+/// signature. None where that has no hash function of its own, as with Ed25519: then nothing can be bound.
+pub fn end_point(certificate: &[u8]) -> Option<Box<[u8]>> {
+    let mut fields = Der(certificate).sequence()?;
+    fields.element()?;
+    let mut signature = fields.sequence()?;
+    let algorithm = signature.tagged(OBJECT_IDENTIFIER)?;
+    let hash = match algorithm {
+        RSA_PSS => hash_of_pss(signature)?,
+        _ => *SIGNATURES.iter().find(|(oid, _)| *oid == algorithm).map(|(_, hash)| hash)?,
+    };
+    Some(match hash {
+        Hash::Sha256 => Sha256::digest(certificate).as_slice().into(),
+        Hash::Sha384 => Sha384::digest(certificate).as_slice().into(),
+        Hash::Sha512 => Sha512::digest(certificate).as_slice().into(),
+    })
+}
+
+/// The common name of the certificate's subject: for PostgreSQL it is the user. The last one, if there are several;
+/// none that holds a zero byte, which could hide the rest of a name.
+pub fn common_name(certificate: &[u8]) -> Option<String> {
+    let mut subject = subject(certificate)?;
+    let mut found = None;
+    while !subject.0.is_empty() {
+        let mut names = Der(subject.tagged(SET)?);
+        while !names.0.is_empty() {
+            let mut pair = names.sequence()?;
+            if pair.tagged(OBJECT_IDENTIFIER)? == COMMON_NAME {
+                let (tag, value) = pair.element()?;
+                found = text(tag, value);
+            }
+        }
+    }
+    found.filter(|name| !name.contains('\0'))
+}
+
+fn subject(certificate: &[u8]) -> Option<Der<'_>> {
+    let mut fields = Der(certificate).sequence()?.sequence()?;
+    // The version may be left out; serial number, signature algorithm, issuer and validity stand before the subject.
+    if fields.0.first() == Some(&VERSION) {
+        fields.element()?;
+    }
+    for _ in 0..4 {
+        fields.element()?;
+    }
+    fields.sequence()
+}
+
+fn text(tag: u8, value: &[u8]) -> Option<String> {
+    match tag {
+        UTF8_STRING | PRINTABLE_STRING | IA5_STRING => String::from_utf8(value.to_vec()).ok(),
+        _ => None,
+    }
+}
+
+/// RSASSA-PSS names its hash in its parameters; SHA-1, which is what it means without, counts as SHA-256 (RFC 5929).
+fn hash_of_pss(mut signature: Der<'_>) -> Option<Hash> {
+    let mut parameters = signature.sequence()?;
+    if parameters.0.first() != Some(&FIRST_PARAMETER) {
+        return Some(Hash::Sha256);
+    }
+    let algorithm = Der(parameters.tagged(FIRST_PARAMETER)?).sequence()?.tagged(OBJECT_IDENTIFIER)?;
+    HASHES.iter().find(|(oid, _)| *oid == algorithm).map(|(_, hash)| *hash)
+}
+
+/// A run of DER elements.
+#[derive(Clone, Copy)]
+struct Der<'a>(&'a [u8]);
+
+impl<'a> Der<'a> {
+    /// The next element: its tag and its content.
+    fn element(&mut self) -> Option<(u8, &'a [u8])> {
+        let (&tag, rest) = self.0.split_first()?;
+        let (&first, rest) = rest.split_first()?;
+        let (length, rest) = match first {
+            0..=0x7F => (usize::from(first), rest),
+            // Longer than 2^24 bytes is no certificate.
+            0x81..=0x83 => {
+                let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7F))?;
+                (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
+            }
+            _ => return None,
+        };
+        let (content, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        Some((tag, content))
+    }
+
+    fn tagged(&mut self, wanted: u8) -> Option<&'a [u8]> {
+        let (tag, content) = self.element()?;
+        (tag == wanted).then_some(content)
+    }
+
+    fn sequence(&mut self) -> Option<Self> {
+        self.tagged(SEQUENCE).map(Self)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Hash {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+const OBJECT_IDENTIFIER: u8 = 0x06;
+const UTF8_STRING: u8 = 0x0C;
+const PRINTABLE_STRING: u8 = 0x13;
+const IA5_STRING: u8 = 0x16;
+const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
+/// `[0]` of a certificate's body.
+const VERSION: u8 = 0xA0;
+/// `[0]` of RSASSA-PSS's parameters: the hash.
+const FIRST_PARAMETER: u8 = 0xA0;
+
+/// 2.5.4.3
+const COMMON_NAME: &[u8] = &[0x55, 4, 3];
+/// 1.2.840.113549.1.1.10
+const RSA_PSS: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 10];
+
+/// Signature algorithms by their object identifiers. MD5 and SHA-1 count as SHA-256 (RFC 5929).
+const SIGNATURES: &[(&[u8], Hash)] = &[
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 4], Hash::Sha256),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 5], Hash::Sha256),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 11], Hash::Sha256),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 12], Hash::Sha384),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 13], Hash::Sha512),
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 1], Hash::Sha256),
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 2], Hash::Sha256),
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 3], Hash::Sha384),
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 4], Hash::Sha512),
+];
+
+/// Hash functions by their object identifiers.
+const HASHES: &[(&[u8], Hash)] = &[
+    (&[0x2B, 0x0E, 3, 2, 26], Hash::Sha256),
+    (&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1], Hash::Sha256),
+    (&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2], Hash::Sha384),
+    (&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 3], Hash::Sha512),
+];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A certificate's shape with what is read of it: this subject, signed by this algorithm.
+    fn certificate(subject: &[u8], signature: &[u8]) -> Vec<u8> {
+        let body = [element(VERSION, b"v"), element(2, b"1"), element(SEQUENCE, b""), element(SEQUENCE, b"")].concat();
+        let body = [body, element(SEQUENCE, b""), element(SEQUENCE, subject)].concat();
+        let signature = element(SEQUENCE, &element(OBJECT_IDENTIFIER, signature));
+        element(SEQUENCE, &[element(SEQUENCE, &body), signature, element(3, b"\0sig")].concat())
+    }
+
+    fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [&[tag, 0x82], &length[..], content].concat()
+    }
+
+    fn name(oid: &[u8], tag: u8, value: &[u8]) -> Vec<u8> {
+        element(SET, &element(SEQUENCE, &[element(OBJECT_IDENTIFIER, oid), element(tag, value)].concat()))
+    }
+
+    #[test]
+    fn the_last_common_name_counts() {
+        let organisation = name(&[0x55, 4, 10], UTF8_STRING, b"shop");
+        let subject = [organisation, name(COMMON_NAME, UTF8_STRING, b"old"), name(COMMON_NAME, 0x13, b"ada")].concat();
+        assert_eq!(common_name(&certificate(&subject, SIGNATURES[2].0)).as_deref(), Some("ada"));
+    }
+
+    #[test]
+    fn a_name_that_hides_its_end_is_no_name() {
+        let of = |tag, value: &[u8]| common_name(&certificate(&name(COMMON_NAME, tag, value), SIGNATURES[2].0));
+        assert_eq!(of(UTF8_STRING, b"ada\0.example"), None);
+        assert_eq!(of(UTF8_STRING, b"\xFF"), None);
+        // A BMPString would read as another name to whoever takes its bytes as they stand.
+        assert_eq!(of(0x1E, b"\0a"), None);
+    }
+
+    #[test]
+    fn the_hash_is_that_of_the_signature() {
+        for (signature, length) in [(2, 32), (3, 48), (4, 64), (1, 32), (7, 48)] {
+            let bound = end_point(&certificate(b"", SIGNATURES[signature].0)).unwrap();
+            assert_eq!(bound.len(), length);
+        }
+        let ed25519 = [0x2B, 0x65, 0x70];
+        assert_eq!(end_point(&certificate(b"", &ed25519)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, at in 0_usize..64, byte: u8) {
+            let _ = (end_point(&bytes), common_name(&bytes));
+            let mut near = certificate(&name(COMMON_NAME, UTF8_STRING, b"ada"), SIGNATURES[2].0);
+            if let Some(place) = near.get_mut(at) { *place = byte; }
+            let _ = (end_point(&near), common_name(&near));
+        }
+    }
+}

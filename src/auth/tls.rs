@@ -1,0 +1,300 @@
+//! TLS settings made of PEM texts: what we show and whom we trust, towards clients and towards nodes. Files are read and
+//! sockets spoken to elsewhere.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+};
+
+use super::certificate;
+
+/// How much a connection must prove, in libpq's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsMode {
+    /// No TLS.
+    #[default]
+    Off,
+    /// TLS where the other side wants it.
+    Allow,
+    /// TLS where the other side can.
+    Prefer,
+    /// TLS, whoever the other side is.
+    Require,
+    /// TLS, and the other side's certificate is signed by an authority that we trust.
+    VerifyCa,
+    /// TLS, and the other side's certificate names it besides.
+    VerifyFull,
+}
+
+/// The oldest TLS that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2
+    #[default]
+    V1_2,
+    /// 1.3
+    V1_3,
+}
+
+/// What a TLS setting is made of; texts are PEM.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TlsTexts<'a> {
+    /// Our certificate, and those of the authorities between it and the root.
+    pub certificate: Option<&'a [u8]>,
+    /// Its private key, not encrypted.
+    pub key: Option<&'a [u8]>,
+    /// Certificates of the authorities that the other side's must be signed by.
+    pub authorities: Option<&'a [u8]>,
+}
+
+/// TLS towards clients.
+#[derive(Clone)]
+pub struct ClientTls {
+    mode: TlsMode,
+    config: Arc<ServerConfig>,
+    end_point: Option<Arc<[u8]>>,
+}
+
+/// TLS towards nodes.
+#[derive(Clone, Default)]
+pub struct NodeTls {
+    mode: TlsMode,
+    config: Option<Arc<ClientConfig>>,
+}
+
+/// The protocol's name in TLS itself (ALPN), which a client that begins with TLS must give.
+pub const ALPN: &[u8] = b"postgresql";
+
+impl ClientTls {
+    /// Checks that everything fits together.
+    pub fn new(mode: TlsMode, oldest: TlsVersion, texts: TlsTexts<'_>) -> Result<Self, TlsProblem> {
+        let chain = certificates(texts.certificate.ok_or(TlsProblem::CertificateMissing)?)?;
+        let key = private_key(texts.key.ok_or(TlsProblem::KeyMissing)?)?;
+        let provider = Arc::new(ring::default_provider());
+        let verifier = match texts.authorities {
+            Some(authorities) => {
+                let roots = Arc::new(roots(authorities)?);
+                let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+                let builder = if mode >= TlsMode::VerifyCa { builder } else { builder.allow_unauthenticated() };
+                builder.build().map_err(|_| TlsProblem::Authorities)?
+            }
+            None if mode >= TlsMode::VerifyCa => return Err(TlsProblem::AuthoritiesMissing),
+            None => WebPkiClientVerifier::no_client_auth(),
+        };
+        let end_point = chain.first().and_then(|first| certificate::end_point(first)).map(Arc::from);
+        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions(oldest));
+        let builder = builder.map_err(TlsProblem::Refused)?.with_client_cert_verifier(verifier);
+        let mut config = builder.with_single_cert(chain, key).map_err(TlsProblem::Pair)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // A client comes once and stays: tickets to come back cheaply would be memory for nothing.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        Ok(Self { mode, config: Arc::new(config), end_point })
+    }
+
+    /// How much a client must prove.
+    pub fn mode(&self) -> TlsMode {
+        self.mode
+    }
+
+    /// For the handshake.
+    pub fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+
+    /// What SCRAM is bound to, if our certificate can be.
+    pub fn end_point(&self) -> Option<&Arc<[u8]>> {
+        self.end_point.as_ref()
+    }
+}
+
+impl NodeTls {
+    /// Checks that everything fits together.
+    pub fn new(mode: TlsMode, oldest: TlsVersion, texts: TlsTexts<'_>) -> Result<Self, TlsProblem> {
+        if mode == TlsMode::Off {
+            return Ok(Self::default());
+        }
+        let provider = Arc::new(ring::default_provider());
+        let roots = match texts.authorities {
+            Some(authorities) => Some(roots(authorities)?),
+            None if mode >= TlsMode::VerifyCa => return Err(TlsProblem::AuthoritiesMissing),
+            None => None,
+        };
+        // As libpq: whoever names authorities wants them to count, also with `require`.
+        let names_it = mode == TlsMode::VerifyFull;
+        let verifier = NodeVerifier { roots, names_it, provider: Arc::clone(&provider) };
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions(oldest));
+        let builder = builder.map_err(TlsProblem::Refused)?;
+        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match (texts.certificate, texts.key) {
+            (None, None) => builder.with_no_client_auth(),
+            (Some(chain), Some(key)) => {
+                builder.with_client_auth_cert(certificates(chain)?, private_key(key)?).map_err(TlsProblem::Pair)?
+            }
+            (Some(_), None) => return Err(TlsProblem::KeyMissing),
+            (None, Some(_)) => return Err(TlsProblem::CertificateMissing),
+        };
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Self { mode, config: Some(Arc::new(config)) })
+    }
+
+    /// How much a node must prove.
+    pub fn mode(&self) -> TlsMode {
+        self.mode
+    }
+
+    /// For the handshake; None: no TLS.
+    pub fn config(&self) -> Option<&Arc<ClientConfig>> {
+        self.config.as_ref()
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientTls({:?})", self.mode)
+    }
+}
+
+impl fmt::Debug for NodeTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeTls({:?})", self.mode)
+    }
+}
+
+/// What is wrong with TLS settings.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TlsProblem {
+    /// A key without it, or a server without it.
+    #[error("a certificate is needed")]
+    CertificateMissing,
+    /// A certificate without it.
+    #[error("the certificate's private key is needed")]
+    KeyMissing,
+    /// Nobody could be verified.
+    #[error("the certificates of the authorities to trust are needed")]
+    AuthoritiesMissing,
+    /// Not PEM, or none in it.
+    #[error("there is no PEM certificate in it")]
+    Certificate,
+    /// Not PEM, none in it, or an encrypted one.
+    #[error("there is no unencrypted PEM private key in it")]
+    Key,
+    /// Not PEM, none in it, or one that cannot be an authority's.
+    #[error("there is no PEM certificate of an authority in it")]
+    Authorities,
+    /// The key is not the certificate's, or of a kind that is not supported.
+    #[error("certificate and key do not fit: {0}")]
+    Pair(#[source] rustls::Error),
+    /// The library refuses the settings as a whole.
+    #[error("refused: {0}")]
+    Refused(#[source] rustls::Error),
+}
+
+fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static FROM_1_2: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+    static FROM_1_3: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
+    match oldest {
+        TlsVersion::V1_2 => &FROM_1_2,
+        TlsVersion::V1_3 => &FROM_1_3,
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    chain.ok().filter(|chain| !chain.is_empty()).ok_or(TlsProblem::Certificate)
+}
+
+fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsProblem> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|_| TlsProblem::Key)
+}
+
+fn roots(pem: &[u8]) -> Result<RootCertStore, TlsProblem> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(pem).map_err(|_| TlsProblem::Authorities)? {
+        roots.add(authority).map_err(|_| TlsProblem::Authorities)?;
+    }
+    Ok(roots)
+}
+
+/// Trusts a node's certificate as far as the mode says: anybody's, one of our authorities, or that and its own name.
+#[derive(Debug)]
+struct NodeVerifier {
+    roots: Option<RootCertStore>,
+    names_it: bool,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for NodeVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(roots) = &self.roots {
+            let certificate = ParsedCertificate::try_from(end_entity)?;
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+            if self.names_it {
+                verify_server_name(&certificate, server_name)?;
+            }
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let nothing = TlsTexts::default();
+        let garbage = TlsTexts { certificate: Some(b"no"), key: Some(b"no"), authorities: Some(b"no") };
+        let client = |texts| ClientTls::new(TlsMode::Require, TlsVersion::V1_2, texts).unwrap_err();
+        assert_eq!(client(nothing), TlsProblem::CertificateMissing);
+        assert_eq!(client(garbage), TlsProblem::Certificate);
+        let node = |mode, texts| NodeTls::new(mode, TlsVersion::V1_2, texts).map(|tls| tls.mode());
+        assert_eq!(node(TlsMode::VerifyCa, nothing), Err(TlsProblem::AuthoritiesMissing));
+        assert_eq!(node(TlsMode::Prefer, garbage), Err(TlsProblem::Authorities));
+        let half = TlsTexts { authorities: None, key: None, ..garbage };
+        assert_eq!(node(TlsMode::Require, half), Err(TlsProblem::KeyMissing));
+        assert_eq!(node(TlsMode::Require, nothing), Ok(TlsMode::Require));
+        assert_eq!(node(TlsMode::Off, garbage), Ok(TlsMode::Off));
+    }
+}

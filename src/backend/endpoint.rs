@@ -1,0 +1,178 @@
+//! How a node is reached: its address, and TLS on the way there.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::connect::ConnectError;
+use crate::auth::NodeTls;
+use crate::net::Stream;
+use crate::wire::startup;
+
+/// How a node is reached; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// `host:port`, the name resolved for every connection; or `/folder:port`, a socket in the file system.
+    pub address: Arc<str>,
+    /// Shared by all who connect to the cluster, so that new settings are everybody's at once.
+    tls: Arc<ArcSwap<NodeTls>>,
+}
+
+/// What is asked of one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Without TLS.
+    Plain,
+    /// With TLS if the node has it.
+    EncryptedIfPossible,
+    /// With TLS.
+    Encrypted,
+}
+
+impl Endpoint {
+    /// This address, with the TLS settings that are in force when a connection is made.
+    pub fn new(address: Arc<str>, tls: Arc<ArcSwap<NodeTls>>) -> Self {
+        Self { address, tls }
+    }
+
+    /// This address, without TLS.
+    pub fn plain(address: Arc<str>) -> Self {
+        Self::new(address, Arc::default())
+    }
+
+    /// The TLS settings in force.
+    pub fn tls(&self) -> Arc<NodeTls> {
+        self.tls.load_full()
+    }
+
+    /// A connection on which nothing of PostgreSQL has been said yet.
+    pub async fn open(&self, tls: &NodeTls, way: Way) -> Result<Stream, ConnectError> {
+        if let Some(path) = socket_path(&self.address) {
+            // As libpq: who can read the file system's sockets can read the server's memory.
+            return UnixStream::connect(path).await.map(Stream::from).map_err(refusal);
+        }
+        let mut stream = open_tcp(&self.address).await?;
+        let Some(config) = tls.config().filter(|_| way != Way::Plain) else { return Ok(stream.into()) };
+        match ask_for_tls(&mut stream).await? {
+            b'S' => {
+                let name = server_name(&self.address)?;
+                Stream::from(stream).connect(config, name).await.map_err(handshake_failure)
+            }
+            b'N' if way == Way::EncryptedIfPossible => Ok(stream.into()),
+            b'N' => Err(ConnectError::Tls(io::Error::other("it does not speak TLS"))),
+            // The beginning of an error, from before it knew what we speak: what it says comes again without TLS.
+            _ => Err(ConnectError::Tls(io::Error::other("it refused the request for TLS"))),
+        }
+    }
+}
+
+/// Where the socket of an address like `/run/postgresql:5432` is.
+fn socket_path(address: &str) -> Option<PathBuf> {
+    let (folder, port) = address.rsplit_once(':').filter(|_| address.starts_with('/'))?;
+    Some(PathBuf::from(folder).join(format!(".s.PGSQL.{port}")))
+}
+
+/// Asks and reads one byte: what an attacker sends along behind it is read as TLS, and refused as such.
+async fn ask_for_tls(stream: &mut TcpStream) -> Result<u8, ConnectError> {
+    let mut request = BytesMut::new();
+    startup::put_ssl_request(&mut request);
+    stream.write_all(&request).await.map_err(ConnectError::Io)?;
+    stream.read_u8().await.map_err(ConnectError::Io)
+}
+
+/// What a node's certificate must name: the host as it is configured.
+fn server_name(address: &str) -> Result<ServerName<'static>, ConnectError> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(ServerName::from(address));
+    }
+    let name = host.strip_suffix('.').unwrap_or(host).to_owned();
+    ServerName::try_from(name).map_err(|error| ConnectError::Tls(io::Error::other(error)))
+}
+
+/// What TLS itself finds wrong stays wrong; a connection that broke may not break again.
+fn handshake_failure(error: io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::InvalidData => ConnectError::Tls(error),
+        _ => ConnectError::Io(error),
+    }
+}
+
+/// Tries every address of the name; the last one's failure counts.
+async fn open_tcp(address: &str) -> Result<TcpStream, ConnectError> {
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(ConnectError::Dns)?.collect();
+    let mut failure = ConnectError::Dns(io::ErrorKind::NotFound.into());
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                prepare(&stream).map_err(ConnectError::Io)?;
+                return Ok(stream);
+            }
+            Err(error) => failure = refusal(error),
+        }
+    }
+    Err(failure)
+}
+
+/// What it means that nobody took the connection.
+pub(super) fn refusal(error: io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown
+        // A socket in the file system goes with its server.
+        | io::ErrorKind::NotFound => ConnectError::Refused(error),
+        io::ErrorKind::TimedOut => ConnectError::Timeout,
+        _ => ConnectError::Io(error),
+    }
+}
+
+/// Small messages go out at once; a peer that vanished without a word is noticed.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(())
+}
+
+/// Silence after which the kernel asks whether the node is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEPALIVE_RETRIES: u32 = 3;
+/// What we sent and nobody acknowledged for so long ends the connection: as long as keepalive takes, and a little more.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_begins_with_a_slash_is_a_socket_in_a_folder() {
+        assert_eq!(socket_path("/run/pg:5433"), Some("/run/pg/.s.PGSQL.5433".into()));
+        assert_eq!(socket_path("db1:5432"), None);
+    }
+
+    #[test]
+    fn a_certificate_must_name_the_host_as_it_is_configured() {
+        let name = |address| server_name(address).unwrap().to_str().into_owned();
+        assert_eq!(name("db1.example.net:5432"), "db1.example.net");
+        assert_eq!(name("db1.example.net.:5432"), "db1.example.net");
+        assert_eq!(name("127.0.0.1:5432"), "127.0.0.1");
+        assert_eq!(name("[::1]:5432"), "::1");
+    }
+}

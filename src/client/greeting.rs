@@ -1,0 +1,127 @@
+//! A client's first packets: TLS, requests to cancel, and at last what it wants to begin.
+
+use tokio::io::AsyncWriteExt;
+
+use super::farewell::Farewell;
+use super::server::Server;
+use super::worker::Worker;
+use crate::auth::{ClientTls, TlsMode};
+use crate::metrics::{CancelOutcome, Refusal};
+use crate::net::{Beginning, ReadBuffer, Stream};
+use crate::wire::SqlState;
+use crate::wire::startup::{Packet, Startup, StartupError};
+
+/// The first byte of TLS's own handshake; as the first of a length it would be a packet of 360 MB.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// The startup message, and the stream that it came on: TLS by now, if the client wanted it. The stream is taken where
+/// the client is to be told nothing more.
+pub async fn read_startup(
+    place: &mut Option<Stream>,
+    buffer: &mut ReadBuffer,
+    server: &Server,
+    worker: &Worker,
+) -> Result<Startup, Farewell> {
+    let tls = server.tls.clone();
+    let mut has_asked_for_gss = false;
+    loop {
+        let stream = place.as_mut().ok_or(Farewell::Left)?;
+        match read_packet(stream, buffer).await? {
+            First::Packet(Packet::Startup(startup)) => {
+                let is_safe = stream.is_encrypted() || stream.socket().peer_address().is_none();
+                if tls.as_ref().is_some_and(|tls| tls.mode() >= TlsMode::Require) && !is_safe {
+                    worker.metrics.client_refused(Refusal::Tls);
+                    let message = "connections without TLS are not accepted";
+                    return Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message));
+                }
+                return Ok(startup);
+            }
+            First::Packet(Packet::Cancel(key)) => {
+                use crate::backend::cancel::CancelOutcome as Outcome;
+                worker.metrics.cancelled(match server.cancel_keys.cancel(&key).await {
+                    Outcome::Sent => CancelOutcome::Forwarded,
+                    Outcome::Idle => CancelOutcome::Idle,
+                    Outcome::Unknown => CancelOutcome::UnknownKey,
+                    Outcome::Failed => CancelOutcome::Failed,
+                });
+                return Err(Farewell::Cancel);
+            }
+            First::Packet(Packet::SslRequest) => {
+                // Bytes that came along would have been sent in the open, by the client or by somebody in between.
+                if !buffer.is_empty() || stream.is_encrypted() {
+                    return Err(Farewell::NotPostgres);
+                }
+                let accepted = tls.as_ref().filter(|_| stream.socket().peer_address().is_some());
+                stream.write_all(if accepted.is_some() { b"S" } else { b"N" }).await?;
+                if let Some(tls) = accepted {
+                    begin_tls(place, tls, Beginning::Asked, buffer, worker).await?;
+                }
+            }
+            First::Packet(Packet::GssEncRequest) => {
+                if !buffer.is_empty() || has_asked_for_gss {
+                    return Err(Farewell::NotPostgres);
+                }
+                has_asked_for_gss = true;
+                stream.write_all(b"N").await?;
+            }
+            First::Tls => match &tls {
+                Some(tls) if !stream.is_encrypted() => {
+                    begin_tls(place, tls, Beginning::Direct, buffer, worker).await?;
+                }
+                _ => return Err(Farewell::NotPostgres),
+            },
+        }
+    }
+}
+
+/// What a client may begin with.
+enum First {
+    Packet(Packet),
+    /// TLS's own handshake.
+    Tls,
+}
+
+async fn read_packet(stream: &mut Stream, buffer: &mut ReadBuffer) -> Result<First, Farewell> {
+    loop {
+        if buffer.filled().first() == Some(&TLS_HANDSHAKE) {
+            return Ok(First::Tls);
+        }
+        match Packet::read(buffer.filled()) {
+            Ok(Some((packet, size))) => {
+                buffer.consume(size);
+                return Ok(First::Packet(packet));
+            }
+            Ok(None) => {}
+            Err(error @ StartupError::Version { .. }) => {
+                return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, error.to_string()));
+            }
+            Err(StartupError::Length) => return Err(Farewell::NotPostgres),
+            Err(error @ StartupError::Layout) => return Err(Farewell::violation(&error.to_string())),
+        }
+        if buffer.fill(stream).await? == 0 {
+            return Err(Farewell::Left);
+        }
+    }
+}
+
+async fn begin_tls(
+    place: &mut Option<Stream>,
+    tls: &ClientTls,
+    beginning: Beginning,
+    buffer: &mut ReadBuffer,
+    worker: &Worker,
+) -> Result<(), Farewell> {
+    let stream = place.take().ok_or(Farewell::Left)?;
+    match stream.accept(tls, beginning, buffer.filled()).await {
+        Ok(stream) => {
+            buffer.consume(usize::MAX);
+            *place = Some(stream);
+            Ok(())
+        }
+        Err(error) => {
+            worker.metrics.client_refused(Refusal::Tls);
+            tracing::debug!(%error, "a client's TLS handshake failed");
+            Err(Farewell::Left)
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! `[tls]` and `[cluster.tls]`: TLS towards clients and towards nodes. The files are read here, and again by each reload.
+
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::auth::{ClientTls, NodeTls, TlsMode, TlsProblem, TlsTexts, TlsVersion};
+
+use super::document::{Item, Table};
+
+/// Towards clients; None: off.
+pub(super) fn to_clients(root: &Table<'_>, folder: &Path) -> Option<ClientTls> {
+    let section = Section::read(root.section("tls"), folder, "certificate", TlsMode::Allow);
+    if section.mode == TlsMode::Off || section.is_wrong {
+        return None;
+    }
+    ClientTls::new(section.mode, section.oldest, section.texts()).map_err(|problem| section.report(&problem)).ok()
+}
+
+/// Towards the nodes of a cluster.
+pub(super) fn to_nodes(cluster: &Table<'_>, folder: &Path) -> NodeTls {
+    let section = Section::read(cluster.section("tls"), folder, "ca", TlsMode::VerifyFull);
+    if section.is_wrong {
+        return NodeTls::default();
+    }
+    let tls = NodeTls::new(section.mode, section.oldest, section.texts());
+    tls.map_err(|problem| section.report(&problem)).unwrap_or_default()
+}
+
+/// What both sections have.
+struct Section<'d> {
+    mode: TlsMode,
+    oldest: TlsVersion,
+    certificate: Option<PemFile<'d>>,
+    key: Option<PemFile<'d>>,
+    authorities: Option<PemFile<'d>>,
+    mode_item: Option<Item<'d>>,
+    /// A problem is reported already.
+    is_wrong: bool,
+}
+
+/// A file that a setting names; it may hold a private key.
+struct PemFile<'d> {
+    item: Item<'d>,
+    text: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl<'d> Section<'d> {
+    /// Whoever names the file `switch` wants TLS, and gets `mode_with` it unless a mode is written.
+    fn read(table: Table<'d>, folder: &Path, switch: &'static str, mode_with: TlsMode) -> Self {
+        let mode_item = table.get("mode");
+        let default = if table.get(switch).is_some() { mode_with } else { TlsMode::Off };
+        let section = Self {
+            mode: table.choice("mode", &MODES, default),
+            oldest: table.choice("min_version", &VERSIONS, TlsVersion::V1_2),
+            certificate: PemFile::read(&table, "certificate", folder),
+            key: PemFile::read(&table, "key", folder),
+            authorities: PemFile::read(&table, "ca", folder),
+            mode_item,
+            is_wrong: false,
+        };
+        let files = [&section.certificate, &section.key, &section.authorities];
+        let is_wrong = files.into_iter().flatten().any(|file| file.text.is_none());
+        table.finish();
+        Self { is_wrong, ..section }
+    }
+
+    fn texts(&self) -> TlsTexts<'_> {
+        fn text<'t>(file: &'t Option<PemFile<'_>>) -> Option<&'t [u8]> {
+            file.as_ref()?.text.as_ref().map(|text| &***text)
+        }
+        TlsTexts { certificate: text(&self.certificate), key: text(&self.key), authorities: text(&self.authorities) }
+    }
+
+    fn report(&self, problem: &TlsProblem) {
+        let place = match problem {
+            TlsProblem::Certificate | TlsProblem::KeyMissing => &self.certificate,
+            TlsProblem::Key | TlsProblem::Pair(_) | TlsProblem::CertificateMissing => &self.key,
+            TlsProblem::Authorities => &self.authorities,
+            TlsProblem::AuthoritiesMissing | TlsProblem::Refused(_) => &None,
+        };
+        let place = place.as_ref().map(|file| &file.item).or(self.mode_item.as_ref());
+        let any = [&self.certificate, &self.key, &self.authorities].into_iter().flatten().next();
+        if let Some(item) = place.or(any.map(|file| &file.item)) {
+            item.problem(problem.to_string(), None);
+        }
+    }
+}
+
+impl<'d> PemFile<'d> {
+    fn read(table: &Table<'d>, key: &'static str, folder: &Path) -> Option<Self> {
+        let item = table.get(key)?;
+        let path = item.text().map(|path| folder.join(path));
+        let text = path.and_then(|path| match std::fs::read(&path) {
+            Ok(text) => Some(Zeroizing::new(text)),
+            Err(error) => {
+                item.problem(format!("{} cannot be read: {error}", path.display()), None);
+                None
+            }
+        });
+        Some(Self { item, text })
+    }
+}
+
+const MODES: [(&str, TlsMode); 6] = [
+    ("off", TlsMode::Off),
+    ("allow", TlsMode::Allow),
+    ("prefer", TlsMode::Prefer),
+    ("require", TlsMode::Require),
+    ("verify-ca", TlsMode::VerifyCa),
+    ("verify-full", TlsMode::VerifyFull),
+];
+
+const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];

@@ -1,0 +1,316 @@
+//! A connection's stream of bytes: a socket, or TLS over one. One type for both, so that the plain way costs a look at
+//! which it is and no more.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::tls::Tls;
+use crate::auth::certificate;
+use crate::auth::tls::{ALPN, ClientTls};
+
+/// A socket, or TLS over one.
+#[derive(Debug)]
+pub enum Stream {
+    /// A socket.
+    Plain(Socket),
+    /// TLS over a socket.
+    Tls(Box<Tls>),
+}
+
+/// A socket that is watched by a reactor.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A socket in the file system.
+    Unix(UnixStream),
+}
+
+/// A socket that no reactor watches: on its way from one thread to another, or a second handle.
+#[derive(Debug)]
+pub enum Unwatched {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// A socket in the file system.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// How a client has begun to speak TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// It has asked for it in PostgreSQL's protocol.
+    Asked,
+    /// With TLS's own first byte: it must say inside what it wants to speak.
+    Direct,
+}
+
+impl Stream {
+    /// TLS as a server, over a plain stream; `early` is what came on it already.
+    pub async fn accept(self, tls: &ClientTls, beginning: Beginning, early: &[u8]) -> io::Result<Self> {
+        let Self::Plain(socket) = self else { return Err(io::Error::other("TLS within TLS")) };
+        let tls = Tls::accept(socket, tls.config(), early).await?;
+        if beginning == Beginning::Direct && tls.protocol() != Some(ALPN) {
+            let why = "direct TLS connection request without ALPN protocol negotiation extension";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        Ok(Self::Tls(Box::new(tls)))
+    }
+
+    /// TLS as a client of the server of this name, over a plain stream.
+    pub async fn connect(self, config: &Arc<rustls::ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
+        let Self::Plain(socket) = self else { return Err(io::Error::other("TLS within TLS")) };
+        Ok(Self::Tls(Box::new(Tls::connect(socket, config, name).await?)))
+    }
+
+    /// Something can be read, or the other side has closed.
+    #[inline]
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => socket.poll_read_ready(cx),
+            Self::Tls(tls) => tls.poll_read_ready(cx),
+        }
+    }
+
+    /// Nothing has come, neither bytes nor the end. Costs no system call when nothing has. Call it between exchanges
+    /// only: whoever waits for bytes is not woken any more.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        if self.poll_read_ready(&mut context).is_pending() {
+            return true;
+        }
+        let mut byte = [0; 1];
+        Pin::new(self).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// From now on the present reactor watches it.
+    pub fn adopt(self) -> io::Result<Self> {
+        match self {
+            Self::Plain(socket) => Ok(Self::Plain(socket.unwatched()?.watched()?)),
+            Self::Tls(mut tls) => {
+                tls.adopt()?;
+                Ok(Self::Tls(tls))
+            }
+        }
+    }
+
+    /// A second handle to the socket: shutting it down ends the first.
+    pub fn second_handle(&self) -> io::Result<Unwatched> {
+        self.socket().second_handle()
+    }
+
+    /// The socket below.
+    pub fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => tls.socket(),
+        }
+    }
+
+    /// The connection is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// The TLS version, where it is TLS.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => Some(tls.version()),
+        }
+    }
+
+    /// The common name of the certificate that the other side has shown, and that was verified.
+    pub fn peer_name(&self) -> Option<String> {
+        certificate::common_name(self.peer_certificate()?)
+    }
+
+    /// What SCRAM is bound to on the client's side: the certificate that the server has shown.
+    pub fn peer_end_point(&self) -> Option<Box<[u8]>> {
+        certificate::end_point(self.peer_certificate()?)
+    }
+
+    /// The certificate that the other side has shown.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => tls.peer_certificate().map(|certificate| &**certificate),
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Plain(Socket::Tcp(stream))
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Self::Plain(Socket::Unix(stream))
+    }
+}
+
+impl Socket {
+    #[inline]
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    /// Takes it away from its reactor.
+    pub fn unwatched(self) -> io::Result<Unwatched> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(Unwatched::Tcp),
+            Self::Unix(stream) => stream.into_std().map(Unwatched::Unix),
+        }
+    }
+
+    /// A second handle.
+    pub(super) fn second_handle(&self) -> io::Result<Unwatched> {
+        let handle = socket2::SockRef::from(self).try_clone()?;
+        Ok(match self {
+            Self::Tcp(_) => Unwatched::Tcp(handle.into()),
+            Self::Unix(_) => Unwatched::Unix(handle.into()),
+        })
+    }
+
+    /// The other side's address; None on a socket in the file system.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Our own address; None on a socket in the file system.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Unwatched {
+    /// From now on the present reactor watches it.
+    pub fn watched(self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
+            Self::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+        }
+    }
+
+    /// Ends the connection, for every handle.
+    pub fn end(&self) {
+        // An error means that it has ended already.
+        let _ = match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+impl From<std::net::TcpStream> for Unwatched {
+    fn from(stream: std::net::TcpStream) -> Self {
+        Self::Tcp(stream)
+    }
+}
+
+impl From<std::os::unix::net::UnixStream> for Unwatched {
+    fn from(stream: std::os::unix::net::UnixStream) -> Self {
+        Self::Unix(stream)
+    }
+}
+
+impl AsyncRead for Socket {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, out),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, out),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, out),
+            Self::Tls(tls) => tls.poll_read(cx, out),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(tls) => tls.poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Neither kind keeps anything back: see [`Tls`].
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(tls) => tls.poll_shutdown(cx),
+        }
+    }
+}

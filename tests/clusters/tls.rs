@@ -1,0 +1,182 @@
+//! TLS on both legs, with real clients and real servers: modes, certificates, SCRAM bound to them.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use postgres::Client;
+use trunkline::demo::cluster::{Cluster, Shape};
+use trunkline::demo::installation::Installation;
+
+use crate::certificates::{Authority, server_settings};
+use crate::fixture::{Proxy, cluster, limited, shape};
+
+/// A cluster, an authority, and Trunkline that shows a certificate of it in this mode.
+fn with_tls(mode: &str) -> (Cluster, Authority, Proxy) {
+    let cluster = cluster();
+    let authority = Authority::new(cluster.folder().join("tls"));
+    let (certificate, key) = authority.sign("server");
+    let settings = format!(
+        "[tls]\nmode = {mode:?}\ncertificate = {certificate:?}\nkey = {key:?}\nca = {:?}",
+        authority.certificate()
+    );
+    let proxy = Proxy::start(&cluster, &settings);
+    (cluster, authority, proxy)
+}
+
+/// psql with a connection string, and what it says to `select 'served'`.
+fn psql(port: u16, settings: &str) -> Output {
+    let mut psql: Command = Installation::find().unwrap().command("psql");
+    let target =
+        format!("host=localhost hostaddr=127.0.0.1 port={port} user=bench password=bench dbname=bench {settings}");
+    psql.args(["-X", "-A", "-t", "-c", "select 'served'"]).arg(target).env("PGCONNECT_TIMEOUT", "10");
+    // Whatever certificates root keeps at home, PostgreSQL's user may not look.
+    psql.env("HOME", "/nonexistent");
+    psql.output().unwrap()
+}
+
+fn is_served(port: u16, settings: &str) -> bool {
+    psql(port, settings).status.success()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A copy of a key that psql, which runs as PostgreSQL's user, may read.
+fn for_psql((certificate, key): (std::path::PathBuf, std::path::PathBuf)) -> String {
+    Installation::find().unwrap().own(&key).unwrap();
+    format!("sslcert={} sslkey={}", certificate.display(), key.display())
+}
+
+#[test]
+fn a_client_may_speak_tls_and_bind_scram_to_our_certificate() {
+    limited(|| {
+        let (_cluster, authority, proxy) = with_tls("allow");
+        let root = format!("sslrootcert={}", authority.certificate().display());
+        for settings in ["sslmode=disable", "sslmode=require", "sslmode=require channel_binding=require"] {
+            assert!(is_served(proxy.port(), settings), "{settings}");
+        }
+        assert!(is_served(proxy.port(), &format!("sslmode=verify-full channel_binding=require {root}")));
+        let wrong = psql(proxy.port(), "sslmode=require channel_binding=require password=wrong");
+        assert!(said(&wrong).contains("password authentication failed for user \"bench\""), "{wrong:?}");
+        let other = Authority::new(authority.certificate().with_file_name("other"));
+        let refused = psql(proxy.port(), &format!("sslmode=verify-full sslrootcert={}", other.certificate().display()));
+        assert!(said(&refused).contains("certificate verify failed"), "{refused:?}");
+    });
+}
+
+#[test]
+fn large_results_and_large_statements_pass_through_tls() {
+    limited(|| {
+        let (_cluster, _authority, proxy) = with_tls("require");
+        let mut psql = Installation::find().unwrap().command("psql");
+        psql.args(["-X", "-A", "-t", "-c", "select repeat('x', 20000000)", "-c", "select 1"]);
+        psql.args(["-c", &format!("select length('{}')", "y".repeat(100_000))]);
+        psql.arg(format!(
+            "host=127.0.0.1 port={} user=bench password=bench dbname=bench sslmode=require",
+            proxy.port()
+        ));
+        let output = psql.env("HOME", "/nonexistent").output().unwrap();
+        assert!(output.stdout.ends_with(b"x\n1\n100000\n"), "{}", said(&output));
+        assert_eq!(output.stdout.len(), 20_000_000 + 10);
+    });
+}
+
+#[test]
+fn where_tls_is_required_nobody_comes_in_without() {
+    limited(|| {
+        let (_cluster, _authority, proxy) = with_tls("require");
+        let refused = psql(proxy.port(), "sslmode=disable");
+        assert!(said(&refused).contains("connections without TLS are not accepted"), "{refused:?}");
+        assert!(is_served(proxy.port(), "sslmode=prefer"));
+        assert!(proxy.metric("trunkline_clients_refused_total", "tls") > 0.0);
+    });
+}
+
+#[test]
+fn where_certificates_are_required_the_name_in_it_must_be_the_users() {
+    limited(|| {
+        let (_cluster, authority, proxy) = with_tls("verify-full");
+        let [ours, another] = ["bench", "mallory"].map(|name| for_psql(authority.sign(name)));
+        let stranger = Authority::new(authority.certificate().with_file_name("strangers"));
+        let forged = for_psql(stranger.sign("bench"));
+        assert!(is_served(proxy.port(), &format!("sslmode=require {ours}")));
+        for refused in [String::new(), another, forged] {
+            let output = psql(proxy.port(), &format!("sslmode=require {refused}"));
+            assert!(!output.status.success(), "{refused}");
+        }
+        assert!(is_served(proxy.port(), &format!("sslmode=require {ours}")));
+    });
+}
+
+#[test]
+fn a_client_may_begin_with_tls_at_once_if_it_says_what_it_speaks() {
+    limited(|| {
+        let (_cluster, _authority, proxy) = with_tls("allow");
+        let begins = |protocols: &[&[u8]]| {
+            let tls = trunkline::auth::NodeTls::new(
+                trunkline::auth::TlsMode::Require,
+                Default::default(),
+                Default::default(),
+            );
+            let mut config = (**tls.unwrap().config().unwrap()).clone();
+            config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            let name = "localhost".try_into().unwrap();
+            let mut connection = rustls::ClientConnection::new(config.into(), name).unwrap();
+            let mut socket = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+            let mut stream = rustls::Stream::new(&mut connection, &mut socket);
+            let mut startup = bytes::BytesMut::new();
+            trunkline::wire::startup::put_startup(&mut startup, [("user", "bench"), ("database", "bench")]);
+            let mut answer = [0; 1];
+            stream.write_all(&startup).is_ok() && stream.read_exact(&mut answer).is_ok() && answer == *b"R"
+        };
+        assert!(begins(&[b"postgresql"]));
+        assert!(!begins(&[]));
+        assert!(!begins(&[b"http/1.1"]));
+    });
+}
+
+/// Three nodes that speak TLS with a certificate of this authority, under these rules.
+fn tls_nodes(authority: &Authority, more: &str) -> Cluster {
+    let files = authority.sign_for_server("node");
+    let settings = server_settings(&files, &authority.certificate()) + more;
+    Cluster::start(&Shape { settings, ..shape() }).unwrap()
+}
+
+fn is_encrypted(client: &mut Client) -> bool {
+    client.query_one("select ssl from pg_stat_ssl where pid = pg_backend_pid()", &[]).unwrap().get(0)
+}
+
+#[test]
+fn nodes_are_spoken_to_as_the_mode_says() {
+    limited(|| {
+        let folder =
+            Installation::find().unwrap().temporary_folder().join(format!("trunkline-tls-{}", std::process::id()));
+        let authority = Authority::new(folder.clone());
+        let _gone = Gone(&folder);
+        let cluster = tls_nodes(&authority, "");
+        let ca = authority.certificate();
+        for (mode, expected) in [("off", false), ("allow", false), ("prefer", true), ("require", true)] {
+            let proxy = Proxy::start(&cluster, &format!("[cluster.tls]\nmode = {mode:?}"));
+            assert_eq!(is_encrypted(&mut proxy.client()), expected, "{mode}");
+        }
+        for mode in ["verify-ca", "verify-full"] {
+            let proxy = Proxy::start(&cluster, &format!("[cluster.tls]\nmode = {mode:?}\nca = {ca:?}"));
+            let mut client = proxy.client();
+            assert!(is_encrypted(&mut client), "{mode}");
+            let long: String = client.query_one("select repeat('x', 5000000)", &[]).unwrap().get(0);
+            assert_eq!(long.len(), 5_000_000);
+        }
+    });
+}
+
+/// A folder that goes.
+struct Gone<'a>(&'a Path);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.0);
+    }
+}
