@@ -11,9 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminState};
+use crate::catalogs::Catalogs;
 use crate::client::{Fleet, Server};
 use crate::config::{self, Config, Source};
-use crate::metrics::{Metrics, PoolCounts, PoolName, Scrape};
+use crate::metrics::{CatalogCounts, CatalogPicture, Metrics, PoolCounts, PoolName, Scrape};
 use crate::net::listener;
 use crate::reload::{InForce, OnSwap, SetLevel, Standing};
 use crate::routing::Reason;
@@ -68,10 +69,12 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     }
     let admin_listener = config.admin_listen.map(listen).transpose()?;
     let (workers, path) = (config.workers, source.0.clone());
-    let standing = Standing::start(config, source.0);
+    let standing = Standing::start(config, source.0, Catalogs::start()?);
     let in_force = Arc::clone(standing.in_force());
     let shown = Arc::clone(&in_force);
     metrics.add_source(move |scrape| show(&shown.load(), scrape));
+
+    await_catalogs(&in_force.load_full()).await;
 
     let fleet = Arc::new(Fleet::start(workers, &in_force.load_full(), &metrics)?);
     let state = Arc::new(AdminState::new(Arc::clone(&metrics), &in_force.load()));
@@ -91,6 +94,17 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     Ok(())
 }
 
+/// Who comes in the first moment waits in the listener's queue: without the catalogs, its reads would go to the primary.
+async fn await_catalogs(server: &Server) {
+    /// A database that takes longer is served without its catalogs until they are there.
+    const LONGEST: Duration = Duration::from_secs(1);
+    let begun = Instant::now();
+    let all_tried = || server.databases.values().all(|database| database.catalog.was_tried());
+    while !all_tried() && begun.elapsed() < LONGEST {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     listener::listen(address).map_err(|source| Failure::Listen { address, source })
 }
@@ -100,6 +114,21 @@ fn show(server: &Server, scrape: &mut Scrape) {
     server.clusters.iter().for_each(|cluster| scrape.view(&cluster.view.load()));
     for (name, database) in &server.databases {
         scrape.paused(name, database.pause.is_paused());
+        let known = database.catalog.look();
+        let picture = CatalogPicture {
+            is_current: known.picture().is_some(),
+            objects: known.last().map_or(0, |picture| picture.objects()),
+            bytes: known.last().map_or(0, |picture| picture.bytes()),
+        };
+        let upkeep = database.catalog.upkeep();
+        let counts = CatalogCounts {
+            loads: upkeep.loads,
+            confirmations: upkeep.confirmations,
+            failures: upkeep.failures,
+            load_time: upkeep.load_time,
+            age: upkeep.checked.map(|checked| checked.elapsed()),
+        };
+        scrape.catalog(name, picture, counts);
     }
     for (key, counts) in server.pools.counts() {
         let Some(cluster) = server.clusters.iter().find(|cluster| cluster.number == key.cluster) else { continue };

@@ -6,6 +6,7 @@ pub mod topology;
 pub mod wire;
 
 pub mod balancing;
+pub mod catalog;
 
 pub mod routing;
 
@@ -17,6 +18,7 @@ pub mod net;
 
 pub mod backend;
 
+pub mod catalogs;
 pub mod client;
 pub mod monitor;
 

@@ -14,6 +14,7 @@ use tokio::io::AsyncWriteExt;
 use super::acquire::{Acquired, Refusal, target};
 use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
+use super::last_path::LastPath;
 use super::relay::Relayed;
 use super::server::{Database, Server};
 use super::welcome::Reported;
@@ -25,7 +26,7 @@ use crate::backend::{Lease, Pool};
 use crate::config::PoolMode;
 use crate::metrics::{LoginFailure, Loss as LossCount, Refusal as RefusalCause, Retry, Target, Violator};
 use crate::net::{ReadBuffer, Stream};
-use crate::routing::{Intent, Reason, safety};
+use crate::routing::{Catalog, Intent, Reason, safety};
 use crate::session::failure::Circumstances;
 use crate::session::translate::{DISCARD_SEQUENCES, Message};
 use crate::session::{End, Held, Loss, Session, SessionId, Surroundings};
@@ -48,6 +49,7 @@ pub struct Client {
     pub(super) dropping: usize,
     /// Nodes that were lost while they had the present unit: it is run again elsewhere.
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
+    paths: LastPath,
     place: Place,
 }
 
@@ -187,6 +189,7 @@ impl Client {
             cancellable,
             dropping: 0,
             lost_on: SmallVec::new(),
+            paths: LastPath::default(),
             place,
         }
     }
@@ -385,12 +388,19 @@ impl Client {
             Some(held) if held.role == Role::Primary => Held::Primary,
             Some(_) => Held::Replica,
         };
+        let known = self.database.catalog.look();
+        let resolved = known.picture().map(|picture| self.paths.resolve(picture, &self.session));
+        let catalog = match (known.picture(), &resolved) {
+            (Some(picture), Some(resolved)) => Catalog::Known { picture, path: &resolved.path, key: resolved.key },
+            _ => Catalog::Unknown,
+        };
         let (worker, dialect) = (&self.worker, self.session.dialect());
         let mut around = Surroundings {
             classify: &mut |text| worker.classify(text, dialect),
             rules: &self.server.rules,
             reads: self.server.reads,
             held,
+            catalog,
         };
         let body = message.get(frame::HEADER..).unwrap_or_default();
         match missing {
@@ -517,6 +527,7 @@ impl Client {
             self.session.keep_lease();
         }
         self.worker.metrics.statement_routed(target(role), reason.index());
+        self.session.served_on(if role == Role::Primary { Held::Primary } else { Held::Replica });
         self.held = Some(HeldLease {
             lease,
             role,
@@ -768,6 +779,7 @@ impl Client {
             SqlState::SERIALIZATION_FAILURE => Retry::RecoveryConflict,
             _ => Retry::ReadOnly,
         });
+        self.database.catalog.suspected();
         self.session.rewind();
         self.put_back(buffers);
         self.session.gathered.join(Intent::Primary(Reason::Retried));
@@ -786,6 +798,9 @@ impl Client {
     async fn node_lost(&mut self, farewell: Option<SqlState>, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(held) = self.held.take() else { return Ok(()) };
         self.cancellable.runs_nothing();
+        if self.session.may_change_catalog() {
+            self.database.catalog.changed();
+        }
         let (node, now) = (held.lease.node(), Instant::now());
         if held.forwarded {
             self.session.served_by(node, now);
@@ -842,6 +857,9 @@ impl Client {
     /// The conversation is over.
     async fn leave(mut self, farewell: Farewell) {
         self.cancellable.runs_nothing();
+        if self.session.may_change_catalog() {
+            self.database.catalog.changed();
+        }
         self.server.cancel_keys.remove(&self.cancellable);
         if let Some(held) = self.held.take() {
             let is_clean = self.session.may_release() && held.passing_to_node == 0 && held.passing_to_client == 0;

@@ -6,6 +6,7 @@ pub mod farewell;
 pub mod fleet;
 pub mod greeting;
 pub mod handshake;
+mod last_path;
 pub mod pause;
 pub mod relay;
 pub mod server;
@@ -15,5 +16,5 @@ pub mod worker;
 
 pub use fleet::Fleet;
 pub use pause::{Busy, Pause, Paused, Pauses, Scope};
-pub use server::{Cluster, Database, Server, User};
+pub use server::{Cluster, Database, DatabaseCatalog, Server, User};
 pub use worker::Worker;

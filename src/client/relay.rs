@@ -235,6 +235,9 @@ impl Client {
             ends_answered = is_ready;
             at = next;
         }
+        if self.session.take_catalog_change() {
+            self.database.catalog.changed();
+        }
         if held.refused.is_some() {
             buffers.from_node.consume(at);
             buffers.to_client.clear();

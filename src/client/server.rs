@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::pause::{Pause, Pauses};
 use super::welcome::Welcomes;
 use crate::auth::{ClientTls, NodeTls, Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
 use crate::backend::{Endpoint, Gate, Pool, PoolKey, Pools};
+use crate::catalog::{Current, Known, Upkeep};
 use crate::config::{Limits, PoolMode};
 use crate::routing::{Consistency, Reads, RuleSet};
 use crate::topology::{Doubt, NodeId, NodeView, View};
@@ -98,6 +99,49 @@ pub struct Database {
     pub server_name: Arc<str>,
     /// Whether its statements wait.
     pub pause: Arc<Pause>,
+    /// What is known of its objects.
+    pub catalog: DatabaseCatalog,
+}
+
+/// What is known of a database's objects, and whom to tell that it may not be true any more.
+#[derive(Clone, Debug, Default)]
+pub struct DatabaseCatalog {
+    current: Arc<Current>,
+    wake: Arc<Notify>,
+}
+
+impl DatabaseCatalog {
+    /// Reads `current`, and tells `wake`.
+    pub fn new(current: Arc<Current>, wake: Arc<Notify>) -> Self {
+        Self { current, wake }
+    }
+
+    /// What is known now.
+    pub fn look(&self) -> Known {
+        self.current.look()
+    }
+
+    /// What keeping it has come to.
+    pub fn upkeep(&self) -> Upkeep {
+        self.current.upkeep()
+    }
+
+    /// Its catalogs have been asked for, whether they came or not.
+    pub fn was_tried(&self) -> bool {
+        self.current.was_tried()
+    }
+
+    /// A change has been acknowledged by a node, and nobody has been told yet.
+    pub fn changed(&self) {
+        self.current.changed();
+        self.wake.notify_one();
+    }
+
+    /// A node has given an error that another picture might have kept from it.
+    pub fn suspected(&self) {
+        self.current.suspected();
+        self.wake.notify_one();
+    }
 }
 
 /// Who may connect.

@@ -29,6 +29,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::auth::{ClientTls, NodeTls, Secret};
+use crate::catalog::FunctionLists;
 use crate::routing::{Consistency, Reads, RuleSet};
 
 use document::Document;
@@ -236,6 +237,13 @@ pub struct Routing {
     pub max_lag: Duration,
     /// How long one read may wait for a replica to catch up with its session. Default 5 ms, bounds 0 to 1 s.
     pub freshness_wait: Duration,
+    /// A look whether the catalogs have been changed otherwise than through Trunkline, this often. Default 30 s, bounds
+    /// 1 s to 1 day.
+    pub catalog_refresh: Duration,
+    /// `safe_functions`: may run on replicas whatever the catalogs say of them; `primary_functions`: need the primary.
+    /// Names, `schema.name` or patterns with `*`, compared exactly. PostgreSQL's own functions that need the primary
+    /// cannot be made safe. Default none.
+    pub functions: Arc<FunctionLists>,
     /// The rules of all files that `routing.rules` names, in order. Default none.
     pub rules: Arc<RuleSet>,
 }

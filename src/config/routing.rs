@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::catalog::{FunctionLists, FunctionPattern};
 use crate::routing::{Consistency, Reads};
 
-use super::document::{Distinct, Table};
+use super::document::{Distinct, Item, Table};
 use super::problem::Problem;
 use super::{Cluster, Routing, rule_file};
 
@@ -26,12 +27,30 @@ impl Routing {
                 let longest = Duration::from_secs(1);
                 table.duration("freshness_wait", Duration::from_millis(5), Duration::ZERO..=longest)
             },
+            catalog_refresh: table.duration("catalog_refresh", Duration::from_secs(30), Duration::from_secs(1)..=DAY),
+            functions: Arc::new(FunctionLists {
+                safe: read_functions(&table, "safe_functions"),
+                primary: read_functions(&table, "primary_functions"),
+            }),
             rules: Arc::new(rules),
         };
         table.not_there_yet("transactions", "optimistic transactions are");
         table.finish();
         routing
     }
+}
+
+fn read_functions(table: &Table<'_>, key: &'static str) -> Vec<FunctionPattern> {
+    let items = table.get(key).map(|item| item.list("names of functions")).unwrap_or_default();
+    let mut distinct = Distinct::new();
+    let mut read = |item: &Item<'_>| {
+        let name = item.text().filter(|name| distinct.admit(name, item))?;
+        if name.is_empty() || name.split('.').count() > 2 || name.split('.').any(str::is_empty) {
+            item.wrong("a function's name, schema.name, or a pattern with *", None);
+        }
+        Some(FunctionPattern::new(name))
+    };
+    items.iter().filter_map(&mut read).collect()
 }
 
 fn read_rules(

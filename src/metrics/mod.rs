@@ -11,7 +11,7 @@ mod worker;
 pub use histogram::Histogram;
 pub use labels::{CancelOutcome, FreshnessOutcome, LoginFailure, Loss, Refusal, Retry, Target, Violator};
 pub use registry::Metrics;
-pub use scrape::{PoolCounts, PoolName, Scrape};
+pub use scrape::{CatalogCounts, CatalogPicture, PoolCounts, PoolName, Scrape};
 pub use worker::{CacheCounts, Hold, WorkerMetrics};
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One scrape being filled: by the workers' counts, and by those who register a source for what only they can see.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram as HistogramSample, LabelPair, Metric, MetricFamily, MetricType,
@@ -50,7 +51,48 @@ pub struct PoolCounts {
     pub open_failures: u64,
 }
 
+/// The picture of a database's catalogs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CatalogPicture {
+    /// It is believed.
+    pub is_current: bool,
+    /// Relations, functions and types in it.
+    pub objects: usize,
+    /// What it takes.
+    pub bytes: usize,
+}
+
+/// What keeping the picture has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CatalogCounts {
+    /// Pictures loaded.
+    pub loads: u64,
+    /// Looks that found nothing changed.
+    pub confirmations: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// How long the last load took.
+    pub load_time: Duration,
+    /// Since when it was not looked whether the picture is still true; None: there is none.
+    pub age: Option<Duration>,
+}
+
 impl Scrape {
+    /// The catalogs of this configured database.
+    pub fn catalog(&mut self, database: &str, picture: CatalogPicture, counts: CatalogCounts) {
+        self.gauge(&families::CATALOG_CURRENT, &[database], truth(picture.is_current));
+        self.gauge(&families::CATALOG_OBJECTS, &[database], picture.objects as f64);
+        self.gauge(&families::CATALOG_BYTES, &[database], picture.bytes as f64);
+        self.gauge(&families::CATALOG_LOAD, &[database], counts.load_time.as_secs_f64());
+        if let Some(age) = counts.age {
+            self.gauge(&families::CATALOG_AGE, &[database], age.as_secs_f64());
+        }
+        let outcomes = [("loaded", counts.loads), ("unchanged", counts.confirmations), ("failed", counts.failures)];
+        for (outcome, count) in outcomes {
+            self.counter(&families::CATALOG_LOOKS, &[database, outcome], count as f64);
+        }
+    }
+
     /// A cluster's epoch and primary; each node's role, state and lag.
     pub fn view(&mut self, view: &View) {
         let cluster = &*view.cluster;

@@ -153,6 +153,8 @@ fn every_family_can_be_filled() {
         scrape.pool(PoolName { cluster: "main", node: "a:5432", database: "d", user: "u" }, PoolCounts::default());
         scrape.rule_matches("reports", 1);
         scrape.paused("d", false);
+        let counts = CatalogCounts { age: Some(Duration::ZERO), ..CatalogCounts::default() };
+        scrape.catalog("d", CatalogPicture::default(), counts);
     });
     let text = metrics.render();
     for family in families::ALL {

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::auth::NodeTls;
 use crate::backend::{Gate, HoldCause};
+use crate::catalogs::ClusterView;
 use crate::client;
 use crate::config;
 use crate::monitor::{self, Limits, Monitor, MonitorHandle, OnView};
@@ -107,6 +108,12 @@ impl RunningCluster {
             doubt: Box::new(move |node, cause| doubter.doubt(node, cause)),
             groups: self.config.groups.clone(),
         }
+    }
+
+    /// As those see it who read its databases' catalogs.
+    pub(super) fn for_catalogs(&self) -> ClusterView {
+        let handle = self.handle();
+        ClusterView { view: Arc::clone(&handle.view), changed: handle.changed, tls: Arc::clone(&self.tls) }
     }
 
     /// It is watched as this configuration wants it.

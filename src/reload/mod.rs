@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use crate::backend::Pools;
+use crate::catalogs::{self, Catalogs};
 use crate::client::{Fleet, Server};
 use crate::config::{self, Config, Problems};
 use crate::monitor::Limits;
@@ -34,6 +35,7 @@ pub struct Standing {
     config: Config,
     clusters: Vec<RunningCluster>,
     lasting: Lasting,
+    catalogs: Catalogs,
     in_force: InForce,
     next_number: usize,
 }
@@ -58,17 +60,18 @@ pub struct Reloaded {
 
 impl Standing {
     /// Everything that runs by this configuration. Call on the main runtime.
-    pub fn start(config: Config, source: PathBuf) -> Self {
+    pub fn start(config: Config, source: PathBuf, mut catalogs: Catalogs) -> Self {
         let lasting = Lasting::new(Pools::new(server::pool_settings(&config)));
         let start =
             |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), &[], &Arc::default());
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
         clusters.iter().for_each(RunningCluster::take_over);
         let users = server::make_users(&config, &lasting.mock_secret);
-        let server = server::make(&config, users, &clusters, &lasting);
+        let pictures = keep_catalogs(&mut catalogs, &config, &clusters);
+        let server = server::make(&config, users, &clusters, pictures, &lasting);
         let in_force = Arc::new(ArcSwap::from_pointee(server));
         let next_number = clusters.len();
-        Self { source, config, clusters, lasting, in_force, next_number }
+        Self { source, config, clusters, lasting, catalogs, in_force, next_number }
     }
 
     /// What clients share, now and after each reload.
@@ -100,7 +103,8 @@ impl Standing {
         let reloaded = Reloaded { need_restart: changes::need_restart(&self.config, &config) };
 
         let clusters = self.renew_clusters(&config).await;
-        let server = Arc::new(server::make(&config, users, &clusters, &self.lasting));
+        let pictures = keep_catalogs(&mut self.catalogs, &config, &clusters);
+        let server = Arc::new(server::make(&config, users, &clusters, pictures, &self.lasting));
         self.lasting.pools.set(server::pool_settings(&config));
         let before = std::mem::replace(&mut self.clusters, clusters);
         self.clusters.iter().for_each(RunningCluster::take_over);
@@ -167,4 +171,22 @@ impl Standing {
 
 fn limits_of(config: &Config) -> Limits {
     Limits { max_lag: config.routing.max_lag, drain: config.failover.drain }
+}
+
+/// The pictures of every database that clients may ask for.
+fn keep_catalogs<'a>(
+    catalogs: &'a mut Catalogs,
+    config: &Config,
+    clusters: &[RunningCluster],
+) -> &'a [catalogs::Handle] {
+    let wanted = config.databases.iter().filter_map(|database| {
+        let running = clusters.get(database.cluster)?;
+        Some(catalogs::Wanted {
+            cluster: running.number,
+            database: Arc::clone(&database.server_name),
+            monitor: config.clusters.get(database.cluster)?.monitor.clone(),
+            view: running.for_catalogs(),
+        })
+    });
+    catalogs.keep(wanted.collect(), config.routing.catalog_refresh, &config.routing.functions)
 }

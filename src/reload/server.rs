@@ -8,8 +8,9 @@ use super::cluster::RunningCluster;
 use crate::auth::{Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
 use crate::backend::{PoolSettings, Pools};
+use crate::catalogs::Handle;
 use crate::client::welcome::Welcomes;
-use crate::client::{self, Pauses, Server};
+use crate::client::{self, DatabaseCatalog, Pauses, Server};
 use crate::config::{self, Config};
 
 /// What outlives every reload.
@@ -37,11 +38,22 @@ impl Lasting {
 }
 
 /// What clients share by this configuration.
-pub(super) fn make(config: &Config, users: Users, clusters: &[RunningCluster], lasting: &Lasting) -> Server {
+pub(super) fn make(
+    config: &Config,
+    users: Users,
+    clusters: &[RunningCluster],
+    catalogs: &[Handle],
+    lasting: &Lasting,
+) -> Server {
     let databases = config.databases.iter().map(|database| {
+        let number = clusters.get(database.cluster).map(|running| running.number);
+        let is_its = |handle: &&Handle| Some(handle.cluster) == number && handle.database == database.server_name;
+        let catalog = catalogs.iter().find(is_its);
+        let catalog = catalog.map(|handle| DatabaseCatalog::new(Arc::clone(&handle.current), Arc::clone(&handle.wake)));
         let entry = client::Database {
             cluster: database.cluster,
             server_name: Arc::clone(&database.server_name),
+            catalog: catalog.unwrap_or_default(),
             pause: lasting.pauses.of(&database.name),
         };
         (Arc::clone(&database.name), entry)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::safety::ReplicaSafe;
+use crate::catalog::Why;
 use crate::sql::{NeedsPrimary, Pin};
 
 /// Where a statement may go, before any node is looked at.
@@ -141,6 +142,24 @@ reasons! {
     TooLarge = "too_large", "it is too large to be looked at";
     /// See [`NeedsPrimary::UnknownStatement`].
     UnknownStatement = "unknown_statement", "it is a statement that Trunkline does not know";
+    /// The catalogs are not loaded, or have just changed.
+    CatalogUnknown = "catalog_unknown", "the database's catalogs are not known yet or have just changed";
+    /// See [`Why::UnknownRelation`].
+    UnknownRelation = "unknown_relation", "it names a relation that the catalogs do not have";
+    /// See [`Why::Unlogged`].
+    Unlogged = "unlogged", "it reads an unlogged table, which a standby does not have";
+    /// See [`Why::Foreign`].
+    ForeignTable = "foreign_table", "it reads a foreign table";
+    /// See [`Why::View`].
+    View = "view", "it reads a view that calls or reads what needs the primary";
+    /// See [`Why::Policy`].
+    Policy = "policy", "row-level security calls or reads what needs the primary";
+    /// See [`Why::Operator`].
+    Operator = "operator", "it uses an operator or comparison whose function needs the primary";
+    /// See [`Why::Cast`].
+    Cast = "cast", "it may use a cast whose function needs the primary";
+    /// See [`Why::Domain`].
+    Domain = "domain", "it may make a value of a type whose checks need the primary";
     /// A FunctionCall message: what it calls is a number, not a name.
     FunctionCall = "function_call", "a FunctionCall message may do anything";
     /// See [`Pin::Temporary`].
@@ -192,6 +211,24 @@ impl From<&NeedsPrimary> for Reason {
             NeedsPrimary::Unparsed => Self::Unparsed,
             NeedsPrimary::TooLarge => Self::TooLarge,
             NeedsPrimary::UnknownStatement => Self::UnknownStatement,
+        }
+    }
+}
+
+impl From<Why> for Reason {
+    fn from(why: Why) -> Self {
+        match why {
+            Why::Function => Self::Function,
+            Why::UnknownFunction => Self::UnknownFunction,
+            Why::UnknownRelation => Self::UnknownRelation,
+            Why::Relation => Self::Relation,
+            Why::Unlogged => Self::Unlogged,
+            Why::Foreign => Self::ForeignTable,
+            Why::View => Self::View,
+            Why::Policy => Self::Policy,
+            Why::Operator => Self::Operator,
+            Why::Cast => Self::Cast,
+            Why::Domain => Self::Domain,
         }
     }
 }

@@ -14,7 +14,8 @@ pub use place::{Placement, place};
 pub use rules::{RuleSet, Sender};
 pub use safety::ReplicaSafe;
 
-use crate::sql::{PreparedNames, Statement};
+use crate::catalog::{Path, Picture};
+use crate::sql::{MemoKey, PreparedNames, Statement};
 use rules::Action;
 
 /// Where reads go that a replica may answer.
@@ -52,6 +53,26 @@ pub struct Facts<'a> {
     pub serializable_by_default: bool,
     /// What the session has prepared by SQL.
     pub prepared: &'a PreparedNames,
+    /// What is known of the database's objects.
+    pub catalog: Catalog<'a>,
+}
+
+/// What is known of the database's objects by whoever asks for a route.
+#[derive(Clone, Copy, Debug)]
+pub enum Catalog<'a> {
+    /// No catalog is asked: a table is taken for a table, and a function that is not PostgreSQL's own for unknown.
+    NotAsked,
+    /// It is not known yet, or has just changed: nothing is believed of what is not PostgreSQL's own.
+    Unknown,
+    /// What is known.
+    Known {
+        /// The picture in force.
+        picture: &'a Picture,
+        /// Where the session's names are looked for.
+        path: &'a Path,
+        /// The key under which the answer is noted beside the statement, if it may be.
+        key: Option<MemoKey>,
+    },
 }
 
 /// The transaction that a statement is in.

@@ -1,7 +1,10 @@
 //! What must go to the primary whatever rules say; the only maker of the [`ReplicaSafe`] proof.
 
-use super::{Facts, Reason};
-use crate::sql::{Isolation, SessionChange, Statement, TransactionControl, TransactionModes};
+use super::{Catalog, Facts, Reason};
+use crate::catalog::Verdict;
+use crate::sql::{
+    Call, Isolation, Name, NeedsPrimary, Part, SessionChange, Statement, TransactionControl, TransactionModes,
+};
 
 /// The proof that a replica gives the same answer as the primary; only [`prove`] can make it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,9 +20,7 @@ pub fn prove(statement: &Statement, facts: &Facts<'_>) -> Result<ReplicaSafe, Re
     if facts.serializable_by_default {
         return Err(Reason::Serializable);
     }
-    if let Some(why) = statement.needs_primary() {
-        return Err(Reason::from(why));
-    }
+    objects(statement, &facts.catalog)?;
     for part in &statement.parts {
         match &part.transaction {
             TransactionControl::Begin(modes) => begin_on_replica(modes)?,
@@ -38,6 +39,64 @@ pub fn prove(statement: &Statement, facts: &Facts<'_>) -> Result<ReplicaSafe, Re
         }
     }
     Ok(ReplicaSafe(()))
+}
+
+/// Nothing that the statement is or names needs the primary.
+fn objects(statement: &Statement, catalog: &Catalog<'_>) -> Result<(), Reason> {
+    let known = match catalog {
+        Catalog::NotAsked => return statement.needs_primary().map_or(Ok(()), |why| Err(Reason::from(why))),
+        Catalog::Unknown => None,
+        Catalog::Known { .. } => Some(()),
+    };
+    // A function that the text alone does not vouch for, the catalog may.
+    let is_left_open = |why: &&NeedsPrimary| matches!(why, NeedsPrimary::UnknownFunction(_));
+    let mut needs = statement.parts.iter().filter_map(|part| part.needs_primary.as_ref());
+    if let Some(why) = needs.find(|why| known.is_none() || !is_left_open(why)) {
+        return Err(Reason::from(why));
+    }
+    match catalog_verdict(statement, catalog) {
+        Some(verdict) => verdict.why.map_or(Ok(()), |why| Err(Reason::from(why))),
+        None if statement.parts.iter().all(names_nothing) => Ok(()),
+        None => Err(Reason::CatalogUnknown),
+    }
+}
+
+/// What the catalog says of the statement, from its notes or looked up; None while it is not known.
+pub fn catalog_verdict(statement: &Statement, catalog: &Catalog<'_>) -> Option<Verdict> {
+    let Catalog::Known { picture, path, key } = catalog else { return None };
+    if let Some(note) = key.and_then(|key| statement.memo.get(key)) {
+        return Some(Verdict::of_note(note));
+    }
+    let verdict = picture.judge(statement, path);
+    if let Some(key) = *key {
+        statement.memo.set(key, verdict.to_note());
+    }
+    Some(verdict)
+}
+
+/// The statement may change the catalogs. While they are not known, whatever calls an unknown function may.
+pub fn may_change_catalog(statement: &Statement, catalog: &Catalog<'_>) -> bool {
+    catalog_verdict(statement, catalog).map_or_else(
+        || {
+            let is_unknown = |part: &Part| matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_)));
+            statement.parts.iter().any(|part| part.changes_catalog || is_unknown(part))
+        },
+        |verdict| verdict.changes_catalog,
+    )
+}
+
+/// Whatever the catalogs say, it means the same: no relation, and no call or operator that a user's own could be meant by.
+fn names_nothing(part: &Part) -> bool {
+    let takes_nothing = |call: &Call| call.arguments.as_ref().is_some_and(|arguments| arguments.is_empty());
+    part.tables.iter().all(|table| table.schema.as_deref() == Some("pg_catalog") || table.name.starts_with("pg_"))
+        && part.calls.iter().all(|call| takes_nothing(call) || is_of_system(&call.name))
+        && part.operators.is_empty()
+        && part.types.iter().all(is_of_system)
+        && part.attributes.is_empty()
+}
+
+fn is_of_system(name: &Name) -> bool {
+    name.schema.as_deref() == Some("pg_catalog")
 }
 
 /// The string begins a READ ONLY transaction that a replica can hold.
@@ -72,16 +131,14 @@ fn executes_on_replica(change: &SessionChange, statement: &Statement, facts: &Fa
         _ => return Ok(()),
     };
     let in_string = statement.parts.iter().flat_map(|part| &part.session).find_map(|change| match change {
-        SessionChange::Prepare { name: prepared, needs_primary, .. } if prepared == name => {
-            Some(needs_primary.as_ref())
-        }
+        SessionChange::Prepare { name: prepared, statement, .. } if prepared == name => Some(statement),
         _ => None,
     });
-    let known = facts.prepared.get(name).map(|prepared| prepared.needs_primary.as_ref());
-    // Both may be meant, by the order of the string: the stricter one counts.
-    match (known, in_string) {
-        (Some(Some(why)), _) | (_, Some(Some(why))) => Err(Reason::from(why)),
-        (Some(None), _) | (_, Some(None)) => Ok(()),
-        (None, None) => Err(Reason::UnknownName),
+    let known = facts.prepared.get(name).map(|prepared| &prepared.statement);
+    // Both may be meant, by the order of the string: the stricter one counts. Its names are looked up anew each time.
+    let meant = [known, in_string];
+    if meant.iter().all(Option::is_none) {
+        return Err(Reason::UnknownName);
     }
+    meant.into_iter().flatten().try_for_each(|statement| objects(statement, &facts.catalog))
 }

@@ -32,6 +32,8 @@ pub struct Gathered {
     pub asks_sequence: bool,
     /// Bytes of its last message that have not come yet: it is too large to be waited for.
     pub missing: usize,
+    /// It may change the catalogs.
+    pub may_change_catalog: bool,
     /// BEGIN is in it.
     pub begins: bool,
     /// COMMIT is in it.
@@ -74,6 +76,7 @@ impl Gathered {
         self.executes = false;
         self.commits = false;
         self.begins = false;
+        self.may_change_catalog = false;
         self.asks_sequence = false;
         self.missing = 0;
         self.is_wrong_on_replica = false;

@@ -32,7 +32,10 @@ pub use reply::{Reply, matters};
 pub use reported::{Reported, ReportedAtLogin};
 pub use settings::{Dialect, Settings};
 
-use crate::routing::{Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Sender, intend};
+use crate::catalog::Path;
+use crate::routing::{
+    Catalog, Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Sender, intend, safety,
+};
 use crate::sql::{Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frame;
@@ -87,6 +90,20 @@ pub struct Session {
     reported: Reported,
     reading: Reading,
     dialect: Dialect,
+    catalog: CatalogEffects,
+}
+
+/// What the session has done that catalogs tell of, or that decides how its names are looked up.
+#[derive(Clone, Copy, Debug, Default)]
+struct CatalogEffects {
+    /// Something on its way, or in the open transaction, may change the catalogs.
+    may_change: bool,
+    /// They may have changed, and whoever believes them has not been told yet.
+    has_changed: bool,
+    /// The search path or the role may be another one than the settings say, which follow when the session is idle.
+    path_is_uncertain: bool,
+    /// The lease is on a replica.
+    on_replica: bool,
 }
 
 /// The transaction that the session is in.
@@ -132,6 +149,8 @@ pub struct Surroundings<'a> {
     pub reads: Reads,
     /// The lease held now.
     pub held: Held,
+    /// What is known of the database's objects.
+    pub catalog: Catalog<'a>,
 }
 
 impl Session {
@@ -160,6 +179,7 @@ impl Session {
             flow: Flow::default(),
             reported: Reported::default(),
             dialect: Dialect::default(),
+            catalog: CatalogEffects::default(),
         }
     }
 
@@ -306,6 +326,15 @@ impl Session {
 
     /// One more statement in the unit.
     fn join(&mut self, statement: &Arc<Statement>, text: &[u8], around: &Surroundings<'_>) {
+        self.catalog.path_is_uncertain |= changes_path(statement);
+        let any = Path::any();
+        let catalog = match around.catalog {
+            Catalog::Known { picture, .. } if self.catalog.path_is_uncertain => {
+                Catalog::Known { picture, path: &any, key: None }
+            }
+            catalog => catalog,
+        };
+        self.gathered.may_change_catalog |= safety::may_change_catalog(statement, &catalog);
         let facts = Facts {
             sender: Sender {
                 user: &self.identity.user,
@@ -319,6 +348,7 @@ impl Session {
             transaction: self.in_transaction(around.held),
             serializable_by_default: self.settings.are_serializable(),
             prepared: &self.sql_prepared,
+            catalog,
         };
         let text = if around.rules.rules.is_empty() { "".into() } else { String::from_utf8_lossy(text) };
         let intent = intend(statement, &text, &facts, around.rules);
@@ -446,6 +476,12 @@ impl Session {
         there
     }
 
+    /// The role that the session acts as: what SET ROLE or SET SESSION AUTHORIZATION has made of its user.
+    pub fn role(&self) -> &str {
+        let set = |name| self.settings.get(name).filter(|role| !role.is_empty() && *role != "none");
+        set("role").or_else(|| set("session_authorization")).unwrap_or(&self.identity.user)
+    }
+
     /// The SQL that makes this server connection the session's own; None if it is.
     pub fn replay(&self, known: &Known) -> Option<String> {
         let mut sql = match known.unseen {
@@ -496,10 +532,39 @@ impl Session {
 
     /// The session was served by this node up to now; it is idle.
     pub fn served_by(&mut self, node: crate::topology::NodeId, now: Instant) {
+        self.catalog.path_is_uncertain = false;
         if std::mem::take(&mut self.transaction.may_have_written) {
             self.freshness.wrote(now);
         }
         self.freshness.read(node, now);
+    }
+
+    /// The lease that serves the session from now on.
+    pub fn served_on(&mut self, held: Held) {
+        self.catalog.on_replica = held == Held::Replica;
+    }
+
+    /// The catalogs may have changed since this was asked last: whoever believes them must be told before the client is.
+    pub fn take_catalog_change(&mut self) -> bool {
+        std::mem::take(&mut self.catalog.has_changed)
+    }
+
+    /// Something that is under way may change the catalogs, whatever becomes of it.
+    pub fn may_change_catalog(&self) -> bool {
+        self.catalog.may_change || self.catalog.has_changed
+    }
+
+    /// A statement has ended, or a transaction: what may have changed the catalogs may be there for all to see.
+    fn catalog_settles(&mut self) {
+        if self.transaction.status == TransactionStatus::Idle {
+            self.catalog.has_changed |= self.catalog.may_change;
+            self.catalog.may_change &= !self.owed.is_empty();
+        }
+    }
+
+    /// The statement was proven to be a read, and a replica has answered it.
+    fn is_proven_read(&self) -> bool {
+        self.catalog.on_replica && self.transaction.status == TransactionStatus::Idle
     }
 
     /// Notes what a statement leaves in the session although it has failed: a lock of the session outlives the error.
@@ -513,10 +578,12 @@ impl Session {
     /// Notes what a statement that has been done leaves in the session.
     fn done(&mut self, statement: &Statement, part_index: usize, known: &mut Known) {
         let Some(part) = statement.parts.get(part_index) else { return };
-        if part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain) {
+        let is_proven_read = self.is_proven_read();
+        if !is_proven_read && (part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain)) {
             self.transaction.may_have_written = true;
         }
-        if matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_) | NeedsPrimary::Procedural)) {
+        let is_unseen = matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_) | NeedsPrimary::Procedural));
+        if is_unseen && !is_proven_read {
             known.unseen = Some(self.id);
         }
         if matches!(part.transaction, TransactionControl::Rollback { .. } | TransactionControl::RollbackTo) {
@@ -615,6 +682,18 @@ impl Session {
 /// Puts back whatever a function or procedure may have left behind unseen. What sessions have prepared stays.
 const FORGET_ALL: &str = "RESET SESSION AUTHORIZATION;RESET ALL;CLOSE ALL;UNLISTEN *;\
     SELECT pg_catalog.pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
+
+/// Where names are looked for may be another place after it, or already in it.
+fn changes_path(statement: &Statement) -> bool {
+    let decides = |name: &str| matches!(name, "search_path" | "role" | "session_authorization");
+    statement.parts.iter().any(|part| {
+        part.session.iter().any(|change| match change {
+            SessionChange::Set(name) | SessionChange::SetLocal(name) | SessionChange::Reset(name) => decides(name),
+            SessionChange::ResetAll | SessionChange::DiscardAll => true,
+            _ => false,
+        })
+    })
+}
 
 /// Why a statement that needs the primary cannot be let through to the replica that holds a READ ONLY transaction: the
 /// replica would not refuse it, and its answer would be wrong. Everything else a standby refuses by itself, with

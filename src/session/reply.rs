@@ -54,6 +54,7 @@ impl Session {
                     return Ok(Reply::Hide);
                 }
                 self.completed(known);
+                self.catalog_settles();
                 Ok(Reply::Forward)
             }
             backend::ERROR_RESPONSE => Ok(self.failed(body, known)),
@@ -90,6 +91,7 @@ impl Session {
         if status == TransactionStatus::Idle {
             self.portals.clear();
         }
+        self.catalog_settles();
         self.check_invariants();
         Ok(if owed.asker() == Asker::Us { Reply::Hide } else { Reply::Forward })
     }
@@ -152,6 +154,7 @@ impl Session {
     }
 
     fn failed(&mut self, body: &[u8], known: &mut Known) -> Reply {
+        self.catalog_settles();
         let fields = ErrorFields::read(body);
         if fields.ends_connection() {
             return Reply::NodeEnds(fields.code);

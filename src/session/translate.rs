@@ -38,6 +38,7 @@ impl Session {
             self.drop_gathered(message.tag);
             return Ok(());
         }
+        self.catalog.may_change |= self.gathered.may_change_catalog || message.tag == frontend::FUNCTION_CALL;
         match message.tag {
             frontend::QUERY => self.translate_query(message, known, prepared_limit, out),
             frontend::PARSE => self.translate_parse(Parse::read(message.body)?, known, prepared_limit, out),

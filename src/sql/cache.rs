@@ -221,7 +221,12 @@ impl Entry {
     /// What it takes, about; bytes. A statement that two entries share is counted twice.
     fn cost(&self) -> usize {
         let names = |part: &Part| {
-            part.tables.len() + part.functions.len() + part.operators.len() + part.types.len() + part.attributes.len()
+            part.tables.len()
+                + part.functions.len()
+                + part.calls.len()
+                + part.operators.len()
+                + part.types.len()
+                + part.attributes.len()
         };
         let names: usize = self.statement.parts.iter().map(names).sum();
         size_of::<Self>() + self.bytes.len() + self.statement.parts.len() * size_of::<Part>() + names * NAME_BYTES

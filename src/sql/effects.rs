@@ -5,19 +5,21 @@
 use std::sync::Arc;
 
 use super::functions::{self, Class};
+use super::memo::Memo;
 use super::parse::grammar::{
     self, AExpr, AExprKind, AIndirection, CaseExpr, ColumnRef, CommonTableExpr, DeleteStmt, ExecuteStmt, FuncCall,
-    InsertStmt, IntoClause, JoinExpr, JsonExprOp, JsonFuncExpr, LockingClause, MergeStmt, Node, RangeTableSample,
-    RangeVar, SelectStmt, SortBy, SubLink, SubLinkType, TypeCast, TypeName, UpdateStmt, WithClause, a_const,
-    node::Node as Tree,
+    InsertStmt, IntoClause, JoinExpr, JsonExprOp, JsonFuncExpr, LockingClause, MergeStmt, MinMaxExpr, Node,
+    RangeTableSample, RangeVar, SelectStmt, SortBy, SubLink, SubLinkType, TypeCast, TypeName, UpdateStmt, WindowDef,
+    WithClause, a_const, node::Node as Tree,
 };
 use super::relations;
 use super::settings;
 use super::statement::{
-    CopyDirection, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl,
+    Argument, Call, CopyDirection, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl,
 };
 use super::tree::{Visitor, Walk};
 use super::utility;
+use smallvec::SmallVec;
 
 /// What the tree of `text` is.
 pub(super) fn statement(tree: &grammar::ParseResult, text: &str) -> Statement {
@@ -37,7 +39,7 @@ pub(super) fn statement(tree: &grammar::ParseResult, text: &str) -> Statement {
         effects.into_part(kind)
     });
     let parts = parts.collect();
-    Statement { parts, shape_decides }
+    Statement { parts, shape_decides, memo: Memo::default() }
 }
 
 /// A part that does nothing.
@@ -75,6 +77,8 @@ pub(super) struct Effects<'a> {
     operators: Vec<Name>,
     types: Vec<Name>,
     attributes: Vec<Arc<str>>,
+    calls: Vec<Call>,
+    sorts: bool,
     /// The names of the common table expressions in scope.
     ctes: Vec<String>,
 }
@@ -123,7 +127,25 @@ impl<'a> Effects<'a> {
             operators: self.operators.into(),
             types: self.types.into(),
             attributes: self.attributes.into(),
+            calls: self.calls.into(),
+            sorts: self.sorts,
         }
+    }
+
+    /// What is known of it so far, as a statement of its own.
+    pub(super) fn so_far(&self, kind: Kind) -> Statement {
+        let part = Part {
+            needs_primary: self.needs_primary.clone(),
+            tables: self.tables.as_slice().into(),
+            functions: self.functions.as_slice().into(),
+            calls: self.calls.as_slice().into(),
+            operators: self.operators.as_slice().into(),
+            types: self.types.as_slice().into(),
+            attributes: self.attributes.as_slice().into(),
+            sorts: self.sorts,
+            ..harmless(kind)
+        };
+        Statement { parts: Box::new([part]), shape_decides: false, memo: Memo::default() }
     }
 
     /// It must run on the primary. A reason that a catalog might lift gives way to one that it cannot.
@@ -204,6 +226,12 @@ impl<'a> Effects<'a> {
         add(&mut self.functions, name);
     }
 
+    fn call(&mut self, call: Call) {
+        if !self.calls.contains(&call) {
+            self.calls.push(call);
+        }
+    }
+
     /// `current_setting(…)`.
     fn reads_setting(&mut self, arguments: &[Node]) {
         self.literal_decides = true;
@@ -278,6 +306,11 @@ impl<'a> Effects<'a> {
 
 impl Visitor for Effects<'_> {
     fn select(&mut self, node: &SelectStmt) {
+        self.sorts |= !node.distinct_clause.is_empty()
+            || !node.group_clause.is_empty()
+            || !node.sort_clause.is_empty()
+            || !node.window_clause.is_empty()
+            || node.larg.is_some();
         self.scoped(node);
     }
 
@@ -330,7 +363,10 @@ impl Visitor for Effects<'_> {
 
     fn function_call(&mut self, node: &FuncCall) {
         match name_of(&node.funcname) {
-            Some(name) => self.function(name, &node.args),
+            Some(name) => {
+                self.call(Call { name: name.clone(), arguments: arguments_of(node) });
+                self.function(name, &node.args);
+            }
             None => self.unexpected(),
         }
         node.branches(self);
@@ -345,7 +381,9 @@ impl Visitor for Effects<'_> {
             Ok(JsonExprOp::JsonTableOp) => "json_table",
             Ok(JsonExprOp::Undefined) | Err(_) => return self.unexpected(),
         };
-        add(&mut self.functions, Name { schema: None, name: name.into() });
+        let name = Name { schema: None, name: name.into() };
+        self.call(Call { name: name.clone(), arguments: None });
+        add(&mut self.functions, name);
         node.branches(self);
     }
 
@@ -382,7 +420,10 @@ impl Visitor for Effects<'_> {
     fn table_sample(&mut self, node: &RangeTableSample) {
         match name_of(&node.method) {
             Some(name) if matches!(&*name.name, "system" | "bernoulli") => {}
-            Some(name) => self.function(name, &[]),
+            Some(name) => {
+                self.call(Call { name: name.clone(), arguments: None });
+                self.function(name, &[]);
+            }
             None => self.unexpected(),
         }
         node.branches(self);
@@ -410,7 +451,16 @@ impl Visitor for Effects<'_> {
     }
 
     fn indirection(&mut self, node: &AIndirection) {
-        node.indirection.iter().for_each(|step| self.attribute(step));
+        for step in &node.indirection {
+            self.attribute(step);
+            // `('k').pg_advisory_lock` is a call.
+            if let Some(Tree::String(name)) = &step.node {
+                let name = Name { schema: None, name: name.sval.as_str().into() };
+                if !matches!(functions::class_of(&name), None | Some(Class::Safe | Class::NamesObject)) {
+                    self.require(NeedsPrimary::Function(name.name));
+                }
+            }
+        }
         node.branches(self);
     }
 
@@ -445,6 +495,16 @@ impl Visitor for Effects<'_> {
         node.branches(self);
     }
 
+    fn min_max(&mut self, node: &MinMaxExpr) {
+        self.sorts = true;
+        node.branches(self);
+    }
+
+    fn window(&mut self, node: &WindowDef) {
+        self.sorts |= !node.partition_clause.is_empty() || !node.order_clause.is_empty();
+        node.branches(self);
+    }
+
     fn string(&mut self, node: &grammar::String) {
         // A name, never a literal: pg_temp.f(), pg_temp.t, a type of pg_temp, …
         if relations::is_temporary_schema(&node.sval) {
@@ -455,6 +515,30 @@ impl Visitor for Effects<'_> {
     fn unexpected(&mut self) {
         self.require(NeedsPrimary::UnknownStatement);
         self.literal_decides = true;
+    }
+}
+
+/// What is known of a call's arguments; None where they cannot be counted.
+fn arguments_of(call: &FuncCall) -> Option<SmallVec<[Argument; 4]>> {
+    let is_by_name = |node: &Node| matches!(node.node, Some(Tree::NamedArgExpr(_)));
+    if call.func_variadic || call.agg_within_group || call.args.iter().any(is_by_name) {
+        return None;
+    }
+    Some(call.args.iter().map(argument).collect())
+}
+
+fn argument(node: &Node) -> Argument {
+    match &node.node {
+        Some(Tree::TypeCast(cast)) => {
+            let name = cast.type_name.as_ref().filter(|name| name.array_bounds.is_empty());
+            name.and_then(|name| name_of(&name.names)).map_or(Argument::Unknown, Argument::Cast)
+        }
+        _ => match constant(node) {
+            Some(a_const::Val::Ival(_)) => Argument::Integer,
+            Some(a_const::Val::Fval(_)) => Argument::Number,
+            Some(a_const::Val::Sval(_)) => Argument::Literal,
+            _ => Argument::Unknown,
+        },
     }
 }
 

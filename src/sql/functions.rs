@@ -8,7 +8,7 @@ use super::statement::Name;
 
 /// What calling a function means for routing. A name is judged as the worst of its overloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub enum Class {
     /// A standby gives the same answer.
     Safe,
     /// Safe, but its literal argument names an object.
@@ -33,7 +33,7 @@ pub fn judged(name: &str) -> bool {
 }
 
 /// The judgement of a function as it is named in a call; None for one that is not PostgreSQL's own.
-pub(super) fn class_of(name: &Name) -> Option<Class> {
+pub fn class_of(name: &Name) -> Option<Class> {
     match name.schema.as_deref() {
         None | Some("pg_catalog") => BUILTINS.get(&*name.name).copied(),
         // Its functions are immutable steps of its views, all named like this.

@@ -3,6 +3,7 @@
 mod cache;
 mod effects;
 pub mod functions;
+mod memo;
 mod parse;
 pub mod prepared;
 mod relations;
@@ -11,11 +12,15 @@ mod shape;
 pub mod statement;
 mod tree;
 mod utility;
+pub mod words;
 
 pub use cache::{Cache, Counters};
+pub use memo::{Memo, MemoKey};
 pub use parse::{ParseSettings, classify, classify_bytes, too_large};
 pub use prepared::PreparedNames;
+pub use relations::differs_between_nodes;
+pub use settings::answers_alike;
 pub use statement::{
-    CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl,
-    TransactionModes,
+    Argument, Call, CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement,
+    TransactionControl, TransactionModes,
 };

@@ -1,6 +1,7 @@
 //! Text in, [`Statement`] out. The only file that names pg_query; what a tree means is left to [`super::effects`].
 
 use super::effects;
+use super::memo::Memo;
 use super::statement::{Kind, NeedsPrimary, Part, Statement};
 
 pub(super) use pg_query::protobuf as grammar;
@@ -109,7 +110,7 @@ fn opaque(why: Opaque) -> Statement {
         changes_catalog: true,
         ..effects::harmless(Kind::Unparsed)
     };
-    Statement { parts: Box::new([part]), shape_decides: false }
+    Statement { parts: Box::new([part]), shape_decides: false, memo: Memo::default() }
 }
 
 /// A parse of that much takes tens of milliseconds of one worker's time.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::statement::{NeedsPrimary, SessionChange};
+use super::statement::{NeedsPrimary, SessionChange, Statement};
 
 /// What a session has prepared by SQL and not deallocated; a handful at most, so a list.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,8 @@ pub struct PreparedName {
     pub needs_primary: Option<NeedsPrimary>,
     /// The PREPARE statement, to be run again where it is missing.
     pub text: Arc<str>,
+    /// What it names.
+    pub statement: Arc<Statement>,
 }
 
 impl PreparedNames {
@@ -38,9 +40,13 @@ impl PreparedNames {
     /// Follows a change that the node has confirmed.
     pub fn apply(&mut self, change: &SessionChange) {
         match change {
-            SessionChange::Prepare { name, needs_primary, text } if self.get(name).is_none() => {
-                let (name, needs_primary, text) = (Arc::clone(name), needs_primary.clone(), Arc::clone(text));
-                self.0.push(PreparedName { name, needs_primary, text });
+            SessionChange::Prepare { name, needs_primary, text, statement } if self.get(name).is_none() => {
+                self.0.push(PreparedName {
+                    name: Arc::clone(name),
+                    needs_primary: needs_primary.clone(),
+                    text: Arc::clone(text),
+                    statement: Arc::clone(statement),
+                });
             }
             SessionChange::Deallocate(name) => self.0.retain(|prepared| prepared.name != *name),
             SessionChange::DeallocateAll | SessionChange::DiscardAll => self.0 = Vec::new(),

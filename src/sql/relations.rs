@@ -25,6 +25,11 @@ pub(super) fn judge(name: &Name) -> Judgement {
     }
 }
 
+/// The rows of this relation, PostgreSQL's own by its name, tell of one node.
+pub fn differs_between_nodes(name: &Name) -> bool {
+    judge(name) == Judgement::DiffersBetweenNodes
+}
+
 /// The schema of temporary objects, by its alias or by its name.
 pub(super) fn is_temporary_schema(schema: &str) -> bool {
     schema == "pg_temp" || schema.starts_with("pg_temp_") || schema.starts_with("pg_toast_temp_")

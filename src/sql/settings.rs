@@ -16,10 +16,14 @@ pub(super) enum Scope {
 
 /// SHOW or current_setting of `name`, which is in lower case.
 pub(super) fn read(name: &str, effects: &mut Effects<'_>) {
-    let is_of_session = name.contains('.') || OF_SESSION.binary_search(&name).is_ok();
-    if !is_of_session {
+    if !answers_alike(name) {
         effects.require(NeedsPrimary::NodeSetting(name.into()));
     }
+}
+
+/// Every node answers alike when asked for this setting, which is in lower case.
+pub fn answers_alike(name: &str) -> bool {
+    name.contains('.') || OF_SESSION.binary_search(&name).is_ok()
 }
 
 /// SET or set_config of `name`, which is in lower case, to a value (None: it is not a plain literal).

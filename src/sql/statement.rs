@@ -3,6 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
+use super::memo::Memo;
+
 /// One query string: what each of its statements is. Cheap to share: caches hand out `Arc<Statement>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
@@ -11,6 +15,8 @@ pub struct Statement {
     /// False when another string of the same shape (only literals differ) may be something else: a literal names a
     /// table, a setting or a function's meaning. Such a statement is cached by its exact text only.
     pub shape_decides: bool,
+    /// What a catalog last said of it.
+    pub memo: Memo,
 }
 
 /// One statement of a query string.
@@ -34,12 +40,40 @@ pub struct Part {
     pub tables: Box<[Name]>,
     /// Every function it calls by name, without repeats.
     pub functions: Box<[Name]>,
+    /// The same calls, with their arguments as far as they tell overloads apart, without repeats.
+    pub calls: Box<[Call]>,
     /// Every operator it uses, also those that the grammar implies (`=` of IN, CASE and USING), without repeats.
     pub operators: Box<[Name]>,
     /// Every type it names, in casts and elsewhere, without repeats.
     pub types: Box<[Name]>,
     /// Every `b` of an `a.b` or `(a).b`, without repeats: it may be a function that is called like a column.
     pub attributes: Box<[Arc<str>]>,
+    /// It sorts, groups or compares values in ways that name no operator: ORDER BY, DISTINCT, UNION, GREATEST, …
+    pub sorts: bool,
+}
+
+/// A call of a function by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The function.
+    pub name: Name,
+    /// Its arguments in order; None where they cannot be counted (VARIADIC, by name, `*`).
+    pub arguments: Option<SmallVec<[Argument; 4]>>,
+}
+
+/// What is known of an argument's type from the text alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// An integer literal.
+    Integer,
+    /// Another number.
+    Number,
+    /// A string literal, which takes whatever type is wanted.
+    Literal,
+    /// Cast to this type.
+    Cast(Name),
+    /// Anything else.
+    Unknown,
 }
 
 /// A possibly schema-qualified name as PostgreSQL reads it: folded to lower case unless quoted.
@@ -220,6 +254,8 @@ pub enum SessionChange {
         needs_primary: Option<NeedsPrimary>,
         /// The PREPARE statement itself, to be run again where it is needed.
         text: Arc<str>,
+        /// What it names, to be looked up whenever it is executed.
+        statement: Arc<Statement>,
     },
     /// EXECUTE of this name, also inside EXPLAIN or CREATE TABLE AS.
     Execute(Arc<str>),

@@ -38,6 +38,7 @@ visitor! {
     locking_clause(LockingClause) select_into(IntoClause) table_sample(RangeTableSample)
     case(CaseExpr) join(JoinExpr)
     column(ColumnRef) indirection(AIndirection) operation(AExpr) sublink(SubLink) sort_by(SortBy) string(String)
+    min_max(MinMaxExpr) window(WindowDef)
 }
 
 impl<T: Walk> Walk for Vec<T> {
@@ -127,7 +128,7 @@ tree! {
     CaseWhen(CaseWhen) { expr result } { xpr location }
     RowExpr(RowExpr) { args colnames } { xpr row_typeid row_format location }
     CoalesceExpr(CoalesceExpr) { args } { xpr coalescetype coalescecollid location }
-    MinMaxExpr(MinMaxExpr) { args } { xpr minmaxtype minmaxcollid inputcollid op location }
+    MinMaxExpr(MinMaxExpr) => min_max { args } { xpr minmaxtype minmaxcollid inputcollid op location }
     SqlValueFunction(SqlvalueFunction) {} { xpr op r#type typmod location }
     XmlExpr(XmlExpr) { named_args arg_names args } { xpr op name xmloption indent r#type typmod location }
     JsonFormat(JsonFormat) {} { format_type encoding location }
@@ -156,7 +157,7 @@ tree! {
     ResTarget(ResTarget) { indirection val } { name location }
     MultiAssignRef(MultiAssignRef) { source } { colno ncolumns }
     SortBy(SortBy) => sort_by { node use_op } { sortby_dir sortby_nulls location }
-    WindowDef(WindowDef) { partition_clause order_clause start_offset end_offset } { name refname frame_options
+    WindowDef(WindowDef) => window { partition_clause order_clause start_offset end_offset } { name refname frame_options
         location }
     RangeSubselect(RangeSubselect) { subquery alias } { lateral }
     RangeFunction(RangeFunction) { functions alias coldeflist } { lateral ordinality is_rowsfrom }

@@ -1,16 +1,19 @@
 //! What the statements do that are not queries: transactions, settings, prepared statements, cursors, DDL, …
 
+use std::sync::Arc;
+
 use super::effects::{Effects, boolean_constant, name_of, string_constant};
 use super::parse::grammar::{
-    CopyStmt, DeallocateStmt, DeclareCursorStmt, DefElem, DiscardMode, DiscardStmt, DropStmt, ExplainStmt, Integer,
-    Node, ObjectType, PrepareStmt, TransactionStmt, TransactionStmtKind, VariableSetKind, VariableSetStmt, a_const,
-    node::Node as Tree,
+    CopyStmt, DeallocateStmt, DeclareCursorStmt, DefElem, DiscardMode, DiscardStmt, DoStmt, DropStmt, ExplainStmt,
+    Integer, Node, ObjectType, PrepareStmt, TransactionStmt, TransactionStmtKind, VariableSetKind, VariableSetStmt,
+    a_const, node::Node as Tree,
 };
 use super::settings::{self, Scope};
 use super::statement::{
     CopyDirection, Isolation, Kind, NeedsPrimary, Pin, SessionChange, TransactionControl, TransactionModes,
 };
 use super::tree::Walk;
+use super::{functions, words};
 
 /// What a statement is that is no query, and its effects.
 pub(super) fn statement(node: &Tree, effects: &mut Effects<'_>) -> Kind {
@@ -35,7 +38,11 @@ pub(super) fn statement(node: &Tree, effects: &mut Effects<'_>) -> Kind {
         Tree::ExplainStmt(explain) => explain_statement(explain, effects),
         Tree::CopyStmt(copy) => copy_statement(copy, effects),
         Tree::CallStmt(_) => procedural(Kind::Call, node, effects),
-        Tree::DoStmt(_) => procedural(Kind::Do, node, effects),
+        Tree::DoStmt(block) => {
+            let kind = procedural(Kind::Do, node, effects);
+            effects.changes_catalog = block_changes_catalog(block);
+            kind
+        }
         Tree::ListenStmt(_) => {
             effects.pin(Pin::Listen);
             notification(Kind::Listen, effects)
@@ -83,6 +90,33 @@ fn procedural(kind: Kind, node: &Tree, effects: &mut Effects<'_>) -> Kind {
     effects.commits_inside = true;
     effects.changes_catalog = true;
     needs(NeedsPrimary::Procedural, kind, node, effects)
+}
+
+/// The words of a DO block say so, or leave it open: it runs made-up text, or functions that are not PostgreSQL's own.
+fn block_changes_catalog(block: &DoStmt) -> bool {
+    let options: Vec<_> = definitions(&block.args).collect();
+    let is_sql = options.iter().all(|(name, value)| *name != "language" || value.and_then(text) == Some("plpgsql"));
+    let Some(body) = options.iter().find(|(name, _)| *name == "as").and_then(|(_, value)| value.and_then(text)) else {
+        return true;
+    };
+    let body = words::body(body, words::Quoting::Sql);
+    let calls_unknown = body
+        .statement
+        .parts
+        .iter()
+        .flat_map(|part| &part.functions)
+        .any(|name| functions::class_of(name).is_none() && !KEYWORDS_BEFORE_PARENTHESES.contains(&&*name.name));
+    !is_sql || body.is_dynamic || body.changes_catalog || calls_unknown
+}
+
+/// Words of the language after which a parenthesis opens no call.
+const KEYWORDS_BEFORE_PARENTHESES: &[&str] = &["values", "in", "if", "and", "or", "not", "select", "return", "exists"];
+
+fn text(node: &Node) -> Option<&str> {
+    match &node.node {
+        Some(Tree::String(value)) => Some(&value.sval),
+        _ => None,
+    }
 }
 
 fn control(node: &TransactionStmt, effects: &mut Effects<'_>) -> Kind {
@@ -250,6 +284,7 @@ fn prepare_statement(node: &PrepareStmt, effects: &mut Effects<'_>) -> Kind {
         name: node.name.as_str().into(),
         needs_primary: effects.needs_primary.clone(),
         text: effects.text.into(),
+        statement: Arc::new(effects.so_far(Kind::Execute)),
     };
     effects.session.insert(0, prepare);
     Kind::Prepare

@@ -17,7 +17,10 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use trunkline::admin::{self, AdminState};
 use trunkline::metrics::families::{self, Kind};
-use trunkline::metrics::{CacheCounts, FreshnessOutcome, Histogram, Metrics, PoolCounts, PoolName, Scrape, Target};
+use trunkline::metrics::{
+    CacheCounts, CatalogCounts, CatalogPicture, FreshnessOutcome, Histogram, Metrics, PoolCounts, PoolName, Scrape,
+    Target,
+};
 use trunkline::routing::Reason;
 use trunkline::topology::View;
 
@@ -159,6 +162,8 @@ fn fill(scrape: &mut Scrape, probes: &Histogram) {
     scrape.pool(name, PoolCounts { idle: 1, leased: 2, size: 20, ..PoolCounts::default() });
     scrape.rule_matches("reports", 1);
     scrape.paused("bench", true);
+    let counts = CatalogCounts { age: Some(Duration::from_secs(1)), ..CatalogCounts::default() };
+    scrape.catalog("bench", CatalogPicture::default(), counts);
 }
 
 fn lagging_view() -> View {

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 /// Modules by rank, as in DESIGN: those of one rank do not name each other.
 const RANKS: &[&[&str]] = &[
     &["wire", "sql", "auth", "topology"],
-    &["balancing"],
+    &["balancing", "catalog"],
     &["routing"],
     &["session"],
     &["config", "metrics", "net"],
     &["backend"],
-    &["client", "monitor"],
+    &["client", "monitor", "catalogs"],
     &["admin"],
     &["reload", "drain"],
     &["app", "demo", "explain"],

@@ -1,0 +1,517 @@
+//! From rows to a picture: who calls what is followed until nothing new is found to need the primary.
+
+use hashbrown::{HashMap, HashSet};
+use smallvec::SmallVec;
+
+use super::path::Path;
+use super::picture::{Cast, Function, Operator, PLAIN, Picture, Policy, Relation, Type, is_own};
+use super::{
+    Body, FunctionLists, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind, RelationRow, Volatility, Why,
+};
+use crate::sql::functions::{Class, class_of};
+use crate::sql::{Kind, Name, NeedsPrimary, Statement, answers_alike, differs_between_nodes};
+
+impl Picture {
+    /// The picture that these rows make. `id` is not 0 and unique while the process runs; `changes` says which changes
+    /// the rows show; `seed` is a number that whoever names objects cannot know.
+    pub fn draw(inventory: Inventory, lists: &FunctionLists, id: u32, changes: u64, seed: u64) -> Self {
+        let mut drawing = Drawing::new(Self::new(id, changes, seed), inventory, lists);
+        drawing.frame();
+        drawing.relations();
+        drawing.functions();
+        drawing.types();
+        drawing.operators();
+        while drawing.follow() {}
+        drawing.casts();
+        drawing.picture
+    }
+}
+
+/// A picture being drawn.
+struct Drawing<'a> {
+    picture: Picture,
+    rows: Inventory,
+    lists: &'a FunctionLists,
+    /// Where each function, relation is in the picture.
+    function_places: HashMap<Oid, usize>,
+    relation_places: HashMap<Oid, usize>,
+    operator_functions: HashMap<Oid, (Oid, Oid)>,
+    owners: HashMap<Oid, (Box<str>, bool)>,
+    /// Where the rows are of relations that something can be said of.
+    special_rows: HashMap<Oid, usize>,
+    /// PostgreSQL's own relations whose rows differ between nodes.
+    of_node: HashSet<Oid>,
+    children: HashMap<Oid, Vec<Oid>>,
+    aggregates: HashMap<Oid, Vec<Oid>>,
+}
+
+/// What a tree or body was found to need.
+type Need = Option<Why>;
+
+impl<'a> Drawing<'a> {
+    fn new(picture: Picture, mut rows: Inventory, lists: &'a FunctionLists) -> Self {
+        let mut children: HashMap<Oid, Vec<Oid>> = HashMap::new();
+        for (parent, child) in std::mem::take(&mut rows.children) {
+            children.entry(parent).or_default().push(child);
+        }
+        let mut aggregates: HashMap<Oid, Vec<Oid>> = HashMap::new();
+        for (aggregate, function) in std::mem::take(&mut rows.aggregates) {
+            aggregates.entry(aggregate).or_default().push(function);
+        }
+        let differs = |name: &str| differs_between_nodes(&Name { schema: None, name: name.into() });
+        let of_node = rows.system_relations.iter().filter(|(_, name)| differs(name)).map(|(oid, _)| *oid).collect();
+        let owners = rows.roles.iter().map(|role| (role.oid, (role.name.clone(), role.is_exempt))).collect();
+        Self {
+            picture,
+            rows,
+            lists,
+            function_places: HashMap::new(),
+            relation_places: HashMap::new(),
+            operator_functions: HashMap::new(),
+            owners,
+            special_rows: HashMap::new(),
+            of_node,
+            children,
+            aggregates,
+        }
+    }
+
+    fn frame(&mut self) {
+        let (picture, rows) = (&mut self.picture, &mut self.rows);
+        picture.schemas = std::mem::take(&mut rows.schemas).into_iter().map(|(oid, name)| (name, oid)).collect();
+        picture.exempt_roles = rows.roles.iter().filter(|role| role.is_exempt).map(|role| role.name.clone()).collect();
+        picture.role_paths = std::mem::take(&mut rows.role_paths);
+        picture.database_path = rows.database_path.take();
+        picture.server_path = rows.server_path.take();
+        picture.primary_builtins.clone_from(&self.lists.primary);
+        for (name, arguments) in std::mem::take(&mut rows.builtin_signatures) {
+            picture.builtin_signatures.entry(name).or_default().push(arguments);
+        }
+    }
+
+    fn relations(&mut self) {
+        let special = self.special();
+        let mut types: HashMap<Oid, SmallVec<[Oid; 2]>> = HashMap::new();
+        for (relation, oid) in std::mem::take(&mut self.rows.column_types) {
+            types.entry(relation).or_default().push(oid);
+        }
+        let taken = self.types_taken();
+        for (index, row) in self.rows.relations.iter().enumerate() {
+            let mut types = types.remove(&row.oid).unwrap_or_default();
+            if taken.contains(&row.row_type) {
+                types.push(row.row_type);
+            }
+            let why = match row.kind {
+                RelationKind::Sequence => Some(Why::Relation),
+                RelationKind::Foreign => Some(Why::Foreign),
+                RelationKind::Stored if row.is_unlogged => Some(Why::Unlogged),
+                RelationKind::Stored | RelationKind::View => None,
+            };
+            let key = self.picture.key_in(row.schema, &row.name);
+            if why.is_none() && types.is_empty() && !special.contains(&row.oid) {
+                self.picture.relation_names.insert(key, PLAIN);
+                continue;
+            }
+            let place = self.picture.relations.len();
+            let relation = Relation { oid: row.oid, why, types, ..Relation::default() };
+            self.picture.relations.push(relation);
+            self.relation_places.insert(row.oid, place);
+            self.special_rows.insert(row.oid, index);
+            let place = u32::try_from(place).unwrap_or(PLAIN - 1);
+            self.picture.relation_names.insert(key, place);
+            let name = self.picture.key(&row.name);
+            self.picture.special_names.entry(name).or_default().push(place);
+        }
+    }
+
+    /// Relations that may turn out to need the primary.
+    fn special(&self) -> HashSet<Oid> {
+        let rows = &self.rows;
+        let trees = rows.rules.iter().chain(&rows.policies).chain(&rows.virtual_columns).map(|(oid, _)| *oid);
+        let triggers = rows.triggers.iter().map(|(oid, _)| *oid);
+        trees.chain(triggers).chain(self.children.keys().copied()).collect()
+    }
+
+    /// Types that somebody takes or makes: a row of a table counts only if it is among them.
+    fn types_taken(&self) -> HashSet<Oid> {
+        let rows = &self.rows;
+        let functions = rows.functions.iter().flat_map(|row| row.arguments.iter().chain(&row.results));
+        let operators = rows.operators.iter().flat_map(|row| [&row.left, &row.right]);
+        let casts = rows.casts.iter().flat_map(|row| [&row.source, &row.target]);
+        functions.chain(operators).chain(casts).copied().filter(|oid| is_own(*oid)).collect()
+    }
+
+    fn functions(&mut self) {
+        for row in &self.rows.functions {
+            let place = self.picture.functions.len();
+            let function = Function {
+                schema: row.schema,
+                why: None,
+                default_why: None,
+                first_argument: u32::try_from(self.picture.arguments.len()).unwrap_or(u32::MAX),
+                arguments: u16::try_from(row.arguments.len()).unwrap_or(u16::MAX),
+                defaults: u16::try_from(row.defaults).unwrap_or(u16::MAX),
+                is_variadic: row.is_variadic,
+                changes_catalog: may_change_catalog(row),
+                results: row.results.iter().copied().filter(|oid| is_own(*oid)).collect(),
+            };
+            self.picture.arguments.extend_from_slice(&row.arguments);
+            self.picture.functions.push(function);
+            self.function_places.insert(row.oid, place);
+            let key = self.picture.key(&row.name);
+            self.picture.function_names.entry(key).or_default().push(u32::try_from(place).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn types(&mut self) {
+        for row in &self.rows.types {
+            let made = row.volatile_input.then_some(Why::Domain);
+            self.picture.types.insert(row.oid, Type { made, ..Type::default() });
+            let key = self.picture.key(&row.name);
+            self.picture.type_names.entry(key).or_default().push((row.schema, row.oid));
+        }
+        for (whole, part) in std::mem::take(&mut self.rows.type_parts) {
+            if is_own(part) {
+                self.picture.types.entry(whole).or_default().parts.push(part);
+            }
+        }
+    }
+
+    fn operators(&mut self) {
+        for row in &self.rows.operators {
+            let operator =
+                Operator { schema: row.schema, left: row.left, right: row.right, result: row.result, why: None };
+            self.picture.operators.entry(row.name.clone()).or_default().push(operator);
+            self.operator_functions.insert(row.oid, (row.function, row.left));
+        }
+    }
+
+    /// Looks at everything once more, with what is known by now; answers whether something new was found.
+    fn follow(&mut self) -> bool {
+        let functions = self.follow_functions();
+        let types = self.follow_types();
+        let operators = self.follow_operators();
+        let relations = self.follow_relations();
+        functions || types || operators || relations
+    }
+
+    fn follow_functions(&mut self) -> bool {
+        let mut found = Vec::new();
+        for (place, row) in self.rows.functions.iter().enumerate() {
+            let Some(known) = self.picture.functions.get(place) else { continue };
+            let why = known.why.or_else(|| self.of_function(row));
+            let default_why = known.default_why.or_else(|| self.of_tree(row.default_values.as_ref()?, None));
+            let changes = known.changes_catalog || self.body_changes_catalog(row);
+            if (why, default_why, changes) != (known.why, known.default_why, known.changes_catalog) {
+                found.push((place, why, default_why, changes));
+            }
+        }
+        for &(place, why, default_why, changes_catalog) in &found {
+            if let Some(function) = self.picture.functions.get_mut(place) {
+                (function.why, function.default_why, function.changes_catalog) = (why, default_why, changes_catalog);
+            }
+        }
+        !found.is_empty()
+    }
+
+    fn of_function(&self, row: &FunctionRow) -> Need {
+        let schema = self.schema_name(row.schema);
+        let is_listed = |patterns: &[super::FunctionPattern]| patterns.iter().any(|p| p.matches(schema, &row.name));
+        if is_listed(&self.lists.primary) {
+            return Some(Why::Function);
+        }
+        if is_listed(&self.lists.safe) || (row.language == Language::Native && is_harmless(&row.name)) {
+            return None;
+        }
+        if row.is_aggregate {
+            return self.aggregates.get(&row.oid)?.iter().find_map(|function| self.of_called(*function));
+        }
+        // A statement of SQL shows all that it does; anything else that calls itself volatile may do more.
+        if row.volatility == Volatility::Volatile && row.language != Language::Sql {
+            return Some(Why::Function);
+        }
+        match &row.body {
+            Body::Hidden => None,
+            Body::Tree(mentions) => {
+                if mentions.writes {
+                    Some(Why::Function)
+                } else {
+                    self.of_tree(mentions, None)
+                }
+            }
+            Body::Text { is_dynamic: true, .. } => Some(Why::Function),
+            Body::Text { statement, .. } => self.of_text(statement, row.language),
+        }
+        .map(|_| Why::Function)
+    }
+
+    fn of_text(&self, statement: &Statement, language: Language) -> Need {
+        let lifted = |why: &NeedsPrimary| matches!(why, NeedsPrimary::UnknownFunction(_));
+        if statement.parts.iter().filter_map(|part| part.needs_primary.as_ref()).any(|why| !lifted(why)) {
+            return Some(Why::Function);
+        }
+        match language {
+            Language::Sql => {
+                let leaves = statement.parts.iter().any(|part| !part.session.is_empty());
+                let found = self.picture.find(statement, &Path::any());
+                found.map(|found| found.why).or(leaves.then_some(Why::Function))
+            }
+            _ => self.of_words(statement),
+        }
+    }
+
+    /// Words may be anything: only those that are known to be bad count.
+    fn of_words(&self, statement: &Statement) -> Need {
+        let mut statement = statement.clone();
+        for part in &mut statement.parts {
+            part.calls = part.calls.iter().filter(|call| self.is_function(&call.name)).cloned().collect();
+        }
+        self.picture.find(&statement, &Path::any()).map(|found| found.why)
+    }
+
+    fn is_function(&self, name: &Name) -> bool {
+        self.picture.function_names.contains_key(&self.picture.key(&name.name))
+    }
+
+    fn body_changes_catalog(&self, row: &FunctionRow) -> bool {
+        let changes = |oid: &Oid| {
+            let place = self.function_places.get(oid);
+            place.and_then(|&place| self.picture.functions.get(place)).is_some_and(|function| function.changes_catalog)
+        };
+        match &row.body {
+            Body::Tree(mentions) => mentions.functions.iter().any(changes),
+            Body::Text { statement, .. } => {
+                let mut names = statement.parts.iter().flat_map(|part| &part.functions);
+                names.any(|name| self.any_named(name).any(|function| function.changes_catalog))
+            }
+            Body::Hidden => false,
+        }
+    }
+
+    fn any_named(&self, name: &Name) -> impl Iterator<Item = &Function> {
+        let places = self.picture.function_names.get(&self.picture.key(&name.name)).into_iter().flatten();
+        places.filter_map(|&place| self.picture.functions.get(usize::try_from(place).ok()?))
+    }
+
+    fn follow_types(&mut self) -> bool {
+        let mut found = Vec::new();
+        for (oid, checks) in &self.rows.domain_checks {
+            if self.picture.types.get(oid).is_some_and(|kind| kind.made.is_none())
+                && self.of_tree(checks, None).is_some()
+            {
+                found.push((*oid, true));
+            }
+        }
+        for (oid, function) in &self.rows.comparators {
+            let is_new = self.picture.types.get(oid).is_some_and(|kind| kind.compared.is_none());
+            if is_new && self.of_called(*function).is_some() {
+                found.push((*oid, false));
+            }
+        }
+        for &(oid, is_made) in &found {
+            let kind = self.picture.types.entry(oid).or_default();
+            if is_made {
+                kind.made = Some(Why::Domain);
+            } else {
+                kind.compared = Some(Why::Operator);
+            }
+        }
+        !found.is_empty()
+    }
+
+    fn follow_operators(&mut self) -> bool {
+        let mut found = false;
+        let mut needs = HashMap::new();
+        for row in &self.rows.operators {
+            if self.of_called(row.function).is_some() {
+                needs.insert((row.schema, row.left, row.right, row.name.clone()), Why::Operator);
+            }
+        }
+        for (name, operators) in &mut self.picture.operators {
+            for operator in operators.iter_mut().filter(|operator| operator.why.is_none()) {
+                operator.why = needs.get(&(operator.schema, operator.left, operator.right, name.clone())).copied();
+                found |= operator.why.is_some();
+            }
+        }
+        found
+    }
+
+    fn follow_relations(&mut self) -> bool {
+        let mut found: Vec<(Oid, Found)> = Vec::new();
+        let rows = &self.rows;
+        for &oid in self.children.keys() {
+            let is_open = self.relation(oid).is_some_and(|relation| relation.why.is_none());
+            if let Some(why) = self.of_children(oid).filter(|_| is_open) {
+                found.push((oid, Found::Need(why)));
+            }
+        }
+        for (oid, tree) in rows.rules.iter().chain(&rows.virtual_columns) {
+            let Some(relation) = self.relation(*oid).filter(|relation| relation.why.is_none()) else { continue };
+            let view = self.row(*oid);
+            if self.of_tree(tree, Some(*oid)).is_some() || self.reads_under_policy(tree, view) {
+                found.push((*oid, Found::Need(Why::View)));
+            } else if view.is_some_and(|view| view.is_invoker) {
+                let policies = self.policies_in(tree);
+                let news: Vec<Policy> =
+                    policies.into_iter().filter(|policy| !relation.policies.contains(policy)).collect();
+                found.extend(news.into_iter().map(|policy| (*oid, Found::Policy(policy))));
+            }
+        }
+        for (oid, tree) in &rows.policies {
+            let Some(row) = self.row(*oid).filter(|row| row.has_policies) else { continue };
+            let Some(relation) = self.relation(*oid).filter(|relation| relation.policies.is_empty()) else { continue };
+            debug_assert_eq!(relation.oid, *oid);
+            if self.of_tree(tree, Some(*oid)).is_some() {
+                let owner = self.owners.get(&row.owner).map(|(name, _)| name.clone()).filter(|_| !row.binds_owner);
+                found.push((*oid, Found::Policy(Policy { owner })));
+            }
+        }
+        for (oid, function) in &rows.triggers {
+            let changes = self.function(*function).is_some_and(|function| function.changes_catalog);
+            if changes && self.relation(*oid).is_some_and(|relation| !relation.trigger_changes) {
+                found.push((*oid, Found::TriggerChanges));
+            }
+        }
+        for (oid, found) in &found {
+            let place = self.relation_places.get(oid).copied();
+            let Some(relation) = place.and_then(|place| self.picture.relations.get_mut(place)) else { continue };
+            match found {
+                Found::Need(why) => relation.why = Some(*why),
+                Found::Policy(policy) if !relation.policies.contains(policy) => relation.policies.push(policy.clone()),
+                Found::Policy(_) => {}
+                Found::TriggerChanges => relation.trigger_changes = true,
+            }
+        }
+        !found.is_empty()
+    }
+
+    /// A table is read with its partitions and heirs.
+    fn of_children(&self, oid: Oid) -> Need {
+        let children = self.children.get(&oid)?;
+        children.iter().find_map(|child| self.relation(*child)?.why)
+    }
+
+    /// The policies that need the primary, of what the tree reads.
+    fn policies_in(&self, tree: &Mentions) -> Vec<Policy> {
+        let relations = tree.relations.iter().filter_map(|oid| self.relation(*oid));
+        relations.flat_map(|relation| relation.policies.iter().cloned()).collect()
+    }
+
+    /// A view reads with the rights of its owner.
+    fn reads_under_policy(&self, tree: &Mentions, view: Option<&RelationRow>) -> bool {
+        let Some(view) = view.filter(|view| !view.is_invoker) else { return false };
+        let owner = self.owners.get(&view.owner);
+        let is_exempt = owner.is_some_and(|(_, is_exempt)| *is_exempt);
+        let is_owner = |policy: &Policy| policy.owner.is_some() && policy.owner.as_ref() == owner.map(|(name, _)| name);
+        !is_exempt && self.policies_in(tree).iter().any(|policy| !is_owner(policy))
+    }
+
+    fn of_tree(&self, tree: &Mentions, own: Option<Oid>) -> Need {
+        if tree.locks_rows || tree.takes_value {
+            return Some(Why::Function);
+        }
+        let functions = || tree.functions.iter().find_map(|oid| self.of_mentioned(*oid, tree));
+        let operators = || tree.operators.iter().find_map(|oid| self.of_operator(*oid));
+        let relations = tree.relations.iter().filter(|oid| Some(**oid) != own);
+        let relations = || relations.clone().find_map(|oid| self.of_relation(*oid));
+        let types = || tree.types.iter().find_map(|oid| self.picture.types.get(oid)?.made);
+        functions().or_else(operators).or_else(relations).or_else(types)
+    }
+
+    fn of_mentioned(&self, oid: Oid, tree: &Mentions) -> Need {
+        let asks = self.rows.builtins.get(&oid).is_some_and(|name| &**name == "current_setting");
+        if asks {
+            let mut names = tree.constants.iter().filter(|(function, _)| *function == oid).map(|(_, name)| name);
+            let is_alike = |name: &str| answers_alike(&name.to_ascii_lowercase());
+            let all_known = tree.constants.iter().any(|(function, _)| *function == oid);
+            return (!all_known || !names.all(|name| is_alike(name))).then_some(Why::Function);
+        }
+        self.of_called(oid).or_else(|| self.function(oid)?.default_why)
+    }
+
+    fn of_operator(&self, oid: Oid) -> Need {
+        let (function, left) = self.operator_functions.get(&oid)?;
+        self.of_called(*function).or_else(|| self.picture.types.get(left)?.compared)
+    }
+
+    fn of_called(&self, oid: Oid) -> Need {
+        if let Some(function) = self.function(oid) {
+            return function.why;
+        }
+        let name = self.rows.builtins.get(&oid)?;
+        let is_listed = self.lists.primary.iter().any(|pattern| pattern.matches("pg_catalog", name));
+        let class = class_of(&Name { schema: None, name: (**name).into() });
+        let is_safe = matches!(class, Some(Class::Safe | Class::NamesObject | Class::ReadsSetting));
+        // Those that nobody has judged are steps of the server's own views.
+        (is_listed || class.is_some() && !is_safe).then_some(Why::Function)
+    }
+
+    fn of_relation(&self, oid: Oid) -> Need {
+        match self.relation(oid) {
+            Some(relation) => relation.why,
+            None if is_own(oid) => None,
+            None => self.of_node.contains(&oid).then_some(Why::Relation),
+        }
+    }
+
+    fn row(&self, oid: Oid) -> Option<&RelationRow> {
+        self.rows.relations.get(*self.special_rows.get(&oid)?)
+    }
+
+    fn schema_name(&self, oid: Oid) -> &str {
+        self.picture.schemas.iter().find(|(_, known)| **known == oid).map(|(name, _)| &**name).unwrap_or_default()
+    }
+
+    fn function(&self, oid: Oid) -> Option<&Function> {
+        self.picture.functions.get(*self.function_places.get(&oid)?)
+    }
+
+    fn relation(&self, oid: Oid) -> Option<&Relation> {
+        self.picture.relations.get(*self.relation_places.get(&oid)?)
+    }
+
+    fn casts(&mut self) {
+        let needs = self.rows.casts.iter().filter(|row| self.of_called(row.function).is_some());
+        self.picture.casts =
+            needs.map(|row| Cast { source: row.source, target: row.target, is_implicit: row.is_implicit }).collect();
+    }
+}
+
+/// What a look at the relations has found.
+enum Found {
+    Need(Why),
+    Policy(Policy),
+    TriggerChanges,
+}
+
+/// The function itself may change the catalogs; those that it calls are followed.
+fn may_change_catalog(row: &FunctionRow) -> bool {
+    match &row.body {
+        Body::Hidden => row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(&row.name),
+        Body::Tree(_) => false,
+        Body::Text { statement, is_dynamic } => {
+            let changes = statement.parts.iter().any(|part| part.changes_catalog && part.kind != Kind::Call);
+            *is_dynamic || changes
+        }
+    }
+}
+
+/// Functions in C of common extensions that are volatile, write nothing and could run on any node.
+fn is_harmless(name: &str) -> bool {
+    HARMLESS.contains(&name)
+}
+
+/// pgcrypto's random ones, uuid-ossp's, tablefunc's, pg_trgm's; each only computes.
+const HARMLESS: &[&str] = &[
+    "gen_random_bytes",
+    "gen_random_uuid",
+    "gen_salt",
+    "normal_rand",
+    "pgp_pub_encrypt",
+    "pgp_pub_encrypt_bytea",
+    "pgp_sym_encrypt",
+    "pgp_sym_encrypt_bytea",
+    "uuid_generate_v1",
+    "uuid_generate_v1mc",
+    "uuid_generate_v4",
+];

@@ -1,0 +1,253 @@
+//! The rows of a database's catalogs as they were read: what a [`super::Picture`] is drawn from.
+
+use hashbrown::HashMap;
+
+use super::{Mentions, Oid};
+use crate::sql::words::{self, Quoting};
+use crate::sql::{ParseSettings, Statement, classify};
+
+/// Relations, functions and types together; beyond, a picture would take hundreds of megabytes.
+pub const MOST_OBJECTS: usize = 4_000_000;
+
+/// Everything that was read. Fill its fields, then [`super::Picture::draw`].
+#[derive(Debug, Default)]
+pub struct Inventory {
+    /// Schemas by name.
+    pub schemas: Vec<(Oid, Box<str>)>,
+    /// Roles that row-level security may or may not apply to.
+    pub roles: Vec<RoleRow>,
+    /// Types that are not PostgreSQL's own.
+    pub types: Vec<TypeRow>,
+    /// (type, a type that its values are made of): elements, attributes, a domain's base.
+    pub type_parts: Vec<(Oid, Oid)>,
+    /// Tables, views, sequences, …
+    pub relations: Vec<RelationRow>,
+    /// (relation, a type of one of its columns that is not PostgreSQL's own).
+    pub column_types: Vec<(Oid, Oid)>,
+    /// (table, a table that is read with it).
+    pub children: Vec<(Oid, Oid)>,
+    /// What reading a view runs.
+    pub rules: Vec<(Oid, Mentions)>,
+    /// What row-level security runs when a table is read.
+    pub policies: Vec<(Oid, Mentions)>,
+    /// What the columns of a table run that are computed when it is read.
+    pub virtual_columns: Vec<(Oid, Mentions)>,
+    /// (table, the function of a trigger on it).
+    pub triggers: Vec<(Oid, Oid)>,
+    /// Functions that are not PostgreSQL's own.
+    pub functions: Vec<FunctionRow>,
+    /// (aggregate, a function that it calls).
+    pub aggregates: Vec<(Oid, Oid)>,
+    /// Operators that are not PostgreSQL's own, and those of it that share their names.
+    pub operators: Vec<OperatorRow>,
+    /// Casts that are not PostgreSQL's own.
+    pub casts: Vec<CastRow>,
+    /// What a domain's checks run.
+    pub domain_checks: Vec<(Oid, Mentions)>,
+    /// (type, a function that compares its values in an index, a sort or a hash).
+    pub comparators: Vec<(Oid, Oid)>,
+    /// PostgreSQL's own functions by their identity.
+    pub builtins: HashMap<Oid, Box<str>>,
+    /// PostgreSQL's own relations by their identity.
+    pub system_relations: Vec<(Oid, Box<str>)>,
+    /// The argument types of PostgreSQL's own functions that share a name with one that is not.
+    pub builtin_signatures: Vec<(Box<str>, Box<[Oid]>)>,
+    /// search_path of roles: (role, only in this database), the newest rule of PostgreSQL applied by whoever asks.
+    pub role_paths: Vec<(Box<str>, bool, Box<str>)>,
+    /// search_path of the database.
+    pub database_path: Option<Box<str>>,
+    /// search_path of the server.
+    pub server_path: Option<Box<str>>,
+}
+
+/// The database has more objects than a picture may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the database has more than {MOST_OBJECTS} relations, functions and types")]
+pub struct TooLarge;
+
+/// A role.
+#[derive(Clone, Debug)]
+pub struct RoleRow {
+    /// Its identity.
+    pub oid: Oid,
+    /// Its name.
+    pub name: Box<str>,
+    /// Row-level security never applies to it: SUPERUSER or BYPASSRLS.
+    pub is_exempt: bool,
+}
+
+/// A type.
+#[derive(Clone, Debug)]
+pub struct TypeRow {
+    /// Its identity.
+    pub oid: Oid,
+    /// Its schema.
+    pub schema: Oid,
+    /// Its name.
+    pub name: Box<str>,
+    /// What reads and writes its values as text, if that is volatile.
+    pub volatile_input: bool,
+}
+
+/// What a relation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelationKind {
+    /// A table, partitioned or not, or a materialised view: its rows are stored.
+    Stored,
+    /// A view.
+    View,
+    /// A sequence.
+    Sequence,
+    /// A foreign table.
+    Foreign,
+}
+
+/// A relation.
+#[derive(Clone, Debug)]
+pub struct RelationRow {
+    /// Its identity.
+    pub oid: Oid,
+    /// Its schema.
+    pub schema: Oid,
+    /// Its name.
+    pub name: Box<str>,
+    /// What it is.
+    pub kind: RelationKind,
+    /// It is not in the write-ahead log.
+    pub is_unlogged: bool,
+    /// Row-level security is on.
+    pub has_policies: bool,
+    /// And also for its owner.
+    pub binds_owner: bool,
+    /// Its owner.
+    pub owner: Oid,
+    /// The type of its rows.
+    pub row_type: Oid,
+    /// A view that reads as whoever asks.
+    pub is_invoker: bool,
+}
+
+/// How often a function may answer differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "PostgreSQL's names")]
+pub enum Volatility {
+    Immutable,
+    Stable,
+    Volatile,
+}
+
+/// What a function is written in, as far as its body can be looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    /// SQL: statements.
+    Sql,
+    /// PL/pgSQL: words.
+    PlPgSql,
+    /// C: nothing to see.
+    Native,
+    /// Another one: words, also in strings.
+    Other,
+}
+
+/// A function, procedure or aggregate.
+#[derive(Clone, Debug)]
+pub struct FunctionRow {
+    /// Its identity.
+    pub oid: Oid,
+    /// Its schema.
+    pub schema: Oid,
+    /// Its name.
+    pub name: Box<str>,
+    /// What it was declared as.
+    pub volatility: Volatility,
+    /// Its language.
+    pub language: Language,
+    /// It is an aggregate: its volatility says nothing.
+    pub is_aggregate: bool,
+    /// The types of its input arguments.
+    pub arguments: Box<[Oid]>,
+    /// How many of them, at the end, have defaults.
+    pub defaults: usize,
+    /// The last one takes any number of arguments.
+    pub is_variadic: bool,
+    /// The types it answers with, and those of its OUT arguments.
+    pub results: Box<[Oid]>,
+    /// What the defaults run.
+    pub default_values: Option<Mentions>,
+    /// What it runs.
+    pub body: Body,
+}
+
+/// What a function runs, as far as it is known.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// Nothing to see: by its label.
+    Hidden,
+    /// Exactly this.
+    Tree(Mentions),
+    /// Statements or words, whose names are not resolved.
+    Text {
+        /// What they name.
+        statement: Box<Statement>,
+        /// They run text that is made up as it goes.
+        is_dynamic: bool,
+    },
+}
+
+/// An operator.
+#[derive(Clone, Debug)]
+pub struct OperatorRow {
+    /// Its identity.
+    pub oid: Oid,
+    /// Its schema.
+    pub schema: Oid,
+    /// Its symbol.
+    pub name: Box<str>,
+    /// The type on its left; 0 for a prefix operator.
+    pub left: Oid,
+    /// The type on its right.
+    pub right: Oid,
+    /// Its function.
+    pub function: Oid,
+    /// What it answers with.
+    pub result: Oid,
+}
+
+/// A cast.
+#[derive(Clone, Copy, Debug)]
+pub struct CastRow {
+    /// From this type.
+    pub source: Oid,
+    /// To this one.
+    pub target: Oid,
+    /// By this function; 0 for none.
+    pub function: Oid,
+    /// It may be done without being written.
+    pub is_implicit: bool,
+}
+
+impl Body {
+    /// A body given as text, in its language.
+    pub fn read(text: &str, language: Language) -> Self {
+        let body = match language {
+            Language::Native => return Self::Hidden,
+            Language::Sql => {
+                return Self::Text {
+                    statement: Box::new(classify(text, &ParseSettings::default())),
+                    is_dynamic: false,
+                };
+            }
+            Language::PlPgSql => words::body(text, Quoting::Sql),
+            Language::Other => words::body(text, Quoting::None),
+        };
+        Self::Text { statement: Box::new(body.statement), is_dynamic: body.is_dynamic }
+    }
+}
+
+impl Inventory {
+    /// Objects read so far, or an error if they are more than a picture may hold.
+    pub fn check_size(&self) -> Result<usize, TooLarge> {
+        let count = self.relations.len() + self.functions.len() + self.types.len();
+        if count > MOST_OBJECTS { Err(TooLarge) } else { Ok(count) }
+    }
+}

@@ -1,0 +1,455 @@
+//! What a statement means in a database: each name is looked up as the session would, and the worst of what may be meant
+//! counts.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::path::{PG_CATALOG, Path};
+use super::picture::{Function, Operator, PLAIN, Picture, Relation, is_own, shown};
+use super::{FIRST_OWN, Oid};
+use crate::sql::functions::class_of;
+use crate::sql::{Argument, Call, Kind, Name, NeedsPrimary, Part, Statement};
+
+/// Why something that the catalogs know needs the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Why {
+    /// A function writes, or may.
+    Function = 1,
+    /// There is no such function.
+    UnknownFunction,
+    /// There is no such relation.
+    UnknownRelation,
+    /// A sequence, or something else whose rows differ between nodes.
+    Relation,
+    /// It is not in the write-ahead log.
+    Unlogged,
+    /// A foreign table.
+    Foreign,
+    /// A view calls or reads what needs the primary.
+    View,
+    /// A policy of row-level security does.
+    Policy,
+    /// An operator does, or a comparison.
+    Operator,
+    /// A cast does.
+    Cast,
+    /// A type's check does.
+    Domain,
+}
+
+impl Why {
+    const ALL: [Self; 11] = [
+        Self::Function,
+        Self::UnknownFunction,
+        Self::UnknownRelation,
+        Self::Relation,
+        Self::Unlogged,
+        Self::Foreign,
+        Self::View,
+        Self::Policy,
+        Self::Operator,
+        Self::Cast,
+        Self::Domain,
+    ];
+}
+
+/// What needs the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Why.
+    pub why: Why,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// What a statement means in a database, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why it needs the primary; None: it does not.
+    pub why: Option<Why>,
+    /// It may change the catalogs.
+    pub changes_catalog: bool,
+}
+
+impl Verdict {
+    /// As a number, to be noted beside the statement.
+    pub fn to_note(self) -> u16 {
+        self.why.map_or(0, |why| why as u16) << 1 | u16::from(self.changes_catalog)
+    }
+
+    /// From such a number.
+    pub fn of_note(note: u16) -> Self {
+        let why = Why::ALL.into_iter().find(|why| *why as u16 == note >> 1);
+        Self { why, changes_catalog: note & 1 == 1 }
+    }
+}
+
+impl Picture {
+    /// Why the statement needs the primary, as far as the catalogs tell; all that its text tells is left out.
+    pub fn find(&self, statement: &Statement, path: &Path) -> Option<Found> {
+        statement.parts.iter().find_map(|part| Look::new(self, path).part(part).err())
+    }
+
+    /// The statement may change the catalogs.
+    pub fn changes_catalog(&self, statement: &Statement, path: &Path) -> bool {
+        statement.parts.iter().any(|part| self.part_changes_catalog(part, path))
+    }
+
+    /// What the statement means here.
+    pub fn judge(&self, statement: &Statement, path: &Path) -> Verdict {
+        Verdict {
+            why: self.find(statement, path).map(|found| found.why),
+            changes_catalog: self.changes_catalog(statement, path),
+        }
+    }
+
+    fn part_changes_catalog(&self, part: &Part, path: &Path) -> bool {
+        // What is temporary is of one session, which keeps its server connection.
+        if part.changes_catalog && part.kind != Kind::Call && part.needs_primary != Some(NeedsPrimary::Temporary) {
+            return true;
+        }
+        let mut calls = part.calls.iter().filter(|call| class_of(&call.name).is_none());
+        if calls.any(|call| self.call_changes_catalog(call, path)) {
+            return true;
+        }
+        let writes = matches!(part.needs_primary, Some(NeedsPrimary::Writes | NeedsPrimary::CopyIn));
+        let changes = |relation: &Relation| relation.trigger_changes;
+        writes && part.tables.iter().any(|table| self.relations_named(table, path).any(changes))
+    }
+
+    fn call_changes_catalog(&self, call: &Call, path: &Path) -> bool {
+        let mut candidates = self.candidates(call, path).peekable();
+        candidates.peek().is_none() && self.types_named(&call.name, path).next().is_none()
+            || candidates.any(|function| function.changes_catalog)
+    }
+
+    /// The relations that the name may mean, of those about which there is something to say.
+    fn relations_named<'a>(&'a self, name: &'a Name, path: &'a Path) -> impl Iterator<Item = &'a Relation> {
+        let exact = self.place_of(name, path).into_iter().flatten();
+        let any = match (&name.schema, &path.schemas) {
+            (None, None) => self.special_names.get(&self.key(&name.name)),
+            _ => None,
+        };
+        exact.chain(any.into_iter().flatten().copied()).filter_map(|place| self.relations.get(usize_of(place)))
+    }
+
+    /// Where the relation of this name is; None: there is none, or the path is not known. Some(None): PostgreSQL's own.
+    fn place_of(&self, name: &Name, path: &Path) -> Option<Option<u32>> {
+        let at = |schema: Oid| self.relation_names.get(&self.key_in(schema, &name.name)).copied();
+        match (&name.schema, &path.schemas) {
+            (Some(schema), _) => {
+                let found = self.schemas.get(&**schema).and_then(|&schema| at(schema));
+                let is_system = matches!(&**schema, "pg_catalog" | "information_schema" | "pg_toast");
+                found.map(Some).or(is_system.then_some(None))
+            }
+            (None, Some(schemas)) => schemas.iter().find_map(|&schema| {
+                let is_system = schema == PG_CATALOG && name.name.starts_with("pg_");
+                at(schema).map(Some).or(is_system.then_some(None))
+            }),
+            (None, None) => None,
+        }
+    }
+
+    /// The functions that a call may mean by its name and number of arguments, those out of sight excepted.
+    fn candidates<'a>(&'a self, call: &'a Call, path: &'a Path) -> impl Iterator<Item = &'a Function> {
+        let named = self.function_names.get(&self.key(&call.name.name)).into_iter().flatten();
+        let all: SmallVec<[(usize, &Function); 4]> = named
+            .filter_map(|&place| self.functions.get(usize_of(place)))
+            .filter_map(|function| Some((self.rank(function.schema, &call.name, path)?, function)))
+            .filter(|(_, function)| self.takes(function, call))
+            .collect();
+        let visible: SmallVec<[&Function; 4]> = all
+            .iter()
+            .filter(|(rank, function)| {
+                let arguments = self.arguments_of(function);
+                let hides = |(other, first): &(usize, &Function)| other < rank && self.arguments_of(first) == arguments;
+                !(call.name.schema.is_none() && path.schemas.is_some())
+                    || !all.iter().any(hides) && !self.is_hidden_by_builtin(*rank, arguments, call, path)
+            })
+            .map(|(_, function)| *function)
+            .collect();
+        visible.into_iter()
+    }
+
+    /// How early in the path a schema comes; None: the name cannot mean it.
+    fn rank(&self, schema: Oid, name: &Name, path: &Path) -> Option<usize> {
+        match (&name.schema, &path.schemas) {
+            (Some(wanted), _) => (self.schemas.get(&**wanted) == Some(&schema)).then_some(0),
+            (None, Some(schemas)) => schemas.iter().position(|&known| known == schema),
+            (None, None) => Some(0),
+        }
+    }
+
+    /// PostgreSQL's own function with these arguments comes first in the path.
+    fn is_hidden_by_builtin(&self, rank: usize, arguments: &[Oid], call: &Call, path: &Path) -> bool {
+        let builtin_rank = path.schemas.iter().flatten().position(|&schema| schema == PG_CATALOG);
+        let signatures = self.builtin_signatures.get(&*call.name.name);
+        builtin_rank.is_some_and(|builtin| builtin < rank)
+            && signatures.is_some_and(|all| all.iter().any(|signature| **signature == *arguments))
+    }
+
+    /// The function can take as many arguments, and of such types.
+    fn takes(&self, function: &Function, call: &Call) -> bool {
+        let Some(given) = &call.arguments else { return true };
+        let most = usize::from(function.arguments);
+        let least =
+            most.saturating_sub(usize::from(function.defaults)).saturating_sub(usize::from(function.is_variadic));
+        if given.len() < least || (given.len() > most && !function.is_variadic) {
+            return false;
+        }
+        let wanted = self.arguments_of(function);
+        if function.is_variadic || given.len() != wanted.len() {
+            return true;
+        }
+        let beaten = matches!((&**given, wanted), ([Argument::Literal], [OTHER_TEXT_FIRST..=OTHER_TEXT_LAST]))
+            && self.takes_text(call);
+        !beaten && given.iter().zip(wanted).all(|(given, wanted)| can_become(given, *wanted))
+    }
+
+    /// PostgreSQL's own function of this name takes a text: a lone literal becomes one, before any other kind of string.
+    fn takes_text(&self, call: &Call) -> bool {
+        let signatures = self.builtin_signatures.get(&*call.name.name);
+        call.name.schema.is_none() && signatures.is_some_and(|all| all.iter().any(|signature| **signature == [TEXT]))
+    }
+
+    fn types_named<'a>(&'a self, name: &'a Name, path: &'a Path) -> impl Iterator<Item = Oid> + use<'a> {
+        let named = self.type_names.get(&self.key(&name.name)).into_iter().flatten();
+        named.filter(|(schema, _)| self.rank(*schema, name, path).is_some()).map(|(_, oid)| *oid)
+    }
+
+    /// The operators that the symbol may mean, those out of sight excepted.
+    fn operators_named<'a>(&'a self, name: &'a Name, path: &'a Path) -> impl Iterator<Item = &'a Operator> {
+        let all = self.operators.get(&*name.name).map(Vec::as_slice).unwrap_or_default();
+        all.iter().filter(move |operator| {
+            let Some(rank) = self.rank(operator.schema, name, path) else { return false };
+            let knows_order = name.schema.is_none() && path.schemas.is_some();
+            let hides = |other: &Operator| {
+                (other.left, other.right) == (operator.left, operator.right)
+                    && self.rank(other.schema, name, path).is_some_and(|other| other < rank)
+            };
+            !knows_order || !all.iter().any(hides)
+        })
+    }
+}
+
+/// PostgreSQL's types of strings.
+const TEXT: Oid = 25;
+/// bpchar and varchar, which have neighbouring numbers.
+const OTHER_TEXT_FIRST: Oid = 1042;
+const OTHER_TEXT_LAST: Oid = 1043;
+const NAME: Oid = 19;
+
+/// An argument can be taken for this type without being cast. When in doubt, it can.
+fn can_become(given: &Argument, wanted: Oid) -> bool {
+    let is_string = matches!(wanted, TEXT | OTHER_TEXT_FIRST..=OTHER_TEXT_LAST | NAME);
+    match given {
+        Argument::Integer | Argument::Number => !is_string,
+        Argument::Cast(name) if name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog") => match &*name.name
+        {
+            "int4" | "int2" | "int8" | "float4" | "float8" | "numeric" | "bool" | "date" | "timestamptz"
+            | "timestamp" => !is_string,
+            _ => true,
+        },
+        Argument::Cast(_) | Argument::Literal | Argument::Unknown => true,
+    }
+}
+
+fn usize_of(place: u32) -> usize {
+    usize::try_from(place).unwrap_or(usize::MAX)
+}
+
+/// One look at a part: what its values may be grows as its names are looked up.
+struct Look<'a> {
+    picture: &'a Picture,
+    path: &'a Path,
+    /// Types of values that may occur.
+    sources: SmallVec<[Oid; 8]>,
+    /// Types that values may be made into.
+    targets: SmallVec<[Oid; 8]>,
+}
+
+impl<'a> Look<'a> {
+    fn new(picture: &'a Picture, path: &'a Path) -> Self {
+        Self { picture, path, sources: SmallVec::new(), targets: SmallVec::new() }
+    }
+
+    fn part(&mut self, part: &Part) -> Result<(), Found> {
+        part.tables.iter().try_for_each(|table| self.table(table))?;
+        part.types.iter().for_each(|name| self.named_type(name));
+        part.calls.iter().try_for_each(|call| self.call(call))?;
+        // An operator or attribute may answer with a type that lets another one be meant.
+        loop {
+            let before = (self.sources.len(), self.targets.len());
+            part.operators.iter().try_for_each(|name| self.operator(name))?;
+            part.attributes.iter().try_for_each(|name| self.attribute(name))?;
+            if before == (self.sources.len(), self.targets.len()) {
+                break;
+            }
+        }
+        self.made()?;
+        self.cast(!part.types.is_empty())?;
+        if part.sorts || !part.operators.is_empty() || !part.calls.is_empty() { self.compared() } else { Ok(()) }
+    }
+
+    fn table(&mut self, name: &Name) -> Result<(), Found> {
+        let found = |why| Found { why, name: shown(name) };
+        let is_known = self.path.schemas.is_some() || name.schema.is_some();
+        if is_known && self.picture.place_of(name, self.path).is_none() {
+            return Err(found(Why::UnknownRelation));
+        }
+        let (picture, path) = (self.picture, self.path);
+        for relation in picture.relations_named(name, path) {
+            if let Some(why) = relation.why {
+                return Err(found(why));
+            }
+            let binds = |owner: &Option<Box<str>>| owner.as_deref() != Some(&*path.role) || path.role.is_empty();
+            if !path.is_exempt && relation.policies.iter().any(|policy| binds(&policy.owner)) {
+                return Err(found(Why::Policy));
+            }
+            relation.types.iter().for_each(|&oid| self.may_occur(oid));
+        }
+        Ok(())
+    }
+
+    fn named_type(&mut self, name: &Name) {
+        let (picture, path) = (self.picture, self.path);
+        for oid in picture.types_named(name, path) {
+            self.may_be_made(oid);
+        }
+    }
+
+    fn call(&mut self, call: &Call) -> Result<(), Found> {
+        let found = |why| Err(Found { why, name: shown(&call.name) });
+        let (picture, path) = (self.picture, self.path);
+        let is_builtin = class_of(&call.name).is_some();
+        if is_builtin && picture.primary_builtins.iter().any(|pattern| pattern.matches("pg_catalog", &call.name.name)) {
+            return found(Why::Function);
+        }
+        let mut is_known = is_builtin;
+        for function in picture.candidates(call, path) {
+            is_known = true;
+            let uses_defaults =
+                call.arguments.as_ref().is_none_or(|given| given.len() < usize::from(function.arguments));
+            if let Some(why) = function.why.or(function.default_why.filter(|_| uses_defaults)) {
+                return found(why);
+            }
+            picture.arguments_of(function).iter().for_each(|&oid| self.may_be_made(oid));
+            function.results.iter().for_each(|&oid| self.may_occur(oid));
+        }
+        if !is_builtin || call.arguments.as_ref().is_some_and(|given| given.len() == 1) {
+            // `t(x)` is a cast where t is a type.
+            for oid in picture.types_named(&call.name, path) {
+                is_known = true;
+                self.may_be_made(oid);
+            }
+        }
+        if is_known { Ok(()) } else { found(Why::UnknownFunction) }
+    }
+
+    fn operator(&mut self, name: &Name) -> Result<(), Found> {
+        let (picture, path) = (self.picture, self.path);
+        let is_builtin =
+            picture.operators.get(&*name.name).is_none_or(|all| all.iter().any(|o| o.schema == PG_CATALOG));
+        for operator in picture.operators_named(name, path).filter(|operator| operator.schema != PG_CATALOG) {
+            let operands = [operator.left, operator.right];
+            // Two literals never mean an operator of a user's type while one of PostgreSQL's own has its name.
+            let may_be_meant = !is_builtin
+                || !operands.iter().any(|&oid| is_own(oid))
+                || operands.iter().any(|oid| self.sources.contains(oid) || self.targets.contains(oid));
+            if !may_be_meant {
+                continue;
+            }
+            if let Some(why) = operator.why {
+                return Err(Found { why, name: shown(name) });
+            }
+            operands.iter().for_each(|&oid| self.may_be_made(oid));
+            self.may_occur(operator.result);
+        }
+        Ok(())
+    }
+
+    /// `x.f` is a call of f where f takes what x is.
+    fn attribute(&mut self, attribute: &Arc<str>) -> Result<(), Found> {
+        let (picture, path) = (self.picture, self.path);
+        let name = Name { schema: None, name: Arc::clone(attribute) };
+        let call = Call { name, arguments: Some(SmallVec::from_elem(Argument::Unknown, 1)) };
+        for function in picture.candidates(&call, path) {
+            if !picture.arguments_of(function).first().is_some_and(|oid| self.sources.contains(oid)) {
+                continue;
+            }
+            if let Some(why) = function.why.or(function.default_why.filter(|_| function.arguments > 1)) {
+                return Err(Found { why, name: Arc::clone(attribute) });
+            }
+            function.results.iter().for_each(|&oid| self.may_occur(oid));
+        }
+        Ok(())
+    }
+
+    fn may_occur(&mut self, oid: Oid) {
+        reach(self.picture, oid, &mut self.sources);
+    }
+
+    fn may_be_made(&mut self, oid: Oid) {
+        reach(self.picture, oid, &mut self.targets);
+        reach(self.picture, oid, &mut self.sources);
+    }
+
+    fn made(&self) -> Result<(), Found> {
+        self.types(&self.targets, |kind| kind.made)
+    }
+
+    fn compared(&self) -> Result<(), Found> {
+        self.types(&self.sources, |kind| kind.compared)
+    }
+
+    fn types(&self, oids: &[Oid], why: impl Fn(&super::picture::Type) -> Option<Why>) -> Result<(), Found> {
+        let bad = oids.iter().find_map(|oid| Some((oid, why(self.picture.types.get(oid)?)?)));
+        bad.map_or(Ok(()), |(oid, why)| Err(Found { why, name: format!("type {oid}").into() }))
+    }
+
+    fn cast(&self, names_types: bool) -> Result<(), Found> {
+        let occurs = |oid: Oid| oid < FIRST_OWN || self.sources.contains(&oid);
+        let meant = |cast: &&super::picture::Cast| {
+            let is_of_builtins = !is_own(cast.source) && !is_own(cast.target);
+            occurs(cast.source) && occurs(cast.target) && (!is_of_builtins || cast.is_implicit || names_types)
+        };
+        match self.picture.casts.iter().find(meant) {
+            Some(cast) => {
+                let name = format!("from type {} to type {}", cast.source, cast.target).into();
+                Err(Found { why: Why::Cast, name })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Adds a type and all that its values are made of.
+fn reach(picture: &Picture, oid: Oid, reached: &mut SmallVec<[Oid; 8]>) {
+    if !is_own(oid) || reached.contains(&oid) {
+        return;
+    }
+    reached.push(oid);
+    if let Some(kind) = picture.types.get(&oid) {
+        kind.parts.iter().for_each(|&part| reach(picture, part, reached));
+    }
+}
+
+/// Nothing but that it is there is known of a plain relation.
+const _: () = assert!(PLAIN == u32::MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_survives_being_noted() {
+        for why in Why::ALL.into_iter().map(Some).chain([None]) {
+            for changes_catalog in [false, true] {
+                let verdict = Verdict { why, changes_catalog };
+                assert_eq!(Verdict::of_note(verdict.to_note()), verdict);
+            }
+        }
+    }
+}

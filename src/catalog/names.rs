@@ -1,0 +1,57 @@
+//! Names of functions in the configuration: which are vouched for, and which need the primary.
+
+/// A name with `*` for any run of characters, compared exactly otherwise, with or without a schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionPattern {
+    schema: Option<Box<str>>,
+    name: Box<str>,
+}
+
+/// What the configuration says of functions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FunctionLists {
+    /// These may run on a replica, whatever the catalogs say of them.
+    pub safe: Vec<FunctionPattern>,
+    /// These need the primary.
+    pub primary: Vec<FunctionPattern>,
+}
+
+impl FunctionPattern {
+    /// Reads `name` or `schema.name`.
+    pub fn new(text: &str) -> Self {
+        match text.split_once('.') {
+            Some((schema, name)) => Self { schema: Some(schema.into()), name: name.into() },
+            None => Self { schema: None, name: text.into() },
+        }
+    }
+
+    /// It means the function of this name in this schema.
+    pub fn matches(&self, schema: &str, name: &str) -> bool {
+        self.schema.as_ref().is_none_or(|pattern| glob(pattern, schema)) && glob(&self.name, name)
+    }
+}
+
+/// The part before the first `*` must begin the text, each further part follow, the last one end it.
+fn glob(pattern: &str, text: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(start) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        let Some(at) = text.find(part) else { return false };
+        text = text.get(at + part.len()..).unwrap_or_default();
+    }
+    text.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_names() {
+        let matches = |pattern: &str, name| FunctionPattern::new(pattern).matches("app", name);
+        assert!(matches("app.*", "f") && matches("f", "f") && matches("*.f", "f") && matches("a*p.g*_b*", "g_x_b"));
+        assert!(!matches("app.*x", "f") && !matches("public.f", "f") && !matches("f", "ff") && !matches("f*f", "f"));
+    }
+}

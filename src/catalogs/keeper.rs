@@ -1,0 +1,294 @@
+//! Keeps the picture of one database: decides when to look, at which node, and whether to load.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::queries;
+use super::reader::{ReadError, Reader};
+use super::{ClusterView, Handle, Settings, draw};
+use crate::backend::{ConnectError, Endpoint, Target, connect};
+use crate::catalog::{Inventory, Picture, TooLarge};
+use crate::config;
+use crate::topology::{Lsn, NodeId, Role, View};
+
+/// The task that keeps one database's picture.
+pub(super) struct Keeper {
+    handle: Handle,
+    monitor: config::Monitor,
+    cluster: ClusterView,
+    settings: Settings,
+    /// To the primary and to a replica.
+    lines: Vec<(NodeId, Reader)>,
+    digest: Option<String>,
+    /// Suspicions that have been looked into.
+    seen_suspicions: u64,
+    failure: Option<String>,
+}
+
+/// Why there is no picture.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// No node can be asked.
+    #[error("no node can be asked")]
+    NoNode,
+    /// A node cannot be connected to.
+    #[error("cannot connect")]
+    Connect(#[from] ConnectError),
+    /// A node's answer is missing.
+    #[error("cannot read the catalogs: {0}")]
+    Read(#[from] ReadError),
+    /// There is too much.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// It took too long.
+    #[error("not done in time")]
+    Timeout,
+    /// The node has not the role that it had.
+    #[error("the node's role has changed")]
+    Role,
+}
+
+impl Keeper {
+    pub(super) fn new(handle: Handle, monitor: config::Monitor, cluster: ClusterView, settings: Settings) -> Self {
+        let lines = Vec::new();
+        Self { handle, monitor, cluster, settings, lines, digest: None, seen_suspicions: 0, failure: None }
+    }
+
+    /// Keeps it until it is dropped.
+    pub(super) async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let refreshed = timeout(LONGEST_LOAD, self.refresh()).await.unwrap_or(Err(LoadError::Timeout));
+            if !matches!(refreshed, Err(LoadError::NoNode)) {
+                self.handle.current.tried();
+            }
+            match refreshed {
+                Ok(()) => {
+                    self.failure = None;
+                    pause = FIRST_PAUSE;
+                    self.wait().await;
+                }
+                Err(error) => {
+                    self.failed(&error);
+                    let mut changed = self.cluster.changed.clone();
+                    changed.mark_unchanged();
+                    // Either the pause or a new view; the next attempt looks at both anew.
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                        _ = changed.changed(), if matches!(error, LoadError::NoNode) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &LoadError) {
+        self.lines.clear();
+        self.handle.current.count(|upkeep| upkeep.failures += 1);
+        if matches!(error, LoadError::TooLarge(_)) {
+            self.handle.current.forget();
+        }
+        let words = error.to_string();
+        if !matches!(error, LoadError::NoNode) && self.failure.as_ref() != Some(&words) {
+            warn!(database = %self.handle.database, error = %words, "the catalogs cannot be read; what is not PostgreSQL's own goes to the primary");
+            self.failure = Some(words);
+        }
+    }
+
+    /// Waits until there is a reason to look again.
+    async fn wait(&self) {
+        let current = &self.handle.current;
+        let is_stale = || current.look().picture().is_none();
+        if is_stale() {
+            return;
+        }
+        let due = tokio::time::sleep(self.settings.refresh);
+        tokio::pin!(due);
+        loop {
+            // Both waits stand in `current` and in the clock: dropping one loses nothing.
+            tokio::select! {
+                () = &mut due => return,
+                () = self.handle.wake.notified() => {}
+            }
+            if is_stale() {
+                return;
+            }
+            if current.suspicions() != self.seen_suspicions {
+                // A client that errs again and again must not make us look all the time.
+                tokio::time::sleep(SUSPICION_PAUSE).await;
+                return;
+            }
+        }
+    }
+
+    async fn refresh(&mut self) -> Result<(), LoadError> {
+        let suspicions = self.handle.current.suspicions();
+        let changes = self.handle.current.changes();
+        let view = self.cluster.view.load_full();
+        let node = self.ready_node(&view, changes).await?;
+        self.read(&view, node, changes).await?;
+        self.seen_suspicions = suspicions;
+        Ok(())
+    }
+
+    /// A node that shows everything acknowledged by now: a replica if one has it soon, else the primary.
+    async fn ready_node(&mut self, view: &View, changes: u64) -> Result<NodeId, LoadError> {
+        let replica = view.readable_replicas().next().map(|node| node.id);
+        let Some(primary) = view.primary else {
+            // Without a primary nothing can change; what was changed before, a replica may not have.
+            let is_confirmed = self.handle.current.look().last().map_or(changes == 0, |last| last.changes() == changes);
+            return replica.filter(|_| is_confirmed).ok_or(LoadError::NoNode);
+        };
+        let position = self.line(view, primary).await?.value(queries::POSITION).await?;
+        let position: Lsn = position.and_then(|text| text.parse().ok()).ok_or(LoadError::Role)?;
+        let Some(replica) = replica else { return Ok(primary) };
+        match self.has_replayed(view, replica, position.without_page_header()).await {
+            Ok(true) => Ok(replica),
+            _ => {
+                self.lines.retain(|(node, _)| *node == primary);
+                Ok(primary)
+            }
+        }
+    }
+
+    async fn has_replayed(&mut self, view: &View, replica: NodeId, position: Lsn) -> Result<bool, LoadError> {
+        let deadline = Instant::now() + REPLAY_PATIENCE;
+        let line = self.line(view, replica).await?;
+        loop {
+            let replayed = line.value(queries::REPLAYED).await?;
+            let replayed: Lsn = replayed.and_then(|text| text.parse().ok()).ok_or(LoadError::Role)?;
+            if replayed >= position {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(REPLAY_PAUSE).await;
+        }
+    }
+
+    async fn read(&mut self, view: &View, node: NodeId, changes: u64) -> Result<(), LoadError> {
+        let begun = Instant::now();
+        let line = self.line(view, node).await?;
+        let server_path = line.value(queries::SERVER_PATH).await?;
+        line.rows(queries::BEGIN, |_| {}).await?;
+        let digest = line.value(queries::DIGEST).await?;
+        let known = self.handle.current.look().last().cloned();
+        if let Some(picture) = known.filter(|_| digest.is_some() && digest == self.digest) {
+            self.end(view, node).await?;
+            picture.confirm(changes);
+            self.handle.current.count(|upkeep| {
+                upkeep.confirmations += 1;
+                upkeep.checked = Some(begun);
+            });
+            return Ok(());
+        }
+        let line = self.line(view, node).await?;
+        let mut inventory = queries::read(line).await?;
+        inventory.server_path = server_path.map(Into::into);
+        self.end(view, node).await?;
+        inventory.check_size()?;
+        self.publish(inventory, digest, changes, begun).await;
+        Ok(())
+    }
+
+    async fn end(&mut self, view: &View, node: NodeId) -> Result<(), LoadError> {
+        Ok(self.line(view, node).await?.rows(queries::COMMIT, |_| {}).await?)
+    }
+
+    async fn publish(&mut self, inventory: Inventory, digest: Option<String>, changes: u64, begun: Instant) {
+        let picture = draw(inventory, &self.settings, changes);
+        self.handle.current.count(|upkeep| {
+            upkeep.loads += 1;
+            (upkeep.load_time, upkeep.checked) = (begun.elapsed(), Some(begun));
+        });
+        info!(database = %self.handle.database, objects = picture.objects(), took = ?begun.elapsed(), "catalogs loaded");
+        self.digest = digest;
+        self.handle.current.publish(picture);
+        // Another database's keeper may have waited for the drawing.
+        tokio::task::yield_now().await;
+    }
+
+    /// The connection to this node, made if there is none.
+    async fn line(&mut self, view: &View, node: NodeId) -> Result<&mut Reader, LoadError> {
+        let place = match self.lines.iter().position(|(known, _)| *known == node) {
+            Some(place) => place,
+            None => {
+                let address = &view.node(node).ok_or(LoadError::NoNode)?.address;
+                let endpoint = Endpoint::new(Arc::clone(address), Arc::clone(&self.cluster.tls));
+                let reader = open(&self.monitor, endpoint, &self.handle.database).await?;
+                self.lines.retain(|(known, _)| Some(*known) == view.primary || Some(node) == view.primary);
+                self.lines.push((node, reader));
+                self.lines.len() - 1
+            }
+        };
+        self.lines.get_mut(place).map(|(_, reader)| reader).ok_or(LoadError::NoNode)
+    }
+}
+
+async fn open(monitor: &config::Monitor, endpoint: Endpoint, database: &Arc<str>) -> Result<Reader, LoadError> {
+    let target = Target {
+        endpoint,
+        user: Arc::clone(&monitor.user),
+        database: Arc::clone(database),
+        password: Some(monitor.password.clone()),
+        salted_password: None,
+        parameters: vec![
+            ("application_name".to_owned(), "trunkline catalogs".to_owned()),
+            ("client_encoding".to_owned(), "UTF8".to_owned()),
+        ],
+    };
+    let login = connect(&target, tokio::time::Instant::now() + CONNECT_TIMEOUT).await?;
+    Ok(Reader::new(login))
+}
+
+/// Loads a picture once, from the first node that answers; a replica if one is there.
+pub async fn load_once(
+    cluster: &config::Cluster,
+    database: &Arc<str>,
+    settings: &Settings,
+) -> Result<Arc<Picture>, LoadError> {
+    let mut last = LoadError::NoNode;
+    let mut fallback = None;
+    for address in &cluster.nodes {
+        match timeout(LONGEST_LOAD, load_from(cluster, address, database)).await.unwrap_or(Err(LoadError::Timeout)) {
+            Ok((inventory, Role::Replica)) => return Ok(draw(inventory, settings, 0)),
+            Ok((inventory, _)) => fallback = Some(inventory),
+            Err(error) => last = error,
+        }
+    }
+    fallback.map(|inventory| draw(inventory, settings, 0)).ok_or(last)
+}
+
+async fn load_from(
+    cluster: &config::Cluster,
+    address: &Arc<str>,
+    database: &Arc<str>,
+) -> Result<(Inventory, Role), LoadError> {
+    let tls = Arc::new(ArcSwap::from_pointee(cluster.tls.clone()));
+    let mut reader = open(&cluster.monitor, Endpoint::new(Arc::clone(address), tls), database).await?;
+    let role = if reader.value(queries::REPLAYED).await?.is_some() { Role::Replica } else { Role::Primary };
+    let server_path = reader.value(queries::SERVER_PATH).await?;
+    reader.rows(queries::BEGIN, |_| {}).await?;
+    let mut inventory = queries::read(&mut reader).await?;
+    inventory.server_path = server_path.map(Into::into);
+    inventory.check_size()?;
+    Ok((inventory, role))
+}
+
+/// As long as connecting may take elsewhere.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A million objects take a few seconds; a node that takes longer is stuck.
+const LONGEST_LOAD: Duration = Duration::from_secs(600);
+/// After a failure, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A replica that needs longer to show a change is lagging: the primary is asked.
+const REPLAY_PATIENCE: Duration = Duration::from_millis(300);
+const REPLAY_PAUSE: Duration = Duration::from_millis(1);
+/// Between two looks because of errors that may mean a change.
+const SUSPICION_PAUSE: Duration = Duration::from_millis(200);

@@ -1,0 +1,161 @@
+//! Loads and keeps the picture of each database's catalogs: on a thread of its own, off the way of statements and probes.
+//!
+//! A picture is loaded from a replica that has replayed whatever was acknowledged before, over the monitor's account;
+//! again after each change that passed through, on signs of another, and when a look from time to time finds that
+//! something has changed. What it means is left to [`crate::catalog`].
+
+mod keeper;
+mod queries;
+mod reader;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::auth::NodeTls;
+use crate::catalog::{Current, FunctionLists, Picture};
+use crate::config;
+use crate::topology::View;
+use keeper::Keeper;
+
+pub use keeper::{LoadError, load_once};
+
+/// The thread that loads pictures; dropping it ends it.
+#[derive(Debug)]
+pub struct Catalogs {
+    orders: Option<UnboundedSender<Vec<Keeper>>>,
+    thread: Option<JoinHandle<()>>,
+    handles: Vec<Handle>,
+    /// What nobody who names objects can know.
+    seed: u64,
+}
+
+/// A database whose picture is wanted.
+pub struct Wanted {
+    /// The number of its cluster.
+    pub cluster: usize,
+    /// Its name on the nodes.
+    pub database: Arc<str>,
+    /// The account that reads its catalogs.
+    pub monitor: config::Monitor,
+    /// Where its nodes are.
+    pub view: ClusterView,
+}
+
+/// One database's picture, for those who read it and those who say that it must change.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    /// The number of its cluster.
+    pub cluster: usize,
+    /// The database's name on the nodes.
+    pub database: Arc<str>,
+    /// What is known of it.
+    pub current: Arc<Current>,
+    /// To be told after [`Current::changed`] and [`Current::suspected`].
+    pub wake: Arc<Notify>,
+}
+
+/// What a keeper must know of its cluster.
+#[derive(Clone)]
+pub struct ClusterView {
+    /// The newest view.
+    pub view: Arc<ArcSwap<View>>,
+    /// Changes with it.
+    pub changed: watch::Receiver<u64>,
+    /// How its nodes are spoken to.
+    pub tls: Arc<ArcSwap<NodeTls>>,
+}
+
+/// What is the same for all databases.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A look whether something has changed, this often.
+    pub refresh: Duration,
+    /// What the configuration says of functions.
+    pub lists: Arc<FunctionLists>,
+    /// What nobody who names objects can know.
+    pub seed: u64,
+}
+
+impl Handle {
+    /// A database of which nothing is known yet.
+    pub fn new(cluster: usize, database: Arc<str>) -> Self {
+        Self { cluster, database, current: Arc::default(), wake: Arc::default() }
+    }
+}
+
+impl Catalogs {
+    /// Starts the thread; it keeps nothing yet.
+    pub fn start() -> std::io::Result<Self> {
+        let (orders, receiver) = unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let work = move || runtime.block_on(obey(receiver));
+        let thread = std::thread::Builder::new().name("catalogs".to_owned()).stack_size(STACK).spawn(work)?;
+        Ok(Self { orders: Some(orders), thread: Some(thread), handles: Vec::new(), seed: rand::random() })
+    }
+
+    /// Keeps the pictures of these databases from now on, and no others. What is known of one that was kept before stays
+    /// known until it is read anew.
+    pub fn keep(&mut self, wanted: Vec<Wanted>, refresh: Duration, lists: &Arc<FunctionLists>) -> &[Handle] {
+        let settings = Settings { refresh, lists: Arc::clone(lists), seed: self.seed };
+        let before = std::mem::take(&mut self.handles);
+        let mut keepers = Vec::new();
+        for Wanted { cluster, database, monitor, view } in wanted {
+            let is_same = |handle: &&Handle| handle.cluster == cluster && handle.database == database;
+            if self.handles.iter().any(|handle| is_same(&handle)) {
+                continue;
+            }
+            let known = before.iter().find(is_same).cloned();
+            let handle = known.unwrap_or_else(|| Handle::new(cluster, Arc::clone(&database)));
+            keepers.push(Keeper::new(handle.clone(), monitor, view, settings.clone()));
+            self.handles.push(handle);
+        }
+        if let Some(orders) = &self.orders {
+            // A thread that is gone has reported its panic; nothing is believed any more once a change comes.
+            let _ = orders.send(keepers);
+        }
+        &self.handles
+    }
+}
+
+/// Runs the keepers of the last order, until there are no more orders.
+async fn obey(mut orders: UnboundedReceiver<Vec<Keeper>>) {
+    let mut tasks = JoinSet::new();
+    // Cancel-safe: an order that is not received stays in the channel.
+    while let Some(keepers) = orders.recv().await {
+        tasks.abort_all();
+        for keeper in keepers {
+            tasks.spawn(keeper.run());
+        }
+    }
+}
+
+impl Drop for Catalogs {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        if let Some(thread) = self.thread.take() {
+            // Its panic has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// As the workers have, who call the same parser.
+const STACK: usize = 16 * 1024 * 1024;
+
+/// A number for the next picture: unique while the process runs, never 0.
+fn next_id() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Draws a picture of the rows.
+fn draw(inventory: crate::catalog::Inventory, settings: &Settings, changes: u64) -> Arc<Picture> {
+    Arc::new(Picture::draw(inventory, &settings.lists, next_id(), changes, settings.seed))
+}

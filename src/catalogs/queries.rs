@@ -1,0 +1,261 @@
+//! What is asked of a node's catalogs, and how its answers are read. For PostgreSQL 13 to 18.
+
+use super::reader::{ReadError, Reader, Row};
+use crate::catalog::{
+    Body, CastRow, FunctionRow, Inventory, Language, Mentions, Oid, OperatorRow, RelationKind, RelationRow, RoleRow,
+    TypeRow, Volatility,
+};
+
+/// Names are looked for where PostgreSQL has its own, whatever the account's settings are.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog; SET LOCAL statement_timeout = '10min'; \
+     SET LOCAL lock_timeout = '5s'";
+
+/// Ends it.
+pub(super) const COMMIT: &str = "COMMIT";
+
+/// Changes whenever something of what [`read`] asks for does: rows and their last writers, counted and added up.
+/// Whatever is temporary is left out, so that it does not change all the time.
+pub(super) const DIGEST: &str = "\
+SELECT concat_ws(' ', \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_class WHERE oid >= 16384 AND relpersistence <> 't' \
+ AND relkind IN ('r','p','v','m','f','S')), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_proc WHERE oid >= 16384), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_type WHERE oid >= 16384 AND typtype <> 'c' AND typelem = 0), \
+(SELECT concat(count(*), '/', sum(t.xmin::text::bigint)) FROM pg_type t JOIN pg_class c ON c.oid = t.typrelid \
+ WHERE c.relkind = 'c'), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_rewrite WHERE oid >= 16384), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_policy), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_operator WHERE oid >= 16384), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_cast WHERE oid >= 16384), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast_temp)_'), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_constraint WHERE contypid <> 0), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_inherits), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_amproc WHERE oid >= 16384), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_aggregate WHERE aggfnoid >= 16384), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_trigger WHERE NOT tgisinternal), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_db_role_setting), \
+(SELECT concat(count(*), '/', sum(hashtext(concat(rolname, rolsuper, rolbypassrls))::bigint)) FROM pg_roles))";
+
+/// What a session begins with, unless something of the account's own hides it; asked before [`BEGIN`].
+pub(super) const SERVER_PATH: &str = "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'search_path' \
+AND source IN ('default', 'configuration file', 'command line', 'environment variable')";
+
+/// Whether it is a primary, and how far it is.
+pub(super) const POSITION: &str =
+    "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_insert_lsn() END";
+
+/// Whether it is a replica, and how far it is.
+pub(super) const REPLAYED: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn() WHERE pg_catalog.pg_is_in_recovery()";
+
+/// Reads everything, inside [`BEGIN`].
+pub(super) async fn read(reader: &mut Reader) -> Result<Inventory, ReadError> {
+    let mut rows = Inventory::default();
+    let version: u32 = reader
+        .value("SELECT current_setting('server_version_num')")
+        .await?
+        .and_then(|version| version.parse().ok())
+        .unwrap_or_default();
+    read_relations(reader, &mut rows).await?;
+    read_types(reader, &mut rows).await?;
+    read_functions(reader, version, &mut rows).await?;
+    read_operators(reader, &mut rows).await?;
+    read_settings(reader, &mut rows).await?;
+    Ok(rows)
+}
+
+async fn read_relations(reader: &mut Reader, rows: &mut Inventory) -> Result<(), ReadError> {
+    let sql = "SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast_temp)_'";
+    reader.rows(sql, |row| rows.schemas.push((row.number(0), row.text(1).into()))).await?;
+    let sql = "SELECT oid, relnamespace, relname, relkind, relpersistence, relrowsecurity, relforcerowsecurity, relowner, \
+               reltype, coalesce(lower(reloptions::text) ~ 'security_invoker=(t|on|1|y)', false) FROM pg_class \
+               WHERE (oid >= 16384 OR relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'information_schema')) \
+               AND relkind IN ('r','p','v','m','f','S') AND relpersistence <> 't'";
+    let mut relations = Vec::new();
+    reader.rows(sql, |row| relations.push(relation(row))).await?;
+    rows.relations = relations;
+    let sql = "SELECT DISTINCT attrelid, atttypid FROM pg_attribute WHERE atttypid >= 16384 AND attnum > 0 \
+               AND NOT attisdropped AND attrelid >= 16384";
+    reader.rows(sql, |row| rows.column_types.push((row.number(0), row.number(1)))).await?;
+    let sql = "SELECT i.inhparent, i.inhrelid FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+               WHERE c.relkind IN ('r','p','f') AND c.relpersistence <> 't'";
+    reader.rows(sql, |row| rows.children.push((row.number(0), row.number(1)))).await?;
+    // A materialised view has such a rule too, which runs when it is refreshed.
+    let sql = "SELECT r.ev_class, r.ev_action FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class \
+               WHERE r.ev_type = '1' AND c.relkind = 'v' AND c.oid >= 16384";
+    reader.rows(sql, |row| rows.rules.push((row.number(0), tree(row, 1)))).await?;
+    let sql = "SELECT polrelid, polqual FROM pg_policy WHERE polcmd IN ('r','*') AND polqual IS NOT NULL";
+    reader.rows(sql, |row| rows.policies.push((row.number(0), tree(row, 1)))).await?;
+    let sql = "SELECT d.adrelid, d.adbin FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid \
+               AND a.attnum = d.adnum WHERE a.attgenerated = 'v'";
+    reader.rows(sql, |row| rows.virtual_columns.push((row.number(0), tree(row, 1)))).await?;
+    let sql = "SELECT DISTINCT tgrelid, tgfoid FROM pg_trigger WHERE NOT tgisinternal";
+    reader.rows(sql, |row| rows.triggers.push((row.number(0), row.number(1)))).await?;
+    let sql = "SELECT oid, relname FROM pg_class WHERE oid < 16384 AND relnamespace = 11 AND relkind IN ('r','v')";
+    reader.rows(sql, |row| rows.system_relations.push((row.number(0), row.text(1).into()))).await
+}
+
+fn relation(row: &Row<'_>) -> RelationRow {
+    RelationRow {
+        oid: row.number(0),
+        schema: row.number(1),
+        name: row.text(2).into(),
+        kind: match row.text(3) {
+            "v" => RelationKind::View,
+            "S" => RelationKind::Sequence,
+            "f" => RelationKind::Foreign,
+            _ => RelationKind::Stored,
+        },
+        is_unlogged: row.text(4) == "u",
+        has_policies: row.is(5),
+        binds_owner: row.is(6),
+        owner: row.number(7),
+        row_type: row.number(8),
+        is_invoker: row.is(9),
+    }
+}
+
+fn tree(row: &Row<'_>, column: usize) -> Mentions {
+    Mentions::of(row.text(column)).distinct()
+}
+
+async fn read_types(reader: &mut Reader, rows: &mut Inventory) -> Result<(), ReadError> {
+    // The type of a table's rows is known by the table, and an array by what it holds.
+    let sql = "SELECT t.oid, t.typnamespace, t.typname, 'v' IN (i.provolatile, o.provolatile) FROM pg_type t \
+               LEFT JOIN pg_class c ON c.oid = t.typrelid LEFT JOIN pg_proc i ON i.oid = t.typinput AND i.oid >= 16384 \
+               LEFT JOIN pg_proc o ON o.oid = t.typoutput AND o.oid >= 16384 \
+               WHERE t.oid >= 16384 AND t.typelem = 0 AND (t.typrelid = 0 OR c.relkind = 'c')";
+    let mut types = Vec::new();
+    reader
+        .rows(sql, |row| {
+            types.push(TypeRow {
+                oid: row.number(0),
+                schema: row.number(1),
+                name: row.text(2).into(),
+                volatile_input: row.is(3),
+            });
+        })
+        .await?;
+    rows.types = types;
+    let sql = "SELECT oid, typbasetype FROM pg_type WHERE oid >= 16384 AND typbasetype >= 16384 \
+               UNION ALL SELECT t.oid, t.typelem FROM pg_type t JOIN pg_type e ON e.oid = t.typelem \
+               LEFT JOIN pg_class c ON c.oid = e.typrelid WHERE t.typelem >= 16384 AND (e.typrelid = 0 OR c.relkind = 'c') \
+               UNION ALL SELECT t.oid, a.atttypid FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid \
+               WHERE t.oid >= 16384 AND a.atttypid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped \
+               UNION ALL SELECT rngtypid, rngsubtype FROM pg_range WHERE rngsubtype >= 16384";
+    reader.rows(sql, |row| rows.type_parts.push((row.number(0), row.number(1)))).await?;
+    let sql = "SELECT contypid, conbin FROM pg_constraint WHERE contypid >= 16384 AND conbin IS NOT NULL";
+    reader.rows(sql, |row| rows.domain_checks.push((row.number(0), tree(row, 1)))).await?;
+    let sql = "SELECT c.opcintype, p.amproc::oid FROM pg_opclass c JOIN pg_amproc p ON p.amprocfamily = c.opcfamily \
+               WHERE c.oid >= 16384 AND c.opcintype >= 16384 AND c.opcintype IN (p.amproclefttype, p.amprocrighttype)";
+    reader.rows(sql, |row| rows.comparators.push((row.number(0), row.number(1)))).await
+}
+
+async fn read_functions(reader: &mut Reader, version: u32, rows: &mut Inventory) -> Result<(), ReadError> {
+    /// The first version whose functions may have a parsed body.
+    const SQL_BODIES: u32 = 140_000;
+    let body = if version >= SQL_BODIES { "p.prosqlbody" } else { "NULL" };
+    let sql = format!(
+        "SELECT p.oid, p.pronamespace, p.proname, p.prokind, p.provolatile, l.lanname, p.pronargdefaults, \
+         p.provariadic <> 0, p.proargtypes, p.prorettype, p.proallargtypes, p.proargdefaults, {body}, \
+         CASE WHEN l.lanname NOT IN ('c', 'internal') THEN p.prosrc END \
+         FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid >= 16384"
+    );
+    let mut functions = Vec::new();
+    reader.rows(&sql, |row| functions.push(function(row))).await?;
+    rows.functions = functions;
+    let sql = "SELECT DISTINCT a.aggfnoid::oid, f.oid FROM pg_aggregate a CROSS JOIN LATERAL unnest(ARRAY[a.aggtransfn, \
+               a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn, \
+               a.aggmfinalfn]::oid[]) AS f (oid) WHERE a.aggfnoid >= 16384 AND f.oid <> 0";
+    reader.rows(sql, |row| rows.aggregates.push((row.number(0), row.number(1)))).await?;
+    let sql = "SELECT oid, proname FROM pg_proc WHERE oid < 16384";
+    let mut builtins = Vec::new();
+    reader.rows(sql, |row| builtins.push((row.number::<Oid>(0), row.text(1).into()))).await?;
+    rows.builtins = builtins.into_iter().collect();
+    let sql = "SELECT proname, proargtypes FROM pg_proc WHERE oid < 16384 AND proname IN \
+               (SELECT proname FROM pg_proc WHERE oid >= 16384)";
+    reader.rows(sql, |row| rows.builtin_signatures.push((row.text(0).into(), row.numbers(1).into()))).await
+}
+
+fn function(row: &Row<'_>) -> FunctionRow {
+    let language = match row.text(5) {
+        "sql" => Language::Sql,
+        "plpgsql" => Language::PlPgSql,
+        "c" | "internal" => Language::Native,
+        _ => Language::Other,
+    };
+    let is_aggregate = matches!(row.text(3), "a");
+    let body = match row.maybe(12) {
+        Some(tree) => Body::Tree(Mentions::of(tree).distinct()),
+        None if is_aggregate => Body::Hidden,
+        None => Body::read(row.text(13), language),
+    };
+    let mut results = row.numbers(10);
+    results.push(row.number(9));
+    FunctionRow {
+        oid: row.number(0),
+        schema: row.number(1),
+        name: row.text(2).into(),
+        volatility: match row.text(4) {
+            "i" => Volatility::Immutable,
+            "s" => Volatility::Stable,
+            _ => Volatility::Volatile,
+        },
+        language,
+        is_aggregate,
+        arguments: row.numbers(8).into(),
+        defaults: row.number(6),
+        is_variadic: row.is(7),
+        results: results.into(),
+        default_values: row.maybe(11).map(|tree| Mentions::of(tree).distinct()),
+        body,
+    }
+}
+
+async fn read_operators(reader: &mut Reader, rows: &mut Inventory) -> Result<(), ReadError> {
+    let sql = "SELECT oid, oprnamespace, oprname, oprleft, oprright, oprcode::oid, oprresult FROM pg_operator \
+               WHERE oprname IN (SELECT oprname FROM pg_operator WHERE oid >= 16384)";
+    reader
+        .rows(sql, |row| {
+            rows.operators.push(OperatorRow {
+                oid: row.number(0),
+                schema: row.number(1),
+                name: row.text(2).into(),
+                left: row.number(3),
+                right: row.number(4),
+                function: row.number(5),
+                result: row.number(6),
+            });
+        })
+        .await?;
+    let sql = "SELECT castsource, casttarget, castfunc, castcontext = 'i' FROM pg_cast WHERE oid >= 16384";
+    reader
+        .rows(sql, |row| {
+            rows.casts.push(CastRow {
+                source: row.number(0),
+                target: row.number(1),
+                function: row.number(2),
+                is_implicit: row.is(3),
+            });
+        })
+        .await
+}
+
+async fn read_settings(reader: &mut Reader, rows: &mut Inventory) -> Result<(), ReadError> {
+    let sql = "SELECT oid, rolname, rolsuper OR rolbypassrls FROM pg_roles WHERE rolsuper OR rolbypassrls \
+               OR oid IN (SELECT relowner FROM pg_class WHERE relrowsecurity OR relkind = 'v')";
+    reader
+        .rows(sql, |row| {
+            rows.roles.push(RoleRow { oid: row.number(0), name: row.text(1).into(), is_exempt: row.is(2) });
+        })
+        .await?;
+    let sql = "SELECT r.rolname, s.setdatabase <> 0, substr(c.text, 13) FROM pg_db_role_setting s \
+               CROSS JOIN LATERAL unnest(s.setconfig) AS c (text) LEFT JOIN pg_roles r ON r.oid = s.setrole \
+               WHERE c.text LIKE 'search_path=%' AND (s.setrole = 0 OR r.rolname IS NOT NULL) \
+               AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    reader
+        .rows(sql, |row| match row.maybe(0) {
+            Some(role) => rows.role_paths.push((role.into(), row.is(1), row.text(2).into())),
+            None => rows.database_path = Some(row.text(2).into()),
+        })
+        .await
+}

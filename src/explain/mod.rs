@@ -1,0 +1,369 @@
+//! `trunkline explain`: where statements would go, and why.
+
+mod scene;
+
+use std::io::{self, BufRead, BufWriter, Write};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::catalog::{Found, Path, Picture};
+use crate::catalogs;
+use crate::config::Config;
+use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Sender, intend, safety};
+use crate::session::Settings;
+use crate::session::pins::Pins;
+use crate::sql::{
+    Cache, Kind, Name, NeedsPrimary, ParseSettings, Part, PreparedNames, SessionChange, Statement, TransactionControl,
+};
+use scene::Scene;
+
+/// What is asked.
+pub enum Input {
+    /// One query string; the answer is for people.
+    Statement(String),
+    /// Each line a JSON string, or an array of them that is one session; each answer is a line of JSON.
+    JsonLines(Box<dyn BufRead>),
+}
+
+/// What may be known beyond the statements themselves.
+#[derive(Debug)]
+pub enum Knowledge {
+    /// Nothing: no catalogs, no nodes, no rules.
+    None,
+    /// A running cluster and the rules.
+    Cluster {
+        /// Where it is.
+        config: Box<Config>,
+        /// Which database, as clients name it; None: the first one.
+        database: Option<String>,
+    },
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Input or output failed.
+    #[error("cannot read or write")]
+    Io(#[from] io::Error),
+    /// The cluster does not tell.
+    #[error("the cluster's catalogs cannot be read")]
+    Catalogs(#[from] catalogs::LoadError),
+    /// The configuration has no such database.
+    #[error("the configuration has no database {0:?}")]
+    NoDatabase(String),
+    /// A line is not what it must be.
+    #[error("line {line}: expected a JSON string, or an array of JSON strings")]
+    Line {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// One answer.
+#[derive(Debug, Serialize)]
+struct Answer {
+    target: &'static str,
+    reason: &'static str,
+    why: String,
+}
+
+/// One line of input.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Statement(String),
+    Session(Vec<String>),
+}
+
+/// Answers on standard output.
+pub fn run(knowledge: Knowledge, input: Input) -> Result<(), Failure> {
+    let mut explainer = Explainer::new(knowledge)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    match input {
+        Input::Statement(sql) => {
+            let answer = explainer.session().explain(&sql);
+            writeln!(out, "target: {}\nreason: {}\nwhy:    {}", answer.target, answer.reason, answer.why)?;
+        }
+        Input::JsonLines(lines) => {
+            for (index, line) in lines.lines().enumerate() {
+                let line = line?;
+                if line.trim().is_empty() {
+                    continue;
+                }
+                let line = serde_json::from_str(&line).map_err(|source| Failure::Line { line: index + 1, source })?;
+                explainer.answer_line(line, &mut out)?;
+            }
+        }
+    }
+    Ok(out.flush()?)
+}
+
+/// Caches and rules, over all sessions of the input.
+struct Explainer {
+    cluster: Option<Known>,
+    cache: Cache,
+    parse: ParseSettings,
+    rules: Arc<RuleSet>,
+    reads: Reads,
+    user: Arc<str>,
+    database: Arc<str>,
+}
+
+/// What is known of one session: as much as its statements tell.
+struct Imagined<'e> {
+    explainer: &'e mut Explainer,
+    transaction: InTransaction,
+    prepared: PreparedNames,
+    pins: Pins,
+    settings: Settings,
+    path_is_uncertain: bool,
+    catalog_changes: Changes,
+}
+
+/// What the session has changed in the catalogs: the picture does not show it, for nothing is run.
+#[derive(Default)]
+struct Changes {
+    /// Of these names nothing is known any more.
+    names: Vec<Arc<str>>,
+    /// Of none.
+    anything: bool,
+}
+
+/// What the running cluster has told.
+struct Known {
+    picture: Arc<Picture>,
+    any_path: Path,
+    /// Sessions' settings are tried out here.
+    scene: Scene,
+}
+
+impl Explainer {
+    fn new(knowledge: Knowledge) -> Result<Self, Failure> {
+        let parse = ParseSettings::default();
+        let cache = Cache::new(64 << 20);
+        match knowledge {
+            Knowledge::None => Ok(Self {
+                cluster: None,
+                cache,
+                parse,
+                rules: Arc::default(),
+                reads: Reads::Replicas,
+                user: "".into(),
+                database: "".into(),
+            }),
+            Knowledge::Cluster { config, database } => {
+                let user = config.users.first().map(|user| Arc::clone(&user.name)).unwrap_or_default();
+                let first = config.databases.first().map(|database| Arc::clone(&database.name)).unwrap_or_default();
+                let database: Arc<str> = database.map_or(first, Into::into);
+                let cluster = Some(ask_cluster(&config, &database)?);
+                let (rules, reads) = (config.routing.rules, config.routing.reads);
+                Ok(Self { cluster, cache, parse, rules, reads, user, database })
+            }
+        }
+    }
+
+    fn session(&mut self) -> Imagined<'_> {
+        Imagined {
+            explainer: self,
+            transaction: InTransaction::No,
+            prepared: PreparedNames::default(),
+            pins: Pins::default(),
+            settings: Settings::default(),
+            path_is_uncertain: false,
+            catalog_changes: Changes::default(),
+        }
+    }
+
+    fn answer_line(&mut self, line: Line, out: &mut impl Write) -> Result<(), Failure> {
+        if let Some(known) = &mut self.cluster {
+            known.scene.begin();
+        }
+        let mut session = self.session();
+        let written = match line {
+            Line::Statement(sql) => serde_json::to_writer(&mut *out, &session.explain(&sql)),
+            Line::Session(statements) => {
+                let answers: Vec<Answer> = statements.iter().map(|sql| session.explain(sql)).collect();
+                serde_json::to_writer(&mut *out, &answers)
+            }
+        };
+        written.map_err(io::Error::from)?;
+        Ok(writeln!(out)?)
+    }
+}
+
+impl Imagined<'_> {
+    fn explain(&mut self, sql: &str) -> Answer {
+        let statement = self.explainer.cache.get(sql.as_bytes(), &self.explainer.parse);
+        self.path_is_uncertain |= changes_path(&statement) && statement.parts.len() > 1;
+        let path = self.path();
+        let catalog = self.catalog(&statement, path.as_ref());
+        let facts = Facts {
+            sender: Sender { user: &self.explainer.user, database: &self.explainer.database, application_name: "" },
+            reads: self.explainer.reads,
+            transaction: self.transaction,
+            serializable_by_default: self.settings.are_serializable(),
+            prepared: &self.prepared,
+            catalog,
+        };
+        let intent = match self.pins.first() {
+            Some(pin) => Intent::Primary(Reason::from(pin)),
+            None => intend(&statement, sql, &facts, &self.explainer.rules),
+        };
+        let found = match &catalog {
+            Catalog::Known { picture, path, .. } => self.find(picture, &statement, path),
+            _ => None,
+        };
+        let changes_catalog = safety::may_change_catalog(&statement, &catalog);
+        if changes_catalog {
+            self.catalog_changes.add(&statement);
+        }
+        self.follow(&statement, &intent);
+        self.try_settings(&statement, sql);
+        answer(&intent, &statement, found)
+    }
+
+    fn path(&self) -> Option<Path> {
+        let known = self.explainer.cluster.as_ref()?;
+        if self.path_is_uncertain {
+            return Some(known.any_path.clone());
+        }
+        let user = &self.explainer.user;
+        let role = self.settings.get("role").filter(|role| !role.is_empty() && *role != "none");
+        Some(known.picture.path(self.settings.get("search_path"), user, role.unwrap_or(user)))
+    }
+
+    fn catalog<'c>(&'c self, statement: &Statement, path: Option<&'c Path>) -> Catalog<'c> {
+        match (&self.explainer.cluster, path) {
+            (Some(_), _) if self.catalog_changes.touch(statement) => Catalog::Unknown,
+            (Some(known), Some(path)) => Catalog::Known { picture: &known.picture, path, key: None },
+            _ => Catalog::NotAsked,
+        }
+    }
+
+    /// What the catalogs have against the statement, or against what it executes.
+    fn find(&self, picture: &Picture, statement: &Statement, path: &Path) -> Option<Found> {
+        let executed = statement.parts.iter().flat_map(|part| &part.session).filter_map(|change| match change {
+            SessionChange::Execute(name) => self.prepared.get(name).map(|prepared| &prepared.statement),
+            _ => None,
+        });
+        picture.find(statement, path).or_else(|| executed.into_iter().find_map(|inside| picture.find(inside, path)))
+    }
+
+    /// What it sets is tried out on a node, which knows what a value means.
+    fn try_settings(&mut self, statement: &Statement, sql: &str) {
+        let Some(known) = &mut self.explainer.cluster else { return };
+        let is_control = statement.parts.iter().any(|part| part.transaction != TransactionControl::None);
+        let is_set = statement.parts.iter().any(|part| part.session.iter().any(sets));
+        let is_harmless =
+            statement.parts.iter().all(|part| part.transaction != TransactionControl::None || only_sets(part));
+        if !(is_control || is_set) {
+            return;
+        }
+        match is_harmless.then(|| known.scene.play(sql)).flatten() {
+            Some(settings) => (self.settings, self.path_is_uncertain) = (settings, false),
+            None => self.path_is_uncertain |= changes_path(statement),
+        }
+    }
+
+    /// What the statement leaves in the session, if it succeeds.
+    fn follow(&mut self, statement: &Statement, intent: &Intent) {
+        for part in &statement.parts {
+            match part.transaction {
+                TransactionControl::Begin(_) => {
+                    let is_read = matches!(intent, Intent::Read { .. });
+                    self.transaction = if is_read { InTransaction::ReadOnly } else { InTransaction::ReadWrite };
+                }
+                TransactionControl::Commit { chain: false }
+                | TransactionControl::Rollback { chain: false }
+                | TransactionControl::Prepare => self.transaction = InTransaction::No,
+                _ => {}
+            }
+            for change in &part.session {
+                self.prepared.apply(change);
+                match change {
+                    SessionChange::Pin(pin) => {
+                        self.pins.add(*pin);
+                    }
+                    SessionChange::DiscardAll => self.pins.clear(),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+impl Changes {
+    /// The statement may have changed what its names mean.
+    fn add(&mut self, statement: &Statement) {
+        for part in &statement.parts {
+            let is_of_tables = part.kind == Kind::Ddl && !part.tables.is_empty() && part.functions.is_empty();
+            self.anything |=
+                part.changes_catalog && !is_of_tables && part.needs_primary != Some(NeedsPrimary::Temporary);
+            self.names.extend(part.tables.iter().map(|table| Arc::clone(&table.name)));
+        }
+    }
+
+    fn touch(&self, statement: &Statement) -> bool {
+        let names = |name: &Name| self.names.contains(&name.name);
+        self.anything || statement.parts.iter().any(|part| part.tables.iter().any(names))
+    }
+}
+
+/// It sets something, for the session or the transaction.
+fn sets(change: &SessionChange) -> bool {
+    use SessionChange::*;
+    matches!(change, Set(_) | SetLocal(_) | Reset(_) | ResetAll | DiscardAll)
+}
+
+/// It reads no table and calls nothing but set_config.
+fn only_sets(part: &Part) -> bool {
+    part.session.iter().all(sets)
+        && part.tables.is_empty()
+        && part.needs_primary.is_none()
+        && part.functions.iter().all(|name| &*name.name == "set_config")
+}
+
+fn changes_path(statement: &Statement) -> bool {
+    statement.parts.iter().flat_map(|part| &part.session).any(|change| match change {
+        SessionChange::Set(name) | SessionChange::SetLocal(name) | SessionChange::Reset(name) => {
+            matches!(&**name, "search_path" | "role" | "session_authorization")
+        }
+        SessionChange::ResetAll | SessionChange::DiscardAll => true,
+        _ => false,
+    })
+}
+
+/// The catalogs of the running cluster, and a place to try settings on.
+fn ask_cluster(config: &Config, name: &Arc<str>) -> Result<Known, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let database = config.databases.iter().find(|database| database.name == *name);
+    let database = database.ok_or_else(|| Failure::NoDatabase(name.to_string()))?;
+    let Some(cluster) = config.clusters.get(database.cluster) else {
+        return Err(Failure::NoDatabase(name.to_string()));
+    };
+    let settings = catalogs::Settings {
+        refresh: config.routing.catalog_refresh,
+        lists: Arc::clone(&config.routing.functions),
+        seed: rand::random(),
+    };
+    let picture = runtime.block_on(catalogs::load_once(cluster, &database.server_name, &settings))?;
+    let scene = Scene::new(runtime, config, cluster, &database.server_name);
+    Ok(Known { picture, any_path: Path::any(), scene })
+}
+
+fn answer(intent: &Intent, statement: &Statement, found: Option<Found>) -> Answer {
+    let reason = intent.reason();
+    let target = match intent {
+        Intent::Read { .. } => "replica",
+        Intent::Primary(_) => "primary",
+        Intent::Refuse { .. } => "refused",
+    };
+    let from_text = statement.needs_primary().filter(|why| Reason::from(*why) == reason).map(NeedsPrimary::to_string);
+    let from_catalog = found.filter(|found| Reason::from(found.why) == reason);
+    let culprit = from_text.or_else(|| Some(format!("{}: {}", reason.words(), from_catalog?.name)));
+    Answer { target, reason: reason.code(), why: culprit.unwrap_or_else(|| reason.words().to_owned()) }
+}

@@ -1,0 +1,81 @@
+//! A session on a node of the running cluster, on which the settings of an imagined one are tried: only a node knows
+//! what a value means, and what a transaction's end undoes. Nothing else is run there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Runtime;
+
+use crate::auth::Secret;
+use crate::backend::{Endpoint, Login, Target, connect, exchange};
+use crate::config::{Cluster, Config};
+use crate::session::Settings;
+
+/// The session.
+pub(super) struct Scene {
+    runtime: Runtime,
+    nodes: Vec<Target>,
+    login: Option<Login>,
+}
+
+/// Everything that a route may depend on.
+const READ: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('search_path', 'role', \
+'default_transaction_isolation', 'default_transaction_read_only') AND source = 'session'";
+
+/// What is said here is said in a moment.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Scene {
+    /// As the first user whose password is known, else as the monitor.
+    pub(super) fn new(runtime: Runtime, config: &Config, cluster: &Cluster, database: &Arc<str>) -> Self {
+        let plain = |secret: &Secret| secret.plain().map(|_| secret.clone());
+        let user = config.users.first().and_then(|user| {
+            let password = user.server_password.as_ref().and_then(plain).or_else(|| plain(&user.password))?;
+            Some((Arc::clone(&user.name), password))
+        });
+        let (user, password) =
+            user.unwrap_or_else(|| (Arc::clone(&cluster.monitor.user), cluster.monitor.password.clone()));
+        let tls = Arc::new(ArcSwap::from_pointee(cluster.tls.clone()));
+        let target = |address: &Arc<str>| Target {
+            endpoint: Endpoint::new(Arc::clone(address), Arc::clone(&tls)),
+            user: Arc::clone(&user),
+            database: Arc::clone(database),
+            password: Some(password.clone()),
+            salted_password: None,
+            parameters: vec![("application_name".to_owned(), "trunkline explain".to_owned())],
+        };
+        Self { runtime, nodes: cluster.nodes.iter().map(target).collect(), login: None }
+    }
+
+    /// Another session begins.
+    pub(super) fn begin(&mut self) {
+        self.login = None;
+    }
+
+    /// Runs what sets something, and answers what is set then; None if that cannot be told.
+    pub(super) fn play(&mut self, sql: &str) -> Option<Settings> {
+        if self.login.is_none() {
+            self.login = self.enter();
+        }
+        let stream = &mut self.login.as_mut()?.stream;
+        self.runtime.block_on(async {
+            let deadline = tokio::time::Instant::now() + PATIENCE;
+            // An error undoes what it undoes: what is set afterwards is what counts.
+            let _ = exchange::query(stream, sql, deadline).await;
+            let answer = exchange::query(stream, READ, deadline).await.ok()?;
+            let pair = |row: Vec<Option<Arc<str>>>| match row.as_slice() {
+                [Some(name), Some(value)] => Some((Arc::clone(name), Arc::clone(value))),
+                _ => None,
+            };
+            Some(Settings::new(answer.rows.into_iter().filter_map(pair)))
+        })
+    }
+
+    fn enter(&self) -> Option<Login> {
+        self.nodes.iter().rev().find_map(|target| {
+            let deadline = tokio::time::Instant::now() + PATIENCE;
+            self.runtime.block_on(connect(target, deadline)).ok()
+        })
+    }
+}

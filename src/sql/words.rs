@@ -1,0 +1,322 @@
+//! The words of a function's body in a language that is not parsed: enough to see what it names, never what it means.
+
+use std::sync::Arc;
+
+use super::statement::{Argument, Call, Kind, Name, NeedsPrimary, Part, Statement};
+use super::{effects, functions, memo::Memo, relations};
+
+/// What the words of a body tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Body {
+    /// Everything it may name, as a statement: unquoted words that could be relations, functions or types are all.
+    pub statement: Statement,
+    /// It makes statements out of strings: nothing is known of them.
+    pub is_dynamic: bool,
+    /// One of its words begins a statement that changes the catalogs.
+    pub changes_catalog: bool,
+}
+
+/// How much of a language's strings is code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quoting {
+    /// As in SQL and PL/pgSQL: what is in quotes is data.
+    Sql,
+    /// Any other language: SQL comes in its strings, so quotes say nothing.
+    None,
+}
+
+/// Reads the words of a body.
+pub fn body(text: &str, quoting: Quoting) -> Body {
+    let mut reader = Reader::default();
+    let mut scanner = Scanner { rest: text, quoting };
+    let mut before = Token::End;
+    let mut token = scanner.next();
+    while token != Token::End {
+        let after = scanner.next();
+        reader.token(&before, &token, &after);
+        before = std::mem::replace(&mut token, after);
+    }
+    reader.finish()
+}
+
+#[derive(Default)]
+struct Reader {
+    tables: Vec<Name>,
+    functions: Vec<Name>,
+    calls: Vec<Call>,
+    operators: Vec<Name>,
+    attributes: Vec<Arc<str>>,
+    needs_primary: Option<NeedsPrimary>,
+    is_dynamic: bool,
+    changes_catalog: bool,
+}
+
+impl Reader {
+    fn token(&mut self, before: &Token<'_>, token: &Token<'_>, after: &Token<'_>) {
+        match token {
+            Token::Word(word) => self.word(before, word, after),
+            Token::Operator(symbol) => add(&mut self.operators, Name { schema: None, name: (*symbol).into() }),
+            _ => {}
+        }
+    }
+
+    fn word(&mut self, before: &Token<'_>, word: &Arc<str>, after: &Token<'_>) {
+        self.is_dynamic |= &**word == "execute";
+        self.changes_catalog |= CHANGES_CATALOG.contains(&&**word);
+        let name = Name { schema: None, name: Arc::clone(word) };
+        if *after == Token::Open {
+            self.call(&name);
+        } else if *after != Token::Dot && relations::judge(&name) == relations::Judgement::DiffersBetweenNodes {
+            self.needs_primary.get_or_insert(NeedsPrimary::Relation(Arc::clone(word)));
+        }
+        if *before == Token::Dot && !self.attributes.contains(word) {
+            self.attributes.push(Arc::clone(word));
+        }
+        add(&mut self.tables, name);
+    }
+
+    fn call(&mut self, name: &Name) {
+        use functions::Class;
+        match functions::class_of(name) {
+            Some(Class::Safe | Class::NamesObject | Class::ReadsSetting) | None => {}
+            Some(_) => {
+                self.needs_primary.get_or_insert(NeedsPrimary::Function(Arc::clone(&name.name)));
+            }
+        }
+        add(&mut self.functions, name.clone());
+        let call = Call { name: name.clone(), arguments: None };
+        if !self.calls.contains(&call) {
+            self.calls.push(call);
+        }
+    }
+
+    fn finish(self) -> Body {
+        let part = Part {
+            needs_primary: self.needs_primary,
+            types: self.tables.as_slice().into(),
+            tables: self.tables.into(),
+            functions: self.functions.into(),
+            calls: self.calls.into(),
+            operators: self.operators.into(),
+            attributes: self.attributes.into(),
+            sorts: true,
+            changes_catalog: self.changes_catalog,
+            ..effects::harmless(Kind::Other)
+        };
+        Body {
+            statement: Statement { parts: Box::new([part]), shape_decides: false, memo: Memo::default() },
+            is_dynamic: self.is_dynamic,
+            changes_catalog: self.changes_catalog,
+        }
+    }
+}
+
+/// Words that begin statements which change catalogs; as a column's name they only cost a second look.
+const CHANGES_CATALOG: &[&str] =
+    &["alter", "comment", "create", "drop", "execute", "grant", "import", "reassign", "refresh", "revoke", "security"];
+
+fn add(names: &mut Vec<Name>, name: Name) {
+    if !names.contains(&name) {
+        names.push(name);
+    }
+}
+
+/// What a body is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token<'a> {
+    /// A name or keyword, folded unless quoted.
+    Word(Arc<str>),
+    /// A run of operator characters.
+    Operator(&'a str),
+    /// `(`.
+    Open,
+    /// `.`.
+    Dot,
+    /// Anything else that is not a space or a comment.
+    Other,
+    /// No more.
+    End,
+}
+
+struct Scanner<'a> {
+    rest: &'a str,
+    quoting: Quoting,
+}
+
+impl<'a> Scanner<'a> {
+    fn next(&mut self) -> Token<'a> {
+        loop {
+            self.rest = self.rest.trim_start();
+            let Some(first) = self.rest.chars().next() else { return Token::End };
+            if self.quoting == Quoting::Sql && self.skip_comment() {
+                continue;
+            }
+            return self.token(first);
+        }
+    }
+
+    fn token(&mut self, first: char) -> Token<'a> {
+        match first {
+            '(' => self.one(first, Token::Open),
+            '.' => self.one(first, Token::Dot),
+            '"' if self.quoting == Quoting::Sql => self.quoted_name(),
+            '\'' if self.quoting == Quoting::Sql => self.string(),
+            '$' if self.quoting == Quoting::Sql => self.dollar(),
+            _ if is_name_start(first) => self.name(),
+            _ if is_operator(first) => Token::Operator(self.take_while(is_operator)),
+            _ => self.one(first, Token::Other),
+        }
+    }
+
+    fn one(&mut self, first: char, token: Token<'a>) -> Token<'a> {
+        self.skip(first.len_utf8());
+        token
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.rest = self.rest.get(bytes..).unwrap_or_default();
+    }
+
+    fn take_while(&mut self, belongs: impl Fn(char) -> bool) -> &'a str {
+        let end = self.rest.find(|c| !belongs(c)).unwrap_or(self.rest.len());
+        let (taken, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        taken
+    }
+
+    fn skip_comment(&mut self) -> bool {
+        if self.rest.starts_with("--") {
+            self.skip(self.rest.find('\n').unwrap_or(self.rest.len()));
+            return true;
+        }
+        if !self.rest.starts_with("/*") {
+            return false;
+        }
+        let mut depth = 0_usize;
+        loop {
+            if self.rest.starts_with("/*") {
+                depth += 1;
+                self.skip(2);
+            } else if self.rest.starts_with("*/") {
+                depth -= 1;
+                self.skip(2);
+            } else {
+                self.skip(self.rest.chars().next().map_or(0, char::len_utf8));
+            }
+            if depth == 0 || self.rest.is_empty() {
+                return true;
+            }
+        }
+    }
+
+    fn name(&mut self) -> Token<'a> {
+        let word = self.take_while(|c| is_name_start(c) || c.is_ascii_digit() || c == '$');
+        // An escape string: a backslash may hide its end, so it is read as such.
+        if self.quoting == Quoting::Sql && word.eq_ignore_ascii_case("e") && self.rest.starts_with('\'') {
+            return self.escape_string();
+        }
+        Token::Word(word.to_lowercase().into())
+    }
+
+    fn quoted_name(&mut self) -> Token<'a> {
+        let mut name = String::new();
+        self.skip(1);
+        loop {
+            name.push_str(self.take_while(|c| c != '"'));
+            if !self.rest.starts_with("\"\"") {
+                break;
+            }
+            name.push('"');
+            self.skip(2);
+        }
+        self.skip(1);
+        Token::Word(name.into())
+    }
+
+    fn string(&mut self) -> Token<'a> {
+        self.skip(1);
+        self.take_while(|c| c != '\'');
+        self.skip(1);
+        Token::Other
+    }
+
+    fn escape_string(&mut self) -> Token<'a> {
+        self.skip(1);
+        while let Some(c) = self.rest.chars().next() {
+            self.skip(c.len_utf8());
+            match c {
+                '\'' => break,
+                '\\' => self.skip(self.rest.chars().next().map_or(0, char::len_utf8)),
+                _ => {}
+            }
+        }
+        Token::Other
+    }
+
+    /// A parameter, or a string between two equal tags.
+    fn dollar(&mut self) -> Token<'a> {
+        let after = self.rest.get(1..).unwrap_or_default();
+        let tag = after.find(|c: char| !is_name_start(c) && !c.is_ascii_digit()).unwrap_or(after.len());
+        if !after.get(tag..).is_some_and(|rest| rest.starts_with('$')) {
+            self.skip(1 + tag.max(1));
+            return Token::Other;
+        }
+        let tag = self.rest.get(..tag + 2).unwrap_or_default();
+        self.skip(tag.len());
+        let end = self.rest.find(tag).map_or(self.rest.len(), |at| at + tag.len());
+        self.skip(end);
+        Token::Other
+    }
+}
+
+fn is_name_start(c: char) -> bool {
+    c.is_alphabetic() || c == '_' || !c.is_ascii()
+}
+
+fn is_operator(c: char) -> bool {
+    "~!@#^&|`?+-*/%<>=".contains(c)
+}
+
+/// An argument of which nothing is known.
+impl Default for Argument {
+    fn default() -> Self {
+        Self::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[Name]) -> Vec<&str> {
+        names.iter().map(|name| &*name.name).collect()
+    }
+
+    #[test]
+    fn strings_and_comments_of_sql_hold_no_names() {
+        let body = body("a -- b\n/* c /* d */ e */ 'f''g' E'h\\'i' $x$ j $x$ \"K\" $1 l(", Quoting::Sql);
+        assert_eq!(names(&body.statement.parts[0].tables), ["a", "K", "l"]);
+        assert_eq!(names(&body.statement.parts[0].functions), ["l"]);
+    }
+
+    #[test]
+    fn strings_of_other_languages_may_be_sql() {
+        let body = body("plpy.execute('select nextval(\\'s\\')')", Quoting::None);
+        assert!(body.is_dynamic);
+        assert_eq!(body.statement.needs_primary(), Some(&NeedsPrimary::Function("nextval".into())));
+    }
+
+    #[test]
+    fn words_that_change_catalogs_are_seen() {
+        assert!(body("BEGIN CREATE TABLE t (); END", Quoting::Sql).changes_catalog);
+        assert!(!body("BEGIN RETURN count(*) FROM created; END", Quoting::Sql).changes_catalog);
+    }
+
+    #[test]
+    fn no_text_is_read_beyond_its_end() {
+        for text in ["'", "\"", "$", "$a", "$a$", "/*", "--", "e'", "e'\\", "/*/", "é", "$é$"] {
+            body(text, Quoting::Sql);
+            body(text, Quoting::None);
+        }
+    }
+}
