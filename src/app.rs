@@ -130,6 +130,10 @@ fn show(server: &Server, scrape: &mut Scrape) {
         };
         scrape.catalog(name, picture, counts);
     }
+    for rule in server.rules.rules() {
+        scrape.rule_matches(&rule.name, rule.counts.matched());
+        scrape.rule_would_change(&rule.name, rule.counts.would_change());
+    }
     for (key, counts) in server.pools.counts() {
         let Some(cluster) = server.clusters.iter().find(|cluster| cluster.number == key.cluster) else { continue };
         let view = cluster.view.load();

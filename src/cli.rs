@@ -139,7 +139,7 @@ fn summary(config: &Config) -> String {
         counted(nodes, "node"),
         counted(config.databases.len(), "database"),
         counted(config.users.len(), "user"),
-        counted(config.routing.rules.rules.len(), "rule"),
+        counted(config.routing.rules.rules().len(), "rule"),
         listen.join(", ")
     )
 }

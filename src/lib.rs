@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod sql;
 pub mod topology;
+pub mod units;
 pub mod wire;
 
 pub mod balancing;

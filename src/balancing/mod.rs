@@ -1,6 +1,16 @@
 //! Pick one node from those allowed.
 
+mod balance;
+mod latency;
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
 use crate::topology::NodeId;
+
+pub use balance::{Balance, Seat};
+pub use latency::PeakLatency;
 
 /// A node that may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,48 +19,159 @@ pub struct Candidate {
     pub node: NodeId,
     /// Its leases now.
     pub leases: usize,
+    /// How long it has taken to answer lately; None: nothing is known.
+    pub latency: Option<Duration>,
+    /// Its part of the reads, compared with the others'. Nothing goes to a node of weight 0 while another can take it.
+    pub weight: u32,
+    /// It is in the zone that is preferred: the others are for when no such node can take the read.
+    pub is_near: bool,
 }
 
-/// The less busy of two candidates; `turn` says which two, one in each half of its bits, and the first wins a tie.
-///
-/// Looking at two only keeps a burst of clients from piling onto the one node that looked idle to all of them; turns
-/// that go round spread what is equally busy evenly.
-pub fn choose(candidates: &[Candidate], turn: u64) -> Option<NodeId> {
-    let count = u64::try_from(candidates.len()).ok()?;
-    let draw = |bits: u64| candidates.get(usize::try_from(bits.checked_rem(count)?).ok()?);
-    let first = draw(turn & 0xFFFF_FFFF)?;
-    let second = draw(turn >> 32)?;
-    Some(if second.leases < first.leases { second.node } else { first.node })
+/// How a node is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// The less busy of two, by leases for its weight.
+    #[default]
+    LeastLeases,
+    /// Each by its weight, however busy it is.
+    Weighted,
+    /// The quicker of two, by what it has taken lately and what it has to do now.
+    Latency,
 }
+
+impl Strategy {
+    /// Every one by its name in configuration and rules.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("least_leases", Self::LeastLeases), ("weighted", Self::Weighted), ("latency", Self::Latency)];
+}
+
+/// One of the candidates. `turn` rises by one each time: the nodes that come into question follow it evenly.
+///
+/// Looking at two only keeps a burst of clients from piling onto the one node that looked idle to all of them.
+pub fn choose(candidates: &[Candidate], strategy: Strategy, turn: u64) -> Option<NodeId> {
+    let mut eligible: SmallVec<[Candidate; 8]> = preferred(candidates);
+    let first = draw(&eligible, turn.wrapping_mul(FIRST))?;
+    if strategy == Strategy::Weighted {
+        return Some(first.node);
+    }
+    eligible.retain(|candidate| candidate.node != first.node);
+    let Some(second) = draw(&eligible, turn.wrapping_mul(SECOND)) else { return Some(first.node) };
+    let second_wins = match strategy {
+        Strategy::Latency => cost(&second) < cost(&first),
+        _ => busyness(&second, &first) < busyness(&first, &second),
+    };
+    Some(if second_wins { second.node } else { first.node })
+}
+
+/// Those with a weight before those without, those near before those far.
+fn preferred(candidates: &[Candidate]) -> SmallVec<[Candidate; 8]> {
+    let rank = |candidate: &Candidate| (candidate.weight > 0, candidate.is_near);
+    let best = candidates.iter().map(rank).max();
+    candidates.iter().filter(|candidate| Some(rank(candidate)) == best).copied().collect()
+}
+
+/// The candidate at this place of all their weights laid end to end; the place is of 2^64.
+fn draw(candidates: &[Candidate], place: u64) -> Option<Candidate> {
+    let weight = |candidate: &Candidate| u128::from(candidate.weight.max(1));
+    let total: u128 = candidates.iter().map(weight).sum();
+    let mut left = (u128::from(place) * total) >> 64;
+    for candidate in candidates {
+        if left < weight(candidate) {
+            return Some(*candidate);
+        }
+        left -= weight(candidate);
+    }
+    candidates.last().copied()
+}
+
+/// Leases for its weight, multiplied by the other's weight so that no division is needed.
+fn busyness(candidate: &Candidate, other: &Candidate) -> u128 {
+    candidate.leases as u128 * u128::from(other.weight.max(1))
+}
+
+/// What one more read there may take. A node that has not been asked yet is asked once, and not by everybody at once.
+fn cost(candidate: &Candidate) -> Duration {
+    match candidate.latency {
+        Some(latency) => latency.saturating_mul(u32::try_from(candidate.leases + 1).unwrap_or(u32::MAX)),
+        None if candidate.leases == 0 => Duration::ZERO,
+        None => Duration::MAX,
+    }
+}
+
+/// Multiples of these, modulo 2^64, are spread as evenly in the plane as numbers can be: the powers of 1/1.3247…
+const FIRST: u64 = 0xC13F_A9A9_02A6_328F;
+const SECOND: u64 = 0x91E1_0DA5_C79E_7B1D;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn candidates(leases: &[usize]) -> Vec<Candidate> {
-        leases
-            .iter()
-            .enumerate()
-            .map(|(i, &leases)| Candidate { node: NodeId(u16::try_from(i).unwrap()), leases })
-            .collect()
+    fn candidate(node: u16) -> Candidate {
+        Candidate { node: NodeId(node), leases: 0, latency: None, weight: 1, is_near: true }
+    }
+
+    fn shares(candidates: &[Candidate], strategy: Strategy) -> Vec<u32> {
+        let mut counts = vec![0; candidates.len()];
+        for turn in 0..10_000 {
+            counts[usize::from(choose(candidates, strategy, turn).unwrap().0)] += 1;
+        }
+        counts
     }
 
     #[test]
     fn nothing_is_chosen_of_nothing() {
-        assert_eq!(choose(&[], 42), None);
+        assert_eq!(choose(&[], Strategy::LeastLeases, 42), None);
     }
 
     #[test]
     fn the_less_busy_of_two_wins() {
-        assert_eq!(choose(&candidates(&[5, 2]), 1 << 32), Some(NodeId(1)));
-        assert_eq!(choose(&candidates(&[2, 5]), 1 << 32), Some(NodeId(0)));
+        let busy = Candidate { leases: 5, ..candidate(0) };
+        let idle = Candidate { leases: 2, ..candidate(1) };
+        assert_eq!(shares(&[busy, idle], Strategy::LeastLeases), [0, 10_000]);
+        let strong = Candidate { weight: 3, ..busy };
+        assert_eq!(shares(&[strong, idle], Strategy::LeastLeases), [10_000, 0]);
     }
 
     #[test]
-    fn equal_nodes_are_all_chosen() {
-        let nodes = candidates(&[0, 0, 0]);
-        let chosen: std::collections::HashSet<_> =
-            (0..3).filter_map(|turn| choose(&nodes, turn | (turn + 1) << 32)).collect();
-        assert_eq!(chosen.len(), 3);
+    fn equal_nodes_are_chosen_one_after_the_other() {
+        for count in 2..6 {
+            let nodes: Vec<_> = (0..count).map(candidate).collect();
+            let even = 10_000 / u32::from(count);
+            for strategy in [Strategy::LeastLeases, Strategy::Weighted] {
+                let shares = shares(&nodes, strategy);
+                assert!(shares.iter().all(|share| share.abs_diff(even) < 50), "{shares:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_are_kept_to() {
+        let nodes = [Candidate { weight: 3, ..candidate(0) }, candidate(1), Candidate { weight: 0, ..candidate(2) }];
+        for strategy in [Strategy::LeastLeases, Strategy::Weighted] {
+            let shares = shares(&nodes, strategy);
+            assert!(shares[0].abs_diff(7_500) < 50 && shares[2] == 0, "{shares:?}");
+        }
+        assert_eq!(shares(&nodes[..], Strategy::Weighted).iter().sum::<u32>(), 10_000);
+        assert_eq!(choose(&nodes[2..], Strategy::Weighted, 1), Some(NodeId(2)));
+    }
+
+    #[test]
+    fn who_is_near_comes_first() {
+        let far = Candidate { is_near: false, ..candidate(0) };
+        let near = Candidate { leases: 100, ..candidate(1) };
+        assert_eq!(shares(&[far, near], Strategy::LeastLeases), [0, 10_000]);
+        let useless = Candidate { weight: 0, ..near };
+        assert_eq!(shares(&[far, useless], Strategy::LeastLeases), [10_000, 0]);
+    }
+
+    #[test]
+    fn the_quicker_of_two_wins_until_it_has_more_to_do() {
+        let slow = Candidate { latency: Some(Duration::from_millis(20)), ..candidate(0) };
+        let quick = Candidate { latency: Some(Duration::from_millis(2)), ..candidate(1) };
+        assert_eq!(shares(&[slow, quick], Strategy::Latency), [0, 10_000]);
+        let crowded = Candidate { leases: 10, ..quick };
+        assert_eq!(shares(&[slow, crowded], Strategy::Latency), [10_000, 0]);
+        let unknown = Candidate { latency: None, leases: 1, ..candidate(0) };
+        assert_eq!(shares(&[unknown, crowded], Strategy::Latency), [0, 10_000]);
     }
 }

@@ -45,12 +45,12 @@ type Excluded = SmallVec<[NodeId; 4]>;
 impl Client {
     /// A lease at once, where nothing has to be waited for: the way of almost every statement.
     pub fn try_acquire(&mut self, intent: &Intent, now: Instant) -> Option<Acquired> {
-        if self.server.consistency == Consistency::Strong || self.database.pause.is_paused() {
+        if self.consistency(intent) == Consistency::Strong || self.database.pause.is_paused() {
             return None;
         }
         let view = self.cluster().view.load();
         self.session.freshness.settle(&view);
-        if matches!(intent, Intent::Read { .. }) && self.session.freshness.wants_to_move() && self.is_careful() {
+        if matches!(intent, Intent::Read { .. }) && self.session.freshness.wants_to_move() && self.is_careful(intent) {
             return None;
         }
         let excluded = if is_read(intent) { self.lost_on.as_slice() } else { &[] };
@@ -84,6 +84,11 @@ impl Client {
             }),
             // Dropping the wait for a lease gives back its place in the queue, and a lease that has just been granted.
             acquired = self.wait_for_lease(intent) => acquired,
+            // As with a cancel.
+            () = too_late(intent) => Err(Refusal {
+                code: SqlState::QUERY_CANCELED,
+                message: "canceling statement due to the timeout of its rule".to_owned(),
+            }),
         }
     }
 
@@ -92,9 +97,9 @@ impl Client {
         let mut begun = arrived;
         let mut excluded = if is_read(intent) { self.lost_on.clone() } else { Excluded::new() };
         let mut failure = None;
-        let mut may_wait = self.is_careful() && self.session.freshness.may_wait(begun);
+        let mut may_wait = self.is_careful(intent) && self.session.freshness.may_wait(begun);
         if matches!(intent, Intent::Read { .. }) {
-            match self.server.consistency {
+            match self.consistency(intent) {
                 Consistency::Strong => self.session.freshness.wrote(begun),
                 Consistency::Session if self.session.freshness.wants_to_move() => self.look_around().await,
                 _ => {}
@@ -135,11 +140,16 @@ impl Client {
                         failure = Some(self.after_failure(node, error)?);
                         if is_read(intent) && !excluded.contains(&node) {
                             excluded.push(node);
+                            self.turn = self.worker.turn();
                         } else {
                             self.try_later(failure.as_ref(), begun).await?;
                         }
                     }
                 },
+                Placement::Refused => {
+                    let message = "none of the nodes that a rule gives for this read can take it now";
+                    return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message: message.to_owned() });
+                }
                 Placement::AwaitFreshness => {
                     let found = self.await_freshness(intent, &excluded).await;
                     let now = Instant::now();
@@ -197,28 +207,33 @@ impl Client {
         }
     }
 
-    fn is_careful(&self) -> bool {
-        self.server.consistency != Consistency::Eventual
+    /// What the unit must have seen: as a rule or a hint has it, or as configured.
+    pub(super) fn consistency(&self, intent: &Intent) -> Consistency {
+        intent.terms().and_then(|terms| terms.consistency).unwrap_or(self.server.consistency)
+    }
+
+    fn is_careful(&self, intent: &Intent) -> bool {
+        self.consistency(intent) != Consistency::Eventual
     }
 
     fn place(&self, intent: &Intent, view: &View, excluded: &[NodeId], may_wait: bool, now: Instant) -> Placement {
-        let gates = &self.cluster().gates;
-        let group = match intent {
-            Intent::Read { group: Some(group), .. } => Some(self.cluster().group(group).unwrap_or_default()),
-            _ => None,
-        };
+        let cluster = self.cluster();
+        let gates = &cluster.gates;
         place(
             intent,
             view,
             &Circumstances {
                 reads: self.server.reads,
-                freshness: self.is_careful().then_some(&self.session.freshness),
-                group,
+                freshness: self.is_careful(intent).then_some(&self.session.freshness),
+                group: &|name| cluster.group(name),
+                balance: &cluster.balance,
+                latency: &|node| self.worker.latency(cluster.number, node, now),
+                stays_with: self.stays_with,
                 leases: &|node| gates.get(usize::from(node.0)).map_or(0, |gate| gate.leases()),
                 excluded,
                 may_wait,
                 now,
-                turn: self.worker.turn(),
+                turn: self.turn,
             },
         )
     }
@@ -430,6 +445,14 @@ pub async fn any_node(admitted: &Admitted, server: &Server, worker: &Worker) -> 
             let code = if is_full { SqlState::TOO_MANY_CONNECTIONS } else { SqlState::CANNOT_CONNECT_NOW };
             return Err(Farewell::told(code, because));
         }
+    }
+}
+
+/// The time is over that a rule gives to the unit; never, if none does.
+async fn too_late(intent: &Intent) {
+    match intent.terms().and_then(|terms| terms.timeout) {
+        Some(timeout) => tokio::time::sleep(timeout).await,
+        None => std::future::pending().await,
     }
 }
 

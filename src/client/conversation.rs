@@ -12,10 +12,12 @@ use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt;
 
 use super::acquire::{Acquired, Refusal, target};
+use super::alarm::Alarm;
 use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
 use super::last_path::LastPath;
 use super::relay::Relayed;
+use super::rulings::{self, minute_of_the_day};
 use super::server::{Database, Server};
 use super::welcome::Reported;
 use super::worker::{Buffers, Place, Worker};
@@ -26,7 +28,7 @@ use crate::backend::{Lease, Pool};
 use crate::config::PoolMode;
 use crate::metrics::{LoginFailure, Loss as LossCount, Refusal as RefusalCause, Retry, Target, Violator};
 use crate::net::{ReadBuffer, Stream};
-use crate::routing::{Catalog, Intent, Reason, safety};
+use crate::routing::{Catalog, Intent, Reason, Ruling, safety};
 use crate::session::failure::Circumstances;
 use crate::session::translate::{DISCARD_SEQUENCES, Message};
 use crate::session::{End, Held, Loss, Session, SessionId, Surroundings};
@@ -50,6 +52,10 @@ pub struct Client {
     /// Nodes that were lost while they had the present unit: it is run again elsewhere.
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
     paths: LastPath,
+    /// The replica that it reads from as long as it can, where that is configured.
+    pub(super) stays_with: Option<NodeId>,
+    /// Its turn among replicas, for the present unit: a node that has no connection yet is not passed over for that.
+    pub(super) turn: u64,
     place: Place,
 }
 
@@ -70,6 +76,10 @@ pub(super) struct HeldLease {
     pub(super) at_hand: bool,
     /// It is a read by the proof.
     pub(super) is_read: bool,
+    /// It ends by itself: what it takes tells how quick the node is.
+    pub(super) is_measured: bool,
+    /// Cancels it when its rule's time is over.
+    pub(super) alarm: Option<Alarm>,
     /// A replica has refused it: the rest of its answer is dropped and the primary asked.
     pub(super) refused: Option<SqlState>,
     /// The node has said goodbye with this; what it said before goes to the client first.
@@ -177,6 +187,7 @@ impl Client {
         place: Place,
         id: SessionId,
     ) -> Self {
+        let turn = worker.turn();
         Self {
             stream,
             session: Session::new(id, admitted.identity, admitted.settings),
@@ -190,6 +201,8 @@ impl Client {
             dropping: 0,
             lost_on: SmallVec::new(),
             paths: LastPath::default(),
+            stays_with: None,
+            turn,
             place,
         }
     }
@@ -259,6 +272,7 @@ impl Client {
             // Nodes have other numbers there.
             self.session.freshness.renumbered();
             self.lost_on.clear();
+            self.stays_with = None;
         }
         (self.server, self.database, self.password) = (server, database, user.server_password);
         self.pools.clear();
@@ -401,13 +415,21 @@ impl Client {
             reads: self.server.reads,
             held,
             catalog,
+            heeds_hints: self.server.hints,
+            minute: if self.server.rules.looks_at_time() { minute_of_the_day() } else { 0 },
+            draw: if self.server.rules.draws() { rand::random() } else { 0 },
+            ruling: Ruling::default(),
         };
         let body = message.get(frame::HEADER..).unwrap_or_default();
         match missing {
             0 => self.session.survey(header.tag, header.size, body, &mut around),
             _ => self.session.survey_beginning(header.tag, body, missing, &mut around),
         }
-        .map_err(|_| violation(header.tag))
+        .map_err(|_| violation(header.tag))?;
+        if !around.ruling.is_empty() {
+            rulings::count(&around.ruling, &self.server.rules, &self.session);
+        }
+        Ok(())
     }
 
     /// A message that is too large to wait for goes on as it comes: the unit starts with what is there of it. Answers
@@ -495,7 +517,7 @@ impl Client {
             (_, Some(intent)) => intent.clone(),
             // Where no statement is, nobody must wait for a primary.
             (_, None) if self.cluster().view.load().primary.is_none() => {
-                Intent::Read { safe: safety::of_nothing(), reason: Reason::Read, group: None }
+                Intent::Read { safe: safety::of_nothing(), reason: Reason::Read, terms: None }
             }
             (_, None) => Intent::Primary(Reason::UnknownName),
         }
@@ -521,6 +543,14 @@ impl Client {
         buffers: &mut Buffers,
     ) -> Result<(), Farewell> {
         let Acquired { mut lease, role, reason } = acquired;
+        let is_measured = is_read && !self.session.gathered.begins;
+        let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
+        let timeout = terms.and_then(|terms| terms.timeout);
+        let alarm = timeout.map(|timeout| Alarm::set(timeout, &self.server, &self.cancellable));
+        self.turn = self.worker.turn();
+        if is_read && role == Role::Replica && self.cluster().balance.sticky {
+            self.stays_with = Some(lease.node());
+        }
         self.cancellable.runs_on(lease.connection());
         buffers.keep_nothing();
         if self.server.mode == PoolMode::Session {
@@ -538,6 +568,8 @@ impl Client {
             forwarded: false,
             at_hand: !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy)),
             is_read,
+            is_measured,
+            alarm,
             refused: None,
             farewell: None,
         });
@@ -700,7 +732,11 @@ impl Client {
         self.lost_on.clear();
         let Some(held) = self.held.take() else { return };
         let now = Instant::now();
-        self.worker.metrics.statement_finished(target(held.role), now.saturating_duration_since(held.begun));
+        let took = now.saturating_duration_since(held.begun);
+        self.worker.metrics.statement_finished(target(held.role), took);
+        if held.is_measured {
+            self.worker.observe(self.cluster().number, held.lease.node(), took, now);
+        }
         self.session.served_by(held.lease.node(), now);
         self.give_back(held.lease, now);
     }

@@ -1,6 +1,7 @@
 //! One task per client: handshake, conversation, relay. The task owns its lease and polls both sockets itself.
 
 pub mod acquire;
+mod alarm;
 pub mod conversation;
 pub mod farewell;
 pub mod fleet;
@@ -9,6 +10,7 @@ pub mod handshake;
 mod last_path;
 pub mod pause;
 pub mod relay;
+mod rulings;
 pub mod server;
 pub mod startup_settings;
 pub mod welcome;

@@ -333,6 +333,8 @@ impl Client {
                     self.send_next(buffers)?;
                     moved = true;
                 }
+                // What has been let through before it is still to be written.
+                Gate::Closed(Turn::Still) if moved => return Ok(Some(Turn::Moved)),
                 Gate::Closed(turn) => return Ok(Some(turn)),
                 Gate::More => {}
             }
@@ -373,6 +375,10 @@ impl Client {
     /// Whether what has been gathered may go to the node that is held.
     fn gate(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let Some(held) = &self.held else { return Ok(Gate::More) };
+        // The time of what runs would run for this, too; once it is answered, the lease goes back.
+        if held.alarm.is_some() && !self.session.all_answered() {
+            return Ok(Gate::Closed(Turn::Still));
+        }
         if let Some(Intent::Refuse { .. }) = self.session.intent()
             && self.session.all_answered()
         {
@@ -398,7 +404,7 @@ impl Client {
         let fits = match self.session.intent() {
             None => true,
             Some(_) if is_strong => false,
-            Some(Intent::Read { group: None, .. }) => true,
+            Some(Intent::Read { terms: None, .. }) => true,
             // A COMMIT may be on its way: what comes behind it is not in the transaction.
             Some(_) => in_transaction && self.session.all_answered() && !self.session.gathered.is_wrong_on_replica,
         };
@@ -448,7 +454,8 @@ impl Client {
         self.session.abort_transaction(code, &message, &mut buffers.to_client);
         self.session.end_aborted_unit(Some(end), &mut buffers.to_client);
         self.held = None;
-        Ok(Gate::Closed(Turn::Still))
+        // Without a lease nothing is relayed: from here on the session answers alone.
+        Ok(Gate::Closed(Turn::Stop(Relayed::Idle)))
     }
 
     /// Translates what has been gathered for the held node.

@@ -12,6 +12,7 @@ use super::welcome::Welcomes;
 use crate::auth::{ClientTls, NodeTls, Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
 use crate::backend::{Endpoint, Gate, Pool, PoolKey, Pools};
+use crate::balancing::Balance;
 use crate::catalog::{Current, Known, Upkeep};
 use crate::config::{Limits, PoolMode};
 use crate::routing::{Consistency, Reads, RuleSet};
@@ -40,6 +41,8 @@ pub struct Server {
     pub pauses: Arc<Pauses>,
     /// The rules in force.
     pub rules: Arc<RuleSet>,
+    /// Hints in comments count.
+    pub hints: bool,
     /// Where reads go.
     pub reads: Reads,
     /// What a session's reads must have seen.
@@ -88,6 +91,8 @@ pub struct Cluster {
     pub doubt: Box<dyn Fn(NodeId, Doubt) + Send + Sync>,
     /// Named groups of nodes.
     pub groups: Vec<(Arc<str>, Vec<u16>)>,
+    /// How its nodes share reads.
+    pub balance: Balance,
 }
 
 /// A database that clients ask for.

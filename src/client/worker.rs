@@ -5,14 +5,17 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
 use super::server::Server;
+use crate::balancing::PeakLatency;
 use crate::metrics::WorkerMetrics;
 use crate::net::ReadBuffer;
 use crate::session::Dialect;
 use crate::sql::{Cache, ParseSettings, Statement, classify_bytes};
+use crate::topology::NodeId;
 
 /// One worker thread's own things.
 pub struct Worker {
@@ -29,6 +32,8 @@ pub struct Worker {
     )]
     spare: RefCell<Vec<Box<Buffers>>>,
     turn: Cell<u64>,
+    /// How long nodes take, as this worker has seen it, by cluster.
+    latencies: RefCell<Vec<Vec<PeakLatency>>>,
     draining: Cell<bool>,
     /// Idle clients, to be woken when the worker drains.
     idle: RefCell<Vec<Option<Waker>>>,
@@ -69,7 +74,9 @@ impl Worker {
             cache: RefCell::new(new_cache(&server)),
             server: RefCell::new(server),
             spare: RefCell::default(),
-            turn: Cell::new(number as u64),
+            // Far from the other workers' turns, so that they do not draw alike.
+            turn: Cell::new((number as u64) << 32),
+            latencies: RefCell::default(),
             draining: Cell::new(false),
             idle: RefCell::default(),
             free_places: RefCell::default(),
@@ -90,14 +97,23 @@ impl Worker {
         Arc::new(classify_bytes(text, &settings))
     }
 
-    /// Whose turn it is: two neighbours. They are scattered, for turns that go round may go round in step with what asks:
-    /// clients that each take two turns would all meet the same node.
+    /// Whose turn it is; see [`crate::balancing::choose`].
     pub fn turn(&self) -> u64 {
-        let count = self.turn.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
-        self.turn.set(count);
-        let mixed = (count ^ (count >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let first = (mixed ^ (mixed >> 27)) >> 33;
-        first | (first + 1) << 32
+        let turn = self.turn.get().wrapping_add(1);
+        self.turn.set(turn);
+        turn
+    }
+
+    /// How long this node has taken lately; None: it has not been asked.
+    pub fn latency(&self, cluster: usize, node: NodeId, now: Instant) -> Option<Duration> {
+        self.latencies.borrow().get(cluster)?.get(usize::from(node.0))?.now(now)
+    }
+
+    /// This node took so long for a read.
+    pub fn observe(&self, cluster: usize, node: NodeId, took: Duration, now: Instant) {
+        let mut latencies = self.latencies.borrow_mut();
+        let nodes = at_or_default(&mut latencies, cluster);
+        at_or_default(nodes, usize::from(node.0)).observe(took, now);
     }
 
     /// Buffers for a client that becomes active.
@@ -174,6 +190,15 @@ fn parse_settings(server: &Server) -> ParseSettings {
 
 fn new_cache(server: &Server) -> Cache {
     Cache::with_seed(server.limits.statement_cache_bytes, rand::random())
+}
+
+/// The element at this place, with defaults before it where there are none yet.
+fn at_or_default<T: Default>(list: &mut Vec<T>, place: usize) -> &mut T {
+    if list.len() <= place {
+        list.resize_with(place + 1, T::default);
+    }
+    #[expect(clippy::indexing_slicing, reason = "it has just been made long enough")]
+    &mut list[place]
 }
 
 /// A client's place; dropping it is leaving.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::balance::Seats;
 use super::document::{Distinct, Item, Table, nearest};
 use super::password::{self, Form};
 use super::{Cluster, Monitor, address, name, patroni};
@@ -28,11 +29,13 @@ impl Cluster {
         }
         let patroni = patroni::read(&table);
         let nodes = read_nodes(&table, distinct_nodes, patroni.is_some());
-        let groups = read_groups(&table, &nodes);
+        let seats = Seats::read(&table, &nodes);
+        let groups = read_groups(&table, &nodes, &seats);
+        let balance = seats.balance(&table);
         let monitor = Monitor::read(&table, folder);
         let tls = super::tls::to_nodes(&table, folder);
         table.finish();
-        Self { name, nodes, patroni: patroni.unwrap_or_default(), groups, tls, monitor }
+        Self { name, nodes, patroni: patroni.unwrap_or_default(), groups, balance, tls, monitor }
     }
 }
 
@@ -88,7 +91,7 @@ fn read_nodes(table: &Table<'_>, distinct: &mut Distinct, has_patroni: bool) -> 
     items.iter().filter_map(address).collect()
 }
 
-fn read_groups(cluster: &Table<'_>, nodes: &[Arc<str>]) -> Vec<(Arc<str>, Vec<u16>)> {
+fn read_groups(cluster: &Table<'_>, nodes: &[Arc<str>], seats: &Seats) -> Vec<(Arc<str>, Vec<u16>)> {
     let mut names = Distinct::new();
     let mut groups = Vec::new();
     for table in cluster.tables("group") {
@@ -96,29 +99,49 @@ fn read_groups(cluster: &Table<'_>, nodes: &[Arc<str>]) -> Vec<(Arc<str>, Vec<u1
         if let Some(item) = table.get("name") {
             names.admit(&name, &item);
         }
-        groups.push((name, read_members(&table, nodes)));
+        groups.push((name, read_members(&table, nodes, seats)));
         table.finish();
     }
+    groups.extend(seats.groups());
     groups
 }
 
-fn read_members(table: &Table<'_>, nodes: &[Arc<str>]) -> Vec<u16> {
-    let Some(list) = table.require("nodes", "a group needs addresses of the cluster's nodes") else {
-        return Vec::new();
+/// By their addresses, a tag or a zone.
+fn read_members(table: &Table<'_>, nodes: &[Arc<str>], seats: &Seats) -> Vec<u16> {
+    let by_word = [("tag", table.get("tag")), ("zone", table.get("zone"))];
+    let mut by_word = by_word.into_iter().filter_map(|(what, item)| Some((what, item?)));
+    let list = match (by_word.next(), table.get("nodes")) {
+        (None, Some(list)) => list,
+        (Some((what, item)), None) => {
+            if let Some((_, second)) = by_word.next() {
+                second.problem("a group is made of nodes, of a tag or of a zone", Some("keep one of them".to_owned()));
+            }
+            return seats.members(what, &item);
+        }
+        (Some((_, item)), Some(_)) => {
+            item.problem("a group is made of nodes, of a tag or of a zone", Some("keep one of them".to_owned()));
+            return Vec::new();
+        }
+        (None, None) => {
+            table.missing("nodes", "a group needs addresses of the cluster's nodes, a tag or a zone");
+            return Vec::new();
+        }
     };
     let items = list.list("addresses");
     if items.is_empty() && list.is_list() {
         list.problem("the list is empty: a group needs at least one node", None);
     }
     let mut distinct = Distinct::new();
-    let member = |item: &Item<'_>| {
-        let address = address::of_node(item).filter(|address| distinct.admit(address, item))?;
-        let position = nodes.iter().position(|node| *node == address);
-        if position.is_none() {
-            let known: Vec<&str> = nodes.iter().map(|node| &**node).collect();
-            item.dangling(format!("{address:?} is not among the cluster's nodes"), nearest(&address, &known));
-        }
-        position.and_then(|position| u16::try_from(position).ok())
-    };
-    items.iter().filter_map(member).collect()
+    items.iter().filter_map(|item| node_named(item, nodes, &mut distinct)).collect()
+}
+
+/// The place among the cluster's nodes of the one with this address.
+pub(super) fn node_named(item: &Item<'_>, nodes: &[Arc<str>], distinct: &mut Distinct) -> Option<u16> {
+    let address = address::of_node(item).filter(|address| distinct.admit(address, item))?;
+    let position = nodes.iter().position(|node| *node == address);
+    if position.is_none() {
+        let known: Vec<&str> = nodes.iter().map(|node| &**node).collect();
+        item.dangling(format!("{address:?} is not among the cluster's nodes"), nearest(&address, &known));
+    }
+    position.and_then(|position| u16::try_from(position).ok())
 }

@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Place, Problem};
-use super::units;
+use crate::units;
 
 /// One file, parsed as far as it goes.
 pub(super) struct Document<'d> {
@@ -194,6 +194,11 @@ impl<'d> Table<'d> {
         self.get(key).and_then(|item| item.size(default, &bounds)).unwrap_or(default)
     }
 
+    /// Yes or no; `default` when it is not written.
+    pub(super) fn flag(&self, key: &'static str, default: bool) -> bool {
+        self.get(key).and_then(|item| item.flag()).unwrap_or(default)
+    }
+
     /// One of some words; `default` when it is not written.
     pub(super) fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)], default: T) -> T {
         self.get(key).and_then(|item| item.choice(words)).unwrap_or(default)
@@ -334,6 +339,17 @@ impl<'d> Item<'d> {
         found
     }
 
+    /// Yes or no.
+    pub(super) fn flag(&self) -> Option<bool> {
+        match self.value {
+            DeValue::Boolean(flag) => Some(*flag),
+            _ => {
+                self.wrong("true or false", None);
+                None
+            }
+        }
+    }
+
     fn count(&self, bounds: &RangeInclusive<usize>) -> Option<usize> {
         let number = match self.value {
             DeValue::Integer(integer) => usize::from_str_radix(integer.as_str(), integer.radix()).ok(),
@@ -343,7 +359,8 @@ impl<'d> Item<'d> {
         self.bounded(number, bounds, expected, None)
     }
 
-    fn duration(&self, example: Duration, bounds: &RangeInclusive<Duration>) -> Option<Duration> {
+    /// A duration within bounds; `example` shows in messages how one is written.
+    pub(super) fn duration(&self, example: Duration, bounds: &RangeInclusive<Duration>) -> Option<Duration> {
         let expected = || {
             let [low, high] = [bounds.start(), bounds.end()].map(|bound| units::show_duration(*bound));
             format!("a duration between {low} and {high}")

@@ -3,6 +3,7 @@
 #![doc = include_str!("README.md")]
 
 mod address;
+mod balance;
 mod cluster;
 mod database;
 mod document;
@@ -16,9 +17,10 @@ mod patroni;
 mod pool;
 mod problem;
 mod routing;
+mod rule_action;
+mod rule_conditions;
 mod rule_file;
 mod tls;
-mod units;
 mod user;
 
 use std::net::SocketAddr;
@@ -29,6 +31,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::auth::{ClientTls, NodeTls, Secret};
+use crate::balancing::Balance;
 use crate::catalog::FunctionLists;
 use crate::routing::{Consistency, Reads, RuleSet};
 
@@ -131,8 +134,11 @@ pub struct Cluster {
     /// Patroni's REST API on one or more of its members, as in "http://db1:8008"; all others are found by these. Default
     /// none: only the nodes themselves are asked.
     pub patroni: Vec<PatroniUrl>,
-    /// Named groups of nodes for rules: name to indexes into `nodes`.
+    /// Groups of nodes for rules and hints: name to indexes into `nodes`. `tag:NAME` and `zone:NAME` are made of what
+    /// `[[cluster.node]]` says of the nodes.
     pub groups: Vec<(Arc<str>, Vec<u16>)>,
+    /// How the nodes share reads.
+    pub balance: Balance,
     /// TLS towards its nodes. Default off.
     pub tls: NodeTls,
     /// How nodes are probed.
@@ -244,6 +250,8 @@ pub struct Routing {
     /// Names, `schema.name` or patterns with `*`, compared exactly. PostgreSQL's own functions that need the primary
     /// cannot be made safe. Default none.
     pub functions: Arc<FunctionLists>,
+    /// Hints in comments count. Default true.
+    pub hints: bool,
     /// The rules of all files that `routing.rules` names, in order. Default none.
     pub rules: Arc<RuleSet>,
 }

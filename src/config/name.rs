@@ -28,7 +28,7 @@ pub(super) fn identifier(item: &Item<'_>) -> Option<Arc<str>> {
 }
 
 /// A name that is shown in metrics, logs and reasons.
-fn label(item: &Item<'_>) -> Option<Arc<str>> {
+pub(super) fn label(item: &Item<'_>) -> Option<Arc<str>> {
     let name = item.text()?;
     let is_plain = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '.');
     let is_name = (1..=LONGEST).contains(&name.len()) && name.chars().all(is_plain);

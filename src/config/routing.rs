@@ -16,12 +16,10 @@ impl Routing {
     pub(super) fn read(table: Table<'_>, folder: &Path, clusters: &[Cluster], problems: &mut Vec<Problem>) -> Self {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         let reads = [("replicas", Reads::Replicas), ("any", Reads::Any), ("primary", Reads::Primary)];
-        let consistencies =
-            [("eventual", Consistency::Eventual), ("session", Consistency::Session), ("strong", Consistency::Strong)];
         let rules = read_rules(&table, folder, clusters, problems);
         let routing = Self {
             reads: table.choice("reads", &reads, Reads::Replicas),
-            consistency: table.choice("consistency", &consistencies, Consistency::Session),
+            consistency: table.choice("consistency", &Consistency::NAMES, Consistency::Session),
             max_lag: table.duration("max_lag", Duration::from_secs(10), Duration::from_millis(1)..=DAY),
             freshness_wait: {
                 let longest = Duration::from_secs(1);
@@ -32,6 +30,7 @@ impl Routing {
                 safe: read_functions(&table, "safe_functions"),
                 primary: read_functions(&table, "primary_functions"),
             }),
+            hints: table.flag("hints", true),
             rules: Arc::new(rules),
         };
         table.not_there_yet("transactions", "optimistic transactions are");
@@ -70,6 +69,9 @@ fn read_rules(
             Err(error) => item.problem(format!("{} cannot be read: {error}", path.display()), None),
         }
     }
-    let groups: Vec<&str> = clusters.iter().flat_map(|cluster| &cluster.groups).map(|(name, _)| &**name).collect();
-    rule_file::read_all(&files, &groups, problems)
+    let mut groups: Vec<Arc<str>> =
+        clusters.iter().flat_map(|cluster| &cluster.groups).map(|(name, _)| Arc::clone(name)).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    rule_file::read_all(&files, groups, problems)
 }

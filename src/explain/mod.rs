@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::catalog::{Found, Path, Picture};
 use crate::catalogs;
 use crate::config::Config;
+use crate::routing::hints::Hints;
 use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Sender, intend, safety};
 use crate::session::Settings;
 use crate::session::pins::Pins;
@@ -109,6 +110,7 @@ struct Explainer {
     parse: ParseSettings,
     rules: Arc<RuleSet>,
     reads: Reads,
+    heeds_hints: bool,
     user: Arc<str>,
     database: Arc<str>,
 }
@@ -152,6 +154,7 @@ impl Explainer {
                 parse,
                 rules: Arc::default(),
                 reads: Reads::Replicas,
+                heeds_hints: true,
                 user: "".into(),
                 database: "".into(),
             }),
@@ -160,8 +163,8 @@ impl Explainer {
                 let first = config.databases.first().map(|database| Arc::clone(&database.name)).unwrap_or_default();
                 let database: Arc<str> = database.map_or(first, Into::into);
                 let cluster = Some(ask_cluster(&config, &database)?);
-                let (rules, reads) = (config.routing.rules, config.routing.reads);
-                Ok(Self { cluster, cache, parse, rules, reads, user, database })
+                let (rules, reads, heeds_hints) = (config.routing.rules, config.routing.reads, config.routing.hints);
+                Ok(Self { cluster, cache, parse, rules, reads, heeds_hints, user, database })
             }
         }
     }
@@ -201,8 +204,17 @@ impl Imagined<'_> {
         self.path_is_uncertain |= changes_path(&statement) && statement.parts.len() > 1;
         let path = self.path();
         let catalog = self.catalog(&statement, path.as_ref());
+        let standing = self.explainer.rules.standing(&Sender {
+            user: &self.explainer.user,
+            database: &self.explainer.database,
+            application_name: self.settings.get("application_name").unwrap_or_default(),
+            address: None,
+        });
         let facts = Facts {
-            sender: Sender { user: &self.explainer.user, database: &self.explainer.database, application_name: "" },
+            standing: &standing,
+            minute: 0,
+            draw: 0,
+            heeds_hints: self.explainer.heeds_hints,
             reads: self.explainer.reads,
             transaction: self.transaction,
             serializable_by_default: self.settings.are_serializable(),
@@ -223,7 +235,18 @@ impl Imagined<'_> {
         }
         self.follow(&statement, &intent);
         self.try_settings(&statement, sql);
-        answer(&intent, &statement, found)
+        let mut answer = answer(&intent, &statement, found);
+        answer.why.push_str(&self.unknown_hints(&statement));
+        answer
+    }
+
+    /// Hints that say nothing are no mistake of the statement's; here they are told.
+    fn unknown_hints(&self, statement: &Statement) -> String {
+        let hints = Hints::of(statement, &self.explainer.rules).filter(|_| self.explainer.heeds_hints);
+        match hints {
+            Some(hints) if !hints.unknown.is_empty() => format!(" (hints not known: {})", hints.unknown.join(", ")),
+            _ => String::new(),
+        }
     }
 
     fn path(&self) -> Option<Path> {

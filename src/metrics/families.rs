@@ -61,6 +61,7 @@ families! {
     CATALOG_AGE = Gauge "trunkline_catalog_age_seconds" ["database"] "Seconds since the picture of the database's catalogs was last found to be true; absent while there is none.";
     CATALOG_LOAD = Gauge "trunkline_catalog_load_seconds" ["database"] "Seconds that the last load of the database's catalogs took.";
     CATALOG_LOOKS = Counter "trunkline_catalog_looks_total" ["database", "outcome"] "Looks at the database's catalogs, by what they found: loaded anew, unchanged, or failed.";
+    RULE_WOULD_CHANGE = Counter "trunkline_rule_would_change_total" ["rule"] "Statements that would have gone elsewhere by a shadow rule, by its configured name.";
     FRESHNESS_WAIT = Histogram "trunkline_freshness_wait_seconds" [] "Seconds that reads waited for a replica to reach what their session has seen.";
     FRESHNESS_WAITS = Counter "trunkline_freshness_waits_total" ["outcome"] "Waits of reads for a fresh replica, by where the read went in the end.";
 

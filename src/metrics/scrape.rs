@@ -150,6 +150,11 @@ impl Scrape {
         self.counter(&families::RULE_MATCHES, &[rule], statements as f64);
     }
 
+    /// How many statements would have gone elsewhere by the shadow rule of this configured name; 0 for any other rule.
+    pub fn rule_would_change(&mut self, rule: &str, statements: u64) {
+        self.counter(&families::RULE_WOULD_CHANGE, &[rule], statements as f64);
+    }
+
     pub(super) fn counter(&mut self, family: &Family, labels: &[&str], total: f64) {
         let mut counter = Counter::default();
         counter.set_value(total);

@@ -155,6 +155,7 @@ fn every_family_can_be_filled() {
         scrape.paused("d", false);
         let counts = CatalogCounts { age: Some(Duration::ZERO), ..CatalogCounts::default() };
         scrape.catalog("d", CatalogPicture::default(), counts);
+        scrape.rule_would_change("reports", 1);
     });
     let text = metrics.render();
     for family in families::ALL {

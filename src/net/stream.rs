@@ -2,6 +2,7 @@
 //! which it is and no more.
 
 use std::io;
+use std::net::IpAddr;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
@@ -111,6 +112,14 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(tls) => tls.socket(),
+        }
+    }
+
+    /// Where the other side is; None: not over IP.
+    pub fn peer_ip(&self) -> Option<IpAddr> {
+        match self.socket() {
+            Socket::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            Socket::Unix(_) => None,
         }
     }
 

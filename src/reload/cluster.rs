@@ -107,6 +107,7 @@ impl RunningCluster {
             follow_until: Box::new(move |node, until| follower.follow_until(node, until)),
             doubt: Box::new(move |node, cause| doubter.doubt(node, cause)),
             groups: self.config.groups.clone(),
+            balance: self.config.balance.clone(),
         }
     }
 
@@ -140,7 +141,8 @@ impl RunningCluster {
         self.config.nodes.get(index).is_some_and(|address| wanted.nodes.get(index) == Some(address))
     }
 
-    /// The same, with the groups of this configuration, and TLS as it says for every connection from now on.
+    /// The same, with the groups of this configuration, reads shared as it wants it, and TLS as it says for every
+    /// connection from now on.
     pub(super) fn with_groups(&self, wanted: &config::Cluster) -> Self {
         self.tls.store(Arc::new(wanted.tls.clone()));
         Self {

@@ -99,7 +99,10 @@ impl Standing {
             let users = server::make_users(&config, &mock_secret);
             Ok::<_, Problems>((config, users))
         });
-        let (config, users) = read.await.map_err(|_| Failure::CutOff)??;
+        let (mut config, users) = read.await.map_err(|_| Failure::CutOff)??;
+        if let Some(rules) = Arc::into_inner(std::mem::take(&mut config.routing.rules)) {
+            config.routing.rules = Arc::new(rules.counting_on(&self.config.routing.rules));
+        }
         let reloaded = Reloaded { need_restart: changes::need_restart(&self.config, &config) };
 
         let clusters = self.renew_clusters(&config).await;

@@ -69,6 +69,7 @@ pub(super) fn make(
         welcomes: Arc::clone(&lasting.welcomes),
         pauses: Arc::clone(&lasting.pauses),
         rules: Arc::clone(&config.routing.rules),
+        hints: config.routing.hints,
         reads: config.routing.reads,
         consistency: config.routing.consistency,
         freshness_wait: config.routing.freshness_wait,

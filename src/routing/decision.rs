@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::safety::ReplicaSafe;
+use super::terms::Terms;
 use crate::catalog::Why;
 use crate::sql::{NeedsPrimary, Pin};
 
@@ -17,8 +18,8 @@ pub enum Intent {
         safe: ReplicaSafe,
         /// Why.
         reason: Reason,
-        /// Only nodes of this group; none: any readable replica.
-        group: Option<Arc<str>>,
+        /// What a rule or a hint asks for; None: everything as configured.
+        terms: Option<Arc<Terms>>,
     },
     /// Nowhere: a rule refuses it.
     Refuse {
@@ -47,8 +48,32 @@ impl Intent {
             (_, Self::Refuse { .. }) => other,
             (Self::Primary(_), _) => self,
             (_, Self::Primary(_)) => other,
-            (Self::Read { group: None, .. }, Self::Read { group: Some(_), .. }) => other,
+            (Self::Read { terms: None, .. }, Self::Read { terms: Some(_), .. }) => other,
+            (Self::Read { safe, reason, terms: Some(ours) }, Self::Read { terms: Some(theirs), .. })
+                if !Arc::ptr_eq(ours, theirs) =>
+            {
+                let terms = Some(Arc::new(Terms::clone(ours).and(theirs)));
+                Self::Read { safe: *safe, reason: *reason, terms }
+            }
             _ => self,
+        }
+    }
+
+    /// On what terms a read may run, if they are not as configured.
+    pub fn terms(&self) -> Option<&Terms> {
+        match self {
+            Self::Read { terms, .. } => terms.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Sends the statement where `other` sends it, whatever the reasons are.
+    pub fn goes_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Primary(_), Self::Primary(_)) => true,
+            (Self::Read { terms: ours, .. }, Self::Read { terms: theirs, .. }) => ours == theirs,
+            (Self::Refuse { sqlstate, .. }, Self::Refuse { sqlstate: other, .. }) => sqlstate == other,
+            _ => false,
         }
     }
 }
@@ -88,6 +113,8 @@ reasons! {
     Transaction = "transaction", "in a transaction that may write, which lives on the primary";
     /// A rule says so.
     Rule = "rule", "a rule says so";
+    /// A hint in a comment says so.
+    Hint = "hint", "a hint in its comment says so";
     /// A rule refuses it.
     Refused = "refused", "a rule refuses it";
     /// `routing.reads = "primary"`.
@@ -96,6 +123,10 @@ reasons! {
     NoReplica = "no_replica", "no replica can take reads now";
     /// No replica has replayed what the session must see.
     NotFresh = "not_fresh", "no replica has yet replayed what this session must see";
+    /// Every replica is further behind than it may be read.
+    TooFarBehind = "too_far_behind", "no replica is within the max_lag that its rule or hint gives";
+    /// None of the nodes that were the first choice can take it.
+    FellBack = "fell_back", "none of the nodes that its rule or hint names first can take it now";
     /// A replica refused it.
     Retried = "retried", "a replica could not answer it, so the primary was asked";
     /// SERIALIZABLE cannot be given by a standby.

@@ -2,21 +2,27 @@
 
 pub mod decision;
 pub mod freshness;
+pub mod hints;
 pub mod place;
 pub mod rules;
 pub mod safety;
+pub mod terms;
 
 use std::sync::Arc;
 
 pub use decision::{Intent, Reason};
 pub use freshness::Freshness;
 pub use place::{Placement, place};
-pub use rules::{RuleSet, Sender};
+pub use rules::{RuleSet, Sender, Standing};
 pub use safety::ReplicaSafe;
+pub use terms::Terms;
+
+use smallvec::SmallVec;
 
 use crate::catalog::{Path, Picture};
 use crate::sql::{MemoKey, PreparedNames, Statement};
-use rules::Action;
+use hints::Hints;
+use rules::{Action, Moment, Rule};
 
 /// Where reads go that a replica may answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +35,8 @@ pub enum Reads {
     Primary,
 }
 
-/// What a session's reads must have seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a session's reads must have seen; a later one is stricter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Consistency {
     /// Anything within `max_lag`.
     Eventual,
@@ -40,11 +46,28 @@ pub enum Consistency {
     Strong,
 }
 
+impl Consistency {
+    /// Every one by its name in configuration, rules and hints.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("eventual", Self::Eventual), ("session", Self::Session), ("strong", Self::Strong)];
+
+    /// The one of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, consistency)| consistency)
+    }
+}
+
 /// What routing may know of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// Who sends.
-    pub sender: Sender<'a>,
+    /// The rules that may match what its client sends.
+    pub standing: &'a Standing,
+    /// Minutes since midnight UTC, for rules that look at it.
+    pub minute: u16,
+    /// Any number, for rules that take a share.
+    pub draw: u64,
+    /// Hints in comments count.
+    pub heeds_hints: bool,
     /// Where reads go by configuration.
     pub reads: Reads,
     /// The transaction that the statement is in.
@@ -87,12 +110,54 @@ pub enum InTransaction {
     ReadOnly,
 }
 
-/// Whether a statement needs the primary, may be read from a replica, or is refused. The first check that answers wins.
+/// What routing says of a statement, and which rules had a part in it.
+#[derive(Clone, Debug)]
+pub struct Weighed {
+    /// Where it may go.
+    pub intent: Intent,
+    /// What rules had to do with it.
+    pub ruling: Ruling,
+}
+
+/// What rules have to do with a decision; they are told by their numbers in [`RuleSet::rules`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruling {
+    /// The rule that matched. What is stricter, and a hint, may still have decided otherwise.
+    pub rule: Option<usize>,
+    /// The shadow rules that would have come before it, and whether the statement would have gone elsewhere by them.
+    pub shadows: SmallVec<[(usize, bool); 2]>,
+}
+
+impl Ruling {
+    /// No rule had a part.
+    pub fn is_empty(&self) -> bool {
+        self.rule.is_none() && self.shadows.is_empty()
+    }
+}
+
+/// Whether a statement needs the primary, may be read from a replica, or is refused.
 pub fn intend(statement: &Statement, text: &str, facts: &Facts<'_>, rules: &RuleSet) -> Intent {
-    let rule = rules.first_match(facts.sender, statement, text);
-    if let Some(rule) = rule
-        && let Action::Refuse { message, sqlstate } = &rule.action
-    {
+    weigh(statement, text, facts, rules).intent
+}
+
+/// The same, with the rules that had a part in it.
+pub fn weigh(statement: &Statement, text: &str, facts: &Facts<'_>, rules: &RuleSet) -> Weighed {
+    let moment =
+        Moment { minute: facts.minute, in_transaction: facts.transaction != InTransaction::No, draw: facts.draw };
+    let matched = rules.matching(facts.standing, statement, text, &moment);
+    let hints = if facts.heeds_hints { Hints::of(statement, rules) } else { None };
+    let hints = hints.filter(|hints| !hints.is_empty());
+    let by = |rule: Option<&Rule>| intend_by(rule, hints.as_ref(), statement, facts);
+    let intent = by(matched.rule.and_then(|rule| rules.rule(rule)));
+    let shadow = |number: usize| (number, !by(rules.rule(number)).goes_like(&intent));
+    let shadows = matched.shadows.into_iter().map(shadow).collect();
+    Weighed { intent, ruling: Ruling { rule: matched.rule, shadows } }
+}
+
+/// The first check that answers wins.
+fn intend_by(rule: Option<&Rule>, hints: Option<&Hints>, statement: &Statement, facts: &Facts<'_>) -> Intent {
+    let action = rule.map(|rule| &rule.action);
+    if let (Some(rule), Some(Action::Refuse { message, sqlstate })) = (rule, action) {
         return Intent::Refuse {
             rule: Arc::clone(&rule.name),
             message: Arc::clone(message),
@@ -107,15 +172,35 @@ pub fn intend(statement: &Statement, text: &str, facts: &Facts<'_>, rules: &Rule
         Err(reason) => return Intent::Primary(reason),
     };
     if facts.transaction == InTransaction::ReadOnly {
-        return Intent::Read { safe, reason: Reason::ReadOnlyTransaction, group: None };
+        return Intent::Read { safe, reason: Reason::ReadOnlyTransaction, terms: None };
     }
-    match rule.map(|rule| &rule.action) {
+    let terms = match action {
+        Some(Action::Read(terms)) => Some(terms),
+        _ => None,
+    };
+    if let Some(hints) = hints {
+        let is_moved = !hints.terms.choices.is_empty();
+        if hints.primary {
+            return Intent::Primary(Reason::Hint);
+        }
+        let terms = hints.over(terms.map(|terms| &**terms));
+        if is_moved || (action != Some(&Action::Primary) && stays_readable(&terms, facts)) {
+            return Intent::Read { safe, reason: Reason::Hint, terms: Some(Arc::new(terms)) };
+        }
+    }
+    match action {
         Some(Action::Primary) => Intent::Primary(Reason::Rule),
-        Some(Action::Replicas) => Intent::Read { safe, reason: Reason::Rule, group: None },
-        Some(Action::Group(group)) => Intent::Read { safe, reason: Reason::Rule, group: Some(Arc::clone(group)) },
-        Some(Action::Refuse { .. }) | None if facts.reads == Reads::Primary => Intent::Primary(Reason::ReadsPrimary),
-        Some(Action::Refuse { .. }) | None => Intent::Read { safe, reason: read_reason(statement), group: None },
+        Some(Action::Read(terms)) if stays_readable(terms, facts) => {
+            Intent::Read { safe, reason: Reason::Rule, terms: Some(Arc::clone(terms)) }
+        }
+        _ if facts.reads == Reads::Primary => Intent::Primary(Reason::ReadsPrimary),
+        _ => Intent::Read { safe, reason: read_reason(statement), terms: None },
     }
+}
+
+/// Where no nodes are named, reads go where the configuration sends them.
+fn stays_readable(terms: &Terms, facts: &Facts<'_>) -> bool {
+    !terms.choices.is_empty() || facts.reads != Reads::Primary
 }
 
 fn read_reason(statement: &Statement) -> Reason {

@@ -1,12 +1,13 @@
 //! From an intent to a node: role, freshness, health, balance.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::terms::{Nodes, Otherwise, Terms};
 use super::{Freshness, Intent, Reads, Reason};
-use crate::balancing::{self, Candidate};
-use crate::topology::{NodeId, NodeView, View};
+use crate::balancing::{self, Balance, Candidate};
+use crate::topology::{NodeId, NodeView, Role, View};
 
 /// What [`place`] must know beside the intent and the view.
 pub struct Circumstances<'a> {
@@ -14,10 +15,16 @@ pub struct Circumstances<'a> {
     pub reads: Reads,
     /// What the session must see, settled against the same view; None: anything (`eventual`).
     pub freshness: Option<&'a Freshness>,
-    /// The nodes of the intent's group, if it names one.
-    pub group: Option<&'a [u16]>,
+    /// The nodes of a group, by its name; None if the cluster has none of this name.
+    pub group: &'a dyn Fn(&str) -> Option<&'a [u16]>,
+    /// How the cluster's nodes share reads.
+    pub balance: &'a Balance,
     /// Leases of each node now, by its index.
     pub leases: &'a dyn Fn(NodeId) -> usize,
+    /// How long a node has taken to answer lately; None: it has not been asked.
+    pub latency: &'a dyn Fn(NodeId) -> Option<Duration>,
+    /// The node that the session stays with, if it can take the read.
+    pub stays_with: Option<NodeId>,
     /// Nodes that have just failed this statement.
     pub excluded: &'a [NodeId],
     /// Whether the statement may wait for a replica to become fresh.
@@ -37,30 +44,91 @@ pub enum Placement {
     AwaitPrimary(Reason),
     /// Replicas are there, and one may soon have what the session must see.
     AwaitFreshness,
+    /// Nowhere: none of the nodes that its rule names can take it, and the rule wants no other.
+    Refused,
 }
 
 /// Finds the node for an intent that is not refused.
 pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement {
     let reason = intent.reason();
-    if !matches!(intent, Intent::Read { .. }) {
-        return on_primary(view, now, reason);
-    }
-    let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
-    let mut stale = false;
-    let with_primary = now.reads == Reads::Any && now.group.is_none();
-    let readable = view.readable_replicas().chain(view.primary().filter(|_| with_primary || in_group(now, view)));
-    for node in readable.filter(|node| allowed(node, now)) {
-        if now.freshness.is_none_or(|freshness| freshness.allows(node)) {
-            candidates.push(Candidate { node: node.id, leases: (now.leases)(node.id) });
-        } else {
-            stale = true;
+    let Intent::Read { terms, .. } = intent else { return on_primary(view, now, reason) };
+    let terms = terms.as_deref();
+    let configured = [if now.reads == Reads::Any { Nodes::Any } else { Nodes::Replicas }];
+    let choices = terms.map(|terms| &*terms.choices).filter(|choices| !choices.is_empty()).unwrap_or(&configured);
+    let mut why_not = WhyNot::Missing;
+    for (position, nodes) in choices.iter().enumerate() {
+        match pick(nodes, terms, view, now) {
+            Ok(node) if position == 0 => return Placement::Node(node, reason),
+            Ok(node) => return Placement::Node(node, Reason::FellBack),
+            Err(WhyNot::Stale) if now.may_wait => return Placement::AwaitFreshness,
+            Err(why) => why_not = why_not.max(why),
         }
     }
-    match balancing::choose(&candidates, now.turn) {
-        Some(node) => Placement::Node(node, reason),
-        None if stale && now.may_wait => Placement::AwaitFreshness,
-        None if stale => on_primary(view, now, Reason::NotFresh),
-        None => on_primary(view, now, Reason::NoReplica),
+    if terms.is_some_and(|terms| terms.otherwise == Otherwise::Refuse) {
+        return Placement::Refused;
+    }
+    let is_named = matches!(choices.first(), Some(Nodes::Group(_)));
+    on_primary(
+        view,
+        now,
+        match why_not {
+            WhyNot::Missing if is_named => Reason::FellBack,
+            WhyNot::Missing => Reason::NoReplica,
+            WhyNot::TooFarBehind => Reason::TooFarBehind,
+            WhyNot::Stale => Reason::NotFresh,
+        },
+    )
+}
+
+/// Why none of some nodes can take a read; a later one tells more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum WhyNot {
+    /// None of them is there.
+    Missing,
+    /// Those that are there are too far behind.
+    TooFarBehind,
+    /// Those that are there lack what the session must see.
+    Stale,
+}
+
+fn pick(nodes: &Nodes, terms: Option<&Terms>, view: &View, now: &Circumstances<'_>) -> Result<NodeId, WhyNot> {
+    let group = match nodes {
+        Nodes::Group(name) => Some((now.group)(name).unwrap_or_default()),
+        Nodes::Replicas | Nodes::Any => None,
+    };
+    let is_meant = |node: &NodeView| group.is_none_or(|group| group.contains(&node.id.0));
+    let with_primary = *nodes != Nodes::Replicas;
+    let max_lag = terms.and_then(|terms| terms.max_lag);
+    let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
+    let mut why_not = WhyNot::Missing;
+    let readable = view.readable_replicas().chain(view.primary().filter(|_| with_primary));
+    for node in readable.filter(|node| is_meant(node) && !now.excluded.contains(&node.id)) {
+        if !is_within(max_lag, node) {
+            why_not = why_not.max(WhyNot::TooFarBehind);
+        } else if !now.freshness.is_none_or(|freshness| freshness.allows(node)) {
+            why_not = WhyNot::Stale;
+        } else if now.stays_with == Some(node.id) {
+            return Ok(node.id);
+        } else {
+            candidates.push(candidate(node, now));
+        }
+    }
+    let strategy = terms.and_then(|terms| terms.strategy).unwrap_or(now.balance.strategy);
+    balancing::choose(&candidates, strategy, now.turn).ok_or(why_not)
+}
+
+/// A lag that is not known may be any.
+fn is_within(max_lag: Option<Duration>, node: &NodeView) -> bool {
+    max_lag.is_none_or(|most| node.role == Role::Primary || node.lag.is_some_and(|lag| lag <= most))
+}
+
+fn candidate(node: &NodeView, now: &Circumstances<'_>) -> Candidate {
+    Candidate {
+        node: node.id,
+        leases: (now.leases)(node.id),
+        latency: (now.latency)(node.id),
+        weight: now.balance.weight(node.id, node.reads_since, now.now),
+        is_near: now.balance.is_near(node.id),
     }
 }
 
@@ -69,13 +137,4 @@ fn on_primary(view: &View, now: &Circumstances<'_>, reason: Reason) -> Placement
         Some(node) if !now.excluded.contains(&node) => Placement::Node(node, reason),
         _ => Placement::AwaitPrimary(reason),
     }
-}
-
-/// The group names the primary itself: then it may be read.
-fn in_group(now: &Circumstances<'_>, view: &View) -> bool {
-    now.group.is_some_and(|group| view.primary.is_some_and(|primary| group.contains(&primary.0)))
-}
-
-fn allowed(node: &NodeView, now: &Circumstances<'_>) -> bool {
-    !now.excluded.contains(&node.id) && now.group.is_none_or(|group| group.contains(&node.id.0))
 }

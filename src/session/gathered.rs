@@ -38,6 +38,8 @@ pub struct Gathered {
     pub begins: bool,
     /// COMMIT is in it.
     pub commits: bool,
+    /// What decides whether it is part of a rule's share.
+    pub draw: Option<u64>,
     /// The first statement in it, to be named in records and counters.
     pub first: Option<Arc<Statement>>,
 }
@@ -81,6 +83,7 @@ impl Gathered {
         self.missing = 0;
         self.is_wrong_on_replica = false;
         self.first = None;
+        self.draw = None;
         self.unnamed = None;
         self.parsed.clear();
         self.queries.clear();

@@ -22,6 +22,7 @@ pub mod reported;
 pub mod settings;
 pub mod translate;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,7 +35,7 @@ pub use settings::{Dialect, Settings};
 
 use crate::catalog::Path;
 use crate::routing::{
-    Catalog, Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Sender, intend, safety,
+    Catalog, Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, Standing, safety, weigh,
 };
 use crate::sql::{Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
@@ -53,6 +54,8 @@ pub struct Identity {
     pub user: Arc<str>,
     /// The database as the client named it.
     pub database: Arc<str>,
+    /// Where it comes from; None: not over IP.
+    pub address: Option<IpAddr>,
 }
 
 /// What we know of one client.
@@ -91,6 +94,8 @@ pub struct Session {
     reading: Reading,
     dialect: Dialect,
     catalog: CatalogEffects,
+    /// The rules that may match what it sends.
+    standing: Standing,
 }
 
 /// What the session has done that catalogs tell of, or that decides how its names are looked up.
@@ -151,6 +156,14 @@ pub struct Surroundings<'a> {
     pub held: Held,
     /// What is known of the database's objects.
     pub catalog: Catalog<'a>,
+    /// Hints in comments count.
+    pub heeds_hints: bool,
+    /// Minutes since midnight UTC, where a rule looks at it.
+    pub minute: u16,
+    /// Any number, where a rule takes a share.
+    pub draw: u64,
+    /// Told by [`Session::survey`]: what rules have to do with the statement that the message runs.
+    pub ruling: Ruling,
 }
 
 impl Session {
@@ -180,6 +193,7 @@ impl Session {
             reported: Reported::default(),
             dialect: Dialect::default(),
             catalog: CatalogEffects::default(),
+            standing: Standing::default(),
         }
     }
 
@@ -219,7 +233,11 @@ impl Session {
         match tag {
             frontend::QUERY => self.survey_query(frontend::query_text(body)?, around),
             frontend::PARSE => self.survey_parse(Parse::read(body)?, around),
-            frontend::BIND => self.survey_bind(Bind::read(body)?.statement, around),
+            frontend::BIND => {
+                let is_refused_before = self.is_refused();
+                let ruling = self.survey_bind(Bind::read(body)?.statement, around);
+                around.ruling = if is_refused_before { Ruling::default() } else { ruling };
+            }
             frontend::DESCRIBE => self.survey_target(frontend::target_fields(body)?, around),
             frontend::CLOSE => self.survey_close(frontend::target_fields(body)?),
             frontend::EXECUTE => self.gathered.executes = true,
@@ -250,7 +268,7 @@ impl Session {
         match tag {
             frontend::QUERY => self.survey_statement(Arc::new(crate::sql::too_large()), b"", around),
             frontend::BIND => {
-                self.survey_bind(Bind::read(body)?.statement, around);
+                around.ruling = self.survey_bind(Bind::read(body)?.statement, around);
                 self.gathered.end = Some(End::Flush);
             }
             _ => return Err(Truncated),
@@ -265,8 +283,8 @@ impl Session {
         self.survey_statement(statement, text, around);
     }
 
-    fn survey_statement(&mut self, statement: Arc<Statement>, text: &[u8], around: &Surroundings<'_>) {
-        self.join(&statement, text, around);
+    fn survey_statement(&mut self, statement: Arc<Statement>, text: &[u8], around: &mut Surroundings<'_>) {
+        around.ruling = self.join(&statement, text, around);
         self.gathered.executes = true;
         self.gathered.unnamed = Some(None);
         self.gathered.queries.push_back(statement);
@@ -280,7 +298,11 @@ impl Session {
             }
             _ => Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text), self.reading)),
         };
-        self.join(&Arc::clone(&prepared.statement), parse.text, around);
+        let is_refused_before = self.is_refused();
+        let ruling = self.join(&Arc::clone(&prepared.statement), parse.text, around);
+        if self.is_refused() && !is_refused_before {
+            around.ruling = ruling; // it will not come to a Bind
+        }
         if parse.name.is_empty() {
             self.gathered.unnamed = Some(Some(Arc::clone(&prepared)));
         } else {
@@ -289,14 +311,17 @@ impl Session {
         self.gathered.parsed.push_back(prepared);
     }
 
-    fn survey_bind(&mut self, name: &[u8], around: &mut Surroundings<'_>) {
+    fn survey_bind(&mut self, name: &[u8], around: &Surroundings<'_>) -> Ruling {
         match self.gathered_statement(name) {
             Some(prepared) => self.join(&prepared.statement, &prepared.text, around),
-            None => self.gathered.join(Intent::Primary(Reason::UnknownName)),
+            None => {
+                self.gathered.join(Intent::Primary(Reason::UnknownName));
+                Ruling::default()
+            }
         }
     }
 
-    fn survey_target(&mut self, (target, name): (Target, &[u8]), around: &mut Surroundings<'_>) {
+    fn survey_target(&mut self, (target, name): (Target, &[u8]), around: &Surroundings<'_>) {
         if target == Target::Statement {
             self.survey_bind(name, around);
         }
@@ -325,7 +350,8 @@ impl Session {
     }
 
     /// One more statement in the unit.
-    fn join(&mut self, statement: &Arc<Statement>, text: &[u8], around: &Surroundings<'_>) {
+    fn join(&mut self, statement: &Arc<Statement>, text: &[u8], around: &Surroundings<'_>) -> Ruling {
+        self.stand_before(around.rules);
         self.catalog.path_is_uncertain |= changes_path(statement);
         let any = Path::any();
         let catalog = match around.catalog {
@@ -336,22 +362,19 @@ impl Session {
         };
         self.gathered.may_change_catalog |= safety::may_change_catalog(statement, &catalog);
         let facts = Facts {
-            sender: Sender {
-                user: &self.identity.user,
-                database: &self.identity.database,
-                application_name: match around.rules.rules.is_empty() {
-                    true => "",
-                    false => self.settings.get("application_name").unwrap_or_default(),
-                },
-            },
+            standing: &self.standing,
+            heeds_hints: around.heeds_hints,
+            minute: around.minute,
+            // One draw for all messages of a unit: a Bind goes where its Parse went.
+            draw: *self.gathered.draw.get_or_insert(around.draw),
             reads: around.reads,
             transaction: self.in_transaction(around.held),
             serializable_by_default: self.settings.are_serializable(),
             prepared: &self.sql_prepared,
             catalog,
         };
-        let text = if around.rules.rules.is_empty() { "".into() } else { String::from_utf8_lossy(text) };
-        let intent = intend(statement, &text, &facts, around.rules);
+        let text = if around.rules.looks_at_texts() { String::from_utf8_lossy(text) } else { "".into() };
+        let weighed = weigh(statement, &text, &facts, around.rules);
         self.gathered.begins |=
             statement.parts.iter().any(|part| matches!(part.transaction, TransactionControl::Begin(_)));
         self.gathered.commits |= statement.parts.iter().any(|part| {
@@ -364,7 +387,26 @@ impl Session {
         if self.gathered.first.is_none() {
             self.gathered.first = Some(Arc::clone(statement));
         }
-        self.gathered.join(intent);
+        self.gathered.join(weighed.intent);
+        weighed.ruling
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(self.gathered.intent, Some(Intent::Refuse { .. }))
+    }
+
+    /// Finds out anew which rules may match what the session sends, if that has changed.
+    fn stand_before(&mut self, rules: &RuleSet) {
+        if rules.is_empty() {
+            return;
+        }
+        // What the node reports is newer than what is read back when the session is idle.
+        let application_name = self.reported.get("application_name");
+        let application_name = application_name.or(self.settings.get("application_name")).unwrap_or_default();
+        if !self.standing.is_of(rules, application_name) {
+            let Identity { user, database, address } = &self.identity;
+            self.standing = rules.standing(&Sender { user, database, application_name, address: *address });
+        }
     }
 
     /// Where the unit may go. One without a statement (a lone Sync) may go anywhere.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::functions::{self, Class};
 use super::memo::Memo;
+use super::noted::Noted;
 use super::parse::grammar::{
     self, AExpr, AExprKind, AIndirection, CaseExpr, ColumnRef, CommonTableExpr, DeleteStmt, ExecuteStmt, FuncCall,
     InsertStmt, IntoClause, JoinExpr, JsonExprOp, JsonFuncExpr, LockingClause, MergeStmt, MinMaxExpr, Node,
@@ -39,7 +40,7 @@ pub(super) fn statement(tree: &grammar::ParseResult, text: &str) -> Statement {
         effects.into_part(kind)
     });
     let parts = parts.collect();
-    Statement { parts, shape_decides, memo: Memo::default() }
+    Statement { parts, shape_decides, memo: Memo::default(), remarks: None, noted: Noted::default() }
 }
 
 /// A part that does nothing.
@@ -68,6 +69,8 @@ pub(super) struct Effects<'a> {
     pub(super) copy: CopyDirection,
     pub(super) commits_inside: bool,
     pub(super) changes_catalog: bool,
+    /// An UPDATE or DELETE without WHERE is in it, and is run.
+    pub(super) unfiltered: bool,
     /// The same text with other literals may be something else.
     pub(super) literal_decides: bool,
     /// Below an EXPLAIN that only plans: what is written, locked or made is not.
@@ -122,6 +125,7 @@ impl<'a> Effects<'a> {
             copy: self.copy,
             commits_inside: self.commits_inside,
             changes_catalog: self.changes_catalog,
+            unfiltered: self.unfiltered,
             tables: self.tables.into(),
             functions: self.functions.into(),
             operators: self.operators.into(),
@@ -145,7 +149,13 @@ impl<'a> Effects<'a> {
             sorts: self.sorts,
             ..harmless(kind)
         };
-        Statement { parts: Box::new([part]), shape_decides: false, memo: Memo::default() }
+        Statement {
+            parts: Box::new([part]),
+            shape_decides: false,
+            memo: Memo::default(),
+            remarks: None,
+            noted: Noted::default(),
+        }
     }
 
     /// It must run on the primary. A reason that a catalog might lift gives way to one that it cannot.
@@ -319,10 +329,12 @@ impl Visitor for Effects<'_> {
     }
 
     fn update(&mut self, node: &UpdateStmt) {
+        self.unfiltered |= node.where_clause.is_none() && !self.only_planned;
         self.writes(node.relation.as_ref(), node);
     }
 
     fn delete(&mut self, node: &DeleteStmt) {
+        self.unfiltered |= node.where_clause.is_none() && !self.only_planned;
         self.writes(node.relation.as_ref(), node);
     }
 

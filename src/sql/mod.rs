@@ -1,9 +1,11 @@
 //! What a statement is and may do: text in, [`Statement`] out.
 
 mod cache;
+pub mod comments;
 mod effects;
 pub mod functions;
 mod memo;
+pub mod noted;
 mod parse;
 pub mod prepared;
 mod relations;
@@ -15,8 +17,10 @@ mod utility;
 pub mod words;
 
 pub use cache::{Cache, Counters};
+pub use comments::{Hint, Remarks};
 pub use memo::{Memo, MemoKey};
-pub use parse::{ParseSettings, classify, classify_bytes, too_large};
+pub use noted::{Bits, Findings};
+pub use parse::{ParseSettings, classify, classify_bytes, fingerprint, too_large};
 pub use prepared::PreparedNames;
 pub use relations::differs_between_nodes;
 pub use settings::answers_alike;

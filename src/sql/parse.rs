@@ -1,7 +1,9 @@
 //! Text in, [`Statement`] out. The only file that names pg_query; what a tree means is left to [`super::effects`].
 
+use super::comments;
 use super::effects;
 use super::memo::Memo;
+use super::noted::Noted;
 use super::statement::{Kind, NeedsPrimary, Part, Statement};
 
 pub(super) use pg_query::protobuf as grammar;
@@ -50,9 +52,22 @@ pub fn classify(text: &str, settings: &ParseSettings) -> Statement {
         return opaque(Opaque::Unparsed);
     }
     match pg_query::parse(text, options(settings)) {
-        Ok(tree) => effects::statement(&tree.protobuf, text),
+        Ok(tree) => Statement {
+            remarks: comments::read(text, settings.standard_conforming_strings),
+            ..effects::statement(&tree.protobuf, text)
+        },
         Err(_) => opaque(Opaque::Unparsed),
     }
+}
+
+/// A number that all texts share which differ only in literals, spaces and comments, as pg_stat_statements' kin have it
+/// (`pg_query`'s fingerprint). None for what is not parsed.
+pub fn fingerprint(text: &str, settings: &ParseSettings) -> Option<u64> {
+    let is_readable = text.len() <= settings.max_bytes && !scans_slowly(text);
+    let print = is_readable
+        .then(|| pg_query::fingerprint(text, options(settings), pg_query::FingerprintOptions::DEFAULT).ok())
+        .flatten()?;
+    u64::from_str_radix(&print.hex, 16).ok()
 }
 
 /// The parser's stack check and its limit on nesting turn any depth into an error; no text may crash it.
@@ -110,7 +125,8 @@ fn opaque(why: Opaque) -> Statement {
         changes_catalog: true,
         ..effects::harmless(Kind::Unparsed)
     };
-    Statement { parts: Box::new([part]), shape_decides: false, memo: Memo::default() }
+    let parts = Box::new([part]);
+    Statement { parts, shape_decides: false, memo: Memo::default(), remarks: None, noted: Noted::default() }
 }
 
 /// A parse of that much takes tens of milliseconds of one worker's time.

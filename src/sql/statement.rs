@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::comments::Remarks;
 use super::memo::Memo;
+use super::noted::Noted;
 
 /// One query string: what each of its statements is. Cheap to share: caches hand out `Arc<Statement>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,10 @@ pub struct Statement {
     pub shape_decides: bool,
     /// What a catalog last said of it.
     pub memo: Memo,
+    /// What its comments say; None: nothing.
+    pub remarks: Option<Box<Remarks>>,
+    /// What rules have found out about it.
+    pub noted: Noted,
 }
 
 /// One statement of a query string.
@@ -36,6 +42,8 @@ pub struct Part {
     pub commits_inside: bool,
     /// It can change the catalogs: what was learned of them may be stale once it has run.
     pub changes_catalog: bool,
+    /// An UPDATE or DELETE without WHERE is in it, at any depth.
+    pub unfiltered: bool,
     /// Every relation it names, CTE names excepted, in order of appearance, without repeats.
     pub tables: Box<[Name]>,
     /// Every function it calls by name, without repeats.

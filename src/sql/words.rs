@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::statement::{Argument, Call, Kind, Name, NeedsPrimary, Part, Statement};
-use super::{effects, functions, memo::Memo, relations};
+use super::{effects, functions, memo::Memo, noted::Noted, relations};
 
 /// What the words of a body tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +104,13 @@ impl Reader {
             ..effects::harmless(Kind::Other)
         };
         Body {
-            statement: Statement { parts: Box::new([part]), shape_decides: false, memo: Memo::default() },
+            statement: Statement {
+                parts: Box::new([part]),
+                shape_decides: false,
+                memo: Memo::default(),
+                remarks: None,
+                noted: Noted::default(),
+            },
             is_dynamic: self.is_dynamic,
             changes_catalog: self.changes_catalog,
         }

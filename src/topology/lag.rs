@@ -138,10 +138,10 @@ impl ReplicaLag {
     }
 }
 
-/// Marks per `max_lag`: a lag near the limit is known to about 2 %.
-const STEPS: u32 = 64;
+/// Marks per `max_lag`: rules ask for much smaller lags than the limit, and those must be told, too.
+const STEPS: u32 = 512;
 /// Marks kept: eight times `max_lag`. Beyond that, a replica's lag is counted from the last moment it has reached.
-const MARKS: usize = 512;
+const MARKS: usize = 4096;
 /// No two kept marks are nearer, however small `max_lag` is.
 const FINEST: Duration = Duration::from_millis(1);
 /// Good probes after which a replica that was too far behind is let in again.

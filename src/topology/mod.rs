@@ -218,7 +218,7 @@ impl Topology {
         if is_lost || self.deadline().is_some_and(|deadline| deadline <= now) {
             return self.decide(now);
         }
-        self.publish();
+        self.publish(now);
         vec![Effect::Publish]
     }
 
@@ -248,7 +248,7 @@ impl Topology {
 
         let has_changed = place(held) != place(accepted);
         self.epoch += u64::from(has_changed);
-        self.publish();
+        self.publish(now);
         self.effects(&before, has_changed, was_urgent)
     }
 
@@ -337,7 +337,7 @@ impl Topology {
     }
 
     /// Makes a new view of all that is decided.
-    fn publish(&mut self) {
+    fn publish(&mut self, now: Instant) {
         let accepted = self.roles.accepted();
         let until = accepted.and_then(|claim| self.node(claim.node)?.evidence_until(self.roles.lease()));
         let samples = if self.view.primary_samples.iter().eq(self.samples.iter()) {
@@ -351,7 +351,7 @@ impl Topology {
             primary: self.verdict.as_ref().ok().copied(),
             primary_until: until,
             no_primary_because: self.verdict.as_ref().err().cloned(),
-            nodes: self.nodes.iter().map(|node| self.picture(node)).collect(),
+            nodes: self.nodes.iter().map(|node| self.picture(node, now)).collect(),
             primary_samples: samples,
         });
         if cfg!(debug_assertions) {
@@ -359,9 +359,11 @@ impl Topology {
         }
     }
 
-    fn picture(&self, node: &Node) -> NodeView {
+    fn picture(&self, node: &Node, now: Instant) -> NodeView {
         let standing = self.roles.standing(node);
         let is_replica = standing == Standing::Replica;
+        let takes_reads = is_replica && node.health == Health::Good && node.takes_reads;
+        let before = self.view.node(node.id).and_then(|before| before.reads_since);
         let behind = |position: Sample| Some(self.clock.newest()?.bytes_since(position.lsn));
         NodeView {
             id: node.id,
@@ -372,7 +374,8 @@ impl Topology {
                 _ => Role::Unknown,
             },
             state: state_of(node, standing),
-            takes_reads: is_replica && node.health == Health::Good && node.takes_reads,
+            takes_reads,
+            reads_since: takes_reads.then(|| before.unwrap_or(now)),
             position: node.position,
             up_since: node.up_since,
             lag_bytes: node.position.filter(|_| is_replica).and_then(behind),

@@ -65,6 +65,8 @@ pub struct NodeView {
     pub state: NodeState,
     /// A replica that may take reads now: up, streaming (or no primary is there to stream from), not over `max_lag`.
     pub takes_reads: bool,
+    /// Since when it takes reads, without a break; None while it takes none.
+    pub reads_since: Option<Instant>,
     /// Its newest position.
     pub position: Option<Sample>,
     /// Since when it has surely run without a restart: one that was started again may have gone back to an earlier
@@ -107,6 +109,7 @@ impl View {
             role: Role::Unknown,
             state: NodeState::Unknown,
             takes_reads: false,
+            reads_since: None,
             position: None,
             up_since: None,
             lag_bytes: None,

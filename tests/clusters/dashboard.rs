@@ -164,6 +164,7 @@ fn fill(scrape: &mut Scrape, probes: &Histogram) {
     scrape.paused("bench", true);
     let counts = CatalogCounts { age: Some(Duration::from_secs(1)), ..CatalogCounts::default() };
     scrape.catalog("bench", CatalogPicture::default(), counts);
+    scrape.rule_would_change("reports", 1);
 }
 
 fn lagging_view() -> View {

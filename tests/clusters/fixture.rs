@@ -92,6 +92,42 @@ impl Proxy {
         Self(started.unwrap_or_else(|problem| panic!("{problem}")))
     }
 
+    /// Starts Trunkline with these rules, and `of_cluster` laid over the settings of the cluster.
+    pub(crate) fn ruled(cluster: &Cluster, rules: &str, of_cluster: &str, extra: &str) -> Self {
+        let nodes: Vec<SocketAddr> = cluster.nodes().iter().map(Node::address).collect();
+        Self::ruled_before(cluster, &nodes, rules, of_cluster, extra)
+    }
+
+    /// The same, where the nodes are reached by other addresses.
+    pub(crate) fn ruled_before(
+        cluster: &Cluster,
+        nodes: &[SocketAddr],
+        rules: &str,
+        of_cluster: &str,
+        extra: &str,
+    ) -> Self {
+        let mut extra: Table = extra.parse().unwrap();
+        if !rules.is_empty() {
+            let path = cluster.folder().join("rules.toml");
+            std::fs::write(&path, rules).unwrap();
+            let named = Table::from_iter([("rules".to_owned(), vec![path.to_str().unwrap()].into())]);
+            lay_over(&mut extra, Table::from_iter([("routing".to_owned(), named.into())]));
+        }
+        let of_cluster: Table = of_cluster.parse().unwrap();
+        lay_over(&mut extra, Table::from_iter([("cluster".to_owned(), of_cluster.into())]));
+        Self::before(cluster, nodes, &toml::to_string(&extra).unwrap())
+    }
+
+    /// Waits until both replicas of the cluster take reads.
+    pub(crate) fn with_both_replicas(self, cluster: &Cluster) -> Self {
+        for replica in [1, 2] {
+            eventually("the replica takes reads", Duration::from_secs(10), || {
+                self.takes_reads(cluster.node(replica).address())
+            });
+        }
+        self
+    }
+
     /// Where clients connect.
     pub(crate) fn port(&self) -> u16 {
         self.0.port()

@@ -12,6 +12,7 @@ mod protocol;
 mod raw;
 mod relay;
 
+mod balancing;
 mod cluster;
 mod conversation;
 mod dashboard;
@@ -26,6 +27,7 @@ mod patroni_cluster;
 mod pgbench;
 mod reload;
 mod routing;
+mod rules;
 mod session_state;
 mod state;
 mod switchover;

@@ -42,6 +42,7 @@ impl Watched {
             nodes,
             patroni: Vec::new(),
             groups: Vec::new(),
+            balance: Default::default(),
             tls: Default::default(),
             monitor,
         };

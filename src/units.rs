@@ -11,28 +11,28 @@ const SIZES: [(&str, u64); 7] =
     [("B", 1), ("kB", 1 << 10), ("MB", 1 << 20), ("GB", 1 << 30), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// What units a duration may have, for messages.
-pub(super) const DURATION_UNITS: &str = "us, ms, s, min, h or d";
+pub const DURATION_UNITS: &str = "us, ms, s, min, h or d";
 
 /// What units a size may have, for messages.
-pub(super) const SIZE_UNITS: &str = "B, kB, MB or GB";
+pub const SIZE_UNITS: &str = "B, kB, MB or GB";
 
 /// A whole number and a unit, as in `10min`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     measure(text, &DURATIONS).map(Duration::from_micros)
 }
 
 /// A whole number and a unit, as in `16MB`.
-pub(super) fn size(text: &str) -> Option<usize> {
+pub fn size(text: &str) -> Option<usize> {
     measure(text, &SIZES).and_then(|bytes| usize::try_from(bytes).ok())
 }
 
 /// In the largest unit that needs no fraction.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub fn show_duration(duration: Duration) -> String {
     show(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX), "s", &DURATIONS)
 }
 
 /// In the largest unit that needs no fraction.
-pub(super) fn show_size(bytes: usize) -> String {
+pub fn show_size(bytes: usize) -> String {
     let units = SIZES.get(..4).unwrap_or_default();
     show(u64::try_from(bytes).unwrap_or(u64::MAX), "B", units)
 }

@@ -1,0 +1,35 @@
+//! What rules have to do with statements, counted and logged where a rule wants it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::routing::rules::MINUTES_OF_A_DAY;
+use crate::routing::{RuleSet, Ruling};
+use crate::session::Session;
+
+/// Counts the rules that had a part in a statement of the session. What is logged names no literal.
+pub(super) fn count(ruling: &Ruling, rules: &RuleSet, session: &Session) {
+    for &(number, would_change) in &ruling.shadows {
+        if let Some(rule) = rules.rule(number) {
+            rule.count_shadow(would_change);
+        }
+    }
+    let Some(rule) = ruling.rule.and_then(|number| rules.rule(number)) else { return };
+    rule.count_match();
+    if rule.logs {
+        let first = session.gathered.first.as_ref().and_then(|statement| statement.parts.first());
+        tracing::info!(
+            rule = %rule.name,
+            user = %session.identity.user,
+            database = %session.identity.database,
+            kind = first.map_or("", |part| part.kind.name()),
+            reason = session.intent().map_or("", |intent| intent.reason().code()),
+            "a rule matched a statement"
+        );
+    }
+}
+
+/// Minutes since midnight UTC.
+pub(super) fn minute_of_the_day() -> u16 {
+    let minutes = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 60);
+    u16::try_from(minutes % u64::from(MINUTES_OF_A_DAY)).unwrap_or(0)
+}

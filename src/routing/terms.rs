@@ -1,0 +1,69 @@
+//! On which terms a read may run, where a rule or a hint says more than the configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::Consistency;
+use crate::balancing::Strategy;
+
+/// What a rule or a hint asks for a read. Whatever is not given is as configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The nodes that may take it, first choice first; empty: as configured.
+    pub choices: SmallVec<[Nodes; 2]>,
+    /// What happens when none of them can.
+    pub otherwise: Otherwise,
+    /// A replica further behind does not take it.
+    pub max_lag: Option<Duration>,
+    /// What it must have seen.
+    pub consistency: Option<Consistency>,
+    /// It is cancelled after this.
+    pub timeout: Option<Duration>,
+    /// How one of the nodes is picked.
+    pub strategy: Option<Strategy>,
+}
+
+/// Some nodes of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nodes {
+    /// Its replicas.
+    Replicas,
+    /// Replicas and primary alike.
+    Any,
+    /// Those of a group: `NAME`, `tag:NAME` or `zone:NAME`. The primary may be among them.
+    Group(Arc<str>),
+}
+
+/// What happens to a read that none of its nodes can take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Otherwise {
+    /// It goes to the primary.
+    #[default]
+    Primary,
+    /// It is refused.
+    Refuse,
+}
+
+impl Terms {
+    /// The terms of two statements that travel together: of each the stricter one; of nodes, those of the first.
+    pub fn and(mut self, other: &Self) -> Self {
+        if self.choices.is_empty() {
+            self.choices = other.choices.clone();
+            self.otherwise = other.otherwise;
+        }
+        self.max_lag = strictest(self.max_lag, other.max_lag, Duration::min);
+        self.timeout = strictest(self.timeout, other.timeout, Duration::min);
+        self.consistency = strictest(self.consistency, other.consistency, Consistency::max);
+        self.strategy = self.strategy.or(other.strategy);
+        self
+    }
+}
+
+fn strictest<T>(ours: Option<T>, theirs: Option<T>, stricter: impl Fn(T, T) -> T) -> Option<T> {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) => Some(stricter(ours, theirs)),
+        (ours, theirs) => ours.or(theirs),
+    }
+}

@@ -1,0 +1,323 @@
+//! Rules and hints, judged by where the servers say that statements ran.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use postgres::error::SqlState;
+use postgres::{Client, NoTls};
+
+use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+
+const WHERE: &str = "select inet_server_port()";
+
+#[test]
+fn a_group_takes_the_reads_of_its_rule_and_its_fallback_those_it_cannot() {
+    limited(|| {
+        let cluster = cluster();
+        let [primary, first, second] = [0, 1, 2].map(|number| cluster.node(number).port());
+        let rules = "[[rule]]\nname = 'kind'\napplication_name = 'kind'\nto = 'group:reports'\nfallback = 'replicas'\n\
+                     [[rule]]\nname = 'strict'\napplication_name = 'strict'\nto = 'tag:big'\nfallback = 'refuse'\n\
+                     [[rule]]\nname = 'plain'\napplication_name = 'plain'\nto = 'zone:b'";
+        let proxy = Proxy::ruled(&cluster, rules, &reports_on_the_second(&cluster), "").with_both_replicas(&cluster);
+        let mut clients = ["kind", "strict", "plain"].map(|name| named(&proxy, name));
+        for client in &mut clients {
+            assert_eq!(ports(client, WHERE, 20), BTreeMap::from([(second, 20)]));
+        }
+        cluster.node(2).kill().unwrap();
+        eventually("it is known", Duration::from_secs(5), || !proxy.takes_reads(cluster.node(2).address()));
+        let [kind, strict, plain] = &mut clients;
+        assert_eq!(ports(kind, WHERE, 20), BTreeMap::from([(first, 20)]));
+        assert_eq!(ports(plain, WHERE, 20), BTreeMap::from([(primary, 20)]));
+        assert_eq!(strict.query_one(WHERE, &[]).unwrap_err().code(), Some(&SqlState::CANNOT_CONNECT_NOW));
+        cluster.node(2).start().unwrap();
+        eventually("it is back", Duration::from_secs(10), || strict.query_one(WHERE, &[]).is_ok());
+    });
+}
+
+#[test]
+fn a_refusal_has_the_words_and_the_sqlstate_of_its_rule_inside_a_transaction_too() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t as select 1 as a").unwrap();
+        let rules = "[[rule]]\nname = 'no'\nwhere = false\nrefuse = 'all of it?'\nsqlstate = 'ZZ042'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "");
+        let mut client = proxy.client();
+        for sql in ["delete from t", "with d as (update t set a = 2 returning a) select 1 from d"] {
+            let error = client.batch_execute(sql).unwrap_err();
+            let told = error.as_db_error().unwrap();
+            assert_eq!((told.code().code(), told.message()), ("ZZ042", "all of it?"), "{sql}");
+            assert_eq!(client.query(sql, &[]).unwrap_err().code().unwrap().code(), "ZZ042", "prepared: {sql}");
+        }
+        let mut transaction = client.transaction().unwrap();
+        transaction.execute("insert into t values (3)", &[]).unwrap();
+        assert_eq!(transaction.execute("delete from t", &[]).unwrap_err().code().unwrap().code(), "ZZ042");
+        drop(transaction);
+        assert_eq!(client.execute("delete from t where true", &[]).unwrap(), 1, "the insert was rolled back");
+        assert!(proxy.metric("trunkline_rule_matches_total", "rule=\"no\"") >= 3.0);
+    });
+}
+
+#[test]
+fn a_replica_further_behind_than_max_lag_is_not_read() {
+    limited(|| {
+        let cluster = cluster();
+        let [primary, _, second] = [0, 1, 2].map(|number| cluster.node(number).port());
+        let rules = "[[rule]]\nname = 'near'\napplication_name = 'near'\nto = 'group:reports'\nmax_lag = '500ms'\n\
+                     [[rule]]\nname = 'far'\napplication_name = 'far'\nto = 'group:reports'";
+        let extra = "[routing]\nconsistency = 'eventual'\nmax_lag = '60s'";
+        let proxy = Proxy::ruled(&cluster, rules, &reports_on_the_second(&cluster), extra).with_both_replicas(&cluster);
+        let [mut near, mut far] = ["near", "far"].map(|name| named(&proxy, name));
+        assert_eq!(server_port(&mut near, WHERE), second);
+        cluster.node(2).pause_replay().unwrap();
+        let mut writes = 0;
+        eventually("it is too far behind", Duration::from_secs(20), || {
+            writes += 1;
+            cluster.node(0).sql(&format!("create table t{writes} ()")).unwrap();
+            server_port(&mut near, WHERE) == primary
+        });
+        assert_eq!(server_port(&mut far, WHERE), second, "nobody else minds");
+        let hinted = "select inet_server_port() /* trunkline: max_lag=500ms */";
+        assert_eq!(server_port(&mut far, hinted), primary);
+        assert!(proxy.metric("trunkline_statements_total", "too_far_behind") > 0.0);
+        cluster.node(2).resume_replay().unwrap();
+        eventually("it has caught up", Duration::from_secs(10), || server_port(&mut near, WHERE) == second);
+    });
+}
+
+#[test]
+fn a_rule_may_ask_for_more_and_for_less_than_the_session_does() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t as select 1 as a").unwrap();
+        let rules = "[[rule]]\nname = 'strong'\ncomment = 'route=/orders/*'\nconsistency = 'strong'\n\
+                     [[rule]]\nname = 'eventual'\ntag = 'window'\nconsistency = 'eventual'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "");
+        let (mut writer, mut reader) = (proxy.client(), proxy.client());
+        let count = |client: &mut Client, sql: &str| client.query_one(sql, &[]).unwrap().get::<_, i64>(0);
+        for replica in [1, 2] {
+            cluster.node(replica).catch_up(cluster.node(0)).unwrap();
+            cluster.node(replica).pause_replay().unwrap();
+        }
+        writer.execute("insert into t values (2)", &[]).unwrap();
+        assert_eq!(count(&mut reader, "select count(*) from t"), 1, "the replicas stand still");
+        assert_eq!(count(&mut reader, "select count(*) from t /*route='%2Forders%2F1'*/"), 2);
+        assert_eq!(count(&mut reader, "select count(*) from t /* trunkline: consistency=strong */"), 2);
+        assert_eq!(count(&mut writer, "select count(*) from t"), 2, "its own write");
+        assert_eq!(count(&mut writer, "select count(*) from t /* trunkline: tag=window */"), 1);
+        assert_eq!(count(&mut writer, "select count(*) from t"), 2, "its own write, still");
+    });
+}
+
+#[test]
+fn a_share_of_the_reads_goes_where_its_rule_says() {
+    limited(|| {
+        let cluster = cluster();
+        let rules = "[[rule]]\nname = 'some'\nshare = '25%'\nto = 'primary'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "[routing]\nconsistency = 'eventual'");
+        let mut client = proxy.client();
+        let primary = cluster.node(0).port();
+        for sql in ["1", "prepared"] {
+            let seen = match sql {
+                "prepared" => ports(&mut client, WHERE, 600),
+                _ => simple_ports(&mut client, WHERE, 600),
+            };
+            let there = seen.get(&primary).copied().unwrap_or(0);
+            // Five standard deviations to each side.
+            assert!((97..=203).contains(&there), "{there} of 600, {sql}");
+        }
+    });
+}
+
+#[test]
+fn a_shadow_rule_moves_nothing_and_counts_what_it_would_have_moved() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let rules = "[[rule]]\nname = 'would'\nshadow = true\nuser = 'bench'\nto = 'primary'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "");
+        let mut client = proxy.client();
+        let primary = cluster.node(0).port();
+        assert!(!simple_ports(&mut client, WHERE, 20).contains_key(&primary));
+        for _ in 0..5 {
+            client.batch_execute("insert into t values (1)").unwrap();
+        }
+        let metric = |name| proxy.metric(name, "rule=\"would\"");
+        assert_eq!(metric("trunkline_rule_matches_total"), 25.0);
+        assert_eq!(metric("trunkline_rule_would_change_total"), 20.0, "the writes are the primary's anyway");
+    });
+}
+
+#[test]
+fn hints_move_reads_and_never_a_write() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let [primary, _, second] = [0, 1, 2].map(|number| cluster.node(number).port());
+        let proxy = Proxy::ruled(
+            &cluster,
+            "[[rule]]\nname = 'a'\nuser = 'nobody'\nto = 'primary'",
+            &reports_on_the_second(&cluster),
+            "[routing]\nconsistency = 'eventual'",
+        )
+        .with_both_replicas(&cluster);
+        let mut client = proxy.client();
+        for _ in 0..20 {
+            assert_eq!(server_port(&mut client, "/* trunkline: primary */ select inet_server_port()"), primary);
+            assert_eq!(server_port(&mut client, "select inet_server_port() -- trunkline: group=reports"), second);
+            assert_eq!(server_port(&mut client, "select inet_server_port() /*trunkline:group=tag:big*/"), second);
+            assert_ne!(server_port(&mut client, "select inet_server_port(), '/* trunkline: primary */'"), primary);
+            assert_ne!(
+                server_port(&mut client, "select inet_server_port() /* trunkline: faster group=none */"),
+                primary
+            );
+            let write = "insert into t values (1) returning inet_server_port() /* trunkline: replica */";
+            assert_eq!(server_port(&mut client, write), primary);
+            assert_eq!(
+                server_port(
+                    &mut client,
+                    "/* trunkline: replica */ with w as (insert into t values (1)) select inet_server_port()"
+                ),
+                primary
+            );
+            assert_eq!(
+                server_port(
+                    &mut client,
+                    "/* trunkline: group=reports */ select inet_server_port() from t limit 1 for update"
+                ),
+                primary
+            );
+        }
+        client.batch_execute("begin; /* trunkline: replica */ insert into t values (1); commit").unwrap();
+        assert!(proxy.metric("trunkline_statements_total", "reason=\"hint\"") >= 60.0);
+    });
+}
+
+#[test]
+fn a_replica_hint_finds_a_replica_where_reads_are_the_primarys() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0).port();
+        let on_primary = Proxy::start(&cluster, "[routing]\nreads = 'primary'");
+        let mut client = on_primary.client();
+        assert_eq!(server_port(&mut client, WHERE), primary);
+        assert_ne!(server_port(&mut client, "select inet_server_port() /* trunkline: replica */"), primary);
+        let deaf = Proxy::start(&cluster, "[routing]\nreads = 'primary'\nhints = false");
+        assert_eq!(server_port(&mut deaf.client(), "select inet_server_port() /* trunkline: replica */"), primary);
+    });
+}
+
+#[test]
+fn an_application_name_that_is_set_later_counts_from_the_next_statement_on() {
+    limited(|| {
+        let cluster = cluster();
+        let [primary, _, second] = [0, 1, 2].map(|number| cluster.node(number).port());
+        let rules = "[[rule]]\nname = 'local'\naddress = ['10.0.0.0/8', '127.0.0.0/8']\napplication_name = 'report*'\nto = 'group:reports'\n\
+                     [[rule]]\nname = 'elsewhere'\naddress = '10.0.0.0/8'\nto = 'primary'\n\
+                     [[rule]]\nname = 'now'\ntime = '00:00-24:00'\nfunction = 'pg_catalog.version'\nto = 'primary'";
+        let proxy =
+            Proxy::ruled(&cluster, rules, &reports_on_the_second(&cluster), "[routing]\nconsistency = 'eventual'")
+                .with_both_replicas(&cluster);
+        let mut client = proxy.client();
+        assert_eq!(ports(&mut client, WHERE, 20).len(), 2, "both replicas");
+        client.batch_execute("set application_name = 'reporting'").unwrap();
+        assert_eq!(ports(&mut client, WHERE, 20), BTreeMap::from([(second, 20)]));
+        client.batch_execute("reset application_name").unwrap();
+        assert_eq!(ports(&mut client, WHERE, 20).len(), 2, "both replicas");
+        let mut named = named(&proxy, "report-7");
+        assert_eq!(ports(&mut named, WHERE, 20), BTreeMap::from([(second, 20)]));
+        assert_eq!(server_port(&mut client, "select inet_server_port(), pg_catalog.version()"), primary);
+    });
+}
+
+#[test]
+fn a_rules_timeout_cancels_reads_and_never_a_write() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let rules = "[[rule]]\nname = 'quick'\nuser = 'bench'\ntimeout = '200ms'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "");
+        let mut client = proxy.client();
+        for _ in 0..3 {
+            let begun = Instant::now();
+            let error = client.batch_execute("select pg_sleep(30)").unwrap_err();
+            assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
+            assert!(begun.elapsed() < Duration::from_secs(10));
+            client.batch_execute("select 1").unwrap();
+            client.batch_execute("insert into t select 1 from pg_sleep(0.5)").unwrap();
+            client.batch_execute("select 1").unwrap();
+        }
+        assert_eq!(client.query_one("select count(*) from t", &[]).unwrap().get::<_, i64>(0), 3);
+    });
+}
+
+#[test]
+fn a_reload_brings_other_rules_to_clients_that_are_there() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0).port();
+        let proxy = Proxy::ruled(&cluster, "[[rule]]\nname = 'r'\nuser = 'nobody'\nto = 'primary'", "", "");
+        let mut client = proxy.client();
+        assert_ne!(server_port(&mut client, WHERE), primary);
+        std::fs::write(cluster.folder().join("rules.toml"), "[[rule]]\nname = 'r'\nuser = 'bench'\nto = 'primary'")
+            .unwrap();
+        proxy.signal("HUP");
+        eventually("the rule counts", Duration::from_secs(5), || server_port(&mut client, WHERE) == primary);
+    });
+}
+
+#[test]
+fn pg_dump_goes_through_the_rules_of_its_example() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t as select generate_series(1, 1000) as a").unwrap();
+        let rules = std::fs::read_to_string("rules/pg-dump.toml").unwrap();
+        let at_any_time = rules.replace("06:00-20:00", "23:58-23:59");
+        let proxy = Proxy::ruled(&cluster, &at_any_time, "", "");
+        let installation = trunkline::demo::installation::Installation::find().unwrap();
+        let mut dump = installation.command("pg_dump");
+        dump.args(["-h", "127.0.0.1", "-U", "bench", "-p", &proxy.port().to_string(), "bench"])
+            .env("PGPASSWORD", "bench");
+        let output = dump.output().unwrap();
+        let (dumped, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{said}");
+        assert_eq!(dumped.lines().filter(|line| line.parse::<u32>().is_ok()).count(), 1000);
+        assert!(proxy.metric("trunkline_rule_matches_total", "rule=\"dumps-of-one-server\"") > 0.0);
+        assert_eq!(proxy.metric("trunkline_statements_total", "target=\"replica\""), 0.0);
+    });
+}
+
+/// The group `reports`, the tag `big` and the zone `b` are the second replica.
+fn reports_on_the_second(cluster: &trunkline::demo::cluster::Cluster) -> String {
+    let address = cluster.node(2).address();
+    format!(
+        "group = [{{ name = 'reports', nodes = ['{address}'] }}]\n\
+         node = [{{ address = '{address}', tags = ['big'], zone = 'b' }}]"
+    )
+}
+
+fn named(proxy: &Proxy, application: &str) -> Client {
+    proxy.client_config().application_name(application).connect(NoTls).unwrap()
+}
+
+/// How often each server answers, of so many executions by the extended protocol.
+fn ports(client: &mut Client, sql: &str, times: usize) -> BTreeMap<u16, usize> {
+    let mut seen = BTreeMap::new();
+    for _ in 0..times {
+        *seen.entry(server_port(client, sql)).or_default() += 1;
+    }
+    seen
+}
+
+/// The same by the simple protocol.
+fn simple_ports(client: &mut Client, sql: &str, times: usize) -> BTreeMap<u16, usize> {
+    let mut seen = BTreeMap::new();
+    for _ in 0..times {
+        let messages = client.simple_query(sql).unwrap();
+        let port = messages.iter().find_map(|message| match message {
+            postgres::SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        *seen.entry(port.unwrap()).or_default() += 1;
+    }
+    seen
+}

@@ -1,0 +1,263 @@
+//! What rules make of statements: `rules/*.toml` with `tests/golden/rules/*.txt`, and every example of `rules/README.md`.
+//!
+//! A line is `user=ada app=shop: select 1  =>  verdict`. `UPDATE_GOLDEN=1` writes the verdicts of the golden files anew.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use trunkline::config;
+use trunkline::routing::rules::Sender;
+use trunkline::routing::terms::{Nodes, Otherwise};
+use trunkline::routing::{Catalog, Facts, InTransaction, Intent, Reads, RuleSet, Terms, Weighed, weigh};
+use trunkline::sql::{Cache, ParseSettings, PreparedNames, classify};
+use trunkline::units;
+
+#[test]
+fn every_rule_file_does_what_its_golden_file_says() {
+    let files = files_in("rules", "toml");
+    assert!(files.len() >= 6, "{files:?}");
+    let mut wrong = Vec::new();
+    for path in files {
+        let rules = load(&fs::read_to_string(&path).unwrap());
+        let golden = Path::new("tests/golden/rules").join(path.file_stem().unwrap()).with_extension("txt");
+        let written = fs::read_to_string(&golden).unwrap_or_else(|_| panic!("{} is missing", golden.display()));
+        let judged: String = written.lines().map(|line| judge(line, &rules) + "\n").collect();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&golden, &judged).unwrap();
+        }
+        let differing = written.lines().zip(judged.lines()).filter(|(written, judged)| written != judged);
+        wrong.extend(differing.map(|(written, judged)| format!("{}\n- {written}\n+ {judged}", golden.display())));
+        for rule in rules.rules() {
+            let decides = format!(" by {}", rule.name);
+            assert!(judged.lines().any(|line| line.ends_with(&decides)), "no line for {} of {path:?}", rule.name);
+        }
+    }
+    assert!(wrong.is_empty(), "UPDATE_GOLDEN=1 accepts these:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_example_of_the_manual_does_what_it_says() {
+    let manual = fs::read_to_string("rules/README.md").unwrap();
+    let mut rules = RuleSet::default();
+    let (mut examples, mut lines) = (0, 0);
+    for (language, block) in blocks(&manual) {
+        match language {
+            "toml" if block.contains("[[rule]]") => {
+                rules = load(block);
+                examples += 1;
+            }
+            "sql" => {
+                for line in block.lines().filter(|line| !line.is_empty()) {
+                    assert_eq!(judge(line, &rules), line);
+                    lines += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(examples >= 9 && lines >= 30, "{examples} examples with {lines} lines were found");
+}
+
+#[test]
+fn what_was_noted_of_a_statement_gives_the_same_verdict_as_a_fresh_look() {
+    let mut cache = Cache::new(1 << 20);
+    let mut compared = 0;
+    for path in files_in("rules", "toml") {
+        let rules = load(&fs::read_to_string(&path).unwrap());
+        let golden = Path::new("tests/golden/rules").join(path.file_stem().unwrap()).with_extension("txt");
+        for line in fs::read_to_string(golden).unwrap().lines().filter_map(Line::read) {
+            // The statements of one shape share what was noted, whatever their literals are.
+            for text in [line.sql.to_owned(), line.sql.replace('1', "2"), line.sql.to_owned()] {
+                let cached = cache.get(text.as_bytes(), &ParseSettings::default());
+                let fresh = classify(&text, &ParseSettings::default());
+                let [noted, looked] =
+                    [&*cached, &fresh].map(|statement| show(&line.weigh(statement, &text, &rules), &rules));
+                assert_eq!(noted, looked, "{text}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 50);
+}
+
+#[test]
+fn a_share_is_kept_to_and_each_rule_draws_for_itself() {
+    let rules = load(
+        "[[rule]]\nname = 'a'\nshare = '50%'\nto = 'group:reports'\n\
+         [[rule]]\nname = 'b'\nshare = '50%'\nto = 'primary'",
+    );
+    let statement = classify("select 1", &ParseSettings::default());
+    let standing = rules.standing(&Sender::default());
+    let mut counts = [0; 3];
+    for draw in 0..10_000_u64 {
+        let prepared = PreparedNames::default();
+        let draw = draw.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let facts = Facts { draw, ..facts(&standing, &prepared) };
+        counts[weigh(&statement, "select 1", &facts, &rules).ruling.rule.unwrap_or(2)] += 1_i32;
+    }
+    let off = |count: i32, wanted: i32| (count - wanted).abs();
+    assert!(off(counts[0], 5000) < 200 && off(counts[1], 2500) < 200 && off(counts[2], 2500) < 200, "{counts:?}");
+}
+
+#[test]
+fn a_reloaded_rule_goes_on_counting() {
+    let text = "[[rule]]\nname = 'a'\nto = 'primary'";
+    let former = load(text);
+    former.rules()[0].count_match();
+    let present = load(&text.replace("primary", "replicas")).counting_on(&former);
+    present.rules()[0].count_match();
+    assert_eq!(present.rules()[0].counts.matched(), 2);
+}
+
+/// A line of a golden file.
+struct Line<'a> {
+    /// With what stands before it in the line.
+    written: &'a str,
+    sql: &'a str,
+    user: &'a str,
+    database: &'a str,
+    application: &'a str,
+    address: Option<&'a str>,
+    time: &'a str,
+    transaction: InTransaction,
+}
+
+impl<'a> Line<'a> {
+    /// None for a comment or an empty line.
+    fn read(line: &'a str) -> Option<Self> {
+        if line.is_empty() || line.starts_with("--") || line.starts_with('#') {
+            return None;
+        }
+        let written = line.split(ARROW).next().unwrap().trim_end();
+        let (who, sql) = written.split_once(": ").unwrap_or_else(|| panic!("who sends it? {line}"));
+        let mut read = Self {
+            written,
+            sql,
+            user: "",
+            database: "bench",
+            application: "",
+            address: None,
+            time: "12:00",
+            transaction: InTransaction::No,
+        };
+        for word in who.split(' ') {
+            match word.split_once('=').unwrap_or_else(|| panic!("{word:?} in {line}")) {
+                ("user", user) => read.user = user,
+                ("database", database) => read.database = database,
+                ("app", application) => read.application = application,
+                ("from", address) => read.address = Some(address),
+                ("at", time) => read.time = time,
+                ("in", "transaction") => read.transaction = InTransaction::ReadWrite,
+                _ => panic!("{word:?} in {line}"),
+            }
+        }
+        Some(read)
+    }
+
+    fn weigh(&self, statement: &trunkline::sql::Statement, text: &str, rules: &RuleSet) -> Weighed {
+        let sender = Sender {
+            user: self.user,
+            database: self.database,
+            application_name: self.application,
+            address: self.address.map(|address| address.parse().unwrap()),
+        };
+        let (standing, prepared) = (rules.standing(&sender), PreparedNames::default());
+        let (hours, minutes) = self.time.split_once(':').unwrap();
+        let minute = hours.parse::<u16>().unwrap() * 60 + minutes.parse::<u16>().unwrap();
+        let facts = Facts { minute, transaction: self.transaction, ..facts(&standing, &prepared) };
+        weigh(statement, text, &facts, rules)
+    }
+}
+
+fn facts<'a>(standing: &'a trunkline::routing::Standing, prepared: &'a PreparedNames) -> Facts<'a> {
+    Facts {
+        standing,
+        minute: 0,
+        draw: 0,
+        heeds_hints: true,
+        reads: Reads::Replicas,
+        transaction: InTransaction::No,
+        serializable_by_default: false,
+        prepared,
+        catalog: Catalog::NotAsked,
+    }
+}
+
+fn judge(line: &str, rules: &RuleSet) -> String {
+    let Some(read) = Line::read(line) else { return line.to_owned() };
+    let statement = classify(read.sql, &ParseSettings::default());
+    format!("{}{ARROW}{}", read.written, show(&read.weigh(&statement, read.sql, rules), rules))
+}
+
+fn show(weighed: &Weighed, rules: &RuleSet) -> String {
+    let reason = weighed.intent.reason().code();
+    let mut shown = match &weighed.intent {
+        Intent::Primary(_) => format!("primary ({reason})"),
+        Intent::Refuse { message, sqlstate, .. } => format!("refused {sqlstate}: {message}"),
+        Intent::Read { terms, .. } => {
+            format!("{} ({reason})", terms.as_deref().map_or("replicas".to_owned(), show_terms))
+        }
+    };
+    for (number, would_change) in &weighed.ruling.shadows {
+        let word = if *would_change { "would change by" } else { "would not change by" };
+        shown += &format!(" {word} {}", rules.rules()[*number].name);
+    }
+    if let Some(number) = weighed.ruling.rule {
+        shown += &format!(" by {}", rules.rules()[number].name);
+    }
+    shown
+}
+
+fn show_terms(terms: &Terms) -> String {
+    let nodes = |nodes: &Nodes| match nodes {
+        Nodes::Replicas => "replicas".to_owned(),
+        Nodes::Any => "any".to_owned(),
+        Nodes::Group(name) => name.to_string(),
+    };
+    let mut choices: Vec<String> = terms.choices.iter().map(nodes).collect();
+    if terms.otherwise == Otherwise::Refuse {
+        choices.push("refused".to_owned());
+    }
+    let mut shown = if choices.is_empty() { "replicas".to_owned() } else { choices.join(" else ") };
+    let durations = [("max_lag", terms.max_lag), ("timeout", terms.timeout)];
+    for (name, duration) in durations.into_iter().filter_map(|(name, duration)| Some((name, duration?))) {
+        shown += &format!(" {name}={}", units::show_duration(duration));
+    }
+    if let Some(consistency) = terms.consistency {
+        shown += &format!(" consistency={}", format!("{consistency:?}").to_lowercase());
+    }
+    if let Some(strategy) = terms.strategy {
+        shown += &format!(" balance={strategy:?}");
+    }
+    shown
+}
+
+/// The rules of this text, in a configuration with the groups, tags and zones that the examples speak of.
+fn load(rules: &str) -> RuleSet {
+    let folder = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string("tests/golden/config/reference.toml").unwrap();
+    let nodes = "[[cluster.group]]\nname = \"reports\"\nnodes = [\"127.0.0.1:15434\"]\n\n\
+                 [[cluster.node]]\naddress = \"127.0.0.1:15433\"\nzone = \"a\"\ntags = [\"big\"]\n\n\
+                 [[cluster.node]]\naddress = \"127.0.0.1:15434\"\nzone = \"b\"\n\n[cluster.monitor]";
+    let text = text.replace("[cluster.monitor]", nodes).replace("rules       = []", "rules = [\"rules.toml\"]");
+    let path = folder.path().join("trunkline.toml");
+    fs::write(&path, text).unwrap();
+    fs::write(folder.path().join("rules.toml"), rules).unwrap();
+    let loaded = config::load(&path).unwrap_or_else(|problems| panic!("{rules}\n{problems}"));
+    std::sync::Arc::try_unwrap(loaded.routing.rules).unwrap()
+}
+
+/// The fenced blocks of a page, with their languages.
+fn blocks(page: &str) -> Vec<(&str, &str)> {
+    let fenced = page.split("\n```").skip(1).step_by(2);
+    fenced.filter_map(|block| block.split_once('\n')).collect()
+}
+
+fn files_in(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|found| found == extension));
+    files.sort();
+    files
+}
+
+const ARROW: &str = "  =>  ";
