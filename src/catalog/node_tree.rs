@@ -98,10 +98,11 @@ impl Constant {
         }
     }
 
-    /// The text behind its four bytes of length, if it is one.
+    /// The text behind its four bytes of length, if it is one; a boolean or a number is none.
     fn take(&mut self) -> Option<Box<str>> {
         let bytes = std::mem::take(self).bytes;
-        std::str::from_utf8(bytes.get(4..)?).ok().filter(|text| !text.is_empty()).map(Box::from)
+        let is_name = |text: &&str| !text.is_empty() && !text.chars().any(char::is_control);
+        std::str::from_utf8(bytes.get(4..)?).ok().filter(is_name).map(Box::from)
     }
 }
 

@@ -233,9 +233,16 @@ impl Imagined<'_> {
         if changes_catalog {
             self.catalog_changes.add(&statement);
         }
+        let is_of_transaction =
+            self.transaction == InTransaction::ReadOnly && matches!(intent, Intent::Primary(Reason::UnknownName));
         self.follow(&statement, &intent);
         self.try_settings(&statement, sql);
-        let mut answer = answer(&intent, &statement, found);
+        let mut answer = if is_of_transaction {
+            // A cursor of the transaction, or an error wherever it goes.
+            told("replica", Reason::ReadOnlyTransaction)
+        } else {
+            answer(&intent, &statement, found)
+        };
         answer.why.push_str(&self.unknown_hints(&statement));
         answer
     }
@@ -376,6 +383,10 @@ fn ask_cluster(config: &Config, name: &Arc<str>) -> Result<Known, Failure> {
     let picture = runtime.block_on(catalogs::load_once(cluster, &database.server_name, &settings))?;
     let scene = Scene::new(runtime, config, cluster, &database.server_name);
     Ok(Known { picture, any_path: Path::any(), scene })
+}
+
+fn told(target: &'static str, reason: Reason) -> Answer {
+    Answer { target, reason: reason.code(), why: reason.words().to_owned() }
 }
 
 fn answer(intent: &Intent, statement: &Statement, found: Option<Found>) -> Answer {

@@ -20,8 +20,9 @@ pub(super) struct Scene {
 }
 
 /// Everything that a route may depend on.
-const READ: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('search_path', 'role', \
-'default_transaction_isolation', 'default_transaction_read_only') AND source = 'session'";
+const READ: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('search_path', \
+'default_transaction_isolation', 'default_transaction_read_only') AND source = 'session' \
+UNION ALL SELECT 'role', pg_catalog.current_setting('role')";
 
 /// What is said here is said in a moment.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -167,6 +167,11 @@ impl Proxy {
         assert!(status.success());
     }
 
+    /// The file it was started with.
+    pub(crate) fn config_path(&self) -> std::path::PathBuf {
+        self.0.config_path()
+    }
+
     /// Its resident memory.
     pub(crate) fn resident_megabytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.pid())).unwrap();

@@ -6,6 +6,7 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+mod catalog_changes;
 mod certificates;
 mod fixture;
 mod protocol;
@@ -27,6 +28,7 @@ mod patroni_cluster;
 mod pgbench;
 mod reload;
 mod routing;
+mod routing_contract;
 mod rules;
 mod session_state;
 mod state;

@@ -1,0 +1,164 @@
+//! Catalogs that change while clients read: what is changed through Trunkline counts from the next statement on, what is
+//! changed elsewhere within the refresh interval, and no client ever sees an error of it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::Client;
+use trunkline::demo::cluster::Cluster;
+
+use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+
+/// A change that makes a read one for the primary, and one that makes it a read again.
+struct Change {
+    read: &'static str,
+    make: &'static str,
+    undo: &'static str,
+}
+
+const PREPARATION: &str = "
+    create table t (a int); insert into t values (1);
+    create table u (a int); insert into u values (1);
+    create sequence s;
+    create view v as select a from t;
+    create function f() returns int language plpgsql stable as 'begin return inet_server_port(); end';
+    create domain d as text;
+    create function loud(text) returns boolean language plpgsql volatile as 'begin perform nextval(''s''); return true; end'";
+
+const CHANGES: &[Change] = &[
+    Change { read: "select f()", make: "alter function f() volatile", undo: "alter function f() stable" },
+    Change {
+        read: "select inet_server_port() from u",
+        make: "alter table u set unlogged",
+        undo: "alter table u set logged",
+    },
+    Change {
+        read: "select inet_server_port() from v",
+        make: "create or replace view v as select nextval('s')::int as a",
+        undo: "create or replace view v as select a from t",
+    },
+    Change {
+        read: "select inet_server_port() from t",
+        make: "create schema bench; create unlogged table bench.t (a int); insert into bench.t values (2)",
+        undo: "drop schema bench cascade",
+    },
+    Change {
+        read: "select inet_server_port() where 'x'::d is not null",
+        make: "alter domain d add constraint c check (loud(value))",
+        undo: "alter domain d drop constraint c",
+    },
+    Change {
+        read: "select inet_server_port() where lower('X'::varchar) <> ''",
+        make: "create function lower(varchar) returns text language plpgsql as \
+               'begin perform nextval(''s''); return $1; end'",
+        undo: "drop function lower(varchar)",
+    },
+    Change {
+        read: "select f()",
+        make: "begin; alter function f() volatile; select 1; commit",
+        undo: "do $$ begin alter function f() stable; end $$",
+    },
+];
+
+#[test]
+fn what_is_changed_through_trunkline_counts_from_the_next_statement_on() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql(PREPARATION).unwrap();
+        let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1d'");
+        let (mut one, mut other) = (proxy.client(), proxy.client());
+        let primary = cluster.node(0).port();
+        for change in CHANGES {
+            comes_back_to_replicas(&mut one, change.read, primary);
+            one.batch_execute(change.make).unwrap();
+            for client in [&mut one, &mut other] {
+                assert_eq!(server_port(client, change.read), primary, "{} after {}", change.read, change.make);
+            }
+            thread::sleep(Duration::from_millis(100));
+            assert_eq!(server_port(&mut other, change.read), primary, "{} later", change.read);
+            one.batch_execute(change.undo).unwrap();
+        }
+        comes_back_to_replicas(&mut other, "select f()", primary);
+        assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 0.0);
+    });
+}
+
+#[test]
+fn what_is_changed_by_a_procedure_or_a_function_counts_from_the_next_statement_on() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql(PREPARATION).unwrap();
+        cluster
+            .node(0)
+            .sql(
+                "create procedure p() language plpgsql as 'begin alter table u set unlogged; end';
+                 create function g() returns int language plpgsql as 'begin execute ''alter table u set logged''; return 1; end';
+                 create function h() returns int language plpgsql as 'begin call p(); return 1; end'",
+            )
+            .unwrap();
+        let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1d'");
+        let (mut one, mut other) = (proxy.client(), proxy.client());
+        let primary = cluster.node(0).port();
+        let read = "select inet_server_port() from u";
+        for make in ["call p()", "select h()"] {
+            comes_back_to_replicas(&mut one, read, primary);
+            one.batch_execute(make).unwrap();
+            assert_eq!(server_port(&mut other, read), primary, "after {make}");
+            one.batch_execute("select g()").unwrap();
+        }
+        comes_back_to_replicas(&mut one, read, primary);
+        assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 0.0);
+    });
+}
+
+#[test]
+fn a_function_that_changes_no_catalog_leaves_reads_on_replicas() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql(PREPARATION).unwrap();
+        cluster.node(0).sql("create procedure w() language plpgsql as 'begin insert into t values (1); end'").unwrap();
+        let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1d'\nconsistency = 'eventual'");
+        let (mut writer, mut reader) = (proxy.client(), proxy.client());
+        let looks = || proxy.metric("trunkline_catalog_looks_total", "");
+        let before = looks();
+        for _ in 0..50 {
+            writer.batch_execute("call w(); select loud('x')").unwrap();
+            assert_ne!(server_port(&mut reader, "select f()"), cluster.node(0).port());
+        }
+        assert_eq!(looks(), before);
+    });
+}
+
+#[test]
+fn what_is_changed_elsewhere_counts_within_the_refresh_interval_and_shows_no_error() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql(PREPARATION).unwrap();
+        let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1s'");
+        let mut client = proxy.client();
+        let primary = cluster.node(0).port();
+        for change in &CHANGES[..3] {
+            comes_back_to_replicas(&mut client, change.read, primary);
+            on_primary(&cluster, change.make);
+            let changed = Instant::now();
+            // What the client sees is an answer, always.
+            let mut last_on_replica = Duration::ZERO;
+            while changed.elapsed() < Duration::from_secs(3) {
+                if server_port(&mut client, change.read) != primary {
+                    last_on_replica = changed.elapsed();
+                }
+            }
+            assert!(last_on_replica < Duration::from_millis(1500), "{} still after {last_on_replica:?}", change.read);
+            on_primary(&cluster, change.undo);
+        }
+    });
+}
+
+fn on_primary(cluster: &Cluster, sql: &str) {
+    cluster.node(0).sql(sql).unwrap();
+    cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+}
+
+fn comes_back_to_replicas(client: &mut Client, read: &str, primary: u16) {
+    eventually(read, Duration::from_secs(5), || server_port(client, read) != primary);
+}
