@@ -6,6 +6,7 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+mod builtins;
 mod catalog_changes;
 mod certificates;
 mod fixture;
