@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::scram_message::ChannelBinding;
-use super::{AuthError, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, SaltedPassword, ScramClient, Secret, md5_response};
+use super::{AuthError, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, SaltedPassword, ScramClient, Secret, md5_answer};
 
 /// One login: [`Self::handle`] for every Authentication message until [`LoginStep::Done`]; an error ends it.
 ///
@@ -81,7 +81,11 @@ impl ServerLogin {
 
     fn md5_password(&self, body: &[u8]) -> Result<LoginStep, AuthError> {
         let salt = body.try_into().map_err(|_| AuthError::Malformed("salt of an MD5 password"))?;
-        Ok(LoginStep::Send(zero_terminated(&md5_response(&self.user, self.password()?, salt))))
+        let stored = self.secret.as_ref().and_then(|secret| secret.md5(&self.user));
+        match stored {
+            Some(stored) => Ok(LoginStep::Send(zero_terminated(&md5_answer(&stored, salt)))),
+            None => Err(self.password().err().unwrap_or(AuthError::OutOfOrder)),
+        }
     }
 
     fn begin_scram(&mut self, body: &[u8]) -> Result<(State, LoginStep), AuthError> {
@@ -95,7 +99,11 @@ impl ServerLogin {
             _ => return Err(AuthError::NoCommonMechanism),
         };
         let nonce = mem::take(&mut self.nonce);
-        let mut scram = ScramClient::new(self.password()?, nonce).with_cache(self.cache.take()).with_binding(binding);
+        let scram = match self.secret.as_ref().and_then(Secret::keys) {
+            Some(keys) => ScramClient::with_keys(keys, nonce),
+            None => ScramClient::new(self.password()?, nonce),
+        };
+        let mut scram = scram.with_cache(self.cache.take()).with_binding(binding);
         let response = initial_response(mechanism, &scram.client_first())?;
         Ok((State::Begun(scram), LoginStep::Send(response)))
     }
@@ -175,7 +183,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::auth::{ScramServer, Verifier, scram_server};
+    use crate::auth::{ScramServer, Verifier, md5_response, scram_server};
 
     const OFFER: &[u8] = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
 
@@ -231,6 +239,32 @@ mod tests {
             assert_eq!(login.handle(0, b""), Ok(LoginStep::Done));
             cache = login.salted_password().cloned();
             assert!(cache.is_some());
+        }
+    }
+
+    #[test]
+    fn what_a_client_has_proved_opens_a_node_that_stores_the_same_verifier() {
+        // The client logs in to us, who know the verifier only.
+        let mut client = login(Some("pencil"));
+        let mut server = ScramServer::new(Verifier::derive("pencil", [1; 16]), true, "ours".to_owned());
+        let initial = sent(client.handle(10, OFFER));
+        let server_first = server.client_first(scram_server::initial_response(&initial).unwrap().1).unwrap();
+        let client_final = sent(client.handle(11, server_first.as_bytes()));
+        let (_, proved) = server.client_final(&client_final).unwrap();
+        let keys = Secret::of_keys(proved.client_key().clone(), Verifier::derive("pencil", [1; 16]).server_key);
+        assert!(keys.plain().is_none() && keys.md5("m1").is_none());
+        for (password, opens) in [("pencil", true), ("changed", false)] {
+            let mut login = ServerLogin::new("m1".to_owned(), Some(keys.clone()), "client-nonce".to_owned());
+            let mut node = ScramServer::new(Verifier::derive(password, [1; 16]), true, "server-nonce".to_owned());
+            let initial = sent(login.handle(10, OFFER));
+            let server_first = node.client_first(scram_server::initial_response(&initial).unwrap().1).unwrap();
+            let client_final = sent(login.handle(11, server_first.as_bytes()));
+            let answer = node.client_final(&client_final);
+            assert_eq!(answer.is_ok(), opens);
+            if let Ok((server_final, _)) = answer {
+                assert_eq!(login.handle(12, server_final.as_bytes()), Ok(LoginStep::Wait));
+                assert_eq!(login.handle(0, b""), Ok(LoginStep::Done));
+            }
         }
     }
 

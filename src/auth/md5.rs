@@ -1,4 +1,4 @@
-//! The answer to a node that asks for an MD5 password; nothing else uses MD5.
+//! MD5 passwords: what is stored of one, and the answer to a challenge. Nothing else uses MD5.
 
 use std::fmt::Write;
 
@@ -7,9 +7,20 @@ use zeroize::Zeroizing;
 
 /// `md5` and the hexadecimal of md5(hex(md5(password ‖ user)) ‖ salt).
 pub fn md5_response(user: &str, password: &str, salt: [u8; 4]) -> String {
-    // As good as the password to whoever holds it.
-    let stored = Zeroizing::new(hex_md5(&[password.as_bytes(), user.as_bytes()]));
-    format!("md5{}", hex_md5(&[stored.as_bytes(), &salt]))
+    md5_answer(&md5_stored(user, password), salt)
+}
+
+/// What is stored of a password: `md5` and the hexadecimal of md5(password ‖ user). As good as the password to whoever
+/// holds it.
+pub fn md5_stored(user: &str, password: &str) -> Zeroizing<String> {
+    let hash = Zeroizing::new(hex_md5(&[password.as_bytes(), user.as_bytes()]));
+    Zeroizing::new(format!("md5{}", *hash))
+}
+
+/// The answer to a challenge, of what is stored.
+pub fn md5_answer(stored: &str, salt: [u8; 4]) -> String {
+    let hash = stored.strip_prefix("md5").unwrap_or(stored);
+    format!("md5{}", hex_md5(&[hash.as_bytes(), &salt]))
 }
 
 fn hex_md5(parts: &[&[u8]]) -> String {
@@ -28,7 +39,7 @@ mod tests {
 
     #[test]
     fn the_stored_form_is_that_of_pg_authid() {
-        assert_eq!(hex_md5(&[b"pencil", b"m1"]), "7474753e4b2f9e23953d5977773aabb0");
+        assert_eq!(md5_stored("m1", "pencil").as_str(), "md57474753e4b2f9e23953d5977773aabb0");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod certificate;
 pub mod error;
+pub mod hba;
 pub mod login;
 pub mod md5;
 pub mod saslprep;
@@ -13,16 +14,19 @@ pub mod scram_keys;
 mod scram_message;
 pub mod scram_server;
 pub mod secret;
+pub mod throttle;
 pub mod tls;
+pub mod userlist;
 pub mod verifier;
 
 pub use error::AuthError;
 pub use login::{LoginStep, ServerLogin};
-pub use md5::md5_response;
+pub use md5::{md5_answer, md5_response, md5_stored};
 pub use scram_client::ScramClient;
 pub use scram_keys::{ClientKey, Key, SaltedPassword};
 pub use scram_server::{Authenticated, ScramServer};
-pub use secret::{Secret, SecretProblem};
+pub use secret::{ScramKeys, Secret, SecretProblem};
+pub use throttle::Throttle;
 pub use tls::{ClientTls, NodeTls, TlsMode, TlsProblem, TlsTexts, TlsVersion};
 pub use verifier::Verifier;
 

@@ -4,14 +4,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::AuthError;
-use super::scram_keys::{Key, SaltedPassword};
+use super::scram_keys::{ClientKey, Key, SaltedPassword};
 use super::scram_message::{Attributes, ChannelBinding, nonce};
+use super::{AuthError, ScramKeys};
 
 /// The client's side of one exchange: [`Self::client_first`], [`Self::server_first`], [`Self::server_final`], each once;
 /// an error ends it. Only after the last one has succeeded is the node known to be what it claims.
 pub struct ScramClient {
-    password: Zeroizing<String>,
+    proof: Proof,
     client_nonce: String,
     cache: Option<SaltedPassword>,
     binding: ChannelBinding,
@@ -21,13 +21,17 @@ pub struct ScramClient {
 impl ScramClient {
     /// An exchange with one node. `client_nonce` is fresh, random and printable, without a comma.
     pub fn new(password: &str, client_nonce: String) -> Self {
-        Self {
-            password: Zeroizing::new(password.to_owned()),
-            client_nonce,
-            cache: None,
-            binding: ChannelBinding::Unsupported,
-            state: State::Start,
-        }
+        Self::with_proof(Proof::Password(Zeroizing::new(password.to_owned())), client_nonce)
+    }
+
+    /// The same without the password: a client has proved to hold these keys, and the node's verifier is the one that it
+    /// proved them against.
+    pub fn with_keys(keys: &ScramKeys, client_nonce: String) -> Self {
+        Self::with_proof(Proof::Keys(keys.client_key.clone(), keys.server_key.clone()), client_nonce)
+    }
+
+    fn with_proof(proof: Proof, client_nonce: String) -> Self {
+        Self { proof, client_nonce, cache: None, binding: ChannelBinding::Unsupported, state: State::Start }
     }
 
     /// Saves PBKDF2 where the node's salt and iterations are those of an earlier login; else it is ignored.
@@ -52,11 +56,11 @@ impl ScramClient {
     pub fn server_first(&mut self, message: &[u8]) -> Result<Vec<u8>, AuthError> {
         let State::Begun = self.state.take() else { return Err(AuthError::OutOfOrder) };
         let first = ServerFirst::parse(message, &self.client_nonce)?;
-        let salted = self.salted(&first);
+        let (client_key, server_key, salted) = self.keys(&first);
         let without_proof = format!("c={},r={}", self.binding.attribute(), first.nonce);
         let auth_message = [&self.client_first_bare(), message, without_proof.as_bytes()].join(&b',');
-        let proof = salted.client_key().proof(&auth_message);
-        let signature = Key::hmac(salted.server_key().as_bytes(), &[&auth_message]);
+        let proof = client_key.proof(&auth_message);
+        let signature = Key::hmac(server_key.as_bytes(), &[&auth_message]);
         self.state = State::Proved { signature, salted };
         Ok(format!("{without_proof},p={}", proof.to_base64()).into_bytes())
     }
@@ -75,7 +79,7 @@ impl ScramClient {
     /// What to keep for [`Self::with_cache`] of later logins; None until the node has proved itself.
     pub fn salted_password(&self) -> Option<&SaltedPassword> {
         match &self.state {
-            State::Verified(salted) => Some(salted),
+            State::Verified(salted) => salted.as_ref(),
             State::Start | State::Begun | State::Proved { .. } | State::Over => None,
         }
     }
@@ -85,13 +89,25 @@ impl ScramClient {
         format!("n=,r={}", self.client_nonce).into_bytes()
     }
 
-    fn salted(&mut self, first: &ServerFirst<'_>) -> SaltedPassword {
-        let fits = |cached: &SaltedPassword| cached.is_of(&self.password, &first.salt, first.iterations);
-        match self.cache.take().filter(fits) {
+    /// What proves us, what proves the node, and what to keep for later.
+    fn keys(&mut self, first: &ServerFirst<'_>) -> (ClientKey, Key, Option<SaltedPassword>) {
+        let password = match &self.proof {
+            Proof::Password(password) => password,
+            Proof::Keys(client_key, server_key) => return (client_key.clone(), server_key.clone(), None),
+        };
+        let fits = |cached: &SaltedPassword| cached.is_of(password, &first.salt, first.iterations);
+        let salted = match self.cache.take().filter(fits) {
             Some(cached) => cached,
-            None => SaltedPassword::derive(&self.password, &first.salt, first.iterations),
-        }
+            None => SaltedPassword::derive(password, &first.salt, first.iterations),
+        };
+        (salted.client_key(), salted.server_key(), Some(salted))
     }
+}
+
+/// What we have to prove ourselves with.
+enum Proof {
+    Password(Zeroizing<String>),
+    Keys(ClientKey, Key),
 }
 
 enum State {
@@ -100,9 +116,9 @@ enum State {
     /// The client-first-message was sent.
     Begun,
     /// The client-final-message was sent; the node owes this signature.
-    Proved { signature: Key, salted: SaltedPassword },
+    Proved { signature: Key, salted: Option<SaltedPassword> },
     /// Both sides have proved themselves.
-    Verified(SaltedPassword),
+    Verified(Option<SaltedPassword>),
     /// Failed.
     Over,
 }

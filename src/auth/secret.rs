@@ -1,15 +1,27 @@
-//! What is stored of a user: a plain password or a SCRAM-SHA-256 verifier; zeroed on drop, redacted when shown.
+//! What is known of a user's password: itself, a SCRAM-SHA-256 verifier, an MD5 hash, or the keys that a client has proved
+//! to hold; zeroed on drop, redacted when shown.
 
 use std::fmt;
 use std::sync::Arc;
 
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::md5::md5_stored;
+use super::scram_keys::{ClientKey, Key};
 use super::verifier::{PREFIX, SALT_LENGTH, Verifier};
 
-/// A plain password or a SCRAM-SHA-256 verifier.
+/// What is known of a user's password.
 #[derive(Clone)]
 pub struct Secret(Arc<Content>);
+
+/// The keys of a password with which SCRAM can be spoken to a node that stores the same verifier, without the password.
+pub struct ScramKeys {
+    /// What the client has proved to hold.
+    pub client_key: ClientKey,
+    /// What the node proves itself with.
+    pub server_key: Key,
+}
 
 impl Secret {
     /// A secret as it stands in the configuration.
@@ -25,11 +37,67 @@ impl Secret {
         Content::parse(text).map(drop)
     }
 
-    /// The password, if that is what is stored.
+    /// The same, for what must be proved to nodes by whatever they ask for.
+    pub fn check_plain(text: &str) -> Result<(), SecretProblem> {
+        match Content::parse(text)? {
+            Content::Md5(_) => Err(SecretProblem::Md5Hash),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a client has proved to hold, and its verifier's server key.
+    pub fn of_keys(client_key: ClientKey, server_key: Key) -> Self {
+        Self(Arc::new(Content::Keys(ScramKeys { client_key, server_key })))
+    }
+
+    /// The password, if that is what is known.
     pub fn plain(&self) -> Option<&str> {
         match &*self.0 {
             Content::Plain(password) => Some(password),
-            Content::Verifier(_) | Content::Unusable => None,
+            _ => None,
+        }
+    }
+
+    /// The MD5 hash of pg_authid, if that is what is known, or can be made for this user.
+    pub fn md5(&self, user: &str) -> Option<Zeroizing<String>> {
+        match &*self.0 {
+            Content::Plain(password) => Some(md5_stored(user, password)),
+            Content::Md5(hash) => Some(hash.clone()),
+            _ => None,
+        }
+    }
+
+    /// An MD5 hash is all that is known.
+    pub fn is_md5(&self) -> bool {
+        matches!(&*self.0, Content::Md5(_))
+    }
+
+    /// SCRAM's keys, if they are what is known.
+    pub fn keys(&self) -> Option<&ScramKeys> {
+        match &*self.0 {
+            Content::Keys(keys) => Some(keys),
+            _ => None,
+        }
+    }
+
+    /// Something can be proved to a node by it.
+    pub fn proves_something(&self) -> bool {
+        !matches!(&*self.0, Content::Verifier(_) | Content::Unusable)
+    }
+
+    /// Both prove the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let equal = |one: &Key, other: &Key| bool::from(one.equals(other));
+        match (&*self.0, &*other.0) {
+            _ if Arc::ptr_eq(&self.0, &other.0) => true,
+            (Content::Plain(one), Content::Plain(other)) | (Content::Md5(one), Content::Md5(other)) => {
+                one.as_bytes().ct_eq(other.as_bytes()).into()
+            }
+            (Content::Keys(one), Content::Keys(other)) => {
+                equal(one.client_key.key(), other.client_key.key()) && equal(&one.server_key, &other.server_key)
+            }
+            (Content::Verifier(one), Content::Verifier(other)) => equal(&one.stored_key, &other.stored_key),
+            _ => false,
         }
     }
 
@@ -40,7 +108,7 @@ impl Secret {
         match &*self.0 {
             Content::Plain(password) => Verifier::derive(password, fallback_salt),
             Content::Verifier(verifier) => verifier.clone(),
-            Content::Unusable => Verifier::unusable(fallback_salt),
+            Content::Md5(_) | Content::Keys(_) | Content::Unusable => Verifier::unusable(fallback_salt),
         }
     }
 }
@@ -54,6 +122,8 @@ impl fmt::Debug for Secret {
 enum Content {
     Plain(Zeroizing<String>),
     Verifier(Verifier),
+    Md5(Zeroizing<String>),
+    Keys(ScramKeys),
     Unusable,
 }
 
@@ -69,7 +139,7 @@ impl Content {
             return Verifier::parse(text).map(Self::Verifier);
         }
         if is_md5_hash(text) {
-            return Err(SecretProblem::Md5Hash);
+            return Ok(Self::Md5(Zeroizing::new(text.to_owned())));
         }
         Ok(Self::Plain(Zeroizing::new(text.to_owned())))
     }
@@ -90,8 +160,8 @@ pub enum SecretProblem {
     /// No message of the protocol can carry it.
     #[error("the password holds a zero byte")]
     HoldsNul,
-    /// It neither checks SCRAM nor logs in to a node by it.
-    #[error("this is an MD5 hash; give the plain password or a SCRAM-SHA-256 verifier")]
+    /// No node that asks for SCRAM can be logged in to by it.
+    #[error("this is an MD5 hash; give the plain password")]
     Md5Hash,
     /// Its parts cannot be told apart.
     #[error(
@@ -142,7 +212,8 @@ mod tests {
     fn problems_are_told() {
         assert_eq!(Secret::check(""), Err(SecretProblem::Empty));
         assert_eq!(Secret::check("a\0"), Err(SecretProblem::HoldsNul));
-        assert_eq!(Secret::check("md55f4dcc3b5aa765d61d8327deb882cf99"), Err(SecretProblem::Md5Hash));
+        assert_eq!(Secret::check("md55f4dcc3b5aa765d61d8327deb882cf99"), Ok(()));
+        assert_eq!(Secret::check_plain("md55f4dcc3b5aa765d61d8327deb882cf99"), Err(SecretProblem::Md5Hash));
         assert_eq!(Secret::check("SCRAM-SHA-256$4096"), Err(SecretProblem::VerifierShape));
         for plain in ["md5", "md55F4DCC3B5AA765D61D8327DEB882CF99", "SCRAM-SHA-256", "scram-sha-256$1:x$y:z", "é"] {
             assert_eq!(Secret::check(plain), Ok(()), "{plain}");

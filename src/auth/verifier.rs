@@ -5,7 +5,7 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::scram_keys::{KEY_LENGTH, Key, SaltedPassword};
+use super::scram_keys::{ClientKey, KEY_LENGTH, Key, SaltedPassword};
 use super::secret::SecretProblem;
 
 /// A SCRAM-SHA-256 verifier.
@@ -42,6 +42,12 @@ impl Verifier {
             stored_key: salted.client_key().stored_key(),
             server_key: salted.server_key(),
         }
+    }
+
+    /// The client's key, if this is the password. Runs PBKDF2: milliseconds.
+    pub fn client_key_of(&self, password: &str) -> Option<ClientKey> {
+        let client_key = SaltedPassword::derive(password, &self.salt, self.iterations).client_key();
+        bool::from(client_key.stored_key().equals(&self.stored_key)).then_some(client_key)
     }
 
     /// A verifier for a user who does not exist, or has no usable password: no client can satisfy it.

@@ -66,6 +66,29 @@ pub async fn query(stream: &mut Stream, sql: &str, deadline: tokio::time::Instan
     tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }
 
+/// The same for a statement with one value, `$1`, as text.
+pub async fn query_with(
+    stream: &mut Stream,
+    sql: &str,
+    value: &str,
+    deadline: tokio::time::Instant,
+) -> Result<Answer, ExchangeError> {
+    let whole = async {
+        let mut buffer = BytesMut::with_capacity(1024);
+        let length = u32::try_from(value.len()).map_err(|_| ExchangeError::Protocol)?;
+        // Text in, one value, text out.
+        let values = [&[0, 0, 0, 1], &length.to_be_bytes()[..], value.as_bytes(), &[0, 0]].concat();
+        frontend::put_parse(&mut buffer, frontend::Parse { name: b"", text: sql.as_bytes(), types: &[0, 0] });
+        frontend::put_bind(&mut buffer, frontend::Bind { portal: b"", statement: b"", rest: &values }, 0);
+        buffer.extend_from_slice(&[frontend::EXECUTE, 0, 0, 0, 9, 0, 0, 0, 0, 0]);
+        frontend::put_bare(&mut buffer, frontend::SYNC);
+        stream.write_all(&buffer).await?;
+        buffer.clear();
+        read_answer(stream, &mut buffer).await
+    };
+    tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
+}
+
 async fn read_answer(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Answer, ExchangeError> {
     let mut answer = Answer::default();
     let mut refused = None;

@@ -14,7 +14,7 @@ use super::connection::Connection;
 use super::gate::Gate;
 use super::lease::Lease;
 use super::slots::{Counts, Grant, Slot, Slots, Taken};
-use crate::auth::SaltedPassword;
+use crate::auth::{SaltedPassword, Secret};
 use crate::session::Known;
 use crate::topology::NodeId;
 
@@ -44,6 +44,8 @@ pub struct Pool {
     generation: AtomicU64,
     /// What the last login cost to derive: the next needs not.
     salted_password: Mutex<Option<SaltedPassword>>,
+    /// What is proved to the node.
+    password: Mutex<Option<Secret>>,
 }
 
 /// Why there is no lease.
@@ -69,6 +71,7 @@ impl Pool {
         let slots = Slots::new(settings.size, settings.workers);
         Arc::new(Self {
             node,
+            password: Mutex::new(target.password.clone()),
             target,
             gate,
             slots,
@@ -134,6 +137,11 @@ impl Pool {
         }
     }
 
+    /// Connections are opened with this from now on.
+    pub(super) fn learn(&self, secret: &Secret) {
+        *self.password.lock() = Some(secret.clone());
+    }
+
     fn lend(self: &Arc<Self>, mut connection: Box<Connection>, worker: usize, now: Instant) -> Option<Lease> {
         if self.is_too_old(&connection, now) || connection.pass.is_severed() || !connection.is_quiet() {
             return None;
@@ -146,7 +154,11 @@ impl Pool {
         let fenced = self.gate.generation();
         let generation = self.generation.load(Ordering::Acquire);
         let deadline = tokio::time::Instant::now() + self.settings.load().connect_timeout;
-        let target = Target { salted_password: self.salted_password.lock().clone(), ..self.target.clone() };
+        let target = Target {
+            password: self.password.lock().clone(),
+            salted_password: self.salted_password.lock().clone(),
+            ..self.target.clone()
+        };
         let login = connect::connect(&target, deadline).await?;
         if login.salted_password.is_some() {
             self.salted_password.lock().clone_from(&login.salted_password);

@@ -31,12 +31,27 @@ pub struct PoolKey {
 pub struct Pools {
     pools: DashMap<PoolKey, Arc<Pool>>,
     settings: ArcSwap<PoolSettings>,
+    /// What was proved last, by cluster and user.
+    keyring: DashMap<(usize, Arc<str>), Secret>,
 }
 
 impl Pools {
     /// No pools yet.
     pub fn new(settings: PoolSettings) -> Self {
-        Self { pools: DashMap::new(), settings: ArcSwap::from_pointee(settings) }
+        Self { pools: DashMap::new(), settings: ArcSwap::from_pointee(settings), keyring: DashMap::new() }
+    }
+
+    /// A client of this user has just proved this, and connections to the nodes of this cluster are opened by it from now
+    /// on: its password may be another one than before.
+    pub fn learn(&self, cluster: usize, user: &Arc<str>, secret: &Secret) {
+        let key = (cluster, Arc::clone(user));
+        if self.keyring.get(&key).is_some_and(|known| known.is_same(secret)) {
+            return;
+        }
+        self.keyring.insert(key, secret.clone());
+        for pool in self.pools.iter().filter(|pool| pool.key().cluster == cluster && pool.key().user == *user) {
+            pool.learn(secret);
+        }
     }
 
     /// The pool for this key, made if it is the first time.
@@ -48,10 +63,12 @@ impl Pools {
             endpoint: endpoint.clone(),
             user: Arc::clone(&key.user),
             database: Arc::clone(&key.database),
-            password: password.cloned(),
+            password: None,
             salted_password: None,
             parameters: Vec::new(),
         };
+        let proved = self.keyring.get(&(key.cluster, Arc::clone(&key.user))).map(|secret| secret.clone());
+        let target = Target { password: proved.or_else(|| password.cloned()), ..target };
         let make = || Pool::new(key.node, target, Arc::clone(gate), self.settings.load_full());
         Arc::clone(&self.pools.entry(key.clone()).or_insert_with(make))
     }
@@ -78,6 +95,8 @@ impl Pools {
 
     /// Forgets the pools that are not wanted any more: idle connections are closed, leased ones when they come back.
     pub fn retain(&self, is_wanted: impl Fn(&PoolKey) -> bool) {
+        // Passwords may be others now: what is proved next counts, and until then what each session has proved.
+        self.keyring.clear();
         let keys: Vec<PoolKey> =
             self.pools.iter().map(|pool| pool.key().clone()).filter(|key| !is_wanted(key)).collect();
         for key in keys {

@@ -267,14 +267,19 @@ impl Client {
     pub(super) fn renew(&mut self) -> Result<(), Gone> {
         let server = self.worker.server();
         let database = server.databases.get(&self.session.identity.database).ok_or(Gone::Database)?.clone();
-        let user = server.users.get(&self.session.identity.user).ok_or(Gone::User)?.clone();
+        let user = server.users.get(&self.session.identity.user);
+        if user.is_none() && server.cluster(&database).auth_query.is_none() {
+            return Err(Gone::User);
+        }
+        // What the client has proved itself is good as long as nothing else is configured.
+        let password = user.and_then(|user| user.server_password.clone()).or(self.password.take());
         if server.cluster(&database).number != self.cluster().number {
             // Nodes have other numbers there.
             self.session.freshness.renumbered();
             self.lost_on.clear();
             self.stays_with = None;
         }
-        (self.server, self.database, self.password) = (server, database, user.server_password);
+        (self.server, self.database, self.password) = (server, database, password);
         self.pools.clear();
         Ok(())
     }

@@ -2,6 +2,9 @@
 
 pub mod acquire;
 mod alarm;
+pub mod attempts;
+pub mod auth_query;
+pub mod authentication;
 pub mod conversation;
 pub mod farewell;
 pub mod fleet;
@@ -9,6 +12,7 @@ pub mod greeting;
 pub mod handshake;
 mod last_path;
 pub mod pause;
+pub mod peer;
 pub mod relay;
 mod rulings;
 pub mod server;

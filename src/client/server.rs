@@ -7,8 +7,11 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use tokio::sync::{Notify, watch};
 
+use super::attempts::Attempts;
+use super::auth_query::AuthQuery;
 use super::pause::{Pause, Pauses};
 use super::welcome::Welcomes;
+use crate::auth::hba::Rules;
 use crate::auth::{ClientTls, NodeTls, Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
 use crate::backend::{Endpoint, Gate, Pool, PoolKey, Pools};
@@ -27,6 +30,10 @@ pub struct Server {
     pub databases: HashMap<Arc<str>, Database>,
     /// TLS towards clients; None: off.
     pub tls: Option<ClientTls>,
+    /// How clients prove who they are.
+    pub rules_of_access: Rules,
+    /// Failed logins. Outlives a reload.
+    pub attempts: Arc<Attempts>,
     /// Who may connect.
     pub users: HashMap<Arc<str>, User>,
     /// Makes the answers about unknown users stable and indistinguishable.
@@ -77,6 +84,8 @@ pub struct Cluster {
     pub number: usize,
     /// The gates of its nodes, in order.
     pub gates: Arc<[Arc<Gate>]>,
+    /// Where users are looked for that stand in no configuration.
+    pub auth_query: Option<AuthQuery>,
     /// TLS towards its nodes, for every connection that is made from now on.
     pub tls: Arc<ArcSwap<NodeTls>>,
     /// Its picture now.
@@ -152,6 +161,8 @@ impl DatabaseCatalog {
 /// Who may connect.
 #[derive(Clone, Debug)]
 pub struct User {
+    /// What is known of its password.
+    pub secret: Secret,
     /// What a client must prove.
     pub verifier: Verifier,
     /// What we prove to nodes.

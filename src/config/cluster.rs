@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::balance::Seats;
 use super::document::{Distinct, Item, Table, nearest};
 use super::password::{self, Form};
-use super::{Cluster, Monitor, address, name, patroni};
+use super::{AuthQuery, Cluster, Monitor, address, name, patroni};
 
 /// Nodes of one cluster; a limit far above any real replica set, so that a generated list gone wrong is seen.
 const MOST_NODES: usize = 256;
@@ -34,8 +34,9 @@ impl Cluster {
         let balance = seats.balance(&table);
         let monitor = Monitor::read(&table, folder);
         let tls = super::tls::to_nodes(&table, folder);
+        let auth_query = AuthQuery::read(&table, folder);
         table.finish();
-        Self { name, nodes, patroni: patroni.unwrap_or_default(), groups, balance, tls, monitor }
+        Self { name, nodes, patroni: patroni.unwrap_or_default(), groups, balance, tls, auth_query, monitor }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 #![doc = include_str!("README.md")]
 
+mod access;
 mod address;
 mod balance;
 mod cluster;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::auth::hba::Rules;
 use crate::auth::{ClientTls, NodeTls, Secret};
 use crate::balancing::Balance;
 use crate::catalog::FunctionLists;
@@ -72,7 +74,9 @@ pub struct Config {
     pub clusters: Vec<Cluster>,
     /// Names that clients ask for; at least one.
     pub databases: Vec<Database>,
-    /// Who may connect; at least one.
+    /// How clients prove who they are. Default: everybody by password.
+    pub access: Rules,
+    /// Who may connect, those of `auth.users_file` included; at least one, unless a cluster is asked.
     pub users: Vec<User>,
     /// Server connections.
     pub pool: Pool,
@@ -95,6 +99,8 @@ impl Config {
         let root = document.root();
         let (listen, admin_listen) = listen::read(&root);
         let clusters = cluster::read_all(&root, folder);
+        let (access, listed) = access::read(&root, folder);
+        let asks_cluster = clusters.iter().any(|cluster| cluster.auth_query.is_some());
         let config = Self {
             listen,
             admin_listen,
@@ -102,7 +108,8 @@ impl Config {
             workers: root.count("workers", one_per_two_cores(), 1..=1024),
             max_clients: root.count("max_clients", 10_000, 1..=1_000_000),
             databases: database::read_all(&root, &clusters),
-            users: user::read_all(&root, folder),
+            access,
+            users: user::read_all(&root, folder, listed, asks_cluster),
             pool: Pool::read(root.section("pool")),
             routing: Routing::read(root.section("routing"), folder, &clusters, &mut rule_problems),
             failover: Failover::read(root.section("failover")),
@@ -141,6 +148,8 @@ pub struct Cluster {
     pub balance: Balance,
     /// TLS towards its nodes. Default off.
     pub tls: NodeTls,
+    /// Where passwords of users are asked for who stand in no configuration. Default None: nowhere.
+    pub auth_query: Option<AuthQuery>,
     /// How nodes are probed.
     pub monitor: Monitor,
 }
@@ -161,6 +170,19 @@ impl PartialEq for PatroniUrl {
         }
         self.address == other.address && login(self) == login(other)
     }
+}
+
+/// How a cluster is asked for its users' passwords.
+#[derive(Debug, Clone)]
+pub struct AuthQuery {
+    /// Role to log in as.
+    pub user: Arc<str>,
+    /// Its password, a plain one; also by `password_file` or `password_env`.
+    pub password: Secret,
+    /// Database to log in to. Default postgres.
+    pub database: Arc<str>,
+    /// Answers one row of name and password for the user `$1`. Default: from pg_shadow.
+    pub query: Arc<str>,
 }
 
 /// How the nodes of a cluster are probed.

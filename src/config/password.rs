@@ -18,7 +18,7 @@ pub(super) struct Keys {
 pub(super) enum Form {
     /// A plain password: it must be proved to nodes.
     Plain,
-    /// A plain password or a SCRAM-SHA-256 verifier.
+    /// A plain password, a SCRAM-SHA-256 verifier or an MD5 hash.
     PlainOrVerifier,
 }
 
@@ -121,5 +121,6 @@ fn check(text: &str, form: Form) -> Result<(), String> {
     if form == Form::Plain && text.starts_with("SCRAM-SHA-256$") {
         return Err("a verifier proves nothing to a node: expected a plain password".to_owned());
     }
-    Secret::check(text).map_err(|problem| problem.to_string())
+    let checked = if form == Form::Plain { Secret::check_plain(text) } else { Secret::check(text) };
+    checked.map_err(|problem| problem.to_string())
 }

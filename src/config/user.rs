@@ -6,11 +6,18 @@ use super::document::{Distinct, Table};
 use super::password::{self, Form};
 use super::{User, name};
 
-/// All users of a file.
-pub(super) fn read_all(root: &Table<'_>, folder: &Path) -> Vec<User> {
-    let tables = root.required_tables("user");
+/// All users of a file, and those of a list who do not stand in it.
+pub(super) fn read_all(root: &Table<'_>, folder: &Path, listed: Vec<User>, asks_cluster: bool) -> Vec<User> {
+    let is_needed = listed.is_empty() && !asks_cluster;
+    let tables = if is_needed { root.required_tables("user") } else { root.tables("user") };
     let mut names = Distinct::new();
-    tables.into_iter().map(|table| User::read(table, folder, &mut names)).collect()
+    let mut users: Vec<User> = tables.into_iter().map(|table| User::read(table, folder, &mut names)).collect();
+    for user in listed {
+        if !users.iter().any(|other| other.name == user.name) {
+            users.push(user);
+        }
+    }
+    users
 }
 
 impl User {

@@ -63,6 +63,8 @@ labels! {
         UnknownDatabase = "unknown_database",
         /// Access rules do not let this user in from there.
         NotAllowed = "not_allowed",
+        /// Too many have failed from its address: it would have had to wait too long.
+        Throttled = "throttled",
         /// It took longer than `login_timeout`.
         Timeout = "timeout",
         /// A message that has no place in a login.

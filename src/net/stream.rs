@@ -2,8 +2,7 @@
 //! which it is and no more.
 
 use std::io;
-use std::net::IpAddr;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -115,12 +114,9 @@ impl Stream {
         }
     }
 
-    /// Where the other side is; None: not over IP.
-    pub fn peer_ip(&self) -> Option<IpAddr> {
-        match self.socket() {
-            Socket::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
-            Socket::Unix(_) => None,
-        }
+    /// Where the other side is; None: on this machine's file system.
+    pub fn origin(&self) -> Option<IpAddr> {
+        self.socket().peer_address().map(|address| address.ip())
     }
 
     /// The connection is encrypted.
@@ -198,6 +194,14 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.peer_addr().ok(),
             Self::Unix(_) => None,
+        }
+    }
+
+    /// The operating system's number of the user on the other side of a socket in the file system.
+    pub fn peer_uid(&self) -> Option<u32> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
         }
     }
 

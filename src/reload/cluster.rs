@@ -11,6 +11,7 @@ use crate::auth::NodeTls;
 use crate::backend::{Gate, HoldCause};
 use crate::catalogs::ClusterView;
 use crate::client;
+use crate::client::auth_query::AuthQuery;
 use crate::config;
 use crate::monitor::{self, Limits, Monitor, MonitorHandle, OnView};
 use crate::topology::{NodeId, NodeState, Role, View};
@@ -93,13 +94,14 @@ impl RunningCluster {
     }
 
     /// As clients see it.
-    pub(super) fn for_clients(&self) -> client::Cluster {
+    pub(super) fn for_clients(&self, mock_secret: &[u8; 32]) -> client::Cluster {
         let handle = self.handle();
         let (sampler, follower, doubter) = (handle.clone(), handle.clone(), handle.clone());
         client::Cluster {
             name: Arc::clone(&self.config.name),
             number: self.number,
             gates: Arc::clone(&self.gates),
+            auth_query: self.config.auth_query.clone().map(|settings| AuthQuery::new(settings, *mock_secret)),
             tls: Arc::clone(&self.tls),
             view: Arc::clone(&handle.view),
             changed: handle.changed,

@@ -163,8 +163,8 @@ impl Standing {
                 let plain = user.server_password.as_ref().unwrap_or(&user.password).plain();
                 Some(plain.map(str::to_owned))
             };
-            let now = password(config);
-            now.is_some() && now == password(&self.config)
+            // Of those that stand in no configuration, neither before nor now, the cluster keeps the passwords.
+            password(config) == password(&self.config)
         };
         self.lasting.pools.retain(|key| {
             server.clusters.iter().any(|cluster| cluster.number == key.cluster) && is_same_user(&key.user)

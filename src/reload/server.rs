@@ -5,10 +5,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::cluster::RunningCluster;
-use crate::auth::{Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
 use crate::backend::{PoolSettings, Pools};
 use crate::catalogs::Handle;
+use crate::client::attempts::Attempts;
 use crate::client::welcome::Welcomes;
 use crate::client::{self, DatabaseCatalog, Pauses, Server};
 use crate::config::{self, Config};
@@ -20,6 +20,7 @@ pub(super) struct Lasting {
     cancel_keys: Arc<CancelKeys>,
     welcomes: Arc<Welcomes>,
     pauses: Arc<Pauses>,
+    attempts: Arc<Attempts>,
 }
 
 /// Who may connect.
@@ -33,6 +34,7 @@ impl Lasting {
             cancel_keys: Arc::default(),
             welcomes: Arc::default(),
             pauses: Arc::default(),
+            attempts: Arc::default(),
         }
     }
 }
@@ -59,9 +61,11 @@ pub(super) fn make(
         (Arc::clone(&database.name), entry)
     });
     Server {
-        clusters: clusters.iter().map(RunningCluster::for_clients).collect(),
+        clusters: clusters.iter().map(|cluster| cluster.for_clients(&lasting.mock_secret)).collect(),
         databases: databases.collect(),
         tls: config.tls.clone(),
+        rules_of_access: config.access.clone(),
+        attempts: Arc::clone(&lasting.attempts),
         users,
         mock_secret: lasting.mock_secret,
         pools: Arc::clone(&lasting.pools),
@@ -101,9 +105,6 @@ pub(super) fn make_users(config: &Config, mock_secret: &[u8; 32]) -> Users {
     config.users.iter().map(|user| (Arc::clone(&user.name), make_user(user, mock_secret))).collect()
 }
 
-/// A verifier is made of a plain password once, here: making it costs a millisecond.
 fn make_user(user: &config::User, mock_secret: &[u8; 32]) -> client::User {
-    let verifier = user.password.verifier(Verifier::mock_salt(&user.name, mock_secret));
-    let plain = |secret: &Secret| secret.plain().map(|_| secret.clone());
-    client::User { verifier, server_password: user.server_password.clone().or_else(|| plain(&user.password)) }
+    client::User::new(&user.name, user.password.clone(), user.server_password.clone(), mock_secret)
 }

@@ -8,6 +8,7 @@
 
 mod builtins;
 mod catalog_changes;
+mod authentication;
 mod certificates;
 mod fixture;
 mod protocol;
@@ -20,6 +21,7 @@ mod conversation;
 mod dashboard;
 mod failover;
 mod freshness;
+mod hostile;
 mod identity;
 mod monitor;
 mod network;

@@ -44,6 +44,7 @@ impl Watched {
             groups: Vec::new(),
             balance: Default::default(),
             tls: Default::default(),
+            auth_query: None,
             monitor,
         };
         let epochs: Arc<Mutex<Vec<u64>>> = Arc::default();

@@ -4,6 +4,7 @@
 mod architecture;
 mod config_problems;
 mod config_reference;
+mod fuzz;
 mod rules;
 mod sql_cache;
 mod sql_golden;

@@ -1,0 +1,299 @@
+//! Has a client prove who it is, as the access rules say; what it has proved opens server connections.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use bytes::BytesMut;
+use subtle::ConstantTimeEq;
+use tokio::io::AsyncWriteExt;
+
+use super::attempts::Attempt;
+use super::farewell::Farewell;
+use super::server::{Server, User};
+use super::worker::Worker;
+use crate::auth::hba::{Admission, CertificateDemand, Method, Origin};
+use crate::auth::{
+    AuthError, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramServer, Secret, TlsMode, Verifier, md5_answer, scram_server,
+};
+use crate::metrics::LoginFailure;
+use crate::net::{ReadBuffer, Stream};
+use crate::wire::{Header, SqlState, backend, frame, frontend};
+
+/// Who a client claims to be, and what it wants.
+#[derive(Clone, Copy)]
+pub struct Claim<'a> {
+    /// The user.
+    pub user: &'a Arc<str>,
+    /// The database.
+    pub database: &'a str,
+}
+
+/// The parties of a login.
+struct Login<'a> {
+    stream: &'a mut Stream,
+    buffer: &'a mut ReadBuffer,
+    claim: Claim<'a>,
+    server: &'a Server,
+    worker: &'a Worker,
+}
+
+/// A password message of an honest client is short; PostgreSQL itself takes no more.
+const LARGEST_LOGIN_MESSAGE: usize = 65_536;
+
+const AUTHENTICATION_CLEARTEXT_PASSWORD: u32 = 3;
+const AUTHENTICATION_MD5_PASSWORD: u32 = 5;
+const AUTHENTICATION_SASL: u32 = 10;
+const AUTHENTICATION_SASL_CONTINUE: u32 = 11;
+const AUTHENTICATION_SASL_FINAL: u32 = 12;
+
+/// Has the client prove who it is. Answers what is known of its user, with what is proved to nodes in its name.
+pub async fn authenticate(
+    stream: &mut Stream,
+    buffer: &mut ReadBuffer,
+    claim: Claim<'_>,
+    server: &Server,
+    worker: &Worker,
+) -> Result<User, Farewell> {
+    let address = stream.origin();
+    let admission = admission(stream, claim, server, worker)?;
+    let attempt = Attempt::new(&server.attempts, address, claim.user);
+    if !attempt.wait_for_turn(server.limits.login_timeout).await {
+        worker.metrics.login_failed(LoginFailure::Throttled);
+        let message = "too many failed logins, try again later";
+        return Err(Farewell::told(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message));
+    }
+    let user = find_user(claim, server).await?;
+    let mut login = Login { stream, buffer, claim, server, worker };
+    let proved = match login.prove(admission, user.as_ref()).await {
+        Ok(proved) => proved,
+        Err(farewell) => {
+            if matches!(&farewell, Farewell::Told { code, .. } if *code == SqlState::INVALID_PASSWORD) {
+                attempt.failed(Instant::now());
+                doubt(claim, server);
+            }
+            return Err(farewell);
+        }
+    };
+    let user = user.ok_or_else(|| wrong_password(claim.user))?;
+    let secret = user.server_password.clone().or(proved);
+    if let (Some(secret), Some(database)) = (&secret, server.databases.get(claim.database)) {
+        server.pools.learn(server.cluster(database).number, claim.user, secret);
+    }
+    Ok(User { server_password: secret, ..user })
+}
+
+/// How it is to be proved, by the first rule that fits.
+fn admission(stream: &Stream, claim: Claim<'_>, server: &Server, worker: &Worker) -> Result<Admission, Farewell> {
+    let origin = Origin {
+        database: claim.database,
+        user: claim.user,
+        is_replication: false,
+        address: stream.origin(),
+        own_address: stream.socket().local_address().map(|address| address.ip()),
+        is_encrypted: stream.is_encrypted(),
+    };
+    let admission = server.rules_of_access.admission(&origin);
+    let words = match admission {
+        Some(Admission { method: Method::Reject, .. }) => "pg_hba.conf rejects connection",
+        Some(admission) => {
+            check_certificate(stream, claim.user, admission.certificate, server, worker)?;
+            return Ok(admission);
+        }
+        None => "no pg_hba.conf entry",
+    };
+    worker.metrics.login_failed(LoginFailure::NotAllowed);
+    let host = origin.address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
+    let encryption = if origin.is_encrypted { "SSL encryption" } else { "no encryption" };
+    let message =
+        format!("{words} for host \"{host}\", user \"{}\", database \"{}\", {encryption}", claim.user, claim.database);
+    Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
+}
+
+/// Where a rule or the TLS mode demands a certificate, the client has shown it, and it names the user where it must.
+fn check_certificate(
+    stream: &Stream,
+    user: &str,
+    demand: CertificateDemand,
+    server: &Server,
+    worker: &Worker,
+) -> Result<(), Farewell> {
+    let by_mode = match server.tls.as_ref().map(|tls| tls.mode()) {
+        Some(TlsMode::VerifyFull) if stream.is_encrypted() => CertificateDemand::NamesUser,
+        _ => CertificateDemand::None,
+    };
+    let message = match demand.max(by_mode) {
+        CertificateDemand::None => return Ok(()),
+        // One that was shown has been verified, or the handshake would have failed.
+        _ if stream.peer_certificate().is_none() => "connection requires a valid client certificate".to_owned(),
+        CertificateDemand::NamesUser if stream.peer_name().as_deref() != Some(user) => {
+            format!("certificate authentication failed for user \"{user}\"")
+        }
+        _ => return Ok(()),
+    };
+    worker.metrics.login_failed(LoginFailure::NotAllowed);
+    Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
+}
+
+/// What is known of the user: from the configuration, else from the cluster that it wants to go to.
+async fn find_user(claim: Claim<'_>, server: &Server) -> Result<Option<User>, Farewell> {
+    if let Some(user) = server.users.get(claim.user) {
+        return Ok(Some(user.clone()));
+    }
+    let Some(database) = server.databases.get(claim.database) else { return Ok(None) };
+    let cluster = server.cluster(database);
+    let Some(auth_query) = &cluster.auth_query else { return Ok(None) };
+    Box::pin(auth_query.user(claim.user, cluster)).await.map_err(|_| {
+        Farewell::told(SqlState::CANNOT_CONNECT_NOW, "the password cannot be checked: no node of the cluster answers")
+    })
+}
+
+/// The password may just have been changed on the cluster.
+fn doubt(claim: Claim<'_>, server: &Server) {
+    if let Some(database) = server.databases.get(claim.database)
+        && let Some(auth_query) = &server.cluster(database).auth_query
+    {
+        auth_query.doubt(claim.user);
+    }
+}
+
+impl Login<'_> {
+    /// Answers what is known of the password by the proof, if it opens server connections and was not known before.
+    async fn prove(&mut self, admission: Admission, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
+        match admission.method {
+            Method::Reject => Err(wrong_password(self.claim.user)),
+            Method::Trust | Method::Certificate => self.is_known(user),
+            Method::Peer => {
+                let name = self.stream.socket().peer_uid().and_then(super::peer::name_of);
+                if name.as_deref() == Some(&**self.claim.user) {
+                    return self.is_known(user);
+                }
+                self.worker.metrics.login_failed(LoginFailure::NotAllowed);
+                let message = format!("Peer authentication failed for user \"{}\"", self.claim.user);
+                Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
+            }
+            Method::Password => self.cleartext(user).await,
+            Method::Md5 if user.is_some_and(|user| user.secret.is_md5()) => self.md5(user).await,
+            Method::Md5 | Method::Scram => self.scram(user).await,
+        }
+    }
+
+    fn is_known(&self, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
+        if user.is_some() {
+            return Ok(None);
+        }
+        self.worker.metrics.login_failed(LoginFailure::UnknownUser);
+        let message = format!("role \"{}\" does not exist", self.claim.user);
+        Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
+    }
+
+    async fn scram(&mut self, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
+        let verifier = match user {
+            Some(user) => user.verifier.clone(),
+            None => Verifier::mock(self.claim.user, &self.server.mock_secret),
+        };
+        let server_key = verifier.server_key.clone();
+        let nonce = STANDARD_NO_PAD.encode(rand::random::<[u8; 18]>());
+        let is_encrypted = self.stream.is_encrypted();
+        let end_point = self.server.tls.as_ref().filter(|_| is_encrypted).and_then(|tls| tls.end_point());
+        let offer = match end_point {
+            Some(_) => format!("{SCRAM_SHA_256_PLUS}\0{SCRAM_SHA_256}\0\0"),
+            None => format!("{SCRAM_SHA_256}\0\0"),
+        };
+        let end_point = end_point.map(|bytes| (&**bytes).into());
+        let mut scram = ScramServer::new(verifier, user.is_some(), nonce).bound_to(end_point);
+        self.send(AUTHENTICATION_SASL, offer.as_bytes()).await?;
+        let message = self.read_message().await?;
+        let first = scram_server::initial_response(&message)
+            .and_then(|(mechanism, data)| scram.client_first_by(mechanism, data))
+            .map_err(|error| self.refused(&error, user))?;
+        self.send(AUTHENTICATION_SASL_CONTINUE, first.as_bytes()).await?;
+        let message = self.read_message().await?;
+        let (last, proved) = scram.client_final(&message).map_err(|error| self.refused(&error, user))?;
+        self.send(AUTHENTICATION_SASL_FINAL, last.as_bytes()).await?;
+        Ok(Some(Secret::of_keys(proved.client_key().clone(), server_key)))
+    }
+
+    async fn md5(&mut self, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
+        let salt: [u8; 4] = rand::random();
+        self.send(AUTHENTICATION_MD5_PASSWORD, &salt).await?;
+        let answer = self.read_message().await?;
+        let stored = user.and_then(|user| user.secret.md5(self.claim.user)).unwrap_or_default();
+        let expected = md5_answer(&stored, salt);
+        let is_right = answer.strip_suffix(b"\0").is_some_and(|answer| answer.ct_eq(expected.as_bytes()).into());
+        if is_right && user.is_some() { Ok(None) } else { Err(self.refused(&AuthError::PasswordWrong, user)) }
+    }
+
+    /// The password as it is, where nobody can listen.
+    async fn cleartext(&mut self, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
+        if !self.stream.is_encrypted() && self.stream.origin().is_some() {
+            self.worker.metrics.login_failed(LoginFailure::NotAllowed);
+            let message = "a password is only taken over TLS or a Unix socket";
+            return Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message));
+        }
+        self.send(AUTHENTICATION_CLEARTEXT_PASSWORD, b"").await?;
+        let message = self.read_message().await?;
+        let password = message.strip_suffix(b"\0").and_then(|password| std::str::from_utf8(password).ok());
+        // The same work for a user who does not exist.
+        let mock = Verifier::mock(self.claim.user, &self.server.mock_secret);
+        let verifier = user.map_or(&mock, |user| &user.verifier);
+        let client_key = password.and_then(|password| verifier.client_key_of(password));
+        let by_hash = |user: &User| {
+            let stored = user.secret.md5(self.claim.user).filter(|_| user.secret.is_md5())?;
+            let given = crate::auth::md5_stored(self.claim.user, password?);
+            bool::from(stored.as_bytes().ct_eq(given.as_bytes())).then_some(())
+        };
+        match (user, client_key) {
+            (Some(user), Some(client_key)) => Ok(Some(Secret::of_keys(client_key, user.verifier.server_key.clone()))),
+            (Some(user), None) if by_hash(user).is_some() => Ok(None),
+            _ => Err(self.refused(&AuthError::PasswordWrong, user)),
+        }
+    }
+
+    fn refused(&self, error: &AuthError, user: Option<&User>) -> Farewell {
+        let cause = if user.is_some() { LoginFailure::Password } else { LoginFailure::UnknownUser };
+        self.worker.metrics.login_failed(cause);
+        match SqlState::from_bytes(error.sqlstate().as_bytes()) {
+            Some(code) if code != SqlState::INVALID_PASSWORD => Farewell::told(code, error.to_string()),
+            _ => wrong_password(self.claim.user),
+        }
+    }
+
+    async fn send(&mut self, code: u32, body: &[u8]) -> Result<(), Farewell> {
+        let mut out = BytesMut::new();
+        backend::put_authentication(&mut out, code, body);
+        Ok(self.stream.write_all(&out).await?)
+    }
+
+    /// The body of the next password message.
+    async fn read_message(&mut self) -> Result<zeroize::Zeroizing<Vec<u8>>, Farewell> {
+        loop {
+            let filled = self.buffer.filled();
+            if let Some(header) = Header::peek(filled).map_err(|error| Farewell::violation(&error.to_string()))? {
+                if header.tag != frontend::PASSWORD {
+                    let message = format!("expected password response, got message type {}", header.tag);
+                    return Err(Farewell::violation(&message));
+                }
+                if header.size > LARGEST_LOGIN_MESSAGE {
+                    return Err(Farewell::violation("invalid message length"));
+                }
+                if let Some(body) = filled.get(frame::HEADER..header.size) {
+                    let body = body.to_vec().into();
+                    self.buffer.consume(header.size);
+                    return Ok(body);
+                }
+            }
+            if self.buffer.is_full() {
+                self.buffer.grow();
+            }
+            if self.buffer.fill(self.stream).await? == 0 {
+                return Err(Farewell::Left);
+            }
+        }
+    }
+}
+
+fn wrong_password(user: &str) -> Farewell {
+    Farewell::told(SqlState::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""))
+}
