@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -30,6 +31,15 @@ pub enum Failure {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket in the file system cannot be listened at.
+    #[error("cannot listen at {}", path.display())]
+    ListenAt {
+        /// Its path.
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
@@ -67,6 +77,11 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     for &address in &config.listen {
         listeners.push(listen(address)?);
     }
+    let mut sockets = Vec::new();
+    for path in &config.listen_sockets {
+        let listener = listener::listen_at(path);
+        sockets.push(listener.map_err(|source| Failure::ListenAt { path: path.clone(), source })?);
+    }
     let admin_listener = config.admin_listen.map(listen).transpose()?;
     let (workers, path) = (config.workers, source.0.clone());
     let standing = Standing::start(config, source.0, Catalogs::start()?);
@@ -83,6 +98,9 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     }
     for listener in listeners {
         tokio::spawn(accept(listener, Arc::clone(&fleet), Arc::clone(&in_force)));
+    }
+    for listener in sockets {
+        tokio::spawn(accept_local(listener, Arc::clone(&fleet), Arc::clone(&in_force)));
     }
     tokio::spawn(reap(Arc::clone(&in_force)));
     tokio::spawn(reload_on_signal(standing, Arc::clone(&fleet), Arc::clone(&state), set_level));
@@ -155,7 +173,8 @@ fn show(server: &Server, scrape: &mut Scrape) {
 async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: InForce) {
     loop {
         let accepted = listener.accept().await.and_then(|(client, _)| {
-            listener::set_options(&client)?;
+            // One that is gone already takes no options; whoever serves it finds out.
+            let _ = listener::set_options(&client);
             client.into_std()
         });
         match accepted {
@@ -169,8 +188,21 @@ async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: InForce) {
     }
 }
 
+async fn accept_local(listener: UnixListener, fleet: Arc<Fleet>, in_force: InForce) {
+    loop {
+        match listener.accept().await.and_then(|(client, _)| client.into_std()) {
+            Ok(client) if fleet.clients() < in_force.load().max_clients => fleet.dispatch(client.into()),
+            Ok(client) => refuse(&client),
+            Err(error) => {
+                warn!(%error, "a client could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
 /// One client too many is told so at once, before anything else.
-fn refuse(mut client: &std::net::TcpStream) {
+fn refuse(mut client: impl io::Write) {
     use crate::wire::error_response::{Severity, put_error};
     let mut out = bytes::BytesMut::new();
     put_error(
@@ -181,7 +213,7 @@ fn refuse(mut client: &std::net::TcpStream) {
         None,
     );
     // The socket does not block: a client whose buffer is full on the first byte is no loss.
-    let _ = io::Write::write(&mut client, &out);
+    let _ = client.write(&out);
 }
 
 async fn reap(in_force: InForce) {

@@ -1,5 +1,6 @@
 //! Has a client prove who it is, as the access rules say; what it has proved opens server connections.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,6 +29,8 @@ pub struct Claim<'a> {
     pub user: &'a Arc<str>,
     /// The database.
     pub database: &'a str,
+    /// Where it is; None: on this machine's file system.
+    pub origin: Option<IpAddr>,
 }
 
 /// The parties of a login.
@@ -56,9 +59,8 @@ pub async fn authenticate(
     server: &Server,
     worker: &Worker,
 ) -> Result<User, Farewell> {
-    let address = stream.origin();
     let admission = admission(stream, claim, server, worker)?;
-    let attempt = Attempt::new(&server.attempts, address, claim.user);
+    let attempt = Attempt::new(&server.attempts, claim.origin, claim.user);
     if !attempt.wait_for_turn(server.limits.login_timeout).await {
         worker.metrics.login_failed(LoginFailure::Throttled);
         let message = "too many failed logins, try again later";
@@ -90,7 +92,7 @@ fn admission(stream: &Stream, claim: Claim<'_>, server: &Server, worker: &Worker
         database: claim.database,
         user: claim.user,
         is_replication: false,
-        address: stream.origin(),
+        address: claim.origin,
         own_address: stream.socket().local_address().map(|address| address.ip()),
         is_encrypted: stream.is_encrypted(),
     };
@@ -227,7 +229,7 @@ impl Login<'_> {
 
     /// The password as it is, where nobody can listen.
     async fn cleartext(&mut self, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
-        if !self.stream.is_encrypted() && self.stream.origin().is_some() {
+        if !self.stream.is_encrypted() && self.claim.origin.is_some() {
             self.worker.metrics.login_failed(LoginFailure::NotAllowed);
             let message = "a password is only taken over TLS or a Unix socket";
             return Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message));

@@ -1,5 +1,7 @@
 //! A client's first packets: TLS, requests to cancel, and at last what it wants to begin.
 
+use std::net::IpAddr;
+
 use tokio::io::AsyncWriteExt;
 
 use super::farewell::Farewell;
@@ -8,33 +10,34 @@ use super::worker::Worker;
 use crate::auth::{ClientTls, TlsMode};
 use crate::metrics::{CancelOutcome, Refusal};
 use crate::net::{Beginning, ReadBuffer, Stream};
-use crate::wire::SqlState;
 use crate::wire::startup::{Packet, Startup, StartupError};
+use crate::wire::{ProxyHeader, SqlState};
 
 /// The first byte of TLS's own handshake; as the first of a length it would be a packet of 360 MB.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// The startup message, and the stream that it came on: TLS by now, if the client wanted it. The stream is taken where
+/// The startup message, and where the client is; the stream is TLS by now, if the client wanted it, and is taken where
 /// the client is to be told nothing more.
 pub async fn read_startup(
     place: &mut Option<Stream>,
     buffer: &mut ReadBuffer,
     server: &Server,
     worker: &Worker,
-) -> Result<Startup, Farewell> {
+) -> Result<(Startup, Option<IpAddr>), Farewell> {
     let tls = server.tls.clone();
     let mut has_asked_for_gss = false;
+    let origin = find_origin(place.as_mut().ok_or(Farewell::Left)?, buffer, server).await?;
     loop {
         let stream = place.as_mut().ok_or(Farewell::Left)?;
         match read_packet(stream, buffer).await? {
             First::Packet(Packet::Startup(startup)) => {
-                let is_safe = stream.is_encrypted() || stream.socket().peer_address().is_none();
+                let is_safe = stream.is_encrypted() || origin.is_none();
                 if tls.as_ref().is_some_and(|tls| tls.mode() >= TlsMode::Require) && !is_safe {
                     worker.metrics.client_refused(Refusal::Tls);
                     let message = "connections without TLS are not accepted";
                     return Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message));
                 }
-                return Ok(startup);
+                return Ok((startup, origin));
             }
             First::Packet(Packet::Cancel(key)) => {
                 use crate::backend::cancel::CancelOutcome as Outcome;
@@ -51,7 +54,7 @@ pub async fn read_startup(
                 if !buffer.is_empty() || stream.is_encrypted() {
                     return Err(Farewell::NotPostgres);
                 }
-                let accepted = tls.as_ref().filter(|_| stream.socket().peer_address().is_some());
+                let accepted = tls.as_ref().filter(|_| origin.is_some());
                 stream.write_all(if accepted.is_some() { b"S" } else { b"N" }).await?;
                 if let Some(tls) = accepted {
                     begin_tls(place, tls, Beginning::Asked, buffer, worker).await?;
@@ -70,6 +73,35 @@ pub async fn read_startup(
                 }
                 _ => return Err(Farewell::NotPostgres),
             },
+        }
+    }
+}
+
+/// Where the client is; None: on this machine's file system. A load balancer that is configured as one says so itself,
+/// in front of everything else.
+async fn find_origin(
+    stream: &mut Stream,
+    buffer: &mut ReadBuffer,
+    server: &Server,
+) -> Result<Option<IpAddr>, Farewell> {
+    let Some(address) = stream.origin() else { return Ok(None) };
+    if !server.proxies.iter().any(|network| network.contains(address)) {
+        return Ok(Some(address));
+    }
+    loop {
+        match ProxyHeader::read(buffer.filled()) {
+            Ok(Some((header, size))) => {
+                buffer.consume(size);
+                return Ok(Some(match header {
+                    ProxyHeader::Local => address,
+                    ProxyHeader::Client(client) => client,
+                }));
+            }
+            Ok(None) => {}
+            Err(_) => return Err(Farewell::NotPostgres),
+        }
+        if buffer.fill(stream).await? == 0 {
+            return Err(Farewell::Left);
         }
     }
 }

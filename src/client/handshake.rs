@@ -40,7 +40,7 @@ const AUTHENTICATION_OK: u32 = 0;
 /// a buffer: a client waits for its answers here.
 pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker) -> Result<Admitted, Farewell> {
     let mut buffer = ReadBuffer::default();
-    let startup = greeting::read_startup(place, &mut buffer, server, worker).await?;
+    let (startup, origin) = greeting::read_startup(place, &mut buffer, server, worker).await?;
     let stream = place.as_mut().ok_or(Farewell::Left)?;
     let user = startup.parameter("user").filter(|user| !user.is_empty());
     let user: Arc<str> = user.map(Into::into).ok_or_else(|| {
@@ -61,7 +61,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         )
     })?;
     negotiate(stream, &startup).await?;
-    let claim = Claim { user: &user, database: &database };
+    let claim = Claim { user: &user, database: &database, origin };
     let known = Box::pin(authentication::authenticate(stream, &mut buffer, claim, server, worker)).await?;
     let Some(entry) = server.databases.get(&database) else {
         worker.metrics.login_failed(LoginFailure::UnknownDatabase);

@@ -11,7 +11,7 @@ use super::attempts::Attempts;
 use super::auth_query::AuthQuery;
 use super::pause::{Pause, Pauses};
 use super::welcome::Welcomes;
-use crate::auth::hba::Rules;
+use crate::auth::hba::{Network, Rules};
 use crate::auth::{ClientTls, NodeTls, Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
 use crate::backend::{Endpoint, Gate, Pool, PoolKey, Pools};
@@ -32,6 +32,8 @@ pub struct Server {
     pub tls: Option<ClientTls>,
     /// How clients prove who they are.
     pub rules_of_access: Rules,
+    /// Load balancers whose word for a client's address is taken.
+    pub proxies: Vec<Network>,
     /// Failed logins. Outlives a reload.
     pub attempts: Arc<Attempts>,
     /// Who may connect.

@@ -1,6 +1,7 @@
 //! Addresses: where Trunkline listens, and where the nodes are.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::document::Item;
@@ -16,11 +17,18 @@ pub(super) fn to_listen_on(item: &Item<'_>) -> Option<SocketAddr> {
     address
 }
 
-/// A node's `host:port`, the host in lower case.
+/// The path of the socket that an item like `/folder:port` means, as libpq looks for it.
+pub(super) fn socket_to_listen_on(item: &Item<'_>) -> Option<PathBuf> {
+    let (folder, port) = item.as_str()?.rsplit_once(':').filter(|(folder, port)| is_folder(folder) && is_port(port))?;
+    Some(PathBuf::from(folder).join(format!(".s.PGSQL.{port}")))
+}
+
+/// A node's `host:port`, the host in lower case; or `/folder:port`.
 pub(super) fn of_node(item: &Item<'_>) -> Option<Arc<str>> {
     const EXPECTED: &str = "host:port as in \"db1.example.net:5432\" or \"[2001:db8::1]:5432\"";
     let text = item.text_as(EXPECTED)?;
-    let Some((host, port)) = text.rsplit_once(':').filter(|(host, _)| is_host(host)) else {
+    let is_known = |host: &str| is_host(host) || is_folder(host);
+    let Some((host, port)) = text.rsplit_once(':').filter(|(host, _)| is_known(host)) else {
         item.wrong(EXPECTED, hint_for_node(text));
         return None;
     };
@@ -28,7 +36,8 @@ pub(super) fn of_node(item: &Item<'_>) -> Option<Arc<str>> {
         item.wrong(EXPECTED, Some(format!("a port is a number from 1 to 65535, not {port:?}")));
         return None;
     }
-    Some(format!("{}:{port}", host.to_ascii_lowercase()).into())
+    let host = if is_folder(host) { host.to_owned() } else { host.to_ascii_lowercase() };
+    Some(format!("{host}:{port}").into())
 }
 
 /// `host:port` in what another program has said.
@@ -41,6 +50,11 @@ pub(super) fn parse(text: &str) -> Option<Arc<str>> {
 pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let is_any = a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && (a.ip() == b.ip() || is_any && a.is_ipv4() == b.is_ipv4())
+}
+
+/// An absolute path.
+fn is_folder(text: &str) -> bool {
+    text.starts_with('/') && !text.chars().any(char::is_control)
 }
 
 fn is_port(text: &str) -> bool {
@@ -81,7 +95,7 @@ fn hint_for_node(text: &str) -> Option<String> {
         return Some(format!("write \"[{text}]:5432\""));
     }
     if text.starts_with('/') {
-        return Some("sockets in the file system are not there yet".to_owned());
+        return Some(format!("write \"{text}:5432\""));
     }
     is_host(text).then(|| format!("write \"{text}:5432\""))
 }

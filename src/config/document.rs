@@ -400,7 +400,8 @@ impl<'d> Item<'d> {
         self.problem(format!("expected {expected}, found {}", show(self.value)), hint);
     }
 
-    fn as_str(&self) -> Option<&'d str> {
+    /// The text, if it is one.
+    pub(super) fn as_str(&self) -> Option<&'d str> {
         match self.value {
             DeValue::String(text) => Some(text),
             _ => None,

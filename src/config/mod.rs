@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::auth::hba::Rules;
+use crate::auth::hba::{Network, Rules};
 use crate::auth::{ClientTls, NodeTls, Secret};
 use crate::balancing::Balance;
 use crate::catalog::FunctionLists;
@@ -60,8 +60,12 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 /// A whole configuration that has passed every check.
 #[derive(Debug)]
 pub struct Config {
-    /// Where clients connect; at least one address.
+    /// Where clients connect; at least one address, or one of the sockets below.
     pub listen: Vec<SocketAddr>,
+    /// Sockets in the file system where clients connect, written in `listen` as `/folder:port`. Default none.
+    pub listen_sockets: Vec<PathBuf>,
+    /// Load balancers that begin each connection with a header of the PROXY protocol, `proxy_protocol_from`. Default none.
+    pub proxies: Vec<Network>,
     /// Threads that serve clients. Default: one per two cores, bounds 1 to 1024.
     pub workers: usize,
     /// Most clients at once; one more is refused with 53300. Default 10000, bounds 1 to 1000000.
@@ -97,13 +101,15 @@ impl Config {
         let mut rule_problems = Vec::new();
         let document = Document::parse(path, text);
         let root = document.root();
-        let (listen, admin_listen) = listen::read(&root);
+        let listen = listen::read(&root);
         let clusters = cluster::read_all(&root, folder);
         let (access, listed) = access::read(&root, folder);
         let asks_cluster = clusters.iter().any(|cluster| cluster.auth_query.is_some());
         let config = Self {
-            listen,
-            admin_listen,
+            listen: listen.addresses,
+            listen_sockets: listen.sockets,
+            admin_listen: listen.admin,
+            proxies: listen.proxies,
             tls: tls::to_clients(&root, folder),
             workers: root.count("workers", one_per_two_cores(), 1..=1024),
             max_clients: root.count("max_clients", 10_000, 1..=1_000_000),

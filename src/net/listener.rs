@@ -1,11 +1,14 @@
 //! Sockets that clients connect to, and what every client's socket is set to.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 /// Connections that may wait to be accepted: a burst of a whole fleet of clients.
 const BACKLOG: i32 = 4096;
@@ -26,6 +29,25 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Listens at this path, where everybody on this machine may connect. What an earlier process has left there goes, unless
+/// it still listens.
+pub fn listen_at(path: &Path) -> io::Result<UnixListener> {
+    let bound = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        bound => bound,
+    }?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o777))?;
+    Ok(bound)
+}
+
+fn is_left_over(path: &Path) -> bool {
+    let tried = std::os::unix::net::UnixStream::connect(path);
+    tried.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// No delay, keepalive on.

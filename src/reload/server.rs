@@ -66,6 +66,7 @@ pub(super) fn make(
         tls: config.tls.clone(),
         rules_of_access: config.access.clone(),
         attempts: Arc::clone(&lasting.attempts),
+        proxies: config.proxies.clone(),
         users,
         mock_secret: lasting.mock_secret,
         pools: Arc::clone(&lasting.pools),

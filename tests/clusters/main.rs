@@ -34,6 +34,7 @@ mod routing;
 mod routing_contract;
 mod rules;
 mod session_state;
+mod sockets;
 mod state;
 mod switchover;
 mod tls;
