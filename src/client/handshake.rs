@@ -68,7 +68,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         let message = format!("database \"{database}\" does not exist");
         return Err(Farewell::told(SqlState::INVALID_CATALOG_NAME, message));
     };
-    let identity = Identity { user, database, address: stream.origin() };
+    let identity = Identity { user, database, address: origin };
     Ok(Admitted { identity, database: entry.clone(), user: known, settings })
 }
 
