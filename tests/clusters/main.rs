@@ -6,9 +6,9 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+mod authentication;
 mod builtins;
 mod catalog_changes;
-mod authentication;
 mod certificates;
 mod fixture;
 mod protocol;
