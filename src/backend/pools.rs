@@ -1,7 +1,8 @@
 //! All pools: made when first needed, reaped from time to time.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -33,12 +34,35 @@ pub struct Pools {
     settings: ArcSwap<PoolSettings>,
     /// What was proved last, by cluster and user.
     keyring: DashMap<(usize, Arc<str>), Secret>,
+    made: Instant,
+    /// When a session's write was last seen to end, in microseconds since `made`; 0: never.
+    last_write: AtomicU64,
 }
 
 impl Pools {
     /// No pools yet.
     pub fn new(settings: PoolSettings) -> Self {
-        Self { pools: DashMap::new(), settings: ArcSwap::from_pointee(settings), keyring: DashMap::new() }
+        Self {
+            pools: DashMap::new(),
+            settings: ArcSwap::from_pointee(settings),
+            keyring: DashMap::new(),
+            made: Instant::now(),
+            last_write: AtomicU64::new(0),
+        }
+    }
+
+    /// A session has written, and has been told so by now.
+    pub fn wrote(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.made).as_micros();
+        self.last_write.fetch_max(u64::try_from(since).unwrap_or(u64::MAX).saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// When a session last wrote: a client that comes back on a new connection must find it.
+    pub fn last_write(&self) -> Option<Instant> {
+        match self.last_write.load(Ordering::Relaxed) {
+            0 => None,
+            since => self.made.checked_add(Duration::from_micros(since)),
+        }
     }
 
     /// A client of this user has just proved this, and connections to the nodes of this cluster are opened by it from now

@@ -130,6 +130,10 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
             let mut client =
                 Client::new(stream, admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
             client.session.told(reported);
+            // It may be somebody who has just written, on a connection that is gone.
+            if let Some(moment) = server.pools.last_write() {
+                client.session.freshness.wrote(moment);
+            }
             let farewell = client.converse().await;
             client.leave(farewell).await;
             worker.metrics.client_closed();
@@ -424,6 +428,7 @@ impl Client {
             minute: if self.server.rules.looks_at_time() { minute_of_the_day() } else { 0 },
             draw: if self.server.rules.draws() { rand::random() } else { 0 },
             ruling: Ruling::default(),
+            optimistic: self.server.optimistic,
         };
         let body = message.get(frame::HEADER..).unwrap_or_default();
         match missing {
@@ -536,6 +541,13 @@ impl Client {
         if let Err(error) = self.make_ours(&mut acquired.lease).await {
             return self.replay_failed(error, buffers).await;
         }
+        if let Some(sql) = self.session.beginning() {
+            let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+            if let Err(error) = exchange::query(&mut acquired.lease.connection().stream, &sql, deadline).await {
+                return self.replay_failed(error, buffers).await;
+            }
+            self.session.has_begun();
+        }
         self.set_out(acquired, is_read, Instant::now(), buffers)
     }
 
@@ -584,6 +596,9 @@ impl Client {
     /// Translates what has been gathered. Its messages are kept while it may have to be run again.
     pub(super) fn send_unit(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         let size = self.session.gathered.size;
+        if self.held.as_ref().is_some_and(|held| held.role != Role::Primary) {
+            self.session.goes_to_replica();
+        }
         let Some(held) = &mut self.held else { return Ok(()) };
         let unit = buffers.input.filled().get(..size).unwrap_or_default();
         let mut rest = unit;
@@ -632,19 +647,21 @@ impl Client {
             return Ok(());
         }
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        if let Some(sql) = sql {
+        if let Some(sql) = sql.map(|sql| self.session.guarded(sql)) {
             self.worker.metrics.parameters_replayed(1);
             exchange::query(&mut connection.stream, &sql, deadline).await?;
         }
+        let mut refused = Vec::new();
         for prepare in missing {
             self.worker.metrics.prepared_replayed(1);
             // What cannot be prepared here any more will be missed by EXECUTE, in the node's own words.
             match exchange::query(&mut connection.stream, &prepare, deadline).await {
-                Ok(_) | Err(ExchangeError::Refused { .. }) => {}
+                Ok(_) => {}
+                Err(ExchangeError::Refused { .. }) => refused.push(prepare),
                 Err(error) => return Err(error),
             }
         }
-        self.session.replayed(&mut connection.known);
+        self.session.replayed(&mut connection.known, &refused);
         Ok(())
     }
 
@@ -742,7 +759,9 @@ impl Client {
         if held.is_measured {
             self.worker.observe(self.cluster().number, held.lease.node(), took, now);
         }
-        self.session.served_by(held.lease.node(), now);
+        if self.session.served_by(held.lease.node(), now) {
+            self.server.pools.wrote(now);
+        }
         self.give_back(held.lease, now);
     }
 
@@ -760,7 +779,7 @@ impl Client {
         let Some(held) = &mut self.held else { return Ok(()) };
         let connection = held.lease.connection();
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        let sql = crate::session::settings::sql_to_read(names);
+        let sql = self.session.guarded(crate::session::settings::sql_to_read(names));
         match exchange::query(&mut connection.stream, &sql, deadline).await {
             Ok(answer) => {
                 let values = answer.rows.into_iter().next().unwrap_or_default();
@@ -800,6 +819,12 @@ impl Client {
         if self.session.status() == backend::TransactionStatus::Idle {
             return self.release(buffers).await;
         }
+        if self.session.can_begin_anew() {
+            self.leave_transaction();
+            // The unit is looked at anew, outside of a lease: there a transaction belongs to the primary.
+            self.session.begin_anew();
+            return Ok(());
+        }
         self.held = None;
         self.cancellable.runs_nothing();
         self.take_unit_off(buffers);
@@ -811,9 +836,20 @@ impl Client {
         self.flush(buffers).await
     }
 
+    /// The transaction goes on elsewhere: what it was on the replica is ended there, while nobody waits.
+    fn leave_transaction(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        self.cancellable.runs_nothing();
+        self.session.served_by(held.lease.node(), Instant::now());
+        tokio::task::spawn_local(end_transaction(held.lease, self.server.queue_timeout));
+    }
+
     /// A replica has refused the unit and its answer has been dropped: the primary is asked.
     fn ask_primary(&mut self, code: SqlState, buffers: &mut Buffers) {
-        if let Some(held) = self.held.take() {
+        if self.session.status() != backend::TransactionStatus::Idle {
+            self.leave_transaction();
+            self.session.begin_anew();
+        } else if let Some(held) = self.held.take() {
             self.give_back(held.lease, Instant::now());
         }
         self.worker.metrics.retried(match code {
@@ -903,6 +939,9 @@ impl Client {
         }
         self.server.cancel_keys.remove(&self.cancellable);
         if let Some(held) = self.held.take() {
+            if self.session.served_by(held.lease.node(), Instant::now()) {
+                self.server.pools.wrote(Instant::now());
+            }
             let is_clean = self.session.may_release() && held.passing_to_node == 0 && held.passing_to_client == 0;
             if is_clean {
                 self.give_back(held.lease, Instant::now());
@@ -923,6 +962,18 @@ async fn after_cancel(mut lease: Lease) {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     if !lease.connection().is_being_cancelled() {
+        lease.give_back(Instant::now());
+    }
+}
+
+/// Ends what a transaction was on a replica that it has left.
+async fn end_transaction(mut lease: Lease, limit: std::time::Duration) {
+    let deadline = tokio::time::Instant::now() + limit;
+    let connection = lease.connection();
+    if connection.is_being_cancelled() {
+        return; // closed
+    }
+    if exchange::query(&mut connection.stream, "ROLLBACK", deadline).await.is_ok() {
         lease.give_back(Instant::now());
     }
 }

@@ -17,6 +17,8 @@ use super::worker::Worker;
 use crate::backend::exchange::{self, ExchangeError};
 use crate::metrics::LoginFailure;
 use crate::net::{ReadBuffer, Stream};
+use crate::session::reported::NEVER_REPORTED;
+use crate::session::settings::{at_read_committed, sql_to_read};
 use crate::session::{Identity, Settings};
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
@@ -96,7 +98,7 @@ pub async fn welcome(
     admitted.settings = settings;
     let mut out = BytesMut::with_capacity(1024);
     backend::put_authentication(&mut out, AUTHENTICATION_OK, b"");
-    for (name, value) in &*reported {
+    for (name, value) in reported.iter().filter(|(name, _)| **name != *NEVER_REPORTED) {
         backend::put_parameter_status(&mut out, name, value);
     }
     backend::put_backend_key(&mut out, key);
@@ -114,19 +116,14 @@ async fn reported(admitted: &Admitted, server: &Server, worker: &Worker) -> Resu
         return Ok(welcome);
     }
     let mut lease = acquire::any_node(admitted, server, worker).await?;
-    let connection = lease.connection();
-    let parameters = if settings.is_empty() && connection.known.settings.is_empty() {
-        connection.parameters.to_vec()
-    } else {
-        with_settings(connection, settings, server).await?
-    };
+    let parameters = with_settings(lease.connection(), settings, server).await?;
     lease.give_back(Instant::now());
     let welcome = Welcome { reported: welcome::as_primary(parameters), settings: settings.clone() };
     server.welcomes.put(cluster, database, user, &welcome);
     Ok(welcome)
 }
 
-/// Makes the settings the connection's, and asks it for everything it would have reported.
+/// Makes the settings the connection's, and asks it for everything it would have reported, and for what we must know.
 async fn with_settings(
     connection: &mut crate::backend::Connection,
     settings: &Settings,
@@ -138,11 +135,13 @@ async fn with_settings(
         other => Farewell::told(SqlState::CANNOT_CONNECT_NOW, other.to_string()),
     };
     if let Some(sql) = settings.sql_from(&connection.known.settings) {
+        let sql = at_read_committed(&sql);
         exchange::query(&mut connection.stream, &sql, deadline).await.map_err(refused)?;
         connection.known.settings = settings.clone();
     }
-    let names: Vec<Arc<str>> = connection.parameters.iter().map(|(name, _)| (&**name).into()).collect();
-    let sql = crate::session::settings::sql_to_read(&names);
+    let reported = connection.parameters.iter().map(|(name, _)| &**name);
+    let names: Vec<Arc<str>> = reported.chain([NEVER_REPORTED]).map(Into::into).collect();
+    let sql = at_read_committed(&sql_to_read(&names));
     let answer = exchange::query(&mut connection.stream, &sql, deadline).await.map_err(refused)?;
     let values = answer.rows.into_iter().next().unwrap_or_default();
     let value = |value: Option<Arc<str>>| value.map_or_else(|| "".into(), |value| (&*value).into());

@@ -86,11 +86,14 @@ impl Client {
     /// Everything that was sent is answered and has reached the client.
     fn done(&self, buffers: &Buffers) -> Option<Relayed> {
         let Some(held) = &self.held else { return Some(Relayed::Idle) };
-        if !self.session.may_release() || !buffers.to_node.is_empty() || held.passing_to_node > 0 {
+        if !self.session.all_answered() || !buffers.to_node.is_empty() || held.passing_to_node > 0 {
             return None;
         }
-        if let Some(code) = held.refused {
+        if let Some(code) = held.refused.filter(|_| !self.session.batch_is_open()) {
             return Some(Relayed::Refused(code));
+        }
+        if !self.session.may_release() {
+            return None;
         }
         (buffers.to_client.is_empty() && held.passing_to_client == 0 && buffers.from_node.is_empty())
             .then_some(Relayed::Idle)
@@ -398,14 +401,19 @@ impl Client {
         }
         let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
         let in_transaction = self.session.status() != TransactionStatus::Idle;
+        if self.server.optimistic && !self.session.all_answered() && self.session.awaits_begin() {
+            self.session.gathered.clear(); // to be looked at again when it is answered
+            return Ok(Gate::Closed(Turn::Still));
+        }
         // Each read of its own must have seen everything up to its own beginning.
         let is_strong =
             self.server.consistency == Consistency::Strong && !in_transaction && !self.session.batch_is_open();
         let fits = match self.session.intent() {
             None => true,
-            Some(_) if is_strong => false,
+            Some(_) if is_strong || self.session.must_leave_replica() => false,
             Some(Intent::Read { terms: None, .. }) => true,
             // A COMMIT may be on its way: what comes behind it is not in the transaction.
+            Some(_) if in_transaction && self.session.can_begin_anew() => false,
             Some(_) => in_transaction && self.session.all_answered() && !self.session.gathered.is_wrong_on_replica,
         };
         if fits || matches!(end, End::StrayCopy) {
@@ -465,7 +473,8 @@ impl Client {
             let is_first = !self.session.awaits_replies();
             let size = buffers.kept.len() + self.session.gathered.size;
             if is_first || self.session.status() != TransactionStatus::Idle || size > MOST_KEPT {
-                held.at_hand = false;
+                let can_move = held.role != Role::Primary && is_first && self.session.can_begin_anew();
+                held.at_hand = can_move && !self.session.batch_is_open();
                 buffers.keep_nothing();
             }
             held.is_read &= matches!(self.session.intent(), None | Some(Intent::Read { .. }));

@@ -56,6 +56,8 @@ pub struct Server {
     pub reads: Reads,
     /// What a session's reads must have seen.
     pub consistency: Consistency,
+    /// Transactions that may write may read from a replica until they do.
+    pub optimistic: bool,
     /// How long one read may wait for a replica to catch up with its session.
     pub freshness_wait: Duration,
     /// How long statements wait for a primary.

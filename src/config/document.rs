@@ -32,7 +32,6 @@ pub(super) struct Table<'d> {
     path: String,
     span: Range<usize>,
     asked: RefCell<Vec<&'static str>>,
-    refused: RefCell<Vec<&'static str>>,
 }
 
 /// A value of a document.
@@ -119,7 +118,7 @@ impl<'d> Document<'d> {
 
 impl<'d> Table<'d> {
     fn new(document: &'d Document<'d>, entries: Option<&'d DeTable<'d>>, path: String, span: Range<usize>) -> Self {
-        Self { document, entries, path, span, asked: RefCell::default(), refused: RefCell::default() }
+        Self { document, entries, path, span, asked: RefCell::default() }
     }
 
     /// The value of a key, if it is there.
@@ -204,21 +203,12 @@ impl<'d> Table<'d> {
         self.get(key).and_then(|item| item.choice(words)).unwrap_or(default)
     }
 
-    /// A key that is meant to exist one day: a clear word instead of "unknown key".
-    pub(super) fn not_there_yet(&self, key: &'static str, what: &str) {
-        self.refused.borrow_mut().push(key);
-        if let Some((key, _)) = self.entries.and_then(|entries| entries.get_key_value(key)) {
-            let hint = Some("take it out".to_owned());
-            self.document.report(key.span().start, &self.path_of(key.get_ref()), format!("{what} not there yet"), hint);
-        }
-    }
-
     /// Reports every key that nobody has asked for.
     pub(super) fn finish(self) {
         let asked = self.asked.borrow();
         for key in self.entries.into_iter().flat_map(DeTable::keys) {
             let name: &str = key.get_ref();
-            if !asked.contains(&name) && !self.refused.borrow().contains(&name) {
+            if !asked.contains(&name) {
                 let hint = nearest(name, &asked).unwrap_or_else(|| format!("known here: {}", asked.join(", ")));
                 self.document.report(key.span().start, &self.path_of(name), "unknown key".to_owned(), Some(hint));
             }

@@ -35,7 +35,7 @@ use crate::auth::hba::{Network, Rules};
 use crate::auth::{ClientTls, NodeTls, Secret};
 use crate::balancing::Balance;
 use crate::catalog::FunctionLists;
-use crate::routing::{Consistency, Reads, RuleSet};
+use crate::routing::{Consistency, Reads, RuleSet, Transactions};
 
 use document::Document;
 
@@ -267,6 +267,8 @@ pub struct Routing {
     pub reads: Reads,
     /// What a session's reads must have seen. Default session.
     pub consistency: Consistency,
+    /// Where transactions live that may write. Default primary.
+    pub transactions: Transactions,
     /// A replica further behind takes no reads. Default 10 s, bounds 1 ms to 1 day.
     pub max_lag: Duration,
     /// How long one read may wait for a replica to catch up with its session. Default 5 ms, bounds 0 to 1 s.

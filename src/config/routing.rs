@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::{FunctionLists, FunctionPattern};
-use crate::routing::{Consistency, Reads};
+use crate::routing::{Consistency, Reads, Transactions};
 
 use super::document::{Distinct, Item, Table};
 use super::problem::Problem;
@@ -20,6 +20,10 @@ impl Routing {
         let routing = Self {
             reads: table.choice("reads", &reads, Reads::Replicas),
             consistency: table.choice("consistency", &Consistency::NAMES, Consistency::Session),
+            transactions: {
+                let modes = [("primary", Transactions::Primary), ("optimistic", Transactions::Optimistic)];
+                table.choice("transactions", &modes, Transactions::Primary)
+            },
             max_lag: table.duration("max_lag", Duration::from_secs(10), Duration::from_millis(1)..=DAY),
             freshness_wait: {
                 let longest = Duration::from_secs(1);
@@ -33,7 +37,6 @@ impl Routing {
             hints: table.flag("hints", true),
             rules: Arc::new(rules),
         };
-        table.not_there_yet("transactions", "optimistic transactions are");
         table.finish();
         routing
     }

@@ -11,11 +11,14 @@ use crate::catalog::{Found, Path, Picture};
 use crate::catalogs;
 use crate::config::Config;
 use crate::routing::hints::Hints;
-use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Sender, intend, safety};
+use crate::routing::{
+    Catalog, Defaults, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Sender, Transactions, intend, safety,
+};
 use crate::session::Settings;
 use crate::session::pins::Pins;
 use crate::sql::{
-    Cache, Kind, Name, NeedsPrimary, ParseSettings, Part, PreparedNames, SessionChange, Statement, TransactionControl,
+    Cache, Isolation, Kind, Name, NeedsPrimary, ParseSettings, Part, PreparedNames, SessionChange, Statement,
+    TransactionControl,
 };
 use scene::Scene;
 
@@ -111,6 +114,7 @@ struct Explainer {
     rules: Arc<RuleSet>,
     reads: Reads,
     heeds_hints: bool,
+    optimistic: bool,
     user: Arc<str>,
     database: Arc<str>,
 }
@@ -155,6 +159,7 @@ impl Explainer {
                 rules: Arc::default(),
                 reads: Reads::Replicas,
                 heeds_hints: true,
+                optimistic: false,
                 user: "".into(),
                 database: "".into(),
             }),
@@ -164,7 +169,8 @@ impl Explainer {
                 let database: Arc<str> = database.map_or(first, Into::into);
                 let cluster = Some(ask_cluster(&config, &database)?);
                 let (rules, reads, heeds_hints) = (config.routing.rules, config.routing.reads, config.routing.hints);
-                Ok(Self { cluster, cache, parse, rules, reads, heeds_hints, user, database })
+                let optimistic = config.routing.transactions == Transactions::Optimistic;
+                Ok(Self { cluster, cache, parse, rules, reads, heeds_hints, optimistic, user, database })
             }
         }
     }
@@ -217,7 +223,8 @@ impl Imagined<'_> {
             heeds_hints: self.explainer.heeds_hints,
             reads: self.explainer.reads,
             transaction: self.transaction,
-            serializable_by_default: self.settings.are_serializable(),
+            optimistic: self.explainer.optimistic,
+            defaults: self.defaults(),
             prepared: &self.prepared,
             catalog,
         };
@@ -253,6 +260,15 @@ impl Imagined<'_> {
         match hints {
             Some(hints) if !hints.unknown.is_empty() => format!(" (hints not known: {})", hints.unknown.join(", ")),
             _ => String::new(),
+        }
+    }
+
+    fn defaults(&self) -> Defaults {
+        let usual = Defaults::default();
+        let isolation = self.settings.get("default_transaction_isolation").and_then(Isolation::from_setting);
+        Defaults {
+            read_only: self.settings.get("default_transaction_read_only").is_some_and(|value| value == "on"),
+            isolation: isolation.unwrap_or(usual.isolation),
         }
     }
 
@@ -304,13 +320,19 @@ impl Imagined<'_> {
         for part in &statement.parts {
             match part.transaction {
                 TransactionControl::Begin(_) => {
-                    let is_read = matches!(intent, Intent::Read { .. });
-                    self.transaction = if is_read { InTransaction::ReadOnly } else { InTransaction::ReadWrite };
+                    self.transaction = match intent {
+                        Intent::Read { reason: Reason::OptimisticTransaction, .. } => InTransaction::Optimistic,
+                        Intent::Read { .. } => InTransaction::ReadOnly,
+                        _ => InTransaction::ReadWrite,
+                    };
                 }
                 TransactionControl::Commit { chain: false }
                 | TransactionControl::Rollback { chain: false }
                 | TransactionControl::Prepare => self.transaction = InTransaction::No,
                 _ => {}
+            }
+            if self.transaction == InTransaction::Optimistic && matches!(intent, Intent::Primary(_)) {
+                self.transaction = InTransaction::ReadWrite;
             }
             for change in &part.session {
                 self.prepared.apply(change);

@@ -176,6 +176,9 @@ fn target(monitor: &config::Monitor, endpoint: Endpoint) -> Target {
         database: Arc::clone(&monitor.database),
         password: Some(monitor.password.clone()),
         salted_password: None,
-        parameters: vec![("application_name".to_owned(), "trunkline monitor".to_owned())],
+        // A standby refuses every query of a role whose transactions are SERIALIZABLE unless they say otherwise.
+        parameters: [("application_name", "trunkline monitor"), ("default_transaction_isolation", "read committed")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
     }
 }

@@ -12,6 +12,7 @@ use crate::client::attempts::Attempts;
 use crate::client::welcome::Welcomes;
 use crate::client::{self, DatabaseCatalog, Pauses, Server};
 use crate::config::{self, Config};
+use crate::routing::Transactions;
 
 /// What outlives every reload.
 pub(super) struct Lasting {
@@ -77,6 +78,7 @@ pub(super) fn make(
         hints: config.routing.hints,
         reads: config.routing.reads,
         consistency: config.routing.consistency,
+        optimistic: config.routing.transactions == Transactions::Optimistic,
         freshness_wait: config.routing.freshness_wait,
         hold: config.failover.hold,
         pause_timeout: config.failover.pause_timeout,

@@ -109,6 +109,8 @@ reasons! {
     Read = "read", "a read that any replica answers alike";
     /// In a READ ONLY transaction.
     ReadOnlyTransaction = "read_only_transaction", "in a READ ONLY transaction, which lives on one replica";
+    /// In a transaction that may write and has only read so far; `routing.transactions = "optimistic"`.
+    OptimisticTransaction = "optimistic_transaction", "in a transaction that may write and has not yet, on a replica until it does";
     /// In a transaction that may write.
     Transaction = "transaction", "in a transaction that may write, which lives on the primary";
     /// A rule says so.

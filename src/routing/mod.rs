@@ -20,7 +20,7 @@ pub use terms::Terms;
 use smallvec::SmallVec;
 
 use crate::catalog::{Path, Picture};
-use crate::sql::{MemoKey, PreparedNames, Statement};
+use crate::sql::{Isolation, MemoKey, PreparedNames, Statement};
 use hints::Hints;
 use rules::{Action, Moment, Rule};
 
@@ -57,6 +57,16 @@ impl Consistency {
     }
 }
 
+/// Where transactions live that may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transactions {
+    /// On the primary.
+    Primary,
+    /// Those at READ COMMITTED read from a replica until something cannot be done there; then they are begun on the
+    /// primary, which nobody can tell: what asks for the transaction's own time goes there, too.
+    Optimistic,
+}
+
 /// What routing may know of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
@@ -72,8 +82,10 @@ pub struct Facts<'a> {
     pub reads: Reads,
     /// The transaction that the statement is in.
     pub transaction: InTransaction,
-    /// The session's default_transaction_isolation is serializable, which a standby cannot give.
-    pub serializable_by_default: bool,
+    /// `routing.transactions`: those that may write may read from a replica until they do.
+    pub optimistic: bool,
+    /// How the session's transactions begin where they do not say it themselves.
+    pub defaults: Defaults,
     /// What the session has prepared by SQL.
     pub prepared: &'a PreparedNames,
     /// What is known of the database's objects.
@@ -108,6 +120,23 @@ pub enum InTransaction {
     ReadWrite,
     /// One that can live on a replica.
     ReadOnly,
+    /// One that may write and has only read so far, on a replica.
+    Optimistic,
+}
+
+/// How transactions begin where they do not say it themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// The session's default_transaction_read_only.
+    pub read_only: bool,
+    /// The session's default_transaction_isolation.
+    pub isolation: Isolation,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { read_only: false, isolation: Isolation::ReadCommitted }
+    }
 }
 
 /// What routing says of a statement, and which rules had a part in it.
@@ -171,8 +200,14 @@ fn intend_by(rule: Option<&Rule>, hints: Option<&Hints>, statement: &Statement, 
         Ok(safe) => safe,
         Err(reason) => return Intent::Primary(reason),
     };
-    if facts.transaction == InTransaction::ReadOnly {
-        return Intent::Read { safe, reason: Reason::ReadOnlyTransaction, terms: None };
+    let is_kept = action == Some(&Action::Primary) || hints.is_some_and(|hints| hints.primary);
+    match facts.transaction {
+        InTransaction::ReadOnly => return Intent::Read { safe, reason: Reason::ReadOnlyTransaction, terms: None },
+        InTransaction::Optimistic if safety::leaves_no_bond(statement) && !is_kept => {
+            return Intent::Read { safe, reason: Reason::OptimisticTransaction, terms: None };
+        }
+        InTransaction::Optimistic => return Intent::Primary(Reason::Transaction),
+        InTransaction::No | InTransaction::ReadWrite => {}
     }
     let terms = match action {
         Some(Action::Read(terms)) => Some(terms),
@@ -194,7 +229,7 @@ fn intend_by(rule: Option<&Rule>, hints: Option<&Hints>, statement: &Statement, 
             Intent::Read { safe, reason: Reason::Rule, terms: Some(Arc::clone(terms)) }
         }
         _ if facts.reads == Reads::Primary => Intent::Primary(Reason::ReadsPrimary),
-        _ => Intent::Read { safe, reason: read_reason(statement), terms: None },
+        _ => Intent::Read { safe, reason: read_reason(statement, facts), terms: None },
     }
 }
 
@@ -203,6 +238,10 @@ fn stays_readable(terms: &Terms, facts: &Facts<'_>) -> bool {
     !terms.choices.is_empty() || facts.reads != Reads::Primary
 }
 
-fn read_reason(statement: &Statement) -> Reason {
-    if safety::begins_read_only(statement) { Reason::ReadOnlyTransaction } else { Reason::Read }
+fn read_reason(statement: &Statement, facts: &Facts<'_>) -> Reason {
+    match safety::begins(statement, facts) {
+        Some(true) => Reason::ReadOnlyTransaction,
+        Some(false) => Reason::OptimisticTransaction,
+        None => Reason::Read,
+    }
 }

@@ -1,9 +1,9 @@
 //! What must go to the primary whatever rules say; the only maker of the [`ReplicaSafe`] proof.
 
-use super::{Catalog, Facts, Reason};
+use super::{Catalog, Facts, InTransaction, Reads, Reason};
 use crate::catalog::Verdict;
 use crate::sql::{
-    Call, Isolation, Name, NeedsPrimary, Part, SessionChange, Statement, TransactionControl, TransactionModes,
+    Call, Isolation, Kind, Name, NeedsPrimary, Part, SessionChange, Statement, TransactionControl, TransactionModes,
 };
 
 /// The proof that a replica gives the same answer as the primary; only [`prove`] can make it.
@@ -17,13 +17,17 @@ pub fn of_nothing() -> ReplicaSafe {
 
 /// The proof for every statement of the string, or why it must go to the primary.
 pub fn prove(statement: &Statement, facts: &Facts<'_>) -> Result<ReplicaSafe, Reason> {
-    if facts.serializable_by_default {
+    // Also a statement that is a transaction of its own.
+    if facts.defaults.isolation == Isolation::Serializable
+        && facts.transaction == InTransaction::No
+        && !begins_anyhow(statement)
+    {
         return Err(Reason::Serializable);
     }
     objects(statement, &facts.catalog)?;
     for part in &statement.parts {
         match &part.transaction {
-            TransactionControl::Begin(modes) => begin_on_replica(modes)?,
+            TransactionControl::Begin(modes) => begin_on_replica(modes, statement, facts)?,
             TransactionControl::Set(modes) => set_on_replica(modes)?,
             // Ends the transaction that a READ ONLY BEGIN of the same string began, or warns that there is none.
             TransactionControl::None
@@ -99,19 +103,45 @@ fn is_of_system(name: &Name) -> bool {
     name.schema.as_deref() == Some("pg_catalog")
 }
 
-/// The string begins a READ ONLY transaction that a replica can hold.
-pub fn begins_read_only(statement: &Statement) -> bool {
-    statement
-        .parts
-        .iter()
-        .any(|part| matches!(&part.transaction, TransactionControl::Begin(modes) if begin_on_replica(modes).is_ok()))
+/// The string begins a transaction that a replica can hold; whether it is READ ONLY.
+pub fn begins(statement: &Statement, facts: &Facts<'_>) -> Option<bool> {
+    statement.parts.iter().find_map(|part| match &part.transaction {
+        TransactionControl::Begin(modes) if begin_on_replica(modes, statement, facts).is_ok() => {
+            Some(modes.read_only.unwrap_or(facts.defaults.read_only))
+        }
+        _ => None,
+    })
 }
 
-fn begin_on_replica(modes: &TransactionModes) -> Result<(), Reason> {
-    if modes.isolation == Some(Isolation::Serializable) {
+/// It is alone, and nothing but BEGIN: with its own isolation level.
+fn begins_anyhow(statement: &Statement) -> bool {
+    statement.only().is_some_and(|part| matches!(part.transaction, TransactionControl::Begin(_)))
+}
+
+fn begin_on_replica(modes: &TransactionModes, statement: &Statement, facts: &Facts<'_>) -> Result<(), Reason> {
+    let isolation = modes.isolation.unwrap_or(facts.defaults.isolation);
+    if isolation == Isolation::Serializable {
         return Err(Reason::Serializable);
     }
-    if modes.read_only == Some(true) { Ok(()) } else { Err(Reason::Transaction) }
+    if modes.read_only.unwrap_or(facts.defaults.read_only) {
+        return Ok(());
+    }
+    // One that promises a snapshot would have to keep it when it moves to the primary.
+    let is_optimistic = facts.optimistic && facts.reads != Reads::Primary && !isolation.has_one_snapshot();
+    if is_optimistic && begins_anyhow(statement) { Ok(()) } else { Err(Reason::Transaction) }
+}
+
+/// A transaction that may write can do this on a replica and go on at the primary without anybody noticing: it reads
+/// rows, or ends.
+pub fn leaves_no_bond(statement: &Statement) -> bool {
+    statement.parts.iter().all(|part| {
+        let is_read = matches!(part.kind, Kind::Select | Kind::Show) && part.transaction == TransactionControl::None;
+        let is_end = matches!(
+            part.transaction,
+            TransactionControl::Commit { chain: false } | TransactionControl::Rollback { chain: false }
+        );
+        (is_read || is_end) && part.session.is_empty() && !part.reads_clock
+    })
 }
 
 fn set_on_replica(modes: &TransactionModes) -> Result<(), Reason> {

@@ -45,6 +45,11 @@ impl Session {
         if self.transaction.status == TransactionStatus::Idle && !self.touched.is_empty() {
             return Loss::End("the session's settings were lost with its server connection");
         }
+        let is_untold = self.owed.is_empty() && !self.flow.batch_open || how.at_hand && !how.forwarded;
+        if self.transaction.status == TransactionStatus::Open && is_untold && self.can_begin_anew() {
+            self.begin_anew();
+            return Loss::RunAgain;
+        }
         self.portals.clear();
         if self.transaction.status != TransactionStatus::Idle {
             return self.lost_transaction(how);
@@ -160,7 +165,11 @@ impl Session {
     pub fn refuse_unit(&mut self, code: SqlState, message: &str, end: super::End, out: &mut BytesMut) {
         put_error(out, Severity::Error, code, message, None);
         if self.transaction.status == TransactionStatus::Open {
+            // Without a lease: it was to be begun anew.
             self.transaction.status = TransactionStatus::Failed;
+            self.transaction.is_homeless = false;
+            self.transaction.modes = None;
+            self.transaction.aborted = Some(Aborted::Told);
         }
         match end {
             super::End::Flush | super::End::StrayCopy => self.flow.skipping = true,

@@ -36,6 +36,8 @@ pub struct Gathered {
     pub may_change_catalog: bool,
     /// BEGIN is in it.
     pub begins: bool,
+    /// On a replica it would bind its transaction to that node.
+    pub binds: bool,
     /// COMMIT is in it.
     pub commits: bool,
     /// What decides whether it is part of a rule's share.
@@ -79,6 +81,7 @@ impl Gathered {
         self.commits = false;
         self.begins = false;
         self.may_change_catalog = false;
+        self.binds = false;
         self.asks_sequence = false;
         self.missing = 0;
         self.is_wrong_on_replica = false;

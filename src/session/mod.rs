@@ -10,6 +10,7 @@
 //! 6. If the node is lost on the way, [`Session::lost`] says what that means.
 
 pub mod aborted;
+pub mod anew;
 pub mod failure;
 pub mod gathered;
 pub mod known;
@@ -35,9 +36,10 @@ pub use settings::{Dialect, Settings};
 
 use crate::catalog::Path;
 use crate::routing::{
-    Catalog, Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, Standing, safety, weigh,
+    Catalog, Defaults, Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, Standing,
+    safety, weigh,
 };
-use crate::sql::{Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
+use crate::sql::{Isolation, Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frame;
 use crate::wire::frontend::{self, Bind, Parse, Target};
@@ -96,6 +98,8 @@ pub struct Session {
     catalog: CatalogEffects,
     /// The rules that may match what it sends.
     standing: Standing,
+    /// How its transactions begin.
+    defaults: Defaults,
 }
 
 /// What the session has done that catalogs tell of, or that decides how its names are looked up.
@@ -118,6 +122,12 @@ struct Transaction {
     status: TransactionStatus,
     /// Something ran on the primary that may have written, since the session was last idle.
     may_have_written: bool,
+    /// What it promises, once its BEGIN has been answered.
+    modes: Option<anew::Modes>,
+    /// Something in it has been seen that another node could not show again: it stays where it is.
+    is_bound: bool,
+    /// It has lost its place and will be begun anew on the next lease.
+    is_homeless: bool,
     /// It was lost with its node, and only ROLLBACK is accepted until the client has taken notice.
     aborted: Option<aborted::Aborted>,
 }
@@ -164,6 +174,8 @@ pub struct Surroundings<'a> {
     pub draw: u64,
     /// Told by [`Session::survey`]: what rules have to do with the statement that the message runs.
     pub ruling: Ruling,
+    /// Transactions that may write may read from a replica until they do.
+    pub optimistic: bool,
 }
 
 impl Session {
@@ -194,6 +206,7 @@ impl Session {
             dialect: Dialect::default(),
             catalog: CatalogEffects::default(),
             standing: Standing::default(),
+            defaults: Defaults::default(),
         }
     }
 
@@ -215,6 +228,13 @@ impl Session {
 
     /// A setting that decides how texts and literals are read may have changed.
     fn read_anew(&mut self) {
+        let default = |name| self.settings.get(name).or_else(|| self.reported.get(name));
+        self.defaults = Defaults {
+            read_only: self.reported.get("default_transaction_read_only") == Some("on"),
+            isolation: default(reported::NEVER_REPORTED)
+                .and_then(Isolation::from_setting)
+                .unwrap_or(Isolation::ReadCommitted),
+        };
         self.reading = Reading::of(|name| self.reported.get(name), &self.settings);
         self.dialect = Dialect {
             standard_conforming_strings: self.reported.get("standard_conforming_strings") != Some("off"),
@@ -235,12 +255,18 @@ impl Session {
             frontend::PARSE => self.survey_parse(Parse::read(body)?, around),
             frontend::BIND => {
                 let is_refused_before = self.is_refused();
-                let ruling = self.survey_bind(Bind::read(body)?.statement, around);
+                let bind = Bind::read(body)?;
+                let ruling = self.survey_bind(bind.statement, bind.rest, around);
                 around.ruling = if is_refused_before { Ruling::default() } else { ruling };
+                self.gathered.binds |= !bind.portal.is_empty();
             }
             frontend::DESCRIBE => self.survey_target(frontend::target_fields(body)?, around),
             frontend::CLOSE => self.survey_close(frontend::target_fields(body)?),
-            frontend::EXECUTE => self.gathered.executes = true,
+            frontend::EXECUTE => {
+                self.gathered.executes = true;
+                // A portal with a limit on rows may be gone on with.
+                self.gathered.binds |= !body.ends_with(&[0; 4]);
+            }
             frontend::SYNC => self.gathered.end = Some(End::Sync),
             frontend::FLUSH => self.gathered.end = Some(End::Flush),
             frontend::FUNCTION_CALL => {
@@ -268,7 +294,9 @@ impl Session {
         match tag {
             frontend::QUERY => self.survey_statement(Arc::new(crate::sql::too_large()), b"", around),
             frontend::BIND => {
-                around.ruling = self.survey_bind(Bind::read(body)?.statement, around);
+                let bind = Bind::read(body)?;
+                around.ruling = self.survey_bind(bind.statement, bind.rest, around);
+                self.gathered.binds = true;
                 self.gathered.end = Some(End::Flush);
             }
             _ => return Err(Truncated),
@@ -311,9 +339,14 @@ impl Session {
         self.gathered.parsed.push_back(prepared);
     }
 
-    fn survey_bind(&mut self, name: &[u8], around: &Surroundings<'_>) -> Ruling {
+    fn survey_bind(&mut self, name: &[u8], values: &[u8], around: &Surroundings<'_>) -> Ruling {
         match self.gathered_statement(name) {
-            Some(prepared) => self.join(&prepared.statement, &prepared.text, around),
+            Some(prepared) => {
+                if around.held == Held::Replica && self.transaction.status != TransactionStatus::Idle {
+                    self.gathered.binds |= anew::mentions_clock(values);
+                }
+                self.join(&prepared.statement, &prepared.text, around)
+            }
             None => {
                 self.gathered.join(Intent::Primary(Reason::UnknownName));
                 Ruling::default()
@@ -323,7 +356,7 @@ impl Session {
 
     fn survey_target(&mut self, (target, name): (Target, &[u8]), around: &Surroundings<'_>) {
         if target == Target::Statement {
-            self.survey_bind(name, around);
+            self.survey_bind(name, b"", around);
         }
     }
 
@@ -369,12 +402,13 @@ impl Session {
             draw: *self.gathered.draw.get_or_insert(around.draw),
             reads: around.reads,
             transaction: self.in_transaction(around.held),
-            serializable_by_default: self.settings.are_serializable(),
+            optimistic: around.optimistic,
+            defaults: self.defaults,
             prepared: &self.sql_prepared,
             catalog,
         };
-        let text = if around.rules.looks_at_texts() { String::from_utf8_lossy(text) } else { "".into() };
-        let weighed = weigh(statement, &text, &facts, around.rules);
+        let words = if around.rules.looks_at_texts() { String::from_utf8_lossy(text) } else { "".into() };
+        let weighed = weigh(statement, &words, &facts, around.rules);
         self.gathered.begins |=
             statement.parts.iter().any(|part| matches!(part.transaction, TransactionControl::Begin(_)));
         self.gathered.commits |= statement.parts.iter().any(|part| {
@@ -384,6 +418,7 @@ impl Session {
         self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
         self.gathered.asks_sequence |=
             statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
+        self.note_bonds(statement, text, around.held);
         if self.gathered.first.is_none() {
             self.gathered.first = Some(Arc::clone(statement));
         }
@@ -417,7 +452,10 @@ impl Session {
     fn in_transaction(&self, held: Held) -> InTransaction {
         match (self.transaction.status, held) {
             (TransactionStatus::Idle, _) => InTransaction::No,
-            (_, Held::Replica) => InTransaction::ReadOnly,
+            (_, Held::Replica) => match self.transaction.modes {
+                Some(modes) if !modes.read_only => InTransaction::Optimistic,
+                _ => InTransaction::ReadOnly,
+            },
             _ => InTransaction::ReadWrite,
         }
     }
@@ -477,7 +515,8 @@ impl Session {
 
     /// This server connection is the session's own as it is: nothing to be replayed, and nothing to be forgotten.
     pub fn is_at_home(&self, known: &Known) -> bool {
-        known.unseen.is_none_or(|owner| owner == self.id)
+        !self.transaction.is_homeless
+            && known.unseen.is_none_or(|owner| owner == self.id)
             && self.settings == known.settings
             && known.sql_prepared.is_none()
             && self.sql_prepared.is_empty()
@@ -542,6 +581,15 @@ impl Session {
         (!sql.is_empty()).then_some(sql)
     }
 
+    /// A query of ours as this session's server connections take it.
+    pub fn guarded(&self, sql: String) -> String {
+        let of_the_role = self.reported.get(reported::NEVER_REPORTED).and_then(Isolation::from_setting);
+        match [Some(self.defaults.isolation), of_the_role].contains(&Some(Isolation::Serializable)) {
+            true => settings::at_read_committed(&sql),
+            false => sql,
+        }
+    }
+
     fn has_prepared(&self, name: &str, text: &str) -> bool {
         self.sql_prepared.get(name).is_some_and(|prepared| *prepared.text == *text)
     }
@@ -560,25 +608,30 @@ impl Session {
         self.sql_prepared.iter().filter(|p| !is_there(&p.name, &p.text)).map(|p| Arc::clone(&p.text)).collect()
     }
 
-    /// The replay has been done: the server connection is as the session wants it.
-    pub fn replayed(&self, known: &mut Known) {
+    /// The replay has been done: the server connection is as the session wants it, but for these PREPAREs, which it has
+    /// refused.
+    pub fn replayed(&self, known: &mut Known, refused: &[Arc<str>]) {
         known.settings = self.settings.clone();
         known.unseen = known.unseen.filter(|owner| *owner == self.id);
         known.sql_prepared = if self.sql_prepared.is_empty() {
             None
         } else {
-            let prepared = self.sql_prepared.iter().map(|p| (Arc::clone(&p.name), Arc::clone(&p.text)));
+            let is_there = |text: &Arc<str>| !refused.contains(text);
+            let there = self.sql_prepared.iter().filter(|prepared| is_there(&prepared.text));
+            let prepared = there.map(|p| (Arc::clone(&p.name), Arc::clone(&p.text)));
             Some((self.id, prepared.collect()))
         };
     }
 
-    /// The session was served by this node up to now; it is idle.
-    pub fn served_by(&mut self, node: crate::topology::NodeId, now: Instant) {
+    /// The session was served by this node up to now; it is idle. Answers whether it may have written.
+    pub fn served_by(&mut self, node: crate::topology::NodeId, now: Instant) -> bool {
         self.catalog.path_is_uncertain = false;
-        if std::mem::take(&mut self.transaction.may_have_written) {
+        let has_written = std::mem::take(&mut self.transaction.may_have_written);
+        if has_written {
             self.freshness.wrote(now);
         }
         self.freshness.read(node, now);
+        has_written
     }
 
     /// The lease that serves the session from now on.
@@ -620,6 +673,7 @@ impl Session {
     /// Notes what a statement that has been done leaves in the session.
     fn done(&mut self, statement: &Statement, part_index: usize, known: &mut Known) {
         let Some(part) = statement.parts.get(part_index) else { return };
+        self.follow_modes(part);
         let is_proven_read = self.is_proven_read();
         if !is_proven_read && (part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain)) {
             self.transaction.may_have_written = true;

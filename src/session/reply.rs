@@ -89,6 +89,8 @@ impl Session {
         }
         self.flow.copy_in = false;
         if status == TransactionStatus::Idle {
+            self.transaction.modes = None;
+            self.transaction.is_bound &= !self.owed.is_empty();
             self.portals.clear();
         }
         self.catalog_settles();

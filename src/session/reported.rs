@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-/// Names and values of the ParameterStatus messages of a login; shared by all who were told the same.
+/// A setting that no server reports, and that we ask for at login beside those that it does: a role or a database may
+/// have another value than PostgreSQL itself.
+pub const NEVER_REPORTED: &str = "default_transaction_isolation";
+
+/// Names and values of the ParameterStatus messages of a login, and of [`NEVER_REPORTED`]; shared by all who were told the
+/// same.
 pub type ReportedAtLogin = Arc<[(Box<str>, Box<str>)]>;
 
 /// What the client has been told, at login and since.

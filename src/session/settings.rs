@@ -11,8 +11,6 @@ pub struct Settings(Option<Arc<Changed>>);
 #[derive(Debug, PartialEq, Eq)]
 struct Changed {
     values: BTreeMap<Arc<str>, Arc<str>>,
-    /// What every statement asks of them, worked out once.
-    is_serializable: bool,
 }
 
 /// How a session's texts are to be read.
@@ -50,14 +48,7 @@ impl Settings {
         if values.is_empty() {
             return Self(None);
         }
-        let is = |name: &str, value: &str| values.get(name).is_some_and(|known| known.eq_ignore_ascii_case(value));
-        let is_serializable = is("default_transaction_isolation", "serializable");
-        Self(Some(Arc::new(Changed { values, is_serializable })))
-    }
-
-    /// Transactions are SERIALIZABLE unless they say otherwise.
-    pub fn are_serializable(&self) -> bool {
-        self.0.as_ref().is_some_and(|changed| changed.is_serializable)
+        Self(Some(Arc::new(Changed { values })))
     }
 
     /// The value of a setting, if it has been changed.
@@ -142,6 +133,11 @@ pub fn sql_to_read(names: &[Arc<str>]) -> String {
         let _ = write!(sql, "pg_catalog.current_setting({},true)", quote_literal(name));
     }
     sql
+}
+
+/// A query of ours for a server connection whose transactions may be SERIALIZABLE by default, which a standby refuses.
+pub fn at_read_committed(sql: &str) -> String {
+    format!("BEGIN ISOLATION LEVEL READ COMMITTED;{sql};COMMIT")
 }
 
 /// A name with each of its dotted parts in double quotes.

@@ -10,8 +10,8 @@ use super::noted::Noted;
 use super::parse::grammar::{
     self, AExpr, AExprKind, AIndirection, CaseExpr, ColumnRef, CommonTableExpr, DeleteStmt, ExecuteStmt, FuncCall,
     InsertStmt, IntoClause, JoinExpr, JsonExprOp, JsonFuncExpr, LockingClause, MergeStmt, MinMaxExpr, Node,
-    RangeTableSample, RangeVar, SelectStmt, SortBy, SubLink, SubLinkType, TypeCast, TypeName, UpdateStmt, WindowDef,
-    WithClause, a_const, node::Node as Tree,
+    RangeTableSample, RangeVar, SelectStmt, SortBy, SqlValueFunction, SqlValueFunctionOp, SubLink, SubLinkType,
+    TypeCast, TypeName, UpdateStmt, WindowDef, WithClause, a_const, node::Node as Tree,
 };
 use super::relations;
 use super::settings;
@@ -71,6 +71,7 @@ pub(super) struct Effects<'a> {
     pub(super) changes_catalog: bool,
     /// An UPDATE or DELETE without WHERE is in it, and is run.
     pub(super) unfiltered: bool,
+    reads_clock: bool,
     /// The same text with other literals may be something else.
     pub(super) literal_decides: bool,
     /// Below an EXPLAIN that only plans: what is written, locked or made is not.
@@ -126,6 +127,7 @@ impl<'a> Effects<'a> {
             commits_inside: self.commits_inside,
             changes_catalog: self.changes_catalog,
             unfiltered: self.unfiltered,
+            reads_clock: self.reads_clock,
             tables: self.tables.into(),
             functions: self.functions.into(),
             operators: self.operators.into(),
@@ -212,6 +214,7 @@ impl<'a> Effects<'a> {
     }
 
     fn function(&mut self, name: Name, arguments: &[Node]) {
+        self.reads_clock |= matches!(&*name.name, "now" | "transaction_timestamp" | "age");
         match functions::class_of(&name) {
             Some(Class::Safe) => {}
             Some(Class::NamesObject) => self.literal_decides = true,
@@ -459,6 +462,20 @@ impl Visitor for Effects<'_> {
         if let [_, .., last] = &*node.fields {
             self.attribute(last);
         }
+        node.branches(self);
+    }
+
+    fn value_function(&mut self, node: &SqlValueFunction) {
+        use SqlValueFunctionOp as Op;
+        self.reads_clock |= !matches!(
+            node.op(),
+            Op::SvfopCurrentRole
+                | Op::SvfopCurrentUser
+                | Op::SvfopUser
+                | Op::SvfopSessionUser
+                | Op::SvfopCurrentCatalog
+                | Op::SvfopCurrentSchema
+        );
         node.branches(self);
     }
 

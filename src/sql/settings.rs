@@ -37,7 +37,7 @@ pub(super) fn change(name: &str, scope: Scope, value: Option<&str>, effects: &mu
             }
         }
         "transaction_isolation" => {
-            let isolation = value.and_then(isolation);
+            let isolation = value.and_then(Isolation::from_setting);
             set_modes(TransactionModes { isolation, ..TransactionModes::default() }, name, effects);
             if isolation.is_none_or(|level| level == Isolation::Serializable) {
                 effects.require(NeedsPrimary::NodeSetting(name.into()));
@@ -88,17 +88,6 @@ pub(super) fn boolean(value: &str) -> Option<bool> {
         Some(false)
     } else {
         None
-    }
-}
-
-/// An isolation level as PostgreSQL writes it in settings.
-pub(super) fn isolation(value: &str) -> Option<Isolation> {
-    match &*value.to_ascii_lowercase() {
-        "read uncommitted" => Some(Isolation::ReadUncommitted),
-        "read committed" => Some(Isolation::ReadCommitted),
-        "repeatable read" => Some(Isolation::RepeatableRead),
-        "serializable" => Some(Isolation::Serializable),
-        _ => None,
     }
 }
 

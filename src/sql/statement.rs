@@ -44,6 +44,8 @@ pub struct Part {
     pub changes_catalog: bool,
     /// An UPDATE or DELETE without WHERE is in it, at any depth.
     pub unfiltered: bool,
+    /// It asks for the time at which its transaction began: now(), CURRENT_TIMESTAMP and their kin.
+    pub reads_clock: bool,
     /// Every relation it names, CTE names excepted, in order of appearance, without repeats.
     pub tables: Box<[Name]>,
     /// Every function it calls by name, without repeats.
@@ -237,6 +239,30 @@ pub enum Isolation {
     ReadCommitted,
     RepeatableRead,
     Serializable,
+}
+
+impl Isolation {
+    /// The level as a setting tells it.
+    pub fn from_setting(value: &str) -> Option<Self> {
+        [Self::ReadUncommitted, Self::ReadCommitted, Self::RepeatableRead, Self::Serializable]
+            .into_iter()
+            .find(|level| level.sql().eq_ignore_ascii_case(value))
+    }
+
+    /// Its name in SQL.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::ReadUncommitted => "READ UNCOMMITTED",
+            Self::ReadCommitted => "READ COMMITTED",
+            Self::RepeatableRead => "REPEATABLE READ",
+            Self::Serializable => "SERIALIZABLE",
+        }
+    }
+
+    /// All statements of a transaction see one snapshot.
+    pub fn has_one_snapshot(self) -> bool {
+        matches!(self, Self::RepeatableRead | Self::Serializable)
+    }
 }
 
 /// What a statement leaves behind in its session.

@@ -37,7 +37,7 @@ visitor! {
     relation(RangeVar) function_call(FuncCall) json_function(JsonFuncExpr) type_name(TypeName) type_cast(TypeCast)
     locking_clause(LockingClause) select_into(IntoClause) table_sample(RangeTableSample)
     case(CaseExpr) join(JoinExpr)
-    column(ColumnRef) indirection(AIndirection) operation(AExpr) sublink(SubLink) sort_by(SortBy) string(String)
+    column(ColumnRef) value_function(SqlValueFunction) indirection(AIndirection) operation(AExpr) sublink(SubLink) sort_by(SortBy) string(String)
     min_max(MinMaxExpr) window(WindowDef)
 }
 
@@ -129,7 +129,7 @@ tree! {
     RowExpr(RowExpr) { args colnames } { xpr row_typeid row_format location }
     CoalesceExpr(CoalesceExpr) { args } { xpr coalescetype coalescecollid location }
     MinMaxExpr(MinMaxExpr) => min_max { args } { xpr minmaxtype minmaxcollid inputcollid op location }
-    SqlValueFunction(SqlvalueFunction) {} { xpr op r#type typmod location }
+    SqlValueFunction(SqlvalueFunction) => value_function {} { xpr op r#type typmod location }
     XmlExpr(XmlExpr) { named_args arg_names args } { xpr op name xmloption indent r#type typmod location }
     JsonFormat(JsonFormat) {} { format_type encoding location }
     JsonReturning(JsonReturning) {} { format typid typmod }

@@ -154,7 +154,9 @@ fn modes(options: &[Node]) -> TransactionModes {
     let mut modes = TransactionModes::default();
     for (name, value) in definitions(options) {
         match name {
-            "transaction_isolation" => modes.isolation = value.and_then(string_constant).and_then(settings::isolation),
+            "transaction_isolation" => {
+                modes.isolation = value.and_then(string_constant).and_then(Isolation::from_setting)
+            }
             "transaction_read_only" => modes.read_only = value.and_then(boolean_constant),
             "transaction_deferrable" => modes.deferrable = value.and_then(boolean_constant),
             _ => {}

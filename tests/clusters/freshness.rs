@@ -250,3 +250,24 @@ fn delay_replay(replica: &Node, delay: &str) {
     replica.sql(&format!("alter system set recovery_min_apply_delay = '{delay}'")).unwrap();
     replica.sql("select pg_reload_conf()").unwrap();
 }
+
+#[test]
+fn who_comes_back_on_a_new_connection_finds_what_it_wrote() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(cluster.node(0)).unwrap();
+            replica.pause_replay().unwrap();
+        }
+        for round in 1..=5_i64 {
+            proxy.client().batch_execute("insert into t values (1)").unwrap();
+            let seen: i64 = proxy.client().query_one("select count(*) from t", &[]).unwrap().get(0);
+            assert_eq!(seen, round);
+        }
+        for replica in &cluster.nodes()[1..] {
+            replica.resume_replay().unwrap();
+        }
+    });
+}

@@ -38,4 +38,5 @@ mod sockets;
 mod state;
 mod switchover;
 mod tls;
+mod transactions;
 mod traps;

@@ -115,3 +115,21 @@ fn a_dialect_set_on_the_role_is_known_from_the_start() {
         assert_eq!(proxy.metric("trunkline_retries_total", ""), 0.0, "no replica was asked");
     });
 }
+
+#[test]
+fn a_prepared_statement_whose_table_is_gone_is_no_trouble_for_the_next_session() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int); create table other (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, ONE);
+        let (mut one, mut two) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        has(&one.query("prepare p as select a from t"), "PREPARE");
+        has(&two.query("drop table t"), "DROP TABLE");
+        // Its own server connection refuses to prepare it again, and it says so when it is executed.
+        has(&one.query("select count(*) from other"), "row 0");
+        assert!(one.query("execute p")[0].starts_with("26000"));
+        has(&two.query("select count(*) from other"), "row 0");
+        has(&one.query("deallocate all"), "DEALLOCATE ALL");
+        has(&two.query("select count(*) from other"), "row 0");
+    });
+}

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use trunkline::config;
 use trunkline::routing::rules::Sender;
 use trunkline::routing::terms::{Nodes, Otherwise};
-use trunkline::routing::{Catalog, Facts, InTransaction, Intent, Reads, RuleSet, Terms, Weighed, weigh};
+use trunkline::routing::{Catalog, Defaults, Facts, InTransaction, Intent, Reads, RuleSet, Terms, Weighed, weigh};
 use trunkline::sql::{Cache, ParseSettings, PreparedNames, classify};
 use trunkline::units;
 
@@ -177,7 +177,8 @@ fn facts<'a>(standing: &'a trunkline::routing::Standing, prepared: &'a PreparedN
         heeds_hints: true,
         reads: Reads::Replicas,
         transaction: InTransaction::No,
-        serializable_by_default: false,
+        optimistic: false,
+        defaults: Defaults::default(),
         prepared,
         catalog: Catalog::NotAsked,
     }

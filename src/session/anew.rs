@@ -1,0 +1,153 @@
+//! A transaction on a replica that can be begun anew elsewhere: nothing in it has been bound to its node yet, so the
+//! client cannot tell. It moves to the primary for a statement that a replica cannot answer, and off a lost node.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::{Held, Session};
+use crate::routing::InTransaction;
+use crate::sql::{Isolation, Kind, Part, Statement, TransactionControl, TransactionModes};
+use crate::wire::backend::TransactionStatus;
+
+/// What the open transaction promises; known since its BEGIN was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Modes {
+    pub(super) read_only: bool,
+    isolation: Isolation,
+    deferrable: Option<bool>,
+}
+
+impl Session {
+    /// The transaction can be begun anew elsewhere, now.
+    pub fn can_begin_anew(&self) -> bool {
+        self.transaction.modes.is_some()
+            && !self.transaction.is_bound
+            && self.pins.is_empty()
+            && self.transaction.aborted.is_none()
+    }
+
+    /// It will be begun anew, on the next lease, with what is under way: nothing of that has been seen.
+    pub fn begin_anew(&mut self) {
+        self.rewind();
+        self.portals.clear();
+        self.transaction.is_bound = false;
+        self.transaction.status = TransactionStatus::Open;
+        self.transaction.is_homeless = true;
+    }
+
+    /// What begins the transaction on a new lease; None if there is none to be begun.
+    pub fn beginning(&self) -> Option<String> {
+        let modes = self.transaction.modes.filter(|_| self.transaction.is_homeless)?;
+        let access = if modes.read_only { "READ ONLY" } else { "READ WRITE" };
+        let mut sql = format!("BEGIN ISOLATION LEVEL {} {access}", modes.isolation.sql());
+        if let Some(deferrable) = modes.deferrable {
+            let _ = write!(sql, " {}DEFERRABLE", if deferrable { "" } else { "NOT " });
+        }
+        Some(sql)
+    }
+
+    /// It has been begun on the new lease.
+    pub fn has_begun(&mut self) {
+        self.transaction.is_homeless = false;
+    }
+
+    /// What has been gathered goes to a replica now.
+    pub fn goes_to_replica(&mut self) {
+        self.transaction.is_bound |= self.gathered.binds;
+    }
+
+    /// What has been gathered would bind a transaction to a replica that may still have to move to the primary.
+    pub fn must_leave_replica(&self) -> bool {
+        self.gathered.binds && self.in_transaction(Held::Replica) == InTransaction::Optimistic
+    }
+
+    /// A BEGIN is on its way: what comes behind it cannot be judged before it is answered.
+    pub fn awaits_begin(&self) -> bool {
+        let begins = |statement: &Statement| {
+            statement.parts.iter().any(|p| matches!(p.transaction, TransactionControl::Begin(_)))
+        };
+        self.owed.iter().any(|owed| match owed {
+            super::owed::Owed::Query { statement, .. } | super::owed::Owed::Execute(Some(statement)) => {
+                begins(statement)
+            }
+            _ => false,
+        })
+    }
+
+    /// Notes what this statement of a unit would bind its transaction to, were it sent to a replica.
+    pub(super) fn note_bonds(&mut self, statement: &Arc<Statement>, bytes: &[u8], held: Held) {
+        let is_inside =
+            held == Held::Replica && (self.transaction.status != TransactionStatus::Idle || !self.owed.is_empty());
+        if is_inside || self.gathered.begins {
+            // What stands behind a BEGIN in the same unit is not looked at closely.
+            let is_another = self.gathered.first.as_ref().is_some_and(|first| !Arc::ptr_eq(first, statement));
+            self.gathered.binds |= self.gathered.begins && (is_another || statement.parts.len() > 1);
+            self.gathered.binds |= mentions_clock(bytes) || statement.parts.iter().any(|part| self.is_bond(part));
+        }
+    }
+
+    fn is_bond(&self, part: &Part) -> bool {
+        let has_one_snapshot = self.transaction.modes.is_none_or(|modes| modes.isolation.has_one_snapshot());
+        let is_harmless = match part.kind {
+            Kind::Begin | Kind::SetTransaction | Kind::Show => true,
+            Kind::Commit | Kind::Rollback => !matches!(part.transaction, TransactionControl::RollbackTo),
+            Kind::Select | Kind::Explain | Kind::Copy => !has_one_snapshot && !part.reads_clock,
+            _ => false,
+        };
+        !is_harmless || !part.session.is_empty()
+    }
+
+    /// A statement of the transaction has been done.
+    pub(super) fn follow_modes(&mut self, part: &Part) {
+        match &part.transaction {
+            TransactionControl::Begin(modes) if self.transaction.modes.is_none() => {
+                let begun =
+                    Modes { read_only: self.defaults.read_only, isolation: self.defaults.isolation, deferrable: None };
+                let begun = begun.with(*modes);
+                self.transaction.modes = Some(begun);
+                // Nothing is sent behind it before it is answered.
+                self.transaction.is_bound &= begun.read_only;
+            }
+            TransactionControl::Commit { chain: false }
+            | TransactionControl::Rollback { chain: false }
+            | TransactionControl::Prepare => self.transaction.modes = None,
+            TransactionControl::Set(modes) => {
+                self.transaction.modes = self.transaction.modes.map(|before| before.with(*modes));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Modes {
+    fn with(self, named: TransactionModes) -> Self {
+        Self {
+            read_only: named.read_only.unwrap_or(self.read_only),
+            isolation: named.isolation.unwrap_or(self.isolation),
+            deferrable: named.deferrable.or(self.deferrable),
+        }
+    }
+}
+
+/// A literal or a parameter may be read as the time at which the transaction began: 'now', 'today' and their kin.
+pub(super) fn mentions_clock(bytes: &[u8]) -> bool {
+    const WORDS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
+    let begins = |at: &[u8], word: &[u8]| at.get(..word.len()).is_some_and(|there| there.eq_ignore_ascii_case(word));
+    (0..bytes.len()).any(|start| {
+        let rest = bytes.get(start..).unwrap_or_default();
+        matches!(rest.first(), Some(b'n' | b'N' | b't' | b'T' | b'y' | b'Y'))
+            && WORDS.iter().any(|word| begins(rest, word))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_the_time_are_found_in_any_case() {
+        assert!(mentions_clock(b"select 'NoW'::timestamptz"));
+        assert!(mentions_clock(b"\0\0tomorrow"));
+        assert!(!mentions_clock(b"select nothing, to, day from no_where"));
+    }
+}

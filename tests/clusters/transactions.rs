@@ -1,0 +1,268 @@
+//! Transactions on replicas: which may live there, and how they get to the primary without anybody noticing.
+
+use trunkline::demo::cluster::Cluster;
+
+use crate::fixture::{Proxy, cluster, limited};
+use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
+
+const OPTIMISTIC: &str = "[routing]\ntransactions = \"optimistic\"\nfreshness_wait = \"1s\"";
+
+const PATIENT: &str = "[routing]\nfreshness_wait = \"1s\"";
+
+/// Where a statement runs.
+const WHERE: &str = "select inet_server_port()::text from t limit 1";
+
+fn prepared() -> Cluster {
+    let cluster = cluster();
+    let sql = "create table t (a int); insert into t values (1); create view hidden as select txid_current() as a;\
+        alter role bench set default_transaction_isolation = 'read committed'";
+    cluster.node(0).sql(sql).unwrap();
+    for replica in &cluster.nodes()[1..] {
+        replica.catch_up(cluster.node(0)).unwrap();
+    }
+    cluster
+}
+
+fn has(answer: &[String], expected: &str) {
+    assert!(answer.iter().any(|told| told == expected), "{expected}: {answer:?}");
+}
+
+fn row(answer: &[String]) -> String {
+    answer.iter().find_map(|told| told.strip_prefix("row ")).unwrap_or_else(|| panic!("{answer:?}")).to_owned()
+}
+
+fn is_on_primary(client: &mut RawClient, cluster: &Cluster) -> bool {
+    row(&client.query(WHERE)) == cluster.node(0).port().to_string()
+}
+
+#[test]
+fn an_optimistic_transaction_reads_from_a_replica_until_it_writes() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, OPTIMISTIC);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for round in 0..3 {
+            has(&client.query("begin"), "BEGIN");
+            assert!(!is_on_primary(&mut client, &cluster));
+            assert!(!is_on_primary(&mut client, &cluster));
+            has(&client.query("insert into t values (2)"), "INSERT 0 1");
+            assert!(is_on_primary(&mut client, &cluster));
+            has(&client.query("select count(*) from t"), &format!("row {}", round + 2));
+            has(&client.query("commit"), "COMMIT");
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "4");
+        // One that only reads ends where it was, one that writes at once is on the primary at once.
+        client.query("begin");
+        assert!(!is_on_primary(&mut client, &cluster));
+        has(&client.query("commit"), "COMMIT");
+        client.query("begin");
+        has(&client.query("delete from t"), "DELETE 4");
+        has(&client.query("rollback"), "ROLLBACK");
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "4");
+    });
+}
+
+#[test]
+fn the_time_of_an_optimistic_transaction_is_the_primarys_and_stands_still() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, OPTIMISTIC);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("begin");
+        assert!(!is_on_primary(&mut client, &cluster));
+        let first = row(&client.query("select now()::text"));
+        assert!(is_on_primary(&mut client, &cluster));
+        client.query("insert into t values (2)");
+        assert_eq!(row(&client.query("select current_timestamp::text")), first);
+        client.query("commit");
+        for clock in ["select 'now'::timestamptz", "select current_date", "select age('2000-01-01'::date)"] {
+            client.query("begin");
+            assert!(!is_on_primary(&mut client, &cluster));
+            client.query(clock);
+            assert!(is_on_primary(&mut client, &cluster), "{clock}");
+            client.query("commit");
+        }
+    });
+}
+
+#[test]
+fn what_promises_a_snapshot_or_leaves_state_is_not_optimistic() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, OPTIMISTIC);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for begin in ["begin isolation level repeatable read", "begin isolation level serializable"] {
+            client.query(begin);
+            assert!(is_on_primary(&mut client, &cluster), "{begin}");
+            client.query("commit");
+        }
+        for inside in [
+            "set transaction isolation level repeatable read",
+            "savepoint a",
+            "declare c cursor for select 1",
+            "set local work_mem = '7MB'",
+            "prepare p as select 1",
+        ] {
+            client.query("begin");
+            let told = client.query(inside);
+            assert_eq!(told.last().unwrap(), "T", "{told:?}");
+            assert!(is_on_primary(&mut client, &cluster), "{inside}");
+            client.query("rollback");
+        }
+        client.query("set default_transaction_isolation = 'repeatable read'");
+        client.query("begin");
+        assert!(is_on_primary(&mut client, &cluster));
+        client.query("commit");
+    });
+}
+
+#[test]
+fn an_optimistic_transaction_meets_no_error_that_the_primary_would_not_make() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, OPTIMISTIC);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("begin");
+        assert!(!is_on_primary(&mut client, &cluster));
+        // A replica refuses what is hidden in the view.
+        let told = client.query("select a > 0 from hidden");
+        has(&told, "row t");
+        assert!(is_on_primary(&mut client, &cluster));
+        client.query("commit");
+        // An error of the client's own is one.
+        client.query("begin");
+        let told = client.query("select no_such_column from t");
+        assert!(told[0].starts_with("42703"), "{told:?}");
+        assert_eq!(told.last().unwrap(), "E");
+        has(&client.query("commit"), "ROLLBACK");
+    });
+}
+
+#[test]
+fn optimistic_transactions_keep_the_order_of_a_pipeline() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, OPTIMISTIC);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for round in 1..4 {
+            let told = client.ask(
+                &[
+                    &query("select a from t"),
+                    &query("begin"),
+                    &query("select now()"),
+                    &query("insert into t values (3)"),
+                    &query("select count(*) from t"),
+                    &query("commit"),
+                    &query("select count(*) from t"),
+                ],
+                7,
+            );
+            let ends = told.iter().filter(|told| **told == "I" || **told == "E").collect::<Vec<_>>();
+            assert_eq!(ends, ["I", "I", "I"], "{told:?}");
+            let counts = told.iter().filter(|told| **told == format!("row {}", round + 1)).count();
+            assert!(counts >= 2, "{told:?}");
+        }
+        // Extended, in one batch and in several.
+        let messages = |sql| [parse("", sql), bind("", &[]), execute()].concat();
+        let told = client.ask(&[&messages("begin"), SYNC, &messages(WHERE), SYNC, &messages("delete from t"), SYNC], 3);
+        has(&told, "DELETE 4");
+        has(&client.ask(&[&messages("commit"), SYNC], 1), "COMMIT");
+    });
+}
+
+#[test]
+fn a_read_only_transaction_may_still_become_another_one_before_its_first_query() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("begin read only");
+        has(&client.query("set transaction read write"), "SET");
+        has(&client.query("insert into t values (2)"), "INSERT 0 1");
+        has(&client.query("commit"), "COMMIT");
+        client.query("begin read only");
+        has(&client.query("set transaction isolation level serializable, deferrable"), "SET");
+        has(&client.query("show transaction_isolation"), "row serializable");
+        has(&client.query("show transaction_read_only"), "row on");
+        has(&client.query("show transaction_deferrable"), "row on");
+        client.query("commit");
+    });
+}
+
+#[test]
+fn a_read_only_transaction_moves_for_what_only_the_primary_can_answer() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("begin read only");
+        assert!(!is_on_primary(&mut client, &cluster));
+        has(&client.query("select txid_current() > 0"), "row t");
+        has(&client.query("show transaction_read_only"), "row on");
+        let told = client.query("insert into t values (2)");
+        assert!(told[0].starts_with("25006"), "{told:?}");
+        client.query("rollback");
+        // One that has a snapshot, or has told its time, stays.
+        for bond in ["begin read only isolation level repeatable read", "begin read only"] {
+            client.query(bond);
+            client.query("select now(), a from t");
+            assert!(!is_on_primary(&mut client, &cluster));
+            let told = client.query("select txid_current()");
+            assert!(told[0].starts_with("0A000"), "{told:?}");
+            client.query("rollback");
+        }
+    });
+}
+
+#[test]
+fn a_transaction_that_is_not_bound_outlives_its_replica() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, OPTIMISTIC);
+        for begin in ["begin", "begin read only"] {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query(begin);
+            let port = row(&client.query(WHERE));
+            let node = cluster.nodes().iter().find(|node| node.port().to_string() == port).unwrap();
+            assert_ne!(port, cluster.node(0).port().to_string());
+            node.kill().unwrap();
+            has(&client.query("select count(*) from t"), "row 1");
+            has(&client.query("commit"), "COMMIT");
+            node.start().unwrap();
+            node.catch_up(cluster.node(0)).unwrap();
+        }
+    });
+}
+
+#[test]
+fn the_defaults_of_a_role_decide_how_its_transactions_begin() {
+    limited(|| {
+        let cluster = prepared();
+        cluster.node(0).sql("alter role bench set default_transaction_isolation = 'serializable'").unwrap();
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(cluster.node(0)).unwrap();
+        }
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("begin read only");
+        has(&client.query("show transaction_isolation"), "row serializable");
+        assert!(is_on_primary(&mut client, &cluster));
+        client.query("commit");
+        client.query("begin isolation level read committed read only");
+        assert!(!is_on_primary(&mut client, &cluster));
+        client.query("commit");
+        // Of the session, and of its startup.
+        client.query("set session characteristics as transaction read only, isolation level read committed");
+        client.query("begin");
+        assert!(!is_on_primary(&mut client, &cluster));
+        let told = client.query("insert into t values (1)");
+        assert!(told[0].starts_with("25006"), "{told:?}");
+        client.query("rollback");
+        assert!(client.query("insert into t values (1)")[0].starts_with("25006"));
+        let mut other = RawClient::connect(proxy.port(), &[("options", "-c default_transaction_read_only=on")]);
+        other.query("begin isolation level repeatable read");
+        assert!(!is_on_primary(&mut other, &cluster));
+        other.query("commit");
+        assert_eq!(proxy.metric("trunkline_retries_total", ""), 0.0, "no replica was asked in vain");
+    });
+}
