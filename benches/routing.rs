@@ -1,0 +1,105 @@
+//! What a decision costs with a hundred rules: of a statement that is cached by its text, and of one whose shape is.
+
+#![expect(missing_docs, reason = "criterion's macro makes a public function")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use regex::Regex;
+use trunkline::routing::rules::{Action, Conditions, NamePattern, Pattern, Rule, Sender, Share};
+use trunkline::routing::{Catalog, Defaults, Facts, InTransaction, Reads, RuleSet, Standing, weigh};
+use trunkline::sql::{Cache, Kind, ParseSettings, PreparedNames};
+
+const TEXT: &str = "SELECT id, total FROM orders WHERE customer = 42 AND status = 'open' ORDER BY made DESC LIMIT 10";
+
+fn decisions(criterion: &mut Criterion) {
+    let settings = ParseSettings::default();
+    let prepared = PreparedNames::default();
+    for (kind, rules) in
+        [("none", RuleSet::default()), ("100", hundred(Text::Seldom)), ("100 on texts", hundred(Text::Often))]
+    {
+        let sender = Sender { user: "app_shop", database: "shop", application_name: "web-7", ..Sender::default() };
+        let standing = rules.standing(&sender);
+        let mut cache = Cache::new(32 << 20);
+        criterion.bench_function(&format!("cached text, {kind} rules"), |bencher| {
+            bencher.iter(|| {
+                let statement = cache.get(black_box(TEXT).as_bytes(), &settings);
+                weigh(&statement, TEXT, &facts(&standing, &prepared), &rules).intent.reason()
+            });
+        });
+        let texts: Vec<String> = (1000..9000).map(|customer| TEXT.replace("42", &customer.to_string())).collect();
+        let mut next = texts.iter().cycle();
+        criterion.bench_function(&format!("cached shape, {kind} rules"), |bencher| {
+            bencher.iter(|| {
+                let text = next.next().map_or(TEXT, |text| text);
+                let statement = cache.get(black_box(text).as_bytes(), &settings);
+                weigh(&statement, text, &facts(&standing, &prepared), &rules).intent.reason()
+            });
+        });
+    }
+}
+
+fn facts<'a>(standing: &'a Standing, prepared: &'a PreparedNames) -> Facts<'a> {
+    Facts {
+        standing,
+        minute: 0,
+        draw: 0,
+        heeds_hints: true,
+        reads: Reads::Replicas,
+        transaction: InTransaction::No,
+        optimistic: false,
+        defaults: Defaults::default(),
+        prepared,
+        catalog: Catalog::NotAsked,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Text {
+    /// Rules on texts are also on something else, which does not hold.
+    Seldom,
+    /// Every tenth rule matches in all but its text.
+    Often,
+}
+
+/// Rules of every sort; none of them matches but the last.
+fn hundred(text: Text) -> RuleSet {
+    let rule = |number: usize| {
+        let mut when = Conditions::default();
+        match number % 10 {
+            0 => when.text = Some(Regex::new(&format!("(?i)from +report_{number}")).expect("a pattern")),
+            1 | 2 => when.users = vec![pattern(&format!("user_{number}*"))],
+            3 | 4 => when.application_names = vec![pattern(&format!("*-{number}"))],
+            5 => when.functions = vec![name(&format!("f_{number}"))],
+            _ => when.tables = vec![name(&format!("t_{number}*"))],
+        }
+        if text == Text::Seldom && when.text.is_some() {
+            when.kinds = vec![Kind::Copy];
+        }
+        if number == 99 {
+            when = Conditions { kinds: vec![Kind::Select], ..Conditions::default() };
+        }
+        Rule {
+            name: format!("rule-{number}").into(),
+            when,
+            action: Action::Primary,
+            share: Share::ALL,
+            is_shadow: false,
+            logs: false,
+            counts: Arc::default(),
+        }
+    };
+    RuleSet::new((0..100).map(rule).collect(), Vec::new(), 1 + u64::from(text == Text::Often))
+}
+
+fn pattern(text: &str) -> Pattern {
+    Pattern(text.into())
+}
+
+fn name(text: &str) -> NamePattern {
+    NamePattern { schema: None, name: pattern(text) }
+}
+
+criterion_group!(benches, decisions);
+criterion_main!(benches);
