@@ -18,7 +18,9 @@ fn a_group_takes_the_reads_of_its_rule_and_its_fallback_those_it_cannot() {
         let rules = "[[rule]]\nname = 'kind'\napplication_name = 'kind'\nto = 'group:reports'\nfallback = 'replicas'\n\
                      [[rule]]\nname = 'strict'\napplication_name = 'strict'\nto = 'tag:big'\nfallback = 'refuse'\n\
                      [[rule]]\nname = 'plain'\napplication_name = 'plain'\nto = 'zone:b'";
-        let proxy = Proxy::ruled(&cluster, rules, &reports_on_the_second(&cluster), "").with_both_replicas(&cluster);
+        let proxy =
+            Proxy::ruled(&cluster, rules, &reports_on_the_second(&cluster), "[routing]\nconsistency = 'eventual'")
+                .with_both_replicas(&cluster);
         let mut clients = ["kind", "strict", "plain"].map(|name| named(&proxy, name));
         for client in &mut clients {
             assert_eq!(ports(client, WHERE, 20), BTreeMap::from([(second, 20)]));
