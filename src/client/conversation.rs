@@ -30,8 +30,9 @@ use crate::metrics::{LoginFailure, Loss as LossCount, Refusal as RefusalCause, R
 use crate::net::{ReadBuffer, Stream};
 use crate::routing::{Catalog, Intent, Reason, Ruling, safety};
 use crate::session::failure::Circumstances;
+use crate::session::replay::Sent;
 use crate::session::translate::{DISCARD_SEQUENCES, Message};
-use crate::session::{End, Held, Loss, Session, SessionId, Surroundings};
+use crate::session::{End, Held, Loss, Session, SessionId, Surroundings, TransactionLog};
 use crate::topology::{Doubt, NodeId, Role};
 use crate::wire::error_response::{Severity, put_error};
 use crate::wire::{Header, SqlState, backend, frame, frontend};
@@ -56,6 +57,8 @@ pub struct Client {
     pub(super) stays_with: Option<NodeId>,
     /// Its turn among replicas, for the present unit: a node that has no connection yet is not passed over for that.
     pub(super) turn: u64,
+    /// The present transaction, where it may be replayed.
+    pub(super) log: Option<Box<TransactionLog>>,
     place: Place,
 }
 
@@ -207,6 +210,7 @@ impl Client {
             paths: LastPath::default(),
             stays_with: None,
             turn,
+            log: None,
             place,
         }
     }
@@ -336,6 +340,10 @@ impl Client {
                 Ok(())
             }
             Unusual::Relayed(Relayed::NodeLost(farewell)) => self.node_lost(farewell, buffers).await,
+            Unusual::Relayed(Relayed::ReplayDiffers) => {
+                self.replay_differs(buffers);
+                Ok(())
+            }
             Unusual::Acquired(acquired, is_read) => self.begin(acquired, is_read, buffers).await,
             Unusual::Unit => self.serve_unit(buffers).await,
         }
@@ -478,6 +486,9 @@ impl Client {
         let is_wanted = !self.session.answers_alone() && (self.session.copies_in() || self.session.awaits_replies());
         match &mut self.held {
             Some(held) if is_wanted => {
+                if let Some(log) = &mut self.log {
+                    log.spoil();
+                }
                 buffers.to_node.extend_from_slice(buffers.input.filled().get(..there).unwrap_or_default());
                 held.passing_to_node = missing;
             }
@@ -599,6 +610,7 @@ impl Client {
         if self.held.as_ref().is_some_and(|held| held.role != Role::Primary) {
             self.session.goes_to_replica();
         }
+        self.note_for_replay(buffers);
         let Some(held) = &mut self.held else { return Ok(()) };
         let unit = buffers.input.filled().get(..size).unwrap_or_default();
         let mut rest = unit;
@@ -684,6 +696,11 @@ impl Client {
 
     /// An error of ours in place of the unit's answer.
     async fn refuse(&mut self, refusal: Refusal, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if self.log.as_ref().is_some_and(|log| log.is_muted()) {
+            // The client waits for nothing: what is refused is to be run again.
+            self.replay_differs(buffers);
+            return Ok(());
+        }
         let end = self.session.gathered.end.unwrap_or(End::Sync);
         self.take_unit_off(buffers);
         self.lost_on.clear();
@@ -896,6 +913,14 @@ impl Client {
         };
         let is_torn = held.passing_to_client > 0;
         drop(held);
+        if !is_torn && self.lost_on.len() < MOST_RUNS && self.session.may_replay(&how) && self.begin_again(buffers) {
+            self.lost_on.push(node);
+            return Ok(());
+        }
+        if let Some(log) = &mut self.log {
+            log.clear();
+        }
+        self.session.forget_begin();
         let loss = self.session.lost(how);
         match loss {
             Loss::RunAgain => {
@@ -929,6 +954,60 @@ impl Client {
             }
             Loss::End(message) => Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, message)),
         }
+    }
+
+    /// Notes what is about to be sent, if its transaction may be replayed.
+    fn note_for_replay(&mut self, buffers: &Buffers) {
+        if self.server.replay.is_none() && self.log.is_none() {
+            return;
+        }
+        let limit = self.server.replay.unwrap_or_default();
+        let log = self.log.get_or_insert_with(|| Box::new(TransactionLog::new(limit)));
+        let gathered = &self.session.gathered;
+        if gathered.missing > 0 {
+            return log.spoil();
+        }
+        let is_first = !self.session.awaits_replies();
+        let was_empty = log.is_empty();
+        let messages = buffers.input.filled().get(..gathered.size).unwrap_or_default();
+        let ends_unit = matches!(gathered.end, Some(End::Query | End::Sync | End::FunctionCall));
+        log.sent(Sent { messages, begins: gathered.begins, is_first, ends_unit });
+        if was_empty && !log.is_empty() {
+            self.session.note_begin();
+        }
+        if !log.is_empty() {
+            self.session.note_names();
+        }
+    }
+
+    /// Everything since BEGIN stands at the front of the input again; what the client has seen of it will be compared.
+    /// False: it is not at hand.
+    fn begin_again(&mut self, buffers: &mut Buffers) -> bool {
+        let Some(messages) = self.log.as_mut().and_then(|log| log.begin_again()) else { return false };
+        self.worker.metrics.retried(Retry::Replayed);
+        self.session.begin_again();
+        buffers.keep_nothing();
+        buffers.to_node.clear();
+        buffers.from_node.consume(usize::MAX);
+        buffers.input.put_front(&messages);
+        true
+    }
+
+    /// Run again, the transaction has not answered as before: it is lost, and its next statement is told so.
+    fn replay_differs(&mut self, buffers: &mut Buffers) {
+        self.held = None;
+        self.cancellable.runs_nothing();
+        self.worker.metrics.transaction_lost(LossCount::ReplayDiffered);
+        if let Some(log) = &mut self.log {
+            // What the client has the answer of already is not asked once more.
+            buffers.input.consume(log.unsent_of_seen());
+            log.clear();
+        }
+        self.session.lose_replayed();
+        self.lost_on.clear();
+        buffers.keep_nothing();
+        buffers.to_node.clear();
+        buffers.from_node.consume(usize::MAX);
     }
 
     /// The conversation is over.

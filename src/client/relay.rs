@@ -13,7 +13,8 @@ use super::worker::Buffers;
 use crate::metrics::Violator;
 use crate::net::Stream;
 use crate::routing::{Consistency, Intent};
-use crate::session::{End, Reply, matters};
+use crate::session::replay::Differs;
+use crate::session::{End, Reply, TransactionLog, matters};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::{ErrorFields, Header, SqlState, backend, frame, frontend};
@@ -29,6 +30,8 @@ pub enum Relayed {
     Refused(SqlState),
     /// The node is gone, with this SQLSTATE if it said goodbye.
     NodeLost(Option<SqlState>),
+    /// A transaction that is run again is answered otherwise than before.
+    ReplayDiffers,
 }
 
 /// What has happened to one direction in a turn.
@@ -167,9 +170,12 @@ impl Client {
         let filled = buffers.from_node.filled();
         let mut at = held.passing_to_client.min(filled.len());
         held.passing_to_client -= at;
+        let log = &mut self.log;
+        // A transaction that is run again: the client has these answers already.
+        let mut is_muted = shown(log, filled.get(..at).unwrap_or_default());
         // Where the run of bytes begins that go on as they are.
-        let mut run = 0;
-        let mut has_gaps = false;
+        let mut run = if is_muted { at } else { 0 };
+        let mut has_gaps = is_muted;
         let (mut is_done, mut is_answered) = (false, false);
         // Units answered in these bytes, and whether the last message of them ends one.
         let (mut answered, mut ends_answered) = (0, false);
@@ -179,6 +185,9 @@ impl Client {
             if !matters(header.tag) {
                 let there = header.size.min(rest.len());
                 held.passing_to_client = header.size - there;
+                if shown(log, rest.get(..there).unwrap_or_default()) {
+                    run = at + there;
+                }
                 at += there;
                 ends_answered = false;
                 continue;
@@ -195,7 +204,24 @@ impl Client {
             let is_ready = header.tag == backend::READY_FOR_QUERY;
             is_answered |= is_ready;
             answered += usize::from(is_ready);
+            match &reply {
+                Reply::Forward | Reply::Refused(_) if tells_of_its_unit(header.tag) => {
+                    shown(log, rest.get(..there).unwrap_or_default());
+                }
+                Reply::Replace(bytes) => {
+                    shown(log, bytes);
+                }
+                _ => {}
+            }
+            let is_over = self.session.status() == TransactionStatus::Idle;
+            if is_ready && !matches!(reply, Reply::Hide) && answered_again(log, is_over).is_err() {
+                return Err(Stop::Relayed(Relayed::ReplayDiffers));
+            }
             match reply {
+                Reply::Forward | Reply::Replace(_) | Reply::Refused(_) if is_muted => {
+                    put_run(filled, run, at, &mut buffers.to_client);
+                    (run, has_gaps) = (next, true);
+                }
                 Reply::Forward if held.refused.is_none() => {}
                 Reply::Forward | Reply::Hide => {
                     put_run(filled, run, at, &mut buffers.to_client);
@@ -237,6 +263,9 @@ impl Client {
             held.passing_to_client = header.size - there;
             ends_answered = is_ready;
             at = next;
+            if is_ready {
+                is_muted = log.as_ref().is_some_and(|log| log.is_muted());
+            }
         }
         if self.session.take_catalog_change() {
             self.database.catalog.changed();
@@ -315,7 +344,8 @@ impl Client {
                 held.passing_to_node -= there;
                 moved |= there > 0;
             }
-            if buffers.to_node.len() >= MOST_WAITING {
+            let holds_back = self.log.as_ref().is_some_and(|log| log.holds_back());
+            if buffers.to_node.len() >= MOST_WAITING || holds_back {
                 return Ok(Some(if moved { Turn::Moved } else { Turn::Still }));
             }
             self.drop_rest(buffers);
@@ -519,6 +549,22 @@ fn farewell_of(bytes: &[u8]) -> Option<SqlState> {
     let header = Header::peek(bytes).ok()?.filter(|header| header.tag == backend::ERROR_RESPONSE)?;
     let fields = ErrorFields::read(bytes.get(frame::HEADER..header.size)?);
     fields.ends_connection().then_some(fields.code)
+}
+
+/// Notes what the client is shown; true: it has been shown that before.
+fn shown(log: &mut Option<Box<TransactionLog>>, bytes: &[u8]) -> bool {
+    let Some(log) = log else { return false };
+    log.shown(bytes);
+    log.is_muted()
+}
+
+/// What a node says of itself at any time belongs to no unit's answer.
+fn tells_of_its_unit(tag: u8) -> bool {
+    !matches!(tag, backend::NOTICE_RESPONSE | backend::PARAMETER_STATUS)
+}
+
+fn answered_again(log: &mut Option<Box<TransactionLog>>, is_over: bool) -> Result<(), Differs> {
+    log.as_mut().map_or(Ok(()), |log| log.answered(is_over))
 }
 
 fn put_run(filled: &[u8], from: usize, to: usize, out: &mut BytesMut) {

@@ -62,6 +62,8 @@ pub struct Server {
     pub freshness_wait: Duration,
     /// How long statements wait for a primary.
     pub hold: Duration,
+    /// Bytes of a transaction that are kept to run it again when its node is lost; None: it is not.
+    pub replay: Option<usize>,
     /// How long PAUSE waits for open transactions.
     pub pause_timeout: Duration,
     /// How long statements wait while their database is paused.

@@ -17,6 +17,8 @@ impl Failover {
             hold: table.duration("hold", Duration::from_secs(10), Duration::ZERO..=LONGEST),
             pause_timeout: table.duration("pause_timeout", Duration::from_secs(30), Duration::ZERO..=DAY),
             pause_hold: table.duration("pause_hold", Duration::from_secs(120), Duration::ZERO..=DAY),
+            replay: table.flag("replay", false),
+            replay_bytes: table.size("replay_bytes", 1 << 20, 1 << 10..=1 << 30),
             drain: table.duration("drain", Duration::from_secs(2), Duration::ZERO..=LONGEST_DRAIN),
         };
         table.finish();

@@ -297,6 +297,11 @@ pub struct Failover {
     /// How long statements of a paused database wait for RESUME before they fail with 57P03. Default 2 min, bounds 0 to
     /// 1 day.
     pub pause_hold: Duration,
+    /// Whether a transaction whose node is lost before its COMMIT was sent is run again on the next primary: if every
+    /// answer is the same as before, its client notices a pause only; if not, it gets 40001. Default false.
+    pub replay: bool,
+    /// Most bytes of one transaction's statements that are kept to be run again. Default 1 MB, bounds 1 kB to 1 GB.
+    pub replay_bytes: usize,
     /// How long before a planned switchover new statements are held back so that open transactions can end. Default 2 s,
     /// bounds 0 to 1 min.
     pub drain: Duration,

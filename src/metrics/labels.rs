@@ -91,6 +91,8 @@ labels! {
         NodeLost = "node_lost",
         /// A replica cancelled a read for the sake of replay (40001, 40P01 or 57P01 of a recovery conflict).
         RecoveryConflict = "recovery_conflict",
+        /// A whole transaction, on another node, with the same answers as before.
+        Replayed = "replayed",
         /// Another of our server connections lacked what this one has (26000 of a prepared statement).
         Prepared = "prepared",
     }
@@ -103,6 +105,8 @@ labels! {
         Unknown = "unknown",
         /// Part of a result had been passed on: the client got 08006.
         CutShort = "cut_short",
+        /// Run again, it was answered otherwise than before: the client got 40001.
+        ReplayDiffered = "replay_differed",
     }
 
     /// What became of a cancel request.

@@ -13,7 +13,8 @@ pub(super) const SAMPLE_NAME: &str = "sample";
 
 /// Everything about a node. Functions that fail in or out of recovery stand behind CASE; columns that a role without
 /// pg_monitor may not see are NULL for it. Every column says again whether it is in recovery, as a promotion may come
-/// between two of them; the first column decides how the others are read.
+/// between two of them; the first column decides how the others are read. The last one is the announcement of
+/// `patroni/before_stop`: a superuser holds an advisory lock while the node is about to be stopped.
 pub(super) const PROBE: &str = "\
 SELECT pg_is_in_recovery(), \
 (SELECT system_identifier FROM pg_control_system()), \
@@ -31,7 +32,11 @@ receiver.received_tli, \
 receiver.sender_host, \
 receiver.sender_port, \
 CASE WHEN pg_is_in_recovery() THEN \
-(SELECT greatest(timeline_id, min_recovery_end_timeline) FROM pg_control_checkpoint(), pg_control_recovery()) END \
+(SELECT greatest(timeline_id, min_recovery_end_timeline) FROM pg_control_checkpoint(), pg_control_recovery()) END, \
+CASE WHEN NOT pg_try_advisory_xact_lock_shared(1953655660, 1) THEN EXISTS \
+(SELECT FROM pg_locks JOIN pg_stat_activity USING (pid) JOIN pg_roles ON pg_roles.oid = usesysid \
+WHERE locktype = 'advisory' AND classid = 1953655660 AND objid = 1 AND objsubid = 2 AND granted AND mode = 'ExclusiveLock' \
+AND rolsuper) END \
 FROM (SELECT 1) AS one LEFT JOIN pg_stat_wal_receiver AS receiver ON true";
 
 /// A node's position, and whether it still is what the last probe saw.
@@ -57,6 +62,7 @@ pub(super) fn read_report(row: &Row) -> Result<ProbeReport, &'static str> {
         system: SystemId(number::<i64>(column(1)).ok_or("system_identifier")?.cast_unsigned()),
         postmaster_start: PostmasterStart(number(column(2)).ok_or("pg_postmaster_start_time")?),
         server_version: number(column(3)).ok_or("server_version_num")?,
+        is_leaving: boolean(column(16)).unwrap_or(false),
         role,
     })
 }
@@ -149,6 +155,14 @@ mod tests {
         assert_eq!(report.system, SystemId(0xFFFF_FFFF_FFFF_FFF9));
         let (timeline, insert_lsn) = (Timeline(10), Lsn(0x200_0000));
         assert_eq!(report.role, ReportedRole::Primary { timeline, insert_lsn, streaming_standbys: 2 });
+    }
+
+    #[test]
+    fn a_node_that_is_about_to_be_stopped_says_so() {
+        let leaves = |text: &str| read_report(&row(text)).unwrap().is_leaving;
+        assert!(leaves("f|7|5|150020|000000010000000000000001|0/2000028|0||||||||||t"));
+        assert!(!leaves("f|7|5|150020|000000010000000000000001|0/2000028|0||||||||||f"));
+        assert!(!leaves("f|7|5|150020|000000010000000000000001|0/2000028|0||||||||||"));
     }
 
     #[test]

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use std::time::Duration;
+
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::auth::NodeTls;
-use crate::backend::{Gate, HoldCause};
+use crate::backend::{Gate, Hold, HoldCause};
 use crate::catalogs::ClusterView;
 use crate::client;
 use crate::client::auth_query::AuthQuery;
 use crate::config;
 use crate::monitor::{self, Limits, Monitor, MonitorHandle, OnView};
-use crate::topology::{NodeId, NodeState, Role, View};
+use crate::topology::{NodeId, NodeState, NodeView, Role, View};
 
 /// A cluster that is watched.
 pub(super) struct RunningCluster {
@@ -218,10 +220,7 @@ impl Fences {
         for (now, gate) in new.nodes.iter().zip(&*self.gates) {
             let before = old.node(now.id).map_or(NodeState::Unknown, |node| node.state);
             gate.admit_writes(now.role == Role::Primary);
-            let is_over = new.primary.is_some_and(|primary| primary != now.id);
-            if is_over && gate.held(std::time::Instant::now()).is_some_and(|hold| hold.cause == HoldCause::Switchover) {
-                gate.release();
-            }
+            hold_who_leaves(old, new, now, gate);
             // One that is stopping, while no other has its role, ends its sessions by itself and says how far they came.
             let says_goodbye = now.state == NodeState::Starting && new.primary.is_none();
             if gate.is_to_be_fenced() && now.role != Role::Primary && !says_goodbye {
@@ -234,6 +233,24 @@ impl Fences {
         }
     }
 }
+
+/// A node that is about to be stopped lets nobody new in, until that has happened or is called off.
+fn hold_who_leaves(old: &View, new: &View, node: &NodeView, gate: &Gate) {
+    let here = std::time::Instant::now();
+    let was_leaving = old.node(node.id).is_some_and(|before| before.is_leaving);
+    let is_held = gate.held(here).is_some_and(|hold| hold.cause == HoldCause::Switchover);
+    let has_changed_hands = old.epoch != new.epoch && new.primary.is_some();
+    let is_called_off = was_leaving && !node.is_leaving && node.state == NodeState::Up;
+    if node.is_leaving && !was_leaving {
+        info!(cluster = %new.cluster, node = %node.address, "node is about to be stopped, and lets nobody new in");
+        gate.hold(Hold { cause: HoldCause::Switchover, until: here + LONGEST_GOODBYE });
+    } else if is_held && (has_changed_hands || is_called_off) {
+        gate.release();
+    }
+}
+
+/// A node that has announced its stop and goes on is used again after this.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(60);
 
 fn primary_address(view: &View) -> &str {
     view.primary().map_or("none", |node| &node.address)

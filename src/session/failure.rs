@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::aborted::Aborted;
 use super::owed::{Asker, Owed};
-use super::{Gathered, Session};
+use super::{AtBegin, Gathered, Session};
 use crate::sql::Kind;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{Severity, put_error};
@@ -85,14 +85,79 @@ impl Session {
         self.flow.skipping = false;
     }
 
-    fn lost_transaction(&mut self, how: Circumstances) -> Loss {
-        let commit_is_under_way = self.owed.iter().any(|owed| match owed {
+    /// The transaction can be run again elsewhere as if nothing had happened, if its statements are at hand: nothing of it
+    /// can have been committed, and it has left nothing outside itself on the server connection.
+    pub fn may_replay(&self, how: &Circumstances) -> bool {
+        let is_refused = how.farewell.is_some_and(proves_nothing_done) && !self.commits_before_the_end();
+        self.at_begin.is_some()
+            && self.transaction.status != TransactionStatus::Idle
+            && self.pins.is_empty()
+            && !self.keeps_lease
+            && !how.forwarded
+            && !self.flow.copy_in
+            && (is_refused || !self.commit_is_under_way())
+    }
+
+    /// More is under way behind a COMMIT: a goodbye says nothing of the COMMIT then.
+    fn commits_before_the_end(&self) -> bool {
+        let executed = self.owed.iter().filter(|owed| matches!(owed, Owed::Query { .. } | Owed::Execute(_)));
+        executed.count() > 1 && self.commit_is_under_way()
+    }
+
+    /// Everything since BEGIN is forgotten, to be surveyed and translated anew for another node.
+    pub fn begin_again(&mut self) {
+        self.rewind();
+        self.portals.clear();
+        self.transaction.status = TransactionStatus::Idle;
+        let Some(at_begin) = &self.at_begin else { return };
+        self.unnamed.clone_from(&at_begin.unnamed);
+        self.settled_unnamed.clone_from(&at_begin.unnamed);
+        self.sql_prepared = at_begin.sql_prepared.clone();
+        if let Some(names) = &at_begin.names {
+            self.names = names.clone();
+        }
+    }
+
+    /// A transaction begins with what is gathered, and may have to be run again.
+    pub fn note_begin(&mut self) {
+        let (unnamed, sql_prepared) = (self.unnamed.clone(), self.sql_prepared.clone());
+        self.at_begin = Some(Box::new(AtBegin { unnamed, sql_prepared, names: None }));
+    }
+
+    /// What is gathered is about to be sent in a transaction that may have to be run again.
+    pub fn note_names(&mut self) {
+        if let Some(at_begin) = self.at_begin.as_mut().filter(|_| !self.gathered.names.is_empty()) {
+            at_begin.names.get_or_insert_with(|| self.names.clone());
+        }
+    }
+
+    /// No transaction is there that could be run again.
+    pub fn forget_begin(&mut self) {
+        self.at_begin = None;
+    }
+
+    /// The transaction was run again and did not come out the same. Its next statement is told that it was lost.
+    pub fn lose_replayed(&mut self) {
+        self.rewind();
+        self.portals.clear();
+        self.at_begin = None;
+        self.transaction.status = TransactionStatus::Failed;
+        self.transaction.may_have_written = false;
+        self.transaction.aborted = Some(Aborted::NotTold);
+    }
+
+    fn commit_is_under_way(&self) -> bool {
+        self.owed.iter().any(|owed| match owed {
             Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
                 statement.parts.iter().any(|part| matches!(part.kind, Kind::Commit | Kind::PrepareTransaction))
             }
             _ => false,
-        });
-        if commit_is_under_way {
+        })
+    }
+
+    fn lost_transaction(&mut self, how: Circumstances) -> Loss {
+        if self.commit_is_under_way() {
+            self.at_begin = None;
             self.transaction.status = TransactionStatus::Idle;
             // A node that says goodbye in place of the COMMIT's completion has rolled back: once it has committed it lets
             // nothing come before the completion.

@@ -18,6 +18,7 @@ pub mod libraries;
 pub mod owed;
 pub mod pins;
 pub mod prepared;
+pub mod replay;
 pub mod reply;
 pub mod reported;
 pub mod settings;
@@ -30,6 +31,7 @@ use std::time::Instant;
 pub use failure::Loss;
 pub use gathered::{End, Gathered};
 pub use known::{Known, SessionId};
+pub use replay::TransactionLog;
 pub use reply::{Reply, matters};
 pub use reported::{Reported, ReportedAtLogin};
 pub use settings::{Dialect, Settings};
@@ -100,6 +102,8 @@ pub struct Session {
     standing: Standing,
     /// How its transactions begin.
     defaults: Defaults,
+    /// What was prepared when the present transaction began; only where it may be replayed.
+    at_begin: Option<Box<AtBegin>>,
 }
 
 /// What the session has done that catalogs tell of, or that decides how its names are looked up.
@@ -113,6 +117,15 @@ struct CatalogEffects {
     path_is_uncertain: bool,
     /// The lease is on a replica.
     on_replica: bool,
+}
+
+/// What a session had prepared when its transaction began.
+#[derive(Debug)]
+struct AtBegin {
+    unnamed: Option<(Arc<Prepared>, UnnamedId)>,
+    sql_prepared: PreparedNames,
+    /// None: the same as now.
+    names: Option<Names>,
 }
 
 /// The transaction that the session is in.
@@ -207,6 +220,7 @@ impl Session {
             catalog: CatalogEffects::default(),
             standing: Standing::default(),
             defaults: Defaults::default(),
+            at_begin: None,
         }
     }
 

@@ -66,7 +66,7 @@ pub type Given = (Box<[u8]>, Option<Arc<Prepared>>);
 type Confirmed = HashMap<Box<[u8]>, Arc<Prepared>>;
 
 /// A client's prepared statements by name. Empty in most sessions, so it takes no memory until used.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Names {
     confirmed: Option<Box<Confirmed>>,
     /// Parse (Some) and Close (None) on their way, in order: what comes behind them means these.

@@ -94,6 +94,8 @@ pub struct ProbeReport {
     pub postmaster_start: PostmasterStart,
     /// `server_version_num`.
     pub server_version: u32,
+    /// Somebody has announced that it is about to be stopped.
+    pub is_leaving: bool,
     /// What it says it is.
     pub role: ReportedRole,
 }

@@ -67,6 +67,8 @@ pub struct NodeView {
     pub takes_reads: bool,
     /// Since when it takes reads, without a break; None while it takes none.
     pub reads_since: Option<Instant>,
+    /// It is about to be stopped, by the announcement of whoever stops it.
+    pub is_leaving: bool,
     /// Its newest position.
     pub position: Option<Sample>,
     /// Since when it has surely run without a restart: one that was started again may have gone back to an earlier
@@ -110,6 +112,7 @@ impl View {
             state: NodeState::Unknown,
             takes_reads: false,
             reads_since: None,
+            is_leaving: false,
             position: None,
             up_since: None,
             lag_bytes: None,

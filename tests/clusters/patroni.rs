@@ -54,6 +54,33 @@ fn a_switchover_that_is_scheduled_in_patroni_costs_short_transactions_nothing() 
     });
 }
 
+#[test]
+fn a_switchover_that_before_stop_announces_costs_short_transactions_nothing() {
+    limited_to(LIMIT, || {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/patroni/before_stop");
+        let folder = tempfile::Builder::new().prefix("trunkline-hook-").tempdir_in("/tmp").unwrap();
+        // The repository may be closed to the user postgres.
+        let copy = folder.path().join("before_stop");
+        std::fs::copy(script, &copy).unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).unwrap();
+        let hook = format!("{} \"host=127.0.0.1 port={{port}} user=postgres dbname=postgres\" 5 0.5", copy.display());
+        let cluster = PatroniCluster::start(Release::Newest, ["{}"; 3], Some(&hook));
+        let proxy = Proxy::over_patroni(cluster.folder(), &cluster.urls(), "");
+        let load = Load::begin(&proxy, transfer);
+        thread::sleep(Duration::from_secs(1));
+        for _ in 0..3 {
+            let from = cluster.leader().unwrap();
+            let to = (from + 1) % 3;
+            let answer = cluster.switch_over(from, to, None);
+            assert!(answer.contains(" 200 "), "{answer}");
+            eventually("the new leader leads", Duration::from_secs(20), || cluster.leader() == Some(to));
+            eventually("both replicas stream", Duration::from_secs(30), || cluster.streaming() == 2);
+        }
+        load.end();
+    });
+}
+
 /// A transaction of some milliseconds.
 fn transfer(client: &mut Client, round: i64) -> Result<(), postgres::Error> {
     let mut transaction = client.transaction()?;

@@ -155,7 +155,7 @@ impl Member {
         let (name, api, postgres) = (format!("pg{number}"), Port::take().unwrap(), Port::take().unwrap());
         let data = folder.join(&name);
         let hook = before_stop.map_or(String::new(), |hook| {
-            format!("  before_stop: {}\n", hook.replace("{address}", &format!("127.0.0.1:{}", postgres.number())))
+            format!("  before_stop: '{}'\n", hook.replace("{port}", &postgres.number().to_string()))
         });
         let configuration = CONFIGURATION
             .replace("{name}", &name)

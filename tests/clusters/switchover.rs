@@ -50,6 +50,59 @@ fn failed(child: Child) -> u64 {
     line.split(' ').next().unwrap().parse().unwrap()
 }
 
+#[test]
+fn with_replay_ten_switchovers_cost_nobody_anything() {
+    limited(|| {
+        let cluster = cluster();
+        fill(&cluster);
+        let proxy = Proxy::start(&cluster, "[failover]\nreplay = true");
+        let seconds = "20";
+        let simple = load(&proxy, &["-S", "-c", "4", "-T", seconds]);
+        let writers = load(&proxy, &["-c", "6", "-T", seconds]);
+        let prepared = load(&proxy, &["-M", "prepared", "-c", "6", "-T", seconds]);
+        thread::sleep(Duration::from_secs(1));
+        for round in 0..10 {
+            switch_over(&cluster, round % 3, (round + 1) % 3);
+            thread::sleep(Duration::from_millis(300));
+        }
+        assert_eq!(failed(simple), 0);
+        assert_eq!(failed(writers), 0);
+        assert_eq!(failed(prepared), 0);
+        let replayed = proxy.metric("trunkline_retries_total", "cause=\"replayed\"");
+        assert!(replayed > 0.0, "no transaction was open at any stop");
+        let primary = cluster.node(10 % 3);
+        let sums = primary.sql(
+            "select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history), \
+                    (select sum(bbalance) from pgbench_branches) = (select sum(delta) from pgbench_history)",
+        );
+        assert_eq!(sums.unwrap(), "t|t");
+    });
+}
+
+#[test]
+fn a_replay_that_comes_out_otherwise_is_told_as_a_lost_transaction() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        cluster.node(1).catch_up(cluster.node(0)).unwrap();
+        let proxy = Proxy::start(&cluster, "[failover]\nreplay = true");
+        let (mut same, mut other) = (proxy.client(), proxy.client());
+        same.batch_execute("begin").unwrap();
+        same.execute("insert into t values (1)", &[]).unwrap();
+        other.batch_execute("begin").unwrap();
+        other.query("select clock_timestamp()", &[]).unwrap();
+        other.execute("insert into t values (2)", &[]).unwrap();
+        switch_over(&cluster, 0, 1);
+        same.execute("insert into t values (3)", &[]).unwrap();
+        same.batch_execute("commit").unwrap();
+        let error = other.execute("insert into t values (4)", &[]).unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some("40001"), "{error:?}");
+        other.batch_execute("rollback").unwrap();
+        other.execute("insert into t values (5)", &[]).unwrap();
+        assert_eq!(cluster.node(1).sql("select array_agg(a order by a) from t").unwrap(), "{1,3,5}");
+    });
+}
+
 fn load(proxy: &Proxy, arguments: &[&str]) -> Child {
     let mut pgbench = pgbench(proxy.port(), &["-n", "-j", "1"]);
     pgbench.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use trunkline::topology::{
-    Doubt, Effect, Event, Lsn, NodeId, NodeState, PostmasterStart, ProbeFailure, ProbeReport, Receiver, ReportedRole,
-    Role, Sample, SeenTimeline, SystemId, Timeline, Topology, TopologySettings, View,
+    Doubt, Effect, Event, Lock, Lsn, NodeId, NodeState, PostmasterStart, ProbeFailure, ProbeReport, Receiver,
+    ReportedRole, Role, Sample, SeenTimeline, SystemId, Timeline, Topology, TopologySettings, View, Word,
 };
 
 const A: NodeId = NodeId(0);
@@ -53,7 +53,13 @@ impl Story {
         let begun = self.now;
         self.now += Duration::from_millis(10);
         let system = SystemId(self.system);
-        let report = |role| ProbeReport { system, postmaster_start: PostmasterStart(1), server_version: 150_000, role };
+        let report = |role| ProbeReport {
+            system,
+            postmaster_start: PostmasterStart(1),
+            server_version: 150_000,
+            is_leaving: false,
+            role,
+        };
         self.topology.handle(Event::Probe { node, begun, result: result.map(report) }, self.now)
     }
 
@@ -76,6 +82,19 @@ impl Story {
 
     fn fails(&mut self, node: NodeId, failure: ProbeFailure) -> Vec<Effect> {
         self.tell(node, Err(failure))
+    }
+
+    /// Patroni's word: who holds the lock.
+    fn lock(&mut self, lock: Lock) -> &mut Self {
+        self.word(lock, &[])
+    }
+
+    fn word(&mut self, lock: Lock, without_reads: &[NodeId]) -> &mut Self {
+        let begun = self.now;
+        self.now += Duration::from_millis(10);
+        let word = Word { begun, lock, without_reads: without_reads.to_vec(), is_paused: false };
+        self.topology.handle(Event::Word(word), self.now);
+        self
     }
 
     fn view(&self) -> Arc<View> {
@@ -276,6 +295,87 @@ fn followers_decide_between_two_that_promoted_to_the_same_timeline() {
 }
 
 #[test]
+fn the_lock_decides_between_two_that_promoted_to_the_same_timeline() {
+    let mut story = Story::whole();
+    story.claims(B, 2, 0);
+    story.claims(C, 2, 0);
+    story.has_no_primary_because("ambiguous");
+    story.lock(Lock::Primary(C));
+    assert_eq!(story.view().primary, Some(C));
+    // What the nodes prove outvotes it: then nobody knows.
+    story.claims(B, 2, 1);
+    story.has_no_primary_because("ambiguous");
+}
+
+#[test]
+fn the_lock_supports_a_lone_primary_at_once_and_speaks_against_one_that_does_not_hold_it() {
+    let mut story = Story::of(3);
+    story.claims(A, 1, 0);
+    for node in [B, C] {
+        story.fails(node, ProbeFailure::Refused);
+    }
+    for _ in 0..30 {
+        story.lock(Lock::Primary(B)).passes(100).claims(A, 1, 0);
+    }
+    story.has_no_primary_because("node1:5432 holds the lock");
+    story.lock(Lock::Primary(A));
+    assert_eq!(story.view().primary, Some(A));
+}
+
+#[test]
+fn the_lock_makes_no_primary_of_a_replica_and_takes_nothing_from_a_primary_that_answers() {
+    let mut story = Story::whole();
+    story.lock(Lock::Primary(B)).passes(10).claims(A, 1, 2);
+    assert_eq!(story.view().primary, Some(A));
+    story.fails(A, ProbeFailure::Refused);
+    story.lock(Lock::Primary(B));
+    story.has_no_primary_because("no node that answers is a primary");
+}
+
+#[test]
+fn a_word_that_is_old_supports_nobody() {
+    let mut story = Story::whole();
+    story.claims(B, 2, 0);
+    story.lock(Lock::Primary(C)).passes(5000).claims(B, 2, 0);
+    story.claims(C, 2, 0);
+    story.has_no_primary_because("ambiguous");
+}
+
+#[test]
+fn a_standby_cluster_is_read_and_has_no_primary() {
+    let mut story = Story::of(2);
+    story.replicates(A, SeenTimeline::Exact(Timeline(1)), Receiver::Absent);
+    story.follows(B, A, 1);
+    assert_eq!(story.reads(), []);
+    story.lock(Lock::Standby(A));
+    story.has_no_primary_because("standby cluster");
+    assert_eq!(story.reads(), [A, B]);
+}
+
+#[test]
+fn a_node_that_is_tagged_so_takes_no_reads() {
+    let mut story = Story::whole();
+    story.word(Lock::Primary(A), &[C]);
+    assert_eq!(story.reads(), [B]);
+    assert!(story.view().node(C).unwrap().why.contains("noloadbalance"));
+    story.word(Lock::Primary(A), &[]);
+    assert_eq!(story.reads(), [B, C]);
+}
+
+#[test]
+fn a_node_that_is_admitted_later_is_one_like_the_others() {
+    let mut story = Story::of(0);
+    story.lock(Lock::Nobody);
+    for index in 0..2 {
+        let (id, _) = story.topology.admit(&address(index).into(), story.now);
+        assert_eq!(id, NodeId(u16::try_from(index).unwrap()));
+    }
+    story.claims(A, 1, 1);
+    story.follows(B, A, 1);
+    assert_eq!((story.view().primary, story.reads()), (Some(A), vec![B]));
+}
+
+#[test]
 fn a_node_of_another_cluster_is_never_used() {
     let mut story = Story::whole();
     story.system = 8;
@@ -347,7 +447,7 @@ fn an_answer_that_comes_after_that_to_a_later_probe_tells_nothing() {
     let before = story.view();
     let role = ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(1000), streaming_standbys: 2 };
     let (system, postmaster_start) = (SystemId(7), PostmasterStart(1));
-    let report = ProbeReport { system, postmaster_start, server_version: 150_000, role };
+    let report = ProbeReport { system, postmaster_start, server_version: 150_000, is_leaving: false, role };
     let late = Event::Probe { node: A, begun, result: Ok(report) };
     assert_eq!(story.topology.handle(late, story.now), []);
     assert!(Arc::ptr_eq(&before, &story.view()));

@@ -498,6 +498,7 @@ impl World {
             },
         };
         Ok(ProbeReport {
+            is_leaving: false,
             system: node.system,
             postmaster_start: PostmasterStart(node.postmaster),
             server_version: 150_000,
