@@ -1,6 +1,7 @@
 //! One logged-in connection to a node.
 
 use std::io;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,6 +55,14 @@ impl Connection {
     /// when nothing has.
     pub fn is_quiet(&mut self) -> bool {
         self.stream.is_quiet()
+    }
+
+    /// It has said something that has not been read, or has ended. Asks the system, also where the reactor has not heard
+    /// of it yet.
+    pub fn has_spoken(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+        let looked = socket2::SockRef::from(self.stream.socket()).peek(&mut byte);
+        !looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// A cancel is on its way to it.

@@ -875,6 +875,9 @@ impl Client {
         });
         self.database.catalog.suspected();
         self.session.rewind();
+        if let Some(log) = &mut self.log {
+            log.clear();
+        }
         self.put_back(buffers);
         self.session.gathered.join(Intent::Primary(Reason::Retried));
     }

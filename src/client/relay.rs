@@ -104,6 +104,11 @@ impl Client {
 
     fn write_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) {
         let Some(held) = &mut self.held else { return };
+        // A goodbye that has come before a COMMIT is sent proves that it was not done; written to a socket that the node has
+        // closed, the COMMIT would make the system throw the goodbye away. It is read first; the reactor tells of it.
+        if !buffers.to_node.is_empty() && self.session.commit_is_under_way() && held.lease.connection().has_spoken() {
+            return;
+        }
         while !buffers.to_node.is_empty() {
             let stream = &mut held.lease.connection().stream;
             match Pin::new(stream).poll_write(cx, &buffers.to_node) {
@@ -200,7 +205,12 @@ impl Client {
             let connection = held.lease.connection();
             let reply = self.session.reply(header.tag, body, &mut connection.known).map_err(|_| Stop::OutOfStep)?;
             let next = at + there;
-            is_done |= header.tag == backend::COMMAND_COMPLETE;
+            // Within a transaction that may be replayed nothing counts before its COMMIT.
+            let counts = self.session.status() != TransactionStatus::Open
+                || body.starts_with(b"COMMIT")
+                || body.starts_with(b"PREPARE TRANSACTION")
+                || log.as_ref().is_none_or(|log| log.is_empty());
+            is_done |= header.tag == backend::COMMAND_COMPLETE && counts;
             let is_ready = header.tag == backend::READY_FOR_QUERY;
             is_answered |= is_ready;
             answered += usize::from(is_ready);

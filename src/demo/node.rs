@@ -186,10 +186,12 @@ impl Node {
     /// Waits until this replica has replayed all that `upstream` has written by now.
     pub fn catch_up(&self, upstream: &Self) -> Result<(), NodeError> {
         let written = upstream.sql("select pg_current_wal_insert_lsn()")?;
-        self.sql(&format!(
-            "do $$ begin while pg_last_wal_replay_lsn() < '{written}'::pg_lsn - 40 loop \
-             perform pg_sleep(0.002); end loop; end $$"
-        ))?;
+        let deadline = Instant::now() + PATIENCE;
+        // One question after the other: a loop on the replica itself would hold a snapshot, and replay would wait for that.
+        while self.sql(&format!("select pg_last_wal_replay_lsn() >= '{written}'::pg_lsn - 40"))? != "t" {
+            self.check(deadline, "catch up")?;
+            thread::sleep(POLL);
+        }
         Ok(())
     }
 

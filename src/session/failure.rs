@@ -146,7 +146,8 @@ impl Session {
         self.transaction.aborted = Some(Aborted::NotTold);
     }
 
-    fn commit_is_under_way(&self) -> bool {
+    /// A COMMIT has been, or is being, sent and is not answered.
+    pub fn commit_is_under_way(&self) -> bool {
         self.owed.iter().any(|owed| match owed {
             Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
                 statement.parts.iter().any(|part| matches!(part.kind, Kind::Commit | Kind::PrepareTransaction))

@@ -13,8 +13,6 @@ pub struct TransactionLog {
     unsent: usize,
     /// Of what the client has been, or would have been, shown of the present unit.
     shown: Sha256,
-    /// A transaction begins in the unit that is not whole yet.
-    begins: bool,
     limit: usize,
     is_spoilt: bool,
 }
@@ -37,8 +35,6 @@ pub struct Sent<'a> {
 struct Unit {
     /// Where it ends in the log's bytes.
     end: usize,
-    /// A transaction begins in it.
-    begins: bool,
     /// The checksum of its answer, once the client has it.
     checksum: Option<[u8; 32]>,
 }
@@ -56,7 +52,6 @@ impl TransactionLog {
             answered: 0,
             unsent: 0,
             shown: Sha256::new(),
-            begins: false,
             limit,
             is_spoilt: false,
         }
@@ -81,10 +76,8 @@ impl TransactionLog {
             return self.spoil();
         }
         self.bytes.extend_from_slice(sent.messages);
-        self.begins |= sent.begins;
         if sent.ends_unit {
-            let begins = std::mem::take(&mut self.begins);
-            self.units.push(Unit { end: self.bytes.len(), begins, checksum: None });
+            self.units.push(Unit { end: self.bytes.len(), checksum: None });
         }
     }
 
@@ -113,21 +106,10 @@ impl TransactionLog {
             return Err(Differs);
         }
         if is_over {
-            self.forget_answered();
+            // What is under way behind it in the same write is not noted.
+            self.clear();
         }
         Ok(())
-    }
-
-    /// The transaction has ended. What is under way behind it is kept if another begins with it.
-    fn forget_answered(&mut self) {
-        let end = self.answered.checked_sub(1).and_then(|last| self.units.get(last)).map_or(0, |unit| unit.end);
-        self.units.drain(..self.answered);
-        self.answered = 0;
-        if !self.units.first().is_some_and(|unit| unit.begins) {
-            return self.clear();
-        }
-        self.bytes.drain(..end);
-        self.units.iter_mut().for_each(|unit| unit.end -= end);
     }
 
     /// The transaction cannot be run again, whatever comes: too large, or it does what cannot be done twice.
@@ -143,15 +125,17 @@ impl TransactionLog {
         self.bytes.clear();
     }
 
-    /// The node is lost: everything the client has sent since BEGIN, to be sent to another one. None: it cannot be.
+    /// The node is lost: everything it has been sent since BEGIN, to be sent to another one; what it has not been sent yet
+    /// follows in the client's input. None: it cannot be.
     pub fn begin_again(&mut self) -> Option<Vec<u8>> {
         if self.is_spoilt || self.is_empty() {
             return None;
         }
+        let sent = self.bytes.len() - self.unsent.min(self.bytes.len());
         self.answered = 0;
         self.unsent = self.bytes.len();
         self.shown = Sha256::new();
-        Some(self.bytes.clone())
+        Some(self.bytes.get(..sent)?.to_vec())
     }
 
     /// The client has the answer of the front unit already.
@@ -246,13 +230,23 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_commit_in_the_same_write_is_a_transaction_of_its_own() {
+    fn a_node_that_is_lost_while_it_runs_the_transaction_again_is_sent_nothing_twice() {
+        let mut log = log_of(&[(b"BEGIN", b"ok"), (b"INSERT", b"one")]);
+        assert_eq!(log.begin_again().unwrap(), b"BEGININSERT");
+        send(&mut log, b"BEGIN");
+        // INSERT still waits in the input.
+        assert_eq!(log.begin_again().unwrap(), b"BEGIN");
+        assert_eq!(log.unsent_of_seen(), 11);
+    }
+
+    #[test]
+    fn what_follows_a_commit_in_the_same_write_is_not_noted() {
         let mut log = TransactionLog::new(1000);
         send(&mut log, b"BEGIN");
         send(&mut log, b"COMMIT");
         send(&mut log, b"BEGIN2");
         log.answered(false).unwrap();
         log.answered(true).unwrap();
-        assert_eq!(log.begin_again().unwrap(), b"BEGIN2");
+        assert_eq!(log.begin_again(), None);
     }
 }

@@ -50,7 +50,7 @@ fn no_acknowledged_write_is_lost_or_done_twice_when_the_primary_is_killed_again_
                 run.acknowledged.load(Ordering::SeqCst) > entered
             });
             gaps.push(promoted.elapsed());
-            cluster.node(primary).rebuild_from(cluster.node(next)).unwrap();
+            rebuild(&cluster, primary, next);
             primary = next;
         }
         let (sessions, errors) = run.end();
@@ -113,7 +113,7 @@ fn run(consistency: &str, promise: Promise, faults: &[Faults]) -> Vec<String> {
             Faults::Switchover => primary = switch_over(&cluster, primary),
             Faults::KillPrimary => {
                 let (next, _) = fail_over(&cluster, primary);
-                cluster.node(primary).rebuild_from(cluster.node(next)).unwrap();
+                rebuild(&cluster, primary, next);
                 primary = next;
             }
         }
@@ -159,12 +159,23 @@ fn fail_over(cluster: &Cluster, primary: usize) -> (usize, Instant) {
     (next, promoted)
 }
 
+/// The old primary comes back as a replica; whoever is promoted next must have everything.
+fn rebuild(cluster: &Cluster, old: usize, primary: usize) {
+    cluster.node(old).rebuild_from(cluster.node(primary)).unwrap();
+    for replica in (0..3).filter(|number| *number != primary) {
+        cluster.node(replica).catch_up(cluster.node(primary)).unwrap();
+    }
+}
+
 fn switch_over(cluster: &Cluster, primary: usize) -> usize {
     cluster.node(primary).stop(Stop::Fast).unwrap();
     let (next, third) = ((primary + 1) % 3, (primary + 2) % 3);
     cluster.node(next).promote().unwrap();
     cluster.node(third).follow(cluster.node(next)).unwrap();
     cluster.node(primary).follow(cluster.node(next)).unwrap();
+    for replica in [third, primary] {
+        cluster.node(replica).catch_up(cluster.node(next)).unwrap();
+    }
     next
 }
 
