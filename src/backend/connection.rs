@@ -1,7 +1,6 @@
 //! One logged-in connection to a node.
 
 use std::io;
-use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
