@@ -109,6 +109,7 @@ impl Session {
         self.rewind();
         self.portals.clear();
         self.transaction.status = TransactionStatus::Idle;
+        self.forget_modes();
         let Some(at_begin) = &self.at_begin else { return };
         self.unnamed.clone_from(&at_begin.unnamed);
         self.settled_unnamed.clone_from(&at_begin.unnamed);
@@ -141,9 +142,16 @@ impl Session {
         self.rewind();
         self.portals.clear();
         self.at_begin = None;
+        self.forget_modes();
         self.transaction.status = TransactionStatus::Failed;
         self.transaction.may_have_written = false;
         self.transaction.aborted = Some(Aborted::NotTold);
+    }
+
+    fn forget_modes(&mut self) {
+        self.transaction.modes = None;
+        self.transaction.is_bound = false;
+        self.transaction.is_homeless = false;
     }
 
     /// A COMMIT has been, or is being, sent and is not answered.
