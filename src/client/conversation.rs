@@ -607,8 +607,10 @@ impl Client {
     /// Translates what has been gathered. Its messages are kept while it may have to be run again.
     pub(super) fn send_unit(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         let size = self.session.gathered.size;
-        if self.held.as_ref().is_some_and(|held| held.role != Role::Primary) {
-            self.session.goes_to_replica();
+        match &self.held {
+            Some(held) if held.role == Role::Primary => self.session.goes_to_primary(),
+            Some(_) => self.session.goes_to_replica(),
+            None => {}
         }
         self.note_for_replay(buffers);
         let Some(held) = &mut self.held else { return Ok(()) };

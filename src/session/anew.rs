@@ -22,6 +22,7 @@ impl Session {
     pub fn can_begin_anew(&self) -> bool {
         self.transaction.modes.is_some()
             && !self.transaction.is_bound
+            && !self.transaction.has_acted
             && self.pins.is_empty()
             && self.transaction.aborted.is_none()
     }
@@ -54,6 +55,13 @@ impl Session {
     /// What has been gathered goes to a replica now.
     pub fn goes_to_replica(&mut self) {
         self.transaction.is_bound |= self.gathered.binds;
+    }
+
+    /// What has been gathered goes to the primary now. It may write, and of a primary that is lost nothing is done anew but
+    /// a BEGIN alone.
+    pub fn goes_to_primary(&mut self) {
+        let is_begin = self.gathered.begins && !self.gathered.binds;
+        self.transaction.has_acted |= self.gathered.intent.is_some() && !is_begin;
     }
 
     /// What has been gathered would bind a transaction to a replica that may still have to move to the primary.

@@ -151,6 +151,7 @@ impl Session {
     fn forget_modes(&mut self) {
         self.transaction.modes = None;
         self.transaction.is_bound = false;
+        self.transaction.has_acted = false;
         self.transaction.is_homeless = false;
     }
 

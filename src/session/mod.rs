@@ -139,6 +139,8 @@ struct Transaction {
     modes: Option<anew::Modes>,
     /// Something in it has been seen that another node could not show again: it stays where it is.
     is_bound: bool,
+    /// Something of it has been sent to a primary beside its BEGIN: what that has done is not done elsewhere.
+    has_acted: bool,
     /// It has lost its place and will be begun anew on the next lease.
     is_homeless: bool,
     /// It was lost with its node, and only ROLLBACK is accepted until the client has taken notice.

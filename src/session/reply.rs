@@ -91,6 +91,7 @@ impl Session {
         if status == TransactionStatus::Idle {
             self.transaction.modes = None;
             self.transaction.is_bound &= !self.owed.is_empty();
+            self.transaction.has_acted &= !self.owed.is_empty();
             self.portals.clear();
         }
         self.catalog_settles();
