@@ -38,7 +38,7 @@ fn no_acknowledged_write_is_lost_or_done_twice_when_the_primary_is_killed_again_
     limited_to(Duration::from_secs(70) + Duration::from_secs(10) * u32::try_from(kills()).unwrap(), || {
         let cluster = synchronous();
         let proxy = Proxy::start(&cluster, "");
-        let run = Run::begin(&cluster, &proxy);
+        let run = Run::begin(&proxy);
         let mut idle: Vec<Client> = (0..8).map(|_| proxy.client()).collect();
         let mut gaps = Vec::new();
         let mut primary = 0;
@@ -89,7 +89,7 @@ impl Faults {
 fn run(consistency: &str, promise: Promise, faults: &[Faults]) -> Vec<String> {
     let cluster = synchronous();
     let proxy = Proxy::start(&cluster, &format!("[routing]\nconsistency = '{consistency}'"));
-    let run = Run::begin(&cluster, &proxy);
+    let run = Run::begin(&proxy);
     let (begun, mut primary, mut random) = (Instant::now(), 0, 1_u64);
     while begun.elapsed() < seconds() {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -184,17 +184,19 @@ fn ledger(cluster: &Cluster, primary: usize) -> Vec<i64> {
     said.lines().map(|line| line.parse().unwrap()).collect()
 }
 
+/// SQLSTATEs and words.
+type Errors = Vec<(String, String)>;
+
 /// Sessions at work.
 struct Run {
     is_over: Arc<AtomicBool>,
     /// Entries of the ledger that were acknowledged to anybody.
     acknowledged: Arc<AtomicI64>,
-    sessions: Vec<thread::JoinHandle<(Vec<Told>, Vec<(String, String)>)>>,
+    sessions: Vec<thread::JoinHandle<(Vec<Told>, Errors)>>,
 }
 
 impl Run {
-    fn begin(cluster: &Cluster, proxy: &Proxy) -> Self {
-        let _ = cluster;
+    fn begin(proxy: &Proxy) -> Self {
         let (is_over, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
         let sessions = (0..SESSIONS).map(|id| {
             let mut session = Session {
@@ -217,7 +219,7 @@ impl Run {
         Self { sessions: sessions.collect(), is_over, acknowledged }
     }
 
-    fn end(self) -> (Vec<Vec<Told>>, Vec<(String, String)>) {
+    fn end(self) -> (Vec<Vec<Told>>, Errors) {
         self.is_over.store(true, Ordering::Relaxed);
         let ended: Vec<_> = self.sessions.into_iter().map(|session| session.join().unwrap()).collect();
         let (told, errors): (Vec<_>, Vec<_>) = ended.into_iter().unzip();
@@ -235,7 +237,7 @@ struct Session {
     client: Client,
     acknowledged: Arc<AtomicI64>,
     told: Vec<Told>,
-    errors: Vec<(String, String)>,
+    errors: Errors,
 }
 
 impl Session {
