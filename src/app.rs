@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
+use crate::admin::console::{Desk, Order, Shutdown};
 use crate::admin::{self, AdminState};
 use crate::catalogs::Catalogs;
 use crate::client::{Fleet, Server};
@@ -103,10 +106,15 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
         tokio::spawn(accept_local(listener, Arc::clone(&fleet), Arc::clone(&in_force)));
     }
     tokio::spawn(reap(Arc::clone(&in_force)));
-    tokio::spawn(reload_on_signal(standing, Arc::clone(&fleet), Arc::clone(&state), set_level));
+    let (orders, ordered) = unbounded_channel();
+    let desk = Desk::new(Arc::clone(&in_force), Arc::clone(&fleet), Arc::clone(standing.settings()), orders);
+    standing.open_console(desk.console());
+    tokio::spawn(async move { desk.keep_averages().await });
+    let (stop, stops) = watch::channel(None);
+    tokio::spawn(obey(ordered, standing, Arc::clone(&fleet), Arc::clone(&state), set_level, stop));
     info!(config = %path.display(), version = env!("CARGO_PKG_VERSION"), workers, "trunkline serves");
 
-    until_stopped(&in_force, &fleet, &state).await?;
+    until_stopped(&in_force, &fleet, &state, stops).await?;
     in_force.load().pools.retire();
     info!("trunkline stops");
     Ok(())
@@ -224,34 +232,72 @@ async fn reap(in_force: InForce) {
     }
 }
 
-/// SIGHUP reads the configuration anew. What is wrong with it is logged, and the old one stays in force.
-async fn reload_on_signal(mut standing: Standing, fleet: Arc<Fleet>, state: Arc<AdminState>, set_level: SetLevel) {
+/// SIGHUP and the console's RELOAD read the configuration anew. What is wrong with it is logged and answered, and the old
+/// one stays in force.
+async fn obey(
+    mut ordered: UnboundedReceiver<Order>,
+    mut standing: Standing,
+    fleet: Arc<Fleet>,
+    state: Arc<AdminState>,
+    set_level: SetLevel,
+    stop: watch::Sender<Option<Shutdown>>,
+) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let on_swap: OnSwap = Box::new(move |server| state.show(server));
-    while hangup.recv().await.is_some() {
-        if let Err(problems) = standing.reload(&fleet, &set_level, &on_swap).await {
-            error!(%problems, "the configuration is wrong: the old one stays in force");
+    loop {
+        // Both are cancel-safe: what has not been received stays.
+        let order = tokio::select! {
+            _ = hangup.recv() => Order::Reload(oneshot::channel().0),
+            Some(order) = ordered.recv() => order,
+        };
+        match order {
+            Order::Reload(told) => {
+                let reloaded = standing.reload(&fleet, &set_level, &on_swap).await;
+                if let Err(problems) = &reloaded {
+                    error!(%problems, "the configuration is wrong: the old one stays in force");
+                }
+                // Whoever has asked may have gone.
+                let _ = told.send(reloaded.map(|done| done.need_restart).map_err(|problems| problems.to_string()));
+            }
+            Order::Shutdown(how) => {
+                stop.send_replace(Some(how));
+            }
         }
     }
 }
 
-/// SIGINT stops at once. SIGTERM stops when the last transaction has ended, or after `drain_timeout`.
-async fn until_stopped(in_force: &InForce, fleet: &Fleet, state: &AdminState) -> io::Result<()> {
+/// SIGINT stops at once. SIGTERM stops when the last transaction has ended, or after `drain_timeout`. So does the
+/// console's SHUTDOWN, in its three ways.
+async fn until_stopped(
+    in_force: &InForce,
+    fleet: &Fleet,
+    state: &AdminState,
+    mut stops: watch::Receiver<Option<Shutdown>>,
+) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // Whichever comes first; the other signal, if it comes too, is not lost but not needed.
-    tokio::select! {
-        _ = interrupt.recv() => return Ok(()),
-        _ = terminate.recv() => {}
-    }
+    // Whichever comes first; another one, if it comes too, is not lost but not needed.
+    let how = tokio::select! {
+        _ = interrupt.recv() => Shutdown::Now,
+        _ = terminate.recv() => Shutdown::AfterTransactions,
+        Ok(how) = stops.wait_for(Option::is_some) => how.unwrap_or(Shutdown::Now),
+    };
+    let limit = match how {
+        Shutdown::Now => return Ok(()),
+        Shutdown::AfterTransactions => Some(in_force.load().limits.drain_timeout),
+        Shutdown::AfterClients => None,
+    };
     info!(clients = fleet.clients(), "draining");
     state.draining.store(true, Ordering::Relaxed);
-    fleet.drain();
-    let deadline = Instant::now() + in_force.load().limits.drain_timeout;
-    while fleet.clients() > 0 && Instant::now() < deadline {
-        // A second signal of this kind asks for no more than has begun; an interrupt does.
+    if how == Shutdown::AfterTransactions {
+        fleet.drain();
+    }
+    let begun = Instant::now();
+    while fleet.clients() > 0 && limit.is_none_or(|limit| begun.elapsed() < limit) {
+        // Dropping the others loses nothing: an interrupt ends it, and so does a termination of what has no limit.
         tokio::select! {
             _ = interrupt.recv() => break,
+            _ = terminate.recv(), if limit.is_none() => break,
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
     }

@@ -1,5 +1,7 @@
-//! HTTP for operators: `/metrics`, `/live`, `/ready`, `/topology`. It reads what others publish and changes nothing.
+//! For operators: HTTP (`/metrics`, `/live`, `/ready`, `/topology`), which reads what others publish and changes
+//! nothing, and the console.
 
+pub mod console;
 mod http;
 pub mod views;
 

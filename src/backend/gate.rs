@@ -1,14 +1,16 @@
 //! A node's gate: every server connection to it is known here, so that all can be closed at once when it is fenced.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::net::Unwatched;
+use super::connect::Target;
+use crate::net::{Socket, Unwatched};
 
 /// One node's connections, over all pools.
 #[derive(Debug, Default)]
@@ -45,8 +47,57 @@ pub enum HoldCause {
     Operator,
 }
 
+/// What others can see of a connection.
+#[derive(Debug)]
+pub struct About {
+    /// The database on the node.
+    pub database: Arc<str>,
+    /// The role.
+    pub user: Arc<str>,
+    /// The node's address as configured.
+    pub address: Arc<str>,
+    /// Our end.
+    pub local: Option<SocketAddr>,
+    /// The node's end.
+    pub peer: Option<SocketAddr>,
+    /// The server process.
+    pub process: u32,
+    /// When it was opened.
+    pub opened: SystemTime,
+    /// A session holds it.
+    is_leased: AtomicBool,
+}
+
+impl About {
+    /// A connection that has just been opened, for a session.
+    pub fn new(target: &Target, socket: Option<&Socket>, process: u32) -> Arc<Self> {
+        Arc::new(Self {
+            database: Arc::clone(&target.database),
+            user: Arc::clone(&target.user),
+            address: Arc::clone(&target.endpoint.address),
+            local: socket.and_then(Socket::local_address),
+            peer: socket.and_then(Socket::peer_address),
+            process,
+            opened: SystemTime::now(),
+            is_leased: AtomicBool::new(true),
+        })
+    }
+
+    /// A session holds it.
+    pub fn is_leased(&self) -> bool {
+        self.is_leased.load(Ordering::Relaxed)
+    }
+
+    /// A session holds it from now on, or does not any more.
+    #[inline]
+    pub(super) fn set_leased(&self, is_leased: bool) {
+        self.is_leased.store(is_leased, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
+    about: Arc<About>,
     /// A second handle to the socket: shutting it down wakes whoever waits on the first.
     socket: Unwatched,
     severed: Arc<AtomicBool>,
@@ -58,16 +109,22 @@ pub struct Pass {
     gate: Arc<Gate>,
     id: u64,
     severed: Arc<AtomicBool>,
+    about: Arc<About>,
 }
 
 impl Gate {
+    /// Every connection to the node that is open.
+    pub fn connections(&self) -> Vec<Arc<About>> {
+        self.open.lock().values().map(|entry| Arc::clone(&entry.about)).collect()
+    }
+
     /// The generation that a connection begun now belongs to; see [`Gate::enter`].
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
     /// A connection that was begun at this generation is open. None: the node has been fenced since.
-    pub fn enter(self: &Arc<Self>, socket: Unwatched, generation: u64) -> Option<Pass> {
+    pub fn enter(self: &Arc<Self>, socket: Unwatched, generation: u64, about: Arc<About>) -> Option<Pass> {
         let severed = Arc::new(AtomicBool::new(false));
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.lock();
@@ -75,8 +132,8 @@ impl Gate {
         if self.generation() != generation {
             return None;
         }
-        open.insert(id, Entry { socket, severed: Arc::clone(&severed) });
-        Some(Pass { gate: Arc::clone(self), id, severed })
+        open.insert(id, Entry { about: Arc::clone(&about), socket, severed: Arc::clone(&severed) });
+        Some(Pass { gate: Arc::clone(self), id, severed, about })
     }
 
     /// Closes every connection to the node, leased or idle. When this returns, none of them can bring an answer that
@@ -175,6 +232,12 @@ impl Pass {
         self.severed.load(Ordering::Acquire)
     }
 
+    /// What others can see of the connection.
+    #[inline]
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
     /// The gate.
     pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
@@ -193,6 +256,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::backend::Endpoint;
 
     #[test]
     fn a_hold_ends_by_itself_or_when_it_is_released() {
@@ -212,10 +276,23 @@ mod tests {
         let mut ours = socket.try_clone().unwrap();
         let gate = Arc::new(Gate::default());
         let before = gate.generation();
-        let pass = gate.enter(socket.try_clone().unwrap().into(), before).unwrap();
+        let about = || {
+            let target = Target {
+                endpoint: Endpoint::plain("a:5432".into()),
+                user: "u".into(),
+                database: "d".into(),
+                password: None,
+                salted_password: None,
+                parameters: Vec::new(),
+            };
+            About::new(&target, None, 1)
+        };
+        let pass = gate.enter(socket.try_clone().unwrap().into(), before, about()).unwrap();
+        assert_eq!(gate.connections().len(), 1);
         assert_eq!(gate.sever(), 1);
         assert!(pass.is_severed());
         assert_eq!(ours.read(&mut [0; 8]).unwrap(), 0, "whoever waits on the socket is woken");
-        assert!(gate.enter(socket.into(), before).is_none());
+        let about = about();
+        assert!(gate.enter(socket.into(), before, about).is_none());
     }
 }

@@ -17,6 +17,7 @@ pub struct Lease {
 impl Lease {
     pub(super) fn new(connection: Box<Connection>, pool: Arc<Pool>) -> Self {
         pool.gate().leased();
+        connection.pass.about().set_leased(true);
         Self { connection: Some(connection), pool }
     }
 
@@ -39,6 +40,7 @@ impl Lease {
     pub fn give_back(mut self, now: Instant) {
         if let Some(connection) = self.connection.take() {
             self.pool.gate().returned();
+            connection.pass.about().set_leased(false);
             self.pool.put(connection, now);
         }
     }

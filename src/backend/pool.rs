@@ -11,7 +11,7 @@ use rand::Rng;
 use super::cancel::CancelTarget;
 use super::connect::{self, ConnectError, Target};
 use super::connection::Connection;
-use super::gate::Gate;
+use super::gate::{About, Gate};
 use super::lease::Lease;
 use super::slots::{Counts, Grant, Slot, Slots, Taken};
 use crate::auth::{SaltedPassword, Secret};
@@ -164,7 +164,8 @@ impl Pool {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
         let second_handle = login.stream.second_handle().map_err(ConnectError::Io)?;
-        let pass = self.gate.enter(second_handle, fenced).ok_or(LeaseError::Fenced)?;
+        let about = About::new(&self.target, Some(login.stream.socket()), login.cancel_key.process_id);
+        let pass = self.gate.enter(second_handle, fenced, about).ok_or(LeaseError::Fenced)?;
         let now = Instant::now();
         // Not all at once: connections opened together would otherwise end together.
         let jitter = self.settings.load().lifetime.mul_f64(rand::rng().random_range(0.0..0.1));

@@ -106,6 +106,11 @@ impl Pools {
         }
     }
 
+    /// How pools keep their connections.
+    pub fn settings(&self) -> Arc<PoolSettings> {
+        self.settings.load_full()
+    }
+
     /// Pools of the cluster `from` at these nodes become pools of the cluster `to`.
     pub fn move_to(&self, from: usize, to: usize, nodes: impl Fn(NodeId) -> bool) {
         let is_moved = |key: &PoolKey| key.cluster == from && nodes(key.node);

@@ -94,6 +94,7 @@ impl Client {
 
     async fn wait_for_lease(&mut self, intent: &Intent) -> Result<Acquired, Refusal> {
         let arrived = Instant::now();
+        self.place.card.waits(arrived);
         let mut begun = arrived;
         let mut excluded = if is_read(intent) { self.lost_on.clone() } else { Excluded::new() };
         let mut failure = None;
@@ -131,7 +132,9 @@ impl Client {
                 Placement::Node(node, reason) => match self.lease_at(intent, node, &view).await {
                     Ok(lease) if self.still_holds(intent, node, Instant::now()) && !self.database.pause.is_paused() => {
                         let role = view.node(node).map_or(Role::Unknown, |node| node.role);
-                        self.worker.metrics.lease_waited(arrived.elapsed());
+                        let waited = arrived.elapsed();
+                        self.worker.metrics.lease_waited(waited);
+                        self.tally.count(|totals| totals.wait_time += waited);
                         return Ok(Acquired { lease, role, reason });
                     }
                     Ok(lease) => lease.give_back(Instant::now()),

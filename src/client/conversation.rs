@@ -2,10 +2,11 @@
 //!
 //! Cancel safety: nothing here is dropped halfway but the whole task, and then its lease is closed, not returned.
 
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use smallvec::SmallVec;
@@ -13,12 +14,16 @@ use tokio::io::AsyncWriteExt;
 
 use super::acquire::{Acquired, Refusal, target};
 use super::alarm::Alarm;
+use super::card::Card;
+use super::console::{self, Visitor};
 use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
 use super::last_path::LastPath;
 use super::relay::Relayed;
 use super::rulings::{self, minute_of_the_day};
 use super::server::{Database, Server};
+use super::shapes::Key;
+use super::tally::Tally;
 use super::welcome::Reported;
 use super::worker::{Buffers, Place, Worker};
 use crate::auth::Secret;
@@ -32,7 +37,7 @@ use crate::routing::{Catalog, Intent, Reason, Ruling, safety};
 use crate::session::failure::Circumstances;
 use crate::session::replay::Sent;
 use crate::session::translate::{DISCARD_SEQUENCES, Message};
-use crate::session::{End, Held, Loss, Session, SessionId, Surroundings, TransactionLog};
+use crate::session::{End, Held, Identity, Loss, Session, SessionId, Surroundings, TransactionLog};
 use crate::topology::{Doubt, NodeId, Role};
 use crate::wire::error_response::{Severity, put_error};
 use crate::wire::{Header, SqlState, backend, frame, frontend};
@@ -48,6 +53,7 @@ pub struct Client {
     pub(super) password: Option<Secret>,
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     pub(super) cancellable: Arc<Cancellable>,
+    pub(super) tally: Rc<Tally>,
     /// Bytes of a message from the client that nobody wants, and that have not come yet.
     pub(super) dropping: usize,
     /// Nodes that were lost while they had the present unit: it is run again elsewhere.
@@ -59,7 +65,7 @@ pub struct Client {
     pub(super) turn: u64,
     /// The present transaction, where it may be replayed.
     pub(super) log: Option<Box<TransactionLog>>,
-    place: Place,
+    pub(super) place: Place,
 }
 
 /// A lease, and what is known of the unit that runs on it.
@@ -67,6 +73,14 @@ pub(super) struct HeldLease {
     pub(super) lease: Lease,
     pub(super) role: Role,
     pub(super) begun: Instant,
+    /// Why it was taken.
+    pub(super) reason: Reason,
+    /// What its first unit counts as; None: another unit has gone the same way since.
+    pub(super) shape: Option<Key>,
+    /// When the unit that is under way was sent, if its time is not counted yet.
+    pub(super) asked: Option<Instant>,
+    /// Units sent.
+    pub(super) units: u32,
     /// Bytes of a message from the client that go on as they come: it is too large to be held.
     pub(super) passing_to_node: usize,
     /// Bytes of a message from the node that go on as they come.
@@ -115,7 +129,7 @@ const MOST_RUNS: usize = 8;
 
 /// Serves one client, from its first byte to its last.
 pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId) {
-    let place = worker.enter();
+    let place = worker.enter(Card::new(id, stream.socket().peer_address(), stream.socket().local_address()));
     worker.metrics.client_accepted();
     let mut stream = Some(stream);
     let login = tokio::time::timeout(server.limits.login_timeout, Box::pin(login(&mut stream, &server, &worker)));
@@ -123,6 +137,10 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
         (Err(_), _) => {
             worker.metrics.login_failed(LoginFailure::Timeout);
             Farewell::Left
+        }
+        (Ok(Err(Farewell::ToConsole(user))), Some(stream)) => {
+            visit_console(stream, user, &server, &worker, &place).await;
+            return worker.metrics.client_closed();
         }
         (Ok(Err(farewell)), still_there) => {
             stream = still_there;
@@ -137,7 +155,7 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
             if let Some(moment) = server.pools.last_write() {
                 client.session.freshness.wrote(moment);
             }
-            let farewell = client.converse().await;
+            let farewell = client.converse_unless_killed().await;
             client.leave(farewell).await;
             worker.metrics.client_closed();
             return;
@@ -166,6 +184,36 @@ async fn login(
     }
 }
 
+/// The client goes on at the console, if it may; else it is told why not.
+async fn visit_console(stream: Stream, user: Arc<str>, server: &Server, worker: &Worker, place: &Place) {
+    let refusal = match (server.console_right(&user), server.console.get()) {
+        (Some(right), Some(console)) => {
+            worker.metrics.login_ok();
+            let address = stream.origin();
+            place.card.is_of(&Identity { user: Arc::clone(&user), database: console::NAME.into(), address });
+            let mut visit = console(Visitor { stream, user, right });
+            let until_told = std::future::poll_fn(|cx| {
+                if place.card.poll_killed(cx).is_ready() || worker.is_draining() {
+                    return Poll::Ready(());
+                }
+                place.watch(cx);
+                visit.as_mut().poll(cx)
+            });
+            return until_told.await;
+        }
+        (None, _) => {
+            let message = format!(
+                "user \"{user}\" may not use the console: add it to users or stats_users in the [admin] section of the \
+                 configuration"
+            );
+            Farewell::told(SqlState::INSUFFICIENT_PRIVILEGE, message)
+        }
+        (_, None) => Farewell::told(SqlState::CANNOT_CONNECT_NOW, "the console is not there yet"),
+    };
+    let mut stream = stream;
+    say_farewell(&mut stream, &refusal, worker).await;
+}
+
 async fn say_farewell(stream: &mut Stream, farewell: &Farewell, worker: &Worker) {
     match farewell {
         Farewell::Told { code, message } => {
@@ -180,7 +228,7 @@ async fn say_farewell(stream: &mut Stream, farewell: &Farewell, worker: &Worker)
             let _ = stream.shutdown().await;
         }
         Farewell::NotPostgres => worker.metrics.client_refused(RefusalCause::NotPostgres),
-        Farewell::Left | Farewell::Lost(_) | Farewell::Cancel => {}
+        Farewell::Left | Farewell::Lost(_) | Farewell::Cancel | Farewell::ToConsole(_) => {}
     }
 }
 
@@ -194,9 +242,12 @@ impl Client {
         place: Place,
         id: SessionId,
     ) -> Self {
+        place.card.is_of(&admitted.identity);
+        place.card.is_called(admitted.settings.get("application_name"));
         let turn = worker.turn();
         Self {
             stream,
+            tally: worker.tally(&admitted.identity.database),
             session: Session::new(id, admitted.identity, admitted.settings),
             held: None,
             server,
@@ -213,6 +264,20 @@ impl Client {
             log: None,
             place,
         }
+    }
+
+    /// An operator may end it at any moment. Dropping what it does loses nothing that is not settled by leaving.
+    async fn converse_unless_killed(&mut self) -> Farewell {
+        let card = Rc::clone(&self.place.card);
+        let mut conversation = std::pin::pin!(self.converse());
+        std::future::poll_fn(|cx| match card.poll_killed(cx) {
+            Poll::Ready(()) => Poll::Ready(Farewell::told(
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection due to administrator command",
+            )),
+            Poll::Pending => conversation.as_mut().poll(cx),
+        })
+        .await
     }
 
     async fn converse(&mut self) -> Farewell {
@@ -305,6 +370,7 @@ impl Client {
             0 => Poll::Ready(Err(Farewell::Left)),
             count => {
                 self.worker.metrics.received_from_client(count);
+                self.tally.count(|totals| totals.add_received(count));
                 Poll::Ready(Ok(()))
             }
         }
@@ -380,6 +446,7 @@ impl Client {
             0 => Err(Farewell::Left),
             count => {
                 self.worker.metrics.received_from_client(count);
+                self.tally.count(|totals| totals.add_received(count));
                 Ok(())
             }
         }
@@ -586,10 +653,16 @@ impl Client {
         }
         self.worker.metrics.statement_routed(target(role), reason.index());
         self.session.served_on(if role == Role::Primary { Held::Primary } else { Held::Replica });
+        self.place.card.runs_on(lease.pool().address(), begun);
+        self.tally.count(|totals| totals.assignments += 1);
         self.held = Some(HeldLease {
             lease,
             role,
             begun,
+            reason,
+            shape: None,
+            asked: Some(begun),
+            units: 0,
             passing_to_node: 0,
             passing_to_client: 0,
             sent: false,
@@ -606,6 +679,7 @@ impl Client {
 
     /// Translates what has been gathered. Its messages are kept while it may have to be run again.
     pub(super) fn send_unit(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        self.remember_decision(buffers);
         let size = self.session.gathered.size;
         match &self.held {
             Some(held) if held.role == Role::Primary => self.session.goes_to_primary(),
@@ -646,6 +720,28 @@ impl Client {
         buffers.input.consume(size);
         self.session.gathered.clear();
         Ok(())
+    }
+
+    /// Counts where the unit goes and why, by the shape of its first statement.
+    fn remember_decision(&mut self, buffers: &Buffers) {
+        let Some(held) = &mut self.held else { return };
+        let Some(statement) = self.session.gathered.first.as_ref().filter(|_| self.session.gathered.executes) else {
+            return;
+        };
+        held.units = held.units.saturating_add(1);
+        let is_first = held.units == 1;
+        let (reason, now) = match self.session.intent() {
+            Some(intent) if !is_first => (intent.reason(), Instant::now()),
+            _ => (held.reason, held.begun),
+        };
+        held.asked = held.asked.or(Some(now));
+        let session = &self.session;
+        let unit = || buffers.input.filled().get(..session.gathered.size).unwrap_or_default();
+        let text = || crate::sql::redacted(&session.text_of_unit(unit()));
+        let decision = (target(held.role), reason);
+        let key = self.worker.shapes.borrow_mut().made(statement, held.lease.pool().address(), decision, now, text);
+        held.shape = is_first.then_some(key);
+        self.tally.count(|totals| totals.queries += 1);
     }
 
     /// Makes the server connection's settings and SQL-prepared statements the session's.
@@ -690,7 +786,7 @@ impl Client {
             // The connection was bad; nothing of the client's has been sent.
             _ => {
                 self.worker.metrics.retried(Retry::NotSent);
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 Ok(())
             }
         }
@@ -714,6 +810,7 @@ impl Client {
     /// Writes what is meant for the client.
     async fn flush(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         self.worker.metrics.sent_to_client(buffers.to_client.len());
+        self.tally.count(|totals| totals.add_sent(buffers.to_client.len()));
         self.stream.write_all_buf(&mut buffers.to_client).await?;
         Ok(())
     }
@@ -775,6 +872,15 @@ impl Client {
         let now = Instant::now();
         let took = now.saturating_duration_since(held.begun);
         self.worker.metrics.statement_finished(target(held.role), took);
+        if let Some(shape) = held.shape {
+            self.worker.shapes.borrow_mut().ended(shape, took);
+        }
+        self.place.card.idles(now);
+        self.tally.count(|totals| {
+            totals.transactions += 1;
+            totals.transaction_time += took;
+            totals.query_time += held.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
+        });
         if held.is_measured {
             self.worker.observe(self.cluster().number, held.lease.node(), took, now);
         }
@@ -803,6 +909,7 @@ impl Client {
             Ok(answer) => {
                 let values = answer.rows.into_iter().next().unwrap_or_default();
                 connection.known.settings = self.session.settings_read(names, values);
+                self.place.card.is_called(self.session.settings.get("application_name"));
                 self.replay_after_reset(buffers).await
             }
             Err(_) => Err(self.settings_lost()),
@@ -1048,10 +1155,10 @@ impl Client {
 /// A cancel is on its way to this connection: it waits until the cancel has arrived, so that it hits nobody else.
 async fn after_cancel(mut lease: Lease) {
     /// The node answers a cancel at once; a connection that waits longer is closed.
-    const LONGEST: std::time::Duration = std::time::Duration::from_secs(6);
+    const LONGEST: Duration = Duration::from_secs(6);
     let begun = Instant::now();
     while lease.connection().is_being_cancelled() && begun.elapsed() < LONGEST {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     if !lease.connection().is_being_cancelled() {
         lease.give_back(Instant::now());
@@ -1059,7 +1166,7 @@ async fn after_cancel(mut lease: Lease) {
 }
 
 /// Ends what a transaction was on a replica that it has left.
-async fn end_transaction(mut lease: Lease, limit: std::time::Duration) {
+async fn end_transaction(mut lease: Lease, limit: Duration) {
     let deadline = tokio::time::Instant::now() + limit;
     let connection = lease.connection();
     if connection.is_being_cancelled() {

@@ -1,6 +1,7 @@
 //! Why a client's conversation ends, and what it is told.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::wire::SqlState;
 
@@ -24,6 +25,9 @@ pub enum Farewell {
     /// What it began with is not PostgreSQL's protocol: nothing is answered.
     #[error("not PostgreSQL's protocol")]
     NotPostgres,
+    /// It came for the console, and goes on there.
+    #[error("a client of the console")]
+    ToConsole(Arc<str>),
     /// It came to cancel, and that is done.
     #[error("a cancel request")]
     Cancel,

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::conversation::serve;
 use super::server::Server;
-use super::worker::Worker;
+use super::worker::{Report, Whom, Worker};
 use crate::metrics::Metrics;
 use crate::net::{Stream, Unwatched};
 use crate::session::SessionId;
@@ -32,6 +32,12 @@ enum Order {
     Serve(Unwatched),
     /// Serve by this configuration from now on, and say so.
     Renew(Arc<Server>, oneshot::Sender<()>),
+    /// Tell of yourself.
+    Report(oneshot::Sender<Report>),
+    /// End these clients, and say how many there were.
+    Kill(Whom, oneshot::Sender<usize>),
+    /// Forget recent decisions.
+    ForgetShapes,
     /// Ask every client to leave as soon as it is idle.
     Drain,
 }
@@ -63,16 +69,40 @@ impl Fleet {
 
     /// Every client is served by this from its next unit on. Returns when every worker knows.
     pub async fn renew(&self, server: &Arc<Server>) {
+        self.ask(|done| Order::Renew(Arc::clone(server), done)).await;
+    }
+
+    /// What each worker tells of itself.
+    pub async fn report(&self) -> Vec<Report> {
+        self.ask(Order::Report).await
+    }
+
+    /// Ends these clients, whatever they do. Answers how many there were.
+    pub async fn kill(&self, whom: &Whom) -> usize {
+        self.ask(|done| Order::Kill(whom.clone(), done)).await.into_iter().sum()
+    }
+
+    /// Forgets recent decisions.
+    pub fn forget_shapes(&self) {
+        for crew in &self.crews {
+            // A worker that is gone remembers nothing.
+            let _ = crew.orders.send(Order::ForgetShapes);
+        }
+    }
+
+    /// The answers of all workers; one that is gone gives none.
+    async fn ask<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
         let mut answers = Vec::with_capacity(self.crews.len());
         for crew in &self.crews {
-            let (done, answer) = oneshot::channel();
-            // A worker that is gone serves nobody.
-            let _ = crew.orders.send(Order::Renew(Arc::clone(server), done));
+            let (sender, answer) = oneshot::channel();
+            let _ = crew.orders.send(order(sender));
             answers.push(answer);
         }
+        let mut told = Vec::with_capacity(answers.len());
         for answer in answers {
-            let _ = answer.await;
+            told.extend(answer.await.ok());
         }
+        told
     }
 
     /// Asks every client to leave as soon as it is idle.
@@ -131,11 +161,14 @@ async fn obey(
     while let Some(order) = orders.recv().await {
         match order {
             Order::Drain => worker.drain(),
+            // Whoever has asked may have gone.
             Order::Renew(server, done) => {
                 worker.renew(server);
-                // Whoever has asked may have gone.
                 let _ = done.send(());
             }
+            Order::Report(told) => drop(told.send(worker.report())),
+            Order::Kill(whom, done) => drop(done.send(worker.kill(&whom))),
+            Order::ForgetShapes => worker.shapes.borrow_mut().clear(),
             Order::Serve(client) => {
                 let leaving = Leaving(Arc::clone(count));
                 let Ok(client) = client.watched() else { continue };

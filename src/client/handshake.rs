@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::acquire;
 use super::authentication::{self, Claim};
+use super::console;
 use super::farewell::Farewell;
 use super::greeting;
 use super::server::{Database, Server, User};
@@ -65,11 +66,18 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     negotiate(stream, &startup).await?;
     let claim = Claim { user: &user, database: &database, origin };
     let known = Box::pin(authentication::authenticate(stream, &mut buffer, claim, server, worker)).await?;
+    if *database == *console::NAME {
+        return Err(Farewell::ToConsole(user));
+    }
     let Some(entry) = server.databases.get(&database) else {
         worker.metrics.login_failed(LoginFailure::UnknownDatabase);
         let message = format!("database \"{database}\" does not exist");
         return Err(Farewell::told(SqlState::INVALID_CATALOG_NAME, message));
     };
+    if entry.pause.is_disabled() {
+        let message = format!("database \"{database}\" is disabled: it takes no new clients");
+        return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, message));
+    }
     let identity = Identity { user, database, address: origin };
     Ok(Admitted { identity, database: entry.clone(), user: known, settings })
 }

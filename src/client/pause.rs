@@ -167,8 +167,13 @@ impl Server {
                 _ => tokio::time::sleep(LOOK).await,
             }
         }
-        self.pools.reconnect(|key| self.is_meant(scope, key.cluster, &key.database), Instant::now());
+        self.reconnect(scope);
         Ok(())
+    }
+
+    /// Closes the server connections of these databases: idle ones now, others when they come back.
+    pub fn reconnect(&self, scope: &Scope) {
+        self.pools.reconnect(|key| self.is_meant(scope, key.cluster, &key.database), Instant::now());
     }
 
     fn leases_of(&self, scope: &Scope) -> usize {

@@ -128,6 +128,7 @@ impl Client {
             match write(cx, &mut self.stream, &buffers.to_client)? {
                 Some(count) => {
                     self.worker.metrics.sent_to_client(count);
+                    self.tally.count(|totals| totals.add_sent(count));
                     buffers.to_client.advance(count);
                 }
                 None => break,
@@ -295,6 +296,13 @@ impl Client {
         for _ in 0..answered {
             buffers.first_is_answered();
         }
+        // The time of a unit that ends its transaction is counted when the lease goes back.
+        if answered > 0
+            && self.session.status() != TransactionStatus::Idle
+            && let Some(asked) = held.asked.take()
+        {
+            self.tally.count(|totals| totals.query_time += asked.elapsed());
+        }
         // What is under way now is another unit, of which nothing has been forwarded.
         held.forwarded &= !ends_answered;
         if buffers.from_node.is_full() && at == 0 {
@@ -311,6 +319,7 @@ impl Client {
         let bytes = buffers.from_node.filled().get(..count).unwrap_or_default();
         let written = write(cx, &mut self.stream, bytes)?.unwrap_or(0);
         self.worker.metrics.sent_to_client(written);
+        self.tally.count(|totals| totals.add_sent(written));
         buffers.to_client.extend_from_slice(bytes.get(written..).unwrap_or_default());
         buffers.from_node.consume(count);
         Ok(())
@@ -337,6 +346,7 @@ impl Client {
             Poll::Ready(Err(error)) => Err(error.into()),
             Poll::Ready(Ok(count)) => {
                 self.worker.metrics.received_from_client(count);
+                self.tally.count(|totals| totals.add_received(count));
                 Ok(self.take_messages(buffers)?.unwrap_or(Turn::Moved))
             }
         }

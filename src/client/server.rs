@@ -1,6 +1,6 @@
 //! What all clients share: who may connect, to which clusters, through which pools, by which rules.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::attempts::Attempts;
 use super::auth_query::AuthQuery;
+use super::console::Console;
 use super::pause::{Pause, Pauses};
 use super::welcome::Welcomes;
 use crate::auth::hba::{Network, Rules};
@@ -48,6 +49,12 @@ pub struct Server {
     pub welcomes: Arc<Welcomes>,
     /// Which databases are paused. Outlives a reload.
     pub pauses: Arc<Pauses>,
+    /// Answers clients of the console. Outlives a reload.
+    pub console: Arc<OnceLock<Console>>,
+    /// Who may change things at the console.
+    pub console_users: Vec<Arc<str>>,
+    /// Who may look at things there.
+    pub stats_users: Vec<Arc<str>>,
     /// The rules in force.
     pub rules: Arc<RuleSet>,
     /// Hints in comments count.
@@ -104,6 +111,8 @@ pub struct Cluster {
     pub follow_until: Box<dyn Fn(NodeId, Instant) + Send + Sync>,
     /// Tells that a session has reason to doubt this node.
     pub doubt: Box<dyn Fn(NodeId, Doubt) + Send + Sync>,
+    /// Takes a node out of reading, or puts it back; false: that changed nothing.
+    pub set_drained: Box<dyn Fn(NodeId, bool) -> bool + Send + Sync>,
     /// Named groups of nodes.
     pub groups: Vec<(Arc<str>, Vec<u16>)>,
     /// How its nodes share reads.

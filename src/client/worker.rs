@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::card::{Card, ClientReport};
 use super::server::Server;
+use super::shapes::{DecisionReport, Shapes};
+use super::tally::{Tally, Totals};
 use crate::balancing::PeakLatency;
 use crate::metrics::WorkerMetrics;
 use crate::net::ReadBuffer;
@@ -38,7 +41,32 @@ pub struct Worker {
     /// Idle clients, to be woken when the worker drains.
     idle: RefCell<Vec<Option<Waker>>>,
     free_places: RefCell<Vec<usize>>,
+    /// What others can see of each client, by its place.
+    cards: RefCell<Vec<Option<Rc<Card>>>>,
+    tallies: RefCell<Vec<(Arc<str>, Rc<Tally>)>>,
+    /// Recent decisions.
+    pub shapes: RefCell<Shapes>,
     clients: Cell<usize>,
+}
+
+/// What a worker tells of itself.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Its clients.
+    pub clients: Vec<ClientReport>,
+    /// What they and those before them have done, by the database they asked for.
+    pub totals: Vec<(Arc<str>, Totals)>,
+    /// Recent decisions.
+    pub decisions: Vec<DecisionReport>,
+}
+
+/// Which clients are meant.
+#[derive(Clone, Debug)]
+pub enum Whom {
+    /// Those of this database.
+    Database(Arc<str>),
+    /// The one of this session.
+    Session(u64),
 }
 
 /// The buffers of a client that is active; an idle one has none.
@@ -80,6 +108,9 @@ impl Worker {
             draining: Cell::new(false),
             idle: RefCell::default(),
             free_places: RefCell::default(),
+            cards: RefCell::default(),
+            tallies: RefCell::default(),
+            shapes: RefCell::default(),
             clients: Cell::new(0),
         })
     }
@@ -173,14 +204,49 @@ impl Worker {
         self.clients.get()
     }
 
-    /// A place for a client among those who are woken when the worker drains.
-    pub fn enter(self: &Rc<Self>) -> Place {
+    /// A place for a client among those who are woken when the worker drains, and who can be looked at.
+    pub fn enter(self: &Rc<Self>, card: Card) -> Place {
         self.clients.set(self.clients.get() + 1);
+        let card = Rc::new(card);
         let number = self.free_places.borrow_mut().pop().unwrap_or_else(|| {
             self.idle.borrow_mut().push(None);
+            self.cards.borrow_mut().push(None);
             self.idle.borrow().len() - 1
         });
-        Place { worker: Rc::clone(self), number }
+        if let Some(place) = self.cards.borrow_mut().get_mut(number) {
+            *place = Some(Rc::clone(&card));
+        }
+        Place { worker: Rc::clone(self), card, number }
+    }
+
+    /// Where clients of this database are counted.
+    pub fn tally(&self, database: &Arc<str>) -> Rc<Tally> {
+        let mut tallies = self.tallies.borrow_mut();
+        if let Some((_, tally)) = tallies.iter().find(|(name, _)| name == database) {
+            return Rc::clone(tally);
+        }
+        let tally = Rc::new(Tally::default());
+        tallies.push((Arc::clone(database), Rc::clone(&tally)));
+        tally
+    }
+
+    /// What it tells of itself.
+    pub fn report(&self) -> Report {
+        Report {
+            clients: self.cards.borrow().iter().flatten().map(|card| card.report()).collect(),
+            totals: self.tallies.borrow().iter().map(|(name, tally)| (Arc::clone(name), tally.totals())).collect(),
+            decisions: self.shapes.borrow().report(),
+        }
+    }
+
+    /// Ends these clients, whatever they do. Answers how many.
+    pub fn kill(&self, whom: &Whom) -> usize {
+        let cards = self.cards.borrow();
+        let meant = cards.iter().flatten().filter(|card| match whom {
+            Whom::Database(name) => card.came_for(name),
+            Whom::Session(id) => card.id().0 == *id,
+        });
+        meant.inspect(|card| card.kill()).count()
     }
 }
 
@@ -204,6 +270,8 @@ fn at_or_default<T: Default>(list: &mut Vec<T>, place: usize) -> &mut T {
 /// A client's place; dropping it is leaving.
 pub struct Place {
     worker: Rc<Worker>,
+    /// What others can see of the client.
+    pub card: Rc<Card>,
     number: usize,
 }
 
@@ -223,6 +291,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(place) = self.worker.idle.borrow_mut().get_mut(self.number) {
+            *place = None;
+        }
+        if let Some(place) = self.worker.cards.borrow_mut().get_mut(self.number) {
             *place = None;
         }
         self.worker.free_places.borrow_mut().push(self.number);

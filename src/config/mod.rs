@@ -21,6 +21,7 @@ mod routing;
 mod rule_action;
 mod rule_conditions;
 mod rule_file;
+mod shown;
 mod tls;
 mod user;
 
@@ -40,6 +41,7 @@ use crate::routing::{Consistency, Reads, RuleSet, Transactions};
 use document::Document;
 
 pub use problem::{Place, Problem, Problems};
+pub use shown::Shown;
 
 /// Reads and checks a configuration with the rule and password files it names, which are looked for beside it. Every
 /// problem is found at once.
@@ -74,6 +76,10 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// TLS towards clients. Default None: off.
     pub tls: Option<ClientTls>,
+    /// Who may look at things and change them at the console: names of users. Default none.
+    pub console_users: Vec<Arc<str>>,
+    /// Who may look at things at the console: names of users. Default none.
+    pub stats_users: Vec<Arc<str>>,
     /// Replica sets; at least one.
     pub clusters: Vec<Cluster>,
     /// Names that clients ask for; at least one.
@@ -108,7 +114,9 @@ impl Config {
         let config = Self {
             listen: listen.addresses,
             listen_sockets: listen.sockets,
-            admin_listen: listen.admin,
+            admin_listen: listen.admin.listen,
+            console_users: listen.admin.users,
+            stats_users: listen.admin.stats_users,
             proxies: listen.proxies,
             tls: tls::to_clients(&root, folder),
             workers: root.count("workers", one_per_two_cores(), 1..=1024),
@@ -239,6 +247,17 @@ pub enum PoolMode {
     Session,
     /// After each statement; transactions are refused.
     Statement,
+}
+
+impl PoolMode {
+    /// The configuration's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Transaction => "transaction",
+            Self::Session => "session",
+            Self::Statement => "statement",
+        }
+    }
 }
 
 /// Server connections.

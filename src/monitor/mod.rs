@@ -141,6 +141,16 @@ impl MonitorHandle {
         self.shared.doubt(node, cause);
     }
 
+    /// Takes a node out of reading, or puts it back; false: that changed nothing.
+    pub fn set_drained(&self, node: NodeId, is_drained: bool) -> bool {
+        self.shared.set_drained(node, is_drained)
+    }
+
+    /// An operator has taken this node out of reading.
+    pub fn is_drained(&self, node: NodeId) -> bool {
+        self.shared.is_drained(node)
+    }
+
     /// Wakes everybody who waits for a new view, without one.
     pub fn wake_all(&self) {
         self.shared.wake_all();

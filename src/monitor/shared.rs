@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{OnView, ProbeCounters};
 use crate::config;
-use crate::topology::{Doubt, Effect, Event, NodeId, NodeState, Topology, TopologySettings, View};
+use crate::topology::{Doubt, Effect, Event, NodeId, NodeState, NodeView, Topology, TopologySettings, View};
 
 /// What the watchers of a cluster share.
 pub(super) struct Shared {
@@ -30,6 +30,7 @@ pub(super) struct Shared {
 pub(super) struct Signals {
     is_probe_wanted: AtomicBool,
     is_sample_wanted: AtomicBool,
+    is_drained: AtomicBool,
     /// Nanoseconds since the start.
     follow_until: AtomicU64,
     pub(super) woken: Notify,
@@ -133,10 +134,39 @@ impl Shared {
     }
 
     fn publish(&self, view: Arc<View>) {
+        let view = self.without_drained(view);
         // What lost its role is fenced before anyone can act on the new epoch.
         (self.on_view)(&self.view.load(), &view);
         self.view.store(view);
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// An operator takes a node out of reading, or puts it back; false: that changed nothing.
+    pub(super) fn set_drained(&self, node: NodeId, is_drained: bool) -> bool {
+        let topology = self.topology.lock();
+        let Some(signals) = self.signals(node) else { return false };
+        let has_changed = signals.is_drained.swap(is_drained, Ordering::SeqCst) != is_drained;
+        if has_changed {
+            self.publish(topology.view());
+        }
+        has_changed
+    }
+
+    pub(super) fn is_drained(&self, node: NodeId) -> bool {
+        self.signals(node).is_some_and(|signals| signals.is_drained.load(Ordering::SeqCst))
+    }
+
+    /// A node that an operator has drained takes no reads, whatever topology would allow.
+    fn without_drained(&self, mut view: Arc<View>) -> Arc<View> {
+        let is_affected = |node: &NodeView| node.takes_reads && self.is_drained(node.id);
+        if view.nodes.iter().any(is_affected) {
+            let view = Arc::make_mut(&mut view);
+            for node in view.nodes.iter_mut().filter(|node| is_affected(node)) {
+                node.takes_reads = false;
+                node.why = "drained by an operator".into();
+            }
+        }
+        view
     }
 
     pub(super) fn wake_all(&self) {

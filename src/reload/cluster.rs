@@ -98,7 +98,7 @@ impl RunningCluster {
     /// As clients see it.
     pub(super) fn for_clients(&self, mock_secret: &[u8; 32]) -> client::Cluster {
         let handle = self.handle();
-        let (sampler, follower, doubter) = (handle.clone(), handle.clone(), handle.clone());
+        let (sampler, follower, doubter, drainer) = (handle.clone(), handle.clone(), handle.clone(), handle.clone());
         client::Cluster {
             name: Arc::clone(&self.config.name),
             number: self.number,
@@ -110,6 +110,7 @@ impl RunningCluster {
             request_sample: Box::new(move |node| sampler.request_sample(node)),
             follow_until: Box::new(move |node, until| follower.follow_until(node, until)),
             doubt: Box::new(move |node, cause| doubter.doubt(node, cause)),
+            set_drained: Box::new(move |node, drained| drainer.set_drained(node, drained)),
             groups: self.config.groups.clone(),
             balance: self.config.balance.clone(),
         }
@@ -186,6 +187,19 @@ impl RunningCluster {
             }
         }
         before.fences.in_force.store(false, Ordering::Release);
+    }
+
+    /// What an operator has drained there stays so.
+    pub(super) fn drain_as(&self, before: &Self) {
+        let number = |at: usize| u16::try_from(at).map(NodeId).ok();
+        for (old, address) in before.config.nodes.iter().enumerate() {
+            let new = self.config.nodes.iter().position(|other| other == address);
+            if let (Some(old), Some(new)) = (number(old), new.and_then(number))
+                && before.handle().is_drained(old)
+            {
+                self.handle().set_drained(new, true);
+            }
+        }
     }
 
     /// Nodes that both have.

@@ -14,8 +14,9 @@ use tracing::{info, warn};
 
 use crate::backend::Pools;
 use crate::catalogs::{self, Catalogs};
+use crate::client::console::Console;
 use crate::client::{Fleet, Server};
-use crate::config::{self, Config, Problems};
+use crate::config::{self, Config, Problems, Shown};
 use crate::monitor::Limits;
 use cluster::RunningCluster;
 use server::Lasting;
@@ -37,6 +38,7 @@ pub struct Standing {
     lasting: Lasting,
     catalogs: Catalogs,
     in_force: InForce,
+    settings: Arc<ArcSwap<Vec<Shown>>>,
     next_number: usize,
 }
 
@@ -71,7 +73,8 @@ impl Standing {
         let server = server::make(&config, users, &clusters, pictures, &lasting);
         let in_force = Arc::new(ArcSwap::from_pointee(server));
         let next_number = clusters.len();
-        Self { source, config, clusters, lasting, catalogs, in_force, next_number }
+        let settings = Arc::new(ArcSwap::from_pointee(config.shown()));
+        Self { source, config, clusters, lasting, catalogs, in_force, settings, next_number }
     }
 
     /// What clients share, now and after each reload.
@@ -79,14 +82,14 @@ impl Standing {
         &self.in_force
     }
 
-    /// The configuration in force.
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// The settings in force, now and after each reload.
+    pub fn settings(&self) -> &Arc<ArcSwap<Vec<Shown>>> {
+        &self.settings
     }
 
-    /// Where the configuration was read from.
-    pub fn source(&self) -> &PathBuf {
-        &self.source
+    /// Clients of the console are answered by this.
+    pub fn open_console(&self, console: Console) {
+        self.lasting.open_console(console);
     }
 
     /// Reads the configuration anew and swaps it in, if nothing is wrong with it. Clients go on, each by the new one from
@@ -118,6 +121,7 @@ impl Standing {
         fleet.renew(&server).await;
         before.iter().for_each(RunningCluster::wake_all);
         self.forget_pools(&server, &config);
+        self.settings.store(Arc::new(config.shown()));
         self.config = config;
         for setting in &reloaded.need_restart {
             warn!(setting, "a changed setting counts only after a restart");
@@ -139,6 +143,7 @@ impl Standing {
                     let number = if running.has_nodes_of(wanted) { running.number } else { self.next_number };
                     let renewed =
                         RunningCluster::start(number, wanted, limits, &running.gates_for(wanted), running.tls());
+                    renewed.drain_as(running);
                     renewed.ready_as(running).await;
                     if number != running.number {
                         self.lasting.pools.move_to(running.number, number, |node| running.keeps(node, wanted));

@@ -1,6 +1,6 @@
 //! From a checked configuration to what clients share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
 
@@ -9,6 +9,7 @@ use crate::backend::cancel::CancelKeys;
 use crate::backend::{PoolSettings, Pools};
 use crate::catalogs::Handle;
 use crate::client::attempts::Attempts;
+use crate::client::console::Console;
 use crate::client::welcome::Welcomes;
 use crate::client::{self, DatabaseCatalog, Pauses, Server};
 use crate::config::{self, Config};
@@ -22,6 +23,7 @@ pub(super) struct Lasting {
     welcomes: Arc<Welcomes>,
     pauses: Arc<Pauses>,
     attempts: Arc<Attempts>,
+    console: Arc<OnceLock<Console>>,
 }
 
 /// Who may connect.
@@ -36,7 +38,15 @@ impl Lasting {
             welcomes: Arc::default(),
             pauses: Arc::default(),
             attempts: Arc::default(),
+            console: Arc::default(),
         }
+    }
+}
+
+impl Lasting {
+    /// The console can be opened once: what comes later is left out.
+    pub(super) fn open_console(&self, console: Console) {
+        drop(self.console.set(console));
     }
 }
 
@@ -74,6 +84,9 @@ pub(super) fn make(
         cancel_keys: Arc::clone(&lasting.cancel_keys),
         welcomes: Arc::clone(&lasting.welcomes),
         pauses: Arc::clone(&lasting.pauses),
+        console: Arc::clone(&lasting.console),
+        console_users: config.console_users.clone(),
+        stats_users: config.stats_users.clone(),
         rules: Arc::clone(&config.routing.rules),
         hints: config.routing.hints,
         reads: config.routing.reads,

@@ -1,5 +1,6 @@
 //! Where a statement may go: [`intend`] says whether it needs the primary, [`place()`] finds the node.
 
+mod advice;
 pub mod decision;
 pub mod freshness;
 pub mod hints;
@@ -10,6 +11,7 @@ pub mod terms;
 
 use std::sync::Arc;
 
+pub use advice::advice;
 pub use decision::{Intent, Reason};
 pub use freshness::Freshness;
 pub use place::{Placement, place};
@@ -46,6 +48,17 @@ pub enum Consistency {
     Strong,
 }
 
+impl Reads {
+    /// The configuration's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Replicas => "replicas",
+            Self::Any => "any",
+            Self::Primary => "primary",
+        }
+    }
+}
+
 impl Consistency {
     /// Every one by its name in configuration, rules and hints.
     pub const NAMES: [(&'static str, Self); 3] =
@@ -54,6 +67,11 @@ impl Consistency {
     /// The one of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, consistency)| consistency)
+    }
+
+    /// The configuration's word.
+    pub fn word(self) -> &'static str {
+        Self::NAMES.into_iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
     }
 }
 

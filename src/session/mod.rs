@@ -24,6 +24,7 @@ pub mod reported;
 pub mod settings;
 pub mod translate;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,9 +44,9 @@ use crate::routing::{
 };
 use crate::sql::{Isolation, Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
-use crate::wire::frame;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
+use crate::wire::{Header, frame};
 use known::UnnamedId;
 use owed::OwedReplies;
 use pins::Pins;
@@ -395,6 +396,28 @@ impl Session {
         match self.gathered.names.iter().rev().find(|(given, _)| **given == *name) {
             Some((_, prepared)) => prepared.clone(),
             None => self.names.get(name).cloned(),
+        }
+    }
+
+    /// The text of the first statement of the unit that is gathered, whose messages are these; empty if it has none.
+    pub fn text_of_unit<'a>(&'a self, messages: &'a [u8]) -> Cow<'a, [u8]> {
+        let Ok(Some(header)) = Header::peek(messages) else { return Cow::default() };
+        let body = messages.get(frame::HEADER..header.size).unwrap_or_default();
+        let named = |name: &[u8]| {
+            let prepared = match name.is_empty() {
+                true => self.gathered_statement(name),
+                false => self.names.get(name).cloned().or_else(|| self.gathered_statement(name)),
+            };
+            prepared.map_or_else(Cow::default, |prepared| Cow::Owned(prepared.text.to_vec()))
+        };
+        match header.tag {
+            frontend::QUERY => frontend::query_text(body).map_or_else(|_| Cow::default(), Cow::Borrowed),
+            frontend::PARSE => Parse::read(body).map_or_else(|_| Cow::default(), |parse| Cow::Borrowed(parse.text)),
+            frontend::BIND => Bind::read(body).map_or_else(|_| Cow::default(), |bind| named(bind.statement)),
+            frontend::DESCRIBE => {
+                frontend::target_fields(body).map_or_else(|_| Cow::default(), |(_, name)| named(name))
+            }
+            _ => Cow::default(),
         }
     }
 

@@ -8,6 +8,7 @@ mod memo;
 pub mod noted;
 mod parse;
 pub mod prepared;
+mod redacted;
 mod relations;
 mod settings;
 mod shape;
@@ -22,6 +23,7 @@ pub use memo::{Memo, MemoKey};
 pub use noted::{Bits, Findings};
 pub use parse::{ParseSettings, classify, classify_bytes, fingerprint, too_large};
 pub use prepared::PreparedNames;
+pub use redacted::redacted;
 pub use relations::differs_between_nodes;
 pub use settings::answers_alike;
 pub use statement::{

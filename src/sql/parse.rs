@@ -71,6 +71,11 @@ pub fn fingerprint(text: &str, settings: &ParseSettings) -> Option<u64> {
 }
 
 /// The parser's stack check and its limit on nesting turn any depth into an error; no text may crash it.
+/// The text with `$1` and so on for its literals; None if the grammar does not accept it.
+pub(super) fn normalized(text: &str) -> Option<String> {
+    pg_query::normalize(text).ok()
+}
+
 fn options(settings: &ParseSettings) -> pg_query::ParserOptions {
     let quiet = pg_query::ParserOptions::DISABLE_ESCAPE_STRING_WARNING;
     if settings.standard_conforming_strings {

@@ -1,5 +1,7 @@
 //! Messages that a node sends: their tags, the fields we read, and building them towards clients.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, BytesMut};
 
 use super::cancel_key::CancelKey;
@@ -112,6 +114,60 @@ pub fn put_bare(out: &mut BytesMut, tag: u8) {
 /// Appends a ParameterDescription of no parameters.
 pub fn put_no_parameters(out: &mut BytesMut) {
     Writer::new(out).message(PARAMETER_DESCRIPTION, |body| body.put_u16(0));
+}
+
+/// Appends a RowDescription of columns, each with its name, its type and its format code, that come from no table.
+pub fn put_row_description<'a>(out: &mut BytesMut, columns: impl ExactSizeIterator<Item = (&'a str, ColumnType, i16)>) {
+    Writer::new(out).message(ROW_DESCRIPTION, |body| {
+        body.put_u16(u16::try_from(columns.len()).unwrap_or(u16::MAX));
+        for (name, kind, format) in columns {
+            put_cstr(body, name.as_bytes());
+            body.put_u32(0);
+            body.put_i16(0);
+            body.put_u32(kind.oid());
+            body.put_i16(kind.size());
+            body.put_i32(-1);
+            body.put_i16(format);
+        }
+    });
+}
+
+/// Appends a DataRow; None for NULL.
+pub fn put_data_row<'a>(out: &mut BytesMut, values: impl ExactSizeIterator<Item = Option<Cow<'a, [u8]>>>) {
+    Writer::new(out).message(DATA_ROW, |body| {
+        body.put_u16(u16::try_from(values.len()).unwrap_or(u16::MAX));
+        for value in values {
+            match value {
+                Some(value) => Writer::new(body).value(&value),
+                None => body.put_i32(-1),
+            }
+        }
+    });
+}
+
+/// The type of a column that we make ourselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnType {
+    /// `text`.
+    Text,
+    /// `int8`.
+    Int8,
+}
+
+impl ColumnType {
+    fn oid(self) -> u32 {
+        match self {
+            Self::Text => 25,
+            Self::Int8 => 20,
+        }
+    }
+
+    fn size(self) -> i16 {
+        match self {
+            Self::Text => -1,
+            Self::Int8 => 8,
+        }
+    }
 }
 
 /// Appends a ParameterStatus.

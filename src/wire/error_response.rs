@@ -82,7 +82,13 @@ impl Severity {
 
 /// Appends an ErrorResponse.
 pub fn put_error(out: &mut BytesMut, severity: Severity, code: SqlState, message: &str, detail: Option<&str>) {
-    put(out, backend::ERROR_RESPONSE, severity, code, message, detail);
+    let more = detail.map(|detail| (b'D', detail));
+    put(out, backend::ERROR_RESPONSE, severity, code, message, more.as_slice());
+}
+
+/// Appends an ErrorResponse with a hint.
+pub fn put_error_with_hint(out: &mut BytesMut, severity: Severity, code: SqlState, message: &str, hint: &str) {
+    put(out, backend::ERROR_RESPONSE, severity, code, message, &[(b'H', hint)]);
 }
 
 /// Appends an ErrorResponse whose fields are these bytes.
@@ -92,15 +98,15 @@ pub fn put_body(out: &mut BytesMut, fields: &[u8]) {
 
 /// Appends a NoticeResponse.
 pub fn put_notice(out: &mut BytesMut, code: SqlState, message: &str) {
-    put(out, backend::NOTICE_RESPONSE, Severity::Notice, code, message, None);
+    put(out, backend::NOTICE_RESPONSE, Severity::Notice, code, message, &[]);
 }
 
 /// Appends a NoticeResponse that warns.
 pub fn put_warning(out: &mut BytesMut, code: SqlState, message: &str, detail: &str) {
-    put(out, backend::NOTICE_RESPONSE, Severity::Warning, code, message, Some(detail));
+    put(out, backend::NOTICE_RESPONSE, Severity::Warning, code, message, &[(b'D', detail)]);
 }
 
-fn put(out: &mut BytesMut, tag: u8, severity: Severity, code: SqlState, message: &str, detail: Option<&str>) {
+fn put(out: &mut BytesMut, tag: u8, severity: Severity, code: SqlState, message: &str, more: &[(u8, &str)]) {
     out.reserve(frame::HEADER + 40 + message.len());
     Writer::new(out).message(tag, |body| {
         let mut field = |key: u8, value: &[u8]| {
@@ -111,8 +117,8 @@ fn put(out: &mut BytesMut, tag: u8, severity: Severity, code: SqlState, message:
         field(b'V', severity.word());
         field(b'C', &code.0);
         field(b'M', message.as_bytes());
-        if let Some(detail) = detail {
-            field(b'D', detail.as_bytes());
+        for (key, value) in more {
+            field(*key, value.as_bytes());
         }
         body.put_u8(0);
     });

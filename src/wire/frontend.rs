@@ -92,6 +92,30 @@ pub fn execute_portal(body: &[u8]) -> Result<&[u8], Truncated> {
     Reader::new(body).cstr()
 }
 
+/// The formats that a Bind asks its results in, of the bytes behind its names; and how many parameters it has.
+pub fn bind_formats(rest: &[u8]) -> Result<(usize, Vec<i16>), Truncated> {
+    let mut reader = Reader::new(rest);
+    let count = |reader: &mut Reader<'_>| usize::try_from(reader.i16()?).map_err(|_| Truncated);
+    for _ in 0..count(&mut reader)? {
+        reader.i16()?;
+    }
+    let parameters = count(&mut reader)?;
+    for _ in 0..parameters {
+        if let Ok(length) = usize::try_from(reader.i32()?) {
+            reader.bytes(length)?;
+        }
+    }
+    let formats = count(&mut reader)?;
+    let formats = (0..formats).map(|_| reader.i16()).collect::<Result<_, _>>()?;
+    Ok((parameters, formats))
+}
+
+/// The portal of an Execute, and how many rows it wants; 0: all.
+pub fn execute_fields(body: &[u8]) -> Result<(&[u8], i32), Truncated> {
+    let mut reader = Reader::new(body);
+    Ok((reader.cstr()?, reader.i32()?))
+}
+
 /// Appends a Query.
 pub fn put_query(out: &mut BytesMut, text: &str) {
     Writer::new(out).message(QUERY, |body| put_cstr(body, text.as_bytes()));

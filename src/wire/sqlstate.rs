@@ -15,6 +15,10 @@ macro_rules! states {
 }
 
 states! {
+    /// Nothing went wrong.
+    SUCCESSFUL_COMPLETION = b"00000";
+    /// The configuration file is wrong.
+    CONFIG_FILE_ERROR = b"F0000";
     /// The connection to the node was lost while its answer was on the way.
     CONNECTION_FAILURE = b"08006";
     /// Whether the transaction committed is not known.
@@ -39,6 +43,10 @@ states! {
     INVALID_CATALOG_NAME = b"3D000";
     /// The transaction must be tried again.
     SERIALIZATION_FAILURE = b"40001";
+    /// Not a command that is known.
+    SYNTAX_ERROR = b"42601";
+    /// No such portal.
+    INVALID_CURSOR_NAME = b"34000";
     /// Not allowed.
     INSUFFICIENT_PRIVILEGE = b"42501";
     /// A name that cannot be.

@@ -18,6 +18,12 @@ impl<'a> Writer<'a> {
         self.counted(write);
     }
 
+    /// Bytes behind their number, which does not count itself.
+    pub fn value(&mut self, bytes: &[u8]) {
+        self.0.put_u32(u32::try_from(bytes.len()).expect("values we build are far below 4 GiB"));
+        self.0.put_slice(bytes);
+    }
+
     /// A body behind its length, without a tag, as startup packets have it.
     pub fn counted(&mut self, write: impl FnOnce(&mut BytesMut)) {
         let start = self.0.len();

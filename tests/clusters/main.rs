@@ -17,6 +17,7 @@ mod relay;
 
 mod balancing;
 mod cluster;
+mod console;
 mod conversation;
 mod dashboard;
 mod failover;

@@ -122,7 +122,8 @@ fn who_is_taken_out_leaves_when_idle_and_who_is_put_in_may_come() {
         connect("bob", "two").unwrap().simple_query("select 1").unwrap();
         assert!(connect("ada", "one").is_err());
         ada.simple_query("select 2").expect("her transaction goes on");
-        ada.batch_execute("commit").unwrap();
+        // The driver takes the goodbye that follows at once for the answer.
+        let _ = ada.batch_execute("commit");
         eventually("ada is sent away", SOON, || ada.simple_query("select 3").is_err());
     });
 }

@@ -1,0 +1,55 @@
+//! Averages over the last whole period, as SHOW STATS has them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::client::Fleet;
+use crate::client::tally::Totals;
+
+/// Totals by database.
+pub(super) type ByDatabase = BTreeMap<Arc<str>, Totals>;
+
+/// The same as PgBouncer's stats_period: what reads both must be able to compare.
+pub(super) const PERIOD: Duration = Duration::from_secs(60);
+
+/// What has been done in the last whole period.
+#[derive(Debug, Default)]
+pub(super) struct Averages {
+    last: Mutex<ByDatabase>,
+}
+
+impl Averages {
+    /// Takes them as long as it is polled.
+    pub(super) async fn keep(&self, fleet: &Fleet) {
+        let mut before = totals(fleet).await;
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            let now = totals(fleet).await;
+            let difference = |(name, totals): (&Arc<str>, &Totals)| {
+                let earlier = before.get(name).copied().unwrap_or_default();
+                (Arc::clone(name), totals.since(&earlier))
+            };
+            *self.last.lock() = now.iter().map(difference).collect();
+            before = now;
+        }
+    }
+
+    /// What this database's clients have done in the last whole period.
+    pub(super) fn of(&self, database: &str) -> Totals {
+        self.last.lock().get(database).copied().unwrap_or_default()
+    }
+}
+
+/// What all workers' clients have done, by database.
+pub(super) async fn totals(fleet: &Fleet) -> ByDatabase {
+    let mut sums = ByDatabase::new();
+    for report in fleet.report().await {
+        for (name, totals) in report.totals {
+            *sums.entry(name).or_default() += totals;
+        }
+    }
+    sums
+}

@@ -1,0 +1,257 @@
+//! What is said at the console: words into a command.
+
+use std::sync::Arc;
+
+use super::Shutdown;
+
+/// A command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// SHOW of something.
+    Show(Subject),
+    /// RELOAD.
+    Reload,
+    /// PAUSE of a database, or of all.
+    Pause(Option<Arc<str>>),
+    /// RESUME of a database, or of all.
+    Resume(Option<Arc<str>>),
+    /// ENABLE or DISABLE of a database.
+    Enable(Arc<str>, bool),
+    /// KILL of a database's clients and server connections.
+    Kill(Option<Arc<str>>),
+    /// KILL_CLIENT.
+    KillClient(u64),
+    /// RECONNECT of a database, or of all.
+    Reconnect(Option<Arc<str>>),
+    /// DRAIN (true) or ATTACH (false) of a node.
+    Drain(Arc<str>, bool),
+    /// SHUTDOWN.
+    Shutdown(Shutdown),
+    /// FORGET SHAPES.
+    ForgetShapes,
+    /// EXPLAIN ROUTE of a statement.
+    ExplainRoute(Arc<str>),
+    /// What drivers say of themselves, that changes nothing: the tag to answer with.
+    Courtesy(&'static str),
+    /// SELECT 1, with which pools look whether a connection is alive.
+    One,
+    /// Nothing between two semicolons.
+    Empty,
+}
+
+macro_rules! subjects {
+    ($($name:ident = $word:literal, $help:literal;)*) => {
+        /// What SHOW shows.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Subject { $(#[doc = $help] $name),* }
+
+        impl Subject {
+            /// All of them.
+            pub(super) const ALL: &'static [(Self, &'static str, &'static str)] = &[$((Self::$name, $word, $help)),*];
+        }
+    };
+}
+
+subjects! {
+    Help = "HELP", "these commands";
+    Version = "VERSION", "the program's version";
+    State = "STATE", "whether it serves, and what is paused";
+    Config = "CONFIG", "every setting with its default, and whether RELOAD can change it";
+    Clusters = "CLUSTERS", "clusters: primary, epoch";
+    Nodes = "NODES", "nodes: role, state, position, lag, and why they are as they are";
+    Databases = "DATABASES", "the names that clients ask for, with their limits";
+    Users = "USERS", "who may connect";
+    Pools = "POOLS", "clients and server connections by database and user";
+    Clients = "CLIENTS", "every client, and what it does";
+    Servers = "SERVERS", "every server connection";
+    Stats = "STATS", "totals and averages by database";
+    StatsTotals = "STATS_TOTALS", "totals by database";
+    StatsAverages = "STATS_AVERAGES", "averages of the last minute by database";
+    Totals = "TOTALS", "totals and averages over all databases";
+    Lists = "LISTS", "how many there are of everything";
+    Mem = "MEM", "memory";
+    Routes = "ROUTES", "where the statements of each database go now";
+    Rules = "RULES", "the routing rules in force, in order";
+    Shapes = "SHAPES", "recent decisions by shape of statement: how often, where, why, and what would balance them";
+    Reasons = "REASONS", "every reason of a decision, what it means, and what would change it";
+}
+
+/// What is said in place of a command that is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unknown {
+    pub(super) message: String,
+    pub(super) hint: String,
+}
+
+/// Statements that drivers and pools send to every server, and their tags.
+const COURTESIES: [(&str, &str); 8] = [
+    ("BEGIN", "BEGIN"),
+    ("START", "START TRANSACTION"),
+    ("COMMIT", "COMMIT"),
+    ("END", "COMMIT"),
+    ("ROLLBACK", "ROLLBACK"),
+    ("DISCARD", "DISCARD ALL"),
+    ("DEALLOCATE", "DEALLOCATE"),
+    ("RESET", "RESET"),
+];
+
+/// Settings of a session that drivers set and that mean nothing here.
+const SETTINGS_OF_DRIVERS: [&str; 12] = [
+    "application_name",
+    "client_encoding",
+    "client_min_messages",
+    "datestyle",
+    "extra_float_digits",
+    "idle_in_transaction_session_timeout",
+    "lock_timeout",
+    "search_path",
+    "session",
+    "standard_conforming_strings",
+    "statement_timeout",
+    "timezone",
+];
+
+/// The commands of a text, which semicolons separate.
+pub(super) fn split(text: &str) -> Vec<&str> {
+    let (mut parts, mut begin, mut quote) = (Vec::new(), 0, None);
+    for (at, character) in text.char_indices() {
+        match (quote, character) {
+            (None, '\'' | '"') => quote = Some(character),
+            (Some(open), _) if open == character => quote = None,
+            (None, ';') => {
+                parts.extend(text.get(begin..at));
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.extend(text.get(begin..));
+    parts.retain(|part| !part.trim().is_empty());
+    parts
+}
+
+/// What a text between semicolons asks.
+pub(super) fn read(text: &str) -> Result<Command, Unknown> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let upper: Vec<String> = words.iter().map(|word| word.to_ascii_uppercase()).collect();
+    let upper: Vec<&str> = upper.iter().map(|word| &**word).collect();
+    let name = |at: usize| words.get(at).map(|word| Arc::from(unquoted(word)));
+    Ok(match &*upper {
+        [] => Command::Empty,
+        ["SHOW", "STATS", "TOTALS"] => Command::Show(Subject::StatsTotals),
+        ["SHOW", "STATS", "AVERAGES"] => Command::Show(Subject::StatsAverages),
+        ["SHOW", subject] => Command::Show(read_subject(subject)?),
+        ["SHOW"] | ["HELP"] => Command::Show(Subject::Help),
+        ["RELOAD"] => Command::Reload,
+        ["PAUSE"] | ["PAUSE", _] => Command::Pause(name(1)),
+        ["RESUME"] | ["RESUME", _] => Command::Resume(name(1)),
+        ["ENABLE" | "DISABLE", _] => Command::Enable(name(1).unwrap_or_default(), upper.first() == Some(&"ENABLE")),
+        ["KILL"] | ["KILL", _] => Command::Kill(name(1)),
+        ["KILL_CLIENT", id] => Command::KillClient(read_id(id)?),
+        ["RECONNECT"] | ["RECONNECT", _] => Command::Reconnect(name(1)),
+        ["DRAIN" | "ATTACH", _] | ["DRAIN" | "ATTACH", "NODE", _] => {
+            Command::Drain(name(words.len() - 1).unwrap_or_default(), upper.first() == Some(&"DRAIN"))
+        }
+        ["SHUTDOWN"] => Command::Shutdown(Shutdown::Now),
+        ["SHUTDOWN", "WAIT_FOR_SERVERS"] => Command::Shutdown(Shutdown::AfterTransactions),
+        ["SHUTDOWN", "WAIT_FOR_CLIENTS"] => Command::Shutdown(Shutdown::AfterClients),
+        ["FORGET", "SHAPES"] => Command::ForgetShapes,
+        ["EXPLAIN", "ROUTE", _, ..] => Command::ExplainRoute(behind_two_words(text).into()),
+        ["SELECT", "1"] => Command::One,
+        ["SET", setting, ..] => read_set(setting)?,
+        ["SUSPEND"] => {
+            return Err(Unknown {
+                message: "SUSPEND is not needed here".to_owned(),
+                hint: "PAUSE holds new statements back; SIGUSR2 restarts without losing a client".to_owned(),
+            });
+        }
+        [first, ..] => match COURTESIES.iter().find(|(word, _)| word == first) {
+            Some((_, tag)) => Command::Courtesy(tag),
+            None => return Err(unknown(first)),
+        },
+    })
+}
+
+fn read_subject(word: &str) -> Result<Subject, Unknown> {
+    let word = if word == "CATALOG" { "CATALOGS" } else { word };
+    if let Some((subject, ..)) = Subject::ALL.iter().find(|(_, known, _)| *known == word) {
+        return Ok(*subject);
+    }
+    let known: Vec<&str> = Subject::ALL.iter().map(|(_, known, _)| *known).collect();
+    let hint = format!("SHOW {}", known.join(" | "));
+    Err(Unknown { message: format!("there is no SHOW {word}"), hint })
+}
+
+fn read_id(word: &str) -> Result<u64, Unknown> {
+    word.parse().map_err(|_| Unknown {
+        message: format!("{word:?} is not the number of a client"),
+        hint: "the column id of SHOW CLIENTS has it".to_owned(),
+    })
+}
+
+fn read_set(setting: &str) -> Result<Command, Unknown> {
+    let name = setting.split('=').next().unwrap_or_default().to_ascii_lowercase();
+    if SETTINGS_OF_DRIVERS.contains(&&*name) {
+        return Ok(Command::Courtesy("SET"));
+    }
+    Err(Unknown {
+        message: format!("{name} cannot be changed here"),
+        hint: "change the configuration file and say RELOAD".to_owned(),
+    })
+}
+
+fn unknown(word: &str) -> Unknown {
+    Unknown {
+        message: format!("the console has no command {word}"),
+        hint: "SHOW HELP lists its commands; SQL is answered by the other databases".to_owned(),
+    }
+}
+
+/// What stands behind EXPLAIN ROUTE, as it stands.
+fn behind_two_words(text: &str) -> &str {
+    let behind = |text: &'_ str| text.trim_start().find(char::is_whitespace).map(|at| text.trim_start().len() - at);
+    let mut rest = text;
+    for _ in 0..2 {
+        let length = behind(rest).unwrap_or_default();
+        rest = rest.get(rest.len() - length..).unwrap_or_default();
+    }
+    rest.trim()
+}
+
+fn unquoted(word: &str) -> &str {
+    let inside = |quote| word.strip_prefix(quote).and_then(|word: &str| word.strip_suffix(quote));
+    inside('"').or_else(|| inside('\'')).unwrap_or(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_read_whatever_their_case() {
+        assert_eq!(read("show pools"), Ok(Command::Show(Subject::Pools)));
+        assert_eq!(read("  Pause  \"My Db\" ").unwrap_err().message, "the console has no command PAUSE");
+        assert_eq!(read("pause \"MyDb\""), Ok(Command::Pause(Some("MyDb".into()))));
+        assert_eq!(read("PAUSE"), Ok(Command::Pause(None)));
+        assert_eq!(read("drain node 10.0.0.1:5432"), Ok(Command::Drain("10.0.0.1:5432".into(), true)));
+        assert_eq!(read("set application_name = 'x'"), Ok(Command::Courtesy("SET")));
+    }
+
+    #[test]
+    fn a_statement_to_be_explained_is_kept_as_it_stands() {
+        let command = Command::ExplainRoute("select 'A  b' from T".into());
+        assert_eq!(read("explain  route select 'A  b' from T "), Ok(command));
+    }
+
+    #[test]
+    fn semicolons_in_quotes_do_not_separate() {
+        assert_eq!(split("show pools; explain route select ';' ;;"), ["show pools", " explain route select ';' "]);
+    }
+
+    #[test]
+    fn what_is_not_known_comes_with_a_hint() {
+        assert!(read("select * from t").unwrap_err().hint.contains("SHOW HELP"));
+        assert!(read("show nonsense").unwrap_err().hint.contains("POOLS"));
+        assert!(read("set pool_size = 3").unwrap_err().hint.contains("RELOAD"));
+    }
+}

@@ -1,0 +1,243 @@
+//! The commands that change something, and who may give them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use tracing::info;
+
+use super::command::{Command, Unknown};
+use super::table::Table;
+use super::{Desk, Order, explain, show};
+use crate::client::console::Right;
+use crate::client::pause::Cause;
+use crate::client::{Busy, Scope, Whom};
+use crate::wire::SqlState;
+
+/// What a command answers.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Rows.
+    Rows(Table),
+    /// It is done.
+    Done {
+        /// The word for it; empty: nothing was asked.
+        tag: &'static str,
+        /// What there is to be said about it.
+        notice: Option<String>,
+    },
+}
+
+/// Who gives a command.
+#[derive(Clone, Debug)]
+pub(super) struct Giver {
+    pub(super) user: Arc<str>,
+    pub(super) right: Right,
+}
+
+/// Why a command is not done.
+#[derive(Debug)]
+pub(super) struct Mistake {
+    pub(super) code: SqlState,
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
+impl Mistake {
+    pub(super) fn new(code: SqlState, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+impl From<Unknown> for Mistake {
+    fn from(unknown: Unknown) -> Self {
+        Self::new(SqlState::SYNTAX_ERROR, unknown.message).hint(unknown.hint)
+    }
+}
+
+impl Command {
+    /// What is ordered once the client has been told that it is done: it may end the client, too.
+    pub(super) fn order_after(&self) -> Option<Order> {
+        match self {
+            Self::Shutdown(how) => Some(Order::Shutdown(*how)),
+            _ => None,
+        }
+    }
+
+    /// It shows something, and changes nothing.
+    pub(super) fn has_rows(&self) -> bool {
+        matches!(self, Self::Show(_) | Self::ExplainRoute(_) | Self::One)
+    }
+
+    fn changes(&self) -> bool {
+        !self.has_rows() && !matches!(self, Self::Courtesy(_) | Self::Empty)
+    }
+}
+
+/// Does what a command asks, if who gives it may.
+pub(super) async fn answer(command: &Command, giver: &Giver, desk: &Arc<Desk>) -> Result<Answer, Mistake> {
+    if command.changes() {
+        if giver.right != Right::Change {
+            let message = "only users of the console may change something, and you are one of its stats_users";
+            return Err(Mistake::new(SqlState::INSUFFICIENT_PRIVILEGE, message));
+        }
+        info!(?command, user = %giver.user, "a command was given at the console");
+    }
+    let server = desk.in_force.load_full();
+    match command {
+        Command::Show(subject) => Ok(Answer::Rows(show::show(*subject, desk).await)),
+        Command::ExplainRoute(sql) => Ok(Answer::Rows(explain::explain(sql, &giver.user, &server))),
+        Command::One => {
+            let mut table = Table::new("#?column?");
+            table.row([1_u64.into()]);
+            Ok(Answer::Rows(table))
+        }
+        Command::Courtesy(tag) => done(tag),
+        Command::Empty => done(""),
+        Command::Reload => reload(desk).await,
+        Command::Pause(name) => {
+            let scope = scope(desk, name.as_ref())?;
+            match server.pause(&scope, Instant::now() + server.pause_timeout).await {
+                Ok(()) => done("PAUSE"),
+                Err(busy) => Err(not_paused(busy)),
+            }
+        }
+        Command::Resume(name) => match server.resume(&scope(desk, name.as_ref())?) {
+            true => done("RESUME"),
+            false => Err(Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "nothing of it is paused")),
+        },
+        Command::Enable(name, enable) => {
+            scope(desk, Some(name))?;
+            let pause = server.pauses.of(name);
+            match enable {
+                true => drop(pause.end(Cause::Disabled)),
+                false => drop(pause.begin(Cause::Disabled)),
+            }
+            done(if *enable { "ENABLE" } else { "DISABLE" })
+        }
+        Command::Kill(name) => kill(desk, name.as_ref()).await,
+        Command::KillClient(id) => match desk.fleet.kill(&Whom::Session(*id)).await {
+            0 => Err(Mistake::new(SqlState::UNDEFINED_OBJECT, format!("there is no client {id}"))),
+            _ => done("KILL_CLIENT"),
+        },
+        Command::Reconnect(name) => {
+            let scope = scope(desk, name.as_ref())?;
+            server.reconnect(&scope);
+            done("RECONNECT")
+        }
+        Command::Drain(node, true) => drain(desk, node).await,
+        Command::Drain(node, false) => {
+            let (cluster, id) = find_node(desk, node)?;
+            match server.clusters.get(cluster).is_some_and(|cluster| (cluster.set_drained)(id, false)) {
+                true => done("ATTACH"),
+                false => {
+                    Err(Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("{node} is not drained")))
+                }
+            }
+        }
+        // Once the client has been answered: see [`Command::order_after`].
+        Command::Shutdown(_) => done("SHUTDOWN"),
+        Command::ForgetShapes => {
+            desk.fleet.forget_shapes();
+            done("FORGET")
+        }
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is what each command answers")]
+fn done(tag: &'static str) -> Result<Answer, Mistake> {
+    Ok(Answer::Done { tag, notice: None })
+}
+
+fn scope(desk: &Desk, name: Option<&Arc<str>>) -> Result<Scope, Mistake> {
+    let Some(name) = name else { return Ok(Scope::All) };
+    let server = desk.in_force.load();
+    if server.databases.contains_key(name) {
+        return Ok(Scope::Database(Arc::clone(name)));
+    }
+    let mut known: Vec<&str> = server.databases.keys().map(|name| &**name).collect();
+    known.sort_unstable();
+    let mistake = Mistake::new(SqlState::INVALID_CATALOG_NAME, format!("there is no database \"{name}\""));
+    Err(mistake.hint(format!("there is: {}", known.join(", "))))
+}
+
+fn not_paused(busy: Busy) -> Mistake {
+    Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("not paused: {busy}"))
+        .hint("SHOW CLIENTS names who holds them; failover.pause_timeout is how long PAUSE waits")
+}
+
+fn ask(desk: &Desk, order: Order) -> Result<(), Mistake> {
+    let stopping = |_| Mistake::new(SqlState::CANNOT_CONNECT_NOW, "the program is stopping");
+    desk.orders.send(order).map_err(stopping)
+}
+
+async fn reload(desk: &Desk) -> Result<Answer, Mistake> {
+    let (sender, answer) = oneshot::channel();
+    ask(desk, Order::Reload(sender))?;
+    match answer.await {
+        Ok(Ok(need_restart)) => {
+            let said = format!("only a restart changes: {}", need_restart.join(", "));
+            Ok(Answer::Done { tag: "RELOAD", notice: (!need_restart.is_empty()).then_some(said) })
+        }
+        Ok(Err(problems)) => {
+            let message = format!("the configuration is wrong, and the old one stays in force:\n{problems}");
+            Err(Mistake::new(SqlState::CONFIG_FILE_ERROR, message))
+        }
+        Err(_) => Err(Mistake::new(SqlState::CANNOT_CONNECT_NOW, "the program is stopping")),
+    }
+}
+
+/// As PgBouncer does: what comes next waits for RESUME.
+async fn kill(desk: &Desk, name: Option<&Arc<str>>) -> Result<Answer, Mistake> {
+    let scope = scope(desk, name)?;
+    let server = desk.in_force.load_full();
+    let meant: Vec<Arc<str>> = match name {
+        Some(name) => vec![Arc::clone(name)],
+        None => server.databases.keys().cloned().collect(),
+    };
+    for database in &meant {
+        server.pauses.of(database).begin(Cause::Operator);
+    }
+    let mut killed = 0;
+    for database in meant {
+        killed += desk.fleet.kill(&Whom::Database(database)).await;
+    }
+    server.reconnect(&scope);
+    let notice = format!("{killed} clients were sent away; RESUME lets others go on");
+    Ok(Answer::Done { tag: "KILL", notice: Some(notice) })
+}
+
+fn find_node(desk: &Desk, address: &str) -> Result<(usize, crate::topology::NodeId), Mistake> {
+    let server = desk.in_force.load();
+    for (number, cluster) in server.clusters.iter().enumerate() {
+        if let Some(node) = cluster.view.load().nodes.iter().find(|node| *node.address == *address) {
+            return Ok((number, node.id));
+        }
+    }
+    Err(Mistake::new(SqlState::UNDEFINED_OBJECT, format!("there is no node {address}")).hint("SHOW NODES names them"))
+}
+
+/// No new read goes there; returns when the last lease has come back, or says how many are left.
+async fn drain(desk: &Desk, address: &str) -> Result<Answer, Mistake> {
+    let (number, id) = find_node(desk, address)?;
+    let server = desk.in_force.load_full();
+    let Some(cluster) = server.clusters.get(number) else { return done("DRAIN") };
+    if cluster.view.load().primary == Some(id) {
+        let message = format!("{address} is the primary: what must go there could go nowhere else");
+        return Err(Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint("switch over first"));
+    }
+    (cluster.set_drained)(id, true);
+    let deadline = Instant::now() + server.pause_timeout;
+    let leases = || cluster.gate(id).map_or(0, |gate| gate.leases());
+    while leases() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    server.pools.reconnect(|key| key.cluster == cluster.number && key.node == id, Instant::now());
+    let left = leases();
+    let notice = (left > 0).then(|| format!("{left} server connections are still in use there; no new one will be"));
+    Ok(Answer::Done { tag: "DRAIN", notice })
+}

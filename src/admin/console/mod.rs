@@ -1,0 +1,83 @@
+//! The console: a database named `trunkline` that answers PgBouncer's commands and some more, in PostgreSQL's protocol.
+
+mod averages;
+mod command;
+mod control;
+mod explain;
+mod protocol;
+mod show;
+mod table;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use crate::client::console::Console;
+use crate::client::{Fleet, Server};
+use crate::config::Shown;
+use averages::Averages;
+
+/// What the console can look at, and whom it asks for what it cannot do itself.
+pub struct Desk {
+    /// What clients share.
+    pub in_force: Arc<ArcSwap<Server>>,
+    /// The worker threads.
+    pub fleet: Arc<Fleet>,
+    /// The settings in force.
+    pub settings: Arc<ArcSwap<Vec<Shown>>>,
+    /// What only the program as a whole can do.
+    pub orders: UnboundedSender<Order>,
+    /// When the program began.
+    pub begun: Instant,
+    averages: Averages,
+}
+
+/// What only the program as a whole can do.
+#[derive(Debug)]
+pub enum Order {
+    /// Read the configuration anew; the answer is what needs a restart, or what is wrong.
+    Reload(oneshot::Sender<Result<Vec<&'static str>, String>>),
+    /// Stop.
+    Shutdown(Shutdown),
+}
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// At once.
+    Now,
+    /// When transactions have ended, or after `limits.drain_timeout`.
+    AfterTransactions,
+    /// When the clients have left, however long that takes.
+    AfterClients,
+}
+
+impl Desk {
+    /// A desk of a program that begins now.
+    pub fn new(
+        in_force: Arc<ArcSwap<Server>>,
+        fleet: Arc<Fleet>,
+        settings: Arc<ArcSwap<Vec<Shown>>>,
+        orders: UnboundedSender<Order>,
+    ) -> Arc<Self> {
+        let begun = Instant::now();
+        Arc::new(Self { in_force, fleet, settings, orders, begun, averages: Averages::default() })
+    }
+
+    /// What answers clients at this desk.
+    pub fn console(self: &Arc<Self>) -> Console {
+        let desk = Arc::clone(self);
+        Box::new(move |visitor| {
+            let desk = Arc::clone(&desk);
+            Box::pin(async move { protocol::serve(visitor, &desk).await })
+        })
+    }
+
+    /// Takes averages as long as it is polled.
+    pub async fn keep_averages(&self) {
+        self.averages.keep(&self.fleet).await;
+    }
+}

@@ -1,0 +1,318 @@
+//! The console's side of the protocol: simple and extended queries, answered from tables.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use hashbrown::HashMap;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::command::{self, Command};
+use super::control::{self, Answer, Giver, Mistake};
+use super::table::{Formats, Table};
+use super::{Desk, Order};
+use crate::client::console::Visitor;
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::error_response::{Severity, put_error, put_error_with_hint, put_notice};
+use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::reader::Truncated;
+use crate::wire::{CancelKey, Header, SqlState, frame};
+
+/// Commands are short.
+const LARGEST_MESSAGE: usize = 1 << 20;
+
+/// Statements and portals that one client may have at the console: drivers close what they no longer need.
+const MOST_NAMES: usize = 1000;
+
+const AUTHENTICATION_OK: u32 = 0;
+
+/// Answers a client until it leaves or is out of step.
+pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
+    let Visitor { mut stream, user, right } = visitor;
+    let mut session = Session {
+        desk,
+        giver: Giver { user, right },
+        names: HashMap::new(),
+        portals: HashMap::new(),
+        skips: false,
+        order: None,
+        status: TransactionStatus::Idle,
+    };
+    let mut out = BytesMut::new();
+    put_welcome(&mut out);
+    let mut input = BytesMut::new();
+    loop {
+        match session.answer_all(&mut input, &mut out).await {
+            Ok(true) => {}
+            Ok(false) => return drop(stream.write_all(&out).await),
+            Err(Truncated) => {
+                put_error(&mut out, Severity::Fatal, SqlState::PROTOCOL_VIOLATION, "invalid message", None);
+                return drop(stream.write_all(&out).await);
+            }
+        }
+        let written = stream.write_all_buf(&mut out).await;
+        if let Some(order) = session.order.take() {
+            // Nobody takes it when the program is stopping already.
+            let _ = desk.orders.send(order);
+        }
+        if written.is_err() {
+            return;
+        }
+        if !matches!(stream.read_buf(&mut input).await, Ok(1..)) {
+            return;
+        }
+    }
+}
+
+fn put_welcome(out: &mut BytesMut) {
+    backend::put_authentication(out, AUTHENTICATION_OK, b"");
+    let parameters = [
+        ("server_version", concat!(env!("CARGO_PKG_VERSION"), "/trunkline")),
+        ("client_encoding", "UTF8"),
+        ("server_encoding", "UTF8"),
+        ("DateStyle", "ISO, MDY"),
+        ("TimeZone", "UTC"),
+        ("integer_datetimes", "on"),
+        ("standard_conforming_strings", "on"),
+        ("is_superuser", "on"),
+    ];
+    for (name, value) in parameters {
+        backend::put_parameter_status(out, name, value);
+    }
+    // Nothing here lasts long enough to be cancelled but PAUSE, which has a deadline.
+    backend::put_backend_key(out, &CancelKey { process_id: 0, secret: [0; 4].into() });
+    backend::put_ready(out, TransactionStatus::Idle);
+}
+
+struct Session<'d> {
+    desk: &'d Arc<Desk>,
+    giver: Giver,
+    names: HashMap<Box<[u8]>, Command>,
+    portals: HashMap<Box<[u8]>, Portal>,
+    /// After an error: everything is skipped up to Sync.
+    skips: bool,
+    /// To be given once what has been answered is written.
+    order: Option<Order>,
+    /// Transactions mean nothing here; but drivers that begin them want to hear that they are in one, and keep portals.
+    status: TransactionStatus,
+}
+
+struct Portal {
+    command: Command,
+    formats: Formats,
+    /// What its first Execute has found, and the rows that have been fetched of it.
+    found: Option<(Table, usize)>,
+}
+
+impl Session<'_> {
+    /// Answers every whole message; false: the client says goodbye.
+    async fn answer_all(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<bool, Truncated> {
+        while let Some(header) = Header::peek(input).map_err(|_| Truncated)? {
+            if header.size > LARGEST_MESSAGE {
+                return Err(Truncated);
+            }
+            let Some(body) = input.get(frame::HEADER..header.size) else { break };
+            let body = body.to_vec();
+            input.advance(header.size);
+            if header.tag == frontend::TERMINATE {
+                return Ok(false);
+            }
+            self.answer(header.tag, &body, out).await?;
+        }
+        Ok(true)
+    }
+
+    async fn answer(&mut self, tag: u8, body: &[u8], out: &mut BytesMut) -> Result<(), Truncated> {
+        if tag == frontend::SYNC {
+            self.skips = false;
+            self.put_ready(out);
+            return Ok(());
+        }
+        if self.skips {
+            return Ok(());
+        }
+        match tag {
+            frontend::QUERY => self.answer_query(frontend::query_text(body)?, out).await,
+            frontend::PARSE => self.parse(Parse::read(body)?, out),
+            frontend::BIND => self.bind(Bind::read(body)?, out)?,
+            frontend::DESCRIBE => self.describe(frontend::target_fields(body)?, out).await,
+            frontend::EXECUTE => self.execute(frontend::execute_fields(body)?, out).await,
+            frontend::CLOSE => self.close(frontend::target_fields(body)?, out),
+            frontend::FLUSH | frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {}
+            frontend::FUNCTION_CALL => {
+                put_error(out, Severity::Error, SqlState::FEATURE_NOT_SUPPORTED, "the console has no functions", None);
+                self.put_ready(out);
+            }
+            _ => return Err(Truncated),
+        }
+        Ok(())
+    }
+
+    async fn answer_query(&mut self, text: &[u8], out: &mut BytesMut) {
+        let text = String::from_utf8_lossy(text);
+        let commands = command::split(&text);
+        if commands.is_empty() {
+            backend::put_bare(out, backend::EMPTY_QUERY_RESPONSE);
+        }
+        for text in commands {
+            let answered = match command::read(text) {
+                Ok(command) => self.obey(&command).await,
+                Err(unknown) => Err(unknown.into()),
+            };
+            match answered {
+                Ok(Answer::Rows(table)) => {
+                    let formats = Formats::default();
+                    table.put_columns(&formats, out);
+                    (0..table.len()).for_each(|row| table.put_row(row, &formats, out));
+                    backend::put_command_complete(out, "SHOW");
+                }
+                Ok(Answer::Done { tag, notice }) => self.put_done(tag, notice.as_deref(), out),
+                Err(mistake) => {
+                    put_mistake(&mistake, out);
+                    break;
+                }
+            }
+        }
+        self.put_ready(out);
+    }
+
+    fn put_ready(&mut self, out: &mut BytesMut) {
+        if self.status == TransactionStatus::Idle {
+            self.portals.clear();
+        }
+        backend::put_ready(out, self.status);
+    }
+
+    /// Does what is asked; what must wait until the client has been answered is noted.
+    async fn obey(&mut self, command: &Command) -> Result<Answer, Mistake> {
+        let answer = control::answer(command, &self.giver, self.desk).await?;
+        self.order = command.order_after().or(self.order.take());
+        Ok(answer)
+    }
+
+    fn put_done(&mut self, tag: &str, notice: Option<&str>, out: &mut BytesMut) {
+        match tag {
+            "BEGIN" | "START TRANSACTION" => self.status = TransactionStatus::Open,
+            "COMMIT" | "ROLLBACK" => self.status = TransactionStatus::Idle,
+            _ => {}
+        }
+        if let Some(notice) = notice {
+            put_notice(out, SqlState::SUCCESSFUL_COMPLETION, notice);
+        }
+        backend::put_command_complete(out, tag);
+    }
+
+    fn parse(&mut self, parse: Parse<'_>, out: &mut BytesMut) {
+        let text = String::from_utf8_lossy(parse.text);
+        let command = match &*command::split(&text) {
+            [] => Ok(Command::Empty),
+            [one] => command::read(one).map_err(Mistake::from),
+            _ => Err(Mistake::new(SqlState::SYNTAX_ERROR, "cannot insert multiple commands into a prepared statement")),
+        };
+        match command {
+            Ok(_) if self.names.len() >= MOST_NAMES && !parse.name.is_empty() => {
+                self.fail(&Mistake::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many prepared statements"), out);
+            }
+            Ok(command) => {
+                self.names.insert(parse.name.into(), command);
+                backend::put_bare(out, backend::PARSE_COMPLETE);
+            }
+            Err(mistake) => self.fail(&mistake, out),
+        }
+    }
+
+    fn bind(&mut self, bind: Bind<'_>, out: &mut BytesMut) -> Result<(), Truncated> {
+        let (parameters, formats) = frontend::bind_formats(bind.rest)?;
+        if parameters > 0 {
+            self.fail(&Mistake::new(SqlState::PROTOCOL_VIOLATION, "commands of the console have no parameters"), out);
+            return Ok(());
+        }
+        let Some(command) = self.names.get(bind.statement).cloned() else {
+            self.fail(&no_such_statement(bind.statement), out);
+            return Ok(());
+        };
+        self.portals.insert(bind.portal.into(), Portal { command, formats: Formats(formats), found: None });
+        backend::put_bare(out, backend::BIND_COMPLETE);
+        Ok(())
+    }
+
+    async fn describe(&mut self, (target, name): (Target, &[u8]), out: &mut BytesMut) {
+        let (command, formats) = match target {
+            Target::Statement => (self.names.get(name), Formats::default()),
+            Target::Portal => {
+                let portal = self.portals.get(name);
+                (portal.map(|portal| &portal.command), portal.map(|portal| portal.formats.clone()).unwrap_or_default())
+            }
+        };
+        let Some(command) = command.cloned() else {
+            return self.fail(&no_such_statement(name), out);
+        };
+        // What would change something is not run to be described: it has no rows.
+        let found = match command.has_rows() {
+            true => control::answer(&command, &self.giver, self.desk).await,
+            false => Ok(Answer::Done { tag: "", notice: None }),
+        };
+        match found {
+            Ok(answer) => {
+                if target == Target::Statement {
+                    backend::put_no_parameters(out);
+                }
+                match answer {
+                    Answer::Rows(table) => table.put_columns(&formats, out),
+                    Answer::Done { .. } => backend::put_bare(out, backend::NO_DATA),
+                }
+            }
+            Err(mistake) => self.fail(&mistake, out),
+        }
+    }
+
+    async fn execute(&mut self, (name, wanted): (&[u8], i32), out: &mut BytesMut) {
+        let Some(mut portal) = self.portals.remove(name) else {
+            let message = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
+            return self.fail(&Mistake::new(SqlState::INVALID_CURSOR_NAME, message), out);
+        };
+        if portal.found.is_none() {
+            match self.obey(&portal.command).await {
+                Ok(Answer::Rows(table)) => portal.found = Some((table, 0)),
+                Ok(Answer::Done { tag: "", .. }) => return backend::put_bare(out, backend::EMPTY_QUERY_RESPONSE),
+                Ok(Answer::Done { tag, notice }) => return self.put_done(tag, notice.as_deref(), out),
+                Err(mistake) => return self.fail(&mistake, out),
+            }
+        }
+        if let Some((table, at)) = &mut portal.found {
+            let most = usize::try_from(wanted).ok().filter(|most| *most > 0).unwrap_or(usize::MAX);
+            let end = at.saturating_add(most).min(table.len());
+            (*at..end).for_each(|row| table.put_row(row, &portal.formats, out));
+            *at = end;
+            match end < table.len() {
+                true => backend::put_bare(out, backend::PORTAL_SUSPENDED),
+                false => backend::put_command_complete(out, "SHOW"),
+            }
+        }
+        self.portals.insert(name.into(), portal);
+    }
+
+    fn close(&mut self, (target, name): (Target, &[u8]), out: &mut BytesMut) {
+        match target {
+            Target::Statement => drop(self.names.remove(name)),
+            Target::Portal => drop(self.portals.remove(name)),
+        }
+        backend::put_bare(out, backend::CLOSE_COMPLETE);
+    }
+
+    fn fail(&mut self, mistake: &Mistake, out: &mut BytesMut) {
+        self.skips = true;
+        put_mistake(mistake, out);
+    }
+}
+
+fn no_such_statement(name: &[u8]) -> Mistake {
+    let message = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name));
+    Mistake::new(SqlState::INVALID_SQL_STATEMENT_NAME, message)
+}
+
+fn put_mistake(mistake: &Mistake, out: &mut BytesMut) {
+    match &mistake.hint {
+        Some(hint) => put_error_with_hint(out, Severity::Error, mistake.code, &mistake.message, hint),
+        None => put_error(out, Severity::Error, mistake.code, &mistake.message, None),
+    }
+}

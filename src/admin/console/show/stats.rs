@@ -1,0 +1,110 @@
+//! Totals and averages by database, under PgBouncer's names.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::Desk;
+use super::super::averages::{self, ByDatabase, PERIOD};
+use super::super::table::{Cell, Table};
+use crate::client::tally::Totals;
+
+pub(super) async fn stats(desk: &Arc<Desk>) -> Table {
+    let mut table = Table::new(
+        "database #total_server_assignment_count #total_xact_count #total_query_count #total_received #total_sent \
+         #total_xact_time #total_query_time #total_wait_time #avg_server_assignment_count #avg_xact_count \
+         #avg_query_count #avg_recv #avg_sent #avg_xact_time #avg_query_time #avg_wait_time",
+    );
+    for (name, totals) in by_database(desk).await {
+        let cells = sums(&totals).into_iter().chain(rates(&desk.averages.of(&name)));
+        table.row([Cell::from(&name)].into_iter().chain(cells));
+    }
+    table
+}
+
+pub(super) async fn totals(desk: &Arc<Desk>) -> Table {
+    let mut table = Table::new(
+        "database #server_assignment_count #xact_count #query_count #bytes_received #bytes_sent #xact_time #query_time \
+         #wait_time",
+    );
+    for (name, totals) in by_database(desk).await {
+        table.row([Cell::from(&name)].into_iter().chain(sums(&totals)));
+    }
+    table
+}
+
+pub(super) async fn averages(desk: &Arc<Desk>) -> Table {
+    let mut table = Table::new(
+        "database #server_assignment_count #xact_count #query_count #bytes_received #bytes_sent #xact_time #query_time \
+         #wait_time",
+    );
+    for name in by_database(desk).await.keys() {
+        table.row([Cell::from(name)].into_iter().chain(rates(&desk.averages.of(name))));
+    }
+    table
+}
+
+pub(super) async fn over_all(desk: &Arc<Desk>) -> Table {
+    let (mut all, mut last) = (Totals::default(), Totals::default());
+    for (name, totals) in by_database(desk).await {
+        all += totals;
+        last += desk.averages.of(&name);
+    }
+    let mut table = Table::new("name #value");
+    for (name, value) in NAMES.iter().zip(sums(&all)) {
+        table.row([format!("total_{name}").into(), value]);
+    }
+    for (name, value) in NAMES.iter().zip(rates(&last)) {
+        table.row([format!("avg_{name}").into(), value]);
+    }
+    table
+}
+
+const NAMES: [&str; 8] = [
+    "server_assignment_count",
+    "xact_count",
+    "query_count",
+    "received",
+    "sent",
+    "xact_time",
+    "query_time",
+    "wait_time",
+];
+
+/// Every database that is configured, also if nobody has come for it yet.
+async fn by_database(desk: &Arc<Desk>) -> ByDatabase {
+    let mut totals = averages::totals(&desk.fleet).await;
+    for name in desk.in_force.load().databases.keys() {
+        totals.entry(Arc::clone(name)).or_default();
+    }
+    totals
+}
+
+/// Times are in microseconds.
+fn sums(totals: &Totals) -> [Cell; 8] {
+    [
+        totals.assignments.into(),
+        totals.transactions.into(),
+        totals.queries.into(),
+        totals.received.into(),
+        totals.sent.into(),
+        totals.transaction_time.as_micros().into(),
+        totals.query_time.as_micros().into(),
+        totals.wait_time.as_micros().into(),
+    ]
+}
+
+/// Counts and bytes per second; the time of one transaction, of one statement, and waited in a second.
+fn rates(totals: &Totals) -> [Cell; 8] {
+    let per_second = |count: u64| Cell::from(count / PERIOD.as_secs());
+    let of_one = |time: Duration, count: u64| Cell::from(time.as_micros() / u128::from(count.max(1)));
+    [
+        per_second(totals.assignments),
+        per_second(totals.transactions),
+        per_second(totals.queries),
+        per_second(totals.received),
+        per_second(totals.sent),
+        of_one(totals.transaction_time, totals.transactions),
+        of_one(totals.query_time, totals.queries),
+        (totals.wait_time.as_micros() / u128::from(PERIOD.as_secs())).into(),
+    ]
+}

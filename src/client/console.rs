@@ -1,0 +1,45 @@
+//! The way to the console: a client that asks for its database has proved who it is, and goes on there.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::server::Server;
+use crate::net::Stream;
+
+/// The database under whose name the console answers.
+pub const NAME: &str = "trunkline";
+
+/// Answers a client of the console until it leaves.
+pub type Console = Box<dyn Fn(Visitor) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;
+
+/// A client of the console.
+pub struct Visitor {
+    /// Its connection; it has not been told that its login succeeded.
+    pub stream: Stream,
+    /// Who it is.
+    pub user: Arc<str>,
+    /// What it may do.
+    pub right: Right,
+}
+
+/// What a user may do at the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// Look.
+    Look,
+    /// Look and change.
+    Change,
+}
+
+impl Server {
+    /// What a user may do at the console; None: nothing.
+    pub fn console_right(&self, user: &str) -> Option<Right> {
+        let is_one = |users: &[Arc<str>]| users.iter().any(|one| **one == *user);
+        match (is_one(&self.console_users), is_one(&self.stats_users)) {
+            (true, _) => Some(Right::Change),
+            (false, true) => Some(Right::Look),
+            (false, false) => None,
+        }
+    }
+}

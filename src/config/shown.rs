@@ -1,0 +1,152 @@
+//! Every setting as a text beside its default, for those who ask a running Trunkline.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Config;
+use crate::routing::Transactions;
+
+/// A setting as a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Its name, as in `pool.size`.
+    pub key: String,
+    /// Its value, written as in the file. Secrets are not shown.
+    pub value: String,
+    /// Its default; None: it has none.
+    pub default: Option<String>,
+    /// A reload can change it.
+    pub changeable: bool,
+}
+
+/// Sockets and threads are made once.
+const FIXED: [&str; 4] = ["listen", "admin.listen", "workers", "log.format"];
+
+impl Config {
+    /// Every setting, in the order of the file.
+    pub fn shown(&self) -> Vec<Shown> {
+        let defaults = Self::parse(Path::new(""), "", &mut Vec::new()).texts();
+        let default = |key: &str| defaults.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone());
+        let shown = |(key, value): (String, String)| Shown {
+            default: default(&key).filter(|default| !default.is_empty()),
+            changeable: !FIXED.contains(&&*key),
+            key,
+            value,
+        };
+        self.texts().into_iter().map(shown).collect()
+    }
+
+    fn texts(&self) -> Vec<(String, String)> {
+        let mut texts = self.plain_texts();
+        for cluster in &self.clusters {
+            let key = |name: &str| format!("cluster.{}.{name}", cluster.name);
+            texts.push((key("nodes"), listed(&cluster.nodes)));
+            for (name, members) in &cluster.groups {
+                let members: Vec<_> = members.iter().filter_map(|at| cluster.nodes.get(usize::from(*at))).collect();
+                texts.push((key(&format!("group.{name}")), listed(&members)));
+            }
+            texts.push((key("monitor.user"), cluster.monitor.user.to_string()));
+            texts.push((key("monitor.database"), cluster.monitor.database.to_string()));
+            texts.push((key("monitor.interval"), duration(cluster.monitor.interval)));
+            texts.push((key("monitor.timeout"), duration(cluster.monitor.timeout)));
+        }
+        texts
+    }
+
+    fn listen_words(&self) -> String {
+        let addresses = self.listen.iter().map(ToString::to_string);
+        let sockets = self.listen_sockets.iter().map(|path| path.display().to_string());
+        addresses.chain(sockets).collect::<Vec<_>>().join(", ")
+    }
+
+    fn plain_texts(&self) -> Vec<(String, String)> {
+        let Self { pool, routing, failover, limits, log, .. } = self;
+        let texts = [
+            ("listen", self.listen_words()),
+            ("proxy_protocol_from", self.proxies.len().to_string() + " networks"),
+            ("tls", if self.tls.is_some() { "on" } else { "off" }.to_owned()),
+            ("workers", self.workers.to_string()),
+            ("max_clients", self.max_clients.to_string()),
+            ("admin.listen", self.admin_listen.map(|address| address.to_string()).unwrap_or_default()),
+            ("admin.users", listed(&self.console_users)),
+            ("admin.stats_users", listed(&self.stats_users)),
+            ("pool.mode", pool.mode.word().to_owned()),
+            ("pool.size", pool.size.to_string()),
+            ("pool.queue_timeout", duration(pool.queue_timeout)),
+            ("pool.connect_timeout", duration(pool.connect_timeout)),
+            ("pool.idle_timeout", duration(pool.idle_timeout)),
+            ("pool.lifetime", duration(pool.lifetime)),
+            ("pool.prepared_statements", pool.prepared_statements.to_string()),
+            ("routing.reads", routing.reads.word().to_owned()),
+            ("routing.consistency", routing.consistency.word().to_owned()),
+            ("routing.transactions", transactions(routing.transactions).to_owned()),
+            ("routing.catalog_refresh", duration(routing.catalog_refresh)),
+            ("routing.hints", routing.hints.to_string()),
+            ("routing.rules", routing.rules.rules().len().to_string() + " rules"),
+            ("routing.max_lag", duration(routing.max_lag)),
+            ("routing.freshness_wait", duration(routing.freshness_wait)),
+            ("failover.hold", duration(failover.hold)),
+            ("failover.replay", failover.replay.to_string()),
+            ("failover.replay_bytes", bytes(failover.replay_bytes)),
+            ("failover.drain", duration(failover.drain)),
+            ("failover.pause_timeout", duration(failover.pause_timeout)),
+            ("failover.pause_hold", duration(failover.pause_hold)),
+            ("limits.login_timeout", duration(limits.login_timeout)),
+            ("limits.statement_bytes", bytes(limits.statement_bytes)),
+            ("limits.buffer_bytes", bytes(limits.buffer_bytes)),
+            ("limits.drain_timeout", duration(limits.drain_timeout)),
+            ("limits.statement_cache_bytes", bytes(limits.statement_cache_bytes)),
+            ("log.level", log.level.clone()),
+            ("log.format", if log.json { "json" } else { "text" }.to_owned()),
+        ];
+        texts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}
+
+fn listed<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn transactions(transactions: Transactions) -> &'static str {
+    match transactions {
+        Transactions::Primary => "primary",
+        Transactions::Optimistic => "optimistic",
+    }
+}
+
+/// In the largest unit that gives a whole number.
+fn duration(duration: Duration) -> String {
+    let units = [("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000), ("ms", 1000)];
+    let micros = duration.as_micros();
+    let unit = units.iter().find(|(_, unit)| micros > 0 && micros.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{micros}us"), |(name, unit)| format!("{}{name}", micros / unit))
+}
+
+/// In the largest unit that gives a whole number.
+fn bytes(bytes: usize) -> String {
+    let units = [("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)];
+    let unit = units.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_written_as_the_file_may_have_them() {
+        assert_eq!(duration(Duration::from_millis(1500)), "1500ms");
+        assert_eq!(duration(Duration::from_secs(7200)), "2h");
+        assert_eq!(duration(Duration::from_micros(7)), "7us");
+        assert_eq!((bytes(1 << 20), bytes(1500)), ("1MB".to_owned(), "1500B".to_owned()));
+    }
+
+    #[test]
+    fn every_setting_with_a_default_shows_it() {
+        let config = Config::parse(Path::new(""), "[pool]\nsize = 7", &mut Vec::new());
+        let shown = config.shown();
+        let size = shown.iter().find(|setting| setting.key == "pool.size").unwrap();
+        assert_eq!((&*size.value, size.default.as_deref(), size.changeable), ("7", Some("20"), true));
+        assert!(!shown.iter().find(|setting| setting.key == "workers").unwrap().changeable);
+    }
+}

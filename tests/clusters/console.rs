@@ -1,0 +1,295 @@
+//! The console: psql and drivers at the database `trunkline`.
+
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::{Client, NoTls, SimpleQueryMessage};
+use trunkline::demo::installation::Installation;
+
+use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
+
+const SOON: Duration = Duration::from_secs(10);
+
+const OPEN: &str = "[admin]\nusers = ['bench']";
+
+fn console(proxy: &Proxy) -> Client {
+    login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap()
+}
+
+/// The rows of a command as texts, with the names of its columns.
+fn rows(client: &mut Client, command: &str) -> Vec<Vec<(String, String)>> {
+    let messages = client.simple_query(command).unwrap_or_else(|error| panic!("{command}: {error}"));
+    let row = |message: SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => Some(
+            row.columns()
+                .iter()
+                .enumerate()
+                .map(|(at, column)| (column.name().to_owned(), row.get(at).unwrap_or("NULL").to_owned()))
+                .collect(),
+        ),
+        _ => None,
+    };
+    messages.into_iter().filter_map(row).collect()
+}
+
+fn value<'a>(row: &'a [(String, String)], column: &str) -> &'a str {
+    &row.iter().find(|(name, _)| name == column).unwrap_or_else(|| panic!("no column {column} in {row:?}")).1
+}
+
+fn psql(proxy: &Proxy, input: &[&str]) -> Output {
+    let mut psql: Command = Installation::find().unwrap().command("psql");
+    psql.args(["-X", "-h", "127.0.0.1", "-U", "bench", "-p", &proxy.port().to_string(), "trunkline"]);
+    psql.args(input.iter().flat_map(|command| ["-c", command]));
+    psql.env("PGPASSWORD", "bench").output().unwrap()
+}
+
+#[test]
+fn psql_shows_everything_and_is_told_what_is_not_a_command() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let said = psql(&proxy, &["\\x", "show pools", "show version; show lists"]);
+        let (text, errors) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        assert!(said.status.success(), "{errors}");
+        assert!(text.contains("Trunkline 0.") && text.contains("used_clients"), "{text}");
+        let said = psql(&proxy, &["select * from pg_class"]);
+        let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(!said.status.success() && errors.contains("no command SELECT") && errors.contains("HINT"), "{errors}");
+        let mut console = console(&proxy);
+        for row in rows(&mut console, "show help").iter().filter(|row| value(row, "command").starts_with("SHOW ")) {
+            rows(&mut console, value(row, "command"));
+        }
+    });
+}
+
+#[test]
+fn drivers_ask_in_the_extended_protocol_and_get_typed_columns() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut console = console(&proxy);
+        let row = console.query_one("SHOW DATABASES", &[]).unwrap();
+        assert_eq!((row.get::<_, &str>("name"), row.get::<_, i64>("pool_size")), ("bench", 20));
+        let statement = console.prepare("show config").unwrap();
+        assert_eq!(statement.columns()[0].name(), "key");
+        let settings = console.query(&statement, &[]).unwrap();
+        let size = settings.iter().find(|row| row.get::<_, &str>("key") == "pool.size").unwrap();
+        assert_eq!((size.get::<_, &str>("default"), size.get::<_, &str>("changeable")), ("20", "yes"));
+        assert!(console.execute("no such command", &[]).is_err());
+        console.execute("RELOAD", &[]).unwrap();
+        let mut transaction = console.transaction().unwrap();
+        let portal = transaction.bind("show help", &[]).unwrap();
+        assert_eq!(transaction.query_portal(&portal, 3).unwrap().len(), 3);
+        assert!(transaction.query_portal(&portal, 0).unwrap().len() > 10);
+    });
+}
+
+#[test]
+fn who_is_not_named_does_not_get_in_and_who_may_look_may_not_change() {
+    limited(|| {
+        let cluster = cluster();
+        let users = "[[user]]\nname = 'ada'\npassword = 'a'\n[[user]]\nname = 'bob'\npassword = 'b'";
+        let proxy = Proxy::start(&cluster, &format!("[admin]\nusers = ['bench']\nstats_users = ['ada']\n{users}"));
+        let connect = |user: &str, password| login(proxy.port(), user, password).dbname("trunkline").connect(NoTls);
+        let refused = connect("bob", "b").err().unwrap();
+        assert_eq!(refused.code().unwrap().code(), "42501");
+        let mut ada = connect("ada", "a").unwrap();
+        assert_eq!(rows(&mut ada, "show databases").len(), 1);
+        for command in ["RELOAD", "PAUSE", "KILL bench", "SHUTDOWN"] {
+            let refused = ada.simple_query(command).unwrap_err();
+            assert_eq!(refused.code().unwrap().code(), "42501", "{command}");
+        }
+    });
+}
+
+#[test]
+fn pause_lets_open_transactions_finish_and_holds_new_statements_until_resume() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut console = console(&proxy);
+        let mut open = proxy.client();
+        open.batch_execute("create table t (a int); begin; insert into t values (1)").unwrap();
+        let mut waits = proxy.client();
+        let port = proxy.port();
+        let pausing = thread::spawn(move || {
+            login(port, "bench", "bench")
+                .dbname("trunkline")
+                .connect(NoTls)
+                .unwrap()
+                .simple_query("PAUSE bench")
+                .unwrap();
+            Instant::now()
+        });
+        eventually("the database is paused", SOON, || value(&rows(&mut console, "show databases")[0], "paused") == "1");
+        let waiting = thread::spawn(move || {
+            waits.simple_query("insert into t values (2)").unwrap();
+            Instant::now()
+        });
+        thread::sleep(Duration::from_millis(200));
+        assert!(!pausing.is_finished(), "a transaction is open");
+        open.batch_execute("insert into t values (3)").expect("an open transaction goes on");
+        open.batch_execute("commit").unwrap();
+        let paused = pausing.join().unwrap();
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "2");
+        assert!(proxy.page("/ready").contains("\"bench\""), "it is ready, and says what is paused");
+        assert!(proxy.metric("trunkline_database_paused", "bench") > 0.0);
+        let mut late = proxy.client();
+        eventually("both wait", SOON, || value(&rows(&mut console, "show pools")[0], "cl_waiting") == "1");
+        assert!(!waiting.is_finished());
+        // Nothing of ours is left on the node but the monitor.
+        let ours = "select count(*) from pg_stat_activity where datname = 'bench' and pid <> pg_backend_pid() and application_name not like 'trunkline%'";
+        assert_eq!(cluster.node(0).sql(ours).unwrap(), "0");
+        console.simple_query("RESUME bench").unwrap();
+        assert!(waiting.join().unwrap() > paused);
+        late.simple_query("select 1").unwrap();
+        assert!(console.simple_query("RESUME bench").is_err(), "nothing is paused any more");
+    });
+}
+
+#[test]
+fn pause_gives_up_when_a_transaction_does_not_end_and_what_is_paused_too_long_is_told() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy =
+            Proxy::start(&cluster, &format!("{OPEN}\n[failover]\npause_timeout = '300ms'\npause_hold = '300ms'"));
+        let mut console = console(&proxy);
+        let mut open = proxy.client();
+        open.batch_execute("begin; select 1").unwrap();
+        let refused = console.simple_query("PAUSE").unwrap_err();
+        assert_eq!(refused.code().unwrap().code(), "55000");
+        let mut other = proxy.client();
+        other.simple_query("select 1").expect("nothing is paused after all");
+        open.batch_execute("commit").unwrap();
+        console.simple_query("PAUSE").unwrap();
+        let told = other.simple_query("select 1").unwrap_err();
+        assert_eq!(told.code().unwrap().code(), "57P03");
+        console.simple_query("RESUME").unwrap();
+        other.simple_query("select 1").expect("it is still connected");
+    });
+}
+
+#[test]
+fn reload_answers_what_is_wrong_with_its_line() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut console = console(&proxy);
+        proxy.rewrite(|file| drop(file["pool"].as_table_mut().unwrap().insert("size".to_owned(), 0.into())));
+        let error = console.simple_query("RELOAD").unwrap_err();
+        let message = error.as_db_error().unwrap().message().to_owned();
+        assert!(message.contains("trunkline.toml:") && message.contains("pool.size"), "{message}");
+        proxy.rewrite(|file| drop(file["pool"].as_table_mut().unwrap().insert("size".to_owned(), 3.into())));
+        console.simple_query("RELOAD").unwrap();
+        assert_eq!(value(&rows(&mut console, "show databases")[0], "pool_size"), "3");
+    });
+}
+
+#[test]
+fn a_drained_replica_gets_no_read_until_it_is_attached_and_no_client_notices() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{OPEN}\n[routing]\nconsistency = 'eventual'"));
+        let mut console = console(&proxy);
+        let mut client = proxy.client();
+        let mut ports =
+            |count| -> Vec<u16> { (0..count).map(|_| server_port(&mut client, "select inet_server_port()")).collect() };
+        let [primary, drained, other] = cluster.nodes() else { panic!("three nodes") };
+        assert!(ports(50).contains(&drained.port()));
+        assert!(console.simple_query(&format!("DRAIN {}", primary.address())).is_err());
+        console.simple_query(&format!("DRAIN {}", drained.address())).unwrap();
+        assert!(ports(50).iter().all(|port| *port == other.port()));
+        let sessions = "select count(*) from pg_stat_activity where datname = 'bench' and usename = 'bench' and pid <> pg_backend_pid() and application_name not like 'trunkline%'";
+        eventually("no connection is left there", SOON, || drained.sql(sessions).unwrap() == "0");
+        console.simple_query("RELOAD").unwrap();
+        assert!(ports(20).iter().all(|port| *port == other.port()), "a reload does not forget it");
+        console.simple_query(&format!("ATTACH {}", drained.address())).unwrap();
+        assert!(ports(50).contains(&drained.port()));
+        assert!(console.simple_query("DRAIN 10.9.8.7:5432").is_err());
+    });
+}
+
+#[test]
+fn clients_are_seen_and_can_be_sent_away() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut console = console(&proxy);
+        let mut client = proxy.client_config().application_name("shop").connect(NoTls).unwrap();
+        client.batch_execute("begin; select 1").unwrap();
+        let shown = rows(&mut console, "show clients");
+        let mine = shown.iter().find(|row| value(row, "application_name") == "shop").unwrap();
+        assert_eq!((value(mine, "state"), value(mine, "database")), ("active", "bench"));
+        assert_eq!(value(mine, "node"), cluster.node(0).address().to_string());
+        let servers = rows(&mut console, "show servers");
+        assert_eq!(servers.iter().filter(|row| value(row, "state") == "active").count(), 1);
+        console.simple_query(&format!("KILL_CLIENT {}", value(mine, "id"))).unwrap();
+        assert!(client.simple_query("select 1").is_err());
+        eventually("its server connection is closed", SOON, || {
+            rows(&mut console, "show servers").iter().all(|row| value(row, "state") != "active")
+        });
+        assert!(console.simple_query("KILL_CLIENT 999999").is_err());
+
+        let mut idle = proxy.client();
+        console.simple_query("KILL bench").unwrap();
+        assert!(idle.simple_query("select 1").is_err());
+        console.simple_query("RESUME bench").unwrap();
+        proxy.client().simple_query("select 1").unwrap();
+        console.simple_query("DISABLE bench").unwrap();
+        assert!(proxy.client_config().connect(NoTls).is_err());
+        console.simple_query("ENABLE bench").unwrap();
+        proxy.client().simple_query("select 1").unwrap();
+    });
+}
+
+#[test]
+fn shapes_name_what_fills_the_primary_without_its_literals_and_stats_count() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut console = console(&proxy);
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a text)").unwrap();
+        for number in 0..10 {
+            client.simple_query(&format!("select * from t where a = 'secret{number}' for update")).unwrap();
+        }
+        let insert = client.prepare("insert into t values ('hidden')").unwrap();
+        client.execute(&insert, &[]).unwrap();
+        let shown = rows(&mut console, "show shapes");
+        let locking = shown.iter().find(|row| value(row, "shape").contains("for update")).unwrap();
+        assert_eq!(value(locking, "shape"), "select * from t where a = ? for update");
+        assert_eq!((value(locking, "count"), value(locking, "reason")), ("10", "locks_rows"));
+        assert_eq!((value(locking, "target"), value(locking, "timed")), ("primary", "10"));
+        assert!(value(locking, "advice").contains("FOR UPDATE"));
+        assert!(shown.iter().any(|row| value(row, "shape") == "insert into t values (?)"), "{shown:?}");
+        assert!(!format!("{shown:?}").contains("secret"));
+        let stats = rows(&mut console, "show stats");
+        let bench = stats.iter().find(|row| value(row, "database") == "bench").unwrap();
+        assert!(value(bench, "total_query_count").parse::<u32>().unwrap() >= 12);
+        assert!(value(bench, "total_xact_time").parse::<u64>().unwrap() > 0);
+        console.simple_query("FORGET SHAPES").unwrap();
+        assert!(rows(&mut console, "show shapes").is_empty());
+
+        let explained = rows(&mut console, "explain route select * from t for update");
+        assert_eq!((value(&explained[0], "target"), value(&explained[0], "reason")), ("primary", "locks_rows"));
+        let explained = rows(&mut console, "explain route select 1");
+        assert_eq!(value(&explained[0], "target"), "replica");
+    });
+}
+
+#[test]
+fn shutdown_ends_the_program() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a int); begin; insert into t values (1)").unwrap();
+        assert!(psql(&proxy, &["SHUTDOWN WAIT_FOR_SERVERS"]).status.success());
+        client.batch_execute("insert into t values (2)").expect("an open transaction goes on");
+        // The driver takes the goodbye that follows at once for the answer.
+        let _ = client.batch_execute("commit");
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "2");
+        eventually("it has ended", SOON, || proxy.client_config().connect(NoTls).is_err());
+    });
+}
