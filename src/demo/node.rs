@@ -138,6 +138,9 @@ impl Node {
         // Stopped first, so that no child is born between our look and the signal.
         signal("STOP", &[postmaster])?;
         let processes = family(postmaster);
+        // All of them, so that none acts on the death of another: a backend that waits for a synchronous replica would show
+        // its commit to others when the postmaster is gone, though no replica has it.
+        signal("STOP", &processes)?;
         signal("KILL", &processes)?;
         let deadline = Instant::now() + PATIENCE;
         while !self.has_ended() || processes.iter().any(|pid| is_running(*pid)) {

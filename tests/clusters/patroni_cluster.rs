@@ -252,8 +252,8 @@ etcd3:
 bootstrap:
   dcs:
     ttl: 20
-    loop_wait: 1
-    retry_timeout: 3
+    loop_wait: 2
+    retry_timeout: 5
     postgresql:
       use_pg_rewind: true
       parameters: {fsync: 'off', wal_keep_size: 256MB, max_connections: 200}
