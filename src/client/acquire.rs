@@ -70,6 +70,10 @@ impl Client {
             lease.give_back(now);
             return None;
         }
+        let mut lease = lease;
+        if self.is_spent(&mut lease) {
+            return None;
+        }
         Some(Acquired { lease, role: view.node(node)?.role, reason })
     }
 
@@ -130,6 +134,7 @@ impl Client {
                     begun = Instant::now();
                 }
                 Placement::Node(node, reason) => match self.lease_at(intent, node, &view).await {
+                    Ok(mut lease) if self.is_spent(&mut lease) => {}
                     Ok(lease) if self.still_holds(intent, node, Instant::now()) && !self.database.pause.is_paused() => {
                         let role = view.node(node).map_or(Role::Unknown, |node| node.role);
                         let waited = arrived.elapsed();
@@ -239,6 +244,12 @@ impl Client {
                 turn: self.turn,
             },
         )
+    }
+
+    /// What is run again, because a node was lost with it, is not run on a connection that has died unnoticed: it is not
+    /// run again for ever.
+    fn is_spent(&self, lease: &mut Lease) -> bool {
+        !self.lost_on.is_empty() && lease.connection().has_spoken()
     }
 
     /// A statement that needs the primary goes only to the node that is primary now: a wait may have lasted.
