@@ -133,8 +133,7 @@ impl Client {
                     self.await_release(node, &mut changed).await;
                     begun = Instant::now();
                 }
-                Placement::Node(node, reason) => match self.lease_at(intent, node, &view).await {
-                    Ok(mut lease) if self.is_spent(&mut lease) => {}
+                Placement::Node(node, reason) => match self.sound_lease_at(intent, node, &view).await {
                     Ok(lease) if self.still_holds(intent, node, Instant::now()) && !self.database.pause.is_paused() => {
                         let role = view.node(node).map_or(Role::Unknown, |node| node.role);
                         let waited = arrived.elapsed();
@@ -261,6 +260,12 @@ impl Client {
         is_read(intent)
             || (self.cluster().view.load().trusted_primary(now) == Some(node)
                 && gate.is_some_and(|gate| gate.takes_writes()))
+    }
+
+    /// The same as [`Self::lease_at`]; a connection that has died unnoticed is closed.
+    async fn sound_lease_at(&mut self, intent: &Intent, node: NodeId, view: &View) -> Result<Lease, LeaseError> {
+        let mut lease = self.lease_at(intent, node, view).await?;
+        if self.is_spent(&mut lease) { Err(LeaseError::Fenced) } else { Ok(lease) }
     }
 
     /// A lease of this node, as long as it is one that the statement may go to.
