@@ -50,6 +50,9 @@ impl Client {
         }
         let view = self.cluster().view.load();
         self.session.freshness.settle(&view);
+        if self.session.freshness.is_ahead_of(&view) {
+            return None;
+        }
         if matches!(intent, Intent::Read { .. }) && self.session.freshness.wants_to_move() && self.is_careful(intent) {
             return None;
         }
@@ -123,6 +126,10 @@ impl Client {
             changed.mark_unchanged();
             let view = self.cluster().view.load_full();
             self.session.freshness.settle(&view);
+            if self.is_careful(intent) && self.session.freshness.is_ahead_of(&view) {
+                self.await_primary(&mut changed, &view, begun).await?;
+                continue;
+            }
             let held = self.held_nodes(&view);
             let avoided: Excluded = match is_read(intent) {
                 true => excluded.iter().chain(&held).copied().collect(),
@@ -214,9 +221,39 @@ impl Client {
         }
     }
 
-    /// What the unit must have seen: as a rule or a hint has it, or as configured.
+    /// What is asked by SHOW of Trunkline's own settings becomes the session's, so that the node answers it. Waits until
+    /// all that the session must see has a position.
+    pub(super) async fn prepare_wishes(&mut self) -> Result<(), Refusal> {
+        let deadline = Instant::now() + self.server.hold;
+        let mut changed = self.cluster().changed.clone();
+        loop {
+            changed.mark_unchanged();
+            let view = self.cluster().view.load_full();
+            self.session.freshness.settle(&view);
+            if let Some(position) = self.session.freshness.position() {
+                self.session.show_wishes(&position, self.server.consistency);
+                return Ok(());
+            }
+            if let Some(primary) = view.primary {
+                (self.cluster().request_sample)(primary);
+            }
+            // Dropping the wait loses nothing: the next look sees the view.
+            if tokio::time::timeout_at(deadline.into(), changed.changed()).await.is_err() {
+                let message = "the session's position is not known: no primary tells its own".to_owned();
+                return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message });
+            }
+        }
+    }
+
+    /// What the unit must have seen: as a rule or a hint has it, as the session asks, or as configured.
     pub(super) fn consistency(&self, intent: &Intent) -> Consistency {
-        intent.terms().and_then(|terms| terms.consistency).unwrap_or(self.server.consistency)
+        let asked = intent.terms().and_then(|terms| terms.consistency);
+        asked.unwrap_or_else(|| self.own_consistency())
+    }
+
+    /// As the session asks, or as configured.
+    pub(super) fn own_consistency(&self) -> Consistency {
+        self.session.wishes().consistency.unwrap_or(self.server.consistency)
     }
 
     fn is_careful(&self, intent: &Intent) -> bool {

@@ -37,9 +37,10 @@ use crate::routing::{Catalog, Intent, Reason, Ruling, safety};
 use crate::session::failure::Circumstances;
 use crate::session::replay::Sent;
 use crate::session::translate::{DISCARD_SEQUENCES, Message};
+use crate::session::wishes;
 use crate::session::{End, Held, Identity, Loss, Session, SessionId, Surroundings, TransactionLog};
 use crate::topology::{Doubt, NodeId, Role};
-use crate::wire::error_response::{Severity, put_error};
+use crate::wire::error_response::{Severity, put_error, put_notice, put_warning};
 use crate::wire::{Header, SqlState, backend, frame, frontend};
 
 /// One client, logged in.
@@ -66,6 +67,8 @@ pub struct Client {
     /// The present transaction, where it may be replayed.
     pub(super) log: Option<Box<TransactionLog>>,
     pub(super) place: Place,
+    /// The rule that has matched the present unit, for those who want to be told.
+    rule: Option<usize>,
 }
 
 /// A lease, and what is known of the unit that runs on it.
@@ -151,6 +154,8 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
             let mut client =
                 Client::new(stream, admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
             client.session.told(reported);
+            // What is wrong with them stays without effect: nobody listens yet.
+            let _ = client.session.take_wishes([wishes::POSITION], Instant::now());
             // It may be somebody who has just written, on a connection that is gone.
             if let Some(moment) = server.pools.last_write() {
                 client.session.freshness.wrote(moment);
@@ -247,6 +252,7 @@ impl Client {
         let turn = worker.turn();
         Self {
             stream,
+            rule: None,
             tally: worker.tally(&admitted.identity.database),
             session: Session::new(id, admitted.identity, admitted.settings),
             held: None,
@@ -387,6 +393,9 @@ impl Client {
         if matches!(intent, Intent::Refuse { .. }) {
             return Ok(Some(Unusual::Unit));
         }
+        if self.session.gathered.asks_wishes {
+            return Ok(Some(Unusual::Unit));
+        }
         let Some(mut acquired) = self.try_acquire(&intent, now) else { return Ok(Some(Unusual::Unit)) };
         let is_read = matches!(intent, Intent::Read { .. });
         if !self.session.is_at_home(&acquired.lease.connection().known) {
@@ -512,6 +521,7 @@ impl Client {
         }
         .map_err(|_| violation(header.tag))?;
         if !around.ruling.is_empty() {
+            self.rule = around.ruling.rule.or(self.rule);
             rulings::count(&around.ruling, &self.server.rules, &self.session);
         }
         Ok(())
@@ -578,6 +588,11 @@ impl Client {
             tracing::debug!(rule = %rule, "statement refused by a rule");
             let message = message.to_string();
             return self.refuse(Refusal { code, message }, buffers).await;
+        }
+        if self.session.gathered.asks_wishes
+            && let Err(refusal) = Box::pin(self.prepare_wishes()).await
+        {
+            return self.refuse(refusal, buffers).await;
         }
         let acquired = match self.try_acquire(&intent, Instant::now()) {
             Some(acquired) => Ok(acquired),
@@ -722,8 +737,8 @@ impl Client {
         Ok(())
     }
 
-    /// Counts where the unit goes and why, by the shape of its first statement.
-    fn remember_decision(&mut self, buffers: &Buffers) {
+    /// Counts where the unit goes and why, by the shape of its first statement; and tells the client, if it wants to know.
+    fn remember_decision(&mut self, buffers: &mut Buffers) {
         let Some(held) = &mut self.held else { return };
         let Some(statement) = self.session.gathered.first.as_ref().filter(|_| self.session.gathered.executes) else {
             return;
@@ -741,6 +756,14 @@ impl Client {
         let decision = (target(held.role), reason);
         let key = self.worker.shapes.borrow_mut().made(statement, held.lease.pool().address(), decision, now, text);
         held.shape = is_first.then_some(key);
+        if self.session.wishes().notices {
+            let rule = self.rule.take().and_then(|number| self.server.rules.rule(number));
+            let by = rule.map(|rule| format!(", rule {}", rule.name)).unwrap_or_default();
+            let node = held.lease.pool().address();
+            let words = reason.words();
+            let told = format!("routed to {} {node}: {}{by} ({words})", target(held.role).code(), reason.code());
+            put_notice(&mut buffers.to_client, SqlState::SUCCESSFUL_COMPLETION, &told);
+        }
         self.tally.count(|totals| totals.queries += 1);
     }
 
@@ -861,7 +884,14 @@ impl Client {
             self.read_settings(&touched, buffers).await?;
         }
         self.finish(buffers);
-        Ok(())
+        if touched.is_empty() {
+            return Ok(());
+        }
+        let wrong = self.session.take_wishes(touched.iter().map(|name| &**name), Instant::now());
+        for words in &wrong {
+            put_warning(&mut buffers.to_client, SqlState::WARNING, words, "");
+        }
+        self.flush(buffers).await
     }
 
     /// Gives the lease back.
@@ -876,6 +906,9 @@ impl Client {
             self.worker.shapes.borrow_mut().ended(shape, took);
         }
         self.place.card.idles(now);
+        if self.session.shows_wishes() {
+            self.session.hide_wishes();
+        }
         self.tally.count(|totals| {
             totals.transactions += 1;
             totals.transaction_time += took;

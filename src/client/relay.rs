@@ -437,6 +437,10 @@ impl Client {
         {
             return self.refuse_here(buffers);
         }
+        if self.session.gathered.asks_wishes && !self.session.keeps_lease() && !self.session.batch_is_open() {
+            // What it asks for is put on a server connection before: it waits until this one has gone back.
+            return Ok(Gate::Closed(Turn::Still));
+        }
         if held.role == Role::Primary {
             if self.session.gathered.asks_sequence
                 && let Some(gate) = self.guard_sequences(buffers)
@@ -457,7 +461,7 @@ impl Client {
         }
         // Each read of its own must have seen everything up to its own beginning.
         let is_strong =
-            self.server.consistency == Consistency::Strong && !in_transaction && !self.session.batch_is_open();
+            self.own_consistency() == Consistency::Strong && !in_transaction && !self.session.batch_is_open();
         let fits = match self.session.intent() {
             None => true,
             Some(_) if is_strong || self.session.must_leave_replica() => false,

@@ -5,6 +5,8 @@
 //! from a node, with a sample of that node begun after the read; or, if the node has been started again since and may
 //! have gone back, or is no longer read from, with a sample of the primary.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use crate::topology::{Lsn, NodeId, NodeView, Role, Timeline, View};
@@ -111,6 +113,28 @@ impl Freshness {
         node.position.is_some_and(|position| position.lsn >= floor.lsn) && self.same_history(node, floor)
     }
 
+    /// All that it must see, as one position; None: some of it has none yet. See [`Freshness::settle`].
+    pub fn position(&self) -> Option<String> {
+        if self.wrote.is_some() || self.read.is_some() {
+            return None;
+        }
+        Some(self.floor.map_or_else(String::new, |floor| Position::from(floor).to_string()))
+    }
+
+    /// It must have seen this from now on. What a node has answered before, it has answered without having to have this:
+    /// so call it when nothing of the session is under way.
+    pub fn must_see(&mut self, position: Position, now: Instant) {
+        self.home = None;
+        self.raise(position.lsn, position.timeline, now);
+    }
+
+    /// What must be seen is of a later history than the present primary's: nothing that is known now can show it.
+    pub fn is_ahead_of(&self, view: &View) -> bool {
+        let wanted = self.floor.and_then(|floor| floor.timeline);
+        let present = present_timeline(view);
+        wanted.zip(present).is_some_and(|(wanted, present)| present < wanted)
+    }
+
     /// Nodes have other numbers from now on: what was read is known by its moment alone.
     pub fn renumbered(&mut self) {
         self.home = None;
@@ -171,9 +195,9 @@ impl Freshness {
 
     /// Positions of another history say nothing: the write is looked for anew on the present primary.
     fn forget_other_timelines(&mut self, view: &View) {
-        let present = view.primary().and_then(|primary| primary.position).and_then(|position| position.timeline);
-        if let (Some(floor), Some(present)) = (self.floor, present)
-            && floor.timeline.is_some_and(|timeline| timeline != present)
+        // A later one may have been told by another Trunkline, which knows more.
+        if let (Some(floor), Some(present)) = (self.floor, present_timeline(view))
+            && floor.timeline.is_some_and(|timeline| timeline < present)
         {
             self.floor = None;
             self.wrote = Some(self.wrote.map_or(floor.since, |moment| moment.max(floor.since)));
@@ -184,6 +208,45 @@ impl Freshness {
         let timeline = node.position.and_then(|position| position.timeline);
         timeline.is_none() || floor.timeline.is_none() || timeline == floor.timeline
     }
+}
+
+/// A position that can be carried elsewhere; written as in `1:0/16B3748`, with 0 for a timeline that is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    lsn: Lsn,
+    timeline: Option<Timeline>,
+}
+
+/// The text is no position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a position")]
+pub struct PositionError;
+
+impl From<Floor> for Position {
+    fn from(floor: Floor) -> Self {
+        Self { lsn: floor.lsn, timeline: floor.timeline }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.timeline.map_or(0, |timeline| timeline.0), self.lsn)
+    }
+}
+
+impl FromStr for Position {
+    type Err = PositionError;
+
+    fn from_str(text: &str) -> Result<Self, PositionError> {
+        let (timeline, lsn) = text.split_once(':').ok_or(PositionError)?;
+        let timeline = timeline.parse().map_err(|_| PositionError)?;
+        let lsn = lsn.parse().map_err(|_| PositionError)?;
+        Ok(Self { lsn, timeline: (timeline > 0).then_some(Timeline(timeline)) })
+    }
+}
+
+fn present_timeline(view: &View) -> Option<Timeline> {
+    view.primary()?.position?.timeline
 }
 
 /// The node has not been started again since.
@@ -274,6 +337,41 @@ mod tests {
             let replicas = self.view.nodes.iter().filter(|node| node.role == Role::Replica);
             replicas.filter(|node| session.allows(node)).map(|node| node.id).collect()
         }
+    }
+
+    #[test]
+    fn a_position_is_carried_to_another_session() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.wrote(world.at(10));
+        session.settle(&world.view);
+        assert_eq!(session.position(), None, "the write has no position yet");
+        world.sample(PRIMARY, 11, 0x200);
+        session.settle(&world.view);
+        let position = session.position().unwrap();
+        assert_eq!(position, "1:0/200");
+        let mut other = Freshness::default();
+        assert_eq!(other.position().as_deref(), Some(""));
+        other.must_see(position.parse().unwrap(), world.at(12));
+        assert_eq!(world.allowed(&mut other), []);
+        world.sample(NEAR, 13, 0x200);
+        assert_eq!(world.allowed(&mut other), [NEAR]);
+        assert!("0/200".parse::<Position>().is_err() && "x:0/200".parse::<Position>().is_err());
+    }
+
+    #[test]
+    fn a_position_of_a_later_history_is_waited_for() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.must_see("2:0/100".parse().unwrap(), world.at(10));
+        world.sample(PRIMARY, 11, 0x900);
+        world.sample(NEAR, 11, 0x900);
+        assert_eq!(world.allowed(&mut session), []);
+        assert!(session.is_ahead_of(&world.view));
+        world.promote(NEAR, 20, 0x200);
+        world.sample_on(FAR, 21, 0x200, Some(Timeline(2)));
+        assert_eq!(world.allowed(&mut session), [FAR]);
+        assert!(!session.is_ahead_of(&world.view));
     }
 
     #[test]

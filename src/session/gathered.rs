@@ -30,6 +30,8 @@ pub struct Gathered {
     pub is_wrong_on_replica: bool,
     /// It asks for the current value of a sequence, which only this session's own nextval gives.
     pub asks_sequence: bool,
+    /// It asks for a setting of Trunkline's own.
+    pub asks_wishes: bool,
     /// Bytes of its last message that have not come yet: it is too large to be waited for.
     pub missing: usize,
     /// It may change the catalogs.
@@ -83,6 +85,7 @@ impl Gathered {
         self.may_change_catalog = false;
         self.binds = false;
         self.asks_sequence = false;
+        self.asks_wishes = false;
         self.missing = 0;
         self.is_wrong_on_replica = false;
         self.first = None;

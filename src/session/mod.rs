@@ -23,6 +23,7 @@ pub mod reply;
 pub mod reported;
 pub mod settings;
 pub mod translate;
+pub mod wishes;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -36,6 +37,7 @@ pub use replay::TransactionLog;
 pub use reply::{Reply, matters};
 pub use reported::{Reported, ReportedAtLogin};
 pub use settings::{Dialect, Settings};
+pub use wishes::Wishes;
 
 use crate::catalog::Path;
 use crate::routing::{
@@ -96,6 +98,9 @@ pub struct Session {
     reset: Vec<Arc<str>>,
     flow: Flow,
     reported: Reported,
+    wishes: Wishes,
+    /// Settings that stand in `settings` only to be shown.
+    shown_wishes: Vec<Arc<str>>,
     reading: Reading,
     dialect: Dialect,
     catalog: CatalogEffects,
@@ -224,6 +229,8 @@ impl Session {
             standing: Standing::default(),
             defaults: Defaults::default(),
             at_begin: None,
+            wishes: Wishes::default(),
+            shown_wishes: Vec::new(),
         }
     }
 
@@ -246,6 +253,7 @@ impl Session {
     /// A setting that decides how texts and literals are read may have changed.
     fn read_anew(&mut self) {
         let default = |name| self.settings.get(name).or_else(|| self.reported.get(name));
+        self.wishes = Wishes::of(|name| self.settings.get(name));
         self.defaults = Defaults {
             read_only: self.reported.get("default_transaction_read_only") == Some("on"),
             isolation: default(reported::NEVER_REPORTED)
@@ -457,6 +465,7 @@ impl Session {
         self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
         self.gathered.asks_sequence |=
             statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
+        self.gathered.asks_wishes |= statement.parts.iter().any(|part| part.session.contains(&SessionChange::Ask));
         self.note_bonds(statement, text, around.held);
         if self.gathered.first.is_none() {
             self.gathered.first = Some(Arc::clone(statement));
@@ -515,6 +524,11 @@ impl Session {
     /// The lease may go back: idle and not pinned.
     pub fn may_release(&self) -> bool {
         self.is_idle() && self.pins.is_empty() && !self.keeps_lease
+    }
+
+    /// It keeps its lease also when everything that was sent is answered.
+    pub fn keeps_lease(&self) -> bool {
+        self.transaction.status != TransactionStatus::Idle || !self.pins.is_empty() || self.keeps_lease
     }
 
     /// How the session's texts are to be read.
@@ -763,7 +777,10 @@ impl Session {
                 SessionChange::Pin(pin) => {
                     self.pins.add(*pin);
                 }
-                SessionChange::SetLocal(_) | SessionChange::DiscardSome | SessionChange::Execute(_) => {}
+                SessionChange::SetLocal(_)
+                | SessionChange::DiscardSome
+                | SessionChange::Execute(_)
+                | SessionChange::Ask => {}
             }
         }
     }

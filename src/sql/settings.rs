@@ -16,6 +16,9 @@ pub(super) enum Scope {
 
 /// SHOW or current_setting of `name`, which is in lower case.
 pub(super) fn read(name: &str, effects: &mut Effects<'_>) {
+    if name.starts_with("trunkline.") {
+        effects.leave(SessionChange::Ask);
+    }
     if !answers_alike(name) {
         effects.require(NeedsPrimary::NodeSetting(name.into()));
     }

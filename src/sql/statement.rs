@@ -297,6 +297,8 @@ pub enum SessionChange {
     Deallocate(Arc<str>),
     /// DEALLOCATE ALL.
     DeallocateAll,
+    /// SHOW or current_setting of a setting of Trunkline's own (`trunkline.…`), which leaves nothing.
+    Ask,
     /// The session depends on its server connection from here on.
     Pin(Pin),
 }

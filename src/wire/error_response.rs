@@ -117,7 +117,7 @@ fn put(out: &mut BytesMut, tag: u8, severity: Severity, code: SqlState, message:
         field(b'V', severity.word());
         field(b'C', &code.0);
         field(b'M', message.as_bytes());
-        for (key, value) in more {
+        for (key, value) in more.iter().filter(|(_, value)| !value.is_empty()) {
             field(*key, value.as_bytes());
         }
         body.put_u8(0);

@@ -17,6 +17,8 @@ macro_rules! states {
 states! {
     /// Nothing went wrong.
     SUCCESSFUL_COMPLETION = b"00000";
+    /// Something to be warned of.
+    WARNING = b"01000";
     /// The configuration file is wrong.
     CONFIG_FILE_ERROR = b"F0000";
     /// The connection to the node was lost while its answer was on the way.

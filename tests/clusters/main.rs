@@ -43,3 +43,4 @@ mod switchover;
 mod tls;
 mod transactions;
 mod traps;
+mod wishes;

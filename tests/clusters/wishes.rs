@@ -1,0 +1,112 @@
+//! What a session asks of Trunkline itself: notices, consistency, its position.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use postgres::{Client, NoTls};
+
+use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A client, and the notices that it is sent.
+fn listening(proxy: &Proxy) -> (Client, Arc<Mutex<Vec<String>>>) {
+    let notices = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&notices);
+    let mut config = proxy.client_config();
+    config.notice_callback(move |notice| heard.lock().unwrap().push(notice.message().to_owned()));
+    (config.connect(NoTls).unwrap(), notices)
+}
+
+fn shown(client: &mut Client, name: &str) -> String {
+    client.query_one(&format!("show trunkline.{name}"), &[]).unwrap().get(0)
+}
+
+#[test]
+fn notices_tell_where_each_statement_went_and_why() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let (mut client, notices) = listening(&proxy);
+        client.simple_query("select 1").unwrap();
+        assert!(notices.lock().unwrap().is_empty());
+        client.batch_execute("set trunkline.notice_route = on").unwrap();
+        let port = server_port(&mut client, "select inet_server_port()");
+        let told = |words: &str| notices.lock().unwrap().iter().any(|notice| notice.contains(words));
+        eventually("it is told of the read", SOON, || {
+            client.simple_query("select 1").unwrap();
+            told(&format!("routed to replica 127.0.0.1:{port}: read"))
+        });
+        client.batch_execute("create table t (a int)").unwrap();
+        client.batch_execute("begin; select 1").unwrap();
+        client.simple_query("select 2").unwrap();
+        client.batch_execute("commit").unwrap();
+        let primary = cluster.node(0).port();
+        assert!(told(&format!("routed to primary 127.0.0.1:{primary}: changes_schema")), "{notices:?}");
+        assert!(told(&format!("routed to primary 127.0.0.1:{primary}: transaction")), "{notices:?}");
+        client.batch_execute("set trunkline.notice_route = off").unwrap();
+        notices.lock().unwrap().clear();
+        client.simple_query("select 3").unwrap();
+        assert!(notices.lock().unwrap().is_empty(), "{notices:?}");
+    });
+}
+
+#[test]
+fn a_position_carries_a_write_to_another_session_of_another_trunkline() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let (one, other) = (Proxy::start(&cluster, ""), Proxy::start(&cluster, ""));
+        let (mut writer, mut reader) = (one.client(), other.client());
+        reader.simple_query("select 1").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.pause_replay().unwrap());
+        writer.batch_execute("insert into t values (1)").unwrap();
+        let position = shown(&mut writer, "position");
+        assert!(position.starts_with("1:0/"), "{position}");
+        let count = |client: &mut Client| -> i64 { client.query_one("select count(*) from t", &[]).unwrap().get(0) };
+        let mut stale = other.client();
+        eventually("another session may read what was before", SOON, || count(&mut stale) == 0);
+        reader.batch_execute(&format!("set trunkline.position = '{position}'")).unwrap();
+        assert_eq!(count(&mut reader), 1);
+        for _ in 0..5 {
+            assert_eq!(count(&mut reader), 1);
+            assert_eq!(shown(&mut reader, "position"), position, "it must still be seen");
+        }
+        cluster.nodes()[1..].iter().for_each(|replica| replica.resume_replay().unwrap());
+        let primary = cluster.node(0).port();
+        eventually("its reads are back on replicas", SOON, || {
+            server_port(&mut reader, "select inet_server_port() from t") != primary
+        });
+    });
+}
+
+#[test]
+fn a_session_asks_for_another_consistency_and_is_warned_of_what_is_none() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let (mut client, notices) = listening(&proxy);
+        assert_eq!(shown(&mut client, "consistency"), "session");
+        assert_eq!(shown(&mut client, "notice_route"), "off");
+        let mut writer = proxy.client();
+        writer.batch_execute("create table t (a int)").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        cluster.nodes()[1..].iter().for_each(|replica| replica.pause_replay().unwrap());
+        let count = |client: &mut Client| -> i64 { client.query_one("select count(*) from t", &[]).unwrap().get(0) };
+        writer.batch_execute("insert into t values (1)").unwrap();
+        client.batch_execute("set trunkline.consistency = strong").unwrap();
+        assert_eq!(count(&mut client), 1, "another's write");
+        assert_eq!(shown(&mut client, "consistency"), "strong");
+        client.batch_execute("set trunkline.consistency = eventual").unwrap();
+        eventually("it reads from a replica", SOON, || count(&mut client) == 0);
+        client.batch_execute("reset trunkline.consistency").unwrap();
+        client.batch_execute("set trunkline.consistency = lazy").unwrap();
+        client.batch_execute("set trunkline.nonsense = 1").unwrap();
+        client.simple_query("select 1").unwrap();
+        let heard = notices.lock().unwrap().join(" ");
+        assert!(heard.contains("expected eventual, session or strong"), "{heard}");
+        assert!(heard.contains("no setting trunkline.nonsense"), "{heard}");
+        cluster.nodes()[1..].iter().for_each(|replica| replica.resume_replay().unwrap());
+    });
+}
