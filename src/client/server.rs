@@ -93,7 +93,7 @@ pub struct Server {
 pub struct Cluster {
     /// Its configured name.
     pub name: Arc<str>,
-    /// Its number, in [`PoolKey`](crate::backend::PoolKey)s: another one if its nodes have become others.
+    /// Its number, in [`PoolKey`]s: another one if its nodes have become others.
     pub number: usize,
     /// The gates of its nodes, in order.
     pub gates: Arc<[Arc<Gate>]>,
