@@ -1,0 +1,247 @@
+//! The cores in fixed rounds, for callgrind to count: `instructions NAME ROUNDS`. `benches/instructions` runs it, compares
+//! with what stands in `benches/instructions.baseline`, and is what CI guards.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use trunkline::balancing::Balance;
+use trunkline::routing::place::Circumstances;
+use trunkline::routing::{Catalog, Freshness, Intent, Reads, RuleSet, Ruling, place};
+use trunkline::session::translate::Message;
+use trunkline::session::{Held, Identity, Known, Session, SessionId, Settings, Surroundings, matters};
+use trunkline::sql::{Cache, ParseSettings, classify};
+use trunkline::topology::{NodeId, NodeState, Role, View};
+use trunkline::wire::{Header, frame};
+
+/// A core, run this many rounds.
+type Scenario = (&'static str, fn(usize));
+
+const SCENARIOS: &[Scenario] = &[
+    ("parse", parse),
+    ("cached_text", cached_text),
+    ("cached_shape", cached_shape),
+    ("frames", frames),
+    ("place", placement),
+    ("simple_read", simple_read),
+    ("prepared_read", prepared_read),
+];
+
+fn main() {
+    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with("--"));
+    let (Some(name), Some(rounds)) = (words.next(), words.next().and_then(|rounds| rounds.parse().ok())) else {
+        // Whoever runs all benches wants the names; whoever counts names one.
+        for (name, _) in SCENARIOS {
+            println!("{name}");
+        }
+        return;
+    };
+    let Some((_, scenario)) = SCENARIOS.iter().find(|(known, _)| *known == name) else {
+        panic!("no such scenario: {name}");
+    };
+    scenario(rounds);
+}
+
+const TEXT: &str = "SELECT id, customer, total, status, made FROM orders o JOIN customers c ON c.id = o.customer \
+                    WHERE o.customer = 4242 AND o.status = 'open' AND o.made > '2024-01-01' AND o.total > 100.50 \
+                    ORDER BY made DESC, id LIMIT 10 OFFSET 20";
+
+fn parse(rounds: usize) {
+    for _ in 0..rounds {
+        black_box(classify(black_box(TEXT), &ParseSettings::default()));
+    }
+}
+
+fn cached_text(rounds: usize) {
+    let (mut cache, settings) = (Cache::new(CACHE), ParseSettings::default());
+    for _ in 0..rounds {
+        black_box(cache.get(black_box(TEXT.as_bytes()), &settings));
+    }
+}
+
+/// Every text is new, and all have one shape.
+fn cached_shape(rounds: usize) {
+    let (mut cache, settings) = (Cache::new(CACHE), ParseSettings::default());
+    let mut text = TEXT.to_owned().into_bytes();
+    let at = TEXT.find("4242").expect("it stands there");
+    for round in 0..rounds {
+        let digits = format!("{:04}", 1000 + round % 9000);
+        text.get_mut(at..at + 4).expect("it is that long").copy_from_slice(digits.as_bytes());
+        black_box(cache.get(black_box(&text), &settings));
+    }
+}
+
+/// A hundred rows of a result, walked over by their headers.
+fn frames(rounds: usize) {
+    let mut rows = BytesMut::new();
+    for _ in 0..100 {
+        rows.extend_from_slice(b"D\0\0\0\x26\0\x01\0\0\0\x1c0123456789012345678901234567");
+    }
+    for _ in 0..rounds {
+        let mut rest: &[u8] = black_box(&rows);
+        while let Some(header) = Header::peek(rest).expect("they are well formed") {
+            assert!(!matters(header.tag));
+            rest = rest.get(header.size..).unwrap_or_default();
+        }
+    }
+}
+
+/// A read among two fresh replicas.
+fn placement(rounds: usize) {
+    let intent = read();
+    let now = Instant::now();
+    let view = view(now);
+    let (freshness, balance) = (Freshness::default(), Balance::default());
+    for round in 0..rounds {
+        let circumstances = Circumstances {
+            reads: Reads::Replicas,
+            freshness: Some(&freshness),
+            group: &|_| None,
+            balance: &balance,
+            leases: &|node| usize::from(node.0),
+            latency: &|_| None,
+            stays_with: None,
+            excluded: &[],
+            may_wait: true,
+            turn: round as u64,
+            now,
+        };
+        black_box(place(black_box(&intent), &view, &circumstances));
+    }
+}
+
+/// A Query and its answer, through the session's machine.
+fn simple_read(rounds: usize) {
+    let query = message(b'Q', b"SELECT abalance FROM pgbench_accounts WHERE aid = 4711;\0");
+    converse(rounds, &[query], &[ROW_DESCRIPTION, ROW, b"C\0\0\0\x0dSELECT 1\0", READY]);
+}
+
+/// Bind, Describe, Execute and Sync of a statement that is prepared already, and their answers.
+fn prepared_read(rounds: usize) {
+    let parse = message(b'P', b"p0\0SELECT abalance FROM pgbench_accounts WHERE aid = $1;\0\0\0");
+    let bind = message(b'B', b"\0p0\0\0\0\0\x01\0\0\0\x044711\0\0");
+    let describe = message(b'D', b"P\0");
+    let execute = message(b'E', b"\0\0\0\0\0");
+    let sync = message(b'S', b"");
+    let mut session = session();
+    let mut known = Known::default();
+    run(&mut session, &mut known, &[parse, sync.clone()], &[b"1\0\0\0\x04", READY]);
+    let messages = [bind, describe, execute, sync];
+    for _ in 0..rounds {
+        run(
+            &mut session,
+            &mut known,
+            &messages,
+            &[b"2\0\0\0\x04", ROW_DESCRIPTION, ROW, b"C\0\0\0\x0dSELECT 1\0", READY],
+        );
+    }
+}
+
+const ROW_DESCRIPTION: &[u8] = b"T\0\0\0\x21\0\x01abalance\0\0\0\x40\0\0\x03\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0";
+const ROW: &[u8] = b"D\0\0\0\x0b\0\x01\0\0\0\x010";
+const READY: &[u8] = b"Z\0\0\0\x05I";
+/// Bytes.
+const CACHE: usize = 32 << 20;
+
+fn converse(rounds: usize, messages: &[Vec<u8>], replies: &[&[u8]]) {
+    let mut session = session();
+    let mut known = Known::default();
+    for _ in 0..rounds {
+        run(&mut session, &mut known, messages, replies);
+    }
+}
+
+thread_local! {
+    static CACHED: std::cell::RefCell<Cache> = std::cell::RefCell::new(Cache::new(CACHE));
+    static RULES: RuleSet = RuleSet::default();
+}
+
+/// One unit: surveyed, translated, answered, released.
+fn run(session: &mut Session, known: &mut Known, messages: &[Vec<u8>], replies: &[&[u8]]) {
+    RULES.with(|rules| {
+        for whole in messages {
+            let mut around = Surroundings {
+                classify: &mut |text| CACHED.with_borrow_mut(|cache| cache.get(text, &ParseSettings::default())),
+                rules,
+                reads: Reads::Replicas,
+                held: Held::Nothing,
+                catalog: Catalog::NotAsked,
+                heeds_hints: true,
+                minute: 0,
+                draw: 0,
+                ruling: Ruling::default(),
+                optimistic: false,
+            };
+            let (tag, body) = parts(whole);
+            session.survey(tag, whole.len(), body, &mut around).expect("it is well formed");
+        }
+    });
+    black_box(session.intent());
+    session.served_on(Held::Replica);
+    let mut out = BytesMut::with_capacity(256);
+    for whole in messages {
+        let (tag, body) = parts(whole);
+        let message = Message { tag, body, whole, missing: 0 };
+        session.translate(message, known, 500, &mut out).expect("it is well formed");
+    }
+    session.gathered.clear();
+    for reply in replies {
+        let (tag, body) = parts(reply);
+        if matters(tag) {
+            black_box(session.reply(tag, body, known).is_ok());
+        }
+    }
+    assert!(session.may_release());
+    session.served_by(NodeId(1), Instant::now());
+    black_box(out);
+}
+
+fn parts(message: &[u8]) -> (u8, &[u8]) {
+    (message.first().copied().unwrap_or_default(), message.get(frame::HEADER..).unwrap_or_default())
+}
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).expect("it is short");
+    [&[tag], &length.to_be_bytes()[..], body].concat()
+}
+
+fn session() -> Session {
+    let identity = Identity { user: "bench".into(), database: "bench".into(), address: None };
+    Session::new(SessionId(1), identity, Settings::default())
+}
+
+fn read() -> Intent {
+    let mut session = session();
+    RULES.with(|rules| {
+        let mut around = Surroundings {
+            classify: &mut |text| CACHED.with_borrow_mut(|cache| cache.get(text, &ParseSettings::default())),
+            rules,
+            reads: Reads::Replicas,
+            held: Held::Nothing,
+            catalog: Catalog::NotAsked,
+            heeds_hints: true,
+            minute: 0,
+            draw: 0,
+            ruling: Ruling::default(),
+            optimistic: false,
+        };
+        session.survey(b'Q', 14, b"select 1\0", &mut around).expect("it is well formed");
+    });
+    session.intent().cloned().expect("it has a statement")
+}
+
+/// A primary and two replicas that take reads.
+fn view(now: Instant) -> View {
+    let addresses: Vec<Arc<str>> = ["a:5432", "b:5432", "c:5432"].map(Arc::from).to_vec();
+    let mut view = View::unknown("main", &addresses);
+    view.primary = Some(NodeId(0));
+    view.primary_until = Some(now + Duration::from_secs(3600));
+    for node in &mut view.nodes {
+        node.state = NodeState::Up;
+        node.role = if node.id == NodeId(0) { Role::Primary } else { Role::Replica };
+        node.takes_reads = node.role == Role::Replica;
+        node.reads_since = now.checked_sub(Duration::from_secs(60));
+    }
+    view
+}
