@@ -103,7 +103,8 @@ class PythonSuite(Suite):
         return [self.source / "tests"]
 
     def run(self, place, port, cases, chosen):
-        tests = [*self.tests(), "-p", "case_log", f"--timeout={CASE_LIMIT}", *self.options, *self.pick(chosen)]
+        tests = [*self.tests(), "-p", "case_log", f"--timeout={CASE_LIMIT}", *self.options, *self.place_of_server(port)]
+        tests += ["-k", " or ".join(chosen)] if chosen else []
         where = self.environment(port, CASE_LOG=str(cases), PYTHONPATH=str(HERE), **self.extra(port))
         for _ in range(RESTARTS):
             status = self.call(self.python, "-m", "pytest", *tests, log=place / "pytest.log", cwd=self.folder(place), env=where,
@@ -114,8 +115,9 @@ class PythonSuite(Suite):
             if status in (2, 3, 4):
                 sys.exit(f"{self.name}: not all of its cases could be found: {place / 'pytest.log'}")
 
-    def pick(self, chosen):
-        return ["-k", " or ".join(chosen)] if chosen else []
+    def place_of_server(self, port):
+        """Options that say where it is, to a suite that does not look into the environment."""
+        return []
 
     def extra(self, port):
         return {}
@@ -180,9 +182,8 @@ class SqlAlchemy(PythonSuite):
     def folder(self, place):
         return self.source
 
-    def run(self, place, port, cases, chosen):
-        self.options = [*self.options, f"--dburi=postgresql+{self.driver}://{ROLE}:{PASSWORD}@127.0.0.1:{port}/suite"]
-        super().run(place, port, cases, chosen)
+    def place_of_server(self, port):
+        return [f"--dburi=postgresql+{self.driver}://{ROLE}:{PASSWORD}@127.0.0.1:{port}/suite"]
 
 
 class Django(PythonSuite):
