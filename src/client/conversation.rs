@@ -937,7 +937,7 @@ impl Client {
         let Some(held) = &mut self.held else { return Ok(()) };
         let connection = held.lease.connection();
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        let sql = self.session.guarded(crate::session::settings::sql_to_read(names));
+        let sql = self.session.settings_query(names);
         match exchange::query(&mut connection.stream, &sql, deadline).await {
             Ok(answer) => {
                 let values = answer.rows.into_iter().next().unwrap_or_default();

@@ -656,6 +656,16 @@ impl Session {
             Some((owner, prepared)) if *owner == self.id => prepared,
             _ => &[],
         };
+    /// The query that reads these settings back, on a server connection that has just changed them.
+    pub fn settings_query(&self, names: &[Arc<str>]) -> String {
+        let sql = settings::sql_to_read(names);
+        // Its transactions may have become SERIALIZABLE by this very change.
+        match names.iter().any(|name| **name == *reported::NEVER_REPORTED) {
+            true => settings::at_read_committed(&sql),
+            false => self.guarded(sql),
+        }
+    }
+
         let is_there =
             |name: &str, text: &str| there.iter().any(|(known, known_text)| **known == *name && **known_text == *text);
         self.sql_prepared.iter().filter(|p| !is_there(&p.name, &p.text)).map(|p| Arc::clone(&p.text)).collect()
