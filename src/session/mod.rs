@@ -564,6 +564,11 @@ impl Session {
     /// Why the session keeps its lease, if it does.
     pub fn pin(&self) -> Option<Pin> {
         self.pins.first()
+    /// What is owed still comes only once the client has said more: the rest of its copy data, or the Sync of its batch.
+    pub fn awaits_client(&self) -> bool {
+        self.flow.copy_in || (self.flow.batch_open && !self.owed.iter().any(owed::Owed::ends_with_ready))
+    }
+
     }
 
     /// This server connection is the session's own as it is: nothing to be replayed, and nothing to be forgotten.

@@ -126,6 +126,28 @@ fn a_goodbye_right_behind_a_statement_does_not_undo_it() {
 }
 
 #[test]
+fn a_goodbye_in_the_middle_lets_go_of_what_was_begun() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let insert = [parse("", "insert into t values (1)"), bind("", &[]), execute()].concat();
+        let copy_by_execute = [parse("", "copy t from stdin"), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        for begun in [query("copy t from stdin"), copy_by_execute, insert] {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query("begin");
+            client.query("lock t");
+            client.send(&[&begun, TERMINATE]);
+            eventually("nobody holds the lock", Duration::from_secs(5), || {
+                cluster.node(0).sql("select count(*) from pg_locks where relation = 't'::regclass").unwrap() == "0"
+            });
+            drop(client);
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "0");
+    });
+}
+
+#[test]
 fn messages_larger_than_the_buffer_go_on_as_they_come() {
     limited(|| {
         let cluster = cluster();
