@@ -130,6 +130,10 @@ enum Unusual {
 /// A unit that node after node says goodbye to is told so in the end.
 const MOST_RUNS: usize = 8;
 
+/// A batch for the primary that is longer than this is not collected whole before it is sent: what few batches exceed, so
+/// that a batch that can be run again as a whole mostly stays one.
+const LONG_PIPELINE: usize = 256 * 1024;
+
 /// Serves one client, from its first byte to its last.
 pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId) {
     let place = worker.enter(Card::new(id, stream.socket().peer_address(), stream.socket().local_address()));
@@ -471,6 +475,7 @@ impl Client {
             } else if !self.survey_partial(header, buffers)? {
                 return Ok(());
             }
+                self.cut_long_pipeline();
         }
         Ok(())
     }
@@ -478,6 +483,15 @@ impl Client {
     /// Drops what has come of a message that nobody wants.
     pub(super) fn drop_rest(&mut self, buffers: &mut Buffers) {
         let there = self.dropping.min(buffers.input.len());
+    /// What needs the primary needs it whatever follows: the first statements of a long batch run, and may fail, while the
+    /// client still sends the rest.
+    fn cut_long_pipeline(&mut self) {
+        let gathered = &mut self.session.gathered;
+        if gathered.size >= LONG_PIPELINE && matches!(gathered.intent, Some(Intent::Primary(_))) {
+            gathered.end.get_or_insert(End::Flush);
+        }
+    }
+
         buffers.input.consume(there);
         self.dropping -= there;
     }
