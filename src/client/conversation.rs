@@ -254,11 +254,14 @@ impl Client {
         place.card.is_of(&admitted.identity);
         place.card.is_called(admitted.settings.get("application_name"));
         let turn = worker.turn();
+        let tally = worker.tally(&admitted.identity.database);
+        let mut session = Session::new(id, admitted.identity, admitted.settings);
+        session.told_process(cancellable.key().process_id);
         Self {
             stream,
             rule: None,
-            tally: worker.tally(&admitted.identity.database),
-            session: Session::new(id, admitted.identity, admitted.settings),
+            tally,
+            session,
             held: None,
             server,
             worker,
@@ -472,17 +475,14 @@ impl Client {
             let Some(header) = peek(rest)? else { return Ok(()) };
             if let Some(message) = rest.get(..header.size) {
                 self.survey_message(header, message, 0)?;
+                self.cut_long_pipeline();
             } else if !self.survey_partial(header, buffers)? {
                 return Ok(());
             }
-                self.cut_long_pipeline();
         }
         Ok(())
     }
 
-    /// Drops what has come of a message that nobody wants.
-    pub(super) fn drop_rest(&mut self, buffers: &mut Buffers) {
-        let there = self.dropping.min(buffers.input.len());
     /// What needs the primary needs it whatever follows: the first statements of a long batch run, and may fail, while the
     /// client still sends the rest.
     fn cut_long_pipeline(&mut self) {
@@ -492,6 +492,9 @@ impl Client {
         }
     }
 
+    /// Drops what has come of a message that nobody wants.
+    pub(super) fn drop_rest(&mut self, buffers: &mut Buffers) {
+        let there = self.dropping.min(buffers.input.len());
         buffers.input.consume(there);
         self.dropping -= there;
     }
