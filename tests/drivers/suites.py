@@ -26,6 +26,8 @@ class Suite:
 
     # Made on the cluster before, and known to Trunkline. Those in `absent` are known to Trunkline and made by the suite.
     databases = ["suite"]
+    # Where a client logs in that is told nothing else.
+    database = "suite"
     absent = []
     # Run in each of the databases.
     setup = []
@@ -44,7 +46,7 @@ class Suite:
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("PG")},
             "PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": ROLE, "PGPASSWORD": PASSWORD,
-            "PGDATABASE": self.databases[0], "PGSSLMODE": "disable", "LC_ALL": "C.UTF-8", **more,
+            "PGDATABASE": self.database, "PGSSLMODE": "disable", "LC_ALL": "C.UTF-8", **more,
         }
 
     def once(self, mark, act):
@@ -131,6 +133,8 @@ class Asyncpg(PythonSuite):
 
     package = "asyncpg==0.32.0"
     needs = ["asyncpg==0.32.0", "uvloop==0.23.0", "distro==1.9.0"]
+    # Some of its tests take it for granted that they are here.
+    databases, database = [], "postgres"
     absent = ["testdb", "asyncpg_intro_test"]
 
     def tests(self):
@@ -156,7 +160,7 @@ class Psycopg2(PythonSuite):
         return [tests]
 
     def extra(self, port):
-        return {"PSYCOPG2_TESTDB": self.databases[0], "PSYCOPG2_TEST_REPL_DSN": ""}
+        return {"PSYCOPG2_TESTDB": self.database, "PSYCOPG2_TEST_REPL_DSN": ""}
 
 
 class SqlAlchemy(PythonSuite):
@@ -193,7 +197,7 @@ class Django(PythonSuite):
     needs = ["django==5.2.8", "psycopg[binary,pool]==3.3.9", "jinja2", "tblib", "PyYAML", "Pillow"]
     plugins = []
     databases = ["django", "django_other", "test_django", "test_django_other"]
-    setup = []
+    database = "django"
     # Those that have to do with the database.
     labels = [
         "aggregation", "aggregation_regress", "annotations", "backends", "basic", "bulk_create", "cache", "composite_pk",
