@@ -18,6 +18,12 @@ regress:
 	cargo build
 	tests/suites/regress $(TESTS)
 
+# Test suites of other people's drivers through Trunkline, compared with a direct run. SUITES="asyncpg django" runs only those.
+drivers:
+	.ci/install
+	cargo build
+	tests/drivers/run $(SUITES)
+
 # SECONDS=20 ends by itself; without it, Ctrl-C does.
 demo:
 	.ci/install demo
@@ -29,4 +35,4 @@ bench:
 	cargo build --release
 	benches/compare
 
-.PHONY: build test lint regress demo bench
+.PHONY: build test lint regress drivers demo bench

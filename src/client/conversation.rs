@@ -130,6 +130,10 @@ enum Unusual {
 /// A unit that node after node says goodbye to is told so in the end.
 const MOST_RUNS: usize = 8;
 
+/// A batch for the primary that is longer than this is not collected whole before it is sent: what few batches exceed, so
+/// that a batch that can be run again as a whole mostly stays one.
+const LONG_PIPELINE: usize = 256 * 1024;
+
 /// Serves one client, from its first byte to its last.
 pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId) {
     let place = worker.enter(Card::new(id, stream.socket().peer_address(), stream.socket().local_address()));
@@ -250,11 +254,14 @@ impl Client {
         place.card.is_of(&admitted.identity);
         place.card.is_called(admitted.settings.get("application_name"));
         let turn = worker.turn();
+        let tally = worker.tally(&admitted.identity.database);
+        let mut session = Session::new(id, admitted.identity, admitted.settings);
+        session.told_process(cancellable.key().process_id);
         Self {
             stream,
             rule: None,
-            tally: worker.tally(&admitted.identity.database),
-            session: Session::new(id, admitted.identity, admitted.settings),
+            tally,
+            session,
             held: None,
             server,
             worker,
@@ -468,11 +475,21 @@ impl Client {
             let Some(header) = peek(rest)? else { return Ok(()) };
             if let Some(message) = rest.get(..header.size) {
                 self.survey_message(header, message, 0)?;
+                self.cut_long_pipeline();
             } else if !self.survey_partial(header, buffers)? {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// What needs the primary needs it whatever follows: the first statements of a long batch run, and may fail, while the
+    /// client still sends the rest.
+    fn cut_long_pipeline(&mut self) {
+        let gathered = &mut self.session.gathered;
+        if gathered.size >= LONG_PIPELINE && matches!(gathered.intent, Some(Intent::Primary(_))) {
+            gathered.end.get_or_insert(End::Flush);
+        }
     }
 
     /// Drops what has come of a message that nobody wants.
@@ -937,7 +954,7 @@ impl Client {
         let Some(held) = &mut self.held else { return Ok(()) };
         let connection = held.lease.connection();
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        let sql = self.session.guarded(crate::session::settings::sql_to_read(names));
+        let sql = self.session.settings_query(names);
         match exchange::query(&mut connection.stream, &sql, deadline).await {
             Ok(answer) => {
                 let values = answer.rows.into_iter().next().unwrap_or_default();

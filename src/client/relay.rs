@@ -378,6 +378,10 @@ impl Client {
                         continue;
                     }
                     Surveyed::Goodbye if self.session.all_answered() => return Err(Farewell::Left),
+                    // Nothing more will come of it, and what it holds would be held for ever.
+                    Surveyed::Goodbye if self.session.awaits_client() && buffers.to_node.is_empty() => {
+                        return Err(Farewell::Left);
+                    }
                     Surveyed::Goodbye => return Ok(Some(if moved { Turn::Moved } else { Turn::Still })),
                 }
             }

@@ -26,6 +26,8 @@ pub struct Known {
     pub unseen: Option<SessionId>,
     /// The last session that wrote on it: the one whose currval it would answer.
     pub last_writer: Option<SessionId>,
+    /// The server process behind it.
+    pub process_id: u32,
 }
 
 /// A session, unique while the process runs.
@@ -37,6 +39,11 @@ pub struct SessionId(pub u64);
 pub struct UnnamedId(pub SessionId, pub u64);
 
 impl Known {
+    /// A new server connection with this process behind it.
+    pub fn of(process_id: u32) -> Self {
+        Self { process_id, ..Self::default() }
+    }
+
     /// It has this statement; notes the use.
     pub fn uses(&mut self, id: StatementId) -> bool {
         self.uses += 1;

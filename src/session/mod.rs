@@ -74,6 +74,8 @@ pub struct Session {
     pub identity: Identity,
     /// The settings it has changed, by startup or since.
     pub settings: Settings,
+    /// Which server process it believes to be its own.
+    process_id: u32,
     /// The settings it came with: what RESET goes back to.
     startup: Settings,
     /// What it must see.
@@ -204,6 +206,7 @@ impl Session {
     pub fn new(id: SessionId, identity: Identity, startup: Settings) -> Self {
         Self {
             id,
+            process_id: 0,
             identity,
             reading: Reading::default(),
             settings: startup.clone(),
@@ -232,6 +235,11 @@ impl Session {
             wishes: Wishes::default(),
             shown_wishes: Vec::new(),
         }
+    }
+
+    /// The client has been told that this is its server process.
+    pub fn told_process(&mut self, process_id: u32) {
+        self.process_id = process_id;
     }
 
     /// The client has been told these values of the settings that a server reports.
@@ -556,6 +564,11 @@ impl Session {
         self.flow.batch_open
     }
 
+    /// What is owed still comes only once the client has said more: the rest of its copy data, or the Sync of its batch.
+    pub fn awaits_client(&self) -> bool {
+        self.flow.copy_in || (self.flow.batch_open && !self.owed.iter().any(owed::Owed::ends_with_ready))
+    }
+
     /// From now on the session keeps its lease until it leaves.
     pub fn keep_lease(&mut self) {
         self.keeps_lease = true;
@@ -640,6 +653,16 @@ impl Session {
         match [Some(self.defaults.isolation), of_the_role].contains(&Some(Isolation::Serializable)) {
             true => settings::at_read_committed(&sql),
             false => sql,
+        }
+    }
+
+    /// The query that reads these settings back, on a server connection that has just changed them.
+    pub fn settings_query(&self, names: &[Arc<str>]) -> String {
+        let sql = settings::sql_to_read(names);
+        // Its transactions may have become SERIALIZABLE by this very change.
+        match names.iter().any(|name| **name == *reported::NEVER_REPORTED) {
+            true => settings::at_read_committed(&sql),
+            false => self.guarded(sql),
         }
     }
 

@@ -74,6 +74,7 @@ impl Session {
                 Ok(Reply::Forward)
             }
             backend::NOTICE_RESPONSE => Ok(notice(body)),
+            backend::NOTIFICATION_RESPONSE => Ok(self.notified(body, known)),
             backend::PARAMETER_STATUS => Ok(self.reported_anew(body)),
             _ => Ok(Reply::Forward),
         }
@@ -97,6 +98,19 @@ impl Session {
         self.catalog_settles();
         self.check_invariants();
         Ok(if owed.asker() == Asker::Us { Reply::Hide } else { Reply::Forward })
+    }
+
+    /// Clients tell what they have notified themselves by its sender: the process that BackendKeyData named to them. Who
+    /// listens holds the server connection, so nobody else has notified by it.
+    fn notified(&self, body: &[u8], known: &Known) -> Reply {
+        match body.split_first_chunk() {
+            Some((sender, rest)) if u32::from_be_bytes(*sender) == known.process_id => {
+                let mut own = BytesMut::with_capacity(body.len() + frame::HEADER);
+                backend::put_notification(&mut own, self.process_id, rest);
+                Reply::Replace(own)
+            }
+            _ => Reply::Forward,
+        }
     }
 
     /// A suspended portal counts too: INSERT … RETURNING has done all of its work by then.

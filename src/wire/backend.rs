@@ -178,6 +178,14 @@ pub fn put_parameter_status(out: &mut BytesMut, name: &str, value: &str) {
     });
 }
 
+/// Appends a NotificationResponse of this sender, with a channel and a payload as another one had them.
+pub fn put_notification(out: &mut BytesMut, process_id: u32, rest: &[u8]) {
+    Writer::new(out).message(NOTIFICATION_RESPONSE, |body| {
+        body.put_u32(process_id);
+        body.put_slice(rest);
+    });
+}
+
 /// Appends a BackendKeyData.
 pub fn put_backend_key(out: &mut BytesMut, key: &CancelKey) {
     Writer::new(out).message(BACKEND_KEY_DATA, |body| {

@@ -126,6 +126,50 @@ fn a_goodbye_right_behind_a_statement_does_not_undo_it() {
 }
 
 #[test]
+fn a_long_batch_is_answered_before_its_end_has_come() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int primary key, b text)").unwrap();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.send(&[&parse("", "insert into t values ($1::text::int, $2)")]);
+        let row = |key: &[u8]| [bind("", &[key, &[b'x'; 32 * 1024]]), execute()].concat();
+        client.send(&[&row(b"0"), &row(b"0")]);
+        // As a client that looks for an error while it writes, and stops at the first.
+        for _ in 0..16 {
+            client.send(&[&row(b"1")]);
+        }
+        let told = client.until(b'E');
+        assert!(told.last().unwrap().starts_with("23505"), "{told:?}");
+        client.send(&[SYNC]);
+        client.until(b'Z');
+        assert_eq!(client.query("select count(*) from t")[1], "row 0");
+    });
+}
+
+#[test]
+fn a_goodbye_in_the_middle_lets_go_of_what_was_begun() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let insert = [parse("", "insert into t values (1)"), bind("", &[]), execute()].concat();
+        let copy_by_execute = [parse("", "copy t from stdin"), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        for begun in [query("copy t from stdin"), copy_by_execute, insert] {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query("begin");
+            client.query("lock t");
+            client.send(&[&begun, TERMINATE]);
+            eventually("nobody holds the lock", Duration::from_secs(5), || {
+                cluster.node(0).sql("select count(*) from pg_locks where relation = 't'::regclass").unwrap() == "0"
+            });
+            drop(client);
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "0");
+    });
+}
+
+#[test]
 fn messages_larger_than_the_buffer_go_on_as_they_come() {
     limited(|| {
         let cluster = cluster();

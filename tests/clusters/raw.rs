@@ -63,6 +63,11 @@ impl RawClient {
         self.ask(&[&query(sql)], 1)
     }
 
+    /// The server process that BackendKeyData named.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.key.process_id
+    }
+
     /// What comes, up to a message with this tag.
     pub(crate) fn until(&mut self, tag: u8) -> Vec<String> {
         let mut told = Vec::new();
@@ -110,6 +115,7 @@ fn words(tag: u8, body: &[u8]) -> String {
             format!("{} {}", fields.code.as_str(), text(fields.message))
         }
         b'C' | b'S' | b'Z' => text(body),
+        b'A' => format!("notified by {} {}", u32::from_be_bytes(body[..4].try_into().unwrap()), text(&body[4..])),
         _ => char::from(tag).to_string(),
     }
 }

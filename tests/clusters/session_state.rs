@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use postgres::Client;
 
 use crate::fixture::{Proxy, cluster, limited};
+use crate::raw::RawClient;
 
 /// One server connection per node, so that every client's statements meet on it.
 const SHARED: &str = "[pool]\nsize = 1";
@@ -54,6 +55,24 @@ fn a_clients_name_follows_it_to_the_server() {
             assert_eq!(shown(&mut one, "application_name"), "one");
             assert_eq!(shown(&mut two, "application_name"), "two");
         }
+    });
+}
+
+#[test]
+fn who_listens_knows_its_own_notifications_by_their_sender() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 2");
+        let mut listener = RawClient::connect(proxy.port(), &[]);
+        let mut other = RawClient::connect(proxy.port(), &[]);
+        listener.query("listen news");
+        let own = format!("notified by {} news=mine", listener.process_id());
+        let told = listener.query("notify news, 'mine'");
+        assert!(told.contains(&own), "{own}: {told:?}");
+        // Another's comes while it asks for nothing, and is not taken for one of its own.
+        other.query("notify news, 'its'");
+        let told = listener.until(b'A').pop().unwrap();
+        assert!(told.ends_with(" news=its") && !told.contains(&format!(" {} ", listener.process_id())), "{told}");
     });
 }
 

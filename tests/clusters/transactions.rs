@@ -251,6 +251,21 @@ fn the_defaults_of_a_role_decide_how_its_transactions_begin() {
         client.query("begin isolation level read committed read only");
         assert!(!is_on_primary(&mut client, &cluster));
         client.query("commit");
+        // Set, put back and set again by the session, which may have read on a replica before.
+        client.query("set default_transaction_isolation = 'read committed'");
+        for set in [
+            "set session characteristics as transaction isolation level serializable",
+            "set default_transaction_isolation = 'serializable'",
+            "select set_config('default_transaction_isolation', 'serializable', false)",
+            "reset default_transaction_isolation",
+            "reset all",
+        ] {
+            assert!(!is_on_primary(&mut client, &cluster));
+            has(&client.query(set), "I");
+            has(&client.query("show transaction_isolation"), "row serializable");
+            assert!(is_on_primary(&mut client, &cluster), "{set}");
+            client.query("set session characteristics as transaction isolation level read committed");
+        }
         // Of the session, and of its startup.
         client.query("set session characteristics as transaction read only, isolation level read committed");
         client.query("begin");

@@ -1,0 +1,152 @@
+"""What a suite of tests is run against: a primary with two streaming replicas, and Trunkline before them."""
+
+import os
+import pathlib
+import pwd
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+BIN = pathlib.Path("/usr/lib/postgresql/15/bin")
+ROLE = "postgres"
+PASSWORD = "regress"
+
+
+class Cluster:
+    """A primary and two streaming replicas, also for the direct run: what they do to the primary is no difference."""
+
+    def __init__(self, folder, settings=()):
+        self.folder = folder
+        self.nodes = []
+        primary = folder / "primary"
+        as_server("initdb", "-D", primary, "-U", ROLE, "--no-sync", "--locale=C", "-E", "UTF8", "-A", "trust")
+        # No fsync: nobody keeps this data.
+        self.start(primary, [
+            "fsync = off", "max_prepared_transactions = 2", "max_wal_senders = 10", "wal_level = replica",
+            "hot_standby = on", "max_connections = 100", "max_replication_slots = 10", "wal_keep_size = 2GB", *settings,
+        ])
+        for number in range(2):
+            replica = folder / f"replica{number}"
+            as_server("pg_basebackup", "-h", "127.0.0.1", "-p", self.port, "-U", ROLE, "-D", replica, "-R", "-c", "fast",
+                      "--no-sync")
+            self.start(replica, [])
+
+    @property
+    def port(self):
+        return str(self.nodes[0][1])
+
+    def start(self, data, settings):
+        port = free_port()
+        with open(data / "postgresql.conf", "a") as configuration:
+            print(*settings, f"port = {port}", "listen_addresses = '127.0.0.1'", "unix_socket_directories = ''",
+                  sep="\n", file=configuration)
+        self.nodes.append((data, port))
+        as_server("pg_ctl", "-D", data, "-l", f"{data}.log", "-w", "start")
+
+    def sql(self, text, node=0, database="postgres"):
+        command = [BIN / "psql", "-XAtq", "-h", "127.0.0.1", "-p", str(self.nodes[node][1]), "-U", ROLE, "-c", text, database]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+    def wait_for_replicas(self):
+        position = self.sql("SELECT pg_current_wal_insert_lsn()")
+        for node in range(1, len(self.nodes)):
+            deadline = time.monotonic() + 30
+            while self.sql(f"SELECT pg_last_wal_replay_lsn() >= '{position}'", node) != "t":
+                if time.monotonic() > deadline:
+                    sys.exit("a replica does not catch up")
+                time.sleep(0.05)
+
+    def stop(self):
+        for data, _ in reversed(self.nodes):
+            as_server("pg_ctl", "-D", data, "-m", "immediate", "stop", check=False)
+
+
+class Trunkline:
+    """Trunkline before a cluster. `databases` are the names that clients may ask for, `extra` is TOML at the end."""
+
+    def __init__(self, program, folder, cluster, databases, mode="transaction", reads="replicas", extra=""):
+        self.port, admin = str(free_port()), free_port()
+        self.admin = f"http://127.0.0.1:{admin}"
+        nodes = ", ".join(f'"127.0.0.1:{port}"' for _, port in cluster.nodes)
+        names = "\n".join(f'[[database]]\nname = "{name}"\ncluster = "main"' for name in databases)
+        configuration = folder / "trunkline.toml"
+        configuration.write_text(f"""
+listen = ["127.0.0.1:{self.port}"]
+[admin]
+listen = "127.0.0.1:{admin}"
+[[cluster]]
+name = "main"
+nodes = [{nodes}]
+[cluster.monitor]
+user = "{ROLE}"
+password = "unused"
+database = "postgres"
+interval = "100ms"
+{names}
+[[user]]
+name = "{ROLE}"
+password = "{PASSWORD}"
+[pool]
+mode = "{mode}"
+[routing]
+reads = "{reads}"
+consistency = "session"
+{extra}
+""")
+        self.log = open(folder / "trunkline.log", "w")
+        self.process = subprocess.Popen([program, "run", "--config", configuration], stdout=self.log, stderr=self.log)
+        deadline = time.monotonic() + 30
+        while not self.is_ready():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                sys.exit(f"trunkline is not ready: {folder / 'trunkline.log'}")
+            time.sleep(0.05)
+
+    def is_ready(self):
+        try:
+            return urllib.request.urlopen(f"{self.admin}/ready", timeout=2).status == 200
+        except OSError:
+            return False
+
+    def metrics(self):
+        return urllib.request.urlopen(f"{self.admin}/metrics", timeout=5).read().decode()
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def as_server(program, *words, check=True):
+    """PostgreSQL refuses to run as root."""
+    command = [BIN / program, *map(str, words)]
+    if os.geteuid() == 0:
+        command = ["setpriv", f"--reuid={ROLE}", f"--regid={ROLE}", "--clear-groups", "--", *command]
+    subprocess.run(command, check=check, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE if not check else None, timeout=120)
+
+
+def give_to_server(work, folder):
+    """The server writes below the folder, and reads what the suites put beside it."""
+    if os.geteuid() == 0:
+        owner = pwd.getpwnam(ROLE)
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
+        for parent in [folder, work, *work.parents]:
+            if not os.stat(parent).st_mode & 0o005 == 0o005 and parent != pathlib.Path("/"):
+                os.chmod(parent, os.stat(parent).st_mode | 0o005)
+
+
+def free_port():
+    """Below the ephemeral ports, so that nobody's outgoing connection takes it meanwhile."""
+    for port in range(20000 + os.getpid() % 5000, 32000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                if port not in TAKEN:
+                    TAKEN.add(port)
+                    return port
+            except OSError:
+                pass
+    sys.exit("no free port")
+
+
+TAKEN = set()
