@@ -5,8 +5,6 @@ mod latency;
 
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use crate::topology::NodeId;
 
 pub use balance::{Balance, Seat};
@@ -49,39 +47,48 @@ impl Strategy {
 ///
 /// Looking at two only keeps a burst of clients from piling onto the one node that looked idle to all of them.
 pub fn choose(candidates: &[Candidate], strategy: Strategy, turn: u64) -> Option<NodeId> {
-    let mut eligible: SmallVec<[Candidate; 8]> = preferred(candidates);
-    let first = draw(&eligible, turn.wrapping_mul(FIRST))?;
+    let best = candidates.iter().map(Candidate::rank).max()?;
+    let eligible = || candidates.iter().filter(|candidate| candidate.rank() == best);
+    let first = draw(eligible, turn.wrapping_mul(FIRST))?;
     if strategy == Strategy::Weighted {
         return Some(first.node);
     }
-    eligible.retain(|candidate| candidate.node != first.node);
-    let Some(second) = draw(&eligible, turn.wrapping_mul(SECOND)) else { return Some(first.node) };
+    let others = || eligible().filter(|candidate| candidate.node != first.node);
+    let Some(second) = draw(others, turn.wrapping_mul(SECOND)) else { return Some(first.node) };
     let second_wins = match strategy {
-        Strategy::Latency => cost(&second) < cost(&first),
-        _ => busyness(&second, &first) < busyness(&first, &second),
+        Strategy::Latency => cost(second) < cost(first),
+        _ => busyness(second, first) < busyness(first, second),
     };
     Some(if second_wins { second.node } else { first.node })
 }
 
-/// Those with a weight before those without, those near before those far.
-fn preferred(candidates: &[Candidate]) -> SmallVec<[Candidate; 8]> {
-    let rank = |candidate: &Candidate| (candidate.weight > 0, candidate.is_near);
-    let best = candidates.iter().map(rank).max();
-    candidates.iter().filter(|candidate| Some(rank(candidate)) == best).copied().collect()
+impl Candidate {
+    /// Those with a weight come before those without, those near before those far.
+    #[inline]
+    fn rank(&self) -> (bool, bool) {
+        (self.weight > 0, self.is_near)
+    }
+
+    #[inline]
+    fn part(&self) -> u64 {
+        u64::from(self.weight.max(1))
+    }
 }
 
 /// The candidate at this place of all their weights laid end to end; the place is of 2^64.
-fn draw(candidates: &[Candidate], place: u64) -> Option<Candidate> {
-    let weight = |candidate: &Candidate| u128::from(candidate.weight.max(1));
-    let total: u128 = candidates.iter().map(weight).sum();
-    let mut left = (u128::from(place) * total) >> 64;
-    for candidate in candidates {
-        if left < weight(candidate) {
-            return Some(*candidate);
+#[inline]
+fn draw<'a, I: Iterator<Item = &'a Candidate>>(candidates: impl Fn() -> I, place: u64) -> Option<&'a Candidate> {
+    let total: u64 = candidates().map(Candidate::part).sum();
+    let mut left = ((u128::from(place) * u128::from(total)) >> u64::BITS) as u64;
+    let mut last = None;
+    for candidate in candidates() {
+        if left < candidate.part() {
+            return Some(candidate);
         }
-        left -= weight(candidate);
+        left -= candidate.part();
+        last = Some(candidate);
     }
-    candidates.last().copied()
+    last
 }
 
 /// Leases for its weight, multiplied by the other's weight so that no division is needed.

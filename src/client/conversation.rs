@@ -931,7 +931,7 @@ impl Client {
             totals.transaction_time += took;
             totals.query_time += held.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
         });
-        if held.is_measured {
+        if held.is_measured && self.server.weighs_latency(&self.database) {
             self.worker.observe(self.cluster().number, held.lease.node(), took, now);
         }
         if self.session.served_by(held.lease.node(), now) {

@@ -16,7 +16,7 @@ use crate::auth::hba::{Network, Rules};
 use crate::auth::{ClientTls, NodeTls, Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
 use crate::backend::{Endpoint, Gate, Pool, PoolKey, Pools};
-use crate::balancing::Balance;
+use crate::balancing::{Balance, Strategy};
 use crate::catalog::{Current, Known, Upkeep};
 use crate::config::{Limits, PoolMode};
 use crate::routing::{Consistency, Reads, RuleSet};
@@ -185,6 +185,11 @@ pub struct User {
 }
 
 impl Server {
+    /// What nodes take for reads of this database decides where others go.
+    pub fn weighs_latency(&self, database: &Database) -> bool {
+        self.cluster(database).balance.strategy == Strategy::Latency || self.rules.balances_by_latency()
+    }
+
     /// The cluster of a database.
     pub fn cluster(&self, database: &Database) -> &Cluster {
         #[expect(clippy::indexing_slicing, reason = "the configuration was checked: a database names a cluster it has")]

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::terms::{Nodes, Otherwise, Terms};
 use super::{Freshness, Intent, Reads, Reason};
-use crate::balancing::{self, Balance, Candidate};
+use crate::balancing::{self, Balance, Candidate, Strategy};
 use crate::topology::{NodeId, NodeView, Role, View};
 
 /// What [`place`] must know beside the intent and the view.
@@ -99,6 +99,7 @@ fn pick(nodes: &Nodes, terms: Option<&Terms>, view: &View, now: &Circumstances<'
     let is_meant = |node: &NodeView| group.is_none_or(|group| group.contains(&node.id.0));
     let with_primary = *nodes != Nodes::Replicas;
     let max_lag = terms.and_then(|terms| terms.max_lag);
+    let strategy = terms.and_then(|terms| terms.strategy).unwrap_or(now.balance.strategy);
     let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
     let mut why_not = WhyNot::Missing;
     let readable = view.readable_replicas().chain(view.primary().filter(|_| with_primary));
@@ -110,10 +111,9 @@ fn pick(nodes: &Nodes, terms: Option<&Terms>, view: &View, now: &Circumstances<'
         } else if now.stays_with == Some(node.id) {
             return Ok(node.id);
         } else {
-            candidates.push(candidate(node, now));
+            candidates.push(candidate(node, strategy, now));
         }
     }
-    let strategy = terms.and_then(|terms| terms.strategy).unwrap_or(now.balance.strategy);
     balancing::choose(&candidates, strategy, now.turn).ok_or(why_not)
 }
 
@@ -122,11 +122,11 @@ fn is_within(max_lag: Option<Duration>, node: &NodeView) -> bool {
     max_lag.is_none_or(|most| node.role == Role::Primary || node.lag.is_some_and(|lag| lag <= most))
 }
 
-fn candidate(node: &NodeView, now: &Circumstances<'_>) -> Candidate {
+fn candidate(node: &NodeView, strategy: Strategy, now: &Circumstances<'_>) -> Candidate {
     Candidate {
         node: node.id,
         leases: (now.leases)(node.id),
-        latency: (now.latency)(node.id),
+        latency: (strategy == Strategy::Latency).then(|| (now.latency)(node.id)).flatten(),
         weight: now.balance.weight(node.id, node.reads_since, now.now),
         is_near: now.balance.is_near(node.id),
     }

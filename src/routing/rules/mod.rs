@@ -6,6 +6,7 @@
 mod conditions;
 mod pattern;
 
+use crate::balancing::Strategy;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +31,7 @@ pub struct RuleSet {
     has_fingerprint: bool,
     has_share: bool,
     has_hours: bool,
+    has_latency: bool,
 }
 
 /// One rule.
@@ -49,6 +51,12 @@ pub struct Rule {
     pub logs: bool,
     /// How often.
     pub counts: Arc<RuleCounts>,
+}
+
+impl Rule {
+    fn balances_by_latency(&self) -> bool {
+        matches!(&self.action, Action::Read(terms) if terms.strategy == Some(Strategy::Latency))
+    }
 }
 
 /// What a rule does with what it matches. It can never send an unsafe statement to a replica.
@@ -152,6 +160,7 @@ impl RuleSet {
             has_fingerprint: rules.iter().any(|rule| !rule.when.fingerprints.is_empty()),
             has_share: rules.iter().any(|rule| rule.share != Share::ALL),
             has_hours: rules.iter().any(|rule| !rule.when.hours.is_empty()),
+            has_latency: rules.iter().any(Rule::balances_by_latency),
             on_text,
             rules,
             groups,
@@ -197,6 +206,11 @@ impl RuleSet {
     /// Some rule depends on the time of day.
     pub fn looks_at_time(&self) -> bool {
         self.has_hours
+    }
+
+    /// Some rule has nodes picked by what they have taken lately.
+    pub fn balances_by_latency(&self) -> bool {
+        self.has_latency
     }
 
     /// Some rule takes only a share.
