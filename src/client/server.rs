@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::attempts::Attempts;
 use super::auth_query::AuthQuery;
+use super::census::Census;
 use super::console::Console;
 use super::pause::{Pause, Pauses};
 use super::welcome::Welcomes;
@@ -18,7 +19,7 @@ use crate::backend::cancel::CancelKeys;
 use crate::backend::{Endpoint, Gate, Pool, PoolKey, Pools};
 use crate::balancing::Balance;
 use crate::catalog::{Current, Known, Upkeep};
-use crate::config::{Limits, PoolMode};
+use crate::config::{Allowance, Limits, PoolMode};
 use crate::routing::{Consistency, Reads, RuleSet};
 use crate::topology::{Doubt, NodeId, NodeView, View};
 
@@ -77,9 +78,7 @@ pub struct Server {
     pub pause_hold: Duration,
     /// How long a session waits for a server connection.
     pub queue_timeout: Duration,
-    /// Most server connections of a pool.
-    pub pool_size: usize,
-    /// When a server connection goes back to its pool.
+    /// When a server connection goes back to its pool, where neither a user nor a database has it otherwise.
     pub mode: PoolMode,
     /// Most prepared statements on one server connection.
     pub prepared_statements: usize,
@@ -87,6 +86,8 @@ pub struct Server {
     pub limits: Limits,
     /// Most clients at once.
     pub max_clients: usize,
+    /// How many there are. Outlives a reload.
+    pub census: Arc<Census>,
 }
 
 /// A cluster, as far as clients go.
@@ -122,6 +123,10 @@ pub struct Cluster {
 /// A database that clients ask for.
 #[derive(Clone, Debug)]
 pub struct Database {
+    /// The name that clients ask for.
+    pub name: Arc<str>,
+    /// What it may take.
+    pub allowance: Allowance,
     /// Its cluster.
     pub cluster: usize,
     /// Its name on the nodes.
@@ -182,6 +187,8 @@ pub struct User {
     pub verifier: Verifier,
     /// What we prove to nodes.
     pub server_password: Option<Secret>,
+    /// What it may take.
+    pub allowance: Allowance,
 }
 
 impl Server {
@@ -189,6 +196,12 @@ impl Server {
     pub fn cluster(&self, database: &Database) -> &Cluster {
         #[expect(clippy::indexing_slicing, reason = "the configuration was checked: a database names a cluster it has")]
         &self.clusters[database.cluster]
+    }
+
+    /// When a server connection of this user goes back to its pool of this database.
+    pub fn mode_of(&self, database: &Database, user: &str) -> PoolMode {
+        let of_user = self.users.get(user).and_then(|user| user.allowance.pool_mode);
+        of_user.or(database.allowance.pool_mode).unwrap_or(self.mode)
     }
 
     /// The pool of a user of this database at a node; None if there is no such node.
@@ -203,7 +216,8 @@ impl Server {
         let key = PoolKey {
             cluster: cluster.number,
             node: node.id,
-            database: Arc::clone(&database.server_name),
+            database: Arc::clone(&database.name),
+            server_name: Arc::clone(&database.server_name),
             user: Arc::clone(user),
         };
         let endpoint = Endpoint::new(Arc::clone(&node.address), Arc::clone(&cluster.tls));

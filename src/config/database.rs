@@ -1,7 +1,7 @@
 //! `[[database]]`: the names that clients ask for.
 
 use super::document::{Distinct, Item, Table, nearest};
-use super::{Cluster, Database, name};
+use super::{Allowance, Cluster, Database, name};
 
 /// The console answers under this name; a database of the same name could not be reached.
 const CONSOLE: &str = "trunkline";
@@ -25,6 +25,7 @@ impl Database {
         let database = Self {
             cluster: cluster.and_then(|item| find(&item, clusters)).unwrap_or_default(),
             server_name: server_name.unwrap_or_else(|| name.clone()),
+            allowance: Allowance::read(&table),
             name,
         };
         table.finish();

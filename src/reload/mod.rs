@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
-use crate::backend::Pools;
+use crate::backend::{PoolKey, Pools};
 use crate::catalogs::{self, Catalogs};
 use crate::client::console::Console;
 use crate::client::{Fleet, Server};
@@ -63,7 +63,7 @@ pub struct Reloaded {
 impl Standing {
     /// Everything that runs by this configuration. Call on the main runtime.
     pub fn start(config: Config, source: PathBuf, mut catalogs: Catalogs) -> Self {
-        let lasting = Lasting::new(Pools::new(server::pool_settings(&config)));
+        let lasting = Lasting::new(Pools::new(server::plan(&config)));
         let start =
             |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), &[], &Arc::default());
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
@@ -111,7 +111,7 @@ impl Standing {
         let clusters = self.renew_clusters(&config).await;
         let pictures = keep_catalogs(&mut self.catalogs, &config, &clusters);
         let server = Arc::new(server::make(&config, users, &clusters, pictures, &self.lasting));
-        self.lasting.pools.set(server::pool_settings(&config));
+        self.lasting.pools.set(server::plan(&config));
         let before = std::mem::replace(&mut self.clusters, clusters);
         self.clusters.iter().for_each(RunningCluster::take_over);
         self.in_force.store(Arc::clone(&server));
@@ -160,7 +160,7 @@ impl Standing {
         clusters
     }
 
-    /// Pools of clusters that are gone, and of users that are or whose password has changed.
+    /// Pools of clusters and databases that are gone, and of users that are or whose password has changed.
     fn forget_pools(&self, server: &Server, config: &Config) {
         let is_same_user = |name: &str| {
             let password = |config: &Config| {
@@ -171,9 +171,13 @@ impl Standing {
             // Of those that stand in no configuration, neither before nor now, the cluster keeps the passwords.
             password(config) == password(&self.config)
         };
-        self.lasting.pools.retain(|key| {
-            server.clusters.iter().any(|cluster| cluster.number == key.cluster) && is_same_user(&key.user)
-        });
+        let is_there = |key: &PoolKey| {
+            let database = server.databases.get(&key.database);
+            database.is_some_and(|database| {
+                database.server_name == key.server_name && server.cluster(database).number == key.cluster
+            })
+        };
+        self.lasting.pools.retain(|key| is_there(key) && is_same_user(&key.user));
     }
 }
 

@@ -6,13 +6,13 @@ use hashbrown::HashMap;
 
 use super::cluster::RunningCluster;
 use crate::backend::cancel::CancelKeys;
-use crate::backend::{PoolSettings, Pools};
+use crate::backend::{Plan, PoolSettings, Pools, Share};
 use crate::catalogs::Handle;
 use crate::client::attempts::Attempts;
 use crate::client::console::Console;
 use crate::client::welcome::Welcomes;
-use crate::client::{self, DatabaseCatalog, Pauses, Server};
-use crate::config::{self, Config};
+use crate::client::{self, Census, DatabaseCatalog, Pauses, Server};
+use crate::config::{self, Allowance, Config};
 use crate::routing::Transactions;
 
 /// What outlives every reload.
@@ -24,6 +24,7 @@ pub(super) struct Lasting {
     pauses: Arc<Pauses>,
     attempts: Arc<Attempts>,
     console: Arc<OnceLock<Console>>,
+    census: Arc<Census>,
 }
 
 /// Who may connect.
@@ -39,6 +40,7 @@ impl Lasting {
             pauses: Arc::default(),
             attempts: Arc::default(),
             console: Arc::default(),
+            census: Arc::default(),
         }
     }
 }
@@ -64,6 +66,8 @@ pub(super) fn make(
         let catalog = catalogs.iter().find(is_its);
         let catalog = catalog.map(|handle| DatabaseCatalog::new(Arc::clone(&handle.current), Arc::clone(&handle.wake)));
         let entry = client::Database {
+            name: Arc::clone(&database.name),
+            allowance: database.allowance,
             cluster: database.cluster,
             server_name: Arc::clone(&database.server_name),
             catalog: catalog.unwrap_or_default(),
@@ -98,18 +102,30 @@ pub(super) fn make(
         pause_timeout: config.failover.pause_timeout,
         pause_hold: config.failover.pause_hold,
         queue_timeout: config.pool.queue_timeout,
-        pool_size: config.pool.size,
         mode: config.pool.mode,
         prepared_statements: config.pool.prepared_statements,
         limits: config.limits.clone(),
         max_clients: config.max_clients,
+        census: Arc::clone(&lasting.census),
     }
 }
 
 /// How pools keep their connections by this configuration.
-pub(super) fn pool_settings(config: &Config) -> PoolSettings {
+pub(super) fn plan(config: &Config) -> Plan {
+    let share = |allowance: &Allowance| Share { size: allowance.pool_size, max_connections: allowance.max_connections };
+    let databases = config.databases.iter().map(|one| (Arc::clone(&one.name), share(&one.allowance)));
+    let users = config.users.iter().map(|one| (Arc::clone(&one.name), share(&one.allowance)));
+    Plan { default: pool_settings(config), databases: databases.collect(), users: users.collect() }
+}
+
+fn pool_settings(config: &Config) -> PoolSettings {
     PoolSettings {
         size: config.pool.size,
+        min_size: config.pool.min_size,
+        reserve_size: config.pool.reserve_size,
+        reserve_timeout: config.pool.reserve_timeout,
+        of_database: None,
+        of_user: None,
         workers: config.workers,
         connect_timeout: config.pool.connect_timeout,
         idle_timeout: config.pool.idle_timeout,
@@ -123,5 +139,6 @@ pub(super) fn make_users(config: &Config, mock_secret: &[u8; 32]) -> Users {
 }
 
 fn make_user(user: &config::User, mock_secret: &[u8; 32]) -> client::User {
-    client::User::new(&user.name, user.password.clone(), user.server_password.clone(), mock_secret)
+    let made = client::User::new(&user.name, user.password.clone(), user.server_password.clone(), mock_secret);
+    client::User { allowance: user.allowance, ..made }
 }
