@@ -286,10 +286,14 @@ async fn obey(
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let on_swap: OnSwap = Box::new(move |server| state.show(server));
     loop {
-        // Both are cancel-safe: what has not been received stays.
+        // All are cancel-safe: what has not been received stays.
         let order = tokio::select! {
             _ = hangup.recv() => Order::Reload(oneshot::channel().0),
             Some(order) = ordered.recv() => order,
+            Some(name) = standing.newcomer() => {
+                standing.adopt(name, &fleet, &on_swap).await;
+                continue;
+            }
         };
         match order {
             Order::Reload(told) => {

@@ -53,6 +53,9 @@ pub struct PoolSettings {
     pub lifetime: Duration,
 }
 
+/// The database that stands for every other name.
+const ANY: &str = "*";
+
 impl Plan {
     /// The settings of this pool.
     pub fn of(&self, key: &PoolKey) -> PoolSettings {
@@ -72,7 +75,7 @@ impl Plan {
 
     /// What this database has otherwise.
     pub fn of_database(&self, name: &str) -> Share {
-        self.databases.get(name).copied().unwrap_or_default()
+        self.databases.get(name).or_else(|| self.databases.get(ANY)).copied().unwrap_or_default()
     }
 
     /// What this user has otherwise.
@@ -90,5 +93,41 @@ impl PoolSettings {
             reserve_timeout: self.reserve_timeout,
             is_limited: self.of_database.is_some() || self.of_user.is_some(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_goes_before_its_database_and_that_before_what_stands_for_all() {
+        let share = |size, max_connections| Share { size, max_connections };
+        let default = PoolSettings {
+            size: 20,
+            min_size: 0,
+            reserve_size: 0,
+            reserve_timeout: Duration::ZERO,
+            of_database: None,
+            of_user: None,
+            workers: 1,
+            connect_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            lifetime: Duration::ZERO,
+        };
+        let plan = Plan {
+            default,
+            databases: [("shop".into(), share(Some(7), Some(70))), ("*".into(), share(Some(9), None))].into(),
+            users: [("ada".into(), share(Some(5), Some(50))), ("bob".into(), share(None, None))].into(),
+        };
+        let of = |database, user| {
+            let settings = plan.of_names(database, user);
+            (settings.size, settings.of_database, settings.of_user, settings.bounds().is_limited)
+        };
+        assert_eq!(of("shop", "ada"), (5, Some(70), Some(50), true));
+        assert_eq!(of("shop", "bob"), (7, Some(70), None, true));
+        assert_eq!(of("blog", "bob"), (9, None, None, false));
+        let plan = Plan { databases: HashMap::new(), ..plan.clone() };
+        assert_eq!(plan.of_names("blog", "eve").size, 20);
     }
 }

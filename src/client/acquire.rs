@@ -489,6 +489,11 @@ pub async fn any_node(admitted: &Admitted, server: &Server, worker: &Worker) -> 
             let Some(pool) = server.pool(&admitted.database, user, node, password) else { continue };
             match pool.lease(worker.number, deadline.min(Instant::now() + server.queue_timeout)).await {
                 Ok(lease) => return Ok(lease),
+                Err(LeaseError::Connect(ConnectError::Server { code, message, .. }))
+                    if code == SqlState::INVALID_CATALOG_NAME =>
+                {
+                    return Err(Farewell::told(code, message));
+                }
                 Err(LeaseError::Connect(error)) if error.class() == ConnectClass::Denied => {
                     return Err(Farewell::told(
                         SqlState::INVALID_AUTHORIZATION_SPECIFICATION,

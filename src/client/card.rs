@@ -156,11 +156,14 @@ impl Card {
         }
     }
 
-    /// Something more runs on the connection that it holds.
+    /// Something more runs on the connection that it holds; its time is limited from the moment that is given.
     #[inline]
-    pub fn goes_on(&self, is_timed: bool) {
+    pub fn goes_on(&self, timed_from: Option<Instant>) {
         self.doing.set(Doing::Active);
-        self.is_timed.set(is_timed);
+        self.is_timed.set(timed_from.is_some());
+        if let Some(now) = timed_from {
+            self.since.set(now);
+        }
     }
 
     /// Everything is answered on the connection that it holds, and goes on holding.
@@ -290,7 +293,7 @@ mod tests {
         assert_eq!((after(9), after(10)), (None, Some(Ending::Idle)));
         card.rests(true, now);
         assert_eq!((after(19), after(20)), (None, Some(Ending::IdleInTransaction)));
-        card.goes_on(false);
+        card.goes_on(None);
         assert_eq!(after(1000), None);
         card.waits(now);
         assert_eq!(after(1000), None);

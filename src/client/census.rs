@@ -39,6 +39,11 @@ impl Census {
         Some(Seat { census: Arc::clone(self), of: None })
     }
 
+    /// A client is there for this database.
+    pub fn has_database(&self, database: &Arc<str>) -> bool {
+        self.0.lock().databases.contains_key(database)
+    }
+
     /// A client of this user is there for this database.
     pub fn has(&self, database: &Arc<str>, user: &Arc<str>) -> bool {
         self.0.lock().pairs.contains_key(&(Arc::clone(database), Arc::clone(user)))

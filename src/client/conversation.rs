@@ -169,6 +169,7 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
             let mut client =
                 Client::new(stream, admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
             client.session.told(reported);
+            client.server.has_let_in(&client.database.name);
             // What is wrong with them stays without effect: nobody listens yet.
             let _ = client.session.take_wishes([wishes::POSITION], Instant::now());
             // It may be somebody who has just written, on a connection that is gone.
@@ -365,7 +366,7 @@ impl Client {
     /// From here on, the configuration in force counts. Without a lease only: it belongs to a pool of the one before.
     pub(super) fn renew(&mut self) -> Result<(), Gone> {
         let server = self.worker.server();
-        let database = server.databases.get(&self.session.identity.database).ok_or(Gone::Database)?.clone();
+        let database = server.database(&self.session.identity.database).ok_or(Gone::Database)?;
         let user = server.users.get(&self.session.identity.user);
         if user.is_none() && server.cluster(&database).auth_query.is_none() {
             return Err(Gone::User);
@@ -441,6 +442,7 @@ impl Client {
             }
             Unusual::Relayed(Relayed::NodeLost(farewell)) => self.node_lost(farewell, buffers).await,
             Unusual::Relayed(Relayed::Touched) => self.settle(buffers).await,
+            Unusual::Relayed(Relayed::Failed) => self.flush(buffers).await,
             Unusual::Relayed(Relayed::InBlock) => {
                 self.worker.metrics.limit_met(Limit::StatementMode);
                 Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, NO_BLOCKS))
@@ -1295,9 +1297,7 @@ async fn discard_all(mut lease: Lease, limit: Duration) {
 /// What a client is told that is ended.
 fn ended(why: Ending, worker: &Worker) -> Farewell {
     let (limit, code, message) = match why {
-        Ending::Killed => {
-            (None, SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
-        }
+        Ending::Killed => (None, SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"),
         Ending::Idle => (
             Some(Limit::ClientIdle),
             SqlState::IDLE_SESSION_TIMEOUT,

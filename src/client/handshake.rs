@@ -72,7 +72,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     let claim = Claim { user: &user, database: &database, origin };
     let known = Box::pin(authentication::authenticate(stream, &mut buffer, claim, server, worker)).await?;
     let Some(mut seat) = seat else { return Err(Farewell::ToConsole(user)) };
-    let Some(entry) = server.databases.get(&database) else {
+    let Some(entry) = server.database(&database) else {
         worker.metrics.login_failed(LoginFailure::UnknownDatabase);
         let message = format!("database \"{database}\" does not exist");
         return Err(Farewell::told(SqlState::INVALID_CATALOG_NAME, message));
@@ -92,7 +92,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         Farewell::told(SqlState::TOO_MANY_CONNECTIONS, message)
     })?;
     let identity = Identity { user, database, address: origin };
-    Ok(Admitted { identity, database: entry.clone(), user: known, settings, seat })
+    Ok(Admitted { identity, database: entry, user: known, settings, seat })
 }
 
 /// A place among those that there may be. The console has room when nothing else has.

@@ -39,6 +39,8 @@ pub enum Relayed {
     Touched,
     /// A transaction block is open that the pool's mode does not allow.
     InBlock,
+    /// The lease is gone with a batch or a transaction that could not go on; what the client is told of that is in its buffer.
+    Failed,
 }
 
 /// What has happened to one direction in a turn.
@@ -117,9 +119,7 @@ impl Client {
                 (self.session.is_kept_by_mode() && self.session.is_idle() && self.session.has_touched())
                     .then_some(Relayed::Touched)
             }
-            PoolMode::Statement => {
-                (self.session.status() != TransactionStatus::Idle).then_some(Relayed::InBlock)
-            }
+            PoolMode::Statement => (self.session.status() != TransactionStatus::Idle).then_some(Relayed::InBlock),
         }
     }
 
@@ -476,6 +476,7 @@ impl Client {
         }
         if let Some(Intent::Refuse { .. }) = self.session.intent()
             && (self.session.all_answered() || self.session.owes_only_open_batch())
+            && held.passing_to_client == 0
         {
             return self.refuse_here(buffers);
         }
@@ -550,8 +551,8 @@ impl Client {
         let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
         self.take_unit_off(buffers);
         self.session.gathered.clear();
-        self.worker.metrics.error_sent(code.as_str());
         if self.session.is_idle() {
+            self.worker.metrics.error_sent(code.as_str());
             self.session.refuse_unit(code, &message, end, &mut buffers.to_client);
             return Ok(Gate::Closed(Turn::Moved));
         }
@@ -570,9 +571,16 @@ impl Client {
         {
             self.server.pools.wrote(Instant::now());
         }
+        self.worker.metrics.error_sent(code.as_str());
         self.cancellable.runs_nothing();
-        // Without a lease nothing is relayed: from here on the session answers alone.
-        Ok(Gate::Closed(Turn::Stop(Relayed::Idle)))
+        buffers.keep_nothing();
+        buffers.to_node.clear();
+        buffers.from_node.consume(usize::MAX);
+        if let Some(log) = &mut self.log {
+            log.clear();
+        }
+        // Without a lease nothing is relayed.
+        Ok(Gate::Closed(Turn::Stop(Relayed::Failed)))
     }
 
     /// Translates what has been gathered for the held node.
@@ -588,7 +596,8 @@ impl Client {
             }
             held.is_read &= matches!(self.session.intent(), None | Some(Intent::Read { .. }));
             let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
-            self.place.card.goes_on(held.is_timed && held.is_read && ends_here);
+            let is_timed = held.is_timed && held.is_read && ends_here;
+            self.place.card.goes_on(is_timed.then(Instant::now));
         }
         self.send_unit(buffers)
     }

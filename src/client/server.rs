@@ -19,7 +19,7 @@ use crate::backend::cancel::CancelKeys;
 use crate::backend::{Endpoint, Gate, Pool, PoolKey, Pools};
 use crate::balancing::Balance;
 use crate::catalog::{Current, Known, Upkeep};
-use crate::config::{Allowance, Limits, PoolMode};
+use crate::config::{self, Allowance, Limits, PoolMode};
 use crate::routing::{Consistency, Reads, RuleSet};
 use crate::topology::{Doubt, NodeId, NodeView, View};
 
@@ -30,6 +30,8 @@ pub struct Server {
     pub clusters: Vec<Cluster>,
     /// The databases by the names that clients ask for.
     pub databases: HashMap<Arc<str>, Database>,
+    /// What stands for every other name.
+    pub any_database: Option<AnyDatabase>,
     /// TLS towards clients; None: off.
     pub tls: Option<ClientTls>,
     /// How clients prove who they are.
@@ -137,6 +139,14 @@ pub struct Database {
     pub catalog: DatabaseCatalog,
 }
 
+/// A database that stands for every name that is not configured.
+pub struct AnyDatabase {
+    /// What is configured of it.
+    pub configured: config::Database,
+    /// Told of a name that a client has been let in for: it has a place in the next picture of the configuration.
+    pub newcomer: Box<dyn Fn(Arc<str>) + Send + Sync>,
+}
+
 /// What is known of a database's objects, and whom to tell that it may not be true any more.
 #[derive(Clone, Debug, Default)]
 pub struct DatabaseCatalog {
@@ -196,6 +206,30 @@ impl Server {
     pub fn cluster(&self, database: &Database) -> &Cluster {
         #[expect(clippy::indexing_slicing, reason = "the configuration was checked: a database names a cluster it has")]
         &self.clusters[database.cluster]
+    }
+
+    /// What a client gets that asks for this name. What stands for every name has no catalogs and cannot be paused until
+    /// it has a place of its own.
+    pub fn database(&self, name: &Arc<str>) -> Option<Database> {
+        if let Some(database) = self.databases.get(name) {
+            return Some(database.clone());
+        }
+        let found = self.any_database.as_ref()?.configured.named(name);
+        Some(Database {
+            name: found.name,
+            allowance: found.allowance,
+            cluster: found.cluster,
+            server_name: found.server_name,
+            pause: Arc::default(),
+            catalog: DatabaseCatalog::default(),
+        })
+    }
+
+    /// A client has been let in for this database.
+    pub fn has_let_in(&self, name: &Arc<str>) {
+        if let Some(any) = self.any_database.as_ref().filter(|_| !self.databases.contains_key(name)) {
+            (any.newcomer)(Arc::clone(name));
+        }
     }
 
     /// When a server connection of this user goes back to its pool of this database.

@@ -217,7 +217,8 @@ pub struct Monitor {
 /// A name that clients ask for.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// The name that clients ask for, 1 to 63 bytes; `trunkline` is taken by the console.
+    /// The name that clients ask for, 1 to 63 bytes; `trunkline` is taken by the console. `*` stands for every name that
+    /// is not written.
     pub name: Arc<str>,
     /// The cluster that has it: an index into [`Config::clusters`].
     pub cluster: usize,

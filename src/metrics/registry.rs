@@ -13,7 +13,8 @@ use prometheus::{Registry, TextEncoder};
 use super::families::{self, Family};
 use super::histogram::{Histogram, HistogramSum};
 use super::labels::{
-    CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, PINS, Refusal, Retry, SQLSTATES, Target, Violator, pin_code,
+    CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, PINS, Refusal, Retry, SQLSTATES, Target, Violator,
+    pin_code,
 };
 use super::scrape::Scrape;
 use super::tally::{Tallies, Tally};

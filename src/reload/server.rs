@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cluster::RunningCluster;
 use crate::backend::cancel::CancelKeys;
@@ -11,7 +12,7 @@ use crate::catalogs::Handle;
 use crate::client::attempts::Attempts;
 use crate::client::console::Console;
 use crate::client::welcome::Welcomes;
-use crate::client::{self, Census, DatabaseCatalog, Pauses, Server};
+use crate::client::{self, AnyDatabase, Census, DatabaseCatalog, Pauses, Server};
 use crate::config::{self, Allowance, Config};
 use crate::routing::Transactions;
 
@@ -24,15 +25,20 @@ pub(super) struct Lasting {
     pauses: Arc<Pauses>,
     attempts: Arc<Attempts>,
     console: Arc<OnceLock<Console>>,
-    census: Arc<Census>,
+    pub(super) census: Arc<Census>,
+    newcomers: UnboundedSender<Arc<str>>,
 }
 
 /// Who may connect.
 pub(super) type Users = HashMap<Arc<str>, client::User>;
 
 impl Lasting {
-    pub(super) fn new(pools: Pools) -> Self {
-        Self {
+    /// What lasts; and the names of databases that clients have been let in for without their standing in the
+    /// configuration.
+    pub(super) fn new(pools: Pools) -> (Self, UnboundedReceiver<Arc<str>>) {
+        let (newcomers, names) = unbounded_channel();
+        let lasting = Self {
+            newcomers,
             mock_secret: rand::random(),
             pools: Arc::new(pools),
             cancel_keys: Arc::default(),
@@ -41,7 +47,8 @@ impl Lasting {
             attempts: Arc::default(),
             console: Arc::default(),
             census: Arc::default(),
-        }
+        };
+        (lasting, names)
     }
 }
 
@@ -49,6 +56,12 @@ impl Lasting {
     /// The console can be opened once: what comes later is left out.
     pub(super) fn open_console(&self, console: Console) {
         drop(self.console.set(console));
+    }
+
+    fn newcomer(&self) -> Box<dyn Fn(Arc<str>) + Send + Sync> {
+        let newcomers = self.newcomers.clone();
+        // While the program stops nobody listens any more.
+        Box::new(move |name| drop(newcomers.send(name)))
     }
 }
 
@@ -60,7 +73,7 @@ pub(super) fn make(
     catalogs: &[Handle],
     lasting: &Lasting,
 ) -> Server {
-    let databases = config.databases.iter().map(|database| {
+    let databases = config.databases.iter().filter(|database| !database.is_any()).map(|database| {
         let number = clusters.get(database.cluster).map(|running| running.number);
         let is_its = |handle: &&Handle| Some(handle.cluster) == number && handle.database == database.server_name;
         let catalog = catalogs.iter().find(is_its);
@@ -78,6 +91,11 @@ pub(super) fn make(
     Server {
         clusters: clusters.iter().map(|cluster| cluster.for_clients(&lasting.mock_secret)).collect(),
         databases: databases.collect(),
+        any_database: config
+            .databases
+            .iter()
+            .find(|database| database.is_any())
+            .map(|database| AnyDatabase { configured: database.clone(), newcomer: lasting.newcomer() }),
         tls: config.tls.clone(),
         rules_of_access: config.access.clone(),
         attempts: Arc::clone(&lasting.attempts),

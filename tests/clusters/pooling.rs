@@ -96,7 +96,7 @@ fn in_statement_mode_no_transaction_block_begins_however_it_is_asked_for() {
         assert_eq!(client.ask(&[&parse("", "begin"), &bind("", &[]), &execute(), SYNC], 1), [refused, "I"]);
         let told = client.ask(
             &[
-                &query("select 9"),
+                &query("select txid_current() > 0"),
                 &parse("", "insert into t values (4)"),
                 &bind("", &[]),
                 &execute(),
@@ -106,10 +106,8 @@ fn in_statement_mode_no_transaction_block_begins_however_it_is_asked_for() {
             2,
         );
         assert_eq!(told[told.len() - 2..], [refused, "I"], "{told:?}");
-        let told = client.ask(
-            &[&parse("", "insert into t values (4)"), &bind("", &[]), &execute(), &parse("", "begin"), SYNC],
-            1,
-        );
+        let told = client
+            .ask(&[&parse("", "insert into t values (4)"), &bind("", &[]), &execute(), &parse("", "begin"), SYNC], 1);
         assert_eq!(told, [refused, "I"]);
         assert_eq!(cluster.node(0).sql("select array_agg(a) from t").unwrap(), "{2}");
         // A string of several statements is a transaction of its own, and ends with itself.
@@ -155,16 +153,23 @@ fn a_users_pool_mode_goes_before_its_databases_and_that_before_the_pools() {
         assert!((0..9).all(|_| server_port(&mut of_database, "select inet_server_port()") == primary));
         let mut of_user = connect("ada", "a", "own");
         of_user.batch_execute("begin; select 1; commit").unwrap();
-        eventually("its reads are balanced", SOON, || server_port(&mut of_user, "select inet_server_port()") != primary);
+        eventually("its reads are balanced", SOON, || {
+            server_port(&mut of_user, "select inet_server_port()") != primary
+        });
         let at = |subject, name, column| cell(&proxy, subject, name, column).unwrap();
-        assert_eq!((at("DATABASES", "own", "pool_mode"), at("DATABASES", "own", "pool_size")), ("session".into(), "3".into()));
+        assert_eq!(
+            (at("DATABASES", "own", "pool_mode"), at("DATABASES", "own", "pool_size")),
+            ("session".into(), "3".into())
+        );
         assert_eq!(at("DATABASES", "bench", "pool_mode"), "statement");
-        assert_eq!((at("USERS", "ada", "pool_mode"), at("USERS", "ada", "pool_size")), ("transaction".into(), "4".into()));
+        assert_eq!(
+            (at("USERS", "ada", "pool_mode"), at("USERS", "ada", "pool_size")),
+            ("transaction".into(), "4".into())
+        );
         assert_eq!(at("USERS", "bench", "pool_mode"), "NULL");
         assert_eq!(at("CONFIG", "database.own.pool_mode", "value"), "session");
-        let size = |database, user| {
-            proxy.metric("trunkline_pool_size", &format!("database=\"{database}\",user=\"{user}\""))
-        };
+        let size =
+            |database, user| proxy.metric("trunkline_pool_size", &format!("database=\"{database}\",user=\"{user}\""));
         assert_eq!(size("own", "bench"), 3.0);
         assert_eq!(size("own", "ada") % 4.0, 0.0);
     });
@@ -191,10 +196,11 @@ fn connections_are_opened_ahead_and_kept_as_long_as_a_client_is_there() {
 fn the_reserve_is_opened_for_who_has_waited_and_closed_when_nobody_does() {
     limited(|| {
         let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
         let extra = "[pool]\nsize = 1\nreserve_size = 1\nreserve_timeout = '500ms'\nqueue_timeout = '3s'";
         let proxy = Proxy::start(&cluster, extra);
         let mut holds = proxy.client();
-        holds.batch_execute("create table t (a int); begin; insert into t values (1)").unwrap();
+        holds.batch_execute("begin; insert into t values (1)").unwrap();
         let (mut waits, begun) = (proxy.client(), Instant::now());
         waits.batch_execute("begin; insert into t values (2)").unwrap();
         assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
@@ -224,7 +230,10 @@ fn a_databases_connections_are_limited_over_all_its_users_and_who_waits_gets_an_
         let mut third = ada();
         let refused = third.batch_execute("insert into t values (3)").unwrap_err();
         assert_eq!(code(&refused), "53300");
-        assert!(message(&refused).contains("2 server connections that max_connections gives the database"), "{refused:?}");
+        assert!(
+            message(&refused).contains("2 server connections that max_connections gives the database"),
+            "{refused:?}"
+        );
         other.batch_execute("commit").unwrap();
         third.batch_execute("begin; insert into t values (4)").expect("the idle one of the other user has made room");
         assert_eq!(cluster.node(0).sql(OURS).unwrap(), "2");
@@ -245,7 +254,8 @@ fn two_busy_users_of_a_limited_database_are_both_served() {
     limited(|| {
         let cluster = cluster();
         cluster.node(0).sql("create role ada superuser login password 'a'").unwrap();
-        let extra = "[pool]\nqueue_timeout = '5s'\n[database]\nmax_connections = 1\n[[user]]\nname = 'ada'\npassword = 'a'";
+        let extra =
+            "[pool]\nqueue_timeout = '5s'\n[database]\nmax_connections = 1\n[[user]]\nname = 'ada'\npassword = 'a'";
         let proxy = Proxy::start(&cluster, &format!("{extra}\n[routing]\nreads = 'primary'"));
         let port = proxy.port();
         let busy = |user: &'static str, password: &'static str| {
@@ -404,7 +414,8 @@ fn a_read_on_the_primary_that_is_cancelled_takes_nothing_behind_it_along() {
     limited(|| {
         let cluster = cluster();
         cluster.node(0).sql("create table t (a int)").unwrap();
-        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[limits]\nquery_timeout = '1s'\n[routing]\nreads = 'primary'");
+        let proxy =
+            Proxy::start(&cluster, "[pool]\nsize = 1\n[limits]\nquery_timeout = '1s'\n[routing]\nreads = 'primary'");
         let mut client = RawClient::connect(proxy.port(), &[]);
         for round in 0..3 {
             // It ends about when the cancel comes.
@@ -437,5 +448,57 @@ fn limits_and_modes_change_by_a_reload() {
         assert_eq!(code(&proxy.client_config().connect(NoTls).err().unwrap()), "53300");
         assert!(proxy.metric("trunkline_pool_size", "database=\"bench\"") % 5.0 == 0.0);
         assert_eq!(cell(&proxy, "DATABASES", "bench", "pool_size").unwrap(), "5");
+    });
+}
+
+#[test]
+fn a_name_that_is_not_configured_is_served_by_the_database_that_stands_for_all() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create database blog").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let any = "[[database]]\nname = '*'\ncluster = 'main'\npool_size = 3\nmax_clients = 1";
+        let proxy = Proxy::start(&cluster, &format!("{any}\n{OPEN}"));
+        let connect = |name: &str| proxy.client_config().dbname(name).connect(NoTls);
+        let mut blog = connect("blog").unwrap();
+        assert_eq!(blog.query_one("select current_database()", &[]).unwrap().get::<_, &str>(0), "blog");
+        blog.batch_execute("create table posts (a int); insert into posts values (1)").unwrap();
+        // It has catalogs: reads of its tables are balanced.
+        let primary = cluster.node(0).port();
+        eventually("it reads from replicas", SOON, || {
+            server_port(&mut blog, "select inet_server_port() from posts") != primary
+        });
+        assert_eq!(code(&connect("blog").err().unwrap()), "53300", "max_clients is for each name");
+        let unknown = connect("nowhere").err().unwrap();
+        assert_eq!((code(&unknown), message(&unknown)), ("3D000", "database \"nowhere\" does not exist"));
+        assert!(proxy.metric("trunkline_pool_size", "database=\"blog\"") % 3.0 == 0.0);
+        assert_eq!(cell(&proxy, "DATABASES", "blog", "pool_size").unwrap(), "3");
+        assert_eq!(cell(&proxy, "DATABASES", "nowhere", "pool_size"), None);
+        let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        console.simple_query("RELOAD").unwrap();
+        blog.simple_query("select a from posts").unwrap();
+        console.simple_query("PAUSE blog").unwrap();
+        console.simple_query("RESUME blog").unwrap();
+        proxy.rewrite(|file| drop(file["database"].as_array_mut().unwrap().pop()));
+        console.simple_query("RELOAD").unwrap();
+        assert!(blog.simple_query("select 1").is_err(), "its database is gone");
+        proxy.client().simple_query("select 1").unwrap();
+    });
+}
+
+#[test]
+fn users_of_the_cluster_come_to_every_database_of_the_cluster() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create database blog").unwrap();
+        cluster.node(0).sql("create role ada login password 'a'").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let any =
+            "[[database]]\nname = '*'\ncluster = 'main'\n[cluster.auth_query]\nuser = 'bench'\npassword = 'bench'";
+        let proxy = Proxy::start(&cluster, any);
+        let connect = |password: &str| login(proxy.port(), "ada", password).dbname("blog").connect(NoTls);
+        assert_eq!(code(&connect("b").err().unwrap()), "28P01");
+        let mut ada = connect("a").unwrap();
+        assert_eq!(ada.query_one("select current_user::text", &[]).unwrap().get::<_, &str>(0), "ada");
     });
 }

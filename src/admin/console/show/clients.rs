@@ -94,7 +94,7 @@ pub(super) fn pools(server: &Server, reports: &[Report]) -> Table {
         let mut row: Vec<Cell> = vec![database.into(), user.into()];
         let (seconds, micros) = (sum.longest.as_secs(), u64::from(sum.longest.subsec_micros()));
         row.extend([sum.active, sum.waiting, 0, 0, sum.busy, 0, 0, sum.idle, 0, 0, 0].map(Cell::from));
-        let mode = server.databases.get(database).map(|entry| server.mode_of(entry, user).word());
+        let mode = server.database(database).map(|entry| server.mode_of(&entry, user).word());
         row.extend([seconds.into(), micros.into(), mode.into(), Cell::Null]);
         table.row(row);
     }

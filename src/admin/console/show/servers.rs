@@ -59,8 +59,7 @@ pub(super) fn databases(server: &Server, reports: &[Report]) -> Table {
         let cluster = server.cluster(database);
         let view = cluster.view.load();
         let (host, port) = view.primary().and_then(|node| node.address.rsplit_once(':')).unzip();
-        let mine =
-            counts.iter().filter(|(key, _)| key.cluster == cluster.number && key.database == *name);
+        let mine = counts.iter().filter(|(key, _)| key.cluster == cluster.number && key.database == *name);
         let connections: usize = mine.map(|(_, counts)| counts.busy + counts.idle).sum();
         table.row([
             name.into(),
