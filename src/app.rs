@@ -11,14 +11,17 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::admin::console::{Desk, Order, Shutdown};
 use crate::admin::{self, AdminState};
+use crate::backend::PoolKey;
 use crate::catalogs::Catalogs;
 use crate::client::{Fleet, Server};
 use crate::config::{self, Config, Source};
-use crate::metrics::{CatalogCounts, CatalogPicture, Metrics, PoolCounts, PoolName, Scrape};
+use crate::metrics::{
+    CatalogCounts, CatalogPicture, Limit, Metrics, PoolCounts, PoolName, Refusal, Scrape, WorkerMetrics,
+};
 use crate::net::listener;
 use crate::reload::{InForce, OnSwap, SetLevel, Standing};
 use crate::routing::Reason;
@@ -100,12 +103,12 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
         tokio::spawn(admin::serve(listener, Arc::clone(&state), std::future::pending()));
     }
     for listener in listeners {
-        tokio::spawn(accept(listener, Arc::clone(&fleet), Arc::clone(&in_force)));
+        tokio::spawn(accept(listener, Arc::clone(&fleet), Arc::clone(&in_force), metrics.worker(0)));
     }
     for listener in sockets {
-        tokio::spawn(accept_local(listener, Arc::clone(&fleet), Arc::clone(&in_force)));
+        tokio::spawn(accept_local(listener, Arc::clone(&fleet), Arc::clone(&in_force), metrics.worker(0)));
     }
-    tokio::spawn(reap(Arc::clone(&in_force)));
+    tokio::spawn(reap(Arc::clone(&in_force), Arc::clone(&fleet)));
     let (orders, ordered) = unbounded_channel();
     let desk = Desk::new(Arc::clone(&in_force), Arc::clone(&fleet), Arc::clone(standing.settings()), orders);
     standing.open_console(desk.console());
@@ -171,14 +174,14 @@ fn show(server: &Server, scrape: &mut Scrape) {
                 idle: counts.idle,
                 leased: counts.busy,
                 waiting: counts.waiting,
-                size: server.pool_size,
+                size: counts.size,
                 ..PoolCounts::default()
             },
         );
     }
 }
 
-async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: InForce) {
+async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: InForce, counts: Arc<WorkerMetrics>) {
     loop {
         let accepted = listener.accept().await.and_then(|(client, _)| {
             // One that is gone already takes no options; whoever serves it finds out.
@@ -186,8 +189,8 @@ async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: InForce) {
             client.into_std()
         });
         match accepted {
-            Ok(client) if fleet.clients() < in_force.load().max_clients => fleet.dispatch(client.into()),
-            Ok(client) => refuse(&client),
+            Ok(client) if has_room(&fleet, &in_force) => fleet.dispatch(client.into()),
+            Ok(client) => refuse(&client, &counts),
             Err(error) => {
                 warn!(%error, "a client could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -196,11 +199,11 @@ async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: InForce) {
     }
 }
 
-async fn accept_local(listener: UnixListener, fleet: Arc<Fleet>, in_force: InForce) {
+async fn accept_local(listener: UnixListener, fleet: Arc<Fleet>, in_force: InForce, counts: Arc<WorkerMetrics>) {
     loop {
         match listener.accept().await.and_then(|(client, _)| client.into_std()) {
-            Ok(client) if fleet.clients() < in_force.load().max_clients => fleet.dispatch(client.into()),
-            Ok(client) => refuse(&client),
+            Ok(client) if has_room(&fleet, &in_force) => fleet.dispatch(client.into()),
+            Ok(client) => refuse(&client, &counts),
             Err(error) => {
                 warn!(%error, "a client could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -209,8 +212,19 @@ async fn accept_local(listener: UnixListener, fleet: Arc<Fleet>, in_force: InFor
     }
 }
 
-/// One client too many is told so at once, before anything else.
-fn refuse(mut client: impl io::Write) {
+/// Whether there is room for one more connection. Beside the clients, there must be some for those who come to cancel, to
+/// the console, or to be told that there are too many clients.
+fn has_room(fleet: &Fleet, in_force: &InForce) -> bool {
+    /// As few as these cost nothing, and a flood is stopped by it.
+    const BESIDE: usize = 100;
+    fleet.clients() < in_force.load().max_clients.saturating_add(BESIDE)
+}
+
+/// A connection too many is told so at once, before anything else.
+fn refuse(mut client: impl io::Write, counts: &WorkerMetrics) {
+    counts.client_refused(Refusal::TooManyClients);
+    counts.limit_met(Limit::Clients);
+    counts.error_sent("53300");
     use crate::wire::error_response::{Severity, put_error};
     let mut out = bytes::BytesMut::new();
     put_error(
@@ -224,11 +238,38 @@ fn refuse(mut client: impl io::Write) {
     let _ = client.write(&out);
 }
 
-async fn reap(in_force: InForce) {
+async fn reap(in_force: InForce, fleet: Arc<Fleet>) {
     let mut interval = tokio::time::interval(REAP_INTERVAL);
     loop {
         interval.tick().await;
-        in_force.load().pools.reap(Instant::now());
+        let server = in_force.load_full();
+        server.pools.reap(Instant::now(), |key| server.census.has(&key.database, &key.user));
+        if server.pools.plan().default.min_size > 0 {
+            open_ahead(&server);
+        }
+        if server.limits.are_looked_at() {
+            fleet.heed_limits();
+        }
+    }
+}
+
+/// Opens a connection of each pool that has fewer than are to be kept, where a client is there for it and its node is in
+/// use.
+fn open_ahead(server: &Server) {
+    let is_meant = |key: &PoolKey| {
+        let cluster = server.clusters.iter().find(|cluster| cluster.number == key.cluster);
+        let is_in_use = cluster.is_some_and(|cluster| {
+            let view = cluster.view.load();
+            view.primary == Some(key.node) || view.node(key.node).is_some_and(|node| node.takes_reads)
+        });
+        is_in_use && server.census.has(&key.database, &key.user)
+    };
+    for pool in server.pools.select(is_meant) {
+        tokio::spawn(async move {
+            if let Err(error) = pool.open_ahead().await {
+                debug!(node = %pool.address(), %error, "a connection could not be opened ahead");
+            }
+        });
     }
 }
 
@@ -245,10 +286,14 @@ async fn obey(
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let on_swap: OnSwap = Box::new(move |server| state.show(server));
     loop {
-        // Both are cancel-safe: what has not been received stays.
+        // All are cancel-safe: what has not been received stays.
         let order = tokio::select! {
             _ = hangup.recv() => Order::Reload(oneshot::channel().0),
             Some(order) = ordered.recv() => order,
+            Some(name) = standing.newcomer() => {
+                standing.adopt(name, &fleet, &on_swap).await;
+                continue;
+            }
         };
         match order {
             Order::Reload(told) => {

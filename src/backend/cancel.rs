@@ -104,20 +104,29 @@ impl CancelKeys {
         if !bool::from(session.key.secret.ct_eq(&key.secret)) {
             return CancelOutcome::Unknown;
         }
-        // Counted under the lock: the connection is not lent to another session while the cancel is on its way.
-        let running = {
-            let running = session.running.lock();
-            let Some(running) = running.clone() else {
+        match session.begin_cancel() {
+            Some(cancel) => cancel.arrive().await,
+            None => {
                 session.waiting.notify_waiters();
-                return CancelOutcome::Idle;
-            };
-            running.on_the_way.fetch_add(1, Ordering::AcqRel);
-            running
-        };
-        let outcome = running.cancel().await;
-        // One that did not arrive may still arrive: its connection stays marked, and is closed instead of lent again.
+                CancelOutcome::Idle
+            }
+        }
+    }
+}
+
+/// A cancel that is on its way to a server connection, which is not lent to another session before it has arrived; dropped
+/// before, it marks the connection for ever, and that is closed instead.
+#[derive(Debug)]
+#[must_use = "it has not been sent yet"]
+pub struct OnItsWay(Arc<CancelTarget>);
+
+impl OnItsWay {
+    /// Sends it.
+    pub async fn arrive(self) -> CancelOutcome {
+        let outcome = self.0.cancel().await;
+        // One that did not arrive may still arrive: its connection stays marked.
         if outcome == CancelOutcome::Sent {
-            running.on_the_way.fetch_sub(1, Ordering::AcqRel);
+            self.0.on_the_way.fetch_sub(1, Ordering::AcqRel);
         }
         outcome
     }
@@ -127,6 +136,15 @@ impl Cancellable {
     /// The key that the client is given.
     pub fn key(&self) -> &CancelKey {
         &self.key
+    }
+
+    /// Cancels what the session runs now; None: it runs nothing.
+    pub fn begin_cancel(&self) -> Option<OnItsWay> {
+        // Counted under the lock: the connection is not lent to another session while the cancel is on its way.
+        let running = self.running.lock();
+        let target = running.as_ref()?;
+        target.on_the_way.fetch_add(1, Ordering::AcqRel);
+        Some(OnItsWay(Arc::clone(target)))
     }
 
     /// Waits until somebody cancels what the session waits for.

@@ -7,31 +7,19 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rand::Rng;
+use tokio::sync::oneshot;
 
 use super::cancel::CancelTarget;
 use super::connect::{self, ConnectError, Target};
 use super::connection::Connection;
 use super::gate::{About, Gate};
 use super::lease::Lease;
-use super::slots::{Counts, Grant, Slot, Slots, Taken};
+use super::plan::PoolSettings;
+use super::quota::Quota;
+use super::slots::{Counts, Crowd, Grant, Slot, Slots, Taken};
 use crate::auth::{SaltedPassword, Secret};
 use crate::session::Known;
 use crate::topology::NodeId;
-
-/// How a pool keeps its connections.
-#[derive(Clone, Debug)]
-pub struct PoolSettings {
-    /// Most connections.
-    pub size: usize,
-    /// Workers that lease from it.
-    pub workers: usize,
-    /// How long opening one may take.
-    pub connect_timeout: Duration,
-    /// An idle one is closed after this.
-    pub idle_timeout: Duration,
-    /// One is closed at this age, once idle.
-    pub lifetime: Duration,
-}
 
 /// The server connections of one (node, database, user).
 pub struct Pool {
@@ -46,17 +34,22 @@ pub struct Pool {
     salted_password: Mutex<Option<SaltedPassword>>,
     /// What is proved to the node.
     password: Mutex<Option<Secret>>,
+    /// Connections are not opened ahead before this: the last attempt has failed.
+    ahead_again: Mutex<Option<Instant>>,
 }
+
+/// The worker of a connection that was opened for nobody: whoever leases it first takes it over.
+const NO_WORKER: usize = usize::MAX;
+
+/// What could not be opened ahead is not tried again at each turn: a node that refuses a login logs it.
+const AHEAD_PAUSE: Duration = Duration::from_secs(30);
 
 /// Why there is no lease.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     /// All connections were in use until the deadline.
-    #[error("all {size} server connections are in use")]
-    Full {
-        /// The pool's size.
-        size: usize,
-    },
+    #[error(transparent)]
+    Full(#[from] Crowd),
     /// The node could not be connected to.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -67,30 +60,38 @@ pub enum LeaseError {
 
 impl Pool {
     /// An empty pool.
-    pub fn new(node: NodeId, target: Target, gate: Arc<Gate>, settings: Arc<PoolSettings>) -> Arc<Self> {
-        let slots = Slots::new(settings.size, settings.workers);
+    pub fn new(
+        node: NodeId,
+        target: Target,
+        gate: Arc<Gate>,
+        settings: PoolSettings,
+        quotas: Vec<Arc<Quota>>,
+    ) -> Arc<Self> {
+        let slots = Slots::new(settings.bounds(), settings.workers, quotas);
         Arc::new(Self {
             node,
             password: Mutex::new(target.password.clone()),
             target,
             gate,
             slots,
-            settings: ArcSwap::new(settings),
+            settings: ArcSwap::from_pointee(settings),
             generation: AtomicU64::new(0),
             salted_password: Mutex::new(None),
+            ahead_again: Mutex::new(None),
         })
     }
 
     /// Keeps its connections by these settings from now on.
-    pub fn set(&self, settings: Arc<PoolSettings>) {
-        self.slots.resize(settings.size);
-        self.settings.store(settings);
+    pub fn set(&self, settings: PoolSettings, now: Instant) {
+        let bounds = settings.bounds();
+        self.settings.store(Arc::new(settings));
+        self.slots.set(bounds, now);
     }
 
     /// Connections opened before are closed: idle ones now, leased ones when they come back.
     pub fn reconnect(&self, now: Instant) {
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.reap(now);
+        self.reap(now, false);
     }
 
     /// A warm connection at once, or nothing: the quick way, without a future.
@@ -117,13 +118,12 @@ impl Pool {
     /// A connection, warm or new, waiting in the queue up to the deadline.
     pub async fn lease(self: &Arc<Self>, worker: usize, deadline: Instant) -> Result<Lease, LeaseError> {
         loop {
-            let grant = match self.slots.take(worker) {
+            let now = Instant::now();
+            let grant = match self.slots.take(worker, now) {
                 Taken::Now(grant) => grant,
-                // Cancel-safe: a grant that is sent and not received gives itself back.
-                Taken::Wait(receiver) => match tokio::time::timeout_at(deadline.into(), receiver).await {
-                    Ok(Ok(grant)) => grant,
-                    Ok(Err(_)) => continue,
-                    Err(_) => return Err(LeaseError::Full { size: self.settings.load().size }),
+                Taken::Wait(receiver) => match self.wait(receiver, now, deadline).await? {
+                    Some(grant) => grant,
+                    None => continue,
                 },
             };
             match grant {
@@ -133,6 +133,49 @@ impl Pool {
                     }
                 }
                 Grant::Open(slot) => return self.open(slot, worker).await,
+            }
+        }
+    }
+
+    /// What is granted to a place in the queue by the deadline; None: the place is gone. Cancel-safe: a grant that is sent
+    /// and not received gives itself back.
+    async fn wait(
+        &self,
+        mut place: oneshot::Receiver<Grant>,
+        begun: Instant,
+        deadline: Instant,
+    ) -> Result<Option<Grant>, Crowd> {
+        let reserve = {
+            let settings = self.settings.load();
+            (settings.reserve_size > 0).then(|| begun + settings.reserve_timeout).filter(|moment| *moment < deadline)
+        };
+        if let Some(moment) = reserve {
+            match tokio::time::timeout_at(moment.into(), &mut place).await {
+                Ok(granted) => return Ok(granted.ok()),
+                Err(_) => self.slots.serve(Instant::now()),
+            }
+        }
+        match tokio::time::timeout_at(deadline.into(), place).await {
+            Ok(granted) => Ok(granted.ok()),
+            Err(_) => Err(self.slots.crowd()),
+        }
+    }
+
+    /// Opens one connection that nobody asks for yet, if there are fewer than are to be kept open. Answers whether it did.
+    pub async fn open_ahead(self: &Arc<Self>) -> Result<bool, LeaseError> {
+        let now = Instant::now();
+        if self.ahead_again.lock().is_some_and(|moment| now < moment) {
+            return Ok(false);
+        }
+        let Some(slot) = self.slots.open_ahead(self.settings.load().min_size) else { return Ok(false) };
+        match self.open(slot, NO_WORKER).await {
+            Ok(lease) => {
+                lease.give_back(Instant::now());
+                Ok(true)
+            }
+            Err(error) => {
+                *self.ahead_again.lock() = Some(Instant::now() + AHEAD_PAUSE);
+                Err(error)
             }
         }
     }
@@ -200,8 +243,11 @@ impl Pool {
     }
 
     /// Closes idle connections that are too old, idle for too long, or closed by their node.
-    pub fn reap(&self, now: Instant) -> usize {
-        self.slots.reap(now, self.settings.load().idle_timeout, |connection| self.is_too_old(connection, now))
+    /// While a client is there for it, so many are kept as the settings say.
+    pub fn reap(&self, now: Instant, is_in_use: bool) -> usize {
+        let settings = self.settings.load();
+        let least = if is_in_use { settings.min_size.min(settings.size) } else { 0 };
+        self.slots.reap(now, settings.idle_timeout, least, |connection| self.is_too_old(connection, now))
     }
 
     /// Closes all idle connections, and takes none back.

@@ -10,7 +10,9 @@ use dashmap::DashMap;
 use super::connect::Target;
 use super::endpoint::Endpoint;
 use super::gate::Gate;
-use super::pool::{Pool, PoolSettings};
+use super::plan::Plan;
+use super::pool::Pool;
+use super::quota::Quota;
 use super::slots::Counts;
 use crate::auth::Secret;
 use crate::topology::NodeId;
@@ -22,16 +24,29 @@ pub struct PoolKey {
     pub cluster: usize,
     /// The node.
     pub node: NodeId,
-    /// The database's name on the nodes.
+    /// The database, as clients ask for it: what one may have it may have under each name.
     pub database: Arc<str>,
+    /// Its name on the nodes.
+    pub server_name: Arc<str>,
     /// The role.
     pub user: Arc<str>,
 }
 
+/// Whose connections at a node are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    Database(Arc<str>),
+    User(Arc<str>),
+}
+
+/// A cluster's number, a node, and whose connections are meant.
+type QuotaKey = (usize, NodeId, Owner);
+
 /// All pools of this process.
 pub struct Pools {
     pools: DashMap<PoolKey, Arc<Pool>>,
-    settings: ArcSwap<PoolSettings>,
+    quotas: DashMap<QuotaKey, Arc<Quota>>,
+    plan: ArcSwap<Plan>,
     /// What was proved last, by cluster and user.
     keyring: DashMap<(usize, Arc<str>), Secret>,
     made: Instant,
@@ -41,10 +56,11 @@ pub struct Pools {
 
 impl Pools {
     /// No pools yet.
-    pub fn new(settings: PoolSettings) -> Self {
+    pub fn new(plan: Plan) -> Self {
         Self {
             pools: DashMap::new(),
-            settings: ArcSwap::from_pointee(settings),
+            quotas: DashMap::new(),
+            plan: ArcSwap::from_pointee(plan),
             keyring: DashMap::new(),
             made: Instant::now(),
             last_write: AtomicU64::new(0),
@@ -86,29 +102,47 @@ impl Pools {
         let target = Target {
             endpoint: endpoint.clone(),
             user: Arc::clone(&key.user),
-            database: Arc::clone(&key.database),
+            database: Arc::clone(&key.server_name),
             password: None,
             salted_password: None,
             parameters: Vec::new(),
         };
         let proved = self.keyring.get(&(key.cluster, Arc::clone(&key.user))).map(|secret| secret.clone());
         let target = Target { password: proved.or_else(|| password.cloned()), ..target };
-        let make = || Pool::new(key.node, target, Arc::clone(gate), self.settings.load_full());
+        let make = || {
+            let settings = self.plan.load().of(key);
+            let quota = |owner, limit| {
+                let quota = self.quotas.entry((key.cluster, key.node, owner)).or_insert_with(|| Quota::new(limit));
+                Arc::clone(&quota)
+            };
+            let quotas = vec![
+                quota(Owner::Database(Arc::clone(&key.database)), settings.of_database),
+                quota(Owner::User(Arc::clone(&key.user)), settings.of_user),
+            ];
+            Pool::new(key.node, target, Arc::clone(gate), settings, quotas)
+        };
         Arc::clone(&self.pools.entry(key.clone()).or_insert_with(make))
     }
 
-    /// Every pool keeps its connections by these settings from now on.
-    pub fn set(&self, settings: PoolSettings) {
-        let settings = Arc::new(settings);
-        self.settings.store(Arc::clone(&settings));
+    /// Every pool keeps its connections by this plan from now on.
+    pub fn set(&self, plan: Plan) {
+        let plan = Arc::new(plan);
+        self.plan.store(Arc::clone(&plan));
+        for quota in &self.quotas {
+            quota.set(match &quota.key().2 {
+                Owner::Database(name) => plan.of_database(name).max_connections,
+                Owner::User(name) => plan.of_user(name).max_connections,
+            });
+        }
+        let now = Instant::now();
         for pool in &self.pools {
-            pool.set(Arc::clone(&settings));
+            pool.set(plan.of(pool.key()), now);
         }
     }
 
     /// How pools keep their connections.
-    pub fn settings(&self) -> Arc<PoolSettings> {
-        self.settings.load_full()
+    pub fn plan(&self) -> Arc<Plan> {
+        self.plan.load_full()
     }
 
     /// Pools of the cluster `from` at these nodes become pools of the cluster `to`.
@@ -118,6 +152,13 @@ impl Pools {
         for key in keys {
             if let Some((key, pool)) = self.pools.remove(&key) {
                 self.pools.insert(PoolKey { cluster: to, ..key }, pool);
+            }
+        }
+        let is_moved = |key: &QuotaKey| key.0 == from && nodes(key.1);
+        let keys: Vec<QuotaKey> = self.quotas.iter().map(|quota| quota.key().clone()).filter(is_moved).collect();
+        for key in keys {
+            if let Some(((_, node, owner), quota)) = self.quotas.remove(&key) {
+                self.quotas.insert((to, node, owner), quota);
             }
         }
     }
@@ -133,6 +174,7 @@ impl Pools {
                 pool.retire();
             }
         }
+        self.quotas.retain(|_, quota| !quota.pools().is_empty());
     }
 
     /// Closes the idle connections of these pools, and leased ones when they come back.
@@ -143,8 +185,14 @@ impl Pools {
     }
 
     /// Closes idle connections that are too old, idle for too long, or closed by their node.
-    pub fn reap(&self, now: Instant) -> usize {
-        self.pools.iter().map(|pool| pool.reap(now)).sum()
+    /// While a client is there for a pool, so many of it are kept as the plan says.
+    pub fn reap(&self, now: Instant, is_in_use: impl Fn(&PoolKey) -> bool) -> usize {
+        self.pools.iter().map(|pool| pool.reap(now, is_in_use(pool.key()))).sum()
+    }
+
+    /// The pools that are meant.
+    pub fn select(&self, is_meant: impl Fn(&PoolKey) -> bool) -> Vec<Arc<Pool>> {
+        self.pools.iter().filter(|pool| is_meant(pool.key())).map(|pool| Arc::clone(&pool)).collect()
     }
 
     /// What each pool has now.

@@ -8,24 +8,46 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
+use super::quota::Quota;
 
 /// The slots of one pool. Every connection holds one; so does whoever is opening one.
 #[derive(Debug)]
 pub struct Slots {
     state: Mutex<State>,
+    /// What it shares with other pools: its database's quota, then its user's.
+    quotas: Vec<Arc<Quota>>,
 }
 
 #[derive(Debug)]
 struct State {
-    size: usize,
+    bounds: Bounds,
     /// Idle connections of each worker, newest last: the newest is the warmest.
     #[expect(clippy::vec_box, reason = "a lease holds the box: lending moves a pointer")]
     idle: Vec<Vec<Box<Connection>>>,
     /// Slots in use: idle, leased or being opened.
     total: usize,
-    waiters: VecDeque<oneshot::Sender<Grant>>,
+    waiters: VecDeque<Waiter>,
     /// No more connections are taken back.
     retired: bool,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    since: Instant,
+    sender: oneshot::Sender<Grant>,
+}
+
+/// How many connections a pool may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// At any time.
+    pub size: usize,
+    /// So many more for those who have waited for `reserve_timeout`.
+    pub reserve: usize,
+    /// See `reserve`.
+    pub reserve_timeout: Duration,
+    /// One of the quotas has a limit.
+    pub is_limited: bool,
 }
 
 /// The right to one connection; dropping it passes the right on to the next who waits.
@@ -59,50 +81,81 @@ pub struct Counts {
     pub busy: usize,
     /// Sessions in the queue.
     pub waiting: usize,
+    /// Most connections, without the reserve.
+    pub size: usize,
 }
 
+/// Which limit keeps a pool from opening a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Crowd {
+    /// Its own size.
+    #[error("all {0} server connections are in use")]
+    Pool(usize),
+    /// What its database may have at the node.
+    #[error("all {0} server connections that max_connections gives the database are in use")]
+    Database(usize),
+    /// What its user may have at the node.
+    #[error("all {0} server connections that max_connections gives the user are in use")]
+    User(usize),
+}
+
+/// Who waits this much longer in another pool of the same quota goes first. Less would have two busy pools close and open
+/// connections all the time.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 impl Slots {
-    /// Slots for this many connections, used by this many workers.
-    pub fn new(size: usize, workers: usize) -> Arc<Self> {
+    /// Slots within these bounds, used by this many workers.
+    pub fn new(bounds: Bounds, workers: usize, quotas: Vec<Arc<Quota>>) -> Arc<Self> {
         let idle = (0..workers.max(1)).map(|_| Vec::new()).collect();
-        let state = State { size, idle, total: 0, waiters: VecDeque::new(), retired: false };
-        Arc::new(Self { state: Mutex::new(state) })
+        let state = State { bounds, idle, total: 0, waiters: VecDeque::new(), retired: false };
+        let slots = Arc::new(Self { state: Mutex::new(state), quotas });
+        slots.quotas.iter().for_each(|quota| quota.join(&slots));
+        slots
     }
 
     /// An idle connection, a free slot, or a place in the queue. Nobody overtakes who waits.
-    pub fn take(self: &Arc<Self>, worker: usize) -> Taken {
-        let mut state = self.state.lock();
-        if state.waiters.is_empty() {
-            if let Some(connection) = state.pop_idle(worker) {
-                return Taken::Now(Grant::Connection(connection));
+    pub fn take(self: &Arc<Self>, worker: usize, now: Instant) -> Taken {
+        let (receiver, is_starved) = {
+            let mut state = self.state.lock();
+            if state.waiters.is_empty() {
+                if let Some(connection) = state.pop_idle(worker) {
+                    return Taken::Now(Grant::Connection(connection));
+                }
+                if state.total < state.bounds.size && Quota::claim(&self.quotas) {
+                    state.total += 1;
+                    return Taken::Now(Grant::Open(Slot(Some(Arc::clone(self)))));
+                }
             }
-            if state.total < state.size {
-                state.total += 1;
-                return Taken::Now(Grant::Open(Slot(Some(Arc::clone(self)))));
-            }
+            let (sender, receiver) = oneshot::channel();
+            state.waiters.push_back(Waiter { since: now, sender });
+            (receiver, state.bounds.is_limited && state.total < state.bounds.size)
+        };
+        if is_starved {
+            self.make_room();
         }
-        let (sender, receiver) = oneshot::channel();
-        state.waiters.push_back(sender);
         Taken::Wait(receiver)
     }
 
-    /// There may be this many connections from now on. More than that are closed as they come back.
-    pub fn resize(self: &Arc<Self>, size: usize) {
-        let mut granted = Vec::new();
-        {
-            let mut state = self.state.lock();
-            state.size = size;
-            while state.total < size
-                && let Some(waiter) = state.waiters.pop_front()
-            {
-                state.total += 1;
-                granted.push((waiter, Slot(Some(Arc::clone(self)))));
-            }
+    /// The right to open a connection that nobody asks for yet, while there are fewer than this.
+    pub fn open_ahead(self: &Arc<Self>, least: usize) -> Option<Slot> {
+        let mut state = self.state.lock();
+        let is_wanted = state.total < least.min(state.bounds.size) && state.waiters.is_empty() && !state.retired;
+        if !is_wanted || !Quota::claim(&self.quotas) {
+            return None;
         }
-        for (waiter, slot) in granted {
-            // Whoever has left the queue meanwhile drops the slot, and the next gets it.
-            drop(waiter.send(Grant::Open(slot)));
-        }
+        state.total += 1;
+        Some(Slot(Some(Arc::clone(self))))
+    }
+
+    /// There may be so many connections from now on. More than that are closed as they come back.
+    pub fn set(self: &Arc<Self>, bounds: Bounds, now: Instant) {
+        self.state.lock().bounds = bounds;
+        self.serve(now);
+    }
+
+    /// Gives what may be opened to those who wait. To be called when somebody has waited for the reserve's timeout.
+    pub fn serve(self: &Arc<Self>, now: Instant) {
+        self.serve_first(&mut self.state.lock(), now);
     }
 
     /// An idle connection at once, or nothing.
@@ -120,37 +173,60 @@ impl Slots {
         })
     }
 
-    /// A connection comes back, clean: to the first who waits, or to the idle ones.
+    /// A connection comes back, clean: to the first who waits, or to the idle ones. One that is too many is closed.
     pub fn put(&self, connection: Box<Connection>) {
         let mut state = self.state.lock();
-        if state.retired || state.total > state.size {
+        if state.bounds.is_limited && self.quotas.iter().any(|quota| quota.is_short()) {
+            let first = state.first_waiter();
+            drop(state);
+            if self.yields_to_others(first) {
+                return drop(connection);
+            }
+            state = self.state.lock();
+        }
+        if state.retired || state.total > state.bounds.size + state.bounds.reserve {
             drop(state);
             return drop(connection);
         }
         let mut grant = Grant::Connection(connection);
         while let Some(waiter) = state.waiters.pop_front() {
-            match waiter.send(grant) {
+            match waiter.sender.send(grant) {
                 Ok(()) => return,
                 Err(back) => grant = back,
             }
         }
         let Grant::Connection(connection) = grant else { return };
-        let worker = connection.worker;
-        if let Some(idle) = state.idle.get_mut(worker) {
+        if state.total > state.bounds.size {
+            // Of the reserve, which nobody needs any more.
+            drop(state);
+            return drop(connection);
+        }
+        // One that was opened ahead belongs to no worker yet.
+        let place = connection.worker.min(state.idle.len().saturating_sub(1));
+        if let Some(idle) = state.idle.get_mut(place) {
             idle.push(connection);
         }
     }
 
-    /// Closes idle connections that are too old, idle for too long, or closed by their node. Answers how many.
-    pub fn reap(&self, now: Instant, idle_timeout: Duration, is_too_old: impl Fn(&Connection) -> bool) -> usize {
+    /// Closes idle connections that are too old, idle for too long as long as there are more than `least`, or closed by
+    /// their node. Answers how many.
+    pub fn reap(
+        &self,
+        now: Instant,
+        idle_timeout: Duration,
+        least: usize,
+        is_too_old: impl Fn(&Connection) -> bool,
+    ) -> usize {
         let mut ended = Vec::new();
         {
             let mut state = self.state.lock();
+            let mut left = state.total;
             for idle in &mut state.idle {
                 let is_over = |connection: &mut Box<Connection>| {
-                    now.saturating_duration_since(connection.returned) > idle_timeout
-                        || is_too_old(connection)
-                        || !connection.is_quiet()
+                    let has_idled = now.saturating_duration_since(connection.returned) > idle_timeout;
+                    let is_over = has_idled && left > least || is_too_old(connection) || !connection.is_quiet();
+                    left = left.saturating_sub(usize::from(is_over));
+                    is_over
                 };
                 ended.extend(idle.extract_if(.., is_over));
             }
@@ -173,7 +249,117 @@ impl Slots {
     pub fn counts(&self) -> Counts {
         let state = self.state.lock();
         let idle = state.idle.iter().map(Vec::len).sum();
-        Counts { idle, busy: state.total.saturating_sub(idle), waiting: state.waiters.len() }
+        let waiting = state.waiters.iter().filter(|waiter| !waiter.sender.is_closed()).count();
+        Counts { idle, busy: state.total.saturating_sub(idle), waiting, size: state.bounds.size }
+    }
+
+    /// What keeps it from opening one more.
+    pub fn crowd(&self) -> Crowd {
+        let (total, size) = {
+            let state = self.state.lock();
+            (state.total, state.bounds.size)
+        };
+        let limit = |at: usize| self.quotas.get(at).filter(|quota| quota.is_full()).and_then(|quota| quota.limit());
+        match (limit(0), limit(1)) {
+            _ if total >= size => Crowd::Pool(size),
+            (Some(limit), _) => Crowd::Database(limit),
+            (None, Some(limit)) => Crowd::User(limit),
+            (None, None) => Crowd::Pool(size),
+        }
+    }
+
+    /// A slot is free: to whoever has waited for it longest, here or in the pools that share a quota with this one.
+    fn free(self: &Arc<Self>) {
+        let now = Instant::now();
+        {
+            let mut state = self.state.lock();
+            state.total = state.total.saturating_sub(1);
+            Quota::release(&self.quotas);
+            if !state.bounds.is_limited {
+                return self.serve_first(&mut state, now);
+            }
+        }
+        let mut waiting: Vec<(Instant, Arc<Self>)> =
+            self.relatives().into_iter().filter_map(|pool| Some((pool.waits_since()?, pool))).collect();
+        waiting.sort_by_key(|(since, _)| *since);
+        waiting.iter().for_each(|(_, pool)| pool.serve(now));
+    }
+
+    /// Rights to open go to those who wait, in order, as long as there are any.
+    fn serve_first(self: &Arc<Self>, state: &mut State, now: Instant) {
+        while let Some(first) = state.waiters.front() {
+            if !first.sender.is_closed() {
+                let has_waited = now.saturating_duration_since(first.since) >= state.bounds.reserve_timeout;
+                let most = state.bounds.size + if has_waited { state.bounds.reserve } else { 0 };
+                if state.total >= most || !Quota::claim(&self.quotas) {
+                    return;
+                }
+                state.total += 1;
+            }
+            let Some(waiter) = state.waiters.pop_front() else { return };
+            if waiter.sender.is_closed() {
+                continue;
+            }
+            if let Err(Grant::Open(mut slot)) = waiter.sender.send(Grant::Open(Slot(Some(Arc::clone(self))))) {
+                // Not by dropping: that would come here again.
+                slot.0 = None;
+                state.total = state.total.saturating_sub(1);
+                Quota::release(&self.quotas);
+            }
+        }
+    }
+
+    /// Closes the connection that has been idle longest among those that take the place this pool needs.
+    fn make_room(&self) {
+        for quota in self.quotas.iter().filter(|quota| quota.is_full()) {
+            quota.set_short(true);
+            let others = quota.pools().into_iter().filter(|pool| !std::ptr::eq(&**pool, self));
+            let idle = others.filter_map(|pool| Some((pool.idle_since()?, pool)));
+            let longest = idle.min_by_key(|(since, _)| *since);
+            drop(longest.and_then(|(_, pool)| pool.take_longest_idle()));
+        }
+    }
+
+    /// Somebody else needs the place of a connection that has come back more than those who wait here, the first of them
+    /// since `first`.
+    fn yields_to_others(&self, first: Option<Instant>) -> bool {
+        self.quotas.iter().filter(|quota| quota.is_short()).any(|quota| {
+            quota.set_short(false);
+            let others = quota.pools().into_iter().filter(|pool| !std::ptr::eq(&**pool, self));
+            let since = others.filter_map(|pool| pool.waits_since()).min();
+            let is_over = quota.is_over();
+            if is_over || since.is_some() {
+                quota.set_short(true);
+            }
+            let goes_first = |since: Instant| first.is_none_or(|first| since + PATIENCE < first);
+            is_over || since.is_some_and(goes_first)
+        })
+    }
+
+    /// Since when somebody waits here for a right to open, which its own size would give.
+    fn waits_since(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        state.first_waiter().filter(|_| state.total < state.bounds.size + state.bounds.reserve)
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        self.state.lock().idle.iter().filter_map(|idle| idle.first()).map(|connection| connection.returned).min()
+    }
+
+    fn take_longest_idle(&self) -> Option<Box<Connection>> {
+        let mut state = self.state.lock();
+        let lists = state.idle.iter_mut().filter(|idle| !idle.is_empty());
+        let longest = lists.min_by_key(|idle| idle.first().map(|connection| connection.returned))?;
+        Some(longest.remove(0))
+    }
+
+    /// Itself, and the pools that share a quota with it.
+    fn relatives(self: &Arc<Self>) -> Vec<Arc<Self>> {
+        let mut pools: Vec<Arc<Self>> = self.quotas.iter().flat_map(|quota| quota.pools()).collect();
+        pools.push(Arc::clone(self));
+        pools.sort_by_key(|pool| Arc::as_ptr(pool).addr());
+        pools.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        pools
     }
 }
 
@@ -184,31 +370,25 @@ impl State {
         }
         self.idle.iter_mut().find_map(Vec::pop)
     }
+
+    fn first_waiter(&self) -> Option<Instant> {
+        self.waiters.iter().find(|waiter| !waiter.sender.is_closed()).map(|waiter| waiter.since)
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let Some(slots) = self.0.take() else { return };
-        let mut state = slots.state.lock();
-        let mut slot = Self(Some(Arc::clone(&slots)));
-        while state.total <= state.size
-            && let Some(waiter) = state.waiters.pop_front()
-        {
-            match waiter.send(Grant::Open(slot)) {
-                Ok(()) => return,
-                Err(Grant::Open(back)) => slot = back,
-                Err(Grant::Connection(_)) => return,
-            }
+        if let Some(slots) = self.0.take() {
+            slots.free();
         }
-        // Not by dropping: that would come here again.
-        slot.0 = None;
-        state.total = state.total.saturating_sub(1);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
 
     fn slot(taken: Taken) -> Slot {
         match taken {
@@ -217,26 +397,55 @@ mod tests {
         }
     }
 
+    fn place(taken: Taken) -> oneshot::Receiver<Grant> {
+        match taken {
+            Taken::Wait(place) => place,
+            other @ Taken::Now(_) => panic!("a place in the queue, not {other:?}"),
+        }
+    }
+
+    fn granted(place: &mut oneshot::Receiver<Grant>) -> Option<Slot> {
+        match place.try_recv() {
+            Ok(Grant::Open(slot)) => Some(slot),
+            _ => None,
+        }
+    }
+
+    fn of_size(size: usize) -> Arc<Slots> {
+        Slots::new(Bounds { size, ..Bounds::default() }, 1, Vec::new())
+    }
+
+    /// Pools of this size that share a quota.
+    fn sharing(limit: usize, size: usize) -> [Arc<Slots>; 2] {
+        let quota = Quota::new(Some(limit));
+        let bounds = Bounds { size, is_limited: true, ..Bounds::default() };
+        [(); 2].map(|()| Slots::new(bounds, 1, vec![Arc::clone(&quota)]))
+    }
+
+    fn counts(size: usize) -> Counts {
+        Counts { size, ..Counts::default() }
+    }
+
     #[test]
     fn a_slot_that_is_given_up_goes_to_the_first_who_waits() {
-        let slots = Slots::new(1, 1);
-        let held = slot(slots.take(0));
-        let Taken::Wait(mut first) = slots.take(0) else { panic!("the pool is full") };
-        let Taken::Wait(mut second) = slots.take(0) else { panic!("the pool is full") };
+        let (slots, now) = (of_size(1), Instant::now());
+        let held = slot(slots.take(0, now));
+        let Taken::Wait(mut first) = slots.take(0, now) else { panic!("the pool is full") };
+        let Taken::Wait(mut second) = slots.take(0, now) else { panic!("the pool is full") };
         drop(held);
         let granted = first.try_recv().unwrap();
         assert!(second.try_recv().is_err());
         drop(granted);
         assert!(matches!(second.try_recv(), Ok(Grant::Open(_))));
-        assert_eq!(slots.counts(), Counts::default());
+        assert_eq!(slots.counts(), counts(1));
     }
 
     #[test]
     fn who_has_left_the_queue_is_passed_over() {
-        let slots = Slots::new(1, 1);
-        let held = slot(slots.take(0));
-        let Taken::Wait(gone) = slots.take(0) else { panic!("the pool is full") };
-        let Taken::Wait(mut waits) = slots.take(0) else { panic!("the pool is full") };
+        let (slots, now) = (of_size(1), Instant::now());
+        let held = slot(slots.take(0, now));
+        let Taken::Wait(gone) = slots.take(0, now) else { panic!("the pool is full") };
+        let Taken::Wait(mut waits) = slots.take(0, now) else { panic!("the pool is full") };
         drop(gone);
         drop(held);
         assert!(matches!(waits.try_recv(), Ok(Grant::Open(_))));
@@ -244,12 +453,102 @@ mod tests {
 
     #[test]
     fn a_grant_that_is_never_received_is_not_lost() {
-        let slots = Slots::new(1, 1);
-        let held = slot(slots.take(0));
-        let Taken::Wait(gone) = slots.take(0) else { panic!("the pool is full") };
+        let (slots, now) = (of_size(1), Instant::now());
+        let held = slot(slots.take(0, now));
+        let Taken::Wait(gone) = slots.take(0, now) else { panic!("the pool is full") };
         drop(held);
         drop(gone);
-        assert_eq!(slots.counts(), Counts::default());
-        slot(slots.take(0));
+        assert_eq!(slots.counts(), counts(1));
+        slot(slots.take(0, now));
+    }
+
+    #[test]
+    fn the_reserve_is_for_those_who_have_waited_and_for_no_more_than_it_has() {
+        let bounds = Bounds { size: 1, reserve: 1, reserve_timeout: TIMEOUT, ..Bounds::default() };
+        let (slots, now) = (Slots::new(bounds, 1, Vec::new()), Instant::now());
+        let held = slot(slots.take(0, now));
+        let mut places = [(); 3].map(|()| place(slots.take(0, now)));
+        slots.serve(now + TIMEOUT / 2);
+        assert!(granted(&mut places[0]).is_none(), "it has not waited long enough");
+        slots.serve(now + TIMEOUT);
+        let reserve = granted(&mut places[0]).expect("it has waited");
+        assert!(granted(&mut places[1]).is_none(), "the reserve is one");
+        drop(reserve);
+        assert!(granted(&mut places[1]).is_none(), "one over the size is given up, and this one has not waited");
+        drop(held);
+        assert!(granted(&mut places[1]).is_some());
+    }
+
+    #[test]
+    fn who_waits_for_a_quota_is_served_when_another_pool_gives_up_a_slot() {
+        let ([one, other], now) = (sharing(2, 2), Instant::now());
+        let (first, second) = (slot(one.take(0, now)), slot(one.take(0, now)));
+        let mut waits = place(other.take(0, now));
+        assert_eq!(other.crowd(), Crowd::Database(2));
+        assert_eq!(one.crowd(), Crowd::Pool(2));
+        drop(first);
+        let served = granted(&mut waits).expect("there is room");
+        let mut next = place(one.take(0, now));
+        assert!(granted(&mut next).is_none());
+        drop(served);
+        assert!(granted(&mut next).is_some());
+        drop(second);
+        assert_eq!((one.counts(), other.counts()), (counts(2), counts(2)));
+        assert!([(); 2].map(|()| one.take(0, now)).iter().all(|taken| matches!(taken, Taken::Now(_))));
+    }
+
+    #[test]
+    fn of_two_pools_that_share_a_quota_the_one_that_has_waited_longer_goes_first() {
+        let ([one, other], now) = (sharing(1, 2), Instant::now());
+        let held = slot(one.take(0, now));
+        let mut later = place(one.take(0, now + TIMEOUT));
+        let mut earlier = place(other.take(0, now));
+        drop(held);
+        let served = granted(&mut earlier).expect("it came first");
+        assert!(granted(&mut later).is_none());
+        drop(served);
+        assert!(granted(&mut later).is_some());
+    }
+
+    #[test]
+    fn two_quotas_are_claimed_together_or_not_at_all() {
+        let (database, user) = (Quota::new(Some(5)), Quota::new(Some(1)));
+        let quotas = vec![Arc::clone(&database), Arc::clone(&user)];
+        let bounds = Bounds { size: 9, is_limited: true, ..Bounds::default() };
+        let (slots, now) = (Slots::new(bounds, 1, quotas), Instant::now());
+        let other = Slots::new(bounds, 1, vec![database, Quota::new(None)]);
+        let held = slot(slots.take(0, now));
+        let _waits = [(); 9].map(|()| place(slots.take(0, now)));
+        assert_eq!(slots.crowd(), Crowd::User(1));
+        let others = [(); 4].map(|()| slot(other.take(0, now)));
+        drop(place(other.take(0, now)));
+        drop((others, held));
+    }
+
+    #[test]
+    fn a_quota_that_is_raised_lets_in_who_waits_and_one_that_is_lowered_nobody() {
+        let quota = Quota::new(Some(1));
+        let bounds = Bounds { size: 3, is_limited: true, ..Bounds::default() };
+        let (slots, now) = (Slots::new(bounds, 1, vec![Arc::clone(&quota)]), Instant::now());
+        let held = slot(slots.take(0, now));
+        let mut waits = place(slots.take(0, now));
+        quota.set(Some(2));
+        slots.set(bounds, now);
+        let second = granted(&mut waits).expect("there is room");
+        quota.set(Some(1));
+        assert!(quota.is_over() && quota.is_short());
+        drop(second);
+        assert!(!quota.is_over());
+        place(slots.take(0, now));
+        drop(held);
+    }
+
+    #[test]
+    fn connections_are_opened_ahead_up_to_the_least_and_the_size() {
+        let slots = of_size(2);
+        let ahead = [(); 3].map(|()| slots.open_ahead(3));
+        assert_eq!(ahead.iter().flatten().count(), 2);
+        drop(ahead);
+        assert!(slots.open_ahead(0).is_none());
     }
 }

@@ -29,11 +29,18 @@ pub use keeper::{LoadError, load_once};
 /// The thread that loads pictures; dropping it ends it.
 #[derive(Debug)]
 pub struct Catalogs {
-    orders: Option<UnboundedSender<Vec<Keeper>>>,
+    orders: Option<UnboundedSender<Order>>,
     thread: Option<JoinHandle<()>>,
     handles: Vec<Handle>,
     /// What nobody who names objects can know.
     seed: u64,
+}
+
+enum Order {
+    /// These are kept from now on, and no others.
+    Keep(Vec<Keeper>),
+    /// This one too.
+    Also(Box<Keeper>),
 }
 
 /// A database whose picture is wanted.
@@ -118,20 +125,39 @@ impl Catalogs {
         }
         if let Some(orders) = &self.orders {
             // A thread that is gone has reported its panic; nothing is believed any more once a change comes.
-            let _ = orders.send(keepers);
+            let _ = orders.send(Order::Keep(keepers));
+        }
+        &self.handles
+    }
+
+    /// Keeps the picture of this database too. The others are kept as before.
+    pub fn keep_also(&mut self, wanted: Wanted, refresh: Duration, lists: &Arc<FunctionLists>) -> &[Handle] {
+        let Wanted { cluster, database, monitor, view } = wanted;
+        let is_kept = self.handles.iter().any(|handle| handle.cluster == cluster && handle.database == database);
+        if !is_kept && let Some(orders) = &self.orders {
+            let settings = Settings { refresh, lists: Arc::clone(lists), seed: self.seed };
+            let handle = Handle::new(cluster, database);
+            // As above.
+            let _ = orders.send(Order::Also(Box::new(Keeper::new(handle.clone(), monitor, view, settings))));
+            self.handles.push(handle);
         }
         &self.handles
     }
 }
 
 /// Runs the keepers of the last order, until there are no more orders.
-async fn obey(mut orders: UnboundedReceiver<Vec<Keeper>>) {
+async fn obey(mut orders: UnboundedReceiver<Order>) {
     let mut tasks = JoinSet::new();
     // Cancel-safe: an order that is not received stays in the channel.
-    while let Some(keepers) = orders.recv().await {
-        tasks.abort_all();
-        for keeper in keepers {
-            tasks.spawn(keeper.run());
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Keep(keepers) => {
+                tasks.abort_all();
+                for keeper in keepers {
+                    tasks.spawn(keeper.run());
+                }
+            }
+            Order::Also(keeper) => drop(tasks.spawn(keeper.run())),
         }
     }
 }

@@ -10,10 +10,11 @@ use super::farewell::Farewell;
 use super::handshake::Admitted;
 use super::server::{Cluster, Server};
 use super::worker::Worker;
-use crate::backend::{ConnectClass, ConnectError, Lease, LeaseError, Pool};
-use crate::metrics::{FreshnessOutcome, Retry, Target};
+use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool};
+use crate::metrics::{FreshnessOutcome, Limit, Retry, Target};
 use crate::routing::place::Circumstances;
 use crate::routing::{Consistency, Intent, Placement, Reason, place};
+use crate::session::Identity;
 use crate::topology::{Doubt, NodeId, Role, View};
 use crate::wire::SqlState;
 
@@ -350,9 +351,14 @@ impl Client {
         let error = match error {
             LeaseError::Connect(error) => error,
             error => {
-                let user = &self.session.identity.user;
-                let message =
-                    format!("no server connection was free within queue_timeout for user \"{user}\": {error}");
+                if let LeaseError::Full(crowd) = &error {
+                    self.worker.metrics.limit_met(limit(*crowd));
+                }
+                let Identity { user, database, .. } = &self.session.identity;
+                let message = format!(
+                    "no server connection was free within queue_timeout for user \"{user}\" and database \"{database}\": \
+                     {error}"
+                );
                 return Err(Refusal { code: SqlState::TOO_MANY_CONNECTIONS, message });
             }
         };
@@ -378,6 +384,9 @@ impl Client {
             (self.server.hold, SqlState::CANNOT_CONNECT_NOW)
         };
         if begun.elapsed() >= limit {
+            if is_full {
+                self.worker.metrics.limit_met(Limit::NodeConnections);
+            }
             let because = failure.map_or_else(|| "it has not answered for too long".to_owned(), ToString::to_string);
             return Err(Refusal { code, message: format!("the primary cannot be connected to: {because}") });
         }
@@ -480,6 +489,11 @@ pub async fn any_node(admitted: &Admitted, server: &Server, worker: &Worker) -> 
             let Some(pool) = server.pool(&admitted.database, user, node, password) else { continue };
             match pool.lease(worker.number, deadline.min(Instant::now() + server.queue_timeout)).await {
                 Ok(lease) => return Ok(lease),
+                Err(LeaseError::Connect(ConnectError::Server { code, message, .. }))
+                    if code == SqlState::INVALID_CATALOG_NAME =>
+                {
+                    return Err(Farewell::told(code, message));
+                }
                 Err(LeaseError::Connect(error)) if error.class() == ConnectClass::Denied => {
                     return Err(Farewell::told(
                         SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
@@ -493,12 +507,15 @@ pub async fn any_node(admitted: &Admitted, server: &Server, worker: &Worker) -> 
         let _ = tokio::time::timeout_at(pause.into(), changed.changed()).await;
         if Instant::now() >= deadline {
             let is_full = match &last {
-                Some(LeaseError::Full { .. }) => true,
-                Some(LeaseError::Connect(error)) => error.class() == ConnectClass::Full,
-                _ => false,
+                Some(LeaseError::Full(crowd)) => Some(limit(*crowd)),
+                Some(LeaseError::Connect(error)) if error.class() == ConnectClass::Full => Some(Limit::NodeConnections),
+                _ => None,
             };
+            if let Some(limit) = is_full {
+                worker.metrics.limit_met(limit);
+            }
             let because = last.map_or_else(|| "no node can serve".to_owned(), |error| error.to_string());
-            let code = if is_full { SqlState::TOO_MANY_CONNECTIONS } else { SqlState::CANNOT_CONNECT_NOW };
+            let code = if is_full.is_some() { SqlState::TOO_MANY_CONNECTIONS } else { SqlState::CANNOT_CONNECT_NOW };
             return Err(Farewell::told(code, because));
         }
     }
@@ -509,6 +526,14 @@ async fn too_late(intent: &Intent) {
     match intent.terms().and_then(|terms| terms.timeout) {
         Some(timeout) => tokio::time::sleep(timeout).await,
         None => std::future::pending().await,
+    }
+}
+
+fn limit(crowd: Crowd) -> Limit {
+    match crowd {
+        Crowd::Pool(_) => Limit::PoolSize,
+        Crowd::Database(_) => Limit::DatabaseConnections,
+        Crowd::User(_) => Limit::UserConnections,
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::server::{Cluster, User};
 use crate::auth::{Secret, Verifier};
 use crate::backend::{Endpoint, Target, connect, exchange};
-use crate::config;
+use crate::config::{self, Allowance};
 
 /// Asks a cluster for its users' passwords.
 pub struct AuthQuery {
@@ -132,6 +132,6 @@ impl User {
     pub fn new(name: &str, secret: Secret, server_password: Option<Secret>, mock_secret: &[u8; 32]) -> Self {
         let verifier = secret.verifier(Verifier::mock_salt(name, mock_secret));
         let server_password = server_password.or_else(|| secret.proves_something().then(|| secret.clone()));
-        Self { secret, verifier, server_password }
+        Self { secret, verifier, server_password, allowance: Allowance::default() }
     }
 }

@@ -28,7 +28,7 @@ pub struct Claim<'a> {
     /// The user.
     pub user: &'a Arc<str>,
     /// The database.
-    pub database: &'a str,
+    pub database: &'a Arc<str>,
     /// Where it is; None: on this machine's file system.
     pub origin: Option<IpAddr>,
 }
@@ -80,8 +80,8 @@ pub async fn authenticate(
     };
     let user = user.ok_or_else(|| wrong_password(claim.user))?;
     let secret = user.server_password.clone().or(proved);
-    if let (Some(secret), Some(database)) = (&secret, server.databases.get(claim.database)) {
-        server.pools.learn(server.cluster(database).number, claim.user, secret);
+    if let (Some(secret), Some(database)) = (&secret, server.database(claim.database)) {
+        server.pools.learn(server.cluster(&database).number, claim.user, secret);
     }
     Ok(User { server_password: secret, ..user })
 }
@@ -143,8 +143,8 @@ async fn find_user(claim: Claim<'_>, server: &Server) -> Result<Option<User>, Fa
     if let Some(user) = server.users.get(claim.user) {
         return Ok(Some(user.clone()));
     }
-    let Some(database) = server.databases.get(claim.database) else { return Ok(None) };
-    let cluster = server.cluster(database);
+    let Some(database) = server.database(claim.database) else { return Ok(None) };
+    let cluster = server.cluster(&database);
     let Some(auth_query) = &cluster.auth_query else { return Ok(None) };
     Box::pin(auth_query.user(claim.user, cluster)).await.map_err(|_| {
         Farewell::told(SqlState::CANNOT_CONNECT_NOW, "the password cannot be checked: no node of the cluster answers")
@@ -153,8 +153,8 @@ async fn find_user(claim: Claim<'_>, server: &Server) -> Result<Option<User>, Fa
 
 /// The password may just have been changed on the cluster.
 fn doubt(claim: Claim<'_>, server: &Server) {
-    if let Some(database) = server.databases.get(claim.database)
-        && let Some(auth_query) = &server.cluster(database).auth_query
+    if let Some(database) = server.database(claim.database)
+        && let Some(auth_query) = &server.cluster(&database).auth_query
     {
         auth_query.doubt(claim.user);
     }

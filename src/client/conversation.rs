@@ -14,7 +14,8 @@ use tokio::io::AsyncWriteExt;
 
 use super::acquire::{Acquired, Refusal, target};
 use super::alarm::Alarm;
-use super::card::Card;
+use super::card::{Card, Doing, Ending};
+use super::census::Seat;
 use super::console::{self, Visitor};
 use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
@@ -31,14 +32,14 @@ use crate::backend::cancel::Cancellable;
 use crate::backend::exchange::{self, ExchangeError};
 use crate::backend::{Lease, Pool};
 use crate::config::PoolMode;
-use crate::metrics::{LoginFailure, Loss as LossCount, Refusal as RefusalCause, Retry, Target, Violator};
+use crate::metrics::{Limit, LoginFailure, Loss as LossCount, Refusal as RefusalCause, Retry, Target, Violator};
 use crate::net::{ReadBuffer, Stream};
 use crate::routing::{Catalog, Intent, Reason, Ruling, safety};
 use crate::session::failure::Circumstances;
 use crate::session::replay::Sent;
 use crate::session::translate::{DISCARD_SEQUENCES, Message};
 use crate::session::wishes;
-use crate::session::{End, Held, Identity, Loss, Session, SessionId, Surroundings, TransactionLog};
+use crate::session::{End, Held, Identity, Known, Loss, Session, SessionId, Surroundings, TransactionLog};
 use crate::topology::{Doubt, NodeId, Role};
 use crate::wire::error_response::{Severity, put_error, put_notice, put_warning};
 use crate::wire::{Header, SqlState, backend, frame, frontend};
@@ -51,6 +52,8 @@ pub struct Client {
     pub(super) server: Arc<Server>,
     pub(super) worker: Rc<Worker>,
     pub(super) database: Database,
+    /// When its server connection goes back.
+    pub(super) mode: PoolMode,
     pub(super) password: Option<Secret>,
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     pub(super) cancellable: Arc<Cancellable>,
@@ -69,6 +72,8 @@ pub struct Client {
     pub(super) place: Place,
     /// The rule that has matched the present unit, for those who want to be told.
     rule: Option<usize>,
+    /// Until it has gone, another client may have to be refused.
+    _seat: Seat,
 }
 
 /// A lease, and what is known of the unit that runs on it.
@@ -99,7 +104,10 @@ pub(super) struct HeldLease {
     /// It ends by itself: what it takes tells how quick the node is.
     pub(super) is_measured: bool,
     /// Cancels it when its rule's time is over.
+    #[expect(dead_code, reason = "it goes off by itself, and dropping it calls that off")]
     pub(super) alarm: Option<Alarm>,
+    /// It may be cancelled when a time is over: nothing else may run on its connection until it is answered.
+    pub(super) is_timed: bool,
     /// A replica has refused it: the rest of its answer is dropped and the primary asked.
     pub(super) refused: Option<SqlState>,
     /// The node has said goodbye with this; what it said before goes to the client first.
@@ -126,6 +134,9 @@ enum Unusual {
     /// What is at the front of the input is not whole, or cannot start at once.
     Unit,
 }
+
+/// What is said of a transaction block in the pool mode `statement`, in PgBouncer's words.
+const NO_BLOCKS: &str = "transaction blocks not allowed in statement pooling mode";
 
 /// A unit that node after node says goodbye to is told so in the end.
 const MOST_RUNS: usize = 8;
@@ -158,6 +169,7 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
             let mut client =
                 Client::new(stream, admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
             client.session.told(reported);
+            client.server.has_let_in(&client.database.name);
             // What is wrong with them stays without effect: nobody listens yet.
             let _ = client.session.take_wishes([wishes::POSITION], Instant::now());
             // It may be somebody who has just written, on a connection that is gone.
@@ -200,9 +212,10 @@ async fn visit_console(stream: Stream, user: Arc<str>, server: &Server, worker: 
             worker.metrics.login_ok();
             let address = stream.origin();
             place.card.is_of(&Identity { user: Arc::clone(&user), database: console::NAME.into(), address });
+            place.card.visits_console();
             let mut visit = console(Visitor { stream, user, right });
             let until_told = std::future::poll_fn(|cx| {
-                if place.card.poll_killed(cx).is_ready() || worker.is_draining() {
+                if place.card.poll_ended(cx).is_ready() || worker.is_draining() {
                     return Poll::Ready(());
                 }
                 place.watch(cx);
@@ -253,13 +266,17 @@ impl Client {
     ) -> Self {
         place.card.is_of(&admitted.identity);
         place.card.is_called(admitted.settings.get("application_name"));
+        place.card.is_cancelled_by(&cancellable);
         let turn = worker.turn();
+        let mode = server.mode_of(&admitted.database, &admitted.identity.user);
         let tally = worker.tally(&admitted.identity.database);
         let mut session = Session::new(id, admitted.identity, admitted.settings);
         session.told_process(cancellable.key().process_id);
         Self {
             stream,
             rule: None,
+            _seat: admitted.seat,
+            mode,
             tally,
             session,
             held: None,
@@ -281,13 +298,10 @@ impl Client {
 
     /// An operator may end it at any moment. Dropping what it does loses nothing that is not settled by leaving.
     async fn converse_unless_killed(&mut self) -> Farewell {
-        let card = Rc::clone(&self.place.card);
+        let (card, worker) = (Rc::clone(&self.place.card), Rc::clone(&self.worker));
         let mut conversation = std::pin::pin!(self.converse());
-        std::future::poll_fn(|cx| match card.poll_killed(cx) {
-            Poll::Ready(()) => Poll::Ready(Farewell::told(
-                SqlState::ADMIN_SHUTDOWN,
-                "terminating connection due to administrator command",
-            )),
+        std::future::poll_fn(|cx| match card.poll_ended(cx) {
+            Poll::Ready(why) => Poll::Ready(ended(why, &worker)),
             Poll::Pending => conversation.as_mut().poll(cx),
         })
         .await
@@ -352,7 +366,7 @@ impl Client {
     /// From here on, the configuration in force counts. Without a lease only: it belongs to a pool of the one before.
     pub(super) fn renew(&mut self) -> Result<(), Gone> {
         let server = self.worker.server();
-        let database = server.databases.get(&self.session.identity.database).ok_or(Gone::Database)?.clone();
+        let database = server.database(&self.session.identity.database).ok_or(Gone::Database)?;
         let user = server.users.get(&self.session.identity.user);
         if user.is_none() && server.cluster(&database).auth_query.is_none() {
             return Err(Gone::User);
@@ -365,6 +379,7 @@ impl Client {
             self.lost_on.clear();
             self.stays_with = None;
         }
+        self.mode = server.mode_of(&database, &self.session.identity.user);
         (self.server, self.database, self.password) = (server, database, password);
         self.pools.clear();
         Ok(())
@@ -379,6 +394,10 @@ impl Client {
             )));
         }
         self.place.watch(cx);
+        if self.place.card.doing() != Doing::Idle {
+            // Its lease was lost, or its statement refused.
+            self.place.card.idles(Instant::now());
+        }
         match ready!(input.poll_fill(cx, &mut self.stream))? {
             0 => Poll::Ready(Err(Farewell::Left)),
             count => {
@@ -422,6 +441,12 @@ impl Client {
                 Ok(())
             }
             Unusual::Relayed(Relayed::NodeLost(farewell)) => self.node_lost(farewell, buffers).await,
+            Unusual::Relayed(Relayed::Touched) => self.settle(buffers).await,
+            Unusual::Relayed(Relayed::Failed) => self.flush(buffers).await,
+            Unusual::Relayed(Relayed::InBlock) => {
+                self.worker.metrics.limit_met(Limit::StatementMode);
+                Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, NO_BLOCKS))
+            }
             Unusual::Relayed(Relayed::ReplayDiffers) => {
                 self.replay_differs(buffers);
                 Ok(())
@@ -455,6 +480,10 @@ impl Client {
     }
 
     async fn read_more(&mut self, input: &mut ReadBuffer) -> Result<(), Farewell> {
+        match self.session.status() {
+            backend::TransactionStatus::Idle => self.place.card.idles(Instant::now()),
+            _ => self.place.card.rests(true, Instant::now()),
+        }
         if input.is_full() {
             input.grow();
         }
@@ -541,7 +570,19 @@ impl Client {
             self.rule = around.ruling.rule.or(self.rule);
             rulings::count(&around.ruling, &self.server.rules, &self.session);
         }
+        if self.mode == PoolMode::Statement && self.session.gathered.begins {
+            self.refuse_block();
+        }
         Ok(())
+    }
+
+    /// What has been gathered begins a transaction, which the pool's mode does not allow.
+    fn refuse_block(&mut self) {
+        if !matches!(self.session.intent(), Some(Intent::Refuse { .. })) {
+            self.worker.metrics.limit_met(Limit::StatementMode);
+            let (rule, message, sqlstate) = ("pool_mode".into(), NO_BLOCKS.into(), "0A000".into());
+            self.session.gathered.join(Intent::Refuse { rule, message, sqlstate });
+        }
     }
 
     /// A message that is too large to wait for goes on as it comes: the unit starts with what is there of it. Answers
@@ -626,14 +667,9 @@ impl Client {
 
     /// Where the unit may go; one without any statement is as good as a read.
     fn intent(&self) -> Intent {
-        match (self.server.mode, self.session.intent()) {
+        match (self.mode, self.session.intent()) {
             (_, Some(refused @ Intent::Refuse { .. })) => refused.clone(),
             (PoolMode::Session, _) => Intent::Primary(Reason::SessionMode),
-            (PoolMode::Statement, Some(_)) if self.session.gathered.begins => Intent::Refuse {
-                rule: "pool.mode".into(),
-                message: "transaction blocks not allowed in statement pooling mode".into(),
-                sqlstate: "0A000".into(),
-            },
             (_, Some(intent)) => intent.clone(),
             // Where no statement is, nobody must wait for a primary.
             (_, None) if self.cluster().view.load().primary.is_none() => {
@@ -674,18 +710,21 @@ impl Client {
         let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
         let timeout = terms.and_then(|terms| terms.timeout);
         let alarm = timeout.map(|timeout| Alarm::set(timeout, &self.server, &self.cancellable));
+        // What ends with a Flush goes on: it is timed with what ends it.
+        let has_limit = is_measured && self.server.limits.query_timeout.is_some();
+        let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
         self.turn = self.worker.turn();
         if is_read && role == Role::Replica && self.cluster().balance.sticky {
             self.stays_with = Some(lease.node());
         }
         self.cancellable.runs_on(lease.connection());
         buffers.keep_nothing();
-        if self.server.mode == PoolMode::Session {
+        if self.mode == PoolMode::Session {
             self.session.keep_lease();
         }
         self.worker.metrics.statement_routed(target(role), reason.index());
         self.session.served_on(if role == Role::Primary { Held::Primary } else { Held::Replica });
-        self.place.card.runs_on(lease.pool().address(), begun);
+        self.place.card.runs_on(lease.pool().address(), begun, has_limit && ends_here);
         self.tally.count(|totals| totals.assignments += 1);
         self.held = Some(HeldLease {
             lease,
@@ -699,9 +738,10 @@ impl Client {
             passing_to_client: 0,
             sent: false,
             forwarded: false,
-            at_hand: !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy)),
+            at_hand: ends_here,
             is_read,
             is_measured,
+            is_timed: has_limit || alarm.is_some(),
             alarm,
             refused: None,
             farewell: None,
@@ -904,6 +944,17 @@ impl Client {
         if touched.is_empty() {
             return Ok(());
         }
+        let wrong = self.session.take_wishes(touched.iter().map(|name| &**name), Instant::now());
+        for words in &wrong {
+            put_warning(&mut buffers.to_client, SqlState::WARNING, words, "");
+        }
+        self.flush(buffers).await
+    }
+
+    /// The session is idle and keeps its lease: its settings are made what they would be if it had come back to it.
+    async fn settle(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let touched = self.session.take_touched();
+        self.read_settings(&touched, buffers).await?;
         let wrong = self.session.take_wishes(touched.iter().map(|name| &**name), Instant::now());
         for words in &wrong {
             put_warning(&mut buffers.to_client, SqlState::WARNING, words, "");
@@ -1191,9 +1242,12 @@ impl Client {
             if self.session.served_by(held.lease.node(), Instant::now()) {
                 self.server.pools.wrote(Instant::now());
             }
-            let is_clean = self.session.may_release() && held.passing_to_node == 0 && held.passing_to_client == 0;
-            if is_clean {
+            let is_still = self.session.is_idle() && held.passing_to_node == 0 && held.passing_to_client == 0;
+            // What has been set and not read back, nobody could tell whoever gets the connection next.
+            if is_still && self.session.pin().is_none() && !self.session.has_touched() {
                 self.give_back(held.lease, Instant::now());
+            } else if is_still && self.session.is_kept_by_mode() && self.session.can_be_discarded() {
+                tokio::task::spawn_local(discard_all(held.lease, self.server.queue_timeout));
             } else if self.session.awaits_replies() && self.session.is_futile(held.is_read) {
                 tokio::task::spawn_local(stop_statement(held.lease));
             }
@@ -1225,6 +1279,38 @@ async fn end_transaction(mut lease: Lease, limit: Duration) {
     if exchange::query(&mut connection.stream, "ROLLBACK", deadline).await.is_ok() {
         lease.give_back(Instant::now());
     }
+}
+
+/// The client is gone that had this connection for itself, and whatever it has left there goes too. What fails is closed.
+async fn discard_all(mut lease: Lease, limit: Duration) {
+    let deadline = tokio::time::Instant::now() + limit;
+    let connection = lease.connection();
+    if connection.is_being_cancelled() {
+        return; // closed
+    }
+    if exchange::query(&mut connection.stream, "DISCARD ALL", deadline).await.is_ok() {
+        connection.known = Known::default();
+        lease.give_back(Instant::now());
+    }
+}
+
+/// What a client is told that is ended.
+fn ended(why: Ending, worker: &Worker) -> Farewell {
+    let (limit, code, message) = match why {
+        Ending::Killed => (None, SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"),
+        Ending::Idle => (
+            Some(Limit::ClientIdle),
+            SqlState::IDLE_SESSION_TIMEOUT,
+            "terminating connection due to idle-session timeout",
+        ),
+        Ending::IdleInTransaction => (
+            Some(Limit::IdleInTransaction),
+            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+            "terminating connection due to idle-in-transaction timeout",
+        ),
+    };
+    limit.into_iter().for_each(|limit| worker.metrics.limit_met(limit));
+    Farewell::told(code, message)
 }
 
 /// The client is gone: what its statement holds is let go at once. The connection is closed.

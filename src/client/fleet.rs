@@ -38,6 +38,8 @@ enum Order {
     Kill(Whom, oneshot::Sender<usize>),
     /// Forget recent decisions.
     ForgetShapes,
+    /// See whose time is over.
+    HeedLimits,
     /// Ask every client to leave as soon as it is idle.
     Drain,
 }
@@ -87,6 +89,14 @@ impl Fleet {
         for crew in &self.crews {
             // A worker that is gone remembers nothing.
             let _ = crew.orders.send(Order::ForgetShapes);
+        }
+    }
+
+    /// Ends the clients that have been idle for too long, and cancels reads that take too long. To be called once a second.
+    pub fn heed_limits(&self) {
+        for crew in &self.crews {
+            // A worker that is gone has no clients.
+            let _ = crew.orders.send(Order::HeedLimits);
         }
     }
 
@@ -169,6 +179,7 @@ async fn obey(
             Order::Report(told) => drop(told.send(worker.report())),
             Order::Kill(whom, done) => drop(done.send(worker.kill(&whom))),
             Order::ForgetShapes => worker.shapes.borrow_mut().clear(),
+            Order::HeedLimits => worker.heed_limits(),
             Order::Serve(client) => {
                 let leaving = Leaving(Arc::clone(count));
                 let Ok(client) = client.watched() else { continue };

@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::acquire;
 use super::authentication::{self, Claim};
+use super::census::Seat;
 use super::console;
 use super::farewell::Farewell;
 use super::greeting;
@@ -16,7 +17,7 @@ use super::startup_settings::startup_settings;
 use super::welcome::{self, Reported, Welcome};
 use super::worker::Worker;
 use crate::backend::exchange::{self, ExchangeError};
-use crate::metrics::LoginFailure;
+use crate::metrics::{Limit, LoginFailure, Refusal};
 use crate::net::{ReadBuffer, Stream};
 use crate::session::reported::NEVER_REPORTED;
 use crate::session::settings::{at_read_committed, sql_to_read};
@@ -35,6 +36,8 @@ pub struct Admitted {
     pub user: User,
     /// The settings it asked for.
     pub settings: Settings,
+    /// Its place among those that there may be.
+    pub seat: Seat,
 }
 
 const AUTHENTICATION_OK: u32 = 0;
@@ -64,12 +67,12 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         )
     })?;
     negotiate(stream, &startup).await?;
+    let is_of_console = *database == *console::NAME;
+    let seat = if is_of_console { None } else { Some(sit(server, worker)?) };
     let claim = Claim { user: &user, database: &database, origin };
     let known = Box::pin(authentication::authenticate(stream, &mut buffer, claim, server, worker)).await?;
-    if *database == *console::NAME {
-        return Err(Farewell::ToConsole(user));
-    }
-    let Some(entry) = server.databases.get(&database) else {
+    let Some(mut seat) = seat else { return Err(Farewell::ToConsole(user)) };
+    let Some(entry) = server.database(&database) else {
         worker.metrics.login_failed(LoginFailure::UnknownDatabase);
         let message = format!("database \"{database}\" does not exist");
         return Err(Farewell::told(SqlState::INVALID_CATALOG_NAME, message));
@@ -78,8 +81,28 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         let message = format!("database \"{database}\" is disabled: it takes no new clients");
         return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, message));
     }
+    let (most_of_database, most_of_user) = (entry.allowance.max_clients, known.allowance.max_clients);
+    seat.settle((&database, most_of_database), (&user, most_of_user)).map_err(|limit| {
+        worker.metrics.limit_met(limit);
+        let (whose, most) = match limit {
+            Limit::UserClients => (format!("role \"{user}\""), most_of_user),
+            _ => (format!("database \"{database}\""), most_of_database),
+        };
+        let message = format!("too many connections for {whose} ({} is {})", limit.code(), most.unwrap_or_default());
+        Farewell::told(SqlState::TOO_MANY_CONNECTIONS, message)
+    })?;
     let identity = Identity { user, database, address: origin };
-    Ok(Admitted { identity, database: entry.clone(), user: known, settings })
+    Ok(Admitted { identity, database: entry, user: known, settings, seat })
+}
+
+/// A place among those that there may be. The console has room when nothing else has.
+fn sit(server: &Server, worker: &Worker) -> Result<Seat, Farewell> {
+    server.census.sit(server.max_clients).ok_or_else(|| {
+        worker.metrics.limit_met(Limit::Clients);
+        worker.metrics.client_refused(Refusal::TooManyClients);
+        let message = format!("sorry, too many clients already (max_clients is {})", server.max_clients);
+        Farewell::told(SqlState::TOO_MANY_CONNECTIONS, message)
+    })
 }
 
 /// A newer minor version or unknown protocol options are not refused: the client is told what we speak.

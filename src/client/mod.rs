@@ -6,6 +6,7 @@ pub mod attempts;
 pub mod auth_query;
 pub mod authentication;
 pub mod card;
+pub mod census;
 pub mod console;
 pub mod conversation;
 pub mod farewell;
@@ -24,7 +25,8 @@ pub mod tally;
 pub mod welcome;
 pub mod worker;
 
+pub use census::Census;
 pub use fleet::Fleet;
 pub use pause::{Busy, Pause, Paused, Pauses, Scope};
-pub use server::{Cluster, Database, DatabaseCatalog, Server, User};
+pub use server::{AnyDatabase, Cluster, Database, DatabaseCatalog, Server, User};
 pub use worker::{Report, Whom, Worker};

@@ -181,16 +181,13 @@ impl Server {
         counts.iter().filter(|(key, _)| self.is_meant(scope, key.cluster, &key.database)).map(|(_, c)| c.busy).sum()
     }
 
-    fn is_meant(&self, scope: &Scope, cluster: usize, server_name: &Arc<str>) -> bool {
-        self.databases.iter().any(|(name, database)| {
-            let here = self.cluster(database);
-            here.number == cluster
-                && database.server_name == *server_name
-                && match scope {
-                    Scope::All => true,
-                    Scope::Database(meant) => name == meant,
-                    Scope::Cluster(meant) => here.name == *meant,
-                }
-        })
+    fn is_meant(&self, scope: &Scope, cluster: usize, name: &Arc<str>) -> bool {
+        let Some(here) = self.databases.get(name).map(|database| self.cluster(database)) else { return false };
+        here.number == cluster
+            && match scope {
+                Scope::All => true,
+                Scope::Database(meant) => name == meant,
+                Scope::Cluster(meant) => here.name == *meant,
+            }
     }
 }

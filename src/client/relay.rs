@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
@@ -10,6 +11,7 @@ use tokio::io::AsyncWrite;
 use super::conversation::{Client, peek};
 use super::farewell::Farewell;
 use super::worker::Buffers;
+use crate::config::PoolMode;
 use crate::metrics::Violator;
 use crate::net::Stream;
 use crate::routing::{Consistency, Intent};
@@ -17,6 +19,7 @@ use crate::session::replay::Differs;
 use crate::session::{End, Reply, TransactionLog, matters};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
+use crate::wire::error_response::{Severity, put_error};
 use crate::wire::{ErrorFields, Header, SqlState, backend, frame, frontend};
 
 /// Why relaying has stopped.
@@ -32,6 +35,12 @@ pub enum Relayed {
     NodeLost(Option<SqlState>),
     /// A transaction that is run again is answered otherwise than before.
     ReplayDiffers,
+    /// Everything is answered, the lease is kept by the pool's mode, and settings may have changed.
+    Touched,
+    /// A transaction block is open that the pool's mode does not allow.
+    InBlock,
+    /// The lease is gone with a batch or a transaction that could not go on; what the client is told of that is in its buffer.
+    Failed,
 }
 
 /// What has happened to one direction in a turn.
@@ -95,11 +104,23 @@ impl Client {
         if let Some(code) = held.refused.filter(|_| !self.session.batch_is_open()) {
             return Some(Relayed::Refused(code));
         }
+        let has_left = buffers.to_client.is_empty() && held.passing_to_client == 0 && buffers.from_node.is_empty();
         if !self.session.may_release() {
-            return None;
+            return if has_left { self.done_by_mode() } else { None };
         }
-        (buffers.to_client.is_empty() && held.passing_to_client == 0 && buffers.from_node.is_empty())
-            .then_some(Relayed::Idle)
+        has_left.then_some(Relayed::Idle)
+    }
+
+    /// Everything is answered and the lease is kept: what the pool's mode wants of that.
+    fn done_by_mode(&self) -> Option<Relayed> {
+        match self.mode {
+            PoolMode::Transaction => None,
+            PoolMode::Session => {
+                (self.session.is_kept_by_mode() && self.session.is_idle() && self.session.has_touched())
+                    .then_some(Relayed::Touched)
+            }
+            PoolMode::Statement => (self.session.status() != TransactionStatus::Idle).then_some(Relayed::InBlock),
+        }
     }
 
     fn write_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) {
@@ -224,6 +245,10 @@ impl Client {
                 }
                 _ => {}
             }
+            // The node thinks that its user has cancelled it.
+            let is_cancelled = header.tag == backend::ERROR_RESPONSE
+                && self.place.card.is_overdue()
+                && ErrorFields::read(body).code == SqlState::QUERY_CANCELED;
             let is_over = self.session.status() == TransactionStatus::Idle;
             if is_ready && !matches!(reply, Reply::Hide) && answered_again(log, is_over).is_err() {
                 return Err(Stop::Relayed(Relayed::ReplayDiffers));
@@ -233,7 +258,13 @@ impl Client {
                     put_run(filled, run, at, &mut buffers.to_client);
                     (run, has_gaps) = (next, true);
                 }
-                Reply::Forward if held.refused.is_none() => {}
+                Reply::Forward if held.refused.is_none() && !is_cancelled => {}
+                Reply::Forward if is_cancelled => {
+                    put_run(filled, run, at, &mut buffers.to_client);
+                    let words = "canceling statement due to query_timeout";
+                    put_error(&mut buffers.to_client, Severity::Error, SqlState::QUERY_CANCELED, words, None);
+                    (run, has_gaps) = (next, true);
+                }
                 Reply::Forward | Reply::Hide => {
                     put_run(filled, run, at, &mut buffers.to_client);
                     (run, has_gaps) = (next, true);
@@ -296,12 +327,15 @@ impl Client {
         for _ in 0..answered {
             buffers.first_is_answered();
         }
-        // The time of a unit that ends its transaction is counted when the lease goes back.
-        if answered > 0
-            && self.session.status() != TransactionStatus::Idle
-            && let Some(asked) = held.asked.take()
-        {
-            self.tally.count(|totals| totals.query_time += asked.elapsed());
+        if answered > 0 && self.session.keeps_lease() {
+            let (is_open, now) = (self.session.status() != TransactionStatus::Idle, Instant::now());
+            // The time of a unit that ends its transaction is counted when the lease goes back.
+            if is_open && let Some(asked) = held.asked.take() {
+                self.tally.count(|totals| totals.query_time += now.saturating_duration_since(asked));
+            }
+            if self.session.all_answered() {
+                self.place.card.rests(is_open, now);
+            }
         }
         // What is under way now is another unit, of which nothing has been forwarded.
         held.forwarded &= !ends_answered;
@@ -347,7 +381,10 @@ impl Client {
             Poll::Ready(Ok(count)) => {
                 self.worker.metrics.received_from_client(count);
                 self.tally.count(|totals| totals.add_received(count));
-                Ok(self.take_messages(buffers)?.unwrap_or(Turn::Moved))
+                Ok(self.take_messages(buffers)?.unwrap_or_else(|| {
+                    self.place.card.stirs(Instant::now());
+                    Turn::Moved
+                }))
             }
         }
     }
@@ -432,12 +469,14 @@ impl Client {
     /// Whether what has been gathered may go to the node that is held.
     fn gate(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let Some(held) = &self.held else { return Ok(Gate::More) };
-        // The time of what runs would run for this, too; once it is answered, the lease goes back.
-        if held.alarm.is_some() && !self.session.all_answered() {
+        // The time of what runs would run for this, too, and a cancel may be on its way: once it is answered, the lease goes
+        // back, and this goes elsewhere.
+        if held.is_timed && (!self.session.all_answered() || self.session.may_release()) {
             return Ok(Gate::Closed(Turn::Still));
         }
         if let Some(Intent::Refuse { .. }) = self.session.intent()
-            && self.session.all_answered()
+            && (self.session.all_answered() || self.session.owes_only_open_batch())
+            && held.passing_to_client == 0
         {
             return self.refuse_here(buffers);
         }
@@ -503,7 +542,7 @@ impl Client {
         None
     }
 
-    /// A rule refuses a statement inside a transaction: the transaction cannot go on.
+    /// A statement is refused on a lease that is held: its batch and its transaction cannot go on.
     fn refuse_here(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let Some(Intent::Refuse { message, sqlstate, .. }) = self.session.intent().cloned() else {
             return Ok(Gate::More);
@@ -512,16 +551,36 @@ impl Client {
         let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
         self.take_unit_off(buffers);
         self.session.gathered.clear();
-        self.worker.metrics.error_sent(code.as_str());
         if self.session.is_idle() {
+            self.worker.metrics.error_sent(code.as_str());
             self.session.refuse_unit(code, &message, end, &mut buffers.to_client);
             return Ok(Gate::Closed(Turn::Moved));
         }
-        self.session.abort_transaction(code, &message, &mut buffers.to_client);
-        self.session.end_aborted_unit(Some(end), &mut buffers.to_client);
-        self.held = None;
-        // Without a lease nothing is relayed: from here on the session answers alone.
-        Ok(Gate::Closed(Turn::Stop(Relayed::Idle)))
+        if self.session.status() == TransactionStatus::Idle {
+            // What of the batch has been sent must not be committed by its Sync: only closing the connection undoes it.
+            if self.session.has_touched() || self.session.pin().is_some() || self.session.is_kept_by_mode() {
+                return Err(Farewell::told(code, message.to_string()));
+            }
+            self.session.fail_batch(code, &message, end, &mut buffers.to_client);
+        } else {
+            self.session.abort_transaction(code, &message, &mut buffers.to_client);
+            self.session.end_aborted_unit(Some(end), &mut buffers.to_client);
+        }
+        if let Some(held) = self.held.take()
+            && self.session.served_by(held.lease.node(), Instant::now())
+        {
+            self.server.pools.wrote(Instant::now());
+        }
+        self.worker.metrics.error_sent(code.as_str());
+        self.cancellable.runs_nothing();
+        buffers.keep_nothing();
+        buffers.to_node.clear();
+        buffers.from_node.consume(usize::MAX);
+        if let Some(log) = &mut self.log {
+            log.clear();
+        }
+        // Without a lease nothing is relayed.
+        Ok(Gate::Closed(Turn::Stop(Relayed::Failed)))
     }
 
     /// Translates what has been gathered for the held node.
@@ -536,6 +595,9 @@ impl Client {
                 buffers.keep_nothing();
             }
             held.is_read &= matches!(self.session.intent(), None | Some(Intent::Read { .. }));
+            let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
+            let is_timed = held.is_timed && held.is_read && ends_here;
+            self.place.card.goes_on(is_timed.then(Instant::now));
         }
         self.send_unit(buffers)
     }

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::attempts::Attempts;
 use super::auth_query::AuthQuery;
+use super::census::Census;
 use super::console::Console;
 use super::pause::{Pause, Pauses};
 use super::welcome::Welcomes;
@@ -18,7 +19,7 @@ use crate::backend::cancel::CancelKeys;
 use crate::backend::{Endpoint, Gate, Pool, PoolKey, Pools};
 use crate::balancing::{Balance, Strategy};
 use crate::catalog::{Current, Known, Upkeep};
-use crate::config::{Limits, PoolMode};
+use crate::config::{self, Allowance, Limits, PoolMode};
 use crate::routing::{Consistency, Reads, RuleSet};
 use crate::topology::{Doubt, NodeId, NodeView, View};
 
@@ -29,6 +30,8 @@ pub struct Server {
     pub clusters: Vec<Cluster>,
     /// The databases by the names that clients ask for.
     pub databases: HashMap<Arc<str>, Database>,
+    /// What stands for every other name.
+    pub any_database: Option<AnyDatabase>,
     /// TLS towards clients; None: off.
     pub tls: Option<ClientTls>,
     /// How clients prove who they are.
@@ -77,9 +80,7 @@ pub struct Server {
     pub pause_hold: Duration,
     /// How long a session waits for a server connection.
     pub queue_timeout: Duration,
-    /// Most server connections of a pool.
-    pub pool_size: usize,
-    /// When a server connection goes back to its pool.
+    /// When a server connection goes back to its pool, where neither a user nor a database has it otherwise.
     pub mode: PoolMode,
     /// Most prepared statements on one server connection.
     pub prepared_statements: usize,
@@ -87,6 +88,8 @@ pub struct Server {
     pub limits: Limits,
     /// Most clients at once.
     pub max_clients: usize,
+    /// How many there are. Outlives a reload.
+    pub census: Arc<Census>,
 }
 
 /// A cluster, as far as clients go.
@@ -122,6 +125,10 @@ pub struct Cluster {
 /// A database that clients ask for.
 #[derive(Clone, Debug)]
 pub struct Database {
+    /// The name that clients ask for.
+    pub name: Arc<str>,
+    /// What it may take.
+    pub allowance: Allowance,
     /// Its cluster.
     pub cluster: usize,
     /// Its name on the nodes.
@@ -130,6 +137,14 @@ pub struct Database {
     pub pause: Arc<Pause>,
     /// What is known of its objects.
     pub catalog: DatabaseCatalog,
+}
+
+/// A database that stands for every name that is not configured.
+pub struct AnyDatabase {
+    /// What is configured of it.
+    pub configured: config::Database,
+    /// Told of a name that a client has been let in for: it has a place in the next picture of the configuration.
+    pub newcomer: Box<dyn Fn(Arc<str>) + Send + Sync>,
 }
 
 /// What is known of a database's objects, and whom to tell that it may not be true any more.
@@ -182,6 +197,8 @@ pub struct User {
     pub verifier: Verifier,
     /// What we prove to nodes.
     pub server_password: Option<Secret>,
+    /// What it may take.
+    pub allowance: Allowance,
 }
 
 impl Server {
@@ -196,6 +213,36 @@ impl Server {
         &self.clusters[database.cluster]
     }
 
+    /// What a client gets that asks for this name. What stands for every name has no catalogs and cannot be paused until
+    /// it has a place of its own.
+    pub fn database(&self, name: &Arc<str>) -> Option<Database> {
+        if let Some(database) = self.databases.get(name) {
+            return Some(database.clone());
+        }
+        let found = self.any_database.as_ref()?.configured.named(name);
+        Some(Database {
+            name: found.name,
+            allowance: found.allowance,
+            cluster: found.cluster,
+            server_name: found.server_name,
+            pause: Arc::default(),
+            catalog: DatabaseCatalog::default(),
+        })
+    }
+
+    /// A client has been let in for this database.
+    pub fn has_let_in(&self, name: &Arc<str>) {
+        if let Some(any) = self.any_database.as_ref().filter(|_| !self.databases.contains_key(name)) {
+            (any.newcomer)(Arc::clone(name));
+        }
+    }
+
+    /// When a server connection of this user goes back to its pool of this database.
+    pub fn mode_of(&self, database: &Database, user: &str) -> PoolMode {
+        let of_user = self.users.get(user).and_then(|user| user.allowance.pool_mode);
+        of_user.or(database.allowance.pool_mode).unwrap_or(self.mode)
+    }
+
     /// The pool of a user of this database at a node; None if there is no such node.
     pub fn pool(
         &self,
@@ -208,7 +255,8 @@ impl Server {
         let key = PoolKey {
             cluster: cluster.number,
             node: node.id,
-            database: Arc::clone(&database.server_name),
+            database: Arc::clone(&database.name),
+            server_name: Arc::clone(&database.server_name),
             user: Arc::clone(user),
         };
         let endpoint = Endpoint::new(Arc::clone(&node.address), Arc::clone(&cluster.tls));

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::card::{Card, ClientReport};
+use super::card::{Card, ClientReport, Ending};
 use super::server::Server;
 use super::shapes::{DecisionReport, Shapes};
 use super::tally::{Tally, Totals};
 use crate::balancing::PeakLatency;
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{Limit, WorkerMetrics};
 use crate::net::ReadBuffer;
 use crate::session::Dialect;
 use crate::sql::{Cache, ParseSettings, Statement, classify_bytes};
@@ -246,7 +246,20 @@ impl Worker {
             Whom::Database(name) => card.came_for(name),
             Whom::Session(id) => card.id().0 == *id,
         });
-        meant.inspect(|card| card.kill()).count()
+        meant.inspect(|card| card.end(Ending::Killed)).count()
+    }
+
+    /// Ends the clients that have been idle for too long, and cancels reads that take too long.
+    pub fn heed_limits(&self) {
+        let (server, now) = (self.server(), Instant::now());
+        let limits = &server.limits;
+        if !limits.are_looked_at() {
+            return;
+        }
+        for cancel in self.cards.borrow().iter().flatten().filter_map(|card| card.heed(limits, now)) {
+            self.metrics.limit_met(Limit::Query);
+            tokio::task::spawn_local(async move { cancel.arrive().await });
+        }
     }
 }
 

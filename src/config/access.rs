@@ -8,7 +8,7 @@ use crate::auth::{Secret, userlist};
 
 use super::document::{Item, Table};
 use super::password::{self, Form};
-use super::{AuthQuery, User, name};
+use super::{Allowance, AuthQuery, User, name};
 
 /// The rules of access, and the users of a list.
 pub(super) fn read(root: &Table<'_>, folder: &Path) -> (Rules, Vec<User>) {
@@ -67,6 +67,7 @@ fn read_users(item: &Item<'_>, folder: &Path) -> Vec<User> {
             name: user.name.into(),
             password: Secret::new(user.password.to_string()),
             server_password: None,
+            allowance: Allowance::default(),
         });
     }
     users

@@ -1,10 +1,15 @@
 //! `[[database]]`: the names that clients ask for.
 
+use std::sync::Arc;
+
 use super::document::{Distinct, Item, Table, nearest};
-use super::{Cluster, Database, name};
+use super::{Allowance, Cluster, Database, name};
 
 /// The console answers under this name; a database of the same name could not be reached.
 const CONSOLE: &str = "trunkline";
+
+/// Stands for every name, as in PgBouncer's configuration.
+const ANY: &str = "*";
 
 /// All databases of a file.
 pub(super) fn read_all(root: &Table<'_>, clusters: &[Cluster]) -> Vec<Database> {
@@ -14,6 +19,17 @@ pub(super) fn read_all(root: &Table<'_>, clusters: &[Cluster]) -> Vec<Database> 
 }
 
 impl Database {
+    /// It stands for every name that is not written.
+    pub fn is_any(&self) -> bool {
+        *self.name == *ANY
+    }
+
+    /// What it is for a client that asks for this name.
+    pub fn named(&self, name: &Arc<str>) -> Self {
+        let server_name = if *self.server_name == *ANY { name } else { &self.server_name };
+        Self { name: Arc::clone(name), server_name: Arc::clone(server_name), ..self.clone() }
+    }
+
     fn read(table: Table<'_>, clusters: &[Cluster], names: &mut Distinct) -> Self {
         let name = name::required_identifier(&table, "name", "clients ask for a database by its name");
         if let Some(item) = table.get("name") {
@@ -25,6 +41,7 @@ impl Database {
         let database = Self {
             cluster: cluster.and_then(|item| find(&item, clusters)).unwrap_or_default(),
             server_name: server_name.unwrap_or_else(|| name.clone()),
+            allowance: Allowance::read(&table),
             name,
         };
         table.finish();
@@ -36,9 +53,6 @@ fn refuse_reserved(name: &str, item: &Item<'_>) {
     if name == CONSOLE {
         let hint = "take another name here and give the real one as server_name";
         item.problem(format!("{CONSOLE:?} is the name of the console"), Some(hint.to_owned()));
-    }
-    if name == "*" {
-        item.problem("a database that stands for every name is not there yet", None);
     }
 }
 

@@ -340,7 +340,8 @@ impl<'d> Item<'d> {
         }
     }
 
-    fn count(&self, bounds: &RangeInclusive<usize>) -> Option<usize> {
+    /// A whole number within bounds.
+    pub(super) fn count(&self, bounds: &RangeInclusive<usize>) -> Option<usize> {
         let number = match self.value {
             DeValue::Integer(integer) => usize::from_str_radix(integer.as_str(), integer.radix()).ok(),
             _ => None,

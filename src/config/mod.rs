@@ -217,12 +217,15 @@ pub struct Monitor {
 /// A name that clients ask for.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// The name that clients ask for, 1 to 63 bytes; `trunkline` is taken by the console.
+    /// The name that clients ask for, 1 to 63 bytes; `trunkline` is taken by the console. `*` stands for every name that
+    /// is not written.
     pub name: Arc<str>,
     /// The cluster that has it: an index into [`Config::clusters`].
     pub cluster: usize,
     /// Its name on the nodes; default: the same.
     pub server_name: Arc<str>,
+    /// What it may take.
+    pub allowance: Allowance,
 }
 
 /// Who may connect.
@@ -236,6 +239,24 @@ pub struct User {
     /// What we prove to nodes, if it is not the same: a plain password, also by `server_password_file` or
     /// `server_password_env`.
     pub server_password: Option<Secret>,
+    /// What it may take.
+    pub allowance: Allowance,
+}
+
+/// What one database or one user may take; for what is not said, the pool's settings count, or there is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Allowance {
+    /// When a server connection goes back. The user's goes before the database's, and that before `pool.mode`.
+    pub pool_mode: Option<PoolMode>,
+    /// Most server connections per node, database and user. The user's goes before the database's, and that before
+    /// `pool.size`. Bounds 1 to 10000.
+    pub pool_size: Option<usize>,
+    /// Most server connections per node: of a database over all users, of a user over all databases. Default None: as
+    /// many as the pools may have. Bounds 1 to 1000000.
+    pub max_connections: Option<usize>,
+    /// Most clients at once; one more is refused with 53300. Default None: `max_clients` alone counts. Bounds 1 to
+    /// 1000000.
+    pub max_clients: Option<usize>,
 }
 
 /// When a server connection goes back to its pool.
@@ -267,6 +288,13 @@ pub struct Pool {
     pub mode: PoolMode,
     /// Most server connections per node, database and user. Default 20, bounds 1 to 10000.
     pub size: usize,
+    /// So many of a pool are kept open while a client is there for it, at most `size`. Default 0, bounds 0 to 10000.
+    pub min_size: usize,
+    /// So many more than `size` may be opened for clients that have waited for `reserve_timeout`. Default 0, bounds 0 to
+    /// 10000.
+    pub reserve_size: usize,
+    /// See `reserve_size`. Default 5 s, bounds 0 to 1 h.
+    pub reserve_timeout: Duration,
     /// How long a client waits for one, then 53300. Default 30 s, bounds 0 to 1 h.
     pub queue_timeout: Duration,
     /// How long connecting and logging in to a node may take. Default 5 s, bounds 10 ms to 5 min.
@@ -340,6 +368,15 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Bytes of statement cache per worker. Default 32 MB, bounds 1 MB to 64 GB.
     pub statement_cache_bytes: usize,
+    /// A client that sends nothing for so long outside of a transaction is ended with 57P05. Default None: never. Bounds
+    /// 1 s to 7 days, looked at once a second, as the two below.
+    pub client_idle_timeout: Option<Duration>,
+    /// A client that sends nothing for so long within a transaction is ended with 25P03, and the transaction rolled back.
+    /// Default None: never. Bounds 1 s to 7 days.
+    pub idle_in_transaction_timeout: Option<Duration>,
+    /// A statement that is proven to be a read, outside of a transaction, is cancelled after so long (57014). Anything
+    /// else is never cancelled by a timer of ours. Default None: never. Bounds 1 s to 7 days.
+    pub query_timeout: Option<Duration>,
 }
 
 /// What is logged, and how.

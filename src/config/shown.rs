@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::Config;
+use super::{Allowance, Config};
 use crate::routing::Transactions;
 
 /// A setting as a text.
@@ -50,6 +50,12 @@ impl Config {
             texts.push((key("monitor.interval"), duration(cluster.monitor.interval)));
             texts.push((key("monitor.timeout"), duration(cluster.monitor.timeout)));
         }
+        for database in &self.databases {
+            texts.extend(allowance_texts("database", &database.name, &database.allowance));
+        }
+        for user in &self.users {
+            texts.extend(allowance_texts("user", &user.name, &user.allowance));
+        }
         texts
     }
 
@@ -72,6 +78,9 @@ impl Config {
             ("admin.stats_users", listed(&self.stats_users)),
             ("pool.mode", pool.mode.word().to_owned()),
             ("pool.size", pool.size.to_string()),
+            ("pool.min_size", pool.min_size.to_string()),
+            ("pool.reserve_size", pool.reserve_size.to_string()),
+            ("pool.reserve_timeout", duration(pool.reserve_timeout)),
             ("pool.queue_timeout", duration(pool.queue_timeout)),
             ("pool.connect_timeout", duration(pool.connect_timeout)),
             ("pool.idle_timeout", duration(pool.idle_timeout)),
@@ -96,11 +105,30 @@ impl Config {
             ("limits.buffer_bytes", bytes(limits.buffer_bytes)),
             ("limits.drain_timeout", duration(limits.drain_timeout)),
             ("limits.statement_cache_bytes", bytes(limits.statement_cache_bytes)),
+            ("limits.client_idle_timeout", timeout(limits.client_idle_timeout)),
+            ("limits.idle_in_transaction_timeout", timeout(limits.idle_in_transaction_timeout)),
+            ("limits.query_timeout", timeout(limits.query_timeout)),
             ("log.level", log.level.clone()),
             ("log.format", if log.json { "json" } else { "text" }.to_owned()),
         ];
         texts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
+}
+
+/// What is written of a database or a user; what is not is as the pool's settings have it.
+fn allowance_texts(section: &str, name: &str, allowance: &Allowance) -> Vec<(String, String)> {
+    let count = |count: Option<usize>| count.map(|count| count.to_string());
+    let texts = [
+        ("pool_mode", allowance.pool_mode.map(|mode| mode.word().to_owned())),
+        ("pool_size", count(allowance.pool_size)),
+        ("max_connections", count(allowance.max_connections)),
+        ("max_clients", count(allowance.max_clients)),
+    ];
+    texts.into_iter().filter_map(|(key, value)| Some((format!("{section}.{name}.{key}"), value?))).collect()
+}
+
+fn timeout(timeout: Option<Duration>) -> String {
+    timeout.map_or_else(|| "off".to_owned(), duration)
 }
 
 fn listed<T: ToString>(items: &[T]) -> String {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::document::{Distinct, Table};
 use super::password::{self, Form};
-use super::{User, name};
+use super::{Allowance, User, name};
 
 /// All users of a file, and those of a list who do not stand in it.
 pub(super) fn read_all(root: &Table<'_>, folder: &Path, listed: Vec<User>, asks_cluster: bool) -> Vec<User> {
@@ -30,6 +30,7 @@ impl User {
             name,
             password: password::required(&table, &password::PASSWORD, Form::PlainOrVerifier, folder),
             server_password: password::optional(&table, &password::SERVER_PASSWORD, Form::Plain, folder),
+            allowance: Allowance::read(&table),
         };
         table.finish();
         user

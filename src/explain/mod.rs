@@ -392,8 +392,9 @@ fn changes_path(statement: &Statement) -> bool {
 /// The catalogs of the running cluster, and a place to try settings on.
 fn ask_cluster(config: &Config, name: &Arc<str>) -> Result<Known, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let database = config.databases.iter().find(|database| database.name == *name);
-    let database = database.ok_or_else(|| Failure::NoDatabase(name.to_string()))?;
+    let written = config.databases.iter().find(|database| database.name == *name).cloned();
+    let any = || config.databases.iter().find(|database| database.is_any()).map(|any| any.named(name));
+    let database = written.or_else(any).ok_or_else(|| Failure::NoDatabase(name.to_string()))?;
     let Some(cluster) = config.clusters.get(database.cluster) else {
         return Err(Failure::NoDatabase(name.to_string()));
     };

@@ -75,6 +75,32 @@ labels! {
         NoNode = "no_node",
     }
 
+    /// A limit of the configuration that a client or a statement has met.
+    Limit {
+        /// `max_clients`.
+        Clients = "max_clients",
+        /// A database's `max_clients`.
+        DatabaseClients = "database.max_clients",
+        /// A user's `max_clients`.
+        UserClients = "user.max_clients",
+        /// The size of a pool, for as long as `queue_timeout`.
+        PoolSize = "pool.size",
+        /// A database's `max_connections`, for as long as `queue_timeout`.
+        DatabaseConnections = "database.max_connections",
+        /// A user's `max_connections`, for as long as `queue_timeout`.
+        UserConnections = "user.max_connections",
+        /// What a node itself takes, for as long as `queue_timeout`.
+        NodeConnections = "node",
+        /// `client_idle_timeout`.
+        ClientIdle = "client_idle_timeout",
+        /// `idle_in_transaction_timeout`.
+        IdleInTransaction = "idle_in_transaction_timeout",
+        /// `query_timeout`.
+        Query = "query_timeout",
+        /// A transaction block in the pool mode `statement`.
+        StatementMode = "pool_mode",
+    }
+
     /// Why a statement was run again, unseen by its client.
     Retry {
         /// It was never written to the socket of its node.
@@ -140,6 +166,12 @@ labels! {
     }
 }
 
+impl Limit {
+    /// The SQLSTATE of each, in the order of [`Limit::CODES`].
+    pub(super) const SQLSTATES: [&'static str; Self::CODES.len()] =
+        ["53300", "53300", "53300", "53300", "53300", "53300", "53300", "57P05", "25P03", "57014", "0A000"];
+}
+
 /// The label value of a pin.
 pub const fn pin_code(pin: Pin) -> &'static str {
     match pin {
@@ -194,9 +226,10 @@ pub(super) const STATES: [NodeState; 8] = [
 ];
 
 /// The SQLSTATEs that Trunkline itself sends; any other (a rule may choose its own) is counted as `other`.
-pub const SQLSTATES: [&str; 23] = [
-    "08006", "08007", "08P01", "0A000", "22023", "25006", "25P02", "26000", "28000", "28P01", "3D000", "40001",
-    "42501", "42704", "53200", "53300", "53400", "54000", "57014", "57P01", "57P03", "XX000", "other",
+pub const SQLSTATES: [&str; 25] = [
+    "08006", "08007", "08P01", "0A000", "22023", "25006", "25P02", "25P03", "26000", "28000", "28P01", "3D000",
+    "40001", "42501", "42704", "53200", "53300", "53400", "54000", "57014", "57P01", "57P03", "57P05", "XX000",
+    "other",
 ];
 
 /// The place of a SQLSTATE in [`SQLSTATES`].

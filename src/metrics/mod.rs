@@ -9,7 +9,7 @@ mod tally;
 mod worker;
 
 pub use histogram::Histogram;
-pub use labels::{CancelOutcome, FreshnessOutcome, LoginFailure, Loss, Refusal, Retry, Target, Violator};
+pub use labels::{CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, Refusal, Retry, Target, Violator};
 pub use registry::Metrics;
 pub use scrape::{CatalogCounts, CatalogPicture, PoolCounts, PoolName, Scrape};
 pub use worker::{CacheCounts, Hold, WorkerMetrics};

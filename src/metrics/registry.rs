@@ -13,7 +13,8 @@ use prometheus::{Registry, TextEncoder};
 use super::families::{self, Family};
 use super::histogram::{Histogram, HistogramSum};
 use super::labels::{
-    CancelOutcome, FreshnessOutcome, LoginFailure, Loss, PINS, Refusal, Retry, SQLSTATES, Target, Violator, pin_code,
+    CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, PINS, Refusal, Retry, SQLSTATES, Target, Violator,
+    pin_code,
 };
 use super::scrape::Scrape;
 use super::tally::{Tallies, Tally};
@@ -159,6 +160,10 @@ impl Counts {
         self.durations(scrape, &families::HOLD_WAIT, |w| &w.hold_wait);
         self.labelled(scrape, &families::RETRIES, &Retry::CODES, |w| &w.retries);
         self.labelled(scrape, &families::LOSSES, &Loss::CODES, |w| &w.losses);
+        for (index, (limit, sqlstate)) in Limit::CODES.iter().zip(Limit::SQLSTATES).enumerate() {
+            let total: u64 = self.workers.iter().map(|worker| worker.limits_met.get(index)).sum();
+            scrape.counter(&families::LIMITS_MET, &[limit, sqlstate], total as f64);
+        }
         self.labelled(scrape, &families::ERRORS_SENT, &SQLSTATES, |w| &w.errors_sent);
         self.labelled(scrape, &families::CANCELS, &CancelOutcome::CODES, |w| &w.cancels);
         self.labelled(scrape, &families::VIOLATIONS, &Violator::CODES, |w| &w.violations);

@@ -6,7 +6,7 @@ use crate::sql::Pin;
 
 use super::histogram::Histogram;
 use super::labels::{
-    CancelOutcome, FreshnessOutcome, LoginFailure, Loss, PINS, Refusal, Retry, SQLSTATES, Target, Violator,
+    CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, PINS, Refusal, Retry, SQLSTATES, Target, Violator,
     sqlstate_index,
 };
 use super::tally::{Tallies, Tally};
@@ -47,6 +47,7 @@ pub struct WorkerMetrics {
     pub(super) hold_wait: Histogram,
     pub(super) retries: Tallies<{ Retry::CODES.len() }>,
     pub(super) losses: Tallies<{ Loss::CODES.len() }>,
+    pub(super) limits_met: Tallies<{ Limit::CODES.len() }>,
     pub(super) errors_sent: Tallies<{ SQLSTATES.len() }>,
     pub(super) cancels: Tallies<{ CancelOutcome::CODES.len() }>,
     pub(super) violations: Tallies<{ Violator::CODES.len() }>,
@@ -98,6 +99,7 @@ impl WorkerMetrics {
             hold_wait: Histogram::default(),
             retries: Tallies::default(),
             losses: Tallies::default(),
+            limits_met: Tallies::default(),
             errors_sent: Tallies::default(),
             cancels: Tallies::default(),
             violations: Tallies::default(),
@@ -240,6 +242,12 @@ impl WorkerMetrics {
     #[inline]
     pub fn transaction_lost(&self, outcome: Loss) {
         self.losses.count(outcome.index());
+    }
+
+    /// A client or a statement is refused or ended by a limit.
+    #[inline]
+    pub fn limit_met(&self, limit: Limit) {
+        self.limits_met.count(limit.index());
     }
 
     /// An error of our own was sent to a client.

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::{info, warn};
 
-use crate::backend::Pools;
+use crate::backend::{PoolKey, Pools};
 use crate::catalogs::{self, Catalogs};
 use crate::client::console::Console;
 use crate::client::{Fleet, Server};
@@ -20,6 +21,9 @@ use crate::config::{self, Config, Problems, Shown};
 use crate::monitor::Limits;
 use cluster::RunningCluster;
 use server::Lasting;
+
+/// Databases that stand in the configuration only as `*` and get a place of their own: each has a picture of its catalogs.
+const MOST_ADOPTED: usize = 1000;
 
 /// What clients share by the configuration in force.
 pub type InForce = Arc<ArcSwap<Server>>;
@@ -40,6 +44,9 @@ pub struct Standing {
     in_force: InForce,
     settings: Arc<ArcSwap<Vec<Shown>>>,
     next_number: usize,
+    /// Databases that clients have been let in for, and that stand in the configuration only as `*`.
+    newcomers: UnboundedReceiver<Arc<str>>,
+    adopted: Vec<Arc<str>>,
 }
 
 /// Why a reload changed nothing.
@@ -63,7 +70,7 @@ pub struct Reloaded {
 impl Standing {
     /// Everything that runs by this configuration. Call on the main runtime.
     pub fn start(config: Config, source: PathBuf, mut catalogs: Catalogs) -> Self {
-        let lasting = Lasting::new(Pools::new(server::pool_settings(&config)));
+        let (lasting, newcomers) = Lasting::new(Pools::new(server::plan(&config)));
         let start =
             |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), &[], &Arc::default());
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
@@ -74,7 +81,34 @@ impl Standing {
         let in_force = Arc::new(ArcSwap::from_pointee(server));
         let next_number = clusters.len();
         let settings = Arc::new(ArcSwap::from_pointee(config.shown()));
-        Self { source, config, clusters, lasting, catalogs, in_force, settings, next_number }
+        let adopted = Vec::new();
+        Self { source, config, clusters, lasting, catalogs, in_force, settings, next_number, newcomers, adopted }
+    }
+
+    /// The next database that a client has been let in for and that has no place in the configuration in force. Cancel-safe:
+    /// one that is not received stays.
+    pub async fn newcomer(&mut self) -> Option<Arc<str>> {
+        self.newcomers.recv().await
+    }
+
+    /// Gives a database that stands in the configuration only as `*` a place of its own: it has catalogs and can be paused.
+    pub async fn adopt(&mut self, name: Arc<str>, fleet: &Fleet, on_swap: &OnSwap) {
+        let Some(any) = self.config.databases.iter().find(|database| database.is_any()) else { return };
+        if self.config.databases.iter().any(|database| database.name == name) || self.adopted.len() >= MOST_ADOPTED {
+            return;
+        }
+        let database = any.named(&name);
+        let wanted = wanted_catalog(&database, &self.config, &self.clusters);
+        self.adopted.push(name);
+        self.config.databases.push(database);
+        let Some(wanted) = wanted else { return };
+        let routing = &self.config.routing;
+        let pictures = self.catalogs.keep_also(wanted, routing.catalog_refresh, &routing.functions);
+        let users = self.in_force.load().users.clone();
+        let server = Arc::new(server::make(&self.config, users, &self.clusters, pictures, &self.lasting));
+        self.in_force.store(Arc::clone(&server));
+        on_swap(&server);
+        fleet.renew(&server).await;
     }
 
     /// What clients share, now and after each reload.
@@ -106,12 +140,13 @@ impl Standing {
         if let Some(rules) = Arc::into_inner(std::mem::take(&mut config.routing.rules)) {
             config.routing.rules = Arc::new(rules.counting_on(&self.config.routing.rules));
         }
+        self.adopt_again(&mut config);
         let reloaded = Reloaded { need_restart: changes::need_restart(&self.config, &config) };
 
         let clusters = self.renew_clusters(&config).await;
         let pictures = keep_catalogs(&mut self.catalogs, &config, &clusters);
         let server = Arc::new(server::make(&config, users, &clusters, pictures, &self.lasting));
-        self.lasting.pools.set(server::pool_settings(&config));
+        self.lasting.pools.set(server::plan(&config));
         let before = std::mem::replace(&mut self.clusters, clusters);
         self.clusters.iter().for_each(RunningCluster::take_over);
         self.in_force.store(Arc::clone(&server));
@@ -128,6 +163,16 @@ impl Standing {
         }
         info!(config = %self.source.display(), "the configuration has been reloaded");
         Ok(reloaded)
+    }
+
+    /// Databases that clients are there for keep their place, if what stands for every name is still there.
+    fn adopt_again(&mut self, config: &mut Config) {
+        let any = config.databases.iter().find(|database| database.is_any()).cloned();
+        let is_named = |name: &Arc<str>| config.databases.iter().any(|database| database.name == *name);
+        self.adopted.retain(|name| any.is_some() && !is_named(name) && self.lasting.census.has_database(name));
+        let again = any.iter().flat_map(|any| self.adopted.iter().map(|name| any.named(name)));
+        let again: Vec<config::Database> = again.collect();
+        config.databases.extend(again);
     }
 
     /// The clusters of a new configuration: those that have not changed go on as they are, the others are watched anew
@@ -160,7 +205,7 @@ impl Standing {
         clusters
     }
 
-    /// Pools of clusters that are gone, and of users that are or whose password has changed.
+    /// Pools of clusters and databases that are gone, and of users that are or whose password has changed.
     fn forget_pools(&self, server: &Server, config: &Config) {
         let is_same_user = |name: &str| {
             let password = |config: &Config| {
@@ -171,9 +216,13 @@ impl Standing {
             // Of those that stand in no configuration, neither before nor now, the cluster keeps the passwords.
             password(config) == password(&self.config)
         };
-        self.lasting.pools.retain(|key| {
-            server.clusters.iter().any(|cluster| cluster.number == key.cluster) && is_same_user(&key.user)
-        });
+        let is_there = |key: &PoolKey| {
+            let database = server.database(&key.database);
+            database.is_some_and(|database| {
+                database.server_name == key.server_name && server.cluster(&database).number == key.cluster
+            })
+        };
+        self.lasting.pools.retain(|key| is_there(key) && is_same_user(&key.user));
     }
 }
 
@@ -187,14 +236,21 @@ fn keep_catalogs<'a>(
     config: &Config,
     clusters: &[RunningCluster],
 ) -> &'a [catalogs::Handle] {
-    let wanted = config.databases.iter().filter_map(|database| {
-        let running = clusters.get(database.cluster)?;
-        Some(catalogs::Wanted {
-            cluster: running.number,
-            database: Arc::clone(&database.server_name),
-            monitor: config.clusters.get(database.cluster)?.monitor.clone(),
-            view: running.for_catalogs(),
-        })
-    });
+    let databases = config.databases.iter().filter(|database| !database.is_any());
+    let wanted = databases.filter_map(|database| wanted_catalog(database, config, clusters));
     catalogs.keep(wanted.collect(), config.routing.catalog_refresh, &config.routing.functions)
+}
+
+fn wanted_catalog(
+    database: &config::Database,
+    config: &Config,
+    clusters: &[RunningCluster],
+) -> Option<catalogs::Wanted> {
+    let running = clusters.get(database.cluster)?;
+    Some(catalogs::Wanted {
+        cluster: running.number,
+        database: Arc::clone(&database.server_name),
+        monitor: config.clusters.get(database.cluster)?.monitor.clone(),
+        view: running.for_catalogs(),
+    })
 }

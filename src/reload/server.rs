@@ -3,16 +3,17 @@
 use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cluster::RunningCluster;
 use crate::backend::cancel::CancelKeys;
-use crate::backend::{PoolSettings, Pools};
+use crate::backend::{Plan, PoolSettings, Pools, Share};
 use crate::catalogs::Handle;
 use crate::client::attempts::Attempts;
 use crate::client::console::Console;
 use crate::client::welcome::Welcomes;
-use crate::client::{self, DatabaseCatalog, Pauses, Server};
-use crate::config::{self, Config};
+use crate::client::{self, AnyDatabase, Census, DatabaseCatalog, Pauses, Server};
+use crate::config::{self, Allowance, Config};
 use crate::routing::Transactions;
 
 /// What outlives every reload.
@@ -24,14 +25,20 @@ pub(super) struct Lasting {
     pauses: Arc<Pauses>,
     attempts: Arc<Attempts>,
     console: Arc<OnceLock<Console>>,
+    pub(super) census: Arc<Census>,
+    newcomers: UnboundedSender<Arc<str>>,
 }
 
 /// Who may connect.
 pub(super) type Users = HashMap<Arc<str>, client::User>;
 
 impl Lasting {
-    pub(super) fn new(pools: Pools) -> Self {
-        Self {
+    /// What lasts; and the names of databases that clients have been let in for without their standing in the
+    /// configuration.
+    pub(super) fn new(pools: Pools) -> (Self, UnboundedReceiver<Arc<str>>) {
+        let (newcomers, names) = unbounded_channel();
+        let lasting = Self {
+            newcomers,
             mock_secret: rand::random(),
             pools: Arc::new(pools),
             cancel_keys: Arc::default(),
@@ -39,7 +46,9 @@ impl Lasting {
             pauses: Arc::default(),
             attempts: Arc::default(),
             console: Arc::default(),
-        }
+            census: Arc::default(),
+        };
+        (lasting, names)
     }
 }
 
@@ -47,6 +56,12 @@ impl Lasting {
     /// The console can be opened once: what comes later is left out.
     pub(super) fn open_console(&self, console: Console) {
         drop(self.console.set(console));
+    }
+
+    fn newcomer(&self) -> Box<dyn Fn(Arc<str>) + Send + Sync> {
+        let newcomers = self.newcomers.clone();
+        // While the program stops nobody listens any more.
+        Box::new(move |name| drop(newcomers.send(name)))
     }
 }
 
@@ -58,12 +73,14 @@ pub(super) fn make(
     catalogs: &[Handle],
     lasting: &Lasting,
 ) -> Server {
-    let databases = config.databases.iter().map(|database| {
+    let databases = config.databases.iter().filter(|database| !database.is_any()).map(|database| {
         let number = clusters.get(database.cluster).map(|running| running.number);
         let is_its = |handle: &&Handle| Some(handle.cluster) == number && handle.database == database.server_name;
         let catalog = catalogs.iter().find(is_its);
         let catalog = catalog.map(|handle| DatabaseCatalog::new(Arc::clone(&handle.current), Arc::clone(&handle.wake)));
         let entry = client::Database {
+            name: Arc::clone(&database.name),
+            allowance: database.allowance,
             cluster: database.cluster,
             server_name: Arc::clone(&database.server_name),
             catalog: catalog.unwrap_or_default(),
@@ -74,6 +91,11 @@ pub(super) fn make(
     Server {
         clusters: clusters.iter().map(|cluster| cluster.for_clients(&lasting.mock_secret)).collect(),
         databases: databases.collect(),
+        any_database: config
+            .databases
+            .iter()
+            .find(|database| database.is_any())
+            .map(|database| AnyDatabase { configured: database.clone(), newcomer: lasting.newcomer() }),
         tls: config.tls.clone(),
         rules_of_access: config.access.clone(),
         attempts: Arc::clone(&lasting.attempts),
@@ -98,18 +120,30 @@ pub(super) fn make(
         pause_timeout: config.failover.pause_timeout,
         pause_hold: config.failover.pause_hold,
         queue_timeout: config.pool.queue_timeout,
-        pool_size: config.pool.size,
         mode: config.pool.mode,
         prepared_statements: config.pool.prepared_statements,
         limits: config.limits.clone(),
         max_clients: config.max_clients,
+        census: Arc::clone(&lasting.census),
     }
 }
 
 /// How pools keep their connections by this configuration.
-pub(super) fn pool_settings(config: &Config) -> PoolSettings {
+pub(super) fn plan(config: &Config) -> Plan {
+    let share = |allowance: &Allowance| Share { size: allowance.pool_size, max_connections: allowance.max_connections };
+    let databases = config.databases.iter().map(|one| (Arc::clone(&one.name), share(&one.allowance)));
+    let users = config.users.iter().map(|one| (Arc::clone(&one.name), share(&one.allowance)));
+    Plan { default: pool_settings(config), databases: databases.collect(), users: users.collect() }
+}
+
+fn pool_settings(config: &Config) -> PoolSettings {
     PoolSettings {
         size: config.pool.size,
+        min_size: config.pool.min_size,
+        reserve_size: config.pool.reserve_size,
+        reserve_timeout: config.pool.reserve_timeout,
+        of_database: None,
+        of_user: None,
         workers: config.workers,
         connect_timeout: config.pool.connect_timeout,
         idle_timeout: config.pool.idle_timeout,
@@ -123,5 +157,6 @@ pub(super) fn make_users(config: &Config, mock_secret: &[u8; 32]) -> Users {
 }
 
 fn make_user(user: &config::User, mock_secret: &[u8; 32]) -> client::User {
-    client::User::new(&user.name, user.password.clone(), user.server_password.clone(), mock_secret)
+    let made = client::User::new(&user.name, user.password.clone(), user.server_password.clone(), mock_secret);
+    client::User { allowance: user.allowance, ..made }
 }

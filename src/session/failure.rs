@@ -235,6 +235,18 @@ impl Session {
         !self.owed.iter().any(|owed| matches!(owed, Owed::Query { .. } | Owed::Execute(_) | Owed::FunctionCall))
     }
 
+    /// Nothing is owed but the replies to a batch whose end has not been sent: they may not come before it.
+    pub fn owes_only_open_batch(&self) -> bool {
+        self.flow.batch_open && !self.owed.iter().any(Owed::ends_with_ready)
+    }
+
+    /// The batch that is open cannot go on: an error in place of what is owed of it. It is undone with its lease.
+    pub fn fail_batch(&mut self, code: SqlState, message: &str, end: super::End, out: &mut BytesMut) {
+        self.rewind();
+        self.portals.clear();
+        self.refuse_unit(code, message, end, out);
+    }
+
     /// An error in place of what the unit would have been answered, given by us and not by a node; the unit has been
     /// taken off the client's hands. A batch without its Sync is skipped up to it.
     pub fn refuse_unit(&mut self, code: SqlState, message: &str, end: super::End, out: &mut BytesMut) {

@@ -574,6 +574,16 @@ impl Session {
         self.keeps_lease = true;
     }
 
+    /// The pool's mode has the session keep its lease until it leaves.
+    pub fn is_kept_by_mode(&self) -> bool {
+        self.keeps_lease
+    }
+
+    /// DISCARD ALL makes the session's server connection as good as new.
+    pub fn can_be_discarded(&self) -> bool {
+        self.is_idle() && !self.pins.has(Pin::Load) && !self.has_touched()
+    }
+
     /// Why the session keeps its lease, if it does.
     pub fn pin(&self) -> Option<Pin> {
         self.pins.first()

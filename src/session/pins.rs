@@ -23,6 +23,11 @@ impl Pins {
         self.0 != before
     }
 
+    /// It is one of them.
+    pub fn has(self, pin: Pin) -> bool {
+        self.0 & bit(pin) != 0
+    }
+
     /// All of them are gone (DISCARD ALL).
     pub fn clear(&mut self) {
         self.0 = 0;

@@ -35,6 +35,8 @@ states! {
     READ_ONLY_SQL_TRANSACTION = b"25006";
     /// The transaction has failed; only its end is accepted.
     IN_FAILED_SQL_TRANSACTION = b"25P02";
+    /// A transaction has been left open for too long.
+    IDLE_IN_TRANSACTION_SESSION_TIMEOUT = b"25P03";
     /// No such prepared statement.
     INVALID_SQL_STATEMENT_NAME = b"26000";
     /// Not allowed to connect so.
@@ -69,6 +71,8 @@ states! {
     CRASH_SHUTDOWN = b"57P02";
     /// The server does not accept connections now.
     CANNOT_CONNECT_NOW = b"57P03";
+    /// A session has been idle for too long.
+    IDLE_SESSION_TIMEOUT = b"57P05";
     /// A relation does not exist.
     UNDEFINED_TABLE = b"42P01";
     /// A function does not exist.

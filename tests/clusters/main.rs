@@ -32,6 +32,7 @@ mod node_loss;
 mod patroni;
 mod patroni_cluster;
 mod pgbench;
+mod pooling;
 mod reload;
 mod routing;
 mod routing_contract;

@@ -50,9 +50,9 @@ pub(super) fn clients(reports: &[Report]) -> Table {
 fn state(doing: Doing) -> &'static str {
     match doing {
         Doing::LoggingIn => "login",
-        Doing::Idle => "idle",
+        Doing::Idle | Doing::AtConsole => "idle",
         Doing::Waiting => "waiting",
-        Doing::Active => "active",
+        Doing::Active | Doing::Resting | Doing::InTransaction => "active",
     }
 }
 
@@ -82,13 +82,9 @@ pub(super) fn pools(server: &Server, reports: &[Report]) -> Table {
         sum.longest = sum.longest.max(waited(client));
     }
     for (key, counts) in server.pools.counts() {
-        for (name, database) in &server.databases {
-            if server.cluster(database).number == key.cluster && database.server_name == key.database {
-                let sum = sums.entry((Arc::clone(name), Arc::clone(&key.user))).or_default();
-                sum.busy += counts.busy;
-                sum.idle += counts.idle;
-            }
-        }
+        let sum = sums.entry((Arc::clone(&key.database), Arc::clone(&key.user))).or_default();
+        sum.busy += counts.busy;
+        sum.idle += counts.idle;
     }
     let mut table = Table::new(
         "database user #cl_active #cl_waiting #cl_active_cancel_req #cl_waiting_cancel_req #sv_active #sv_active_cancel \
@@ -98,7 +94,8 @@ pub(super) fn pools(server: &Server, reports: &[Report]) -> Table {
         let mut row: Vec<Cell> = vec![database.into(), user.into()];
         let (seconds, micros) = (sum.longest.as_secs(), u64::from(sum.longest.subsec_micros()));
         row.extend([sum.active, sum.waiting, 0, 0, sum.busy, 0, 0, sum.idle, 0, 0, 0].map(Cell::from));
-        row.extend([seconds.into(), micros.into(), server.mode.word().into(), Cell::Null]);
+        let mode = server.database(database).map(|entry| server.mode_of(&entry, user).word());
+        row.extend([seconds.into(), micros.into(), mode.into(), Cell::Null]);
         table.row(row);
     }
     table

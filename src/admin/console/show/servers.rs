@@ -3,6 +3,7 @@
 use super::super::table::{Cell, Table};
 use super::timestamp::written;
 use crate::client::{Report, Server};
+use crate::config::PoolMode;
 use crate::session::Identity;
 
 pub(super) fn servers(server: &Server) -> Table {
@@ -53,13 +54,12 @@ pub(super) fn databases(server: &Server, reports: &[Report]) -> Table {
     );
     let mut databases: Vec<_> = server.databases.iter().collect();
     databases.sort_by_key(|(name, _)| *name);
-    let counts = server.pools.counts();
+    let (counts, plan) = (server.pools.counts(), server.pools.plan());
     for (name, database) in databases {
         let cluster = server.cluster(database);
         let view = cluster.view.load();
         let (host, port) = view.primary().and_then(|node| node.address.rsplit_once(':')).unzip();
-        let mine =
-            counts.iter().filter(|(key, _)| key.cluster == cluster.number && key.database == database.server_name);
+        let mine = counts.iter().filter(|(key, _)| key.cluster == cluster.number && key.database == *name);
         let connections: usize = mine.map(|(_, counts)| counts.busy + counts.idle).sum();
         table.row([
             name.into(),
@@ -67,15 +67,15 @@ pub(super) fn databases(server: &Server, reports: &[Report]) -> Table {
             port.and_then(|port| port.parse::<u64>().ok()).into(),
             (&database.server_name).into(),
             Cell::Null,
-            server.pool_size.into(),
-            0_u64.into(),
-            0_u64.into(),
-            server.pools.settings().lifetime.as_secs().into(),
-            server.mode.word().into(),
+            database.allowance.pool_size.unwrap_or(plan.default.size).into(),
+            plan.default.min_size.into(),
+            plan.default.reserve_size.into(),
+            plan.default.lifetime.as_secs().into(),
+            database.allowance.pool_mode.unwrap_or(server.mode).word().into(),
             Cell::Null,
-            0_u64.into(),
+            database.allowance.max_connections.unwrap_or(0).into(),
             connections.into(),
-            0_u64.into(),
+            database.allowance.max_clients.unwrap_or(0).into(),
             clients_of(reports, |identity| identity.database == *name).into(),
             database.pause.is_paused().into(),
             database.pause.is_disabled().into(),
@@ -90,10 +90,10 @@ pub(super) fn users(server: &Server, reports: &[Report]) -> Table {
         "name #pool_size #reserve_pool_size pool_mode #max_user_connections #current_connections \
          #max_user_client_connections #current_client_connections console",
     );
-    let mut users: Vec<_> = server.users.keys().collect();
-    users.sort();
+    let mut users: Vec<_> = server.users.iter().collect();
+    users.sort_by_key(|(name, _)| *name);
     let counts = server.pools.counts();
-    for name in users {
+    for (name, user) in users {
         use crate::client::console::Right;
         let mine = counts.iter().filter(|(key, _)| key.user == *name);
         let right = server.console_right(name).map(|right| match right {
@@ -102,12 +102,12 @@ pub(super) fn users(server: &Server, reports: &[Report]) -> Table {
         });
         table.row([
             name.into(),
-            server.pool_size.into(),
-            0_u64.into(),
-            server.mode.word().into(),
-            0_u64.into(),
+            user.allowance.pool_size.into(),
+            Cell::Null,
+            user.allowance.pool_mode.map(PoolMode::word).into(),
+            user.allowance.max_connections.unwrap_or(0).into(),
             mine.map(|(_, counts)| counts.busy + counts.idle).sum::<usize>().into(),
-            0_u64.into(),
+            user.allowance.max_clients.unwrap_or(0).into(),
             clients_of(reports, |identity| identity.user == *name).into(),
             right.into(),
         ]);

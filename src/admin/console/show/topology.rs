@@ -67,7 +67,7 @@ pub(super) fn routes(server: &Server) -> Table {
             name.into(),
             (&cluster.name).into(),
             (&database.server_name).into(),
-            server.mode.word().into(),
+            database.allowance.pool_mode.unwrap_or(server.mode).word().into(),
             server.reads.word().into(),
             server.consistency.word().into(),
             view.primary().map(|node| &node.address).into(),

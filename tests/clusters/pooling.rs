@@ -1,0 +1,504 @@
+//! Pool modes, sizes and limits: whose a server connection is, how many there are, and what is told to whom when there
+//! are too many.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use postgres::{Client, NoTls, SimpleQueryMessage};
+use trunkline::wire::{CancelKey, startup};
+
+use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
+use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
+
+const SOON: Duration = Duration::from_secs(10);
+
+const OPEN: &str = "[admin]\nusers = ['bench']";
+
+/// Server connections of ours at a node, of the database `bench`.
+const OURS: &str = "select count(*) from pg_stat_activity where datname = 'bench' and pid <> pg_backend_pid() \
+                    and backend_type = 'client backend' and application_name not like 'trunkline%'";
+
+fn backend(client: &mut Client) -> i32 {
+    client.query_one("select pg_backend_pid()", &[]).unwrap().get(0)
+}
+
+fn code(error: &postgres::Error) -> &str {
+    error.code().map_or("", |code| code.code())
+}
+
+fn message(error: &postgres::Error) -> &str {
+    error.as_db_error().map_or("", |error| error.message())
+}
+
+fn shown(client: &mut Client, name: &str) -> String {
+    client.query_one(&format!("show {name}"), &[]).unwrap().get(0)
+}
+
+/// The value of this column in the row of this name in what the console shows.
+fn cell(proxy: &Proxy, subject: &str, name: &str, column: &str) -> Option<String> {
+    let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+    let messages = console.simple_query(&format!("SHOW {subject}")).unwrap();
+    messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) if row.get(0) == Some(name) => {
+            let at = row.columns().iter().position(|known| known.name() == column).expect("such a column");
+            Some(row.get(at).unwrap_or("NULL").to_owned())
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn in_session_mode_a_server_connection_is_the_clients_until_it_leaves_and_then_as_good_as_new() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nmode = 'session'\nsize = 1\nqueue_timeout = '300ms'");
+        let mut client = proxy.client_config().options("-c work_mem=5MB").connect(NoTls).unwrap();
+        let mine = backend(&mut client);
+        assert_eq!(server_port(&mut client, "select inet_server_port()"), cluster.node(0).port());
+        client.batch_execute("create temp table t (a int); select pg_advisory_lock(7); listen news").unwrap();
+        client.batch_execute("set work_mem = '6MB'; prepare one as select 1").unwrap();
+        assert_eq!((backend(&mut client), shown(&mut client, "work_mem")), (mine, "6MB".to_owned()));
+        client.batch_execute("reset work_mem").unwrap();
+        assert_eq!(shown(&mut client, "work_mem"), "5MB", "as it came");
+        client.batch_execute("reset all").unwrap();
+        assert_eq!(shown(&mut client, "work_mem"), "5MB");
+        let full = proxy.client().simple_query("select 1").unwrap_err();
+        assert_eq!(code(&full), "53300");
+        drop(client);
+        let mut next = proxy.client();
+        eventually("the connection has come back", SOON, || next.simple_query("select 1").is_ok());
+        assert_eq!(backend(&mut next), mine);
+        assert_eq!(shown(&mut next, "work_mem"), "4MB");
+        assert!(next.batch_execute("select * from t").is_err(), "the table is gone");
+        next.batch_execute("prepare one as select 2").expect("the name is free");
+        assert_eq!(cluster.node(0).sql("select count(*) from pg_locks where locktype = 'advisory'").unwrap(), "0");
+    });
+}
+
+#[test]
+fn in_statement_mode_no_transaction_block_begins_however_it_is_asked_for() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nmode = 'statement'\nsize = 1");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let refused = "0A000 transaction blocks not allowed in statement pooling mode";
+        for block in ["begin", "START TRANSACTION READ ONLY", "insert into t values (1); begin", "begin; commit"] {
+            assert_eq!(client.query(block), [refused, "I"], "{block}");
+        }
+        // Behind a statement that is under way, and by the extended protocol.
+        let told = client.ask(&[&query("insert into t values (2)"), &query("begin"), &query("select 3")], 3);
+        assert_eq!(told.iter().filter(|words| *words == refused).count(), 1, "{told:?}");
+        assert!(told.contains(&"INSERT 0 1".to_owned()) && told.contains(&"row 3".to_owned()), "{told:?}");
+        assert_eq!(client.ask(&[&parse("", "begin"), &bind("", &[]), &execute(), SYNC], 1), [refused, "I"]);
+        let told = client.ask(
+            &[
+                &query("select txid_current() > 0"),
+                &parse("", "insert into t values (4)"),
+                &bind("", &[]),
+                &execute(),
+                &parse("", "begin"),
+                SYNC,
+            ],
+            2,
+        );
+        assert_eq!(told[told.len() - 2..], [refused, "I"], "{told:?}");
+        let told = client
+            .ask(&[&parse("", "insert into t values (4)"), &bind("", &[]), &execute(), &parse("", "begin"), SYNC], 1);
+        assert_eq!(told, [refused, "I"]);
+        assert_eq!(cluster.node(0).sql("select array_agg(a) from t").unwrap(), "{2}");
+        // A string of several statements is a transaction of its own, and ends with itself.
+        client.query("insert into t values (5); insert into t values (6)");
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "3");
+        assert_eq!(proxy.metric("trunkline_limits_met_total", "pool_mode"), 8.0);
+    });
+}
+
+#[test]
+fn a_block_that_nobody_could_see_coming_ends_its_client_in_statement_mode() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nmode = 'statement'\n[limits]\nstatement_bytes = '1kB'");
+        let mut client = proxy.client();
+        let unseen = format!("insert into t values (1); begin; insert into t values (2) /* {} */", "x".repeat(2000));
+        let _ = client.simple_query(&unseen);
+        eventually("it has been ended", SOON, || client.simple_query("select 1").is_err() && client.is_closed());
+        eventually("nothing is left open", SOON, || {
+            cluster.node(0).sql("select count(*) from pg_stat_activity where state like 'idle in%'").unwrap() == "0"
+        });
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "0");
+    });
+}
+
+#[test]
+fn a_users_pool_mode_goes_before_its_databases_and_that_before_the_pools() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada superuser login password 'a'").unwrap();
+        let extra = "[pool]\nmode = 'statement'\n[[database]]\nname = 'own'\ncluster = 'main'\nserver_name = 'bench'\n\
+                     pool_mode = 'session'\npool_size = 3\n\
+                     [[user]]\nname = 'ada'\npassword = 'a'\npool_mode = 'transaction'\npool_size = 4";
+        let proxy = Proxy::start(&cluster, &format!("{extra}\n{OPEN}"));
+        let connect = |user: &str, password: &str, database: &str| {
+            login(proxy.port(), user, password).dbname(database).connect(NoTls).unwrap()
+        };
+        let mut of_pool = connect("bench", "bench", "bench");
+        assert_eq!(code(&of_pool.batch_execute("begin").unwrap_err()), "0A000");
+        let mut of_database = connect("bench", "bench", "own");
+        let primary = cluster.node(0).port();
+        assert!((0..9).all(|_| server_port(&mut of_database, "select inet_server_port()") == primary));
+        let mut of_user = connect("ada", "a", "own");
+        of_user.batch_execute("begin; select 1; commit").unwrap();
+        eventually("its reads are balanced", SOON, || {
+            server_port(&mut of_user, "select inet_server_port()") != primary
+        });
+        let at = |subject, name, column| cell(&proxy, subject, name, column).unwrap();
+        assert_eq!(
+            (at("DATABASES", "own", "pool_mode"), at("DATABASES", "own", "pool_size")),
+            ("session".into(), "3".into())
+        );
+        assert_eq!(at("DATABASES", "bench", "pool_mode"), "statement");
+        assert_eq!(
+            (at("USERS", "ada", "pool_mode"), at("USERS", "ada", "pool_size")),
+            ("transaction".into(), "4".into())
+        );
+        assert_eq!(at("USERS", "bench", "pool_mode"), "NULL");
+        assert_eq!(at("CONFIG", "database.own.pool_mode", "value"), "session");
+        let size =
+            |database, user| proxy.metric("trunkline_pool_size", &format!("database=\"{database}\",user=\"{user}\""));
+        assert_eq!(size("own", "bench"), 3.0);
+        assert_eq!(size("own", "ada") % 4.0, 0.0);
+    });
+}
+
+#[test]
+fn connections_are_opened_ahead_and_kept_as_long_as_a_client_is_there() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nmin_size = 3\nidle_timeout = '1s'\n[routing]\nreads = 'primary'");
+        let mut client = proxy.client();
+        client.simple_query("select 1").unwrap();
+        let ours = || cluster.node(0).sql(OURS).unwrap();
+        eventually("three are open", SOON, || ours() == "3");
+        thread::sleep(Duration::from_secs(3));
+        assert_eq!(ours(), "3", "they outlive idle_timeout");
+        client.simple_query("select 1").unwrap();
+        drop(client);
+        eventually("nobody needs them any more", SOON, || ours() == "0");
+    });
+}
+
+#[test]
+fn the_reserve_is_opened_for_who_has_waited_and_closed_when_nobody_does() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let extra = "[pool]\nsize = 1\nreserve_size = 1\nreserve_timeout = '500ms'\nqueue_timeout = '3s'";
+        let proxy = Proxy::start(&cluster, extra);
+        let mut holds = proxy.client();
+        holds.batch_execute("begin; insert into t values (1)").unwrap();
+        let (mut waits, begun) = (proxy.client(), Instant::now());
+        waits.batch_execute("begin; insert into t values (2)").unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+        let refused = proxy.client().batch_execute("insert into t values (3)").unwrap_err();
+        assert_eq!(code(&refused), "53300");
+        assert!(message(&refused).contains("all 1 server connections are in use"), "{refused:?}");
+        assert!(proxy.metric("trunkline_limits_met_total", "limit=\"pool.size\",sqlstate=\"53300\"") == 1.0);
+        waits.batch_execute("commit").unwrap();
+        holds.batch_execute("commit").unwrap();
+        eventually("one is left", SOON, || cluster.node(0).sql(OURS).unwrap() == "1");
+    });
+}
+
+#[test]
+fn a_databases_connections_are_limited_over_all_its_users_and_who_waits_gets_an_idle_one_of_another() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada superuser login password 'a'").unwrap();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let extra = "[pool]\nqueue_timeout = '500ms'\n[database]\nmax_connections = 2\n\
+                     [[user]]\nname = 'ada'\npassword = 'a'\nmax_connections = 1";
+        let proxy = Proxy::start(&cluster, &format!("{extra}\n[routing]\nreads = 'primary'\n{OPEN}"));
+        let ada = || login(proxy.port(), "ada", "a").connect(NoTls).unwrap();
+        let [mut one, mut other] = [(); 2].map(|()| proxy.client());
+        one.batch_execute("begin; insert into t values (1)").unwrap();
+        other.batch_execute("begin; insert into t values (2)").unwrap();
+        let mut third = ada();
+        let refused = third.batch_execute("insert into t values (3)").unwrap_err();
+        assert_eq!(code(&refused), "53300");
+        assert!(
+            message(&refused).contains("2 server connections that max_connections gives the database"),
+            "{refused:?}"
+        );
+        other.batch_execute("commit").unwrap();
+        third.batch_execute("begin; insert into t values (4)").expect("the idle one of the other user has made room");
+        assert_eq!(cluster.node(0).sql(OURS).unwrap(), "2");
+        one.batch_execute("commit").unwrap();
+        let refused = ada().batch_execute("insert into t values (5)").unwrap_err();
+        assert!(message(&refused).contains("1 server connections that max_connections gives the user"), "{refused:?}");
+        third.batch_execute("commit").unwrap();
+        for limit in ["database.max_connections", "user.max_connections"] {
+            assert_eq!(proxy.metric("trunkline_limits_met_total", &format!("limit=\"{limit}\"")), 1.0, "{limit}");
+        }
+        assert_eq!(cell(&proxy, "DATABASES", "bench", "max_connections").unwrap(), "2");
+        assert_eq!(cell(&proxy, "USERS", "ada", "max_user_connections").unwrap(), "1");
+    });
+}
+
+#[test]
+fn two_busy_users_of_a_limited_database_are_both_served() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada superuser login password 'a'").unwrap();
+        let extra =
+            "[pool]\nqueue_timeout = '5s'\n[database]\nmax_connections = 1\n[[user]]\nname = 'ada'\npassword = 'a'";
+        let proxy = Proxy::start(&cluster, &format!("{extra}\n[routing]\nreads = 'primary'"));
+        let port = proxy.port();
+        let busy = |user: &'static str, password: &'static str| {
+            thread::spawn(move || {
+                let mut client = login(port, user, password).connect(NoTls).unwrap();
+                let begun = Instant::now();
+                let mut count = 0;
+                while begun.elapsed() < Duration::from_secs(3) {
+                    client.simple_query("select pg_sleep(0.005)").unwrap();
+                    count += 1;
+                }
+                count
+            })
+        };
+        let clients = [busy("bench", "bench"), busy("bench", "bench"), busy("ada", "a"), busy("ada", "a")];
+        let counts = clients.map(|client| client.join().unwrap());
+        assert!(counts.iter().all(|count| *count >= 3), "{counts:?}");
+    });
+}
+
+#[test]
+fn a_client_too_many_of_a_user_or_a_database_is_told_so_at_once() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada superuser login password 'a'").unwrap();
+        let extra = "[database]\nmax_clients = 3\n[[user]]\nname = 'ada'\npassword = 'a'\nmax_clients = 1";
+        let proxy = Proxy::start(&cluster, &format!("{extra}\n{OPEN}"));
+        let ada = || login(proxy.port(), "ada", "a").connect(NoTls);
+        let [mut one, _other] = [(); 2].map(|()| proxy.client());
+        let _hers = ada().unwrap();
+        let begun = Instant::now();
+        let refused = proxy.client_config().connect(NoTls).err().unwrap();
+        assert_eq!((code(&refused), refused.as_db_error().unwrap().severity()), ("53300", "FATAL"));
+        assert_eq!(message(&refused), "too many connections for database \"bench\" (database.max_clients is 3)");
+        one.simple_query("select 1").unwrap();
+        drop(one);
+        eventually("there is room again", SOON, || {
+            ada().err().is_some_and(|refused| message(&refused).contains("role"))
+        });
+        let refused = ada().err().unwrap();
+        assert_eq!(message(&refused), "too many connections for role \"ada\" (user.max_clients is 1)");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        proxy.client().simple_query("select 1").unwrap();
+        assert_eq!(cell(&proxy, "DATABASES", "bench", "max_client_connections").unwrap(), "3");
+        assert_eq!(cell(&proxy, "USERS", "ada", "max_user_client_connections").unwrap(), "1");
+        assert!(proxy.metric("trunkline_limits_met_total", "user.max_clients") >= 2.0);
+        assert!(proxy.metric("trunkline_limits_met_total", "database.max_clients") >= 1.0);
+    });
+}
+
+#[test]
+fn when_there_are_as_many_clients_as_may_be_the_next_is_told_so_and_cancels_and_the_console_come_through() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("max_clients = 2\n{OPEN}"));
+        let mut sleeps = RawClient::connect(proxy.port(), &[]);
+        let _idle = proxy.client();
+        let refused = proxy.client_config().connect(NoTls).err().unwrap();
+        assert_eq!((code(&refused), refused.as_db_error().unwrap().severity()), ("53300", "FATAL"));
+        assert_eq!(message(&refused), "sorry, too many clients already (max_clients is 2)");
+        assert_eq!(proxy.metric("trunkline_limits_met_total", "limit=\"max_clients\",sqlstate=\"53300\""), 1.0);
+        let cancel = sleeps.canceller();
+        sleeps.send(&[&query("select pg_sleep(20)")]);
+        thread::sleep(Duration::from_millis(300));
+        cancel();
+        assert!(sleeps.until(b'Z').iter().any(|words| words.starts_with("57014")));
+        assert!(cell(&proxy, "DATABASES", "bench", "current_client_connections").is_some());
+        // A key that nobody has is answered by silence, not by a refusal.
+        let mut packet = BytesMut::new();
+        startup::put_cancel(&mut packet, &CancelKey { process_id: 1, secret: [1, 2, 3, 4].into() });
+        let mut stream = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+        stream.write_all(&packet).unwrap();
+        assert_eq!(stream.read(&mut [0; 64]).unwrap(), 0);
+    });
+}
+
+#[test]
+fn an_idle_client_is_ended_when_its_time_is_over_and_one_that_works_or_waits_is_not() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("[limits]\nclient_idle_timeout = '2s'\n{OPEN}"));
+        let mut idle = RawClient::connect(proxy.port(), &[]);
+        idle.query("select 1");
+        let mut pinned = RawClient::connect(proxy.port(), &[]);
+        pinned.query("listen news");
+        let mut in_transaction = proxy.client();
+        in_transaction.batch_execute("begin; select 1").unwrap();
+        let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        let mut busy = proxy.client();
+        busy.simple_query("select pg_sleep(4)").unwrap();
+        let told = "57P05 terminating connection due to idle-session timeout";
+        assert_eq!((idle.until(b'E'), pinned.until(b'E')), (vec![told.to_owned()], vec![told.to_owned()]));
+        in_transaction.batch_execute("commit").unwrap();
+        console.simple_query("show version").unwrap();
+        busy.simple_query("select 1").unwrap();
+        assert_eq!(proxy.metric("trunkline_limits_met_total", "limit=\"client_idle_timeout\",sqlstate=\"57P05\""), 2.0);
+        assert_eq!(proxy.metric("trunkline_errors_sent_total", "57P05"), 2.0);
+    });
+}
+
+#[test]
+fn a_transaction_that_is_left_idle_is_rolled_back_and_its_client_ended() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[limits]\nidle_in_transaction_timeout = '1s'");
+        let mut idle = proxy.client();
+        idle.simple_query("select 1").unwrap();
+        let mut busy = proxy.client();
+        busy.batch_execute("begin; insert into t values (1); select pg_sleep(3); commit").unwrap();
+        let mut left = RawClient::connect(proxy.port(), &[]);
+        left.query("begin");
+        left.query("insert into t values (2)");
+        let told = left.until(b'E');
+        assert_eq!(told, ["25P03 terminating connection due to idle-in-transaction timeout"]);
+        eventually("it is rolled back", SOON, || {
+            cluster.node(0).sql("select count(*) from pg_stat_activity where state like 'idle in%'").unwrap() == "0"
+        });
+        let mut failed = RawClient::connect(proxy.port(), &[]);
+        failed.ask(&[&query("begin"), &query("select 1/0")], 2);
+        assert_eq!(failed.until(b'E'), told);
+        idle.simple_query("select 1").expect("it is in no transaction");
+        assert_eq!(cluster.node(0).sql("select array_agg(a) from t").unwrap(), "{1}");
+        let met = "limit=\"idle_in_transaction_timeout\",sqlstate=\"25P03\"";
+        assert_eq!(proxy.metric("trunkline_limits_met_total", met), 2.0);
+    });
+}
+
+#[test]
+fn a_read_that_takes_too_long_is_cancelled_and_never_a_write() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[limits]\nquery_timeout = '1s'");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let told = "57014 canceling statement due to query_timeout";
+        assert_eq!(client.query("select pg_sleep(20)"), ["T", told, "I"]);
+        let read = [&parse("", "select pg_sleep(20)")[..], &bind("", &[]), &execute(), SYNC].concat();
+        assert!(client.ask(&[&read], 1).contains(&told.to_owned()));
+        // What is sent behind a read that is cancelled is not hit, and neither are writes and transactions.
+        let begun = Instant::now();
+        let behind = query("insert into t select 1 from pg_sleep(3)");
+        let said = client.ask(&[&query("select pg_sleep(20)"), &behind, &query("select 7")], 3);
+        assert!(said.contains(&told.to_owned()) && said.contains(&"INSERT 0 1".to_owned()), "{said:?}");
+        assert!(said.contains(&"row 7".to_owned()) && begun.elapsed() < Duration::from_secs(15), "{said:?}");
+        client.query("begin");
+        assert_eq!(client.query("select 8 from pg_sleep(3)").last().unwrap(), "T");
+        assert_eq!(client.query("commit"), ["COMMIT", "I"]);
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "1");
+        assert_eq!(proxy.metric("trunkline_limits_met_total", "limit=\"query_timeout\",sqlstate=\"57014\""), 3.0);
+    });
+}
+
+#[test]
+fn a_read_on_the_primary_that_is_cancelled_takes_nothing_behind_it_along() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy =
+            Proxy::start(&cluster, "[pool]\nsize = 1\n[limits]\nquery_timeout = '1s'\n[routing]\nreads = 'primary'");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for round in 0..3 {
+            // It ends about when the cancel comes.
+            let read = query(&format!("select pg_sleep({})", 0.9 + 0.3 * f64::from(round)));
+            let behind = query("insert into t select 1 from pg_sleep(1.5)");
+            let said = client.ask(&[&read, &behind], 2);
+            assert!(said.contains(&"INSERT 0 1".to_owned()), "{said:?}");
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "3");
+    });
+}
+
+#[test]
+fn limits_and_modes_change_by_a_reload() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut client = proxy.client();
+        client.batch_execute("begin; select 1; commit").unwrap();
+        proxy.rewrite(|file| {
+            let database = file["database"][0].as_table_mut().unwrap();
+            database.insert("pool_mode".to_owned(), "statement".into());
+            database.insert("pool_size".to_owned(), 5.into());
+            database.insert("max_clients".to_owned(), 1.into());
+        });
+        let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        console.simple_query("RELOAD").unwrap();
+        assert_eq!(code(&client.batch_execute("begin").unwrap_err()), "0A000");
+        client.simple_query("select 1").unwrap();
+        assert_eq!(code(&proxy.client_config().connect(NoTls).err().unwrap()), "53300");
+        assert!(proxy.metric("trunkline_pool_size", "database=\"bench\"") % 5.0 == 0.0);
+        assert_eq!(cell(&proxy, "DATABASES", "bench", "pool_size").unwrap(), "5");
+    });
+}
+
+#[test]
+fn a_name_that_is_not_configured_is_served_by_the_database_that_stands_for_all() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create database blog").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let any = "[[database]]\nname = '*'\ncluster = 'main'\npool_size = 3\nmax_clients = 1";
+        let proxy = Proxy::start(&cluster, &format!("{any}\n{OPEN}"));
+        let connect = |name: &str| proxy.client_config().dbname(name).connect(NoTls);
+        let mut blog = connect("blog").unwrap();
+        assert_eq!(blog.query_one("select current_database()", &[]).unwrap().get::<_, &str>(0), "blog");
+        blog.batch_execute("create table posts (a int); insert into posts values (1)").unwrap();
+        // It has catalogs: reads of its tables are balanced.
+        let primary = cluster.node(0).port();
+        eventually("it reads from replicas", SOON, || {
+            server_port(&mut blog, "select inet_server_port() from posts") != primary
+        });
+        assert_eq!(code(&connect("blog").err().unwrap()), "53300", "max_clients is for each name");
+        let unknown = connect("nowhere").err().unwrap();
+        assert_eq!((code(&unknown), message(&unknown)), ("3D000", "database \"nowhere\" does not exist"));
+        assert!(proxy.metric("trunkline_pool_size", "database=\"blog\"") % 3.0 == 0.0);
+        assert_eq!(cell(&proxy, "DATABASES", "blog", "pool_size").unwrap(), "3");
+        assert_eq!(cell(&proxy, "DATABASES", "nowhere", "pool_size"), None);
+        let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        console.simple_query("RELOAD").unwrap();
+        blog.simple_query("select a from posts").unwrap();
+        console.simple_query("PAUSE blog").unwrap();
+        console.simple_query("RESUME blog").unwrap();
+        proxy.rewrite(|file| drop(file["database"].as_array_mut().unwrap().pop()));
+        console.simple_query("RELOAD").unwrap();
+        assert!(blog.simple_query("select 1").is_err(), "its database is gone");
+        proxy.client().simple_query("select 1").unwrap();
+    });
+}
+
+#[test]
+fn users_of_the_cluster_come_to_every_database_of_the_cluster() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create database blog").unwrap();
+        cluster.node(0).sql("create role ada login password 'a'").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let any =
+            "[[database]]\nname = '*'\ncluster = 'main'\n[cluster.auth_query]\nuser = 'bench'\npassword = 'bench'";
+        let proxy = Proxy::start(&cluster, any);
+        let connect = |password: &str| login(proxy.port(), "ada", password).dbname("blog").connect(NoTls);
+        assert_eq!(code(&connect("b").err().unwrap()), "28P01");
+        let mut ada = connect("a").unwrap();
+        assert_eq!(ada.query_one("select current_user::text", &[]).unwrap().get::<_, &str>(0), "ada");
+    });
+}
