@@ -1,5 +1,6 @@
 """What a run is asked for, by environment."""
 
+import itertools
 import os
 import pathlib
 
@@ -28,4 +29,7 @@ SCALE = 16
 SCRIPTS = {"select-only": "select-only", "TPC-B": "tpcb-like"}
 PROTOCOLS = ("simple", "extended", "prepared")
 CLIENTS = (1, 16, 64)
-CELLS = [(script, protocol, clients) for script in SCRIPTS for protocol in PROTOCOLS for clients in CLIENTS]
+# pgbench prepares its statements one client after the other, waiting for each: with more clients than server connections it
+# waits for a client that waits for those it does not serve meanwhile, behind any proxy that pools.
+STUCK = ("TPC-B", "prepared", 64)
+CELLS = [cell for cell in itertools.product(SCRIPTS, PROTOCOLS, CLIENTS) if cell != STUCK]
