@@ -1109,8 +1109,8 @@ impl Client {
             self.database.catalog.changed();
         }
         let (node, now) = (held.lease.node(), Instant::now());
-        if held.forwarded {
-            self.session.served_by(node, now);
+        if held.forwarded && self.session.served_by(node, now) {
+            self.server.pools.wrote(now);
         }
         self.dropping = held.passing_to_node;
         // A read that no node survives is not tried on all of them.
@@ -1152,6 +1152,14 @@ impl Client {
             }
             // The client waits for the rest of a message: nothing else could be said to it.
             _ if is_torn => Err(Farewell::Left),
+            Loss::Answered(out) => {
+                self.lost_on.clear();
+                buffers.keep_nothing();
+                buffers.to_node.clear();
+                buffers.from_node.consume(usize::MAX);
+                buffers.to_client.extend_from_slice(&out);
+                self.flush(buffers).await
+            }
             Loss::Report(code, out) => {
                 if code == SqlState::TRANSACTION_RESOLUTION_UNKNOWN {
                     // Whoever looks whether it was done must not look where it cannot be seen yet.

@@ -318,7 +318,8 @@ pub struct Routing {
     pub transactions: Transactions,
     /// A replica further behind takes no reads. Default 10 s, bounds 1 ms to 1 day.
     pub max_lag: Duration,
-    /// How long one read may wait for a replica to catch up with its session. Default 5 ms, bounds 0 to 1 s.
+    /// How long one read may wait for a replica to catch up with its session. A wait in vain makes the
+    /// next ones of its session rarer. Default 50 ms, bounds 0 to 1 s.
     pub freshness_wait: Duration,
     /// A look whether the catalogs have been changed otherwise than through Trunkline, this often. Default 30 s, bounds
     /// 1 s to 1 day.

@@ -27,7 +27,7 @@ impl Routing {
             max_lag: table.duration("max_lag", Duration::from_secs(10), Duration::from_millis(1)..=DAY),
             freshness_wait: {
                 let longest = Duration::from_secs(1);
-                table.duration("freshness_wait", Duration::from_millis(5), Duration::ZERO..=longest)
+                table.duration("freshness_wait", Duration::from_millis(50), Duration::ZERO..=longest)
             },
             catalog_refresh: table.duration("catalog_refresh", Duration::from_secs(30), Duration::from_secs(1)..=DAY),
             functions: Arc::new(FunctionLists {

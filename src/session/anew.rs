@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::{Held, Session};
+use super::{Ended, Held, Session};
 use crate::routing::InTransaction;
 use crate::sql::{Isolation, Kind, Part, Statement, TransactionControl, TransactionModes};
 use crate::wire::backend::TransactionStatus;
@@ -107,6 +107,14 @@ impl Session {
 
     /// A statement of the transaction has been done.
     pub(super) fn follow_modes(&mut self, part: &Part) {
+        self.transaction.ended = match &part.transaction {
+            TransactionControl::Commit { chain: true } | TransactionControl::Rollback { chain: true } => Ended::Chained,
+            TransactionControl::Commit { .. } | TransactionControl::Rollback { .. } | TransactionControl::Prepare => {
+                Ended::Yes
+            }
+            TransactionControl::Begin(_) => Ended::No,
+            _ => self.transaction.ended,
+        };
         match &part.transaction {
             TransactionControl::Begin(modes) if self.transaction.modes.is_none() => {
                 let begun =

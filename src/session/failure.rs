@@ -4,17 +4,19 @@ use bytes::BytesMut;
 
 use super::aborted::Aborted;
 use super::owed::{Asker, Owed};
-use super::{AtBegin, Gathered, Session};
+use super::{AtBegin, Ended, Gathered, Session};
 use crate::sql::Kind;
+use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{Severity, put_error};
-use crate::wire::{SqlState, backend as server};
 
 /// What becomes of the session.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Loss {
     /// Nothing was done, or nothing that counts: the same bytes go to another node, and the client notices nothing.
     RunAgain,
+    /// Everything has been answered, and committed or rolled back; what the node has not said any more are these bytes.
+    Answered(BytesMut),
     /// The client is told with these bytes, and the session goes on.
     Report(SqlState, BytesMut),
     /// What the session had on its server connection is gone: it must end, with this message.
@@ -39,11 +41,23 @@ pub struct Circumstances {
 impl Session {
     /// The node is lost. The session holds no lease any more.
     pub fn lost(&mut self, how: Circumstances) -> Loss {
+        let ended = std::mem::take(&mut self.transaction.ended);
+        if ended == Ended::Yes {
+            // Its outcome stands, and the client has been told: what has gone wrong is only what comes after it.
+            self.transaction.status = TransactionStatus::Idle;
+            self.at_begin = None;
+            self.forget_modes();
+        }
         if !self.pins.is_empty() || self.keeps_lease {
             return Loss::End("the server connection that held this session's state was lost");
         }
         if self.transaction.status == TransactionStatus::Idle && !self.touched.is_empty() {
             return Loss::End("the session's settings were lost with its server connection");
+        }
+        match ended {
+            Ended::Yes if self.owes_only_ends() => return self.end_answered(),
+            Ended::Chained => return self.lost_chained(),
+            _ => {}
         }
         let is_untold = self.owed.is_empty() && !self.flow.batch_open || how.at_hand && !how.forwarded;
         if self.transaction.status == TransactionStatus::Open && is_untold && self.can_begin_anew() {
@@ -93,6 +107,7 @@ impl Session {
             && self.transaction.status != TransactionStatus::Idle
             && self.pins.is_empty()
             && !self.keeps_lease
+            && self.transaction.ended == Ended::No
             && !how.forwarded
             && !self.flow.copy_in
             && (is_refused || !self.commit_is_under_way())
@@ -163,6 +178,41 @@ impl Session {
             }
             _ => false,
         })
+    }
+
+    /// Every statement that was sent has been completed: only the ends of units are owed.
+    fn owes_only_ends(&self) -> bool {
+        !self.flow.batch_open
+            && self.owed.iter().all(|owed| match owed {
+                Owed::Query { statement, completed } => *completed == statement.parts.len(),
+                Owed::Sync(_) => true,
+                _ => false,
+            })
+    }
+
+    /// The ReadyForQuery that the node would have sent.
+    fn end_answered(&mut self) -> Loss {
+        let mut out = BytesMut::new();
+        while let Some(owed) = self.owed.pop() {
+            if owed.asker() == Asker::Client {
+                backend::put_ready(&mut out, self.transaction.status);
+            }
+        }
+        self.portals.clear();
+        Loss::Answered(out)
+    }
+
+    /// COMMIT AND CHAIN has committed, and the transaction that it has begun is lost. That is no reason to try the first
+    /// one again, so it is not told as a transaction that was rolled back.
+    fn lost_chained(&mut self) -> Loss {
+        self.at_begin = None;
+        self.portals.clear();
+        self.transaction.status = TransactionStatus::Failed;
+        self.transaction.aborted = Some(Aborted::Told);
+        self.report(
+            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+            "the transaction that AND CHAIN has begun was lost with its node; the one before it has ended as it was told",
+        )
     }
 
     fn lost_transaction(&mut self, how: Circumstances) -> Loss {
@@ -260,7 +310,7 @@ impl Session {
         }
         match end {
             super::End::Flush | super::End::StrayCopy => self.flow.skipping = true,
-            _ => server::put_ready(out, self.transaction.status),
+            _ => backend::put_ready(out, self.transaction.status),
         }
         self.gathered.clear();
     }
@@ -269,4 +319,104 @@ impl Session {
 /// A fast shutdown says goodbye before anything of an autocommit statement is done; so does a node that is no primary.
 fn proves_nothing_done(code: SqlState) -> bool {
     code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CANNOT_CONNECT_NOW
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::routing::{Catalog, Reads, RuleSet, Ruling};
+    use crate::session::translate::Message;
+    use crate::session::{Held, Identity, Known, SessionId, Settings, Surroundings};
+    use crate::sql::{ParseSettings, classify_bytes};
+    use crate::wire::frame;
+
+    /// A session on the primary, and what its server connection has.
+    struct Story {
+        session: Session,
+        known: Known,
+    }
+
+    impl Story {
+        fn begin() -> Self {
+            let identity = Identity { user: "u".into(), database: "d".into(), address: None };
+            Self { session: Session::new(SessionId(1), identity, Settings::default()), known: Known::default() }
+        }
+
+        fn send(&mut self, tag: u8, body: &[u8]) {
+            let mut around = Surroundings {
+                classify: &mut |text| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default())),
+                rules: &RuleSet::default(),
+                reads: Reads::Replicas,
+                held: Held::Primary,
+                catalog: Catalog::NotAsked,
+                heeds_hints: true,
+                minute: 0,
+                draw: 0,
+                ruling: Ruling::default(),
+                optimistic: false,
+            };
+            self.session.survey(tag, body.len() + frame::HEADER, body, &mut around).unwrap();
+            let message = Message { tag, body, whole: body, missing: 0 };
+            self.session.translate(message, &mut self.known, 500, &mut BytesMut::new()).unwrap();
+            self.session.gathered.clear();
+        }
+
+        fn hear(&mut self, tag: u8, body: &[u8]) {
+            self.session.reply(tag, body, &mut self.known).unwrap();
+        }
+
+        fn open_transaction(&mut self) {
+            self.send(b'Q', b"begin\0");
+            self.hear(b'C', b"BEGIN\0");
+            self.hear(b'Z', b"T");
+        }
+
+        /// Parse, Bind, Execute and Sync of this statement, which is completed with this tag and no ReadyForQuery.
+        fn complete(&mut self, text: &str, tag: &str) {
+            self.send(b'P', format!("\0{text}\0\0\0").as_bytes());
+            self.send(b'B', b"\0\0\0\0\0\0\0\0");
+            self.send(b'E', b"\0\0\0\0\0");
+            self.send(b'S', b"");
+            self.hear(b'1', b"");
+            self.hear(b'2', b"");
+            self.hear(b'C', format!("{tag}\0").as_bytes());
+        }
+
+        fn lose(&mut self) -> Loss {
+            let farewell = Some(SqlState::ADMIN_SHUTDOWN);
+            let how = Circumstances { farewell, sent: true, forwarded: true, is_read: false, at_hand: false };
+            assert!(!self.session.may_replay(&how));
+            self.session.lost(how)
+        }
+    }
+
+    #[test]
+    fn a_commit_that_was_told_before_the_node_was_lost_is_not_taken_back() {
+        let mut story = Story::begin();
+        story.open_transaction();
+        story.complete("commit", "COMMIT");
+        assert_eq!(story.lose(), Loss::Answered(BytesMut::from(&b"Z\0\0\0\x05I"[..])));
+        assert!(story.session.is_idle() && story.session.may_release());
+    }
+
+    #[test]
+    fn a_transaction_that_had_not_come_to_its_commit_is_rolled_back() {
+        let mut story = Story::begin();
+        story.open_transaction();
+        story.complete("insert into t values (1)", "INSERT 0 1");
+        let Loss::Report(SqlState::SERIALIZATION_FAILURE, told) = story.lose() else { panic!("it is lost") };
+        assert!(told.ends_with(b"Z\0\0\0\x05E"));
+    }
+
+    #[test]
+    fn what_a_commit_has_chained_is_not_told_as_if_the_commit_had_failed() {
+        let mut story = Story::begin();
+        story.open_transaction();
+        story.complete("commit and chain", "COMMIT");
+        let Loss::Report(SqlState::TRANSACTION_RESOLUTION_UNKNOWN, told) = story.lose() else { panic!("it is lost") };
+        assert!(told.ends_with(b"Z\0\0\0\x05E"));
+        assert!(story.session.answers_alone());
+    }
 }

@@ -153,6 +153,20 @@ struct Transaction {
     is_homeless: bool,
     /// It was lost with its node, and only ROLLBACK is accepted until the client has taken notice.
     aborted: Option<aborted::Aborted>,
+    /// Its COMMIT or ROLLBACK has been completed, though the ReadyForQuery that says so has not come.
+    ended: Ended,
+}
+
+/// Whether a transaction has ended before its ReadyForQuery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ended {
+    /// Not that we know.
+    #[default]
+    No,
+    /// What it has done is done, or undone.
+    Yes,
+    /// The same, and AND CHAIN has begun another one.
+    Chained,
 }
 
 /// Where the conversation stands between messages.

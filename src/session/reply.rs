@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::Session;
 use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId};
+use super::{Ended, Session};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{self, ErrorFields};
 use crate::wire::{SqlState, frame};
@@ -85,6 +85,7 @@ impl Session {
         let status = TransactionStatus::read(body).map_err(|_| out_of_step)?;
         let owed = self.owed.pop().filter(Owed::ends_with_ready).ok_or(out_of_step)?;
         self.transaction.status = status;
+        self.transaction.ended = Ended::No;
         if status == TransactionStatus::Failed {
             self.reset.clear();
         }

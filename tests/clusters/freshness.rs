@@ -95,6 +95,36 @@ fn reads_return_to_replicas_within_a_second_of_the_last_write_in_a_closed_loop()
     });
 }
 
+/// Sixteen sessions of which every tenth statement is a write, as fast as the machine is.
+#[test]
+fn nine_of_ten_reads_are_answered_by_replicas_where_one_statement_of_ten_writes() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t as select id, 0 as a from generate_series(0, 15) id").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let sessions = (0..16).map(|id| {
+            let mut client = proxy.client();
+            thread::spawn(move || {
+                let (begun, mut reads) = (Instant::now(), 0_u32);
+                while begun.elapsed() < Duration::from_secs(4) {
+                    client.execute("update t set a = a + 1 where id = $1", &[&id]).unwrap();
+                    for _ in 0..9 {
+                        client.query_one("select a from t where id = $1", &[&id]).unwrap();
+                    }
+                    reads += 9;
+                }
+                reads
+            })
+        });
+        let sessions: Vec<_> = sessions.collect();
+        let reads: u32 = sessions.into_iter().map(|session| session.join().unwrap()).sum();
+        let on_replicas = proxy.metric("trunkline_statements_total", "target=\"replica\"");
+        println!("{on_replicas} of {reads} reads were answered by replicas");
+        assert!(on_replicas >= 0.9 * f64::from(reads), "{on_replicas} of {reads}");
+    });
+}
+
 #[test]
 fn a_replica_too_far_behind_takes_no_reads() {
     limited(|| {

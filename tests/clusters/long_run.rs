@@ -1,6 +1,7 @@
 //! Sessions that write, read, transfer and count for a while, as nodes fail at random: nobody is told what is not so.
 //!
-//! `TRUNKLINE_RUN_SECONDS` says for how long each; `TRUNKLINE_KILLS` how often the primary is killed.
+//! `TRUNKLINE_RUN_SECONDS` says for how long each, `TRUNKLINE_SESSIONS` for how many sessions (at most 32), and
+//! `TRUNKLINE_KILLS` how often the primary is killed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -198,7 +199,7 @@ struct Run {
 impl Run {
     fn begin(proxy: &Proxy) -> Self {
         let (is_over, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
-        let sessions = (0..SESSIONS).map(|id| {
+        let sessions = (0..sessions()).map(|id| {
             let mut session = Session {
                 id,
                 client: proxy.client_config().connect(NoTls).unwrap(),
@@ -348,6 +349,9 @@ fn limit() -> Duration {
     seconds() + Duration::from_secs(55)
 }
 
-const SESSIONS: i32 = 16;
+fn sessions() -> i32 {
+    i32::try_from(number("TRUNKLINE_SESSIONS", 16)).unwrap()
+}
+
 /// What all accounts hold together.
 const TOTAL: i64 = 500;

@@ -160,12 +160,12 @@ fn a_leader_whose_patroni_stands_still_is_left_for_the_promoted_one() {
 
 #[test]
 fn patronis_own_switchovers_are_followed_and_cost_single_statements_nothing() {
-    limited_to(LIMIT, || switchovers_are_followed(Release::Newest));
+    limited_to(LIMIT + PATIENCE * switchovers(), || switchovers_are_followed(Release::Newest));
 }
 
 #[test]
 fn debians_patroni_is_followed_too() {
-    limited_to(LIMIT, || switchovers_are_followed(Release::Debian));
+    limited_to(LIMIT + PATIENCE * switchovers(), || switchovers_are_followed(Release::Debian));
 }
 
 fn switchovers_are_followed(release: Release) {
@@ -173,7 +173,7 @@ fn switchovers_are_followed(release: Release) {
     let proxy = Proxy::over_patroni(cluster.folder(), &cluster.urls(), "");
     let load = Load::begin(&proxy, |client, round| client.execute("insert into t values ($1)", &[&round]).map(drop));
     thread::sleep(Duration::from_secs(1));
-    for _ in 0..2 {
+    for _ in 0..switchovers() {
         let from = cluster.leader().unwrap();
         let to = (from + 1) % 3;
         let answer = cluster.switch_over(from, to, None);
@@ -186,6 +186,14 @@ fn switchovers_are_followed(release: Release) {
         eventually("both replicas stream", Duration::from_secs(30), || cluster.streaming() == 2);
     }
     load.end();
+}
+
+/// What one switchover more may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// In a row; `TRUNKLINE_SWITCHOVERS` says how many.
+fn switchovers() -> u32 {
+    std::env::var("TRUNKLINE_SWITCHOVERS").map_or(2, |text| text.parse().unwrap())
 }
 
 fn nodes(proxy: &Proxy) -> usize {

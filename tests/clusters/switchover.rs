@@ -1,6 +1,8 @@
 //! Planned switchovers: the primary is stopped cleanly, a replica is promoted, the old primary comes back as a replica.
 
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,11 +63,17 @@ fn with_replay_ten_switchovers_cost_nobody_anything() {
         let simple = load(&proxy, &["-S", "-c", "4", "-T", seconds]);
         let writers = load(&proxy, &["-c", "6", "-T", seconds]);
         let prepared = load(&proxy, &["-M", "prepared", "-c", "6", "-T", seconds]);
+        let (is_over, pauses) = watch_pauses(&proxy);
         thread::sleep(Duration::from_secs(1));
+        let mut promoted = Vec::new();
         for round in 0..10 {
-            switch_over(&cluster, round % 3, (round + 1) % 3);
+            promoted.push(switch_over(&cluster, round % 3, (round + 1) % 3));
             thread::sleep(Duration::from_millis(300));
         }
+        is_over.store(true, Ordering::Relaxed);
+        let beyond = longest_beyond(&pauses.join().unwrap(), &promoted);
+        println!("the longest write ended {beyond:?} after its promotion");
+        assert!(beyond < Duration::from_secs(1), "{beyond:?}");
         let failed = [simple, writers, prepared].map(failed);
         let page = proxy.page("/metrics");
         let counted = |line: &&str| line.contains("_lost_total{") || line.contains("_retries_total{");
@@ -106,18 +114,45 @@ fn a_replay_that_comes_out_otherwise_is_told_as_a_lost_transaction() {
     });
 }
 
+/// Writes one after the other, each by itself, until told to stop: when each began and ended.
+fn watch_pauses(proxy: &Proxy) -> (Arc<AtomicBool>, thread::JoinHandle<Vec<(Instant, Instant)>>) {
+    let (is_over, mut client) = (Arc::new(AtomicBool::new(false)), proxy.client());
+    let told = Arc::clone(&is_over);
+    let writes = thread::spawn(move || {
+        let mut writes = Vec::new();
+        while !told.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            client.batch_execute("update pgbench_branches set filler = '' where bid = 1").unwrap();
+            writes.push((begun, Instant::now()));
+            thread::sleep(Duration::from_millis(2));
+        }
+        writes
+    });
+    (is_over, writes)
+}
+
+/// How long after a promotion the latest of the writes ended that it found waiting.
+fn longest_beyond(writes: &[(Instant, Instant)], promoted: &[Instant]) -> Duration {
+    let waited = |promoted: &Instant| {
+        let found = writes.iter().filter(|(begun, ended)| begun < promoted && ended > promoted);
+        found.map(|(_, ended)| *ended - *promoted).max()
+    };
+    promoted.iter().filter_map(waited).max().unwrap_or_default()
+}
+
 fn load(proxy: &Proxy, arguments: &[&str]) -> Child {
     let mut pgbench = pgbench(proxy.port(), &["-n", "-j", "1"]);
     pgbench.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Stops `old` cleanly, promotes `new`, and lets the others follow it.
-fn switch_over(cluster: &Cluster, old: usize, new: usize) {
+/// Stops `old` cleanly, promotes `new`, and lets the others follow it. Answers when the promotion was complete.
+fn switch_over(cluster: &Cluster, old: usize, new: usize) -> Instant {
     let begun = Instant::now();
     cluster.node(old).stop(Stop::Fast).unwrap();
     let stopped = begun.elapsed();
     cluster.node(new).promote().unwrap();
-    println!("stop {stopped:?}, promoted {:?}", begun.elapsed());
+    let promoted = Instant::now();
+    println!("stop {stopped:?}, promoted {:?}", promoted - begun);
     for other in (0..cluster.nodes().len()).filter(|other| *other != new) {
         cluster.node(other).follow(cluster.node(new)).unwrap();
     }
@@ -125,4 +160,5 @@ fn switch_over(cluster: &Cluster, old: usize, new: usize) {
     for other in (0..cluster.nodes().len()).filter(|other| *other != new) {
         cluster.node(other).catch_up(cluster.node(new)).unwrap();
     }
+    promoted
 }
