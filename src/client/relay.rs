@@ -533,12 +533,13 @@ impl Client {
         if !self.session.meets_foreign_sequences(known) || self.session.status() == TransactionStatus::Failed {
             return None;
         }
+        if self.session.batch_is_open() {
+            return None; // it is answered at its end only, and ours cannot stand in it
+        }
         if !self.session.all_answered() {
             return Some(Gate::Closed(Turn::Still));
         }
-        if !self.session.batch_is_open() {
-            self.session.discard_sequences(known, &mut buffers.to_node);
-        }
+        self.session.discard_sequences(known, &mut buffers.to_node);
         None
     }
 
