@@ -69,7 +69,7 @@ class Proxy:
 
 class PgBouncer(Proxy):
     name = "PgBouncer"
-    program = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    program = os.environ.get("PGBOUNCER") or shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
     def command(self, clients):
         users = self.place.write("userlist.txt", '"bench" "bench"\n')

@@ -9,8 +9,8 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::conversation::serve;
 use super::server::Server;
+use super::visit::serve;
 use super::worker::{Report, Whom, Worker};
 use crate::metrics::Metrics;
 use crate::net::{Stream, Unwatched};

@@ -8,8 +8,9 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
-use super::conversation::{Client, peek};
+use super::conversation::Client;
 use super::farewell::Farewell;
+use super::gathering::peek;
 use super::worker::Buffers;
 use crate::config::PoolMode;
 use crate::metrics::Violator;

@@ -1,0 +1,245 @@
+//! A unit on its way to a node: the lease is made the session's, the messages translated, the decision remembered.
+
+use std::time::{Duration, Instant};
+
+use super::acquire::{Acquired, Refusal, target};
+use super::alarm::Alarm;
+use super::conversation::{Client, HeldLease};
+use super::farewell::Farewell;
+use super::gathering::{peek, violation};
+use super::worker::Buffers;
+use crate::backend::Lease;
+use crate::backend::exchange::{self, ExchangeError};
+use crate::config::PoolMode;
+use crate::metrics::Retry;
+use crate::routing::Intent;
+use crate::session::replay::Sent;
+use crate::session::translate::{DISCARD_SEQUENCES, Message};
+use crate::session::{End, Held, TransactionLog};
+use crate::topology::Role;
+use crate::wire::error_response::put_notice;
+use crate::wire::{SqlState, frame};
+
+impl Client {
+    /// The unit goes on its way on a new lease.
+    pub(super) async fn begin(
+        &mut self,
+        mut acquired: Acquired,
+        is_read: bool,
+        buffers: &mut Buffers,
+    ) -> Result<(), Farewell> {
+        if self.session.cannot_use(&acquired.lease.connection().known) {
+            return Ok(()); // closes it, and the unit is started on another
+        }
+        if let Err(error) = self.make_ours(&mut acquired.lease).await {
+            return self.replay_failed(error, buffers).await;
+        }
+        if let Some(sql) = self.session.beginning() {
+            let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+            if let Err(error) = exchange::query(&mut acquired.lease.connection().stream, &sql, deadline).await {
+                return self.replay_failed(error, buffers).await;
+            }
+            self.session.has_begun();
+        }
+        self.set_out(acquired, is_read, Instant::now(), buffers)
+    }
+
+    /// The unit goes on its way on a lease whose settings are the session's.
+    pub(super) fn set_out(
+        &mut self,
+        acquired: Acquired,
+        is_read: bool,
+        begun: Instant,
+        buffers: &mut Buffers,
+    ) -> Result<(), Farewell> {
+        let Acquired { mut lease, role, reason } = acquired;
+        let is_measured = is_read && !self.session.gathered.begins;
+        let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
+        let timeout = terms.and_then(|terms| terms.timeout);
+        let alarm = timeout.map(|timeout| Alarm::set(timeout, &self.server, &self.cancellable));
+        // What ends with a Flush goes on: it is timed with what ends it.
+        let has_limit = is_measured && self.server.limits.query_timeout.is_some();
+        let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
+        self.turn = self.worker.turn();
+        if is_read && role == Role::Replica && self.cluster().balance.sticky {
+            self.stays_with = Some(lease.node());
+        }
+        self.cancellable.runs_on(lease.connection());
+        buffers.keep_nothing();
+        if self.mode == PoolMode::Session {
+            self.session.keep_lease();
+        }
+        self.worker.metrics.statement_routed(target(role), reason.index());
+        self.session.served_on(if role == Role::Primary { Held::Primary } else { Held::Replica });
+        self.place.card.runs_on(lease.pool().address(), begun, has_limit && ends_here);
+        self.tally.count(|totals| totals.assignments += 1);
+        self.held = Some(HeldLease {
+            lease,
+            role,
+            begun,
+            reason,
+            shape: None,
+            asked: Some(begun),
+            units: 0,
+            passing_to_node: 0,
+            passing_to_client: 0,
+            sent: false,
+            forwarded: false,
+            at_hand: ends_here,
+            is_read,
+            is_measured,
+            is_timed: has_limit || alarm.is_some(),
+            alarm,
+            refused: None,
+            farewell: None,
+        });
+        self.send_unit(buffers)
+    }
+
+    /// Translates what has been gathered. Its messages are kept while it may have to be run again.
+    pub(super) fn send_unit(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        self.remember_decision(buffers);
+        let size = self.session.gathered.size;
+        match &self.held {
+            Some(held) if held.role == Role::Primary => self.session.goes_to_primary(),
+            Some(_) => self.session.goes_to_replica(),
+            None => {}
+        }
+        self.note_for_replay(buffers);
+        let Some(held) = &mut self.held else { return Ok(()) };
+        let unit = buffers.input.filled().get(..size).unwrap_or_default();
+        let mut rest = unit;
+        while let Some(header) = peek(rest)? {
+            let Some((message, after)) = rest.split_at_checked(header.size.min(rest.len())) else { break };
+            let message = Message {
+                tag: header.tag,
+                body: message.get(frame::HEADER..).unwrap_or_default(),
+                whole: message,
+                missing: header.size - message.len(),
+            };
+            let known = &mut held.lease.connection().known;
+            let before = buffers.to_node.len();
+            self.session
+                .translate(message, known, self.server.prepared_statements, &mut buffers.to_node)
+                .map_err(|_| violation(header.tag))?;
+            match buffers.to_node.len() > before {
+                true => held.passing_to_node = message.missing,
+                false => self.dropping = message.missing,
+            }
+            rest = after;
+        }
+        if held.at_hand && self.session.gathered.missing == 0 {
+            buffers.kept.extend_from_slice(unit);
+            if matches!(self.session.gathered.end, Some(End::Query | End::Sync | End::FunctionCall)) {
+                buffers.kept_ends.push_back(buffers.kept.len());
+            }
+        } else {
+            held.at_hand = false;
+        }
+        buffers.input.consume(size);
+        self.session.gathered.clear();
+        Ok(())
+    }
+
+    /// Counts where the unit goes and why, by the shape of its first statement; and tells the client, if it wants to know.
+    fn remember_decision(&mut self, buffers: &mut Buffers) {
+        let Some(held) = &mut self.held else { return };
+        let Some(statement) = self.session.gathered.first.as_ref().filter(|_| self.session.gathered.executes) else {
+            return;
+        };
+        held.units = held.units.saturating_add(1);
+        let is_first = held.units == 1;
+        let (reason, now) = match self.session.intent() {
+            Some(intent) if !is_first => (intent.reason(), Instant::now()),
+            _ => (held.reason, held.begun),
+        };
+        held.asked = held.asked.or(Some(now));
+        let session = &self.session;
+        let unit = || buffers.input.filled().get(..session.gathered.size).unwrap_or_default();
+        let text = || crate::sql::redacted(&session.text_of_unit(unit()));
+        let decision = (target(held.role), reason);
+        let key = self.worker.shapes.borrow_mut().made(statement, held.lease.pool().address(), decision, now, text);
+        held.shape = is_first.then_some(key);
+        if self.session.wishes().notices {
+            let rule = self.rule.take().and_then(|number| self.server.rules.rule(number));
+            let by = rule.map(|rule| format!(", rule {}", rule.name)).unwrap_or_default();
+            let node = held.lease.pool().address();
+            let words = reason.words();
+            let told = format!("routed to {} {node}: {}{by} ({words})", target(held.role).code(), reason.code());
+            put_notice(&mut buffers.to_client, SqlState::SUCCESSFUL_COMPLETION, &told);
+        }
+        self.tally.count(|totals| totals.queries += 1);
+    }
+
+    /// Makes the server connection's settings and SQL-prepared statements the session's.
+    async fn make_ours(&mut self, lease: &mut Lease) -> Result<(), ExchangeError> {
+        let connection = lease.connection();
+        let mut sql = self.session.replay(&connection.known);
+        if self.session.meets_foreign_sequences(&connection.known) {
+            sql = Some(format!("{};{DISCARD_SEQUENCES}", sql.unwrap_or_default()));
+            connection.known.last_writer = None;
+        }
+        let missing = self.session.missing_prepares(&connection.known);
+        if sql.is_none() && missing.is_empty() {
+            return Ok(());
+        }
+        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        if let Some(sql) = sql.map(|sql| self.session.guarded(sql)) {
+            self.worker.metrics.parameters_replayed(1);
+            exchange::query(&mut connection.stream, &sql, deadline).await?;
+        }
+        let mut refused = Vec::new();
+        for prepare in missing {
+            self.worker.metrics.prepared_replayed(1);
+            // What cannot be prepared here any more will be missed by EXECUTE, in the node's own words.
+            match exchange::query(&mut connection.stream, &prepare, deadline).await {
+                Ok(_) => {}
+                Err(ExchangeError::Refused { .. }) => refused.push(prepare),
+                Err(error) => return Err(error),
+            }
+        }
+        self.session.replayed(&mut connection.known, &refused);
+        Ok(())
+    }
+
+    async fn replay_failed(&mut self, error: ExchangeError, buffers: &mut Buffers) -> Result<(), Farewell> {
+        match error {
+            ExchangeError::Refused { code, message }
+                if self.session.placeholder_removed(code, &message, &mut buffers.to_client) =>
+            {
+                Ok(())
+            }
+            ExchangeError::Refused { code, message } => self.refuse(Refusal { code, message }, buffers).await,
+            // The connection was bad; nothing of the client's has been sent.
+            _ => {
+                self.worker.metrics.retried(Retry::NotSent);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes what is about to be sent, if its transaction may be replayed.
+    fn note_for_replay(&mut self, buffers: &Buffers) {
+        if self.server.replay.is_none() && self.log.is_none() {
+            return;
+        }
+        let limit = self.server.replay.unwrap_or_default();
+        let log = self.log.get_or_insert_with(|| Box::new(TransactionLog::new(limit)));
+        let gathered = &self.session.gathered;
+        if gathered.missing > 0 {
+            return log.spoil();
+        }
+        let is_first = !self.session.awaits_replies();
+        let was_empty = log.is_empty();
+        let messages = buffers.input.filled().get(..gathered.size).unwrap_or_default();
+        let ends_unit = matches!(gathered.end, Some(End::Query | End::Sync | End::FunctionCall));
+        log.sent(Sent { messages, begins: gathered.begins, is_first, ends_unit });
+        if was_empty && !log.is_empty() {
+            self.session.note_begin();
+        }
+        if !log.is_empty() {
+            self.session.note_names();
+        }
+    }
+}

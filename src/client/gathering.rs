@@ -1,0 +1,227 @@
+//! What comes from a client, looked at message by message until a unit is whole; and what is dropped, or answered in
+//! a node's place.
+
+use std::time::Instant;
+
+use super::conversation::{Client, NO_BLOCKS};
+use super::farewell::Farewell;
+use super::rulings::{self, minute_of_the_day};
+use super::worker::Buffers;
+use crate::config::PoolMode;
+use crate::metrics::Limit;
+use crate::net::ReadBuffer;
+use crate::routing::{Catalog, Intent, Ruling};
+use crate::session::{End, Held, Surroundings};
+use crate::topology::Role;
+use crate::wire::{Header, SqlState, backend, frame, frontend};
+
+/// A batch for the primary that is longer than this is not collected whole before it is sent: what few batches exceed, so
+/// that a batch that can be run again as a whole mostly stays one.
+const LONG_PIPELINE: usize = 256 * 1024;
+
+impl Client {
+    pub(super) async fn read_more(&mut self, input: &mut ReadBuffer) -> Result<(), Farewell> {
+        match self.session.status() {
+            backend::TransactionStatus::Idle => self.place.card.idles(Instant::now()),
+            _ => self.place.card.rests(true, Instant::now()),
+        }
+        if input.is_full() {
+            input.grow();
+        }
+        match input.fill(&mut self.stream).await? {
+            0 => Err(Farewell::Left),
+            count => {
+                self.worker.metrics.received_from_client(count);
+                self.tally.count(|totals| totals.add_received(count));
+                Ok(())
+            }
+        }
+    }
+
+    /// Looks at whole messages until the unit is whole. Without a lease only.
+    pub(super) fn survey(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        while self.session.gathered.end.is_none() {
+            let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
+            let Some(header) = peek(rest)? else { return Ok(()) };
+            if let Some(message) = rest.get(..header.size) {
+                self.survey_message(header, message, 0)?;
+                self.cut_long_pipeline();
+            } else if !self.survey_partial(header, buffers)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// What needs the primary needs it whatever follows: the first statements of a long batch run, and may fail, while the
+    /// client still sends the rest.
+    fn cut_long_pipeline(&mut self) {
+        let gathered = &mut self.session.gathered;
+        if gathered.size >= LONG_PIPELINE && matches!(gathered.intent, Some(Intent::Primary(_))) {
+            gathered.end.get_or_insert(End::Flush);
+        }
+    }
+
+    /// Drops what has come of a message that nobody wants.
+    pub(super) fn drop_rest(&mut self, buffers: &mut Buffers) {
+        let there = self.dropping.min(buffers.input.len());
+        buffers.input.consume(there);
+        self.dropping -= there;
+    }
+
+    /// Takes the unit off the input; what has not come of it is dropped as it comes.
+    pub(super) fn take_unit_off(&mut self, buffers: &mut Buffers) {
+        buffers.input.consume(self.session.gathered.size);
+        self.dropping = self.session.gathered.missing;
+    }
+
+    /// Looks at a message of which `missing` bytes have not come yet.
+    pub(super) fn survey_message(&mut self, header: Header, message: &[u8], missing: usize) -> Result<(), Farewell> {
+        let held = match &self.held {
+            None => Held::Nothing,
+            Some(held) if held.role == Role::Primary => Held::Primary,
+            Some(_) => Held::Replica,
+        };
+        let known = self.database.catalog.look();
+        let resolved = known.picture().map(|picture| self.paths.resolve(picture, &self.session));
+        let catalog = match (known.picture(), &resolved) {
+            (Some(picture), Some(resolved)) => Catalog::Known { picture, path: &resolved.path, key: resolved.key },
+            _ => Catalog::Unknown,
+        };
+        let (worker, dialect) = (&self.worker, self.session.dialect());
+        let mut around = Surroundings {
+            classify: &mut |text| worker.classify(text, dialect),
+            rules: &self.server.rules,
+            reads: self.server.reads,
+            held,
+            catalog,
+            heeds_hints: self.server.hints,
+            minute: if self.server.rules.looks_at_time() { minute_of_the_day() } else { 0 },
+            draw: if self.server.rules.draws() { rand::random() } else { 0 },
+            ruling: Ruling::default(),
+            optimistic: self.server.optimistic,
+        };
+        let body = message.get(frame::HEADER..).unwrap_or_default();
+        match missing {
+            0 => self.session.survey(header.tag, header.size, body, &mut around),
+            _ => self.session.survey_beginning(header.tag, body, missing, &mut around),
+        }
+        .map_err(|_| violation(header.tag))?;
+        if !around.ruling.is_empty() {
+            self.rule = around.ruling.rule.or(self.rule);
+            rulings::count(&around.ruling, &self.server.rules, &self.session);
+        }
+        if self.mode == PoolMode::Statement && self.session.gathered.begins {
+            self.refuse_block();
+        }
+        Ok(())
+    }
+
+    /// What has been gathered begins a transaction, which the pool's mode does not allow.
+    fn refuse_block(&mut self) {
+        if !matches!(self.session.intent(), Some(Intent::Refuse { .. })) {
+            self.worker.metrics.limit_met(Limit::StatementMode);
+            let (rule, message, sqlstate) = ("pool_mode".into(), NO_BLOCKS.into(), "0A000".into());
+            self.session.gathered.join(Intent::Refuse { rule, message, sqlstate });
+        }
+    }
+
+    /// A message that is too large to wait for goes on as it comes: the unit starts with what is there of it. Answers
+    /// false if there must be more of it first.
+    pub(super) fn survey_partial(&mut self, header: Header, buffers: &mut Buffers) -> Result<bool, Farewell> {
+        let limit = self.server.limits.buffer_bytes;
+        if header.tag == frontend::COPY_DATA && self.session.gathered.size == 0 {
+            self.pass_copy_data(header, buffers);
+            return Ok(true);
+        }
+        if header.size <= limit && buffers.input.len() < limit {
+            return Ok(false);
+        }
+        if self.session.gathered.size > 0 {
+            self.session.gathered.end = Some(End::Flush);
+            return Ok(true);
+        }
+        let missing = header.size.saturating_sub(buffers.input.len());
+        if self.held.is_some() && self.session.answers_alone() {
+            buffers.input.consume(usize::MAX);
+            self.dropping = missing;
+            return Ok(true);
+        }
+        if !matches!(header.tag, frontend::QUERY | frontend::BIND) {
+            let message = format!("message of {} bytes is larger than limits.buffer_bytes ({limit})", header.size);
+            return Err(Farewell::told(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
+        }
+        self.survey_message(header, buffers.input.filled(), missing)?;
+        Ok(true)
+    }
+
+    /// Copy data at the front of the input, whole or not, goes to the node if it may want it, and nowhere else.
+    pub(super) fn pass_copy_data(&mut self, header: Header, buffers: &mut Buffers) {
+        let there = header.size.min(buffers.input.len());
+        let missing = header.size - there;
+        let is_wanted = !self.session.answers_alone() && (self.session.copies_in() || self.session.awaits_replies());
+        match &mut self.held {
+            Some(held) if is_wanted => {
+                if let Some(log) = &mut self.log {
+                    log.spoil();
+                }
+                buffers.to_node.extend_from_slice(buffers.input.filled().get(..there).unwrap_or_default());
+                held.passing_to_node = missing;
+            }
+            _ => self.dropping = missing,
+        }
+        buffers.input.consume(there);
+    }
+
+    pub(super) fn drop_unit(&mut self, buffers: &mut Buffers) {
+        self.take_unit_off(buffers);
+        self.session.gathered.clear();
+    }
+
+    /// Answers in the node's place until the lost transaction or the skipped batch has ended.
+    pub(super) async fn answer_alone(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        loop {
+            self.drop_rest(buffers);
+            self.cut_large(buffers)?;
+            let Some(header) = peek(buffers.input.filled())?.filter(|header| header.size <= buffers.input.len()) else {
+                self.flush(buffers).await?;
+                return self.read_more(&mut buffers.input).await;
+            };
+            if header.tag == frontend::TERMINATE {
+                return Err(Farewell::Left);
+            }
+            let (worker, dialect) = (&self.worker, self.session.dialect());
+            let message = buffers.input.filled().get(frame::HEADER..header.size).unwrap_or_default();
+            self.session
+                .answer_alone(header.tag, message, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)
+                .map_err(|_| violation(header.tag))?;
+            buffers.input.consume(header.size);
+            if !self.session.answers_alone() {
+                return self.flush(buffers).await;
+            }
+        }
+    }
+
+    /// Of a message that is too large to be waited for, only that it was there is of interest: it becomes an empty Query
+    /// or Sync's forerunner without effect.
+    fn cut_large(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let limit = self.server.limits.buffer_bytes;
+        let Some(header) = peek(buffers.input.filled())?.filter(|header| header.size > limit) else { return Ok(()) };
+        self.dropping = header.size.saturating_sub(buffers.input.len());
+        buffers.input.consume(header.size);
+        let body: &[u8] = if header.tag == frontend::QUERY { b"\0" } else { b"\0\0" };
+        let (worker, dialect) = (&self.worker, self.session.dialect());
+        self.session
+            .answer_alone(header.tag, body, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)
+            .map_err(|_| violation(header.tag))
+    }
+}
+
+/// The header at the front of what came from the client.
+pub(super) fn peek(bytes: &[u8]) -> Result<Option<Header>, Farewell> {
+    Header::peek(bytes).map_err(|error| Farewell::violation(&error.to_string()))
+}
+
+pub(super) fn violation(tag: u8) -> Farewell {
+    Farewell::violation(&format!("invalid frontend message of type {tag}"))
+}

@@ -1,0 +1,211 @@
+//! A unit that cannot go on where it is: refused by a replica, or lost with its node. It is run again, or the client is
+//! told what that means.
+
+use std::time::{Duration, Instant};
+
+use super::conversation::Client;
+use super::farewell::Farewell;
+use super::worker::Buffers;
+use crate::backend::Lease;
+use crate::backend::exchange::{self};
+use crate::metrics::{Loss as LossCount, Retry};
+use crate::routing::{Intent, Reason};
+use crate::session::Loss;
+use crate::session::failure::Circumstances;
+use crate::topology::Doubt;
+use crate::wire::{SqlState, backend};
+
+/// A unit that node after node says goodbye to is told so in the end.
+const MOST_RUNS: usize = 8;
+
+impl Client {
+    /// The unit at the front of the input cannot run on the replica that is held.
+    pub(super) async fn move_elsewhere(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if self.session.status() == backend::TransactionStatus::Idle {
+            return self.release(buffers).await;
+        }
+        if self.session.can_begin_anew() {
+            self.leave_transaction();
+            // The unit is looked at anew, outside of a lease: there a transaction belongs to the primary.
+            self.session.begin_anew();
+            return Ok(());
+        }
+        self.held = None;
+        self.cancellable.runs_nothing();
+        self.take_unit_off(buffers);
+        let end = self.session.gathered.end;
+        self.session.gathered.clear();
+        let message = "this READ ONLY transaction runs on a replica, which cannot answer this statement rightly";
+        self.session.abort_transaction(SqlState::FEATURE_NOT_SUPPORTED, message, &mut buffers.to_client);
+        self.session.end_aborted_unit(end, &mut buffers.to_client);
+        self.flush(buffers).await
+    }
+
+    /// The transaction goes on elsewhere: what it was on the replica is ended there, while nobody waits.
+    fn leave_transaction(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        self.cancellable.runs_nothing();
+        self.session.served_by(held.lease.node(), Instant::now());
+        tokio::task::spawn_local(end_transaction(held.lease, self.server.queue_timeout));
+    }
+
+    /// A replica has refused the unit and its answer has been dropped: the primary is asked.
+    pub(super) fn ask_primary(&mut self, code: SqlState, buffers: &mut Buffers) {
+        if self.session.status() != backend::TransactionStatus::Idle {
+            self.leave_transaction();
+            self.session.begin_anew();
+        } else if let Some(held) = self.held.take() {
+            self.give_back(held.lease, Instant::now());
+        }
+        self.worker.metrics.retried(match code {
+            SqlState::SERIALIZATION_FAILURE => Retry::RecoveryConflict,
+            _ => Retry::ReadOnly,
+        });
+        self.database.catalog.suspected();
+        self.session.rewind();
+        if let Some(log) = &mut self.log {
+            log.clear();
+        }
+        self.put_back(buffers);
+        self.session.gathered.join(Intent::Primary(Reason::Retried));
+    }
+
+    /// The unit's messages stand at the front of the input again.
+    fn put_back(&mut self, buffers: &mut Buffers) {
+        buffers.to_node.clear();
+        buffers.from_node.consume(usize::MAX);
+        let kept = std::mem::take(&mut buffers.kept);
+        buffers.kept_ends.clear();
+        buffers.input.put_front(&kept);
+    }
+
+    /// The node is lost: runs the unit again, or tells the client what that means.
+    pub(super) async fn node_lost(
+        &mut self,
+        farewell: Option<SqlState>,
+        buffers: &mut Buffers,
+    ) -> Result<(), Farewell> {
+        let Some(held) = self.held.take() else { return Ok(()) };
+        self.cancellable.runs_nothing();
+        if self.session.may_change_catalog() {
+            self.database.catalog.changed();
+        }
+        let (node, now) = (held.lease.node(), Instant::now());
+        if held.forwarded && self.session.served_by(node, now) {
+            self.server.pools.wrote(now);
+        }
+        self.dropping = held.passing_to_node;
+        // A read that no node survives is not tried on all of them.
+        let may_run_again =
+            farewell.is_some() || (self.lost_on.len() < MOST_RUNS && (!held.sent || self.lost_on.is_empty()));
+        (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
+        let how = Circumstances {
+            farewell,
+            sent: held.sent,
+            forwarded: held.forwarded,
+            is_read: held.is_read,
+            at_hand: held.at_hand && !buffers.kept.is_empty() && may_run_again,
+        };
+        let is_torn = held.passing_to_client > 0;
+        drop(held);
+        // While a transaction is run again nothing of it can have been committed, and the client is shown nothing.
+        let is_replaying = self.log.as_ref().is_some_and(|log| log.is_muted());
+        let may_replay = is_replaying || (!is_torn && self.session.may_replay(&how));
+        let is_patient = farewell.is_some() || self.lost_on.len() < MOST_RUNS;
+        if may_replay && is_patient && self.begin_again(buffers) {
+            self.lost_on.push(node);
+            return Ok(());
+        }
+        if is_replaying {
+            self.replay_differs(buffers);
+            return Ok(());
+        }
+        if let Some(log) = &mut self.log {
+            log.clear();
+        }
+        self.session.forget_begin();
+        let loss = self.session.lost(how);
+        match loss {
+            Loss::RunAgain => {
+                self.worker.metrics.retried(if how.sent { Retry::NodeLost } else { Retry::NotSent });
+                self.lost_on.push(node);
+                self.put_back(buffers);
+                Ok(())
+            }
+            // The client waits for the rest of a message: nothing else could be said to it.
+            _ if is_torn => Err(Farewell::Left),
+            Loss::Answered(out) => {
+                self.lost_on.clear();
+                buffers.keep_nothing();
+                buffers.to_node.clear();
+                buffers.from_node.consume(usize::MAX);
+                buffers.to_client.extend_from_slice(&out);
+                self.flush(buffers).await
+            }
+            Loss::Report(code, out) => {
+                if code == SqlState::TRANSACTION_RESOLUTION_UNKNOWN {
+                    // Whoever looks whether it was done must not look where it cannot be seen yet.
+                    self.session.freshness.wrote(now);
+                }
+                self.lost_on.clear();
+                buffers.keep_nothing();
+                buffers.to_node.clear();
+                buffers.from_node.consume(usize::MAX);
+                if out.is_empty() {
+                    return Ok(());
+                }
+                self.worker.metrics.error_sent(code.as_str());
+                self.worker.metrics.transaction_lost(match code {
+                    SqlState::SERIALIZATION_FAILURE => LossCount::RolledBack,
+                    SqlState::CONNECTION_FAILURE => LossCount::CutShort,
+                    _ => LossCount::Unknown,
+                });
+                buffers.to_client.extend_from_slice(&out);
+                self.flush(buffers).await
+            }
+            Loss::End(message) => Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, message)),
+        }
+    }
+
+    /// Everything since BEGIN stands at the front of the input again; what the client has seen of it will be compared.
+    /// False: it is not at hand.
+    fn begin_again(&mut self, buffers: &mut Buffers) -> bool {
+        let Some(messages) = self.log.as_mut().and_then(|log| log.begin_again()) else { return false };
+        self.worker.metrics.retried(Retry::Replayed);
+        self.session.begin_again();
+        buffers.keep_nothing();
+        buffers.to_node.clear();
+        buffers.from_node.consume(usize::MAX);
+        buffers.input.put_front(&messages);
+        true
+    }
+
+    /// Run again, the transaction has not answered as before: it is lost, and its next statement is told so.
+    pub(super) fn replay_differs(&mut self, buffers: &mut Buffers) {
+        self.held = None;
+        self.cancellable.runs_nothing();
+        self.worker.metrics.transaction_lost(LossCount::ReplayDiffered);
+        if let Some(log) = &mut self.log {
+            // What the client has the answer of already is not asked once more.
+            buffers.input.consume(log.unsent_of_seen());
+            log.clear();
+        }
+        self.session.lose_replayed();
+        self.lost_on.clear();
+        buffers.keep_nothing();
+        buffers.to_node.clear();
+        buffers.from_node.consume(usize::MAX);
+    }
+}
+
+/// Ends what a transaction was on a replica that it has left.
+async fn end_transaction(mut lease: Lease, limit: Duration) {
+    let deadline = tokio::time::Instant::now() + limit;
+    let connection = lease.connection();
+    if connection.is_being_cancelled() {
+        return; // closed
+    }
+    if exchange::query(&mut connection.stream, "ROLLBACK", deadline).await.is_ok() {
+        lease.give_back(Instant::now());
+    }
+}

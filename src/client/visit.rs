@@ -1,0 +1,198 @@
+//! One client from its first byte to its last: login, conversation or console, farewell.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+
+use super::card::{Card, Ending};
+use super::console::{self, Visitor};
+use super::conversation::Client;
+use super::farewell::Farewell;
+use super::handshake::{self, Admitted};
+use super::release::discard_all;
+use super::server::Server;
+use super::welcome::Reported;
+use super::worker::{Place, Worker};
+use crate::backend::Lease;
+use crate::backend::cancel::Cancellable;
+use crate::metrics::{Limit, LoginFailure, Refusal as RefusalCause, Violator};
+use crate::net::Stream;
+use crate::session::wishes;
+use crate::session::{Identity, SessionId};
+use crate::wire::SqlState;
+use crate::wire::error_response::{Severity, put_error};
+
+/// Serves one client, from its first byte to its last.
+pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId) {
+    let place = worker.enter(Card::new(id, stream.socket().peer_address(), stream.socket().local_address()));
+    worker.metrics.client_accepted();
+    let mut stream = Some(stream);
+    let login = tokio::time::timeout(server.limits.login_timeout, Box::pin(login(&mut stream, &server, &worker)));
+    let farewell = match (login.await, stream.take()) {
+        (Err(_), _) => {
+            worker.metrics.login_failed(LoginFailure::Timeout);
+            Farewell::Left
+        }
+        (Ok(Err(Farewell::ToConsole(user))), Some(stream)) => {
+            visit_console(stream, user, &server, &worker, &place).await;
+            return worker.metrics.client_closed();
+        }
+        (Ok(Err(farewell)), still_there) => {
+            stream = still_there;
+            farewell
+        }
+        (Ok(Ok(_)), None) => Farewell::Left,
+        (Ok(Ok((admitted, cancellable, reported))), Some(stream)) => {
+            let mut client =
+                Client::new(stream, admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
+            client.session.told(reported);
+            client.server.has_let_in(&client.database.name);
+            // What is wrong with them stays without effect: nobody listens yet.
+            let _ = client.session.take_wishes([wishes::POSITION], Instant::now());
+            // It may be somebody who has just written, on a connection that is gone.
+            if let Some(moment) = server.pools.last_write() {
+                client.session.freshness.wrote(moment);
+            }
+            let farewell = client.converse_unless_killed().await;
+            client.leave(farewell).await;
+            worker.metrics.client_closed();
+            return;
+        }
+    };
+    if let Some(stream) = &mut stream {
+        say_farewell(stream, &farewell, &worker).await;
+    }
+    worker.metrics.client_closed();
+}
+
+async fn login(
+    place: &mut Option<Stream>,
+    server: &Server,
+    worker: &Worker,
+) -> Result<(Admitted, Arc<Cancellable>, Reported), Farewell> {
+    let mut admitted = handshake::admit(place, server, worker).await?;
+    let stream = place.as_mut().ok_or(Farewell::Left)?;
+    let cancellable = server.cancel_keys.issue();
+    match handshake::welcome(stream, &mut admitted, cancellable.key(), server, worker).await {
+        Ok(reported) => Ok((admitted, cancellable, reported)),
+        Err(farewell) => {
+            server.cancel_keys.remove(&cancellable);
+            Err(farewell)
+        }
+    }
+}
+
+/// The client goes on at the console, if it may; else it is told why not.
+async fn visit_console(stream: Stream, user: Arc<str>, server: &Server, worker: &Worker, place: &Place) {
+    let refusal = match (server.console_right(&user), server.console.get()) {
+        (Some(right), Some(console)) => {
+            worker.metrics.login_ok();
+            let address = stream.origin();
+            place.card.is_of(&Identity { user: Arc::clone(&user), database: console::NAME.into(), address });
+            place.card.visits_console();
+            let mut visit = console(Visitor { stream, user, right });
+            let until_told = std::future::poll_fn(|cx| {
+                if place.card.poll_ended(cx).is_ready() || worker.is_draining() {
+                    return Poll::Ready(());
+                }
+                place.watch(cx);
+                visit.as_mut().poll(cx)
+            });
+            return until_told.await;
+        }
+        (None, _) => {
+            let message = format!(
+                "user \"{user}\" may not use the console: add it to users or stats_users in the [admin] section of the \
+                 configuration"
+            );
+            Farewell::told(SqlState::INSUFFICIENT_PRIVILEGE, message)
+        }
+        (_, None) => Farewell::told(SqlState::CANNOT_CONNECT_NOW, "the console is not there yet"),
+    };
+    let mut stream = stream;
+    say_farewell(&mut stream, &refusal, worker).await;
+}
+
+async fn say_farewell(stream: &mut Stream, farewell: &Farewell, worker: &Worker) {
+    match farewell {
+        Farewell::Told { code, message } => {
+            worker.metrics.error_sent(code.as_str());
+            if *code == SqlState::PROTOCOL_VIOLATION {
+                worker.metrics.protocol_violated(Violator::Client);
+            }
+            let mut out = BytesMut::new();
+            put_error(&mut out, Severity::Fatal, *code, message, None);
+            // Whoever does not read it is gone already.
+            let _ = stream.write_all(&out).await;
+            let _ = stream.shutdown().await;
+        }
+        Farewell::NotPostgres => worker.metrics.client_refused(RefusalCause::NotPostgres),
+        Farewell::Left | Farewell::Lost(_) | Farewell::Cancel | Farewell::ToConsole(_) => {}
+    }
+}
+
+/// What a client is told that is ended.
+fn ended(why: Ending, worker: &Worker) -> Farewell {
+    let (limit, code, message) = match why {
+        Ending::Killed => (None, SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"),
+        Ending::Idle => (
+            Some(Limit::ClientIdle),
+            SqlState::IDLE_SESSION_TIMEOUT,
+            "terminating connection due to idle-session timeout",
+        ),
+        Ending::IdleInTransaction => (
+            Some(Limit::IdleInTransaction),
+            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+            "terminating connection due to idle-in-transaction timeout",
+        ),
+    };
+    limit.into_iter().for_each(|limit| worker.metrics.limit_met(limit));
+    Farewell::told(code, message)
+}
+
+impl Client {
+    /// An operator may end it at any moment. Dropping what it does loses nothing that is not settled by leaving.
+    async fn converse_unless_killed(&mut self) -> Farewell {
+        let (card, worker) = (Rc::clone(&self.place.card), Rc::clone(&self.worker));
+        let mut conversation = std::pin::pin!(self.converse());
+        std::future::poll_fn(|cx| match card.poll_ended(cx) {
+            Poll::Ready(why) => Poll::Ready(ended(why, &worker)),
+            Poll::Pending => conversation.as_mut().poll(cx),
+        })
+        .await
+    }
+
+    /// The conversation is over.
+    async fn leave(mut self, farewell: Farewell) {
+        self.cancellable.runs_nothing();
+        if self.session.may_change_catalog() {
+            self.database.catalog.changed();
+        }
+        self.server.cancel_keys.remove(&self.cancellable);
+        if let Some(held) = self.held.take() {
+            if self.session.served_by(held.lease.node(), Instant::now()) {
+                self.server.pools.wrote(Instant::now());
+            }
+            let is_still = self.session.is_idle() && held.passing_to_node == 0 && held.passing_to_client == 0;
+            // What has been set and not read back, nobody could tell whoever gets the connection next.
+            if is_still && self.session.pin().is_none() && !self.session.has_touched() {
+                self.give_back(held.lease, Instant::now());
+            } else if is_still && self.session.is_kept_by_mode() && self.session.can_be_discarded() {
+                tokio::task::spawn_local(discard_all(held.lease, self.server.queue_timeout));
+            } else if self.session.awaits_replies() && self.session.is_futile(held.is_read) {
+                tokio::task::spawn_local(stop_statement(held.lease));
+            }
+        }
+        say_farewell(&mut self.stream, &farewell, &self.worker).await;
+    }
+}
+
+/// The client is gone: what its statement holds is let go at once. The connection is closed.
+async fn stop_statement(mut lease: Lease) {
+    lease.connection().cancel_target.cancel().await;
+}
