@@ -12,7 +12,7 @@ use crate::backend::Lease;
 use crate::backend::exchange::{self, ExchangeError};
 use crate::config::PoolMode;
 use crate::metrics::Retry;
-use crate::routing::Intent;
+use crate::routing::{Intent, Reason};
 use crate::session::replay::Sent;
 use crate::session::translate::{DISCARD_SEQUENCES, Message};
 use crate::session::{End, Held, TransactionLog};
@@ -70,6 +70,9 @@ impl Client {
             self.session.keep_lease();
         }
         self.worker.metrics.statement_routed(target(role), reason.index());
+        if matches!(reason, Reason::UnknownRelation | Reason::UnknownFunction) {
+            self.database.catalog.missed(begun);
+        }
         self.session.served_on(if role == Role::Primary { Held::Primary } else { Held::Replica });
         self.place.card.runs_on(lease.pool().address(), begun, has_limit && ends_here);
         self.tally.count(|totals| totals.assignments += 1);

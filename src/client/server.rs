@@ -186,7 +186,19 @@ impl DatabaseCatalog {
         self.current.suspected();
         self.wake.notify_one();
     }
+
+    /// A statement names what the picture has not: it may have been made since, past Trunkline. Whoever names again and
+    /// again what there is not makes nobody look all the time.
+    pub fn missed(&self, now: Instant) {
+        let checked = self.current.upkeep().checked;
+        if checked.is_none_or(|checked| now.saturating_duration_since(checked) >= BETWEEN_MISSES) {
+            self.suspected();
+        }
+    }
 }
+
+/// Looking whether catalogs have changed takes a node about a second where there are a million objects.
+const BETWEEN_MISSES: Duration = Duration::from_secs(5);
 
 /// Who may connect.
 #[derive(Clone, Debug)]

@@ -130,6 +130,24 @@ fn a_function_that_changes_no_catalog_leaves_reads_on_replicas() {
 }
 
 #[test]
+fn a_table_that_was_made_elsewhere_is_read_on_replicas_soon_after_it_was_first_missed() {
+    limited(|| {
+        let cluster = cluster();
+        // The catalogs are looked at every 30 s if nothing makes that sooner.
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let mut client = proxy.client();
+        client.batch_execute("select 1").unwrap();
+        cluster.node(0).sql("create table late (a int)").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        eventually("replicas are read from", Duration::from_secs(10), || {
+            let port = server_port(&mut client, "select inet_server_port() from (select count(*) from late) c");
+            thread::sleep(Duration::from_millis(20));
+            port != cluster.node(0).port()
+        });
+    });
+}
+
+#[test]
 fn what_is_changed_elsewhere_counts_within_the_refresh_interval_and_shows_no_error() {
     limited(|| {
         let cluster = cluster();
