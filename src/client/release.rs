@@ -144,7 +144,7 @@ pub(super) async fn discard_all(mut lease: Lease, limit: Duration) {
         return; // closed
     }
     if exchange::query(&mut connection.stream, "DISCARD ALL", deadline).await.is_ok() {
-        connection.known = Known::default();
+        connection.known = Known::of(connection.known.process_id);
         lease.give_back(Instant::now());
     }
 }

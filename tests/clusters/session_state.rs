@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use postgres::Client;
 
 use crate::fixture::{Proxy, cluster, limited};
-use crate::raw::RawClient;
+use crate::raw::{RawClient, TERMINATE};
 
 /// One server connection per node, so that every client's statements meet on it.
 const SHARED: &str = "[pool]\nsize = 1";
@@ -73,6 +73,23 @@ fn who_listens_knows_its_own_notifications_by_their_sender() {
         other.query("notify news, 'its'");
         let told = listener.until(b'A').pop().unwrap();
         assert!(told.ends_with(" news=its") && !told.contains(&format!(" {} ", listener.process_id())), "{told}");
+    });
+}
+
+/// The server connection is one that another session has had for itself and that DISCARD ALL has made clean.
+#[test]
+fn who_listens_on_a_connection_that_was_cleaned_knows_its_own_notifications_too() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\nmode = 'session'");
+        for _ in 0..2 {
+            let mut listener = RawClient::connect(proxy.port(), &[]);
+            listener.query("listen news");
+            let own = format!("notified by {} news=mine", listener.process_id());
+            let told = listener.query("notify news, 'mine'");
+            assert!(told.contains(&own), "{own}: {told:?}");
+            listener.send(&[TERMINATE]);
+        }
     });
 }
 
