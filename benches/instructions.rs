@@ -159,24 +159,9 @@ thread_local! {
 
 /// One unit: surveyed, translated, answered, released.
 fn run(session: &mut Session, known: &mut Known, messages: &[Vec<u8>], replies: &[&[u8]]) {
-    RULES.with(|rules| {
-        for whole in messages {
-            let mut around = Surroundings {
-                classify: &mut |text| CACHED.with_borrow_mut(|cache| cache.get(text, &ParseSettings::default())),
-                rules,
-                reads: Reads::Replicas,
-                held: Held::Nothing,
-                catalog: Catalog::NotAsked,
-                heeds_hints: true,
-                minute: 0,
-                draw: 0,
-                ruling: Ruling::default(),
-                optimistic: false,
-            };
-            let (tag, body) = parts(whole);
-            session.survey(tag, whole.len(), body, &mut around).expect("it is well formed");
-        }
-    });
+    for whole in messages {
+        survey(session, whole);
+    }
     black_box(session.intent());
     session.served_on(Held::Replica);
     let mut out = BytesMut::with_capacity(256);
@@ -197,6 +182,25 @@ fn run(session: &mut Session, known: &mut Known, messages: &[Vec<u8>], replies: 
     black_box(out);
 }
 
+fn survey(session: &mut Session, whole: &[u8]) {
+    RULES.with(|rules| {
+        let mut around = Surroundings {
+            classify: &mut |text| CACHED.with_borrow_mut(|cache| cache.get(text, &ParseSettings::default())),
+            rules,
+            reads: Reads::Replicas,
+            held: Held::Nothing,
+            catalog: Catalog::NotAsked,
+            heeds_hints: true,
+            minute: 0,
+            draw: 0,
+            ruling: Ruling::default(),
+            optimistic: false,
+        };
+        let (tag, body) = parts(whole);
+        session.survey(tag, whole.len(), body, &mut around).expect("it is well formed");
+    });
+}
+
 fn parts(message: &[u8]) -> (u8, &[u8]) {
     (message.first().copied().unwrap_or_default(), message.get(frame::HEADER..).unwrap_or_default())
 }
@@ -213,21 +217,7 @@ fn session() -> Session {
 
 fn read() -> Intent {
     let mut session = session();
-    RULES.with(|rules| {
-        let mut around = Surroundings {
-            classify: &mut |text| CACHED.with_borrow_mut(|cache| cache.get(text, &ParseSettings::default())),
-            rules,
-            reads: Reads::Replicas,
-            held: Held::Nothing,
-            catalog: Catalog::NotAsked,
-            heeds_hints: true,
-            minute: 0,
-            draw: 0,
-            ruling: Ruling::default(),
-            optimistic: false,
-        };
-        session.survey(b'Q', 14, b"select 1\0", &mut around).expect("it is well formed");
-    });
+    survey(&mut session, &message(b'Q', b"select 1\0"));
     session.intent().cloned().expect("it has a statement")
 }
 

@@ -7,7 +7,7 @@ use super::conversation::Client;
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::backend::Lease;
-use crate::backend::exchange::{self};
+use crate::backend::exchange;
 use crate::metrics::{Loss as LossCount, Retry};
 use crate::routing::{Intent, Reason};
 use crate::session::Loss;
@@ -136,9 +136,7 @@ impl Client {
             _ if is_torn => Err(Farewell::Left),
             Loss::Answered(out) => {
                 self.lost_on.clear();
-                buffers.keep_nothing();
-                buffers.to_node.clear();
-                buffers.from_node.consume(usize::MAX);
+                buffers.forget_node();
                 buffers.to_client.extend_from_slice(&out);
                 self.flush(buffers).await
             }
@@ -148,9 +146,7 @@ impl Client {
                     self.session.freshness.wrote(now);
                 }
                 self.lost_on.clear();
-                buffers.keep_nothing();
-                buffers.to_node.clear();
-                buffers.from_node.consume(usize::MAX);
+                buffers.forget_node();
                 if out.is_empty() {
                     return Ok(());
                 }
@@ -173,9 +169,7 @@ impl Client {
         let Some(messages) = self.log.as_mut().and_then(|log| log.begin_again()) else { return false };
         self.worker.metrics.retried(Retry::Replayed);
         self.session.begin_again();
-        buffers.keep_nothing();
-        buffers.to_node.clear();
-        buffers.from_node.consume(usize::MAX);
+        buffers.forget_node();
         buffers.input.put_front(&messages);
         true
     }
@@ -192,9 +186,7 @@ impl Client {
         }
         self.session.lose_replayed();
         self.lost_on.clear();
-        buffers.keep_nothing();
-        buffers.to_node.clear();
-        buffers.from_node.consume(usize::MAX);
+        buffers.forget_node();
     }
 }
 

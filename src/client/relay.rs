@@ -575,9 +575,7 @@ impl Client {
         }
         self.worker.metrics.error_sent(code.as_str());
         self.cancellable.runs_nothing();
-        buffers.keep_nothing();
-        buffers.to_node.clear();
-        buffers.from_node.consume(usize::MAX);
+        buffers.forget_node();
         if let Some(log) = &mut self.log {
             log.clear();
         }

@@ -321,6 +321,13 @@ impl Buffers {
         self.kept_ends.clear();
     }
 
+    /// The node is left: what was meant for it, what came from it, and what was kept to be run again.
+    pub fn forget_node(&mut self) {
+        self.keep_nothing();
+        self.to_node.clear();
+        self.from_node.consume(usize::MAX);
+    }
+
     /// The first of the units under way has been answered.
     pub fn first_is_answered(&mut self) {
         let Some(end) = self.kept_ends.pop_front() else { return };

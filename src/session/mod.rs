@@ -580,7 +580,7 @@ impl Session {
 
     /// What is owed still comes only once the client has said more: the rest of its copy data, or the Sync of its batch.
     pub fn awaits_client(&self) -> bool {
-        self.flow.copy_in || (self.flow.batch_open && !self.owed.iter().any(owed::Owed::ends_with_ready))
+        self.flow.copy_in || self.owes_only_open_batch()
     }
 
     /// From now on the session keeps its lease until it leaves.
