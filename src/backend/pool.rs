@@ -95,24 +95,19 @@ impl Pool {
     }
 
     /// A warm connection at once, or nothing: the quick way, without a future.
-    pub fn try_lease(self: &Arc<Self>, worker: usize, now: Instant) -> Option<Lease> {
+    pub fn try_lease(self: &Arc<Self>, worker: usize) -> Option<Lease> {
         loop {
             let connection = self.slots.take_idle(worker)?;
-            if let Some(lease) = self.lend(connection, worker, now) {
+            if let Some(lease) = self.lend(connection, worker) {
                 return Some(lease);
             }
         }
     }
 
     /// The connection that this test accepts, if it is idle.
-    pub fn try_lease_where(
-        self: &Arc<Self>,
-        worker: usize,
-        now: Instant,
-        accepts: impl Fn(&Connection) -> bool,
-    ) -> Option<Lease> {
+    pub fn try_lease_where(self: &Arc<Self>, worker: usize, accepts: impl Fn(&Connection) -> bool) -> Option<Lease> {
         let connection = self.slots.take_idle_where(accepts)?;
-        self.lend(connection, worker, now)
+        self.lend(connection, worker)
     }
 
     /// A connection, warm or new, waiting in the queue up to the deadline.
@@ -128,7 +123,7 @@ impl Pool {
             };
             match grant {
                 Grant::Connection(connection) => {
-                    if let Some(lease) = self.lend(connection, worker, Instant::now()) {
+                    if let Some(lease) = self.lend(connection, worker) {
                         return Ok(lease);
                     }
                 }
@@ -185,8 +180,9 @@ impl Pool {
         *self.password.lock() = Some(secret.clone());
     }
 
-    fn lend(self: &Arc<Self>, mut connection: Box<Connection>, worker: usize, now: Instant) -> Option<Lease> {
-        if self.is_too_old(&connection, now) || connection.pass.is_severed() || !connection.is_quiet() {
+    fn lend(self: &Arc<Self>, mut connection: Box<Connection>, worker: usize) -> Option<Lease> {
+        // How old it is was looked at when it came back, and each second since.
+        if self.is_outdated(&connection) || connection.pass.is_severed() || !connection.is_quiet() {
             return None;
         }
         let connection = connection.adopt(worker).ok()?;
@@ -237,9 +233,12 @@ impl Pool {
         self.slots.put(connection);
     }
 
-    fn is_too_old(&self, connection: &Connection, now: Instant) -> bool {
+    fn is_outdated(&self, connection: &Connection) -> bool {
         connection.generation != self.generation.load(Ordering::Acquire)
-            || now.saturating_duration_since(connection.opened) > self.settings.load().lifetime
+    }
+
+    fn is_too_old(&self, connection: &Connection, now: Instant) -> bool {
+        self.is_outdated(connection) || now.saturating_duration_since(connection.opened) > self.settings.load().lifetime
     }
 
     /// Closes idle connections that are too old, idle for too long, or closed by their node.

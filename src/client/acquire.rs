@@ -65,10 +65,8 @@ impl Client {
         let pool = self.pool(node, &view)?;
         let own = |connection: &crate::backend::Connection| connection.known.last_writer == Some(self.session.id);
         let lease = match self.session.gathered.asks_sequence {
-            true => {
-                pool.try_lease_where(self.worker.number, now, own).or_else(|| pool.try_lease(self.worker.number, now))
-            }
-            false => pool.try_lease(self.worker.number, now),
+            true => pool.try_lease_where(self.worker.number, own).or_else(|| pool.try_lease(self.worker.number)),
+            false => pool.try_lease(self.worker.number),
         }?;
         if !self.still_holds(intent, node, now) || self.database.pause.is_paused() {
             lease.give_back(now);

@@ -77,6 +77,12 @@ impl Client {
 
     /// Looks at a message of which `missing` bytes have not come yet.
     pub(super) fn survey_message(&mut self, header: Header, message: &[u8], missing: usize) -> Result<(), Farewell> {
+        let body = message.get(frame::HEADER..).unwrap_or_default();
+        if missing == 0
+            && self.session.survey_plain(header.tag, header.size, body).map_err(|_| violation(header.tag))?
+        {
+            return Ok(());
+        }
         let held = match &self.held {
             None => Held::Nothing,
             Some(held) if held.role == Role::Primary => Held::Primary,
@@ -101,7 +107,6 @@ impl Client {
             ruling: Ruling::default(),
             optimistic: self.server.optimistic,
         };
-        let body = message.get(frame::HEADER..).unwrap_or_default();
         match missing {
             0 => self.session.survey(header.tag, header.size, body, &mut around),
             _ => self.session.survey_beginning(header.tag, body, missing, &mut around),
@@ -218,6 +223,7 @@ impl Client {
 }
 
 /// The header at the front of what came from the client.
+#[inline]
 pub(super) fn peek(bytes: &[u8]) -> Result<Option<Header>, Farewell> {
     Header::peek(bytes).map_err(|error| Farewell::violation(&error.to_string()))
 }

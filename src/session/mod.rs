@@ -289,6 +289,35 @@ impl Session {
         };
     }
 
+    /// Looks at one whole message that runs nothing which is not known already, if it is one. Answers whether it is; any
+    /// other is for [`Self::survey`].
+    #[inline]
+    pub fn survey_plain(&mut self, tag: u8, size: usize, body: &[u8]) -> Result<bool, Truncated> {
+        match tag {
+            frontend::QUERY | frontend::PARSE | frontend::BIND => return Ok(false),
+            frontend::DESCRIBE if frontend::target_fields(body)?.0 == Target::Statement => return Ok(false),
+            frontend::DESCRIBE => {}
+            frontend::CLOSE => self.survey_close(frontend::target_fields(body)?),
+            frontend::EXECUTE => {
+                self.gathered.executes = true;
+                // A portal with a limit on rows may be gone on with.
+                self.gathered.binds |= !body.ends_with(&[0; 4]);
+            }
+            frontend::SYNC => self.gathered.end = Some(End::Sync),
+            frontend::FLUSH => self.gathered.end = Some(End::Flush),
+            frontend::FUNCTION_CALL => {
+                self.gathered.executes = true;
+                self.gathered.join(Intent::Primary(Reason::FunctionCall));
+                self.gathered.end = Some(End::FunctionCall);
+            }
+            frontend::TERMINATE => self.gathered.end = Some(End::Terminate),
+            frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => self.gathered.end = Some(End::StrayCopy),
+            _ => return Err(Truncated),
+        }
+        self.gathered.size += size;
+        Ok(true)
+    }
+
     /// Looks at one whole message: what it is, where it may go, whether it makes the unit whole.
     pub fn survey(
         &mut self,
@@ -307,23 +336,11 @@ impl Session {
                 around.ruling = if is_refused_before { Ruling::default() } else { ruling };
                 self.gathered.binds |= !bind.portal.is_empty();
             }
-            frontend::DESCRIBE => self.survey_target(frontend::target_fields(body)?, around),
-            frontend::CLOSE => self.survey_close(frontend::target_fields(body)?),
-            frontend::EXECUTE => {
-                self.gathered.executes = true;
-                // A portal with a limit on rows may be gone on with.
-                self.gathered.binds |= !body.ends_with(&[0; 4]);
-            }
-            frontend::SYNC => self.gathered.end = Some(End::Sync),
-            frontend::FLUSH => self.gathered.end = Some(End::Flush),
-            frontend::FUNCTION_CALL => {
-                self.gathered.executes = true;
-                self.gathered.join(Intent::Primary(Reason::FunctionCall));
-                self.gathered.end = Some(End::FunctionCall);
-            }
-            frontend::TERMINATE => self.gathered.end = Some(End::Terminate),
-            frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => self.gathered.end = Some(End::StrayCopy),
-            _ => return Err(Truncated),
+            frontend::DESCRIBE => match frontend::target_fields(body)? {
+                (Target::Statement, name) => drop(self.survey_bind(name, b"", around)),
+                (Target::Portal, _) => {}
+            },
+            _ => return self.survey_plain(tag, size, body).map(drop),
         }
         self.gathered.size += size;
         Ok(())
@@ -392,6 +409,9 @@ impl Session {
                 if around.held == Held::Replica && self.transaction.status != TransactionStatus::Idle {
                     self.gathered.binds |= anew::mentions_clock(values);
                 }
+                if self.has_joined(&prepared, around) {
+                    return Ruling::default();
+                }
                 self.join(&prepared.statement, &prepared.text, around)
             }
             None => {
@@ -401,10 +421,13 @@ impl Session {
         }
     }
 
-    fn survey_target(&mut self, (target, name): (Target, &[u8]), around: &Surroundings<'_>) {
-        if target == Target::Statement {
-            self.survey_bind(name, b"", around);
-        }
+    /// The unit has been joined by this statement when its Parse was looked at, and nothing that counts has changed since:
+    /// no rule is to be counted, names mean what they meant, and no reply can have come.
+    fn has_joined(&self, prepared: &Arc<Prepared>, around: &Surroundings<'_>) -> bool {
+        around.rules.is_empty()
+            && around.held == Held::Nothing
+            && !self.catalog.path_is_uncertain
+            && self.gathered.parsed.back().is_some_and(|last| Arc::ptr_eq(last, prepared))
     }
 
     fn survey_close(&mut self, (target, name): (Target, &[u8])) {

@@ -23,14 +23,13 @@ pub(super) fn fold(text: &[u8], backslash: Backslash, shape: &mut Vec<u8>) -> Op
     let mut scanner = Scanner { text, at: 0 };
     let mut copied = 0;
     let mut folded = 0;
-    while let Some(byte) = scanner.byte(0) {
+    loop {
+        scanner.words()?;
         let start = scanner.at;
+        let Some(byte) = scanner.byte(0) else { break };
         let literal = match class_of(byte) {
-            Class::Plain => {
-                scanner.skip_while(|byte| matches!(class_of(byte), Class::Plain));
-                continue;
-            }
-            Class::Letter => scanner.word()?,
+            // The words and what is plain end before such a byte.
+            Class::Plain | Class::Letter => return None,
             Class::Digit => Some(scanner.number()?),
             Class::Dot => scanner.dot()?,
             Class::Quote => Some(scanner.string(backslash)?),
@@ -67,7 +66,6 @@ enum Literal {
 enum Class {
     /// Spaces, operators, punctuation: kept as it is.
     Plain,
-    // These three go on with a name; side by side, so that one comparison tells.
     Letter,
     Digit,
     Dollar,
@@ -112,10 +110,41 @@ fn class_of(byte: u8) -> Class {
     CLASSES[usize::from(byte)]
 }
 
+/// What [`Scanner::words`] asks of a byte, as bits: one look tells.
+const IS_PLAIN: u8 = 1;
+const BEGINS_NAME: u8 = 2;
+const CONTINUES_NAME: u8 = 4;
+
+const TRAITS: [u8; 256] = {
+    let mut traits = [0; 256];
+    let mut byte = 0;
+    while byte < traits.len() {
+        #[expect(clippy::indexing_slicing, reason = "the loop ends at the arrays' length")]
+        {
+            traits[byte] = match CLASSES[byte] {
+                Class::Plain => IS_PLAIN,
+                Class::Letter => BEGINS_NAME | CONTINUES_NAME,
+                Class::Digit | Class::Dollar => CONTINUES_NAME,
+                _ => 0,
+            };
+        }
+        byte += 1;
+    }
+    traits
+};
+
+#[expect(clippy::indexing_slicing, reason = "there are 256 bytes")]
+#[inline]
+fn traits_of(byte: u8) -> u8 {
+    TRAITS[usize::from(byte)]
+}
+
 #[inline]
 fn continues_name(byte: u8) -> bool {
-    matches!(class_of(byte), Class::Letter | Class::Digit | Class::Dollar)
+    traits_of(byte) & CONTINUES_NAME != 0
 }
+
+const FLOAT: &[u8] = b"float";
 
 struct Scanner<'a> {
     text: &'a [u8],
@@ -136,19 +165,32 @@ impl Scanner<'_> {
         self.at += rest.iter().position(|&byte| !continues(byte)).unwrap_or(rest.len());
     }
 
-    /// A keyword or a plain name.
-    fn word(&mut self) -> Step {
-        let start = self.at;
-        self.skip_while(continues_name);
-        let word = self.text.get(start..self.at)?;
-        match self.byte(0) {
-            // E'', B'', X'', N'', and a type's name right before its literal.
-            Some(b'\'') => None,
-            // U&'' and U&"".
-            Some(b'&') if matches!(self.byte(1), Some(b'\'' | b'"')) => None,
-            // The grammar looks at the number in FLOAT(n).
-            _ if word.eq_ignore_ascii_case(b"float") => None,
-            _ => Some(None),
+    /// Keywords, plain names and what is plain between them: most of a text, so no step is made of each.
+    #[inline]
+    fn words(&mut self) -> Option<()> {
+        let text = self.text;
+        let mut at = self.at;
+        loop {
+            let is = |at: usize, class: u8| text.get(at).is_some_and(|&byte| traits_of(byte) & class != 0);
+            while is(at, IS_PLAIN) {
+                at += 1;
+            }
+            self.at = at;
+            if !is(at, BEGINS_NAME) {
+                return Some(());
+            }
+            while is(at, CONTINUES_NAME) {
+                at += 1;
+            }
+            match text.get(at) {
+                // E'', B'', X'', N'', and a type's name right before its literal.
+                Some(b'\'') => return None,
+                // U&'' and U&"".
+                Some(b'&') if matches!(text.get(at + 1), Some(b'\'' | b'"')) => return None,
+                // The grammar looks at the number in FLOAT(n).
+                _ if at - self.at == FLOAT.len() && text.get(self.at..at)?.eq_ignore_ascii_case(FLOAT) => return None,
+                _ => {}
+            }
         }
     }
 
