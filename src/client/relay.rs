@@ -126,9 +126,12 @@ impl Client {
 
     fn write_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) {
         let Some(held) = &mut self.held else { return };
-        // A goodbye that has come before a COMMIT is sent proves that it was not done; written to a socket that the node has
-        // closed, the COMMIT would make the system throw the goodbye away. It is read first; the reactor tells of it.
-        if !buffers.to_node.is_empty() && self.session.commit_is_under_way() && held.lease.connection().has_spoken() {
+        // A goodbye that has come before a write or a COMMIT is sent proves that it was not done; written to a socket that
+        // the node has closed, it would make the system throw the goodbye away. It is read first; the reactor tells of it.
+        if !buffers.to_node.is_empty()
+            && ((!held.sent && !held.is_read) || self.session.commit_is_under_way())
+            && held.lease.connection().has_spoken()
+        {
             return;
         }
         while !buffers.to_node.is_empty() {
