@@ -38,6 +38,8 @@ pub struct Admitted {
     pub settings: Settings,
     /// Its place among those that there may be.
     pub seat: Seat,
+    /// Bytes of the secret that it is given to cancel with.
+    pub secret_size: usize,
 }
 
 const AUTHENTICATION_OK: u32 = 0;
@@ -48,6 +50,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     let mut buffer = ReadBuffer::default();
     let (startup, origin) = greeting::read_startup(place, &mut buffer, server, worker).await?;
     let stream = place.as_mut().ok_or(Farewell::Left)?;
+    negotiate(stream, &startup).await?;
     let user = startup.parameter("user").filter(|user| !user.is_empty());
     let user: Arc<str> = user.map(Into::into).ok_or_else(|| {
         Farewell::told(
@@ -66,7 +69,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
             format!("invalid command-line argument for server process: {word}"),
         )
     })?;
-    negotiate(stream, &startup).await?;
+    let secret_size = startup.secret_size();
     let is_of_console = *database == *console::NAME;
     let seat = if is_of_console { None } else { Some(sit(server, worker)?) };
     let claim = Claim { user: &user, database: &database, origin };
@@ -92,7 +95,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         Farewell::told(SqlState::TOO_MANY_CONNECTIONS, message)
     })?;
     let identity = Identity { user, database, address: origin };
-    Ok(Admitted { identity, database: entry, user: known, settings, seat })
+    Ok(Admitted { identity, database: entry, user: known, settings, seat, secret_size })
 }
 
 /// A place among those that there may be. The console has room when nothing else has.
@@ -107,13 +110,9 @@ fn sit(server: &Server, worker: &Worker) -> Result<Seat, Farewell> {
 
 /// A newer minor version or unknown protocol options are not refused: the client is told what we speak.
 async fn negotiate(stream: &mut Stream, startup: &Startup) -> Result<(), Farewell> {
-    let unknown: Vec<&str> =
-        startup.parameters.iter().map(|(name, _)| &**name).filter(|n| n.starts_with("_pq_.")).collect();
-    if startup.minor == 0 && unknown.is_empty() {
-        return Ok(());
-    }
+    let Some(negotiated) = startup.negotiated() else { return Ok(()) };
     let mut out = BytesMut::new();
-    backend::put_negotiate(&mut out, 3 << 16, &unknown);
+    backend::put_negotiate(&mut out, &negotiated);
     Ok(stream.write_all(&out).await?)
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::session::Settings;
-use crate::wire::startup::Startup;
+use crate::wire::startup::{self, Startup};
 
 /// Startup parameters that are no settings.
 const NOT_SETTINGS: [&str; 4] = ["user", "database", "replication", "options"];
@@ -15,7 +15,7 @@ pub fn startup_settings(startup: &Startup) -> Result<Settings, String> {
         read_options(options, &mut settings)?;
     }
     for (name, value) in &startup.parameters {
-        if !NOT_SETTINGS.contains(&&**name) && !name.starts_with("_pq_.") {
+        if !NOT_SETTINGS.contains(&&**name) && !startup::is_option(name) {
             settings.push((name.to_lowercase().into(), (&**value).into()));
         }
     }

@@ -77,7 +77,7 @@ async fn login(
 ) -> Result<(Admitted, Arc<Cancellable>, Reported), Farewell> {
     let mut admitted = handshake::admit(place, server, worker).await?;
     let stream = place.as_mut().ok_or(Farewell::Left)?;
-    let cancellable = server.cancel_keys.issue();
+    let cancellable = server.cancel_keys.issue(admitted.secret_size);
     match handshake::welcome(stream, &mut admitted, cancellable.key(), server, worker).await {
         Ok(reported) => Ok((admitted, cancellable, reported)),
         Err(farewell) => {

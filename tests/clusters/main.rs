@@ -44,4 +44,5 @@ mod switchover;
 mod tls;
 mod transactions;
 mod traps;
+mod versions;
 mod wishes;
