@@ -156,7 +156,12 @@ impl Cancellable {
 
     /// The session's statement runs on this connection from now on.
     pub fn runs_on(&self, connection: &super::Connection) {
-        *self.running.lock() = Some(Arc::clone(&connection.cancel_target));
+        self.runs_at(&connection.cancel_target);
+    }
+
+    /// The same for a connection that is in no pool.
+    pub fn runs_at(&self, target: &Arc<CancelTarget>) {
+        *self.running.lock() = Some(Arc::clone(target));
     }
 
     /// The session holds no connection any more. After this, no new cancel goes to it.

@@ -22,9 +22,9 @@ use crate::net::{ReadBuffer, Stream};
 use crate::session::reported::NEVER_REPORTED;
 use crate::session::settings::{at_read_committed, sql_to_read};
 use crate::session::{Identity, Settings};
-use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::startup::Startup;
+use crate::wire::{Replication, SqlState, replication};
 
 /// A client that has proved who it is.
 pub struct Admitted {
@@ -38,8 +38,10 @@ pub struct Admitted {
     pub settings: Settings,
     /// Its place among those that there may be.
     pub seat: Seat,
-    /// Bytes of the secret that it is given to cancel with.
-    pub secret_size: usize,
+    /// What it has begun with.
+    pub startup: Startup,
+    /// What it wants.
+    pub replication: Replication,
 }
 
 const AUTHENTICATION_OK: u32 = 0;
@@ -60,22 +62,29 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     })?;
     let database: Arc<str> =
         startup.parameter("database").filter(|name| !name.is_empty()).map_or_else(|| Arc::clone(&user), Into::into);
-    if startup.parameter("replication").is_some_and(|value| !matches!(value, "false" | "off" | "no" | "0")) {
-        return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, "replication connections are not supported yet"));
-    }
+    let replication = Replication::of(&startup).map_err(|error| {
+        Farewell::hinted(SqlState::INVALID_PARAMETER_VALUE, error.to_string(), replication::VALID_VALUES)
+    })?;
     let settings = startup_settings(&startup).map_err(|word| {
         Farewell::told(
             SqlState::PROTOCOL_VIOLATION,
             format!("invalid command-line argument for server process: {word}"),
         )
     })?;
-    let secret_size = startup.secret_size();
     let is_of_console = *database == *console::NAME;
+    if is_of_console && replication != Replication::None {
+        return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, "the console has nothing to replicate"));
+    }
     let seat = if is_of_console { None } else { Some(sit(server, worker)?) };
-    let claim = Claim { user: &user, database: &database, origin };
+    let destination = server.destination(&database, replication);
+    let claim = Claim { user: &user, database: &database, destination: destination.as_ref(), replication, origin };
     let known = Box::pin(authentication::authenticate(stream, &mut buffer, claim, server, worker)).await?;
     let Some(mut seat) = seat else { return Err(Farewell::ToConsole(user)) };
-    let Some(entry) = server.database(&database) else {
+    // Drivers tell by it whether what follows is about the proof.
+    let mut out = BytesMut::new();
+    backend::put_authentication(&mut out, AUTHENTICATION_OK, b"");
+    stream.write_all(&out).await?;
+    let Some(entry) = destination else {
         worker.metrics.login_failed(LoginFailure::UnknownDatabase);
         let message = format!("database \"{database}\" does not exist");
         return Err(Farewell::told(SqlState::INVALID_CATALOG_NAME, message));
@@ -95,7 +104,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         Farewell::told(SqlState::TOO_MANY_CONNECTIONS, message)
     })?;
     let identity = Identity { user, database, address: origin };
-    Ok(Admitted { identity, database: entry, user: known, settings, seat, secret_size })
+    Ok(Admitted { identity, database: entry, user: known, settings, seat, startup, replication })
 }
 
 /// A place among those that there may be. The console has room when nothing else has.
@@ -116,7 +125,7 @@ async fn negotiate(stream: &mut Stream, startup: &Startup) -> Result<(), Farewel
     Ok(stream.write_all(&out).await?)
 }
 
-/// AuthenticationOk, the server's settings, the cancel key, ReadyForQuery.
+/// The server's settings, the cancel key, ReadyForQuery.
 pub async fn welcome(
     stream: &mut Stream,
     admitted: &mut Admitted,
@@ -127,7 +136,6 @@ pub async fn welcome(
     let Welcome { reported, settings } = reported(admitted, server, worker).await?;
     admitted.settings = settings;
     let mut out = BytesMut::with_capacity(1024);
-    backend::put_authentication(&mut out, AUTHENTICATION_OK, b"");
     for (name, value) in reported.iter().filter(|(name, _)| **name != *NEVER_REPORTED) {
         backend::put_parameter_status(&mut out, name, value);
     }

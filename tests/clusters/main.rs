@@ -34,6 +34,7 @@ mod patroni_cluster;
 mod pgbench;
 mod pooling;
 mod reload;
+mod replication;
 mod routing;
 mod routing_contract;
 mod rules;

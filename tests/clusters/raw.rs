@@ -1,7 +1,7 @@
 //! A client that sends bytes as it is told to, and tells what came back in short words.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -106,16 +106,32 @@ impl RawClient {
         }
     }
 
+    /// What comes until the server closes.
+    pub(crate) fn until_end(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.next_message()).map(|(tag, body)| words(tag, &body)).collect()
+    }
+
+    /// Sends nothing any more, and goes on reading.
+    pub(crate) fn close_half(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
     fn message(&mut self) -> (u8, Vec<u8>) {
+        self.next_message().expect("the connection was closed")
+    }
+
+    /// The next message; None: the server has closed.
+    fn next_message(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
             if let Some(header) = Header::peek(&self.unread).unwrap().filter(|h| h.size <= self.unread.len()) {
                 let message: Vec<u8> = self.unread.drain(..header.size).collect();
-                return (header.tag, message[frame::HEADER..].to_vec());
+                return Some((header.tag, message[frame::HEADER..].to_vec()));
             }
             let mut bytes = [0; 1 << 16];
-            let count = self.stream.read(&mut bytes).unwrap();
-            assert!(count > 0, "the connection was closed");
-            self.unread.extend_from_slice(&bytes[..count]);
+            match self.stream.read(&mut bytes).unwrap() {
+                0 => return None,
+                count => self.unread.extend_from_slice(&bytes[..count]),
+            }
         }
     }
 
