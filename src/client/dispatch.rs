@@ -207,12 +207,12 @@ impl Client {
 
     async fn replay_failed(&mut self, error: ExchangeError, buffers: &mut Buffers) -> Result<(), Farewell> {
         match error {
-            ExchangeError::Refused { code, message }
+            ExchangeError::Refused { code, message, .. }
                 if self.session.placeholder_removed(code, &message, &mut buffers.to_client) =>
             {
                 Ok(())
             }
-            ExchangeError::Refused { code, message } => self.refuse(Refusal { code, message }, buffers).await,
+            ExchangeError::Refused { code, message, .. } => self.refuse(Refusal { code, message }, buffers).await,
             // The connection was bad; nothing of the client's has been sent.
             _ => {
                 self.worker.metrics.retried(Retry::NotSent);

@@ -17,12 +17,14 @@ use super::startup_settings::startup_settings;
 use super::welcome::{self, Reported, Welcome};
 use super::worker::Worker;
 use crate::backend::exchange::{self, ExchangeError};
+use crate::backend::{Connection, Lease, PoolKey};
 use crate::metrics::{Limit, LoginFailure, Refusal};
 use crate::net::{ReadBuffer, Stream};
 use crate::session::reported::NEVER_REPORTED;
 use crate::session::settings::{at_read_committed, sql_to_read};
 use crate::session::{Identity, Settings};
 use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::error_response::as_fatal;
 use crate::wire::startup::Startup;
 use crate::wire::{Replication, SqlState, replication};
 
@@ -65,12 +67,6 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     let replication = Replication::of(&startup).map_err(|error| {
         Farewell::hinted(SqlState::INVALID_PARAMETER_VALUE, error.to_string(), replication::VALID_VALUES)
     })?;
-    let settings = startup_settings(&startup).map_err(|word| {
-        Farewell::told(
-            SqlState::PROTOCOL_VIOLATION,
-            format!("invalid command-line argument for server process: {word}"),
-        )
-    })?;
     let is_of_console = *database == *console::NAME;
     if is_of_console && replication != Replication::None {
         return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, "the console has nothing to replicate"));
@@ -103,6 +99,11 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         let message = format!("too many connections for {whose} ({} is {})", limit.code(), most.unwrap_or_default());
         Farewell::told(SqlState::TOO_MANY_CONNECTIONS, message)
     })?;
+    // As the server: nobody learns what is wrong with them who has not proved who it is.
+    let settings = startup_settings(&startup).map_err(|error| match error.hint() {
+        Some(hint) => Farewell::hinted(SqlState::SYNTAX_ERROR, error.to_string(), hint),
+        None => Farewell::told(SqlState::SYNTAX_ERROR, error.to_string()),
+    })?;
     let identity = Identity { user, database, address: origin };
     Ok(Admitted { identity, database: entry, user: known, settings, seat, startup, replication })
 }
@@ -133,7 +134,7 @@ pub async fn welcome(
     server: &Server,
     worker: &Worker,
 ) -> Result<Reported, Farewell> {
-    let Welcome { reported, settings } = reported(admitted, server, worker).await?;
+    let Welcome { reported, settings, .. } = reported(admitted, server, worker).await?;
     admitted.settings = settings;
     let mut out = BytesMut::with_capacity(1024);
     for (name, value) in reported.iter().filter(|(name, _)| **name != *NEVER_REPORTED) {
@@ -150,37 +151,71 @@ pub async fn welcome(
 async fn reported(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
     let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
-    if let Some(welcome) = server.welcomes.get(cluster, database, user, settings) {
+    let stamp = admitted.database.catalog.stamp();
+    if let Some(welcome) = server.welcomes.get(cluster, database, user, settings).filter(|known| known.stamp == stamp) {
         return Ok(welcome);
     }
     let mut lease = acquire::any_node(admitted, server, worker).await?;
-    let parameters = with_settings(lease.connection(), settings, server).await?;
+    let defaults = defaults_of(lease.connection(), server).await?;
+    if server.welcomes.have_changed((cluster, Arc::clone(database), Arc::clone(user)), defaults) {
+        // Whoever logs in from now on has the new ones.
+        let is_its = |key: &PoolKey| (key.cluster, &key.server_name, &key.user) == (cluster, database, user);
+        server.pools.reconnect(is_its, Instant::now());
+        drop(lease);
+        lease = acquire::any_node(admitted, server, worker).await?;
+    }
+    let parameters = match with_settings(lease.connection(), settings, server).await {
+        Ok(parameters) => parameters,
+        Err(refusal) => return Err(refuse(refusal, lease, server).await),
+    };
     lease.give_back(Instant::now());
-    let welcome = Welcome { reported: welcome::as_primary(parameters), settings: settings.clone() };
+    let welcome = Welcome { reported: welcome::as_primary(parameters), settings: settings.clone(), stamp };
     server.welcomes.put(cluster, database, user, &welcome);
     Ok(welcome)
 }
 
+/// What ALTER ROLE and ALTER DATABASE have set for whoever has this connection.
+async fn defaults_of(connection: &mut Connection, server: &Server) -> Result<Arc<str>, Farewell> {
+    const SQL: &str = "SELECT pg_catalog.string_agg(pg_catalog.concat(s.setdatabase, s.setrole, s.setconfig), ' ' \
+                       ORDER BY s.setdatabase, s.setrole) FROM pg_catalog.pg_db_role_setting s \
+                       WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database \
+                       WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) \
+                       AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles \
+                       WHERE rolname OPERATOR(pg_catalog.=) session_user))";
+    let deadline = tokio::time::Instant::now() + server.queue_timeout;
+    let answer = exchange::query(&mut connection.stream, &at_read_committed(SQL), deadline).await;
+    let rows = answer.map_err(|error| Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string()))?.rows;
+    Ok(rows.into_iter().flatten().next().flatten().unwrap_or_default())
+}
+
+/// The client is told in the node's words. What has been tried is undone, so that the connection can serve others.
+async fn refuse(error: ExchangeError, mut lease: Lease, server: &Server) -> Farewell {
+    let ExchangeError::Refused { code, fields, .. } = error else {
+        return Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string());
+    };
+    let deadline = tokio::time::Instant::now() + server.queue_timeout;
+    if exchange::query(&mut lease.connection().stream, "ROLLBACK", deadline).await.is_ok() {
+        lease.give_back(Instant::now());
+    }
+    Farewell::Quoted { code, fields: as_fatal(&fields) }
+}
+
 /// Makes the settings the connection's, and asks it for everything it would have reported, and for what we must know.
 async fn with_settings(
-    connection: &mut crate::backend::Connection,
+    connection: &mut Connection,
     settings: &Settings,
     server: &Server,
-) -> Result<crate::wire::startup::Parameters, Farewell> {
+) -> Result<crate::wire::startup::Parameters, ExchangeError> {
     let deadline = tokio::time::Instant::now() + server.queue_timeout;
-    let refused = |error: ExchangeError| match error {
-        ExchangeError::Refused { code, message } => Farewell::told(code, message),
-        other => Farewell::told(SqlState::CANNOT_CONNECT_NOW, other.to_string()),
-    };
     if let Some(sql) = settings.sql_from(&connection.known.settings) {
         let sql = at_read_committed(&sql);
-        exchange::query(&mut connection.stream, &sql, deadline).await.map_err(refused)?;
+        exchange::query(&mut connection.stream, &sql, deadline).await?;
         connection.known.settings = settings.clone();
     }
     let reported = connection.parameters.iter().map(|(name, _)| &**name);
     let names: Vec<Arc<str>> = reported.chain([NEVER_REPORTED]).map(Into::into).collect();
     let sql = at_read_committed(&sql_to_read(&names));
-    let answer = exchange::query(&mut connection.stream, &sql, deadline).await.map_err(refused)?;
+    let answer = exchange::query(&mut connection.stream, &sql, deadline).await?;
     let values = answer.rows.into_iter().next().unwrap_or_default();
     let value = |value: Option<Arc<str>>| value.map_or_else(|| "".into(), |value| (&*value).into());
     Ok(names.iter().zip(values).map(|(name, v)| ((&**name).into(), value(v))).collect())

@@ -166,6 +166,11 @@ impl DatabaseCatalog {
         self.current.look()
     }
 
+    /// How far they are: another one says that something in them has changed.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { changes: self.current.changes(), loads: self.current.upkeep().loads }
+    }
+
     /// What keeping it has come to.
     pub fn upkeep(&self) -> Upkeep {
         self.current.upkeep()
@@ -196,6 +201,13 @@ impl DatabaseCatalog {
             self.suspected();
         }
     }
+}
+
+/// How far catalogs are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    changes: u64,
+    loads: u64,
 }
 
 /// Looking whether catalogs have changed takes a node about a second where there are a million objects.

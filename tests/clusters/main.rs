@@ -40,6 +40,7 @@ mod routing_contract;
 mod rules;
 mod session_state;
 mod sockets;
+mod startup;
 mod state;
 mod switchover;
 mod tls;

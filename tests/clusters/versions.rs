@@ -1,10 +1,12 @@
 //! Minor versions and options of the protocol: what each client is told, and the cancel key that it gets.
 
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use trunkline::wire::CancelKey;
 
+use crate::authentication::PYTHON;
 use crate::fixture::{Proxy, cluster, limited};
 use crate::raw::{RawClient, cancel, query, startup_packet};
 
@@ -85,5 +87,24 @@ fn the_console_speaks_every_minor_version_too() {
             assert_eq!(negotiated(&told).is_some(), minor == 3);
             assert_eq!(client.query("show version").last().unwrap(), "I");
         }
+    });
+}
+
+#[test]
+fn a_libpq_that_insists_on_3_2_gets_it_and_cancels() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let script = format!(
+            "import psycopg, threading\n\
+             with psycopg.connect('host=127.0.0.1 port={} user=bench password=bench dbname=bench \\\n\
+                 min_protocol_version=3.2 max_protocol_version=latest') as client:\n    \
+                 threading.Timer(0.3, client.cancel_safe).start()\n    \
+                 try:\n        client.execute('select pg_sleep(20)')\n    \
+                 except psycopg.errors.QueryCanceled:\n        print('cancelled')\n",
+            proxy.port()
+        );
+        let output = Command::new(PYTHON).args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "cancelled\n", "{output:?}");
     });
 }
