@@ -39,6 +39,7 @@ impl Client {
             if let Err(error) = exchange::query(&mut acquired.lease.connection().stream, &sql, deadline).await {
                 return self.replay_failed(error, buffers).await;
             }
+            acquired.lease.connection().known.was_queried();
             self.session.has_begun();
         }
         self.set_out(acquired, is_read, Instant::now(), buffers)
@@ -187,7 +188,7 @@ impl Client {
             return Ok(());
         }
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        if let Some(sql) = sql.map(|sql| self.session.guarded(sql)) {
+        if let Some(sql) = sql.map(|sql| self.session.guarded_on(&connection.known, sql)) {
             self.worker.metrics.parameters_replayed(1);
             exchange::query(&mut connection.stream, &sql, deadline).await?;
         }

@@ -183,6 +183,7 @@ async fn defaults_of(connection: &mut Connection, server: &Server) -> Result<Arc
                        AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles \
                        WHERE rolname OPERATOR(pg_catalog.=) session_user))";
     let deadline = tokio::time::Instant::now() + server.queue_timeout;
+    connection.known.was_queried();
     let answer = exchange::query(&mut connection.stream, &at_read_committed(SQL), deadline).await;
     let rows = answer.map_err(|error| Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string()))?.rows;
     Ok(rows.into_iter().flatten().next().flatten().unwrap_or_default())
@@ -207,6 +208,7 @@ async fn with_settings(
     server: &Server,
 ) -> Result<crate::wire::startup::Parameters, ExchangeError> {
     let deadline = tokio::time::Instant::now() + server.queue_timeout;
+    connection.known.was_queried();
     if let Some(sql) = settings.sql_from(&connection.known.settings) {
         let sql = at_read_committed(&sql);
         exchange::query(&mut connection.stream, &sql, deadline).await?;
