@@ -65,7 +65,7 @@ pub struct Origin<'a> {
     pub database: &'a str,
     /// The user it claims to be.
     pub user: &'a str,
-    /// It wants replication.
+    /// It wants replication, from no database.
     pub is_replication: bool,
     /// Where it comes from; None: a socket in the file system.
     pub address: Option<IpAddr>,
@@ -97,7 +97,7 @@ impl Rules {
         let admission = Admission { method: Method::Md5, certificate: CertificateDemand::None };
         let rule = |kind| Rule {
             kind,
-            databases: vec![Name::All],
+            databases: vec![Name::All, Name::Replication],
             users: vec![Name::All],
             addresses: Addresses::All,
             admission,

@@ -8,7 +8,6 @@ use bytes::BytesMut;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use rand::Rng;
-use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
@@ -76,13 +75,15 @@ pub enum CancelOutcome {
 const DEADLINE: Duration = Duration::from_secs(5);
 
 impl CancelKeys {
-    /// A key for a new session, to be given back with [`CancelKeys::remove`].
-    pub fn issue(&self) -> Arc<Cancellable> {
+    /// A key with a secret of so many bytes for a new session, to be given back with [`CancelKeys::remove`].
+    pub fn issue(&self, secret_size: usize) -> Arc<Cancellable> {
         loop {
             let mut random = rand::rng();
             // A positive number, as process numbers are: some drivers read it as a signed one.
             let process_id = random.random_range(1..=0x7FFF_FFFF);
-            let key = CancelKey { process_id, secret: random.random::<[u8; 4]>().into() };
+            let mut secret = vec![0; secret_size];
+            random.fill(&mut *secret);
+            let key = CancelKey { process_id, secret: secret.into() };
             let cancellable = Arc::new(Cancellable { key, running: Mutex::new(None), waiting: Notify::new() });
             if let dashmap::Entry::Vacant(free) = self.sessions.entry(process_id) {
                 free.insert(Arc::clone(&cancellable));
@@ -101,7 +102,8 @@ impl CancelKeys {
         let Some(session) = self.sessions.get(&key.process_id).map(|session| Arc::clone(&session)) else {
             return CancelOutcome::Unknown;
         };
-        if !bool::from(session.key.secret.ct_eq(&key.secret)) {
+        // In constant time: see CancelKey.
+        if session.key != *key {
             return CancelOutcome::Unknown;
         }
         match session.begin_cancel() {
@@ -154,7 +156,12 @@ impl Cancellable {
 
     /// The session's statement runs on this connection from now on.
     pub fn runs_on(&self, connection: &super::Connection) {
-        *self.running.lock() = Some(Arc::clone(&connection.cancel_target));
+        self.runs_at(&connection.cancel_target);
+    }
+
+    /// The same for a connection that is in no pool.
+    pub fn runs_at(&self, target: &Arc<CancelTarget>) {
+        *self.running.lock() = Some(Arc::clone(target));
     }
 
     /// The session holds no connection any more. After this, no new cancel goes to it.

@@ -14,7 +14,7 @@ use super::endpoint::{Endpoint, Way};
 use crate::auth::{AuthError, LoginStep, NodeTls, SaltedPassword, Secret, ServerLogin, TlsMode};
 use crate::net::Stream;
 use crate::wire::writer::Writer;
-use crate::wire::{CancelKey, ErrorFields, Header, Severity, SqlState, backend, frame, frontend, startup};
+use crate::wire::{CancelKey, ErrorFields, Header, Replication, Severity, SqlState, backend, frame, frontend, startup};
 
 /// Whom to connect to, and as whom.
 #[derive(Clone)]
@@ -31,6 +31,14 @@ pub struct Target {
     pub salted_password: Option<SaltedPassword>,
     /// Further startup parameters: names and values.
     pub parameters: Vec<(String, String)>,
+}
+
+impl Target {
+    /// What the connection is for.
+    pub fn replication(&self) -> Replication {
+        let asked = self.parameters.iter().rfind(|(name, _)| name == "replication");
+        asked.and_then(|(_, value)| Replication::read(value).ok()).unwrap_or_default()
+    }
 }
 
 /// A server connection that is ready for its first query; nothing is left unread.
@@ -81,6 +89,8 @@ pub enum ConnectError {
         code: SqlState,
         /// In the node's words.
         message: Box<str>,
+        /// All that it says, as an ErrorResponse has it.
+        fields: Box<[u8]>,
     },
     /// The node asks for something that we cannot prove or do not speak, or could not prove itself.
     #[error("login failed")]
@@ -261,7 +271,12 @@ fn unexpected(tag: u8, body: &[u8]) -> ConnectError {
         return ConnectError::Protocol("unexpected message in a login");
     }
     let fields = ErrorFields::read(body);
-    ConnectError::Server { severity: fields.severity, code: fields.code, message: text(fields.message) }
+    ConnectError::Server {
+        severity: fields.severity,
+        code: fields.code,
+        message: text(fields.message),
+        fields: body.into(),
+    }
 }
 
 fn text(bytes: &[u8]) -> Box<str> {
@@ -285,6 +300,7 @@ mod tests {
             severity: Severity::Fatal,
             code: SqlState(*code),
             message: "no".into(),
+            fields: Box::default(),
         };
         for (error, class) in [
             (ConnectError::Timeout, ConnectClass::Silent),

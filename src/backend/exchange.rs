@@ -35,6 +35,8 @@ pub enum ExchangeError {
         code: SqlState,
         /// The message.
         message: String,
+        /// All that it says, as an ErrorResponse has it.
+        fields: Box<[u8]>,
     },
     /// The node's words make no sense.
     #[error("the node does not keep to the protocol")]
@@ -110,7 +112,7 @@ async fn read_answer(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Answe
             backend::ERROR_RESPONSE => {
                 let fields = ErrorFields::read(body);
                 let message = String::from_utf8_lossy(fields.message).into_owned();
-                refused = Some(ExchangeError::Refused { code: fields.code, message });
+                refused = Some(ExchangeError::Refused { code: fields.code, message, fields: body.into() });
                 if fields.ends_connection() {
                     return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
                 }

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::connect::Target;
 use crate::net::{Socket, Unwatched};
+use crate::wire::Replication;
 
 /// One node's connections, over all pools.
 #[derive(Debug, Default)]
@@ -64,6 +65,8 @@ pub struct About {
     pub process: u32,
     /// When it was opened.
     pub opened: SystemTime,
+    /// What it is for.
+    pub replication: Replication,
     /// A session holds it.
     is_leased: AtomicBool,
 }
@@ -79,6 +82,7 @@ impl About {
             peer: socket.and_then(Socket::peer_address),
             process,
             opened: SystemTime::now(),
+            replication: target.replication(),
             is_leased: AtomicBool::new(true),
         })
     }

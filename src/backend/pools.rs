@@ -10,10 +10,10 @@ use dashmap::DashMap;
 use super::connect::Target;
 use super::endpoint::Endpoint;
 use super::gate::Gate;
-use super::plan::Plan;
+use super::plan::{Plan, PoolSettings};
 use super::pool::Pool;
-use super::quota::Quota;
-use super::slots::Counts;
+use super::quota::{Claim, Quota};
+use super::slots::{Counts, Crowd};
 use crate::auth::Secret;
 use crate::topology::NodeId;
 
@@ -107,21 +107,41 @@ impl Pools {
             salted_password: None,
             parameters: Vec::new(),
         };
-        let proved = self.keyring.get(&(key.cluster, Arc::clone(&key.user))).map(|secret| secret.clone());
+        let proved = self.proved(key.cluster, &key.user);
         let target = Target { password: proved.or_else(|| password.cloned()), ..target };
         let make = || {
             let settings = self.plan.load().of(key);
-            let quota = |owner, limit| {
-                let quota = self.quotas.entry((key.cluster, key.node, owner)).or_insert_with(|| Quota::new(limit));
-                Arc::clone(&quota)
-            };
-            let quotas = vec![
-                quota(Owner::Database(Arc::clone(&key.database)), settings.of_database),
-                quota(Owner::User(Arc::clone(&key.user)), settings.of_user),
-            ];
+            let quotas = self.quotas_of(key, &settings);
             Pool::new(key.node, target, Arc::clone(gate), settings, quotas)
         };
         Arc::clone(&self.pools.entry(key.clone()).or_insert_with(make))
+    }
+
+    /// What the connections of a pool count in: its database's quota, then its user's.
+    fn quotas_of(&self, key: &PoolKey, settings: &PoolSettings) -> Vec<Arc<Quota>> {
+        let quota = |owner, limit| {
+            let quota = self.quotas.entry((key.cluster, key.node, owner)).or_insert_with(|| Quota::new(limit));
+            Arc::clone(&quota)
+        };
+        vec![
+            quota(Owner::Database(Arc::clone(&key.database)), settings.of_database),
+            quota(Owner::User(Arc::clone(&key.user)), settings.of_user),
+        ]
+    }
+
+    /// A connection beside the pool of this key counts in the same limits; Err: one of them is met.
+    pub fn claim_apart(&self, key: &PoolKey) -> Result<Claim, Crowd> {
+        let settings = self.plan.load().of(key);
+        let (of_database, of_user) = (settings.of_database, settings.of_user);
+        Quota::claim_apart(self.quotas_of(key, &settings)).ok_or(match (of_database, of_user) {
+            (_, Some(most)) if of_database.is_none_or(|other| other > most) => Crowd::User(most),
+            (most, _) => Crowd::Database(most.unwrap_or_default()),
+        })
+    }
+
+    /// What a user has proved last in this cluster.
+    pub fn proved(&self, cluster: usize, user: &Arc<str>) -> Option<Secret> {
+        self.keyring.get(&(cluster, Arc::clone(user))).map(|secret| secret.clone())
     }
 
     /// Every pool keeps its connections by this plan from now on.
@@ -174,7 +194,7 @@ impl Pools {
                 pool.retire();
             }
         }
-        self.quotas.retain(|_, quota| !quota.pools().is_empty());
+        self.quotas.retain(|_, quota| !quota.pools().is_empty() || quota.is_used());
     }
 
     /// Closes the idle connections of these pools, and leased ones when they come back.

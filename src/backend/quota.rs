@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -32,6 +33,20 @@ impl State {
     }
 }
 
+/// A connection of no pool, counted in these quotas until this is dropped.
+#[derive(Debug)]
+pub struct Claim(Vec<Arc<Quota>>);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        Quota::release(&self.0);
+        let now = Instant::now();
+        for pool in self.0.iter().flat_map(|quota| quota.pools()) {
+            pool.serve(now);
+        }
+    }
+}
+
 impl Quota {
     /// Nothing of it is used yet.
     pub fn new(limit: Option<usize>) -> Arc<Self> {
@@ -54,6 +69,11 @@ impl Quota {
     /// No more connection may be opened.
     pub fn is_full(&self) -> bool {
         self.state.lock().is_full()
+    }
+
+    /// A connection counts in it.
+    pub(super) fn is_used(&self) -> bool {
+        self.state.lock().used > 0
     }
 
     /// There are more than there may be: the limit has been lowered.
@@ -93,6 +113,19 @@ impl Quota {
             states.iter_mut().for_each(|state| state.used += 1);
         }
         is_free
+    }
+
+    /// The same for a connection of no pool: pools close an idle one for it, if need be.
+    pub(super) fn claim_apart(quotas: Vec<Arc<Self>>) -> Option<Claim> {
+        if Self::claim(&quotas) {
+            return Some(Claim(quotas));
+        }
+        for quota in quotas.iter().filter(|quota| quota.is_full()) {
+            let idle = quota.pools().into_iter().filter_map(|pool| Some((pool.idle_since()?, pool)));
+            let longest = idle.min_by_key(|(since, _)| *since);
+            drop(longest.and_then(|(_, pool)| pool.take_longest_idle()));
+        }
+        Self::claim(&quotas).then_some(Claim(quotas))
     }
 
     /// One connection less in all of these.

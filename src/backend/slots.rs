@@ -342,11 +342,11 @@ impl Slots {
         state.first_waiter().filter(|_| state.total < state.bounds.size + state.bounds.reserve)
     }
 
-    fn idle_since(&self) -> Option<Instant> {
+    pub(super) fn idle_since(&self) -> Option<Instant> {
         self.state.lock().idle.iter().filter_map(|idle| idle.first()).map(|connection| connection.returned).min()
     }
 
-    fn take_longest_idle(&self) -> Option<Box<Connection>> {
+    pub(super) fn take_longest_idle(&self) -> Option<Box<Connection>> {
         let mut state = self.state.lock();
         let lists = state.idle.iter_mut().filter(|idle| !idle.is_empty());
         let longest = lists.min_by_key(|idle| idle.first().map(|connection| connection.returned))?;

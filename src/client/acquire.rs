@@ -527,7 +527,8 @@ async fn too_late(intent: &Intent) {
     }
 }
 
-fn limit(crowd: Crowd) -> Limit {
+/// The limit that keeps a connection from being opened.
+pub(super) fn limit(crowd: Crowd) -> Limit {
     match crowd {
         Crowd::Pool(_) => Limit::PoolSize,
         Crowd::Database(_) => Limit::DatabaseConnections,

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::attempts::Attempt;
 use super::farewell::Farewell;
-use super::server::{Server, User};
+use super::server::{Database, Server, User};
 use super::worker::Worker;
 use crate::auth::hba::{Admission, CertificateDemand, Method, Origin};
 use crate::auth::{
@@ -20,7 +20,7 @@ use crate::auth::{
 };
 use crate::metrics::LoginFailure;
 use crate::net::{ReadBuffer, Stream};
-use crate::wire::{Header, SqlState, backend, frame, frontend};
+use crate::wire::{Header, Replication, SqlState, backend, frame, frontend};
 
 /// Who a client claims to be, and what it wants.
 #[derive(Clone, Copy)]
@@ -29,6 +29,10 @@ pub struct Claim<'a> {
     pub user: &'a Arc<str>,
     /// The database.
     pub database: &'a Arc<str>,
+    /// Where that is; None: nowhere.
+    pub destination: Option<&'a Database>,
+    /// What it wants there.
+    pub replication: Replication,
     /// Where it is; None: on this machine's file system.
     pub origin: Option<IpAddr>,
 }
@@ -80,8 +84,8 @@ pub async fn authenticate(
     };
     let user = user.ok_or_else(|| wrong_password(claim.user))?;
     let secret = user.server_password.clone().or(proved);
-    if let (Some(secret), Some(database)) = (&secret, server.database(claim.database)) {
-        server.pools.learn(server.cluster(&database).number, claim.user, secret);
+    if let (Some(secret), Some(database)) = (&secret, claim.destination) {
+        server.pools.learn(server.cluster(database).number, claim.user, secret);
     }
     Ok(User { server_password: secret, ..user })
 }
@@ -91,25 +95,31 @@ fn admission(stream: &Stream, claim: Claim<'_>, server: &Server, worker: &Worker
     let origin = Origin {
         database: claim.database,
         user: claim.user,
-        is_replication: false,
+        is_replication: claim.replication == Replication::Physical,
         address: claim.origin,
         own_address: stream.socket().local_address().map(|address| address.ip()),
         is_encrypted: stream.is_encrypted(),
     };
     let admission = server.rules_of_access.admission(&origin);
-    let words = match admission {
-        Some(Admission { method: Method::Reject, .. }) => "pg_hba.conf rejects connection",
+    let is_rejected = match admission {
+        Some(Admission { method: Method::Reject, .. }) => true,
         Some(admission) => {
             check_certificate(stream, claim.user, admission.certificate, server, worker)?;
             return Ok(admission);
         }
-        None => "no pg_hba.conf entry",
+        None => false,
     };
     worker.metrics.login_failed(LoginFailure::NotAllowed);
     let host = origin.address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
     let encryption = if origin.is_encrypted { "SSL encryption" } else { "no encryption" };
-    let message =
-        format!("{words} for host \"{host}\", user \"{}\", database \"{}\", {encryption}", claim.user, claim.database);
+    let words = match (is_rejected, origin.is_replication) {
+        (true, true) => "pg_hba.conf rejects replication connection for",
+        (true, false) => "pg_hba.conf rejects connection for",
+        (false, true) => "no pg_hba.conf entry for replication connection from",
+        (false, false) => "no pg_hba.conf entry for",
+    };
+    let database = if origin.is_replication { String::new() } else { format!(", database \"{}\"", claim.database) };
+    let message = format!("{words} host \"{host}\", user \"{}\"{database}, {encryption}", claim.user);
     Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
 }
 
@@ -143,8 +153,8 @@ async fn find_user(claim: Claim<'_>, server: &Server) -> Result<Option<User>, Fa
     if let Some(user) = server.users.get(claim.user) {
         return Ok(Some(user.clone()));
     }
-    let Some(database) = server.database(claim.database) else { return Ok(None) };
-    let cluster = server.cluster(&database);
+    let Some(database) = claim.destination else { return Ok(None) };
+    let cluster = server.cluster(database);
     let Some(auth_query) = &cluster.auth_query else { return Ok(None) };
     Box::pin(auth_query.user(claim.user, cluster)).await.map_err(|_| {
         Farewell::told(SqlState::CANNOT_CONNECT_NOW, "the password cannot be checked: no node of the cluster answers")
@@ -153,8 +163,8 @@ async fn find_user(claim: Claim<'_>, server: &Server) -> Result<Option<User>, Fa
 
 /// The password may just have been changed on the cluster.
 fn doubt(claim: Claim<'_>, server: &Server) {
-    if let Some(database) = server.database(claim.database)
-        && let Some(auth_query) = &server.cluster(&database).auth_query
+    if let Some(database) = claim.destination
+        && let Some(auth_query) = &server.cluster(database).auth_query
     {
         auth_query.doubt(claim.user);
     }

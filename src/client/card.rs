@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::backend::cancel::{Cancellable, OnItsWay};
 use crate::config::Limits;
 use crate::session::{Identity, SessionId};
+use crate::wire::Replication;
 
 /// What others can see of a client.
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub struct Card {
     connected: SystemTime,
     identity: RefCell<Option<Identity>>,
     application_name: RefCell<Arc<str>>,
+    replication: Cell<Replication>,
     doing: Cell<Doing>,
     since: Cell<Instant>,
     node: RefCell<Option<Arc<str>>>,
@@ -84,6 +86,8 @@ pub struct ClientReport {
     pub identity: Option<Identity>,
     /// Its application_name.
     pub application_name: Arc<str>,
+    /// What it has come for.
+    pub replication: Replication,
     /// What it does.
     pub doing: Doing,
     /// Since when.
@@ -102,6 +106,7 @@ impl Card {
             connected: SystemTime::now(),
             identity: RefCell::default(),
             application_name: RefCell::new("".into()),
+            replication: Cell::default(),
             doing: Cell::new(Doing::LoggingIn),
             since: Cell::new(Instant::now()),
             node: RefCell::default(),
@@ -125,6 +130,11 @@ impl Card {
         if **self.application_name.borrow() != *name {
             *self.application_name.borrow_mut() = name.into();
         }
+    }
+
+    /// It has come for this.
+    pub fn wants(&self, replication: Replication) {
+        self.replication.set(replication);
     }
 
     /// It waits from now on.
@@ -257,6 +267,7 @@ impl Card {
             connected: self.connected,
             identity: self.identity.borrow().clone(),
             application_name: Arc::clone(&self.application_name.borrow()),
+            replication: self.replication.get(),
             doing,
             since: self.since.get(),
             node: self.node.borrow().clone().filter(|_| doing.holds_lease()),

@@ -39,6 +39,7 @@ impl Client {
             if let Err(error) = exchange::query(&mut acquired.lease.connection().stream, &sql, deadline).await {
                 return self.replay_failed(error, buffers).await;
             }
+            acquired.lease.connection().known.was_queried();
             self.session.has_begun();
         }
         self.set_out(acquired, is_read, Instant::now(), buffers)
@@ -187,7 +188,7 @@ impl Client {
             return Ok(());
         }
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        if let Some(sql) = sql.map(|sql| self.session.guarded(sql)) {
+        if let Some(sql) = sql.map(|sql| self.session.guarded_on(&connection.known, sql)) {
             self.worker.metrics.parameters_replayed(1);
             exchange::query(&mut connection.stream, &sql, deadline).await?;
         }
@@ -207,12 +208,12 @@ impl Client {
 
     async fn replay_failed(&mut self, error: ExchangeError, buffers: &mut Buffers) -> Result<(), Farewell> {
         match error {
-            ExchangeError::Refused { code, message }
+            ExchangeError::Refused { code, message, .. }
                 if self.session.placeholder_removed(code, &message, &mut buffers.to_client) =>
             {
                 Ok(())
             }
-            ExchangeError::Refused { code, message } => self.refuse(Refusal { code, message }, buffers).await,
+            ExchangeError::Refused { code, message, .. } => self.refuse(Refusal { code, message }, buffers).await,
             // The connection was bad; nothing of the client's has been sent.
             _ => {
                 self.worker.metrics.retried(Retry::NotSent);

@@ -21,6 +21,16 @@ pub enum Farewell {
         code: SqlState,
         /// What it is told.
         message: String,
+        /// And what may help.
+        hint: Option<&'static str>,
+    },
+    /// The node has said why, and the client is told the same, as the end of its connection.
+    #[error("the node ends it ({code})")]
+    Quoted {
+        /// The SQLSTATE.
+        code: SqlState,
+        /// What the node has said: the fields of its ErrorResponse.
+        fields: Box<[u8]>,
     },
     /// What it began with is not PostgreSQL's protocol: nothing is answered.
     #[error("not PostgreSQL's protocol")]
@@ -36,7 +46,12 @@ pub enum Farewell {
 impl Farewell {
     /// The client is told this.
     pub fn told(code: SqlState, message: impl Into<String>) -> Self {
-        Self::Told { code, message: message.into() }
+        Self::Told { code, message: message.into(), hint: None }
+    }
+
+    /// The same with what may help.
+    pub fn hinted(code: SqlState, message: impl Into<String>, hint: &'static str) -> Self {
+        Self::Told { code, message: message.into(), hint: Some(hint) }
     }
 
     /// The client's message cannot be understood.

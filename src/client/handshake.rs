@@ -17,14 +17,16 @@ use super::startup_settings::startup_settings;
 use super::welcome::{self, Reported, Welcome};
 use super::worker::Worker;
 use crate::backend::exchange::{self, ExchangeError};
+use crate::backend::{Connection, Lease, PoolKey};
 use crate::metrics::{Limit, LoginFailure, Refusal};
 use crate::net::{ReadBuffer, Stream};
 use crate::session::reported::NEVER_REPORTED;
 use crate::session::settings::{at_read_committed, sql_to_read};
 use crate::session::{Identity, Settings};
-use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::error_response::as_fatal;
 use crate::wire::startup::Startup;
+use crate::wire::{Replication, SqlState, replication};
 
 /// A client that has proved who it is.
 pub struct Admitted {
@@ -38,6 +40,10 @@ pub struct Admitted {
     pub settings: Settings,
     /// Its place among those that there may be.
     pub seat: Seat,
+    /// What it has begun with.
+    pub startup: Startup,
+    /// What it wants.
+    pub replication: Replication,
 }
 
 const AUTHENTICATION_OK: u32 = 0;
@@ -48,6 +54,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     let mut buffer = ReadBuffer::default();
     let (startup, origin) = greeting::read_startup(place, &mut buffer, server, worker).await?;
     let stream = place.as_mut().ok_or(Farewell::Left)?;
+    negotiate(stream, &startup).await?;
     let user = startup.parameter("user").filter(|user| !user.is_empty());
     let user: Arc<str> = user.map(Into::into).ok_or_else(|| {
         Farewell::told(
@@ -57,22 +64,23 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     })?;
     let database: Arc<str> =
         startup.parameter("database").filter(|name| !name.is_empty()).map_or_else(|| Arc::clone(&user), Into::into);
-    if startup.parameter("replication").is_some_and(|value| !matches!(value, "false" | "off" | "no" | "0")) {
-        return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, "replication connections are not supported yet"));
-    }
-    let settings = startup_settings(&startup).map_err(|word| {
-        Farewell::told(
-            SqlState::PROTOCOL_VIOLATION,
-            format!("invalid command-line argument for server process: {word}"),
-        )
+    let replication = Replication::of(&startup).map_err(|error| {
+        Farewell::hinted(SqlState::INVALID_PARAMETER_VALUE, error.to_string(), replication::VALID_VALUES)
     })?;
-    negotiate(stream, &startup).await?;
     let is_of_console = *database == *console::NAME;
+    if is_of_console && replication != Replication::None {
+        return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, "the console has nothing to replicate"));
+    }
     let seat = if is_of_console { None } else { Some(sit(server, worker)?) };
-    let claim = Claim { user: &user, database: &database, origin };
+    let destination = server.destination(&database, replication);
+    let claim = Claim { user: &user, database: &database, destination: destination.as_ref(), replication, origin };
     let known = Box::pin(authentication::authenticate(stream, &mut buffer, claim, server, worker)).await?;
     let Some(mut seat) = seat else { return Err(Farewell::ToConsole(user)) };
-    let Some(entry) = server.database(&database) else {
+    // Drivers tell by it whether what follows is about the proof.
+    let mut out = BytesMut::new();
+    backend::put_authentication(&mut out, AUTHENTICATION_OK, b"");
+    stream.write_all(&out).await?;
+    let Some(entry) = destination else {
         worker.metrics.login_failed(LoginFailure::UnknownDatabase);
         let message = format!("database \"{database}\" does not exist");
         return Err(Farewell::told(SqlState::INVALID_CATALOG_NAME, message));
@@ -91,8 +99,13 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         let message = format!("too many connections for {whose} ({} is {})", limit.code(), most.unwrap_or_default());
         Farewell::told(SqlState::TOO_MANY_CONNECTIONS, message)
     })?;
+    // As the server: nobody learns what is wrong with them who has not proved who it is.
+    let settings = startup_settings(&startup).map_err(|error| match error.hint() {
+        Some(hint) => Farewell::hinted(SqlState::SYNTAX_ERROR, error.to_string(), hint),
+        None => Farewell::told(SqlState::SYNTAX_ERROR, error.to_string()),
+    })?;
     let identity = Identity { user, database, address: origin };
-    Ok(Admitted { identity, database: entry, user: known, settings, seat })
+    Ok(Admitted { identity, database: entry, user: known, settings, seat, startup, replication })
 }
 
 /// A place among those that there may be. The console has room when nothing else has.
@@ -107,17 +120,13 @@ fn sit(server: &Server, worker: &Worker) -> Result<Seat, Farewell> {
 
 /// A newer minor version or unknown protocol options are not refused: the client is told what we speak.
 async fn negotiate(stream: &mut Stream, startup: &Startup) -> Result<(), Farewell> {
-    let unknown: Vec<&str> =
-        startup.parameters.iter().map(|(name, _)| &**name).filter(|n| n.starts_with("_pq_.")).collect();
-    if startup.minor == 0 && unknown.is_empty() {
-        return Ok(());
-    }
+    let Some(negotiated) = startup.negotiated() else { return Ok(()) };
     let mut out = BytesMut::new();
-    backend::put_negotiate(&mut out, 3 << 16, &unknown);
+    backend::put_negotiate(&mut out, &negotiated);
     Ok(stream.write_all(&out).await?)
 }
 
-/// AuthenticationOk, the server's settings, the cancel key, ReadyForQuery.
+/// The server's settings, the cancel key, ReadyForQuery.
 pub async fn welcome(
     stream: &mut Stream,
     admitted: &mut Admitted,
@@ -125,10 +134,9 @@ pub async fn welcome(
     server: &Server,
     worker: &Worker,
 ) -> Result<Reported, Farewell> {
-    let Welcome { reported, settings } = reported(admitted, server, worker).await?;
+    let Welcome { reported, settings, .. } = reported(admitted, server, worker).await?;
     admitted.settings = settings;
     let mut out = BytesMut::with_capacity(1024);
-    backend::put_authentication(&mut out, AUTHENTICATION_OK, b"");
     for (name, value) in reported.iter().filter(|(name, _)| **name != *NEVER_REPORTED) {
         backend::put_parameter_status(&mut out, name, value);
     }
@@ -143,37 +151,73 @@ pub async fn welcome(
 async fn reported(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
     let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
-    if let Some(welcome) = server.welcomes.get(cluster, database, user, settings) {
+    let stamp = admitted.database.catalog.stamp();
+    if let Some(welcome) = server.welcomes.get(cluster, database, user, settings).filter(|known| known.stamp == stamp) {
         return Ok(welcome);
     }
     let mut lease = acquire::any_node(admitted, server, worker).await?;
-    let parameters = with_settings(lease.connection(), settings, server).await?;
+    let defaults = defaults_of(lease.connection(), server).await?;
+    if server.welcomes.have_changed((cluster, Arc::clone(database), Arc::clone(user)), defaults) {
+        // Whoever logs in from now on has the new ones.
+        let is_its = |key: &PoolKey| (key.cluster, &key.server_name, &key.user) == (cluster, database, user);
+        server.pools.reconnect(is_its, Instant::now());
+        drop(lease);
+        lease = acquire::any_node(admitted, server, worker).await?;
+    }
+    let parameters = match with_settings(lease.connection(), settings, server).await {
+        Ok(parameters) => parameters,
+        Err(refusal) => return Err(refuse(refusal, lease, server).await),
+    };
     lease.give_back(Instant::now());
-    let welcome = Welcome { reported: welcome::as_primary(parameters), settings: settings.clone() };
+    let welcome = Welcome { reported: welcome::as_primary(parameters), settings: settings.clone(), stamp };
     server.welcomes.put(cluster, database, user, &welcome);
     Ok(welcome)
 }
 
+/// What ALTER ROLE and ALTER DATABASE have set for whoever has this connection.
+async fn defaults_of(connection: &mut Connection, server: &Server) -> Result<Arc<str>, Farewell> {
+    const SQL: &str = "SELECT pg_catalog.string_agg(pg_catalog.concat(s.setdatabase, s.setrole, s.setconfig), ' ' \
+                       ORDER BY s.setdatabase, s.setrole) FROM pg_catalog.pg_db_role_setting s \
+                       WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database \
+                       WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) \
+                       AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles \
+                       WHERE rolname OPERATOR(pg_catalog.=) session_user))";
+    let deadline = tokio::time::Instant::now() + server.queue_timeout;
+    connection.known.was_queried();
+    let answer = exchange::query(&mut connection.stream, &at_read_committed(SQL), deadline).await;
+    let rows = answer.map_err(|error| Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string()))?.rows;
+    Ok(rows.into_iter().flatten().next().flatten().unwrap_or_default())
+}
+
+/// The client is told in the node's words. What has been tried is undone, so that the connection can serve others.
+async fn refuse(error: ExchangeError, mut lease: Lease, server: &Server) -> Farewell {
+    let ExchangeError::Refused { code, fields, .. } = error else {
+        return Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string());
+    };
+    let deadline = tokio::time::Instant::now() + server.queue_timeout;
+    if exchange::query(&mut lease.connection().stream, "ROLLBACK", deadline).await.is_ok() {
+        lease.give_back(Instant::now());
+    }
+    Farewell::Quoted { code, fields: as_fatal(&fields) }
+}
+
 /// Makes the settings the connection's, and asks it for everything it would have reported, and for what we must know.
 async fn with_settings(
-    connection: &mut crate::backend::Connection,
+    connection: &mut Connection,
     settings: &Settings,
     server: &Server,
-) -> Result<crate::wire::startup::Parameters, Farewell> {
+) -> Result<crate::wire::startup::Parameters, ExchangeError> {
     let deadline = tokio::time::Instant::now() + server.queue_timeout;
-    let refused = |error: ExchangeError| match error {
-        ExchangeError::Refused { code, message } => Farewell::told(code, message),
-        other => Farewell::told(SqlState::CANNOT_CONNECT_NOW, other.to_string()),
-    };
+    connection.known.was_queried();
     if let Some(sql) = settings.sql_from(&connection.known.settings) {
         let sql = at_read_committed(&sql);
-        exchange::query(&mut connection.stream, &sql, deadline).await.map_err(refused)?;
+        exchange::query(&mut connection.stream, &sql, deadline).await?;
         connection.known.settings = settings.clone();
     }
     let reported = connection.parameters.iter().map(|(name, _)| &**name);
     let names: Vec<Arc<str>> = reported.chain([NEVER_REPORTED]).map(Into::into).collect();
     let sql = at_read_committed(&sql_to_read(&names));
-    let answer = exchange::query(&mut connection.stream, &sql, deadline).await.map_err(refused)?;
+    let answer = exchange::query(&mut connection.stream, &sql, deadline).await?;
     let values = answer.rows.into_iter().next().unwrap_or_default();
     let value = |value: Option<Arc<str>>| value.map_or_else(|| "".into(), |value| (&*value).into());
     Ok(names.iter().zip(values).map(|(name, v)| ((&**name).into(), value(v))).collect())

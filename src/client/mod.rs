@@ -21,6 +21,7 @@ pub mod pause;
 pub mod peer;
 pub mod relay;
 mod release;
+pub mod replication;
 mod rulings;
 pub mod server;
 pub mod shapes;

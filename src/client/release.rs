@@ -91,6 +91,7 @@ impl Client {
             Ok(answer) => {
                 let values = answer.rows.into_iter().next().unwrap_or_default();
                 connection.known.settings = self.session.settings_read(names, values);
+                connection.known.was_queried();
                 self.place.card.is_called(self.session.settings.get("application_name"));
                 self.replay_after_reset(buffers).await
             }
@@ -114,6 +115,7 @@ impl Client {
             return Err(self.settings_lost());
         };
         connection.known.settings = self.session.settings.clone();
+        connection.known.was_queried();
         for (name, value) in answer.parameters {
             if self.session.is_news(&name, &value) {
                 backend::put_parameter_status(&mut buffers.to_client, &name, &value);

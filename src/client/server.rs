@@ -22,6 +22,7 @@ use crate::catalog::{Current, Known, Upkeep};
 use crate::config::{self, Allowance, Limits, PoolMode};
 use crate::routing::{Consistency, Reads, RuleSet};
 use crate::topology::{Doubt, NodeId, NodeView, View};
+use crate::wire::Replication;
 
 /// What all clients share: an immutable picture of the configuration in force, and what outlives it. A reload makes
 /// another one; each client picks it up at its next unit (see [`Worker::renew`](super::Worker::renew)).
@@ -165,6 +166,11 @@ impl DatabaseCatalog {
         self.current.look()
     }
 
+    /// How far they are: another one says that something in them has changed.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { changes: self.current.changes(), loads: self.current.upkeep().loads }
+    }
+
     /// What keeping it has come to.
     pub fn upkeep(&self) -> Upkeep {
         self.current.upkeep()
@@ -195,6 +201,13 @@ impl DatabaseCatalog {
             self.suspected();
         }
     }
+}
+
+/// How far catalogs are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    changes: u64,
+    loads: u64,
 }
 
 /// Looking whether catalogs have changed takes a node about a second where there are a million objects.
@@ -239,6 +252,22 @@ impl Server {
             server_name: found.server_name,
             pause: Arc::default(),
             catalog: DatabaseCatalog::default(),
+        })
+    }
+
+    /// Where a client goes that asks for this name. One for replication alone asks for none: `replication`, which most
+    /// send, need not be configured while there is only one cluster to go to.
+    pub fn destination(&self, name: &Arc<str>, replication: Replication) -> Option<Database> {
+        let is_clear = replication == Replication::Physical && self.clusters.len() == 1;
+        self.database(name).or_else(|| {
+            is_clear.then(|| Database {
+                name: Arc::clone(name),
+                allowance: Allowance::default(),
+                cluster: 0,
+                server_name: Arc::clone(name),
+                pause: Arc::default(),
+                catalog: DatabaseCatalog::default(),
+            })
         })
     }
 

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
@@ -15,6 +15,7 @@ use super::conversation::Client;
 use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
 use super::release::discard_all;
+use super::replication::{self, Passage};
 use super::server::Server;
 use super::welcome::Reported;
 use super::worker::{Place, Worker};
@@ -24,15 +25,16 @@ use crate::metrics::{Limit, LoginFailure, Refusal as RefusalCause, Violator};
 use crate::net::Stream;
 use crate::session::wishes;
 use crate::session::{Identity, SessionId};
-use crate::wire::SqlState;
-use crate::wire::error_response::{Severity, put_error};
+use crate::wire::error_response::{Severity, put_body, put_error, put_error_with_hint};
+use crate::wire::{Replication, SqlState};
 
 /// Serves one client, from its first byte to its last.
 pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId) {
     let place = worker.enter(Card::new(id, stream.socket().peer_address(), stream.socket().local_address()));
     worker.metrics.client_accepted();
     let mut stream = Some(stream);
-    let login = tokio::time::timeout(server.limits.login_timeout, Box::pin(login(&mut stream, &server, &worker)));
+    let login = Box::pin(login(&mut stream, &place.card, &server, &worker));
+    let login = tokio::time::timeout(server.limits.login_timeout, login);
     let farewell = match (login.await, stream.take()) {
         (Err(_), _) => {
             worker.metrics.login_failed(LoginFailure::Timeout);
@@ -46,10 +48,15 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
             stream = still_there;
             farewell
         }
+        (Ok(Ok(LoggedIn::Passage(passage))), _) => {
+            let (farewell, mut stream) = Box::pin(passage.run(&place)).await;
+            say_farewell(&mut stream, &farewell, &worker).await;
+            return worker.metrics.client_closed();
+        }
         (Ok(Ok(_)), None) => Farewell::Left,
-        (Ok(Ok((admitted, cancellable, reported))), Some(stream)) => {
+        (Ok(Ok(LoggedIn::Session(admitted, cancellable, reported))), Some(stream)) => {
             let mut client =
-                Client::new(stream, admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
+                Client::new(stream, *admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
             client.session.told(reported);
             client.server.has_let_in(&client.database.name);
             // What is wrong with them stays without effect: nobody listens yet.
@@ -70,16 +77,30 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
     worker.metrics.client_closed();
 }
 
+/// What a client has logged in to.
+enum LoggedIn {
+    /// A session of statements.
+    Session(Box<Admitted>, Arc<Cancellable>, Reported),
+    /// A server connection of its own, for replication.
+    Passage(Box<Passage>),
+}
+
 async fn login(
     place: &mut Option<Stream>,
-    server: &Server,
-    worker: &Worker,
-) -> Result<(Admitted, Arc<Cancellable>, Reported), Farewell> {
+    card: &Card,
+    server: &Arc<Server>,
+    worker: &Rc<Worker>,
+) -> Result<LoggedIn, Farewell> {
     let mut admitted = handshake::admit(place, server, worker).await?;
+    card.wants(admitted.replication);
+    if admitted.replication != Replication::None {
+        let passage = Box::pin(replication::open(place, admitted, server, worker)).await?;
+        return Ok(LoggedIn::Passage(Box::new(passage)));
+    }
     let stream = place.as_mut().ok_or(Farewell::Left)?;
-    let cancellable = server.cancel_keys.issue();
+    let cancellable = server.cancel_keys.issue(admitted.startup.secret_size());
     match handshake::welcome(stream, &mut admitted, cancellable.key(), server, worker).await {
-        Ok(reported) => Ok((admitted, cancellable, reported)),
+        Ok(reported) => Ok(LoggedIn::Session(Box::new(admitted), cancellable, reported)),
         Err(farewell) => {
             server.cancel_keys.remove(&cancellable);
             Err(farewell)
@@ -120,24 +141,43 @@ async fn visit_console(stream: Stream, user: Arc<str>, server: &Server, worker: 
 
 async fn say_farewell(stream: &mut Stream, farewell: &Farewell, worker: &Worker) {
     match farewell {
-        Farewell::Told { code, message } => {
+        Farewell::Told { code, message, hint } => {
             worker.metrics.error_sent(code.as_str());
             if *code == SqlState::PROTOCOL_VIOLATION {
                 worker.metrics.protocol_violated(Violator::Client);
             }
             let mut out = BytesMut::new();
-            put_error(&mut out, Severity::Fatal, *code, message, None);
-            // Whoever does not read it is gone already.
-            let _ = stream.write_all(&out).await;
-            let _ = stream.shutdown().await;
+            match hint {
+                Some(hint) => put_error_with_hint(&mut out, Severity::Fatal, *code, message, hint),
+                None => put_error(&mut out, Severity::Fatal, *code, message, None),
+            }
+            send_last(stream, &out).await;
+        }
+        Farewell::Quoted { code, fields } => {
+            worker.metrics.error_sent(code.as_str());
+            let mut out = BytesMut::new();
+            put_body(&mut out, fields);
+            send_last(stream, &out).await;
         }
         Farewell::NotPostgres => worker.metrics.client_refused(RefusalCause::NotPostgres),
         Farewell::Left | Farewell::Lost(_) | Farewell::Cancel | Farewell::ToConsole(_) => {}
     }
 }
 
+async fn send_last(stream: &mut Stream, message: &[u8]) {
+    let sent = async {
+        stream.write_all(message).await?;
+        stream.shutdown().await
+    };
+    // Whoever does not read it is gone already. Dropping it loses nothing: the connection is closed next.
+    let _ = tokio::time::timeout(LAST_WORD, sent).await;
+}
+
+/// How long a client may take to take what it is told last.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
 /// What a client is told that is ended.
-fn ended(why: Ending, worker: &Worker) -> Farewell {
+pub(super) fn ended(why: Ending, worker: &Worker) -> Farewell {
     let (limit, code, message) = match why {
         Ending::Killed => (None, SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"),
         Ending::Idle => (

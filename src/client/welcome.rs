@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 
+use super::server::Stamp;
 use crate::session::Settings;
 
 /// Names and values of ParameterStatus messages.
@@ -11,7 +12,14 @@ pub type Reported = Arc<[(Box<str>, Box<str>)]>;
 
 /// What was reported, by cluster, database, user and the settings asked for.
 #[derive(Debug, Default)]
-pub struct Welcomes(DashMap<Key, Welcome>);
+pub struct Welcomes {
+    told: DashMap<Key, Welcome>,
+    /// What a role and a database have by ALTER … SET, as it was read last.
+    defaults: DashMap<Login, Arc<str>>,
+}
+
+/// Cluster, database and user.
+type Login = (usize, Arc<str>, Arc<str>);
 
 /// What was reported, and the settings it was reported for: shared by all who ask for the same.
 #[derive(Clone, Debug)]
@@ -20,6 +28,8 @@ pub struct Welcome {
     pub reported: Reported,
     /// The settings.
     pub settings: Settings,
+    /// How far the catalogs were that it was reported by.
+    pub stamp: Stamp,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -36,20 +46,34 @@ const MOST: usize = 4096;
 impl Welcomes {
     /// What was reported to a client that asked for the same.
     pub fn get(&self, cluster: usize, database: &Arc<str>, user: &Arc<str>, settings: &Settings) -> Option<Welcome> {
-        self.0.get(&key(cluster, database, user, settings)).map(|welcome| welcome.clone())
+        self.told.get(&key(cluster, database, user, settings)).map(|welcome| welcome.clone())
     }
 
     /// Remembers what was reported.
     pub fn put(&self, cluster: usize, database: &Arc<str>, user: &Arc<str>, welcome: &Welcome) {
-        if self.0.len() >= MOST {
-            self.0.clear();
+        if self.told.len() >= MOST {
+            self.told.clear();
         }
-        self.0.insert(key(cluster, database, user, &welcome.settings), welcome.clone());
+        self.told.insert(key(cluster, database, user, &welcome.settings), welcome.clone());
     }
 
     /// The cluster may report something else from now on.
     pub fn forget(&self, cluster: usize) {
-        self.0.retain(|key, _| key.cluster != cluster);
+        self.told.retain(|key, _| key.cluster != cluster);
+    }
+
+    /// These are the defaults of this user in this database now. Answers whether there were others before: what was
+    /// reported by those is forgotten.
+    pub fn have_changed(&self, login: Login, defaults: Arc<str>) -> bool {
+        if self.defaults.len() >= MOST {
+            self.defaults.clear();
+        }
+        let (cluster, database, user) = login.clone();
+        let has_changed = self.defaults.insert(login, Arc::clone(&defaults)).is_some_and(|before| before != defaults);
+        if has_changed {
+            self.told.retain(|key, _| (key.cluster, &key.database, &key.user) != (cluster, &database, &user));
+        }
+        has_changed
     }
 }
 

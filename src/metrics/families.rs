@@ -39,6 +39,7 @@ macro_rules! families {
 families! {
     // Clients.
     CLIENTS = Gauge "trunkline_clients" [] "Clients connected now.";
+    REPLICATION_CLIENTS = Gauge "trunkline_replication_clients" [] "Clients connected now for replication, each with a server connection of its own.";
     CLIENTS_ACCEPTED = Counter "trunkline_clients_accepted_total" [] "Connections of clients accepted.";
     CLIENTS_REFUSED = Counter "trunkline_clients_refused_total" ["cause"] "Connections turned away before a login, by cause.";
     LOGINS = Counter "trunkline_logins_total" [] "Logins of clients that succeeded.";

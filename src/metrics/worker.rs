@@ -20,6 +20,8 @@ use super::tally::{Tallies, Tally};
 pub struct WorkerMetrics {
     pub(super) clients_accepted: Tally,
     pub(super) clients_closed: Tally,
+    pub(super) replications_begun: Tally,
+    pub(super) replications_ended: Tally,
     pub(super) clients_refused: Tallies<{ Refusal::CODES.len() }>,
     pub(super) logins: Tally,
     pub(super) login_failures: Tallies<{ LoginFailure::CODES.len() }>,
@@ -73,6 +75,8 @@ impl WorkerMetrics {
         Self {
             clients_accepted: Tally::default(),
             clients_closed: Tally::default(),
+            replications_begun: Tally::default(),
+            replications_ended: Tally::default(),
             clients_refused: Tallies::default(),
             logins: Tally::default(),
             login_failures: Tallies::default(),
@@ -116,6 +120,16 @@ impl WorkerMetrics {
     #[inline]
     pub fn client_closed(&self) {
         self.clients_closed.add(1);
+    }
+
+    /// A client has come for replication; [`Self::replication_ended`] follows when it is gone.
+    pub fn replication_begun(&self) {
+        self.replications_begun.add(1);
+    }
+
+    /// A client that came for replication is gone.
+    pub fn replication_ended(&self) {
+        self.replications_ended.add(1);
     }
 
     /// A connection was turned away before a login.

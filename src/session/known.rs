@@ -44,6 +44,11 @@ impl Known {
         Self { process_id, ..Self::default() }
     }
 
+    /// A simple query of ours has run on it, which takes the unnamed statement away.
+    pub fn was_queried(&mut self) {
+        self.unnamed = None;
+    }
+
     /// It has this statement; notes the use.
     pub fn uses(&mut self, id: StatementId) -> bool {
         self.uses += 1;

@@ -703,6 +703,14 @@ impl Session {
         }
     }
 
+    /// The same on a server connection that has what a session has set before.
+    pub fn guarded_on(&self, known: &Known, sql: String) -> String {
+        match known.settings.get(reported::NEVER_REPORTED).and_then(Isolation::from_setting) {
+            Some(Isolation::Serializable) => settings::at_read_committed(&sql),
+            _ => self.guarded(sql),
+        }
+    }
+
     /// The query that reads these settings back, on a server connection that has just changed them.
     pub fn settings_query(&self, names: &[Arc<str>]) -> String {
         let sql = settings::sql_to_read(names);
@@ -734,6 +742,7 @@ impl Session {
     /// The replay has been done: the server connection is as the session wants it, but for these PREPAREs, which it has
     /// refused.
     pub fn replayed(&self, known: &mut Known, refused: &[Arc<str>]) {
+        known.was_queried();
         known.settings = self.settings.clone();
         known.unseen = known.unseen.filter(|owner| *owner == self.id);
         known.sql_prepared = if self.sql_prepared.is_empty() {

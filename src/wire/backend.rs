@@ -6,6 +6,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::cancel_key::CancelKey;
 use super::reader::{Reader, Truncated};
+use super::startup::Negotiated;
 use super::writer::{Writer, put_cstr};
 
 #[expect(missing_docs, reason = "each is the message of its name")]
@@ -202,12 +203,13 @@ pub fn put_authentication(out: &mut BytesMut, code: u32, rest: &[u8]) {
     });
 }
 
-/// Appends a NegotiateProtocolVersion: the newest minor version we speak, and options we do not know.
-pub fn put_negotiate(out: &mut BytesMut, newest_minor: u32, unknown: &[&str]) {
+/// Appends a NegotiateProtocolVersion.
+pub fn put_negotiate(out: &mut BytesMut, negotiated: &Negotiated<'_>) {
     Writer::new(out).message(NEGOTIATE_PROTOCOL_VERSION, |body| {
-        body.put_u32(newest_minor);
-        body.put_u32(u32::try_from(unknown.len()).unwrap_or(0));
-        for name in unknown {
+        body.put_u16(3);
+        body.put_u16(negotiated.minor);
+        body.put_u32(u32::try_from(negotiated.unknown.len()).unwrap_or(0));
+        for name in &negotiated.unknown {
             put_cstr(body, name.as_bytes());
         }
     });

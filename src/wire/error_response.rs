@@ -96,6 +96,21 @@ pub fn put_body(out: &mut BytesMut, fields: &[u8]) {
     Writer::new(out).message(backend::ERROR_RESPONSE, |body| body.put_slice(fields));
 }
 
+/// These fields of an ErrorResponse as the end of a connection: what a server says of a setting at login.
+pub fn as_fatal(fields: &[u8]) -> Box<[u8]> {
+    let (mut fatal, mut reader) = (BytesMut::with_capacity(fields.len() + 2), Reader::new(fields));
+    while let Ok(field @ 1..) = reader.u8() {
+        let Ok(value) = reader.cstr() else { break };
+        // Where in a statement of ours it was is nothing to the client.
+        if !matches!(field, b'P' | b'p' | b'q' | b'W') {
+            fatal.put_u8(field);
+            put_cstr(&mut fatal, if matches!(field, b'S' | b'V') { Severity::Fatal.word() } else { value });
+        }
+    }
+    fatal.put_u8(0);
+    (&*fatal).into()
+}
+
 /// Appends a NoticeResponse.
 pub fn put_notice(out: &mut BytesMut, code: SqlState, message: &str) {
     put(out, backend::NOTICE_RESPONSE, Severity::Notice, code, message, &[]);
@@ -137,6 +152,13 @@ mod tests {
         assert_eq!(fields.code, SqlState::ADMIN_SHUTDOWN);
         assert_eq!(fields.message, b"going down");
         assert!(fields.ends_connection());
+    }
+
+    #[test]
+    fn an_error_becomes_the_end_of_a_connection() {
+        let fields = b"SERROR\0VERROR\0C22023\0Mno\0Hyes\0P7\0WSQL statement\0\0";
+        assert_eq!(&*as_fatal(fields), b"SFATAL\0VFATAL\0C22023\0Mno\0Hyes\0\0");
+        assert_eq!(&*as_fatal(b"Cshort"), b"\0");
     }
 
     #[test]

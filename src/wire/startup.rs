@@ -2,12 +2,18 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::cancel_key::CancelKey;
+use super::cancel_key::{CancelKey, LONG_SECRET, SHORT_SECRET};
 use super::reader::{Reader, Truncated};
 use super::writer::{Writer, put_cstr};
 
 /// PostgreSQL's limit on a startup packet: a longer one is not a startup packet.
 pub const LARGEST: usize = 10_000;
+
+/// The newest minor version of protocol 3 that we speak to clients, as PostgreSQL 18 does.
+pub const NEWEST_MINOR: u16 = 2;
+
+/// The names of options of the protocol itself begin so.
+const OPTION: &str = "_pq_.";
 
 const PROTOCOL_3: u32 = 3 << 16;
 const CANCEL: u32 = 80_877_102;
@@ -39,6 +45,15 @@ pub struct Startup {
     pub parameters: Parameters,
 }
 
+/// What a NegotiateProtocolVersion says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Negotiated<'a> {
+    /// The minor version that is spoken.
+    pub minor: u16,
+    /// The options asked for that we do not know.
+    pub unknown: Vec<&'a str>,
+}
+
 /// The bytes do not begin a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StartupError {
@@ -46,7 +61,7 @@ pub enum StartupError {
     #[error("invalid length of startup packet")]
     Length,
     /// Not version 3.
-    #[error("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.0")]
+    #[error("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2")]
     Version {
         /// The major version asked for.
         major: u32,
@@ -107,10 +122,33 @@ fn read_parameters(mut reader: Reader<'_>) -> Result<Parameters, StartupError> {
 }
 
 impl Startup {
-    /// The value of a parameter.
-    pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
+    /// Options of the protocol that are asked for; we know none.
+    pub fn unknown_options(&self) -> impl Iterator<Item = &str> {
+        self.parameters.iter().map(|(name, _)| &**name).filter(|name| is_option(name))
     }
+
+    /// What the client is told that it must do without: None if it gets all that it asks for.
+    pub fn negotiated(&self) -> Option<Negotiated<'_>> {
+        let unknown: Vec<&str> = self.unknown_options().collect();
+        // There is no 3.1, but PostgreSQL lets it pass for 3.0, and a client could not go back to it.
+        let minor = if self.minor >= NEWEST_MINOR { NEWEST_MINOR } else { 0 };
+        (self.minor > NEWEST_MINOR || !unknown.is_empty()).then_some(Negotiated { minor, unknown })
+    }
+
+    /// Bytes of the secret in its cancel key: before 3.2, clients read four.
+    pub fn secret_size(&self) -> usize {
+        if self.minor >= 2 { LONG_SECRET } else { SHORT_SECRET }
+    }
+
+    /// The value of a parameter; of two, the last.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().rev().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
+    }
+}
+
+/// The parameter is an option of the protocol itself.
+pub fn is_option(name: &str) -> bool {
+    name.starts_with(OPTION)
 }
 
 /// Appends a StartupMessage of protocol 3.0.
@@ -160,6 +198,23 @@ mod tests {
         let mut out = BytesMut::new();
         put_cancel(&mut out, &key);
         assert_eq!(Packet::read(&out), Ok(Some((Packet::Cancel(key), 16))));
+    }
+
+    fn asking(minor: u16, names: &[&str]) -> Startup {
+        Startup { minor, parameters: names.iter().map(|&name| (name.into(), "".into())).collect() }
+    }
+
+    #[test]
+    fn what_is_not_spoken_is_negotiated() {
+        let negotiated = |minor, unknown| Some(Negotiated { minor, unknown });
+        assert_eq!(asking(0, &["user"]).negotiated(), None);
+        assert_eq!(asking(1, &["user"]).negotiated(), None);
+        assert_eq!(asking(2, &["user"]).negotiated(), None);
+        assert_eq!(asking(3, &["user"]).negotiated(), negotiated(2, vec![]));
+        assert_eq!(asking(0, &["_pq_.a", "user", "_pq_.b"]).negotiated(), negotiated(0, vec!["_pq_.a", "_pq_.b"]));
+        assert_eq!(asking(1, &["_pq_.a"]).negotiated(), negotiated(0, vec!["_pq_.a"]));
+        assert_eq!(asking(9999, &["_pq_.a"]).negotiated(), negotiated(2, vec!["_pq_.a"]));
+        assert_eq!([0, 1, 2, 9999].map(|minor| asking(minor, &[]).secret_size()), [4, 4, 32, 32]);
     }
 
     #[test]

@@ -142,7 +142,7 @@ fn whoever_tries_passwords_waits_longer_and_longer_and_others_do_not() {
 }
 
 /// Python with psycopg, asyncpg and pg8000, as `.ci/install` makes it.
-const PYTHON: &str = "/opt/trunkline/drivers/bin/python";
+pub(crate) const PYTHON: &str = "/opt/trunkline/drivers/bin/python";
 
 #[test]
 fn drivers_log_in_by_every_method_with_good_passwords_and_not_with_bad_ones() {

@@ -1,7 +1,7 @@
 //! A client that sends bytes as it is told to, and tells what came back in short words.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -9,7 +9,7 @@ use trunkline::auth::Secret;
 use trunkline::backend::{Endpoint, Target, connect};
 use trunkline::net::{Stream, Unwatched};
 use trunkline::wire::frontend::{self, Bind, Parse};
-use trunkline::wire::{CancelKey, ErrorFields, Header, frame, startup};
+use trunkline::wire::{CancelKey, ErrorFields, Header, backend, frame, startup};
 
 /// A logged-in connection that knows nothing of the protocol but its frames.
 pub(crate) struct RawClient {
@@ -41,6 +41,32 @@ impl RawClient {
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         Self { stream, unread: Vec::new(), port, key }
+    }
+
+    /// Begins with this packet where no password is asked for. Answers what came up to ReadyForQuery or an error, each
+    /// message by its tag and its body.
+    pub(crate) fn begin(port: u16, packet: &[u8]) -> (Self, Vec<(u8, Vec<u8>)>) {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let key = CancelKey { process_id: 0, secret: Box::default() };
+        let mut client = Self { stream, unread: Vec::new(), port, key };
+        client.send(&[packet]);
+        let mut told = Vec::new();
+        loop {
+            let (tag, body) = client.message();
+            if tag == b'K' {
+                client.key = backend::backend_key(&body).unwrap();
+            }
+            told.push((tag, body));
+            if matches!(tag, b'Z' | b'E') {
+                return (client, told);
+            }
+        }
+    }
+
+    /// What cancels its statements.
+    pub(crate) fn key(&self) -> &CancelKey {
+        &self.key
     }
 
     /// Sends these messages in one write.
@@ -80,30 +106,57 @@ impl RawClient {
         }
     }
 
+    /// What comes until the server closes.
+    pub(crate) fn until_end(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.next_message()).map(|(tag, body)| words(tag, &body)).collect()
+    }
+
+    /// Sends nothing any more, and goes on reading.
+    pub(crate) fn close_half(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
     fn message(&mut self) -> (u8, Vec<u8>) {
+        self.next_message().expect("the connection was closed")
+    }
+
+    /// The next message; None: the server has closed.
+    fn next_message(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
             if let Some(header) = Header::peek(&self.unread).unwrap().filter(|h| h.size <= self.unread.len()) {
                 let message: Vec<u8> = self.unread.drain(..header.size).collect();
-                return (header.tag, message[frame::HEADER..].to_vec());
+                return Some((header.tag, message[frame::HEADER..].to_vec()));
             }
             let mut bytes = [0; 1 << 16];
-            let count = self.stream.read(&mut bytes).unwrap();
-            assert!(count > 0, "the connection was closed");
-            self.unread.extend_from_slice(&bytes[..count]);
+            match self.stream.read(&mut bytes).unwrap() {
+                0 => return None,
+                count => self.unread.extend_from_slice(&bytes[..count]),
+            }
         }
     }
 
     /// What asks the server to cancel this client's statement; call it from another thread.
     pub(crate) fn canceller(&self) -> impl FnOnce() + Send + 'static {
         let (port, key) = (self.port, self.key.clone());
-        move || {
-            let mut packet = BytesMut::new();
-            startup::put_cancel(&mut packet, &key);
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-            stream.write_all(&packet).unwrap();
-            let _ = stream.read(&mut [0]);
-        }
+        move || cancel(port, &key)
     }
+}
+
+/// Asks for what has this key to be cancelled, and waits until the server has taken it.
+pub(crate) fn cancel(port: u16, key: &CancelKey) {
+    let mut packet = BytesMut::new();
+    startup::put_cancel(&mut packet, key);
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(&packet).unwrap();
+    let _ = stream.read(&mut [0]);
+}
+
+/// A StartupMessage of protocol 3 with this minor version.
+pub(crate) fn startup_packet(minor: u16, parameters: &[(&str, &str)]) -> Vec<u8> {
+    let mut packet = BytesMut::new();
+    startup::put_startup(&mut packet, parameters.iter().copied());
+    packet[6..8].copy_from_slice(&minor.to_be_bytes());
+    packet.to_vec()
 }
 
 fn words(tag: u8, body: &[u8]) -> String {
@@ -152,6 +205,12 @@ pub(crate) fn bind(statement: &str, values: &[&[u8]]) -> Vec<u8> {
     }
     rest.extend([0, 0]);
     built(|out| frontend::put_bind(out, Bind { portal: b"", statement: statement.as_bytes(), rest: &rest }, 0))
+}
+
+/// A Close of a statement.
+pub(crate) fn close(name: &str) -> Vec<u8> {
+    let length = u32::try_from(name.len() + 6).unwrap();
+    [b"C", &length.to_be_bytes()[..], b"S", name.as_bytes(), b"\0"].concat()
 }
 
 /// An Execute of the unnamed portal.

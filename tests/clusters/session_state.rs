@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use postgres::Client;
 
 use crate::fixture::{Proxy, cluster, limited};
-use crate::raw::{RawClient, TERMINATE};
+use crate::raw::{RawClient, SYNC, TERMINATE, bind, close, execute, parse};
 
 /// One server connection per node, so that every client's statements meet on it.
 const SHARED: &str = "[pool]\nsize = 1";
@@ -180,6 +180,51 @@ fn an_open_transaction_of_a_client_that_left_is_rolled_back() {
         let mut next = proxy.client();
         next.batch_execute("insert into t values (2)").unwrap();
         assert_eq!(cluster.node(0).sql("select string_agg(a::text, ',') from t").unwrap(), "2");
+    });
+}
+
+#[test]
+fn an_unnamed_statement_outlives_what_trunkline_itself_asks_on_its_server_connection() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let mut other = RawClient::connect(proxy.port(), &[("work_mem", "7MB")]);
+        for round in 0..10 {
+            client.ask(&[&parse("", "select 42"), SYNC], 1);
+            // Settings are read back behind this, and made anew for each of the two before what they send next.
+            client.ask(&[&parse("set", "select set_config('jit', 'off', false)"), SYNC], 1);
+            client.ask(&[&bind("set", &[]), &execute(), SYNC], 1);
+            client.ask(&[&close("set"), SYNC], 1);
+            for _ in 0..3 {
+                let answer = client.ask(&[&bind("", &[]), &execute(), SYNC], 1);
+                assert!(answer.contains(&"row 42".to_owned()), "{round}: {answer:?}");
+                other.query("select 1");
+            }
+            client.query("reset jit");
+        }
+    });
+}
+
+#[test]
+fn a_connection_whose_transactions_are_serializable_serves_others_on_a_replica_too() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED).with_both_replicas(&cluster);
+        let serializable = "set session characteristics as transaction isolation level serializable";
+        let mut client = proxy.client();
+        for _ in 0..4 {
+            client.batch_execute(serializable).unwrap();
+            assert_eq!(first_value(&mut client, "show transaction isolation level"), "serializable");
+            client.batch_execute("select pg_advisory_unlock_all(); close all; unlisten *; reset all").unwrap();
+            for _ in 0..3 {
+                assert_eq!(first_value(&mut client, "show transaction isolation level"), "read committed");
+            }
+        }
+        client.batch_execute(serializable).unwrap();
+        for _ in 0..3 {
+            assert_eq!(first_value(&mut proxy.client(), "show transaction isolation level"), "read committed");
+        }
     });
 }
 

@@ -147,7 +147,7 @@ class Asyncpg(PythonSuite):
 
 
 class Psycopg2(PythonSuite):
-    """libpq's simple protocol, COPY, notifications, two-phase commit, large objects, cursors with a name."""
+    """libpq's simple protocol, COPY, notifications, two-phase commit, large objects, cursors with a name, replication."""
 
     package = "psycopg2==2.9.13"
     needs = ["psycopg2-binary==2.9.13"]
@@ -160,7 +160,7 @@ class Psycopg2(PythonSuite):
         return [tests]
 
     def extra(self, port):
-        return {"PSYCOPG2_TESTDB": self.database, "PSYCOPG2_TEST_REPL_DSN": ""}
+        return {"PSYCOPG2_TESTDB": self.database, "PSYCOPG2_TEST_REPL_DSN": f"dbname={self.database}"}
 
 
 class SqlAlchemy(PythonSuite):

@@ -23,7 +23,7 @@ pub(super) fn clients(reports: &[Report]) -> Table {
             "C".into(),
             identity.map(|identity| &identity.user).into(),
             identity.map(|identity| &identity.database).into(),
-            "none".into(),
+            client.replication.word().into(),
             state(client.doing).into(),
             client.peer.map(|peer| peer.ip().to_string()).into(),
             client.peer.map_or(0, |peer| u64::from(peer.port())).into(),

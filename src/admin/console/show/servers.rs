@@ -20,7 +20,7 @@ pub(super) fn servers(server: &Server) -> Table {
                 "S".into(),
                 (&about.user).into(),
                 (&about.database).into(),
-                "none".into(),
+                about.replication.word().into(),
                 if about.is_leased() { "active" } else { "idle" }.into(),
                 about.peer.map(|peer| peer.ip().to_string()).into(),
                 about.peer.map_or(0, |peer| u64::from(peer.port())).into(),
