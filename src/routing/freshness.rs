@@ -96,7 +96,7 @@ impl Freshness {
 
     /// This node has everything the session must see. Call [`Freshness::settle`] before.
     pub fn allows(&self, node: &NodeView) -> bool {
-        if node.role == Role::Primary {
+        if node.role == Role::Primary || cfg!(feature = "broken") {
             return true;
         }
         if self.wrote.is_some() {
