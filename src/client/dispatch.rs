@@ -9,7 +9,7 @@ use super::farewell::Farewell;
 use super::gathering::{peek, violation};
 use super::worker::Buffers;
 use crate::backend::Lease;
-use crate::backend::exchange::{self, ExchangeError};
+use crate::backend::exchange::ExchangeError;
 use crate::config::PoolMode;
 use crate::metrics::Retry;
 use crate::routing::{Intent, Reason};
@@ -36,7 +36,7 @@ impl Client {
         }
         if let Some(sql) = self.session.beginning() {
             let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-            if let Err(error) = exchange::query(&mut acquired.lease.connection().stream, &sql, deadline).await {
+            if let Err(error) = acquired.lease.connection().query(&sql, deadline).await {
                 return self.replay_failed(error, buffers).await;
             }
             self.session.has_begun();
@@ -189,13 +189,13 @@ impl Client {
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
         if let Some(sql) = sql.map(|sql| self.session.guarded(sql)) {
             self.worker.metrics.parameters_replayed(1);
-            exchange::query(&mut connection.stream, &sql, deadline).await?;
+            connection.query(&sql, deadline).await?;
         }
         let mut refused = Vec::new();
         for prepare in missing {
             self.worker.metrics.prepared_replayed(1);
             // What cannot be prepared here any more will be missed by EXECUTE, in the node's own words.
-            match exchange::query(&mut connection.stream, &prepare, deadline).await {
+            match connection.query(&prepare, deadline).await {
                 Ok(_) => {}
                 Err(ExchangeError::Refused { .. }) => refused.push(prepare),
                 Err(error) => return Err(error),

@@ -16,7 +16,7 @@ use super::server::{Database, Server, User};
 use super::startup_settings::startup_settings;
 use super::welcome::{self, Reported, Welcome};
 use super::worker::Worker;
-use crate::backend::exchange::{self, ExchangeError};
+use crate::backend::exchange::ExchangeError;
 use crate::metrics::{Limit, LoginFailure, Refusal};
 use crate::net::{ReadBuffer, Stream};
 use crate::session::reported::NEVER_REPORTED;
@@ -167,13 +167,13 @@ async fn with_settings(
     };
     if let Some(sql) = settings.sql_from(&connection.known.settings) {
         let sql = at_read_committed(&sql);
-        exchange::query(&mut connection.stream, &sql, deadline).await.map_err(refused)?;
+        connection.query(&sql, deadline).await.map_err(refused)?;
         connection.known.settings = settings.clone();
     }
     let reported = connection.parameters.iter().map(|(name, _)| &**name);
     let names: Vec<Arc<str>> = reported.chain([NEVER_REPORTED]).map(Into::into).collect();
     let sql = at_read_committed(&sql_to_read(&names));
-    let answer = exchange::query(&mut connection.stream, &sql, deadline).await.map_err(refused)?;
+    let answer = connection.query(&sql, deadline).await.map_err(refused)?;
     let values = answer.rows.into_iter().next().unwrap_or_default();
     let value = |value: Option<Arc<str>>| value.map_or_else(|| "".into(), |value| (&*value).into());
     Ok(names.iter().zip(values).map(|(name, v)| ((&**name).into(), value(v))).collect())

@@ -318,6 +318,7 @@ impl Client {
             buffers.to_client.clear();
             return Ok(0);
         }
+        self.session.shown();
         if has_gaps {
             put_run(filled, run, at, &mut buffers.to_client);
             held.forwarded |= !buffers.to_client.is_empty();
@@ -411,6 +412,7 @@ impl Client {
                 match self.survey_next(buffers)? {
                     Surveyed::Nothing => break,
                     Surveyed::Message => {}
+                    Surveyed::Doubtful => return Ok(Some(if moved { Turn::Moved } else { Turn::Still })),
                     Surveyed::Passed => {
                         moved = true;
                         continue;
@@ -447,6 +449,10 @@ impl Client {
             self.session.gathered.end = Some(End::Flush);
             return Ok(Surveyed::Message);
         };
+        let there = rest.get(..header.size.min(rest.len())).unwrap_or_default();
+        if self.session.must_wait(header.tag, there.get(frame::HEADER..).unwrap_or_default()) {
+            return Ok(Surveyed::Doubtful);
+        }
         let Some(message) = rest.get(..header.size) else {
             return Ok(match self.survey_partial(header, buffers)? {
                 false => Surveyed::Nothing,
@@ -619,6 +625,8 @@ enum Surveyed {
     Message,
     /// Copy data that has gone its way, or something that nobody wants.
     Passed,
+    /// A message that can't be understood before more has been answered.
+    Doubtful,
     /// The client says goodbye: once all it has asked for is done.
     Goodbye,
 }

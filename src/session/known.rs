@@ -74,10 +74,15 @@ impl Known {
         self.statements.remove(&id);
     }
 
-    /// It has no prepared statement any more.
-    pub fn forget_statements(&mut self) {
-        self.statements.clear();
-        self.unnamed = None;
+    /// It has this statement; whether it was known before is not.
+    pub fn has(&mut self, id: StatementId) {
+        self.uses += 1;
+        self.statements.entry(id).or_insert(self.uses);
+    }
+
+    /// It has none of its named statements any more but these.
+    pub fn forget_statements(&mut self, but: impl Fn(StatementId) -> bool) {
+        self.statements.retain(|id, _| but(*id));
         self.sql_prepared = None;
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod aborted;
 pub mod anew;
+pub mod doubt;
 pub mod failure;
 pub mod gathered;
 pub mod known;
@@ -22,6 +23,8 @@ pub mod replay;
 pub mod reply;
 pub mod reported;
 pub mod settings;
+#[cfg(test)]
+mod story;
 pub mod translate;
 pub mod wishes;
 
@@ -49,10 +52,11 @@ use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
 use crate::wire::{Header, frame};
+use doubt::Doubts;
 use known::UnnamedId;
 use owed::OwedReplies;
 use pins::Pins;
-use prepared::{Names, Prepared, Reading};
+use prepared::{Names, Prepared, Reading, StatementId};
 
 /// Who a session is; does not change.
 #[derive(Clone, Debug)]
@@ -87,7 +91,10 @@ pub struct Session {
     unnamed: Option<(Arc<Prepared>, UnnamedId)>,
     /// The unnamed statement as the node's replies so far have left it.
     settled_unnamed: Option<(Arc<Prepared>, UnnamedId)>,
+    /// What [`Session::settled_unnamed`] was before what the client has not been shown.
+    unshown_unnamed: Option<Option<(Arc<Prepared>, UnnamedId)>>,
     unnamed_count: u64,
+    doubts: Doubts,
     sql_prepared: PreparedNames,
     portals: Vec<(Box<[u8]>, Arc<Statement>)>,
     owed: OwedReplies,
@@ -230,7 +237,9 @@ impl Session {
             names: Names::default(),
             unnamed: None,
             settled_unnamed: None,
+            unshown_unnamed: None,
             unnamed_count: 0,
+            doubts: Doubts::default(),
             sql_prepared: PreparedNames::default(),
             portals: Vec::new(),
             owed: OwedReplies::default(),
@@ -803,16 +812,10 @@ impl Session {
                 SessionChange::ResetAll => self.touch_all(),
                 SessionChange::DiscardAll => {
                     self.touch_all();
-                    self.names.clear();
-                    self.unnamed = None;
-                    self.settled_unnamed = None;
                     self.pins.clear();
-                    known.forget_statements();
+                    self.all_deallocated(known);
                 }
-                SessionChange::DeallocateAll => {
-                    self.names.clear();
-                    known.forget_statements();
-                }
+                SessionChange::DeallocateAll => self.all_deallocated(known),
                 SessionChange::Deallocate(name) => self.deallocated(name, known),
                 SessionChange::Prepare { name, text, .. } => {
                     let prepared = (Arc::clone(name), Arc::clone(text));
@@ -832,14 +835,68 @@ impl Session {
         }
     }
 
+    /// Not the unnamed statement, which only a Query drops.
+    fn all_deallocated(&mut self, known: &mut Known) {
+        self.names.clear();
+        let made_behind = |id| {
+            let last = self.owed.iter().rev().find_map(|owed| owed.makes_or_closes().filter(|(other, _)| *other == id));
+            last.is_some_and(|(_, will_be)| will_be)
+        };
+        known.forget_statements(made_behind);
+    }
+
+    /// Our statement of this name stays on the server connection. One that was prepared by SQL is gone, and one of ours
+    /// that was called by our own name too.
     fn deallocated(&mut self, name: &Arc<str>, known: &mut Known) {
-        if let Some(prepared) = self.names.get(name.as_bytes()) {
-            known.remove(prepared.id);
-            self.names.remove(name.as_bytes());
+        self.names.remove(name.as_bytes());
+        if let Some(id) = StatementId::first_in(name.as_bytes()) {
+            known.remove(id);
         }
         if let Some((_, prepared)) = &mut known.sql_prepared {
             prepared.retain(|(known, _)| known != name);
         }
+    }
+
+    /// A Close also takes what was prepared by SQL.
+    fn sql_closed(&mut self, name: &[u8], known: &mut Known) {
+        if self.sql_prepared.is_empty() {
+            return;
+        }
+        let Ok(name) = std::str::from_utf8(name) else { return };
+        let name: Arc<str> = name.into();
+        self.deallocated(&name, known);
+        self.sql_prepared.apply(&SessionChange::Deallocate(name));
+    }
+
+    /// Prepares a statement in the node's place; None: it is refused, which leaves no unnamed statement.
+    fn prepare_alone(&mut self, parse: Parse<'_>, statement: Option<Arc<Statement>>) {
+        let prepared =
+            statement.map(|statement| Arc::new(Prepared::new(parse.text, parse.types, statement, self.reading)));
+        match prepared {
+            Some(prepared) if !parse.name.is_empty() => self.names.put(parse.name, prepared),
+            None if !parse.name.is_empty() => {}
+            prepared => {
+                self.unnamed_count += 1;
+                let id = UnnamedId(self.id, self.unnamed_count);
+                self.unnamed = prepared.map(|prepared| (prepared, id));
+                self.settled_unnamed.clone_from(&self.unnamed);
+            }
+        }
+    }
+
+    /// Closes a statement in the node's place.
+    fn close_alone(&mut self, name: &[u8]) {
+        if name.is_empty() {
+            self.unnamed = None;
+            self.settled_unnamed = None;
+        }
+        self.names.remove(name);
+    }
+
+    /// The client has been shown what was answered, up to here.
+    pub fn shown(&mut self) {
+        self.names.shown();
+        self.unshown_unnamed = None;
     }
 
     /// This setting may have changed.

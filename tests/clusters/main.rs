@@ -40,6 +40,7 @@ mod rules;
 mod session_state;
 mod sockets;
 mod state;
+mod statements;
 mod switchover;
 mod tls;
 mod transactions;

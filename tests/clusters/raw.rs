@@ -159,6 +159,16 @@ pub(crate) fn execute() -> Vec<u8> {
     b"E\0\0\0\x09\0\0\0\0\0".to_vec()
 }
 
+/// A Describe of a statement.
+pub(crate) fn describe(statement: &str) -> Vec<u8> {
+    built(|out| frontend::put_target(out, frontend::DESCRIBE, frontend::Target::Statement, statement.as_bytes()))
+}
+
+/// A Close of a statement.
+pub(crate) fn close(statement: &str) -> Vec<u8> {
+    built(|out| frontend::put_target(out, frontend::CLOSE, frontend::Target::Statement, statement.as_bytes()))
+}
+
 /// A CopyData.
 pub(crate) fn copy_data(bytes: &[u8]) -> Vec<u8> {
     [b"d".as_slice(), &u32::try_from(bytes.len() + 4).unwrap().to_be_bytes(), bytes].concat()

@@ -1,0 +1,189 @@
+//! Prepared statements of sessions that share server connections: each means what it would mean on one of its own,
+//! whatever has failed, been skipped, or been closed behind its back.
+
+use trunkline::demo::cluster::Cluster;
+
+use crate::fixture::{Proxy, cluster, limited};
+use crate::raw::{RawClient, SYNC, bind, close, describe, execute, parse, query};
+
+/// A client, and through Trunkline another one that leaves its own statements on every server connection whenever it can.
+struct Player {
+    client: RawClient,
+    other: Option<RawClient>,
+    answers: Vec<Vec<String>>,
+}
+
+impl Player {
+    /// Asks for so many ReadyForQuery, and keeps what came.
+    fn ask(&mut self, messages: &[&[u8]], readies: usize) {
+        if let Some(other) = &mut self.other
+            && self.answers.last().and_then(|answer| answer.last()).is_none_or(|status| status == "I")
+        {
+            for _ in 0..2 {
+                other.ask(&[&parse("", "select 'of another'"), &bind("", &[]), &execute(), SYNC], 1);
+            }
+        }
+        self.answers.push(self.client.ask(messages, readies));
+    }
+
+    fn query(&mut self, sql: &str) {
+        self.ask(&[&query(sql)], 1);
+    }
+}
+
+/// Plays the same part to the primary, and through Trunkline with one server connection, alone and
+/// not, and with some on every node.
+fn same_answers(play: impl Fn(&mut Player) + Send + 'static) {
+    limited(move || {
+        let cluster = cluster();
+        let narrow = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let wide = Proxy::start(&cluster, "[pool]\nsize = 2").with_both_replicas(&cluster);
+        let expected = played(&cluster, cluster.node(0).port(), &play, false);
+        for (proxy, is_shared) in [(&narrow, false), (&narrow, true), (&wide, true)] {
+            assert_eq!(played(&cluster, proxy.port(), &play, is_shared), expected);
+        }
+    });
+}
+
+fn played(cluster: &Cluster, port: u16, play: impl Fn(&mut Player), is_shared: bool) -> Vec<Vec<String>> {
+    cluster.node(0).sql("drop table if exists t; create table t (a int)").unwrap();
+    for replica in &cluster.nodes()[1..] {
+        replica.catch_up(cluster.node(0)).unwrap();
+    }
+    let other = is_shared.then(|| RawClient::connect(port, &[]));
+    let mut player = Player { client: RawClient::connect(port, &[]), other, answers: Vec::new() };
+    play(&mut player);
+    player.answers
+}
+
+/// What fails first in a batch, so that the rest is skipped.
+fn bad() -> Vec<u8> {
+    bind("nobody", &[])
+}
+
+/// Bind, Execute and Sync of a statement.
+fn run(statement: &str) -> Vec<u8> {
+    [&bind(statement, &[])[..], &execute(), SYNC].concat()
+}
+
+#[test]
+fn behind_a_skipped_parse_the_unnamed_statement_is_the_clients_own_or_none() {
+    same_answers(|player| {
+        player.ask(&[&bad(), &parse("", "select 1"), SYNC, &run("")], 2);
+        player.ask(&[&parse("", "select 'own'"), SYNC], 1);
+        player.ask(&[&bad(), &parse("", "select 2"), SYNC, &run(""), &run("")], 3);
+        player.ask(&[&bad(), &close(""), SYNC, &run("")], 2);
+        // A Query within the batch is skipped too, and drops nothing.
+        player.ask(&[&bad(), &query("select 3"), SYNC, &run("")], 2);
+        player.ask(&[&bad(), &describe(""), SYNC, &describe(""), SYNC], 2);
+    });
+}
+
+#[test]
+fn behind_a_failed_parse_there_is_no_unnamed_statement() {
+    same_answers(|player| {
+        player.ask(&[&parse("", "select 'own'"), SYNC], 1);
+        player.ask(&[&parse("", "selekt"), SYNC, &run(""), &run("")], 3);
+        player.ask(&[&parse("", "select 'own'"), SYNC, &parse("", "select nothing from nowhere"), SYNC, &run("")], 3);
+        player.ask(&[&parse("", "select 'own'"), SYNC, &close(""), SYNC, &run("")], 3);
+    });
+}
+
+#[test]
+fn a_query_drops_the_unnamed_statement_for_good() {
+    same_answers(|player| {
+        player.ask(&[&parse("", "select 'own'"), SYNC, &query("select 1"), &run("")], 3);
+        player.ask(&[&parse("", "select 'own'"), SYNC], 1);
+        player.query("selekt");
+        // A failed batch does not bring it back.
+        player.ask(&[&bad(), &parse("", "select 2"), SYNC], 1);
+        player.ask(&[&run("")], 1);
+        player.ask(&[&parse("", "select 'own'"), SYNC], 1);
+        player.query("begin");
+        player.ask(&[&run("")], 1);
+        player.query("rollback");
+    });
+}
+
+#[test]
+fn the_unnamed_statement_outlives_what_we_ask_of_its_server_connection() {
+    same_answers(|player| {
+        player.ask(&[&parse("", "select 'own'"), SYNC], 1);
+        player.ask(&[&parse("set", "set work_mem = '7MB'"), &bind("set", &[]), &execute(), SYNC], 1);
+        player.ask(&[&run(""), &run("")], 2);
+        player.ask(&[&parse("show", "show work_mem"), &bind("show", &[]), &execute(), SYNC], 1);
+        player.ask(&[&run("")], 1);
+        player.ask(&[&parse("", "select 'own'"), SYNC, &run("set"), &run(""), &run("show"), &run("")], 5);
+    });
+}
+
+#[test]
+fn a_name_whose_parse_failed_or_was_skipped_is_nobodys() {
+    same_answers(|player| {
+        player.ask(&[&bad(), &parse("a", "select 1"), SYNC, &run("a")], 2);
+        player.ask(&[&run("a")], 1);
+        player.ask(&[&parse("a", "selekt"), SYNC, &describe("a"), SYNC, &run("a")], 3);
+        // Another's statement of the same text is on the server connection.
+        player.ask(&[&parse("a", "select 1"), SYNC], 1);
+        player.ask(&[&bad(), &parse("b", "select 1"), SYNC, &run("b"), &run("a")], 3);
+        player.ask(&[&bad(), &close("a"), SYNC, &run("a")], 2);
+        player.ask(&[&bad(), &close("a"), &parse("a", "select 2"), SYNC, &run("a")], 2);
+        player.ask(&[&close("a"), &parse("a", "select 2"), SYNC, &run("a")], 2);
+        player.ask(&[&parse("a", "select 3"), SYNC, &parse("a", "select 4"), SYNC, &run("a")], 3);
+        player.ask(&[&close("a"), SYNC, &parse("a", "select 5"), SYNC, &run("a"), &close("a"), SYNC, &run("a")], 5);
+    });
+}
+
+#[test]
+fn a_statement_that_a_server_connection_should_get_in_a_skipped_batch_is_there_in_the_next() {
+    same_answers(|player| {
+        player.ask(&[&parse("a", "select 'a', 1"), SYNC], 1);
+        player.ask(&[&parse("b", "insert into t values (1)"), SYNC], 1);
+        for _ in 0..6 {
+            player.ask(&[&bad(), &bind("a", &[]), &bind("b", &[]), SYNC, &run("a"), &run("b"), &run("a")], 4);
+        }
+        player.query("begin");
+        player.ask(&[&run("b"), &bad(), &bind("a", &[]), SYNC, &run("a")], 3);
+        player.query("rollback");
+    });
+}
+
+#[test]
+fn statements_that_make_room_for_one_another_are_not_lost_when_a_batch_is_skipped() {
+    limited(|| {
+        let cluster = cluster();
+        let extra = "[pool]\nsize = 1\nprepared_statements = 2\n[routing]\nreads = 'primary'";
+        let proxy = Proxy::start(&cluster, extra);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let names = ["a", "b", "c", "d"];
+        for name in names {
+            client.ask(&[&parse(name, &format!("select '{name}'")), SYNC], 1);
+        }
+        for round in 0..40 {
+            let [one, two, three] = [0, 1, 3].map(|step| names[(round / 3 + round * step) % 4]);
+            let batches = [&bad(), &bind(one, &[])[..], &bind(two, &[]), &parse("x", "selekt"), SYNC];
+            let told = client.ask(&[&batches.concat(), &run(three), &run(one), &run(two)], 4);
+            let rows: Vec<_> = told.iter().filter(|word| word.starts_with("row ")).collect();
+            assert_eq!(rows, [&format!("row {three}"), &format!("row {one}"), &format!("row {two}")], "{told:?}");
+        }
+    });
+}
+
+#[test]
+fn what_a_clients_own_name_says_reaches_no_statement_of_ours() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut owner, mut thief) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        owner.ask(&[&parse("a", "select 'secret'"), SYNC], 1);
+        let told = thief.query("select name from pg_prepared_statements where statement = 'select ''secret'''");
+        let name = told[1].strip_prefix("row ").unwrap().to_owned();
+        for message in [bind(&name, &[]), describe(&name)] {
+            assert!(thief.ask(&[&message, SYNC], 1)[0].starts_with("26000"));
+        }
+        assert_eq!(thief.ask(&[&close(&name), SYNC], 1), ["3", "I"]);
+        assert!(owner.ask(&[&run("a")], 1).contains(&"row secret".to_owned()));
+        thief.query(&format!("deallocate {name}"));
+        assert!(owner.ask(&[&run("a")], 1).contains(&"row secret".to_owned()));
+    });
+}
