@@ -236,7 +236,7 @@ impl Client {
             is_done |= header.tag == backend::COMMAND_COMPLETE && counts;
             let is_ready = header.tag == backend::READY_FOR_QUERY;
             is_answered |= is_ready;
-            answered += usize::from(is_ready);
+            answered += usize::from(is_ready && !matches!(reply, Reply::Hide));
             match &reply {
                 Reply::Forward | Reply::Refused(_) if tells_of_its_unit(header.tag) => {
                     shown(log, rest.get(..there).unwrap_or_default());

@@ -92,10 +92,13 @@ impl Session {
         if may_call_nextval(&statement) {
             known.last_writer = Some(self.id);
         }
+        let mut stand_ins = Vec::new();
         if self.deallocates_ours(&statement) {
             self.put_ours(RESERVED, b"", out);
             frontend::put_query(out, DEALLOCATE_RESERVED);
         } else {
+            stand_ins = self.stand_ins(&statement);
+            stand_ins.iter().for_each(|name| self.put_ours(name.as_bytes(), b"", out));
             out.extend_from_slice(message.whole);
         }
         if statement.parts.iter().flat_map(|part| &part.session).any(closes_names) {
@@ -103,6 +106,28 @@ impl Session {
         }
         self.flow.batch_open = false;
         self.owed.push(Owed::Query { statement, completed: 0 });
+        if !stand_ins.is_empty() {
+            for name in stand_ins {
+                frontend::put_target(out, frontend::CLOSE, Target::Statement, name.as_bytes());
+                self.owed.push(Owed::OurClose);
+            }
+            self.end_batch(out);
+        }
+    }
+
+    /// Names of statements of ours that a Query closes among other things, or wants to give once more: what it finds on
+    /// the server connection are empty statements of these names, which are there for this Query only. Not within a
+    /// batch, which ours would end.
+    fn stand_ins(&self, statement: &Statement) -> Vec<Arc<str>> {
+        if self.flow.batch_open {
+            return Vec::new();
+        }
+        let changes = statement.parts.iter().flat_map(|part| &part.session);
+        let named = changes.filter_map(|change| match change {
+            SessionChange::Deallocate(name) | SessionChange::Prepare { name, .. } => Some(name),
+            _ => None,
+        });
+        named.filter(|name| self.names.get(name.as_bytes()).is_some()).cloned().collect()
     }
 
     /// DEALLOCATE by SQL, and nothing else, of a statement that was prepared through the protocol: on the server

@@ -21,6 +21,11 @@ impl Player {
         {
             for _ in 0..2 {
                 other.ask(&[&parse("", "select 'of another'"), &bind("", &[]), &execute(), SYNC], 1);
+                for shared in SHARED {
+                    // It is told the same whatever the client has done to its own statement of the same text.
+                    let row = format!("row {}", &shared[shared.len() - 2..shared.len() - 1]);
+                    assert_eq!(other.ask(&[&run(shared)], 1), ["2", &row, "SELECT 1", "I"]);
+                }
             }
         }
         self.answers.push(self.client.ask(messages, readies));
@@ -50,11 +55,20 @@ fn played(cluster: &Cluster, port: u16, play: impl Fn(&mut Player), is_shared: b
     for replica in &cluster.nodes()[1..] {
         replica.catch_up(cluster.node(0)).unwrap();
     }
-    let other = is_shared.then(|| RawClient::connect(port, &[]));
+    let other = is_shared.then(|| {
+        let mut other = RawClient::connect(port, &[]);
+        for shared in SHARED {
+            other.ask(&[&parse(shared, shared), SYNC], 1);
+        }
+        other
+    });
     let mut player = Player { client: RawClient::connect(port, &[]), other, answers: Vec::new() };
     play(&mut player);
     player.answers
 }
+
+/// Statements that the other one has prepared too, each by its text as its name.
+const SHARED: [&str; 2] = ["select 'a'", "select 'b'"];
 
 /// What fails first in a batch, so that the rest is skipped.
 fn bad() -> Vec<u8> {
@@ -185,5 +199,98 @@ fn what_a_clients_own_name_says_reaches_no_statement_of_ours() {
         assert!(owner.ask(&[&run("a")], 1).contains(&"row secret".to_owned()));
         thief.query(&format!("deallocate {name}"));
         assert!(owner.ask(&[&run("a")], 1).contains(&"row secret".to_owned()));
+    });
+}
+
+/// Every way to send a statement that closes names, and what is asked behind it.
+fn closes(sql: &'static str) {
+    same_answers(move |player| {
+        let unnamed = [&parse("", sql)[..], &bind("", &[]), &execute()].concat();
+        let anew = [&parse("a", "select 'anew'")[..], &bind("a", &[]), &execute()].concat();
+        let again = [&parse("b", SHARED[1])[..], &bind("b", &[]), &execute()].concat();
+        let stories: [(&[&[u8]], usize); 12] = [
+            (&[&query(sql)], 1),
+            (&[&query(sql), &run("a"), &run("b"), &query(sql), &query(sql), &run("a")], 6),
+            (&[&query(sql), &anew, SYNC, &run("a"), &again, SYNC, &run("b")], 5),
+            (&[&unnamed, SYNC], 1),
+            (&[&unnamed, SYNC, &run("a"), &run("b"), &run("")], 4),
+            (&[&unnamed, &bind("b", &[]), &execute(), &bind("a", &[]), &execute(), SYNC, &run("a")], 2),
+            (&[&unnamed, &anew, SYNC, &run("a"), &run("b")], 3),
+            (&[&unnamed, &again, &anew, SYNC, &run("b"), &run("a")], 3),
+            (&[&unnamed, &parse("c", SHARED[0]), SYNC, &run("c"), &run("a"), &anew, SYNC], 4),
+            (&[&bad(), &unnamed, SYNC, &run("a"), &run("b")], 3),
+            (&[&parse("d", sql), SYNC, &run("d"), &run("a"), &run("d"), &anew, SYNC], 5),
+            (&[&query(&format!("select 1/0; {sql}")), &run("a"), &close("a"), SYNC, &again, SYNC, &run("a")], 5),
+        ];
+        for (messages, readies) in stories {
+            for is_inside in [false, true] {
+                player.ask(&[&parse("a", SHARED[0]), SYNC], 1);
+                player.ask(&[&parse("b", SHARED[1]), SYNC], 1);
+                if is_inside {
+                    player.query("begin");
+                }
+                player.ask(messages, readies);
+                if is_inside {
+                    player.query("rollback");
+                }
+                for _ in 0..3 {
+                    player.ask(&[&run("a")], 1);
+                    player.ask(&[&run("b"), &run("c")], 2);
+                }
+                player.query("deallocate all");
+            }
+        }
+    });
+}
+
+#[test]
+fn behind_deallocate_names_mean_what_they_would() {
+    closes("deallocate a");
+}
+
+#[test]
+fn behind_deallocate_all_names_mean_what_they_would() {
+    closes("deallocate all");
+}
+
+#[test]
+fn behind_discard_all_names_mean_what_they_would() {
+    closes("discard all");
+}
+
+#[test]
+fn behind_discard_plans_names_mean_what_they_would() {
+    closes("discard plans");
+}
+
+#[test]
+fn a_deallocate_among_other_statements_of_a_query_closes_the_name() {
+    same_answers(|player| {
+        for sql in ["deallocate a; select 1", "select 1; deallocate a; deallocate b", "select 1/0; deallocate a"] {
+            for begin in ["select 0", "begin"] {
+                player.ask(&[&parse("a", SHARED[0]), SYNC], 1);
+                player.ask(&[&parse("b", SHARED[1]), SYNC], 1);
+                player.query(begin);
+                player.ask(&[&query(sql), &run("a"), &run("b"), &query("select 2")], 4);
+                player.query("rollback");
+                player.query("prepare a as select 3");
+                player.ask(&[&run("a"), &run("b")], 2);
+                player.query("deallocate all");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_close_takes_what_was_prepared_by_sql_and_its_name_is_taken() {
+    same_answers(|player| {
+        player.query("prepare a as select 'by sql'");
+        player.ask(&[&run("a")], 1);
+        player.ask(&[&parse("a", SHARED[0]), SYNC], 1);
+        player.query("execute a");
+        player.ask(&[&close("a"), SYNC], 1);
+        player.query("execute a");
+        player.ask(&[&parse("a", SHARED[0]), SYNC], 1);
+        player.ask(&[&run("a")], 1);
     });
 }
