@@ -53,7 +53,7 @@ impl Connection {
 
     /// A query of ours, see [`exchange::query`]. It drops the unnamed statement, as every Query does.
     pub async fn query(&mut self, sql: &str, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
-        self.known.unnamed = None;
+        self.known.unnamed_is_gone();
         exchange::query(&mut self.stream, sql, deadline).await
     }
 

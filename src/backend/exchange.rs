@@ -16,6 +16,8 @@ use crate::wire::{FrameError, Header, SqlState, frame, frontend};
 pub struct Answer {
     /// All rows of all results.
     pub rows: Vec<Vec<Option<Arc<str>>>>,
+    /// RowDescription and NoData messages, as they came.
+    pub described: Vec<(u8, Box<[u8]>)>,
     /// ParameterStatus messages that came with it.
     pub parameters: Vec<(Box<str>, Box<str>)>,
     /// The transaction as ReadyForQuery told it.
@@ -89,6 +91,24 @@ pub async fn query_with(
     tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }
 
+/// Sends messages of ours that end with a Sync, and answers what the node tells of each statement that they describe. An
+/// error ends that early, and is none here. Not cancel-safe either.
+pub async fn describe(
+    stream: &mut Stream,
+    messages: &[u8],
+    deadline: tokio::time::Instant,
+) -> Result<Vec<(u8, Box<[u8]>)>, ExchangeError> {
+    let whole = async {
+        stream.write_all(messages).await?;
+        match read_answer(stream, &mut BytesMut::with_capacity(1024)).await {
+            Ok(answer) => Ok(answer.described),
+            Err(ExchangeError::Refused { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    };
+    tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
+}
+
 async fn read_answer(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Answer, ExchangeError> {
     let mut answer = Answer::default();
     let mut refused = None;
@@ -106,6 +126,7 @@ async fn read_answer(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Answe
         let body = message.get(frame::HEADER..).unwrap_or_default();
         match header.tag {
             backend::DATA_ROW => answer.rows.push(read_row(body)?),
+            backend::ROW_DESCRIPTION | backend::NO_DATA => answer.described.push((header.tag, body.into())),
             backend::PARAMETER_STATUS => answer.parameters.push(read_parameter(body)?),
             backend::ERROR_RESPONSE => {
                 let fields = ErrorFields::read(body);

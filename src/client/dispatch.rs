@@ -9,7 +9,7 @@ use super::farewell::Farewell;
 use super::gathering::{peek, violation};
 use super::worker::Buffers;
 use crate::backend::Lease;
-use crate::backend::exchange::ExchangeError;
+use crate::backend::exchange::{self, ExchangeError};
 use crate::config::PoolMode;
 use crate::metrics::Retry;
 use crate::routing::{Intent, Reason};
@@ -32,6 +32,9 @@ impl Client {
             return Ok(()); // closes it, and the unit is started on another
         }
         if let Err(error) = self.make_ours(&mut acquired.lease).await {
+            return self.replay_failed(error, buffers).await;
+        }
+        if let Err(error) = self.verify(&mut acquired.lease).await {
             return self.replay_failed(error, buffers).await;
         }
         if let Some(sql) = self.session.beginning() {
@@ -202,6 +205,19 @@ impl Client {
             }
         }
         self.session.replayed(&mut connection.known, &refused);
+        Ok(())
+    }
+
+    /// Statements whose columns are not known to be the same there are prepared anew on the server connection.
+    async fn verify(&mut self, lease: &mut Lease) -> Result<(), ExchangeError> {
+        let connection = lease.connection();
+        if !self.session.must_verify(&connection.known) {
+            return Ok(());
+        }
+        let (messages, asked) = self.session.verification(&mut connection.known, self.server.prepared_statements);
+        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        let told = exchange::describe(&mut connection.stream, &messages, deadline).await?;
+        self.session.verified(&mut connection.known, &asked, &told);
         Ok(())
     }
 

@@ -220,7 +220,8 @@ impl Client {
                 ends_answered = false;
                 continue;
             }
-            if !is_whole && header.size <= LARGEST_LOOKED_AT {
+            // What is for us is not passed on, and so it must be whole.
+            if !is_whole && (header.size <= LARGEST_LOOKED_AT || self.session.awaits_for_itself()) {
                 break;
             }
             let there = header.size.min(rest.len());
@@ -241,7 +242,7 @@ impl Client {
                 Reply::Forward | Reply::Refused(_) if tells_of_its_unit(header.tag) => {
                     shown(log, rest.get(..there).unwrap_or_default());
                 }
-                Reply::Replace(bytes) => {
+                Reply::Replace(bytes) | Reply::Stale(bytes) => {
                     shown(log, bytes);
                 }
                 _ => {}
@@ -255,7 +256,7 @@ impl Client {
                 return Err(Stop::Relayed(Relayed::ReplayDiffers));
             }
             match reply {
-                Reply::Forward | Reply::Replace(_) | Reply::Refused(_) if is_muted => {
+                Reply::Forward | Reply::Replace(_) | Reply::Refused(_) | Reply::Stale(_) if is_muted => {
                     put_run(filled, run, at, &mut buffers.to_client);
                     (run, has_gaps) = (next, true);
                 }
@@ -273,6 +274,16 @@ impl Client {
                 Reply::Replace(bytes) => {
                     put_run(filled, run, at, &mut buffers.to_client);
                     buffers.to_client.extend_from_slice(&bytes);
+                    (run, has_gaps) = (next, true);
+                }
+                Reply::Stale(bytes) => {
+                    put_run(filled, run, at, &mut buffers.to_client);
+                    if held.is_read && held.at_hand && !held.forwarded && held.role != Role::Primary {
+                        held.refused = Some(SqlState::FEATURE_NOT_SUPPORTED);
+                        buffers.to_client.clear();
+                    } else {
+                        buffers.to_client.extend_from_slice(&bytes);
+                    }
                     (run, has_gaps) = (next, true);
                 }
                 Reply::Refused(code) => {
@@ -473,8 +484,20 @@ impl Client {
         }
     }
 
-    /// Whether what has been gathered may go to the node that is held.
+    /// Whether what has been gathered may go to the node that is held, and is known there by the columns it was told with.
     fn gate(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
+        let gate = self.gate_by_intent(buffers)?;
+        let (Gate::Open, Some(held)) = (&gate, &mut self.held) else { return Ok(gate) };
+        let known = &mut held.lease.connection().known;
+        if self.session.must_verify(known) {
+            self.session.verify(known, self.server.prepared_statements, &mut buffers.to_node);
+            return Ok(Gate::Closed(Turn::Moved));
+        }
+        Ok(if self.session.is_verifying() { Gate::Closed(Turn::Still) } else { gate })
+    }
+
+    /// Whether what has been gathered may go to the node that is held.
+    fn gate_by_intent(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let Some(held) = &self.held else { return Ok(Gate::More) };
         // The time of what runs would run for this, too, and a cancel may be on its way: once it is answered, the lease goes
         // back, and this goes elsewhere.

@@ -27,7 +27,7 @@ pub enum Aborted {
 /// What the client is told, once.
 pub const LOST: &str = "the transaction was lost with its server connection; please try it again";
 
-const FAILED: &str = "current transaction is aborted, commands ignored until end of transaction block";
+pub(super) const FAILED: &str = "current transaction is aborted, commands ignored until end of transaction block";
 
 impl Session {
     /// We answer in the node's place: the transaction is lost, or an error of ours is being skipped.

@@ -184,6 +184,18 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_skips_keeps_its_session_until_the_sync() {
+        let mut story = Story::begin();
+        story.bind("nobody");
+        story.send(b'Q', b"select 1\0");
+        story.hear_all("E");
+        assert!(story.session.all_answered() && !story.session.may_release());
+        story.sync();
+        story.hear_all("Z");
+        assert!(story.session.may_release());
+    }
+
+    #[test]
     fn a_name_of_another_batch_is_waited_for() {
         let mut story = Story::begin();
         story.bind("nobody");
@@ -196,7 +208,7 @@ mod tests {
         // Nor does the server connection have it.
         assert_eq!(story.parse("b", "select 1"), "P");
         story.sync();
-        story.hear_all("1Z");
+        story.hear_all("1nZ");
         assert_eq!(story.bind("b"), "B");
         story.send(b'C', b"Sb\0");
         story.sync();
@@ -210,7 +222,7 @@ mod tests {
         let mut story = Story::begin();
         story.parse("a", "select 1");
         story.sync();
-        story.hear_all("1Z");
+        story.hear_all("1nZ");
         story.known = Known::default();
         story.bind("nobody");
         assert_eq!(story.bind("a"), "PB");
@@ -229,15 +241,15 @@ mod tests {
         for (name, text) in [("a", "select 1"), ("b", "select 2")] {
             story.parse(name, text);
             story.sync();
-            story.hear_all("1Z");
+            story.hear_all("1nZ");
         }
         story.parse("", "deallocate all");
         story.bind("");
         story.execute();
         assert_eq!(story.parse("a", "select 1"), "CP");
-        assert_eq!(story.bind("a"), "B");
+        assert_eq!(story.bind("a"), "DB");
         story.sync();
-        story.hear_all("12C312Z");
+        story.hear_all("12C31n2Z");
         assert_eq!(story.bind("a"), "B");
         assert!(story.session.names.get(b"b").is_none());
         assert_eq!(story.parse("b", "select 2"), "P");
@@ -248,7 +260,7 @@ mod tests {
         let mut story = Story::begin();
         story.parse("a", "select 1");
         story.sync();
-        story.hear_all("1Z");
+        story.hear_all("1nZ");
         assert_eq!(story.send(b'Q', b"deallocate a\0"), "CPQ");
         assert!(story.must_wait_to_bind("a") && story.session.must_wait(b'Q', b"select 1\0"));
         story.hear_all("31");

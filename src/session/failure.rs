@@ -106,6 +106,7 @@ impl Session {
         }
         self.unnamed.clone_from(&self.settled_unnamed);
         self.doubts.clear();
+        self.undescribed = None;
     }
 
     /// The transaction can be run again elsewhere as if nothing had happened, if its statements are at hand: nothing of it

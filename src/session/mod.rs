@@ -11,6 +11,7 @@
 
 pub mod aborted;
 pub mod anew;
+pub mod columns;
 pub mod doubt;
 pub mod failure;
 pub mod gathered;
@@ -54,7 +55,7 @@ use crate::wire::reader::Truncated;
 use crate::wire::{Header, frame};
 use doubt::Doubts;
 use known::UnnamedId;
-use owed::OwedReplies;
+use owed::{Asker, OwedReplies};
 use pins::Pins;
 use prepared::{Names, Prepared, Reading, StatementId};
 
@@ -95,6 +96,8 @@ pub struct Session {
     unshown_unnamed: Option<Option<(Arc<Prepared>, UnnamedId)>>,
     unnamed_count: u64,
     doubts: Doubts,
+    /// A Parse has just been sent: its columns are asked for next, unless the client does.
+    undescribed: Option<(Box<[u8]>, Arc<Prepared>)>,
     sql_prepared: PreparedNames,
     portals: Vec<(Box<[u8]>, Arc<Statement>)>,
     owed: OwedReplies,
@@ -240,6 +243,7 @@ impl Session {
             unshown_unnamed: None,
             unnamed_count: 0,
             doubts: Doubts::default(),
+            undescribed: None,
             sql_prepared: PreparedNames::default(),
             portals: Vec::new(),
             owed: OwedReplies::default(),
@@ -398,6 +402,7 @@ impl Session {
     fn survey_bind(&mut self, name: &[u8], values: &[u8], around: &Surroundings<'_>) -> Ruling {
         match self.gathered_statement(name) {
             Some(prepared) => {
+                self.uses(name, &prepared);
                 if around.held == Held::Replica && self.transaction.status != TransactionStatus::Idle {
                     self.gathered.binds |= anew::mentions_clock(values);
                 }
@@ -408,6 +413,19 @@ impl Session {
                 Ruling::default()
             }
         }
+    }
+
+    /// The unit uses this statement, whose columns the client may rely on.
+    fn uses(&mut self, name: &[u8], prepared: &Arc<Prepared>) {
+        if name.is_empty() || !prepared.promises_columns() {
+            return;
+        }
+        let mut prepared = Arc::clone(prepared);
+        if prepared.reading != self.reading {
+            prepared = Arc::new(prepared.reread(self.reading));
+            self.names.rekey(name, &prepared);
+        }
+        self.gathered.uses.push(prepared);
     }
 
     fn survey_target(&mut self, (target, name): (Target, &[u8]), around: &Surroundings<'_>) {
@@ -570,6 +588,12 @@ impl Session {
     /// Replies are owed by the node.
     pub fn awaits_replies(&self) -> bool {
         !self.owed.is_empty()
+    }
+
+    /// The next reply is for us, or part of it is.
+    pub fn awaits_for_itself(&self) -> bool {
+        let is_ours = |owed: &owed::Owed| owed.asker() == Asker::Us || matches!(owed, owed::Owed::DescribeParameters);
+        self.owed.front().is_some_and(is_ours)
     }
 
     /// Everything sent has been answered, though a transaction or a batch may be open.

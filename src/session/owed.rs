@@ -34,8 +34,17 @@ pub enum Owed {
     OurParse,
     /// A Bind.
     Bind,
+    /// A Bind or Describe of a statement whose columns have changed: the node is made to fail, and the client is told why.
+    Stale,
+    /// A Describe of a statement of which the client is shown the parameters only: its columns have changed.
+    DescribeParameters,
     /// A Describe of a statement or portal.
-    Describe,
+    Describe {
+        /// The named statement whose columns it tells.
+        of: Option<Arc<Prepared>>,
+        /// Whether the client asked for it or we did.
+        by: Asker,
+    },
     /// An Execute of this statement; None if the portal is not one that we have seen bound (a cursor of SQL).
     Execute(Option<Arc<Statement>>),
     /// A Close of a client's statement of this name.
@@ -44,9 +53,10 @@ pub enum Owed {
     ClosePortal,
     /// A Close that we asked for, to make room or to prepare anew.
     CloseOurs(StatementId),
-    /// A Close of ours of what may not be there: the unnamed statement, so that nobody meets another session's, or a
-    /// reserved name.
+    /// A Close of a reserved name, which may not be there.
     OurClose,
+    /// A Close of the unnamed statement that we asked for, so that nobody meets another session's.
+    CloseUnnamed,
     /// Nothing: a CopyDone or CopyFail that was sent before the node had asked for data. It is here to mark its place
     /// among the Syncs.
     CopyEnd,
@@ -71,9 +81,24 @@ impl Owed {
     /// Who asked for it.
     pub fn asker(&self) -> Asker {
         match self {
-            Self::Parse { by, .. } | Self::Sync(by) => *by,
-            Self::OurParse | Self::OurClose | Self::CloseOurs(_) | Self::CopyEnd | Self::DiscardSequences => Asker::Us,
+            Self::Parse { by, .. } | Self::Describe { by, .. } | Self::Sync(by) => *by,
+            Self::OurParse
+            | Self::OurClose
+            | Self::CloseUnnamed
+            | Self::CloseOurs(_)
+            | Self::CopyEnd
+            | Self::DiscardSequences => Asker::Us,
             _ => Asker::Client,
+        }
+    }
+
+    /// It gives or drops the unnamed statement.
+    pub fn changes_unnamed(&self) -> bool {
+        match self {
+            Self::Parse { unnamed, .. } => unnamed.is_some(),
+            Self::CloseStatement(name) => name.is_empty(),
+            Self::Query { .. } | Self::DiscardSequences | Self::CloseUnnamed => true,
+            _ => false,
         }
     }
 

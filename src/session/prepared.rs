@@ -1,11 +1,13 @@
 //! Statements prepared through the protocol: a client's names for them, and ours on server connections.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
 use sha2::{Digest, Sha256};
 
+use super::columns::Columns;
+use super::known::Known;
 use super::owed::{Moment, OwedReplies};
 use crate::sql::Statement;
 
@@ -28,6 +30,8 @@ pub struct Prepared {
     pub statement: Arc<Statement>,
     /// How its literals were read.
     pub reading: Reading,
+    /// Its columns as the session's own Parse has found them: what the client may rely on.
+    columns: OnceLock<Columns>,
 }
 
 /// The settings by which PostgreSQL reads the literals of a statement once, when it is prepared: DateStyle and its kin.
@@ -150,12 +154,34 @@ impl StatementId {
 impl Prepared {
     /// A statement as a Parse brings it.
     pub fn new(text: &[u8], types: &[u8], statement: Arc<Statement>, reading: Reading) -> Self {
-        Self { id: StatementId::of(text, types, reading), text: text.into(), types: types.into(), statement, reading }
+        let id = StatementId::of(text, types, reading);
+        Self { id, text: text.into(), types: types.into(), statement, reading, columns: OnceLock::new() }
     }
 
     /// The same statement for a session that has changed how it reads literals.
     pub fn reread(&self, reading: Reading) -> Self {
-        Self::new(&self.text, &self.types, Arc::clone(&self.statement), reading)
+        let columns = self.columns.clone();
+        Self { columns, ..Self::new(&self.text, &self.types, Arc::clone(&self.statement), reading) }
+    }
+
+    /// Its columns have been told; the first time counts.
+    pub fn tell(&self, columns: Columns) {
+        let _ = self.columns.set(columns);
+    }
+
+    /// The client may rely on its columns.
+    pub fn promises_columns(&self) -> bool {
+        self.columns.get().is_some_and(|columns| columns.has_rows())
+    }
+
+    /// On this server connection it is known to have the columns that the client may rely on, if there are any.
+    pub fn is_alike(&self, known: &Known) -> bool {
+        !self.promises_columns() || known.columns(self.id).as_ref() == self.columns.get()
+    }
+
+    /// On this server connection it is known to have other columns.
+    pub fn has_changed(&self, known: &Known) -> bool {
+        self.promises_columns() && known.columns(self.id).is_some_and(|there| Some(&there) != self.columns.get())
     }
 
     /// The same text and parameter types.

@@ -24,6 +24,9 @@ pub enum Reply {
     Replace(BytesMut),
     /// An error that need not be the last word: the same statement on the primary may succeed. See [`Session::rewind`].
     Refused(SqlState),
+    /// The columns of a statement have changed on this node, which is told with these bytes in place of the reply. On the
+    /// primary they may not have.
+    Stale(BytesMut),
     /// The node ends the connection, for this reason; no more will come.
     NodeEnds(SqlState),
     /// The node is torn down and says so in a warning about its own connection: no more will come, and whether anything
@@ -49,7 +52,7 @@ impl Session {
     /// Takes one whole message of the node that [`matters`].
     pub fn reply(&mut self, tag: u8, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
         match tag {
-            backend::READY_FOR_QUERY => self.ready(body),
+            backend::READY_FOR_QUERY => self.ready(body, known),
             backend::COMMAND_COMPLETE | backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
                 if matches!(self.owed.front(), Some(Owed::DiscardSequences)) {
                     return Ok(Reply::Hide);
@@ -63,10 +66,12 @@ impl Session {
             backend::BIND_COMPLETE => self.answered(tag, |owed| matches!(owed, Owed::Bind)),
             backend::CLOSE_COMPLETE => self.closed(known),
             backend::ROW_DESCRIPTION | backend::NO_DATA => {
-                if matches!(self.owed.front(), Some(Owed::Describe)) {
-                    self.owed.pop();
-                }
-                Ok(Reply::Forward)
+                let asker = self.described(tag, body, known);
+                Ok(if asker == Some(Asker::Us) { Reply::Hide } else { Reply::Forward })
+            }
+            backend::PARAMETER_DESCRIPTION => {
+                let is_ours = self.owed.front().is_some_and(|owed| owed.asker() == Asker::Us);
+                Ok(if is_ours { Reply::Hide } else { Reply::Forward })
             }
             backend::COPY_IN_RESPONSE | backend::COPY_BOTH_RESPONSE => {
                 self.flow.copy_in = self.owed.copy_begins();
@@ -81,12 +86,13 @@ impl Session {
         }
     }
 
-    fn ready(&mut self, body: &[u8]) -> Result<Reply, OutOfStep> {
+    fn ready(&mut self, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
         let out_of_step = OutOfStep { tag: backend::READY_FOR_QUERY };
         let status = TransactionStatus::read(body).map_err(|_| out_of_step)?;
         let owed = self.owed.pop().filter(Owed::ends_with_ready).ok_or(out_of_step)?;
         if matches!(owed, Owed::Query { .. } | Owed::DiscardSequences) {
             self.settle_unnamed(None);
+            known.unnamed_settles(None);
         }
         if self.owed.is_empty() {
             self.doubts.clear();
@@ -153,11 +159,15 @@ impl Session {
                 self.names.confirm(&name, prepared);
                 Ok(Reply::Forward)
             }
-            Some(Owed::Parse { prepared, unnamed: Some(id), by: Asker::Client, .. }) => {
+            Some(Owed::Parse { prepared, unnamed: Some(id), by, .. }) => {
+                known.unnamed_settles(Some(id));
+                if by == Asker::Us {
+                    return Ok(Reply::Hide);
+                }
                 self.settle_unnamed(Some((prepared, id)));
                 Ok(Reply::Forward)
             }
-            Some(Owed::Parse { .. } | Owed::OurParse) => Ok(Reply::Hide),
+            Some(Owed::OurParse) => Ok(Reply::Hide),
             _ => Err(OutOfStep { tag: backend::PARSE_COMPLETE }),
         }
     }
@@ -169,12 +179,17 @@ impl Session {
                 self.sql_closed(&name, known);
                 if name.is_empty() {
                     self.settle_unnamed(None);
+                    known.unnamed_settles(None);
                 }
                 Ok(Reply::Forward)
             }
             Some(Owed::ClosePortal) => Ok(Reply::Forward),
             Some(Owed::CloseOurs(id)) => {
                 self.settle_statement(id, false, known);
+                Ok(Reply::Hide)
+            }
+            Some(Owed::CloseUnnamed) => {
+                known.unnamed_settles(None);
                 Ok(Reply::Hide)
             }
             Some(Owed::OurClose) => Ok(Reply::Hide),
@@ -213,6 +228,11 @@ impl Session {
         }
         self.flow.copy_in = false;
         self.commits_inside_failed();
+        if matches!(self.owed.front(), Some(Owed::Stale)) {
+            let told = self.changed_columns();
+            self.skip_failed(known);
+            return Reply::Stale(told);
+        }
         let ours = self.name_in_error(body, &fields, known);
         self.skip_failed(known);
         if worth_a_retry(fields.code) {
@@ -240,12 +260,16 @@ impl Session {
         if matches!(failed, Owed::Query { .. } | Owed::FunctionCall | Owed::DiscardSequences) {
             return;
         }
-        if matches!(failed, Owed::Parse { unnamed: Some(_), by: Asker::Client, .. }) {
-            self.settle_unnamed(None); // PostgreSQL drops it before it looks at the new one
+        // PostgreSQL drops it before it looks at the new one.
+        if let Owed::Parse { unnamed: Some(_), by, .. } = failed {
+            known.unnamed_settles(None);
+            if *by == Asker::Client {
+                self.settle_unnamed(None);
+            }
         }
         let names = &mut self.names;
         // What was to be closed first is still there, what was to be made first is not.
-        let (mut untouched, mut changes_unnamed) = (Vec::new(), false);
+        let mut untouched = Vec::new();
         let sync_is_sent = self.owed.skip_to_sync(|owed| {
             if let Some((id, will_be)) = owed.makes_or_closes()
                 && untouched.iter().all(|(other, _)| *other != id)
@@ -255,7 +279,6 @@ impl Session {
             match owed {
                 Owed::Parse { unnamed: None, by: Asker::Client, .. } | Owed::CloseStatement(_) => names.settle(),
                 Owed::Execute(Some(statement)) if closed_names(&statement).is_some() => names.settle(),
-                Owed::Parse { unnamed: Some(_), .. } => changes_unnamed = true,
                 _ => {}
             }
         });
@@ -263,10 +286,14 @@ impl Session {
             self.settle_statement(id, is_there, known);
         }
         self.flow.skipping = !sync_is_sent;
+        if !sync_is_sent {
+            // Also where a Query has been sent behind: the node waits for a Sync.
+            self.flow.batch_open = true;
+            self.undescribed = None;
+        }
         self.unnamed = self.unnamed_to_be();
-        let is_to_be_parsed = self.owed.iter().any(|owed| matches!(owed, Owed::Parse { unnamed: Some(_), .. }));
-        if changes_unnamed && !is_to_be_parsed {
-            known.unnamed = None;
+        if !self.owed.iter().any(Owed::changes_unnamed) {
+            known.unnamed_stays();
         }
     }
 

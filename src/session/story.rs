@@ -24,6 +24,17 @@ impl Story {
     /// Sends a message, and answers the tags of what goes to the node for it.
     pub(super) fn send(&mut self, tag: u8, body: &[u8]) -> String {
         assert!(!self.session.must_wait(tag, body), "it should wait");
+        self.survey(tag, body);
+        let length = u32::try_from(body.len() + 4).unwrap();
+        let whole = [&[tag][..], &length.to_be_bytes(), body].concat();
+        let message = Message { tag, body, whole: &whole, missing: 0 };
+        let mut out = BytesMut::new();
+        self.session.translate(message, &mut self.known, 500, &mut out).unwrap();
+        self.session.gathered.clear();
+        tags(&out)
+    }
+
+    fn survey(&mut self, tag: u8, body: &[u8]) {
         let mut around = Surroundings {
             classify: &mut |text| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default())),
             rules: &RuleSet::default(),
@@ -37,13 +48,6 @@ impl Story {
             optimistic: false,
         };
         self.session.survey(tag, body.len() + frame::HEADER, body, &mut around).unwrap();
-        let length = u32::try_from(body.len() + 4).unwrap();
-        let whole = [&[tag][..], &length.to_be_bytes(), body].concat();
-        let message = Message { tag, body, whole: &whole, missing: 0 };
-        let mut out = BytesMut::new();
-        self.session.translate(message, &mut self.known, 500, &mut out).unwrap();
-        self.session.gathered.clear();
-        tags(&out)
     }
 
     pub(super) fn parse(&mut self, name: &str, text: &str) -> String {
@@ -52,6 +56,16 @@ impl Story {
 
     pub(super) fn bind(&mut self, name: &str) -> String {
         self.send(b'B', &bind(name))
+    }
+
+    /// What goes to the node before a Bind of this statement may.
+    pub(super) fn survey_bind(&mut self, name: &str) -> String {
+        self.survey(b'B', &bind(name));
+        assert!(self.session.must_verify(&self.known));
+        let mut out = BytesMut::new();
+        self.session.verify(&mut self.known, 500, &mut out);
+        assert!(self.session.is_verifying() && !self.session.must_verify(&self.known));
+        tags(&out)
     }
 
     pub(super) fn execute(&mut self) -> String {

@@ -36,8 +36,14 @@ impl Session {
         out: &mut BytesMut,
     ) -> Result<(), Truncated> {
         if self.flow.skipping && message.tag != frontend::SYNC {
+            self.undescribed = None;
             self.drop_gathered(message.tag);
             return Ok(());
+        }
+        if let Some((name, prepared)) = self.undescribed.take()
+            && !describes(&message, &name)
+        {
+            self.describe_ours(&prepared, out);
         }
         self.catalog.may_change |= self.gathered.may_change_catalog || message.tag == frontend::FUNCTION_CALL;
         match message.tag {
@@ -45,7 +51,7 @@ impl Session {
             frontend::PARSE => self.translate_parse(Parse::read(message.body)?, known, prepared_limit, out),
             frontend::BIND => self.translate_bind(message, Bind::read(message.body)?, known, prepared_limit, out),
             frontend::DESCRIBE => self.translate_describe(message, known, prepared_limit, out)?,
-            frontend::CLOSE => self.translate_close(message, out)?,
+            frontend::CLOSE => self.translate_close(message, known, out)?,
             frontend::EXECUTE => {
                 let portal = frontend::execute_portal(message.body)?;
                 let statement =
@@ -111,17 +117,13 @@ impl Session {
                 frontend::put_target(out, frontend::CLOSE, Target::Statement, name.as_bytes());
                 self.owed.push(Owed::OurClose);
             }
-            self.end_batch(out);
+            frontend::put_bare(out, frontend::FLUSH);
         }
     }
 
     /// Names of statements of ours that a Query closes among other things, or wants to give once more: what it finds on
-    /// the server connection are empty statements of these names, which are there for this Query only. Not within a
-    /// batch, which ours would end.
+    /// the server connection are empty statements of these names, which are there for this Query only.
     fn stand_ins(&self, statement: &Statement) -> Vec<Arc<str>> {
-        if self.flow.batch_open {
-            return Vec::new();
-        }
         let changes = statement.parts.iter().flat_map(|part| &part.session);
         let named = changes.filter_map(|change| match change {
             SessionChange::Deallocate(name) | SessionChange::Prepare { name, .. } => Some(name),
@@ -174,6 +176,7 @@ impl Session {
             }
             self.names.expect(parse.name, Arc::clone(&prepared), self.owed.moment());
             self.parse_named(parse.name, &prepared, Asker::Client, known, limit, out);
+            self.undescribed = Some((parse.name.into(), prepared));
         }
     }
 
@@ -203,7 +206,7 @@ impl Session {
     }
 
     /// The server connection gets this statement under our name, which it does not have.
-    fn parse_named(
+    pub(super) fn parse_named(
         &mut self,
         name: &[u8],
         prepared: &Arc<Prepared>,
@@ -232,6 +235,13 @@ impl Session {
         let statement = self.prepared_for_use(bind.statement, known, limit, out);
         self.portals.retain(|(name, _)| **name != *bind.portal);
         match statement {
+            Some(prepared) if !bind.statement.is_empty() && prepared.has_changed(known) => {
+                self.put_no_statement(out);
+                frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
+                self.flow.batch_open = true;
+                self.owed.push(Owed::Stale);
+                return;
+            }
             Some(prepared) => {
                 self.portals.push((bind.portal.into(), Arc::clone(&prepared.statement)));
                 if self.deallocates_ours(&prepared.statement) {
@@ -262,11 +272,23 @@ impl Session {
         limit: usize,
         out: &mut BytesMut,
     ) -> Result<(), Truncated> {
+        let mut of = None;
+        self.flow.batch_open = true;
         match frontend::target_fields(message.body)? {
             (Target::Statement, name) => match self.prepared_for_use(name, known, limit, out) {
+                Some(prepared) if !name.is_empty() && prepared.has_changed(known) => {
+                    // PostgreSQL tells the parameters before it finds that out.
+                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &prepared.id.server_name());
+                    self.owed.push(Owed::DescribeParameters);
+                    self.put_no_statement(out);
+                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
+                    self.owed.push(Owed::Stale);
+                    return Ok(());
+                }
                 Some(prepared) if !name.is_empty() => {
                     let ours = prepared.id.server_name();
                     frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &ours);
+                    of = Some(prepared);
                 }
                 None if is_ours(name) => {
                     self.put_no_statement(out);
@@ -276,19 +298,24 @@ impl Session {
             },
             (Target::Portal, _) => out.extend_from_slice(message.whole),
         }
-        self.flow.batch_open = true;
-        self.owed.push(Owed::Describe);
+        self.owed.push(Owed::Describe { of, by: Asker::Client });
         Ok(())
     }
 
     /// Our statements stay on the server connection for other sessions; the client's own name does not exist there, and
     /// closing what does not exist is answered with CloseComplete.
-    fn translate_close(&mut self, message: Message<'_>, out: &mut BytesMut) -> Result<(), Truncated> {
+    fn translate_close(
+        &mut self,
+        message: Message<'_>,
+        known: &mut Known,
+        out: &mut BytesMut,
+    ) -> Result<(), Truncated> {
         let owed = match frontend::target_fields(message.body)? {
             (Target::Statement, name) => {
                 let now = self.owed.moment();
                 if name.is_empty() {
                     self.unnamed = None;
+                    known.unnamed = None;
                     self.doubts.unnamed_changes(now);
                 }
                 self.names.expect_closed(name, now);
@@ -370,7 +397,7 @@ impl Session {
                 known.unnamed = None;
                 self.doubts.unnamed_changes(self.owed.moment());
                 frontend::put_target(out, frontend::CLOSE, Target::Statement, b"");
-                self.owed.push(Owed::OurClose);
+                self.owed.push(Owed::CloseUnnamed);
                 None
             }
         }
@@ -388,7 +415,7 @@ impl Session {
         self.parse_named(b"", prepared, Asker::Us, known, limit, out);
     }
 
-    fn close_ours(&mut self, id: StatementId, known: &mut Known, out: &mut BytesMut) {
+    pub(super) fn close_ours(&mut self, id: StatementId, known: &mut Known, out: &mut BytesMut) {
         known.remove(id);
         self.put_close(id, out);
     }
@@ -424,6 +451,12 @@ pub const DISCARD_SEQUENCES: &str = "DISCARD SEQUENCES";
 pub(super) const RESERVED: &[u8] = b"tl_reserved";
 
 const DEALLOCATE_RESERVED: &str = "DEALLOCATE tl_reserved";
+
+/// This message describes the statement of this name.
+fn describes(message: &Message<'_>, name: &[u8]) -> bool {
+    let is_target = |(target, described): (Target, &[u8])| target == Target::Statement && *described == *name;
+    message.tag == frontend::DESCRIBE && frontend::target_fields(message.body).is_ok_and(is_target)
+}
 
 /// No client's names reach names of ours: what they stand for is other sessions'.
 fn is_ours(name: &[u8]) -> bool {

@@ -1,19 +1,23 @@
 //! Prepared statements of sessions that share server connections: each means what it would mean on one of its own,
 //! whatever has failed, been skipped, or been closed behind its back.
 
+use std::thread;
+use std::time::Duration;
+
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, limited};
 use crate::raw::{RawClient, SYNC, bind, close, describe, execute, parse, query};
 
 /// A client, and through Trunkline another one that leaves its own statements on every server connection whenever it can.
-struct Player {
+struct Player<'a> {
+    cluster: &'a Cluster,
     client: RawClient,
     other: Option<RawClient>,
     answers: Vec<Vec<String>>,
 }
 
-impl Player {
+impl Player<'_> {
     /// Asks for so many ReadyForQuery, and keeps what came.
     fn ask(&mut self, messages: &[&[u8]], readies: usize) {
         if let Some(other) = &mut self.other
@@ -31,30 +35,37 @@ impl Player {
         self.answers.push(self.client.ask(messages, readies));
     }
 
+    /// Somebody else does this, and every node has it.
+    fn elsewhere(&mut self, sql: &str) {
+        elsewhere(self.cluster, sql);
+    }
+
     fn query(&mut self, sql: &str) {
         self.ask(&[&query(sql)], 1);
     }
 }
 
 /// Plays the same part to the primary, and through Trunkline with one server connection, alone and
-/// not, and with some on every node.
-fn same_answers(play: impl Fn(&mut Player) + Send + 'static) {
+/// not, with one that holds no more than one statement, and with some on every node.
+fn same_answers(play: impl Fn(&mut Player<'_>) + Send + 'static) {
     limited(move || {
         let cluster = cluster();
         let narrow = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let tight = "[pool]\nsize = 1\nprepared_statements = 1\n[routing]\nreads = 'primary'";
+        let tight = Proxy::start(&cluster, tight);
         let wide = Proxy::start(&cluster, "[pool]\nsize = 2").with_both_replicas(&cluster);
         let expected = played(&cluster, cluster.node(0).port(), &play, false);
-        for (proxy, is_shared) in [(&narrow, false), (&narrow, true), (&wide, true)] {
-            assert_eq!(played(&cluster, proxy.port(), &play, is_shared), expected);
+        for (proxy, is_shared) in [(&narrow, false), (&narrow, true), (&tight, true), (&wide, true)] {
+            let answers = played(&cluster, proxy.port(), &play, is_shared);
+            for (number, (answer, expected)) in answers.iter().zip(&expected).enumerate() {
+                assert_eq!(answer, expected, "question {number}");
+            }
         }
     });
 }
 
-fn played(cluster: &Cluster, port: u16, play: impl Fn(&mut Player), is_shared: bool) -> Vec<Vec<String>> {
-    cluster.node(0).sql("drop table if exists t; create table t (a int)").unwrap();
-    for replica in &cluster.nodes()[1..] {
-        replica.catch_up(cluster.node(0)).unwrap();
-    }
+fn played(cluster: &Cluster, port: u16, play: impl Fn(&mut Player<'_>), is_shared: bool) -> Vec<Vec<String>> {
+    elsewhere(cluster, "drop table if exists t; create table t (a int)");
     let other = is_shared.then(|| {
         let mut other = RawClient::connect(port, &[]);
         for shared in SHARED {
@@ -62,9 +73,16 @@ fn played(cluster: &Cluster, port: u16, play: impl Fn(&mut Player), is_shared: b
         }
         other
     });
-    let mut player = Player { client: RawClient::connect(port, &[]), other, answers: Vec::new() };
+    let mut player = Player { cluster, client: RawClient::connect(port, &[]), other, answers: Vec::new() };
     play(&mut player);
     player.answers
+}
+
+fn elsewhere(cluster: &Cluster, sql: &str) {
+    cluster.node(0).sql(sql).unwrap();
+    for replica in &cluster.nodes()[1..] {
+        replica.catch_up(cluster.node(0)).unwrap();
+    }
 }
 
 /// Statements that the other one has prepared too, each by its text as its name.
@@ -292,5 +310,122 @@ fn a_close_takes_what_was_prepared_by_sql_and_its_name_is_taken() {
         player.query("execute a");
         player.ask(&[&parse("a", SHARED[0]), SYNC], 1);
         player.ask(&[&run("a")], 1);
+    });
+}
+
+/// What is asked of statements `s` and `i`, prepared before a table has changed.
+fn uses_of_changed(player: &mut Player<'_>) {
+    for _ in 0..3 {
+        player.ask(&[&run("s")], 1);
+        player.ask(&[&describe("s"), SYNC], 1);
+        player.ask(&[&run("s"), &run("i"), &query("select 1"), &run("s")], 4);
+    }
+    player.query("begin");
+    player.ask(&[&run("i")], 1);
+    player.ask(&[&bind("s", &[]), &execute(), &bind("s", &[]), &execute(), SYNC, &run("s")], 2);
+    player.query("rollback");
+    player.query("begin read only");
+    player.ask(&[&run("s"), &run("s")], 2);
+    player.query("commit");
+}
+
+/// Statements are prepared and used, then after each of these changes; and prepared anew in the end.
+fn changes(describes: bool, all: &'static [&'static str]) {
+    same_answers(move |player| {
+        player.elsewhere("drop table if exists u; create table u (a int); insert into u values (1)");
+        let prepare = |player: &mut Player<'_>| {
+            let of_client = if describes { describe("s") } else { Vec::new() };
+            player.ask(&[&parse("s", "select * from u order by a"), &of_client, SYNC], 1);
+            player.ask(&[&parse("i", "insert into u values (2)"), SYNC], 1);
+        };
+        prepare(player);
+        uses_of_changed(player);
+        for change in all {
+            player.elsewhere(change);
+            uses_of_changed(player);
+        }
+        player.ask(&[&close("s"), &close("i"), SYNC], 1);
+        prepare(player);
+        uses_of_changed(player);
+    });
+}
+
+#[test]
+fn a_statement_prepared_before_its_columns_changed_is_refused_as_it_would_be() {
+    changes(true, &["alter table u add b int default 7", "alter table u add c text"]);
+}
+
+#[test]
+fn the_same_for_a_client_that_never_asked_for_its_columns() {
+    changes(false, &["alter table u alter a type bigint"]);
+}
+
+#[test]
+fn columns_that_are_changed_back_serve_again() {
+    changes(true, &["alter table u add b int", "alter table u drop b", "alter table u add b int default 3"]);
+}
+
+#[test]
+fn what_cannot_change_what_is_told_goes_on() {
+    changes(true, &["create index on u (a)", "analyze u", "alter table u alter a set default 4"]);
+}
+
+#[test]
+fn what_others_prepared_before_a_change_is_no_trouble_to_who_prepares_after_it() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table u (a int); insert into u values (1)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 3\n[routing]\nreads = 'primary'");
+        // In transactions at the same time, three clients meet all three server connections.
+        let everywhere = |clients: &mut [RawClient], expected: &[&str]| {
+            for is_inside in [true, false] {
+                for _ in 0..3 {
+                    for client in &mut *clients {
+                        if is_inside {
+                            client.query("begin");
+                        }
+                        let told = client.ask(&[&run("s")], 1);
+                        assert_eq!(told[..told.len() - 1], *expected);
+                    }
+                    for client in &mut *clients {
+                        client.query("rollback");
+                    }
+                }
+            }
+        };
+        let prepared = || {
+            let mut clients = [(); 3].map(|()| RawClient::connect(proxy.port(), &[]));
+            for client in &mut clients {
+                client.ask(&[&parse("s", "select * from u"), SYNC], 1);
+            }
+            clients
+        };
+        let changed = ["0A000 cached plan must not change result type"];
+        let mut before = prepared();
+        everywhere(&mut before, &["2", "row 1", "SELECT 1"]);
+        cluster.node(0).sql("alter table u add b int").unwrap();
+        everywhere(&mut before, &changed);
+        let mut after = prepared();
+        everywhere(&mut after, &["2", "row 1", "SELECT 1"]);
+        everywhere(&mut before, &changed);
+        everywhere(&mut after, &["2", "row 1", "SELECT 1"]);
+        cluster.node(0).sql("alter table u drop b").unwrap();
+        everywhere(&mut before, &["2", "row 1", "SELECT 1"]);
+        everywhere(&mut after, &changed);
+    });
+}
+
+#[test]
+fn what_waits_for_a_sync_is_no_others_server_connection() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        one.send(&[&bad(), &query("select 1")]);
+        one.until(b'E');
+        other.send(&[&query("select 2")]);
+        thread::sleep(Duration::from_millis(200));
+        assert_eq!(one.ask(&[SYNC], 1), ["I"]);
+        assert!(other.until(b'Z').contains(&"row 2".to_owned()));
     });
 }
