@@ -26,6 +26,7 @@ mod history;
 mod hostile;
 mod identity;
 mod long_run;
+mod many_sessions;
 mod monitor;
 mod network;
 mod node_loss;
