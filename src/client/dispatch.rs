@@ -216,8 +216,8 @@ impl Client {
         }
         let (messages, asked) = self.session.verification(&mut connection.known, self.server.prepared_statements);
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        let told = exchange::describe(&mut connection.stream, &messages, deadline).await?;
-        self.session.verified(&mut connection.known, &asked, &told);
+        let described = exchange::describe(&mut connection.stream, &messages, deadline).await?;
+        self.session.verified(&mut connection.known, &asked, described.parsed, &described.told);
         Ok(())
     }
 

@@ -66,6 +66,7 @@ impl Session {
     /// Prepares them anew, and asks for their columns. Once: what they turn out to be decides.
     pub fn verify(&mut self, known: &mut Known, limit: usize, out: &mut BytesMut) {
         let unverified: Vec<_> = self.unverified(known).cloned().collect();
+        let limit = limit.max(unverified.len()); // none of them makes room for another
         for prepared in unverified {
             if self.gathered.verified.contains(&prepared.id) {
                 continue;
@@ -128,6 +129,7 @@ impl Session {
     pub fn verification(&self, known: &mut Known, limit: usize) -> (BytesMut, Vec<Arc<Prepared>>) {
         let (mut out, mut asked): (_, Vec<Arc<Prepared>>) = (BytesMut::new(), Vec::new());
         let unverified: Vec<_> = self.unverified(known).cloned().collect();
+        let limit = limit.max(unverified.len()); // none of them makes room for another
         let put_close = |id: StatementId, out: &mut BytesMut| {
             frontend::put_target(out, frontend::CLOSE, Target::Statement, &id.server_name());
         };
@@ -135,26 +137,31 @@ impl Session {
             if asked.iter().any(|other| other.id == prepared.id) {
                 continue;
             }
+            // All Closes come first: what comes behind may fail.
             put_close(prepared.id, &mut out);
             if let Some(oldest) = known.add(prepared.id, limit) {
                 put_close(oldest, &mut out);
             }
+            asked.push(prepared);
+        }
+        for prepared in &asked {
             let name = prepared.id.server_name();
             frontend::put_parse(&mut out, Parse { name: &name, text: &prepared.text, types: &prepared.types });
             frontend::put_target(&mut out, frontend::DESCRIBE, Target::Statement, &name);
-            asked.push(prepared);
         }
         frontend::put_bare(&mut out, frontend::SYNC);
         (out, asked)
     }
 
-    /// What the server connection has told, message by message, of the statements asked for. Those that it has not come to
-    /// are not there: one of them is wrong by now, and will be told so when it is used.
-    pub fn verified(&mut self, known: &mut Known, asked: &[Arc<Prepared>], told: &[(u8, Box<[u8]>)]) {
-        for (number, prepared) in asked.iter().enumerate() {
-            match told.get(number).map(|(tag, body)| Columns::told(*tag, body)) {
-                Some(Ok(columns)) => known.described(prepared.id, columns),
-                _ => known.remove(prepared.id),
+    /// What became of the statements asked for: so many have been parsed, and this was told of the first ones. What the
+    /// server connection has not come to is not there: one of them is wrong by now, and is told so when it is used.
+    pub fn verified(&self, known: &mut Known, asked: &[Arc<Prepared>], parsed: usize, told: &[(u8, Box<[u8]>)]) {
+        for prepared in asked.iter().skip(parsed) {
+            known.remove(prepared.id);
+        }
+        for (prepared, (tag, body)) in asked.iter().zip(told) {
+            if let Ok(columns) = Columns::told(*tag, body) {
+                known.described(prepared.id, columns);
             }
         }
     }

@@ -429,3 +429,20 @@ fn what_waits_for_a_sync_is_no_others_server_connection() {
         assert!(other.until(b'Z').contains(&"row 2".to_owned()));
     });
 }
+
+#[test]
+fn one_of_several_statements_that_is_wrong_by_now_costs_the_others_nothing() {
+    same_answers(|player| {
+        player.elsewhere("create table if not exists w (a int)");
+        for name in ["a", "b", "c"] {
+            let table = if name == "b" { "w" } else { "t" };
+            player.ask(&[&parse(name, &format!("select '{name}', count(*) from {table}")), SYNC], 1);
+        }
+        player.elsewhere("drop table w");
+        for _ in 0..4 {
+            let all = ["a", "b", "c"].map(|name| [bind(name, &[]), execute()].concat()).concat();
+            player.ask(&[&all, SYNC], 1);
+            player.ask(&[&run("c"), &run("a")], 2);
+        }
+    });
+}

@@ -489,9 +489,10 @@ impl World {
         while !connection.server.input.is_empty() {
             connection.server.run(self.version);
         }
+        let parsed = connection.server.output.iter().filter(|(tag, _)| *tag == b'1').count();
         let told = connection.server.output.drain(..).filter(|(tag, _)| matches!(tag, b'T' | b'n'));
         let told: Vec<_> = told.map(|(tag, body)| (tag, body.into_boxed_slice())).collect();
-        client.session.verified(&mut connection.known, &asked, &told);
+        client.session.verified(&mut connection.known, &asked, parsed, &told);
     }
 
     fn run(&mut self, number: usize, count: usize) {
