@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cancel::CancelTarget;
+use super::exchange::{self, Answer, ExchangeError};
 use super::gate::Pass;
 use super::slots::Slot;
 use crate::net::Stream;
@@ -48,6 +49,12 @@ impl Connection {
         adopted.stream = adopted.stream.adopt()?;
         adopted.worker = worker;
         Ok(Box::new(adopted))
+    }
+
+    /// A query of ours, see [`exchange::query`]. It drops the unnamed statement, as every Query does.
+    pub async fn query(&mut self, sql: &str, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
+        self.known.unnamed_is_gone();
+        exchange::query(&mut self.stream, sql, deadline).await
     }
 
     /// Nothing has come while it was idle: neither its end nor a message that nobody would read. Costs no system call

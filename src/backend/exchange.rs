@@ -16,6 +16,8 @@ use crate::wire::{FrameError, Header, SqlState, frame, frontend};
 pub struct Answer {
     /// All rows of all results.
     pub rows: Vec<Vec<Option<Arc<str>>>>,
+    /// What became of statements that were to be described.
+    pub described: Described,
     /// ParameterStatus messages that came with it.
     pub parameters: Vec<(Box<str>, Box<str>)>,
     /// The transaction as ReadyForQuery told it.
@@ -91,7 +93,42 @@ pub async fn query_with(
     tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }
 
+/// What became of the statements that were to be parsed and described, in their order.
+#[derive(Debug, Default)]
+pub struct Described {
+    /// How many were parsed.
+    pub parsed: usize,
+    /// RowDescription and NoData messages, as they came.
+    pub told: Vec<(u8, Box<[u8]>)>,
+}
+
+/// Sends messages of ours that end with a Sync, and answers what became of the statements in them. An error ends that
+/// early, and is none here. Not cancel-safe either.
+pub async fn describe(
+    stream: &mut Stream,
+    messages: &[u8],
+    deadline: tokio::time::Instant,
+) -> Result<Described, ExchangeError> {
+    let whole = async {
+        stream.write_all(messages).await?;
+        let (answer, _) = read_to_ready(stream, &mut BytesMut::with_capacity(1024)).await?;
+        Ok(answer.described)
+    };
+    tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
+}
+
 async fn read_answer(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Answer, ExchangeError> {
+    match read_to_ready(stream, buffer).await? {
+        (answer, None) => Ok(answer),
+        (_, Some(refused)) => Err(refused),
+    }
+}
+
+/// The answer as far as it came, and the node's refusal, if it has refused.
+async fn read_to_ready(
+    stream: &mut Stream,
+    buffer: &mut BytesMut,
+) -> Result<(Answer, Option<ExchangeError>), ExchangeError> {
     let mut answer = Answer::default();
     let mut refused = None;
     loop {
@@ -108,6 +145,8 @@ async fn read_answer(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Answe
         let body = message.get(frame::HEADER..).unwrap_or_default();
         match header.tag {
             backend::DATA_ROW => answer.rows.push(read_row(body)?),
+            backend::PARSE_COMPLETE => answer.described.parsed += 1,
+            backend::ROW_DESCRIPTION | backend::NO_DATA => answer.described.told.push((header.tag, body.into())),
             backend::PARAMETER_STATUS => answer.parameters.push(read_parameter(body)?),
             backend::ERROR_RESPONSE => {
                 let fields = ErrorFields::read(body);
@@ -119,7 +158,7 @@ async fn read_answer(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Answe
             }
             backend::READY_FOR_QUERY => {
                 answer.status = TransactionStatus::read(body).map_err(|_| ExchangeError::Protocol)?;
-                return refused.map_or(Ok(answer), Err);
+                return Ok((answer, refused));
             }
             _ => {}
         }

@@ -286,7 +286,8 @@ impl Client {
         }
         let Some(mut acquired) = self.try_acquire(&intent, now) else { return Ok(Some(Unusual::Unit)) };
         let is_read = matches!(intent, Intent::Read { .. });
-        if !self.session.is_at_home(&acquired.lease.connection().known) {
+        let known = &acquired.lease.connection().known;
+        if !self.session.is_at_home(known) || self.session.must_verify(known) {
             return Ok(Some(Unusual::Acquired(acquired, is_read)));
         }
         self.set_out(acquired, is_read, now, buffers)?;

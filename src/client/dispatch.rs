@@ -34,12 +34,14 @@ impl Client {
         if let Err(error) = self.make_ours(&mut acquired.lease).await {
             return self.replay_failed(error, buffers).await;
         }
+        if let Err(error) = self.verify(&mut acquired.lease).await {
+            return self.replay_failed(error, buffers).await;
+        }
         if let Some(sql) = self.session.beginning() {
             let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-            if let Err(error) = exchange::query(&mut acquired.lease.connection().stream, &sql, deadline).await {
+            if let Err(error) = acquired.lease.connection().query(&sql, deadline).await {
                 return self.replay_failed(error, buffers).await;
             }
-            acquired.lease.connection().known.was_queried();
             self.session.has_begun();
         }
         self.set_out(acquired, is_read, Instant::now(), buffers)
@@ -190,19 +192,32 @@ impl Client {
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
         if let Some(sql) = sql.map(|sql| self.session.guarded_on(&connection.known, sql)) {
             self.worker.metrics.parameters_replayed(1);
-            exchange::query(&mut connection.stream, &sql, deadline).await?;
+            connection.query(&sql, deadline).await?;
         }
         let mut refused = Vec::new();
         for prepare in missing {
             self.worker.metrics.prepared_replayed(1);
             // What cannot be prepared here any more will be missed by EXECUTE, in the node's own words.
-            match exchange::query(&mut connection.stream, &prepare, deadline).await {
+            match connection.query(&prepare, deadline).await {
                 Ok(_) => {}
                 Err(ExchangeError::Refused { .. }) => refused.push(prepare),
                 Err(error) => return Err(error),
             }
         }
         self.session.replayed(&mut connection.known, &refused);
+        Ok(())
+    }
+
+    /// Statements whose columns are not known to be the same there are prepared anew on the server connection.
+    async fn verify(&mut self, lease: &mut Lease) -> Result<(), ExchangeError> {
+        let connection = lease.connection();
+        if !self.session.must_verify(&connection.known) {
+            return Ok(());
+        }
+        let (messages, asked) = self.session.verification(&mut connection.known, self.server.prepared_statements);
+        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        let described = exchange::describe(&mut connection.stream, &messages, deadline).await?;
+        self.session.verified(&mut connection.known, &asked, described.parsed, &described.told);
         Ok(())
     }
 

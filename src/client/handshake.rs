@@ -16,7 +16,7 @@ use super::server::{Database, Server, User};
 use super::startup_settings::startup_settings;
 use super::welcome::{self, Reported, Welcome};
 use super::worker::Worker;
-use crate::backend::exchange::{self, ExchangeError};
+use crate::backend::exchange::ExchangeError;
 use crate::backend::{Connection, Lease, PoolKey};
 use crate::metrics::{Limit, LoginFailure, Refusal};
 use crate::net::{ReadBuffer, Stream};
@@ -183,8 +183,7 @@ async fn defaults_of(connection: &mut Connection, server: &Server) -> Result<Arc
                        AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles \
                        WHERE rolname OPERATOR(pg_catalog.=) session_user))";
     let deadline = tokio::time::Instant::now() + server.queue_timeout;
-    connection.known.was_queried();
-    let answer = exchange::query(&mut connection.stream, &at_read_committed(SQL), deadline).await;
+    let answer = connection.query(&at_read_committed(SQL), deadline).await;
     let rows = answer.map_err(|error| Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string()))?.rows;
     Ok(rows.into_iter().flatten().next().flatten().unwrap_or_default())
 }
@@ -195,7 +194,7 @@ async fn refuse(error: ExchangeError, mut lease: Lease, server: &Server) -> Fare
         return Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string());
     };
     let deadline = tokio::time::Instant::now() + server.queue_timeout;
-    if exchange::query(&mut lease.connection().stream, "ROLLBACK", deadline).await.is_ok() {
+    if lease.connection().query("ROLLBACK", deadline).await.is_ok() {
         lease.give_back(Instant::now());
     }
     Farewell::Quoted { code, fields: as_fatal(&fields) }
@@ -208,16 +207,15 @@ async fn with_settings(
     server: &Server,
 ) -> Result<crate::wire::startup::Parameters, ExchangeError> {
     let deadline = tokio::time::Instant::now() + server.queue_timeout;
-    connection.known.was_queried();
     if let Some(sql) = settings.sql_from(&connection.known.settings) {
         let sql = at_read_committed(&sql);
-        exchange::query(&mut connection.stream, &sql, deadline).await?;
+        connection.query(&sql, deadline).await?;
         connection.known.settings = settings.clone();
     }
     let reported = connection.parameters.iter().map(|(name, _)| &**name);
     let names: Vec<Arc<str>> = reported.chain([NEVER_REPORTED]).map(Into::into).collect();
     let sql = at_read_committed(&sql_to_read(&names));
-    let answer = exchange::query(&mut connection.stream, &sql, deadline).await?;
+    let answer = connection.query(&sql, deadline).await?;
     let values = answer.rows.into_iter().next().unwrap_or_default();
     let value = |value: Option<Arc<str>>| value.map_or_else(|| "".into(), |value| (&*value).into());
     Ok(names.iter().zip(values).map(|(name, v)| ((&**name).into(), value(v))).collect())

@@ -7,7 +7,6 @@ use super::conversation::Client;
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::backend::Lease;
-use crate::backend::exchange;
 use crate::metrics::{Loss as LossCount, Retry};
 use crate::routing::{Intent, Reason};
 use crate::session::Loss;
@@ -197,7 +196,7 @@ async fn end_transaction(mut lease: Lease, limit: Duration) {
     if connection.is_being_cancelled() {
         return; // closed
     }
-    if exchange::query(&mut connection.stream, "ROLLBACK", deadline).await.is_ok() {
+    if connection.query("ROLLBACK", deadline).await.is_ok() {
         lease.give_back(Instant::now());
     }
 }

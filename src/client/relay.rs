@@ -223,7 +223,8 @@ impl Client {
                 ends_answered = false;
                 continue;
             }
-            if !is_whole && header.size <= LARGEST_LOOKED_AT {
+            // What is for us is not passed on, and so it must be whole.
+            if !is_whole && (header.size <= LARGEST_LOOKED_AT || self.session.awaits_for_itself()) {
                 break;
             }
             let there = header.size.min(rest.len());
@@ -239,12 +240,12 @@ impl Client {
             is_done |= header.tag == backend::COMMAND_COMPLETE && counts;
             let is_ready = header.tag == backend::READY_FOR_QUERY;
             is_answered |= is_ready;
-            answered += usize::from(is_ready);
+            answered += usize::from(is_ready && !matches!(reply, Reply::Hide));
             match &reply {
                 Reply::Forward | Reply::Refused(_) if tells_of_its_unit(header.tag) => {
                     shown(log, rest.get(..there).unwrap_or_default());
                 }
-                Reply::Replace(bytes) => {
+                Reply::Replace(bytes) | Reply::Stale(bytes) => {
                     shown(log, bytes);
                 }
                 _ => {}
@@ -258,7 +259,7 @@ impl Client {
                 return Err(Stop::Relayed(Relayed::ReplayDiffers));
             }
             match reply {
-                Reply::Forward | Reply::Replace(_) | Reply::Refused(_) if is_muted => {
+                Reply::Forward | Reply::Replace(_) | Reply::Refused(_) | Reply::Stale(_) if is_muted => {
                     put_run(filled, run, at, &mut buffers.to_client);
                     (run, has_gaps) = (next, true);
                 }
@@ -276,6 +277,16 @@ impl Client {
                 Reply::Replace(bytes) => {
                     put_run(filled, run, at, &mut buffers.to_client);
                     buffers.to_client.extend_from_slice(&bytes);
+                    (run, has_gaps) = (next, true);
+                }
+                Reply::Stale(bytes) => {
+                    put_run(filled, run, at, &mut buffers.to_client);
+                    if held.is_read && held.at_hand && !held.forwarded && held.role != Role::Primary {
+                        held.refused = Some(SqlState::FEATURE_NOT_SUPPORTED);
+                        buffers.to_client.clear();
+                    } else {
+                        buffers.to_client.extend_from_slice(&bytes);
+                    }
                     (run, has_gaps) = (next, true);
                 }
                 Reply::Refused(code) => {
@@ -321,6 +332,7 @@ impl Client {
             buffers.to_client.clear();
             return Ok(0);
         }
+        self.session.shown();
         if has_gaps {
             put_run(filled, run, at, &mut buffers.to_client);
             held.forwarded |= !buffers.to_client.is_empty();
@@ -414,6 +426,7 @@ impl Client {
                 match self.survey_next(buffers)? {
                     Surveyed::Nothing => break,
                     Surveyed::Message => {}
+                    Surveyed::Doubtful => return Ok(Some(if moved { Turn::Moved } else { Turn::Still })),
                     Surveyed::Passed => {
                         moved = true;
                         continue;
@@ -450,6 +463,10 @@ impl Client {
             self.session.gathered.end = Some(End::Flush);
             return Ok(Surveyed::Message);
         };
+        let there = rest.get(..header.size.min(rest.len())).unwrap_or_default();
+        if self.session.must_wait(header.tag, there.get(frame::HEADER..).unwrap_or_default()) {
+            return Ok(Surveyed::Doubtful);
+        }
         let Some(message) = rest.get(..header.size) else {
             return Ok(match self.survey_partial(header, buffers)? {
                 false => Surveyed::Nothing,
@@ -470,8 +487,20 @@ impl Client {
         }
     }
 
-    /// Whether what has been gathered may go to the node that is held.
+    /// Whether what has been gathered may go to the node that is held, and is known there by the columns it was told with.
     fn gate(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
+        let gate = self.gate_by_intent(buffers)?;
+        let (Gate::Open, Some(held)) = (&gate, &mut self.held) else { return Ok(gate) };
+        let known = &mut held.lease.connection().known;
+        if self.session.must_verify(known) {
+            self.session.verify(known, self.server.prepared_statements, &mut buffers.to_node);
+            return Ok(Gate::Closed(Turn::Moved));
+        }
+        Ok(if self.session.is_verifying() { Gate::Closed(Turn::Still) } else { gate })
+    }
+
+    /// Whether what has been gathered may go to the node that is held.
+    fn gate_by_intent(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let Some(held) = &self.held else { return Ok(Gate::More) };
         // The time of what runs would run for this, too, and a cancel may be on its way: once it is answered, the lease goes
         // back, and this goes elsewhere.
@@ -622,6 +651,8 @@ enum Surveyed {
     Message,
     /// Copy data that has gone its way, or something that nobody wants.
     Passed,
+    /// A message that can't be understood before more has been answered.
+    Doubtful,
     /// The client says goodbye: once all it has asked for is done.
     Goodbye,
 }

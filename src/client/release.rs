@@ -8,7 +8,6 @@ use super::conversation::Client;
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::backend::Lease;
-use crate::backend::exchange::{self};
 use crate::session::Known;
 use crate::wire::error_response::put_warning;
 use crate::wire::{SqlState, backend};
@@ -87,11 +86,10 @@ impl Client {
         let connection = held.lease.connection();
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
         let sql = self.session.settings_query(names);
-        match exchange::query(&mut connection.stream, &sql, deadline).await {
+        match connection.query(&sql, deadline).await {
             Ok(answer) => {
                 let values = answer.rows.into_iter().next().unwrap_or_default();
                 connection.known.settings = self.session.settings_read(names, values);
-                connection.known.was_queried();
                 self.place.card.is_called(self.session.settings.get("application_name"));
                 self.replay_after_reset(buffers).await
             }
@@ -111,11 +109,10 @@ impl Client {
         let connection = held.lease.connection();
         let Some(sql) = self.session.settings.sql_from(&connection.known.settings) else { return Ok(()) };
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        let Ok(answer) = exchange::query(&mut connection.stream, &sql, deadline).await else {
+        let Ok(answer) = connection.query(&sql, deadline).await else {
             return Err(self.settings_lost());
         };
         connection.known.settings = self.session.settings.clone();
-        connection.known.was_queried();
         for (name, value) in answer.parameters {
             if self.session.is_news(&name, &value) {
                 backend::put_parameter_status(&mut buffers.to_client, &name, &value);
@@ -145,7 +142,7 @@ pub(super) async fn discard_all(mut lease: Lease, limit: Duration) {
     if connection.is_being_cancelled() {
         return; // closed
     }
-    if exchange::query(&mut connection.stream, "DISCARD ALL", deadline).await.is_ok() {
+    if connection.query("DISCARD ALL", deadline).await.is_ok() {
         connection.known = Known::of(connection.known.process_id);
         lease.give_back(Instant::now());
     }

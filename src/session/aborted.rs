@@ -27,7 +27,7 @@ pub enum Aborted {
 /// What the client is told, once.
 pub const LOST: &str = "the transaction was lost with its server connection; please try it again";
 
-const FAILED: &str = "current transaction is aborted, commands ignored until end of transaction block";
+pub(super) const FAILED: &str = "current transaction is aborted, commands ignored until end of transaction block";
 
 impl Session {
     /// We answer in the node's place: the transaction is lost, or an error of ours is being skipped.
@@ -39,6 +39,7 @@ impl Session {
     pub fn abort_transaction(&mut self, code: SqlState, message: &str, out: &mut BytesMut) {
         put_error(out, Severity::Error, code, message, None);
         while self.owed.pop().is_some() {}
+        self.rewind_statements();
         self.portals.clear();
         self.transaction.status = TransactionStatus::Failed;
         self.transaction.aborted = Some(Aborted::Told);
@@ -78,8 +79,11 @@ impl Session {
                 backend::put_ready(out, self.transaction.status);
             }
             frontend::PARSE => {
-                let statement = classify(Parse::read(body)?.text);
-                if let Some(ending) = self.ending(&statement) {
+                let parse = Parse::read(body)?;
+                let statement = classify(parse.text);
+                let ending = self.ending(&statement);
+                self.prepare_alone(parse, ending.map(|_| statement));
+                if let Some(ending) = ending {
                     self.transaction.aborted = Some(ending);
                     backend::put_bare(out, backend::PARSE_COMPLETE);
                 } else {
@@ -104,7 +108,12 @@ impl Session {
                 self.flow.skipping = true;
             }
             frontend::EXECUTE if self.is_ending() => self.end_aborted(Aborted::Ending, out),
-            frontend::CLOSE => backend::put_bare(out, backend::CLOSE_COMPLETE),
+            frontend::CLOSE => {
+                if let (Target::Statement, name) = frontend::target_fields(body)? {
+                    self.close_alone(name);
+                }
+                backend::put_bare(out, backend::CLOSE_COMPLETE);
+            }
             frontend::SYNC => backend::put_ready(out, self.transaction.status),
             frontend::FUNCTION_CALL => {
                 self.refuse(out);

@@ -92,12 +92,22 @@ impl Session {
     /// What is under way is forgotten, to be surveyed and translated anew for another node.
     pub fn rewind(&mut self) {
         while self.owed.pop().is_some() {}
-        self.names.forget_pending();
-        self.unnamed.clone_from(&self.settled_unnamed);
+        self.rewind_statements();
         self.gathered = Gathered::default();
         self.flow.batch_open = false;
         self.flow.copy_in = false;
         self.flow.skipping = false;
+    }
+
+    /// Statements are as the client has last been shown them.
+    pub(super) fn rewind_statements(&mut self) {
+        self.names.rewind();
+        if let Some(before) = self.unshown_unnamed.take() {
+            self.settled_unnamed = before;
+        }
+        self.unnamed.clone_from(&self.settled_unnamed);
+        self.doubts.clear();
+        self.undescribed = None;
     }
 
     /// The transaction can be run again elsewhere as if nothing had happened, if its statements are at hand: nothing of it
@@ -258,8 +268,7 @@ impl Session {
         self.flow.skipping = self.flow.batch_open && readies == 0;
         self.flow.batch_open = false;
         self.flow.copy_in = false;
-        self.names.forget_pending();
-        self.unnamed.clone_from(&self.settled_unnamed);
+        self.rewind_statements();
         Loss::Report(code, out)
     }
 
@@ -327,47 +336,9 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
-    use crate::routing::{Catalog, Reads, RuleSet, Ruling};
-    use crate::session::translate::Message;
-    use crate::session::{Held, Identity, Known, SessionId, Settings, Surroundings};
-    use crate::sql::{ParseSettings, classify_bytes};
-    use crate::wire::frame;
-
-    /// A session on the primary, and what its server connection has.
-    struct Story {
-        session: Session,
-        known: Known,
-    }
+    use crate::session::story::Story;
 
     impl Story {
-        fn begin() -> Self {
-            let identity = Identity { user: "u".into(), database: "d".into(), address: None };
-            Self { session: Session::new(SessionId(1), identity, Settings::default()), known: Known::default() }
-        }
-
-        fn send(&mut self, tag: u8, body: &[u8]) {
-            let mut around = Surroundings {
-                classify: &mut |text| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default())),
-                rules: &RuleSet::default(),
-                reads: Reads::Replicas,
-                held: Held::Primary,
-                catalog: Catalog::NotAsked,
-                heeds_hints: true,
-                minute: 0,
-                draw: 0,
-                ruling: Ruling::default(),
-                optimistic: false,
-            };
-            self.session.survey(tag, body.len() + frame::HEADER, body, &mut around).unwrap();
-            let message = Message { tag, body, whole: body, missing: 0 };
-            self.session.translate(message, &mut self.known, 500, &mut BytesMut::new()).unwrap();
-            self.session.gathered.clear();
-        }
-
-        fn hear(&mut self, tag: u8, body: &[u8]) {
-            self.session.reply(tag, body, &mut self.known).unwrap();
-        }
-
         fn open_transaction(&mut self) {
             self.send(b'Q', b"begin\0");
             self.hear(b'C', b"BEGIN\0");
@@ -376,10 +347,10 @@ mod tests {
 
         /// Parse, Bind, Execute and Sync of this statement, which is completed with this tag and no ReadyForQuery.
         fn complete(&mut self, text: &str, tag: &str) {
-            self.send(b'P', format!("\0{text}\0\0\0").as_bytes());
-            self.send(b'B', b"\0\0\0\0\0\0\0\0");
-            self.send(b'E', b"\0\0\0\0\0");
-            self.send(b'S', b"");
+            self.parse("", text);
+            self.bind("");
+            self.execute();
+            self.sync();
             self.hear(b'1', b"");
             self.hear(b'2', b"");
             self.hear(b'C', format!("{tag}\0").as_bytes());

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::prepared::{Given, Prepared};
+use super::prepared::{Given, Prepared, StatementId};
 use crate::routing::Intent;
 use crate::sql::Statement;
 
@@ -26,6 +26,10 @@ pub struct Gathered {
     pub names: Vec<Given>,
     /// The unnamed statement it leaves: None: untouched.
     pub unnamed: Option<Option<Arc<Prepared>>>,
+    /// Named statements that it uses, of those whose columns have been told.
+    pub uses: Vec<Arc<Prepared>>,
+    /// Those of them that were prepared anew for it on the server connection.
+    pub verified: Vec<StatementId>,
     /// A replica would not refuse it, and its answer would be wrong there.
     pub is_wrong_on_replica: bool,
     /// It asks for the current value of a sequence, which only this session's own nextval gives.
@@ -94,5 +98,7 @@ impl Gathered {
         self.parsed.clear();
         self.queries.clear();
         self.names.clear();
+        self.uses.clear();
+        self.verified.clear();
     }
 }

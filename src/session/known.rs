@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::columns::Columns;
 use super::prepared::StatementId;
 use super::settings::Settings;
 
@@ -13,11 +14,13 @@ pub type NameAndText = (Arc<str>, Arc<str>);
 /// What a server connection has. Changed as replies come, read when a session's messages are translated for it.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// Named statements, with the moment of their last use in our own counting.
-    statements: HashMap<StatementId, u64>,
+    /// Named statements.
+    statements: HashMap<StatementId, Named>,
     uses: u64,
-    /// Whose unnamed statement it holds.
+    /// Whose unnamed statement it will hold once all that was sent is done.
     pub unnamed: Option<UnnamedId>,
+    /// Whose it holds by what has been answered.
+    settled_unnamed: Option<UnnamedId>,
     /// Settings that have been changed on it.
     pub settings: Settings,
     /// What a session has prepared on it by SQL: names, and the PREPARE statements.
@@ -28,6 +31,15 @@ pub struct Known {
     pub last_writer: Option<SessionId>,
     /// The server process behind it.
     pub process_id: u32,
+}
+
+/// A named statement.
+#[derive(Clone, Copy, Debug)]
+struct Named {
+    /// The moment of its last use, in our own counting.
+    last: u64,
+    /// The columns that it had when it was prepared here, once they were asked for.
+    columns: Option<Columns>,
 }
 
 /// A session, unique while the process runs.
@@ -44,9 +56,20 @@ impl Known {
         Self { process_id, ..Self::default() }
     }
 
-    /// A simple query of ours has run on it, which takes the unnamed statement away.
-    pub fn was_queried(&mut self) {
+    /// The unnamed statement has been given, or dropped.
+    pub fn unnamed_settles(&mut self, unnamed: Option<UnnamedId>) {
+        self.settled_unnamed = unnamed;
+    }
+
+    /// What was to give or drop it has been skipped, and nothing else that does is under way.
+    pub fn unnamed_stays(&mut self) {
+        self.unnamed = self.settled_unnamed;
+    }
+
+    /// A Query of ours has dropped it.
+    pub fn unnamed_is_gone(&mut self) {
         self.unnamed = None;
+        self.settled_unnamed = None;
     }
 
     /// It has this statement; notes the use.
@@ -54,8 +77,8 @@ impl Known {
         self.uses += 1;
         let now = self.uses;
         match self.statements.get_mut(&id) {
-            Some(last) => {
-                *last = now;
+            Some(named) => {
+                named.last = now;
                 true
             }
             None => false,
@@ -65,11 +88,11 @@ impl Known {
     /// It is about to have this statement. Answers the one to close for it, if there would be more than `limit`.
     pub fn add(&mut self, id: StatementId, limit: usize) -> Option<StatementId> {
         self.uses += 1;
-        self.statements.insert(id, self.uses);
+        self.statements.insert(id, Named { last: self.uses, columns: None });
         if self.statements.len() <= limit.max(1) {
             return None;
         }
-        let oldest = self.statements.iter().min_by_key(|(_, last)| **last).map(|(id, _)| *id)?;
+        let oldest = self.statements.iter().min_by_key(|(_, named)| named.last).map(|(id, _)| *id)?;
         self.statements.remove(&oldest);
         Some(oldest)
     }
@@ -79,10 +102,27 @@ impl Known {
         self.statements.remove(&id);
     }
 
-    /// It has no prepared statement any more.
-    pub fn forget_statements(&mut self) {
-        self.statements.clear();
-        self.unnamed = None;
+    /// It has this statement; whether it was known before is not.
+    pub fn has(&mut self, id: StatementId) {
+        self.uses += 1;
+        self.statements.entry(id).or_insert(Named { last: self.uses, columns: None });
+    }
+
+    /// The columns of this statement, where they are known.
+    pub fn columns(&self, id: StatementId) -> Option<Columns> {
+        self.statements.get(&id)?.columns
+    }
+
+    /// Its columns have been told.
+    pub fn described(&mut self, id: StatementId, columns: Columns) {
+        if let Some(named) = self.statements.get_mut(&id) {
+            named.columns = Some(columns);
+        }
+    }
+
+    /// It has none of its named statements any more but these.
+    pub fn forget_statements(&mut self, but: impl Fn(StatementId) -> bool) {
+        self.statements.retain(|id, _| but(*id));
         self.sql_prepared = None;
     }
 }

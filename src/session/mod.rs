@@ -11,6 +11,8 @@
 
 pub mod aborted;
 pub mod anew;
+pub mod columns;
+pub mod doubt;
 pub mod failure;
 pub mod gathered;
 pub mod known;
@@ -22,6 +24,8 @@ pub mod replay;
 pub mod reply;
 pub mod reported;
 pub mod settings;
+#[cfg(test)]
+mod story;
 pub mod translate;
 pub mod wishes;
 
@@ -49,10 +53,11 @@ use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
 use crate::wire::{Header, frame};
+use doubt::Doubts;
 use known::UnnamedId;
-use owed::OwedReplies;
+use owed::{Asker, OwedReplies};
 use pins::Pins;
-use prepared::{Names, Prepared, Reading};
+use prepared::{Names, Prepared, Reading, StatementId};
 
 /// Who a session is; does not change.
 #[derive(Clone, Debug)]
@@ -87,7 +92,12 @@ pub struct Session {
     unnamed: Option<(Arc<Prepared>, UnnamedId)>,
     /// The unnamed statement as the node's replies so far have left it.
     settled_unnamed: Option<(Arc<Prepared>, UnnamedId)>,
+    /// What [`Session::settled_unnamed`] was before what the client has not been shown.
+    unshown_unnamed: Option<Option<(Arc<Prepared>, UnnamedId)>>,
     unnamed_count: u64,
+    doubts: Doubts,
+    /// A Parse has just been sent: its columns are asked for next, unless the client does.
+    undescribed: Option<(Box<[u8]>, Arc<Prepared>)>,
     sql_prepared: PreparedNames,
     portals: Vec<(Box<[u8]>, Arc<Statement>)>,
     owed: OwedReplies,
@@ -230,7 +240,10 @@ impl Session {
             names: Names::default(),
             unnamed: None,
             settled_unnamed: None,
+            unshown_unnamed: None,
             unnamed_count: 0,
+            doubts: Doubts::default(),
+            undescribed: None,
             sql_prepared: PreparedNames::default(),
             portals: Vec::new(),
             owed: OwedReplies::default(),
@@ -406,6 +419,7 @@ impl Session {
     fn survey_bind(&mut self, name: &[u8], values: &[u8], around: &Surroundings<'_>) -> Ruling {
         match self.gathered_statement(name) {
             Some(prepared) => {
+                self.uses(name, &prepared);
                 if around.held == Held::Replica && self.transaction.status != TransactionStatus::Idle {
                     self.gathered.binds |= anew::mentions_clock(values);
                 }
@@ -428,6 +442,19 @@ impl Session {
             && around.held == Held::Nothing
             && !self.catalog.path_is_uncertain
             && self.gathered.parsed.back().is_some_and(|last| Arc::ptr_eq(last, prepared))
+    }
+
+    /// The unit uses this statement, whose columns the client may rely on.
+    fn uses(&mut self, name: &[u8], prepared: &Arc<Prepared>) {
+        if name.is_empty() || !prepared.promises_columns() {
+            return;
+        }
+        let mut prepared = Arc::clone(prepared);
+        if prepared.reading != self.reading {
+            prepared = Arc::new(prepared.reread(self.reading));
+            self.names.rekey(name, &prepared);
+        }
+        self.gathered.uses.push(prepared);
     }
 
     fn survey_close(&mut self, (target, name): (Target, &[u8])) {
@@ -586,6 +613,12 @@ impl Session {
         !self.owed.is_empty()
     }
 
+    /// The next reply is for us, or part of it is.
+    pub fn awaits_for_itself(&self) -> bool {
+        let is_ours = |owed: &owed::Owed| owed.asker() == Asker::Us || matches!(owed, owed::Owed::DescribeParameters);
+        self.owed.front().is_some_and(is_ours)
+    }
+
     /// Everything sent has been answered, though a transaction or a batch may be open.
     pub fn all_answered(&self) -> bool {
         self.owed.is_empty()
@@ -742,7 +775,6 @@ impl Session {
     /// The replay has been done: the server connection is as the session wants it, but for these PREPAREs, which it has
     /// refused.
     pub fn replayed(&self, known: &mut Known, refused: &[Arc<str>]) {
-        known.was_queried();
         known.settings = self.settings.clone();
         known.unseen = known.unseen.filter(|owner| *owner == self.id);
         known.sql_prepared = if self.sql_prepared.is_empty() {
@@ -835,16 +867,10 @@ impl Session {
                 SessionChange::ResetAll => self.touch_all(),
                 SessionChange::DiscardAll => {
                     self.touch_all();
-                    self.names.clear();
-                    self.unnamed = None;
-                    self.settled_unnamed = None;
                     self.pins.clear();
-                    known.forget_statements();
+                    self.all_deallocated(known);
                 }
-                SessionChange::DeallocateAll => {
-                    self.names.clear();
-                    known.forget_statements();
-                }
+                SessionChange::DeallocateAll => self.all_deallocated(known),
                 SessionChange::Deallocate(name) => self.deallocated(name, known),
                 SessionChange::Prepare { name, text, .. } => {
                     let prepared = (Arc::clone(name), Arc::clone(text));
@@ -864,14 +890,68 @@ impl Session {
         }
     }
 
+    /// Not the unnamed statement, which only a Query drops.
+    fn all_deallocated(&mut self, known: &mut Known) {
+        self.names.clear();
+        let made_behind = |id| {
+            let last = self.owed.iter().rev().find_map(|owed| owed.makes_or_closes().filter(|(other, _)| *other == id));
+            last.is_some_and(|(_, will_be)| will_be)
+        };
+        known.forget_statements(made_behind);
+    }
+
+    /// Our statement of this name stays on the server connection. One that was prepared by SQL is gone, and one of ours
+    /// that was called by our own name too.
     fn deallocated(&mut self, name: &Arc<str>, known: &mut Known) {
-        if let Some(prepared) = self.names.get(name.as_bytes()) {
-            known.remove(prepared.id);
-            self.names.remove(name.as_bytes());
+        self.names.remove(name.as_bytes());
+        if let Some(id) = StatementId::first_in(name.as_bytes()) {
+            known.remove(id);
         }
         if let Some((_, prepared)) = &mut known.sql_prepared {
             prepared.retain(|(known, _)| known != name);
         }
+    }
+
+    /// A Close also takes what was prepared by SQL.
+    fn sql_closed(&mut self, name: &[u8], known: &mut Known) {
+        if self.sql_prepared.is_empty() {
+            return;
+        }
+        let Ok(name) = std::str::from_utf8(name) else { return };
+        let name: Arc<str> = name.into();
+        self.deallocated(&name, known);
+        self.sql_prepared.apply(&SessionChange::Deallocate(name));
+    }
+
+    /// Prepares a statement in the node's place; None: it is refused, which leaves no unnamed statement.
+    fn prepare_alone(&mut self, parse: Parse<'_>, statement: Option<Arc<Statement>>) {
+        let prepared =
+            statement.map(|statement| Arc::new(Prepared::new(parse.text, parse.types, statement, self.reading)));
+        match prepared {
+            Some(prepared) if !parse.name.is_empty() => self.names.put(parse.name, prepared),
+            None if !parse.name.is_empty() => {}
+            prepared => {
+                self.unnamed_count += 1;
+                let id = UnnamedId(self.id, self.unnamed_count);
+                self.unnamed = prepared.map(|prepared| (prepared, id));
+                self.settled_unnamed.clone_from(&self.unnamed);
+            }
+        }
+    }
+
+    /// Closes a statement in the node's place.
+    fn close_alone(&mut self, name: &[u8]) {
+        if name.is_empty() {
+            self.unnamed = None;
+            self.settled_unnamed = None;
+        }
+        self.names.remove(name);
+    }
+
+    /// The client has been shown what was answered, up to here.
+    pub fn shown(&mut self) {
+        self.names.shown();
+        self.unshown_unnamed = None;
     }
 
     /// This setting may have changed.

@@ -19,7 +19,7 @@ pub enum Owed {
     },
     /// A Parse.
     Parse {
-        /// The client's name; empty for the unnamed statement.
+        /// The client's name; empty for the unnamed statement, and for ours.
         name: Box<[u8]>,
         /// What is prepared.
         prepared: Arc<Prepared>,
@@ -27,13 +27,24 @@ pub enum Owed {
         unnamed: Option<UnnamedId>,
         /// Whether the client asked for it or we did.
         by: Asker,
-        /// The server connection does not have it yet: false when the client's name is taken and the node will say so.
-        is_new: bool,
     },
+    /// A Parse of a client's name that is taken: the node says so, or what else is wrong.
+    ParseTaken(Box<[u8]>),
+    /// A Parse of ours that leaves nothing that is of interest behind its batch.
+    OurParse,
     /// A Bind.
     Bind,
+    /// A Bind or Describe of a statement whose columns have changed: the node is made to fail, and the client is told why.
+    Stale,
+    /// A Describe of a statement of which the client is shown the parameters only: its columns have changed.
+    DescribeParameters,
     /// A Describe of a statement or portal.
-    Describe,
+    Describe {
+        /// The named statement whose columns it tells.
+        of: Option<Arc<Prepared>>,
+        /// Whether the client asked for it or we did.
+        by: Asker,
+    },
     /// An Execute of this statement; None if the portal is not one that we have seen bound (a cursor of SQL).
     Execute(Option<Arc<Statement>>),
     /// A Close of a client's statement of this name.
@@ -42,6 +53,8 @@ pub enum Owed {
     ClosePortal,
     /// A Close that we asked for, to make room or to prepare anew.
     CloseOurs(StatementId),
+    /// A Close of a reserved name, which may not be there.
+    OurClose,
     /// A Close of the unnamed statement that we asked for, so that nobody meets another session's.
     CloseUnnamed,
     /// Nothing: a CopyDone or CopyFail that was sent before the node had asked for data. It is here to mark its place
@@ -68,9 +81,33 @@ impl Owed {
     /// Who asked for it.
     pub fn asker(&self) -> Asker {
         match self {
-            Self::Parse { by, .. } | Self::Sync(by) => *by,
-            Self::CloseOurs(_) | Self::CloseUnnamed | Self::CopyEnd | Self::DiscardSequences => Asker::Us,
+            Self::Parse { by, .. } | Self::Describe { by, .. } | Self::Sync(by) => *by,
+            Self::OurParse
+            | Self::OurClose
+            | Self::CloseUnnamed
+            | Self::CloseOurs(_)
+            | Self::CopyEnd
+            | Self::DiscardSequences => Asker::Us,
             _ => Asker::Client,
+        }
+    }
+
+    /// It gives or drops the unnamed statement.
+    pub fn changes_unnamed(&self) -> bool {
+        match self {
+            Self::Parse { unnamed, .. } => unnamed.is_some(),
+            Self::CloseStatement(name) => name.is_empty(),
+            Self::Query { .. } | Self::DiscardSequences | Self::CloseUnnamed => true,
+            _ => false,
+        }
+    }
+
+    /// What it does to a named statement of ours on the server connection: makes it (true) or closes it.
+    pub fn makes_or_closes(&self) -> Option<(StatementId, bool)> {
+        match self {
+            Self::Parse { prepared, unnamed: None, .. } => Some((prepared.id, true)),
+            Self::CloseOurs(id) => Some((*id, false)),
+            _ => None,
         }
     }
 
@@ -82,63 +119,96 @@ impl Owed {
 
 /// The queue of what is owed.
 #[derive(Debug, Default)]
-pub struct OwedReplies(VecDeque<Owed>);
+pub struct OwedReplies {
+    queue: VecDeque<Owed>,
+    /// How many were ever owed.
+    count: u64,
+    /// How many of them were Syncs.
+    batch: u64,
+}
+
+/// When something was sent, among all that is ever owed to a session.
+///
+/// After an error the node skips up to the next Sync. So what was sent is certain for whatever stands in the same batch
+/// behind it: they are done both, or skipped both. For the batches behind it is in doubt until it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    number: u64,
+    batch: u64,
+}
 
 impl OwedReplies {
     /// One more is owed.
     pub fn push(&mut self, owed: Owed) {
-        self.0.push_back(owed);
+        self.count += 1;
+        self.batch += u64::from(matches!(owed, Owed::Sync(_)));
+        self.queue.push_back(owed);
+    }
+
+    /// When the next that is owed will have been sent.
+    pub fn moment(&self) -> Moment {
+        Moment { number: self.count, batch: self.batch }
+    }
+
+    /// It has been answered, or skipped.
+    pub fn is_settled(&self, moment: Moment) -> bool {
+        self.count - u64::try_from(self.queue.len()).unwrap_or(0) > moment.number || self.queue.is_empty()
+    }
+
+    /// It may yet fail or be skipped, and what is sent now not with it.
+    pub fn is_doubtful(&self, moment: Moment) -> bool {
+        moment.batch != self.batch && !self.is_settled(moment)
     }
 
     /// The next to be answered.
     pub fn front(&self) -> Option<&Owed> {
-        self.0.front()
+        self.queue.front()
     }
 
     /// The next to be answered, to note progress.
     pub fn front_mut(&mut self) -> Option<&mut Owed> {
-        self.0.front_mut()
+        self.queue.front_mut()
     }
 
     /// The next has been answered.
     pub fn pop(&mut self) -> Option<Owed> {
-        let answered = self.0.pop_front();
-        while matches!(self.0.front(), Some(Owed::CopyEnd)) {
-            self.0.pop_front();
+        let answered = self.queue.pop_front();
+        while matches!(self.queue.front(), Some(Owed::CopyEnd)) {
+            self.queue.pop_front();
         }
         answered
     }
 
     /// A CopyDone or CopyFail has been sent while something is owed that may turn out to be a COPY.
     pub fn mark_copy_end(&mut self) {
-        if !self.0.is_empty() {
-            self.0.push_back(Owed::CopyEnd);
+        if !self.queue.is_empty() {
+            self.push(Owed::CopyEnd);
         }
     }
 
     /// Nothing is owed.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.queue.is_empty()
     }
 
     /// How much is owed.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.queue.len()
     }
 
     /// All of it.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Owed> {
-        self.0.iter()
+        self.queue.iter()
     }
 
     /// After an error in a batch the node skips everything up to Sync, also a Query. Answers what it skips; false if
     /// the Sync has not been sent yet.
     pub fn skip_to_sync(&mut self, mut skipped: impl FnMut(Owed)) -> bool {
-        while let Some(front) = self.0.front() {
+        while let Some(front) = self.queue.front() {
             if matches!(front, Owed::Sync(_)) {
                 return true;
             }
-            if let Some(owed) = self.0.pop_front() {
+            if let Some(owed) = self.queue.pop_front() {
                 skipped(owed);
             }
         }
@@ -149,10 +219,10 @@ impl OwedReplies {
     /// if the end of its data has been sent too.
     pub fn copy_begins(&mut self) -> bool {
         loop {
-            match self.0.get(1) {
-                Some(Owed::Sync(Asker::Client)) => drop(self.0.remove(1)),
+            match self.queue.get(1) {
+                Some(Owed::Sync(Asker::Client)) => drop(self.queue.remove(1)),
                 Some(Owed::CopyEnd) => {
-                    self.0.remove(1);
+                    self.queue.remove(1);
                     return false;
                 }
                 _ => return true,

@@ -1,11 +1,14 @@
 //! Statements prepared through the protocol: a client's names for them, and ours on server connections.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
 use sha2::{Digest, Sha256};
 
+use super::columns::Columns;
+use super::known::Known;
+use super::owed::{Moment, OwedReplies};
 use crate::sql::Statement;
 
 /// What identifies a prepared statement on any server connection: its text and parameter types.
@@ -27,6 +30,8 @@ pub struct Prepared {
     pub statement: Arc<Statement>,
     /// How its literals were read.
     pub reading: Reading,
+    /// Its columns as the session's own Parse has found them: what the client may rely on.
+    columns: OnceLock<Columns>,
 }
 
 /// The settings by which PostgreSQL reads the literals of a statement once, when it is prepared: DateStyle and its kin.
@@ -66,11 +71,46 @@ pub type Given = (Box<[u8]>, Option<Arc<Prepared>>);
 type Confirmed = HashMap<Box<[u8]>, Arc<Prepared>>;
 
 /// A client's prepared statements by name. Empty in most sessions, so it takes no memory until used.
+///
+/// What the node has answered is confirmed; what is on its way stands behind it in order, and each leaves the queue when
+/// it is answered or skipped. So the names are right whatever fails: nothing is believed because it was sent.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     confirmed: Option<Box<Confirmed>>,
-    /// Parse (Some) and Close (None) on their way, in order: what comes behind them means these.
-    pending: VecDeque<Given>,
+    pending: VecDeque<Pending>,
+    /// What confirmed names were before what the client has not been shown.
+    unshown: Vec<Before>,
+}
+
+/// Something on its way that gives a name or takes it away: what comes behind it means this.
+#[derive(Clone, Debug)]
+enum Pending {
+    /// A Parse (Some), or a Close or DEALLOCATE (None).
+    One(Given, Moment),
+    /// DEALLOCATE ALL or DISCARD ALL.
+    NoneLeft(Moment),
+}
+
+/// What has been changed.
+#[derive(Clone, Debug)]
+enum Before {
+    One(Given),
+    All(Option<Box<Confirmed>>),
+}
+
+impl Pending {
+    fn is_about(&self, wanted: &[u8]) -> bool {
+        match self {
+            Self::One((name, _), _) => **name == *wanted,
+            Self::NoneLeft(_) => true,
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        match self {
+            Self::One(_, moment) | Self::NoneLeft(moment) => *moment,
+        }
+    }
 }
 
 impl StatementId {
@@ -114,12 +154,34 @@ impl StatementId {
 impl Prepared {
     /// A statement as a Parse brings it.
     pub fn new(text: &[u8], types: &[u8], statement: Arc<Statement>, reading: Reading) -> Self {
-        Self { id: StatementId::of(text, types, reading), text: text.into(), types: types.into(), statement, reading }
+        let id = StatementId::of(text, types, reading);
+        Self { id, text: text.into(), types: types.into(), statement, reading, columns: OnceLock::new() }
     }
 
     /// The same statement for a session that has changed how it reads literals.
     pub fn reread(&self, reading: Reading) -> Self {
-        Self::new(&self.text, &self.types, Arc::clone(&self.statement), reading)
+        let columns = self.columns.clone();
+        Self { columns, ..Self::new(&self.text, &self.types, Arc::clone(&self.statement), reading) }
+    }
+
+    /// Its columns have been told; the first time counts.
+    pub fn tell(&self, columns: Columns) {
+        let _ = self.columns.set(columns);
+    }
+
+    /// The client may rely on its columns.
+    pub fn promises_columns(&self) -> bool {
+        self.columns.get().is_some_and(|columns| columns.has_rows())
+    }
+
+    /// On this server connection it is known to have the columns that the client may rely on, if there are any.
+    pub fn is_alike(&self, known: &Known) -> bool {
+        !self.promises_columns() || known.columns(self.id).as_ref() == self.columns.get()
+    }
+
+    /// On this server connection it is known to have other columns.
+    pub fn has_changed(&self, known: &Known) -> bool {
+        self.promises_columns() && known.columns(self.id).is_some_and(|there| Some(&there) != self.columns.get())
     }
 
     /// The same text and parameter types.
@@ -131,24 +193,41 @@ impl Prepared {
 impl Names {
     /// The statement of this name, as the next message of the batch would find it.
     pub fn get(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
-        if let Some((_, pending)) = self.pending.iter().rev().find(|(pending, _)| **pending == *name) {
-            return pending.as_ref();
+        match self.pending.iter().rev().find(|pending| pending.is_about(name)) {
+            Some(Pending::One((_, prepared), _)) => prepared.as_ref(),
+            Some(Pending::NoneLeft(_)) => None,
+            None => self.confirmed.as_ref()?.get(name),
         }
-        self.confirmed.as_ref()?.get(name)
     }
 
-    /// A Parse of this name has been seen.
-    pub fn expect(&mut self, name: &[u8], prepared: Arc<Prepared>) {
-        self.pending.push_back((name.into(), Some(prepared)));
+    /// Whether there is such a statement, and which, is in doubt until more has been answered.
+    pub fn is_doubtful(&self, name: &[u8], owed: &OwedReplies) -> bool {
+        let last = self.pending.iter().rev().find(|pending| pending.is_about(name));
+        last.is_some_and(|pending| owed.is_doubtful(pending.moment()))
     }
 
-    /// A Close of this name has been seen.
-    pub fn expect_closed(&mut self, name: &[u8]) {
-        self.pending.push_back((name.into(), None));
+    /// Any name is in doubt.
+    pub fn are_doubtful(&self, owed: &OwedReplies) -> bool {
+        self.pending.iter().any(|pending| owed.is_doubtful(pending.moment()))
     }
 
-    /// The oldest Parse or Close on its way has been skipped by the node.
-    pub fn skip(&mut self) {
+    /// A Parse of this name is sent now.
+    pub fn expect(&mut self, name: &[u8], prepared: Arc<Prepared>, now: Moment) {
+        self.pending.push_back(Pending::One((name.into(), Some(prepared)), now));
+    }
+
+    /// A Close or DEALLOCATE of this name is sent now.
+    pub fn expect_closed(&mut self, name: &[u8], now: Moment) {
+        self.pending.push_back(Pending::One((name.into(), None), now));
+    }
+
+    /// DEALLOCATE ALL or DISCARD ALL is sent now.
+    pub fn expect_none_left(&mut self, now: Moment) {
+        self.pending.push_back(Pending::NoneLeft(now));
+    }
+
+    /// The oldest on its way has been answered, or skipped by the node.
+    pub fn settle(&mut self) {
         self.pending.pop_front();
         if self.pending.is_empty() {
             self.pending = VecDeque::new();
@@ -157,50 +236,82 @@ impl Names {
 
     /// The node has prepared it: the oldest on its way.
     pub fn confirm(&mut self, name: &[u8], prepared: Arc<Prepared>) {
-        self.skip();
-        self.confirmed.get_or_insert_default().insert(name.into(), prepared);
+        self.settle();
+        self.put(name, prepared);
+    }
+
+    /// It is prepared, though no node has been asked.
+    pub fn put(&mut self, name: &[u8], prepared: Arc<Prepared>) {
+        let before = self.confirmed.get_or_insert_default().insert(name.into(), prepared);
+        self.unshown.push(Before::One((name.into(), before)));
     }
 
     /// The node has closed it: the oldest on its way.
     pub fn closed(&mut self, name: &[u8]) {
-        self.skip();
+        self.settle();
         self.remove(name);
     }
 
     /// This statement is known by another identity from now on.
     pub fn rekey(&mut self, name: &[u8], prepared: &Arc<Prepared>) {
-        if let Some((_, place)) = self.pending.iter_mut().rev().find(|(pending, _)| **pending == *name) {
-            *place = Some(Arc::clone(prepared));
-        } else if let Some(place) = self.confirmed.as_mut().and_then(|confirmed| confirmed.get_mut(name)) {
+        let last = self.pending.iter_mut().rev().find(|pending| pending.is_about(name));
+        let place = match last {
+            Some(Pending::One((_, place), _)) => place.as_mut(),
+            Some(Pending::NoneLeft(_)) => None,
+            None => self.confirmed.as_mut().and_then(|confirmed| confirmed.get_mut(name)),
+        };
+        if let Some(place) = place {
             *place = Arc::clone(prepared);
         }
     }
 
-    /// It has been closed by SQL.
+    /// It has been closed.
     pub fn remove(&mut self, name: &[u8]) {
-        if let Some(confirmed) = &mut self.confirmed {
-            confirmed.remove(name);
-            if confirmed.is_empty() {
-                self.confirmed = None;
-            }
+        let Some(confirmed) = &mut self.confirmed else { return };
+        if let Some((name, before)) = confirmed.remove_entry(name) {
+            self.unshown.push(Before::One((name, Some(before))));
+        }
+        if confirmed.is_empty() {
+            self.confirmed = None;
         }
     }
 
     /// All have been closed.
     pub fn clear(&mut self) {
-        self.confirmed = None;
+        self.unshown.push(Before::All(self.confirmed.take()));
     }
 
-    /// The node is lost, with every Parse and Close on its way.
-    pub fn forget_pending(&mut self) {
+    /// The client has been shown whatever was answered.
+    pub fn shown(&mut self) {
+        if !self.unshown.is_empty() {
+            self.unshown = Vec::new();
+        }
+    }
+
+    /// What is on its way is forgotten, and what the client has not been shown of the answers is taken back: it is done
+    /// anew, or never was.
+    pub fn rewind(&mut self) {
         self.pending = VecDeque::new();
+        while let Some(before) = self.unshown.pop() {
+            match before {
+                Before::One((name, Some(prepared))) => {
+                    self.confirmed.get_or_insert_default().insert(name, prepared);
+                }
+                Before::One((name, None)) => {
+                    self.confirmed.as_mut().and_then(|confirmed| confirmed.remove(&name));
+                }
+                Before::All(all) => self.confirmed = all,
+            }
+        }
     }
 
     /// The client's name for a statement, to be shown in place of ours.
     pub fn name_of(&self, id: StatementId) -> Option<&[u8]> {
-        let confirmed =
-            self.confirmed.iter().flat_map(|names| names.iter()).map(|(name, prepared)| (name, Some(prepared)));
-        let pending = self.pending.iter().map(|(name, prepared)| (name, prepared.as_ref()));
-        pending.chain(confirmed).find(|(_, prepared)| prepared.is_some_and(|p| p.id == id)).map(|(name, _)| &**name)
+        let pending = self.pending.iter().filter_map(|pending| match pending {
+            Pending::One((name, Some(prepared)), _) => Some((name, prepared)),
+            _ => None,
+        });
+        let confirmed = self.confirmed.iter().flat_map(|names| names.iter());
+        pending.chain(confirmed).find(|(_, prepared)| prepared.id == id).map(|(name, _)| &**name)
     }
 }

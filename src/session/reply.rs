@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId};
+use super::translate::{RESERVED, closed_names};
 use super::{Ended, Session};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{self, ErrorFields};
@@ -23,6 +24,9 @@ pub enum Reply {
     Replace(BytesMut),
     /// An error that need not be the last word: the same statement on the primary may succeed. See [`Session::rewind`].
     Refused(SqlState),
+    /// The columns of a statement have changed on this node, which is told with these bytes in place of the reply. On the
+    /// primary they may not have.
+    Stale(BytesMut),
     /// The node ends the connection, for this reason; no more will come.
     NodeEnds(SqlState),
     /// The node is torn down and says so in a warning about its own connection: no more will come, and whether anything
@@ -48,7 +52,7 @@ impl Session {
     /// Takes one whole message of the node that [`matters`].
     pub fn reply(&mut self, tag: u8, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
         match tag {
-            backend::READY_FOR_QUERY => self.ready(body),
+            backend::READY_FOR_QUERY => self.ready(body, known),
             backend::COMMAND_COMPLETE | backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
                 if matches!(self.owed.front(), Some(Owed::DiscardSequences)) {
                     return Ok(Reply::Hide);
@@ -58,14 +62,16 @@ impl Session {
                 Ok(Reply::Forward)
             }
             backend::ERROR_RESPONSE => Ok(self.failed(body, known)),
-            backend::PARSE_COMPLETE => self.parsed(),
+            backend::PARSE_COMPLETE => self.parsed(known),
             backend::BIND_COMPLETE => self.answered(tag, |owed| matches!(owed, Owed::Bind)),
-            backend::CLOSE_COMPLETE => self.closed(),
+            backend::CLOSE_COMPLETE => self.closed(known),
             backend::ROW_DESCRIPTION | backend::NO_DATA => {
-                if matches!(self.owed.front(), Some(Owed::Describe)) {
-                    self.owed.pop();
-                }
-                Ok(Reply::Forward)
+                let asker = self.described(tag, body, known);
+                Ok(if asker == Some(Asker::Us) { Reply::Hide } else { Reply::Forward })
+            }
+            backend::PARAMETER_DESCRIPTION => {
+                let is_ours = self.owed.front().is_some_and(|owed| owed.asker() == Asker::Us);
+                Ok(if is_ours { Reply::Hide } else { Reply::Forward })
             }
             backend::COPY_IN_RESPONSE | backend::COPY_BOTH_RESPONSE => {
                 self.flow.copy_in = self.owed.copy_begins();
@@ -80,10 +86,17 @@ impl Session {
         }
     }
 
-    fn ready(&mut self, body: &[u8]) -> Result<Reply, OutOfStep> {
+    fn ready(&mut self, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
         let out_of_step = OutOfStep { tag: backend::READY_FOR_QUERY };
         let status = TransactionStatus::read(body).map_err(|_| out_of_step)?;
         let owed = self.owed.pop().filter(Owed::ends_with_ready).ok_or(out_of_step)?;
+        if matches!(owed, Owed::Query { .. } | Owed::DiscardSequences) {
+            self.settle_unnamed(None);
+            known.unnamed_settles(None);
+        }
+        if self.owed.is_empty() {
+            self.doubts.clear();
+        }
         self.transaction.status = status;
         self.transaction.ended = Ended::No;
         if status == TransactionStatus::Failed {
@@ -126,6 +139,9 @@ impl Session {
             Some(Owed::Execute(_)) => {
                 self.flow.copy_in = false;
                 if let Some(Owed::Execute(Some(statement))) = self.owed.pop() {
+                    if closed_names(&statement).is_some() {
+                        self.names.settle();
+                    }
                     self.done(&statement, 0, known);
                 }
             }
@@ -133,34 +149,67 @@ impl Session {
         }
     }
 
-    fn parsed(&mut self) -> Result<Reply, OutOfStep> {
+    fn parsed(&mut self, known: &mut Known) -> Result<Reply, OutOfStep> {
         match self.owed.pop() {
-            Some(Owed::Parse { name, prepared, unnamed, by: Asker::Client, is_new }) => {
-                if let Some(id) = unnamed {
-                    self.settled_unnamed = Some((prepared, id));
-                } else if is_new {
-                    self.names.confirm(&name, prepared);
+            Some(Owed::Parse { name, prepared, unnamed: None, by }) => {
+                self.settle_statement(prepared.id, true, known);
+                if by == Asker::Us {
+                    return Ok(Reply::Hide);
                 }
+                self.names.confirm(&name, prepared);
                 Ok(Reply::Forward)
             }
-            Some(Owed::Parse { by: Asker::Us, .. }) => Ok(Reply::Hide),
+            Some(Owed::Parse { prepared, unnamed: Some(id), by, .. }) => {
+                known.unnamed_settles(Some(id));
+                if by == Asker::Us {
+                    return Ok(Reply::Hide);
+                }
+                self.settle_unnamed(Some((prepared, id)));
+                Ok(Reply::Forward)
+            }
+            Some(Owed::OurParse) => Ok(Reply::Hide),
             _ => Err(OutOfStep { tag: backend::PARSE_COMPLETE }),
         }
     }
 
-    fn closed(&mut self) -> Result<Reply, OutOfStep> {
+    fn closed(&mut self, known: &mut Known) -> Result<Reply, OutOfStep> {
         match self.owed.pop() {
             Some(Owed::CloseStatement(name)) => {
                 self.names.closed(&name);
+                self.sql_closed(&name, known);
                 if name.is_empty() {
-                    self.settled_unnamed = None;
+                    self.settle_unnamed(None);
+                    known.unnamed_settles(None);
                 }
                 Ok(Reply::Forward)
             }
             Some(Owed::ClosePortal) => Ok(Reply::Forward),
-            Some(Owed::CloseOurs(_) | Owed::CloseUnnamed) => Ok(Reply::Hide),
+            Some(Owed::CloseOurs(id)) => {
+                self.settle_statement(id, false, known);
+                Ok(Reply::Hide)
+            }
+            Some(Owed::CloseUnnamed) => {
+                known.unnamed_settles(None);
+                Ok(Reply::Hide)
+            }
+            Some(Owed::OurClose) => Ok(Reply::Hide),
             _ => Err(OutOfStep { tag: backend::CLOSE_COMPLETE }),
         }
+    }
+
+    /// The server connection has this statement now, or not: so it will be, unless something behind changes it again.
+    pub(super) fn settle_statement(&self, id: StatementId, is_there: bool, known: &mut Known) {
+        let last = self.owed.iter().rev().find_map(|owed| owed.makes_or_closes().filter(|(other, _)| *other == id));
+        match last.map_or(is_there, |(_, will_be)| will_be) {
+            true => known.has(id),
+            false => known.remove(id),
+        }
+    }
+
+    /// The node has given or dropped the session's unnamed statement.
+    fn settle_unnamed(&mut self, unnamed: Option<(Arc<Prepared>, UnnamedId)>) {
+        let before = std::mem::replace(&mut self.settled_unnamed, unnamed);
+        self.unshown_unnamed.get_or_insert(before);
     }
 
     fn answered(&mut self, tag: u8, is_due: impl Fn(&Owed) -> bool) -> Result<Reply, OutOfStep> {
@@ -179,13 +228,18 @@ impl Session {
         }
         self.flow.copy_in = false;
         self.commits_inside_failed();
-        let ours = self.name_in_error(body, &fields);
+        if matches!(self.owed.front(), Some(Owed::Stale)) {
+            let told = self.changed_columns();
+            self.skip_failed(known);
+            return Reply::Stale(told);
+        }
+        let ours = self.name_in_error(body, &fields, known);
         self.skip_failed(known);
         if worth_a_retry(fields.code) {
             return Reply::Refused(fields.code);
         }
         match ours {
-            Some((id, name)) => Reply::Replace(with_client_name(body, id, &name)),
+            Some((ours, name)) => Reply::Replace(with_client_name(body, &ours, &name)),
             None => Reply::Forward,
         }
     }
@@ -200,38 +254,46 @@ impl Session {
         }
     }
 
-    /// The node skips what was sent up to Sync. It has none of the statements that were to be prepared there, and still
-    /// those that were to be closed.
+    /// The node skips what was sent up to Sync: of what stands there nothing is made, given or closed.
     fn skip_failed(&mut self, known: &mut Known) {
         let Some(failed) = self.owed.front() else { return };
         if matches!(failed, Owed::Query { .. } | Owed::FunctionCall | Owed::DiscardSequences) {
             return;
         }
-        if matches!(failed, Owed::Parse { unnamed: Some(_), by: Asker::Client, .. }) {
-            self.settled_unnamed = None; // PostgreSQL drops it before it looks at the new one
+        // PostgreSQL drops it before it looks at the new one.
+        if let Owed::Parse { unnamed: Some(_), by, .. } = failed {
+            known.unnamed_settles(None);
+            if *by == Asker::Client {
+                self.settle_unnamed(None);
+            }
         }
         let names = &mut self.names;
-        let (mut not_closed, mut not_parsed) = (Vec::new(), false);
-        let sync_is_sent = self.owed.skip_to_sync(|owed| match owed {
-            Owed::Parse { unnamed: Some(_), .. } => not_parsed = true,
-            Owed::Parse { prepared, is_new: true, by, .. } => {
-                known.remove(prepared.id);
-                if by == Asker::Client {
-                    names.skip();
-                }
+        // What was to be closed first is still there, what was to be made first is not.
+        let mut untouched = Vec::new();
+        let sync_is_sent = self.owed.skip_to_sync(|owed| {
+            if let Some((id, will_be)) = owed.makes_or_closes()
+                && untouched.iter().all(|(other, _)| *other != id)
+            {
+                untouched.push((id, !will_be));
             }
-            Owed::CloseStatement(_) => names.skip(),
-            Owed::CloseOurs(id) => not_closed.push(id),
-            _ => {}
+            match owed {
+                Owed::Parse { unnamed: None, by: Asker::Client, .. } | Owed::CloseStatement(_) => names.settle(),
+                Owed::Execute(Some(statement)) if closed_names(&statement).is_some() => names.settle(),
+                _ => {}
+            }
         });
-        for id in not_closed {
-            known.add(id, usize::MAX);
+        for (id, is_there) in untouched {
+            self.settle_statement(id, is_there, known);
         }
         self.flow.skipping = !sync_is_sent;
+        if !sync_is_sent {
+            // Also where a Query has been sent behind: the node waits for a Sync.
+            self.flow.batch_open = true;
+            self.undescribed = None;
+        }
         self.unnamed = self.unnamed_to_be();
-        let is_to_be_parsed = self.owed.iter().any(|owed| matches!(owed, Owed::Parse { unnamed: Some(_), .. }));
-        if not_parsed && !is_to_be_parsed {
-            known.unnamed = None;
+        if !self.owed.iter().any(Owed::changes_unnamed) {
+            known.unnamed_stays();
         }
     }
 
@@ -251,15 +313,22 @@ impl Session {
     }
 
     /// An error that names one of our statement names must speak of the client's.
-    fn name_in_error(&self, body: &[u8], fields: &ErrorFields<'_>) -> Option<(StatementId, Box<[u8]>)> {
+    fn name_in_error(&self, body: &[u8], fields: &ErrorFields<'_>, known: &mut Known) -> Option<(Vec<u8>, Box<[u8]>)> {
         if !matches!(fields.code.as_str(), "42P05" | "26000") {
             return None;
         }
-        let id = StatementId::first_in(body)?;
-        match self.owed.front() {
-            Some(Owed::Parse { name, by: Asker::Client, .. }) if !name.is_empty() => Some((id, name.clone())),
-            _ => Some((id, self.names.name_of(id)?.into())),
+        if let Some(Owed::ParseTaken(name)) = self.owed.front() {
+            return Some((RESERVED.to_vec(), name.clone()));
         }
+        let id = StatementId::first_in(body)?;
+        let name = match self.owed.front() {
+            Some(Owed::Parse { name, by: Asker::Client, .. }) if !name.is_empty() => name.clone(),
+            _ => self.names.name_of(id)?.into(),
+        };
+        if fields.code.as_str() == "26000" {
+            known.remove(id); // closed behind our back, as by a function
+        }
+        Some((id.server_name().to_vec(), name))
     }
 
     /// Whether a node is a standby is not the client's business: to it Trunkline is the primary.
@@ -312,8 +381,7 @@ fn notice(body: &[u8]) -> Reply {
     if code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CRASH_SHUTDOWN { Reply::NodeDies } else { Reply::Forward }
 }
 
-fn with_client_name(body: &[u8], id: StatementId, name: &[u8]) -> BytesMut {
-    let ours = id.server_name();
+fn with_client_name(body: &[u8], ours: &[u8], name: &[u8]) -> BytesMut {
     let mut changed = Vec::with_capacity(body.len());
     let mut rest = body;
     while let Some(at) = rest.windows(ours.len()).position(|window| window == ours) {

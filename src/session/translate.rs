@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::Session;
+use super::doubt::closes_names;
 use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Owed};
-use super::prepared::Prepared;
+use super::prepared::{Prepared, StatementId};
 use crate::sql::{Kind, SessionChange, Statement};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
@@ -35,16 +36,22 @@ impl Session {
         out: &mut BytesMut,
     ) -> Result<(), Truncated> {
         if self.flow.skipping && message.tag != frontend::SYNC {
+            self.undescribed = None;
             self.drop_gathered(message.tag);
             return Ok(());
         }
+        if let Some((name, prepared)) = self.undescribed.take()
+            && !describes(&message, &name)
+        {
+            self.describe_ours(&prepared, out);
+        }
         self.catalog.may_change |= self.gathered.may_change_catalog || message.tag == frontend::FUNCTION_CALL;
         match message.tag {
-            frontend::QUERY => self.translate_query(message, known, prepared_limit, out),
+            frontend::QUERY => self.translate_query(message, known, out),
             frontend::PARSE => self.translate_parse(Parse::read(message.body)?, known, prepared_limit, out),
             frontend::BIND => self.translate_bind(message, Bind::read(message.body)?, known, prepared_limit, out),
             frontend::DESCRIBE => self.translate_describe(message, known, prepared_limit, out)?,
-            frontend::CLOSE => self.translate_close(message, out)?,
+            frontend::CLOSE => self.translate_close(message, known, out)?,
             frontend::EXECUTE => {
                 let portal = frontend::execute_portal(message.body)?;
                 let statement =
@@ -52,6 +59,7 @@ impl Session {
                 if statement.as_ref().is_none_or(|statement| may_call_nextval(statement)) {
                     known.last_writer = Some(self.id);
                 }
+                self.expect_names_closed(statement.as_deref());
                 self.send(message.whole, Owed::Execute(statement), out);
             }
             frontend::SYNC => self.translate_sync(message, out),
@@ -81,89 +89,139 @@ impl Session {
         out.extend_from_slice(bytes);
     }
 
-    fn translate_query(&mut self, message: Message<'_>, known: &mut Known, limit: usize, out: &mut BytesMut) {
+    fn translate_query(&mut self, message: Message<'_>, known: &mut Known, out: &mut BytesMut) {
         let Some(statement) = self.gathered.queries.pop_front() else { return };
         // PostgreSQL drops the unnamed statement with every Query.
         self.unnamed = None;
         known.unnamed = None;
+        self.doubts.query_drops_unnamed(&self.owed, self.flow.batch_open);
         if may_call_nextval(&statement) {
             known.last_writer = Some(self.id);
         }
-        match self.deallocates_ours(&statement) {
-            Some(prepared) => {
-                self.ensure(&prepared, known, limit, out);
-                frontend::put_query(out, &deallocate_text(&prepared));
-            }
-            None => out.extend_from_slice(message.whole),
+        let mut stand_ins = Vec::new();
+        if self.deallocates_ours(&statement) {
+            self.put_ours(RESERVED, b"", out);
+            frontend::put_query(out, DEALLOCATE_RESERVED);
+        } else {
+            stand_ins = self.stand_ins(&statement);
+            stand_ins.iter().for_each(|name| self.put_ours(name.as_bytes(), b"", out));
+            out.extend_from_slice(message.whole);
+        }
+        if statement.parts.iter().flat_map(|part| &part.session).any(closes_names) {
+            self.doubts.query_closes_names(self.owed.moment());
         }
         self.flow.batch_open = false;
         self.owed.push(Owed::Query { statement, completed: 0 });
+        if !stand_ins.is_empty() {
+            for name in stand_ins {
+                frontend::put_target(out, frontend::CLOSE, Target::Statement, name.as_bytes());
+                self.owed.push(Owed::OurClose);
+            }
+            frontend::put_bare(out, frontend::FLUSH);
+        }
     }
 
-    /// DEALLOCATE by SQL of a statement that was prepared through the protocol, where it has a name of ours.
-    fn deallocates_ours(&self, statement: &Statement) -> Option<Arc<Prepared>> {
-        let part = statement.only().filter(|part| part.kind == Kind::Deallocate)?;
-        match &*part.session {
-            [SessionChange::Deallocate(name)] => self.names.get(name.as_bytes()).cloned(),
+    /// Names of statements of ours that a Query closes among other things, or wants to give once more: what it finds on
+    /// the server connection are empty statements of these names, which are there for this Query only.
+    fn stand_ins(&self, statement: &Statement) -> Vec<Arc<str>> {
+        let changes = statement.parts.iter().flat_map(|part| &part.session);
+        let named = changes.filter_map(|change| match change {
+            SessionChange::Deallocate(name) | SessionChange::Prepare { name, .. } => Some(name),
             _ => None,
+        });
+        named.filter(|name| self.names.get(name.as_bytes()).is_some()).cloned().collect()
+    }
+
+    /// DEALLOCATE by SQL, and nothing else, of a statement that was prepared through the protocol: on the server
+    /// connection it has a name of ours, and stays there for other sessions, as with Close.
+    fn deallocates_ours(&self, statement: &Statement) -> bool {
+        let Some(part) = statement.only().filter(|part| part.kind == Kind::Deallocate) else { return false };
+        matches!(&*part.session, [SessionChange::Deallocate(name)] if self.names.get(name.as_bytes()).is_some())
+    }
+
+    /// What this statement closes does not exist for what comes behind it in the batch.
+    fn expect_names_closed(&mut self, statement: Option<&Statement>) {
+        let now = self.owed.moment();
+        match statement.and_then(closed_names) {
+            Some(SessionChange::Deallocate(name)) => self.names.expect_closed(name.as_bytes(), now),
+            Some(_) => self.names.expect_none_left(now),
+            None => {}
         }
+    }
+
+    /// A statement of ours under a reserved name, to be used at once.
+    fn put_ours(&mut self, name: &[u8], text: &[u8], out: &mut BytesMut) {
+        frontend::put_target(out, frontend::CLOSE, Target::Statement, name);
+        self.owed.push(Owed::OurClose);
+        frontend::put_parse(out, Parse { name, text, types: &[0, 0] });
+        self.owed.push(Owed::OurParse);
     }
 
     fn translate_parse(&mut self, parse: Parse<'_>, known: &mut Known, limit: usize, out: &mut BytesMut) {
         let Some(prepared) = self.gathered.parsed.pop_front() else { return };
-        let mut owed = Owed::Parse {
-            name: parse.name.into(),
-            prepared: Arc::clone(&prepared),
-            unnamed: None,
-            by: Asker::Client,
-            is_new: true,
-        };
+        self.flow.batch_open = true;
         if parse.name.is_empty() {
             self.unnamed_count += 1;
-            let unnamed = UnnamedId(self.id, self.unnamed_count);
-            owed = Owed::Parse {
-                name: [].into(),
-                prepared: Arc::clone(&prepared),
-                unnamed: Some(unnamed),
-                by: Asker::Client,
-                is_new: true,
-            };
-            let text = self.deallocates_ours(&prepared.statement).map(|ours| {
-                self.ensure(&ours, known, limit, out);
-                deallocate_text(&ours)
-            });
-            self.unnamed = Some((prepared, unnamed));
-            known.unnamed = Some(unnamed);
-            let text = text.as_ref().map_or(parse.text, |text| text.as_bytes());
-            frontend::put_parse(out, Parse { text, ..parse });
+            let id = UnnamedId(self.id, self.unnamed_count);
+            self.unnamed = Some((Arc::clone(&prepared), id));
+            self.parse_unnamed(parse, prepared, id, Asker::Client, known, out);
+        } else if self.names.get(parse.name).is_some() || self.sql_prepared_has(parse.name) {
+            // The name is taken: PostgreSQL says so, or what else is wrong. The statement that has it must not be touched.
+            self.put_ours(RESERVED, b"", out);
+            frontend::put_parse(out, Parse { name: RESERVED, ..parse });
+            self.owed.push(Owed::ParseTaken(parse.name.into()));
         } else {
-            // The name is taken: PostgreSQL refuses, and so will it under the name of the statement that has it.
-            let id = match self.names.get(parse.name).cloned() {
-                Some(taken) => {
-                    self.ensure(&taken, known, limit, out);
-                    let id = taken.id;
-                    owed = Owed::Parse {
-                        name: parse.name.into(),
-                        prepared: taken,
-                        unnamed: None,
-                        by: Asker::Client,
-                        is_new: false,
-                    };
-                    id
-                }
-                None => {
-                    if known.uses(prepared.id) {
-                        self.close_ours(&prepared, known, out);
-                    }
-                    self.make_room(&prepared, known, limit, out);
-                    self.names.expect(parse.name, Arc::clone(&prepared));
-                    prepared.id
-                }
-            };
-            frontend::put_parse(out, Parse { name: &id.server_name(), ..parse });
+            if known.uses(prepared.id) || self.doubts.has(prepared.id, &self.owed) {
+                self.close_ours(prepared.id, known, out);
+            }
+            self.names.expect(parse.name, Arc::clone(&prepared), self.owed.moment());
+            self.parse_named(parse.name, &prepared, Asker::Client, known, limit, out);
+            self.undescribed = Some((parse.name.into(), prepared));
         }
-        self.flow.batch_open = true;
-        self.owed.push(owed);
+    }
+
+    /// The reserved name is nobody's.
+    fn put_no_statement(&mut self, out: &mut BytesMut) {
+        frontend::put_target(out, frontend::CLOSE, Target::Statement, RESERVED);
+        self.owed.push(Owed::OurClose);
+    }
+
+    fn sql_prepared_has(&self, name: &[u8]) -> bool {
+        std::str::from_utf8(name).is_ok_and(|name| self.sql_prepared.get(name).is_some())
+    }
+
+    fn parse_unnamed(
+        &mut self,
+        parse: Parse<'_>,
+        prepared: Arc<Prepared>,
+        id: UnnamedId,
+        by: Asker,
+        known: &mut Known,
+        out: &mut BytesMut,
+    ) {
+        known.unnamed = Some(id);
+        self.doubts.unnamed_changes(self.owed.moment());
+        frontend::put_parse(out, parse);
+        self.owed.push(Owed::Parse { name: [].into(), prepared, unnamed: Some(id), by });
+    }
+
+    /// The server connection gets this statement under our name, which it does not have.
+    pub(super) fn parse_named(
+        &mut self,
+        name: &[u8],
+        prepared: &Arc<Prepared>,
+        by: Asker,
+        known: &mut Known,
+        limit: usize,
+        out: &mut BytesMut,
+    ) {
+        if let Some(oldest) = known.add(prepared.id, limit) {
+            self.put_close(oldest, out);
+        }
+        self.doubts.statement_changes(prepared.id, &self.owed);
+        let ours = prepared.id.server_name();
+        frontend::put_parse(out, Parse { name: &ours, text: &prepared.text, types: &prepared.types });
+        self.owed.push(Owed::Parse { name: name.into(), prepared: Arc::clone(prepared), unnamed: None, by });
     }
 
     fn translate_bind(
@@ -177,14 +235,29 @@ impl Session {
         let statement = self.prepared_for_use(bind.statement, known, limit, out);
         self.portals.retain(|(name, _)| **name != *bind.portal);
         match statement {
+            Some(prepared) if !bind.statement.is_empty() && prepared.has_changed(known) => {
+                self.put_no_statement(out);
+                frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
+                self.flow.batch_open = true;
+                self.owed.push(Owed::Stale);
+                return;
+            }
             Some(prepared) => {
                 self.portals.push((bind.portal.into(), Arc::clone(&prepared.statement)));
-                if bind.statement.is_empty() {
+                if self.deallocates_ours(&prepared.statement) {
+                    self.put_ours(DEALLOCATES, DEALLOCATE_RESERVED.as_bytes(), out);
+                    self.put_ours(RESERVED, b"", out);
+                    frontend::put_bind(out, Bind { statement: DEALLOCATES, ..bind }, message.missing);
+                } else if bind.statement.is_empty() {
                     out.extend_from_slice(message.whole);
                 } else {
                     let bind = Bind { statement: &prepared.id.server_name(), ..bind };
                     frontend::put_bind(out, bind, message.missing);
                 }
+            }
+            None if is_ours(bind.statement) => {
+                self.put_no_statement(out);
+                frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
             }
             None => out.extend_from_slice(message.whole),
         }
@@ -199,30 +272,59 @@ impl Session {
         limit: usize,
         out: &mut BytesMut,
     ) -> Result<(), Truncated> {
+        let mut of = None;
+        self.flow.batch_open = true;
         match frontend::target_fields(message.body)? {
             (Target::Statement, name) => match self.prepared_for_use(name, known, limit, out) {
+                Some(prepared) if !name.is_empty() && prepared.has_changed(known) => {
+                    // PostgreSQL tells the parameters before it finds that out.
+                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &prepared.id.server_name());
+                    self.owed.push(Owed::DescribeParameters);
+                    self.put_no_statement(out);
+                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
+                    self.owed.push(Owed::Stale);
+                    return Ok(());
+                }
                 Some(prepared) if !name.is_empty() => {
                     let ours = prepared.id.server_name();
                     frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &ours);
+                    of = Some(prepared);
+                }
+                None if is_ours(name) => {
+                    self.put_no_statement(out);
+                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
                 }
                 _ => out.extend_from_slice(message.whole),
             },
             (Target::Portal, _) => out.extend_from_slice(message.whole),
         }
-        self.flow.batch_open = true;
-        self.owed.push(Owed::Describe);
+        self.owed.push(Owed::Describe { of, by: Asker::Client });
         Ok(())
     }
 
     /// Our statements stay on the server connection for other sessions; the client's own name does not exist there, and
     /// closing what does not exist is answered with CloseComplete.
-    fn translate_close(&mut self, message: Message<'_>, out: &mut BytesMut) -> Result<(), Truncated> {
+    fn translate_close(
+        &mut self,
+        message: Message<'_>,
+        known: &mut Known,
+        out: &mut BytesMut,
+    ) -> Result<(), Truncated> {
         let owed = match frontend::target_fields(message.body)? {
             (Target::Statement, name) => {
+                let now = self.owed.moment();
                 if name.is_empty() {
                     self.unnamed = None;
+                    known.unnamed = None;
+                    self.doubts.unnamed_changes(now);
                 }
-                self.names.expect_closed(name);
+                self.names.expect_closed(name, now);
+                if is_ours(name) {
+                    self.flow.batch_open = true;
+                    self.owed.push(Owed::CloseStatement(name.into()));
+                    frontend::put_target(out, frontend::CLOSE, Target::Statement, RESERVED);
+                    return Ok(());
+                }
                 Owed::CloseStatement(name.into())
             }
             (Target::Portal, name) => {
@@ -286,21 +388,14 @@ impl Session {
             Some((prepared, id)) if known.unnamed == Some(*id) => Some(Arc::clone(prepared)),
             Some((prepared, id)) => {
                 let (prepared, id) = (Arc::clone(prepared), *id);
-                known.unnamed = Some(id);
                 let parse = Parse { name: b"", text: &prepared.text, types: &prepared.types };
-                frontend::put_parse(out, parse);
-                self.owed.push(Owed::Parse {
-                    name: [].into(),
-                    prepared: Arc::clone(&prepared),
-                    unnamed: Some(id),
-                    by: Asker::Us,
-                    is_new: false,
-                });
+                self.parse_unnamed(parse, Arc::clone(&prepared), id, Asker::Us, known, out);
                 Some(prepared)
             }
             None => {
                 // Another session's unnamed statement may be there: it must not be met.
                 known.unnamed = None;
+                self.doubts.unnamed_changes(self.owed.moment());
                 frontend::put_target(out, frontend::CLOSE, Target::Statement, b"");
                 self.owed.push(Owed::CloseUnnamed);
                 None
@@ -310,32 +405,25 @@ impl Session {
 
     /// The server connection will have this statement under our name.
     fn ensure(&mut self, prepared: &Arc<Prepared>, known: &mut Known, limit: usize, out: &mut BytesMut) {
-        if known.uses(prepared.id) {
+        let is_doubtful = self.doubts.has(prepared.id, &self.owed);
+        if known.uses(prepared.id) && !is_doubtful {
             return;
         }
-        self.make_room(prepared, known, limit, out);
-        let name = prepared.id.server_name();
-        frontend::put_parse(out, Parse { name: &name, text: &prepared.text, types: &prepared.types });
-        self.owed.push(Owed::Parse {
-            name: [].into(),
-            prepared: Arc::clone(prepared),
-            unnamed: None,
-            by: Asker::Us,
-            is_new: true,
-        });
-    }
-
-    fn make_room(&mut self, prepared: &Prepared, known: &mut Known, limit: usize, out: &mut BytesMut) {
-        if let Some(oldest) = known.add(prepared.id, limit) {
-            frontend::put_target(out, frontend::CLOSE, Target::Statement, &oldest.server_name());
-            self.owed.push(Owed::CloseOurs(oldest));
+        if is_doubtful {
+            self.close_ours(prepared.id, known, out);
         }
+        self.parse_named(b"", prepared, Asker::Us, known, limit, out);
     }
 
-    fn close_ours(&mut self, prepared: &Prepared, known: &mut Known, out: &mut BytesMut) {
-        known.remove(prepared.id);
-        frontend::put_target(out, frontend::CLOSE, Target::Statement, &prepared.id.server_name());
-        self.owed.push(Owed::CloseOurs(prepared.id));
+    pub(super) fn close_ours(&mut self, id: StatementId, known: &mut Known, out: &mut BytesMut) {
+        known.remove(id);
+        self.put_close(id, out);
+    }
+
+    fn put_close(&mut self, id: StatementId, out: &mut BytesMut) {
+        self.doubts.statement_changes(id, &self.owed);
+        frontend::put_target(out, frontend::CLOSE, Target::Statement, &id.server_name());
+        self.owed.push(Owed::CloseOurs(id));
     }
 
     /// A message that is dropped takes along what the survey has put aside for it.
@@ -359,7 +447,26 @@ fn may_call_nextval(statement: &Statement) -> bool {
 /// Makes a server connection forget what currval and lastval would answer.
 pub const DISCARD_SEQUENCES: &str = "DISCARD SEQUENCES";
 
-fn deallocate_text(prepared: &Prepared) -> String {
-    let name = prepared.id.server_name();
-    format!("DEALLOCATE {}", std::str::from_utf8(&name).unwrap_or_default())
+/// The name of an empty statement that is there only to be deallocated, or to be in the way of another.
+pub(super) const RESERVED: &[u8] = b"tl_reserved";
+
+const DEALLOCATE_RESERVED: &str = "DEALLOCATE tl_reserved";
+
+/// This message describes the statement of this name.
+fn describes(message: &Message<'_>, name: &[u8]) -> bool {
+    let is_target = |(target, described): (Target, &[u8])| target == Target::Statement && *described == *name;
+    message.tag == frontend::DESCRIBE && frontend::target_fields(message.body).is_ok_and(is_target)
+}
+
+/// No client's names reach names of ours: what they stand for is other sessions'.
+fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(b"tl_")
+}
+
+/// The name of a statement that deallocates the reserved one.
+const DEALLOCATES: &[u8] = b"tl_deallocates";
+
+/// The change by which the only statement closes names, if it does.
+pub(super) fn closed_names(statement: &Statement) -> Option<&SessionChange> {
+    statement.only()?.session.iter().find(|change| closes_names(change))
 }

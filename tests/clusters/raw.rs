@@ -207,15 +207,19 @@ pub(crate) fn bind(statement: &str, values: &[&[u8]]) -> Vec<u8> {
     built(|out| frontend::put_bind(out, Bind { portal: b"", statement: statement.as_bytes(), rest: &rest }, 0))
 }
 
-/// A Close of a statement.
-pub(crate) fn close(name: &str) -> Vec<u8> {
-    let length = u32::try_from(name.len() + 6).unwrap();
-    [b"C", &length.to_be_bytes()[..], b"S", name.as_bytes(), b"\0"].concat()
-}
-
 /// An Execute of the unnamed portal.
 pub(crate) fn execute() -> Vec<u8> {
     b"E\0\0\0\x09\0\0\0\0\0".to_vec()
+}
+
+/// A Describe of a statement.
+pub(crate) fn describe(statement: &str) -> Vec<u8> {
+    built(|out| frontend::put_target(out, frontend::DESCRIBE, frontend::Target::Statement, statement.as_bytes()))
+}
+
+/// A Close of a statement.
+pub(crate) fn close(statement: &str) -> Vec<u8> {
+    built(|out| frontend::put_target(out, frontend::CLOSE, frontend::Target::Statement, statement.as_bytes()))
 }
 
 /// A CopyData.

@@ -6,6 +6,7 @@ mod config_problems;
 mod config_reference;
 mod fuzz;
 mod rules;
+mod session_machine;
 mod sql_cache;
 mod sql_golden;
 mod sql_parser;

@@ -1,0 +1,238 @@
+//! What the rows of a prepared statement look like, as a client is told it once: names, types and their modifiers.
+//!
+//! PostgreSQL holds a prepared statement to the columns that it had when it was prepared, and refuses to run it (0A000)
+//! when a table has changed so that they would be others. A session's statement is prepared on many server connections at
+//! many times; so where one of them is not known to have the columns that the session's own Parse found, it is prepared
+//! anew there before it is used. If they have changed, the session is told what PostgreSQL would have told it.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use sha2::{Digest, Sha256};
+
+use super::Session;
+use super::known::Known;
+use super::owed::{Asker, Owed};
+use super::prepared::{Prepared, StatementId};
+use crate::wire::backend::TransactionStatus;
+use crate::wire::error_response::{Severity, put_error};
+use crate::wire::frontend::{self, Parse, Target};
+use crate::wire::reader::{Reader, Truncated};
+use crate::wire::{SqlState, backend};
+
+/// A digest of the columns; None of them where the statement answers no rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Columns(Option<[u8; 16]>);
+
+impl Columns {
+    /// What a RowDescription or a NoData tells. Of a column's origin and its format nothing is kept: neither is promised.
+    pub fn told(tag: u8, body: &[u8]) -> Result<Self, Truncated> {
+        if tag == backend::NO_DATA {
+            return Ok(Self(None));
+        }
+        let mut reader = Reader::new(body);
+        let mut digest = Sha256::new();
+        for _ in 0..reader.i16()? {
+            let name = reader.cstr()?;
+            let (_table, _number) = (reader.i32()?, reader.i16()?);
+            let (type_oid, _size, modifier, _format) = (reader.i32()?, reader.i16()?, reader.i32()?, reader.i16()?);
+            digest.update(name);
+            digest.update([0]);
+            digest.update(type_oid.to_be_bytes());
+            digest.update(modifier.to_be_bytes());
+        }
+        let whole: [u8; 32] = digest.finalize().into();
+        Ok(Self(whole.first_chunk().copied()))
+    }
+
+    /// There are rows to be promised.
+    pub fn has_rows(self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl Session {
+    /// Statements of the gathered unit must be prepared anew on this server connection before they are used.
+    pub fn must_verify(&self, known: &Known) -> bool {
+        !self.flow.skipping && self.unverified(known).next().is_some()
+    }
+
+    fn unverified(&self, known: &Known) -> impl Iterator<Item = &Arc<Prepared>> {
+        let gathered = &self.gathered;
+        let is_open = |prepared: &Prepared| !gathered.verified.contains(&prepared.id);
+        gathered.uses.iter().filter(move |prepared| is_open(prepared) && !prepared.is_alike(known))
+    }
+
+    /// Prepares them anew, and asks for their columns. Once: what they turn out to be decides.
+    pub fn verify(&mut self, known: &mut Known, limit: usize, out: &mut BytesMut) {
+        let unverified: Vec<_> = self.unverified(known).cloned().collect();
+        let limit = limit.max(unverified.len()); // none of them makes room for another
+        for prepared in unverified {
+            if self.gathered.verified.contains(&prepared.id) {
+                continue;
+            }
+            self.gathered.verified.push(prepared.id);
+            if known.uses(prepared.id) || self.doubts.has(prepared.id, &self.owed) {
+                self.close_ours(prepared.id, known, out);
+            }
+            self.parse_named(b"", &prepared, Asker::Us, known, limit, out);
+            self.describe_ours(&prepared, out);
+        }
+        self.flow.batch_open = true;
+        frontend::put_bare(out, frontend::FLUSH);
+    }
+
+    /// The answer of [`Session::verify`] has not come yet.
+    pub fn is_verifying(&self) -> bool {
+        !self.gathered.verified.is_empty()
+            && self.owed.iter().any(|owed| matches!(owed, Owed::Describe { by: Asker::Us, .. }))
+    }
+
+    /// Asks for the columns of a statement that has just been parsed in the same batch, so that it cannot fail.
+    pub(super) fn describe_ours(&mut self, prepared: &Arc<Prepared>, out: &mut BytesMut) {
+        frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &prepared.id.server_name());
+        self.owed.push(Owed::Describe { of: Some(Arc::clone(prepared)), by: Asker::Us });
+    }
+
+    /// The node has told the columns of what was to be described next. Answers who has asked; None: nobody.
+    pub(super) fn described(&mut self, tag: u8, body: &[u8], known: &mut Known) -> Option<Asker> {
+        if matches!(self.owed.front(), Some(Owed::DescribeParameters)) {
+            self.owed.pop();
+            return Some(Asker::Us);
+        }
+        if !matches!(self.owed.front(), Some(Owed::Describe { .. })) {
+            return None;
+        }
+        let Some(Owed::Describe { of, by }) = self.owed.pop() else { return None };
+        if let Some(prepared) = of
+            && let Ok(columns) = Columns::told(tag, body)
+        {
+            known.described(prepared.id, columns);
+            prepared.tell(columns);
+        }
+        Some(by)
+    }
+
+    /// What PostgreSQL says where the columns of a statement have changed.
+    pub(super) fn changed_columns(&self) -> BytesMut {
+        let mut out = BytesMut::new();
+        let (code, words) = match self.transaction.status {
+            TransactionStatus::Failed => (SqlState::IN_FAILED_SQL_TRANSACTION, super::aborted::FAILED),
+            _ => (SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type"),
+        };
+        put_error(&mut out, Severity::Error, code, words, None);
+        out
+    }
+
+    /// The messages by which a server connection between units verifies the gathered one's statements, up to a Sync; and
+    /// those statements, in their order.
+    pub fn verification(&self, known: &mut Known, limit: usize) -> (BytesMut, Vec<Arc<Prepared>>) {
+        let (mut out, mut asked): (_, Vec<Arc<Prepared>>) = (BytesMut::new(), Vec::new());
+        let unverified: Vec<_> = self.unverified(known).cloned().collect();
+        let limit = limit.max(unverified.len()); // none of them makes room for another
+        let put_close = |id: StatementId, out: &mut BytesMut| {
+            frontend::put_target(out, frontend::CLOSE, Target::Statement, &id.server_name());
+        };
+        for prepared in unverified {
+            if asked.iter().any(|other| other.id == prepared.id) {
+                continue;
+            }
+            // All Closes come first: what comes behind may fail.
+            put_close(prepared.id, &mut out);
+            if let Some(oldest) = known.add(prepared.id, limit) {
+                put_close(oldest, &mut out);
+            }
+            asked.push(prepared);
+        }
+        for prepared in &asked {
+            let name = prepared.id.server_name();
+            frontend::put_parse(&mut out, Parse { name: &name, text: &prepared.text, types: &prepared.types });
+            frontend::put_target(&mut out, frontend::DESCRIBE, Target::Statement, &name);
+        }
+        frontend::put_bare(&mut out, frontend::SYNC);
+        (out, asked)
+    }
+
+    /// What became of the statements asked for: so many have been parsed, and this was told of the first ones. What the
+    /// server connection has not come to is not there: one of them is wrong by now, and is told so when it is used.
+    pub fn verified(&self, known: &mut Known, asked: &[Arc<Prepared>], parsed: usize, told: &[(u8, Box<[u8]>)]) {
+        for prepared in asked.iter().skip(parsed) {
+            known.remove(prepared.id);
+        }
+        for (prepared, (tag, body)) in asked.iter().zip(told) {
+            if let Ok(columns) = Columns::told(*tag, body) {
+                known.described(prepared.id, columns);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::reply::Reply;
+    use crate::session::story::Story;
+
+    fn row_description(name: &str, type_oid: i32) -> Vec<u8> {
+        let mut body = vec![0, 1];
+        body.extend_from_slice(name.as_bytes());
+        body.extend([0, 0, 0, 0, 9, 0, 1]);
+        body.extend(type_oid.to_be_bytes());
+        body.extend([0, 4, 255, 255, 255, 255, 0, 0]);
+        body
+    }
+
+    /// Prepares `select * from t` as `a`, with one column of this type.
+    fn prepared() -> Story {
+        let mut story = Story::begin();
+        story.parse("a", "select * from t");
+        assert_eq!(story.sync(), "DS", "its columns are asked for");
+        story.hear_all("1");
+        for tag in [b't', b'T'] {
+            assert_eq!(story.hear(tag, &row_description("a", 23)), Reply::Hide);
+        }
+        story.hear_all("Z");
+        story
+    }
+
+    #[test]
+    fn a_statement_is_used_at_once_where_its_columns_are_known() {
+        let mut story = prepared();
+        assert_eq!(story.bind("a"), "B");
+        assert_eq!(story.execute(), "E");
+    }
+
+    #[test]
+    fn what_the_client_describes_itself_is_not_described_twice() {
+        let mut story = Story::begin();
+        story.parse("a", "select * from t");
+        assert_eq!(story.send(b'D', b"Sa\0"), "D");
+        story.sync();
+        story.hear_all("1");
+        assert_eq!(story.hear(b'T', &row_description("a", 23)), Reply::Forward);
+        story.hear_all("Z");
+        assert_eq!(story.bind("a"), "B");
+    }
+
+    #[test]
+    fn elsewhere_it_is_prepared_anew_and_used_if_its_columns_are_the_same() {
+        for (type_oid, is_same) in [(23, true), (25, false)] {
+            let mut story = prepared();
+            // Another has it on that server connection, from a time when the table had other columns.
+            let id = story.session.names.get(b"a").unwrap().id;
+            story.known = Known::default();
+            story.known.has(id);
+            assert_eq!(story.survey_bind("a"), "CPDH");
+            story.hear_all("31");
+            assert_eq!(story.hear(b'T', &row_description("a", type_oid)), Reply::Hide);
+            assert!(!story.session.is_verifying());
+            assert_eq!(story.bind("a"), if is_same { "B" } else { "CB" });
+            story.sync();
+            if !is_same {
+                story.hear_all("3");
+                let Reply::Stale(told) = story.hear(b'E', b"SERROR\0C26000\0M?\0\0") else { panic!("it is stale") };
+                assert!(told.windows(5).any(|code| code == b"0A000"));
+            }
+        }
+    }
+}

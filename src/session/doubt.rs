@@ -1,0 +1,274 @@
+//! What is on its way and may yet fail or be skipped, of what later messages rely on.
+//!
+//! Whoever relies on a statement, its name or the unnamed one, finds it as everything sent before leaves it. In the same
+//! batch that is certain: after an error both are skipped. Of an earlier batch it is certain only when it has been
+//! answered; until then the message that relies on it waits, and nobody has to guess. So it stays true that
+//! - the node never runs what another session has left as the unnamed statement,
+//! - a name means what PostgreSQL would have it mean, also behind what failed or was skipped,
+//! - [`Known`](super::Known) names what the server connection has.
+
+use super::Session;
+use super::owed::{Moment, OwedReplies};
+use super::prepared::{Prepared, StatementId};
+use crate::sql::SessionChange;
+use crate::wire::frontend::{self, Bind, Parse, Target};
+
+/// The latest of each kind that is on its way.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    /// Of what makes or drops the unnamed statement on the server connection.
+    unnamed: Option<Moment>,
+    /// Of Queries that may close names: how far one comes is not known before.
+    query: Option<Moment>,
+    /// Of what makes or closes a statement of ours on the server connection.
+    statements: Vec<(StatementId, Moment)>,
+}
+
+impl Doubts {
+    /// The unnamed statement is made or dropped now.
+    pub(super) fn unnamed_changes(&mut self, now: Moment) {
+        self.unnamed = Some(now);
+    }
+
+    /// A Query drops the unnamed statement: for certain, unless it stands in a batch and is skipped with it.
+    pub(super) fn query_drops_unnamed(&mut self, owed: &OwedReplies, in_batch: bool) {
+        let now = owed.moment();
+        let may_be_skipped = |before: Moment| !owed.is_settled(before) && !owed.is_doubtful(before);
+        self.unnamed = (in_batch || self.unnamed.is_some_and(may_be_skipped)).then_some(now);
+    }
+
+    /// A Query that may close names is sent now.
+    pub(super) fn query_closes_names(&mut self, now: Moment) {
+        self.query = Some(now);
+    }
+
+    /// This statement is made or closed on the server connection now.
+    pub(super) fn statement_changes(&mut self, id: StatementId, owed: &OwedReplies) {
+        self.statements.retain(|(other, moment)| *other != id && !owed.is_settled(*moment));
+        self.statements.push((id, owed.moment()));
+    }
+
+    /// Nothing is on its way.
+    pub(super) fn clear(&mut self) {
+        if self.unnamed.is_some() || self.query.is_some() || !self.statements.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// It is made or closed by what may yet be skipped.
+    pub(super) fn has(&self, id: StatementId, owed: &OwedReplies) -> bool {
+        self.statements.iter().any(|(other, moment)| *other == id && owed.is_doubtful(*moment))
+    }
+}
+
+impl Session {
+    /// What this message means is not certain before more has been answered: it must not be looked at before.
+    pub fn must_wait(&self, tag: u8, body: &[u8]) -> bool {
+        if self.owed.is_empty() {
+            return false;
+        }
+        match tag {
+            frontend::BIND => Bind::read(body).is_ok_and(|bind| self.use_is_doubtful(bind.statement)),
+            frontend::DESCRIBE => frontend::target_fields(body)
+                .is_ok_and(|(target, name)| target == Target::Statement && self.use_is_doubtful(name)),
+            frontend::PARSE => {
+                Parse::read(body).is_ok_and(|parse| !parse.name.is_empty() && self.name_is_doubtful(parse.name))
+            }
+            // It may be a DEALLOCATE.
+            frontend::QUERY => self.closing_query_is_under_way() || self.names.are_doubtful(&self.owed),
+            _ => false,
+        }
+    }
+
+    fn use_is_doubtful(&self, name: &[u8]) -> bool {
+        let prepared = if name.is_empty() {
+            if self.doubts.unnamed.is_some_and(|moment| self.owed.is_doubtful(moment)) {
+                return true;
+            }
+            self.unnamed.as_ref().map(|(prepared, _)| prepared)
+        } else {
+            if self.name_is_doubtful(name) {
+                return true;
+            }
+            let prepared = self.names.get(name);
+            if prepared.is_some_and(|prepared| self.doubts.has(prepared.id, &self.owed)) {
+                return true;
+            }
+            prepared
+        };
+        prepared.is_some_and(|prepared| self.names_a_doubtful_one(prepared))
+    }
+
+    /// It is a DEALLOCATE of a name that is in doubt.
+    fn names_a_doubtful_one(&self, prepared: &Prepared) -> bool {
+        prepared.statement.parts.iter().flat_map(|part| &part.session).any(|change| match change {
+            SessionChange::Deallocate(name) => self.name_is_doubtful(name.as_bytes()),
+            _ => false,
+        })
+    }
+
+    fn name_is_doubtful(&self, name: &[u8]) -> bool {
+        self.closing_query_is_under_way() || self.names.is_doubtful(name, &self.owed)
+    }
+
+    fn closing_query_is_under_way(&self) -> bool {
+        self.doubts.query.is_some_and(|moment| !self.owed.is_settled(moment))
+    }
+}
+
+/// A change that closes names of prepared statements.
+pub(super) fn closes_names(change: &SessionChange) -> bool {
+    matches!(change, SessionChange::Deallocate(_) | SessionChange::DeallocateAll | SessionChange::DiscardAll)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::session::known::UnnamedId;
+    use crate::session::story::Story;
+    use crate::session::{Known, SessionId};
+
+    #[test]
+    fn an_unnamed_statement_of_another_batch_is_waited_for() {
+        let mut story = Story::begin();
+        story.known.unnamed = Some(UnnamedId(SessionId(2), 1));
+        story.bind("nobody");
+        story.parse("", "select 1");
+        assert_eq!(story.bind(""), "B", "in its own batch it is certain");
+        story.sync();
+        assert!(story.must_wait_to_bind(""));
+        story.hear_all("EZ");
+        // Skipped: another's may be there, and the session has none.
+        assert_eq!(story.bind(""), "CB");
+    }
+
+    #[test]
+    fn the_unnamed_statement_outlives_what_is_skipped_and_no_query() {
+        let mut story = Story::begin();
+        story.parse("", "select 1");
+        story.sync();
+        story.hear_all("1Z");
+        for skipped in [b'Q', b'C', b'P'] {
+            story.bind("nobody");
+            match skipped {
+                b'Q' => story.send(b'Q', b"select 2\0"),
+                b'C' => story.send(b'C', b"S\0"),
+                _ => story.parse("", "select 2"),
+            };
+            story.sync();
+            assert!(story.must_wait_to_bind(""));
+            story.hear_all("EZ");
+            assert_eq!(story.bind(""), "B", "it is still there");
+            story.sync();
+            story.hear_all("2Z");
+        }
+        story.send(b'Q', b"selekt\0");
+        assert_eq!(story.bind(""), "CB", "a Query is certain to drop it");
+        story.sync();
+        story.hear_all("EZ3EZ");
+        story.bind("nobody");
+        story.sync();
+        story.hear_all("EZ");
+        assert_eq!(story.bind(""), "CB", "nothing brings it back");
+    }
+
+    #[test]
+    fn a_failed_parse_leaves_no_unnamed_statement() {
+        let mut story = Story::begin();
+        story.parse("", "select 1");
+        story.sync();
+        story.hear_all("1Z");
+        story.parse("", "selekt");
+        story.sync();
+        story.hear_all("EZ");
+        assert_eq!(story.bind(""), "CB");
+    }
+
+    #[test]
+    fn a_node_that_skips_keeps_its_session_until_the_sync() {
+        let mut story = Story::begin();
+        story.bind("nobody");
+        story.send(b'Q', b"select 1\0");
+        story.hear_all("E");
+        assert!(story.session.all_answered() && !story.session.may_release());
+        story.sync();
+        story.hear_all("Z");
+        assert!(story.session.may_release());
+    }
+
+    #[test]
+    fn a_name_of_another_batch_is_waited_for() {
+        let mut story = Story::begin();
+        story.bind("nobody");
+        story.parse("a", "select 1");
+        story.sync();
+        assert!(story.must_wait_to_bind("a") && story.session.must_wait(b'P', b"a\0select 2\0\0\0"));
+        assert!(!story.must_wait_to_bind("b"));
+        story.hear_all("EZ");
+        assert!(story.session.names.get(b"a").is_none());
+        // Nor does the server connection have it.
+        assert_eq!(story.parse("b", "select 1"), "P");
+        story.sync();
+        story.hear_all("1nZ");
+        assert_eq!(story.bind("b"), "B");
+        story.send(b'C', b"Sb\0");
+        story.sync();
+        assert!(story.must_wait_to_bind("b"));
+        story.hear_all("EZ");
+        assert_eq!(story.bind("b"), "B", "a skipped Close closes nothing");
+    }
+
+    #[test]
+    fn what_a_server_connection_should_get_in_a_skipped_batch_it_gets_in_the_next() {
+        let mut story = Story::begin();
+        story.parse("a", "select 1");
+        story.sync();
+        story.hear_all("1nZ");
+        story.known = Known::default();
+        story.bind("nobody");
+        assert_eq!(story.bind("a"), "PB");
+        story.sync();
+        assert!(story.must_wait_to_bind("a"));
+        story.hear_all("EZ");
+        assert_eq!(story.bind("a"), "PB");
+        story.sync();
+        story.hear_all("12Z");
+        assert_eq!(story.bind("a"), "B");
+    }
+
+    #[test]
+    fn what_is_parsed_behind_deallocate_all_is_known_and_nothing_else() {
+        let mut story = Story::begin();
+        for (name, text) in [("a", "select 1"), ("b", "select 2")] {
+            story.parse(name, text);
+            story.sync();
+            story.hear_all("1nZ");
+        }
+        story.parse("", "deallocate all");
+        story.bind("");
+        story.execute();
+        assert_eq!(story.parse("a", "select 1"), "CP");
+        assert_eq!(story.bind("a"), "DB");
+        story.sync();
+        story.hear_all("12C31n2Z");
+        assert_eq!(story.bind("a"), "B");
+        assert!(story.session.names.get(b"b").is_none());
+        assert_eq!(story.parse("b", "select 2"), "P");
+    }
+
+    #[test]
+    fn names_behind_a_query_that_may_close_them_wait_for_it() {
+        let mut story = Story::begin();
+        story.parse("a", "select 1");
+        story.sync();
+        story.hear_all("1nZ");
+        assert_eq!(story.send(b'Q', b"deallocate a\0"), "CPQ");
+        assert!(story.must_wait_to_bind("a") && story.session.must_wait(b'Q', b"select 1\0"));
+        story.hear_all("31");
+        story.hear(b'C', b"DEALLOCATE\0");
+        story.hear_all("Z");
+        assert_eq!(story.bind("a"), "B", "there is none, and the node says so");
+        story.sync();
+        story.hear_all("EZ");
+        assert_eq!(story.parse("b", "select 1"), "CP", "ours has stayed");
+    }
+}

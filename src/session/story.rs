@@ -1,0 +1,112 @@
+//! A session on the primary, told message by message: for tests beside the code.
+
+use bytes::BytesMut;
+
+use super::reply::Reply;
+use super::translate::Message;
+use super::{Held, Identity, Known, Session, SessionId, Settings, Surroundings};
+use crate::routing::{Catalog, Reads, RuleSet, Ruling};
+use crate::sql::{ParseSettings, classify_bytes};
+use crate::wire::{Header, frame};
+
+/// A session, and what its server connection has.
+pub(super) struct Story {
+    pub(super) session: Session,
+    pub(super) known: Known,
+}
+
+impl Story {
+    pub(super) fn begin() -> Self {
+        let identity = Identity { user: "u".into(), database: "d".into(), address: None };
+        Self { session: Session::new(SessionId(1), identity, Settings::default()), known: Known::default() }
+    }
+
+    /// Sends a message, and answers the tags of what goes to the node for it.
+    pub(super) fn send(&mut self, tag: u8, body: &[u8]) -> String {
+        assert!(!self.session.must_wait(tag, body), "it should wait");
+        self.survey(tag, body);
+        let length = u32::try_from(body.len() + 4).unwrap();
+        let whole = [&[tag][..], &length.to_be_bytes(), body].concat();
+        let message = Message { tag, body, whole: &whole, missing: 0 };
+        let mut out = BytesMut::new();
+        self.session.translate(message, &mut self.known, 500, &mut out).unwrap();
+        self.session.gathered.clear();
+        tags(&out)
+    }
+
+    fn survey(&mut self, tag: u8, body: &[u8]) {
+        let mut around = Surroundings {
+            classify: &mut |text| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default())),
+            rules: &RuleSet::default(),
+            reads: Reads::Replicas,
+            held: Held::Primary,
+            catalog: Catalog::NotAsked,
+            heeds_hints: true,
+            minute: 0,
+            draw: 0,
+            ruling: Ruling::default(),
+            optimistic: false,
+        };
+        self.session.survey(tag, body.len() + frame::HEADER, body, &mut around).unwrap();
+    }
+
+    pub(super) fn parse(&mut self, name: &str, text: &str) -> String {
+        self.send(b'P', format!("{name}\0{text}\0\0\0").as_bytes())
+    }
+
+    pub(super) fn bind(&mut self, name: &str) -> String {
+        self.send(b'B', &bind(name))
+    }
+
+    /// What goes to the node before a Bind of this statement may.
+    pub(super) fn survey_bind(&mut self, name: &str) -> String {
+        self.survey(b'B', &bind(name));
+        assert!(self.session.must_verify(&self.known));
+        let mut out = BytesMut::new();
+        self.session.verify(&mut self.known, 500, &mut out);
+        assert!(self.session.is_verifying() && !self.session.must_verify(&self.known));
+        tags(&out)
+    }
+
+    pub(super) fn execute(&mut self) -> String {
+        self.send(b'E', b"\0\0\0\0\0")
+    }
+
+    pub(super) fn sync(&mut self) -> String {
+        self.send(b'S', b"")
+    }
+
+    /// A Bind of this statement must not be looked at yet.
+    pub(super) fn must_wait_to_bind(&self, name: &str) -> bool {
+        self.session.must_wait(b'B', &bind(name))
+    }
+
+    pub(super) fn hear(&mut self, tag: u8, body: &[u8]) -> Reply {
+        self.session.reply(tag, body, &mut self.known).unwrap()
+    }
+
+    /// The node answers with these messages, which say no more than their tags. An error is a syntax error.
+    pub(super) fn hear_all(&mut self, tags: &str) {
+        for tag in tags.bytes() {
+            let body: &[u8] = match tag {
+                b'Z' => b"I",
+                b'E' => b"SERROR\0C42601\0M?\0\0",
+                _ => b"",
+            };
+            self.hear(tag, body);
+        }
+    }
+}
+
+fn bind(name: &str) -> Vec<u8> {
+    format!("\0{name}\0\0\0\0\0\0\0").into_bytes()
+}
+
+fn tags(mut bytes: &[u8]) -> String {
+    let mut tags = String::new();
+    while let Some(header) = Header::peek(bytes).unwrap() {
+        tags.push(header.tag.into());
+        bytes = &bytes[header.size..];
+    }
+    tags
+}

@@ -1,0 +1,448 @@
+//! Prepared statements of sessions that share server connections: each means what it would mean on one of its own,
+//! whatever has failed, been skipped, or been closed behind its back.
+
+use std::thread;
+use std::time::Duration;
+
+use trunkline::demo::cluster::Cluster;
+
+use crate::fixture::{Proxy, cluster, limited};
+use crate::raw::{RawClient, SYNC, bind, close, describe, execute, parse, query};
+
+/// A client, and through Trunkline another one that leaves its own statements on every server connection whenever it can.
+struct Player<'a> {
+    cluster: &'a Cluster,
+    client: RawClient,
+    other: Option<RawClient>,
+    answers: Vec<Vec<String>>,
+}
+
+impl Player<'_> {
+    /// Asks for so many ReadyForQuery, and keeps what came.
+    fn ask(&mut self, messages: &[&[u8]], readies: usize) {
+        if let Some(other) = &mut self.other
+            && self.answers.last().and_then(|answer| answer.last()).is_none_or(|status| status == "I")
+        {
+            for _ in 0..2 {
+                other.ask(&[&parse("", "select 'of another'"), &bind("", &[]), &execute(), SYNC], 1);
+                for shared in SHARED {
+                    // It is told the same whatever the client has done to its own statement of the same text.
+                    let row = format!("row {}", &shared[shared.len() - 2..shared.len() - 1]);
+                    assert_eq!(other.ask(&[&run(shared)], 1), ["2", &row, "SELECT 1", "I"]);
+                }
+            }
+        }
+        self.answers.push(self.client.ask(messages, readies));
+    }
+
+    /// Somebody else does this, and every node has it.
+    fn elsewhere(&mut self, sql: &str) {
+        elsewhere(self.cluster, sql);
+    }
+
+    fn query(&mut self, sql: &str) {
+        self.ask(&[&query(sql)], 1);
+    }
+}
+
+/// Plays the same part to the primary, and through Trunkline with one server connection, alone and
+/// not, with one that holds no more than one statement, and with some on every node.
+fn same_answers(play: impl Fn(&mut Player<'_>) + Send + 'static) {
+    limited(move || {
+        let cluster = cluster();
+        let narrow = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let tight = "[pool]\nsize = 1\nprepared_statements = 1\n[routing]\nreads = 'primary'";
+        let tight = Proxy::start(&cluster, tight);
+        let wide = Proxy::start(&cluster, "[pool]\nsize = 2").with_both_replicas(&cluster);
+        let expected = played(&cluster, cluster.node(0).port(), &play, false);
+        for (proxy, is_shared) in [(&narrow, false), (&narrow, true), (&tight, true), (&wide, true)] {
+            let answers = played(&cluster, proxy.port(), &play, is_shared);
+            for (number, (answer, expected)) in answers.iter().zip(&expected).enumerate() {
+                assert_eq!(answer, expected, "question {number}");
+            }
+        }
+    });
+}
+
+fn played(cluster: &Cluster, port: u16, play: impl Fn(&mut Player<'_>), is_shared: bool) -> Vec<Vec<String>> {
+    elsewhere(cluster, "drop table if exists t; create table t (a int)");
+    let other = is_shared.then(|| {
+        let mut other = RawClient::connect(port, &[]);
+        for shared in SHARED {
+            other.ask(&[&parse(shared, shared), SYNC], 1);
+        }
+        other
+    });
+    let mut player = Player { cluster, client: RawClient::connect(port, &[]), other, answers: Vec::new() };
+    play(&mut player);
+    player.answers
+}
+
+fn elsewhere(cluster: &Cluster, sql: &str) {
+    cluster.node(0).sql(sql).unwrap();
+    for replica in &cluster.nodes()[1..] {
+        replica.catch_up(cluster.node(0)).unwrap();
+    }
+}
+
+/// Statements that the other one has prepared too, each by its text as its name.
+const SHARED: [&str; 2] = ["select 'a'", "select 'b'"];
+
+/// What fails first in a batch, so that the rest is skipped.
+fn bad() -> Vec<u8> {
+    bind("nobody", &[])
+}
+
+/// Bind, Execute and Sync of a statement.
+fn run(statement: &str) -> Vec<u8> {
+    [&bind(statement, &[])[..], &execute(), SYNC].concat()
+}
+
+#[test]
+fn behind_a_skipped_parse_the_unnamed_statement_is_the_clients_own_or_none() {
+    same_answers(|player| {
+        player.ask(&[&bad(), &parse("", "select 1"), SYNC, &run("")], 2);
+        player.ask(&[&parse("", "select 'own'"), SYNC], 1);
+        player.ask(&[&bad(), &parse("", "select 2"), SYNC, &run(""), &run("")], 3);
+        player.ask(&[&bad(), &close(""), SYNC, &run("")], 2);
+        // A Query within the batch is skipped too, and drops nothing.
+        player.ask(&[&bad(), &query("select 3"), SYNC, &run("")], 2);
+        player.ask(&[&bad(), &describe(""), SYNC, &describe(""), SYNC], 2);
+    });
+}
+
+#[test]
+fn behind_a_failed_parse_there_is_no_unnamed_statement() {
+    same_answers(|player| {
+        player.ask(&[&parse("", "select 'own'"), SYNC], 1);
+        player.ask(&[&parse("", "selekt"), SYNC, &run(""), &run("")], 3);
+        player.ask(&[&parse("", "select 'own'"), SYNC, &parse("", "select nothing from nowhere"), SYNC, &run("")], 3);
+        player.ask(&[&parse("", "select 'own'"), SYNC, &close(""), SYNC, &run("")], 3);
+    });
+}
+
+#[test]
+fn a_query_drops_the_unnamed_statement_for_good() {
+    same_answers(|player| {
+        player.ask(&[&parse("", "select 'own'"), SYNC, &query("select 1"), &run("")], 3);
+        player.ask(&[&parse("", "select 'own'"), SYNC], 1);
+        player.query("selekt");
+        // A failed batch does not bring it back.
+        player.ask(&[&bad(), &parse("", "select 2"), SYNC], 1);
+        player.ask(&[&run("")], 1);
+        player.ask(&[&parse("", "select 'own'"), SYNC], 1);
+        player.query("begin");
+        player.ask(&[&run("")], 1);
+        player.query("rollback");
+    });
+}
+
+#[test]
+fn the_unnamed_statement_outlives_what_we_ask_of_its_server_connection() {
+    same_answers(|player| {
+        player.ask(&[&parse("", "select 'own'"), SYNC], 1);
+        player.ask(&[&parse("set", "set work_mem = '7MB'"), &bind("set", &[]), &execute(), SYNC], 1);
+        player.ask(&[&run(""), &run("")], 2);
+        player.ask(&[&parse("show", "show work_mem"), &bind("show", &[]), &execute(), SYNC], 1);
+        player.ask(&[&run("")], 1);
+        player.ask(&[&parse("", "select 'own'"), SYNC, &run("set"), &run(""), &run("show"), &run("")], 5);
+    });
+}
+
+#[test]
+fn a_name_whose_parse_failed_or_was_skipped_is_nobodys() {
+    same_answers(|player| {
+        player.ask(&[&bad(), &parse("a", "select 1"), SYNC, &run("a")], 2);
+        player.ask(&[&run("a")], 1);
+        player.ask(&[&parse("a", "selekt"), SYNC, &describe("a"), SYNC, &run("a")], 3);
+        // Another's statement of the same text is on the server connection.
+        player.ask(&[&parse("a", "select 1"), SYNC], 1);
+        player.ask(&[&bad(), &parse("b", "select 1"), SYNC, &run("b"), &run("a")], 3);
+        player.ask(&[&bad(), &close("a"), SYNC, &run("a")], 2);
+        player.ask(&[&bad(), &close("a"), &parse("a", "select 2"), SYNC, &run("a")], 2);
+        player.ask(&[&close("a"), &parse("a", "select 2"), SYNC, &run("a")], 2);
+        player.ask(&[&parse("a", "select 3"), SYNC, &parse("a", "select 4"), SYNC, &run("a")], 3);
+        player.ask(&[&close("a"), SYNC, &parse("a", "select 5"), SYNC, &run("a"), &close("a"), SYNC, &run("a")], 5);
+    });
+}
+
+#[test]
+fn a_statement_that_a_server_connection_should_get_in_a_skipped_batch_is_there_in_the_next() {
+    same_answers(|player| {
+        player.ask(&[&parse("a", "select 'a', 1"), SYNC], 1);
+        player.ask(&[&parse("b", "insert into t values (1)"), SYNC], 1);
+        for _ in 0..6 {
+            player.ask(&[&bad(), &bind("a", &[]), &bind("b", &[]), SYNC, &run("a"), &run("b"), &run("a")], 4);
+        }
+        player.query("begin");
+        player.ask(&[&run("b"), &bad(), &bind("a", &[]), SYNC, &run("a")], 3);
+        player.query("rollback");
+    });
+}
+
+#[test]
+fn statements_that_make_room_for_one_another_are_not_lost_when_a_batch_is_skipped() {
+    limited(|| {
+        let cluster = cluster();
+        let extra = "[pool]\nsize = 1\nprepared_statements = 2\n[routing]\nreads = 'primary'";
+        let proxy = Proxy::start(&cluster, extra);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let names = ["a", "b", "c", "d"];
+        for name in names {
+            client.ask(&[&parse(name, &format!("select '{name}'")), SYNC], 1);
+        }
+        for round in 0..40 {
+            let [one, two, three] = [0, 1, 3].map(|step| names[(round / 3 + round * step) % 4]);
+            let batches = [&bad(), &bind(one, &[])[..], &bind(two, &[]), &parse("x", "selekt"), SYNC];
+            let told = client.ask(&[&batches.concat(), &run(three), &run(one), &run(two)], 4);
+            let rows: Vec<_> = told.iter().filter(|word| word.starts_with("row ")).collect();
+            assert_eq!(rows, [&format!("row {three}"), &format!("row {one}"), &format!("row {two}")], "{told:?}");
+        }
+    });
+}
+
+#[test]
+fn what_a_clients_own_name_says_reaches_no_statement_of_ours() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut owner, mut thief) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        owner.ask(&[&parse("a", "select 'secret'"), SYNC], 1);
+        let told = thief.query("select name from pg_prepared_statements where statement = 'select ''secret'''");
+        let name = told[1].strip_prefix("row ").unwrap().to_owned();
+        for message in [bind(&name, &[]), describe(&name)] {
+            assert!(thief.ask(&[&message, SYNC], 1)[0].starts_with("26000"));
+        }
+        assert_eq!(thief.ask(&[&close(&name), SYNC], 1), ["3", "I"]);
+        assert!(owner.ask(&[&run("a")], 1).contains(&"row secret".to_owned()));
+        thief.query(&format!("deallocate {name}"));
+        assert!(owner.ask(&[&run("a")], 1).contains(&"row secret".to_owned()));
+    });
+}
+
+/// Every way to send a statement that closes names, and what is asked behind it.
+fn closes(sql: &'static str) {
+    same_answers(move |player| {
+        let unnamed = [&parse("", sql)[..], &bind("", &[]), &execute()].concat();
+        let anew = [&parse("a", "select 'anew'")[..], &bind("a", &[]), &execute()].concat();
+        let again = [&parse("b", SHARED[1])[..], &bind("b", &[]), &execute()].concat();
+        let stories: [(&[&[u8]], usize); 12] = [
+            (&[&query(sql)], 1),
+            (&[&query(sql), &run("a"), &run("b"), &query(sql), &query(sql), &run("a")], 6),
+            (&[&query(sql), &anew, SYNC, &run("a"), &again, SYNC, &run("b")], 5),
+            (&[&unnamed, SYNC], 1),
+            (&[&unnamed, SYNC, &run("a"), &run("b"), &run("")], 4),
+            (&[&unnamed, &bind("b", &[]), &execute(), &bind("a", &[]), &execute(), SYNC, &run("a")], 2),
+            (&[&unnamed, &anew, SYNC, &run("a"), &run("b")], 3),
+            (&[&unnamed, &again, &anew, SYNC, &run("b"), &run("a")], 3),
+            (&[&unnamed, &parse("c", SHARED[0]), SYNC, &run("c"), &run("a"), &anew, SYNC], 4),
+            (&[&bad(), &unnamed, SYNC, &run("a"), &run("b")], 3),
+            (&[&parse("d", sql), SYNC, &run("d"), &run("a"), &run("d"), &anew, SYNC], 5),
+            (&[&query(&format!("select 1/0; {sql}")), &run("a"), &close("a"), SYNC, &again, SYNC, &run("a")], 5),
+        ];
+        for (messages, readies) in stories {
+            for is_inside in [false, true] {
+                player.ask(&[&parse("a", SHARED[0]), SYNC], 1);
+                player.ask(&[&parse("b", SHARED[1]), SYNC], 1);
+                if is_inside {
+                    player.query("begin");
+                }
+                player.ask(messages, readies);
+                if is_inside {
+                    player.query("rollback");
+                }
+                for _ in 0..3 {
+                    player.ask(&[&run("a")], 1);
+                    player.ask(&[&run("b"), &run("c")], 2);
+                }
+                player.query("deallocate all");
+            }
+        }
+    });
+}
+
+#[test]
+fn behind_deallocate_names_mean_what_they_would() {
+    closes("deallocate a");
+}
+
+#[test]
+fn behind_deallocate_all_names_mean_what_they_would() {
+    closes("deallocate all");
+}
+
+#[test]
+fn behind_discard_all_names_mean_what_they_would() {
+    closes("discard all");
+}
+
+#[test]
+fn behind_discard_plans_names_mean_what_they_would() {
+    closes("discard plans");
+}
+
+#[test]
+fn a_deallocate_among_other_statements_of_a_query_closes_the_name() {
+    same_answers(|player| {
+        for sql in ["deallocate a; select 1", "select 1; deallocate a; deallocate b", "select 1/0; deallocate a"] {
+            for begin in ["select 0", "begin"] {
+                player.ask(&[&parse("a", SHARED[0]), SYNC], 1);
+                player.ask(&[&parse("b", SHARED[1]), SYNC], 1);
+                player.query(begin);
+                player.ask(&[&query(sql), &run("a"), &run("b"), &query("select 2")], 4);
+                player.query("rollback");
+                player.query("prepare a as select 3");
+                player.ask(&[&run("a"), &run("b")], 2);
+                player.query("deallocate all");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_close_takes_what_was_prepared_by_sql_and_its_name_is_taken() {
+    same_answers(|player| {
+        player.query("prepare a as select 'by sql'");
+        player.ask(&[&run("a")], 1);
+        player.ask(&[&parse("a", SHARED[0]), SYNC], 1);
+        player.query("execute a");
+        player.ask(&[&close("a"), SYNC], 1);
+        player.query("execute a");
+        player.ask(&[&parse("a", SHARED[0]), SYNC], 1);
+        player.ask(&[&run("a")], 1);
+    });
+}
+
+/// What is asked of statements `s` and `i`, prepared before a table has changed.
+fn uses_of_changed(player: &mut Player<'_>) {
+    for _ in 0..3 {
+        player.ask(&[&run("s")], 1);
+        player.ask(&[&describe("s"), SYNC], 1);
+        player.ask(&[&run("s"), &run("i"), &query("select 1"), &run("s")], 4);
+    }
+    player.query("begin");
+    player.ask(&[&run("i")], 1);
+    player.ask(&[&bind("s", &[]), &execute(), &bind("s", &[]), &execute(), SYNC, &run("s")], 2);
+    player.query("rollback");
+    player.query("begin read only");
+    player.ask(&[&run("s"), &run("s")], 2);
+    player.query("commit");
+}
+
+/// Statements are prepared and used, then after each of these changes; and prepared anew in the end.
+fn changes(describes: bool, all: &'static [&'static str]) {
+    same_answers(move |player| {
+        player.elsewhere("drop table if exists u; create table u (a int); insert into u values (1)");
+        let prepare = |player: &mut Player<'_>| {
+            let of_client = if describes { describe("s") } else { Vec::new() };
+            player.ask(&[&parse("s", "select * from u order by a"), &of_client, SYNC], 1);
+            player.ask(&[&parse("i", "insert into u values (2)"), SYNC], 1);
+        };
+        prepare(player);
+        uses_of_changed(player);
+        for change in all {
+            player.elsewhere(change);
+            uses_of_changed(player);
+        }
+        player.ask(&[&close("s"), &close("i"), SYNC], 1);
+        prepare(player);
+        uses_of_changed(player);
+    });
+}
+
+#[test]
+fn a_statement_prepared_before_its_columns_changed_is_refused_as_it_would_be() {
+    changes(true, &["alter table u add b int default 7", "alter table u add c text"]);
+}
+
+#[test]
+fn the_same_for_a_client_that_never_asked_for_its_columns() {
+    changes(false, &["alter table u alter a type bigint"]);
+}
+
+#[test]
+fn columns_that_are_changed_back_serve_again() {
+    changes(true, &["alter table u add b int", "alter table u drop b", "alter table u add b int default 3"]);
+}
+
+#[test]
+fn what_cannot_change_what_is_told_goes_on() {
+    changes(true, &["create index on u (a)", "analyze u", "alter table u alter a set default 4"]);
+}
+
+#[test]
+fn what_others_prepared_before_a_change_is_no_trouble_to_who_prepares_after_it() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table u (a int); insert into u values (1)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 3\n[routing]\nreads = 'primary'");
+        // In transactions at the same time, three clients meet all three server connections.
+        let everywhere = |clients: &mut [RawClient], expected: &[&str]| {
+            for is_inside in [true, false] {
+                for _ in 0..3 {
+                    for client in &mut *clients {
+                        if is_inside {
+                            client.query("begin");
+                        }
+                        let told = client.ask(&[&run("s")], 1);
+                        assert_eq!(told[..told.len() - 1], *expected);
+                    }
+                    for client in &mut *clients {
+                        client.query("rollback");
+                    }
+                }
+            }
+        };
+        let prepared = || {
+            let mut clients = [(); 3].map(|()| RawClient::connect(proxy.port(), &[]));
+            for client in &mut clients {
+                client.ask(&[&parse("s", "select * from u"), SYNC], 1);
+            }
+            clients
+        };
+        let changed = ["0A000 cached plan must not change result type"];
+        let mut before = prepared();
+        everywhere(&mut before, &["2", "row 1", "SELECT 1"]);
+        cluster.node(0).sql("alter table u add b int").unwrap();
+        everywhere(&mut before, &changed);
+        let mut after = prepared();
+        everywhere(&mut after, &["2", "row 1", "SELECT 1"]);
+        everywhere(&mut before, &changed);
+        everywhere(&mut after, &["2", "row 1", "SELECT 1"]);
+        cluster.node(0).sql("alter table u drop b").unwrap();
+        everywhere(&mut before, &["2", "row 1", "SELECT 1"]);
+        everywhere(&mut after, &changed);
+    });
+}
+
+#[test]
+fn what_waits_for_a_sync_is_no_others_server_connection() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        one.send(&[&bad(), &query("select 1")]);
+        one.until(b'E');
+        other.send(&[&query("select 2")]);
+        thread::sleep(Duration::from_millis(200));
+        assert_eq!(one.ask(&[SYNC], 1), ["I"]);
+        assert!(other.until(b'Z').contains(&"row 2".to_owned()));
+    });
+}
+
+#[test]
+fn one_of_several_statements_that_is_wrong_by_now_costs_the_others_nothing() {
+    same_answers(|player| {
+        player.elsewhere("create table if not exists w (a int)");
+        for name in ["a", "b", "c"] {
+            let table = if name == "b" { "w" } else { "t" };
+            player.ask(&[&parse(name, &format!("select '{name}', count(*) from {table}")), SYNC], 1);
+        }
+        player.elsewhere("drop table w");
+        for _ in 0..4 {
+            let all = ["a", "b", "c"].map(|name| [bind(name, &[]), execute()].concat()).concat();
+            player.ask(&[&all, SYNC], 1);
+            player.ask(&[&run("c"), &run("a")], 2);
+        }
+    });
+}
