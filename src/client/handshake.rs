@@ -1,7 +1,7 @@
 //! From a client's first byte to its first ReadyForQuery: startup, authentication, what it is told of the server.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
@@ -151,10 +151,30 @@ pub async fn welcome(
 async fn reported(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
     let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
-    let stamp = admitted.database.catalog.stamp();
-    if let Some(welcome) = server.welcomes.get(cluster, database, user, settings).filter(|known| known.stamp == stamp) {
-        return Ok(welcome);
+    let Some(known) = server.welcomes.get(cluster, database, user, settings) else {
+        return ask(admitted, server, worker).await;
+    };
+    // Something in the catalogs has changed, which is most often something else. Nobody waits long for that, nor while
+    // statements have to wait.
+    if known.stamp == admitted.database.catalog.stamp() || admitted.database.pause.is_paused() {
+        return Ok(known);
     }
+    match tokio::time::timeout(LONGEST_CHECK, ask(admitted, server, worker)).await {
+        Ok(Err(refusal @ Farewell::Quoted { .. })) => Err(refusal),
+        Ok(Ok(welcome)) => Ok(welcome),
+        // Dropping the question closes its connection.
+        Ok(Err(_)) | Err(_) => Ok(known),
+    }
+}
+
+/// A node that has a server connection free answers within a millisecond.
+const LONGEST_CHECK: Duration = Duration::from_secs(1);
+
+/// Asks a server connection.
+async fn ask(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
+    let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
+    let (database, settings) = (&admitted.database.server_name, &admitted.settings);
+    let stamp = admitted.database.catalog.stamp();
     let mut lease = acquire::any_node(admitted, server, worker).await?;
     let defaults = defaults_of(lease.connection(), server).await?;
     if server.welcomes.have_changed((cluster, Arc::clone(database), Arc::clone(user)), defaults) {
