@@ -15,7 +15,7 @@ use crate::wire::error_response::{Severity, put_error};
 pub enum Loss {
     /// Nothing was done, or nothing that counts: the same bytes go to another node, and the client notices nothing.
     RunAgain,
-    /// Everything has been answered, and committed or rolled back; what the node has not said any more are these bytes.
+    /// Everything that counts has been answered; what the node has not said any more are these bytes.
     Answered(BytesMut),
     /// The client is told with these bytes, and the session goes on.
     Report(SqlState, BytesMut),
@@ -65,6 +65,9 @@ impl Session {
             return Loss::RunAgain;
         }
         self.portals.clear();
+        if self.owed.are_only_closes() && !self.flow.batch_open {
+            return self.close_what_is_owed();
+        }
         if self.transaction.status != TransactionStatus::Idle {
             return self.lost_transaction(how);
         }
@@ -251,6 +254,31 @@ impl Session {
         self.report(SqlState::SERIALIZATION_FAILURE, super::aborted::LOST)
     }
 
+    /// What is to be closed is closed, and the client is told so. That its transaction is lost is told to its next statement: drivers close
+    /// without looking at the answer, and the client would take the tag ROLLBACK of its COMMIT for success.
+    fn close_what_is_owed(&mut self) -> Loss {
+        if self.transaction.status != TransactionStatus::Idle {
+            self.transaction.status = TransactionStatus::Failed;
+            self.transaction.may_have_written = false;
+            self.transaction.aborted = Some(Aborted::NotTold);
+        }
+        let (mut out, mut closed) = (BytesMut::new(), Vec::new());
+        while let Some(owed) = self.owed.pop() {
+            match owed {
+                Owed::CloseStatement(name) => {
+                    backend::put_bare(&mut out, backend::CLOSE_COMPLETE);
+                    closed.push(name);
+                }
+                Owed::ClosePortal => backend::put_bare(&mut out, backend::CLOSE_COMPLETE),
+                Owed::Sync(Asker::Client) => backend::put_ready(&mut out, self.transaction.status),
+                _ => {}
+            }
+        }
+        self.rewind_statements();
+        closed.iter().for_each(|name| self.close_alone(name));
+        Loss::Answered(out)
+    }
+
     /// One error, and a ReadyForQuery for each that is owed. A batch without its Sync is skipped up to it.
     fn report(&mut self, code: SqlState, message: &str) -> Loss {
         let mut out = BytesMut::new();
@@ -337,6 +365,7 @@ mod tests {
 
     use super::*;
     use crate::session::story::Story;
+    use crate::sql::{ParseSettings, classify_bytes};
 
     impl Story {
         fn open_transaction(&mut self) {
@@ -371,6 +400,20 @@ mod tests {
         story.complete("commit", "COMMIT");
         assert_eq!(story.lose(), Loss::Answered(BytesMut::from(&b"Z\0\0\0\x05I"[..])));
         assert!(story.session.is_idle() && story.session.may_release());
+    }
+
+    #[test]
+    fn a_lost_transaction_is_not_told_in_answer_to_a_close() {
+        let mut story = Story::begin();
+        story.open_transaction();
+        story.send(b'C', b"Ss1\0");
+        story.sync();
+        assert_eq!(story.lose(), Loss::Answered(BytesMut::from(&b"3\0\0\0\x04Z\0\0\0\x05E"[..])));
+        let mut out = BytesMut::new();
+        let mut classify = |text: &[u8]| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default()));
+        story.session.answer_alone(b'Q', b"commit\0", &mut classify, &mut out).unwrap();
+        assert_eq!(out.first(), Some(&b'E'), "not the tag ROLLBACK, which looks like success");
+        assert!(!story.session.answers_alone());
     }
 
     #[test]

@@ -92,6 +92,11 @@ impl Owed {
         }
     }
 
+    /// Whoever waits for it waits for no more than that something is closed, or for nothing.
+    fn only_closes(&self) -> bool {
+        matches!(self, Self::CloseStatement(_) | Self::ClosePortal | Self::Sync(_)) || self.asker() == Asker::Us
+    }
+
     /// It gives or drops the unnamed statement.
     pub fn changes_unnamed(&self) -> bool {
         match self {
@@ -125,6 +130,8 @@ pub struct OwedReplies {
     count: u64,
     /// How many of them were Syncs.
     batch: u64,
+    /// Of the batch at the front, something else than Closes has been answered.
+    has_begun: bool,
 }
 
 /// When something was sent, among all that is ever owed to a session.
@@ -160,6 +167,11 @@ impl OwedReplies {
         moment.batch != self.batch && !self.is_settled(moment)
     }
 
+    /// All that the client waits for is that statements and portals are closed.
+    pub fn are_only_closes(&self) -> bool {
+        !self.has_begun && !self.queue.is_empty() && self.queue.iter().all(Owed::only_closes)
+    }
+
     /// The next to be answered.
     pub fn front(&self) -> Option<&Owed> {
         self.queue.front()
@@ -173,6 +185,9 @@ impl OwedReplies {
     /// The next has been answered.
     pub fn pop(&mut self) -> Option<Owed> {
         let answered = self.queue.pop_front();
+        if let Some(answered) = &answered {
+            self.has_begun = !answered.ends_with_ready() && (self.has_begun || !answered.only_closes());
+        }
         while matches!(self.queue.front(), Some(Owed::CopyEnd)) {
             self.queue.pop_front();
         }
@@ -209,6 +224,7 @@ impl OwedReplies {
                 return true;
             }
             if let Some(owed) = self.queue.pop_front() {
+                self.has_begun = true;
                 skipped(owed);
             }
         }

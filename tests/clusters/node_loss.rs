@@ -230,7 +230,7 @@ fn fill(cluster: &Cluster, node: usize) -> Vec<Client> {
 struct Seen {
     next_id: AtomicUsize,
     /// What became of each id that was written.
-    ids: Mutex<BTreeMap<i64, Fate>>,
+    ids: Mutex<BTreeMap<i64, (&'static str, Fate)>>,
     /// Every error: who met it, its code, its words.
     errors: Mutex<Vec<(&'static str, String, String)>>,
     reads: AtomicUsize,
@@ -266,14 +266,14 @@ impl Seen {
         for id in rows.lines() {
             *there.entry(id.parse::<i64>().unwrap()).or_insert(0) += 1;
         }
-        for (id, fate) in &*self.ids.lock().unwrap() {
+        for (id, (who, fate)) in &*self.ids.lock().unwrap() {
             let count = there.remove(id).unwrap_or(0);
             let is_so = match fate {
                 Fate::Written => count == 1,
                 Fate::NotWritten => count == 0,
                 Fate::InDoubt => count <= 1,
             };
-            assert!(is_so, "{id} is there {count} times, and its client was told {fate:?}");
+            assert!(is_so, "{id} is there {count} times, and its client ({who}) was told {fate:?}");
         }
         assert!(there.is_empty(), "rows that nobody wrote: {there:?}");
     }
@@ -288,7 +288,7 @@ impl Seen {
             Err(error) if error.code().is_some_and(|code| code.code() == "08007") => Fate::InDoubt,
             Err(_) => Fate::NotWritten,
         };
-        self.ids.lock().unwrap().extend(ids.iter().map(|id| (*id, fate)));
+        self.ids.lock().unwrap().extend(ids.iter().map(|id| (*id, (who, fate))));
         if let Err(error) = result {
             self.met(who, &error);
         }
