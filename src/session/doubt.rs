@@ -157,7 +157,7 @@ mod tests {
             story.sync();
             assert!(story.must_wait_to_bind(""));
             story.hear_all("EZ");
-            assert_eq!(story.bind(""), "B", "it is still there");
+            assert_eq!(story.bind(""), "B", "the node still has it");
             story.sync();
             story.hear_all("2Z");
         }

@@ -898,6 +898,7 @@ impl Session {
             last.is_some_and(|(_, will_be)| will_be)
         };
         known.forget_statements(made_behind);
+        self.owed.forget_closes();
     }
 
     /// Our statement of this name stays on the server connection. One that was prepared by SQL is gone, and one of ours

@@ -216,6 +216,19 @@ impl OwedReplies {
         self.queue.iter()
     }
 
+    /// The server connection has lost all named statements: what is to be closed and is not made before finds nothing, and
+    /// nothing is there if it is skipped.
+    pub fn forget_closes(&mut self) {
+        let mut made = Vec::new();
+        for owed in &mut self.queue {
+            match owed.makes_or_closes() {
+                Some((id, true)) => made.push(id),
+                Some((id, false)) if !made.contains(&id) => *owed = Owed::OurClose,
+                _ => {}
+            }
+        }
+    }
+
     /// After an error in a batch the node skips everything up to Sync, also a Query. Answers what it skips; false if
     /// the Sync has not been sent yet.
     pub fn skip_to_sync(&mut self, mut skipped: impl FnMut(Owed)) -> bool {
