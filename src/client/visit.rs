@@ -41,7 +41,7 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
             Farewell::Left
         }
         (Ok(Err(Farewell::ToConsole(user))), Some(stream)) => {
-            visit_console(stream, user, &server, &worker, &place).await;
+            Box::pin(visit_console(stream, user, &server, &worker, &place)).await;
             return worker.metrics.client_closed();
         }
         (Ok(Err(farewell)), still_there) => {
@@ -50,7 +50,7 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
         }
         (Ok(Ok(LoggedIn::Passage(passage))), _) => {
             let (farewell, mut stream) = Box::pin(passage.run(&place)).await;
-            say_farewell(&mut stream, &farewell, &worker).await;
+            Box::pin(say_farewell(&mut stream, &farewell, &worker)).await;
             return worker.metrics.client_closed();
         }
         (Ok(Ok(_)), None) => Farewell::Left,
@@ -66,13 +66,14 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
                 client.session.freshness.wrote(moment);
             }
             let farewell = client.converse_unless_killed().await;
-            client.leave(farewell).await;
+            // In a box, so that a client does not hold the room for its end as long as it is there.
+            Box::pin(client.leave(farewell)).await;
             worker.metrics.client_closed();
             return;
         }
     };
     if let Some(stream) = &mut stream {
-        say_farewell(stream, &farewell, &worker).await;
+        Box::pin(say_farewell(stream, &farewell, &worker)).await;
     }
     worker.metrics.client_closed();
 }
