@@ -74,8 +74,9 @@ impl Session {
             frontend::PARSE => {
                 Parse::read(body).is_ok_and(|parse| !parse.name.is_empty() && self.name_is_doubtful(parse.name))
             }
-            // It may be a DEALLOCATE.
-            frontend::QUERY => self.closing_query_is_under_way() || self.names.are_doubtful(&self.owed),
+            frontend::QUERY => {
+                (self.closing_query_is_under_way() || self.names.are_doubtful(&self.owed)) && may_name_statements(body)
+            }
             _ => false,
         }
     }
@@ -114,6 +115,12 @@ impl Session {
     fn closing_query_is_under_way(&self) -> bool {
         self.doubts.query.is_some_and(|moment| !self.owed.is_settled(moment))
     }
+}
+
+/// A PREPARE or a DEALLOCATE may be in this text: what it means depends on names.
+fn may_name_statements(text: &[u8]) -> bool {
+    let holds = |word: &[u8]| text.windows(word.len()).any(|there| there.eq_ignore_ascii_case(word));
+    holds(b"deallocate") || holds(b"prepare")
 }
 
 /// A change that closes names of prepared statements.
@@ -262,7 +269,8 @@ mod tests {
         story.sync();
         story.hear_all("1nZ");
         assert_eq!(story.send(b'Q', b"deallocate a\0"), "CPQ");
-        assert!(story.must_wait_to_bind("a") && story.session.must_wait(b'Q', b"select 1\0"));
+        assert!(story.must_wait_to_bind("a") && story.session.must_wait(b'Q', b"Deallocate a\0"));
+        assert!(!story.session.must_wait(b'Q', b"select 1\0"), "it names none");
         story.hear_all("31");
         story.hear(b'C', b"DEALLOCATE\0");
         story.hear_all("Z");
