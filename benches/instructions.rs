@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use trunkline::balancing::Balance;
 use trunkline::routing::place::Circumstances;
-use trunkline::routing::{Catalog, Freshness, Intent, Reads, RuleSet, Ruling, place};
+use trunkline::routing::{Freshness, Intent, Reads, RuleSet, place};
 use trunkline::session::translate::Message;
 use trunkline::session::{Held, Identity, Known, Session, SessionId, Settings, Surroundings, matters};
 use trunkline::sql::{Cache, ParseSettings, classify};
@@ -208,18 +208,8 @@ fn prepare(session: &mut Session, known: &mut Known, messages: &[Vec<u8>]) {
 
 fn survey(session: &mut Session, whole: &[u8]) {
     RULES.with(|rules| {
-        let mut around = Surroundings {
-            classify: &mut |text| CACHED.with_borrow_mut(|cache| cache.get(text, &ParseSettings::default())),
-            rules,
-            reads: Reads::Replicas,
-            held: Held::Nothing,
-            catalog: Catalog::NotAsked,
-            heeds_hints: true,
-            minute: 0,
-            draw: 0,
-            ruling: Ruling::default(),
-            optimistic: false,
-        };
+        let mut classify = |text: &[u8]| CACHED.with_borrow_mut(|cache| cache.get(text, &ParseSettings::default()));
+        let mut around = Surroundings::plain(&mut classify, rules, Held::Nothing);
         let (tag, body) = parts(whole);
         session.survey(tag, whole.len(), body, &mut around).expect("it is well formed");
     });

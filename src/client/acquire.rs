@@ -38,7 +38,7 @@ pub struct Acquired {
 }
 
 /// A node that refuses connections is tried again this soon, if no new view comes before.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Reads without any replica or primary to take them wait as statements for the primary do.
 type Excluded = SmallVec<[NodeId; 4]>;

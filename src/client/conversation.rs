@@ -230,7 +230,7 @@ impl Client {
         let server = self.worker.server();
         let database = server.database(&self.session.identity.database).ok_or(Gone::Database)?;
         let user = server.users.get(&self.session.identity.user);
-        if user.is_none() && server.cluster(&database).auth_query.is_none() {
+        if !server.may_have(&self.session.identity.user, &database) {
             return Err(Gone::User);
         }
         // What the client has proved itself is good as long as nothing else is configured.

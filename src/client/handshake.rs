@@ -136,6 +136,17 @@ pub async fn welcome(
 ) -> Result<Reported, Farewell> {
     let Welcome { reported, settings, .. } = reported(admitted, server, worker).await?;
     admitted.settings = settings;
+    tell(stream, &reported, key, worker).await?;
+    Ok(reported)
+}
+
+/// The client is told that it is logged in: what is reported, its cancel key, ReadyForQuery.
+pub(super) async fn tell(
+    stream: &mut Stream,
+    reported: &[(Box<str>, Box<str>)],
+    key: &crate::wire::CancelKey,
+    worker: &Worker,
+) -> Result<(), Farewell> {
     let mut out = BytesMut::with_capacity(1024);
     for (name, value) in reported.iter().filter(|(name, _)| **name != *NEVER_REPORTED) {
         backend::put_parameter_status(&mut out, name, value);
@@ -144,7 +155,7 @@ pub async fn welcome(
     backend::put_ready(&mut out, TransactionStatus::Idle);
     stream.write_all(&out).await?;
     worker.metrics.login_ok();
-    Ok(reported)
+    Ok(())
 }
 
 /// What a server connection reports with the settings that the client asked for.

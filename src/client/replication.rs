@@ -1,17 +1,19 @@
 //! A client for replication: the primary gives it a server connection of its own, in no pool, and every byte goes on as
 //! it comes, for as long as both sides want.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::BytesMut;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 
+use super::acquire::{self, RETRY_PAUSE};
+use super::conversation::Gone;
 use super::farewell::Farewell;
-use super::handshake::Admitted;
+use super::handshake::{self, Admitted};
 use super::server::Server;
 use super::tally::Tally;
 use super::visit::ended;
@@ -19,11 +21,11 @@ use super::worker::{Place, Worker};
 use crate::backend::cancel::{CancelKeys, CancelTarget, Cancellable};
 use crate::backend::gate::{About, Pass};
 use crate::backend::quota::Claim;
-use crate::backend::{ConnectClass, ConnectError, Endpoint, Login, PoolKey, Target, connect};
+use crate::backend::{ConnectClass, ConnectError, Endpoint, Login, Target, connect};
 use crate::metrics::{Limit, WorkerMetrics};
 use crate::net::{ReadBuffer, Stream};
 use crate::topology::{Doubt, NodeId, View};
-use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::backend;
 use crate::wire::{Progress, SqlState};
 
 /// A client's connection and the primary's, with nobody between them.
@@ -90,9 +92,6 @@ enum Stage {
     Closed,
 }
 
-/// A node that refuses connections is tried again this soon, if no new view comes before.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
-
 /// What a stream of large messages is read by: beyond this, more at once is not quicker.
 const LARGEST_BUFFER: usize = 128 * 1024;
 
@@ -107,15 +106,8 @@ pub async fn open(
     let (node, login) = Box::pin(connect_to_primary(&admitted, server, worker)).await?;
     let entry = Entry::new(&admitted, server, worker);
     entry.cancellable.runs_at(&login.cancel_target);
-    let mut out = BytesMut::with_capacity(1024);
-    for (name, value) in &login.parameters {
-        backend::put_parameter_status(&mut out, name, value);
-    }
-    backend::put_backend_key(&mut out, entry.cancellable.key());
-    backend::put_ready(&mut out, TransactionStatus::Idle);
     let mut client = place.take().ok_or(Farewell::Left)?;
-    client.write_all(&out).await?;
-    worker.metrics.login_ok();
+    handshake::tell(&mut client, &login.parameters, entry.cancellable.key(), worker).await?;
     Ok(Passage {
         client,
         node,
@@ -216,15 +208,9 @@ async fn attempt(
     let lost = || Refused::ForNow("the node has lost its role".to_owned());
     let cluster = server.cluster(&admitted.database);
     let (gate, address) = (cluster.gate(node).ok_or_else(lost)?, &view.node(node).ok_or_else(lost)?.address);
-    let key = PoolKey {
-        cluster: cluster.number,
-        node,
-        database: Arc::clone(&admitted.database.name),
-        server_name: Arc::clone(&admitted.database.server_name),
-        user: Arc::clone(&admitted.identity.user),
-    };
+    let key = server.pool_key(&admitted.database, &admitted.identity.user, node);
     let claim = server.pools.claim_apart(&key).map_err(|crowd| {
-        worker.metrics.limit_met(super::acquire::limit(crowd));
+        worker.metrics.limit_met(acquire::limit(crowd));
         Refused::ForGood(Farewell::told(SqlState::TOO_MANY_CONNECTIONS, crowd.to_string()))
     })?;
     let target = target(admitted, Endpoint::new(Arc::clone(address), Arc::clone(&cluster.tls)), server);
@@ -318,9 +304,9 @@ impl Passage {
     }
 
     /// Why it must end whatever it does, or because it does nothing that has an end.
-    fn is_over(&mut self) -> Option<&'static str> {
+    fn is_over(&mut self) -> Option<Cow<'static, str>> {
         if self.worker.is_draining() && self.doing != Doing::Answering {
-            return Some("terminating connection due to administrator command");
+            return Some("terminating connection due to administrator command".into());
         }
         if self.worker.serves_by(&self.server) {
             return None;
@@ -328,15 +314,15 @@ impl Passage {
         self.server = self.worker.server();
         let identity = &self.admitted.identity;
         let Some(database) = self.server.destination(&identity.database, self.admitted.replication) else {
-            return Some("terminating connection: its database has been taken out of the configuration");
+            return Some(Gone::Database.to_string().into());
         };
         let cluster = self.server.cluster(&database);
-        if !self.server.users.contains_key(&identity.user) && cluster.auth_query.is_none() {
-            return Some("terminating connection: its user has been taken out of the configuration");
+        if !self.server.may_have(&identity.user, &database) {
+            return Some(Gone::User.to_string().into());
         }
         let is_its = |gate: &Arc<crate::backend::Gate>| Arc::ptr_eq(gate, self.node.pass.gate());
         if !cluster.gates.iter().any(is_its) {
-            return Some("terminating connection: its node has been taken out of the configuration");
+            return Some("terminating connection: its node has been taken out of the configuration".into());
         }
         None
     }

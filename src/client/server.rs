@@ -293,15 +293,25 @@ impl Server {
         password: Option<&Secret>,
     ) -> Option<Arc<Pool>> {
         let cluster = self.cluster(database);
-        let key = PoolKey {
-            cluster: cluster.number,
-            node: node.id,
+        let key = self.pool_key(database, user, node.id);
+        let endpoint = Endpoint::new(Arc::clone(&node.address), Arc::clone(&cluster.tls));
+        Some(self.pools.get(&key, cluster.gate(node.id)?, &endpoint, password))
+    }
+
+    /// What tells the pool of this user in this database at this node from others.
+    pub fn pool_key(&self, database: &Database, user: &Arc<str>, node: NodeId) -> PoolKey {
+        PoolKey {
+            cluster: self.cluster(database).number,
+            node,
             database: Arc::clone(&database.name),
             server_name: Arc::clone(&database.server_name),
             user: Arc::clone(user),
-        };
-        let endpoint = Endpoint::new(Arc::clone(&node.address), Arc::clone(&cluster.tls));
-        Some(self.pools.get(&key, cluster.gate(node.id)?, &endpoint, password))
+        }
+    }
+
+    /// The user is configured, or may be asked for in the cluster.
+    pub fn may_have(&self, user: &str, database: &Database) -> bool {
+        self.users.contains_key(user) || self.cluster(database).auth_query.is_some()
     }
 }
 

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::Session;
 use super::known::Known;
 use super::owed::{Asker, Owed};
-use super::prepared::{Prepared, StatementId};
+use super::prepared::{Prepared, StatementId, half};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response::{Severity, put_error};
 use crate::wire::frontend::{self, Parse, Target};
@@ -41,8 +41,7 @@ impl Columns {
             digest.update(type_oid.to_be_bytes());
             digest.update(modifier.to_be_bytes());
         }
-        let whole: [u8; 32] = digest.finalize().into();
-        Ok(Self(whole.first_chunk().copied()))
+        Ok(Self(Some(half(digest))))
     }
 
     /// There are rows to be promised.

@@ -225,6 +225,24 @@ pub struct Surroundings<'a> {
     pub optimistic: bool,
 }
 
+impl<'a> Surroundings<'a> {
+    /// Where nothing is known of the database's objects, and nothing is configured but these rules.
+    pub fn plain(classify: &'a mut dyn FnMut(&[u8]) -> Arc<Statement>, rules: &'a RuleSet, held: Held) -> Self {
+        Self {
+            classify,
+            rules,
+            reads: Reads::Replicas,
+            held,
+            catalog: Catalog::NotAsked,
+            heeds_hints: true,
+            minute: 0,
+            draw: 0,
+            ruling: Ruling::default(),
+            optimistic: false,
+        }
+    }
+}
+
 impl Session {
     /// A session that has just logged in, with the settings of its startup message.
     pub fn new(id: SessionId, identity: Identity, startup: Settings) -> Self {
@@ -449,12 +467,18 @@ impl Session {
         if name.is_empty() || !prepared.promises_columns() {
             return;
         }
-        let mut prepared = Arc::clone(prepared);
-        if prepared.reading != self.reading {
-            prepared = Arc::new(prepared.reread(self.reading));
-            self.names.rekey(name, &prepared);
-        }
+        let prepared = self.read_as_now(name, Arc::clone(prepared));
         self.gathered.uses.push(prepared);
+    }
+
+    /// The statement of this name as the session reads literals now.
+    fn read_as_now(&mut self, name: &[u8], prepared: Arc<Prepared>) -> Arc<Prepared> {
+        if prepared.reading == self.reading {
+            return prepared;
+        }
+        let reread = Arc::new(prepared.reread(self.reading));
+        self.names.rekey(name, &reread);
+        reread
     }
 
     fn survey_close(&mut self, (target, name): (Target, &[u8])) {

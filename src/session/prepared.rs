@@ -60,7 +60,7 @@ impl Reading {
     }
 }
 
-fn half(digest: Sha256) -> [u8; 16] {
+pub(super) fn half(digest: Sha256) -> [u8; 16] {
     let whole: [u8; 32] = digest.finalize().into();
     *whole.first_chunk().expect("a digest has 32 bytes")
 }

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use super::reply::Reply;
 use super::translate::Message;
 use super::{Held, Identity, Known, Session, SessionId, Settings, Surroundings};
-use crate::routing::{Catalog, Reads, RuleSet, Ruling};
+use crate::routing::RuleSet;
 use crate::sql::{ParseSettings, classify_bytes};
 use crate::wire::{Header, frame};
 
@@ -35,18 +35,9 @@ impl Story {
     }
 
     fn survey(&mut self, tag: u8, body: &[u8]) {
-        let mut around = Surroundings {
-            classify: &mut |text| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default())),
-            rules: &RuleSet::default(),
-            reads: Reads::Replicas,
-            held: Held::Primary,
-            catalog: Catalog::NotAsked,
-            heeds_hints: true,
-            minute: 0,
-            draw: 0,
-            ruling: Ruling::default(),
-            optimistic: false,
-        };
+        let mut classify = |text: &[u8]| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default()));
+        let rules = RuleSet::default();
+        let mut around = Surroundings::plain(&mut classify, &rules, Held::Primary);
         self.session.survey(tag, body.len() + frame::HEADER, body, &mut around).unwrap();
     }
 

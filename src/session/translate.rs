@@ -113,10 +113,7 @@ impl Session {
         self.flow.batch_open = false;
         self.owed.push(Owed::Query { statement, completed: 0 });
         if !stand_ins.is_empty() {
-            for name in stand_ins {
-                frontend::put_target(out, frontend::CLOSE, Target::Statement, name.as_bytes());
-                self.owed.push(Owed::OurClose);
-            }
+            stand_ins.iter().for_each(|name| self.put_our_close(name.as_bytes(), out));
             frontend::put_bare(out, frontend::FLUSH);
         }
     }
@@ -151,8 +148,7 @@ impl Session {
 
     /// A statement of ours under a reserved name, to be used at once.
     fn put_ours(&mut self, name: &[u8], text: &[u8], out: &mut BytesMut) {
-        frontend::put_target(out, frontend::CLOSE, Target::Statement, name);
-        self.owed.push(Owed::OurClose);
+        self.put_our_close(name, out);
         frontend::put_parse(out, Parse { name, text, types: &[0, 0] });
         self.owed.push(Owed::OurParse);
     }
@@ -180,9 +176,9 @@ impl Session {
         }
     }
 
-    /// The reserved name is nobody's.
-    fn put_no_statement(&mut self, out: &mut BytesMut) {
-        frontend::put_target(out, frontend::CLOSE, Target::Statement, RESERVED);
+    /// A reserved name is nobody's.
+    fn put_our_close(&mut self, name: &[u8], out: &mut BytesMut) {
+        frontend::put_target(out, frontend::CLOSE, Target::Statement, name);
         self.owed.push(Owed::OurClose);
     }
 
@@ -236,7 +232,7 @@ impl Session {
         self.portals.retain(|(name, _)| **name != *bind.portal);
         match statement {
             Some(prepared) if !bind.statement.is_empty() && prepared.has_changed(known) => {
-                self.put_no_statement(out);
+                self.put_our_close(RESERVED, out);
                 frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
                 self.flow.batch_open = true;
                 self.owed.push(Owed::Stale);
@@ -256,7 +252,7 @@ impl Session {
                 }
             }
             None if is_ours(bind.statement) => {
-                self.put_no_statement(out);
+                self.put_our_close(RESERVED, out);
                 frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
             }
             None => out.extend_from_slice(message.whole),
@@ -280,7 +276,7 @@ impl Session {
                     // PostgreSQL tells the parameters before it finds that out.
                     frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &prepared.id.server_name());
                     self.owed.push(Owed::DescribeParameters);
-                    self.put_no_statement(out);
+                    self.put_our_close(RESERVED, out);
                     frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
                     self.owed.push(Owed::Stale);
                     return Ok(());
@@ -291,7 +287,7 @@ impl Session {
                     of = Some(prepared);
                 }
                 None if is_ours(name) => {
-                    self.put_no_statement(out);
+                    self.put_our_close(RESERVED, out);
                     frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
                 }
                 _ => out.extend_from_slice(message.whole),
@@ -376,11 +372,8 @@ impl Session {
         out: &mut BytesMut,
     ) -> Option<Arc<Prepared>> {
         if !name.is_empty() {
-            let mut prepared = Arc::clone(self.names.get(name)?);
-            if prepared.reading != self.reading {
-                prepared = Arc::new(prepared.reread(self.reading));
-                self.names.rekey(name, &prepared);
-            }
+            let named = Arc::clone(self.names.get(name)?);
+            let prepared = self.read_as_now(name, named);
             self.ensure(&prepared, known, limit, out);
             return Some(prepared);
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use trunkline::routing::{Catalog, Reads, RuleSet, Ruling};
+use trunkline::routing::{Reads, RuleSet};
 use trunkline::session::translate::Message;
 use trunkline::session::{Held, Identity, Known, Reply, Session, SessionId, Settings, Surroundings};
 use trunkline::sql::{ParseSettings, Statement, classify_bytes};
@@ -601,21 +601,12 @@ fn survey(session: &mut Session, message: &[u8], held: Held) {
     thread_local! {
         static CACHE: RefCell<HashMap<Vec<u8>, Arc<Statement>>> = RefCell::default();
     }
-    let mut around = Surroundings {
-        classify: &mut |text| {
-            let new = || Arc::new(classify_bytes(text, &ParseSettings::default()));
-            CACHE.with_borrow_mut(|cache| Arc::clone(cache.entry(text.to_vec()).or_insert_with(new)))
-        },
-        rules: &RuleSet::default(),
-        reads: Reads::Primary,
-        held,
-        catalog: Catalog::NotAsked,
-        heeds_hints: true,
-        minute: 0,
-        draw: 0,
-        ruling: Ruling::default(),
-        optimistic: false,
+    let mut classify = |text: &[u8]| {
+        let new = || Arc::new(classify_bytes(text, &ParseSettings::default()));
+        CACHE.with_borrow_mut(|cache| Arc::clone(cache.entry(text.to_vec()).or_insert_with(new)))
     };
+    let rules = RuleSet::default();
+    let mut around = Surroundings { reads: Reads::Primary, ..Surroundings::plain(&mut classify, &rules, held) };
     session.survey(message[0], message.len(), &message[frame::HEADER..], &mut around).unwrap();
 }
 
