@@ -28,6 +28,8 @@ pub struct Pool {
     gate: Arc<Gate>,
     slots: Arc<Slots>,
     settings: ArcSwap<PoolSettings>,
+    /// The lifetime of the settings; milliseconds. Apart, because each lease asks for it when it comes back.
+    lifetime: AtomicU64,
     /// Connections of an earlier generation are closed instead of lent again.
     generation: AtomicU64,
     /// What the last login cost to derive: the next needs not.
@@ -74,6 +76,7 @@ impl Pool {
             target,
             gate,
             slots,
+            lifetime: AtomicU64::new(millis(settings.lifetime)),
             settings: ArcSwap::from_pointee(settings),
             generation: AtomicU64::new(0),
             salted_password: Mutex::new(None),
@@ -84,6 +87,7 @@ impl Pool {
     /// Keeps its connections by these settings from now on.
     pub fn set(&self, settings: PoolSettings, now: Instant) {
         let bounds = settings.bounds();
+        self.lifetime.store(millis(settings.lifetime), Ordering::Relaxed);
         self.settings.store(Arc::new(settings));
         self.slots.set(bounds, now);
     }
@@ -238,7 +242,8 @@ impl Pool {
     }
 
     fn is_too_old(&self, connection: &Connection, now: Instant) -> bool {
-        self.is_outdated(connection) || now.saturating_duration_since(connection.opened) > self.settings.load().lifetime
+        self.is_outdated(connection)
+            || now.saturating_duration_since(connection.opened).as_millis() > u128::from(self.lifetime.load(Ordering::Relaxed))
     }
 
     /// Closes idle connections that are too old, idle for too long, or closed by their node.
@@ -273,4 +278,8 @@ impl Pool {
     pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

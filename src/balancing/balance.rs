@@ -43,6 +43,9 @@ impl Balance {
     /// The node's weight now, in parts. `reads_since` says since when it takes reads.
     pub fn weight(&self, node: NodeId, reads_since: Option<Instant>, now: Instant) -> u32 {
         let weight = u32::from(self.seat(node).weight);
+        if self.slow_start.is_zero() {
+            return weight * PARTS;
+        }
         let since = reads_since.map(|since| now.saturating_duration_since(since));
         match since {
             Some(since) if since < self.slow_start => {

@@ -5,6 +5,8 @@ mod latency;
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::topology::NodeId;
 
 pub use balance::{Balance, Seat};
@@ -48,13 +50,28 @@ impl Strategy {
 /// Looking at two only keeps a burst of clients from piling onto the one node that looked idle to all of them.
 pub fn choose(candidates: &[Candidate], strategy: Strategy, turn: u64) -> Option<NodeId> {
     let best = candidates.iter().map(Candidate::rank).max()?;
-    let eligible = || candidates.iter().filter(|candidate| candidate.rank() == best);
-    let first = draw(eligible, turn.wrapping_mul(FIRST))?;
+    if candidates.iter().all(|candidate| candidate.rank() == best) {
+        return choose_alike(candidates, strategy, turn);
+    }
+    let eligible: SmallVec<[Candidate; 8]> =
+        candidates.iter().filter(|candidate| candidate.rank() == best).copied().collect();
+    choose_alike(&eligible, strategy, turn)
+}
+
+/// The same among candidates of one rank.
+fn choose_alike(candidates: &[Candidate], strategy: Strategy, turn: u64) -> Option<NodeId> {
+    let first = match candidates {
+        [only] => return Some(only.node),
+        several => draw(several.iter(), turn.wrapping_mul(FIRST))?,
+    };
     if strategy == Strategy::Weighted {
         return Some(first.node);
     }
-    let others = || eligible().filter(|candidate| candidate.node != first.node);
-    let Some(second) = draw(others, turn.wrapping_mul(SECOND)) else { return Some(first.node) };
+    let others = candidates.iter().filter(|candidate| candidate.node != first.node);
+    let second = match candidates {
+        [one, other] => if one.node == first.node { other } else { one },
+        _ => draw(others, turn.wrapping_mul(SECOND))?,
+    };
     let second_wins = match strategy {
         Strategy::Latency => cost(second) < cost(first),
         _ => busyness(second, first) < busyness(first, second),
@@ -77,11 +94,11 @@ impl Candidate {
 
 /// The candidate at this place of all their weights laid end to end; the place is of 2^64.
 #[inline]
-fn draw<'a, I: Iterator<Item = &'a Candidate>>(candidates: impl Fn() -> I, place: u64) -> Option<&'a Candidate> {
-    let total: u64 = candidates().map(Candidate::part).sum();
+fn draw<'a>(candidates: impl Iterator<Item = &'a Candidate> + Clone, place: u64) -> Option<&'a Candidate> {
+    let total: u64 = candidates.clone().map(Candidate::part).sum();
     let mut left = ((u128::from(place) * u128::from(total)) >> u64::BITS) as u64;
     let mut last = None;
-    for candidate in candidates() {
+    for candidate in candidates {
         if left < candidate.part() {
             return Some(candidate);
         }
@@ -92,8 +109,8 @@ fn draw<'a, I: Iterator<Item = &'a Candidate>>(candidates: impl Fn() -> I, place
 }
 
 /// Leases for its weight, multiplied by the other's weight so that no division is needed.
-fn busyness(candidate: &Candidate, other: &Candidate) -> u128 {
-    candidate.leases as u128 * u128::from(other.weight.max(1))
+fn busyness(candidate: &Candidate, other: &Candidate) -> u64 {
+    (candidate.leases as u64).saturating_mul(other.part())
 }
 
 /// What one more read there may take. A node that has not been asked yet is asked once, and not by everybody at once.

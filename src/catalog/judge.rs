@@ -81,7 +81,10 @@ impl Verdict {
 
     /// From such a number.
     pub fn of_note(note: u16) -> Self {
-        let why = Why::ALL.into_iter().find(|why| *why as u16 == note >> 1);
+        let why = match note >> 1 {
+            0 => None,
+            number => Why::ALL.into_iter().find(|why| *why as u16 == number),
+        };
         Self { why, changes_catalog: note & 1 == 1 }
     }
 }

@@ -1,5 +1,6 @@
 //! From an intent to a lease: waiting for a primary, for freshness, for a free server connection, each with a deadline.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,20 +50,22 @@ impl Client {
         if self.consistency(intent) == Consistency::Strong || self.database.pause.is_paused() {
             return None;
         }
-        let view = self.cluster().view.load();
-        self.session.freshness.settle(&view);
-        if self.session.freshness.is_ahead_of(&view) {
+        let worker = Rc::clone(&self.worker);
+        let mut newest = worker.view(self.cluster());
+        let view: &View = newest.load();
+        self.session.freshness.settle(view);
+        if self.session.freshness.is_ahead_of(view) {
             return None;
         }
         if matches!(intent, Intent::Read { .. }) && self.session.freshness.wants_to_move() && self.is_careful(intent) {
             return None;
         }
         let excluded = if is_read(intent) { self.lost_on.as_slice() } else { &[] };
-        let Placement::Node(node, reason) = self.place(intent, &view, excluded, true, now) else { return None };
+        let Placement::Node(node, reason) = self.place(intent, view, excluded, true, now) else { return None };
         if self.cluster().gate(node)?.held(now).is_some() {
             return None;
         }
-        let pool = self.pool(node, &view)?;
+        let pool = self.pool(node, view)?;
         let own = |connection: &crate::backend::Connection| connection.known.last_writer == Some(self.session.id);
         let lease = match self.session.gathered.asks_sequence {
             true => pool.try_lease_where(self.worker.number, own).or_else(|| pool.try_lease(self.worker.number)),

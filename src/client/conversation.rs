@@ -2,6 +2,7 @@
 //!
 //! Cancel safety: nothing here is dropped halfway but the whole task, and then its lease is closed, not returned.
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -47,6 +48,8 @@ pub struct Client {
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     pub(super) cancellable: Arc<Cancellable>,
     pub(super) tally: Rc<Tally>,
+    /// It has been found to have sent nothing, and since then whoever hears of something wakes the task.
+    pub(super) is_listened_to: bool,
     /// Bytes of a message from the client that nobody wants, and that have not come yet.
     pub(super) dropping: usize,
     /// Nodes that were lost while they had the present unit: it is run again elsewhere.
@@ -143,7 +146,7 @@ impl Client {
         let turn = worker.turn();
         let mode = server.mode_of(&admitted.database, &admitted.identity.user);
         let tally = worker.tally(&admitted.identity.database);
-        let mut session = Session::new(id, admitted.identity, admitted.settings);
+        let mut session = Session::new(id, admitted.identity, worker.shared(admitted.settings));
         session.told_process(cancellable.key().process_id);
         Self {
             stream,
@@ -159,6 +162,7 @@ impl Client {
             password: admitted.user.server_password,
             pools: Vec::new(),
             cancellable,
+            is_listened_to: false,
             dropping: 0,
             lost_on: SmallVec::new(),
             paths: LastPath::default(),
@@ -260,14 +264,27 @@ impl Client {
             // Its lease was lost, or its statement refused.
             self.place.card.idles(Instant::now());
         }
-        match ready!(input.poll_fill(cx, &mut self.stream))? {
+        match ready!(self.poll_client(cx, input))? {
             0 => Poll::Ready(Err(Farewell::Left)),
-            count => {
-                self.worker.metrics.received_from_client(count);
-                self.tally.count(|totals| totals.add_received(count));
-                Poll::Ready(Ok(()))
-            }
+            _ => Poll::Ready(Ok(())),
         }
+    }
+
+    /// Reads what the client has sent, see [`ReadBuffer::poll_fill`]. Of one that is listened to, and of which nothing has
+    /// been heard, nobody needs to ask.
+    #[inline]
+    pub(super) fn poll_client(&mut self, cx: &mut Context<'_>, input: &mut ReadBuffer) -> Poll<io::Result<usize>> {
+        if self.is_listened_to && !self.stream.may_have_spoken() {
+            return Poll::Pending;
+        }
+        let read = input.poll_fill(cx, &mut self.stream);
+        // Where the runtime has only asked the task to let others run, nobody listens.
+        self.is_listened_to = read.is_pending() && tokio::task::coop::has_budget_remaining();
+        if let Poll::Ready(Ok(count)) = read {
+            self.worker.metrics.received_from_client(count);
+            self.tally.count(|totals| totals.add_received(count));
+        }
+        read
     }
 
     /// Sends the unit on its way, if a server connection is there for it that needs no preparation.

@@ -1,6 +1,7 @@
 //! What comes from a client, looked at message by message until a unit is whole; and what is dropped, or answered in
 //! a node's place.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::conversation::{Client, NO_BLOCKS};
@@ -10,8 +11,9 @@ use super::worker::Buffers;
 use crate::config::PoolMode;
 use crate::metrics::Limit;
 use crate::net::ReadBuffer;
-use crate::routing::{Catalog, Intent, Ruling};
+use crate::routing::{Catalog, Intent, Reads, Ruling};
 use crate::session::{End, Held, Surroundings};
+use crate::sql::Statement;
 use crate::topology::Role;
 use crate::wire::{Header, SqlState, backend, frame, frontend};
 
@@ -28,13 +30,10 @@ impl Client {
         if input.is_full() {
             input.grow();
         }
-        match input.fill(&mut self.stream).await? {
+        // Cancel-safe: what was read is in the buffer.
+        match std::future::poll_fn(|cx| self.poll_client(cx, input)).await? {
             0 => Err(Farewell::Left),
-            count => {
-                self.worker.metrics.received_from_client(count);
-                self.tally.count(|totals| totals.add_received(count));
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
@@ -78,10 +77,20 @@ impl Client {
     /// Looks at a message of which `missing` bytes have not come yet.
     pub(super) fn survey_message(&mut self, header: Header, message: &[u8], missing: usize) -> Result<(), Farewell> {
         let body = message.get(frame::HEADER..).unwrap_or_default();
-        if missing == 0
-            && self.session.survey_plain(header.tag, header.size, body).map_err(|_| violation(header.tag))?
-        {
-            return Ok(());
+        if missing == 0 {
+            let is_free = self.held.is_none() && self.server.rules.is_empty();
+            if self.session.survey_plain(header.tag, header.size, body, is_free).map_err(|_| violation(header.tag))? {
+                return Ok(());
+            }
+        }
+        let mut classified = None;
+        if missing == 0 && header.tag == frontend::QUERY && self.held.is_none() && self.server.rules.is_empty() {
+            let text = frontend::query_text(body).map_err(|_| violation(header.tag))?;
+            let statement = self.worker.classify(text, self.session.dialect());
+            match self.survey_read(header.size, statement) {
+                None => return Ok(()),
+                statement => classified = statement,
+            }
         }
         let held = match &self.held {
             None => Held::Nothing,
@@ -90,13 +99,13 @@ impl Client {
         };
         let known = self.database.catalog.look();
         let resolved = known.picture().map(|picture| self.paths.resolve(picture, &self.session));
-        let catalog = match (known.picture(), &resolved) {
+        let catalog = match (known.picture(), resolved) {
             (Some(picture), Some(resolved)) => Catalog::Known { picture, path: &resolved.path, key: resolved.key },
             _ => Catalog::Unknown,
         };
         let (worker, dialect) = (&self.worker, self.session.dialect());
         let mut around = Surroundings {
-            classify: &mut |text| worker.classify(text, dialect),
+            classify: &mut |text| classified.take().unwrap_or_else(|| worker.classify(text, dialect)),
             rules: &self.server.rules,
             reads: self.server.reads,
             held,
@@ -120,6 +129,19 @@ impl Client {
             self.refuse_block();
         }
         Ok(())
+    }
+
+    /// Looks at a Query that is a plain read, and of which the catalog has noted what it means: most messages. Without a
+    /// lease and without rules only. What it is not, it gives back.
+    fn survey_read(&mut self, size: usize, statement: Arc<Statement>) -> Option<Arc<Statement>> {
+        if !statement.is_plain_read() || self.server.reads == Reads::Primary {
+            return Some(statement);
+        }
+        let known = self.database.catalog.look();
+        let Some(picture) = known.picture() else { return Some(statement) };
+        let path = self.paths.resolve(picture, &self.session);
+        let catalog = Catalog::Known { picture, path: &path.path, key: path.key };
+        self.session.survey_read(size, statement, &catalog)
     }
 
     /// What has been gathered begins a transaction, which the pool's mode does not allow.

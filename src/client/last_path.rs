@@ -1,14 +1,12 @@
 //! A session's search path as its picture has it, kept until one of the two changes.
 
-use std::sync::Arc;
-
 use crate::catalog::{Path, Picture};
 use crate::session::{Session, Settings};
 use crate::sql::MemoKey;
 
 /// The last path that was resolved.
 #[derive(Debug, Default)]
-pub(super) struct LastPath(Option<(u32, Settings, Arc<Resolved>)>);
+pub(super) struct LastPath(Option<(u32, Settings, Resolved)>);
 
 /// A path, and the key under which verdicts by it are noted.
 #[derive(Debug)]
@@ -19,17 +17,21 @@ pub(super) struct Resolved {
 
 impl LastPath {
     /// Where the session's names are looked for.
-    pub(super) fn resolve(&mut self, picture: &Picture, session: &Session) -> Arc<Resolved> {
-        if let Some((id, settings, resolved)) = &self.0
-            && *id == picture.id()
-            && *settings == session.settings
-        {
-            return Arc::clone(resolved);
+    pub(super) fn resolve(&mut self, picture: &Picture, session: &Session) -> &Resolved {
+        let is_the_same = |(id, settings, _): &(u32, Settings, Resolved)| {
+            *id == picture.id() && *settings == session.settings
+        };
+        if !self.0.as_ref().is_some_and(is_the_same) {
+            self.0 = None;
         }
+        let look = || (picture.id(), session.settings.clone(), Self::look(picture, session));
+        let (_, _, resolved) = self.0.get_or_insert_with(look);
+        resolved
+    }
+
+    fn look(picture: &Picture, session: &Session) -> Resolved {
         let path = picture.path(session.settings.get("search_path"), &session.identity.user, session.role());
         let key = picture.number(&path).map(|number| MemoKey::new(picture.id(), number));
-        let resolved = Arc::new(Resolved { path, key });
-        self.0 = Some((picture.id(), session.settings.clone(), Arc::clone(&resolved)));
-        resolved
+        Resolved { path, key }
     }
 }

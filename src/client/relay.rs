@@ -232,6 +232,21 @@ impl Client {
             let connection = held.lease.connection();
             let reply = self.session.reply(header.tag, body, &mut connection.known).map_err(|_| Stop::OutOfStep)?;
             let next = at + there;
+            if matches!(reply, Reply::Forward)
+                && log.is_none()
+                && held.refused.is_none()
+                && header.tag != backend::ERROR_RESPONSE
+            {
+                // Most messages: they go on as they are.
+                is_done |= header.tag == backend::COMMAND_COMPLETE;
+                ends_answered = header.tag == backend::READY_FOR_QUERY;
+                is_answered |= ends_answered;
+                answered += usize::from(ends_answered);
+                held.passing_to_client = header.size - there;
+                at = next;
+                continue;
+            }
+            unusual();
             // Within a transaction that may be replayed nothing counts before its COMMIT.
             let counts = self.session.status() != TransactionStatus::Open
                 || body.starts_with(b"COMMIT")
@@ -390,13 +405,11 @@ impl Client {
             }
             buffers.input.grow();
         }
-        match buffers.input.poll_fill(cx, &mut self.stream) {
+        match self.poll_client(cx, &mut buffers.input) {
             Poll::Pending => Ok(Turn::Still),
             Poll::Ready(Ok(0)) => Err(Farewell::Left),
             Poll::Ready(Err(error)) => Err(error.into()),
-            Poll::Ready(Ok(count)) => {
-                self.worker.metrics.received_from_client(count);
-                self.tally.count(|totals| totals.add_received(count));
+            Poll::Ready(Ok(_)) => {
                 Ok(self.take_messages(buffers)?.unwrap_or_else(|| {
                     self.place.card.stirs(Instant::now());
                     Turn::Moved
@@ -674,6 +687,11 @@ fn farewell_of(bytes: &[u8]) -> Option<SqlState> {
     let fields = ErrorFields::read(bytes.get(frame::HEADER..header.size)?);
     fields.ends_connection().then_some(fields.code)
 }
+
+/// Tells the compiler that the way that leads here is rarely taken.
+#[cold]
+#[inline(never)]
+fn unusual() {}
 
 /// Notes what the client is shown; true: it has been shown that before.
 fn shown(log: &mut Option<Box<TransactionLog>>, bytes: &[u8]) -> bool {

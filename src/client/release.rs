@@ -60,7 +60,11 @@ impl Client {
         self.tally.count(|totals| {
             totals.transactions += 1;
             totals.transaction_time += took;
-            totals.query_time += held.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
+            totals.query_time += match held.asked {
+                Some(asked) if asked == held.begun => took,
+                Some(asked) => now.saturating_duration_since(asked),
+                None => Duration::ZERO,
+            };
         });
         if held.is_measured && self.server.weighs_latency(&self.database) {
             self.worker.observe(self.cluster().number, held.lease.node(), took, now);

@@ -1,24 +1,26 @@
 //! What the clients of one worker thread share without a lock: the statement cache, spare buffers, counters.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
 use bytes::BytesMut;
 
 use super::card::{Card, ClientReport, Ending};
-use super::server::Server;
+use super::server::{Cluster, Server};
 use super::shapes::{DecisionReport, Shapes};
 use super::tally::{Tally, Totals};
 use crate::balancing::PeakLatency;
 use crate::metrics::{Limit, WorkerMetrics};
 use crate::net::ReadBuffer;
-use crate::session::Dialect;
-use crate::sql::{Cache, ParseSettings, Statement, classify_bytes};
-use crate::topology::NodeId;
+use crate::session::{Dialect, Settings};
+use crate::sql::{self, ParseSettings, Statement, classify_bytes};
+use crate::topology::{NodeId, View};
 
 /// One worker thread's own things.
 pub struct Worker {
@@ -28,13 +30,15 @@ pub struct Worker {
     pub metrics: Arc<WorkerMetrics>,
     server: RefCell<Arc<Server>>,
     parse: Cell<ParseSettings>,
-    cache: RefCell<Cache>,
+    cache: RefCell<sql::Cache>,
     #[expect(
         clippy::vec_box,
         reason = "a client's task holds the box: an idle one is a pointer, and lending moves nothing"
     )]
     spare: RefCell<Vec<Box<Buffers>>>,
     turn: Cell<u64>,
+    /// The newest view of each cluster that this worker has seen, with where it was seen.
+    views: RefCell<Vec<Option<(Arc<ArcSwap<View>>, NewestView)>>>,
     /// How long nodes take, as this worker has seen it, by cluster.
     latencies: RefCell<Vec<Vec<PeakLatency>>>,
     draining: Cell<bool>,
@@ -44,10 +48,15 @@ pub struct Worker {
     /// What others can see of each client, by its place.
     cards: RefCell<Vec<Option<Rc<Card>>>>,
     tallies: RefCell<Vec<(Arc<str>, Rc<Tally>)>>,
+    /// What clients have come with lately.
+    settings: RefCell<VecDeque<Settings>>,
     /// Recent decisions.
     pub shapes: RefCell<Shapes>,
     clients: Cell<usize>,
 }
+
+/// A cluster's view as it was last looked at.
+pub type NewestView = Cache<Arc<ArcSwap<View>>, Arc<View>>;
 
 /// What a worker tells of itself.
 #[derive(Debug, Default)]
@@ -92,6 +101,9 @@ const SPARE: usize = 64;
 /// A buffer larger than this is not kept.
 const LARGEST_SPARE: usize = 64 * 1024;
 
+/// Different settings that clients come with, as many as are looked through in no time.
+const MOST_SETTINGS: usize = 16;
+
 impl Worker {
     /// A worker with nobody to serve yet.
     pub fn new(number: usize, metrics: Arc<WorkerMetrics>, server: Arc<Server>) -> Rc<Self> {
@@ -104,12 +116,14 @@ impl Worker {
             spare: RefCell::default(),
             // Far from the other workers' turns, so that they do not draw alike.
             turn: Cell::new((number as u64) << 32),
+            views: RefCell::default(),
             latencies: RefCell::default(),
             draining: Cell::new(false),
             idle: RefCell::default(),
             free_places: RefCell::default(),
             cards: RefCell::default(),
             tallies: RefCell::default(),
+            settings: RefCell::default(),
             shapes: RefCell::default(),
             clients: Cell::new(0),
         })
@@ -138,6 +152,20 @@ impl Worker {
     /// How long this node has taken lately; None: it has not been asked.
     pub fn latency(&self, cluster: usize, node: NodeId, now: Instant) -> Option<Duration> {
         self.latencies.borrow().get(cluster)?.get(usize::from(node.0))?.now(now)
+    }
+
+    /// The cluster's view, to be [loaded](Cache::load). It is held here for all clients of the thread, so that looking at
+    /// it is no more than that.
+    pub fn view(&self, cluster: &Cluster) -> RefMut<'_, NewestView> {
+        RefMut::map(self.views.borrow_mut(), |views| {
+            let place = at_or_default(views, cluster.number);
+            if place.as_ref().is_some_and(|(source, _)| !Arc::ptr_eq(source, &cluster.view)) {
+                *place = None;
+            }
+            let look = || (Arc::clone(&cluster.view), Cache::new(Arc::clone(&cluster.view)));
+            let (_, newest) = place.get_or_insert_with(look);
+            newest
+        })
     }
 
     /// This node took so long for a read.
@@ -230,6 +258,20 @@ impl Worker {
         tally
     }
 
+    /// The same settings, as those hold them who have come with them before: so they are equal at a glance, and of a
+    /// thousand clients of one application there is one copy.
+    pub fn shared(&self, settings: Settings) -> Settings {
+        let mut known = self.settings.borrow_mut();
+        if let Some(same) = known.iter().find(|known| **known == settings) {
+            return same.clone();
+        }
+        if known.len() >= MOST_SETTINGS {
+            known.pop_front();
+        }
+        known.push_back(settings.clone());
+        settings
+    }
+
     /// What it tells of itself.
     pub fn report(&self) -> Report {
         Report {
@@ -267,8 +309,8 @@ fn parse_settings(server: &Server) -> ParseSettings {
     ParseSettings { max_bytes: server.limits.statement_bytes, ..ParseSettings::default() }
 }
 
-fn new_cache(server: &Server) -> Cache {
-    Cache::with_seed(server.limits.statement_cache_bytes, rand::random())
+fn new_cache(server: &Server) -> sql::Cache {
+    sql::Cache::with_seed(server.limits.statement_cache_bytes, rand::random())
 }
 
 /// The element at this place, with defaults before it where there are none yet.

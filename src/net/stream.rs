@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::tls::Tls;
@@ -70,22 +70,23 @@ impl Stream {
         Ok(Self::Tls(Box::new(Tls::connect(socket, config, name).await?)))
     }
 
-    /// Something can be read, or the other side has closed.
+    /// By what the reactor has heard, something can be read, or the other side has closed. Asks nobody, and whoever waits
+    /// for bytes is still woken.
     #[inline]
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn may_have_spoken(&self) -> bool {
         match self {
-            Self::Plain(socket) => socket.poll_read_ready(cx),
-            Self::Tls(tls) => tls.poll_read_ready(cx),
+            Self::Plain(socket) => socket.may_have_spoken(),
+            Self::Tls(tls) => tls.may_have_spoken(),
         }
     }
 
     /// Nothing has come, neither bytes nor the end. Costs no system call when nothing has. Call it between exchanges
     /// only: whoever waits for bytes is not woken any more.
     pub fn is_quiet(&mut self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        if self.poll_read_ready(&mut context).is_pending() {
+        if !self.may_have_spoken() {
             return true;
         }
+        let mut context = Context::from_waker(Waker::noop());
         let mut byte = [0; 1];
         Pin::new(self).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
     }
@@ -165,11 +166,12 @@ impl From<UnixStream> for Stream {
 
 impl Socket {
     #[inline]
-    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => stream.poll_read_ready(cx),
-            Self::Unix(stream) => stream.poll_read_ready(cx),
-        }
+    pub(super) fn may_have_spoken(&self) -> bool {
+        let is_there = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())),
+        };
+        is_there.is_ok()
     }
 
     /// Takes it away from its reactor.
@@ -265,11 +267,22 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
+    /// Almost always the socket takes it: only where it does not, a waker is left.
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        let socket = self.get_mut();
+        let written = match socket {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        };
+        match (written, socket) {
+            (Err(error), Self::Tcp(stream)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Pin::new(stream).poll_write(cx, bytes)
+            }
+            (Err(error), Self::Unix(stream)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Pin::new(stream).poll_write(cx, bytes)
+            }
+            (written, _) => Poll::Ready(written),
         }
     }
 

@@ -148,8 +148,8 @@ impl Tls {
     }
 
     /// Something can be read, or the other side has closed.
-    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.decrypted > 0 { Poll::Ready(Ok(())) } else { self.socket.poll_read_ready(cx) }
+    pub(super) fn may_have_spoken(&self) -> bool {
+        self.decrypted > 0 || self.socket.may_have_spoken()
     }
 
     /// Reads what is decrypted; the socket is asked only when nothing is. A side that closes without TLS's own goodbye

@@ -53,6 +53,11 @@ pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement
     let reason = intent.reason();
     let Intent::Read { terms, .. } = intent else { return on_primary(view, now, reason) };
     let terms = terms.as_deref();
+    if terms.is_none()
+        && let Some(node) = pick_usual(view, now)
+    {
+        return Placement::Node(node, reason);
+    }
     let configured = [if now.reads == Reads::Any { Nodes::Any } else { Nodes::Replicas }];
     let choices = terms.map(|terms| &*terms.choices).filter(|choices| !choices.is_empty()).unwrap_or(&configured);
     let mut why_not = WhyNot::Missing;
@@ -78,6 +83,28 @@ pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement
             WhyNot::Stale => Reason::NotFresh,
         },
     )
+}
+
+/// The replica for a read on no terms, where one or two may take it and nothing else counts than who is less busy: most
+/// reads. None: it takes the long way.
+#[inline]
+fn pick_usual(view: &View, now: &Circumstances<'_>) -> Option<NodeId> {
+    let strategy = now.balance.strategy;
+    if now.reads != Reads::Replicas
+        || strategy != Strategy::LeastLeases
+        || !now.excluded.is_empty()
+        || now.stays_with.is_some()
+    {
+        return None;
+    }
+    let is_allowed = |node: &&NodeView| now.freshness.is_none_or(|freshness| freshness.allows(node));
+    let mut nodes = view.readable_replicas().filter(is_allowed);
+    let first = nodes.next()?;
+    let Some(second) = nodes.next() else { return Some(first.id) };
+    if nodes.next().is_some() {
+        return None;
+    }
+    balancing::choose(&[candidate(first, strategy, now), candidate(second, strategy, now)], strategy, now.turn)
 }
 
 /// Why none of some nodes can take a read; a later one tells more.

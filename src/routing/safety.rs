@@ -45,6 +45,18 @@ pub fn prove(statement: &Statement, facts: &Facts<'_>) -> Result<ReplicaSafe, Re
     Ok(ReplicaSafe(()))
 }
 
+/// The same for a [plain read](Statement::is_plain_read) outside of a transaction, where the catalog has noted what it says
+/// of the names: one look. None where it has not, or where the statement may change catalogs after all.
+#[inline]
+pub fn prove_by_note(statement: &Statement, catalog: &Catalog<'_>) -> Option<Result<ReplicaSafe, Reason>> {
+    let Catalog::Known { key: Some(key), .. } = catalog else { return None };
+    let verdict = Verdict::of_note(statement.memo.get(*key).filter(|_| statement.is_plain_read())?);
+    if verdict.changes_catalog {
+        return None;
+    }
+    Some(verdict.why.map_or(Ok(ReplicaSafe(())), |why| Err(Reason::from(why))))
+}
+
 /// Nothing that the statement is or names needs the primary.
 fn objects(statement: &Statement, catalog: &Catalog<'_>) -> Result<(), Reason> {
     let known = match catalog {

@@ -188,7 +188,8 @@ impl Session {
     pub fn commit_is_under_way(&self) -> bool {
         self.owed.iter().any(|owed| match owed {
             Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
-                statement.parts.iter().any(|part| matches!(part.kind, Kind::Commit | Kind::PrepareTransaction))
+                !statement.is_plain_read()
+                    && statement.parts.iter().any(|part| matches!(part.kind, Kind::Commit | Kind::PrepareTransaction))
             }
             _ => false,
         })

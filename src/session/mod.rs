@@ -321,10 +321,17 @@ impl Session {
     }
 
     /// Looks at one whole message that runs nothing which is not known already, if it is one. Answers whether it is; any
-    /// other is for [`Self::survey`].
+    /// other is for [`Self::survey`]. Without a lease and where there are no rules (`is_free`), a Bind may be one.
     #[inline]
-    pub fn survey_plain(&mut self, tag: u8, size: usize, body: &[u8]) -> Result<bool, Truncated> {
+    pub fn survey_plain(&mut self, tag: u8, size: usize, body: &[u8], is_free: bool) -> Result<bool, Truncated> {
         match tag {
+            frontend::BIND if is_free => {
+                let bind = Bind::read(body)?;
+                let parsed = self.gathered_statement(bind.statement).filter(|prepared| self.has_joined(prepared));
+                let Some(prepared) = parsed else { return Ok(false) };
+                self.uses(bind.statement, &prepared);
+                self.gathered.binds |= !bind.portal.is_empty();
+            }
             frontend::QUERY | frontend::PARSE | frontend::BIND => return Ok(false),
             frontend::DESCRIBE if frontend::target_fields(body)?.0 == Target::Statement => return Ok(false),
             frontend::DESCRIBE => {}
@@ -371,7 +378,7 @@ impl Session {
                 (Target::Statement, name) => drop(self.survey_bind(name, b"", around)),
                 (Target::Portal, _) => {}
             },
-            _ => return self.survey_plain(tag, size, body).map(drop),
+            _ => return self.survey_plain(tag, size, body, false).map(drop),
         }
         self.gathered.size += size;
         Ok(())
@@ -406,12 +413,33 @@ impl Session {
         self.survey_statement(statement, text, around);
     }
 
-    fn survey_statement(&mut self, statement: Arc<Statement>, text: &[u8], around: &mut Surroundings<'_>) {
-        around.ruling = self.join(&statement, text, around);
+    /// Looks at a whole Query that is this statement, if [`Self::plain_intent`] knows it: without a lease, where no rules
+    /// are and reads may go to replicas. Any other statement it gives back, for [`Self::survey`].
+    #[inline]
+    pub fn survey_read(
+        &mut self,
+        size: usize,
+        statement: Arc<Statement>,
+        catalog: &Catalog<'_>,
+    ) -> Option<Arc<Statement>> {
+        let Some(intent) = self.plain_intent(&statement, Held::Nothing, catalog) else { return Some(statement) };
+        self.gathered.first.get_or_insert_with(|| Arc::clone(&statement));
+        self.gathered.join(intent);
+        self.gathered.size += size;
+        self.gathers_query(statement);
+        None
+    }
+
+    fn gathers_query(&mut self, statement: Arc<Statement>) {
         self.gathered.executes = true;
         self.gathered.unnamed = Some(None);
         self.gathered.queries.push_back(statement);
         self.gathered.end = Some(End::Query);
+    }
+
+    fn survey_statement(&mut self, statement: Arc<Statement>, text: &[u8], around: &mut Surroundings<'_>) {
+        around.ruling = self.join(&statement, text, around);
+        self.gathers_query(statement);
     }
 
     fn survey_parse(&mut self, parse: Parse<'_>, around: &mut Surroundings<'_>) {
@@ -441,9 +469,6 @@ impl Session {
                 if around.held == Held::Replica && self.transaction.status != TransactionStatus::Idle {
                     self.gathered.binds |= anew::mentions_clock(values);
                 }
-                if self.has_joined(&prepared, around) {
-                    return Ruling::default();
-                }
                 self.join(&prepared.statement, &prepared.text, around)
             }
             None => {
@@ -454,11 +479,9 @@ impl Session {
     }
 
     /// The unit has been joined by this statement when its Parse was looked at, and nothing that counts has changed since:
-    /// no rule is to be counted, names mean what they meant, and no reply can have come.
-    fn has_joined(&self, prepared: &Arc<Prepared>, around: &Surroundings<'_>) -> bool {
-        around.rules.is_empty()
-            && around.held == Held::Nothing
-            && !self.catalog.path_is_uncertain
+    /// names mean what they meant, and without a lease no reply can have come. Where there are rules, they are to be counted.
+    fn has_joined(&self, prepared: &Arc<Prepared>) -> bool {
+        !self.catalog.path_is_uncertain
             && self.gathered.parsed.back().is_some_and(|last| Arc::ptr_eq(last, prepared))
     }
 
@@ -527,6 +550,12 @@ impl Session {
 
     /// One more statement in the unit.
     fn join(&mut self, statement: &Arc<Statement>, text: &[u8], around: &Surroundings<'_>) -> Ruling {
+        let is_simple = around.rules.is_empty() && around.reads != Reads::Primary;
+        if is_simple && let Some(intent) = self.plain_intent(statement, around.held, &around.catalog) {
+            self.gathered.first.get_or_insert_with(|| Arc::clone(statement));
+            self.gathered.join(intent);
+            return Ruling::default();
+        }
         self.stand_before(around.rules);
         self.catalog.path_is_uncertain |= changes_path(statement);
         let any = Path::any();
@@ -568,6 +597,26 @@ impl Session {
         }
         self.gathered.join(weighed.intent);
         weighed.ruling
+    }
+
+    /// What [`weigh`] says of a plain read outside of transactions, where no rule and no hint has a part in it, reads may go
+    /// to replicas, and the catalog has noted its part: most statements. None: it takes the long way.
+    #[inline]
+    fn plain_intent(&self, statement: &Statement, held: Held, catalog: &Catalog<'_>) -> Option<Intent> {
+        let is_plain = statement.is_plain_read()
+            && statement.remarks.is_none()
+            && self.transaction.status == TransactionStatus::Idle
+            && !self.gathered.begins
+            && (held != Held::Replica || self.owed.is_empty())
+            && !self.catalog.path_is_uncertain
+            && self.defaults.isolation != Isolation::Serializable;
+        if !is_plain {
+            return None;
+        }
+        Some(match safety::prove_by_note(statement, catalog)? {
+            Ok(safe) => Intent::Read { safe, reason: Reason::Read, terms: None },
+            Err(reason) => Intent::Primary(reason),
+        })
     }
 
     fn is_refused(&self) -> bool {
@@ -860,6 +909,9 @@ impl Session {
 
     /// Notes what a statement that has been done leaves in the session.
     fn done(&mut self, statement: &Statement, part_index: usize, known: &mut Known) {
+        if statement.is_plain_read() {
+            return;
+        }
         let Some(part) = statement.parts.get(part_index) else { return };
         self.follow_modes(part);
         let is_proven_read = self.is_proven_read();

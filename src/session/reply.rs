@@ -131,14 +131,20 @@ impl Session {
     fn completed(&mut self, known: &mut Known) {
         match self.owed.front_mut() {
             Some(Owed::Query { statement, completed }) => {
-                let (statement, part) = (Arc::clone(statement), *completed);
+                let part = *completed;
                 *completed += 1;
                 self.flow.copy_in = false;
+                if statement.is_plain_read() {
+                    return;
+                }
+                let statement = Arc::clone(statement);
                 self.done(&statement, part, known);
             }
             Some(Owed::Execute(_)) => {
                 self.flow.copy_in = false;
-                if let Some(Owed::Execute(Some(statement))) = self.owed.pop() {
+                if let Some(Owed::Execute(Some(statement))) = self.owed.pop()
+                    && !statement.is_plain_read()
+                {
                     if closed_names(&statement).is_some() {
                         self.names.settle();
                     }

@@ -9,7 +9,7 @@ use super::doubt::closes_names;
 use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId};
-use crate::sql::{Kind, SessionChange, Statement};
+use crate::sql::{Kind, Part, SessionChange, Statement};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
 
@@ -48,7 +48,7 @@ impl Session {
         self.catalog.may_change |= self.gathered.may_change_catalog || message.tag == frontend::FUNCTION_CALL;
         match message.tag {
             frontend::QUERY => self.translate_query(message, known, out),
-            frontend::PARSE => self.translate_parse(Parse::read(message.body)?, known, prepared_limit, out),
+            frontend::PARSE => self.translate_parse(message.whole, Parse::read(message.body)?, known, prepared_limit, out),
             frontend::BIND => self.translate_bind(message, Bind::read(message.body)?, known, prepared_limit, out),
             frontend::DESCRIBE => self.translate_describe(message, known, prepared_limit, out)?,
             frontend::CLOSE => self.translate_close(message, known, out)?,
@@ -95,6 +95,12 @@ impl Session {
         self.unnamed = None;
         known.unnamed = None;
         self.doubts.query_drops_unnamed(&self.owed, self.flow.batch_open);
+        if statement.is_plain_read() {
+            out.extend_from_slice(message.whole);
+            self.flow.batch_open = false;
+            self.owed.push(Owed::Query { statement, completed: 0 });
+            return;
+        }
         if may_call_nextval(&statement) {
             known.last_writer = Some(self.id);
         }
@@ -132,6 +138,9 @@ impl Session {
     /// DEALLOCATE by SQL, and nothing else, of a statement that was prepared through the protocol: on the server
     /// connection it has a name of ours, and stays there for other sessions, as with Close.
     fn deallocates_ours(&self, statement: &Statement) -> bool {
+        if statement.is_plain_read() {
+            return false;
+        }
         let Some(part) = statement.only().filter(|part| part.kind == Kind::Deallocate) else { return false };
         matches!(&*part.session, [SessionChange::Deallocate(name)] if self.names.get(name.as_bytes()).is_some())
     }
@@ -153,14 +162,22 @@ impl Session {
         self.owed.push(Owed::OurParse);
     }
 
-    fn translate_parse(&mut self, parse: Parse<'_>, known: &mut Known, limit: usize, out: &mut BytesMut) {
+    fn translate_parse(
+        &mut self,
+        whole: &[u8],
+        parse: Parse<'_>,
+        known: &mut Known,
+        limit: usize,
+        out: &mut BytesMut,
+    ) {
         let Some(prepared) = self.gathered.parsed.pop_front() else { return };
         self.flow.batch_open = true;
         if parse.name.is_empty() {
             self.unnamed_count += 1;
             let id = UnnamedId(self.id, self.unnamed_count);
             self.unnamed = Some((Arc::clone(&prepared), id));
-            self.parse_unnamed(parse, prepared, id, Asker::Client, known, out);
+            out.extend_from_slice(whole);
+            self.owes_unnamed(prepared, id, Asker::Client, known);
         } else if self.names.get(parse.name).is_some() || self.sql_prepared_has(parse.name) {
             // The name is taken: PostgreSQL says so, or what else is wrong. The statement that has it must not be touched.
             self.put_ours(RESERVED, b"", out);
@@ -186,18 +203,10 @@ impl Session {
         std::str::from_utf8(name).is_ok_and(|name| self.sql_prepared.get(name).is_some())
     }
 
-    fn parse_unnamed(
-        &mut self,
-        parse: Parse<'_>,
-        prepared: Arc<Prepared>,
-        id: UnnamedId,
-        by: Asker,
-        known: &mut Known,
-        out: &mut BytesMut,
-    ) {
+    /// A Parse of the unnamed statement has been put: notes what it leaves, and that it will be answered.
+    fn owes_unnamed(&mut self, prepared: Arc<Prepared>, id: UnnamedId, by: Asker, known: &mut Known) {
         known.unnamed = Some(id);
         self.doubts.unnamed_changes(self.owed.moment());
-        frontend::put_parse(out, parse);
         self.owed.push(Owed::Parse { name: [].into(), prepared, unnamed: Some(id), by });
     }
 
@@ -381,8 +390,8 @@ impl Session {
             Some((prepared, id)) if known.unnamed == Some(*id) => Some(Arc::clone(prepared)),
             Some((prepared, id)) => {
                 let (prepared, id) = (Arc::clone(prepared), *id);
-                let parse = Parse { name: b"", text: &prepared.text, types: &prepared.types };
-                self.parse_unnamed(parse, Arc::clone(&prepared), id, Asker::Us, known, out);
+                frontend::put_parse(out, Parse { name: b"", text: &prepared.text, types: &prepared.types });
+                self.owes_unnamed(Arc::clone(&prepared), id, Asker::Us, known);
                 Some(prepared)
             }
             None => {
@@ -431,10 +440,8 @@ impl Session {
 
 /// It may call nextval, by itself or through a default, a trigger or a function: also when it fails in the end.
 fn may_call_nextval(statement: &Statement) -> bool {
-    statement
-        .parts
-        .iter()
-        .any(|part| part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain))
+    let may_call = |part: &Part| part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain);
+    !statement.is_plain_read() && statement.parts.iter().any(may_call)
 }
 
 /// Makes a server connection forget what currval and lastval would answer.
@@ -461,5 +468,8 @@ const DEALLOCATES: &[u8] = b"tl_deallocates";
 
 /// The change by which the only statement closes names, if it does.
 pub(super) fn closed_names(statement: &Statement) -> Option<&SessionChange> {
+    if statement.is_plain_read() {
+        return None;
+    }
     statement.only()?.session.iter().find(|change| closes_names(change))
 }

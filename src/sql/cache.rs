@@ -7,6 +7,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::parse::{ParseSettings, classify_bytes};
+use super::recent::Recent;
 use super::shape::{self, Backslash, Folded};
 use super::statement::{Part, Statement};
 
@@ -14,6 +15,7 @@ use super::statement::{Part, Statement};
 #[derive(Debug)]
 pub struct Cache {
     entries: Generations,
+    recent: Recent<Sort>,
     hasher: FixedState,
     /// The shape of the text in hand; kept for its memory.
     shape: Vec<u8>,
@@ -41,6 +43,7 @@ impl Cache {
     pub fn with_seed(max_bytes: usize, seed: u64) -> Self {
         Self {
             entries: Generations { young: Generation::default(), old: Generation::default(), limit: max_bytes / 2 },
+            recent: Recent::new(),
             hasher: FixedState::with_seed(seed),
             shape: Vec::new(),
             counters: Counters::default(),
@@ -49,17 +52,27 @@ impl Cache {
 
     /// What the query string is, as [`classify_bytes`] has it.
     pub fn get(&mut self, text: &[u8], settings: &ParseSettings) -> Arc<Statement> {
+        let sort = Sort::of(By::Text, settings);
+        if let Some((statement, by_text)) = self.recent.find(text, sort)
+            && text.len() <= settings.max_bytes
+        {
+            self.counters.text_hits += u64::from(by_text);
+            self.counters.shape_hits += u64::from(!by_text);
+            return Arc::clone(statement);
+        }
         let by_text = Key::new(text, By::Text, settings, &self.hasher);
-        if let Some(statement) = self.entries.find(&by_text) {
+        if let Some(entry) = self.entries.find(&by_text) {
             self.counters.text_hits += 1;
-            return statement;
+            self.recent.keep(text, (&entry.bytes, false), sort, &entry.statement);
+            return Arc::clone(&entry.statement);
         }
         let has_shape = self.fold(text, settings);
         if has_shape {
             let by_shape = Key::new(&self.shape, By::Shape, settings, &self.hasher);
-            if let Some(statement) = self.entries.find(&by_shape) {
+            if let Some(entry) = self.entries.find(&by_shape) {
                 self.counters.shape_hits += 1;
-                return statement;
+                self.recent.keep(text, (&entry.bytes, true), sort, &entry.statement);
+                return Arc::clone(&entry.statement);
             }
         }
         self.counters.misses += 1;
@@ -114,14 +127,12 @@ struct Generations {
 }
 
 impl Generations {
-    fn find(&mut self, key: &Key<'_>) -> Option<Arc<Statement>> {
-        if let Some(entry) = self.young.find(key) {
-            return Some(Arc::clone(&entry.statement));
+    fn find(&mut self, key: &Key<'_>) -> Option<&Entry> {
+        if self.young.find(key).is_none() {
+            let entry = self.old.remove(key)?;
+            self.store(entry);
         }
-        let entry = self.old.remove(key)?;
-        let statement = Arc::clone(&entry.statement);
-        self.store(entry);
-        Some(statement)
+        self.young.find(key)
     }
 
     fn store(&mut self, entry: Entry) {
@@ -184,6 +195,16 @@ struct Sort {
     encoding_is_utf8: bool,
 }
 
+impl Sort {
+    fn of(by: By, settings: &ParseSettings) -> Self {
+        Self {
+            by,
+            standard_conforming_strings: settings.standard_conforming_strings,
+            encoding_is_utf8: settings.encoding_is_utf8,
+        }
+    }
+}
+
 struct Key<'a> {
     bytes: &'a [u8],
     sort: Sort,
@@ -192,12 +213,7 @@ struct Key<'a> {
 
 impl<'a> Key<'a> {
     fn new(bytes: &'a [u8], by: By, settings: &ParseSettings, hasher: &FixedState) -> Self {
-        let sort = Sort {
-            by,
-            standard_conforming_strings: settings.standard_conforming_strings,
-            encoding_is_utf8: settings.encoding_is_utf8,
-        };
-        Self { bytes, sort, hash: hasher.hash_one(bytes) }
+        Self { bytes, sort: Sort::of(by, settings), hash: hasher.hash_one(bytes) }
     }
 
     fn is_of(&self, entry: &Entry) -> bool {
@@ -207,7 +223,7 @@ impl<'a> Key<'a> {
 
 #[derive(Debug)]
 struct Entry {
-    bytes: Box<[u8]>,
+    bytes: Arc<[u8]>,
     sort: Sort,
     hash: u64,
     statement: Arc<Statement>,

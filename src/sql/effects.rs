@@ -5,8 +5,6 @@
 use std::sync::Arc;
 
 use super::functions::{self, Class};
-use super::memo::Memo;
-use super::noted::Noted;
 use super::parse::grammar::{
     self, AExpr, AExprKind, AIndirection, CaseExpr, ColumnRef, CommonTableExpr, DeleteStmt, ExecuteStmt, FuncCall,
     InsertStmt, IntoClause, JoinExpr, JsonExprOp, JsonFuncExpr, LockingClause, MergeStmt, MinMaxExpr, Node,
@@ -40,7 +38,7 @@ pub(super) fn statement(tree: &grammar::ParseResult, text: &str) -> Statement {
         effects.into_part(kind)
     });
     let parts = parts.collect();
-    Statement { parts, shape_decides, memo: Memo::default(), remarks: None, noted: Noted::default() }
+    Statement::new(parts, shape_decides)
 }
 
 /// A part that does nothing.
@@ -151,13 +149,7 @@ impl<'a> Effects<'a> {
             sorts: self.sorts,
             ..harmless(kind)
         };
-        Statement {
-            parts: Box::new([part]),
-            shape_decides: false,
-            memo: Memo::default(),
-            remarks: None,
-            noted: Noted::default(),
-        }
+        Statement::new(Box::new([part]), false)
     }
 
     /// It must run on the primary. A reason that a catalog might lift gives way to one that it cannot.

@@ -8,6 +8,7 @@ mod memo;
 pub mod noted;
 mod parse;
 pub mod prepared;
+mod recent;
 mod redacted;
 mod relations;
 mod settings;

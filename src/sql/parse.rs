@@ -2,8 +2,6 @@
 
 use super::comments;
 use super::effects;
-use super::memo::Memo;
-use super::noted::Noted;
 use super::statement::{Kind, NeedsPrimary, Part, Statement};
 
 pub(super) use pg_query::protobuf as grammar;
@@ -52,10 +50,11 @@ pub fn classify(text: &str, settings: &ParseSettings) -> Statement {
         return opaque(Opaque::Unparsed);
     }
     match pg_query::parse(text, options(settings)) {
-        Ok(tree) => Statement {
-            remarks: comments::read(text, settings.standard_conforming_strings),
-            ..effects::statement(&tree.protobuf, text)
-        },
+        Ok(tree) => {
+            let mut statement = effects::statement(&tree.protobuf, text);
+            statement.remarks = comments::read(text, settings.standard_conforming_strings);
+            statement
+        }
         Err(_) => opaque(Opaque::Unparsed),
     }
 }
@@ -130,8 +129,7 @@ fn opaque(why: Opaque) -> Statement {
         changes_catalog: true,
         ..effects::harmless(Kind::Unparsed)
     };
-    let parts = Box::new([part]);
-    Statement { parts, shape_decides: false, memo: Memo::default(), remarks: None, noted: Noted::default() }
+    Statement::new(Box::new([part]), false)
 }
 
 /// A parse of that much takes tens of milliseconds of one worker's time.

@@ -4,6 +4,8 @@
 //! It follows PostgreSQL's scanner where that is simple. Whatever is not (escape strings, dollar quotes, …) has no shape
 //! and is parsed in full: a wrong shape would be a wrong route, a missing one only costs time.
 
+use smallvec::SmallVec;
+
 /// How many literals were folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Folded(pub(super) usize);
@@ -59,6 +61,66 @@ enum Literal {
     Float = 0xF9,
     /// A plain string.
     String = 0xFA,
+}
+
+/// A literal of a shape: which bytes of the shape stand before it, and of what kind it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    before: (u32, u32),
+    is_string: bool,
+}
+
+/// The literals of a shape; None where there are some that [`reads_as`] does not read.
+pub(super) fn marks(shape: &[u8]) -> Option<SmallVec<[Mark; 4]>> {
+    let mut marks = SmallVec::new();
+    let mut from = 0;
+    for (at, &byte) in (0..).zip(shape) {
+        let is_string = match byte {
+            _ if byte == Literal::Integer as u8 => false,
+            _ if byte == Literal::String as u8 => true,
+            _ if byte == Literal::Float as u8 => return None,
+            _ => continue,
+        };
+        marks.push(Mark { before: (from, at), is_string });
+        from = at + 1;
+    }
+    Some(marks)
+}
+
+/// The text has this shape, for certain: what stands before, between and behind the literals is the same, and they are
+/// plain. Where it says no, it may still have it.
+#[inline]
+pub(super) fn reads_as(text: &[u8], shape: &[u8], marks: &[Mark]) -> bool {
+    let mut rest = text;
+    let mut behind = 0;
+    for mark in marks {
+        let (from, to) = mark.before;
+        let Some(after) = shape.get(from as usize..to as usize).and_then(|before| rest.strip_prefix(before)) else {
+            return false;
+        };
+        let Some(after) = (if mark.is_string { plain_string(after) } else { small_integer(after) }) else {
+            return false;
+        };
+        rest = after;
+        behind = to as usize + 1;
+    }
+    // What follows a literal in the shape is nothing that it could go on with.
+    shape.get(behind..).is_some_and(|end| *rest == *end)
+}
+
+/// What stands behind an integer that surely is one.
+#[inline]
+fn small_integer(text: &[u8]) -> Option<&[u8]> {
+    let digits = text.iter().take(SURE_DIGITS + 1).take_while(|byte| byte.is_ascii_digit()).count();
+    if digits == 0 || digits > SURE_DIGITS { None } else { text.get(digits..) }
+}
+
+/// What stands behind a string without anything special in it.
+#[inline]
+fn plain_string(text: &[u8]) -> Option<&[u8]> {
+    let inside = text.strip_prefix(b"'")?;
+    let length = inside.iter().position(|&byte| matches!(byte, b'\'' | b'\\' | 0) || !byte.is_ascii())?;
+    inside.get(length..)?.strip_prefix(b"'")
 }
 
 /// What a byte can begin.
@@ -317,15 +379,76 @@ impl Scanner<'_> {
     }
 }
 
+/// Any number with so few digits fits 32 bits.
+const SURE_DIGITS: usize = 9;
+
 /// The grammar takes digits that do not fit 32 bits for a float.
 fn is_integer(digits: &[u8]) -> bool {
-    /// Any number with so few digits fits.
-    const SURE: usize = 9;
-    if digits.len() <= SURE {
+    if digits.len() <= SURE_DIGITS {
         return true;
     }
     match std::str::from_utf8(digits).map(str::parse::<i32>) {
         Ok(value) => value.is_ok(),
         Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reads(text: &str, like: &str) -> bool {
+        let mut shape = Vec::new();
+        fold(like.as_bytes(), Backslash::Plain, &mut shape).expect("it has a shape");
+        let marks = marks(&shape).expect("its literals are plain");
+        let says = reads_as(text.as_bytes(), &shape, &marks);
+        let mut folded = Vec::new();
+        let is_alike = fold(text.as_bytes(), Backslash::Plain, &mut folded).is_some() && folded == shape;
+        assert!(is_alike || !says, "{text} is not like {like}");
+        says
+    }
+
+    #[test]
+    fn a_text_of_a_known_shape_is_known_at_a_glance() {
+        let like = "select * from t where a = 12 and b = 'x' limit 5;";
+        assert!(reads(like, like));
+        assert!(reads("select * from t where a = 999999999 and b = '' limit 0;", like));
+        assert!(reads("select '--', 3", "select '/*', 1"));
+        for other in [
+            "select * from t where a = 12 and b = 'x' limit 5",
+            "select * from t where a = 12 and b = 'x' limit 5; delete from t",
+            "select * from t where a = 9999999999 and b = 'x' limit 5;",
+            "select * from t where a = 12.5 and b = 'x' limit 5;",
+            "select * from t where a = 1e5 and b = 'x' limit 5;",
+            "select * from t where a = 0x12 and b = 'x' limit 5;",
+            "select * from t where a =  and b = 'x' limit 5;",
+            "select * from t where a = 12 and b = 'x''y' limit 5;",
+            r"select * from t where a = 12 and b = 'x\' limit 5;",
+            "select * from t where a = 12 and b = 'é' limit 5;",
+            "select * from t where a = 12 and b = E'x' limit 5;",
+            "select * from t where a = 12 and b = 'x' limit 5;\0",
+            "",
+        ] {
+            assert!(!reads(other, like), "{other}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_changed_in_a_text_it_is_never_taken_for_what_it_is_not() {
+        let like = "select f(1,'a')from t where a=-2 and b>'c'||'d'limit 30";
+        for at in 0..=like.len() {
+            for insert in ["1", "'", "e", ".", "-", "/*", "--", "\\", "$1", " ", "x", "\"", "''"] {
+                let (front, back) = like.split_at(at);
+                reads(&format!("{front}{insert}{back}"), like);
+                reads(&format!("{front}{insert}{}", back.get(1..).unwrap_or_default()), like);
+            }
+        }
+    }
+
+    #[test]
+    fn a_shape_with_other_numbers_is_not_read() {
+        let mut shape = Vec::new();
+        fold(b"select 1.5", Backslash::Plain, &mut shape).expect("it has a shape");
+        assert_eq!(marks(&shape), None);
     }
 }

@@ -23,6 +23,7 @@ pub struct Statement {
     pub remarks: Option<Box<Remarks>>,
     /// What rules have found out about it.
     pub noted: Noted,
+    is_plain_read: bool,
 }
 
 /// One statement of a query string.
@@ -335,6 +336,20 @@ pub enum CopyDirection {
 }
 
 impl Statement {
+    /// A string of these statements, without remarks.
+    pub fn new(parts: Box<[Part]>, shape_decides: bool) -> Self {
+        let is_plain_read = matches!(&*parts, [part] if part.is_plain_read());
+        let (memo, noted) = (Memo::default(), Noted::default());
+        Self { parts, shape_decides, memo, remarks: None, noted, is_plain_read }
+    }
+
+    /// It is one SELECT of which the text names nothing that needs the primary or stays in the session: of what is asked of
+    /// statements, only what catalogs say of its names is of interest. Most statements are such.
+    #[inline]
+    pub fn is_plain_read(&self) -> bool {
+        self.is_plain_read
+    }
+
     /// Why the string must run on the primary: its first statement that must.
     pub fn needs_primary(&self) -> Option<&NeedsPrimary> {
         self.parts.iter().find_map(|part| part.needs_primary.as_ref())
@@ -346,6 +361,18 @@ impl Statement {
             [part] => Some(part),
             _ => None,
         }
+    }
+}
+
+impl Part {
+    fn is_plain_read(&self) -> bool {
+        self.kind == Kind::Select
+            && self.needs_primary.is_none()
+            && self.transaction == TransactionControl::None
+            && self.session.is_empty()
+            && self.copy == CopyDirection::None
+            && !self.commits_inside
+            && !self.changes_catalog
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::statement::{Argument, Call, Kind, Name, NeedsPrimary, Part, Statement};
-use super::{effects, functions, memo::Memo, noted::Noted, relations};
+use super::{effects, functions, relations};
 
 /// What the words of a body tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,13 +104,7 @@ impl Reader {
             ..effects::harmless(Kind::Other)
         };
         Body {
-            statement: Statement {
-                parts: Box::new([part]),
-                shape_decides: false,
-                memo: Memo::default(),
-                remarks: None,
-                noted: Noted::default(),
-            },
+            statement: Statement::new(Box::new([part]), false),
             is_dynamic: self.is_dynamic,
             changes_catalog: self.changes_catalog,
         }

@@ -54,7 +54,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Up to the next NUL, which is eaten.
+    #[inline]
     pub fn cstr(&mut self) -> Result<&'a [u8], Truncated> {
+        // Most names are empty.
+        if let Some((&0, rest)) = self.0.split_first() {
+            self.0 = rest;
+            return Ok(b"");
+        }
         let end = memchr::memchr(0, self.0).ok_or(Truncated)?;
         let text = self.bytes(end)?;
         self.u8()?;
