@@ -101,6 +101,8 @@ pub(super) struct HeldLease {
     pub(super) refused: Option<SqlState>,
     /// The node has said goodbye with this; what it said before goes to the client first.
     pub(super) farewell: Option<SqlState>,
+    /// Behind its last whole answer stands half a one, and its goodbye: they are looked at once that answer is passed on.
+    pub(super) has_last_words: bool,
 }
 
 /// What a client came for is no longer in the configuration.

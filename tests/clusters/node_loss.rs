@@ -11,6 +11,7 @@ use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::Stop;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
+use crate::raw::{RawClient, SYNC, bind, execute, parse};
 
 #[test]
 fn a_replica_that_is_restarted_costs_nobody_an_error() {
@@ -164,6 +165,43 @@ fn connections_that_died_while_idle_are_never_met() {
             cluster.node(node).start().unwrap();
         }
         assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "24");
+    });
+}
+
+/// Two writes go to one backend behind each other. It answers the first, begins to answer the second, and is ended: all of
+/// that comes to Trunkline at once. The second has not been done, and runs again though the first counts.
+#[test]
+fn a_write_that_is_half_answered_before_a_goodbye_runs_again_behind_one_that_counts() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create table t as select id, 0 as a from generate_series(1, 2) id").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let mut others = [1, 2].map(|id| {
+            let mut other = login(primary.port(), "bench", "bench").connect(NoTls).unwrap();
+            other.batch_execute(&format!("begin; update t set a = 0 where id = {id}")).unwrap();
+            other
+        });
+        let waits = "from pg_stat_activity where wait_event_type = 'Lock' and query like 'update t %'";
+        let waiting = |id: u32| {
+            let sql = format!("select count(*) {waits} and query like '%id = {id}'");
+            eventually("it waits", Duration::from_secs(5), || primary.sql(&sql).unwrap() == "1");
+        };
+        let updates = [1, 2].map(|id| parse("", &format!("update t set a = a + 1 where id = {id}")));
+        let (bind, execute) = (bind("", &[]), execute());
+        client.send(&[&updates[0], &bind, &execute, SYNC, &updates[1], &bind, &execute, SYNC]);
+        waiting(1);
+        proxy.signal("STOP");
+        others[0].batch_execute("rollback").unwrap();
+        waiting(2);
+        primary.sql(&format!("select pg_terminate_backend(pid, 5000) {waits}")).unwrap();
+        others[1].batch_execute("rollback").unwrap();
+        proxy.signal("CONT");
+        for _ in 0..2 {
+            assert_eq!(client.until(b'Z'), ["1", "2", "UPDATE 1", "I"]);
+        }
+        assert_eq!(primary.sql("select array_agg(a order by id) from t").unwrap(), "{1,1}");
     });
 }
 
