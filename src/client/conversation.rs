@@ -51,6 +51,8 @@ pub struct Client {
     pub(super) dropping: usize,
     /// Nodes that were lost while they had the present unit: it is run again elsewhere.
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
+    /// The present unit was under way on a node that went without a word: it may be what the node has died of.
+    pub(super) is_suspect: bool,
     pub(super) paths: LastPath,
     /// The replica that it reads from as long as it can, where that is configured.
     pub(super) stays_with: Option<NodeId>,
@@ -163,6 +165,7 @@ impl Client {
             cancellable,
             dropping: 0,
             lost_on: SmallVec::new(),
+            is_suspect: false,
             paths: LastPath::default(),
             stays_with: None,
             turn,
@@ -240,7 +243,7 @@ impl Client {
         if server.cluster(&database).number != self.cluster().number {
             // Nodes have other numbers there.
             self.session.freshness.renumbered();
-            self.lost_on.clear();
+            self.forget_losses();
             self.stays_with = None;
         }
         self.mode = server.mode_of(&database, &self.session.identity.user);
@@ -395,7 +398,7 @@ impl Client {
         }
         let end = self.session.gathered.end.unwrap_or(End::Sync);
         self.take_unit_off(buffers);
-        self.lost_on.clear();
+        self.forget_losses();
         self.worker.metrics.error_sent(refusal.code.as_str());
         self.session.refuse_unit(refusal.code, &refusal.message, end, &mut buffers.to_client);
         self.flush(buffers).await

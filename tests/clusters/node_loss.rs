@@ -117,6 +117,28 @@ fn a_read_in_flight_on_a_frozen_replica_is_answered_by_another() {
 }
 
 #[test]
+fn a_read_in_flight_on_one_frozen_replica_after_the_other_is_answered_by_the_primary() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let mut client = proxy.client();
+        // The second one is frozen once the read has come to it.
+        let waits = "select count(*) from pg_stat_activity where query like '%pg_sleep%' and pid <> pg_backend_pid()";
+        let has = |node: usize| cluster.node(node).sql(waits).unwrap() == "1";
+        thread::scope(|scope| {
+            let read = scope.spawn(|| server_port(&mut client, "select inet_server_port() from pg_sleep(1)"));
+            eventually("it runs", Duration::from_secs(5), || has(1) || has(2));
+            let (first, second) = if has(1) { (1, 2) } else { (2, 1) };
+            cluster.node(first).freeze().unwrap();
+            eventually("it runs on the other", Duration::from_secs(8), || has(second));
+            cluster.node(second).freeze().unwrap();
+            assert_eq!(read.join().unwrap(), cluster.node(0).port());
+        });
+        [1, 2].iter().for_each(|replica| cluster.node(*replica).thaw().unwrap());
+    });
+}
+
+#[test]
 fn a_write_in_flight_on_a_frozen_primary_is_in_doubt_and_its_late_answer_is_not_passed_on() {
     limited(|| {
         let cluster = cluster();
