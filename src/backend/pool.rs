@@ -243,7 +243,8 @@ impl Pool {
 
     fn is_too_old(&self, connection: &Connection, now: Instant) -> bool {
         self.is_outdated(connection)
-            || now.saturating_duration_since(connection.opened).as_millis() > u128::from(self.lifetime.load(Ordering::Relaxed))
+            || now.saturating_duration_since(connection.opened).as_millis()
+                > u128::from(self.lifetime.load(Ordering::Relaxed))
     }
 
     /// Closes idle connections that are too old, idle for too long, or closed by their node.

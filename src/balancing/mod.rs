@@ -69,7 +69,13 @@ fn choose_alike(candidates: &[Candidate], strategy: Strategy, turn: u64) -> Opti
     }
     let others = candidates.iter().filter(|candidate| candidate.node != first.node);
     let second = match candidates {
-        [one, other] => if one.node == first.node { other } else { one },
+        [one, other] => {
+            if one.node == first.node {
+                other
+            } else {
+                one
+            }
+        }
         _ => draw(others, turn.wrapping_mul(SECOND))?,
     };
     let second_wins = match strategy {

@@ -54,6 +54,8 @@ pub struct Client {
     pub(super) dropping: usize,
     /// Nodes that were lost while they had the present unit: it is run again elsewhere.
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
+    /// The present unit was under way on a node that went without a word: it may be what the node has died of.
+    pub(super) is_suspect: bool,
     pub(super) paths: LastPath,
     /// The replica that it reads from as long as it can, where that is configured.
     pub(super) stays_with: Option<NodeId>,
@@ -104,6 +106,8 @@ pub(super) struct HeldLease {
     pub(super) refused: Option<SqlState>,
     /// The node has said goodbye with this; what it said before goes to the client first.
     pub(super) farewell: Option<SqlState>,
+    /// Behind its last whole answer stands half a one, and its goodbye: they are looked at once that answer is passed on.
+    pub(super) has_last_words: bool,
 }
 
 /// What a client came for is no longer in the configuration.
@@ -165,6 +169,7 @@ impl Client {
             is_listened_to: false,
             dropping: 0,
             lost_on: SmallVec::new(),
+            is_suspect: false,
             paths: LastPath::default(),
             stays_with: None,
             turn,
@@ -242,7 +247,7 @@ impl Client {
         if server.cluster(&database).number != self.cluster().number {
             // Nodes have other numbers there.
             self.session.freshness.renumbered();
-            self.lost_on.clear();
+            self.forget_losses();
             self.stays_with = None;
         }
         self.mode = server.mode_of(&database, &self.session.identity.user);
@@ -410,7 +415,7 @@ impl Client {
         }
         let end = self.session.gathered.end.unwrap_or(End::Sync);
         self.take_unit_off(buffers);
-        self.lost_on.clear();
+        self.forget_losses();
         self.worker.metrics.error_sent(refusal.code.as_str());
         self.session.refuse_unit(refusal.code, &refusal.message, end, &mut buffers.to_client);
         self.flush(buffers).await

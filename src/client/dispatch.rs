@@ -98,6 +98,7 @@ impl Client {
             alarm,
             refused: None,
             farewell: None,
+            has_last_words: false,
         });
         self.send_unit(buffers)
     }

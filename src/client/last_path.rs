@@ -18,9 +18,8 @@ pub(super) struct Resolved {
 impl LastPath {
     /// Where the session's names are looked for.
     pub(super) fn resolve(&mut self, picture: &Picture, session: &Session) -> &Resolved {
-        let is_the_same = |(id, settings, _): &(u32, Settings, Resolved)| {
-            *id == picture.id() && *settings == session.settings
-        };
+        let is_the_same =
+            |(id, settings, _): &(u32, Settings, Resolved)| *id == picture.id() && *settings == session.settings;
         if !self.0.as_ref().is_some_and(is_the_same) {
             self.0 = None;
         }

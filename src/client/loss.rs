@@ -84,7 +84,7 @@ impl Client {
         farewell: Option<SqlState>,
         buffers: &mut Buffers,
     ) -> Result<(), Farewell> {
-        let Some(held) = self.held.take() else { return Ok(()) };
+        let Some(mut held) = self.held.take() else { return Ok(()) };
         self.cancellable.runs_nothing();
         if self.session.may_change_catalog() {
             self.database.catalog.changed();
@@ -94,9 +94,11 @@ impl Client {
             self.server.pools.wrote(now);
         }
         self.dropping = held.passing_to_node;
-        // A read that no node survives is not tried on all of them.
+        // A read that no node survives is not tried on all of them. A node that said goodbye, or that we have fenced, has not
+        // died of it.
+        let is_unexplained = held.sent && farewell.is_none() && !held.lease.connection().pass.is_severed();
         let may_run_again =
-            farewell.is_some() || (self.lost_on.len() < MOST_RUNS && (!held.sent || self.lost_on.is_empty()));
+            farewell.is_some() || (self.lost_on.len() < MOST_RUNS && !(is_unexplained && self.is_suspect));
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
         let how = Circumstances {
             farewell,
@@ -128,13 +130,14 @@ impl Client {
             Loss::RunAgain => {
                 self.worker.metrics.retried(if how.sent { Retry::NodeLost } else { Retry::NotSent });
                 self.lost_on.push(node);
+                self.is_suspect |= is_unexplained;
                 self.put_back(buffers);
                 Ok(())
             }
             // The client waits for the rest of a message: nothing else could be said to it.
             _ if is_torn => Err(Farewell::Left),
             Loss::Answered(out) => {
-                self.lost_on.clear();
+                self.forget_losses();
                 buffers.forget_node();
                 buffers.to_client.extend_from_slice(&out);
                 self.flush(buffers).await
@@ -144,7 +147,7 @@ impl Client {
                     // Whoever looks whether it was done must not look where it cannot be seen yet.
                     self.session.freshness.wrote(now);
                 }
-                self.lost_on.clear();
+                self.forget_losses();
                 buffers.forget_node();
                 if out.is_empty() {
                     return Ok(());
@@ -160,6 +163,12 @@ impl Client {
             }
             Loss::End(message) => Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, message)),
         }
+    }
+
+    /// What comes now has been lost nowhere yet.
+    pub(super) fn forget_losses(&mut self) {
+        self.lost_on.clear();
+        self.is_suspect = false;
     }
 
     /// Everything since BEGIN stands at the front of the input again; what the client has seen of it will be compared.
@@ -184,7 +193,7 @@ impl Client {
             log.clear();
         }
         self.session.lose_replayed();
-        self.lost_on.clear();
+        self.forget_losses();
         buffers.forget_node();
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
-use super::conversation::Client;
+use super::conversation::{Client, HeldLease};
 use super::farewell::Farewell;
 use super::gathering::peek;
 use super::worker::Buffers;
@@ -171,13 +171,19 @@ impl Client {
         if held.farewell.is_some() {
             return Ok(Turn::Stop(Relayed::NodeLost(held.farewell)));
         }
-        let connection = held.lease.connection();
-        match buffers.from_node.poll_fill(cx, &mut connection.stream) {
-            Poll::Pending => return Ok(Turn::Still),
-            Poll::Ready(Ok(0) | Err(_)) => return Ok(Turn::Stop(Relayed::NodeLost(None))),
-            Poll::Ready(Ok(_)) => {}
+        if !held.has_last_words {
+            let connection = held.lease.connection();
+            match buffers.from_node.poll_fill(cx, &mut connection.stream) {
+                Poll::Pending => return Ok(Turn::Still),
+                Poll::Ready(Ok(0) | Err(_)) => return Ok(Turn::Stop(Relayed::NodeLost(None))),
+                Poll::Ready(Ok(_)) => {}
+            }
         }
-        let looked = match self.look(buffers) {
+        // What a node says between its last whole answer and its goodbye is looked at by itself: it is half an answer,
+        // which nobody has been shown then, and what it answers can be run again.
+        let whole = if held.has_last_words { None } else { answered_before_goodbye(buffers.from_node.filled(), held) };
+        held.has_last_words = whole.is_some();
+        let looked = match self.look(buffers, whole.unwrap_or(usize::MAX)) {
             Ok(looked) => looked,
             Err(Stop::Relayed(relayed)) => return Ok(Turn::Stop(relayed)),
             Err(Stop::OutOfStep) => {
@@ -189,9 +195,9 @@ impl Client {
         Ok(Turn::Moved)
     }
 
-    /// Looks at what came from the node. Answers how many bytes at the front go on as they are; where some do not, what
-    /// does has been put into `to_client` and 0 is answered.
-    fn look(&mut self, buffers: &mut Buffers) -> Result<usize, Stop> {
+    /// Looks at what came from the node, but not beyond so many bytes. Answers how many at the front go on as they are; where
+    /// some do not, what does has been put into `to_client` and 0 is answered.
+    fn look(&mut self, buffers: &mut Buffers, most: usize) -> Result<usize, Stop> {
         let Some(held) = &mut self.held else { return Ok(0) };
         // Before anything is taken from the message that may be on its way: what has been cut short must be known.
         if held.lease.connection().pass.is_severed() {
@@ -199,6 +205,7 @@ impl Client {
             return Err(Stop::Relayed(Relayed::NodeLost(farewell)));
         }
         let filled = buffers.from_node.filled();
+        let filled = filled.get(..most).unwrap_or(filled);
         let mut at = held.passing_to_client.min(filled.len());
         held.passing_to_client -= at;
         let log = &mut self.log;
@@ -392,7 +399,9 @@ impl Client {
 
     /// Takes what the client sends while its lease is held.
     fn read_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
-        if buffers.to_node.len() >= MOST_WAITING || self.held.as_ref().is_none_or(|held| held.refused.is_some()) {
+        // What a node that has said goodbye has not been sent can go elsewhere.
+        let is_over = |held: &HeldLease| held.refused.is_some() || held.farewell.is_some() || held.has_last_words;
+        if buffers.to_node.len() >= MOST_WAITING || self.held.as_ref().is_none_or(is_over) {
             return Ok(Turn::Still);
         }
         if let Some(turn) = self.take_messages(buffers)? {
@@ -409,12 +418,10 @@ impl Client {
             Poll::Pending => Ok(Turn::Still),
             Poll::Ready(Ok(0)) => Err(Farewell::Left),
             Poll::Ready(Err(error)) => Err(error.into()),
-            Poll::Ready(Ok(_)) => {
-                Ok(self.take_messages(buffers)?.unwrap_or_else(|| {
-                    self.place.card.stirs(Instant::now());
-                    Turn::Moved
-                }))
-            }
+            Poll::Ready(Ok(_)) => Ok(self.take_messages(buffers)?.unwrap_or_else(|| {
+                self.place.card.stirs(Instant::now());
+                Turn::Moved
+            })),
         }
     }
 
@@ -692,6 +699,26 @@ fn farewell_of(bytes: &[u8]) -> Option<SqlState> {
 #[cold]
 #[inline(never)]
 fn unusual() {}
+
+/// How many bytes are whole answers, where the node says goodbye and something stands between these and that. Costs one
+/// look at the last bytes where it does not: a goodbye comes last, and its fields end with zeros.
+fn answered_before_goodbye(filled: &[u8], held: &HeldLease) -> Option<usize> {
+    if !filled.ends_with(&[0, 0]) {
+        return None;
+    }
+    let (mut at, mut answered) = (held.passing_to_client, 0);
+    while let Some(header) = Header::peek(filled.get(at..)?).ok()? {
+        let rest = filled.get(at..)?;
+        if header.tag == backend::ERROR_RESPONSE && farewell_of(rest).is_some() {
+            return (0 < answered && answered < at).then_some(answered);
+        }
+        at += header.size;
+        if header.tag == backend::READY_FOR_QUERY {
+            answered = at;
+        }
+    }
+    None
+}
 
 /// Notes what the client is shown; true: it has been shown that before.
 fn shown(log: &mut Option<Box<TransactionLog>>, bytes: &[u8]) -> bool {

@@ -45,7 +45,7 @@ impl Client {
     /// Gives the lease back.
     pub(super) fn finish(&mut self, buffers: &mut Buffers) {
         buffers.keep_nothing();
-        self.lost_on.clear();
+        self.forget_losses();
         let Some(held) = self.held.take() else { return };
         let now = Instant::now();
         let took = now.saturating_duration_since(held.begun);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::line::{Line, LineError};
+use super::line::{Line, LineError, Row};
 use super::probe::{self, PROBE, PROBE_NAME, SAMPLE, SAMPLE_NAME};
 use super::shared::{Shared, Signals};
 use crate::backend::{ConnectClass, ConnectError, Target, connect};
@@ -29,6 +29,14 @@ pub(super) struct Watcher {
     last_sample: Option<Instant>,
     /// Why the last fresh connection failed although the kept one works; logged once per cause.
     fresh_problem: Option<ConnectClass>,
+    /// Logins in a row that have not ended in time.
+    silent_logins: u32,
+}
+
+/// The kept connection, asked while a fresh one was opened.
+struct Kept {
+    line: Line,
+    answer: Result<Row, LineError>,
 }
 
 /// What to ask next.
@@ -51,6 +59,7 @@ impl Watcher {
             last_probe: None,
             last_sample: None,
             fresh_problem: None,
+            silent_logins: 0,
         }
     }
 
@@ -141,36 +150,45 @@ impl Watcher {
     async fn look(&mut self, deadline: tokio::time::Instant) -> Result<ProbeReport, ProbeFailure> {
         let is_fresh_due = self.probes_on_line >= PROBES_PER_CONNECTION;
         self.probes_on_line += 1;
-        if !is_fresh_due && let Some(line) = self.line.take() {
-            match self.ask(line, deadline).await {
+        if !is_fresh_due && let Some(mut line) = self.line.take() {
+            let answer = ask(&mut line, deadline).await;
+            match self.take_in(line, answer) {
                 // The line ended; whether the node did too, a fresh connection tells.
                 Err(ProbeFailure::Lost) => self.has_lost_line = true,
                 result => return result,
             }
         }
-        match self.open(deadline).await {
-            Ok(line) => {
+        // Both at once: a login that hangs takes no time from the kept connection.
+        let kept = self.line.take();
+        let (opened, kept) = tokio::join!(self.open(deadline), ask_kept(kept, deadline));
+        match opened {
+            Ok(mut line) => {
                 // A fresh line in place of one that is as good as ever: it is the same server.
-                self.has_lost_line |= self.line.as_mut().is_some_and(Line::has_stirred);
-                self.ask(line, deadline).await
+                self.has_lost_line |= kept.is_some_and(|mut kept| kept.line.has_stirred());
+                let answer = ask(&mut line, deadline).await;
+                self.take_in(line, answer)
             }
-            Err(failure) => self.fall_back(failure, deadline).await,
+            Err((class, failure)) => self.fall_back(class, failure, kept),
         }
     }
 
     /// No fresh connection: what it means, if the kept one still works.
-    async fn fall_back(
+    fn fall_back(
         &mut self,
-        (class, failure): (ConnectClass, ProbeFailure),
-        deadline: tokio::time::Instant,
+        class: ConnectClass,
+        failure: ProbeFailure,
+        kept: Option<Kept>,
     ) -> Result<ProbeReport, ProbeFailure> {
-        let kept = self.line.take();
-        let Some(line) = kept.filter(|_| tells_nothing_of_health(class)) else { return Err(failure) };
+        let is_silent = class == ConnectClass::Silent;
+        self.silent_logins = if is_silent { self.silent_logins.saturating_add(1) } else { 0 };
+        // A login costs a busy machine much more than an answer does.
+        let is_busy = is_silent && self.silent_logins < SILENT_LOGINS;
+        let Some(kept) = kept.filter(|_| is_busy || tells_nothing_of_health(class)) else { return Err(failure) };
         if self.fresh_problem.replace(class) != Some(class) {
             warn!(node = %self.target.endpoint.address, %failure, "the monitor cannot log in anew; its old connection works");
         }
-        self.probes_on_line = 0;
-        self.ask(line, deadline).await
+        self.probes_on_line = if is_silent { PROBES_PER_CONNECTION } else { 0 };
+        self.take_in(kept.line, kept.answer)
     }
 
     async fn open(&mut self, deadline: tokio::time::Instant) -> Result<Line, (ConnectClass, ProbeFailure)> {
@@ -180,16 +198,12 @@ impl Watcher {
         let queries = [(PROBE_NAME, PROBE), (SAMPLE_NAME, SAMPLE)];
         let line = Line::prepare(login, &queries, deadline).await;
         let line = line.map_err(|error| (ConnectClass::Broken, line_failure(&error)))?;
-        (self.probes_on_line, self.fresh_problem) = (0, None);
+        (self.probes_on_line, self.fresh_problem, self.silent_logins) = (0, None, 0);
         Ok(line)
     }
 
-    /// Asks over this connection, and keeps it if it can be used again.
-    async fn ask(&mut self, mut line: Line, deadline: tokio::time::Instant) -> Result<ProbeReport, ProbeFailure> {
-        let mut answer = line.ask(PROBE_NAME, deadline).await;
-        if is_promotion(&answer) {
-            answer = line.ask(PROBE_NAME, deadline).await;
-        }
+    /// Takes in what was answered over this connection, and keeps it if it can be used again.
+    fn take_in(&mut self, line: Line, answer: Result<Row, LineError>) -> Result<ProbeReport, ProbeFailure> {
         match answer {
             Ok(row) => {
                 self.line = Some(line);
@@ -221,6 +235,18 @@ impl Watcher {
         let sample = Sample { begun, lsn: position.lsn, timeline: position.timeline };
         self.shared.handle(Event::Sample { node: self.id, sample, is_in_recovery: position.is_in_recovery });
     }
+}
+
+/// Asks over this connection.
+async fn ask(line: &mut Line, deadline: tokio::time::Instant) -> Result<Row, LineError> {
+    let answer = line.ask(PROBE_NAME, deadline).await;
+    if is_promotion(&answer) { line.ask(PROBE_NAME, deadline).await } else { answer }
+}
+
+async fn ask_kept(line: Option<Line>, deadline: tokio::time::Instant) -> Option<Kept> {
+    let mut line = line?;
+    let answer = ask(&mut line, deadline).await;
+    Some(Kept { line, answer })
 }
 
 async fn stirred(line: Option<&mut Line>) {
@@ -276,6 +302,9 @@ fn words(error: &dyn std::error::Error) -> String {
 
 /// So many probes go over one connection; the next over a fresh one.
 const PROBES_PER_CONNECTION: u32 = 9;
+/// So many logins in a row do not end in time before a node is missed whose old connection answers: it lets nobody in any more.
+/// Fewer are what a machine shows that has more to do than it can.
+const SILENT_LOGINS: u32 = 4;
 /// Between two probes of a node, however many doubt it.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// Between two samples while somebody waits for the node to catch up; the timer rounds up to its milliseconds.

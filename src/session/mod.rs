@@ -481,8 +481,7 @@ impl Session {
     /// The unit has been joined by this statement when its Parse was looked at, and nothing that counts has changed since:
     /// names mean what they meant, and without a lease no reply can have come. Where there are rules, they are to be counted.
     fn has_joined(&self, prepared: &Arc<Prepared>) -> bool {
-        !self.catalog.path_is_uncertain
-            && self.gathered.parsed.back().is_some_and(|last| Arc::ptr_eq(last, prepared))
+        !self.catalog.path_is_uncertain && self.gathered.parsed.back().is_some_and(|last| Arc::ptr_eq(last, prepared))
     }
 
     /// The unit uses this statement, whose columns the client may rely on.

@@ -48,7 +48,9 @@ impl Session {
         self.catalog.may_change |= self.gathered.may_change_catalog || message.tag == frontend::FUNCTION_CALL;
         match message.tag {
             frontend::QUERY => self.translate_query(message, known, out),
-            frontend::PARSE => self.translate_parse(message.whole, Parse::read(message.body)?, known, prepared_limit, out),
+            frontend::PARSE => {
+                self.translate_parse(message.whole, Parse::read(message.body)?, known, prepared_limit, out)
+            }
             frontend::BIND => self.translate_bind(message, Bind::read(message.body)?, known, prepared_limit, out),
             frontend::DESCRIBE => self.translate_describe(message, known, prepared_limit, out)?,
             frontend::CLOSE => self.translate_close(message, known, out)?,
@@ -162,14 +164,7 @@ impl Session {
         self.owed.push(Owed::OurParse);
     }
 
-    fn translate_parse(
-        &mut self,
-        whole: &[u8],
-        parse: Parse<'_>,
-        known: &mut Known,
-        limit: usize,
-        out: &mut BytesMut,
-    ) {
+    fn translate_parse(&mut self, whole: &[u8], parse: Parse<'_>, known: &mut Known, limit: usize, out: &mut BytesMut) {
         let Some(prepared) = self.gathered.parsed.pop_front() else { return };
         self.flow.batch_open = true;
         if parse.name.is_empty() {

@@ -83,7 +83,8 @@ impl<S: Copy + PartialEq> Recent<S> {
 /// By what strings of one shape mostly share: literals rarely stand so far in front.
 #[inline]
 fn place_of(text: &[u8]) -> usize {
-    let word = |at: usize| text.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word));
+    let word =
+        |at: usize| text.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word));
     let mixed = word(0) ^ word(16).rotate_left(21) ^ word(32).rotate_left(42);
     /// 2^64 divided by the golden ratio.
     const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;

@@ -3,6 +3,7 @@
 //! `TRUNKLINE_RUN_SECONDS` says for how long each, `TRUNKLINE_SESSIONS` for how many sessions (at most 32), and
 //! `TRUNKLINE_KILLS` how often the primary is killed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
@@ -255,11 +256,9 @@ impl Run {
         self.is_over.store(true, Ordering::Relaxed);
         let ended: Vec<_> = self.sessions.into_iter().map(|session| session.join().unwrap()).collect();
         let (told, errors): (Vec<_>, Vec<_>) = ended.into_iter().unzip();
-        println!(
-            "{} events, {} errors",
-            told.iter().map(Vec::len).sum::<usize>(),
-            errors.iter().map(Vec::len).sum::<usize>()
-        );
+        let mut codes = BTreeMap::<&str, usize>::new();
+        errors.iter().flatten().for_each(|(code, _)| *codes.entry(code).or_default() += 1);
+        println!("{} events, errors: {codes:?}", told.iter().map(Vec::len).sum::<usize>());
         (told, errors.into_iter().flatten().collect())
     }
 }

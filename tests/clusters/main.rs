@@ -40,6 +40,7 @@ mod routing;
 mod routing_contract;
 mod rules;
 mod session_state;
+mod several;
 mod sockets;
 mod startup;
 mod state;

@@ -236,6 +236,39 @@ fn a_frozen_primary_is_no_primary_until_it_is_thawed() {
     });
 }
 
+/// Where a machine has more to do than it can, a login takes long before an answer does.
+#[test]
+fn a_primary_that_lets_nobody_in_is_lost_only_when_that_lasts() {
+    limited(|| {
+        let cluster = cluster();
+        let watched = Watched::new(&cluster, "bench", Duration::from_secs(10));
+        watched.until_whole();
+        // The postmaster alone: who is connected goes on.
+        let postmaster = postmaster(cluster.node(0));
+        signal(&postmaster, "STOP");
+        let frozen = Instant::now();
+        while frozen.elapsed() < Duration::from_secs(2) {
+            let view = watched.handle.view();
+            assert_eq!(view.primary, Some(PRIMARY), "after {:?}: {view:#?}", frozen.elapsed());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        watched.until("the primary is lost", |view| view.primary.is_none());
+        signal(&postmaster, "CONT");
+        watched.until_whole();
+    });
+}
+
+/// The process that lets clients in.
+fn postmaster(node: &Node) -> String {
+    let folder = node.sql("show data_directory").unwrap();
+    let file = std::fs::read_to_string(std::path::Path::new(&folder).join("postmaster.pid")).unwrap();
+    file.lines().next().unwrap().to_owned()
+}
+
+fn signal(process: &str, name: &str) {
+    assert!(std::process::Command::new("kill").args(["-s", name, process]).status().unwrap().success());
+}
+
 #[test]
 fn a_requested_sample_is_begun_after_the_request_and_a_followed_replica_passes_it_soon() {
     limited(|| {

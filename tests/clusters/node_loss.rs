@@ -11,6 +11,7 @@ use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::Stop;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
+use crate::raw::{RawClient, SYNC, bind, execute, parse};
 
 #[test]
 fn a_replica_that_is_restarted_costs_nobody_an_error() {
@@ -116,6 +117,28 @@ fn a_read_in_flight_on_a_frozen_replica_is_answered_by_another() {
 }
 
 #[test]
+fn a_read_in_flight_on_one_frozen_replica_after_the_other_is_answered_by_the_primary() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let mut client = proxy.client();
+        // The second one is frozen once the read has come to it.
+        let waits = "select count(*) from pg_stat_activity where query like '%pg_sleep%' and pid <> pg_backend_pid()";
+        let has = |node: usize| cluster.node(node).sql(waits).unwrap() == "1";
+        thread::scope(|scope| {
+            let read = scope.spawn(|| server_port(&mut client, "select inet_server_port() from pg_sleep(1)"));
+            eventually("it runs", Duration::from_secs(5), || has(1) || has(2));
+            let (first, second) = if has(1) { (1, 2) } else { (2, 1) };
+            cluster.node(first).freeze().unwrap();
+            eventually("it runs on the other", Duration::from_secs(8), || has(second));
+            cluster.node(second).freeze().unwrap();
+            assert_eq!(read.join().unwrap(), cluster.node(0).port());
+        });
+        [1, 2].iter().for_each(|replica| cluster.node(*replica).thaw().unwrap());
+    });
+}
+
+#[test]
 fn a_write_in_flight_on_a_frozen_primary_is_in_doubt_and_its_late_answer_is_not_passed_on() {
     limited(|| {
         let cluster = cluster();
@@ -164,6 +187,43 @@ fn connections_that_died_while_idle_are_never_met() {
             cluster.node(node).start().unwrap();
         }
         assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "24");
+    });
+}
+
+/// Two writes go to one backend behind each other. It answers the first, begins to answer the second, and is ended: all of
+/// that comes to Trunkline at once. The second has not been done, and runs again though the first counts.
+#[test]
+fn a_write_that_is_half_answered_before_a_goodbye_runs_again_behind_one_that_counts() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create table t as select id, 0 as a from generate_series(1, 2) id").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let mut others = [1, 2].map(|id| {
+            let mut other = login(primary.port(), "bench", "bench").connect(NoTls).unwrap();
+            other.batch_execute(&format!("begin; update t set a = 0 where id = {id}")).unwrap();
+            other
+        });
+        let waits = "from pg_stat_activity where wait_event_type = 'Lock' and query like 'update t %'";
+        let waiting = |id: u32| {
+            let sql = format!("select count(*) {waits} and query like '%id = {id}'");
+            eventually("it waits", Duration::from_secs(5), || primary.sql(&sql).unwrap() == "1");
+        };
+        let updates = [1, 2].map(|id| parse("", &format!("update t set a = a + 1 where id = {id}")));
+        let (bind, execute) = (bind("", &[]), execute());
+        client.send(&[&updates[0], &bind, &execute, SYNC, &updates[1], &bind, &execute, SYNC]);
+        waiting(1);
+        proxy.signal("STOP");
+        others[0].batch_execute("rollback").unwrap();
+        waiting(2);
+        primary.sql(&format!("select pg_terminate_backend(pid, 5000) {waits}")).unwrap();
+        others[1].batch_execute("rollback").unwrap();
+        proxy.signal("CONT");
+        for _ in 0..2 {
+            assert_eq!(client.until(b'Z'), ["1", "2", "UPDATE 1", "I"]);
+        }
+        assert_eq!(primary.sql("select array_agg(a order by id) from t").unwrap(), "{1,1}");
     });
 }
 

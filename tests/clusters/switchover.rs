@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::Stop;
 
-use crate::fixture::{Proxy, cluster, limited, pgbench};
+use crate::fixture::{Proxy, cluster, limited, limited_to, pgbench};
 use crate::pgbench::fill;
 
 #[test]
@@ -41,6 +41,53 @@ fn ten_switchovers_cost_readers_nothing_and_writers_their_open_transactions_only
         );
         assert_eq!(sums.unwrap(), "t|t");
     });
+}
+
+/// `TRUNKLINE_SWITCHOVERS` says how many there are.
+#[test]
+fn switchovers_cost_single_statements_nothing() {
+    let rounds = std::env::var("TRUNKLINE_SWITCHOVERS").map_or(5, |text| text.parse().unwrap());
+    limited_to(Duration::from_secs(30) + Duration::from_secs(5) * rounds, move || {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        proxy.client().batch_execute("create table t (a bigint)").unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let writers: Vec<_> = (0..16).map(|number: i64| write_singly(&proxy, number, &is_over)).collect();
+        thread::sleep(Duration::from_millis(300));
+        for round in 0..usize::try_from(rounds).unwrap() {
+            switch_over(&cluster, round % 3, (round + 1) % 3);
+            thread::sleep(Duration::from_millis(200));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let ended: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        let errors: Vec<_> = ended.iter().flat_map(|(_, errors)| errors).collect();
+        let done: i64 = ended.iter().map(|(done, _)| done).sum();
+        println!("{done} statements");
+        assert!(errors.is_empty(), "{} errors: {errors:#?}", errors.len());
+        let there = cluster.node(usize::try_from(rounds).unwrap() % 3).sql("select count(*), count(distinct a) from t");
+        assert_eq!(there.unwrap(), format!("{done}|{done}"));
+    });
+}
+
+/// Writes one statement after the other, as fast as they are answered, until told to stop: how many, and the errors.
+fn write_singly(proxy: &Proxy, number: i64, is_over: &Arc<AtomicBool>) -> thread::JoinHandle<(i64, Vec<String>)> {
+    let (mut client, is_over) = (proxy.client(), Arc::clone(is_over));
+    thread::spawn(move || {
+        let (mut done, mut errors) = (0, Vec::new());
+        while !is_over.load(Ordering::Relaxed) {
+            let value = number * 1_000_000_000 + done;
+            // A Query, or batches that name what they prepare.
+            let wrote = match number % 2 {
+                0 => client.batch_execute(&format!("insert into t values ({value})")),
+                _ => client.execute("insert into t values ($1)", &[&value]).map(drop),
+            };
+            match wrote {
+                Ok(()) => done += 1,
+                Err(error) => errors.push(format!("{error:?}")),
+            }
+        }
+        (done, errors)
+    })
 }
 
 /// Waits for a pgbench. It goes on after 40001 alone; any other error ends a client of it, and that is a failure here.
