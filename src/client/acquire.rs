@@ -52,7 +52,7 @@ impl Client {
         }
         let worker = Rc::clone(&self.worker);
         let mut newest = worker.view(self.cluster());
-        let view: &View = newest.load();
+        let view = newest.look();
         self.session.freshness.settle(view);
         if self.session.freshness.is_ahead_of(view) {
             return None;

@@ -17,6 +17,7 @@ pub mod greeting;
 pub mod handshake;
 mod last_path;
 mod loss;
+mod newest_view;
 pub mod pause;
 pub mod peer;
 pub mod relay;

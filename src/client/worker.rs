@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use arc_swap::cache::Cache;
 use bytes::BytesMut;
 
 use super::card::{Card, ClientReport, Ending};
+use super::newest_view::NewestView;
 use super::server::{Cluster, Server};
 use super::shapes::{DecisionReport, Shapes};
 use super::tally::{Tally, Totals};
@@ -20,7 +19,7 @@ use crate::metrics::{Limit, WorkerMetrics};
 use crate::net::ReadBuffer;
 use crate::session::{Dialect, Settings};
 use crate::sql::{self, ParseSettings, Statement, classify_bytes};
-use crate::topology::{NodeId, View};
+use crate::topology::NodeId;
 
 /// One worker thread's own things.
 pub struct Worker {
@@ -37,8 +36,8 @@ pub struct Worker {
     )]
     spare: RefCell<Vec<Box<Buffers>>>,
     turn: Cell<u64>,
-    /// The newest view of each cluster that this worker has seen, with where it was seen.
-    views: RefCell<Vec<Option<(Arc<ArcSwap<View>>, NewestView)>>>,
+    /// The view of each cluster, by its number.
+    views: RefCell<Vec<Option<NewestView>>>,
     /// How long nodes take, as this worker has seen it, by cluster.
     latencies: RefCell<Vec<Vec<PeakLatency>>>,
     draining: Cell<bool>,
@@ -54,9 +53,6 @@ pub struct Worker {
     pub shapes: RefCell<Shapes>,
     clients: Cell<usize>,
 }
-
-/// A cluster's view as it was last looked at.
-pub type NewestView = Cache<Arc<ArcSwap<View>>, Arc<View>>;
 
 /// What a worker tells of itself.
 #[derive(Debug, Default)]
@@ -154,17 +150,14 @@ impl Worker {
         self.latencies.borrow().get(cluster)?.get(usize::from(node.0))?.now(now)
     }
 
-    /// The cluster's view, to be [loaded](Cache::load). It is held here for all clients of the thread, so that looking at
-    /// it is no more than that.
+    /// The cluster's view, to be looked at.
     pub fn view(&self, cluster: &Cluster) -> RefMut<'_, NewestView> {
         RefMut::map(self.views.borrow_mut(), |views| {
             let place = at_or_default(views, cluster.number);
-            if place.as_ref().is_some_and(|(source, _)| !Arc::ptr_eq(source, &cluster.view)) {
+            if place.as_ref().is_some_and(|view| !view.is_of(&cluster.view)) {
                 *place = None;
             }
-            let look = || (Arc::clone(&cluster.view), Cache::new(Arc::clone(&cluster.view)));
-            let (_, newest) = place.get_or_insert_with(look);
-            newest
+            place.get_or_insert_with(|| NewestView::of(&cluster.view))
         })
     }
 

@@ -88,5 +88,6 @@ fn place_of(text: &[u8]) -> usize {
     let mixed = word(0) ^ word(16).rotate_left(21) ^ word(32).rotate_left(42);
     /// 2^64 divided by the golden ratio.
     const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
-    (mixed.wrapping_mul(SPREAD) >> (u64::BITS - PLACES.ilog2())) as usize
+    let place = mixed.wrapping_mul(SPREAD) >> (u64::BITS - PLACES.ilog2());
+    usize::try_from(place).unwrap_or_default()
 }
