@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Lets a real standby judge what Trunkline calls safe. Run by hand; needs psycopg, a primary and its standby.
+"""Lets a real standby judge what Trunkline calls safe. Run by hand, four minutes long; needs psycopg, a primary and its
+standby with an empty database `regression`.
 
 PostgreSQL's regression scripts run on the primary, statement by statement. What `trunkline explain --json -` would send
-to a replica runs on the standby too, once that has caught up: a refusal there, or another answer, is printed. Left out is
-what the session of the primary alone has: temporary objects, prepared statements. Expected are findings that only a
-catalog could spare (a sequence read as a table).
+to a replica runs on the standby too, once that has caught up. A refusal there is printed, and the program ends with 1.
+Left out is what the session of the primary alone has: temporary objects, prepared statements. Other answers are counted,
+and printed with --all: each statement is judged by itself here, so a temporary table that hides a permanent one, or a plan
+made before the standby has its statistics, is no finding. Expected are refusals that only a catalog could spare (a
+sequence read as a table).
 
-    regression_judge.py --trunkline target/debug/trunkline --scripts .../src/test/regress \
+    regression_judge.py --trunkline target/debug/trunkline --scripts .../src/test/regress --libraries target/regress/lib \
         --primary 'host=/tmp port=5432 dbname=regression' --standby 'host=/tmp port=5433 dbname=regression' [name …]
 """
 
@@ -15,6 +18,7 @@ import json
 import pathlib
 import re
 import subprocess
+import sys
 import time
 
 import psycopg
@@ -26,6 +30,26 @@ TOKEN = re.compile(
     r"""|\bbegin\s+atomic\b|\bcase\b|\bend\b""",
     re.IGNORECASE | re.DOTALL,
 )
+
+
+# psql's own way of putting a variable in: :name, :'name', :"name".
+VARIABLE = re.compile(r"""(?<![:\w]):(?:(['"])(\w+)\1|([a-z_]\w*))""", re.IGNORECASE)
+
+
+def filled_in(script, variables):
+    """The script with what its \\set commands set, given what \\getenv finds."""
+    def value(match):
+        quote, name = match.group(1) or "", match.group(2) or match.group(3)
+        return quote + variables[name] + quote if name in variables else match.group()
+
+    lines = []
+    for line in script.splitlines(keepends=True):
+        if found := re.match(r"\\set (\w+) (.*)", line):
+            words = re.findall(r":\w+|'(?:[^']|'')*'|\S+", found.group(2))
+            words = [word[1:-1].replace("''", "'") if word.startswith("'") else VARIABLE.sub(value, word) for word in words]
+            variables[found.group(1)] = "".join(words)
+        lines.append(line if line.startswith("\\") else VARIABLE.sub(value, line))
+    return "".join(lines)
 
 
 def statements(script):
@@ -47,6 +71,11 @@ def statements(script):
 
 # A relation, a prepared statement, a type or a function that is not there.
 OF_ONE_SESSION = ("42P01", "26000", "42704", "42883")
+# What a standby says when it cannot do what the primary can.
+REFUSALS = ("25006", "0A000", "55000", "25001", "XX000", "58P01")
+# The slowest statement of the suite takes a second or two; replay is behind by milliseconds.
+LIMIT = "-c statement_timeout=20s"
+PATIENCE = 30
 
 
 class Judge:
@@ -82,25 +111,32 @@ def answer(connection, sql):
 
 def wait_for_replay(primary, standby):
     position = primary.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()[0]
+    deadline = time.monotonic() + PATIENCE
     while not standby.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (position,)).fetchone()[0]:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the standby has not replayed {position} within {PATIENCE} s")
         time.sleep(0.002)
 
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("trunkline", "scripts", "primary", "standby"):
-        options.add_argument("--" + name, required=True)
+    for name in ("trunkline", "scripts", "libraries", "primary", "standby"):
+        options.add_argument("--" + name, required=name != "libraries")
+    options.add_argument("--all", action="store_true", help="also answers that differ")
     options.add_argument("names", nargs="*")
     given = options.parse_args()
-    folder = pathlib.Path(given.scripts)
+    folder = pathlib.Path(given.scripts).resolve()
+    libraries = str(pathlib.Path(given.libraries or ".").resolve())
     schedule = re.findall(r"^test: (.*)$", (folder / "parallel_schedule").read_text(), re.MULTILINE)
     judge = Judge(given.trunkline)
     watch = [psycopg.connect(node, autocommit=True) for node in (given.primary, given.standby)]
-    ran = 0
+    ran, refused, differ = 0, 0, 0
     for name in given.names or " ".join(schedule).split():
-        primary, standby = (psycopg.connect(node, autocommit=True) for node in (given.primary, given.standby))
+        nodes = (given.primary, given.standby)
+        primary, standby = (psycopg.connect(node, autocommit=True, options=LIMIT) for node in nodes)
         script = (folder / "sql" / f"{name}.sql").read_text(errors="replace")
-        for sql in statements(script.replace(":'abs_srcdir'", f"'{folder}'")):
+        variables = {"abs_srcdir": str(folder), "libdir": libraries, "dlsuffix": ".so"}
+        for sql in statements(filled_in(script, variables)):
             was_idle = primary.pgconn.transaction_status == TransactionStatus.IDLE
             expected = answer(primary, sql)
             is_idle = primary.pgconn.transaction_status == TransactionStatus.IDLE
@@ -109,10 +145,18 @@ def main():
             wait_for_replay(*watch)
             found = answer(standby, sql)
             ran += 1
-            if found != expected and not str(found).startswith(OF_ONE_SESSION):
+            if found == expected or str(found).startswith(OF_ONE_SESSION):
+                continue
+            is_refusal = str(found).startswith(REFUSALS)
+            refused += is_refusal
+            differ += not is_refusal
+            if is_refusal or given.all:
                 print(f"{name}: {sql}\n    primary: {str(expected)[:200]}\n    standby: {str(found)[:200]}", flush=True)
-    print(f"{ran} statements ran on the standby")
+        primary.close()
+        standby.close()
+    print(f"{ran} statements ran on the standby: {refused} refused, {differ} answered otherwise")
+    return 1 if refused else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

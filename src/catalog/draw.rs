@@ -22,7 +22,6 @@ impl Picture {
         drawing.types();
         drawing.operators();
         while drawing.follow() {}
-        drawing.casts();
         drawing.picture
     }
 }
@@ -36,6 +35,8 @@ struct Drawing<'a> {
     function_places: HashMap<Oid, usize>,
     relation_places: HashMap<Oid, usize>,
     operator_functions: HashMap<Oid, (Oid, Oid)>,
+    /// What sorting by an operator or looking it up in an index calls.
+    support_functions: HashMap<Oid, Vec<Oid>>,
     owners: HashMap<Oid, (Box<str>, bool)>,
     /// Where the rows are of relations that something can be said of.
     special_rows: HashMap<Oid, usize>,
@@ -58,6 +59,10 @@ impl<'a> Drawing<'a> {
         for (aggregate, function) in std::mem::take(&mut rows.aggregates) {
             aggregates.entry(aggregate).or_default().push(function);
         }
+        let mut support_functions: HashMap<Oid, Vec<Oid>> = HashMap::new();
+        for (operator, function) in std::mem::take(&mut rows.operator_supports) {
+            support_functions.entry(operator).or_default().push(function);
+        }
         let differs = |name: &str| differs_between_nodes(&Name { schema: None, name: name.into() });
         let of_node = rows.system_relations.iter().filter(|(_, name)| differs(name)).map(|(oid, _)| *oid).collect();
         let owners = rows.roles.iter().map(|role| (role.oid, (role.name.clone(), role.is_exempt))).collect();
@@ -68,6 +73,7 @@ impl<'a> Drawing<'a> {
             function_places: HashMap::new(),
             relation_places: HashMap::new(),
             operator_functions: HashMap::new(),
+            support_functions,
             owners,
             special_rows: HashMap::new(),
             of_node,
@@ -192,7 +198,8 @@ impl<'a> Drawing<'a> {
         let types = self.follow_types();
         let operators = self.follow_operators();
         let relations = self.follow_relations();
-        functions || types || operators || relations
+        let casts = self.follow_casts();
+        functions || types || operators || relations || casts
     }
 
     fn follow_functions(&mut self) -> bool {
@@ -226,8 +233,12 @@ impl<'a> Drawing<'a> {
         if row.is_aggregate {
             return self.aggregates.get(&row.oid)?.iter().find_map(|function| self.of_called(*function));
         }
-        // A statement of SQL shows all that it does; anything else that calls itself volatile may do more.
-        if row.volatility == Volatility::Volatile && row.language != Language::Sql {
+        // The server keeps a function from writing by itself unless it calls itself volatile: then only a body counts that
+        // shows all that it does.
+        if row.volatility == Volatility::Volatile && !shows_that_it_reads(&row.body) {
+            return Some(Why::Function);
+        }
+        if self.checks_answer(row) {
             return Some(Why::Function);
         }
         match &row.body {
@@ -243,6 +254,12 @@ impl<'a> Drawing<'a> {
             Body::Text { statement, .. } => self.of_text(statement, row.language),
         }
         .map(|_| Why::Function)
+    }
+
+    /// What it answers with is checked as it is made, and the check needs the primary.
+    fn checks_answer(&self, row: &FunctionRow) -> bool {
+        let is_bad = |oid: &Oid| self.picture.types.get(oid).is_some_and(|kind| kind.made.is_some());
+        row.language != Language::Native && self.picture.reached_from(&row.results).iter().any(is_bad)
     }
 
     fn of_text(&self, statement: &Statement, language: Language) -> Need {
@@ -323,7 +340,7 @@ impl<'a> Drawing<'a> {
         let mut found = false;
         let mut needs = HashMap::new();
         for row in &self.rows.operators {
-            if self.of_called(row.function).is_some() {
+            if self.of_called(row.function).or_else(|| self.of_supports(row.oid)).is_some() {
                 needs.insert((row.schema, row.left, row.right, row.name.clone()), Why::Operator);
             }
         }
@@ -340,9 +357,9 @@ impl<'a> Drawing<'a> {
         let mut found: Vec<(Oid, Found)> = Vec::new();
         let rows = &self.rows;
         for &oid in self.children.keys() {
-            let is_open = self.relation(oid).is_some_and(|relation| relation.why.is_none());
+            let is_open = self.relation(oid).is_some_and(|relation| relation.whole().is_none());
             if let Some(why) = self.of_children(oid).filter(|_| is_open) {
-                found.push((oid, Found::Need(why)));
+                found.push((oid, Found::Heirs(why)));
             }
         }
         for (oid, tree) in rows.rules.iter().chain(&rows.virtual_columns) {
@@ -377,6 +394,7 @@ impl<'a> Drawing<'a> {
             let Some(relation) = place.and_then(|place| self.picture.relations.get_mut(place)) else { continue };
             match found {
                 Found::Need(why) => relation.why = Some(*why),
+                Found::Heirs(why) => relation.of_heirs = Some(*why),
                 Found::Policy(policy) if !relation.policies.contains(policy) => relation.policies.push(policy.clone()),
                 Found::Policy(_) => {}
                 Found::TriggerChanges => relation.trigger_changes = true,
@@ -388,7 +406,7 @@ impl<'a> Drawing<'a> {
     /// A table is read with its partitions and heirs.
     fn of_children(&self, oid: Oid) -> Need {
         let children = self.children.get(&oid)?;
-        children.iter().find_map(|child| self.relation(*child)?.why)
+        children.iter().find_map(|child| self.relation(*child)?.whole())
     }
 
     /// The policies that need the primary, of what the tree reads.
@@ -431,7 +449,12 @@ impl<'a> Drawing<'a> {
 
     fn of_operator(&self, oid: Oid) -> Need {
         let (function, left) = self.operator_functions.get(&oid)?;
-        self.of_called(*function).or_else(|| self.picture.types.get(left)?.compared)
+        let compared = || self.picture.types.get(left)?.compared;
+        self.of_called(*function).or_else(|| self.of_supports(oid)).or_else(compared)
+    }
+
+    fn of_supports(&self, operator: Oid) -> Need {
+        self.support_functions.get(&operator)?.iter().find_map(|function| self.of_called(*function))
     }
 
     fn of_called(&self, oid: Oid) -> Need {
@@ -448,7 +471,7 @@ impl<'a> Drawing<'a> {
 
     fn of_relation(&self, oid: Oid) -> Need {
         match self.relation(oid) {
-            Some(relation) => relation.why,
+            Some(relation) => relation.whole(),
             None if is_own(oid) => None,
             None => self.of_node.contains(&oid).then_some(Why::Relation),
         }
@@ -470,16 +493,29 @@ impl<'a> Drawing<'a> {
         self.picture.relations.get(*self.relation_places.get(&oid)?)
     }
 
-    fn casts(&mut self) {
+    fn follow_casts(&mut self) -> bool {
         let needs = self.rows.casts.iter().filter(|row| self.of_called(row.function).is_some());
-        self.picture.casts =
+        let casts: Vec<Cast> =
             needs.map(|row| Cast { source: row.source, target: row.target, is_implicit: row.is_implicit }).collect();
+        let is_new = casts.len() > self.picture.casts.len();
+        self.picture.casts = casts;
+        is_new
+    }
+}
+
+/// Nothing is left open but what its functions, relations and types do.
+fn shows_that_it_reads(body: &Body) -> bool {
+    match body {
+        Body::Hidden => false,
+        Body::Tree(_) => true,
+        Body::Text { only_reads, .. } => *only_reads,
     }
 }
 
 /// What a look at the relations has found.
 enum Found {
     Need(Why),
+    Heirs(Why),
     Policy(Policy),
     TriggerChanges,
 }
@@ -489,7 +525,7 @@ fn may_change_catalog(row: &FunctionRow) -> bool {
     match &row.body {
         Body::Hidden => row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(&row.name),
         Body::Tree(_) => false,
-        Body::Text { statement, is_dynamic } => {
+        Body::Text { statement, is_dynamic, .. } => {
             let changes = statement.parts.iter().any(|part| part.changes_catalog && part.kind != Kind::Call);
             *is_dynamic || changes
         }

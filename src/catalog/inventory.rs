@@ -46,6 +46,8 @@ pub struct Inventory {
     pub domain_checks: Vec<(Oid, Mentions)>,
     /// (type, a function that compares its values in an index, a sort or a hash).
     pub comparators: Vec<(Oid, Oid)>,
+    /// (operator, a function that an operator class of somebody's own calls to sort by it or to look it up).
+    pub operator_supports: Vec<(Oid, Oid)>,
     /// PostgreSQL's own functions by their identity.
     pub builtins: HashMap<Oid, Box<str>>,
     /// PostgreSQL's own relations by their identity.
@@ -191,6 +193,8 @@ pub enum Body {
         statement: Box<Statement>,
         /// They run text that is made up as it goes.
         is_dynamic: bool,
+        /// Nothing but what they call can do more than read.
+        only_reads: bool,
     },
 }
 
@@ -235,12 +239,15 @@ impl Body {
                 return Self::Text {
                     statement: Box::new(classify(text, &ParseSettings::default())),
                     is_dynamic: false,
+                    // What they do is told by their effects.
+                    only_reads: true,
                 };
             }
             Language::PlPgSql => words::body(text, Quoting::Sql),
             Language::Other => words::body(text, Quoting::None),
         };
-        Self::Text { statement: Box::new(body.statement), is_dynamic: body.is_dynamic }
+        let only_reads = body.only_reads && language == Language::PlPgSql;
+        Self::Text { statement: Box::new(body.statement), is_dynamic: body.is_dynamic, only_reads }
     }
 }
 

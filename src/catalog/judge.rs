@@ -108,6 +108,13 @@ impl Picture {
         }
     }
 
+    /// The types and all that their values are made of, as far as they are not PostgreSQL's own.
+    pub(super) fn reached_from(&self, types: &[Oid]) -> SmallVec<[Oid; 8]> {
+        let mut reached = SmallVec::new();
+        types.iter().for_each(|&oid| reach(self, oid, &mut reached));
+        reached
+    }
+
     fn part_changes_catalog(&self, part: &Part, path: &Path) -> bool {
         // What is temporary is of one session, which keeps its server connection.
         if part.changes_catalog && part.kind != Kind::Call && part.needs_primary != Some(NeedsPrimary::Temporary) {
@@ -279,7 +286,7 @@ impl<'a> Look<'a> {
     }
 
     fn part(&mut self, part: &Part) -> Result<(), Found> {
-        part.tables.iter().try_for_each(|table| self.table(table))?;
+        part.tables.iter().try_for_each(|table| self.table(table, part.only.contains(table)))?;
         part.types.iter().for_each(|name| self.named_type(name));
         part.calls.iter().try_for_each(|call| self.call(call))?;
         // An operator or attribute may answer with a type that lets another one be meant.
@@ -296,7 +303,7 @@ impl<'a> Look<'a> {
         if part.sorts || !part.operators.is_empty() || !part.calls.is_empty() { self.compared() } else { Ok(()) }
     }
 
-    fn table(&mut self, name: &Name) -> Result<(), Found> {
+    fn table(&mut self, name: &Name, is_only: bool) -> Result<(), Found> {
         let found = |why| Found { why, name: shown(name) };
         let is_known = self.path.schemas.is_some() || name.schema.is_some();
         if is_known && self.picture.place_of(name, self.path).is_none() {
@@ -304,7 +311,7 @@ impl<'a> Look<'a> {
         }
         let (picture, path) = (self.picture, self.path);
         for relation in picture.relations_named(name, path) {
-            if let Some(why) = relation.why {
+            if let Some(why) = if is_only { relation.why } else { relation.whole() } {
                 return Err(found(why));
             }
             let binds = |owner: &Option<Box<str>>| owner.as_deref() != Some(&*path.role) || path.role.is_empty();

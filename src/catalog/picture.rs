@@ -60,12 +60,21 @@ pub(super) struct Relation {
     pub(super) oid: Oid,
     /// Why reading it needs the primary, whoever reads.
     pub(super) why: Option<Why>,
+    /// Why reading it with its partitions and heirs does.
+    pub(super) of_heirs: Option<Why>,
     /// Owners of what is read under policies that need the primary, if these bind the owner himself.
     pub(super) policies: SmallVec<[Policy; 1]>,
     /// The types of its columns, and of its rows where somebody takes them.
     pub(super) types: SmallVec<[Oid; 2]>,
     /// Writing to it may change the catalogs.
     pub(super) trigger_changes: bool,
+}
+
+impl Relation {
+    /// Why reading it needs the primary, unless it is read with ONLY.
+    pub(super) fn whole(&self) -> Option<Why> {
+        self.why.or(self.of_heirs)
+    }
 }
 
 /// A policy that needs the primary.

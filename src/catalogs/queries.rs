@@ -31,6 +31,7 @@ SELECT concat_ws(' ', \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_constraint WHERE contypid <> 0), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_inherits), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_amproc WHERE oid >= 16384), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_amop WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_aggregate WHERE aggfnoid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_trigger WHERE NOT tgisinternal), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_db_role_setting), \
@@ -227,6 +228,10 @@ async fn read_operators(reader: &mut Reader, rows: &mut Inventory) -> Result<(),
             });
         })
         .await?;
+    // Of those that an operator class of somebody's own knows.
+    let sql = "SELECT DISTINCT o.amopopr::oid, p.amproc::oid FROM pg_amop o JOIN pg_amproc p ON p.amprocfamily = o.amopfamily \
+               WHERE o.amopopr >= 16384 AND p.amproc::oid >= 16384";
+    reader.rows(sql, |row| rows.operator_supports.push((row.number(0), row.number(1)))).await?;
     let sql = "SELECT castsource, casttarget, castfunc, castcontext = 'i' FROM pg_cast WHERE oid >= 16384";
     reader
         .rows(sql, |row| {

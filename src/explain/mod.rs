@@ -100,6 +100,8 @@ pub fn run(knowledge: Knowledge, input: Input) -> Result<(), Failure> {
                 }
                 let line = serde_json::from_str(&line).map_err(|source| Failure::Line { line: index + 1, source })?;
                 explainer.answer_line(line, &mut out)?;
+                // Whoever asks may wait for this answer before the next question.
+                out.flush()?;
             }
         }
     }
@@ -110,7 +112,6 @@ pub fn run(knowledge: Knowledge, input: Input) -> Result<(), Failure> {
 struct Explainer {
     cluster: Option<Known>,
     cache: Cache,
-    parse: ParseSettings,
     rules: Arc<RuleSet>,
     reads: Reads,
     heeds_hints: bool,
@@ -149,13 +150,11 @@ struct Known {
 
 impl Explainer {
     fn new(knowledge: Knowledge) -> Result<Self, Failure> {
-        let parse = ParseSettings::default();
         let cache = Cache::new(64 << 20);
         match knowledge {
             Knowledge::None => Ok(Self {
                 cluster: None,
                 cache,
-                parse,
                 rules: Arc::default(),
                 reads: Reads::Replicas,
                 heeds_hints: true,
@@ -170,7 +169,7 @@ impl Explainer {
                 let cluster = Some(ask_cluster(&config, &database)?);
                 let (rules, reads, heeds_hints) = (config.routing.rules, config.routing.reads, config.routing.hints);
                 let optimistic = config.routing.transactions == Transactions::Optimistic;
-                Ok(Self { cluster, cache, parse, rules, reads, heeds_hints, optimistic, user, database })
+                Ok(Self { cluster, cache, rules, reads, heeds_hints, optimistic, user, database })
             }
         }
     }
@@ -206,7 +205,7 @@ impl Explainer {
 
 impl Imagined<'_> {
     fn explain(&mut self, sql: &str) -> Answer {
-        let statement = self.explainer.cache.get(sql.as_bytes(), &self.explainer.parse);
+        let statement = self.explainer.cache.get(sql.as_bytes(), &self.dialect());
         self.path_is_uncertain |= changes_path(&statement) && statement.parts.len() > 1;
         let path = self.path();
         let catalog = self.catalog(&statement, path.as_ref());
@@ -272,14 +271,25 @@ impl Imagined<'_> {
         }
     }
 
+    /// How its texts are read.
+    fn dialect(&self) -> ParseSettings {
+        let is = |name, value| self.settings.get(name).is_none_or(|set| set == value);
+        ParseSettings {
+            standard_conforming_strings: is("standard_conforming_strings", "on"),
+            encoding_is_utf8: is("client_encoding", "UTF8"),
+            ..ParseSettings::default()
+        }
+    }
+
     fn path(&self) -> Option<Path> {
         let known = self.explainer.cluster.as_ref()?;
         if self.path_is_uncertain {
             return Some(known.any_path.clone());
         }
         let user = &self.explainer.user;
-        let role = self.settings.get("role").filter(|role| !role.is_empty() && *role != "none");
-        Some(known.picture.path(self.settings.get("search_path"), user, role.unwrap_or(user)))
+        let set = |name| self.settings.get(name).filter(|role| !role.is_empty() && *role != "none");
+        let role = set("role").or_else(|| set("session_authorization")).unwrap_or(user);
+        Some(known.picture.path(self.settings.get("search_path"), user, role))
     }
 
     fn catalog<'c>(&'c self, statement: &Statement, path: Option<&'c Path>) -> Catalog<'c> {

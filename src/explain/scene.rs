@@ -21,8 +21,11 @@ pub(super) struct Scene {
 
 /// Everything that a route may depend on.
 const READ: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('search_path', \
-'default_transaction_isolation', 'default_transaction_read_only') AND source = 'session' \
-UNION ALL SELECT 'role', pg_catalog.current_setting('role')";
+'default_transaction_isolation', 'default_transaction_read_only', 'standard_conforming_strings', 'client_encoding') \
+AND source = 'session' UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
+UNION ALL SELECT 'session_authorization', pg_catalog.current_setting('session_authorization')";
+
+const IS_STANDBY: &str = "SELECT pg_catalog.pg_is_in_recovery()";
 
 /// What is said here is said in a moment.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -73,10 +76,19 @@ impl Scene {
         })
     }
 
+    /// On the primary if it can be reached: a standby refuses some settings, and any query where SERIALIZABLE is set.
     fn enter(&self) -> Option<Login> {
-        self.nodes.iter().rev().find_map(|target| {
+        let mut standby = None;
+        for target in &self.nodes {
             let deadline = tokio::time::Instant::now() + PATIENCE;
-            self.runtime.block_on(connect(target, deadline)).ok()
-        })
+            let Ok(mut login) = self.runtime.block_on(connect(target, deadline)) else { continue };
+            let answer = self.runtime.block_on(exchange::query(&mut login.stream, IS_STANDBY, deadline));
+            let is_primary = answer.is_ok_and(|answer| answer.rows == [[Some("f".into())]]);
+            if is_primary {
+                return Some(login);
+            }
+            standby = standby.or(Some(login));
+        }
+        standby
     }
 }

@@ -75,6 +75,9 @@ pub(super) struct Effects<'a> {
     /// Below an EXPLAIN that only plans: what is written, locked or made is not.
     pub(super) only_planned: bool,
     tables: Vec<Name>,
+    /// Named with ONLY, and without.
+    only: Vec<Name>,
+    with_heirs: Vec<Name>,
     functions: Vec<Name>,
     operators: Vec<Name>,
     types: Vec<Name>,
@@ -116,6 +119,7 @@ impl<'a> Effects<'a> {
     }
 
     fn into_part(self, kind: Kind) -> Part {
+        let only = self.without_heirs();
         Part {
             kind,
             needs_primary: self.needs_primary,
@@ -126,6 +130,7 @@ impl<'a> Effects<'a> {
             changes_catalog: self.changes_catalog,
             unfiltered: self.unfiltered,
             reads_clock: self.reads_clock,
+            only,
             tables: self.tables.into(),
             functions: self.functions.into(),
             operators: self.operators.into(),
@@ -136,11 +141,16 @@ impl<'a> Effects<'a> {
         }
     }
 
+    fn without_heirs(&self) -> Box<[Name]> {
+        self.only.iter().filter(|name| !self.with_heirs.contains(name)).cloned().collect()
+    }
+
     /// What is known of it so far, as a statement of its own.
     pub(super) fn so_far(&self, kind: Kind) -> Statement {
         let part = Part {
             needs_primary: self.needs_primary.clone(),
             tables: self.tables.as_slice().into(),
+            only: self.without_heirs(),
             functions: self.functions.as_slice().into(),
             calls: self.calls.as_slice().into(),
             operators: self.operators.as_slice().into(),
@@ -363,7 +373,9 @@ impl Visitor for Effects<'_> {
     fn relation(&mut self, node: &RangeVar) {
         let is_cte = node.schemaname.is_empty() && self.ctes.contains(&node.relname);
         if !is_cte {
-            self.table(name_of_relation(node));
+            let name = name_of_relation(node);
+            add(if node.inh { &mut self.with_heirs } else { &mut self.only }, name.clone());
+            self.table(name);
         }
         node.branches(self);
     }

@@ -49,6 +49,8 @@ pub struct Part {
     pub reads_clock: bool,
     /// Every relation it names, CTE names excepted, in order of appearance, without repeats.
     pub tables: Box<[Name]>,
+    /// Those of them that are read without what inherits from them, by ONLY, wherever they are named.
+    pub only: Box<[Name]>,
     /// Every function it calls by name, without repeats.
     pub functions: Box<[Name]>,
     /// The same calls, with their arguments as far as they tell overloads apart, without repeats.

@@ -14,6 +14,8 @@ pub struct Body {
     pub is_dynamic: bool,
     /// One of its words begins a statement that changes the catalogs.
     pub changes_catalog: bool,
+    /// In PL/pgSQL none of its own statements can do more than read, whatever its functions do.
+    pub only_reads: bool,
 }
 
 /// How much of a language's strings is code.
@@ -27,7 +29,7 @@ pub enum Quoting {
 
 /// Reads the words of a body.
 pub fn body(text: &str, quoting: Quoting) -> Body {
-    let mut reader = Reader::default();
+    let mut reader = Reader { does_more: may_hide_words(text), ..Reader::default() };
     let mut scanner = Scanner { rest: text, quoting };
     let mut before = Token::End;
     let mut token = scanner.next();
@@ -49,6 +51,7 @@ struct Reader {
     needs_primary: Option<NeedsPrimary>,
     is_dynamic: bool,
     changes_catalog: bool,
+    does_more: bool,
 }
 
 impl Reader {
@@ -63,6 +66,7 @@ impl Reader {
     fn word(&mut self, before: &Token<'_>, word: &Arc<str>, after: &Token<'_>) {
         self.is_dynamic |= &**word == "execute";
         self.changes_catalog |= CHANGES_CATALOG.contains(&&**word);
+        self.does_more |= DOES_MORE.binary_search(&&**word).is_ok();
         let name = Name { schema: None, name: Arc::clone(word) };
         if *after == Token::Open {
             self.call(&name);
@@ -107,6 +111,7 @@ impl Reader {
             statement: Statement::new(Box::new([part]), false),
             is_dynamic: self.is_dynamic,
             changes_catalog: self.changes_catalog,
+            only_reads: !self.does_more,
         }
     }
 }
@@ -114,6 +119,60 @@ impl Reader {
 /// Words that begin statements which change catalogs; as a column's name they only cost a second look.
 const CHANGES_CATALOG: &[&str] =
     &["alter", "comment", "create", "drop", "execute", "grant", "import", "reassign", "refresh", "revoke", "security"];
+
+/// Words that begin what PL/pgSQL can run of SQL and is no query, or that make a query lock rows. As a column's name they
+/// only cost a replica. Sorted.
+const DOES_MORE: &[&str] = &[
+    "abort",
+    "alter",
+    "analyze",
+    "call",
+    "checkpoint",
+    "cluster",
+    "comment",
+    "commit",
+    "copy",
+    "create",
+    "deallocate",
+    "delete",
+    "discard",
+    "do",
+    "drop",
+    "execute",
+    "explain",
+    "grant",
+    "import",
+    "insert",
+    "listen",
+    "load",
+    "lock",
+    "merge",
+    "notify",
+    "prepare",
+    "reassign",
+    "refresh",
+    "reindex",
+    "release",
+    "reset",
+    "revoke",
+    "rollback",
+    "savepoint",
+    "security",
+    "set",
+    "share",
+    "show",
+    "start",
+    "truncate",
+    "unlisten",
+    "update",
+    "vacuum",
+];
+
+/// Words may be hidden in it, as it may be read otherwise than here: by backslashes where standard_conforming_strings is
+/// off, or in names with Unicode escapes.
+fn may_hide_words(text: &str) -> bool {
+    text.contains("\\'") || text.contains("&\"")
+}
 
 fn add(names: &mut Vec<Name>, name: Name) {
     if !names.contains(&name) {
@@ -310,6 +369,26 @@ mod tests {
     fn words_that_change_catalogs_are_seen() {
         assert!(body("BEGIN CREATE TABLE t (); END", Quoting::Sql).changes_catalog);
         assert!(!body("BEGIN RETURN count(*) FROM created; END", Quoting::Sql).changes_catalog);
+    }
+
+    #[test]
+    fn words_that_do_more_than_read_are_seen() {
+        assert!(DOES_MORE.is_sorted());
+        let only_reads = |text| body(text, Quoting::Sql).only_reads;
+        assert!(only_reads("DECLARE n int; BEGIN SELECT count(*) INTO n FROM t; RETURN n; -- delete\nEND"));
+        assert!(only_reads("BEGIN PERFORM f('insert'); RAISE NOTICE 'update %', now(); END"));
+        for text in [
+            "BEGIN Insert INTO t VALUES (1); END",
+            "BEGIN WITH d AS (DELETE FROM t RETURNING a) SELECT a INTO x FROM d; END",
+            "BEGIN PERFORM 1 FROM t FOR NO KEY UPDATE; END",
+            "BEGIN PERFORM 1 FROM t FOR KEY SHARE; END",
+            "BEGIN FOR r IN EXECUTE q LOOP END LOOP; END",
+            "BEGIN SET LOCAL x.y = 1; END",
+            "BEGIN x := 'a\\'' ; INSERT INTO t VALUES (1); --'; END",
+            "BEGIN PERFORM U&\"\\0066\"(); END",
+        ] {
+            assert!(!only_reads(text), "{text}");
+        }
     }
 
     #[test]

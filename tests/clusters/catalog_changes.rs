@@ -21,7 +21,8 @@ const PREPARATION: &str = "
     create table u (a int); insert into u values (1);
     create sequence s;
     create view v as select a from t;
-    create function f() returns int language plpgsql stable as 'begin return inet_server_port(); end';
+    create function f() returns int language plpgsql stable as
+        'begin if false then insert into t values (2); end if; return inet_server_port(); end';
     create domain d as text;
     create function loud(text) returns boolean language plpgsql volatile as 'begin perform nextval(''s''); return true; end'";
 
@@ -112,6 +113,32 @@ fn what_is_changed_by_a_procedure_or_a_function_counts_from_the_next_statement_o
 }
 
 #[test]
+fn a_search_path_given_to_a_role_or_a_database_counts_for_whoever_logs_in_next() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql(PREPARATION).unwrap();
+        cluster.node(0).sql("create schema ahead; create unlogged table ahead.t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1d'");
+        let mut one = proxy.client();
+        let primary = cluster.node(0).port();
+        let read = "select inet_server_port() from (select count(*) from t) c";
+        for whose in ["role bench", "database bench", "role bench in database bench"] {
+            comes_back_to_replicas(&mut proxy.client(), read, primary);
+            one.batch_execute(&format!("alter {whose} set search_path = ahead, public")).unwrap();
+            for _ in 0..5 {
+                let mut next = proxy.client();
+                assert_eq!(server_port(&mut next, read), primary, "after alter {whose}");
+                let rows = next.query_one("select count(*) from t", &[]).unwrap();
+                assert_eq!(rows.get::<_, i64>(0), 0, "ahead.t is empty");
+                thread::sleep(Duration::from_millis(20));
+            }
+            one.batch_execute(&format!("alter {whose} reset search_path")).unwrap();
+        }
+        assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 0.0);
+    });
+}
+
+#[test]
 fn a_function_that_changes_no_catalog_leaves_reads_on_replicas() {
     limited(|| {
         let cluster = cluster();
@@ -155,7 +182,7 @@ fn what_is_changed_elsewhere_counts_within_the_refresh_interval_and_shows_no_err
         let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1s'");
         let mut client = proxy.client();
         let primary = cluster.node(0).port();
-        for change in &CHANGES[..3] {
+        for change in &CHANGES[..4] {
             comes_back_to_replicas(&mut client, change.read, primary);
             on_primary(&cluster, change.make);
             let changed = Instant::now();

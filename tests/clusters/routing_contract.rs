@@ -27,6 +27,9 @@ struct Case {
     fails: bool,
     #[serde(default)]
     varies: bool,
+    /// What it asks is of the node or its connections, and as right from one as from another.
+    #[serde(default)]
+    tells_of_node: bool,
     #[serde(default)]
     hard: bool,
     #[serde(default)]
@@ -59,7 +62,7 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
-    ["routing.jsonl", "more.jsonl"].iter().flat_map(|name| read(name)).collect()
+    ["routing.jsonl", "more.jsonl", "new.jsonl"].iter().flat_map(|name| read(name)).collect()
 }
 
 fn read(name: &str) -> Vec<Case> {
@@ -69,8 +72,8 @@ fn read(name: &str) -> Vec<Case> {
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/contract");
 
-/// Two hundred and fifty sessions, each with a login of its own.
-const LIMIT: Duration = Duration::from_secs(150);
+/// More than a thousand sessions, each with a login of its own.
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// A cluster with the objects of the contract, on every node.
 fn furnished() -> Cluster {
@@ -80,9 +83,11 @@ fn furnished() -> Cluster {
 }
 
 fn furnish(cluster: &Cluster) {
-    let schema = fs::read_to_string(format!("{FOLDER}/schema.sql")).unwrap();
     let mut client = Client::connect(cluster.node(0).port(), "bench", "bench", "bench").unwrap();
-    client.query(&schema).unwrap_or_else(|error| panic!("{error:?}"));
+    for name in ["schema.sql", "new.sql"] {
+        let schema = fs::read_to_string(format!("{FOLDER}/{name}")).unwrap();
+        client.query(&schema).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    }
     cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
 }
 
@@ -95,7 +100,23 @@ fn explain_answers_every_case() {
         let answers = explain(&proxy, &cases);
         let wrong: Vec<String> = cases.iter().zip(&answers).filter_map(|(case, told)| differs(case, told)).collect();
         assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+        let (reads, missed) = missed_reads(&cases, &answers);
+        assert!(missed.len() * 50 <= reads, "{} of {reads} reads:\n{}", missed.len(), missed.join("\n"));
     });
+}
+
+/// How many strings a replica can answer, and those of them that would go to the primary. Hard ones do not count.
+fn missed_reads(cases: &[Case], answers: &[Vec<(String, String)>]) -> (usize, Vec<String>) {
+    let strings = cases.iter().zip(answers).filter(|(case, _)| !case.hard).flat_map(|(case, told)| {
+        let expected = case.strings().into_iter().zip(case.targets()).zip(told);
+        expected.filter(|((_, target), _)| *target == "replica")
+    });
+    let strings: Vec<_> = strings.collect();
+    let missed = strings
+        .iter()
+        .filter(|(_, (target, _))| target == "primary")
+        .map(|((sql, _), (_, why))| format!("{sql} ({why})"));
+    (strings.len(), missed.collect())
 }
 
 /// Where each string of each case would go, and why.
@@ -177,6 +198,47 @@ fn run(proxy: &Proxy, case: &Case) -> Vec<(String, String)> {
     told
 }
 
+/// The whole set, one case after the other: what each string of each is answered.
+fn answers_at(port: u16, proxy: Option<&Proxy>, cases: &[Case]) -> Vec<Vec<Result<String, String>>> {
+    let of_case = |case: &Case| {
+        if let Some(proxy) = proxy {
+            eventually("the catalogs are known", Duration::from_secs(10), || {
+                proxy.metric("trunkline_catalog_current", "") == 1.0
+            });
+        }
+        let mut client = Client::connect(port, "bench", "bench", "bench").unwrap();
+        case.strings().into_iter().map(|sql| answer_of(&mut client, sql)).collect()
+    };
+    cases.iter().filter(|case| case.can_run()).map(of_case).collect()
+}
+
+#[test]
+fn through_trunkline_nothing_is_answered_otherwise_that_is_answered_alike_twice_by_the_primary() {
+    limited_to(LIMIT, || {
+        let cases = cases();
+        let direct = [(); 2].map(|()| {
+            let cluster = furnished();
+            answers_at(cluster.node(0).port(), None, &cases)
+        });
+        let cluster = furnished();
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let through = answers_at(proxy.port(), Some(&proxy), &cases);
+        let ran: Vec<&Case> = cases.iter().filter(|case| case.can_run()).collect();
+        let mut wrong = Vec::new();
+        for (number, case) in ran.iter().enumerate().filter(|(_, case)| !case.tells_of_node) {
+            for (step, sql) in case.strings().into_iter().enumerate() {
+                let [once, again] = [0, 1].map(|run| &direct[run][number][step]);
+                let found = &through[number][step];
+                if once == again && once != found {
+                    wrong.push(format!("{} {sql}\n    direct  {once:?}\n    through {found:?}", case.id));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
+        assert!(proxy.metric("trunkline_statements_total", "target=\"replica\"") > 300.0);
+    });
+}
+
 #[test]
 fn a_standby_and_the_primary_bear_the_cases_out() {
     limited_to(LIMIT, || {
@@ -203,7 +265,10 @@ fn a_standby_and_the_primary_bear_the_cases_out() {
 
 /// What a node answers to the string, in a session of its own.
 fn answer(cluster: &Cluster, node: usize, sql: &str) -> Result<String, String> {
-    let mut client = Client::connect(cluster.node(node).port(), "bench", "bench", "bench").unwrap();
+    answer_of(&mut Client::connect(cluster.node(node).port(), "bench", "bench", "bench").unwrap(), sql)
+}
+
+fn answer_of(client: &mut Client, sql: &str) -> Result<String, String> {
     match client.query(sql) {
         Ok(rows) => Ok(format!("{rows:?}")),
         Err(ClientError::Refused { code, .. } | ClientError::Ended { code, .. }) => Err(code.as_str().to_owned()),

@@ -34,6 +34,7 @@ const OBJECTS: &str = "
     create function to_celsius(int) returns celsius language plpgsql volatile as
         $$ begin insert into log values ('cast'); return row($1)::celsius; end $$;
     create cast (int as celsius) with function to_celsius(int);
+    create function adds(int, bigint default nextval('tickets')) returns bigint language sql immutable as 'select $1 + $2';
     create table guarded (a int); insert into guarded values (1);
     create policy logs on guarded using (writes('policy') = 1);
     alter table guarded enable row level security; alter table guarded force row level security;
@@ -54,7 +55,7 @@ fn a_view_that_calls_a_writer_runs_on_the_primary_also_through_another_view() {
 }
 
 #[test]
-fn an_operator_a_cast_and_a_policy_that_write_run_on_the_primary() {
+fn an_operator_a_cast_a_default_and_a_policy_that_write_run_on_the_primary() {
     limited(|| {
         let (cluster, proxy) = prepared();
         let mut client = proxy.client();
@@ -63,6 +64,8 @@ fn an_operator_a_cast_and_a_policy_that_write_run_on_the_primary() {
         answered(&mut client, "select cast(a as celsius) from plain where a = 1");
         let logged = cluster.node(0).sql("select string_agg(distinct what, ',' order by what) from log").unwrap();
         assert_eq!(logged, "cast,operator");
+        assert_eq!(answered(&mut client, "select adds(1)"), ["2"]);
+        assert_eq!(answered(&mut client, "select adds(1)"), ["3"]);
         answered(&mut client, "set role reader");
         answered(&mut client, "select * from guarded");
         assert_eq!(cluster.node(0).sql("select count(*) > 0 from log where what = 'policy'").unwrap(), "t");

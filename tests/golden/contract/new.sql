@@ -1,0 +1,76 @@
+-- Objects of new.jsonl beside those of schema.sql: functions whose label says less than their body, and types, operators
+-- and tables that do something unseen. In schemas of their own; run after schema.sql.
+SET client_min_messages = warning;
+DROP SCHEMA IF EXISTS inv, inv_unlogged, inv_shadow CASCADE;
+CREATE SCHEMA inv;
+CREATE SCHEMA inv_unlogged;
+CREATE SCHEMA inv_shadow;
+
+-- volatile by default, and read only
+CREATE FUNCTION inv.latest(c int) RETURNS orders LANGUAGE plpgsql AS
+  $$ DECLARE o orders; BEGIN SELECT * INTO o FROM public.orders WHERE customer_id = c ORDER BY id DESC LIMIT 1; RETURN o; END $$;
+CREATE FUNCTION inv.spread(n int) RETURNS SETOF int LANGUAGE plpgsql AS
+  $$ DECLARE i int; BEGIN FOR i IN 1..n LOOP RETURN NEXT i * 10; END LOOP; RETURN; END $$;
+CREATE FUNCTION inv.guarded(a int) RETURNS text LANGUAGE plpgsql AS
+  $$ BEGIN IF a > 5 THEN RAISE EXCEPTION 'insert into audit_log failed: %', a; END IF; RETURN 'update ' || a;
+     EXCEPTION WHEN raise_exception THEN RETURN 'delete'; END $$;
+CREATE FUNCTION inv.through(c int) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN public.region_of(c) || '!'; END $$;
+CREATE FUNCTION inv.dice() RETURNS float8 LANGUAGE plpgsql AS $$ BEGIN RETURN floor(random() * 0); END $$;
+CREATE FUNCTION inv.rows_of(r text) RETURNS TABLE (id int, name text) LANGUAGE plpgsql AS
+  $$ BEGIN RETURN QUERY SELECT c.id, c.name FROM public.customers c WHERE c.region = r ORDER BY c.id; END $$;
+-- volatile, and each does more in its own way
+CREATE FUNCTION inv.w_insert() RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.stage VALUES (1, 'w'); RETURN 1; END $$;
+CREATE FUNCTION inv.w_cte() RETURNS int LANGUAGE plpgsql AS
+  $$ DECLARE n int; BEGIN WITH d AS (INSERT INTO public.stage VALUES (2) RETURNING id) SELECT id INTO n FROM d; RETURN n; END $$;
+CREATE FUNCTION inv.w_lock() RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM 1 FROM public.customers WHERE id = 1 FOR UPDATE; RETURN 1; END $$;
+CREATE FUNCTION inv.w_share() RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM 1 FROM public.customers WHERE id = 1 FOR KEY SHARE; RETURN 1; END $$;
+CREATE FUNCTION inv.w_next() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN nextval('public.ticket_seq'); END $$;
+CREATE FUNCTION inv.w_call() RETURNS int LANGUAGE plpgsql AS $$ BEGIN CALL public.log_event('w'); RETURN 1; END $$;
+CREATE FUNCTION inv.w_deep() RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM public.log_deep('w'); RETURN 'deep'; END $$;
+CREATE FUNCTION inv.w_view() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT count(logged) FROM public.v_writes); END $$;
+CREATE FUNCTION inv.w_operator() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RETURN 'a'::text <~ 'b'::text; END $$;
+CREATE FUNCTION inv.w_cast() RETURNS text LANGUAGE plpgsql AS $$ DECLARE t public.ticket; BEGIN t := 5::public.ticket; RETURN t::text; END $$;
+CREATE FUNCTION inv.w_domain() RETURNS text LANGUAGE plpgsql AS $$ DECLARE c public.checked_code := 'x'; BEGIN RETURN c; END $$;
+CREATE FUNCTION inv.w_unlogged() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT max(v) FROM public.session_cache); END $$;
+CREATE FUNCTION inv.w_sequence() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT last_value FROM public.ticket_seq); END $$;
+CREATE FUNCTION inv.w_advisory() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RETURN pg_try_advisory_xact_lock(4); END $$;
+CREATE FUNCTION inv.w_notify() RETURNS int LANGUAGE plpgsql AS $$ BEGIN NOTIFY corpus; RETURN 1; END $$;
+CREATE FUNCTION inv.w_set() RETURNS int LANGUAGE plpgsql AS $$ BEGIN SET corpus.x = 'y'; RETURN 1; END $$;
+CREATE FUNCTION inv.w_execute(q text) RETURNS text LANGUAGE plpgsql AS $$ DECLARE r text; BEGIN EXECUTE q INTO r; RETURN r; END $$;
+CREATE FUNCTION inv.w_loop(q text) RETURNS int LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN FOR r IN EXECUTE q LOOP RETURN 1; END LOOP; RETURN 0; END $$;
+CREATE FUNCTION inv.w_attribute() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT c.touch FROM public.customers c WHERE id = 1); END $$;
+CREATE FUNCTION inv.w_default() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN public.stamped(1); END $$;
+CREATE FUNCTION inv.w_aggregate() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT public.agg_log(name) FROM public.customers); END $$;
+-- the type of an answer is checked when it is given
+CREATE FUNCTION inv.gives_code() RETURNS checked_code LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN 'x'; END $$;
+CREATE FUNCTION inv.gives_code_sql() RETURNS checked_code LANGUAGE sql STABLE AS $$ SELECT 'x'::text $$;
+CREATE FUNCTION inv.out_code(OUT c checked_code, OUT n int) LANGUAGE plpgsql STABLE AS $$ BEGIN c := 'x'; n := 1; END $$;
+CREATE FUNCTION inv.takes_code(c checked_code) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'ok' $$;
+-- an operator class of integers that is not the default one
+CREATE FUNCTION inv.loud_cmp(a int, b int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.log_n(a); RETURN btint4cmp(a, b); END $$;
+CREATE FUNCTION inv.quiet_lt(a int, b int) RETURNS bool LANGUAGE sql IMMUTABLE AS $$ SELECT a < b $$;
+CREATE OPERATOR inv.<<< (LEFTARG = int, RIGHTARG = int, FUNCTION = inv.quiet_lt);
+CREATE OPERATOR CLASS inv.loud_ops FOR TYPE int USING btree AS OPERATOR 1 inv.<<<, OPERATOR 3 =, FUNCTION 1 inv.loud_cmp(int, int);
+-- relations
+CREATE UNLOGGED TABLE inv_unlogged.employees (id int, name text);
+CREATE TABLE inv.parted (id int) PARTITION BY HASH (id);
+CREATE TABLE inv.parted_0 PARTITION OF inv.parted FOR VALUES WITH (MODULUS 2, REMAINDER 0) PARTITION BY HASH (id);
+CREATE UNLOGGED TABLE inv.parted_0_0 PARTITION OF inv.parted_0 FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+CREATE TABLE inv.parted_1 PARTITION OF inv.parted FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE VIEW inv.v_only AS SELECT * FROM ONLY public.archive;
+CREATE VIEW inv.v_latest AS SELECT c.id, (inv.latest(c.id)).amount FROM public.customers c;
+CREATE VIEW inv.v_w AS SELECT inv.w_insert() AS w;
+CREATE VIEW inv.v_lateral AS SELECT c.id, l.id AS l FROM public.customers c, LATERAL public.log_out(c.name) l;
+CREATE VIEW inv.v_sample AS SELECT count(*) FROM public.customers TABLESAMPLE BERNOULLI (public.log_n(50));
+CREATE VIEW inv.v_setting AS SELECT current_setting('in_hot_standby') AS s;
+CREATE VIEW inv.v_stat AS SELECT count(*) FROM pg_stat_activity;
+CREATE MATERIALIZED VIEW inv.mv AS SELECT inv.w_next() AS n;
+CREATE UNLOGGED TABLE inv.base (id int);
+CREATE VIEW inv.v_base AS SELECT count(*) FROM inv.base;
+CREATE TABLE inv.generated (a int, b int GENERATED ALWAYS AS (a * 2) STORED, c int DEFAULT nextval('public.ticket_seq'), d int GENERATED ALWAYS AS IDENTITY);
+INSERT INTO inv.generated (a) VALUES (1), (2);
+CREATE TABLE inv.ruled (id int);
+CREATE RULE upd AS ON UPDATE TO inv.ruled DO ALSO SELECT public.log_n(1);
+CREATE FUNCTION inv_shadow.upper(a text) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access(a) $$;
+CREATE FUNCTION inv_shadow.length(a text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN 3; END $$;
+RESET client_min_messages;
