@@ -39,11 +39,12 @@ WHERE locktype = 'advisory' AND classid = 1953655660 AND objid = 1 AND objsubid 
 AND rolsuper) END \
 FROM (SELECT 1) AS one LEFT JOIN pg_stat_wal_receiver AS receiver ON true";
 
-/// A node's position, and whether it still is what the last probe saw.
+/// A node's position, and whether it still is what the last probe saw. The file's name comes before the position: see
+/// [`Lsn::without_header`].
 pub(super) const SAMPLE: &str = "\
 SELECT pg_is_in_recovery(), \
-CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END, \
 CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END, \
+CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END, \
 pg_last_wal_replay_lsn()";
 
 /// A position as a light sample brings it.
@@ -69,9 +70,10 @@ pub(super) fn read_report(row: &Row) -> Result<ProbeReport, &'static str> {
 
 fn primary<'a>(column: &impl Fn(usize) -> Option<&'a str>) -> Result<ReportedRole, &'static str> {
     let insert_lsn = number::<Lsn>(column(5)).ok_or("pg_current_wal_insert_lsn")?;
+    let file = column(4).ok_or("pg_walfile_name")?;
     Ok(ReportedRole::Primary {
-        timeline: walfile_timeline(column(4)).ok_or("pg_walfile_name")?,
-        insert_lsn: insert_lsn.without_page_header(),
+        timeline: walfile_timeline(file).ok_or("pg_walfile_name")?,
+        insert_lsn: insert_lsn.without_header(file),
         streaming_standbys: number(column(6)).ok_or("pg_stat_replication")?,
     })
 }
@@ -116,13 +118,14 @@ pub(super) fn read_position(row: &Row) -> Option<Position> {
     if boolean(column(0))? {
         return Some(Position { is_in_recovery: true, lsn: number(column(3))?, timeline: None });
     }
-    let lsn = number::<Lsn>(column(1))?.without_page_header();
-    Some(Position { is_in_recovery: false, lsn, timeline: Some(walfile_timeline(column(2))?) })
+    let file = column(1)?;
+    let lsn = number::<Lsn>(column(2))?.without_header(file);
+    Some(Position { is_in_recovery: false, lsn, timeline: Some(walfile_timeline(file)?) })
 }
 
 /// The name of a file of the log begins with its timeline in eight hexadecimal digits.
-fn walfile_timeline(name: Option<&str>) -> Option<Timeline> {
-    u32::from_str_radix(name?.get(..8)?, 16).ok().map(Timeline)
+fn walfile_timeline(name: &str) -> Option<Timeline> {
+    u32::from_str_radix(name.get(..8)?, 16).ok().map(Timeline)
 }
 
 fn number<T: FromStr>(text: Option<&str>) -> Option<T> {
@@ -196,7 +199,7 @@ mod tests {
     #[test]
     fn a_position_has_the_timeline_of_a_primary_only() {
         let primary = Position { is_in_recovery: false, lsn: Lsn(0x200_0000), timeline: Some(Timeline(2)) };
-        assert_eq!(read_position(&row("f|0/2000018|000000020000000000000001|0/1")), Some(primary));
+        assert_eq!(read_position(&row("f|000000020000000000000001|0/2000018|0/1")), Some(primary));
         let replica = Position { is_in_recovery: true, lsn: Lsn(0x200_0018), timeline: None };
         assert_eq!(read_position(&row("t|||0/2000018")), Some(replica));
         assert_eq!(read_position(&row("t|||")), None);

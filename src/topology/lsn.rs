@@ -19,9 +19,34 @@ impl Lsn {
     pub fn without_page_header(self) -> Self {
         const PAGE: u64 = 8192;
         const HEADER: u64 = 24;
-        // At a segment's start the header is longer, but how long a segment is we are not told: there, an idle system
-        // looks stale until its next record, which is not wrong.
         if self.0 % PAGE == HEADER { Self(self.0 - HEADER) } else { self }
+    }
+
+    /// The same, where the name of the log's file is known that was written to then, or just before: at the beginning of a
+    /// file the header is longer, and after a switch of files a system may stay idle there for long.
+    pub fn without_header(self, file: &str) -> Self {
+        const LONG_HEADER: u64 = 40;
+        match self.0.checked_sub(LONG_HEADER).map(Self) {
+            Some(start) if start.begins_file(file) => start,
+            _ => self.without_page_header(),
+        }
+    }
+
+    /// It is where a file begins, of which this one is the same or an earlier: files are as long as some power of two
+    /// between 1 MB and 1 GB, and stand in the name with the timeline, the position divided by 4 GB, and their number in
+    /// that. So the length follows from the name; a shorter one than the true one would need a later file's.
+    fn begins_file(self, file: &str) -> bool {
+        let hexadecimal = |digits: Option<&str>| digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let (log, number) = (hexadecimal(file.get(8..16)), hexadecimal(file.get(16..24)));
+        let (high, low) = (self.0 >> 32, self.0 & 0xFFFF_FFFF);
+        match number {
+            Some(0) => low == 0 && log == Some(high),
+            Some(number) if low % number == 0 && log == Some(high) => {
+                let length = low / number;
+                length.is_power_of_two() && (1 << 20..=1 << 30).contains(&length)
+            }
+            _ => false,
+        }
     }
 
     /// Bytes from `earlier` to here; zero when `earlier` is ahead.
@@ -70,5 +95,26 @@ mod tests {
         assert_eq!(Lsn(0x500_0028).without_page_header(), Lsn(0x500_0028), "a record may end there");
         assert_eq!(Lsn(0x57D_4028).without_page_header(), Lsn(0x57D_4028));
         assert_eq!(Lsn(0x57D_5FF8).without_page_header(), Lsn(0x57D_5FF8));
+    }
+
+    #[test]
+    fn nor_is_the_longer_one_of_an_empty_file() {
+        let file = |log: u64, number: u64| format!("00000001{log:08X}{number:08X}");
+        for length in [1_u64 << 20, 16 << 20, 1 << 30] {
+            for number in (0..(1 << 32) / length).filter(|number| *number < 300) {
+                let start = 7 << 32 | number * length;
+                let position = |offset| Lsn(start + offset).without_header(&file(7, number)).0 - start;
+                assert_eq!([40, 24, 8192 + 24, 48, 8192 + 40].map(position), [0, 0, 8192, 48, 8192 + 40]);
+                // A position in the middle of a file, as far behind a page's beginning: a record may end there.
+                let inside = Lsn(start + length / 2 + 40);
+                assert_eq!(inside.without_header(&file(7, number)), inside);
+                // The log has gone on since the name was asked for.
+                if number > 0 {
+                    assert_eq!(inside.without_header(&file(7, number - 1)), inside);
+                    assert!(Lsn(start + 40).without_header(&file(7, number - 1)).0 >= start);
+                }
+            }
+        }
+        assert_eq!(Lsn(40).without_header("nonsense"), Lsn(40));
     }
 }

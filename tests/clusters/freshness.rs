@@ -97,6 +97,24 @@ fn reads_return_to_replicas_within_a_second_of_the_last_write_in_a_closed_loop()
 
 /// Sixteen sessions of which every tenth statement is a write, as fast as the machine is.
 #[test]
+fn reads_return_to_replicas_where_nothing_is_written_after_a_switch_of_log_files() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        client.batch_execute("insert into t values (1)").unwrap();
+        // As archive_timeout does it: the position stands behind the header of a file that nothing is written to.
+        cluster.node(0).sql("select pg_switch_wal()").unwrap();
+        let switched = Instant::now();
+        client.batch_execute("savepoint_that_fails").unwrap_err();
+        while server_port(&mut client, "select inet_server_port()") == cluster.node(0).port() {
+            assert!(switched.elapsed() < Duration::from_secs(2), "still on the primary");
+        }
+    });
+}
+
+#[test]
 fn nine_of_ten_reads_are_answered_by_replicas_where_one_statement_of_ten_writes() {
     limited(|| {
         let cluster = cluster();
