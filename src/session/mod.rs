@@ -413,8 +413,8 @@ impl Session {
         self.survey_statement(statement, text, around);
     }
 
-    /// Looks at a whole Query that is this statement, if [`Self::plain_intent`] knows it: without a lease, where no rules
-    /// are and reads may go to replicas. Any other statement it gives back, for [`Self::survey`].
+    /// Looks at a whole Query that is this statement, if it is a plain read of which the catalog has noted what it means:
+    /// without a lease, where no rules are and reads may go to replicas. Any other it gives back, for [`Self::survey`].
     #[inline]
     pub fn survey_read(
         &mut self,
