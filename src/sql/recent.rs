@@ -74,7 +74,7 @@ impl<S: Copy + PartialEq> Recent<S> {
         if place.held.is_some() && place.misses < PATIENCE {
             return;
         }
-        let Some(marks) = (if is_shape { marks(bytes) } else { Some(SmallVec::new()) }) else { return };
+        let marks = if is_shape { marks(bytes) } else { SmallVec::new() };
         let (bytes, statement) = (Arc::clone(bytes), Arc::clone(statement));
         *place = Place { held: Some(Held { bytes, marks, sort, statement }), misses: 0 };
     }
