@@ -45,6 +45,7 @@ pub enum Farewell {
 
 impl Farewell {
     /// The client is told this.
+    #[cold]
     pub fn told(code: SqlState, message: impl Into<String>) -> Self {
         Self::Told { code, message: message.into(), hint: None }
     }
@@ -55,6 +56,7 @@ impl Farewell {
     }
 
     /// The client's message cannot be understood.
+    #[cold]
     pub fn violation(message: &str) -> Self {
         Self::told(SqlState::PROTOCOL_VIOLATION, message)
     }

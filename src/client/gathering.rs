@@ -92,6 +92,18 @@ impl Client {
                 statement => classified = statement,
             }
         }
+        self.survey_closely(header, body, missing, classified)
+    }
+
+    /// The same, with all that may decide where it goes. A Query may be `classified` already.
+    #[inline(never)]
+    fn survey_closely(
+        &mut self,
+        header: Header,
+        body: &[u8],
+        missing: usize,
+        mut classified: Option<Arc<Statement>>,
+    ) -> Result<(), Farewell> {
         let held = match &self.held {
             None => Held::Nothing,
             Some(held) if held.role == Role::Primary => Held::Primary,
@@ -145,6 +157,7 @@ impl Client {
     }
 
     /// What has been gathered begins a transaction, which the pool's mode does not allow.
+    #[cold]
     fn refuse_block(&mut self) {
         if !matches!(self.session.intent(), Some(Intent::Refuse { .. })) {
             self.worker.metrics.limit_met(Limit::StatementMode);
@@ -250,6 +263,7 @@ pub(super) fn peek(bytes: &[u8]) -> Result<Option<Header>, Farewell> {
     Header::peek(bytes).map_err(|error| Farewell::violation(&error.to_string()))
 }
 
+#[cold]
 pub(super) fn violation(tag: u8) -> Farewell {
     Farewell::violation(&format!("invalid frontend message of type {tag}"))
 }

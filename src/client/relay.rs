@@ -689,6 +689,7 @@ enum Gate {
 
 /// The goodbye of a node that says nothing before it. It counts also when the node has been fenced meanwhile: it
 /// acknowledges nothing, and proves that nothing was done.
+#[cold]
 fn farewell_of(bytes: &[u8]) -> Option<SqlState> {
     let header = Header::peek(bytes).ok()?.filter(|header| header.tag == backend::ERROR_RESPONSE)?;
     let fields = ErrorFields::read(bytes.get(frame::HEADER..header.size)?);
@@ -721,8 +722,13 @@ fn answered_before_goodbye(filled: &[u8], held: &HeldLease) -> Option<usize> {
 }
 
 /// Notes what the client is shown; true: it has been shown that before.
+#[inline]
 fn shown(log: &mut Option<Box<TransactionLog>>, bytes: &[u8]) -> bool {
-    let Some(log) = log else { return false };
+    log.as_mut().is_some_and(|log| noted_as_shown(log, bytes))
+}
+
+#[cold]
+fn noted_as_shown(log: &mut TransactionLog, bytes: &[u8]) -> bool {
     log.shown(bytes);
     log.is_muted()
 }
@@ -736,6 +742,7 @@ fn answered_again(log: &mut Option<Box<TransactionLog>>, is_over: bool) -> Resul
     log.as_mut().map_or(Ok(()), |log| log.answered(is_over))
 }
 
+#[cold]
 fn put_run(filled: &[u8], from: usize, to: usize, out: &mut BytesMut) {
     out.extend_from_slice(filled.get(from..to).unwrap_or_default());
 }

@@ -116,6 +116,7 @@ impl Session {
 
     /// Clients tell what they have notified themselves by its sender: the process that BackendKeyData named to them. Who
     /// listens holds the server connection, so nobody else has notified by it.
+    #[cold]
     fn notified(&self, body: &[u8], known: &Known) -> Reply {
         match body.split_first_chunk() {
             Some((sender, rest)) if u32::from_be_bytes(*sender) == known.process_id => {
@@ -226,6 +227,7 @@ impl Session {
         Err(OutOfStep { tag })
     }
 
+    #[cold]
     fn failed(&mut self, body: &[u8], known: &mut Known) -> Reply {
         self.catalog_settles();
         let fields = ErrorFields::read(body);

@@ -128,6 +128,7 @@ impl Session {
 
     /// Names of statements of ours that a Query closes among other things, or wants to give once more: what it finds on
     /// the server connection are empty statements of these names, which are there for this Query only.
+    #[cold]
     fn stand_ins(&self, statement: &Statement) -> Vec<Arc<str>> {
         let changes = statement.parts.iter().flat_map(|part| &part.session);
         let named = changes.filter_map(|change| match change {
@@ -158,6 +159,7 @@ impl Session {
     }
 
     /// A statement of ours under a reserved name, to be used at once.
+    #[cold]
     fn put_ours(&mut self, name: &[u8], text: &[u8], out: &mut BytesMut) {
         self.put_our_close(name, out);
         frontend::put_parse(out, Parse { name, text, types: &[0, 0] });
@@ -412,6 +414,7 @@ impl Session {
         self.parse_named(b"", prepared, Asker::Us, known, limit, out);
     }
 
+    #[cold]
     pub(super) fn close_ours(&mut self, id: StatementId, known: &mut Known, out: &mut BytesMut) {
         known.remove(id);
         self.put_close(id, out);
@@ -424,6 +427,7 @@ impl Session {
     }
 
     /// A message that is dropped takes along what the survey has put aside for it.
+    #[cold]
     fn drop_gathered(&mut self, tag: u8) {
         match tag {
             frontend::QUERY => drop(self.gathered.queries.pop_front()),
