@@ -18,6 +18,12 @@ regress:
 	cargo build
 	tests/suites/regress $(TESTS)
 
+# Pgpool-II's scripts of protocol messages through Trunkline, compared with a direct run. SCRIPTS="079 080" runs only those.
+messages:
+	.ci/install
+	cargo build
+	tests/suites/messages $(SCRIPTS)
+
 # Test suites of other people's drivers through Trunkline, compared with a direct run. SUITES="asyncpg django" runs only those.
 drivers:
 	.ci/install
@@ -35,4 +41,4 @@ bench:
 	cargo build --release
 	benches/compare
 
-.PHONY: build test lint regress drivers demo bench
+.PHONY: build test lint regress messages drivers demo bench

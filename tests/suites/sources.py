@@ -39,9 +39,9 @@ def update(work, release=None):
     return options
 
 
-def unpack(work, package):
+def unpack(work, package, release=None):
     """A mirror may lack the newest version: any of a branch will do."""
-    options = update(work)
+    options = update(work, release)
     showed = subprocess.run(["apt-cache", *options, "showsrc", package], capture_output=True, text=True, check=True).stdout
     for version in dict.fromkeys(re.findall(r"^Version: (\S+)", showed, re.M)):
         if subprocess.run(["apt-get", *options, "source", f"{package}={version}"], cwd=work).returncode == 0:
