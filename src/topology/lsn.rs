@@ -102,7 +102,7 @@ mod tests {
         let file = |log: u64, number: u64| format!("00000001{log:08X}{number:08X}");
         for length in [1_u64 << 20, 16 << 20, 1 << 30] {
             for number in (0..(1 << 32) / length).filter(|number| *number < 300) {
-                let start = 7 << 32 | number * length;
+                let start = (7 << 32) | (number * length);
                 let position = |offset| Lsn(start + offset).without_header(&file(7, number)).0 - start;
                 assert_eq!([40, 24, 8192 + 24, 48, 8192 + 40].map(position), [0, 0, 8192, 48, 8192 + 40]);
                 // A position in the middle of a file, as far behind a page's beginning: a record may end there.
