@@ -160,6 +160,31 @@ fn a_replica_too_far_behind_takes_no_reads() {
 }
 
 #[test]
+fn a_replica_under_another_application_name_is_known_to_be_too_far_behind() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let replica = cluster.node(1);
+        let whom = replica.sql("select setting from pg_settings where name = 'primary_conninfo'").unwrap();
+        let elsewhere = format!("{whom} application_name=elsewhere").replace('\'', "''");
+        replica.sql(&format!("alter system set primary_conninfo = '{elsewhere}'")).unwrap();
+        replica.sql("select pg_reload_conf()").unwrap();
+        eventually("it streams under that name", Duration::from_secs(15), || {
+            let named = "select count(*) from pg_stat_replication where application_name = 'elsewhere'";
+            cluster.node(0).sql(named).unwrap() == "1"
+        });
+        let proxy = Proxy::start(&cluster, "[routing]\nmax_lag = '1s'");
+        replica.pause_replay().unwrap();
+        cluster.node(0).sql("insert into t values (1)").unwrap();
+        thread::sleep(Duration::from_millis(2500));
+        let mut client = proxy.client();
+        for _ in 0..50 {
+            assert_eq!(server_port(&mut client, "select inet_server_port()"), cluster.node(2).port());
+        }
+    });
+}
+
+#[test]
 fn a_session_counts_all_rows_it_has_written_while_replicas_lag_differently() {
     limited(|| rows_are_counted("session", false));
 }
