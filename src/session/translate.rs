@@ -141,9 +141,6 @@ impl Session {
     /// DEALLOCATE by SQL, and nothing else, of a statement that was prepared through the protocol: on the server
     /// connection it has a name of ours, and stays there for other sessions, as with Close.
     fn deallocates_ours(&self, statement: &Statement) -> bool {
-        if statement.is_plain_read() {
-            return false;
-        }
         let Some(part) = statement.only().filter(|part| part.kind == Kind::Deallocate) else { return false };
         matches!(&*part.session, [SessionChange::Deallocate(name)] if self.names.get(name.as_bytes()).is_some())
     }
@@ -467,8 +464,5 @@ const DEALLOCATES: &[u8] = b"tl_deallocates";
 
 /// The change by which the only statement closes names, if it does.
 pub(super) fn closed_names(statement: &Statement) -> Option<&SessionChange> {
-    if statement.is_plain_read() {
-        return None;
-    }
     statement.only()?.session.iter().find(|change| closes_names(change))
 }
