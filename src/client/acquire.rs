@@ -14,9 +14,9 @@ use super::worker::Worker;
 use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool};
 use crate::metrics::{FreshnessOutcome, Limit, Retry, Target};
 use crate::routing::place::Circumstances;
-use crate::routing::{Consistency, Intent, Placement, Reason, place};
+use crate::routing::{Consistency, Freshness, Intent, Placement, Reason, place};
 use crate::session::Identity;
-use crate::topology::{Doubt, NodeId, Role, View};
+use crate::topology::{Doubt, NodeId, NodeView, Role, View};
 use crate::wire::SqlState;
 
 /// Why there is no lease: what the client is told, as an error of its statement.
@@ -137,7 +137,11 @@ impl Client {
                 true => excluded.iter().chain(&held).copied().collect(),
                 false => Excluded::new(),
             };
-            match self.place(intent, &view, &avoided, may_wait, Instant::now()) {
+            let mut placement = self.place(intent, &view, &avoided, may_wait, Instant::now());
+            if matches!(placement, Placement::AwaitPrimary(_)) {
+                placement = self.place_stale(intent, &view, &avoided).unwrap_or(placement);
+            }
+            match placement {
                 Placement::Node(node, _) if held.contains(&node) => {
                     self.await_release(node, &mut changed).await;
                     begun = Instant::now();
@@ -145,6 +149,9 @@ impl Client {
                 Placement::Node(node, reason) => match self.sound_lease_at(intent, node, &view).await {
                     Ok(lease) if self.still_holds(intent, node, Instant::now()) && !self.database.pause.is_paused() => {
                         let role = view.node(node).map_or(Role::Unknown, |node| node.role);
+                        if reason == Reason::Stale {
+                            self.session.freshness.reads_stale();
+                        }
                         let waited = arrived.elapsed();
                         self.worker.metrics.lease_waited(waited);
                         self.tally.count(|totals| totals.wait_time += waited);
@@ -188,7 +195,10 @@ impl Client {
                 }
                 Placement::AwaitPrimary(_) => {
                     excluded.clear();
-                    self.await_primary(&mut changed, &view, begun).await?;
+                    match self.stale_from(intent, &view).filter(|moment| Instant::now() < *moment) {
+                        Some(moment) => drop(self.await_view(&mut changed, moment).await),
+                        None => self.await_primary(&mut changed, &view, begun).await?,
+                    }
                 }
             }
         }
@@ -263,6 +273,45 @@ impl Client {
     }
 
     fn place(&self, intent: &Intent, view: &View, excluded: &[NodeId], may_wait: bool, now: Instant) -> Placement {
+        let freshness = self.is_careful(intent).then_some(&self.session.freshness);
+        self.place_where(freshness, intent, view, excluded, may_wait, now)
+    }
+
+    /// Since when a replica may answer it that is not known to be fresh enough; None: none may, or there is a primary.
+    fn stale_from(&self, intent: &Intent, view: &View) -> Option<Instant> {
+        self.server.stale_reads?;
+        // A write may be made of what such a transaction has read.
+        let is_harmless = is_read(intent) && intent.reason() != Reason::OptimisticTransaction;
+        view.no_primary_since.filter(|_| is_harmless).map(|since| since + self.server.hold)
+    }
+
+    /// The replica that answers without being known to be fresh enough, while there is no primary: one that has as much as
+    /// any, so that the next such read goes back in time only if it is lost.
+    fn place_stale(&self, intent: &Intent, view: &View, avoided: &[NodeId]) -> Option<Placement> {
+        let (most, now) = (self.server.stale_reads?, Instant::now());
+        if self.stale_from(intent, view)? > now {
+            return None;
+        }
+        let near = |node: &&NodeView| node.lag.is_some_and(|lag| lag <= most) && !avoided.contains(&node.id);
+        let lsn = |node: &NodeView| node.position.map(|position| position.lsn);
+        let newest = view.readable_replicas().filter(near).filter_map(lsn).max()?;
+        let others = view.nodes.iter().filter(|node| !near(node) || lsn(node) != Some(newest));
+        let excluded: Excluded = others.map(|node| node.id).collect();
+        match self.place_where(None, intent, view, &excluded, false, now) {
+            Placement::Node(node, _) => Some(Placement::Node(node, Reason::Stale)),
+            _ => None,
+        }
+    }
+
+    fn place_where(
+        &self,
+        freshness: Option<&Freshness>,
+        intent: &Intent,
+        view: &View,
+        excluded: &[NodeId],
+        may_wait: bool,
+        now: Instant,
+    ) -> Placement {
         let cluster = self.cluster();
         let gates = &cluster.gates;
         place(
@@ -270,7 +319,7 @@ impl Client {
             view,
             &Circumstances {
                 reads: self.server.reads,
-                freshness: self.is_careful(intent).then_some(&self.session.freshness),
+                freshness,
                 group: &|name| cluster.group(name),
                 balance: &cluster.balance,
                 latency: &|node| self.worker.latency(cluster.number, node, now),
@@ -409,17 +458,19 @@ impl Client {
         view: &View,
         begun: Instant,
     ) -> Result<(), Refusal> {
-        let _hold = self.worker.metrics.hold();
-        let deadline = begun + self.server.hold;
-        // Either a new view or the deadline; dropping the wait for a view loses nothing, the next look sees it.
-        match tokio::time::timeout_at(deadline.into(), changed.changed()).await {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                let because = view.no_primary_because.as_deref().unwrap_or("it cannot be connected to");
-                let message = format!("no primary within {} ms: {because}", self.server.hold.as_millis());
-                Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
-            }
+        if self.await_view(changed, begun + self.server.hold).await {
+            return Ok(());
         }
+        let because = view.no_primary_because.as_deref().unwrap_or("it cannot be connected to");
+        let message = format!("no primary within {} ms: {because}", self.server.hold.as_millis());
+        Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
+    }
+
+    /// Holds the statement until there is a new view. False: the moment has come before it.
+    async fn await_view(&self, changed: &mut tokio::sync::watch::Receiver<u64>, until: Instant) -> bool {
+        let _hold = self.worker.metrics.hold();
+        // Either a new view or the moment; dropping the wait for a view loses nothing, the next look sees it.
+        tokio::time::timeout_at(until.into(), changed.changed()).await.is_ok()
     }
 
     /// Waits, a few milliseconds at most, until a replica has what the session must see.

@@ -17,7 +17,7 @@ use crate::session::replay::Sent;
 use crate::session::translate::{DISCARD_SEQUENCES, Message};
 use crate::session::{End, Held, TransactionLog};
 use crate::topology::Role;
-use crate::wire::error_response::put_notice;
+use crate::wire::error_response::{put_notice, put_warning};
 use crate::wire::{SqlState, frame};
 
 impl Client {
@@ -174,6 +174,10 @@ impl Client {
             let words = reason.words();
             let told = format!("routed to {} {node}: {}{by} ({words})", target(held.role).code(), reason.code());
             put_notice(&mut buffers.to_client, SqlState::SUCCESSFUL_COMPLETION, &told);
+        }
+        if is_first && reason == Reason::Stale {
+            let told = "there is no primary: a replica answers that may lack the last that this session must see";
+            put_warning(&mut buffers.to_client, SqlState::WARNING, told, "failover.stale_reads allows it");
         }
         self.tally.count(|totals| totals.queries += 1);
     }

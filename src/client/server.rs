@@ -73,6 +73,9 @@ pub struct Server {
     pub freshness_wait: Duration,
     /// How long statements wait for a primary.
     pub hold: Duration,
+    /// How far behind the last primary a replica may have been that answers what no replica is fresh enough for, once there
+    /// has been no primary for `hold`; None: nobody does.
+    pub stale_reads: Option<Duration>,
     /// Bytes of a transaction that are kept to run it again when its node is lost; None: it is not.
     pub replay: Option<usize>,
     /// How long PAUSE waits for open transactions.

@@ -10,6 +10,7 @@ impl Failover {
     pub(super) fn read(table: Table<'_>) -> Self {
         // A statement that waits longer than ten minutes has outlived whoever sent it.
         const LONGEST: Duration = Duration::from_secs(600);
+        const MINUTE: Duration = Duration::from_secs(60);
         const DAY: Duration = Duration::from_secs(24 * 3600);
         // Everybody waits for the slowest transaction.
         const LONGEST_DRAIN: Duration = Duration::from_secs(60);
@@ -19,6 +20,7 @@ impl Failover {
             pause_hold: table.duration("pause_hold", Duration::from_secs(120), Duration::ZERO..=DAY),
             replay: table.flag("replay", false),
             replay_bytes: table.size("replay_bytes", 1 << 20, 1 << 10..=1 << 30),
+            stale_reads: table.get("stale_reads").and_then(|item| item.duration(MINUTE, &(Duration::ZERO..=DAY))),
             drain: table.duration("drain", Duration::from_secs(2), Duration::ZERO..=LONGEST_DRAIN),
         };
         table.finish();

@@ -100,6 +100,7 @@ impl Config {
             ("failover.drain", duration(failover.drain)),
             ("failover.pause_timeout", duration(failover.pause_timeout)),
             ("failover.pause_hold", duration(failover.pause_hold)),
+            ("failover.stale_reads", timeout(failover.stale_reads)),
             ("limits.login_timeout", duration(limits.login_timeout)),
             ("limits.statement_bytes", bytes(limits.statement_bytes)),
             ("limits.buffer_bytes", bytes(limits.buffer_bytes)),

@@ -116,6 +116,7 @@ pub(super) fn make(
         optimistic: config.routing.transactions == Transactions::Optimistic,
         freshness_wait: config.routing.freshness_wait,
         hold: config.failover.hold,
+        stale_reads: config.failover.stale_reads,
         replay: config.failover.replay.then_some(config.failover.replay_bytes),
         pause_timeout: config.failover.pause_timeout,
         pause_hold: config.failover.pause_hold,

@@ -5,7 +5,7 @@ use super::Reason;
 /// What would have to change for such statements to be read from replicas; empty: they are.
 pub fn advice(reason: Reason) -> &'static str {
     match reason {
-        Reason::Read | Reason::ReadOnlyTransaction | Reason::OptimisticTransaction => "",
+        Reason::Read | Reason::Stale | Reason::ReadOnlyTransaction | Reason::OptimisticTransaction => "",
         Reason::Transaction => {
             "begin it READ ONLY, send its reads outside of a transaction, or set routing.transactions to \"optimistic\""
         }

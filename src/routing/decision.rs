@@ -127,6 +127,8 @@ reasons! {
     NotFresh = "not_fresh", "no replica has yet replayed what this session must see";
     /// Every replica is further behind than it may be read.
     TooFarBehind = "too_far_behind", "no replica is within the max_lag that its rule or hint gives";
+    /// `failover.stale_reads`: there is no primary, and no replica is known to have what the session must see.
+    Stale = "stale", "there is no primary, so a replica answers that may be behind";
     /// None of the nodes that were the first choice can take it.
     FellBack = "fell_back", "none of the nodes that its rule or hint names first can take it now";
     /// A replica refused it.

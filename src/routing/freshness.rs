@@ -22,6 +22,8 @@ pub struct Freshness {
     read: Option<(NodeId, Instant)>,
     /// The last read, and the node that answered it: what it showed then it still has.
     home: Option<(NodeId, Instant)>,
+    /// See [`Freshness::reads_stale`].
+    is_stale: bool,
     /// How waiting for a replica went lately.
     patience: Patience,
     /// How long the session has stayed on one replica.
@@ -67,11 +69,22 @@ impl Freshness {
 
     /// A read that this node answered ended now.
     pub fn read(&mut self, node: NodeId, now: Instant) {
+        if std::mem::take(&mut self.is_stale) {
+            (self.read, self.home) = (None, None);
+            self.wrote(now);
+            return;
+        }
         if self.read.is_some_and(|(last, _)| last == node) {
             self.stay.reads = self.stay.reads.saturating_add(1);
         }
         self.read = Some((node, now));
         self.home = self.read;
+    }
+
+    /// The next answer comes from a replica that may lack what the session must see: it proves nothing of that node, and
+    /// once there is a primary again, nothing older than it is shown.
+    pub fn reads_stale(&mut self) {
+        self.is_stale = true;
     }
 
     /// Turns moments into positions where the view has a sample for them.
@@ -512,6 +525,22 @@ mod tests {
         assert_eq!(world.allowed(&mut settled), [NEAR]);
         assert_eq!(world.allowed(&mut pending), []);
         assert!(pending.awaits_primary());
+    }
+
+    #[test]
+    fn what_was_answered_stale_frees_no_node_and_is_found_anew_on_the_next_primary() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.wrote(world.at(10));
+        world.lose_primary();
+        session.reads_stale();
+        session.read(NEAR, world.at(20));
+        assert_eq!(world.allowed(&mut session), []);
+        world.promote(NEAR, 30, 300);
+        world.sample_on(FAR, 31, 299, Some(Timeline(2)));
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample_on(FAR, 32, 300, Some(Timeline(2)));
+        assert_eq!(world.allowed(&mut session), [FAR]);
     }
 
     #[test]

@@ -351,6 +351,7 @@ impl Topology {
             primary: self.verdict.as_ref().ok().copied(),
             primary_until: until,
             no_primary_because: self.verdict.as_ref().err().cloned(),
+            no_primary_since: self.verdict.is_err().then(|| self.view.no_primary_since.unwrap_or(now)),
             nodes: self.nodes.iter().map(|node| self.picture(node, now)).collect(),
             primary_samples: samples,
         });

@@ -96,6 +96,8 @@ pub struct View {
     pub primary_until: Option<Instant>,
     /// Why there is no primary, when there is none.
     pub no_primary_because: Option<Arc<str>>,
+    /// Since when there is no primary, when there is none.
+    pub no_primary_since: Option<Instant>,
     /// Every configured node, in order: index = [`NodeId`].
     pub nodes: Vec<NodeView>,
     /// The primary's recent samples of its present timeline, oldest first.
@@ -125,6 +127,7 @@ impl View {
             primary: None,
             primary_until: None,
             no_primary_because: Some("no node has been probed yet".into()),
+            no_primary_since: None,
             nodes: addresses.iter().enumerate().map(unknown).collect(),
             primary_samples: Arc::new([]),
         }

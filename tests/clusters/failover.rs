@@ -1,10 +1,12 @@
 //! A primary that dies, and one that comes back.
 
 use std::process::Stdio;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres::NoTls;
+use postgres::error::SqlState;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, pgbench, server_port};
 use crate::pgbench::fill;
@@ -83,6 +85,36 @@ fn a_write_without_a_primary_fails_with_57p03_when_hold_is_over() {
         assert!((Duration::from_millis(900)..Duration::from_secs(3)).contains(&asked.elapsed()));
         // Reads go on, in the same session.
         assert_ne!(server_port(&mut client, "select inet_server_port()"), cluster.node(0).port());
+    });
+}
+
+#[test]
+fn without_a_primary_for_long_reads_are_stale_with_a_warning_where_that_is_allowed() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[failover]\nhold = '1s'\nstale_reads = '1min'");
+        let (told, warnings) = mpsc::channel();
+        let mut config = proxy.client_config();
+        let mut client =
+            config.notice_callback(move |notice| told.send(notice.code().clone()).unwrap()).connect(NoTls).unwrap();
+        client.batch_execute("insert into t values (1)").unwrap();
+        // Its write has no position yet: nothing tells which replica has it.
+        cluster.node(0).kill().unwrap();
+        let asked = Instant::now();
+        assert!(client.query_one("select count(*) from t", &[]).unwrap().get::<_, i64>(0) <= 1);
+        assert!(asked.elapsed() >= Duration::from_millis(900), "a failover may still come: {:?}", asked.elapsed());
+        assert_eq!(warnings.try_iter().collect::<Vec<_>>(), [SqlState::WARNING]);
+        let asked = Instant::now();
+        client.query_one("select count(*) from t", &[]).unwrap();
+        assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+        let error = client.batch_execute("insert into t values (2)").unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::CANNOT_CONNECT_NOW), "{error:?}");
+        warnings.try_iter().for_each(drop);
+        cluster.node(1).promote().unwrap();
+        client.batch_execute("insert into t values (3)").unwrap();
+        client.query_one("select count(*) from t where a = 3", &[]).unwrap();
+        assert_eq!(warnings.try_iter().next(), None);
     });
 }
 
