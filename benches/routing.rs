@@ -1,4 +1,5 @@
-//! What a decision costs with a hundred rules: of a statement that is cached by its text, and of one whose shape is.
+//! What a decision costs with a hundred rules: of a statement that is cached by its text, and of one whose shape is; and
+//! what one costs that is seen for the first time, beside its parse alone.
 
 #![expect(missing_docs, reason = "criterion's macro makes a public function")]
 
@@ -9,13 +10,16 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use regex::Regex;
 use trunkline::routing::rules::{Action, Conditions, NamePattern, Pattern, Rule, Sender, Share};
 use trunkline::routing::{Catalog, Defaults, Facts, InTransaction, Reads, RuleSet, Standing, weigh};
-use trunkline::sql::{Cache, Kind, ParseSettings, PreparedNames};
+use trunkline::sql::{Cache, Kind, ParseSettings, PreparedNames, classify_bytes};
 
 const TEXT: &str = "SELECT id, total FROM orders WHERE customer = 42 AND status = 'open' ORDER BY made DESC LIMIT 10";
 
 fn decisions(criterion: &mut Criterion) {
     let settings = ParseSettings::default();
     let prepared = PreparedNames::default();
+    criterion.bench_function("pg_query's parse alone", |bencher| bencher.iter(|| pg_query::parse(black_box(TEXT))));
+    criterion
+        .bench_function("not cached", |bencher| bencher.iter(|| classify_bytes(black_box(TEXT.as_bytes()), &settings)));
     for (kind, rules) in
         [("none", RuleSet::default()), ("100", hundred(Text::Seldom)), ("100 on texts", hundred(Text::Often))]
     {

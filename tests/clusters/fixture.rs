@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
@@ -57,6 +57,11 @@ pub(crate) fn cluster() -> Cluster {
     Cluster::start(&shape()).unwrap()
 }
 
+/// The program under test: `TRUNKLINE_PROGRAM` names another build of it.
+fn program() -> PathBuf {
+    std::env::var_os("TRUNKLINE_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_trunkline").into()).into()
+}
+
 /// Trunkline running before a cluster; killed when dropped, and its log is shown when the test fails.
 pub(crate) struct Proxy(Server);
 
@@ -74,8 +79,7 @@ impl Proxy {
         let places = Places::take(cluster.folder().join(format!("trunkline{number}"))).unwrap();
         let mut configuration: Table = places.configuration(nodes).parse().unwrap();
         lay_over(&mut configuration, extra.parse().unwrap());
-        let program = Path::new(env!("CARGO_BIN_EXE_trunkline"));
-        let started = Server::start(program, places, &toml::to_string(&configuration).unwrap());
+        let started = Server::start(&program(), places, &toml::to_string(&configuration).unwrap());
         Self(started.unwrap_or_else(|problem| panic!("{problem}")))
     }
 
@@ -87,8 +91,7 @@ impl Proxy {
         cluster.remove("nodes");
         cluster.insert("patroni".to_owned(), urls.to_vec().into());
         lay_over(&mut configuration, extra.parse().unwrap());
-        let program = Path::new(env!("CARGO_BIN_EXE_trunkline"));
-        let started = Server::start(program, places, &toml::to_string(&configuration).unwrap());
+        let started = Server::start(&program(), places, &toml::to_string(&configuration).unwrap());
         Self(started.unwrap_or_else(|problem| panic!("{problem}")))
     }
 
@@ -168,7 +171,7 @@ impl Proxy {
     }
 
     /// The file it was started with.
-    pub(crate) fn config_path(&self) -> std::path::PathBuf {
+    pub(crate) fn config_path(&self) -> PathBuf {
         self.0.config_path()
     }
 

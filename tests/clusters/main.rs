@@ -19,6 +19,7 @@ mod balancing;
 mod cluster;
 mod console;
 mod conversation;
+mod crowd;
 mod dashboard;
 mod failover;
 mod freshness;

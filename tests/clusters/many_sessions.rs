@@ -12,7 +12,7 @@ use postgres::{Client, SimpleQueryMessage, Statement};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::fixture::{Proxy, cluster, limited_to};
+use crate::fixture::{Proxy, cluster, eventually, limited_to};
 use crate::raw::{RawClient, bind, execute, parse, query};
 
 #[test]
@@ -34,9 +34,20 @@ fn nothing_leaks_and_nothing_is_lost_among_many_sessions_on_few_connections() {
                 thread::spawn(move || live(&proxy, id, until))
             })
             .collect();
+        // By then everything has grown that grows at all.
+        thread::sleep(seconds / 4);
+        let early = proxy.resident_megabytes();
         let steps: Vec<u64> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         println!("{} steps of {sessions} sessions, the slowest {:?}", steps.iter().sum::<u64>(), steps.iter().min());
         assert!(steps.iter().all(|count| *count > 0), "{steps:?}");
+        eventually("nothing is left of them", Duration::from_secs(10), || {
+            proxy.metric("trunkline_clients", "") + proxy.metric("trunkline_pool_connections", "state=\"leased\"")
+                == 0.0
+                && proxy.metric("trunkline_buffered_bytes", "") == 0.0
+        });
+        let late = proxy.resident_megabytes();
+        println!("{early} MB resident after a quarter of the time, {late} MB at its end");
+        assert!(seconds < Duration::from_secs(60) || late <= early + early / 4, "{early} MB, then {late} MB");
     });
 }
 
