@@ -12,6 +12,10 @@ test:
 lint:
 	.ci/test fmt clippy doc
 
+# Licences, sources and known faults of what is built in: needs cargo-deny and the network.
+deny:
+	cargo deny check
+
 # PostgreSQL's own regression suite through Trunkline, compared with a direct run. TESTS="test_setup boolean" runs only those.
 regress:
 	.ci/install
@@ -41,4 +45,4 @@ bench:
 	cargo build --release
 	benches/compare
 
-.PHONY: build test lint regress messages drivers demo bench
+.PHONY: build test lint deny regress messages drivers demo bench

@@ -39,6 +39,43 @@ pub fn common_name(certificate: &[u8]) -> Option<String> {
     found.filter(|name| !name.contains('\0'))
 }
 
+/// The certificate's subject as RFC 2253 writes it, in OpenSSL's spelling, which is PostgreSQL's: the last part first,
+/// `CN=ada,OU=shop,O=Example`. None where a part has no short name or holds something else than text.
+pub fn distinguished_name(certificate: &[u8]) -> Option<String> {
+    let mut subject = subject(certificate)?;
+    let mut written = String::new();
+    while !subject.0.is_empty() {
+        let mut names = Der(subject.tagged(SET)?);
+        let mut part = String::new();
+        while !names.0.is_empty() {
+            let mut pair = names.sequence()?;
+            let oid = pair.tagged(OBJECT_IDENTIFIER)?;
+            let (_, short) = ATTRIBUTES.iter().find(|(known, _)| *known == oid)?;
+            let (tag, value) = pair.element()?;
+            let end = if part.is_empty() { "" } else { "+" };
+            part = format!("{short}={}{end}{part}", escaped(&text(tag, value)?));
+        }
+        let end = if written.is_empty() { "" } else { "," };
+        written = format!("{part}{end}{written}");
+    }
+    (!written.is_empty()).then_some(written)
+}
+
+/// A value within such a name.
+fn escaped(value: &str) -> String {
+    let mut written = String::with_capacity(value.len());
+    for (at, byte) in value.bytes().enumerate() {
+        let is_at_edge = (byte == b' ' && (at == 0 || at + 1 == value.len())) || (byte == b'#' && at == 0);
+        match byte {
+            b',' | b'+' | b'"' | b'\\' | b'<' | b'>' | b';' => written.extend(['\\', char::from(byte)]),
+            _ if is_at_edge => written.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => written.push(char::from(byte)),
+            _ => written.push_str(&format!("\\{byte:02X}")),
+        }
+    }
+    written
+}
+
 fn subject(certificate: &[u8]) -> Option<Der<'_>> {
     let mut fields = Der(certificate).sequence()?.sequence()?;
     // The version may be left out; serial number, signature algorithm, issuer and validity stand before the subject.
@@ -124,6 +161,31 @@ const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 /// 1.2.840.113549.1.1.10
 const RSA_PSS: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 10];
 
+/// Attributes of names by their object identifiers, with the short names that OpenSSL gives them.
+const ATTRIBUTES: &[(&[u8], &str)] = &[
+    (COMMON_NAME, "CN"),
+    (&[0x55, 4, 4], "SN"),
+    (&[0x55, 4, 5], "serialNumber"),
+    (&[0x55, 4, 6], "C"),
+    (&[0x55, 4, 7], "L"),
+    (&[0x55, 4, 8], "ST"),
+    (&[0x55, 4, 9], "street"),
+    (&[0x55, 4, 10], "O"),
+    (&[0x55, 4, 11], "OU"),
+    (&[0x55, 4, 12], "title"),
+    (&[0x55, 4, 13], "description"),
+    (&[0x55, 4, 17], "postalCode"),
+    (&[0x55, 4, 41], "name"),
+    (&[0x55, 4, 42], "GN"),
+    (&[0x55, 4, 43], "initials"),
+    (&[0x55, 4, 44], "generationQualifier"),
+    (&[0x55, 4, 46], "dnQualifier"),
+    (&[0x55, 4, 65], "pseudonym"),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 9, 1], "emailAddress"),
+    (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 1, 1], "UID"),
+    (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 1, 25], "DC"),
+];
+
 /// Signature algorithms by their object identifiers. MD5 and SHA-1 count as SHA-256 (RFC 5929).
 const SIGNATURES: &[(&[u8], Hash)] = &[
     (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 4], Hash::Sha256),
@@ -185,6 +247,18 @@ mod tests {
     }
 
     #[test]
+    fn the_whole_subject_is_written_as_openssl_writes_it() {
+        let dn = |names: &[Vec<u8>]| distinguished_name(&certificate(&names.concat(), SIGNATURES[2].0));
+        let organisation = name(&[0x55, 4, 10], UTF8_STRING, b"Sales, \"Ltd\" ");
+        let component = name(ATTRIBUTES.last().unwrap().0, IA5_STRING, b"example");
+        let common = name(COMMON_NAME, UTF8_STRING, "#zoë".as_bytes());
+        let written = dn(&[component, organisation, common]).unwrap();
+        assert_eq!(written, r#"CN=\#zo\C3\AB,O=Sales\, \"Ltd\"\ ,DC=example"#);
+        assert_eq!(dn(&[name(&[0x2A, 3, 4], UTF8_STRING, b"x")]), None);
+        assert_eq!(dn(&[]), None);
+    }
+
+    #[test]
     fn the_hash_is_that_of_the_signature() {
         for (signature, length) in [(2, 32), (3, 48), (4, 64), (1, 32), (7, 48)] {
             let bound = end_point(&certificate(b"", SIGNATURES[signature].0)).unwrap();
@@ -197,10 +271,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>, at in 0_usize..64, byte: u8) {
-            let _ = (end_point(&bytes), common_name(&bytes));
+            let _ = (end_point(&bytes), common_name(&bytes), distinguished_name(&bytes));
             let mut near = certificate(&name(COMMON_NAME, UTF8_STRING, b"ada"), SIGNATURES[2].0);
             if let Some(place) = near.get_mut(at) { *place = byte; }
-            let _ = (end_point(&near), common_name(&near));
+            let _ = (end_point(&near), common_name(&near), distinguished_name(&near));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Users that stand in no configuration: their passwords are asked of the cluster itself, and remembered for a moment.
+//! What a cluster itself knows of users: passwords of those who stand in no configuration, and who is a member of what.
+//! It is asked for that, and remembered for a moment.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,15 +8,17 @@ use dashmap::DashMap;
 use tokio::sync::Semaphore;
 
 use super::server::{Cluster, User};
+use crate::auth::hba::Roles;
 use crate::auth::{Secret, Verifier};
 use crate::backend::{Endpoint, Target, connect, exchange};
 use crate::config::{self, Allowance};
 
-/// Asks a cluster for its users' passwords.
+/// Asks a cluster for its users.
 pub struct AuthQuery {
     settings: config::AuthQuery,
     mock_secret: [u8; 32],
     known: DashMap<Arc<str>, Entry>,
+    memberships: DashMap<Arc<str>, (Arc<Roles>, Instant)>,
     /// Questions at once: a flood of logins must not become a flood of connections.
     questions: Semaphore,
 }
@@ -43,7 +46,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 impl AuthQuery {
     /// Nothing is known yet.
     pub fn new(settings: config::AuthQuery, mock_secret: [u8; 32]) -> Self {
-        Self { settings, mock_secret, known: DashMap::new(), questions: Semaphore::new(QUESTIONS_AT_ONCE) }
+        let questions = Semaphore::new(QUESTIONS_AT_ONCE);
+        Self { settings, mock_secret, known: DashMap::new(), memberships: DashMap::new(), questions }
     }
 
     /// What is known of this user, asked for if need be. While the cluster does not answer, what was known counts on;
@@ -57,7 +61,7 @@ impl AuthQuery {
         if let Some(known) = self.remembered(name, FRESH) {
             return Ok(known);
         }
-        match self.ask(name, cluster).await {
+        match self.ask_password(name, cluster).await {
             Ok(user) => {
                 self.remember(name, user.clone());
                 Ok(user)
@@ -88,21 +92,67 @@ impl AuthQuery {
         self.known.insert(Arc::clone(name), Entry { user, asked: Instant::now() });
     }
 
-    /// The primary knows best; a replica may know a password of a moment ago.
-    async fn ask(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Option<User>, String> {
+    /// The roles that this user is a member of, directly or not, itself included; none: there is no such user. While the
+    /// cluster does not answer, what was known counts on; Err: nothing was.
+    pub async fn roles(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Arc<Roles>, String> {
+        if let Some(roles) = self.remembered_roles(name, FRESH) {
+            return Ok(roles);
+        }
+        let _question = self.questions.acquire().await.map_err(|error| error.to_string())?;
+        // Somebody else may have asked while we waited.
+        if let Some(roles) = self.remembered_roles(name, FRESH) {
+            return Ok(roles);
+        }
+        match self.ask(MEMBERSHIP, name, cluster).await {
+            Ok(rows) => {
+                let roles = rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
+                let roles: Arc<Roles> = Arc::new(roles.map(|role| (&*role).into()).collect());
+                if self.memberships.len() >= MOST {
+                    self.memberships.clear();
+                }
+                self.memberships.insert(Arc::clone(name), (Arc::clone(&roles), Instant::now()));
+                Ok(roles)
+            }
+            Err(why) => {
+                tracing::warn!(cluster = %cluster.name, %why, "the cluster was asked for a user's roles and did not answer");
+                self.remembered_roles(name, Duration::MAX).ok_or(why)
+            }
+        }
+    }
+
+    fn remembered_roles(&self, name: &str, age: Duration) -> Option<Arc<Roles>> {
+        self.memberships.get(name).filter(|entry| entry.1.elapsed() < age).map(|entry| Arc::clone(&entry.0))
+    }
+
+    /// What is known of the user's password.
+    async fn ask_password(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Option<User>, String> {
+        let mut rows = self.ask(&self.settings.query, name, cluster).await?.into_iter();
+        let Some(row) = rows.next() else { return Ok(None) };
+        // Name and password; of two rows nobody could say which is meant.
+        match row.as_slice() {
+            [Some(found), secret, ..] if **found == **name && rows.next().is_none() => {
+                let secret = Secret::new(secret.as_deref().unwrap_or_default().to_owned());
+                Ok(Some(User::new(name, secret, None, &self.mock_secret)))
+            }
+            _ => Err("auth_query does not answer one row of the user's name and password".to_owned()),
+        }
+    }
+
+    /// The primary knows best; a replica may know something of a moment ago.
+    async fn ask(&self, sql: &str, name: &str, cluster: &Cluster) -> Result<Vec<Row>, String> {
         let view = cluster.view.load_full();
         let mut failure = "no node can be asked".to_owned();
         for node in view.primary().into_iter().chain(view.readable_replicas()) {
             let endpoint = Endpoint::new(Arc::clone(&node.address), Arc::clone(&cluster.tls));
-            match self.ask_node(name, endpoint).await {
-                Ok(secret) => return Ok(secret.map(|secret| User::new(name, secret, None, &self.mock_secret))),
+            match self.ask_node(sql, name, endpoint).await {
+                Ok(rows) => return Ok(rows),
                 Err(why) => failure = why,
             }
         }
         Err(failure)
     }
 
-    async fn ask_node(&self, name: &str, endpoint: Endpoint) -> Result<Option<Secret>, String> {
+    async fn ask_node(&self, sql: &str, name: &str, endpoint: Endpoint) -> Result<Vec<Row>, String> {
         let target = Target {
             endpoint,
             user: Arc::clone(&self.settings.user),
@@ -113,18 +163,21 @@ impl AuthQuery {
         };
         let deadline = tokio::time::Instant::now() + DEADLINE;
         let mut login = connect(&target, deadline).await.map_err(|error| error.to_string())?;
-        let answer = exchange::query_with(&mut login.stream, &self.settings.query, name, deadline).await;
-        let mut rows = answer.map_err(|error| error.to_string())?.rows.into_iter();
-        let Some(row) = rows.next() else { return Ok(None) };
-        // Name and password; of two rows nobody could say which is meant.
-        match row.as_slice() {
-            [Some(found), secret, ..] if **found == *name && rows.next().is_none() => {
-                Ok(Some(Secret::new(secret.as_deref().unwrap_or_default().to_owned())))
-            }
-            _ => Err("auth_query does not answer one row of the user's name and password".to_owned()),
-        }
+        let answer = exchange::query_with(&mut login.stream, sql, name, deadline).await;
+        Ok(answer.map_err(|error| error.to_string())?.rows)
     }
 }
+
+type Row = Vec<Option<Arc<str>>>;
+
+/// As PostgreSQL counts for its own rules: whether the rights are inherited or not, and a superuser like anybody else.
+const MEMBERSHIP: &str = "WITH RECURSIVE held AS (\
+                          SELECT r.oid FROM pg_catalog.pg_roles r \
+                          WHERE r.rolname OPERATOR(pg_catalog.=) $1::pg_catalog.name \
+                          UNION SELECT m.roleid FROM pg_catalog.pg_auth_members m \
+                          JOIN held ON m.member OPERATOR(pg_catalog.=) held.oid) \
+                          SELECT r.rolname FROM pg_catalog.pg_roles r \
+                          JOIN held ON r.oid OPERATOR(pg_catalog.=) held.oid";
 
 impl User {
     /// What is checked of a client that claims to be this user, and what is proved to nodes. Takes a millisecond for a

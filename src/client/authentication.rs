@@ -14,7 +14,9 @@ use super::attempts::Attempt;
 use super::farewell::Farewell;
 use super::server::{Database, Server, User};
 use super::worker::Worker;
-use crate::auth::hba::{Admission, CertificateDemand, Method, Origin};
+use crate::auth::hba::{
+    Admission, CertificateDemand, CertificateName, Findings, Method, Origin, Question, Roles, Verdict,
+};
 use crate::auth::{
     AuthError, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramServer, Secret, TlsMode, Verifier, md5_answer, scram_server,
 };
@@ -63,7 +65,8 @@ pub async fn authenticate(
     server: &Server,
     worker: &Worker,
 ) -> Result<User, Farewell> {
-    let admission = admission(stream, claim, server, worker)?;
+    let (admission, mut findings) = admission(stream, claim, server, worker).await?;
+    check_certificate(stream, claim, admission, &mut findings, server, worker).await?;
     let attempt = Attempt::new(&server.attempts, claim.origin, claim.user);
     if !attempt.wait_for_turn(server.limits.login_timeout).await {
         worker.metrics.login_failed(LoginFailure::Throttled);
@@ -72,7 +75,7 @@ pub async fn authenticate(
     }
     let user = find_user(claim, server).await?;
     let mut login = Login { stream, buffer, claim, server, worker };
-    let proved = match login.prove(admission, user.as_ref()).await {
+    let proved = match login.prove(admission, &mut findings, user.as_ref()).await {
         Ok(proved) => proved,
         Err(farewell) => {
             if matches!(&farewell, Farewell::Told { code, .. } if *code == SqlState::INVALID_PASSWORD) {
@@ -90,8 +93,13 @@ pub async fn authenticate(
     Ok(User { server_password: secret, ..user })
 }
 
-/// How it is to be proved, by the first rule that fits.
-fn admission(stream: &Stream, claim: Claim<'_>, server: &Server, worker: &Worker) -> Result<Admission, Farewell> {
+/// How it is to be proved, by the first rule that fits; and what had to be found out for that.
+async fn admission<'s>(
+    stream: &Stream,
+    claim: Claim<'_>,
+    server: &'s Server,
+    worker: &Worker,
+) -> Result<(&'s Admission, Findings), Farewell> {
     let origin = Origin {
         database: claim.database,
         user: claim.user,
@@ -100,16 +108,21 @@ fn admission(stream: &Stream, claim: Claim<'_>, server: &Server, worker: &Worker
         own_address: stream.socket().local_address().map(|address| address.ip()),
         is_encrypted: stream.is_encrypted(),
     };
-    let admission = server.rules_of_access.admission(&origin);
-    let is_rejected = match admission {
-        Some(Admission { method: Method::Reject, .. }) => true,
-        Some(admission) => {
-            check_certificate(stream, claim.user, admission.certificate, server, worker)?;
-            return Ok(admission);
+    let mut findings = Findings::default();
+    let is_rejected = loop {
+        match server.rules_of_access.admission(&origin, &findings) {
+            Verdict::Asks(question) => find_out(question, claim, server, &mut findings).await?,
+            Verdict::Admission(Admission { method: Method::Reject, .. }) => break true,
+            Verdict::Admission(admission) => return Ok((admission, findings)),
+            Verdict::Unlisted => break false,
         }
-        None => false,
     };
     worker.metrics.login_failed(LoginFailure::NotAllowed);
+    Err(not_let_in(&origin, is_rejected))
+}
+
+/// In PostgreSQL's words.
+fn not_let_in(origin: &Origin<'_>, is_rejected: bool) -> Farewell {
     let host = origin.address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
     let encryption = if origin.is_encrypted { "SSL encryption" } else { "no encryption" };
     let words = match (is_rejected, origin.is_replication) {
@@ -118,34 +131,95 @@ fn admission(stream: &Stream, claim: Claim<'_>, server: &Server, worker: &Worker
         (false, true) => "no pg_hba.conf entry for replication connection from",
         (false, false) => "no pg_hba.conf entry for",
     };
-    let database = if origin.is_replication { String::new() } else { format!(", database \"{}\"", claim.database) };
-    let message = format!("{words} host \"{host}\", user \"{}\"{database}, {encryption}", claim.user);
-    Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
+    let database = if origin.is_replication { String::new() } else { format!(", database \"{}\"", origin.database) };
+    let message = format!("{words} host \"{host}\", user \"{}\"{database}, {encryption}", origin.user);
+    Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
+}
+
+/// Answers a question of the rules.
+async fn find_out(
+    question: Question,
+    claim: Claim<'_>,
+    server: &Server,
+    findings: &mut Findings,
+) -> Result<(), Farewell> {
+    match question {
+        Question::HostName => {
+            let name = match claim.origin {
+                Some(address) => Box::pin(server.host_names.of(address)).await,
+                None => None,
+            };
+            findings.host_name = Some(name);
+        }
+        Question::Roles => findings.roles = Some(roles(claim, server).await?),
+    }
+    Ok(())
+}
+
+/// The roles that the user is a member of; none where there is no cluster to ask.
+async fn roles(claim: Claim<'_>, server: &Server) -> Result<Arc<Roles>, Farewell> {
+    let Some(cluster) = claim.destination.map(|database| server.cluster(database)) else { return Ok(Arc::default()) };
+    let Some(auth_query) = &cluster.auth_query else { return Ok(Arc::default()) };
+    Box::pin(auth_query.roles(claim.user, cluster)).await.map_err(|_| {
+        let message = "membership in roles cannot be checked: no node of the cluster answers";
+        Farewell::told(SqlState::CANNOT_CONNECT_NOW, message)
+    })
+}
+
+/// Whom somebody calls `known_as` may be this user, by the rule's map.
+async fn may_be(
+    admission: &Admission,
+    known_as: Option<&str>,
+    claim: Claim<'_>,
+    findings: &mut Findings,
+    server: &Server,
+) -> Result<bool, Farewell> {
+    let Some(known_as) = known_as else { return Ok(false) };
+    loop {
+        match server.rules_of_access.may_be(admission, known_as, claim.user, findings) {
+            Ok(is_so) => return Ok(is_so),
+            Err(question) => find_out(question, claim, server, findings).await?,
+        }
+    }
 }
 
 /// Where a rule or the TLS mode demands a certificate, the client has shown it, and it names the user where it must.
-fn check_certificate(
+async fn check_certificate(
     stream: &Stream,
-    user: &str,
-    demand: CertificateDemand,
+    claim: Claim<'_>,
+    admission: &Admission,
+    findings: &mut Findings,
     server: &Server,
     worker: &Worker,
 ) -> Result<(), Farewell> {
-    let by_mode = match server.tls.as_ref().map(|tls| tls.mode()) {
-        Some(TlsMode::VerifyFull) if stream.is_encrypted() => CertificateDemand::NamesUser,
-        _ => CertificateDemand::None,
+    let names_it_by_mode =
+        stream.is_encrypted() && server.tls.as_ref().is_some_and(|tls| tls.mode() == TlsMode::VerifyFull);
+    if admission.certificate == CertificateDemand::None && !names_it_by_mode {
+        return Ok(());
+    }
+    let refuse = |message: String| {
+        worker.metrics.login_failed(LoginFailure::NotAllowed);
+        Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
     };
-    let message = match demand.max(by_mode) {
-        CertificateDemand::None => return Ok(()),
-        // One that was shown has been verified, or the handshake would have failed.
-        _ if stream.peer_certificate().is_none() => "connection requires a valid client certificate".to_owned(),
-        CertificateDemand::NamesUser if stream.peer_name().as_deref() != Some(user) => {
-            format!("certificate authentication failed for user \"{user}\"")
+    // One that was shown has been verified, or the handshake would have failed.
+    if stream.peer_certificate().is_none() {
+        return refuse("connection requires a valid client certificate".to_owned());
+    }
+    let is_named = match admission.certificate {
+        CertificateDemand::NamesUser => {
+            let name = match admission.certificate_name {
+                CertificateName::Common => stream.peer_name(),
+                CertificateName::Distinguished => stream.peer_distinguished_name(),
+            };
+            may_be(admission, name.as_deref(), claim, findings, server).await?
         }
-        _ => return Ok(()),
+        // The mode knows of no maps.
+        _ => !names_it_by_mode || stream.peer_name().as_deref() == Some(&**claim.user),
     };
-    worker.metrics.login_failed(LoginFailure::NotAllowed);
-    Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
+    if is_named {
+        return Ok(());
+    }
+    refuse(format!("certificate authentication failed for user \"{}\"", claim.user))
 }
 
 /// What is known of the user: from the configuration, else from the cluster that it wants to go to.
@@ -172,13 +246,18 @@ fn doubt(claim: Claim<'_>, server: &Server) {
 
 impl Login<'_> {
     /// Answers what is known of the password by the proof, if it opens server connections and was not known before.
-    async fn prove(&mut self, admission: Admission, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
-        match admission.method {
+    async fn prove(
+        &mut self,
+        admission: &Admission,
+        findings: &mut Findings,
+        user: Option<&User>,
+    ) -> Result<Option<Secret>, Farewell> {
+        match &admission.method {
             Method::Reject => Err(wrong_password(self.claim.user)),
             Method::Trust | Method::Certificate => self.is_known(user),
             Method::Peer => {
                 let name = self.stream.socket().peer_uid().and_then(super::peer::name_of);
-                if name.as_deref() == Some(&**self.claim.user) {
+                if may_be(admission, name.as_deref(), self.claim, findings, self.server).await? {
                     return self.is_known(user);
                 }
                 self.worker.metrics.login_failed(LoginFailure::NotAllowed);

@@ -15,6 +15,7 @@ pub mod fleet;
 mod gathering;
 pub mod greeting;
 pub mod handshake;
+pub mod host_names;
 mod last_path;
 mod loss;
 mod newest_view;

@@ -11,6 +11,7 @@ use super::attempts::Attempts;
 use super::auth_query::AuthQuery;
 use super::census::Census;
 use super::console::Console;
+use super::host_names::HostNames;
 use super::pause::{Pause, Pauses};
 use super::welcome::Welcomes;
 use crate::auth::hba::{Network, Rules};
@@ -39,6 +40,8 @@ pub struct Server {
     pub rules_of_access: Rules,
     /// Load balancers whose word for a client's address is taken.
     pub proxies: Vec<Network>,
+    /// Names of the hosts that clients come from. Outlives a reload.
+    pub host_names: Arc<HostNames>,
     /// Failed logins. Outlives a reload.
     pub attempts: Arc<Attempts>,
     /// Who may connect.

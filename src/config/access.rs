@@ -1,43 +1,112 @@
 //! `[auth]` and `[cluster.auth_query]`: how clients prove who they are, and users that do not stand in the file.
 
-use std::net::IpAddr;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use crate::auth::hba::{Network, Rules};
+use crate::auth::hba::{Files, HbaProblem, IdentMaps, Rules, Surroundings, Text};
 use crate::auth::{Secret, userlist};
 
 use super::document::{Item, Table};
 use super::password::{self, Form};
-use super::{Allowance, AuthQuery, User, name};
+use super::problem::{Place, Problem};
+use super::{Allowance, AuthQuery, Cluster, User, name, own_addresses};
 
-/// The rules of access, and the users of a list.
-pub(super) fn read(root: &Table<'_>, folder: &Path) -> (Rules, Vec<User>) {
+/// The rules of access, and the users of a list. What is wrong in files that are not TOML goes to `problems`.
+pub(super) fn read(
+    root: &Table<'_>,
+    folder: &Path,
+    clusters: &[Cluster],
+    problems: &mut Vec<Problem>,
+) -> (Rules, Vec<User>) {
     let table = root.section("auth");
-    let (lines, file) = (table.get("hba"), table.get("hba_file"));
-    if let (Some(lines), Some(_)) = (&lines, &file) {
-        lines.problem("the rules are already given by hba_file", Some("keep one of them".to_owned()));
-    }
-    let rules = file.as_ref().and_then(|item| Some((item, read_file(item, folder)?))).map_or_else(
-        || {
-            lines
-                .as_ref()
-                .map(|item| (item, item.list("lines").iter().filter_map(Item::text).collect::<Vec<_>>().join("\n")))
-        },
-        Some,
-    );
-    let rules = rules.map_or_else(Rules::of_passwords, |(item, text)| parse(item, &text));
+    let rules = Lines::read(&table, ["hba", "hba_file"], folder);
+    let maps = Lines::read(&table, ["ident", "ident_file"], folder);
     let users = table.get("users_file").map(|item| read_users(&item, folder)).unwrap_or_default();
     table.finish();
+
+    let surroundings = Surroundings {
+        files: &Disk,
+        own_networks: &own_addresses::networks(),
+        own_addresses: &own_addresses::addresses(),
+        unasked_cluster: clusters.iter().find(|cluster| cluster.auth_query.is_none()).map(|cluster| &*cluster.name),
+    };
+    let maps = maps.map(|lines| {
+        let maps = IdentMaps::parse(lines.text(), surroundings);
+        maps.map_err(|found| lines.report(found, problems))
+    });
+    let maps = match maps.transpose() {
+        Ok(maps) => maps.unwrap_or_default(),
+        // Rules that name maps would seem wrong too.
+        Err(()) => return (Rules::default(), users),
+    };
+    let rules = rules.map_or_else(Rules::of_passwords, |lines| {
+        let rules = Rules::parse(lines.text(), maps, surroundings);
+        rules.map_err(|found| lines.report(found, problems)).unwrap_or_default()
+    });
     (rules, users)
 }
 
-fn parse(item: &Item<'_>, text: &str) -> Rules {
-    Rules::parse(text, &own_networks()).unwrap_or_else(|problems| {
-        for problem in problems {
-            item.problem(format!("line {}: {}", problem.line, problem.what), None);
+/// Lines in a format of PostgreSQL's: a file, or a list in ours.
+struct Lines<'d> {
+    path: PathBuf,
+    text: String,
+    /// The list's.
+    items: Vec<Item<'d>>,
+}
+
+impl<'d> Lines<'d> {
+    /// `keys` are that of a list and that of a file.
+    fn read(table: &Table<'d>, keys: [&'static str; 2], folder: &Path) -> Option<Self> {
+        let [list, file] = keys.map(|key| table.get(key));
+        if let (Some(list), Some(_)) = (&list, &file) {
+            list.problem(format!("the lines are already given by {}", keys[1]), Some("keep one of them".to_owned()));
         }
-        Rules::default()
-    })
+        if let Some(item) = file {
+            let text = read_file(&item, folder)?;
+            return Some(Self { path: folder.join(item.text()?), text, items: Vec::new() });
+        }
+        let items = list?.list("lines");
+        let texts: Vec<&str> = items.iter().map(|item| item.text().unwrap_or_default()).collect();
+        if let Some((item, _)) = items.iter().zip(&texts).find(|(_, text)| text.contains('\n')) {
+            item.problem("expected one line, found several", Some("a string for each".to_owned()));
+        }
+        // What it includes is beside the configuration.
+        Some(Self { path: table.file().to_path_buf(), text: texts.join("\n"), items })
+    }
+
+    fn text(&self) -> Text<'_> {
+        Text { path: &self.path, text: &self.text }
+    }
+
+    fn report(&self, found: Vec<HbaProblem>, problems: &mut Vec<Problem>) {
+        for HbaProblem { file, line, what, instead } in found {
+            let hint = Some(format!("instead: {instead}"));
+            match self.items.get(line.saturating_sub(1)).filter(|_| file == self.path) {
+                Some(item) => item.problem(what, hint),
+                None => problems.push(Problem {
+                    file,
+                    place: Some(Place { line, column: 1 }),
+                    path: String::new(),
+                    what,
+                    hint,
+                }),
+            }
+        }
+    }
+}
+
+/// Files as they are.
+struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &Path) -> io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+
+    fn names(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let names = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.collect()
+    }
 }
 
 fn read_file(item: &Item<'_>, folder: &Path) -> Option<String> {
@@ -96,23 +165,3 @@ impl AuthQuery {
 
 /// PgBouncer's own; a role that may not read pg_shadow needs a function that may.
 const QUERY: &str = "SELECT usename, passwd FROM pg_shadow WHERE usename = $1";
-
-/// The networks that this machine is in, which `samenet` means: as the kernel's routes without a gateway tell.
-fn own_networks() -> Vec<Network> {
-    let mut networks = vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()];
-    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    networks.extend(routes.lines().skip(1).filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, destination, gateway, _, _, _, _, mask, ..] = fields.as_slice() else { return None };
-        let (destination, mask) = (u32::from_str_radix(destination, 16).ok()?, u32::from_str_radix(mask, 16).ok()?);
-        let address = IpAddr::from(destination.to_ne_bytes());
-        (*gateway == "00000000" && mask != 0).then(|| format!("{address}/{}", mask.count_ones()))
-    }));
-    let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
-    networks.extend(addresses.lines().filter_map(|line| {
-        let mut fields = line.split_whitespace();
-        let address = IpAddr::from(u128::from_str_radix(fields.next()?, 16).ok()?.to_be_bytes());
-        Some(format!("{address}/{}", u8::from_str_radix(fields.nth(1)?, 16).ok()?))
-    }));
-    networks.iter().filter_map(|network| Network::parse(network).ok()).collect()
-}

@@ -13,6 +13,7 @@ mod limits;
 mod listen;
 mod log;
 mod name;
+mod own_addresses;
 mod password;
 mod patroni;
 mod pool;
@@ -84,7 +85,8 @@ pub struct Config {
     pub clusters: Vec<Cluster>,
     /// Names that clients ask for; at least one.
     pub databases: Vec<Database>,
-    /// How clients prove who they are. Default: everybody by password.
+    /// How clients prove who they are, `auth.hba_file` or `auth.hba`, with the maps of `auth.ident_file` or `auth.ident`.
+    /// Default: everybody by password.
     pub access: Rules,
     /// Who may connect, those of `auth.users_file` included; at least one, unless a cluster is asked.
     pub users: Vec<User>,
@@ -104,12 +106,12 @@ impl Config {
     /// What can be made of the text; not to be used if there are problems.
     fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Self {
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut rule_problems = Vec::new();
+        let (mut access_problems, mut rule_problems) = (Vec::new(), Vec::new());
         let document = Document::parse(path, text);
         let root = document.root();
         let listen = listen::read(&root);
         let clusters = cluster::read_all(&root, folder);
-        let (access, listed) = access::read(&root, folder);
+        let (access, listed) = access::read(&root, folder, &clusters, &mut access_problems);
         let asks_cluster = clusters.iter().any(|cluster| cluster.auth_query.is_some());
         let config = Self {
             listen: listen.addresses,
@@ -133,6 +135,7 @@ impl Config {
         };
         root.finish();
         problems.extend(document.into_problems());
+        problems.append(&mut access_problems);
         problems.append(&mut rule_problems);
         config
     }

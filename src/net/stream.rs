@@ -138,6 +138,11 @@ impl Stream {
         certificate::common_name(self.peer_certificate()?)
     }
 
+    /// The whole subject of that certificate.
+    pub fn peer_distinguished_name(&self) -> Option<String> {
+        certificate::distinguished_name(self.peer_certificate()?)
+    }
+
     /// What SCRAM is bound to on the client's side: the certificate that the server has shown.
     pub fn peer_end_point(&self) -> Option<Box<[u8]>> {
         certificate::end_point(self.peer_certificate()?)

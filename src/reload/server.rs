@@ -11,6 +11,7 @@ use crate::backend::{Plan, PoolSettings, Pools, Share};
 use crate::catalogs::Handle;
 use crate::client::attempts::Attempts;
 use crate::client::console::Console;
+use crate::client::host_names::HostNames;
 use crate::client::welcome::Welcomes;
 use crate::client::{self, AnyDatabase, Census, DatabaseCatalog, Pauses, Server};
 use crate::config::{self, Allowance, Config};
@@ -23,6 +24,7 @@ pub(super) struct Lasting {
     cancel_keys: Arc<CancelKeys>,
     welcomes: Arc<Welcomes>,
     pauses: Arc<Pauses>,
+    host_names: Arc<HostNames>,
     attempts: Arc<Attempts>,
     console: Arc<OnceLock<Console>>,
     pub(super) census: Arc<Census>,
@@ -44,6 +46,7 @@ impl Lasting {
             cancel_keys: Arc::default(),
             welcomes: Arc::default(),
             pauses: Arc::default(),
+            host_names: Arc::default(),
             attempts: Arc::default(),
             console: Arc::default(),
             census: Arc::default(),
@@ -98,6 +101,7 @@ pub(super) fn make(
             .map(|database| AnyDatabase { configured: database.clone(), newcomer: lasting.newcomer() }),
         tls: config.tls.clone(),
         rules_of_access: config.access.clone(),
+        host_names: Arc::clone(&lasting.host_names),
         attempts: Arc::clone(&lasting.attempts),
         proxies: config.proxies.clone(),
         users,

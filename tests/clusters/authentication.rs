@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use postgres::NoTls;
 use trunkline::demo::cluster::Cluster;
+use trunkline::demo::installation::Installation;
 
 use crate::certificates::Authority;
 use crate::fixture::{Proxy, cluster, eventually, limited, login};
@@ -120,6 +121,99 @@ fn the_first_rule_that_fits_says_who_comes_in() {
         for outside in ["mallory", "eve"] {
             assert_eq!(refused(&proxy, outside, "x"), Some("28000".to_owned()), "{outside}");
         }
+    });
+}
+
+#[test]
+fn rules_mean_members_of_roles_and_hosts_by_their_names() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create role staff; create role team; grant staff to team; create table t (a int)").unwrap();
+        for name in ["ada", "eve"] {
+            primary.sql(&format!("create role {name} login password 'pencil'; grant all on t to {name}")).unwrap();
+        }
+        primary.sql("grant team to ada").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(primary).unwrap());
+        let folder = cluster.folder().join("rules");
+        std::fs::create_dir(&folder).unwrap();
+        // The machine's own name for 127.0.0.1 leads back to it.
+        let rules =
+            "include_if_exists gone\nhost all @people localhost scram-sha-256\nhost all all .example.org trust\n";
+        std::fs::write(folder.join("pg_hba.conf"), rules).unwrap();
+        std::fs::write(folder.join("people"), "nobody,\n+staff\n").unwrap();
+        let auth_query = "[cluster.auth_query]\nuser = \"bench\"\npassword = \"bench\"\n";
+        let settings = format!("{auth_query}[auth]\nhba_file = {:?}", folder.join("pg_hba.conf"));
+        let proxy = Proxy::start(&cluster, &settings);
+        assert_eq!(refused(&proxy, "ada", "pencil"), None);
+        assert_eq!(refused(&proxy, "ada", "wrong"), wrong());
+        for outside in ["eve", "bench", "nosuchrole"] {
+            assert_eq!(refused(&proxy, outside, "pencil"), Some("28000".to_owned()), "{outside}");
+        }
+        primary.sql("revoke team from ada").unwrap();
+        eventually("who is no member any more stays outside", Duration::from_secs(8), || {
+            refused(&proxy, "ada", "pencil") == Some("28000".to_owned())
+        });
+    });
+}
+
+/// psql, which runs as PostgreSQL's user of the system, with these settings besides.
+fn psql(settings: &str) -> (bool, String) {
+    let mut psql = Installation::find().unwrap().command("psql");
+    psql.args(["-X", "-A", "-t", "-w", "-c", "select 'served'"]).arg(format!("dbname=bench {settings}"));
+    psql.env("HOME", "/nonexistent").env("PGCONNECT_TIMEOUT", "10");
+    let output = psql.output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+const ADA: &str = "[[user]]\nname = \"ada\"\npassword = \"pencil\"\n";
+
+#[test]
+fn a_map_says_whom_the_system_lets_in() {
+    limited(|| {
+        let probe = asking_cluster("pencil", "");
+        let folder = probe.0.folder().join("front");
+        std::fs::create_dir(&folder).unwrap();
+        let own = Command::new("id").arg("-un").output().unwrap().stdout;
+        // psql runs as PostgreSQL's user where we are root.
+        let settings = format!(
+            "listen = [\"{}:6432\"]\n[auth]\nhba = [\"local all all peer map=os\"]\n\
+             ident = [\"os postgres ada\", \"os {} ada\"]\n{ADA}",
+            folder.display(),
+            String::from_utf8_lossy(&own).trim()
+        );
+        let _proxy = Proxy::start(&probe.0, &settings);
+        let by_peer = |user: &str| psql(&format!("host={} port=6432 user={user}", folder.display()));
+        assert_eq!(by_peer("ada"), (true, String::new()));
+        let (is_served, said) = by_peer("bench");
+        assert!(!is_served && said.contains("Peer authentication failed for user \"bench\""), "{said}");
+    });
+}
+
+#[test]
+fn a_map_says_whom_a_certificate_lets_in() {
+    limited(|| {
+        let probe = asking_cluster("pencil", "");
+        let authority = Authority::new(probe.0.folder().join("tls"));
+        let (certificate, key) = authority.sign("server");
+        let (shown, shown_key) = authority.sign("ada.shop");
+        Installation::find().unwrap().own(&shown_key).unwrap();
+        let settings = format!(
+            "[auth]\nhba = [\"hostssl all all all cert clientname=DN map=mail\"]\n\
+             ident = ['mail \"/^CN=(.*)[.]shop$\" \\1']\n{ADA}\
+             [tls]\ncertificate = {certificate:?}\nkey = {key:?}\nca = {:?}",
+            authority.certificate()
+        );
+        let proxy = Proxy::start(&probe.0, &settings);
+        let by_certificate = |user: &str, more: &str| {
+            psql(&format!("host=127.0.0.1 port={} user={user} sslmode=require {more}", proxy.port()))
+        };
+        let shown = format!("sslcert={} sslkey={}", shown.display(), shown_key.display());
+        assert_eq!(by_certificate("ada", &shown), (true, String::new()));
+        let (is_served, said) = by_certificate("bench", &shown);
+        assert!(!is_served && said.contains("certificate authentication failed for user \"bench\""), "{said}");
+        let (is_served, said) = by_certificate("ada", "");
+        assert!(!is_served && said.contains("connection requires a valid client certificate"), "{said}");
     });
 }
 

@@ -5,7 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use trunkline::auth::certificate;
 use trunkline::demo::installation::Installation;
+
+use crate::fixture::limited;
 
 /// An authority, and a folder for its files and those of whomever it signs.
 pub(crate) struct Authority {
@@ -78,3 +81,35 @@ subjectKeyIdentifier = hash
 basicConstraints = CA:FALSE
 subjectAltName = DNS:localhost, IP:127.0.0.1
 ";
+
+#[test]
+fn a_subject_is_written_as_openssl_writes_it() {
+    limited(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new(folder.path().join("tls"));
+        for (number, subject) in SUBJECTS.iter().enumerate() {
+            let (file, _) = authority.request(&format!("odd{number}"), subject, &["-utf8", "-extensions", "authority"]);
+            let openssl = |arguments: &[&str]| {
+                Command::new("openssl")
+                    .args(["x509", "-noout", "-in"])
+                    .arg(&file)
+                    .args(arguments)
+                    .output()
+                    .unwrap()
+                    .stdout
+            };
+            let der =
+                Command::new("openssl").args(["x509", "-outform", "DER", "-in"]).arg(&file).output().unwrap().stdout;
+            let written = String::from_utf8(openssl(&["-subject", "-nameopt", "RFC2253"])).unwrap();
+            let ours = certificate::distinguished_name(&der).unwrap();
+            assert_eq!(format!("subject={ours}"), written.trim_end_matches('\n'));
+        }
+    });
+}
+
+/// Behind `/CN=`, in the form that openssl takes subjects in.
+const SUBJECTS: [&str; 3] = [
+    "ada/OU=shop/O=Example",
+    "#zoë/O=Sales, \"Ltd\" ;<x>/emailAddress=ada@example.net/DC=example/DC=net/UID=7",
+    " ada +OU=two at once/street=1\\/2 Mill Lane/C=DE/GN=Ada/SN=Lovelace/title=Countess = none ",
+];

@@ -1,0 +1,78 @@
+//! Names of the hosts that clients come from, for access rules: looked up as the system does, backwards and forwards,
+//! without holding up a worker.
+
+use std::net::{IpAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use tokio::sync::{Semaphore, oneshot};
+
+/// Looks names up, and remembers them for a moment. Outlives a reload.
+#[derive(Debug)]
+pub struct HostNames {
+    known: DashMap<IpAddr, (Option<Arc<str>>, Instant)>,
+    /// Each has a thread of its own as long as the system takes, which may be longer than anybody waits.
+    lookups: Arc<Semaphore>,
+}
+
+/// So long an answer counts: whoever comes often is not looked up each time.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// How long a client waits; resolvers themselves try for up to half a minute.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// A flood of logins must not become a flood of threads.
+const LOOKUPS_AT_ONCE: usize = 32;
+
+/// Addresses remembered, a hundred bytes each.
+const MOST: usize = 10_000;
+
+impl Default for HostNames {
+    fn default() -> Self {
+        Self { known: DashMap::new(), lookups: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)) }
+    }
+}
+
+impl HostNames {
+    /// The name of the host with this address, if there is one, and the name leads back to the address: whoever may
+    /// write the names of his own network could else call himself as he likes.
+    pub async fn of(&self, address: IpAddr) -> Option<Arc<str>> {
+        let address = address.to_canonical();
+        let fresh = self.known.get(&address).filter(|entry| entry.1.elapsed() < FRESH).map(|entry| entry.0.clone());
+        if let Some(name) = fresh {
+            return name;
+        }
+        // Dropping it loses nothing: the thread ends by itself, and its answer with it.
+        let Ok(name) = tokio::time::timeout(LONGEST, self.ask(address)).await else {
+            tracing::warn!(%address, "the name of a client's host was not found in time: rules with names do not fit it");
+            return None;
+        };
+        if self.known.len() >= MOST {
+            self.known.clear();
+        }
+        self.known.insert(address, (name.clone(), Instant::now()));
+        name
+    }
+
+    async fn ask(&self, address: IpAddr) -> Option<Arc<str>> {
+        let lookup = Arc::clone(&self.lookups).acquire_owned().await.ok()?;
+        let (tell, told) = oneshot::channel();
+        // Not of the runtime's threads: those would be waited for when the program ends.
+        let started = thread::Builder::new().name("host name".to_owned()).spawn(move || {
+            let name = look_up(address);
+            drop(lookup);
+            // Nobody may be waiting any more.
+            drop(tell.send(name));
+        });
+        started.ok()?;
+        told.await.ok()?
+    }
+}
+
+fn look_up(address: IpAddr) -> Option<Arc<str>> {
+    let name = dns_lookup::lookup_addr(&address).ok()?;
+    let mut addresses = (name.as_str(), 0).to_socket_addrs().ok()?;
+    addresses.any(|found| found.ip().to_canonical() == address).then(|| name.into())
+}
