@@ -589,6 +589,7 @@ impl Session {
         self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
         self.gathered.asks_sequence |=
             statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
+        self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
         self.gathered.asks_wishes |= statement.parts.iter().any(|part| part.session.contains(&SessionChange::Ask));
         self.note_bonds(statement, text, around.held);
         if self.gathered.first.is_none() {

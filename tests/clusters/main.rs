@@ -20,6 +20,7 @@ mod cluster;
 mod console;
 mod conversation;
 mod dashboard;
+mod databases;
 mod failover;
 mod freshness;
 mod history;
