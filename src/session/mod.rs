@@ -17,6 +17,7 @@ pub mod failure;
 pub mod gathered;
 pub mod known;
 pub mod libraries;
+pub mod mirrored;
 pub mod owed;
 pub mod pins;
 pub mod prepared;
@@ -99,6 +100,8 @@ pub struct Session {
     /// A Parse has just been sent: its columns are asked for next, unless the client does.
     undescribed: Option<(Box<[u8]>, Arc<Prepared>)>,
     sql_prepared: PreparedNames,
+    /// It has sent an EXECUTE by SQL.
+    executes_by_sql: bool,
     portals: Vec<(Box<[u8]>, Arc<Statement>)>,
     owed: OwedReplies,
     transaction: Transaction,
@@ -263,6 +266,7 @@ impl Session {
             doubts: Doubts::default(),
             undescribed: None,
             sql_prepared: PreparedNames::default(),
+            executes_by_sql: false,
             portals: Vec::new(),
             owed: OwedReplies::default(),
             transaction: Transaction::default(),
@@ -589,6 +593,12 @@ impl Session {
         self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
         self.gathered.asks_sequence |=
             statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
+        let mut changes = statement.parts.iter().flat_map(|part| &part.session);
+        self.executes_by_sql |= changes.any(|change| matches!(change, SessionChange::Execute(_)));
+        let executes = self.executed(statement).map(|(_, prepared)| Arc::clone(&prepared.statement));
+        for inner in executes.collect::<Vec<_>>() {
+            self.gathered.may_change_catalog |= safety::may_change_catalog(&inner, &catalog);
+        }
         self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
         self.gathered.asks_wishes |= statement.parts.iter().any(|part| part.session.contains(&SessionChange::Ask));
         self.note_bonds(statement, text, around.held);
@@ -958,10 +968,8 @@ impl Session {
                 SessionChange::Pin(pin) => {
                     self.pins.add(*pin);
                 }
-                SessionChange::SetLocal(_)
-                | SessionChange::DiscardSome
-                | SessionChange::Execute(_)
-                | SessionChange::Ask => {}
+                SessionChange::Execute(name) => self.executed_is_done(name, known),
+                SessionChange::SetLocal(_) | SessionChange::DiscardSome | SessionChange::Ask => {}
             }
         }
     }
@@ -984,14 +992,12 @@ impl Session {
         if let Some(id) = StatementId::first_in(name.as_bytes()) {
             known.remove(id);
         }
-        if let Some((_, prepared)) = &mut known.sql_prepared {
-            prepared.retain(|(known, _)| known != name);
-        }
+        known.has_no_sql(name);
     }
 
     /// A Close also takes what was prepared by SQL.
     fn sql_closed(&mut self, name: &[u8], known: &mut Known) {
-        if self.sql_prepared.is_empty() {
+        if self.sql_prepared.is_empty() && known.sql_prepared.is_none() {
             return;
         }
         let Ok(name) = std::str::from_utf8(name) else { return };

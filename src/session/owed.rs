@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::known::UnnamedId;
+use super::mirrored::Mirror;
 use super::prepared::{Prepared, StatementId};
 use crate::sql::Statement;
 
@@ -55,6 +56,10 @@ pub enum Owed {
     CloseOurs(StatementId),
     /// A Close of a reserved name, which may not be there.
     OurClose,
+    /// A Parse of a client's statement under the client's own name, so that EXECUTE by SQL finds it.
+    Mirror(Mirror),
+    /// A Close of what is there under a client's own name by our doing, or of nothing.
+    CloseMirror(Arc<str>),
     /// A Close of the unnamed statement that we asked for, so that nobody meets another session's.
     CloseUnnamed,
     /// Nothing: a CopyDone or CopyFail that was sent before the node had asked for data. It is here to mark its place
@@ -83,6 +88,8 @@ impl Owed {
         match self {
             Self::Parse { by, .. } | Self::Describe { by, .. } | Self::Sync(by) => *by,
             Self::OurParse
+            | Self::Mirror(_)
+            | Self::CloseMirror(_)
             | Self::OurClose
             | Self::CloseUnnamed
             | Self::CloseOurs(_)

@@ -200,6 +200,11 @@ impl Names {
         }
     }
 
+    /// The statement of this name by what has been answered.
+    pub fn confirmed(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
+        self.confirmed.as_ref()?.get(name)
+    }
+
     /// Whether there is such a statement, and which, is in doubt until more has been answered.
     pub fn is_doubtful(&self, name: &[u8], owed: &OwedReplies) -> bool {
         let last = self.pending.iter().rev().find(|pending| pending.is_about(name));
