@@ -360,6 +360,19 @@ fn what_is_prepared_by_sql_is_bound_by_its_name() {
     });
 }
 
+#[test]
+fn one_text_under_two_names_is_two_statements_where_columns_change_between() {
+    same_answers(|player| {
+        player.ask(&[&parse("a", "select * from t"), SYNC, &run("a")], 2);
+        player.elsewhere("alter table t add b text default 'new'; insert into t values (1)");
+        player.ask(&[&parse("b", "select * from t"), SYNC, &run("b")], 2);
+        for name in ["a", "b", "a", "b"] {
+            player.ask(&[&run(name)], 1);
+        }
+    });
+}
+
+/// What is asked of statements `s` and `i`, prepared before a table has changed.
 fn uses_of_changed(player: &mut Player<'_>) {
     for _ in 0..3 {
         player.ask(&[&run("s")], 1);
