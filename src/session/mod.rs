@@ -449,7 +449,10 @@ impl Session {
     fn survey_parse(&mut self, parse: Parse<'_>, around: &mut Surroundings<'_>) {
         let prepared = match &self.unnamed {
             Some((prepared, _)) if parse.name.is_empty() && prepared.is(parse.text, parse.types) => {
-                Arc::clone(prepared)
+                match prepared.has_told() {
+                    false => Arc::clone(prepared),
+                    true => Arc::new(prepared.untold(self.reading)),
+                }
             }
             _ => Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text), self.reading)),
         };
@@ -490,7 +493,13 @@ impl Session {
 
     /// The unit uses this statement, whose columns the client may rely on.
     fn uses(&mut self, name: &[u8], prepared: &Arc<Prepared>) {
-        if name.is_empty() || !prepared.promises_columns() {
+        if !prepared.promises_columns() {
+            return;
+        }
+        if name.is_empty() {
+            if self.gathered.unnamed.is_none() {
+                self.gathered.uses.push(Arc::clone(prepared));
+            }
             return;
         }
         let prepared = self.read_as_now(name, Arc::clone(prepared));

@@ -46,6 +46,8 @@ pub enum Owed {
         /// Whether the client asked for it or we did.
         by: Asker,
     },
+    /// A Describe of the unnamed statement: what it tells is promised, but says nothing of any statement of ours.
+    DescribeUnnamed(Arc<Prepared>),
     /// An Execute of this statement; None if the portal is not one that we have seen bound (a cursor of SQL).
     Execute(Option<Arc<Statement>>),
     /// A Close of a client's statement of this name.

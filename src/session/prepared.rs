@@ -169,6 +169,18 @@ impl Prepared {
         let _ = self.columns.set(columns);
     }
 
+    /// Its columns have been told.
+    pub fn has_told(&self) -> bool {
+        self.columns.get().is_some()
+    }
+
+    /// The same, parsed anew by a session that reads literals so: nothing has been told of its columns.
+    pub fn untold(&self, reading: Reading) -> Self {
+        let id = if reading == self.reading { self.id } else { StatementId::of(&self.text, &self.types, reading) };
+        let (text, types) = (self.text.clone(), self.types.clone());
+        Self { id, text, types, statement: Arc::clone(&self.statement), reading, columns: OnceLock::new() }
+    }
+
     /// The client may rely on its columns.
     pub fn promises_columns(&self) -> bool {
         self.columns.get().is_some_and(|columns| columns.has_rows())

@@ -248,10 +248,11 @@ impl Session {
         out: &mut BytesMut,
     ) {
         self.put_mirrors_of(bind.statement, known, out);
+        let goes_by_ours = self.goes_by_ours(bind.statement, known);
         let statement = self.prepared_for_use(bind.statement, known, limit, out);
         self.portals.retain(|(name, _)| **name != *bind.portal);
         match statement {
-            Some(prepared) if !bind.statement.is_empty() && prepared.has_changed(known) => {
+            Some(prepared) if goes_by_ours && prepared.has_changed(known) => {
                 self.put_our_close(RESERVED, out);
                 frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
                 self.flow.batch_open = true;
@@ -264,7 +265,7 @@ impl Session {
                     self.put_ours(DEALLOCATES, DEALLOCATE_RESERVED.as_bytes(), out);
                     self.put_ours(RESERVED, b"", out);
                     frontend::put_bind(out, Bind { statement: DEALLOCATES, ..bind }, message.missing);
-                } else if bind.statement.is_empty() {
+                } else if !goes_by_ours {
                     out.extend_from_slice(message.whole);
                 } else {
                     let bind = Bind { statement: &prepared.id.server_name(), ..bind };
@@ -309,27 +310,34 @@ impl Session {
         }
         self.flow.batch_open = true;
         match frontend::target_fields(message.body)? {
-            (Target::Statement, name) => match self.prepared_for_use(name, known, limit, out) {
-                Some(prepared) if !name.is_empty() && prepared.has_changed(known) => {
-                    // PostgreSQL tells the parameters before it finds that out.
-                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &prepared.id.server_name());
-                    self.owed.push(Owed::DescribeParameters);
-                    self.put_our_close(RESERVED, out);
-                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
-                    self.owed.push(Owed::Stale);
-                    return Ok(());
+            (Target::Statement, name) => {
+                match (self.goes_by_ours(name, known), self.prepared_for_use(name, known, limit, out)) {
+                    (true, Some(prepared)) if prepared.has_changed(known) => {
+                        // PostgreSQL tells the parameters before it finds that out.
+                        frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &prepared.id.server_name());
+                        self.owed.push(Owed::DescribeParameters);
+                        self.put_our_close(RESERVED, out);
+                        frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
+                        self.owed.push(Owed::Stale);
+                        return Ok(());
+                    }
+                    (true, Some(prepared)) => {
+                        let ours = prepared.id.server_name();
+                        frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &ours);
+                        of = Some(prepared);
+                    }
+                    (_, None) if is_ours(name) => {
+                        self.put_our_close(RESERVED, out);
+                        frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
+                    }
+                    (false, Some(prepared)) => {
+                        out.extend_from_slice(message.whole);
+                        self.owed.push(Owed::DescribeUnnamed(prepared));
+                        return Ok(());
+                    }
+                    (_, None) => out.extend_from_slice(message.whole),
                 }
-                Some(prepared) if !name.is_empty() => {
-                    let ours = prepared.id.server_name();
-                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &ours);
-                    of = Some(prepared);
-                }
-                None if is_ours(name) => {
-                    self.put_our_close(RESERVED, out);
-                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
-                }
-                _ => out.extend_from_slice(message.whole),
-            },
+            }
             (Target::Portal, _) => out.extend_from_slice(message.whole),
         }
         self.owed.push(Owed::Describe { of, by: Asker::Client });
@@ -415,8 +423,14 @@ impl Session {
             self.ensure(&prepared, known, limit, out);
             return Some(prepared);
         }
+        let goes_by_ours = self.goes_by_ours(name, known);
         match &self.unnamed {
             Some((prepared, id)) if known.unnamed == Some(*id) => Some(Arc::clone(prepared)),
+            Some((prepared, _)) if goes_by_ours => {
+                let prepared = Arc::clone(prepared);
+                self.ensure(&prepared, known, limit, out);
+                Some(prepared)
+            }
             Some((prepared, id)) => {
                 let (prepared, id) = (Arc::clone(prepared), *id);
                 frontend::put_parse(out, Parse { name: b"", text: &prepared.text, types: &prepared.types });

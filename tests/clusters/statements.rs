@@ -361,6 +361,26 @@ fn what_is_prepared_by_sql_is_bound_by_its_name() {
 }
 
 #[test]
+fn an_unnamed_statement_whose_columns_were_told_is_held_to_them() {
+    same_answers(|player| {
+        player.ask(&[&parse("", "select * from t where true"), &describe(""), SYNC], 1);
+        player.ask(&[&run(""), &run("")], 2);
+        for change in ["add b text default 'new'", "drop b", "alter a type text", "alter a type int using a::int"] {
+            player.elsewhere(&format!("insert into t values (1); alter table t {change}"));
+            player.ask(&[&run(""), &describe(""), SYNC, &run("")], 3);
+        }
+        player.elsewhere("alter table t add c int");
+        player.query("begin");
+        player.ask(&[&run("")], 1);
+        player.query("rollback");
+        player.ask(&[&parse("", "select * from t where true"), &describe(""), SYNC, &run("")], 2);
+        player.ask(&[&run("")], 1);
+        player.query("select 1");
+        player.ask(&[&run("")], 1);
+    });
+}
+
+#[test]
 fn one_text_under_two_names_is_two_statements_where_columns_change_between() {
     same_answers(|player| {
         player.ask(&[&parse("a", "select * from t"), SYNC, &run("a")], 2);
