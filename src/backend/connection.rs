@@ -1,8 +1,12 @@
 //! One logged-in connection to a node.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Instant;
+
+use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::cancel::CancelTarget;
 use super::exchange::{self, Answer, ExchangeError};
@@ -11,6 +15,7 @@ use super::slots::Slot;
 use crate::net::Stream;
 use crate::session::Known;
 use crate::topology::NodeId;
+use crate::wire::frontend;
 
 /// One logged-in connection to a node. Dropping it closes it and frees its slot in the pool.
 #[derive(Debug)]
@@ -69,6 +74,22 @@ impl Connection {
         let mut byte = [std::mem::MaybeUninit::uninit(); 1];
         let looked = socket2::SockRef::from(self.stream.socket()).peek(&mut byte);
         !looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Tells the node that it is over, so that it does not log a lost connection; if that does not go out, nothing is lost.
+    pub fn say_goodbye(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut self.stream).poll_write(&mut context, &[frontend::TERMINATE, 0, 0, 0, 4]);
+    }
+
+    /// Waits until the node has closed it, but not beyond the deadline: a server process closes it as the last thing it
+    /// does. Call on this worker.
+    pub async fn until_closed(self: Box<Self>, worker: usize, deadline: tokio::time::Instant) {
+        let Ok(mut connection) = self.adopt(worker) else { return };
+        let stream = &mut connection.stream;
+        let closed = async { while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {} };
+        // Dropping the wait closes the connection: nobody reads from it again.
+        let _ = tokio::time::timeout_at(deadline, closed).await;
     }
 
     /// A cancel is on its way to it.

@@ -1,5 +1,6 @@
 //! Server connections: pools of them per (node, database, user), leased to sessions and returned only clean.
 
+pub mod absence;
 pub mod cancel;
 pub mod connect;
 pub mod connection;
@@ -13,6 +14,7 @@ pub mod pools;
 pub mod quota;
 pub mod slots;
 
+pub use absence::{Absence, Away};
 pub use connect::{ConnectClass, ConnectError, Login, Target, connect};
 pub use connection::Connection;
 pub use endpoint::Endpoint;

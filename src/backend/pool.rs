@@ -98,6 +98,12 @@ impl Pool {
         self.reap(now, false);
     }
 
+    /// All idle connections, to be closed; leased ones are when they come back.
+    pub fn empty(&self) -> Vec<Box<Connection>> {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.slots.take_all_idle()
+    }
+
     /// A warm connection at once, or nothing: the quick way, without a future.
     pub fn try_lease(self: &Arc<Self>, worker: usize) -> Option<Lease> {
         loop {

@@ -54,6 +54,9 @@ pub struct Pools {
     last_write: AtomicU64,
 }
 
+/// What comes back, or is just being opened, is there within milliseconds: who asks this often costs nothing.
+const LOOK: Duration = Duration::from_millis(1);
+
 impl Pools {
     /// No pools yet.
     pub fn new(plan: Plan) -> Self {
@@ -201,6 +204,26 @@ impl Pools {
     pub fn reconnect(&self, is_meant: impl Fn(&PoolKey) -> bool, now: Instant) {
         for pool in self.pools.iter().filter(|pool| is_meant(pool.key())) {
             pool.reconnect(now);
+        }
+    }
+
+    /// Closes the connections of these pools: idle ones now, leased ones when they come back. Returns when their server
+    /// processes are gone, or at the deadline. Call on this worker.
+    pub async fn empty(&self, is_meant: impl Fn(&PoolKey) -> bool, worker: usize, deadline: tokio::time::Instant) {
+        loop {
+            let pools = self.select(&is_meant);
+            let mut leaving: Vec<_> = pools.iter().flat_map(|pool| pool.empty()).collect();
+            for connection in &mut leaving {
+                connection.say_goodbye();
+            }
+            for connection in leaving {
+                connection.until_closed(worker, deadline).await;
+            }
+            let is_empty = pools.iter().all(|pool| pool.counts().total() == 0);
+            if is_empty || tokio::time::Instant::now() >= deadline {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 

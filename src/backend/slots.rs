@@ -85,6 +85,13 @@ pub struct Counts {
     pub size: usize,
 }
 
+impl Counts {
+    /// Connections that are open or being opened.
+    pub fn total(&self) -> usize {
+        self.idle + self.busy
+    }
+}
+
 /// Which limit keeps a pool from opening a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Crowd {
@@ -233,6 +240,11 @@ impl Slots {
         }
         // Each gives its slot back, which takes the lock again.
         ended.len()
+    }
+
+    /// All idle connections.
+    pub fn take_all_idle(&self) -> Vec<Box<Connection>> {
+        self.state.lock().idle.iter_mut().flat_map(std::mem::take).collect()
     }
 
     /// Closes all idle connections, and takes none back.

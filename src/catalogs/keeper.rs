@@ -60,29 +60,52 @@ impl Keeper {
 
     /// Keeps it until it is dropped.
     pub(super) async fn run(mut self) {
+        let absence = Arc::clone(&self.handle.absence);
         let mut pause = FIRST_PAUSE;
         loop {
-            let refreshed = timeout(LONGEST_LOAD, self.refresh()).await.unwrap_or(Err(LoadError::Timeout));
-            if !matches!(refreshed, Err(LoadError::NoNode)) {
-                self.handle.current.tried();
-            }
-            match refreshed {
-                Ok(()) => {
-                    self.failure = None;
+            tokio::select! {
+                biased;
+                () = absence.wanted() => {
+                    self.leave().await;
+                    absence.stay_away().await;
                     pause = FIRST_PAUSE;
-                    self.wait().await;
                 }
-                Err(error) => {
-                    self.failed(&error);
-                    let mut changed = self.cluster.changed.clone();
-                    changed.mark_unchanged();
-                    // Either the pause or a new view; the next attempt looks at both anew.
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
-                        _ = changed.changed(), if matches!(error, LoadError::NoNode) => {}
-                    }
+                // What is cut off in the middle is closed at once, and begun anew afterwards.
+                () = self.look(&mut pause) => {}
+            }
+        }
+    }
+
+    /// Looks once, and waits until it is time to look again.
+    async fn look(&mut self, pause: &mut Duration) {
+        let refreshed = timeout(LONGEST_LOAD, self.refresh()).await.unwrap_or(Err(LoadError::Timeout));
+        if !matches!(refreshed, Err(LoadError::NoNode)) {
+            self.handle.current.tried();
+        }
+        match refreshed {
+            Ok(()) => {
+                self.failure = None;
+                *pause = FIRST_PAUSE;
+                self.wait().await;
+            }
+            Err(error) => {
+                self.failed(&error);
+                let mut changed = self.cluster.changed.clone();
+                changed.mark_unchanged();
+                // Either the pause or a new view; the next attempt looks at both anew.
+                tokio::select! {
+                    () = tokio::time::sleep(*pause) => *pause = (*pause * 2).min(LONGEST_PAUSE),
+                    _ = changed.changed(), if matches!(error, LoadError::NoNode) => {}
                 }
             }
+        }
+    }
+
+    /// Closes its connections, and waits until their server processes are gone.
+    async fn leave(&mut self) {
+        for (_, line) in self.lines.drain(..) {
+            // Dropping the wait closes the connection all the same.
+            let _ = timeout(LONGEST_GOODBYE, line.close()).await;
         }
     }
 
@@ -287,6 +310,8 @@ const LONGEST_LOAD: Duration = Duration::from_secs(600);
 /// After a failure, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A server process that has nothing to do ends within milliseconds.
+const LONGEST_GOODBYE: Duration = Duration::from_millis(500);
 /// A replica that needs longer to show a change is lagging: the primary is asked.
 const REPLAY_PATIENCE: Duration = Duration::from_millis(300);
 const REPLAY_PAUSE: Duration = Duration::from_millis(1);

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::auth::NodeTls;
+use crate::backend::Absence;
 use crate::catalog::{Current, FunctionLists, Picture};
 use crate::config;
 use crate::topology::View;
@@ -66,6 +67,8 @@ pub struct Handle {
     pub current: Arc<Current>,
     /// To be told after [`Current::changed`] and [`Current::suspected`].
     pub wake: Arc<Notify>,
+    /// Whether its keeper must have no connection to it now.
+    pub absence: Arc<Absence>,
 }
 
 /// What a keeper must know of its cluster.
@@ -93,7 +96,7 @@ pub struct Settings {
 impl Handle {
     /// A database of which nothing is known yet.
     pub fn new(cluster: usize, database: Arc<str>) -> Self {
-        Self { cluster, database, current: Arc::default(), wake: Arc::default() }
+        Self { cluster, database, current: Arc::default(), wake: Arc::default(), absence: Arc::default() }
     }
 }
 

@@ -102,6 +102,15 @@ impl Reader {
         Ok(value)
     }
 
+    /// Says goodbye, and waits until the node has closed the connection: its server process is gone then.
+    pub(super) async fn close(mut self) {
+        let _ = self.stream.write_all(&GOODBYE).await;
+        self.input.clear();
+        while self.stream.read_buf(&mut self.input).await.is_ok_and(|count| count > 0) {
+            self.input.clear();
+        }
+    }
+
     async fn message(&mut self) -> Result<(u8, BytesMut), ReadError> {
         loop {
             let header = Header::peek(&self.input).map_err(|_| ReadError::Protocol)?;
@@ -125,10 +134,11 @@ impl Drop for Reader {
     fn drop(&mut self) {
         // So that the node does not log a lost connection; if it does not go out, nothing is lost.
         let mut context = Context::from_waker(Waker::noop());
-        let _ = Pin::new(&mut self.stream).poll_write(&mut context, &[frontend::TERMINATE, 0, 0, 0, 4]);
+        let _ = Pin::new(&mut self.stream).poll_write(&mut context, &GOODBYE);
     }
 }
 
+const GOODBYE: [u8; 5] = [frontend::TERMINATE, 0, 0, 0, 4];
 /// The body of a function, or the tree of a view: PostgreSQL's own limit for a value is 1 GB, but nobody writes that.
 const LARGEST_ROW: usize = 64 << 20;
 /// Bytes asked for at once.

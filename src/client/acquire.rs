@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::conversation::Client;
+use super::emptied::Emptied;
 use super::farewell::Farewell;
 use super::handshake::Admitted;
 use super::server::{Cluster, Server};
@@ -36,6 +37,8 @@ pub struct Acquired {
     pub role: Role,
     /// Why it was chosen.
     pub reason: Reason,
+    /// What has been emptied for the statement.
+    pub(super) emptied: Option<Emptied>,
 }
 
 /// A node that refuses connections is tried again this soon, if no new view comes before.
@@ -79,7 +82,7 @@ impl Client {
         if self.is_spent(&mut lease) {
             return None;
         }
-        Some(Acquired { lease, role: view.node(node)?.role, reason })
+        Some(Acquired { lease, role: view.node(node)?.role, reason, emptied: None })
     }
 
     /// A lease, waiting where it must be waited, unless the client cancels.
@@ -155,7 +158,7 @@ impl Client {
                         let waited = arrived.elapsed();
                         self.worker.metrics.lease_waited(waited);
                         self.tally.count(|totals| totals.wait_time += waited);
-                        return Ok(Acquired { lease, role, reason });
+                        return Ok(Acquired { lease, role, reason, emptied: None });
                     }
                     Ok(lease) => lease.give_back(Instant::now()),
                     Err(LeaseError::Fenced) => {}

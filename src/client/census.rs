@@ -44,6 +44,11 @@ impl Census {
         self.0.lock().databases.contains_key(database)
     }
 
+    /// The databases that clients are there for.
+    pub fn databases(&self) -> Vec<Arc<str>> {
+        self.0.lock().databases.keys().cloned().collect()
+    }
+
     /// A client of this user is there for this database.
     pub fn has(&self, database: &Arc<str>, user: &Arc<str>) -> bool {
         self.0.lock().pairs.contains_key(&(Arc::clone(database), Arc::clone(user)))

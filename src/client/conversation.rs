@@ -15,6 +15,7 @@ use super::acquire::{Acquired, Refusal};
 use super::alarm::Alarm;
 use super::card::Doing;
 use super::census::Seat;
+use super::emptied::Emptied;
 use super::farewell::Farewell;
 use super::handshake::Admitted;
 use super::last_path::LastPath;
@@ -108,6 +109,8 @@ pub(super) struct HeldLease {
     pub(super) farewell: Option<SqlState>,
     /// Behind its last whole answer stands half a one, and its goodbye: they are looked at once that answer is passed on.
     pub(super) has_last_words: bool,
+    /// What has been emptied for what is under way.
+    pub(super) emptied: Option<Emptied>,
 }
 
 /// What a client came for is no longer in the configuration.
@@ -303,7 +306,7 @@ impl Client {
         if matches!(intent, Intent::Refuse { .. }) {
             return Ok(Some(Unusual::Unit));
         }
-        if self.session.gathered.asks_wishes {
+        if self.session.gathered.asks_wishes || !self.session.gathered.empties.is_empty() {
             return Ok(Some(Unusual::Unit));
         }
         let Some(mut acquired) = self.try_acquire(&intent, now) else { return Ok(Some(Unusual::Unit)) };
@@ -328,6 +331,14 @@ impl Client {
             Unusual::Relayed(Relayed::NodeLost(farewell)) => self.node_lost(farewell, buffers).await,
             Unusual::Relayed(Relayed::Touched) => self.settle(buffers).await,
             Unusual::Relayed(Relayed::Failed) => self.flush(buffers).await,
+            Unusual::Relayed(Relayed::Empties) => {
+                let emptied = Box::pin(self.empty_databases()).await;
+                self.session.gathered.empties.clear();
+                if let Some(held) = &mut self.held {
+                    held.emptied = Some(emptied);
+                }
+                Ok(())
+            }
             Unusual::Relayed(Relayed::InBlock) => {
                 self.worker.metrics.limit_met(Limit::StatementMode);
                 Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, NO_BLOCKS))
@@ -379,12 +390,18 @@ impl Client {
         {
             return self.refuse(refusal, buffers).await;
         }
+        let emptied = match self.session.gathered.empties.is_empty() {
+            true => None,
+            false => Some(Box::pin(self.empty_databases()).await),
+        };
         let acquired = match self.try_acquire(&intent, Instant::now()) {
             Some(acquired) => Ok(acquired),
             None => Box::pin(self.acquire(&intent)).await,
         };
         match acquired {
-            Ok(acquired) => self.begin(acquired, matches!(intent, Intent::Read { .. }), buffers).await,
+            Ok(acquired) => {
+                self.begin(Acquired { emptied, ..acquired }, matches!(intent, Intent::Read { .. }), buffers).await
+            }
             Err(refusal) => {
                 self.worker.metrics.statement_routed(Target::None, intent.reason().index());
                 self.refuse(refusal, buffers).await

@@ -10,6 +10,7 @@ pub mod census;
 pub mod console;
 pub mod conversation;
 mod dispatch;
+mod emptied;
 pub mod farewell;
 pub mod fleet;
 mod gathering;

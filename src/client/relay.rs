@@ -42,6 +42,8 @@ pub enum Relayed {
     InBlock,
     /// The lease is gone with a batch or a transaction that could not go on; what the client is told of that is in its buffer.
     Failed,
+    /// What comes next needs databases for itself.
+    Empties,
 }
 
 /// What has happened to one direction in a turn.
@@ -373,6 +375,7 @@ impl Client {
             }
             if self.session.all_answered() {
                 self.place.card.rests(is_open, now);
+                held.emptied = None;
             }
         }
         // What is under way now is another unit, of which nothing has been forwarded.
@@ -511,6 +514,10 @@ impl Client {
     fn gate(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let gate = self.gate_by_intent(buffers)?;
         let (Gate::Open, Some(held)) = (&gate, &mut self.held) else { return Ok(gate) };
+        // Inside a transaction it is refused anyway.
+        if !self.session.gathered.empties.is_empty() && self.session.status() == TransactionStatus::Idle {
+            return Ok(Gate::Closed(Turn::Stop(Relayed::Empties)));
+        }
         let known = &mut held.lease.connection().known;
         if self.session.must_verify(known) {
             self.session.verify(known, self.server.prepared_statements, &mut buffers.to_node);

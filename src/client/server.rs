@@ -17,7 +17,7 @@ use super::welcome::Welcomes;
 use crate::auth::hba::{Network, Rules};
 use crate::auth::{ClientTls, NodeTls, Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
-use crate::backend::{Endpoint, Gate, Pool, PoolKey, Pools};
+use crate::backend::{Absence, Away, Endpoint, Gate, Pool, PoolKey, Pools};
 use crate::balancing::{Balance, Strategy};
 use crate::catalog::{Current, Known, Upkeep};
 use crate::config::{self, Allowance, Limits, PoolMode};
@@ -159,12 +159,21 @@ pub struct AnyDatabase {
 pub struct DatabaseCatalog {
     current: Arc<Current>,
     wake: Arc<Notify>,
+    absence: Arc<Absence>,
 }
 
 impl DatabaseCatalog {
-    /// Reads `current`, and tells `wake`.
-    pub fn new(current: Arc<Current>, wake: Arc<Notify>) -> Self {
-        Self { current, wake }
+    /// Reads `current`, tells `wake`, and sends away by `absence` whoever keeps it.
+    pub fn new(current: Arc<Current>, wake: Arc<Notify>, absence: Arc<Absence>) -> Self {
+        Self { current, wake, absence }
+    }
+
+    /// Whoever keeps it must have no connection to the database. What is known of it is not believed any more: it may be
+    /// another one when it is looked at next.
+    pub fn send_away(&self) -> Away {
+        let away = self.absence.begin();
+        self.changed();
+        away
     }
 
     /// What is known now.

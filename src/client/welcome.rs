@@ -62,6 +62,11 @@ impl Welcomes {
         self.told.retain(|key, _| key.cluster != cluster);
     }
 
+    /// This database may report something else from now on, or be gone.
+    pub fn forget_database(&self, cluster: usize, database: &str) {
+        self.told.retain(|key, _| key.cluster != cluster || *key.database != *database);
+    }
+
     /// These are the defaults of this user in this database now. Answers whether there were others before: what was
     /// reported by those is forgotten.
     pub fn have_changed(&self, login: Login, defaults: Arc<str>) -> bool {

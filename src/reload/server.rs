@@ -80,7 +80,9 @@ pub(super) fn make(
         let number = clusters.get(database.cluster).map(|running| running.number);
         let is_its = |handle: &&Handle| Some(handle.cluster) == number && handle.database == database.server_name;
         let catalog = catalogs.iter().find(is_its);
-        let catalog = catalog.map(|handle| DatabaseCatalog::new(Arc::clone(&handle.current), Arc::clone(&handle.wake)));
+        let catalog = catalog.map(|handle| {
+            DatabaseCatalog::new(Arc::clone(&handle.current), Arc::clone(&handle.wake), Arc::clone(&handle.absence))
+        });
         let entry = client::Database {
             name: Arc::clone(&database.name),
             allowance: database.allowance,

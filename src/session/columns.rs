@@ -59,7 +59,26 @@ impl Session {
     fn unverified(&self, known: &Known) -> impl Iterator<Item = &Arc<Prepared>> {
         let gathered = &self.gathered;
         let is_open = |prepared: &Prepared| !gathered.verified.contains(&prepared.id);
-        gathered.uses.iter().filter(move |prepared| is_open(prepared) && !prepared.is_alike(known))
+        let is_there = |prepared: &Arc<Prepared>| self.is_unnamed(prepared) && !self.goes_by_ours(b"", known);
+        let uses = gathered.uses.iter();
+        uses.filter(move |prepared| is_open(prepared) && !prepared.is_alike(known) && !is_there(prepared))
+    }
+
+    fn is_unnamed(&self, prepared: &Arc<Prepared>) -> bool {
+        self.unnamed.as_ref().is_some_and(|(unnamed, _)| Arc::ptr_eq(unnamed, prepared))
+    }
+
+    /// The statement of this name is met under our name on the server connection: each that has a name, and the unnamed one
+    /// where it is not the server connection's and its columns have been told. There it would be parsed anew, with whatever
+    /// columns it has by now.
+    pub(super) fn goes_by_ours(&self, name: &[u8], known: &Known) -> bool {
+        if !name.is_empty() {
+            return true;
+        }
+        let unnamed = self.unnamed.as_ref();
+        unnamed.is_some_and(|(prepared, id)| {
+            prepared.promises_columns() && prepared.reading == self.reading && known.unnamed != Some(*id)
+        })
     }
 
     /// Prepares them anew, and asks for their columns. Once: what they turn out to be decides.
@@ -99,10 +118,19 @@ impl Session {
             self.owed.pop();
             return Some(Asker::Us);
         }
-        if !matches!(self.owed.front(), Some(Owed::Describe { .. })) {
+        if !matches!(self.owed.front(), Some(Owed::Describe { .. } | Owed::DescribeUnnamed(_))) {
             return None;
         }
-        let Some(Owed::Describe { of, by }) = self.owed.pop() else { return None };
+        let (of, by) = match self.owed.pop()? {
+            Owed::Describe { of, by } => (of, by),
+            Owed::DescribeUnnamed(prepared) => {
+                if let Ok(columns) = Columns::told(tag, body) {
+                    prepared.tell(columns);
+                }
+                return Some(Asker::Client);
+            }
+            _ => return None,
+        };
         if let Some(prepared) = of
             && let Ok(columns) = Columns::told(tag, body)
         {

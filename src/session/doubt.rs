@@ -100,10 +100,10 @@ impl Session {
         prepared.is_some_and(|prepared| self.names_a_doubtful_one(prepared))
     }
 
-    /// It is a DEALLOCATE of a name that is in doubt.
+    /// It is a DEALLOCATE or an EXECUTE of a name that is in doubt.
     fn names_a_doubtful_one(&self, prepared: &Prepared) -> bool {
         prepared.statement.parts.iter().flat_map(|part| &part.session).any(|change| match change {
-            SessionChange::Deallocate(name) => self.name_is_doubtful(name.as_bytes()),
+            SessionChange::Deallocate(name) | SessionChange::Execute(name) => self.name_is_doubtful(name.as_bytes()),
             _ => false,
         })
     }
@@ -117,10 +117,10 @@ impl Session {
     }
 }
 
-/// A PREPARE or a DEALLOCATE may be in this text: what it means depends on names.
+/// A PREPARE, an EXECUTE or a DEALLOCATE may be in this text: what it means depends on names.
 fn may_name_statements(text: &[u8]) -> bool {
     let holds = |word: &[u8]| text.windows(word.len()).any(|there| there.eq_ignore_ascii_case(word));
-    holds(b"deallocate") || holds(b"prepare")
+    holds(b"deallocate") || holds(b"prepare") || holds(b"execute")
 }
 
 /// A change that closes names of prepared statements.

@@ -40,6 +40,8 @@ pub struct Gathered {
     pub missing: usize,
     /// It may change the catalogs.
     pub may_change_catalog: bool,
+    /// Databases that nobody else may be connected to while it runs.
+    pub empties: Vec<Arc<str>>,
     /// BEGIN is in it.
     pub begins: bool,
     /// On a replica it would bind its transaction to that node.
@@ -97,6 +99,7 @@ impl Gathered {
         self.unnamed = None;
         self.parsed.clear();
         self.queries.clear();
+        self.empties.clear();
         self.names.clear();
         self.uses.clear();
         self.verified.clear();

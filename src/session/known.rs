@@ -8,7 +8,8 @@ use super::columns::Columns;
 use super::prepared::StatementId;
 use super::settings::Settings;
 
-/// A name given by PREPARE, and the text of that PREPARE.
+/// A name given by PREPARE, and the text of that PREPARE; or of a mirror (see [`super::mirrored`]), and our name for what
+/// it is.
 pub type NameAndText = (Arc<str>, Arc<str>);
 
 /// What a server connection has. Changed as replies come, read when a session's messages are translated for it.

@@ -17,6 +17,7 @@ pub mod failure;
 pub mod gathered;
 pub mod known;
 pub mod libraries;
+pub mod mirrored;
 pub mod owed;
 pub mod pins;
 pub mod prepared;
@@ -99,6 +100,8 @@ pub struct Session {
     /// A Parse has just been sent: its columns are asked for next, unless the client does.
     undescribed: Option<(Box<[u8]>, Arc<Prepared>)>,
     sql_prepared: PreparedNames,
+    /// It has sent an EXECUTE by SQL.
+    executes_by_sql: bool,
     portals: Vec<(Box<[u8]>, Arc<Statement>)>,
     owed: OwedReplies,
     transaction: Transaction,
@@ -263,6 +266,7 @@ impl Session {
             doubts: Doubts::default(),
             undescribed: None,
             sql_prepared: PreparedNames::default(),
+            executes_by_sql: false,
             portals: Vec::new(),
             owed: OwedReplies::default(),
             transaction: Transaction::default(),
@@ -445,7 +449,10 @@ impl Session {
     fn survey_parse(&mut self, parse: Parse<'_>, around: &mut Surroundings<'_>) {
         let prepared = match &self.unnamed {
             Some((prepared, _)) if parse.name.is_empty() && prepared.is(parse.text, parse.types) => {
-                Arc::clone(prepared)
+                match prepared.has_told() {
+                    false => Arc::clone(prepared),
+                    true => Arc::new(prepared.untold(self.reading)),
+                }
             }
             _ => Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text), self.reading)),
         };
@@ -486,7 +493,13 @@ impl Session {
 
     /// The unit uses this statement, whose columns the client may rely on.
     fn uses(&mut self, name: &[u8], prepared: &Arc<Prepared>) {
-        if name.is_empty() || !prepared.promises_columns() {
+        if !prepared.promises_columns() {
+            return;
+        }
+        if name.is_empty() {
+            if self.gathered.unnamed.is_none() {
+                self.gathered.uses.push(Arc::clone(prepared));
+            }
             return;
         }
         let prepared = self.read_as_now(name, Arc::clone(prepared));
@@ -589,6 +602,13 @@ impl Session {
         self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
         self.gathered.asks_sequence |=
             statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
+        let mut changes = statement.parts.iter().flat_map(|part| &part.session);
+        self.executes_by_sql |= changes.any(|change| matches!(change, SessionChange::Execute(_)));
+        let executes = self.executed(statement).map(|(_, prepared)| Arc::clone(&prepared.statement));
+        for inner in executes.collect::<Vec<_>>() {
+            self.gathered.may_change_catalog |= safety::may_change_catalog(&inner, &catalog);
+        }
+        self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
         self.gathered.asks_wishes |= statement.parts.iter().any(|part| part.session.contains(&SessionChange::Ask));
         self.note_bonds(statement, text, around.held);
         if self.gathered.first.is_none() {
@@ -957,10 +977,8 @@ impl Session {
                 SessionChange::Pin(pin) => {
                     self.pins.add(*pin);
                 }
-                SessionChange::SetLocal(_)
-                | SessionChange::DiscardSome
-                | SessionChange::Execute(_)
-                | SessionChange::Ask => {}
+                SessionChange::Execute(name) => self.executed_is_done(name, known),
+                SessionChange::SetLocal(_) | SessionChange::DiscardSome | SessionChange::Ask => {}
             }
         }
     }
@@ -983,14 +1001,12 @@ impl Session {
         if let Some(id) = StatementId::first_in(name.as_bytes()) {
             known.remove(id);
         }
-        if let Some((_, prepared)) = &mut known.sql_prepared {
-            prepared.retain(|(known, _)| known != name);
-        }
+        known.has_no_sql(name);
     }
 
     /// A Close also takes what was prepared by SQL.
     fn sql_closed(&mut self, name: &[u8], known: &mut Known) {
-        if self.sql_prepared.is_empty() {
+        if self.sql_prepared.is_empty() && known.sql_prepared.is_none() {
             return;
         }
         let Ok(name) = std::str::from_utf8(name) else { return };

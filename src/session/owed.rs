@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::known::UnnamedId;
+use super::mirrored::Mirror;
 use super::prepared::{Prepared, StatementId};
 use crate::sql::Statement;
 
@@ -45,6 +46,8 @@ pub enum Owed {
         /// Whether the client asked for it or we did.
         by: Asker,
     },
+    /// A Describe of the unnamed statement: what it tells is promised, but says nothing of any statement of ours.
+    DescribeUnnamed(Arc<Prepared>),
     /// An Execute of this statement; None if the portal is not one that we have seen bound (a cursor of SQL).
     Execute(Option<Arc<Statement>>),
     /// A Close of a client's statement of this name.
@@ -55,6 +58,10 @@ pub enum Owed {
     CloseOurs(StatementId),
     /// A Close of a reserved name, which may not be there.
     OurClose,
+    /// A Parse of a client's statement under the client's own name, so that EXECUTE by SQL finds it.
+    Mirror(Mirror),
+    /// A Close of what is there under a client's own name by our doing, or of nothing.
+    CloseMirror(Arc<str>),
     /// A Close of the unnamed statement that we asked for, so that nobody meets another session's.
     CloseUnnamed,
     /// Nothing: a CopyDone or CopyFail that was sent before the node had asked for data. It is here to mark its place
@@ -83,6 +90,8 @@ impl Owed {
         match self {
             Self::Parse { by, .. } | Self::Describe { by, .. } | Self::Sync(by) => *by,
             Self::OurParse
+            | Self::Mirror(_)
+            | Self::CloseMirror(_)
             | Self::OurClose
             | Self::CloseUnnamed
             | Self::CloseOurs(_)

@@ -169,6 +169,18 @@ impl Prepared {
         let _ = self.columns.set(columns);
     }
 
+    /// Its columns have been told.
+    pub fn has_told(&self) -> bool {
+        self.columns.get().is_some()
+    }
+
+    /// The same, parsed anew by a session that reads literals so: nothing has been told of its columns.
+    pub fn untold(&self, reading: Reading) -> Self {
+        let id = if reading == self.reading { self.id } else { StatementId::of(&self.text, &self.types, reading) };
+        let (text, types) = (self.text.clone(), self.types.clone());
+        Self { id, text, types, statement: Arc::clone(&self.statement), reading, columns: OnceLock::new() }
+    }
+
     /// The client may rely on its columns.
     pub fn promises_columns(&self) -> bool {
         self.columns.get().is_some_and(|columns| columns.has_rows())
@@ -198,6 +210,11 @@ impl Names {
             Some(Pending::NoneLeft(_)) => None,
             None => self.confirmed.as_ref()?.get(name),
         }
+    }
+
+    /// The statement of this name by what has been answered.
+    pub fn confirmed(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
+        self.confirmed.as_ref()?.get(name)
     }
 
     /// Whether there is such a statement, and which, is in doubt until more has been answered.

@@ -143,13 +143,16 @@ impl Session {
             }
             Some(Owed::Execute(_)) => {
                 self.flow.copy_in = false;
-                if let Some(Owed::Execute(Some(statement))) = self.owed.pop()
-                    && !statement.is_plain_read()
-                {
-                    if closed_names(&statement).is_some() {
-                        self.names.settle();
+                match self.owed.pop() {
+                    Some(Owed::Execute(Some(statement))) if !statement.is_plain_read() => {
+                        if closed_names(&statement).is_some() {
+                            self.names.settle();
+                        }
+                        self.done(&statement, 0, known);
                     }
-                    self.done(&statement, 0, known);
+                    // What was bound by a name that only the node knows: whatever it is, it may have written.
+                    Some(Owed::Execute(None)) => self.transaction.may_have_written |= !self.catalog.on_replica,
+                    _ => {}
                 }
             }
             _ => {}
@@ -175,6 +178,10 @@ impl Session {
                 Ok(Reply::Forward)
             }
             Some(Owed::OurParse) => Ok(Reply::Hide),
+            Some(Owed::Mirror(mirror)) => {
+                known.is_mirrored(self.id, &mirror);
+                Ok(Reply::Hide)
+            }
             _ => Err(OutOfStep { tag: backend::PARSE_COMPLETE }),
         }
     }
@@ -197,6 +204,10 @@ impl Session {
             }
             Some(Owed::CloseUnnamed) => {
                 known.unnamed_settles(None);
+                Ok(Reply::Hide)
+            }
+            Some(Owed::CloseMirror(name)) => {
+                known.has_no_sql(&name);
                 Ok(Reply::Hide)
             }
             Some(Owed::OurClose) => Ok(Reply::Hide),
@@ -236,6 +247,9 @@ impl Session {
         }
         self.flow.copy_in = false;
         self.commits_inside_failed();
+        if let Some(reply) = self.mirror_failed(known) {
+            return reply;
+        }
         if matches!(self.owed.front(), Some(Owed::Stale)) {
             let told = self.changed_columns();
             self.skip_failed(known);
@@ -263,7 +277,7 @@ impl Session {
     }
 
     /// The node skips what was sent up to Sync: of what stands there nothing is made, given or closed.
-    fn skip_failed(&mut self, known: &mut Known) {
+    pub(super) fn skip_failed(&mut self, known: &mut Known) {
         let Some(failed) = self.owed.front() else { return };
         if matches!(failed, Owed::Query { .. } | Owed::FunctionCall | Owed::DiscardSequences) {
             return;

@@ -106,13 +106,14 @@ impl Session {
         if may_call_nextval(&statement) {
             known.last_writer = Some(self.id);
         }
+        self.put_mirrors(&statement, known, out);
         let mut stand_ins = Vec::new();
-        if self.deallocates_ours(&statement) {
+        if self.deallocates_ours(&statement, known) {
             self.put_ours(RESERVED, b"", out);
             frontend::put_query(out, DEALLOCATE_RESERVED);
         } else {
-            stand_ins = self.stand_ins(&statement);
-            stand_ins.iter().for_each(|name| self.put_ours(name.as_bytes(), b"", out));
+            stand_ins = self.stand_ins(&statement, known);
+            stand_ins.iter().for_each(|name| self.put_stand_in(name, out));
             out.extend_from_slice(message.whole);
         }
         if statement.parts.iter().flat_map(|part| &part.session).any(closes_names) {
@@ -121,28 +122,34 @@ impl Session {
         self.flow.batch_open = false;
         self.owed.push(Owed::Query { statement, completed: 0 });
         if !stand_ins.is_empty() {
-            stand_ins.iter().for_each(|name| self.put_our_close(name.as_bytes(), out));
+            stand_ins.iter().for_each(|name| self.put_close_of_mirror(name, out));
             frontend::put_bare(out, frontend::FLUSH);
         }
     }
 
     /// Names of statements of ours that a Query closes among other things, or wants to give once more: what it finds on
-    /// the server connection are empty statements of these names, which are there for this Query only.
+    /// the server connection are empty statements of these names, which are there for this Query only. Where a mirror has
+    /// the name, that is met.
     #[cold]
-    fn stand_ins(&self, statement: &Statement) -> Vec<Arc<str>> {
+    fn stand_ins(&self, statement: &Statement, known: &Known) -> Vec<Arc<str>> {
         let changes = statement.parts.iter().flat_map(|part| &part.session);
         let named = changes.filter_map(|change| match change {
             SessionChange::Deallocate(name) | SessionChange::Prepare { name, .. } => Some(name),
             _ => None,
         });
-        named.filter(|name| self.names.get(name.as_bytes()).is_some()).cloned().collect()
+        let is_mirrored = |name: &Arc<str>| {
+            known.has_mirror(self.id, name) || self.executed(statement).any(|(executed, _)| executed == name)
+        };
+        named.filter(|name| self.names.get(name.as_bytes()).is_some() && !is_mirrored(name)).cloned().collect()
     }
 
     /// DEALLOCATE by SQL, and nothing else, of a statement that was prepared through the protocol: on the server
     /// connection it has a name of ours, and stays there for other sessions, as with Close.
-    fn deallocates_ours(&self, statement: &Statement) -> bool {
+    /// Its mirror goes under its own name.
+    fn deallocates_ours(&self, statement: &Statement, known: &Known) -> bool {
         let Some(part) = statement.only().filter(|part| part.kind == Kind::Deallocate) else { return false };
-        matches!(&*part.session, [SessionChange::Deallocate(name)] if self.names.get(name.as_bytes()).is_some())
+        matches!(&*part.session, [SessionChange::Deallocate(name)]
+            if self.names.get(name.as_bytes()).is_some() && !known.has_mirror(self.id, name))
     }
 
     /// What this statement closes does not exist for what comes behind it in the batch.
@@ -163,8 +170,17 @@ impl Session {
         self.owed.push(Owed::OurParse);
     }
 
+    /// An empty statement under a client's name, for one Query.
+    #[cold]
+    fn put_stand_in(&mut self, name: &Arc<str>, out: &mut BytesMut) {
+        self.put_close_of_mirror(name, out);
+        frontend::put_parse(out, Parse { name: name.as_bytes(), text: b"", types: &[0, 0] });
+        self.owed.push(Owed::OurParse);
+    }
+
     fn translate_parse(&mut self, whole: &[u8], parse: Parse<'_>, known: &mut Known, limit: usize, out: &mut BytesMut) {
         let Some(prepared) = self.gathered.parsed.pop_front() else { return };
+        self.put_mirrors(&prepared.statement, known, out);
         self.flow.batch_open = true;
         if parse.name.is_empty() {
             self.unnamed_count += 1;
@@ -231,10 +247,12 @@ impl Session {
         limit: usize,
         out: &mut BytesMut,
     ) {
+        self.put_mirrors_of(bind.statement, known, out);
+        let goes_by_ours = self.goes_by_ours(bind.statement, known);
         let statement = self.prepared_for_use(bind.statement, known, limit, out);
         self.portals.retain(|(name, _)| **name != *bind.portal);
         match statement {
-            Some(prepared) if !bind.statement.is_empty() && prepared.has_changed(known) => {
+            Some(prepared) if goes_by_ours && prepared.has_changed(known) => {
                 self.put_our_close(RESERVED, out);
                 frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
                 self.flow.batch_open = true;
@@ -243,11 +261,11 @@ impl Session {
             }
             Some(prepared) => {
                 self.portals.push((bind.portal.into(), Arc::clone(&prepared.statement)));
-                if self.deallocates_ours(&prepared.statement) {
+                if self.deallocates_ours(&prepared.statement, known) {
                     self.put_ours(DEALLOCATES, DEALLOCATE_RESERVED.as_bytes(), out);
                     self.put_ours(RESERVED, b"", out);
                     frontend::put_bind(out, Bind { statement: DEALLOCATES, ..bind }, message.missing);
-                } else if bind.statement.is_empty() {
+                } else if !goes_by_ours {
                     out.extend_from_slice(message.whole);
                 } else {
                     let bind = Bind { statement: &prepared.id.server_name(), ..bind };
@@ -264,6 +282,21 @@ impl Session {
         self.owed.push(Owed::Bind);
     }
 
+    /// The same as [`Session::put_mirrors`] for the statement of this name.
+    #[inline]
+    fn put_mirrors_of(&mut self, name: &[u8], known: &Known, out: &mut BytesMut) {
+        if !self.executes_by_sql {
+            return;
+        }
+        let prepared = match name.is_empty() {
+            true => self.unnamed.as_ref().map(|(prepared, _)| prepared),
+            false => self.names.get(name),
+        };
+        if let Some(statement) = prepared.map(|prepared| Arc::clone(&prepared.statement)) {
+            self.put_mirrors(&statement, known, out);
+        }
+    }
+
     fn translate_describe(
         &mut self,
         message: Message<'_>,
@@ -272,29 +305,39 @@ impl Session {
         out: &mut BytesMut,
     ) -> Result<(), Truncated> {
         let mut of = None;
+        if let (Target::Statement, name) = frontend::target_fields(message.body)? {
+            self.put_mirrors_of(name, known, out);
+        }
         self.flow.batch_open = true;
         match frontend::target_fields(message.body)? {
-            (Target::Statement, name) => match self.prepared_for_use(name, known, limit, out) {
-                Some(prepared) if !name.is_empty() && prepared.has_changed(known) => {
-                    // PostgreSQL tells the parameters before it finds that out.
-                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &prepared.id.server_name());
-                    self.owed.push(Owed::DescribeParameters);
-                    self.put_our_close(RESERVED, out);
-                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
-                    self.owed.push(Owed::Stale);
-                    return Ok(());
+            (Target::Statement, name) => {
+                match (self.goes_by_ours(name, known), self.prepared_for_use(name, known, limit, out)) {
+                    (true, Some(prepared)) if prepared.has_changed(known) => {
+                        // PostgreSQL tells the parameters before it finds that out.
+                        frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &prepared.id.server_name());
+                        self.owed.push(Owed::DescribeParameters);
+                        self.put_our_close(RESERVED, out);
+                        frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
+                        self.owed.push(Owed::Stale);
+                        return Ok(());
+                    }
+                    (true, Some(prepared)) => {
+                        let ours = prepared.id.server_name();
+                        frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &ours);
+                        of = Some(prepared);
+                    }
+                    (_, None) if is_ours(name) => {
+                        self.put_our_close(RESERVED, out);
+                        frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
+                    }
+                    (false, Some(prepared)) => {
+                        out.extend_from_slice(message.whole);
+                        self.owed.push(Owed::DescribeUnnamed(prepared));
+                        return Ok(());
+                    }
+                    (_, None) => out.extend_from_slice(message.whole),
                 }
-                Some(prepared) if !name.is_empty() => {
-                    let ours = prepared.id.server_name();
-                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &ours);
-                    of = Some(prepared);
-                }
-                None if is_ours(name) => {
-                    self.put_our_close(RESERVED, out);
-                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
-                }
-                _ => out.extend_from_slice(message.whole),
-            },
+            }
             (Target::Portal, _) => out.extend_from_slice(message.whole),
         }
         self.owed.push(Owed::Describe { of, by: Asker::Client });
@@ -380,8 +423,14 @@ impl Session {
             self.ensure(&prepared, known, limit, out);
             return Some(prepared);
         }
+        let goes_by_ours = self.goes_by_ours(name, known);
         match &self.unnamed {
             Some((prepared, id)) if known.unnamed == Some(*id) => Some(Arc::clone(prepared)),
+            Some((prepared, _)) if goes_by_ours => {
+                let prepared = Arc::clone(prepared);
+                self.ensure(&prepared, known, limit, out);
+                Some(prepared)
+            }
             Some((prepared, id)) => {
                 let (prepared, id) = (Arc::clone(prepared), *id);
                 frontend::put_parse(out, Parse { name: b"", text: &prepared.text, types: &prepared.types });

@@ -67,6 +67,8 @@ pub(super) struct Effects<'a> {
     pub(super) copy: CopyDirection,
     pub(super) commits_inside: bool,
     pub(super) changes_catalog: bool,
+    /// The database that nobody else may be connected to while it runs.
+    pub(super) empties: Option<Arc<str>>,
     /// An UPDATE or DELETE without WHERE is in it, and is run.
     pub(super) unfiltered: bool,
     reads_clock: bool,
@@ -128,6 +130,7 @@ impl<'a> Effects<'a> {
             copy: self.copy,
             commits_inside: self.commits_inside,
             changes_catalog: self.changes_catalog,
+            empties: self.empties,
             unfiltered: self.unfiltered,
             reads_clock: self.reads_clock,
             only,

@@ -3,6 +3,7 @@
 mod cache;
 pub mod comments;
 mod effects;
+mod emptied;
 pub mod functions;
 mod memo;
 pub mod noted;

@@ -43,6 +43,8 @@ pub struct Part {
     pub commits_inside: bool,
     /// It can change the catalogs: what was learned of them may be stale once it has run.
     pub changes_catalog: bool,
+    /// The database that nobody else may be connected to while it runs.
+    pub empties: Option<Arc<str>>,
     /// An UPDATE or DELETE without WHERE is in it, at any depth.
     pub unfiltered: bool,
     /// It asks for the time at which its transaction began: now(), CURRENT_TIMESTAMP and their kin.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::effects::{Effects, boolean_constant, name_of, string_constant};
+use super::emptied::emptied;
 use super::parse::grammar::{
     CopyStmt, DeallocateStmt, DeclareCursorStmt, DefElem, DiscardMode, DiscardStmt, DoStmt, DropStmt, ExplainStmt,
     Integer, Node, ObjectType, PrepareStmt, TransactionStmt, TransactionStmtKind, VariableSetKind, VariableSetStmt,
@@ -371,6 +372,7 @@ fn copy_statement(node: &CopyStmt, effects: &mut Effects<'_>) -> Kind {
 fn change_schema(node: &Tree, effects: &mut Effects<'_>) -> Kind {
     effects.changes_catalog = true;
     effects.commits_inside = commits_inside(node);
+    effects.empties = emptied(node);
     match node {
         Tree::CreateStmt(create) => create.relation.iter().for_each(|relation| effects.makes(relation)),
         Tree::CreateSeqStmt(create) => create.sequence.iter().for_each(|relation| effects.makes(relation)),

@@ -21,6 +21,7 @@ mod console;
 mod conversation;
 mod crowd;
 mod dashboard;
+mod databases;
 mod failover;
 mod freshness;
 mod history;

@@ -313,6 +313,85 @@ fn a_close_takes_what_was_prepared_by_sql_and_its_name_is_taken() {
     });
 }
 
+#[test]
+fn what_is_prepared_through_the_protocol_is_executed_by_sql() {
+    same_answers(|player| {
+        player.ask(&[&parse("a", "select 'own', 1"), SYNC], 1);
+        player.ask(&[&parse("b", "insert into t values ($1) returning a"), SYNC], 1);
+        for _ in 0..2 {
+            player.query("execute a");
+            player.ask(&[&run("a")], 1);
+            player.query("execute b (7)");
+            player.query("select a from t");
+        }
+        for sql in ["begin", "execute a", "execute b (8)", "commit", "select 1; execute a; execute b (9)"] {
+            player.query(sql);
+        }
+        player.ask(&[&parse("", "execute a"), &bind("", &[]), &execute(), SYNC], 1);
+        player.ask(&[&parse("e", "execute a"), SYNC, &run("e"), &describe("e"), SYNC, &run("e")], 4);
+        player.query("prepare a as select 2");
+        player.query("execute a");
+        for sql in ["begin", "selekt", "execute b (1)", "rollback", "execute nothing", "deallocate a", "execute a"] {
+            player.query(sql);
+        }
+        player.ask(&[&run("a")], 1);
+        player.ask(&[&parse("a", "select 3"), SYNC, &query("execute a"), &close("a"), SYNC, &query("execute a")], 4);
+        player.ask(&[&parse("a", "select 4"), SYNC, &query("execute a; deallocate a"), &query("execute a")], 3);
+        player.ask(&[&parse("x", "selekt"), SYNC, &query("execute x")], 2);
+        player.ask(&[&parse("a", "select 5"), SYNC, &query("execute a"), &query("deallocate all"), &run("a")], 4);
+        player.query("prepare a as select 6");
+        player.query("execute a");
+    });
+}
+
+#[test]
+fn what_is_prepared_by_sql_is_bound_by_its_name() {
+    same_answers(|player| {
+        player.query("prepare p as select 'own', count(*) from t");
+        player.query("prepare w as insert into t values (1)");
+        player.ask(&[&parse("p", "select 4"), SYNC], 1);
+        for _ in 0..10 {
+            player.ask(&[&describe("p"), SYNC, &run("p"), &run("w")], 3);
+            // What it has written is seen.
+            player.query("select count(*) from t");
+        }
+        player.ask(&[&close("p"), SYNC, &run("p")], 2);
+        player.query("execute p");
+    });
+}
+
+#[test]
+fn an_unnamed_statement_whose_columns_were_told_is_held_to_them() {
+    same_answers(|player| {
+        player.ask(&[&parse("", "select * from t where true"), &describe(""), SYNC], 1);
+        player.ask(&[&run(""), &run("")], 2);
+        for change in ["add b text default 'new'", "drop b", "alter a type text", "alter a type int using a::int"] {
+            player.elsewhere(&format!("insert into t values (1); alter table t {change}"));
+            player.ask(&[&run(""), &describe(""), SYNC, &run("")], 3);
+        }
+        player.elsewhere("alter table t add c int");
+        player.query("begin");
+        player.ask(&[&run("")], 1);
+        player.query("rollback");
+        player.ask(&[&parse("", "select * from t where true"), &describe(""), SYNC, &run("")], 2);
+        player.ask(&[&run("")], 1);
+        player.query("select 1");
+        player.ask(&[&run("")], 1);
+    });
+}
+
+#[test]
+fn one_text_under_two_names_is_two_statements_where_columns_change_between() {
+    same_answers(|player| {
+        player.ask(&[&parse("a", "select * from t"), SYNC, &run("a")], 2);
+        player.elsewhere("alter table t add b text default 'new'; insert into t values (1)");
+        player.ask(&[&parse("b", "select * from t"), SYNC, &run("b")], 2);
+        for name in ["a", "b", "a", "b"] {
+            player.ask(&[&run(name)], 1);
+        }
+    });
+}
+
 /// What is asked of statements `s` and `i`, prepared before a table has changed.
 fn uses_of_changed(player: &mut Player<'_>) {
     for _ in 0..3 {

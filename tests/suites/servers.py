@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pwd
+import shutil
 import socket
 import subprocess
 import sys
@@ -117,11 +118,59 @@ consistency = "session"
         self.process.wait()
 
 
-def as_server(program, *words, check=True):
-    """PostgreSQL refuses to run as root."""
-    command = [BIN / program, *map(str, words)]
+class PgBouncer:
+    """PgBouncer before a cluster's primary, for comparison."""
+
+    def __init__(self, folder, cluster, mode="transaction"):
+        self.port = str(free_port())
+        program = os.environ.get("PGBOUNCER") or shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
+        if not program:
+            sys.exit("no pgbouncer")
+        (folder / "users.txt").write_text(f'"{ROLE}" "{PASSWORD}"\n')
+        configuration = folder / "pgbouncer.ini"
+        # The suite's own startup parameters; an old one knows no `options`.
+        configuration.write_text(f"""
+[databases]
+* = host=127.0.0.1 port={cluster.port}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {self.port}
+unix_socket_dir =
+auth_type = trust
+auth_file = {folder}/users.txt
+pool_mode = {mode}
+ignore_startup_parameters = extra_float_digits,options
+""")
+        self.log = open(folder / "pgbouncer.log", "w")
+        self.process = subprocess.Popen(for_server(program, configuration), stdout=self.log, stderr=self.log)
+        deadline = time.monotonic() + 30
+        while not self.is_ready():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                sys.exit(f"pgbouncer is not ready: {folder / 'pgbouncer.log'}")
+            time.sleep(0.05)
+
+    def is_ready(self):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(self.port))) == 0
+
+    def metrics(self):
+        return ""
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def for_server(program, *words):
+    """PostgreSQL refuses to run as root, and so does PgBouncer."""
+    command = [str(program), *map(str, words)]
     if os.geteuid() == 0:
         command = ["setpriv", f"--reuid={ROLE}", f"--regid={ROLE}", "--clear-groups", "--", *command]
+    return command
+
+
+def as_server(program, *words, check=True):
+    command = for_server(BIN / program, *words)
     subprocess.run(command, check=check, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE if not check else None, timeout=120)
 
 

@@ -1,0 +1,97 @@
+//! A database that whoever keeps a connection to it must leave for a time.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+/// Shared by the one who keeps a connection, and those who want it gone.
+#[derive(Debug, Default)]
+pub struct Absence(watch::Sender<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// How many want it.
+    wanted: usize,
+    /// The keeper has left, and stays away while somebody wants it.
+    is_away: bool,
+}
+
+/// While it lives, the keeper stays away.
+#[derive(Debug)]
+#[must_use = "dropping it lets the keeper come back"]
+pub struct Away(Arc<Absence>);
+
+impl Absence {
+    /// The keeper is wanted away from now on.
+    pub fn begin(self: &Arc<Self>) -> Away {
+        self.0.send_modify(|state| state.wanted += 1);
+        Away(Arc::clone(self))
+    }
+
+    /// For the keeper: waits until it is to leave. Cancel-safe: it changes nothing.
+    pub async fn wanted(&self) {
+        // Its sender is in `self`: it cannot be gone.
+        let _ = self.0.subscribe().wait_for(|state| state.wanted > 0).await;
+    }
+
+    /// For the keeper: it has left. Waits until it may come back. Dropping this in the middle is what the keeper's own end
+    /// does: it is not there either.
+    pub async fn stay_away(&self) {
+        self.0.send_modify(|state| state.is_away = true);
+        // As above.
+        let _ = self.0.subscribe().wait_for(|state| state.wanted == 0).await;
+        self.0.send_modify(|state| state.is_away = false);
+    }
+}
+
+impl Away {
+    /// Waits until the keeper has left, but not beyond the deadline: there may be none.
+    pub async fn begun(&self, deadline: Instant) {
+        let mut state = self.0.0.subscribe();
+        // Cancel-safe: it changes nothing.
+        let _ = timeout_at(deadline, state.wait_for(|state| state.is_away)).await;
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|state| state.wanted = state.wanted.saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_keeper_is_away_as_long_as_anybody_wants_it() {
+        let absence = Arc::new(Absence::default());
+        let keeper = tokio::spawn({
+            let absence = Arc::clone(&absence);
+            async move {
+                absence.wanted().await;
+                absence.stay_away().await;
+            }
+        });
+        let soon = || Instant::now() + Duration::from_secs(1);
+        let (one, other) = (absence.begin(), absence.begin());
+        one.begun(soon()).await;
+        assert!(absence.0.borrow().is_away);
+        drop(one);
+        tokio::task::yield_now().await;
+        assert!(!keeper.is_finished() && absence.0.borrow().is_away);
+        drop(other);
+        keeper.await.unwrap();
+        assert!(!absence.0.borrow().is_away);
+    }
+
+    #[tokio::test]
+    async fn where_nobody_keeps_a_connection_nobody_is_waited_for_longer_than_wanted() {
+        let absence = Arc::new(Absence::default());
+        absence.begin().begun(Instant::now() + Duration::from_millis(1)).await;
+        assert!(!absence.0.borrow().is_away);
+    }
+}

@@ -1,0 +1,115 @@
+//! DROP DATABASE and its kin need a database that nobody else is connected to: what Trunkline keeps there itself is never
+//! in the way, and PostgreSQL's own refusal stays where clients are connected.
+
+use std::time::{Duration, Instant};
+
+use postgres::error::SqlState;
+use postgres::{Client, NoTls};
+use trunkline::demo::cluster::Cluster;
+
+use crate::fixture::{Proxy, cluster, eventually, limited};
+
+/// `shop` is one database of the cluster, and so is whatever else is asked for.
+const ANY: &str = "[[database]]\nname = 'shop'\ncluster = 'main'\n[[database]]\nname = '*'\ncluster = 'main'";
+
+/// PostgreSQL waits five seconds for others to leave before it refuses: what takes less has not waited.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+fn client_of(proxy: &Proxy, database: &str) -> Client {
+    proxy.client_config().dbname(database).connect(NoTls).unwrap()
+}
+
+/// Leaves idle server connections to this database on the primary and on replicas.
+fn visit(cluster: &Cluster, proxy: &Proxy, database: &str) {
+    let mut visitors = [(); 4].map(|()| client_of(proxy, database));
+    for visitor in &mut visitors {
+        visitor.batch_execute("begin; create table if not exists visits (a int); commit").unwrap();
+        visitor.batch_execute("select 1; select 2").unwrap();
+        visitor.batch_execute("select 1").unwrap();
+    }
+    let is_kept = |node: usize| {
+        let sql = format!("select count(*) from pg_stat_activity where datname = '{database}'");
+        cluster.node(node).sql(&sql).unwrap() != "0"
+    };
+    assert!(is_kept(0), "server connections are idle on the primary");
+    eventually("the catalogs are kept, or a pool is", Duration::from_secs(5), || is_kept(1) || is_kept(2));
+}
+
+fn quickly(client: &mut Client, sql: &str) {
+    let begun = Instant::now();
+    client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    assert!(begun.elapsed() < AT_ONCE, "{sql} took {:?}", begun.elapsed());
+}
+
+fn made_empty(extra: &str) {
+    let extra = format!("{extra}\n{ANY}");
+    limited(move || {
+        let cluster = cluster();
+        cluster.node(0).sql("create database shop").unwrap();
+        let proxy = Proxy::start(&cluster, &extra).with_both_replicas(&cluster);
+        let mut client = proxy.client();
+        for round in 0..3 {
+            visit(&cluster, &proxy, "shop");
+            quickly(&mut client, "create database copy template shop");
+            visit(&cluster, &proxy, "shop");
+            visit(&cluster, &proxy, "copy");
+            quickly(&mut client, "alter database copy rename to other");
+            visit(&cluster, &proxy, "other");
+            let begun = Instant::now();
+            client.execute("drop database other", &[]).unwrap();
+            assert!(begun.elapsed() < AT_ONCE);
+            quickly(&mut client, "drop database shop");
+            let gone = proxy.client_config().dbname("shop").connect(NoTls).err().expect("it is gone");
+            assert_eq!(gone.code(), Some(&SqlState::UNDEFINED_DATABASE));
+            quickly(&mut client, "create database shop");
+            let mut visitor = client_of(&proxy, "shop");
+            visitor.batch_execute(&format!("create table t{round} (a int)")).unwrap();
+            visitor.query_one(&format!("select count(*) from t{round}"), &[]).unwrap();
+            assert!(visitor.query_one("select count(*) from visits", &[]).is_err(), "it is another one");
+        }
+        assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"node_lost\""), 0.0);
+        for replica in [1, 2] {
+            assert!(proxy.takes_reads(cluster.node(replica).address()));
+        }
+    });
+}
+
+#[test]
+fn what_trunkline_keeps_open_is_never_in_the_way_of_drop_rename_and_copy() {
+    made_empty("");
+}
+
+#[test]
+fn nor_is_what_is_to_be_kept_open() {
+    made_empty("[pool]\nmin_size = 2");
+}
+
+#[test]
+fn nor_what_is_kept_where_each_client_has_its_own_server_connection() {
+    made_empty("[pool]\nmode = 'session'");
+}
+
+#[test]
+fn postgresql_refuses_while_clients_are_connected_and_no_longer() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create database shop").unwrap();
+        let proxy = Proxy::start(&cluster, ANY);
+        let mut client = proxy.client();
+        client.batch_execute("create temp table mine (a int)").unwrap();
+        let mut visitor = client_of(&proxy, "shop");
+        visitor.batch_execute("create table t (a int)").unwrap();
+        let error = client.batch_execute("drop database shop").unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::OBJECT_IN_USE));
+        visitor.batch_execute("insert into t values (1)").unwrap();
+        drop(visitor);
+        quickly(&mut client, "drop database shop");
+        // The keeper comes back although the session keeps its server connection.
+        quickly(&mut client, "create database shop");
+        let mut visitor = client_of(&proxy, "shop");
+        visitor.batch_execute("create function f() returns int language sql as 'select 1'").unwrap();
+        eventually("its catalogs are known again", Duration::from_secs(20), || {
+            proxy.metric("trunkline_catalog_current", "database=\"shop\"") == 1.0
+        });
+    });
+}
