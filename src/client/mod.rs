@@ -9,6 +9,7 @@ pub mod card;
 pub mod census;
 pub mod console;
 pub mod conversation;
+pub mod directory;
 mod dispatch;
 pub mod farewell;
 pub mod fleet;
