@@ -158,6 +158,13 @@ impl NodeTls {
     }
 }
 
+/// TLS towards servers of other kinds, each of which must be vouched for by these authorities and be who it is called.
+pub fn trusting(authorities: &[u8]) -> Result<Arc<ClientConfig>, TlsProblem> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_protocol_versions(versions(TlsVersion::V1_2)).map_err(TlsProblem::Refused)?;
+    Ok(Arc::new(builder.with_root_certificates(roots(authorities)?).with_no_client_auth()))
+}
+
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ClientTls({:?})", self.mode)

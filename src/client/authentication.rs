@@ -15,7 +15,7 @@ use super::farewell::Farewell;
 use super::server::{Database, Server, User};
 use super::worker::Worker;
 use crate::auth::hba::{
-    Admission, CertificateDemand, CertificateName, Findings, Method, Origin, Question, Roles, Verdict,
+    Admission, CertificateDemand, CertificateName, Findings, Ldap, Method, Origin, Question, Roles, Verdict,
 };
 use crate::auth::{
     AuthError, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramServer, Secret, TlsMode, Verifier, md5_answer, scram_server,
@@ -46,6 +46,8 @@ struct Login<'a> {
     claim: Claim<'a>,
     server: &'a Server,
     worker: &'a Worker,
+    /// It has shown a password that is not the user's.
+    has_guessed: bool,
 }
 
 /// A password message of an honest client is short; PostgreSQL itself takes no more.
@@ -74,11 +76,11 @@ pub async fn authenticate(
         return Err(Farewell::told(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message));
     }
     let user = find_user(claim, server).await?;
-    let mut login = Login { stream, buffer, claim, server, worker };
+    let mut login = Login { stream, buffer, claim, server, worker, has_guessed: false };
     let proved = match login.prove(admission, &mut findings, user.as_ref()).await {
         Ok(proved) => proved,
         Err(farewell) => {
-            if matches!(&farewell, Farewell::Told { code, .. } if *code == SqlState::INVALID_PASSWORD) {
+            if login.has_guessed {
                 attempt.failed(Instant::now());
                 doubt(claim, server);
             }
@@ -265,6 +267,7 @@ impl Login<'_> {
                 Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
             }
             Method::Password => self.cleartext(user).await,
+            Method::Ldap(ldap) => self.directory(ldap, user).await,
             Method::Md5 if user.is_some_and(|user| user.secret.is_md5()) => self.md5(user).await,
             Method::Md5 | Method::Scram => self.scram(user).await,
         }
@@ -316,16 +319,42 @@ impl Login<'_> {
         if is_right && user.is_some() { Ok(None) } else { Err(self.refused(&AuthError::PasswordWrong, user)) }
     }
 
+    /// The password as it is, which an LDAP server checks. It opens no server connections: nobody says that nodes have
+    /// the same one.
+    async fn directory(&mut self, ldap: &Arc<Ldap>, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
+        let message = self.ask_cleartext().await?;
+        let asked =
+            Box::pin(self.server.directory.knows(ldap, self.claim.user, password_in(&message).unwrap_or_default()));
+        match asked.await {
+            Ok(true) => self.is_known(user),
+            Ok(false) => {
+                self.has_guessed = true;
+                self.worker.metrics.login_failed(cause_of(user));
+                let message = format!("LDAP authentication failed for user \"{}\"", self.claim.user);
+                Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
+            }
+            Err(why) => {
+                tracing::warn!(user = %self.claim.user, %why, "no LDAP server could be asked about a password");
+                let message = "the password cannot be checked: no LDAP server answers as it should";
+                Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, message))
+            }
+        }
+    }
+
     /// The password as it is, where nobody can listen.
-    async fn cleartext(&mut self, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
+    async fn ask_cleartext(&mut self) -> Result<zeroize::Zeroizing<Vec<u8>>, Farewell> {
         if !self.stream.is_encrypted() && self.claim.origin.is_some() {
             self.worker.metrics.login_failed(LoginFailure::NotAllowed);
             let message = "a password is only taken over TLS or a Unix socket";
             return Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message));
         }
         self.send(AUTHENTICATION_CLEARTEXT_PASSWORD, b"").await?;
-        let message = self.read_message().await?;
-        let password = message.strip_suffix(b"\0").and_then(|password| std::str::from_utf8(password).ok());
+        self.read_message().await
+    }
+
+    async fn cleartext(&mut self, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
+        let message = self.ask_cleartext().await?;
+        let password = password_in(&message);
         // The same work for a user who does not exist.
         let mock = Verifier::mock(self.claim.user, &self.server.mock_secret);
         let verifier = user.map_or(&mock, |user| &user.verifier);
@@ -342,12 +371,14 @@ impl Login<'_> {
         }
     }
 
-    fn refused(&self, error: &AuthError, user: Option<&User>) -> Farewell {
-        let cause = if user.is_some() { LoginFailure::Password } else { LoginFailure::UnknownUser };
-        self.worker.metrics.login_failed(cause);
+    fn refused(&mut self, error: &AuthError, user: Option<&User>) -> Farewell {
+        self.worker.metrics.login_failed(cause_of(user));
         match SqlState::from_bytes(error.sqlstate().as_bytes()) {
             Some(code) if code != SqlState::INVALID_PASSWORD => Farewell::told(code, error.to_string()),
-            _ => wrong_password(self.claim.user),
+            _ => {
+                self.has_guessed = true;
+                wrong_password(self.claim.user)
+            }
         }
     }
 
@@ -383,6 +414,15 @@ impl Login<'_> {
             }
         }
     }
+}
+
+fn cause_of(user: Option<&User>) -> LoginFailure {
+    if user.is_some() { LoginFailure::Password } else { LoginFailure::UnknownUser }
+}
+
+/// What a password message holds, without its end.
+fn password_in(message: &[u8]) -> Option<&str> {
+    std::str::from_utf8(message.strip_suffix(b"\0")?).ok()
 }
 
 fn wrong_password(user: &str) -> Farewell {

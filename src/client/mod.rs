@@ -9,6 +9,7 @@ pub mod card;
 pub mod census;
 pub mod console;
 pub mod conversation;
+pub mod directory;
 mod dispatch;
 mod emptied;
 pub mod farewell;

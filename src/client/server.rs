@@ -11,6 +11,7 @@ use super::attempts::Attempts;
 use super::auth_query::AuthQuery;
 use super::census::Census;
 use super::console::Console;
+use super::directory::Directory;
 use super::host_names::HostNames;
 use super::pause::{Pause, Pauses};
 use super::welcome::Welcomes;
@@ -40,6 +41,8 @@ pub struct Server {
     pub rules_of_access: Rules,
     /// Load balancers whose word for a client's address is taken.
     pub proxies: Vec<Network>,
+    /// Asks LDAP servers about passwords.
+    pub directory: Directory,
     /// Names of the hosts that clients come from. Outlives a reload.
     pub host_names: Arc<HostNames>,
     /// Failed logins. Outlives a reload.

@@ -2,26 +2,36 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ClientConfig;
 
 use crate::auth::hba::{Files, HbaProblem, IdentMaps, Rules, Surroundings, Text};
-use crate::auth::{Secret, userlist};
+use crate::auth::{Secret, tls, userlist};
 
 use super::document::{Item, Table};
 use super::password::{self, Form};
 use super::problem::{Place, Problem};
 use super::{Allowance, AuthQuery, Cluster, User, name, own_addresses};
 
-/// The rules of access, and the users of a list. What is wrong in files that are not TOML goes to `problems`.
-pub(super) fn read(
-    root: &Table<'_>,
-    folder: &Path,
-    clusters: &[Cluster],
-    problems: &mut Vec<Problem>,
-) -> (Rules, Vec<User>) {
+/// How clients prove who they are.
+pub(super) struct Access {
+    pub(super) rules: Rules,
+    pub(super) ldap_tls: Option<Arc<ClientConfig>>,
+    /// The users of a list.
+    pub(super) users: Vec<User>,
+}
+
+/// Reads `[auth]`. What is wrong in files that are not TOML goes to `problems`.
+pub(super) fn read(root: &Table<'_>, folder: &Path, clusters: &[Cluster], problems: &mut Vec<Problem>) -> Access {
     let table = root.section("auth");
     let rules = Lines::read(&table, ["hba", "hba_file"], folder);
     let maps = Lines::read(&table, ["ident", "ident_file"], folder);
     let users = table.get("users_file").map(|item| read_users(&item, folder)).unwrap_or_default();
+    let ldap_tls = table.get("ldap_ca").and_then(|item| {
+        let authorities = read_file(&item, folder)?;
+        tls::trusting(authorities.as_bytes()).map_err(|problem| item.problem(problem.to_string(), None)).ok()
+    });
     table.finish();
 
     let surroundings = Surroundings {
@@ -37,13 +47,13 @@ pub(super) fn read(
     let maps = match maps.transpose() {
         Ok(maps) => maps.unwrap_or_default(),
         // Rules that name maps would seem wrong too.
-        Err(()) => return (Rules::default(), users),
+        Err(()) => return Access { rules: Rules::default(), ldap_tls, users },
     };
     let rules = rules.map_or_else(Rules::of_passwords, |lines| {
         let rules = Rules::parse(lines.text(), maps, surroundings);
         rules.map_err(|found| lines.report(found, problems)).unwrap_or_default()
     });
-    (rules, users)
+    Access { rules, ldap_tls, users }
 }
 
 /// Lines in a format of PostgreSQL's: a file, or a list in ours.

@@ -88,6 +88,8 @@ pub struct Config {
     /// How clients prove who they are, `auth.hba_file` or `auth.hba`, with the maps of `auth.ident_file` or `auth.ident`.
     /// Default: everybody by password.
     pub access: Rules,
+    /// Whom LDAP servers must be vouched for by, `auth.ldap_ca`. Default None: by those whom the system trusts.
+    pub ldap_tls: Option<Arc<rustls::ClientConfig>>,
     /// Who may connect, those of `auth.users_file` included; at least one, unless a cluster is asked.
     pub users: Vec<User>,
     /// Server connections.
@@ -111,7 +113,7 @@ impl Config {
         let root = document.root();
         let listen = listen::read(&root);
         let clusters = cluster::read_all(&root, folder);
-        let (access, listed) = access::read(&root, folder, &clusters, &mut access_problems);
+        let access = access::read(&root, folder, &clusters, &mut access_problems);
         let asks_cluster = clusters.iter().any(|cluster| cluster.auth_query.is_some());
         let config = Self {
             listen: listen.addresses,
@@ -124,8 +126,9 @@ impl Config {
             workers: root.count("workers", one_per_two_cores(), 1..=1024),
             max_clients: root.count("max_clients", 10_000, 1..=1_000_000),
             databases: database::read_all(&root, &clusters),
-            access,
-            users: user::read_all(&root, folder, listed, asks_cluster),
+            access: access.rules,
+            ldap_tls: access.ldap_tls,
+            users: user::read_all(&root, folder, access.users, asks_cluster),
             pool: Pool::read(root.section("pool")),
             routing: Routing::read(root.section("routing"), folder, &clusters, &mut rule_problems),
             failover: Failover::read(root.section("failover")),

@@ -11,6 +11,7 @@ use crate::backend::{Plan, PoolSettings, Pools, Share};
 use crate::catalogs::Handle;
 use crate::client::attempts::Attempts;
 use crate::client::console::Console;
+use crate::client::directory::Directory;
 use crate::client::host_names::HostNames;
 use crate::client::welcome::Welcomes;
 use crate::client::{self, AnyDatabase, Census, DatabaseCatalog, Pauses, Server};
@@ -103,6 +104,7 @@ pub(super) fn make(
             .map(|database| AnyDatabase { configured: database.clone(), newcomer: lasting.newcomer() }),
         tls: config.tls.clone(),
         rules_of_access: config.access.clone(),
+        directory: Directory::new(config.ldap_tls.clone()),
         host_names: Arc::clone(&lasting.host_names),
         attempts: Arc::clone(&lasting.attempts),
         proxies: config.proxies.clone(),

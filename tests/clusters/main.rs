@@ -27,6 +27,7 @@ mod freshness;
 mod history;
 mod hostile;
 mod identity;
+mod ldap;
 mod long_run;
 mod many_sessions;
 mod monitor;

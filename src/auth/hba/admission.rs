@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::file::{Word, only};
+use super::ldap;
 use super::rule::Kind;
-use super::{IdentMaps, Mistake};
+use super::{IdentMaps, Ldap, Mistake};
 
 /// How a client proves who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub enum Method {
     Certificate,
     /// The operating system knows it by the user's name.
     Peer,
+    /// The password itself, which an LDAP server checks: over TLS or a socket in the file system.
+    Ldap(Arc<Ldap>),
 }
 
 /// What a client's certificate must show.
@@ -75,13 +78,25 @@ impl Admission {
         maps: &IdentMaps,
     ) -> Result<Self, Mistake> {
         let word = fields.next().ok_or_else(|| Mistake::new("the method is missing", METHODS))?;
-        let mut admission = Self::by(Method::parse(kind, &only(word, "the method")?.text)?);
+        let method = only(word, "the method")?.text.as_str();
+        let is_ldap = method == "ldap";
+        // Until its options are read, whoever would be asked is nobody.
+        let mut admission = Self::by(if is_ldap { Method::Reject } else { Method::parse(kind, method)? });
+        let mut of_ldap = ldap::Options::default();
         for field in fields {
             // A value may hold commas.
             let option = field.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(",");
-            let not_so = || Mistake::new(format!("expected an option, found {option:?}"), "name=value");
+            // It may be a part of a password.
+            let not_so = || {
+                Mistake::new("something behind the method is no option", "name=value, in quotes if it holds a space")
+            };
             let (name, value) = option.split_once('=').ok_or_else(not_so)?;
-            admission.set(kind, name, value, maps)?;
+            if !(is_ldap && of_ldap.set(name, value)?) {
+                admission.set(kind, name, value, maps)?;
+            }
+        }
+        if is_ldap {
+            admission.method = Method::Ldap(Arc::new(of_ldap.finish()?));
         }
         Ok(admission)
     }
@@ -110,7 +125,7 @@ impl Admission {
                 self.map = Some(value.into());
                 Ok(())
             }
-            _ => Err(Mistake::new(format!("the option {name:?} is not supported"), "clientcert, clientname or map")),
+            _ => Err(Mistake::new(format!("the option {name:?} is not supported"), OPTIONS)),
         }
     }
 
@@ -151,4 +166,5 @@ impl Method {
     }
 }
 
-const METHODS: &str = "trust, reject, scram-sha-256, md5, password, cert or peer";
+const METHODS: &str = "trust, reject, scram-sha-256, md5, password, ldap, cert or peer";
+const OPTIONS: &str = "clientcert, clientname or map, or those of the method ldap behind that";

@@ -7,6 +7,7 @@ mod address;
 mod admission;
 mod file;
 mod ident;
+mod ldap;
 mod name;
 mod network;
 mod rule;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 pub use admission::{Admission, CertificateDemand, CertificateName, Method};
 pub use file::{Files, Text};
 pub use ident::IdentMaps;
+pub use ldap::{BindPassword, Ldap, Naming as LdapNaming, Scope as LdapScope, Search as LdapSearch};
 pub use network::Network;
 
 use rule::Rule;
