@@ -17,7 +17,9 @@ const TEXT: &str = "SELECT id, total FROM orders WHERE customer = 42 AND status 
 fn decisions(criterion: &mut Criterion) {
     let settings = ParseSettings::default();
     let prepared = PreparedNames::default();
-    criterion.bench_function("pg_query's parse alone", |bencher| bencher.iter(|| pg_query::parse(black_box(TEXT))));
+    criterion.bench_function("pg_query's parse alone", |bencher| {
+        bencher.iter(|| pg_query::parse(black_box(TEXT), pg_query::ParserOptions::default()))
+    });
     criterion
         .bench_function("not cached", |bencher| bencher.iter(|| classify_bytes(black_box(TEXT.as_bytes()), &settings)));
     for (kind, rules) in
