@@ -283,7 +283,9 @@ impl Client {
                 return Err(Stop::Relayed(Relayed::ReplayDiffers));
             }
             match reply {
-                Reply::Forward | Reply::Replace(_) | Reply::Refused(_) | Reply::Stale(_) if is_muted => {
+                Reply::Forward | Reply::Replace(_) | Reply::Refused(_) | Reply::WorkerEnds(_) | Reply::Stale(_)
+                    if is_muted =>
+                {
                     put_run(filled, run, at, &mut buffers.to_client);
                     (run, has_gaps) = (next, true);
                 }
@@ -318,6 +320,14 @@ impl Client {
                         held.refused = Some(code);
                         buffers.to_client.clear();
                         (run, has_gaps) = (next, true);
+                    }
+                }
+                // On each node at most once: a function may have raised it.
+                Reply::WorkerEnds(code) => {
+                    let is_new = self.lost_on.len() < self.pools.len().max(2);
+                    if held.is_read && held.at_hand && !held.forwarded && !is_answered && is_new {
+                        buffers.to_client.clear();
+                        return Err(Stop::Relayed(Relayed::NodeLost(Some(code))));
                     }
                 }
                 Reply::NodeDies => {

@@ -29,6 +29,9 @@ pub enum Reply {
     Stale(BytesMut),
     /// The node ends the connection, for this reason; no more will come.
     NodeEnds(SqlState),
+    /// An error of a statement whose parallel worker was told to go, which mostly means that the node stops: another node
+    /// may answer it.
+    WorkerEnds(SqlState),
     /// The node is torn down and says so in a warning about its own connection: no more will come, and whether anything
     /// was done is not known.
     NodeDies,
@@ -257,6 +260,9 @@ impl Session {
         }
         let ours = self.name_in_error(body, &fields, known);
         self.skip_failed(known);
+        if matches!(fields.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) {
+            return Reply::WorkerEnds(fields.code);
+        }
         if worth_a_retry(fields.code) {
             return Reply::Refused(fields.code);
         }

@@ -256,9 +256,10 @@ impl Run {
         self.is_over.store(true, Ordering::Relaxed);
         let ended: Vec<_> = self.sessions.into_iter().map(|session| session.join().unwrap()).collect();
         let (told, errors): (Vec<_>, Vec<_>) = ended.into_iter().unzip();
-        let mut codes = BTreeMap::<&str, usize>::new();
-        errors.iter().flatten().for_each(|(code, _)| *codes.entry(code).or_default() += 1);
-        println!("{} events, errors: {codes:?}", told.iter().map(Vec::len).sum::<usize>());
+        let mut kinds = BTreeMap::<&(String, String), usize>::new();
+        errors.iter().flatten().for_each(|error| *kinds.entry(error).or_default() += 1);
+        println!("{} events", told.iter().map(Vec::len).sum::<usize>());
+        kinds.iter().for_each(|((code, words), times)| println!("{times} times {code}: {words}"));
         (told, errors.into_iter().flatten().collect())
     }
 }
@@ -350,7 +351,8 @@ impl Session {
 
     fn note(&mut self, error: &postgres::Error) {
         let code = error.code().map_or("no code", |code| code.code());
-        self.errors.push((code.to_owned(), format!("{error:?}")));
+        let words = error.as_db_error().map_or_else(|| format!("{error:?}"), |error| error.message().to_owned());
+        self.errors.push((code.to_owned(), words));
     }
 }
 

@@ -167,6 +167,23 @@ fn a_write_in_flight_on_a_frozen_primary_is_in_doubt_and_its_late_answer_is_not_
     });
 }
 
+/// A server that stops ends parallel workers first, and their leader tells it as the error of its statement.
+#[test]
+fn a_read_whose_parallel_workers_are_ended_is_answered_by_another_node() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let mut client = proxy.client_config().options("-c force_parallel_mode=on").connect(NoTls).unwrap();
+        let read = thread::spawn(move || client.batch_execute("select pg_sleep(2)"));
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'parallel worker'";
+        eventually("a parallel worker is ended", Duration::from_secs(10), || {
+            cluster.nodes()[1..].iter().any(|node| node.sql(end).unwrap().contains('t'))
+        });
+        read.join().unwrap().unwrap();
+        assert_eq!(proxy.metric("trunkline_retries_total", "node_lost"), 1.0);
+    });
+}
+
 #[test]
 fn connections_that_died_while_idle_are_never_met() {
     limited(|| {
