@@ -602,13 +602,15 @@ impl Session {
         self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
         self.gathered.asks_sequence |=
             statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
-        let mut changes = statement.parts.iter().flat_map(|part| &part.session);
-        self.executes_by_sql |= changes.any(|change| matches!(change, SessionChange::Execute(_)));
-        let executes = self.executed(statement).map(|(_, prepared)| Arc::clone(&prepared.statement));
-        for inner in executes.collect::<Vec<_>>() {
-            self.gathered.may_change_catalog |= safety::may_change_catalog(&inner, &catalog);
+        if !statement.is_plain_read() {
+            let mut changes = statement.parts.iter().flat_map(|part| &part.session);
+            self.executes_by_sql |= changes.any(|change| matches!(change, SessionChange::Execute(_)));
+            let executes = self.executed(statement).map(|(_, prepared)| Arc::clone(&prepared.statement));
+            for inner in executes.collect::<Vec<_>>() {
+                self.gathered.may_change_catalog |= safety::may_change_catalog(&inner, &catalog);
+            }
+            self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
         }
-        self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
         self.gathered.asks_wishes |= statement.parts.iter().any(|part| part.session.contains(&SessionChange::Ask));
         self.note_bonds(statement, text, around.held);
         if self.gathered.first.is_none() {
