@@ -3,6 +3,7 @@
 use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -13,10 +14,12 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 /// Connections that may wait to be accepted: a burst of a whole fleet of clients.
 const BACKLOG: i32 = 4096;
 
-/// A client that has vanished without a word is found within half a minute.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_RETRIES: u32 = 3;
+/// A client that has vanished without a word is found within two minutes.
+/// Drawn for each connection: were these the same for all, thousands of idle clients would be probed in the same moment, and
+/// the kernel's queues, which hold a thousand packets, would drop what proves that they live.
+const KEEPALIVE_IDLE: Range<u64> = 20..60;
+const KEEPALIVE_INTERVAL: Range<u64> = 5..15;
+const KEEPALIVE_RETRIES: u32 = 4;
 
 /// Listens at this address.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -53,7 +56,7 @@ fn is_left_over(path: &Path) -> bool {
 /// No delay, keepalive on.
 pub fn set_options(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let keepalive =
-        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    let seconds = |range: Range<u64>| Duration::from_secs(rand::random_range(range));
+    let keepalive = TcpKeepalive::new().with_time(seconds(KEEPALIVE_IDLE)).with_interval(seconds(KEEPALIVE_INTERVAL));
+    SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES))
 }

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use trunkline::auth::{NodeTls, SaltedPassword, Secret, TlsMode, TlsTexts, TlsVersion};
 use trunkline::backend::{Endpoint, Target, connect};
-use trunkline::net::Stream;
+use trunkline::net::{Socket, Stream};
 use trunkline::wire::{ErrorFields, Header, backend, frame, frontend};
 
 use crate::certificates::Authority;
@@ -123,6 +124,10 @@ impl Client {
             parameters: Vec::new(),
         };
         let login = connect(&target, tokio::time::Instant::now() + Duration::from_secs(30)).await.unwrap();
+        // Ours probes nodes often; thousands of such probes at once fill the kernel's queues.
+        if let Socket::Tcp(socket) = login.stream.socket() {
+            SockRef::from(socket).set_keepalive(false).unwrap();
+        }
         (Self { stream: login.stream, unread: BytesMut::new() }, login.salted_password)
     }
 
