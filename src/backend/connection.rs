@@ -1,12 +1,10 @@
 //! One logged-in connection to a node.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::Instant;
 
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncReadExt;
 
 use super::cancel::CancelTarget;
 use super::exchange::{self, Answer, ExchangeError};
@@ -76,10 +74,9 @@ impl Connection {
         !looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Tells the node that it is over, so that it does not log a lost connection; if that does not go out, nothing is lost.
+    /// Tells the node that it is over, so that it does not log a lost connection.
     pub fn say_goodbye(&mut self) {
-        let mut context = Context::from_waker(Waker::noop());
-        let _ = Pin::new(&mut self.stream).poll_write(&mut context, &[frontend::TERMINATE, 0, 0, 0, 4]);
+        self.stream.leave_with(&frontend::GOODBYE);
     }
 
     /// Waits until the node has closed it, but not beyond the deadline: a server process closes it as the last thing it

@@ -1,11 +1,9 @@
 //! A query of many rows, read one by one as they come.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Waker};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::Login;
 use crate::net::Stream;
@@ -104,7 +102,7 @@ impl Reader {
 
     /// Says goodbye, and waits until the node has closed the connection: its server process is gone then.
     pub(super) async fn close(mut self) {
-        let _ = self.stream.write_all(&GOODBYE).await;
+        let _ = self.stream.write_all(&frontend::GOODBYE).await;
         self.input.clear();
         while self.stream.read_buf(&mut self.input).await.is_ok_and(|count| count > 0) {
             self.input.clear();
@@ -132,13 +130,11 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // So that the node does not log a lost connection; if it does not go out, nothing is lost.
-        let mut context = Context::from_waker(Waker::noop());
-        let _ = Pin::new(&mut self.stream).poll_write(&mut context, &GOODBYE);
+        // So that the node does not log a lost connection.
+        self.stream.leave_with(&frontend::GOODBYE);
     }
 }
 
-const GOODBYE: [u8; 5] = [frontend::TERMINATE, 0, 0, 0, 4];
 /// The body of a function, or the tree of a view: PostgreSQL's own limit for a value is 1 GB, but nobody writes that.
 const LARGEST_ROW: usize = 64 << 20;
 /// Bytes asked for at once.

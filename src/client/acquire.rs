@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::conversation::Client;
-use super::emptied::Emptied;
 use super::farewell::Farewell;
 use super::handshake::Admitted;
 use super::server::{Cluster, Server};
@@ -37,8 +36,6 @@ pub struct Acquired {
     pub role: Role,
     /// Why it was chosen.
     pub reason: Reason,
-    /// What has been emptied for the statement.
-    pub(super) emptied: Option<Emptied>,
 }
 
 /// A node that refuses connections is tried again this soon, if no new view comes before.
@@ -82,7 +79,7 @@ impl Client {
         if self.is_spent(&mut lease) {
             return None;
         }
-        Some(Acquired { lease, role: view.node(node)?.role, reason, emptied: None })
+        Some(Acquired { lease, role: view.node(node)?.role, reason })
     }
 
     /// A lease, waiting where it must be waited, unless the client cancels.
@@ -158,7 +155,7 @@ impl Client {
                         let waited = arrived.elapsed();
                         self.worker.metrics.lease_waited(waited);
                         self.tally.count(|totals| totals.wait_time += waited);
-                        return Ok(Acquired { lease, role, reason, emptied: None });
+                        return Ok(Acquired { lease, role, reason });
                     }
                     Ok(lease) => lease.give_back(Instant::now()),
                     Err(LeaseError::Fenced) => {}

@@ -2,11 +2,11 @@
 //! It is asked for that, and remembered for a moment.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use dashmap::DashMap;
 use tokio::sync::Semaphore;
 
+use super::memory::Memory;
 use super::server::{Cluster, User};
 use crate::auth::hba::Roles;
 use crate::auth::{Secret, Verifier};
@@ -17,16 +17,11 @@ use crate::config::{self, Allowance};
 pub struct AuthQuery {
     settings: config::AuthQuery,
     mock_secret: [u8; 32],
-    known: DashMap<Arc<str>, Entry>,
-    memberships: DashMap<Arc<str>, (Arc<Roles>, Instant)>,
+    /// None: there is no such user, or one who may not log in.
+    known: Memory<Arc<str>, Option<User>>,
+    memberships: Memory<Arc<str>, Arc<Roles>>,
     /// Questions at once: a flood of logins must not become a flood of connections.
     questions: Semaphore,
-}
-
-struct Entry {
-    /// None: there is no such user, or one who may not log in.
-    user: Option<User>,
-    asked: Instant,
 }
 
 /// What is this old is asked again: so long a password that was changed on the cluster still counts.
@@ -34,9 +29,6 @@ const FRESH: Duration = Duration::from_secs(5);
 
 /// A password that failed is asked again if what is known of it is older than this: it may just have been changed.
 const BRAND_NEW: Duration = Duration::from_secs(1);
-
-/// Names remembered; beyond, those that do not exist are forgotten first.
-const MOST: usize = 10_000;
 
 const QUESTIONS_AT_ONCE: usize = 4;
 
@@ -46,87 +38,70 @@ const DEADLINE: Duration = Duration::from_secs(5);
 impl AuthQuery {
     /// Nothing is known yet.
     pub fn new(settings: config::AuthQuery, mock_secret: [u8; 32]) -> Self {
-        let questions = Semaphore::new(QUESTIONS_AT_ONCE);
-        Self { settings, mock_secret, known: DashMap::new(), memberships: DashMap::new(), questions }
+        // Names that do not exist are forgotten first.
+        let (known, memberships) = (Memory::new(Option::is_some), Memory::new(|_| false));
+        Self { settings, mock_secret, known, memberships, questions: Semaphore::new(QUESTIONS_AT_ONCE) }
     }
 
     /// What is known of this user, asked for if need be. While the cluster does not answer, what was known counts on;
     /// Err: nothing was.
     pub async fn user(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Option<User>, String> {
-        if let Some(known) = self.remembered(name, FRESH) {
-            return Ok(known);
-        }
-        let _question = self.questions.acquire().await.map_err(|error| error.to_string())?;
-        // Somebody else may have asked while we waited.
-        if let Some(known) = self.remembered(name, FRESH) {
-            return Ok(known);
-        }
-        match self.ask_password(name, cluster).await {
-            Ok(user) => {
-                self.remember(name, user.clone());
-                Ok(user)
-            }
-            Err(why) => {
-                tracing::warn!(cluster = %cluster.name, %why, "auth_query got no answer");
-                self.remembered(name, Duration::MAX).ok_or(why)
-            }
-        }
-    }
-
-    /// A login of this user has failed.
-    pub fn doubt(&self, name: &str) {
-        self.known.remove_if(name, |_, entry| entry.asked.elapsed() > BRAND_NEW);
-    }
-
-    fn remembered(&self, name: &str, age: Duration) -> Option<Option<User>> {
-        self.known.get(name).filter(|entry| entry.asked.elapsed() < age).map(|entry| entry.user.clone())
-    }
-
-    fn remember(&self, name: &Arc<str>, user: Option<User>) {
-        if self.known.len() >= MOST {
-            self.known.retain(|_, entry| entry.user.is_some());
-        }
-        if self.known.len() >= MOST {
-            self.known.clear();
-        }
-        self.known.insert(Arc::clone(name), Entry { user, asked: Instant::now() });
+        self.recall_or(&self.known, name, self.ask_password(name, cluster)).await
     }
 
     /// The roles that this user is a member of, directly or not, itself included; none: there is no such user. While the
     /// cluster does not answer, what was known counts on; Err: nothing was.
     pub async fn roles(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Arc<Roles>, String> {
-        if let Some(roles) = self.remembered_roles(name, FRESH) {
-            return Ok(roles);
+        self.recall_or(&self.memberships, name, self.ask_roles(name, cluster)).await
+    }
+
+    /// A login of this user has failed.
+    pub fn doubt(&self, name: &str) {
+        self.known.doubt(name, BRAND_NEW);
+    }
+
+    /// What is remembered and fresh, else what the question is answered with, else what is remembered at all.
+    async fn recall_or<T: Clone>(
+        &self,
+        memory: &Memory<Arc<str>, T>,
+        name: &Arc<str>,
+        question: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        if let Some(known) = memory.recall(name, FRESH) {
+            return Ok(known);
         }
         let _question = self.questions.acquire().await.map_err(|error| error.to_string())?;
         // Somebody else may have asked while we waited.
-        if let Some(roles) = self.remembered_roles(name, FRESH) {
-            return Ok(roles);
+        if let Some(known) = memory.recall(name, FRESH) {
+            return Ok(known);
         }
-        match self.ask(MEMBERSHIP, name, cluster).await {
-            Ok(rows) => {
-                let roles = rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
-                let roles: Arc<Roles> = Arc::new(roles.map(|role| (&*role).into()).collect());
-                if self.memberships.len() >= MOST {
-                    self.memberships.clear();
-                }
-                self.memberships.insert(Arc::clone(name), (Arc::clone(&roles), Instant::now()));
-                Ok(roles)
+        match question.await {
+            Ok(answer) => {
+                memory.keep(Arc::clone(name), answer.clone());
+                Ok(answer)
             }
-            Err(why) => {
-                tracing::warn!(cluster = %cluster.name, %why, "the cluster was asked for a user's roles and did not answer");
-                self.remembered_roles(name, Duration::MAX).ok_or(why)
-            }
+            Err(why) => memory.recall(name, Duration::MAX).ok_or(why),
         }
     }
 
-    fn remembered_roles(&self, name: &str, age: Duration) -> Option<Arc<Roles>> {
-        self.memberships.get(name).filter(|entry| entry.1.elapsed() < age).map(|entry| Arc::clone(&entry.0))
+    async fn ask_roles(&self, name: &str, cluster: &Cluster) -> Result<Arc<Roles>, String> {
+        let rows = self.ask(MEMBERSHIP, name, cluster).await;
+        let rows = rows.inspect_err(|why| {
+            tracing::warn!(cluster = %cluster.name, %why, "the cluster was asked for a user's roles and did not answer");
+        })?;
+        let roles = rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
+        Ok(Arc::new(roles.map(|role| (&*role).into()).collect()))
     }
 
     /// What is known of the user's password.
     async fn ask_password(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Option<User>, String> {
-        let mut rows = self.ask(&self.settings.query, name, cluster).await?.into_iter();
+        let rows = self.ask(&self.settings.query, name, cluster).await;
+        let user = rows.and_then(|rows| self.user_in(rows, name));
+        user.inspect_err(|why| tracing::warn!(cluster = %cluster.name, %why, "auth_query got no answer"))
+    }
+
+    fn user_in(&self, rows: Vec<Row>, name: &Arc<str>) -> Result<Option<User>, String> {
+        let mut rows = rows.into_iter();
         let Some(row) = rows.next() else { return Ok(None) };
         // Name and password; of two rows nobody could say which is meant.
         match row.as_slice() {

@@ -352,6 +352,7 @@ impl Login<'_> {
         self.read_message().await
     }
 
+    /// The password as it is, which is compared with what is known of it.
     async fn cleartext(&mut self, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
         let message = self.ask_cleartext().await?;
         let password = password_in(&message);

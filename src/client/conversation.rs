@@ -113,6 +113,13 @@ pub(super) struct HeldLease {
     pub(super) emptied: Option<Emptied>,
 }
 
+impl HeldLease {
+    /// What is under way is a read of which nobody has seen anything: another node may answer it.
+    pub(super) fn is_unseen_read(&self) -> bool {
+        self.is_read && self.at_hand && !self.forwarded
+    }
+}
+
 /// What a client came for is no longer in the configuration.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(super) enum Gone {
@@ -400,7 +407,11 @@ impl Client {
         };
         match acquired {
             Ok(acquired) => {
-                self.begin(Acquired { emptied, ..acquired }, matches!(intent, Intent::Read { .. }), buffers).await
+                self.begin(acquired, matches!(intent, Intent::Read { .. }), buffers).await?;
+                if let (Some(held), Some(emptied)) = (&mut self.held, emptied) {
+                    held.emptied = Some(emptied);
+                }
+                Ok(())
             }
             Err(refusal) => {
                 self.worker.metrics.statement_routed(Target::None, intent.reason().index());

@@ -55,7 +55,7 @@ impl Client {
         begun: Instant,
         buffers: &mut Buffers,
     ) -> Result<(), Farewell> {
-        let Acquired { mut lease, role, reason, emptied } = acquired;
+        let Acquired { mut lease, role, reason } = acquired;
         let is_measured = is_read && !self.session.gathered.begins;
         let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
         let timeout = terms.and_then(|terms| terms.timeout);
@@ -99,7 +99,7 @@ impl Client {
             refused: None,
             farewell: None,
             has_last_words: false,
-            emptied,
+            emptied: None,
         });
         self.send_unit(buffers)
     }

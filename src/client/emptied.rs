@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::conversation::Client;
-use super::server::Server;
+use super::server::{Database, Server};
 use crate::backend::{Away, PoolKey};
 
 /// While it lives, nothing of Trunkline's own comes back to these databases.
@@ -45,10 +45,8 @@ impl Server {
             }
             tokio::time::sleep(LOOK).await;
         }
-        let is_its =
-            |database: &&super::Database| *database.server_name == *name && self.cluster(database).number == cluster;
-        let absences: Vec<_> =
-            self.databases.values().filter(is_its).map(|database| database.catalog.send_away()).collect();
+        let known = self.databases.values().filter(|database| self.is_at(database, cluster, name));
+        let absences: Vec<_> = known.map(|database| database.catalog.send_away()).collect();
         self.welcomes.forget_database(cluster, name);
         let deadline = begun + LONGEST_EMPTYING;
         let is_its = |key: &PoolKey| key.cluster == cluster && *key.server_name == *name;
@@ -61,10 +59,12 @@ impl Server {
 
     /// A client is there for the database of this name on the nodes, by whatever name it has asked for it.
     fn has_clients(&self, cluster: usize, server_name: &str) -> bool {
-        self.census
-            .databases()
-            .iter()
-            .filter_map(|name| self.database(name))
-            .any(|database| *database.server_name == *server_name && self.cluster(&database).number == cluster)
+        let wanted = self.census.databases();
+        wanted.iter().filter_map(|name| self.database(name)).any(|database| self.is_at(&database, cluster, server_name))
+    }
+
+    /// It is the database of this name on that cluster's nodes.
+    fn is_at(&self, database: &Database, cluster: usize, server_name: &str) -> bool {
+        *database.server_name == *server_name && self.cluster(database).number == cluster
     }
 }

@@ -4,15 +4,16 @@
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use dashmap::DashMap;
 use tokio::sync::{Semaphore, oneshot};
+
+use super::memory::Memory;
 
 /// Looks names up, and remembers them for a moment. Outlives a reload.
 #[derive(Debug)]
 pub struct HostNames {
-    known: DashMap<IpAddr, (Option<Arc<str>>, Instant)>,
+    known: Memory<IpAddr, Option<Arc<str>>>,
     /// Each has a thread of its own as long as the system takes, which may be longer than anybody waits.
     lookups: Arc<Semaphore>,
 }
@@ -26,12 +27,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// A flood of logins must not become a flood of threads.
 const LOOKUPS_AT_ONCE: usize = 32;
 
-/// Addresses remembered, a hundred bytes each.
-const MOST: usize = 10_000;
-
 impl Default for HostNames {
     fn default() -> Self {
-        Self { known: DashMap::new(), lookups: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)) }
+        Self { known: Memory::new(|_| false), lookups: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)) }
     }
 }
 
@@ -40,8 +38,7 @@ impl HostNames {
     /// write the names of his own network could else call himself as he likes.
     pub async fn of(&self, address: IpAddr) -> Option<Arc<str>> {
         let address = address.to_canonical();
-        let fresh = self.known.get(&address).filter(|entry| entry.1.elapsed() < FRESH).map(|entry| entry.0.clone());
-        if let Some(name) = fresh {
+        if let Some(name) = self.known.recall(&address, FRESH) {
             return name;
         }
         // Dropping it loses nothing: the thread ends by itself, and its answer with it.
@@ -49,10 +46,7 @@ impl HostNames {
             tracing::warn!(%address, "the name of a client's host was not found in time: rules with names do not fit it");
             return None;
         };
-        if self.known.len() >= MOST {
-            self.known.clear();
-        }
-        self.known.insert(address, (name.clone(), Instant::now()));
+        self.known.keep(address, name.clone());
         name
     }
 

@@ -20,6 +20,7 @@ pub mod handshake;
 pub mod host_names;
 mod last_path;
 mod loss;
+mod memory;
 mod newest_view;
 pub mod pause;
 pub mod peer;

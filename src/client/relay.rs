@@ -307,7 +307,7 @@ impl Client {
                 }
                 Reply::Stale(bytes) => {
                     put_run(filled, run, at, &mut buffers.to_client);
-                    if held.is_read && held.at_hand && !held.forwarded && held.role != Role::Primary {
+                    if held.is_unseen_read() && held.role != Role::Primary {
                         held.refused = Some(SqlState::FEATURE_NOT_SUPPORTED);
                         buffers.to_client.clear();
                     } else {
@@ -316,7 +316,7 @@ impl Client {
                     (run, has_gaps) = (next, true);
                 }
                 Reply::Refused(code) => {
-                    if held.is_read && held.at_hand && !held.forwarded && held.role != Role::Primary {
+                    if held.is_unseen_read() && held.role != Role::Primary {
                         held.refused = Some(code);
                         buffers.to_client.clear();
                         (run, has_gaps) = (next, true);
@@ -325,7 +325,7 @@ impl Client {
                 // On each node at most once: a function may have raised it.
                 Reply::WorkerEnds(code) => {
                     let is_new = self.lost_on.len() < self.pools.len().max(2);
-                    if held.is_read && held.at_hand && !held.forwarded && !is_answered && is_new {
+                    if held.is_unseen_read() && !is_answered && is_new {
                         buffers.to_client.clear();
                         return Err(Stop::Relayed(Relayed::NodeLost(Some(code))));
                     }
@@ -333,7 +333,7 @@ impl Client {
                 Reply::NodeDies => {
                     // With its warning a node sends what it has said so far, which is half an answer: a read of which
                     // nothing has been shown is run again as a whole.
-                    if held.is_read && held.at_hand && !held.forwarded && !is_answered {
+                    if held.is_unseen_read() && !is_answered {
                         buffers.to_client.clear();
                         return Err(Stop::Relayed(Relayed::NodeLost(None)));
                     }

@@ -1,11 +1,9 @@
 //! The monitor's own connection to a node: prepares its two queries once, then asks them.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Waker};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::backend::Login;
@@ -129,9 +127,8 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        // So that the node does not log a lost connection; if it does not go out, nothing is lost.
-        let mut context = Context::from_waker(Waker::noop());
-        let _ = Pin::new(&mut self.stream).poll_write(&mut context, TERMINATE);
+        // So that the node does not log a lost connection.
+        self.stream.leave_with(&frontend::GOODBYE);
     }
 }
 
@@ -145,7 +142,6 @@ fn put_execute(out: &mut BytesMut) {
     out.extend_from_slice(&[frontend::EXECUTE, 0, 0, 0, 9, 0, 0, 0, 0, 0]);
 }
 
-const TERMINATE: &[u8] = &[frontend::TERMINATE, 0, 0, 0, 4];
 /// A Parse that leaves every parameter's type to the node: there are none.
 const NO_TYPES: &[u8] = &[0, 0];
 /// A Bind without formats and values; every column comes as text.

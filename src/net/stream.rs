@@ -91,6 +91,13 @@ impl Stream {
         Pin::new(self).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
+    /// Last words, written if that can be done at once: whoever hears them knows that it is over, and if they do not go out,
+    /// nothing is lost.
+    pub fn leave_with(&mut self, words: &[u8]) {
+        let mut context = Context::from_waker(Waker::noop());
+        let _ = Pin::new(self).poll_write(&mut context, words);
+    }
+
     /// From now on the present reactor watches it.
     pub fn adopt(self) -> io::Result<Self> {
         match self {

@@ -305,11 +305,12 @@ impl Session {
         out: &mut BytesMut,
     ) -> Result<(), Truncated> {
         let mut of = None;
-        if let (Target::Statement, name) = frontend::target_fields(message.body)? {
+        let (target, name) = frontend::target_fields(message.body)?;
+        if target == Target::Statement {
             self.put_mirrors_of(name, known, out);
         }
         self.flow.batch_open = true;
-        match frontend::target_fields(message.body)? {
+        match (target, name) {
             (Target::Statement, name) => {
                 match (self.goes_by_ours(name, known), self.prepared_for_use(name, known, limit, out)) {
                     (true, Some(prepared)) if prepared.has_changed(known) => {

@@ -116,6 +116,9 @@ pub fn execute_fields(body: &[u8]) -> Result<(&[u8], i32), Truncated> {
     Ok((reader.cstr()?, reader.i32()?))
 }
 
+/// A Terminate: the connection is over.
+pub const GOODBYE: [u8; 5] = [TERMINATE, 0, 0, 0, 4];
+
 /// Appends a Query.
 pub fn put_query(out: &mut BytesMut, text: &str) {
     Writer::new(out).message(QUERY, |body| put_cstr(body, text.as_bytes()));

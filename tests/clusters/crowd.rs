@@ -18,7 +18,7 @@ use trunkline::net::{Socket, Stream};
 use trunkline::wire::{ErrorFields, Header, backend, frame, frontend};
 
 use crate::certificates::Authority;
-use crate::fixture::{Proxy, cluster, limited_to};
+use crate::fixture::{Proxy, cluster, limited_to, number};
 
 #[test]
 fn thousands_of_clients_on_few_connections_are_all_served() {
@@ -49,11 +49,11 @@ fn crowd(encrypted: bool, most_bytes: u64) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             drop(come(&proxy, encrypted, 20).await);
-            let before = proportional_bytes(proxy.pid());
+            let before = proxy.proportional_bytes();
             let mut crowd = come(&proxy, encrypted, clients).await;
             // Buffers go back within a second.
             tokio::time::sleep(Duration::from_secs(2)).await;
-            let each = proportional_bytes(proxy.pid()).saturating_sub(before) / clients;
+            let each = proxy.proportional_bytes().saturating_sub(before) / clients;
             println!("{clients} clients, {each} bytes for each idle one");
             let is_measured = clients >= 1000 && std::env::var_os("TRUNKLINE_PROGRAM").is_some();
             assert!(!is_measured || each <= most_bytes, "{each}");
@@ -153,15 +153,4 @@ impl Client {
             assert_ne!(self.stream.read_buf(&mut self.unread).await.unwrap(), 0, "{text}: the connection ended");
         }
     }
-}
-
-/// Its share of memory.
-fn proportional_bytes(pid: u32) -> u64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }

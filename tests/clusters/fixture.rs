@@ -46,6 +46,11 @@ pub(crate) fn limited_to(limit: Duration, body: impl FnOnce() + Send + 'static) 
     }
 }
 
+/// A number from the environment.
+pub(crate) fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
 /// A primary and two replicas, copied from a template that is kept between runs.
 pub(crate) fn shape() -> Shape {
     let template = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cluster-templates");
@@ -180,6 +185,13 @@ impl Proxy {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    }
+
+    /// Its share of memory.
+    pub(crate) fn proportional_bytes(&self) -> u64 {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0.pid())).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     /// The body of a page of its admin listener; panics when it can't be had.

@@ -95,7 +95,6 @@ fn reads_return_to_replicas_within_a_second_of_the_last_write_in_a_closed_loop()
     });
 }
 
-/// Sixteen sessions of which every tenth statement is a write, as fast as the machine is.
 #[test]
 fn reads_return_to_replicas_where_nothing_is_written_after_a_switch_of_log_files() {
     limited(|| {
@@ -120,6 +119,7 @@ fn reads_return_to_replicas(client: &mut Client, cluster: &Cluster, deadline: In
     }
 }
 
+/// Sixteen sessions of which every tenth statement is a write, as fast as the machine is.
 #[test]
 fn nine_of_ten_reads_are_answered_by_replicas_where_one_statement_of_ten_writes() {
     limited(|| {

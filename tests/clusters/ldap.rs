@@ -131,6 +131,13 @@ fn cluster_with_users() -> Cluster {
     cluster
 }
 
+fn with_directory() -> (Cluster, Authority, Slapd) {
+    let cluster = cluster_with_users();
+    let authority = Authority::new(cluster.folder().join("tls"));
+    let slapd = Slapd::start(&cluster.folder().join("slapd"), &authority);
+    (cluster, authority, slapd)
+}
+
 fn users() -> String {
     USERS.map(|user| format!("[[user]]\nname = \"{user}\"\npassword = \"at the nodes\"\n")).concat()
 }
@@ -148,9 +155,7 @@ fn refused(proxy: &Proxy, database: &str, user: &str, password: &str) -> Option<
 #[test]
 fn passwords_of_the_directory_let_in_and_no_others() {
     limited(|| {
-        let cluster = cluster_with_users();
-        let authority = Authority::new(cluster.folder().join("tls"));
-        let slapd = Slapd::start(&cluster.folder().join("slapd"), &authority);
+        let (cluster, authority, slapd) = with_directory();
         let at = format!("ldapserver=127.0.0.1 ldapport={}", slapd.port);
         let search = "ldapbasedn=\"dc=example,dc=net\"";
         let admin = "ldapbinddn=\"cn=admin,dc=example,dc=net\" ldapbindpasswd=admin";
@@ -215,9 +220,7 @@ fn passwords_of_the_directory_let_in_and_no_others() {
 #[test]
 fn an_empty_password_is_nobodys_and_a_directory_that_is_down_is_told() {
     limited(|| {
-        let cluster = cluster_with_users();
-        let authority = Authority::new(cluster.folder().join("tls"));
-        let slapd = Slapd::start(&cluster.folder().join("slapd"), &authority);
+        let (cluster, _authority, slapd) = with_directory();
         let folder = cluster.folder().join("front");
         fs::create_dir(&folder).unwrap();
         let rule = format!(

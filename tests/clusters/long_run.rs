@@ -13,7 +13,7 @@ use postgres::{Client, NoTls};
 use trunkline::demo::cluster::{Cluster, Shape};
 use trunkline::demo::node::Stop;
 
-use crate::fixture::{Proxy, eventually, limited_to, shape};
+use crate::fixture::{Proxy, eventually, limited_to, number, shape};
 use crate::history::{Fate, Promise, Told, breaches};
 
 #[test]
@@ -363,10 +363,6 @@ fn transfer(client: &mut Client, from: i32, to: i32) -> Result<(), postgres::Err
     client.execute("update account set balance = balance - 1 where id = $1", &[&from])?;
     client.execute("update account set balance = balance + 1 where id = $1", &[&to])?;
     client.batch_execute("commit")
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
 fn seconds() -> Duration {

@@ -12,7 +12,7 @@ use postgres::{Client, SimpleQueryMessage, Statement};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::fixture::{Proxy, cluster, eventually, limited_to};
+use crate::fixture::{Proxy, cluster, eventually, limited_to, number};
 use crate::raw::{RawClient, bind, execute, parse, query};
 
 #[test]
@@ -232,8 +232,4 @@ impl Session {
         });
         row.unwrap().to_owned()
     }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }

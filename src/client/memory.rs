@@ -1,0 +1,72 @@
+//! Answers that are remembered for a moment, and never more than so many.
+
+use std::borrow::Borrow;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+
+/// Answers by what was asked, each with its moment.
+#[derive(Debug)]
+pub(super) struct Memory<K: Eq + Hash, V> {
+    known: DashMap<K, (V, Instant)>,
+    /// Whether an answer is forgotten only when all are.
+    is_dear: fn(&V) -> bool,
+}
+
+/// Answers remembered, a hundred bytes each.
+const MOST: usize = 10_000;
+
+impl<K: Eq + Hash, V: Clone> Memory<K, V> {
+    /// Nothing is known yet.
+    pub(super) fn new(is_dear: fn(&V) -> bool) -> Self {
+        Self { known: DashMap::new(), is_dear }
+    }
+
+    /// What was answered, if that is younger than this.
+    pub(super) fn recall<Q: Eq + Hash + ?Sized>(&self, key: &Q, age: Duration) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        self.known.get(key).filter(|entry| entry.1.elapsed() < age).map(|entry| entry.0.clone())
+    }
+
+    /// This was answered just now.
+    pub(super) fn keep(&self, key: K, answer: V) {
+        if self.known.len() >= MOST {
+            self.known.retain(|_, (answer, _)| (self.is_dear)(answer));
+        }
+        if self.known.len() >= MOST {
+            self.known.clear();
+        }
+        self.known.insert(key, (answer, Instant::now()));
+    }
+
+    /// It may have been wrong, if it is older than this.
+    pub(super) fn doubt<Q: Eq + Hash + ?Sized>(&self, key: &Q, age: Duration)
+    where
+        K: Borrow<Q>,
+    {
+        self.known.remove_if(key, |_, (_, asked)| asked.elapsed() > age);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dear_is_forgotten_last() {
+        let memory = Memory::new(|answer| *answer);
+        memory.keep(0, true);
+        (1..MOST).for_each(|key| memory.keep(key, false));
+        memory.keep(MOST, false);
+        let day = Duration::from_secs(86_400);
+        assert_eq!([0, 1, MOST].map(|key| memory.recall(&key, day)), [Some(true), None, Some(false)]);
+        assert_eq!(memory.recall(&0, Duration::ZERO), None);
+        memory.doubt(&0, day);
+        assert_eq!(memory.recall(&0, day), Some(true));
+        memory.doubt(&0, Duration::ZERO);
+        assert_eq!(memory.recall(&0, day), None);
+    }
+}
