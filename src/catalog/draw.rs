@@ -4,12 +4,12 @@ use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use super::path::Path;
-use super::picture::{Cast, Function, Operator, PLAIN, Picture, Policy, Relation, Type, is_own};
+use super::picture::{Cast, Function, Left, Operator, PLAIN, Picture, Policy, Relation, Type, is_own};
 use super::{
     Body, FunctionLists, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind, RelationRow, Volatility, Why,
 };
 use crate::sql::functions::{Class, class_of};
-use crate::sql::{Kind, Name, NeedsPrimary, Statement, answers_alike, differs_between_nodes};
+use crate::sql::{Kind, Leftovers, Name, NeedsPrimary, Statement, answers_alike, differs_between_nodes};
 
 impl Picture {
     /// The picture that these rows make. `id` is not 0 and unique while the process runs; `changes` says which changes
@@ -159,6 +159,7 @@ impl<'a> Drawing<'a> {
                 defaults: u16::try_from(row.defaults).unwrap_or(u16::MAX),
                 is_variadic: row.is_variadic,
                 changes_catalog: may_change_catalog(row),
+                leaves: self.leaves(row),
                 results: row.results.iter().copied().filter(|oid| is_own(*oid)).collect(),
             };
             self.picture.arguments.extend_from_slice(&row.arguments);
@@ -209,16 +210,20 @@ impl<'a> Drawing<'a> {
             let why = known.why.or_else(|| self.of_function(row));
             let default_why = known.default_why.or_else(|| self.of_tree(row.default_values.as_ref()?, None));
             let changes = known.changes_catalog || self.body_changes_catalog(row);
-            if (why, default_why, changes) != (known.why, known.default_why, known.changes_catalog) {
-                found.push((place, why, default_why, changes));
+            let leaves = self.left_by_called(row, &known.leaves);
+            let is_more = (why, default_why, changes) != (known.why, known.default_why, known.changes_catalog);
+            if is_more || leaves.is_some() {
+                found.push((place, why, default_why, changes, leaves));
             }
         }
-        for &(place, why, default_why, changes_catalog) in &found {
+        let is_new = !found.is_empty();
+        for (place, why, default_why, changes_catalog, leaves) in found {
             if let Some(function) = self.picture.functions.get_mut(place) {
                 (function.why, function.default_why, function.changes_catalog) = (why, default_why, changes_catalog);
+                function.leaves = leaves.or(function.leaves.take());
             }
         }
-        !found.is_empty()
+        is_new
     }
 
     fn of_function(&self, row: &FunctionRow) -> Need {
@@ -305,6 +310,51 @@ impl<'a> Drawing<'a> {
         }
     }
 
+    /// What the function itself leaves in its session; what those that it calls leave is followed.
+    fn leaves(&self, row: &FunctionRow) -> Left {
+        let mut left = Leftovers::default();
+        match &row.body {
+            Body::Hidden if row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(&row.name) => {
+                left.unseen = true;
+            }
+            Body::Hidden => {}
+            Body::Text { leftovers, .. } => left = leftovers.clone(),
+            Body::Tree(mentions) => {
+                for oid in &mentions.functions {
+                    let name = self.rows.builtins.get(oid).map(|name| Name { schema: None, name: (**name).into() });
+                    match name.and_then(|name| class_of(&name)) {
+                        Some(Class::ChangesSetting) => {
+                            let constants = mentions.constants.iter().filter(|(function, _)| function == oid);
+                            left.settings.extend(constants.map(|(_, name)| name.to_lowercase().into()));
+                            left.unseen |= left.settings.is_empty();
+                        }
+                        Some(Class::AdvisoryLock | Class::SessionState) => left.unseen = true,
+                        _ => {}
+                    }
+                }
+            }
+        }
+        (!left.is_none()).then(|| Box::new(left))
+    }
+
+    /// What is known to be left, with what the functions that it calls leave, if that is more.
+    fn left_by_called(&self, row: &FunctionRow, known: &Left) -> Left {
+        let mut left = known.as_deref().cloned().unwrap_or_default();
+        let mut is_more = false;
+        let mut join = |function: &Function| {
+            is_more |= function.leaves.as_ref().is_some_and(|other| left.join(other));
+        };
+        match &row.body {
+            Body::Tree(mentions) => mentions.functions.iter().filter_map(|oid| self.function(*oid)).for_each(join),
+            Body::Text { statement, .. } => {
+                let names = statement.parts.iter().flat_map(|part| &part.functions);
+                names.for_each(|name| self.any_named(name).for_each(&mut join));
+            }
+            Body::Hidden => {}
+        }
+        is_more.then(|| Box::new(left))
+    }
+
     fn any_named(&self, name: &Name) -> impl Iterator<Item = &Function> {
         let places = self.picture.function_names.get(&self.picture.key(&name.name)).into_iter().flatten();
         places.filter_map(|&place| self.picture.functions.get(usize::try_from(place).ok()?))
@@ -388,6 +438,11 @@ impl<'a> Drawing<'a> {
             if changes && self.relation(*oid).is_some_and(|relation| !relation.trigger_changes) {
                 found.push((*oid, Found::TriggerChanges));
             }
+            let Some(left) = self.function(*function).and_then(|function| function.leaves.clone()) else { continue };
+            let known = self.relation(*oid).and_then(|relation| relation.trigger_leaves.as_deref().cloned());
+            if known.unwrap_or_default().join(&left) {
+                found.push((*oid, Found::TriggerLeaves(left)));
+            }
         }
         for (oid, found) in &found {
             let place = self.relation_places.get(oid).copied();
@@ -398,6 +453,9 @@ impl<'a> Drawing<'a> {
                 Found::Policy(policy) if !relation.policies.contains(policy) => relation.policies.push(policy.clone()),
                 Found::Policy(_) => {}
                 Found::TriggerChanges => relation.trigger_changes = true,
+                Found::TriggerLeaves(left) => {
+                    relation.trigger_leaves.get_or_insert_default().join(left);
+                }
             }
         }
         !found.is_empty()
@@ -518,6 +576,7 @@ enum Found {
     Heirs(Why),
     Policy(Policy),
     TriggerChanges,
+    TriggerLeaves(Box<Leftovers>),
 }
 
 /// The function itself may change the catalogs; those that it calls are followed.

@@ -4,7 +4,7 @@ use hashbrown::HashMap;
 
 use super::{Mentions, Oid};
 use crate::sql::words::{self, Quoting};
-use crate::sql::{ParseSettings, Statement, classify};
+use crate::sql::{Leftovers, ParseSettings, Statement, classify};
 
 /// Relations, functions and types together; beyond, a picture would take hundreds of megabytes.
 pub const MOST_OBJECTS: usize = 4_000_000;
@@ -195,6 +195,8 @@ pub enum Body {
         is_dynamic: bool,
         /// Nothing but what they call can do more than read.
         only_reads: bool,
+        /// What they leave in their session, without what they call.
+        leftovers: Leftovers,
     },
 }
 
@@ -233,21 +235,21 @@ pub struct CastRow {
 impl Body {
     /// A body given as text, in its language.
     pub fn read(text: &str, language: Language) -> Self {
-        let body = match language {
+        let quoting = match language {
             Language::Native => return Self::Hidden,
             Language::Sql => {
-                return Self::Text {
-                    statement: Box::new(classify(text, &ParseSettings::default())),
-                    is_dynamic: false,
-                    // What they do is told by their effects.
-                    only_reads: true,
-                };
+                let statement = classify(text, &ParseSettings::default());
+                let leftovers = Leftovers::of_statement(&statement);
+                // What they do is told by their effects.
+                return Self::Text { statement: Box::new(statement), is_dynamic: false, only_reads: true, leftovers };
             }
-            Language::PlPgSql => words::body(text, Quoting::Sql),
-            Language::Other => words::body(text, Quoting::None),
+            Language::PlPgSql => Quoting::Sql,
+            Language::Other => Quoting::None,
         };
+        let body = words::body(text, quoting);
         let only_reads = body.only_reads && language == Language::PlPgSql;
-        Self::Text { statement: Box::new(body.statement), is_dynamic: body.is_dynamic, only_reads }
+        let leftovers = Leftovers::of_body(text, quoting);
+        Self::Text { statement: Box::new(body.statement), is_dynamic: body.is_dynamic, only_reads, leftovers }
     }
 }
 

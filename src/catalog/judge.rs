@@ -9,7 +9,7 @@ use super::path::{PG_CATALOG, Path};
 use super::picture::{Function, Operator, PLAIN, Picture, Relation, is_own, shown};
 use super::{FIRST_OWN, Oid};
 use crate::sql::functions::class_of;
-use crate::sql::{Argument, Call, Kind, Name, NeedsPrimary, Part, Statement};
+use crate::sql::{Argument, Call, Kind, Leftovers, Name, NeedsPrimary, Part, Statement};
 
 /// Why something that the catalogs know needs the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,21 +71,31 @@ pub struct Verdict {
     pub why: Option<Why>,
     /// It may change the catalogs.
     pub changes_catalog: bool,
+    /// Code that it runs may leave something in its session; see [`Picture::leftovers`].
+    pub leaves: bool,
 }
 
 impl Verdict {
+    const CHANGES_CATALOG: u16 = 1;
+    const LEAVES: u16 = 2;
+    /// The reason stands above the bits.
+    const WHY: u32 = 2;
+
     /// As a number, to be noted beside the statement.
     pub fn to_note(self) -> u16 {
-        self.why.map_or(0, |why| why as u16) << 1 | u16::from(self.changes_catalog)
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        self.why.map_or(0, |why| why as u16) << Self::WHY
+            | bit(self.changes_catalog, Self::CHANGES_CATALOG)
+            | bit(self.leaves, Self::LEAVES)
     }
 
     /// From such a number.
     pub fn of_note(note: u16) -> Self {
-        let why = match note >> 1 {
+        let why = match note >> Self::WHY {
             0 => None,
             number => Why::ALL.into_iter().find(|why| *why as u16 == number),
         };
-        Self { why, changes_catalog: note & 1 == 1 }
+        Self { why, changes_catalog: note & Self::CHANGES_CATALOG != 0, leaves: note & Self::LEAVES != 0 }
     }
 }
 
@@ -105,7 +115,29 @@ impl Picture {
         Verdict {
             why: self.find(statement, path).map(|found| found.why),
             changes_catalog: self.changes_catalog(statement, path),
+            leaves: !self.leftovers(statement, path).is_none(),
         }
+    }
+
+    /// What functions and triggers that the statement runs leave in its session.
+    pub fn leftovers(&self, statement: &Statement, path: &Path) -> Leftovers {
+        let mut left = Leftovers::default();
+        for part in &statement.parts {
+            for call in part.calls.iter().filter(|call| class_of(&call.name).is_none()) {
+                let mut candidates = self.candidates(call, path).peekable();
+                left.unseen |= candidates.peek().is_none() && self.types_named(&call.name, path).next().is_none();
+                candidates.filter_map(|function| function.leaves.as_deref()).for_each(|other| {
+                    left.join(other);
+                });
+            }
+            if matches!(part.needs_primary, Some(NeedsPrimary::Writes | NeedsPrimary::CopyIn)) {
+                let written = part.tables.iter().flat_map(|table| self.relations_named(table, path));
+                written.filter_map(|relation| relation.trigger_leaves.as_deref()).for_each(|other| {
+                    left.join(other);
+                });
+            }
+        }
+        left
     }
 
     /// The types and all that their values are made of, as far as they are not PostgreSQL's own.
@@ -456,8 +488,8 @@ mod tests {
     #[test]
     fn a_verdict_survives_being_noted() {
         for why in Why::ALL.into_iter().map(Some).chain([None]) {
-            for changes_catalog in [false, true] {
-                let verdict = Verdict { why, changes_catalog };
+            for (changes_catalog, leaves) in [(false, false), (false, true), (true, false), (true, true)] {
+                let verdict = Verdict { why, changes_catalog, leaves };
                 assert_eq!(Verdict::of_note(verdict.to_note()), verdict);
             }
         }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::{FIRST_OWN, FunctionPattern, Oid, Path, Why};
+use crate::sql::Leftovers;
 
 /// Names as numbers: two names are taken for one with a chance of one in 10^13 at a million of them, and the seed cannot
 /// be known to whoever makes names.
@@ -68,6 +69,8 @@ pub(super) struct Relation {
     pub(super) types: SmallVec<[Oid; 2]>,
     /// Writing to it may change the catalogs.
     pub(super) trigger_changes: bool,
+    /// What its triggers leave in the session that writes to it.
+    pub(super) trigger_leaves: Left,
 }
 
 impl Relation {
@@ -95,8 +98,12 @@ pub(super) struct Function {
     pub(super) defaults: u16,
     pub(super) is_variadic: bool,
     pub(super) changes_catalog: bool,
+    pub(super) leaves: Left,
     pub(super) results: SmallVec<[Oid; 1]>,
 }
+
+/// What is left in a session; None: nothing, as of most functions.
+pub(super) type Left = Option<Box<Leftovers>>;
 
 #[derive(Clone, Debug)]
 pub(super) struct Operator {

@@ -113,7 +113,7 @@ impl Client {
         let resolved = known.picture().map(|picture| self.paths.resolve(picture, &self.session));
         let catalog = match (known.picture(), resolved) {
             (Some(picture), Some(resolved)) => Catalog::Known { picture, path: &resolved.path, key: resolved.key },
-            _ => Catalog::Unknown,
+            _ => Catalog::Unknown(known.last().map(|picture| &**picture)),
         };
         let (worker, dialect) = (&self.worker, self.session.dialect());
         let mut around = Surroundings {

@@ -117,7 +117,7 @@ impl Client {
     /// Everything is answered and the lease is kept: what the pool's mode wants of that.
     fn done_by_mode(&self) -> Option<Relayed> {
         match self.mode {
-            PoolMode::Transaction => None,
+            PoolMode::Transaction => (self.session.wants_look() && self.session.is_idle()).then_some(Relayed::Touched),
             PoolMode::Session => {
                 (self.session.is_kept_by_mode() && self.session.is_idle() && self.session.has_touched())
                     .then_some(Relayed::Touched)
@@ -202,9 +202,8 @@ impl Client {
     fn look(&mut self, buffers: &mut Buffers, most: usize) -> Result<usize, Stop> {
         let Some(held) = &mut self.held else { return Ok(0) };
         // Before anything is taken from the message that may be on its way: what has been cut short must be known.
-        if held.lease.connection().pass.is_severed() {
-            let farewell = farewell_of(buffers.from_node.filled()).filter(|_| held.passing_to_client == 0);
-            return Err(Stop::Relayed(Relayed::NodeLost(farewell)));
+        if held.lease.connection().pass.is_severed() && !ends_with_goodbye(buffers.from_node.filled(), held) {
+            return Err(Stop::Relayed(Relayed::NodeLost(None)));
         }
         let filled = buffers.from_node.filled();
         let filled = filled.get(..most).unwrap_or(filled);
@@ -704,8 +703,7 @@ enum Gate {
     More,
 }
 
-/// The goodbye of a node that says nothing before it. It counts also when the node has been fenced meanwhile: it
-/// acknowledges nothing, and proves that nothing was done.
+/// The goodbye of a node, where nothing stands before it.
 #[cold]
 fn farewell_of(bytes: &[u8]) -> Option<SqlState> {
     let header = Header::peek(bytes).ok()?.filter(|header| header.tag == backend::ERROR_RESPONSE)?;
@@ -724,18 +722,41 @@ fn answered_before_goodbye(filled: &[u8], held: &HeldLease) -> Option<usize> {
     if !filled.ends_with(&[0, 0]) {
         return None;
     }
-    let (mut at, mut answered) = (held.passing_to_client, 0);
-    while let Some(header) = Header::peek(filled.get(at..)?).ok()? {
-        let rest = filled.get(at..)?;
-        if header.tag == backend::ERROR_RESPONSE && farewell_of(rest).is_some() {
-            return (0 < answered && answered < at).then_some(answered);
+    let last_words = LastWords::find(filled, held.passing_to_client)?;
+    (0 < last_words.answered && last_words.answered < last_words.goodbye).then_some(last_words.answered)
+}
+
+/// What a fenced node has said counts if its goodbye is there: all of it came before the fence, which takes nothing any
+/// more, and the node has ended this session in good order. What it answered before that was done, and what it did not
+/// answer was not.
+#[cold]
+fn ends_with_goodbye(filled: &[u8], held: &HeldLease) -> bool {
+    held.has_last_words || LastWords::find(filled, held.passing_to_client).is_some()
+}
+
+/// Where a node says goodbye.
+struct LastWords {
+    /// So many bytes are whole answers.
+    answered: usize,
+    /// The goodbye begins there.
+    goodbye: usize,
+}
+
+impl LastWords {
+    /// The first so many bytes belong to a message that began before.
+    fn find(filled: &[u8], passing: usize) -> Option<Self> {
+        let (mut at, mut answered) = (passing, 0);
+        while let Some(header) = Header::peek(filled.get(at..)?).ok()? {
+            if farewell_of(filled.get(at..)?).is_some() {
+                return Some(Self { answered, goodbye: at });
+            }
+            at += header.size;
+            if header.tag == backend::READY_FOR_QUERY {
+                answered = at;
+            }
         }
-        at += header.size;
-        if header.tag == backend::READY_FOR_QUERY {
-            answered = at;
-        }
+        None
     }
-    None
 }
 
 /// Notes what the client is shown; true: it has been shown that before.

@@ -13,28 +13,47 @@ use crate::wire::error_response::put_warning;
 use crate::wire::{SqlState, backend};
 
 impl Client {
-    /// The session is idle: asks for the settings it has touched, and gives the lease back unless it is pinned.
+    /// The session is idle: what it has left on its server connection is found out, and the lease goes back unless that
+    /// holds it.
     pub(super) async fn release(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         buffers.keep_nothing();
-        let touched = self.session.take_touched();
-        if !touched.is_empty() {
-            self.read_settings(&touched, buffers).await?;
+        let touched = self.find_remains(buffers).await?;
+        if self.session.may_release() {
+            self.finish(buffers);
         }
-        self.finish(buffers);
-        if touched.is_empty() {
-            return Ok(());
-        }
-        let wrong = self.session.take_wishes(touched.iter().map(|name| &**name), Instant::now());
-        for words in &wrong {
-            put_warning(&mut buffers.to_client, SqlState::WARNING, words, "");
-        }
-        self.flush(buffers).await
+        self.grant_wishes(&touched, buffers).await
     }
 
     /// The session is idle and keeps its lease: its settings are made what they would be if it had come back to it.
     pub(super) async fn settle(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let touched = self.find_remains(buffers).await?;
+        self.grant_wishes(&touched, buffers).await
+    }
+
+    /// Asks what is left of the session, where nobody knows, and for the settings it has touched. Answers their names.
+    async fn find_remains(&mut self, buffers: &mut Buffers) -> Result<Vec<Arc<str>>, Farewell> {
+        if self.session.wants_look()
+            && let Some(held) = &mut self.held
+        {
+            let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+            let sql = self.session.look_query();
+            match held.lease.connection().query(&sql, deadline).await {
+                Ok(answer) => self.session.looked(&answer.rows),
+                Err(_) => return Err(self.settings_lost()),
+            }
+        }
         let touched = self.session.take_touched();
-        self.read_settings(&touched, buffers).await?;
+        if !touched.is_empty() {
+            self.read_settings(&touched, buffers).await?;
+        }
+        Ok(touched)
+    }
+
+    /// What the session has set of Trunkline's own settings; it is warned of what makes no sense.
+    async fn grant_wishes(&mut self, touched: &[Arc<str>], buffers: &mut Buffers) -> Result<(), Farewell> {
+        if touched.is_empty() {
+            return Ok(());
+        }
         let wrong = self.session.take_wishes(touched.iter().map(|name| &**name), Instant::now());
         for words in &wrong {
             put_warning(&mut buffers.to_client, SqlState::WARNING, words, "");

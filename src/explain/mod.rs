@@ -294,7 +294,7 @@ impl Imagined<'_> {
 
     fn catalog<'c>(&'c self, statement: &Statement, path: Option<&'c Path>) -> Catalog<'c> {
         match (&self.explainer.cluster, path) {
-            (Some(_), _) if self.catalog_changes.touch(statement) => Catalog::Unknown,
+            (Some(_), _) if self.catalog_changes.touch(statement) => Catalog::Unknown(None),
             (Some(known), Some(path)) => Catalog::Known { picture: &known.picture, path, key: None },
             _ => Catalog::NotAsked,
         }

@@ -115,8 +115,9 @@ pub struct Facts<'a> {
 pub enum Catalog<'a> {
     /// No catalog is asked: a table is taken for a table, and a function that is not PostgreSQL's own for unknown.
     NotAsked,
-    /// It is not known yet, or has just changed: nothing is believed of what is not PostgreSQL's own.
-    Unknown,
+    /// It is not known yet, or has just changed: nothing is believed of what is not PostgreSQL's own. What was known
+    /// before is good for what only costs a question too many.
+    Unknown(Option<&'a Picture>),
     /// What is known.
     Known {
         /// The picture in force.

@@ -1,9 +1,10 @@
 //! What must go to the primary whatever rules say; the only maker of the [`ReplicaSafe`] proof.
 
 use super::{Catalog, Facts, InTransaction, Reads, Reason};
-use crate::catalog::Verdict;
+use crate::catalog::{Path, Verdict};
 use crate::sql::{
-    Call, Isolation, Kind, Name, NeedsPrimary, Part, SessionChange, Statement, TransactionControl, TransactionModes,
+    Call, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement, TransactionControl,
+    TransactionModes,
 };
 
 /// The proof that a replica gives the same answer as the primary; only [`prove`] can make it.
@@ -61,7 +62,7 @@ pub fn prove_by_note(statement: &Statement, catalog: &Catalog<'_>) -> Option<Res
 fn objects(statement: &Statement, catalog: &Catalog<'_>) -> Result<(), Reason> {
     let known = match catalog {
         Catalog::NotAsked => return statement.needs_primary().map_or(Ok(()), |why| Err(Reason::from(why))),
-        Catalog::Unknown => None,
+        Catalog::Unknown(_) => None,
         Catalog::Known { .. } => Some(()),
     };
     // A function that the text alone does not vouch for, the catalog may.
@@ -99,6 +100,31 @@ pub fn may_change_catalog(statement: &Statement, catalog: &Catalog<'_>) -> bool 
         },
         |verdict| verdict.changes_catalog,
     )
+}
+
+/// What code that the statement runs leaves in its session, if anything. While the catalogs are not known, whatever it calls
+/// may leave anything.
+pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>) -> Option<Box<Leftovers>> {
+    if statement.is_plain_read() {
+        return None; // it calls nothing but PostgreSQL's own
+    }
+    let runs_code = |part: &Part| matches!(part.kind, Kind::Call | Kind::Do);
+    let calls_unknown = |part: &Part| matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_)));
+    let mut left = match catalog {
+        Catalog::Known { picture, path, .. }
+            if catalog_verdict(statement, catalog).is_some_and(|found| found.leaves) =>
+        {
+            picture.leftovers(statement, path)
+        }
+        Catalog::Unknown(Some(last)) => last.leftovers(statement, &Path::any()),
+        _ => Leftovers::default(),
+    };
+    let is_known = matches!(catalog, Catalog::Known { .. });
+    if !is_known && statement.parts.iter().any(|part| calls_unknown(part) || runs_code(part)) {
+        left.join(&Leftovers::unknown());
+    }
+    left.unseen |= statement.parts.iter().any(runs_code);
+    (!left.is_none()).then(|| Box::new(left))
 }
 
 /// Whatever the catalogs say, it means the same: no relation, and no call or operator that a user's own could be meant by.

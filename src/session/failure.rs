@@ -51,9 +51,11 @@ impl Session {
         if !self.pins.is_empty() || self.keeps_lease {
             return Loss::End("the server connection that held this session's state was lost");
         }
-        if self.transaction.status == TransactionStatus::Idle && !self.touched.is_empty() {
+        let is_left = self.owed.is_empty() && self.may_lose_remains();
+        if self.transaction.status == TransactionStatus::Idle && (is_left || !self.touched.is_empty()) {
             return Loss::End("the session's settings were lost with its server connection");
         }
+        self.forget_remains();
         match ended {
             Ended::Yes if self.owes_only_ends() => return self.end_answered(),
             Ended::Chained => return self.lost_chained(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::prepared::{Given, Prepared, StatementId};
 use crate::routing::Intent;
-use crate::sql::Statement;
+use crate::sql::{Leftovers, Statement};
 
 /// The unit as far as it has been looked at.
 #[derive(Debug, Default)]
@@ -40,6 +40,8 @@ pub struct Gathered {
     pub missing: usize,
     /// It may change the catalogs.
     pub may_change_catalog: bool,
+    /// What code that it runs may leave in the session.
+    pub leftovers: Option<Box<Leftovers>>,
     /// Databases that nobody else may be connected to while it runs.
     pub empties: Vec<Arc<str>>,
     /// BEGIN is in it.
@@ -80,6 +82,12 @@ impl Gathered {
         });
     }
 
+    /// Code that it runs may leave this.
+    pub fn leaves(&mut self, left: Option<Box<Leftovers>>) {
+        let Some(left) = left else { return };
+        self.leftovers.get_or_insert_default().join(&left);
+    }
+
     /// Looks at nothing again.
     pub fn clear(&mut self) {
         self.size = 0;
@@ -89,6 +97,7 @@ impl Gathered {
         self.commits = false;
         self.begins = false;
         self.may_change_catalog = false;
+        self.leftovers = None;
         self.binds = false;
         self.asks_sequence = false;
         self.asks_wishes = false;

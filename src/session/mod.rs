@@ -21,6 +21,7 @@ pub mod mirrored;
 pub mod owed;
 pub mod pins;
 pub mod prepared;
+mod remains;
 pub mod replay;
 pub mod reply;
 pub mod reported;
@@ -34,6 +35,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+
+use smallvec::SmallVec;
 
 pub use failure::Loss;
 pub use gathered::{End, Gathered};
@@ -59,6 +62,7 @@ use known::UnnamedId;
 use owed::{Asker, OwedReplies};
 use pins::Pins;
 use prepared::{Names, Prepared, Reading, StatementId};
+use remains::Remains;
 
 /// Who a session is; does not change.
 #[derive(Clone, Debug)]
@@ -107,6 +111,8 @@ pub struct Session {
     transaction: Transaction,
     pins: Pins,
     touched: Vec<Arc<str>>,
+    /// What else may have been left on the server connection.
+    remains: Remains,
     /// The pool's mode gives the session one server connection until it leaves.
     keeps_lease: bool,
     /// Of those touched, the ones put back to their beginnings.
@@ -272,6 +278,7 @@ impl Session {
             transaction: Transaction::default(),
             pins: Pins::default(),
             touched: Vec::new(),
+            remains: Remains::default(),
             keeps_lease: false,
             reset: Vec::new(),
             flow: Flow::default(),
@@ -578,6 +585,7 @@ impl Session {
             catalog => catalog,
         };
         self.gathered.may_change_catalog |= safety::may_change_catalog(statement, &catalog);
+        self.gathered.leaves(safety::leftovers(statement, &catalog));
         let facts = Facts {
             standing: &self.standing,
             heeds_hints: around.heeds_hints,
@@ -603,11 +611,11 @@ impl Session {
         self.gathered.asks_sequence |=
             statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
         if !statement.is_plain_read() {
-            let mut changes = statement.parts.iter().flat_map(|part| &part.session);
-            self.executes_by_sql |= changes.any(|change| matches!(change, SessionChange::Execute(_)));
-            let executes = self.executed(statement).map(|(_, prepared)| Arc::clone(&prepared.statement));
-            for inner in executes.collect::<Vec<_>>() {
+            let executed = self.executed_by_sql(statement);
+            self.executes_by_sql |= !executed.is_empty();
+            for inner in executed.into_iter().flatten() {
                 self.gathered.may_change_catalog |= safety::may_change_catalog(&inner, &catalog);
+                self.gathered.leaves(safety::leftovers(&inner, &catalog));
             }
             self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
         }
@@ -618,6 +626,22 @@ impl Session {
         }
         self.gathered.join(weighed.intent);
         weighed.ruling
+    }
+
+    /// What each EXECUTE in the statement runs, by a name that was given by SQL or by the protocol; None: nobody knows.
+    fn executed_by_sql(&self, statement: &Statement) -> SmallVec<[Option<Arc<Statement>>; 1]> {
+        let changes = statement.parts.iter().flat_map(|part| &part.session);
+        let of_protocol = |name: &str| self.names.get(name.as_bytes()).map(|prepared| Arc::clone(&prepared.statement));
+        changes
+            .filter_map(|change| match change {
+                SessionChange::Execute(name) => Some(name),
+                _ => None,
+            })
+            .map(|name| match self.sql_prepared.get(name) {
+                Some(prepared) => Some(Arc::clone(&prepared.statement)),
+                None => of_protocol(name),
+            })
+            .collect()
     }
 
     /// What [`weigh`] says of a plain read outside of transactions, where no rule and no hint has a part in it, reads may go
@@ -765,12 +789,13 @@ impl Session {
 
     /// Settings have been changed whose values must be asked of the node.
     pub fn has_touched(&self) -> bool {
-        !self.touched.is_empty()
+        !self.touched.is_empty() || self.has_remains()
     }
 
     /// The settings whose values must be asked of the node, now that the session is idle.
     pub fn take_touched(&mut self) -> Vec<Arc<str>> {
         let mut touched = std::mem::take(&mut self.touched);
+        touched.extend(self.take_settings_left());
         touched.sort_unstable();
         touched.dedup();
         touched
@@ -950,6 +975,7 @@ impl Session {
             // What it has left in the session is not known.
             self.pins.add(Pin::UnknownSetting);
         }
+        self.doubt_pins(part);
         for change in &part.session {
             self.sql_prepared.apply(change);
             match change {
@@ -976,9 +1002,7 @@ impl Session {
                         other => *other = Some((self.id, vec![prepared])),
                     }
                 }
-                SessionChange::Pin(pin) => {
-                    self.pins.add(*pin);
-                }
+                SessionChange::Pin(pin) => self.pinned_by(*pin, statement),
                 SessionChange::Execute(name) => self.executed_is_done(name, known),
                 SessionChange::SetLocal(_) | SessionChange::DiscardSome | SessionChange::Ask => {}
             }

@@ -28,6 +28,16 @@ impl Pins {
         self.0 & bit(pin) != 0
     }
 
+    /// The node can be asked whether one of them has a cause still.
+    pub fn can_be_seen(self) -> bool {
+        self.0 & visible() != 0
+    }
+
+    /// Of those whose cause can be seen, these have one.
+    pub fn are_seen(&mut self, seen: Self) {
+        self.0 = self.0 & !visible() | seen.0;
+    }
+
     /// All of them are gone (DISCARD ALL).
     pub fn clear(&mut self) {
         self.0 = 0;
@@ -37,6 +47,13 @@ impl Pins {
     pub fn first(self) -> Option<Pin> {
         ALL.into_iter().find(|&pin| self.0 & bit(pin) != 0)
     }
+}
+
+/// Those whose cause the node shows.
+const VISIBLE: [Pin; 4] = [Pin::Temporary, Pin::Listen, Pin::AdvisoryLock, Pin::HoldCursor];
+
+fn visible() -> u8 {
+    VISIBLE.into_iter().fold(0, |bits, pin| bits | bit(pin))
 }
 
 fn bit(pin: Pin) -> u8 {
@@ -55,6 +72,8 @@ mod tests {
             assert!(!pins.add(pin));
         }
         assert_eq!(pins.first(), Some(Pin::Temporary));
+        pins.are_seen(Pins::default());
+        assert!(!pins.can_be_seen() && !pins.has(Pin::Listen) && pins.has(Pin::Load));
         pins.clear();
         assert!(pins.is_empty());
     }

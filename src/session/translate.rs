@@ -9,7 +9,7 @@ use super::doubt::closes_names;
 use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId};
-use crate::sql::{Kind, Part, SessionChange, Statement};
+use crate::sql::{Kind, Leftovers, Part, SessionChange, Statement};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
 
@@ -46,6 +46,9 @@ impl Session {
             self.describe_ours(&prepared, out);
         }
         self.catalog.may_change |= self.gathered.may_change_catalog || message.tag == frontend::FUNCTION_CALL;
+        if let Some(left) = self.gathered.leftovers.take() {
+            self.may_be_left(&left);
+        }
         match message.tag {
             frontend::QUERY => self.translate_query(message, known, out),
             frontend::PARSE => {
@@ -68,6 +71,7 @@ impl Session {
             frontend::FLUSH => out.extend_from_slice(message.whole),
             frontend::FUNCTION_CALL => {
                 self.transaction.may_have_written = true;
+                self.may_be_left(&Leftovers::unknown());
                 known.last_writer = Some(self.id);
                 self.owed.push(Owed::FunctionCall);
                 out.extend_from_slice(message.whole);

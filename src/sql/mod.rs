@@ -5,6 +5,7 @@ pub mod comments;
 mod effects;
 mod emptied;
 pub mod functions;
+mod leftovers;
 mod memo;
 pub mod noted;
 mod parse;
@@ -21,6 +22,7 @@ pub mod words;
 
 pub use cache::{Cache, Counters};
 pub use comments::{Hint, Remarks};
+pub use leftovers::Leftovers;
 pub use memo::{Memo, MemoKey};
 pub use noted::{Bits, Findings};
 pub use parse::{ParseSettings, classify, classify_bytes, fingerprint, too_large};

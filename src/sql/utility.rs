@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::effects::{Effects, boolean_constant, name_of, string_constant};
 use super::emptied::emptied;
+use super::leftovers::Leftovers;
 use super::parse::grammar::{
     CopyStmt, DeallocateStmt, DeclareCursorStmt, DefElem, DiscardMode, DiscardStmt, DoStmt, DropStmt, ExplainStmt,
     Integer, Node, ObjectType, PrepareStmt, TransactionStmt, TransactionStmtKind, VariableSetKind, VariableSetStmt,
@@ -41,7 +42,9 @@ pub(super) fn statement(node: &Tree, effects: &mut Effects<'_>) -> Kind {
         Tree::CallStmt(_) => procedural(Kind::Call, node, effects),
         Tree::DoStmt(block) => {
             let kind = procedural(Kind::Do, node, effects);
-            effects.changes_catalog = block_changes_catalog(block);
+            let block = Block::of(block);
+            effects.changes_catalog = block.changes_catalog();
+            block.leftovers().settings.into_iter().for_each(|name| effects.leave(SessionChange::Set(name)));
             kind
         }
         Tree::ListenStmt(_) => {
@@ -93,21 +96,38 @@ fn procedural(kind: Kind, node: &Tree, effects: &mut Effects<'_>) -> Kind {
     needs(NeedsPrimary::Procedural, kind, node, effects)
 }
 
-/// The words of a DO block say so, or leave it open: it runs made-up text, or functions that are not PostgreSQL's own.
-fn block_changes_catalog(block: &DoStmt) -> bool {
-    let options: Vec<_> = definitions(&block.args).collect();
-    let is_sql = options.iter().all(|(name, value)| *name != "language" || value.and_then(text) == Some("plpgsql"));
-    let Some(body) = options.iter().find(|(name, _)| *name == "as").and_then(|(_, value)| value.and_then(text)) else {
-        return true;
-    };
-    let body = words::body(body, words::Quoting::Sql);
-    let calls_unknown = body
-        .statement
-        .parts
-        .iter()
-        .flat_map(|part| &part.functions)
-        .any(|name| functions::class_of(name).is_none() && !KEYWORDS_BEFORE_PARENTHESES.contains(&&*name.name));
-    !is_sql || body.is_dynamic || body.changes_catalog || calls_unknown
+/// The code of a DO block, and its language if that is not PL/pgSQL.
+struct Block<'a> {
+    code: Option<&'a str>,
+    is_foreign: bool,
+}
+
+impl<'a> Block<'a> {
+    fn of(block: &'a DoStmt) -> Self {
+        let options: Vec<_> = definitions(&block.args).collect();
+        let is_foreign =
+            options.iter().any(|(name, value)| *name == "language" && value.and_then(text) != Some("plpgsql"));
+        let code = options.iter().find(|(name, _)| *name == "as").and_then(|(_, value)| value.and_then(text));
+        Self { code, is_foreign }
+    }
+
+    /// Its words say so, or leave it open: it runs made-up text, or functions that are not PostgreSQL's own.
+    fn changes_catalog(&self) -> bool {
+        let Some(code) = self.code else { return true };
+        let body = words::body(code, words::Quoting::Sql);
+        let calls_unknown = body
+            .statement
+            .parts
+            .iter()
+            .flat_map(|part| &part.functions)
+            .any(|name| functions::class_of(name).is_none() && !KEYWORDS_BEFORE_PARENTHESES.contains(&&*name.name));
+        self.is_foreign || body.is_dynamic || body.changes_catalog || calls_unknown
+    }
+
+    fn leftovers(&self) -> Leftovers {
+        let quoting = if self.is_foreign { words::Quoting::None } else { words::Quoting::Sql };
+        self.code.map_or_else(Leftovers::unknown, |code| Leftovers::of_body(code, quoting))
+    }
 }
 
 /// Words of the language after which a parenthesis opens no call.

@@ -30,15 +30,18 @@ pub enum Quoting {
 /// Reads the words of a body.
 pub fn body(text: &str, quoting: Quoting) -> Body {
     let mut reader = Reader { does_more: may_hide_words(text), ..Reader::default() };
-    let mut scanner = Scanner { rest: text, quoting };
-    let mut before = Token::End;
-    let mut token = scanner.next();
-    while token != Token::End {
-        let after = scanner.next();
-        reader.token(&before, &token, &after);
-        before = std::mem::replace(&mut token, after);
+    let tokens = tokens(text, quoting);
+    for (at, token) in tokens.iter().enumerate() {
+        let before = at.checked_sub(1).and_then(|before| tokens.get(before));
+        reader.token(before, token, tokens.get(at + 1));
     }
     reader.finish()
+}
+
+/// What a body is made of, in order.
+pub(super) fn tokens(text: &str, quoting: Quoting) -> Vec<Token<'_>> {
+    let mut scanner = Scanner { rest: text, quoting };
+    std::iter::from_fn(|| scanner.next()).collect()
 }
 
 #[derive(Default)]
@@ -55,7 +58,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn token(&mut self, before: &Token<'_>, token: &Token<'_>, after: &Token<'_>) {
+    fn token(&mut self, before: Option<&Token<'_>>, token: &Token<'_>, after: Option<&Token<'_>>) {
         match token {
             Token::Word(word) => self.word(before, word, after),
             Token::Operator(symbol) => add(&mut self.operators, Name { schema: None, name: (*symbol).into() }),
@@ -63,17 +66,17 @@ impl Reader {
         }
     }
 
-    fn word(&mut self, before: &Token<'_>, word: &Arc<str>, after: &Token<'_>) {
+    fn word(&mut self, before: Option<&Token<'_>>, word: &Arc<str>, after: Option<&Token<'_>>) {
         self.is_dynamic |= &**word == "execute";
         self.changes_catalog |= CHANGES_CATALOG.contains(&&**word);
         self.does_more |= DOES_MORE.binary_search(&&**word).is_ok();
         let name = Name { schema: None, name: Arc::clone(word) };
-        if *after == Token::Open {
+        if after == Some(&Token::Open) {
             self.call(&name);
-        } else if *after != Token::Dot && relations::judge(&name) == relations::Judgement::DiffersBetweenNodes {
+        } else if after != Some(&Token::Dot) && relations::judge(&name) == relations::Judgement::DiffersBetweenNodes {
             self.needs_primary.get_or_insert(NeedsPrimary::Relation(Arc::clone(word)));
         }
-        if *before == Token::Dot && !self.attributes.contains(word) {
+        if before == Some(&Token::Dot) && !self.attributes.contains(word) {
             self.attributes.push(Arc::clone(word));
         }
         add(&mut self.tables, name);
@@ -180,21 +183,25 @@ fn add(names: &mut Vec<Name>, name: Name) {
     }
 }
 
-/// What a body is made of.
+/// One piece of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Token<'a> {
+pub(super) enum Token<'a> {
     /// A name or keyword, folded unless quoted.
     Word(Arc<str>),
     /// A run of operator characters.
     Operator(&'a str),
+    /// What is in quotes, as it is written; not where backslashes may mean something.
+    String(&'a str),
     /// `(`.
     Open,
+    /// `)`.
+    Close,
+    /// `,`.
+    Comma,
     /// `.`.
     Dot,
     /// Anything else that is not a space or a comment.
     Other,
-    /// No more.
-    End,
 }
 
 struct Scanner<'a> {
@@ -203,20 +210,22 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    fn next(&mut self) -> Token<'a> {
+    fn next(&mut self) -> Option<Token<'a>> {
         loop {
             self.rest = self.rest.trim_start();
-            let Some(first) = self.rest.chars().next() else { return Token::End };
+            let first = self.rest.chars().next()?;
             if self.quoting == Quoting::Sql && self.skip_comment() {
                 continue;
             }
-            return self.token(first);
+            return Some(self.token(first));
         }
     }
 
     fn token(&mut self, first: char) -> Token<'a> {
         match first {
             '(' => self.one(first, Token::Open),
+            ')' => self.one(first, Token::Close),
+            ',' => self.one(first, Token::Comma),
             '.' => self.one(first, Token::Dot),
             '"' if self.quoting == Quoting::Sql => self.quoted_name(),
             '\'' if self.quoting == Quoting::Sql => self.string(),
@@ -294,9 +303,9 @@ impl<'a> Scanner<'a> {
 
     fn string(&mut self) -> Token<'a> {
         self.skip(1);
-        self.take_while(|c| c != '\'');
+        let text = self.take_while(|c| c != '\'');
         self.skip(1);
-        Token::Other
+        Token::String(text)
     }
 
     fn escape_string(&mut self) -> Token<'a> {

@@ -28,6 +28,7 @@ mod history;
 mod hostile;
 mod identity;
 mod ldap;
+mod leftovers;
 mod long_run;
 mod many_sessions;
 mod monitor;

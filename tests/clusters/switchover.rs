@@ -69,6 +69,33 @@ fn switchovers_cost_single_statements_nothing() {
     });
 }
 
+/// All that the node has said waits to be read when its fence comes: answers to what it did, and its goodbyes.
+#[test]
+fn a_stop_that_trunkline_sleeps_through_costs_single_statements_nothing() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        proxy.client().batch_execute("create table t (a bigint)").unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let writers: Vec<_> = (0..16).map(|number: i64| write_singly(&proxy, number, &is_over)).collect();
+        for round in 0..3 {
+            thread::sleep(Duration::from_millis(300));
+            proxy.signal("STOP");
+            cluster.node(round % 3).stop(Stop::Fast).unwrap();
+            proxy.signal("CONT");
+            cluster.node((round + 1) % 3).promote().unwrap();
+            follow(&cluster, (round + 1) % 3);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let ended: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        let errors: Vec<_> = ended.iter().flat_map(|(_, errors)| errors).collect();
+        assert!(errors.is_empty(), "{} errors: {errors:#?}", errors.len());
+        let done: i64 = ended.iter().map(|(done, _)| done).sum();
+        let there = cluster.node(0).sql("select count(*), count(distinct a) from t");
+        assert_eq!(there.unwrap(), format!("{done}|{done}"));
+    });
+}
+
 /// Writes one statement after the other, as fast as they are answered, until told to stop: how many, and the errors.
 fn write_singly(proxy: &Proxy, number: i64, is_over: &Arc<AtomicBool>) -> thread::JoinHandle<(i64, Vec<String>)> {
     let (mut client, is_over) = (proxy.client(), Arc::clone(is_over));
@@ -200,12 +227,13 @@ fn switch_over(cluster: &Cluster, old: usize, new: usize) -> Instant {
     cluster.node(new).promote().unwrap();
     let promoted = Instant::now();
     println!("stop {stopped:?}, promoted {:?}", promoted - begun);
-    for other in (0..cluster.nodes().len()).filter(|other| *other != new) {
-        cluster.node(other).follow(cluster.node(new)).unwrap();
-    }
-    // Whoever is promoted next must have everything.
-    for other in (0..cluster.nodes().len()).filter(|other| *other != new) {
-        cluster.node(other).catch_up(cluster.node(new)).unwrap();
-    }
+    follow(cluster, new);
     promoted
+}
+
+/// The others follow the new primary and have everything: whoever is promoted next must.
+fn follow(cluster: &Cluster, primary: usize) {
+    let others = || (0..cluster.nodes().len()).filter(|other| *other != primary);
+    others().for_each(|other| cluster.node(other).follow(cluster.node(primary)).unwrap());
+    others().for_each(|other| cluster.node(other).catch_up(cluster.node(primary)).unwrap());
 }

@@ -1,0 +1,129 @@
+//! What is left of a session on its server connection, asked of the node where the statements themselves do not show it:
+//! after code that may have done anything, and after what may have ended the cause of a pin.
+
+use std::sync::Arc;
+
+use super::Session;
+use super::pins::Pins;
+use crate::sql::{Kind, Leftovers, Part, Pin, Statement};
+use crate::wire::backend::TransactionStatus;
+
+/// What may be there that nobody knows of.
+#[derive(Debug, Default)]
+pub(super) struct Remains {
+    /// Of code that has been sent.
+    code: Option<Box<Leftovers>>,
+    /// A pin's cause may be gone.
+    pins_in_doubt: bool,
+}
+
+/// Settings that the view of all settings does not show.
+const NEVER_LISTED: [&str; 2] = ["role", "session_authorization"];
+
+/// One row for each setting that the session has changed, and one for each pin that has a cause; the first column says
+/// which.
+const SQL: &str = "\
+SELECT 'setting', name FROM pg_catalog.pg_settings WHERE source = 'session' \
+UNION ALL SELECT 'temporary', NULL WHERE pg_catalog.pg_my_temp_schema() <> 0 AND EXISTS (SELECT FROM pg_catalog.pg_depend \
+ WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND refobjid = pg_catalog.pg_my_temp_schema()) \
+UNION ALL SELECT 'listen', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
+UNION ALL SELECT 'lock', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
+ WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
+UNION ALL SELECT 'cursor', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
+UNION ALL SELECT 'prepared', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)";
+
+/// Settings of users' own are not listed either. Where functions are not known, every such name that any of them may set
+/// is one to ask for.
+const NAMED_BY_CODE: &str = r" UNION ALL SELECT DISTINCT 'setting', pg_catalog.lower(named[1]) FROM pg_catalog.pg_proc
+ CROSS JOIN LATERAL pg_catalog.regexp_matches(prosrc, E'(?:set_config\\s*\\(\\s*''|\\mset\\s+(?:session\\s+)?)'
+ '([a-z_][a-z0-9_$]*\\.[a-z_][a-z0-9_$.]*)', 'gi') AS named WHERE oid >= 16384";
+
+impl Session {
+    /// Code has been sent that may leave this.
+    #[cold]
+    pub(super) fn may_be_left(&mut self, left: &Leftovers) {
+        self.remains.code.get_or_insert_default().join(left);
+    }
+
+    /// Settings that code has changed, by name.
+    pub(super) fn take_settings_left(&mut self) -> Vec<Arc<str>> {
+        self.remains.code.take().map(|code| code.settings).unwrap_or_default()
+    }
+
+    /// Something of the session is on its server connection that nobody has asked about yet.
+    #[inline]
+    pub(super) fn has_remains(&self) -> bool {
+        self.remains.code.is_some() || self.remains.pins_in_doubt && !self.keeps_lease
+    }
+
+    /// The node must be asked what is left, as soon as the session is idle. One that keeps its lease has it anyway.
+    pub fn wants_look(&self) -> bool {
+        !self.keeps_lease && (self.remains.pins_in_doubt || self.remains.code.as_ref().is_some_and(|code| code.unseen))
+    }
+
+    /// Code may have left something where the session cannot have it back.
+    pub(super) fn may_lose_remains(&self) -> bool {
+        self.remains.code.is_some()
+    }
+
+    /// Nothing of it is there any more.
+    pub(super) fn forget_remains(&mut self) {
+        self.remains = Remains::default();
+    }
+
+    /// The query of a look.
+    pub fn look_query(&self) -> String {
+        let named_by_code =
+            if self.remains.code.as_ref().is_some_and(|code| code.unknown) { NAMED_BY_CODE } else { "" };
+        self.guarded(format!("{SQL}{named_by_code}"))
+    }
+
+    /// What the node has answered to it: pins are what has a cause, and every setting is to be read that may be another.
+    pub fn looked(&mut self, rows: &[Vec<Option<Arc<str>>>]) {
+        let has_prepared = !self.sql_prepared.is_empty();
+        let code = std::mem::take(&mut self.remains).code.unwrap_or_default();
+        self.touched.extend(code.settings);
+        let mut seen = Pins::default();
+        for row in rows {
+            match (row.first().and_then(Option::as_deref), row.get(1)) {
+                (Some("setting"), Some(Some(name))) if code.unseen => self.touched.push(Arc::clone(name)),
+                (Some("temporary"), _) => drop(seen.add(Pin::Temporary)),
+                (Some("listen"), _) => drop(seen.add(Pin::Listen)),
+                (Some("lock"), _) => drop(seen.add(Pin::AdvisoryLock)),
+                (Some("cursor"), _) => drop(seen.add(Pin::HoldCursor)),
+                // What code has prepared is known by nobody's text.
+                (Some("prepared"), _) if code.unseen && !has_prepared => {
+                    self.pins.add(Pin::UnknownSetting);
+                }
+                _ => {}
+            }
+        }
+        self.pins.are_seen(seen);
+        if code.unseen {
+            let known: Vec<_> = self.settings.iter().map(|(name, _)| Arc::clone(name)).collect();
+            self.touched.extend(known);
+            self.touched.extend(NEVER_LISTED.map(Arc::from));
+        }
+    }
+
+    /// A statement has ended: it may have ended the cause of a pin.
+    pub(super) fn doubt_pins(&mut self, part: &Part) {
+        if !self.pins.can_be_seen() {
+            return;
+        }
+        let ends = matches!(part.kind, Kind::Unlisten | Kind::Close | Kind::Discard | Kind::Ddl);
+        let unlocks = self.pins.has(Pin::AdvisoryLock)
+            && part.functions.iter().any(|function| function.name.contains("advisory_unlock"));
+        self.remains.pins_in_doubt |= ends || unlocks;
+    }
+
+    /// A statement has ended that pins: what has caused that may be undone with its transaction, or end with it, or was only
+    /// tried.
+    pub(super) fn pinned_by(&mut self, pin: Pin, statement: &Statement) {
+        self.pins.add(pin);
+        let in_block = self.transaction.status != TransactionStatus::Idle || statement.only().is_none();
+        let mut functions = statement.parts.iter().flat_map(|part| &part.functions);
+        let is_tried = functions.any(|function| function.name.contains("try_advisory"));
+        self.remains.pins_in_doubt |= self.pins.can_be_seen() && (in_block || is_tried);
+    }
+}

@@ -1,0 +1,208 @@
+//! What code that is not looked into statement by statement leaves behind in its session, as far as its words tell.
+
+use std::sync::Arc;
+
+use super::functions::{Class, class_of};
+use super::statement::{Name, Pin, SessionChange, Statement};
+use super::words::{Quoting, Token, tokens};
+
+/// What a function, procedure or block may leave in the session that runs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Settings that it changes for the session, by name.
+    pub settings: Vec<Arc<str>>,
+    /// It may leave something that it does not name: the session must be looked at.
+    pub unseen: bool,
+    /// Nothing is known of it: not even the settings are that only its text names.
+    pub unknown: bool,
+}
+
+impl Leftovers {
+    /// Anything may be left.
+    pub fn unknown() -> Self {
+        Self { settings: Vec::new(), unseen: true, unknown: true }
+    }
+
+    /// It leaves nothing.
+    pub fn is_none(&self) -> bool {
+        self.settings.is_empty() && !self.unseen
+    }
+
+    /// What the other one leaves, too; answers whether that is more.
+    pub fn join(&mut self, other: &Self) -> bool {
+        let size = |left: &Self| (left.settings.len(), left.unseen, left.unknown);
+        let before = size(self);
+        self.unseen |= other.unseen;
+        self.unknown |= other.unknown;
+        other.settings.iter().for_each(|name| self.sets(name));
+        before != size(self)
+    }
+
+    /// What statements in SQL leave.
+    pub fn of_statement(statement: &Statement) -> Self {
+        let mut left = Self::default();
+        for change in statement.parts.iter().flat_map(|part| &part.session) {
+            match change {
+                SessionChange::Set(name) | SessionChange::Reset(name) => left.sets(name),
+                // What it holds is carried with every write of a session.
+                SessionChange::SetLocal(_) | SessionChange::Ask | SessionChange::Pin(Pin::Sequence) => {}
+                _ => left.unseen = true,
+            }
+        }
+        left
+    }
+
+    /// What a body leaves, by its words. What its functions leave is not in it.
+    pub fn of_body(text: &str, quoting: Quoting) -> Self {
+        let mut left = Self::default();
+        let tokens = tokens(text, quoting);
+        (0..tokens.len()).for_each(|at| left.token(&tokens, at));
+        if left.unseen && quoting == Quoting::Sql {
+            // What it runs may stand in its strings.
+            left.join(&Self::of_body(text, Quoting::None));
+        }
+        left
+    }
+
+    fn sets(&mut self, name: &Arc<str>) {
+        if !self.settings.contains(name) {
+            self.settings.push(Arc::clone(name));
+        }
+    }
+
+    fn token(&mut self, tokens: &[Token<'_>], at: usize) {
+        let Some(Token::Word(word)) = tokens.get(at) else { return };
+        let opens = tokens.get(at + 1) == Some(&Token::Open);
+        match &**word {
+            "set" | "reset" if begins_command(tokens, at) => self.command(tokens.get(at + 1..).unwrap_or_default()),
+            "set_config" if opens => self.call(tokens.get(at + 2..).unwrap_or_default()),
+            "deallocate" | "discard" | "listen" | "load" | "prepare" | "unlisten" if begins_command(tokens, at) => {
+                self.unseen = true;
+            }
+            "execute" | "pg_temp" | "temp" | "temporary" => self.unseen = true,
+            _ if opens => {
+                let class = class_of(&Name { schema: None, name: Arc::clone(word) });
+                self.unseen |= matches!(class, Some(Class::AdvisoryLock | Class::SessionState));
+            }
+            _ => {}
+        }
+    }
+
+    /// What stands behind SET or RESET.
+    fn command(&mut self, tokens: &[Token<'_>]) {
+        let (first, rest) = match tokens {
+            [Token::Word(scope), Token::Word(name), rest @ ..] if **scope == *"session" => (name, rest),
+            [Token::Word(name), rest @ ..] => (name, rest),
+            _ => return,
+        };
+        let name: Arc<str> = match (&**first, rest) {
+            ("local" | "transaction" | "constraints", _) => return,
+            ("authorization", _) => "session_authorization".into(),
+            ("names", _) => "client_encoding".into(),
+            ("schema", _) => "search_path".into(),
+            ("time", [Token::Word(zone), ..]) if **zone == *"zone" => "timezone".into(),
+            ("xml", _) => "xmloption".into(),
+            ("all" | "characteristics", _) => {
+                self.unseen = true;
+                return;
+            }
+            (_, [Token::Dot, Token::Word(second), ..]) => format!("{first}.{second}").to_lowercase().into(),
+            _ => first.to_lowercase().into(),
+        };
+        self.sets(&name);
+    }
+
+    /// What stands behind `set_config(`.
+    fn call(&mut self, tokens: &[Token<'_>]) {
+        let mut depth = 1_usize;
+        let end = tokens.iter().position(|token| {
+            match token {
+                Token::Open => depth += 1,
+                Token::Close => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        });
+        let arguments = tokens.get(..end.unwrap_or(tokens.len())).unwrap_or_default();
+        if matches!(arguments, [.., Token::Comma, Token::Word(is_local)] if **is_local == *"true") {
+            return;
+        }
+        match arguments {
+            [Token::String(name), Token::Comma, ..] => self.sets(&name.to_lowercase().into()),
+            // In another language's string the quotes are tokens of their own.
+            [Token::Other, Token::Word(first), Token::Dot, Token::Word(second), Token::Other, ..] => {
+                self.sets(&format!("{first}.{second}").into());
+            }
+            [Token::Other, Token::Word(name), Token::Other, ..] => self.sets(name),
+            _ => self.unseen = true,
+        }
+    }
+}
+
+/// A word here is the first one of a statement, not part of one (UPDATE … SET).
+fn begins_command(tokens: &[Token<'_>], at: usize) -> bool {
+    match at.checked_sub(1).and_then(|before| tokens.get(before)) {
+        Some(Token::Word(before)) => matches!(&**before, "begin" | "then" | "else" | "loop" | "atomic"),
+        Some(Token::Dot | Token::Comma | Token::Open | Token::Close) => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(text: &str) -> (Vec<Arc<str>>, bool) {
+        let left = Leftovers::of_body(text, Quoting::Sql);
+        (left.settings, left.unseen)
+    }
+
+    #[test]
+    fn settings_that_a_body_changes_are_named() {
+        for (text, name) in [
+            ("BEGIN SET work_mem = '2MB'; END", "work_mem"),
+            ("begin if a then set session Work_Mem to 1; end if; end", "work_mem"),
+            ("begin x := 1; SET app.tenant = 'a'; end", "app.tenant"),
+            ("begin perform set_config('App.Tenant', f(a, true), false); end", "app.tenant"),
+            ("begin perform pg_catalog.set_config('app.tenant', x, is_local); end", "app.tenant"),
+            ("begin SET TIME ZONE 'UTC'; end", "timezone"),
+            ("begin set role eve; end", "role"),
+            ("begin set session authorization eve; end", "session_authorization"),
+            ("begin reset work_mem; end", "work_mem"),
+        ] {
+            assert_eq!(left(text), (vec![name.into()], false), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_body_only_uses_is_not_left() {
+        for text in [
+            "BEGIN UPDATE t SET work_mem = 1 WHERE a = 2; END",
+            "BEGIN INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET a = 2; END",
+            "BEGIN UPDATE t SET (a, b) = (1, 2); END",
+            "BEGIN SET LOCAL work_mem = 1; PERFORM set_config('a.b', c, true); END",
+            "BEGIN PERFORM pg_advisory_xact_lock(1); RETURN nextval('s'); END",
+            "BEGIN x := 'set work_mem = 1'; -- listen\n RETURN x; END",
+        ] {
+            assert_eq!(left(text), (vec![], false), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_body_does_not_name_must_be_looked_for() {
+        for text in [
+            "BEGIN EXECUTE q; END",
+            "BEGIN CREATE TEMP TABLE t (); END",
+            "BEGIN PERFORM pg_advisory_lock(1); END",
+            "BEGIN PERFORM set_config(name, 'a', false); END",
+            "BEGIN LISTEN a; END",
+            "BEGIN RESET ALL; END",
+        ] {
+            assert!(left(text).1, "{text}");
+        }
+        let dynamic = left("BEGIN EXECUTE 'SET app.tenant = ' || quote_literal(a); END");
+        assert_eq!(dynamic, (vec!["app.tenant".into()], true));
+        let other = Leftovers::of_body("plpy.execute(\"select set_config('a.b', 'c', false)\")", Quoting::None);
+        assert_eq!(other, Leftovers { settings: vec!["a.b".into()], unseen: true, unknown: false });
+    }
+}

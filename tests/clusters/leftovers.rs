@@ -1,0 +1,201 @@
+//! What functions, procedures and blocks leave in a session: kept for it as if it had done that itself, also on other server
+//! connections; and what holds a session on its server connection lets go of it when it is over.
+
+use std::time::Duration;
+
+use postgres::Client;
+
+use crate::fixture::{Proxy, cluster, eventually, limited};
+
+const FUNCTIONS: &str = "
+    create function sets_by_set(value text) returns text language plpgsql as
+        $$ begin set work_mem = '2MB'; return current_setting('work_mem'); end $$;
+    create function sets_by_name(value text) returns text language plpgsql as
+        $$ begin perform set_config('app.tenant', value, false); return value; end $$;
+    create function sets_in_sql(value text) returns text language sql as
+        $$ select set_config('app.tenant', value, false) $$;
+    create function sets_in_atomic(value text) returns text language sql
+        begin atomic select set_config('app.tenant', value, false); end;
+    create function sets_by_text(code text) returns void language plpgsql as $$ begin execute code; end $$;
+    create function sets_by_others(value text) returns text language plpgsql as
+        $$ begin return sets_by_name(value); end $$;
+    create procedure sets_in_procedure(value text) language plpgsql as
+        $$ begin perform set_config('app.tenant', value, false); end $$;
+    create function tunes() returns trigger language plpgsql as
+        $$ begin perform set_config('app.tenant', new.value, false); return new; end $$;
+    create table tuned (value text);
+    create trigger tunes before insert on tuned for each row execute function tunes();
+    create function fails(value text) returns text language plpgsql as
+        $$ begin set work_mem = '2MB'; perform 1 / 0; return value; end $$;
+    create function makes_temporary() returns void language plpgsql as
+        $$ begin create temp table made (a int); insert into made values (42); end $$;
+    create function locks() returns void language plpgsql as $$ begin perform pg_advisory_lock(77); end $$;
+    create function listens() returns void language plpgsql as $$ begin listen news; end $$;";
+
+/// Others work while the client does: what it asks next is answered on another server connection than before.
+struct Scene {
+    proxy: Proxy,
+    client: Client,
+    others: Vec<Client>,
+}
+
+impl Scene {
+    fn begin(proxy: Proxy) -> Self {
+        let client = proxy.client();
+        let others = (0..3).map(|_| proxy.client()).collect();
+        Self { proxy, client, others }
+    }
+
+    fn run(&mut self, sql: &str) {
+        self.client.batch_execute(sql).unwrap();
+    }
+
+    /// The setting, asked while so many others hold server connections, of the primary and of replicas: the same everywhere.
+    fn shown(&mut self, setting: &str) -> String {
+        let mut seen = Vec::new();
+        for (busy, of) in
+            [(0, " from one for update"), (1, " from one for update"), (3, " from one for update"), (0, "")]
+        {
+            for other in self.others.iter_mut().take(busy) {
+                other.batch_execute("begin; select pg_current_xact_id()").unwrap();
+            }
+            let asked = self.client.query_one(&format!("select current_setting('{setting}', true){of}"), &[]).unwrap();
+            seen.push(asked.get::<_, Option<String>>(0).unwrap_or_default());
+            for other in self.others.iter_mut().take(busy) {
+                other.batch_execute("rollback").unwrap();
+            }
+        }
+        assert!(seen.iter().all(|value| *value == seen[0]), "{setting}: {seen:?}");
+        seen.remove(0)
+    }
+
+    /// So many server connections are held by their sessions, as soon as it is found out.
+    fn holds(&self, wanted: usize, what: &str) {
+        eventually(&format!("{wanted} held: {what}"), Duration::from_secs(5), || {
+            let page = self.proxy.page("/metrics");
+            let leased =
+                |line: &&str| line.starts_with("trunkline_pool_connections{") && line.contains("state=\"leased\"");
+            let counts = page.lines().filter(leased).filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+            counts.sum::<usize>() == wanted
+        });
+    }
+}
+
+fn scene() -> (trunkline::demo::cluster::Cluster, Scene) {
+    let cluster = cluster();
+    let primary = cluster.node(0);
+    primary.sql(FUNCTIONS).unwrap();
+    primary.sql("create table one as select 1 as a").unwrap();
+    for replica in &cluster.nodes()[1..] {
+        replica.catch_up(primary).unwrap();
+    }
+    let proxy = Proxy::start(&cluster, "[pool]\nsize = 4").with_both_replicas(&cluster);
+    (cluster, Scene::begin(proxy))
+}
+
+#[test]
+fn settings_that_code_changes_are_the_sessions_on_every_connection() {
+    limited(|| {
+        let (_cluster, mut scene) = scene();
+        for (number, (sql, setting, expected)) in [
+            ("select sets_by_set('')", "work_mem", "2MB"),
+            ("set work_mem = '3MB'", "work_mem", "3MB"),
+            ("do $$ begin set work_mem = '5MB'; end $$", "work_mem", "5MB"),
+            ("do $$ begin execute 'set ' || 'work' || '_mem = ''6MB'''; end $$", "work_mem", "6MB"),
+            ("select sets_by_text('set work_mem = ''7MB''')", "work_mem", "7MB"),
+            ("select sets_by_name('one')", "app.tenant", "one"),
+            ("select sets_in_sql('two')", "app.tenant", "two"),
+            ("select sets_in_atomic('three')", "app.tenant", "three"),
+            ("select sets_by_others('four')", "app.tenant", "four"),
+            ("call sets_in_procedure('five')", "app.tenant", "five"),
+            ("insert into tuned values ('six')", "app.tenant", "six"),
+            ("begin; select sets_by_name('seven'); commit", "app.tenant", "seven"),
+            ("begin; select sets_by_name('eight'); rollback", "app.tenant", "seven"),
+            ("prepare p as select sets_by_name('nine')", "app.tenant", "seven"),
+            ("execute p", "app.tenant", "nine"),
+            ("select sets_by_text('set role postgres; set statement_timeout = 12345')", "statement_timeout", "12345ms"),
+            ("select sets_by_text('reset statement_timeout')", "statement_timeout", "0"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            scene.run(sql);
+            assert_eq!(scene.shown(setting), expected, "{number}: {sql}");
+        }
+        // By the extended protocol, too.
+        scene.client.query("select sets_by_name($1)", &[&"ten"]).unwrap();
+        assert_eq!(scene.shown("app.tenant"), "ten");
+        scene.run("select sets_by_set('')");
+        scene.run("set work_mem = '3MB'");
+        scene.client.batch_execute("select fails('')").unwrap_err();
+        assert_eq!(scene.shown("work_mem"), "3MB", "the error has undone it");
+        assert_ne!(first_value(&mut scene.others[0], "show work_mem"), "3MB", "another session's");
+        scene.holds(0, "everything is done");
+    });
+}
+
+#[test]
+fn what_code_leaves_besides_settings_stays_with_its_session() {
+    limited(|| {
+        let (_cluster, mut scene) = scene();
+        scene.run("select makes_temporary()");
+        scene.shown("work_mem");
+        assert_eq!(first_value(&mut scene.client, "select a::text from made"), "42");
+        scene.others[0].batch_execute("select * from made").unwrap_err();
+        scene.holds(1, "everything is done");
+        scene.run("drop table made");
+        scene.shown("work_mem");
+        scene.holds(0, "nothing temporary is left");
+        scene.run("select locks()");
+        scene.holds(1, "everything is done");
+        let taken = "select pg_try_advisory_lock(77)::text";
+        assert_eq!(first_value(&mut scene.others[0], taken), "false");
+        assert_eq!(first_value(&mut scene.client, "select pg_advisory_unlock(77)::text"), "true");
+        assert_eq!(first_value(&mut scene.others[0], taken), "true");
+        scene.holds(1, "the other one's");
+        assert_eq!(first_value(&mut scene.others[0], "select pg_advisory_unlock(77)::text"), "true");
+        scene.holds(0, "everything is done");
+        scene.run("select listens()");
+        scene.holds(1, "everything is done");
+        scene.run("unlisten news");
+        scene.holds(0, "everything is done");
+    });
+}
+
+#[test]
+fn a_session_is_held_no_longer_than_what_holds_it() {
+    limited(|| {
+        let (_cluster, mut scene) = scene();
+        for (number, (sql, pinned)) in [
+            ("create temp table t (a int)", 1),
+            ("create temp table u (a int)", 1),
+            ("drop table t", 1),
+            ("drop table u", 0),
+            ("begin; create temp table t (a int) on commit drop; insert into t values (1); commit", 0),
+            ("begin; create temp table t (a int); rollback", 0),
+            ("begin; create temp table t (a int); commit", 1),
+            ("discard temp", 0),
+            ("listen a; listen b", 1),
+            ("unlisten a", 1),
+            ("unlisten *", 0),
+            ("begin; listen a; rollback", 0),
+            ("select pg_advisory_lock(1), pg_advisory_lock(2)", 1),
+            ("select pg_advisory_unlock(1)", 1),
+            ("select pg_advisory_unlock_all()", 0),
+            ("begin; declare c cursor with hold for select 1; commit", 1),
+            ("close c", 0),
+            ("create temp table t (a int); listen a; select pg_advisory_lock(3)", 1),
+            ("discard all", 0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            scene.run(sql);
+            scene.holds(pinned, &format!("{number}: {sql}"));
+        }
+    });
+}
+
+fn first_value(client: &mut Client, sql: &str) -> String {
+    client.query_one(sql, &[]).unwrap().get(0)
+}
