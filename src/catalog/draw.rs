@@ -9,7 +9,7 @@ use super::{
     Body, FunctionLists, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind, RelationRow, Volatility, Why,
 };
 use crate::sql::functions::{Class, class_of};
-use crate::sql::{Kind, Leftovers, Name, NeedsPrimary, Statement, answers_alike, differs_between_nodes};
+use crate::sql::{Doubt, Kind, Leftovers, Name, NeedsPrimary, Statement, answers_alike, differs_between_nodes};
 
 impl Picture {
     /// The picture that these rows make. `id` is not 0 and unique while the process runs; `changes` says which changes
@@ -315,7 +315,7 @@ impl<'a> Drawing<'a> {
         let mut left = Leftovers::default();
         match &row.body {
             Body::Hidden if row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(&row.name) => {
-                left.unseen = true;
+                left.doubt(Doubt::Opaque);
             }
             Body::Hidden => {}
             Body::Text { leftovers, .. } => left = leftovers.clone(),
@@ -326,9 +326,11 @@ impl<'a> Drawing<'a> {
                         Some(Class::ChangesSetting) => {
                             let constants = mentions.constants.iter().filter(|(function, _)| function == oid);
                             left.settings.extend(constants.map(|(_, name)| name.to_lowercase().into()));
-                            left.unseen |= left.settings.is_empty();
+                            if left.settings.is_empty() {
+                                left.doubt(Doubt::Unnamed);
+                            }
                         }
-                        Some(Class::AdvisoryLock | Class::SessionState) => left.unseen = true,
+                        Some(Class::AdvisoryLock | Class::SessionState) => left.doubt(Doubt::Unnamed),
                         _ => {}
                     }
                 }
@@ -438,7 +440,13 @@ impl<'a> Drawing<'a> {
             if changes && self.relation(*oid).is_some_and(|relation| !relation.trigger_changes) {
                 found.push((*oid, Found::TriggerChanges));
             }
-            let Some(left) = self.function(*function).and_then(|function| function.leaves.clone()) else { continue };
+            let Some(mut left) = self.function(*function).and_then(|function| function.leaves.clone()) else {
+                continue;
+            };
+            if left.doubt == Doubt::Opaque {
+                // Many triggers run made-up text or are written in C, and each write would cost a question more.
+                left.doubt = Doubt::None;
+            }
             let known = self.relation(*oid).and_then(|relation| relation.trigger_leaves.as_deref().cloned());
             if known.unwrap_or_default().join(&left) {
                 found.push((*oid, Found::TriggerLeaves(left)));

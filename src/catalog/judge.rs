@@ -9,7 +9,7 @@ use super::path::{PG_CATALOG, Path};
 use super::picture::{Function, Operator, PLAIN, Picture, Relation, is_own, shown};
 use super::{FIRST_OWN, Oid};
 use crate::sql::functions::class_of;
-use crate::sql::{Argument, Call, Kind, Leftovers, Name, NeedsPrimary, Part, Statement};
+use crate::sql::{Argument, Call, Doubt, Kind, Leftovers, Name, NeedsPrimary, Part, Statement};
 
 /// Why something that the catalogs know needs the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +125,9 @@ impl Picture {
         for part in &statement.parts {
             for call in part.calls.iter().filter(|call| class_of(&call.name).is_none()) {
                 let mut candidates = self.candidates(call, path).peekable();
-                left.unseen |= candidates.peek().is_none() && self.types_named(&call.name, path).next().is_none();
+                if candidates.peek().is_none() && self.types_named(&call.name, path).next().is_none() {
+                    left.doubt(Doubt::Opaque);
+                }
                 candidates.filter_map(|function| function.leaves.as_deref()).for_each(|other| {
                     left.join(other);
                 });

@@ -3,7 +3,7 @@
 use super::{Catalog, Facts, InTransaction, Reads, Reason};
 use crate::catalog::{Path, Verdict};
 use crate::sql::{
-    Call, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement, TransactionControl,
+    Call, Doubt, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement, TransactionControl,
     TransactionModes,
 };
 
@@ -121,9 +121,11 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>) -> Option<Box<Lef
     };
     let is_known = matches!(catalog, Catalog::Known { .. });
     if !is_known && statement.parts.iter().any(|part| calls_unknown(part) || runs_code(part)) {
-        left.join(&Leftovers::unknown());
+        left.doubt(Doubt::Unknown);
     }
-    left.unseen |= statement.parts.iter().any(runs_code);
+    if statement.parts.iter().any(runs_code) {
+        left.doubt(Doubt::Opaque);
+    }
     (!left.is_none()).then(|| Box::new(left))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Session;
 use super::pins::Pins;
-use crate::sql::{Kind, Leftovers, Part, Pin, Statement};
+use crate::sql::{Doubt, Kind, Leftovers, Part, Pin, Statement};
 use crate::wire::backend::TransactionStatus;
 
 /// What may be there that nobody knows of.
@@ -20,10 +20,10 @@ pub(super) struct Remains {
 /// Settings that the view of all settings does not show.
 const NEVER_LISTED: [&str; 2] = ["role", "session_authorization"];
 
-/// One row for each setting that the session has changed, and one for each pin that has a cause; the first column says
+/// One row for each setting that the session has changed, in lower case as names are kept, and one for each pin that has a cause; the first column says
 /// which.
 const SQL: &str = "\
-SELECT 'setting', name FROM pg_catalog.pg_settings WHERE source = 'session' \
+SELECT 'setting', pg_catalog.lower(name) FROM pg_catalog.pg_settings WHERE source = 'session' \
 UNION ALL SELECT 'temporary', NULL WHERE pg_catalog.pg_my_temp_schema() <> 0 AND EXISTS (SELECT FROM pg_catalog.pg_depend \
  WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND refobjid = pg_catalog.pg_my_temp_schema()) \
 UNION ALL SELECT 'listen', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
@@ -58,7 +58,11 @@ impl Session {
 
     /// The node must be asked what is left, as soon as the session is idle. One that keeps its lease has it anyway.
     pub fn wants_look(&self) -> bool {
-        !self.keeps_lease && (self.remains.pins_in_doubt || self.remains.code.as_ref().is_some_and(|code| code.unseen))
+        !self.keeps_lease && (self.remains.pins_in_doubt || self.doubt() != Doubt::None)
+    }
+
+    fn doubt(&self) -> Doubt {
+        self.remains.code.as_ref().map_or(Doubt::None, |code| code.doubt)
     }
 
     /// Code may have left something where the session cannot have it back.
@@ -73,8 +77,7 @@ impl Session {
 
     /// The query of a look.
     pub fn look_query(&self) -> String {
-        let named_by_code =
-            if self.remains.code.as_ref().is_some_and(|code| code.unknown) { NAMED_BY_CODE } else { "" };
+        let named_by_code = if self.doubt() == Doubt::Unknown { NAMED_BY_CODE } else { "" };
         self.guarded(format!("{SQL}{named_by_code}"))
     }
 
@@ -82,24 +85,25 @@ impl Session {
     pub fn looked(&mut self, rows: &[Vec<Option<Arc<str>>>]) {
         let has_prepared = !self.sql_prepared.is_empty();
         let code = std::mem::take(&mut self.remains).code.unwrap_or_default();
+        let is_doubtful = code.doubt != Doubt::None;
         self.touched.extend(code.settings);
         let mut seen = Pins::default();
         for row in rows {
             match (row.first().and_then(Option::as_deref), row.get(1)) {
-                (Some("setting"), Some(Some(name))) if code.unseen => self.touched.push(Arc::clone(name)),
+                (Some("setting"), Some(Some(name))) if is_doubtful => self.touched.push(Arc::clone(name)),
                 (Some("temporary"), _) => drop(seen.add(Pin::Temporary)),
                 (Some("listen"), _) => drop(seen.add(Pin::Listen)),
                 (Some("lock"), _) => drop(seen.add(Pin::AdvisoryLock)),
                 (Some("cursor"), _) => drop(seen.add(Pin::HoldCursor)),
                 // What code has prepared is known by nobody's text.
-                (Some("prepared"), _) if code.unseen && !has_prepared => {
+                (Some("prepared"), _) if is_doubtful && !has_prepared => {
                     self.pins.add(Pin::UnknownSetting);
                 }
                 _ => {}
             }
         }
         self.pins.are_seen(seen);
-        if code.unseen {
+        if is_doubtful {
             let known: Vec<_> = self.settings.iter().map(|(name, _)| Arc::clone(name)).collect();
             self.touched.extend(known);
             self.touched.extend(NEVER_LISTED.map(Arc::from));

@@ -9,7 +9,7 @@ use super::doubt::closes_names;
 use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId};
-use crate::sql::{Kind, Leftovers, Part, SessionChange, Statement};
+use crate::sql::{Doubt, Kind, Leftovers, Part, SessionChange, Statement};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
 
@@ -71,7 +71,7 @@ impl Session {
             frontend::FLUSH => out.extend_from_slice(message.whole),
             frontend::FUNCTION_CALL => {
                 self.transaction.may_have_written = true;
-                self.may_be_left(&Leftovers::unknown());
+                self.may_be_left(&Leftovers::doubtful(Doubt::Unknown));
                 known.last_writer = Some(self.id);
                 self.owed.push(Owed::FunctionCall);
                 out.extend_from_slice(message.whole);

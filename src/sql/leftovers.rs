@@ -11,31 +11,46 @@ use super::words::{Quoting, Token, tokens};
 pub struct Leftovers {
     /// Settings that it changes for the session, by name.
     pub settings: Vec<Arc<str>>,
-    /// It may leave something that it does not name: the session must be looked at.
-    pub unseen: bool,
-    /// Nothing is known of it: not even the settings are that only its text names.
-    pub unknown: bool,
+    /// What else it may leave.
+    pub doubt: Doubt,
+}
+
+/// How much of what code leaves is not known: each includes the ones before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubt {
+    /// Everything is known.
+    #[default]
+    None,
+    /// It runs what cannot be looked into.
+    Opaque,
+    /// It makes, locks or sets something that it does not name.
+    Unnamed,
+    /// Not even the code is known.
+    Unknown,
 }
 
 impl Leftovers {
-    /// Anything may be left.
-    pub fn unknown() -> Self {
-        Self { settings: Vec::new(), unseen: true, unknown: true }
+    /// Nothing is known but that there may be something.
+    pub fn doubtful(doubt: Doubt) -> Self {
+        Self { settings: Vec::new(), doubt }
     }
 
     /// It leaves nothing.
     pub fn is_none(&self) -> bool {
-        self.settings.is_empty() && !self.unseen
+        self.settings.is_empty() && self.doubt == Doubt::None
     }
 
     /// What the other one leaves, too; answers whether that is more.
     pub fn join(&mut self, other: &Self) -> bool {
-        let size = |left: &Self| (left.settings.len(), left.unseen, left.unknown);
-        let before = size(self);
-        self.unseen |= other.unseen;
-        self.unknown |= other.unknown;
+        let before = (self.settings.len(), self.doubt);
+        self.doubt = self.doubt.max(other.doubt);
         other.settings.iter().for_each(|name| self.sets(name));
-        before != size(self)
+        before != (self.settings.len(), self.doubt)
+    }
+
+    /// It is known no better than this.
+    pub fn doubt(&mut self, doubt: Doubt) {
+        self.doubt = self.doubt.max(doubt);
     }
 
     /// What statements in SQL leave.
@@ -46,7 +61,7 @@ impl Leftovers {
                 SessionChange::Set(name) | SessionChange::Reset(name) => left.sets(name),
                 // What it holds is carried with every write of a session.
                 SessionChange::SetLocal(_) | SessionChange::Ask | SessionChange::Pin(Pin::Sequence) => {}
-                _ => left.unseen = true,
+                _ => left.doubt(Doubt::Unnamed),
             }
         }
         left
@@ -57,7 +72,7 @@ impl Leftovers {
         let mut left = Self::default();
         let tokens = tokens(text, quoting);
         (0..tokens.len()).for_each(|at| left.token(&tokens, at));
-        if left.unseen && quoting == Quoting::Sql {
+        if left.doubt != Doubt::None && quoting == Quoting::Sql {
             // What it runs may stand in its strings.
             left.join(&Self::of_body(text, Quoting::None));
         }
@@ -77,12 +92,15 @@ impl Leftovers {
             "set" | "reset" if begins_command(tokens, at) => self.command(tokens.get(at + 1..).unwrap_or_default()),
             "set_config" if opens => self.call(tokens.get(at + 2..).unwrap_or_default()),
             "deallocate" | "discard" | "listen" | "load" | "prepare" | "unlisten" if begins_command(tokens, at) => {
-                self.unseen = true;
+                self.doubt(Doubt::Unnamed);
             }
-            "execute" | "pg_temp" | "temp" | "temporary" => self.unseen = true,
+            "execute" => self.doubt(Doubt::Opaque),
+            "pg_temp" | "temp" | "temporary" => self.doubt(Doubt::Unnamed),
             _ if opens => {
                 let class = class_of(&Name { schema: None, name: Arc::clone(word) });
-                self.unseen |= matches!(class, Some(Class::AdvisoryLock | Class::SessionState));
+                if matches!(class, Some(Class::AdvisoryLock | Class::SessionState)) {
+                    self.doubt(Doubt::Unnamed);
+                }
             }
             _ => {}
         }
@@ -103,7 +121,7 @@ impl Leftovers {
             ("time", [Token::Word(zone), ..]) if **zone == *"zone" => "timezone".into(),
             ("xml", _) => "xmloption".into(),
             ("all" | "characteristics", _) => {
-                self.unseen = true;
+                self.doubt(Doubt::Unnamed);
                 return;
             }
             (_, [Token::Dot, Token::Word(second), ..]) => format!("{first}.{second}").to_lowercase().into(),
@@ -134,7 +152,7 @@ impl Leftovers {
                 self.sets(&format!("{first}.{second}").into());
             }
             [Token::Other, Token::Word(name), Token::Other, ..] => self.sets(name),
-            _ => self.unseen = true,
+            _ => self.doubt(Doubt::Unnamed),
         }
     }
 }
@@ -152,9 +170,9 @@ fn begins_command(tokens: &[Token<'_>], at: usize) -> bool {
 mod tests {
     use super::*;
 
-    fn left(text: &str) -> (Vec<Arc<str>>, bool) {
+    fn left(text: &str) -> (Vec<Arc<str>>, Doubt) {
         let left = Leftovers::of_body(text, Quoting::Sql);
-        (left.settings, left.unseen)
+        (left.settings, left.doubt)
     }
 
     #[test]
@@ -170,7 +188,7 @@ mod tests {
             ("begin set session authorization eve; end", "session_authorization"),
             ("begin reset work_mem; end", "work_mem"),
         ] {
-            assert_eq!(left(text), (vec![name.into()], false), "{text}");
+            assert_eq!(left(text), (vec![name.into()], Doubt::None), "{text}");
         }
     }
 
@@ -184,25 +202,26 @@ mod tests {
             "BEGIN PERFORM pg_advisory_xact_lock(1); RETURN nextval('s'); END",
             "BEGIN x := 'set work_mem = 1'; -- listen\n RETURN x; END",
         ] {
-            assert_eq!(left(text), (vec![], false), "{text}");
+            assert_eq!(left(text), (vec![], Doubt::None), "{text}");
         }
     }
 
     #[test]
     fn what_a_body_does_not_name_must_be_looked_for() {
         for text in [
-            "BEGIN EXECUTE q; END",
             "BEGIN CREATE TEMP TABLE t (); END",
             "BEGIN PERFORM pg_advisory_lock(1); END",
             "BEGIN PERFORM set_config(name, 'a', false); END",
             "BEGIN LISTEN a; END",
             "BEGIN RESET ALL; END",
         ] {
-            assert!(left(text).1, "{text}");
+            assert_eq!(left(text).1, Doubt::Unnamed, "{text}");
         }
+        assert_eq!(left("BEGIN EXECUTE q; END").1, Doubt::Opaque);
+        assert_eq!(left("BEGIN EXECUTE 'CREATE TEMP TABLE ' || name; END").1, Doubt::Unnamed);
         let dynamic = left("BEGIN EXECUTE 'SET app.tenant = ' || quote_literal(a); END");
-        assert_eq!(dynamic, (vec!["app.tenant".into()], true));
+        assert_eq!(dynamic, (vec!["app.tenant".into()], Doubt::Opaque));
         let other = Leftovers::of_body("plpy.execute(\"select set_config('a.b', 'c', false)\")", Quoting::None);
-        assert_eq!(other, Leftovers { settings: vec!["a.b".into()], unseen: true, unknown: false });
+        assert_eq!(other, Leftovers { settings: vec!["a.b".into()], doubt: Doubt::Opaque });
     }
 }

@@ -22,7 +22,7 @@ pub mod words;
 
 pub use cache::{Cache, Counters};
 pub use comments::{Hint, Remarks};
-pub use leftovers::Leftovers;
+pub use leftovers::{Doubt, Leftovers};
 pub use memo::{Memo, MemoKey};
 pub use noted::{Bits, Findings};
 pub use parse::{ParseSettings, classify, classify_bytes, fingerprint, too_large};

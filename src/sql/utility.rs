@@ -126,7 +126,7 @@ impl<'a> Block<'a> {
 
     fn leftovers(&self) -> Leftovers {
         let quoting = if self.is_foreign { words::Quoting::None } else { words::Quoting::Sql };
-        self.code.map_or_else(Leftovers::unknown, |code| Leftovers::of_body(code, quoting))
+        self.code.map(|code| Leftovers::of_body(code, quoting)).unwrap_or_default()
     }
 }
 

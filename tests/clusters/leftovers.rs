@@ -114,6 +114,9 @@ fn settings_that_code_changes_are_the_sessions_on_every_connection() {
             ("prepare p as select sets_by_name('nine')", "app.tenant", "seven"),
             ("execute p", "app.tenant", "nine"),
             ("select sets_by_text('set role postgres; set statement_timeout = 12345')", "statement_timeout", "12345ms"),
+            ("set datestyle = 'German'", "datestyle", "German, DMY"),
+            ("select sets_by_text('set datestyle = ''Postgres, MDY''')", "DateStyle", "Postgres, MDY"),
+            ("set datestyle = 'SQL'", "datestyle", "SQL, MDY"),
             ("select sets_by_text('reset statement_timeout')", "statement_timeout", "0"),
         ]
         .into_iter()
