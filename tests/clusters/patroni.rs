@@ -56,7 +56,7 @@ fn a_switchover_that_is_scheduled_in_patroni_costs_short_transactions_nothing() 
 
 #[test]
 fn a_switchover_that_before_stop_announces_costs_short_transactions_nothing() {
-    limited_to(LIMIT, || {
+    limited_to(LIMIT + PATIENCE * switchovers(), || {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/patroni/before_stop");
         let folder = tempfile::Builder::new().prefix("trunkline-hook-").tempdir_in("/tmp").unwrap();
         // The repository may be closed to the user postgres.
@@ -68,8 +68,8 @@ fn a_switchover_that_before_stop_announces_costs_short_transactions_nothing() {
         let cluster = PatroniCluster::start(Release::Newest, ["{}"; 3], Some(&hook));
         let proxy = Proxy::over_patroni(cluster.folder(), &cluster.urls(), "");
         let load = Load::begin(&proxy, transfer);
-        thread::sleep(Duration::from_secs(1));
-        for _ in 0..3 {
+        both_stream(&proxy);
+        for _ in 0..switchovers() {
             let from = cluster.leader().unwrap();
             let to = (from + 1) % 3;
             let answer = cluster.switch_over(from, to, None);
@@ -172,13 +172,7 @@ fn switchovers_are_followed(release: Release) {
     let cluster = PatroniCluster::start(release, ["{}"; 3], None);
     let proxy = Proxy::over_patroni(cluster.folder(), &cluster.urls(), "");
     let load = Load::begin(&proxy, |client, round| client.execute("insert into t values ($1)", &[&round]).map(drop));
-    thread::sleep(Duration::from_secs(1));
-    // A replica whose slot has just been made is still behind, and Patroni would lose what it lacks; an old one calls it
-    // running all the same.
-    eventually("both replicas stream", Duration::from_secs(30), || {
-        let streams = "select count(*) from pg_stat_replication where state = 'streaming'";
-        proxy.client().query_one(streams, &[]).unwrap().get::<_, i64>(0) == 2
-    });
+    both_stream(&proxy);
     for _ in 0..switchovers() {
         let from = cluster.leader().unwrap();
         let to = (from + 1) % 3;
@@ -192,6 +186,16 @@ fn switchovers_are_followed(release: Release) {
         eventually("both replicas stream", Duration::from_secs(30), || cluster.streaming() == 2);
     }
     load.end();
+}
+
+/// A replica whose slot has just been made is still behind, and Patroni would lose what it lacks, or will not switch over to
+/// it; an old Patroni calls it running all the same.
+fn both_stream(proxy: &Proxy) {
+    eventually("both replicas stream", Duration::from_secs(30), || {
+        let streams = "select count(*) from pg_stat_replication where state = 'streaming'";
+        proxy.client().query_one(streams, &[]).unwrap().get::<_, i64>(0) == 2
+    });
+    thread::sleep(Duration::from_secs(1));
 }
 
 /// What one switchover more may take.
