@@ -132,6 +132,14 @@ impl Picture {
                     left.join(other);
                 });
             }
+            if part.kind == Kind::Do {
+                // Its words: any function of such a name may be meant.
+                let named = part.functions.iter().filter_map(|name| self.function_names.get(&self.key(&name.name)));
+                let functions = named.flatten().filter_map(|&place| self.functions.get(usize_of(place)));
+                functions.filter_map(|function| function.leaves.as_deref()).for_each(|other| {
+                    left.join(other);
+                });
+            }
             if matches!(part.needs_primary, Some(NeedsPrimary::Writes | NeedsPrimary::CopyIn)) {
                 let written = part.tables.iter().flat_map(|table| self.relations_named(table, path));
                 written.filter_map(|relation| relation.trigger_leaves.as_deref()).for_each(|other| {

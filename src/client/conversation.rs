@@ -55,8 +55,8 @@ pub struct Client {
     pub(super) dropping: usize,
     /// Nodes that were lost while they had the present unit: it is run again elsewhere.
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
-    /// The present unit was under way on a node that went without a word: it may be what the node has died of.
-    pub(super) is_suspect: bool,
+    /// The node that was lost last with what runs now, without a word: it may have died of it.
+    pub(super) died_last: Option<NodeId>,
     pub(super) paths: LastPath,
     /// The replica that it reads from as long as it can, where that is configured.
     pub(super) stays_with: Option<NodeId>,
@@ -179,7 +179,7 @@ impl Client {
             is_listened_to: false,
             dropping: 0,
             lost_on: SmallVec::new(),
-            is_suspect: false,
+            died_last: None,
             paths: LastPath::default(),
             stays_with: None,
             turn,

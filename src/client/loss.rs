@@ -11,7 +11,7 @@ use crate::metrics::{Loss as LossCount, Retry};
 use crate::routing::{Intent, Reason};
 use crate::session::Loss;
 use crate::session::failure::Circumstances;
-use crate::topology::Doubt;
+use crate::topology::{Doubt, NodeId, NodeState};
 use crate::wire::{SqlState, backend};
 
 /// A unit that node after node says goodbye to is told so in the end.
@@ -95,10 +95,10 @@ impl Client {
         }
         self.dropping = held.passing_to_node;
         // A read that no node survives is not tried on all of them. A node that said goodbye, or that we have fenced, has not
-        // died of it.
+        // died of it; nor has one whose postmaster is gone, which a statement does not reach.
         let is_unexplained = held.sent && farewell.is_none() && !held.lease.connection().pass.is_severed();
-        let may_run_again =
-            farewell.is_some() || (self.lost_on.len() < MOST_RUNS && !(is_unexplained && self.is_suspect));
+        let is_suspect = is_unexplained && self.died_last.is_some_and(|before| !self.is_down(before));
+        let may_run_again = farewell.is_some() || (self.lost_on.len() < MOST_RUNS && !is_suspect);
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
         let how = Circumstances {
             farewell,
@@ -130,7 +130,7 @@ impl Client {
             Loss::RunAgain => {
                 self.worker.metrics.retried(if how.sent { Retry::NodeLost } else { Retry::NotSent });
                 self.lost_on.push(node);
-                self.is_suspect |= is_unexplained;
+                self.died_last = is_unexplained.then_some(node).or(self.died_last);
                 self.put_back(buffers);
                 Ok(())
             }
@@ -165,10 +165,15 @@ impl Client {
         }
     }
 
+    /// The node answers nobody. One whose sessions all end because one of them has crashed is soon there again.
+    fn is_down(&self, node: NodeId) -> bool {
+        self.cluster().view.load().node(node).is_none_or(|node| node.state == NodeState::Down)
+    }
+
     /// What comes now has been lost nowhere yet.
     pub(super) fn forget_losses(&mut self) {
         self.lost_on.clear();
-        self.is_suspect = false;
+        self.died_last = None;
     }
 
     /// Everything since BEGIN stands at the front of the input again; what the client has seen of it will be compared.

@@ -17,7 +17,7 @@ use crate::metrics::Violator;
 use crate::net::Stream;
 use crate::routing::{Consistency, Intent};
 use crate::session::replay::Differs;
-use crate::session::{End, Reply, TransactionLog, matters};
+use crate::session::{End, Reply, TransactionLog, matters, tells_of_death};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response::{Severity, put_error};
@@ -703,12 +703,28 @@ enum Gate {
     More,
 }
 
-/// The goodbye of a node, where nothing stands before it.
+/// What a node says before it closes a connection, where nothing stands before it: its goodbye, or a warning that it dies.
 #[cold]
-fn farewell_of(bytes: &[u8]) -> Option<SqlState> {
-    let header = Header::peek(bytes).ok()?.filter(|header| header.tag == backend::ERROR_RESPONSE)?;
+fn last_word(bytes: &[u8]) -> Option<LastWord> {
+    let header = Header::peek(bytes).ok()??;
+    let is_error = header.tag == backend::ERROR_RESPONSE;
+    if !is_error && header.tag != backend::NOTICE_RESPONSE {
+        return None;
+    }
     let fields = ErrorFields::read(bytes.get(frame::HEADER..header.size)?);
-    fields.ends_connection().then_some(fields.code)
+    match is_error {
+        true => fields.ends_connection().then_some(LastWord::Goodbye),
+        false => tells_of_death(fields.code).then_some(LastWord::Death),
+    }
+}
+
+/// How a node ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastWord {
+    /// In good order: what it has not answered, it has not done.
+    Goodbye,
+    /// It is torn down, and what it was doing is not known.
+    Death,
 }
 
 /// Tells the compiler that the way that leads here is rarely taken.
@@ -716,14 +732,14 @@ fn farewell_of(bytes: &[u8]) -> Option<SqlState> {
 #[inline(never)]
 fn unusual() {}
 
-/// How many bytes are whole answers, where the node says goodbye and something stands between these and that. Costs one
-/// look at the last bytes where it does not: a goodbye comes last, and its fields end with zeros.
+/// How many bytes are whole answers, where the node says its last words and something stands between these and those. Costs
+/// one look at the last bytes where it does not: they come last, and their fields end with zeros.
 fn answered_before_goodbye(filled: &[u8], held: &HeldLease) -> Option<usize> {
     if !filled.ends_with(&[0, 0]) {
         return None;
     }
     let last_words = LastWords::find(filled, held.passing_to_client)?;
-    (0 < last_words.answered && last_words.answered < last_words.goodbye).then_some(last_words.answered)
+    (0 < last_words.answered && last_words.answered < last_words.begin).then_some(last_words.answered)
 }
 
 /// What a fenced node has said counts if its goodbye is there: all of it came before the fence, which takes nothing any
@@ -731,15 +747,17 @@ fn answered_before_goodbye(filled: &[u8], held: &HeldLease) -> Option<usize> {
 /// answer was not.
 #[cold]
 fn ends_with_goodbye(filled: &[u8], held: &HeldLease) -> bool {
-    held.has_last_words || LastWords::find(filled, held.passing_to_client).is_some()
+    let found = LastWords::find(filled, held.passing_to_client);
+    found.is_some_and(|last_words| last_words.word == LastWord::Goodbye)
 }
 
-/// Where a node says goodbye.
+/// Where a node says its last words.
 struct LastWords {
+    word: LastWord,
     /// So many bytes are whole answers.
     answered: usize,
-    /// The goodbye begins there.
-    goodbye: usize,
+    /// They begin there.
+    begin: usize,
 }
 
 impl LastWords {
@@ -747,8 +765,8 @@ impl LastWords {
     fn find(filled: &[u8], passing: usize) -> Option<Self> {
         let (mut at, mut answered) = (passing, 0);
         while let Some(header) = Header::peek(filled.get(at..)?).ok()? {
-            if farewell_of(filled.get(at..)?).is_some() {
-                return Some(Self { answered, goodbye: at });
+            if let Some(word) = last_word(filled.get(at..)?) {
+                return Some(Self { word, answered, begin: at });
             }
             at += header.size;
             if header.tag == backend::READY_FOR_QUERY {

@@ -2,6 +2,7 @@
 
 use super::{Catalog, Facts, InTransaction, Reads, Reason};
 use crate::catalog::{Path, Verdict};
+use crate::sql::functions::class_of;
 use crate::sql::{
     Call, Doubt, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement, TransactionControl,
     TransactionModes,
@@ -119,9 +120,10 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>) -> Option<Box<Lef
         Catalog::Unknown(Some(last)) => last.leftovers(statement, &Path::any()),
         _ => Leftovers::default(),
     };
-    let is_known = matches!(catalog, Catalog::Known { .. });
-    if !is_known && statement.parts.iter().any(|part| calls_unknown(part) || runs_code(part)) {
-        left.doubt(Doubt::Unknown);
+    if !matches!(catalog, Catalog::Known { .. }) {
+        let doubtful = statement.parts.iter().filter(|part| calls_unknown(part) || runs_code(part));
+        let functions = doubtful.flat_map(|part| &part.functions).filter(|name| class_of(name).is_none());
+        functions.for_each(|name| left.calls_unknown(&name.name));
     }
     if statement.parts.iter().any(runs_code) {
         left.doubt(Doubt::Opaque);

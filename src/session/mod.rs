@@ -42,7 +42,7 @@ pub use failure::Loss;
 pub use gathered::{End, Gathered};
 pub use known::{Known, SessionId};
 pub use replay::TransactionLog;
-pub use reply::{Reply, matters};
+pub use reply::{Reply, matters, tells_of_death};
 pub use reported::{Reported, ReportedAtLogin};
 pub use settings::{Dialect, Settings};
 pub use wishes::Wishes;

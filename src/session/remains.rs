@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::Session;
 use super::pins::Pins;
+use super::{Session, settings};
 use crate::sql::{Doubt, Kind, Leftovers, Part, Pin, Statement};
 use crate::wire::backend::TransactionStatus;
 
@@ -32,11 +32,18 @@ UNION ALL SELECT 'lock', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
 UNION ALL SELECT 'cursor', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
 UNION ALL SELECT 'prepared', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)";
 
-/// Settings of users' own are not listed either. Where functions are not known, every such name that any of them may set
-/// is one to ask for.
-const NAMED_BY_CODE: &str = r" UNION ALL SELECT DISTINCT 'setting', pg_catalog.lower(named[1]) FROM pg_catalog.pg_proc
- CROSS JOIN LATERAL pg_catalog.regexp_matches(prosrc, E'(?:set_config\\s*\\(\\s*''|\\mset\\s+(?:session\\s+)?)'
- '([a-z_][a-z0-9_$]*\\.[a-z_][a-z0-9_$.]*)', 'gi') AS named WHERE oid >= 16384";
+/// Settings of users' own are not listed either: what these functions may set, of which nothing is known yet, is to be
+/// asked for by the names that stand in them.
+fn sql_of_unknown(functions: &[Arc<str>]) -> String {
+    const NAMED: &str =
+        r"E'(?:set_config\\s*\\(\\s*''|\\mset\\s+(?:session\\s+)?)([a-z_][a-z0-9_$]*\\.[a-z_][a-z0-9_$.]*)'";
+    let names: Vec<_> = functions.iter().map(|name| settings::quote_literal(name)).collect();
+    format!(
+        " UNION ALL SELECT DISTINCT 'setting', pg_catalog.lower(named[1]) FROM pg_catalog.pg_proc CROSS JOIN LATERAL \
+         pg_catalog.regexp_matches(prosrc, {NAMED}, 'gi') AS named WHERE oid >= 16384 AND proname IN ({})",
+        names.join(",")
+    )
+}
 
 impl Session {
     /// Code has been sent that may leave this.
@@ -77,8 +84,9 @@ impl Session {
 
     /// The query of a look.
     pub fn look_query(&self) -> String {
-        let named_by_code = if self.doubt() == Doubt::Unknown { NAMED_BY_CODE } else { "" };
-        self.guarded(format!("{SQL}{named_by_code}"))
+        let unknown = self.remains.code.as_ref().map(|code| &*code.unknown).filter(|unknown| !unknown.is_empty());
+        let of_unknown = unknown.map(sql_of_unknown).unwrap_or_default();
+        self.guarded(format!("{SQL}{of_unknown}"))
     }
 
     /// What the node has answered to it: pins are what has a cause, and every setting is to be read that may be another.

@@ -405,8 +405,12 @@ fn worth_a_retry(code: SqlState) -> bool {
 
 /// The warning of a server that is being torn down is about its own connection, which is not the client's.
 fn notice(body: &[u8]) -> Reply {
-    let code = ErrorFields::read(body).code;
-    if code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CRASH_SHUTDOWN { Reply::NodeDies } else { Reply::Forward }
+    if tells_of_death(ErrorFields::read(body).code) { Reply::NodeDies } else { Reply::Forward }
+}
+
+/// A warning of this kind comes from a server that is being torn down.
+pub fn tells_of_death(code: SqlState) -> bool {
+    code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CRASH_SHUTDOWN
 }
 
 fn with_client_name(body: &[u8], ours: &[u8], name: &[u8]) -> BytesMut {

@@ -71,7 +71,7 @@ impl Session {
             frontend::FLUSH => out.extend_from_slice(message.whole),
             frontend::FUNCTION_CALL => {
                 self.transaction.may_have_written = true;
-                self.may_be_left(&Leftovers::doubtful(Doubt::Unknown));
+                self.may_be_left(&Leftovers::doubtful(Doubt::Opaque));
                 known.last_writer = Some(self.id);
                 self.owed.push(Owed::FunctionCall);
                 out.extend_from_slice(message.whole);

@@ -193,6 +193,12 @@ impl<'a> Effects<'a> {
         self.leave(SessionChange::Pin(pin));
     }
 
+    /// Code in it names these functions, of which some are not PostgreSQL's own.
+    pub(super) fn names_functions(&mut self, names: impl IntoIterator<Item = Name>) {
+        let foreign = names.into_iter().filter(|name| functions::class_of(name).is_none());
+        foreign.for_each(|name| add(&mut self.functions, name));
+    }
+
     /// It makes or uses a temporary object.
     pub(super) fn temporary(&mut self) {
         self.require(NeedsPrimary::Temporary);

@@ -13,6 +13,8 @@ pub struct Leftovers {
     pub settings: Vec<Arc<str>>,
     /// What else it may leave.
     pub doubt: Doubt,
+    /// Functions, by name, of which nothing is known yet: they may change settings, too.
+    pub unknown: Vec<Arc<str>>,
 }
 
 /// How much of what code leaves is not known: each includes the ones before it.
@@ -25,14 +27,12 @@ pub enum Doubt {
     Opaque,
     /// It makes, locks or sets something that it does not name.
     Unnamed,
-    /// Not even the code is known.
-    Unknown,
 }
 
 impl Leftovers {
     /// Nothing is known but that there may be something.
     pub fn doubtful(doubt: Doubt) -> Self {
-        Self { settings: Vec::new(), doubt }
+        Self { doubt, ..Self::default() }
     }
 
     /// It leaves nothing.
@@ -42,10 +42,20 @@ impl Leftovers {
 
     /// What the other one leaves, too; answers whether that is more.
     pub fn join(&mut self, other: &Self) -> bool {
-        let before = (self.settings.len(), self.doubt);
-        self.doubt = self.doubt.max(other.doubt);
+        let size = |left: &Self| (left.settings.len(), left.doubt, left.unknown.len());
+        let before = size(self);
+        self.doubt(other.doubt);
         other.settings.iter().for_each(|name| self.sets(name));
-        before != (self.settings.len(), self.doubt)
+        other.unknown.iter().for_each(|name| self.calls_unknown(name));
+        before != size(self)
+    }
+
+    /// It calls a function of which nothing is known.
+    pub fn calls_unknown(&mut self, name: &Arc<str>) {
+        self.doubt(Doubt::Opaque);
+        if !self.unknown.contains(name) {
+            self.unknown.push(Arc::clone(name));
+        }
     }
 
     /// It is known no better than this.
@@ -222,6 +232,6 @@ mod tests {
         let dynamic = left("BEGIN EXECUTE 'SET app.tenant = ' || quote_literal(a); END");
         assert_eq!(dynamic, (vec!["app.tenant".into()], Doubt::Opaque));
         let other = Leftovers::of_body("plpy.execute(\"select set_config('a.b', 'c', false)\")", Quoting::None);
-        assert_eq!(other, Leftovers { settings: vec!["a.b".into()], doubt: Doubt::Opaque });
+        assert_eq!(other, Leftovers { settings: vec!["a.b".into()], doubt: Doubt::Opaque, unknown: vec![] });
     }
 }

@@ -12,7 +12,7 @@ use super::parse::grammar::{
 };
 use super::settings::{self, Scope};
 use super::statement::{
-    CopyDirection, Isolation, Kind, NeedsPrimary, Pin, SessionChange, TransactionControl, TransactionModes,
+    CopyDirection, Isolation, Kind, Name, NeedsPrimary, Pin, SessionChange, TransactionControl, TransactionModes,
 };
 use super::tree::Walk;
 use super::{functions, words};
@@ -44,6 +44,7 @@ pub(super) fn statement(node: &Tree, effects: &mut Effects<'_>) -> Kind {
             let kind = procedural(Kind::Do, node, effects);
             let block = Block::of(block);
             effects.changes_catalog = block.changes_catalog();
+            effects.names_functions(block.functions());
             block.leftovers().settings.into_iter().for_each(|name| effects.leave(SessionChange::Set(name)));
             kind
         }
@@ -115,19 +116,27 @@ impl<'a> Block<'a> {
     fn changes_catalog(&self) -> bool {
         let Some(code) = self.code else { return true };
         let body = words::body(code, words::Quoting::Sql);
-        let calls_unknown = body
-            .statement
-            .parts
-            .iter()
-            .flat_map(|part| &part.functions)
-            .any(|name| functions::class_of(name).is_none() && !KEYWORDS_BEFORE_PARENTHESES.contains(&&*name.name));
+        let calls_unknown = functions_in(&body).iter().any(|name| functions::class_of(name).is_none());
         self.is_foreign || body.is_dynamic || body.changes_catalog || calls_unknown
     }
 
-    fn leftovers(&self) -> Leftovers {
-        let quoting = if self.is_foreign { words::Quoting::None } else { words::Quoting::Sql };
-        self.code.map(|code| Leftovers::of_body(code, quoting)).unwrap_or_default()
+    fn quoting(&self) -> words::Quoting {
+        if self.is_foreign { words::Quoting::None } else { words::Quoting::Sql }
     }
+
+    /// The functions that it may call.
+    fn functions(&self) -> Vec<Name> {
+        self.code.map(|code| functions_in(&words::body(code, self.quoting()))).unwrap_or_default()
+    }
+
+    fn leftovers(&self) -> Leftovers {
+        self.code.map(|code| Leftovers::of_body(code, self.quoting())).unwrap_or_default()
+    }
+}
+
+fn functions_in(body: &words::Body) -> Vec<Name> {
+    let named = body.statement.parts.iter().flat_map(|part| &part.functions);
+    named.filter(|name| !KEYWORDS_BEFORE_PARENTHESES.contains(&&*name.name)).cloned().collect()
 }
 
 /// Words of the language after which a parenthesis opens no call.

@@ -109,6 +109,7 @@ fn settings_that_code_changes_are_the_sessions_on_every_connection() {
             ("select sets_by_others('four')", "app.tenant", "four"),
             ("call sets_in_procedure('five')", "app.tenant", "five"),
             ("insert into tuned values ('six')", "app.tenant", "six"),
+            ("do $$ begin perform sets_by_others('do'); end $$", "app.tenant", "do"),
             ("begin; select sets_by_name('seven'); commit", "app.tenant", "seven"),
             ("begin; select sets_by_name('eight'); rollback", "app.tenant", "seven"),
             ("prepare p as select sets_by_name('nine')", "app.tenant", "seven"),

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls};
 use trunkline::demo::cluster::Cluster;
-use trunkline::demo::node::Stop;
+use trunkline::demo::node::{Node, Stop};
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
-use crate::raw::{RawClient, SYNC, bind, execute, parse};
+use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
 
 #[test]
 fn a_replica_that_is_restarted_costs_nobody_an_error() {
@@ -79,7 +79,7 @@ fn a_primary_that_crashes_leaves_only_writes_in_flight_in_doubt() {
                     cluster.node(0).kill().unwrap();
                     cluster.node(0).start().unwrap();
                 }
-                _ => kill_a_backend(cluster),
+                _ => kill_a_backend(cluster.node(0)),
             });
             seen.has_only(&[("write", "08007"), ("transaction", "08007"), ("transaction", "40001")]);
         }
@@ -87,8 +87,8 @@ fn a_primary_that_crashes_leaves_only_writes_in_flight_in_doubt() {
 }
 
 /// The postmaster then ends all others and recovers, in a tenth of a second and without a new start of its own.
-fn kill_a_backend(cluster: &Cluster) {
-    let (node, mut victim) = (cluster.node(0), login(cluster.node(0).port(), "bench", "bench").connect(NoTls).unwrap());
+fn kill_a_backend(node: &Node) {
+    let mut victim = login(node.port(), "bench", "bench").connect(NoTls).unwrap();
     let pid: i32 = victim.query_one("select pg_backend_pid()", &[]).unwrap().get(0);
     std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
     eventually("it recovers", Duration::from_secs(20), || node.sql("select 1").is_ok());
@@ -241,6 +241,33 @@ fn a_write_that_is_half_answered_before_a_goodbye_runs_again_behind_one_that_cou
             assert_eq!(client.until(b'Z'), ["1", "2", "UPDATE 1", "I"]);
         }
         assert_eq!(primary.sql("select array_agg(a order by id) from t").unwrap(), "{1,1}");
+    });
+}
+
+/// Trunkline reads all of it at once: the answer to the first read, half of the other's, and the warning.
+#[test]
+fn a_read_that_is_half_answered_before_a_crash_runs_again_behind_one_that_counts() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[routing]\nconsistency = 'eventual'").with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let reads = ["select 1 from pg_sleep(0.7)", "select 2 from pg_sleep(1.5)"].map(query);
+        client.send(&[&reads[0], &reads[1]]);
+        let busy = |sleep: &str| {
+            let sql = format!(
+                "select count(*) from pg_stat_activity where query like '%pg_sleep({sleep})' and state = 'active'"
+            );
+            let mut replicas = cluster.nodes()[1..].iter();
+            replicas.find(|replica| replica.sql(&sql).unwrap() == "1")
+        };
+        eventually("the first read runs", Duration::from_secs(5), || busy("0.7").is_some());
+        proxy.signal("STOP");
+        eventually("the second one runs", Duration::from_secs(5), || busy("1.5").is_some());
+        kill_a_backend(busy("1.5").unwrap());
+        proxy.signal("CONT");
+        for read in ["1", "2"] {
+            assert_eq!(client.until(b'Z'), ["T", &format!("row {read}"), "SELECT 1", "I"]);
+        }
     });
 }
 
