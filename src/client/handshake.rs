@@ -21,7 +21,7 @@ use crate::backend::{Connection, Lease, PoolKey};
 use crate::metrics::{Limit, LoginFailure, Refusal};
 use crate::net::{ReadBuffer, Stream};
 use crate::session::reported::NEVER_REPORTED;
-use crate::session::settings::{at_read_committed, sql_to_read};
+use crate::session::settings::{at_read_committed, quote_literal, sql_to_read};
 use crate::session::{Identity, Settings};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::as_fatal;
@@ -187,7 +187,7 @@ async fn ask(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<We
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
     let stamp = admitted.database.catalog.stamp();
     let mut lease = acquire::any_node(admitted, server, worker).await?;
-    let defaults = defaults_of(lease.connection(), server).await?;
+    let defaults = defaults_of(user, lease.connection(), server).await?;
     if server.welcomes.have_changed((cluster, Arc::clone(database), Arc::clone(user)), defaults) {
         // Whoever logs in from now on has the new ones.
         let is_its = |key: &PoolKey| (key.cluster, &key.server_name, &key.user) == (cluster, database, user);
@@ -205,16 +205,19 @@ async fn ask(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<We
     Ok(welcome)
 }
 
-/// What ALTER ROLE and ALTER DATABASE have set for whoever has this connection.
-async fn defaults_of(connection: &mut Connection, server: &Server) -> Result<Arc<str>, Farewell> {
-    const SQL: &str = "SELECT pg_catalog.string_agg(pg_catalog.concat(s.setdatabase, s.setrole, s.setconfig), ' ' \
-                       ORDER BY s.setdatabase, s.setrole) FROM pg_catalog.pg_db_role_setting s \
-                       WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database \
-                       WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) \
-                       AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles \
-                       WHERE rolname OPERATOR(pg_catalog.=) session_user))";
+/// What ALTER ROLE and ALTER DATABASE have set for this user. On the connection somebody may have become another one, which may
+/// be gone since.
+async fn defaults_of(user: &str, connection: &mut Connection, server: &Server) -> Result<Arc<str>, Farewell> {
+    let user = quote_literal(user);
+    let sql = format!(
+        "SELECT pg_catalog.string_agg(pg_catalog.concat(s.setdatabase, s.setrole, s.setconfig), ' ' \
+         ORDER BY s.setdatabase, s.setrole) FROM pg_catalog.pg_db_role_setting s \
+         WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database \
+         WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) \
+         AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) {user}))"
+    );
     let deadline = tokio::time::Instant::now() + server.queue_timeout;
-    let answer = connection.query(&at_read_committed(SQL), deadline).await;
+    let answer = connection.query(&at_read_committed(&sql), deadline).await;
     let rows = answer.map_err(|error| Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string()))?.rows;
     Ok(rows.into_iter().flatten().next().flatten().unwrap_or_default())
 }

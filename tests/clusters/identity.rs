@@ -67,6 +67,27 @@ fn becoming_another_user_ends_the_role() {
     });
 }
 
+/// The server connection on which a session became that role still is it, until it serves another.
+#[test]
+fn who_logs_in_does_not_meet_a_role_that_is_gone() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada").unwrap();
+        caught_up(&cluster);
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1");
+        let mut became = RawClient::connect(proxy.port(), &[]);
+        became.query("set session authorization ada");
+        // On the primary and on each replica.
+        (0..6).for_each(|_| has(&became.query("select session_user"), "row ada"));
+        has(&became.query("select session_user || (txid_current() > 0)"), "row adatrue");
+        cluster.node(0).sql("drop role ada").unwrap();
+        caught_up(&cluster);
+        // What it begins with was told to nobody yet.
+        let mut other = RawClient::connect(proxy.port(), &[("datestyle", "German")]);
+        has(&other.query("select session_user"), "row bench");
+    });
+}
+
 #[test]
 fn a_placeholder_of_a_library_is_removed_with_its_warning_and_reaches_nobody_else() {
     limited(|| {
