@@ -36,7 +36,7 @@ pub enum Relayed {
     NodeLost(Option<SqlState>),
     /// A transaction that is run again is answered otherwise than before.
     ReplayDiffers,
-    /// Everything is answered, the lease is kept by the pool's mode, and settings may have changed.
+    /// Everything is answered, the lease is kept, and settings may have to be read, or put where the session began.
     Touched,
     /// A transaction block is open that the pool's mode does not allow.
     InBlock,
@@ -117,7 +117,13 @@ impl Client {
     /// Everything is answered and the lease is kept: what the pool's mode wants of that.
     fn done_by_mode(&self) -> Option<Relayed> {
         match self.mode {
-            PoolMode::Transaction => (self.session.wants_look() && self.session.is_idle()).then_some(Relayed::Touched),
+            PoolMode::Transaction | PoolMode::Session if self.session.has_reset_in_transaction() => {
+                Some(Relayed::Touched)
+            }
+            PoolMode::Transaction => {
+                let wants_it = self.session.wants_look() || self.session.has_reset();
+                (wants_it && self.session.is_idle()).then_some(Relayed::Touched)
+            }
             PoolMode::Session => {
                 (self.session.is_kept_by_mode() && self.session.is_idle() && self.session.has_touched())
                     .then_some(Relayed::Touched)
@@ -523,8 +529,9 @@ impl Client {
     fn gate(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let gate = self.gate_by_intent(buffers)?;
         let (Gate::Open, Some(held)) = (&gate, &mut self.held) else { return Ok(gate) };
-        // Inside a transaction it is refused anyway.
-        if !self.session.gathered.empties.is_empty() && self.session.status() == TransactionStatus::Idle {
+        // Inside a transaction it is refused anyway, and behind an error it is not run.
+        let is_run = self.session.status() == TransactionStatus::Idle && !self.session.is_skipping();
+        if !self.session.gathered.empties.is_empty() && is_run {
             return Ok(Gate::Closed(Turn::Stop(Relayed::Empties)));
         }
         let known = &mut held.lease.connection().known;
@@ -542,6 +549,10 @@ impl Client {
         // back, and this goes elsewhere.
         if held.is_timed && (!self.session.all_answered() || self.session.may_release()) {
             return Ok(Gate::Closed(Turn::Still));
+        }
+        // Whatever it is, only its Sync goes there, which ends the batch.
+        if self.session.is_skipping() {
+            return Ok(Gate::Open);
         }
         if let Some(Intent::Refuse { .. }) = self.session.intent()
             && (self.session.all_answered() || self.session.owes_only_open_batch())
@@ -576,6 +587,8 @@ impl Client {
             self.own_consistency() == Consistency::Strong && !in_transaction && !self.session.batch_is_open();
         let fits = match self.session.intent() {
             None => true,
+            // The node says that the transaction is aborted, whatever it is.
+            Some(_) if self.session.only_fails() => true,
             Some(_) if is_strong || self.session.must_leave_replica() => false,
             Some(Intent::Read { terms: None, .. }) => true,
             // A COMMIT may be on its way: what comes behind it is not in the transaction.

@@ -24,8 +24,11 @@ impl Client {
         self.grant_wishes(&touched, buffers).await
     }
 
-    /// The session is idle and keeps its lease: its settings are made what they would be if it had come back to it.
+    /// The session keeps its lease: its settings are made what they would be if it had come back to it.
     pub(super) async fn settle(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if self.session.has_reset_in_transaction() {
+            return self.reset_on().await;
+        }
         let touched = self.find_remains(buffers).await?;
         self.grant_wishes(&touched, buffers).await
     }
@@ -116,6 +119,17 @@ impl Client {
                 self.place.card.is_called(self.session.settings.get("application_name"));
                 self.replay_after_reset(buffers).await
             }
+            Err(_) => Err(self.settings_lost()),
+        }
+    }
+
+    /// RESET within a transaction has gone back to what the server connection began with: on to where the session did.
+    async fn reset_on(&mut self) -> Result<(), Farewell> {
+        let sql = self.session.reset_on();
+        let Some(held) = &mut self.held else { return Ok(()) };
+        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        match held.lease.connection().query(&sql, deadline).await {
+            Ok(_) => Ok(()),
             Err(_) => Err(self.settings_lost()),
         }
     }

@@ -5,7 +5,7 @@ use crate::catalog::{Path, Verdict};
 use crate::sql::functions::class_of;
 use crate::sql::{
     Call, Doubt, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement, TransactionControl,
-    TransactionModes,
+    TransactionModes, writes_settings,
 };
 
 /// The proof that a replica gives the same answer as the primary; only [`prove`] can make it.
@@ -127,6 +127,9 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>) -> Option<Box<Lef
     }
     if statement.parts.iter().any(runs_code) {
         left.doubt(Doubt::Opaque);
+    }
+    if statement.parts.iter().any(writes_settings) {
+        left.doubt(Doubt::Unnamed);
     }
     (!left.is_none()).then(|| Box::new(left))
 }

@@ -32,6 +32,10 @@ pub struct Gathered {
     pub verified: Vec<StatementId>,
     /// A replica would not refuse it, and its answer would be wrong there.
     pub is_wrong_on_replica: bool,
+    /// It changes something in the session, such as a setting.
+    pub changes_session: bool,
+    /// It begins or ends a transaction, or a part of one.
+    pub controls_transaction: bool,
     /// It asks for the current value of a sequence, which only this session's own nextval gives.
     pub asks_sequence: bool,
     /// It asks for a setting of Trunkline's own.
@@ -99,6 +103,8 @@ impl Gathered {
         self.may_change_catalog = false;
         self.leftovers = None;
         self.binds = false;
+        self.changes_session = false;
+        self.controls_transaction = false;
         self.asks_sequence = false;
         self.asks_wishes = false;
         self.missing = 0;

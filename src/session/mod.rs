@@ -52,7 +52,9 @@ use crate::routing::{
     Catalog, Defaults, Facts, Freshness, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, Standing,
     safety, weigh,
 };
-use crate::sql::{Isolation, Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
+use crate::sql::{
+    Isolation, Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl, is_carried,
+};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
@@ -115,7 +117,8 @@ pub struct Session {
     remains: Remains,
     /// The pool's mode gives the session one server connection until it leaves.
     keeps_lease: bool,
-    /// Of those touched, the ones put back to their beginnings.
+    /// Of those that it came with, the ones put back to what the server connection began with, and not yet to what the
+    /// session did.
     reset: Vec<Arc<str>>,
     flow: Flow,
     reported: Reported,
@@ -353,7 +356,10 @@ impl Session {
                 self.gathered.binds |= !body.ends_with(&[0; 4]);
             }
             frontend::SYNC => self.gathered.end = Some(End::Sync),
-            frontend::FLUSH => self.gathered.end = Some(End::Flush),
+            frontend::FLUSH => {
+                self.gathered.end = Some(End::Flush);
+                self.keep_batch_whole();
+            }
             frontend::FUNCTION_CALL => {
                 self.gathered.executes = true;
                 self.gathered.join(Intent::Primary(Reason::FunctionCall));
@@ -417,6 +423,14 @@ impl Session {
         self.gathered.size += frame::HEADER + body.len();
         self.gathered.missing = missing;
         Ok(())
+    }
+
+    /// What a batch sets before its Flush is undone if it fails behind it, and what comes there may need the primary.
+    fn keep_batch_whole(&mut self) {
+        let is_read = matches!(self.gathered.intent, Some(Intent::Read { .. }));
+        if is_read && self.gathered.changes_session && self.transaction.status == TransactionStatus::Idle {
+            self.gathered.intent = Some(Intent::Primary(Reason::Transaction));
+        }
     }
 
     fn survey_query(&mut self, text: &[u8], around: &mut Surroundings<'_>) {
@@ -585,7 +599,7 @@ impl Session {
             catalog => catalog,
         };
         self.gathered.may_change_catalog |= safety::may_change_catalog(statement, &catalog);
-        self.gathered.leaves(safety::leftovers(statement, &catalog));
+        self.gathered.leaves(safety::leftovers(statement, &catalog).map(|left| left.named_in(text)));
         let facts = Facts {
             standing: &self.standing,
             heeds_hints: around.heeds_hints,
@@ -608,6 +622,9 @@ impl Session {
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
         });
         self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
+        self.gathered.changes_session |= statement.parts.iter().any(|part| !part.session.is_empty());
+        self.gathered.controls_transaction |=
+            statement.parts.iter().any(|part| part.transaction != TransactionControl::None);
         self.gathered.asks_sequence |=
             statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
         if !statement.is_plain_read() {
@@ -721,6 +738,18 @@ impl Session {
         self.transaction.status != TransactionStatus::Idle || !self.pins.is_empty() || self.keeps_lease
     }
 
+    /// The transaction has failed, and what has been gathered does not end it: it fails, too.
+    pub fn only_fails(&self) -> bool {
+        self.transaction.status == TransactionStatus::Failed
+            && self.owed.is_empty()
+            && !self.gathered.controls_transaction
+    }
+
+    /// An error has come before the end of its batch was sent: what comes up to its Sync is dropped.
+    pub fn is_skipping(&self) -> bool {
+        self.flow.skipping
+    }
+
     /// How the session's texts are to be read.
     pub fn dialect(&self) -> Dialect {
         self.dialect
@@ -792,10 +821,32 @@ impl Session {
         !self.touched.is_empty() || self.has_remains()
     }
 
+    /// RESET has put back settings to what the server connection began with, where the session began with something else.
+    pub fn has_reset(&self) -> bool {
+        !self.reset.is_empty()
+    }
+
+    /// The same within a transaction, of which the next statement is still to come.
+    pub fn has_reset_in_transaction(&self) -> bool {
+        self.has_reset()
+            && self.transaction.status == TransactionStatus::Open
+            && self.owed.is_empty()
+            && !self.flow.batch_open
+            && !self.flow.copy_in
+    }
+
+    /// The SQL that goes on with a RESET within a transaction to where the session began.
+    pub fn reset_on(&mut self) -> String {
+        let reset = std::mem::take(&mut self.reset);
+        let own = reset.iter().filter_map(|name| Some((&**name, self.startup.get(name)?)));
+        own.map(|(name, value)| settings::sql_to_set(name, value)).collect()
+    }
+
     /// The settings whose values must be asked of the node, now that the session is idle.
     pub fn take_touched(&mut self) -> Vec<Arc<str>> {
         let mut touched = std::mem::take(&mut self.touched);
         touched.extend(self.take_settings_left());
+        touched.retain(|name| is_carried(name));
         touched.sort_unstable();
         touched.dedup();
         touched
@@ -985,7 +1036,9 @@ impl Session {
                 }
                 SessionChange::Reset(name) => {
                     self.touch(name);
-                    self.reset.push(Arc::clone(name));
+                    if self.startup.get(name).is_some() {
+                        self.reset.push(Arc::clone(name));
+                    }
                 }
                 SessionChange::ResetAll => self.touch_all(),
                 SessionChange::DiscardAll => {

@@ -342,7 +342,7 @@ impl Session {
 
     /// An error that names one of our statement names must speak of the client's.
     fn name_in_error(&self, body: &[u8], fields: &ErrorFields<'_>, known: &mut Known) -> Option<(Vec<u8>, Box<[u8]>)> {
-        if !matches!(fields.code.as_str(), "42P05" | "26000") {
+        if !matches!(fields.code.as_str(), "42P05" | "26000" | "08P01") {
             return None;
         }
         if let Some(Owed::ParseTaken(name)) = self.owed.front() {
@@ -351,7 +351,13 @@ impl Session {
         let id = StatementId::first_in(body)?;
         let name = match self.owed.front() {
             Some(Owed::Parse { name, by: Asker::Client, .. }) if !name.is_empty() => name.clone(),
-            _ => self.names.name_of(id)?.into(),
+            _ => match self.names.name_of(id) {
+                Some(name) => name.into(),
+                None => {
+                    let mut unnamed = self.unnamed.iter().chain(&self.settled_unnamed);
+                    unnamed.find(|(prepared, _)| prepared.id == id).map(|_| Box::default())?
+                }
+            },
         };
         if fields.code.as_str() == "26000" {
             known.remove(id); // closed behind our back, as by a function
@@ -370,6 +376,9 @@ impl Session {
             let is_reset = self.reset.iter().any(|reset| reset.eq_ignore_ascii_case(name))
                 && self.startup.get(&name.to_ascii_lowercase()).is_some();
             if let Some(at_login) = self.reported.at_login(name).filter(|_| is_reset) {
+                if self.reported.get(name) == Some(at_login) {
+                    return Reply::Hide;
+                }
                 let mut out = BytesMut::new();
                 backend::put_parameter_status(&mut out, name, at_login);
                 let at_login = at_login.to_owned();

@@ -123,6 +123,39 @@ fn precedence(name: &str) -> u8 {
     }
 }
 
+/// The SQL that sets it without a query, so that the transaction may still be given its modes.
+pub fn sql_to_set(name: &str, value: &str) -> String {
+    let values = match LISTS_OF_NAMES.contains(&name) {
+        true => names_in(value),
+        false => vec![value.to_owned()],
+    };
+    let literals: Vec<_> = values.iter().map(|value| quote_literal(value)).collect();
+    format!("SET {} TO {};", quote_name(name), literals.join(","))
+}
+
+/// SET takes a string for one name of these.
+const LISTS_OF_NAMES: [&str; 4] =
+    ["local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"];
+
+/// The names in a list, as PostgreSQL reads it: separated by commas, folded unless quoted.
+fn names_in(list: &str) -> Vec<String> {
+    let mut names = vec![String::new()];
+    let mut is_quoted = false;
+    let mut characters = list.chars().peekable();
+    while let Some(character) = characters.next() {
+        let Some(name) = names.last_mut() else { break };
+        match character {
+            '"' if is_quoted && characters.peek() == Some(&'"') => name.extend(characters.next()),
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => names.push(String::new()),
+            _ if is_quoted => name.push(character),
+            _ if character.is_whitespace() => {}
+            _ => name.extend(character.to_lowercase()),
+        }
+    }
+    names
+}
+
 /// The SQL that asks for the values of these settings, one column each; a name that is unknown gives NULL.
 pub fn sql_to_read(names: &[Arc<str>]) -> String {
     let mut sql = String::from("SELECT ");
@@ -158,6 +191,18 @@ mod tests {
 
     fn settings(pairs: &[(&str, &str)]) -> Settings {
         Settings::new(pairs.iter().map(|&(name, value)| (name.into(), value.into())))
+    }
+
+    #[test]
+    fn what_is_set_by_set_is_a_list_where_the_setting_is_one_of_names() {
+        for (name, value, sql) in [
+            ("application_name", "it's, me", "SET \"application_name\" TO 'it''s, me';"),
+            ("my.x", "", "SET \"my\".\"x\" TO '';"),
+            ("search_path", "\"$user\", Public,\"a \"\"B\"", "SET \"search_path\" TO '$user','public','a \"B';"),
+            ("search_path", "", "SET \"search_path\" TO '';"),
+        ] {
+            assert_eq!(sql_to_set(name, value), sql);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::functions::{Class, class_of};
-use super::statement::{Name, Pin, SessionChange, Statement};
+use super::statement::{Name, Part, Pin, SessionChange, Statement};
 use super::words::{Quoting, Token, tokens};
 
 /// What a function, procedure or block may leave in the session that runs it.
@@ -66,6 +66,9 @@ impl Leftovers {
     /// What statements in SQL leave.
     pub fn of_statement(statement: &Statement) -> Self {
         let mut left = Self::default();
+        if statement.parts.iter().any(writes_settings) {
+            left.doubt(Doubt::Unnamed);
+        }
         for change in statement.parts.iter().flat_map(|part| &part.session) {
             match change {
                 SessionChange::Set(name) | SessionChange::Reset(name) => left.sets(name),
@@ -89,6 +92,23 @@ impl Leftovers {
         left
     }
 
+    /// Where code may leave what it does not name, the statement that runs it may: as a string that is a setting's name or
+    /// holds a SET. Settings of users' own are not listed by the node.
+    pub fn named_in(mut self: Box<Self>, text: &[u8]) -> Box<Self> {
+        if self.doubt == Doubt::None {
+            return self;
+        }
+        let text = String::from_utf8_lossy(text);
+        let named = Self::of_body(&text, Quoting::None);
+        named.settings.iter().for_each(|name| self.sets(name));
+        for at in tokens(&text, Quoting::None).windows(5) {
+            if let [Token::Other, Token::Word(first), Token::Dot, Token::Word(second), Token::Other] = at {
+                self.sets(&format!("{first}.{second}").into());
+            }
+        }
+        self
+    }
+
     fn sets(&mut self, name: &Arc<str>) {
         if !self.settings.contains(name) {
             self.settings.push(Arc::clone(name));
@@ -105,7 +125,7 @@ impl Leftovers {
                 self.doubt(Doubt::Unnamed);
             }
             "execute" => self.doubt(Doubt::Opaque),
-            "pg_temp" | "temp" | "temporary" => self.doubt(Doubt::Unnamed),
+            "pg_temp" | "temp" | "temporary" | "pg_settings" => self.doubt(Doubt::Unnamed),
             _ if opens => {
                 let class = class_of(&Name { schema: None, name: Arc::clone(word) });
                 if matches!(class, Some(Class::AdvisoryLock | Class::SessionState)) {
@@ -167,6 +187,11 @@ impl Leftovers {
     }
 }
 
+/// It may be an UPDATE of the view of all settings, which sets them.
+pub fn writes_settings(part: &Part) -> bool {
+    part.needs_primary.is_some() && part.tables.iter().any(|table| &*table.name == "pg_settings")
+}
+
 /// A word here is the first one of a statement, not part of one (UPDATE … SET).
 fn begins_command(tokens: &[Token<'_>], at: usize) -> bool {
     match at.checked_sub(1).and_then(|before| tokens.get(before)) {
@@ -200,6 +225,16 @@ mod tests {
         ] {
             assert_eq!(left(text), (vec![name.into()], Doubt::None), "{text}");
         }
+    }
+
+    #[test]
+    fn settings_that_a_statement_names_for_code_that_does_not_are_found() {
+        let named = |text: &str| Box::new(Leftovers::doubtful(Doubt::Opaque)).named_in(text.as_bytes()).settings;
+        assert_eq!(named("CALL put('App.Tenant', 'x')"), ["app.tenant".into()]);
+        assert_eq!(named("SELECT run('set app.tenant = 9')"), ["app.tenant".into()]);
+        assert_eq!(named("SELECT f(a.b, 'c') FROM s.t AS a"), Vec::<Arc<str>>::new());
+        let known = Box::new(Leftovers::default()).named_in(b"SELECT f('a.b')");
+        assert_eq!(known.settings, Vec::<Arc<str>>::new());
     }
 
     #[test]

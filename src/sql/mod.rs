@@ -22,14 +22,14 @@ pub mod words;
 
 pub use cache::{Cache, Counters};
 pub use comments::{Hint, Remarks};
-pub use leftovers::{Doubt, Leftovers};
+pub use leftovers::{Doubt, Leftovers, writes_settings};
 pub use memo::{Memo, MemoKey};
 pub use noted::{Bits, Findings};
 pub use parse::{ParseSettings, classify, classify_bytes, fingerprint, too_large};
 pub use prepared::PreparedNames;
 pub use redacted::redacted;
 pub use relations::differs_between_nodes;
-pub use settings::answers_alike;
+pub use settings::{answers_alike, is_carried};
 pub use statement::{
     Argument, Call, CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement,
     TransactionControl, TransactionModes,

@@ -62,6 +62,11 @@ pub(super) fn change(name: &str, scope: Scope, value: Option<&str>, effects: &mu
     }
 }
 
+/// What is set stays beyond its transaction, and its value tells all of it.
+pub fn is_carried(name: &str) -> bool {
+    !matches!(name, "transaction_read_only" | "transaction_isolation" | "transaction_deferrable" | "seed")
+}
+
 /// RESET of `name`, which is in lower case.
 pub(super) fn reset(name: &str, effects: &mut Effects<'_>) {
     match name {

@@ -21,6 +21,8 @@ const FUNCTIONS: &str = "
         $$ begin return sets_by_name(value); end $$;
     create procedure sets_in_procedure(value text) language plpgsql as
         $$ begin perform set_config('app.tenant', value, false); end $$;
+    create procedure sets_what_it_is_told(name text, value text) language plpgsql as
+        $$ begin perform set_config(name, value, false); end $$;
     create function tunes() returns trigger language plpgsql as
         $$ begin perform set_config('app.tenant', new.value, false); return new; end $$;
     create table tuned (value text);
@@ -115,6 +117,14 @@ fn settings_that_code_changes_are_the_sessions_on_every_connection() {
             ("prepare p as select sets_by_name('nine')", "app.tenant", "seven"),
             ("execute p", "app.tenant", "nine"),
             ("select sets_by_text('set role postgres; set statement_timeout = 12345')", "statement_timeout", "12345ms"),
+            ("update pg_settings set setting = '4321' where name = 'statement_timeout'", "statement_timeout", "4321ms"),
+            (
+                "select sets_by_text('update pg_settings set setting = 5 where name = ''lock_timeout''')",
+                "lock_timeout",
+                "5ms",
+            ),
+            ("select sets_by_text('set app.tenant = ' || 'eleven')", "app.tenant", "eleven"),
+            ("call sets_what_it_is_told('app.tenant', 'twelve')", "app.tenant", "twelve"),
             ("set datestyle = 'German'", "datestyle", "German, DMY"),
             ("select sets_by_text('set datestyle = ''Postgres, MDY''')", "DateStyle", "Postgres, MDY"),
             ("set datestyle = 'SQL'", "datestyle", "SQL, MDY"),
@@ -134,6 +144,12 @@ fn settings_that_code_changes_are_the_sessions_on_every_connection() {
         scene.client.batch_execute("select fails('')").unwrap_err();
         assert_eq!(scene.shown("work_mem"), "3MB", "the error has undone it");
         assert_ne!(first_value(&mut scene.others[0], "show work_mem"), "3MB", "another session's");
+        assert_ne!(first_value(&mut scene.others[0], "show lock_timeout"), "5ms", "another session's");
+        // What a transaction is told of itself is nobody's afterwards.
+        scene.run("begin; set transaction read only; select sets_by_text('select 1'); commit");
+        scene.run("set transaction_read_only = on");
+        scene.run("begin isolation level repeatable read; select sets_by_text('select 1'); commit");
+        scene.run("insert into tuned values ('last')");
         scene.holds(0, "everything is done");
     });
 }

@@ -230,6 +230,9 @@ pub(crate) fn copy_data(bytes: &[u8]) -> Vec<u8> {
 /// A Sync.
 pub(crate) const SYNC: &[u8] = b"S\0\0\0\x04";
 
+/// A Flush.
+pub(crate) const FLUSH: &[u8] = b"H\0\0\0\x04";
+
 /// A CopyDone.
 pub(crate) const COPY_DONE: &[u8] = b"c\0\0\0\x04";
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use postgres::Client;
 
 use crate::fixture::{Proxy, cluster, limited};
-use crate::raw::{RawClient, SYNC, TERMINATE, bind, close, execute, parse};
+use crate::raw::{FLUSH, RawClient, SYNC, TERMINATE, bind, close, execute, parse};
 
 /// One server connection per node, so that every client's statements meet on it.
 const SHARED: &str = "[pool]\nsize = 1";
@@ -89,6 +89,126 @@ fn who_listens_on_a_connection_that_was_cleaned_knows_its_own_notifications_too(
             let told = listener.query("notify news, 'mine'");
             assert!(told.contains(&own), "{own}: {told:?}");
             listener.send(&[TERMINATE]);
+        }
+    });
+}
+
+#[test]
+fn reset_goes_back_to_what_the_client_came_with_wherever_it_stands() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let came_with =
+            [("application_name", "mine"), ("search_path", "\"Two words\", public"), ("app.tenant", "it's")];
+        let mut client = RawClient::connect(proxy.port(), &came_with);
+        let shown = |client: &mut RawClient, setting: &str| client.query(&format!("show {setting}"))[1].clone();
+        let expect = |client: &mut RawClient, when: &str| {
+            assert_eq!(shown(client, "application_name"), "row mine", "{when}");
+            assert_eq!(shown(client, "search_path"), "row \"Two words\", public", "{when}");
+            assert_eq!(shown(client, "app.tenant"), "row it's", "{when}");
+        };
+        // Nothing has changed for the client, so it is told nothing.
+        assert_eq!(client.query("reset all"), ["RESET", "I"]);
+        expect(&mut client, "at rest");
+        client.query("set search_path = pg_catalog");
+        client.query("begin");
+        assert_eq!(client.query("reset all"), ["RESET", "T"]);
+        expect(&mut client, "in a transaction");
+        assert_eq!(client.query("rollback"), ["ROLLBACK", "I"]);
+        assert_eq!(shown(&mut client, "search_path"), "row pg_catalog", "undone");
+        client.query("begin");
+        client.query("reset search_path");
+        assert_eq!(client.query("set transaction isolation level serializable"), ["SET", "T"]);
+        client.query("commit");
+        expect(&mut client, "committed");
+        client.query("create temp table here (a int)");
+        client.query("reset all");
+        expect(&mut client, "on a server connection that it keeps");
+        client.query("set application_name = 'other'");
+        assert_eq!(client.query("discard all"), ["DISCARD ALL", "application_name=mine", "I"]);
+        expect(&mut client, "after DISCARD ALL");
+        assert_eq!(client.query("set application_name = 'other'"), ["SET", "application_name=other", "I"]);
+        assert_eq!(client.query("set application_name to default"), ["SET", "application_name=mine", "I"]);
+        expect(&mut client, "one by one");
+    });
+}
+
+#[test]
+fn what_fails_behind_a_flush_undoes_what_stands_before_it() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED).with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let usual = client.query("show work_mem");
+        for fails in ["insert into nowhere values (1)", "select 1 / 0", "set nothing_known = 1"] {
+            let set = [parse("", "set work_mem = '7MB'"), bind("", &[]), execute(), FLUSH.to_vec()].concat();
+            let rest = [parse("", fails), bind("", &[]), execute(), SYNC.to_vec()].concat();
+            let answer = client.ask(&[&set, &rest], 1);
+            assert_eq!(answer.last().unwrap(), "I", "{fails}: {answer:?}");
+            assert_eq!(client.query("show work_mem"), usual, "{fails}");
+            client.send(&[&set]);
+            client.until(b'C');
+            client.ask(&[&rest], 1);
+            assert_eq!(client.query("show work_mem"), usual, "{fails}");
+        }
+    });
+}
+
+#[test]
+fn what_follows_an_error_on_a_replica_up_to_its_sync_is_dropped_wherever_it_would_run() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED).with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("create table kept (a int)");
+        for dropped in ["insert into kept values (1)", "create temp table t (a int)", "no sql", "select * from kept"] {
+            let fails = [parse("", "select 1 / 0"), bind("", &[]), execute(), FLUSH.to_vec()].concat();
+            let rest = [parse("", dropped), bind("", &[]), execute(), SYNC.to_vec()].concat();
+            for pause in [false, true] {
+                let mut told = Vec::new();
+                if pause {
+                    client.send(&[&fails]);
+                    told = client.until(b'E');
+                    told.extend(client.ask(&[&rest], 1));
+                } else {
+                    told.extend(client.ask(&[&fails, &rest], 1));
+                }
+                assert_eq!(told, ["1", "22012 division by zero", "I"], "{dropped}");
+                assert_eq!(client.query("select count(*) from kept")[1], "row 0", "{dropped}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_failed_transaction_on_a_replica_says_so_whatever_is_asked() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED).with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("begin read only");
+        client.query("select 1 / 0");
+        for sql in ["select pg_listening_channels()", "listen news", "select nextval('nothing')", "create table t ()"] {
+            let aborted = "25P02 current transaction is aborted, commands ignored until end of transaction block";
+            assert_eq!(client.query(sql), [aborted, "E"], "{sql}");
+        }
+        assert_eq!(client.query("rollback"), ["ROLLBACK", "I"]);
+        assert_eq!(client.query("create table t ()"), ["CREATE TABLE", "I"]);
+    });
+}
+
+#[test]
+fn an_error_speaks_of_the_clients_name_for_a_statement() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for name in ["mine", ""] {
+            client.ask(&[&parse(name, "select $1::int"), SYNC], 1);
+            let answer = client.ask(&[&bind(name, &[]), &execute(), SYNC], 1);
+            let wanted =
+                format!("08P01 bind message supplies 0 parameters, but prepared statement \"{name}\" requires 1");
+            assert_eq!(answer, [wanted, "I".to_owned()]);
         }
     });
 }
