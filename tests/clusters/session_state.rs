@@ -158,9 +158,10 @@ fn what_fails_behind_a_flush_undoes_what_stands_before_it() {
 fn what_follows_an_error_on_a_replica_up_to_its_sync_is_dropped_wherever_it_would_run() {
     limited(|| {
         let cluster = cluster();
+        cluster.node(0).sql("create table kept (a int)").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
         let proxy = Proxy::start(&cluster, SHARED).with_both_replicas(&cluster);
         let mut client = RawClient::connect(proxy.port(), &[]);
-        client.query("create table kept (a int)");
         for dropped in ["insert into kept values (1)", "create temp table t (a int)", "no sql", "select * from kept"] {
             let fails = [parse("", "select 1 / 0"), bind("", &[]), execute(), FLUSH.to_vec()].concat();
             let rest = [parse("", dropped), bind("", &[]), execute(), SYNC.to_vec()].concat();
