@@ -28,6 +28,12 @@ messages:
 	cargo build
 	tests/suites/messages $(SCRIPTS)
 
+# Sessions made up at random through Trunkline, compared with direct ones. FROM=100 TO=1000 runs others.
+alike:
+	.ci/install
+	cargo build
+	tests/suites/alike $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
+
 # Test suites of other people's drivers through Trunkline, compared with a direct run. SUITES="asyncpg django" runs only those.
 drivers:
 	.ci/install
@@ -45,4 +51,4 @@ bench:
 	cargo build --release
 	benches/compare
 
-.PHONY: build test lint deny regress messages drivers demo bench
+.PHONY: build test lint deny regress messages alike drivers demo bench

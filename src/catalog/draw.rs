@@ -128,14 +128,29 @@ impl<'a> Drawing<'a> {
             let name = self.picture.key(&row.name);
             self.picture.special_names.entry(name).or_default().push(place);
         }
+        for (oid, column) in std::mem::take(&mut self.rows.draws) {
+            self.relation_mut(oid).into_iter().for_each(|relation| relation.draws.push(column.clone()));
+        }
+        let triggers = self.rows.triggers.iter().map(|(oid, _)| *oid);
+        let views = self.rows.relations.iter().filter(|row| row.kind != RelationKind::Stored).map(|row| row.oid);
+        let more: Vec<_> = triggers.chain(self.rows.writes_more.iter().copied()).chain(views).collect();
+        for oid in more {
+            self.relation_mut(oid).into_iter().for_each(|relation| relation.may_draw = true);
+        }
     }
 
-    /// Relations that may turn out to need the primary.
+    fn relation_mut(&mut self, oid: Oid) -> Option<&mut Relation> {
+        let place = *self.relation_places.get(&oid)?;
+        self.picture.relations.get_mut(place)
+    }
+
+    /// Relations about which there is more to say.
     fn special(&self) -> HashSet<Oid> {
         let rows = &self.rows;
         let trees = rows.rules.iter().chain(&rows.policies).chain(&rows.virtual_columns).map(|(oid, _)| *oid);
         let triggers = rows.triggers.iter().map(|(oid, _)| *oid);
-        trees.chain(triggers).chain(self.children.keys().copied()).collect()
+        let drawing = rows.draws.iter().map(|(oid, _)| *oid).chain(rows.writes_more.iter().copied());
+        trees.chain(triggers).chain(drawing).chain(self.children.keys().copied()).collect()
     }
 
     /// Types that somebody takes or makes: a row of a table counts only if it is among them.

@@ -9,7 +9,7 @@ use super::path::{PG_CATALOG, Path};
 use super::picture::{Function, Operator, PLAIN, Picture, Relation, is_own, shown};
 use super::{FIRST_OWN, Oid};
 use crate::sql::functions::class_of;
-use crate::sql::{Argument, Call, Doubt, Kind, Leftovers, Name, NeedsPrimary, Part, Statement};
+use crate::sql::{Argument, Call, Doubt, Draws, Kind, Leftovers, Name, NeedsPrimary, Part, Statement, may_draw};
 
 /// Why something that the catalogs know needs the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,13 +73,17 @@ pub struct Verdict {
     pub changes_catalog: bool,
     /// Code that it runs may leave something in its session; see [`Picture::leftovers`].
     pub leaves: bool,
+    /// It may draw from a sequence.
+    pub draws: Draws,
 }
 
 impl Verdict {
     const CHANGES_CATALOG: u16 = 1;
     const LEAVES: u16 = 2;
     /// The reason stands above the bits.
-    const WHY: u32 = 2;
+    const WHY: u32 = 4;
+    const MAYBE_DRAWS: u16 = 4;
+    const SURELY_DRAWS: u16 = 8;
 
     /// As a number, to be noted beside the statement.
     pub fn to_note(self) -> u16 {
@@ -87,6 +91,8 @@ impl Verdict {
         self.why.map_or(0, |why| why as u16) << Self::WHY
             | bit(self.changes_catalog, Self::CHANGES_CATALOG)
             | bit(self.leaves, Self::LEAVES)
+            | bit(self.draws == Draws::Maybe, Self::MAYBE_DRAWS)
+            | bit(self.draws == Draws::Surely, Self::SURELY_DRAWS)
     }
 
     /// From such a number.
@@ -95,7 +101,13 @@ impl Verdict {
             0 => None,
             number => Why::ALL.into_iter().find(|why| *why as u16 == number),
         };
-        Self { why, changes_catalog: note & Self::CHANGES_CATALOG != 0, leaves: note & Self::LEAVES != 0 }
+        let has = |bit| note & bit != 0;
+        let draws = match (has(Self::SURELY_DRAWS), has(Self::MAYBE_DRAWS)) {
+            (true, _) => Draws::Surely,
+            (_, true) => Draws::Maybe,
+            _ => Draws::No,
+        };
+        Self { why, changes_catalog: has(Self::CHANGES_CATALOG), leaves: has(Self::LEAVES), draws }
     }
 }
 
@@ -116,6 +128,72 @@ impl Picture {
             why: self.find(statement, path).map(|found| found.why),
             changes_catalog: self.changes_catalog(statement, path),
             leaves: !self.leftovers(statement, path).is_none(),
+            draws: self.draws(statement, path),
+        }
+    }
+
+    /// Whether the statement draws from a sequence. Only one that stands alone does so surely.
+    fn draws(&self, statement: &Statement, path: &Path) -> Draws {
+        if statement.is_plain_read() {
+            return Draws::No;
+        }
+        let draws = statement.parts.iter().map(|part| self.part_draws(part, path)).max().unwrap_or_default();
+        if statement.only().is_some() { draws } else { draws.min(Draws::Maybe) }
+    }
+
+    fn part_draws(&self, part: &Part, path: &Path) -> Draws {
+        if !may_draw(part) {
+            return Draws::No;
+        }
+        let is_drawing = |name: &Name| matches!(&*name.name, "nextval" | "setval");
+        if part.functions.iter().any(|name| class_of(name).is_none() && !is_drawing(name)) {
+            return Draws::Maybe;
+        }
+        let reads_only = part.kind == Kind::Select && part.tables.is_empty();
+        if part.functions.iter().any(is_drawing) {
+            return if reads_only { Draws::Surely } else { Draws::Maybe };
+        }
+        if let Some(target) = &part.inserts {
+            // What else it writes to, in a WITH, counts beside it.
+            let others = part.tables.iter().filter(|table| **table != target.table);
+            return match others.map(|table| self.written_draws(table, None, path)).max() {
+                Some(Draws::Maybe | Draws::Surely) => Draws::Maybe,
+                _ => self.written_draws(&target.table, Some(&target.columns), path),
+            };
+        }
+        match &part.needs_primary {
+            Some(NeedsPrimary::Writes) if matches!(part.kind, Kind::Update | Kind::Delete) => {
+                let fires = |table| self.relations_named(table, path).any(|relation| relation.may_draw);
+                if part.tables.iter().any(fires) { Draws::Maybe } else { Draws::No }
+            }
+            Some(
+                NeedsPrimary::LocksRows
+                | NeedsPrimary::LocksTable
+                | NeedsPrimary::Function(_)
+                | NeedsPrimary::Relation(_)
+                | NeedsPrimary::Notifications
+                | NeedsPrimary::HoldCursor
+                | NeedsPrimary::NodeSetting(_),
+            ) => Draws::No,
+            _ => Draws::Maybe,
+        }
+    }
+
+    /// A row for this table draws from a sequence. Columns that are named get what the statement says.
+    fn written_draws(&self, table: &Name, columns: Option<&[Arc<str>]>, path: &Path) -> Draws {
+        let relation = match self.place_of(table, path) {
+            Some(Some(PLAIN) | None) => return Draws::No,
+            Some(Some(place)) => self.relations.get(usize_of(place)),
+            None => None,
+        };
+        let Some(relation) = relation.filter(|relation| !relation.may_draw) else { return Draws::Maybe };
+        let is_left_out = |column: &str| {
+            columns.is_some_and(|named| !named.is_empty() && !named.iter().any(|name| **name == *column))
+        };
+        match relation.draws.iter().any(|column| is_left_out(column)) {
+            true => Draws::Surely,
+            false if relation.draws.is_empty() => Draws::No,
+            false => Draws::Maybe,
         }
     }
 
@@ -499,8 +577,10 @@ mod tests {
     fn a_verdict_survives_being_noted() {
         for why in Why::ALL.into_iter().map(Some).chain([None]) {
             for (changes_catalog, leaves) in [(false, false), (false, true), (true, false), (true, true)] {
-                let verdict = Verdict { why, changes_catalog, leaves };
-                assert_eq!(Verdict::of_note(verdict.to_note()), verdict);
+                for draws in [Draws::No, Draws::Maybe, Draws::Surely] {
+                    let verdict = Verdict { why, changes_catalog, leaves, draws };
+                    assert_eq!(Verdict::of_note(verdict.to_note()), verdict);
+                }
             }
         }
     }

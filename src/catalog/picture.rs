@@ -67,6 +67,10 @@ pub(super) struct Relation {
     pub(super) policies: SmallVec<[Policy; 1]>,
     /// The types of its columns, and of its rows where somebody takes them.
     pub(super) types: SmallVec<[Oid; 2]>,
+    /// Its columns whose defaults draw from a sequence.
+    pub(super) draws: SmallVec<[Box<str>; 1]>,
+    /// A row that is written to it may draw from a sequence for other reasons: a trigger, a rule, a function in a default.
+    pub(super) may_draw: bool,
     /// Writing to it may change the catalogs.
     pub(super) trigger_changes: bool,
     /// What its triggers leave in the session that writes to it.

@@ -25,6 +25,7 @@ SELECT concat_ws(' ', \
  WHERE c.relkind = 'c'), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_rewrite WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_policy), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_attrdef), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_operator WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_cast WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast_temp)_'), \
@@ -91,6 +92,15 @@ async fn read_relations(reader: &mut Reader, rows: &mut Inventory) -> Result<(),
     reader.rows(sql, |row| rows.virtual_columns.push((row.number(0), tree(row, 1)))).await?;
     let sql = "SELECT DISTINCT tgrelid, tgfoid FROM pg_trigger WHERE NOT tgisinternal";
     reader.rows(sql, |row| rows.triggers.push((row.number(0), row.number(1)))).await?;
+    // nextval, which has had this number for ever.
+    let sql = "SELECT d.adrelid, a.attname FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid \
+               AND a.attnum = d.adnum WHERE d.adbin LIKE '%:funcid 1574 %' \
+               UNION SELECT attrelid, attname FROM pg_attribute WHERE attidentity <> '' AND NOT attisdropped";
+    reader.rows(sql, |row| rows.draws.push((row.number(0), row.text(1).into()))).await?;
+    let sql = "SELECT ev_class FROM pg_rewrite WHERE ev_type <> '1' AND ev_class >= 16384 \
+               UNION SELECT d.adrelid FROM pg_attrdef d JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass \
+               AND p.objid = d.oid AND p.refclassid = 'pg_proc'::regclass";
+    reader.rows(sql, |row| rows.writes_more.push(row.number(0))).await?;
     let sql = "SELECT oid, relname FROM pg_class WHERE oid < 16384 AND relnamespace = 11 AND relkind IN ('r','v')";
     reader.rows(sql, |row| rows.system_relations.push((row.number(0), row.text(1).into()))).await
 }

@@ -66,7 +66,7 @@ impl Client {
             return None;
         }
         let pool = self.pool(node, view)?;
-        let own = |connection: &crate::backend::Connection| connection.known.last_writer == Some(self.session.id);
+        let own = |connection: &crate::backend::Connection| self.session.has_its_values_on(&connection.known);
         let lease = match self.session.gathered.asks_sequence {
             true => pool.try_lease_where(self.worker.number, own).or_else(|| pool.try_lease(self.worker.number)),
             false => pool.try_lease(self.worker.number),

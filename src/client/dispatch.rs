@@ -14,7 +14,8 @@ use crate::config::PoolMode;
 use crate::metrics::Retry;
 use crate::routing::{Intent, Reason};
 use crate::session::replay::Sent;
-use crate::session::translate::{DISCARD_SEQUENCES, Message};
+use crate::session::sequences::{self, Drawn};
+use crate::session::translate::Message;
 use crate::session::{End, Held, TransactionLog};
 use crate::topology::Role;
 use crate::wire::error_response::{put_notice, put_warning};
@@ -188,8 +189,8 @@ impl Client {
         let connection = lease.connection();
         let mut sql = self.session.replay(&connection.known);
         if self.session.meets_foreign_sequences(&connection.known) {
-            sql = Some(format!("{};{DISCARD_SEQUENCES}", sql.unwrap_or_default()));
-            connection.known.last_writer = None;
+            sql = Some(format!("{};{}", sql.unwrap_or_default(), sequences::DISCARD));
+            connection.known.drawn = Drawn::default();
         }
         let missing = self.session.missing_prepares(&connection.known);
         if sql.is_none() && missing.is_empty() {

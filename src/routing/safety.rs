@@ -4,8 +4,8 @@ use super::{Catalog, Facts, InTransaction, Reads, Reason};
 use crate::catalog::{Path, Verdict};
 use crate::sql::functions::class_of;
 use crate::sql::{
-    Call, Doubt, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement, TransactionControl,
-    TransactionModes, writes_settings,
+    Call, Doubt, Draws, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement,
+    TransactionControl, TransactionModes, writes_settings,
 };
 
 /// The proof that a replica gives the same answer as the primary; only [`prove`] can make it.
@@ -101,6 +101,17 @@ pub fn may_change_catalog(statement: &Statement, catalog: &Catalog<'_>) -> bool 
         },
         |verdict| verdict.changes_catalog,
     )
+}
+
+/// It writes while the catalogs are not known: a trigger that nobody has heard of may run.
+pub fn runs_unseen(statement: &Statement, catalog: &Catalog<'_>) -> bool {
+    let writes = |part: &Part| matches!(part.needs_primary, Some(NeedsPrimary::Writes | NeedsPrimary::CopyIn));
+    matches!(catalog, Catalog::Unknown(_)) && statement.parts.iter().any(writes)
+}
+
+/// Whether the statement draws from a sequence.
+pub fn draws(statement: &Statement, catalog: &Catalog<'_>) -> Draws {
+    catalog_verdict(statement, catalog).map_or_else(|| Draws::of_text(statement), |verdict| verdict.draws)
 }
 
 /// What code that the statement runs leaves in its session, if anything. While the catalogs are not known, whatever it calls

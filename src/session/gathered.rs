@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::prepared::{Given, Prepared, StatementId};
 use crate::routing::Intent;
-use crate::sql::{Leftovers, Statement};
+use crate::sql::{Draws, Leftovers, Statement};
 
 /// The unit as far as it has been looked at.
 #[derive(Debug, Default)]
@@ -32,10 +32,14 @@ pub struct Gathered {
     pub verified: Vec<StatementId>,
     /// A replica would not refuse it, and its answer would be wrong there.
     pub is_wrong_on_replica: bool,
+    /// It may run what nobody has heard of.
+    pub runs_unseen: bool,
     /// It changes something in the session, such as a setting.
     pub changes_session: bool,
     /// It begins or ends a transaction, or a part of one.
     pub controls_transaction: bool,
+    /// It draws from a sequence; None: it runs nothing that has been looked at.
+    pub draws: Option<(Draws, Arc<Statement>)>,
     /// It asks for the current value of a sequence, which only this session's own nextval gives.
     pub asks_sequence: bool,
     /// It asks for a setting of Trunkline's own.
@@ -86,6 +90,20 @@ impl Gathered {
         });
     }
 
+    /// It draws from a sequence, or not. Surely, if nothing else in it makes rows.
+    pub fn draws(&mut self, draws: Draws, statement: &Arc<Statement>) {
+        self.draws = Some(match self.draws.take() {
+            Some((before, other))
+                if !Arc::ptr_eq(&other, statement) && other.makes_rows() && statement.makes_rows() =>
+            {
+                (before.max(draws).min(Draws::Maybe), other)
+            }
+            Some((before, other)) if other.makes_rows() => (before.max(draws), other),
+            Some((before, _)) => (before.max(draws), Arc::clone(statement)),
+            None => (draws, Arc::clone(statement)),
+        });
+    }
+
     /// Code that it runs may leave this.
     pub fn leaves(&mut self, left: Option<Box<Leftovers>>) {
         let Some(left) = left else { return };
@@ -103,8 +121,10 @@ impl Gathered {
         self.may_change_catalog = false;
         self.leftovers = None;
         self.binds = false;
+        self.runs_unseen = false;
         self.changes_session = false;
         self.controls_transaction = false;
+        self.draws = None;
         self.asks_sequence = false;
         self.asks_wishes = false;
         self.missing = 0;

@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 
 use super::columns::Columns;
 use super::prepared::StatementId;
+use super::sequences::Drawn;
 use super::settings::Settings;
 
 /// A name given by PREPARE, and the text of that PREPARE; or of a mirror (see [`super::mirrored`]), and our name for what
@@ -28,8 +29,8 @@ pub struct Known {
     pub sql_prepared: Option<(SessionId, Vec<NameAndText>)>,
     /// The session that ran code here which may have left behind what nobody has seen.
     pub unseen: Option<SessionId>,
-    /// The last session that wrote on it: the one whose currval it would answer.
-    pub last_writer: Option<SessionId>,
+    /// Whose the current values of sequences are on it.
+    pub drawn: Drawn,
     /// The server process behind it.
     pub process_id: u32,
 }

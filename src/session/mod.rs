@@ -25,6 +25,7 @@ mod remains;
 pub mod replay;
 pub mod reply;
 pub mod reported;
+pub mod sequences;
 pub mod settings;
 #[cfg(test)]
 mod story;
@@ -109,6 +110,12 @@ pub struct Session {
     /// It has sent an EXECUTE by SQL.
     executes_by_sql: bool,
     portals: Vec<(Box<[u8]>, Arc<Statement>)>,
+    /// Where it has drawn from a sequence, or may have, last: the server process.
+    drew_on: u32,
+    /// How often it has forgotten what it has drawn, on all server connections.
+    forgotten_draws: u32,
+    /// What is on its way surely draws.
+    draws_surely: bool,
     owed: OwedReplies,
     transaction: Transaction,
     pins: Pins,
@@ -120,6 +127,8 @@ pub struct Session {
     /// Of those that it came with, the ones put back to what the server connection began with, and not yet to what the
     /// session did.
     reset: Vec<Arc<str>>,
+    /// Those that no ROLLBACK takes back any more.
+    reset_for_good: Vec<Arc<str>>,
     flow: Flow,
     reported: Reported,
     wishes: Wishes,
@@ -277,6 +286,9 @@ impl Session {
             sql_prepared: PreparedNames::default(),
             executes_by_sql: false,
             portals: Vec::new(),
+            drew_on: 0,
+            forgotten_draws: 0,
+            draws_surely: false,
             owed: OwedReplies::default(),
             transaction: Transaction::default(),
             pins: Pins::default(),
@@ -284,6 +296,7 @@ impl Session {
             remains: Remains::default(),
             keeps_lease: false,
             reset: Vec::new(),
+            reset_for_good: Vec::new(),
             flow: Flow::default(),
             reported: Reported::default(),
             dialect: Dialect::default(),
@@ -622,6 +635,8 @@ impl Session {
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
         });
         self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
+        self.gathered.runs_unseen |= safety::runs_unseen(statement, &catalog);
+        self.gathered.draws(safety::draws(statement, &catalog), statement);
         self.gathered.changes_session |= statement.parts.iter().any(|part| !part.session.is_empty());
         self.gathered.controls_transaction |=
             statement.parts.iter().any(|part| part.transaction != TransactionControl::None);
@@ -823,7 +838,7 @@ impl Session {
 
     /// RESET has put back settings to what the server connection began with, where the session began with something else.
     pub fn has_reset(&self) -> bool {
-        !self.reset.is_empty()
+        !self.reset.is_empty() || !self.reset_for_good.is_empty()
     }
 
     /// The same within a transaction, of which the next statement is still to come.
@@ -837,9 +852,15 @@ impl Session {
 
     /// The SQL that goes on with a RESET within a transaction to where the session began.
     pub fn reset_on(&mut self) -> String {
-        let reset = std::mem::take(&mut self.reset);
+        let reset = self.take_reset();
         let own = reset.iter().filter_map(|name| Some((&**name, self.startup.get(name)?)));
         own.map(|(name, value)| settings::sql_to_set(name, value)).collect()
+    }
+
+    fn take_reset(&mut self) -> Vec<Arc<str>> {
+        let mut reset = std::mem::take(&mut self.reset_for_good);
+        reset.append(&mut self.reset);
+        reset
     }
 
     /// The settings whose values must be asked of the node, now that the session is idle.
@@ -865,7 +886,7 @@ impl Session {
             self.settings = self.settings.with(name, value);
         }
         let there = self.settings.clone();
-        for name in std::mem::take(&mut self.reset) {
+        for name in self.take_reset() {
             let Some((_, value)) = self.startup.iter().find(|(startup, _)| **startup == name) else { continue };
             self.settings = self.settings.with(&name, Some(Arc::clone(value)));
         }
@@ -1032,6 +1053,7 @@ impl Session {
             match change {
                 SessionChange::Set(name) => {
                     self.reset.retain(|reset| reset != name);
+                    self.reset_for_good.retain(|reset| reset != name);
                     self.touch(name);
                 }
                 SessionChange::Reset(name) => {
@@ -1041,7 +1063,9 @@ impl Session {
                     }
                 }
                 SessionChange::ResetAll => self.touch_all(),
+                SessionChange::DiscardSequences => self.forgets_drawn(known),
                 SessionChange::DiscardAll => {
+                    self.forgets_drawn(known);
                     self.touch_all();
                     self.pins.clear();
                     self.all_deallocated(known);

@@ -61,6 +61,9 @@ impl Session {
                     return Ok(Reply::Hide);
                 }
                 self.completed(known);
+                if self.draws_surely {
+                    self.has_drawn(body, known);
+                }
                 self.catalog_settles();
                 Ok(Reply::Forward)
             }
@@ -102,11 +105,9 @@ impl Session {
         }
         self.transaction.status = status;
         self.transaction.ended = Ended::No;
-        if status == TransactionStatus::Failed {
-            self.reset.clear();
-        }
         self.flow.copy_in = false;
         if status == TransactionStatus::Idle {
+            self.reset_for_good.append(&mut self.reset);
             self.transaction.modes = None;
             self.transaction.is_bound &= !self.owed.is_empty();
             self.transaction.has_acted &= !self.owed.is_empty();
@@ -258,6 +259,8 @@ impl Session {
             self.skip_failed(known);
             return Reply::Stale(told);
         }
+        self.draws_surely = false;
+        self.reset.clear(); // it is undone
         let ours = self.name_in_error(body, &fields, known);
         self.skip_failed(known);
         if matches!(fields.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) {
@@ -373,7 +376,7 @@ impl Session {
         }
         if let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) {
             // RESET puts back what the server connection began with; for the client that is what it came with itself.
-            let is_reset = self.reset.iter().any(|reset| reset.eq_ignore_ascii_case(name))
+            let is_reset = self.reset.iter().chain(&self.reset_for_good).any(|reset| reset.eq_ignore_ascii_case(name))
                 && self.startup.get(&name.to_ascii_lowercase()).is_some();
             if let Some(at_login) = self.reported.at_login(name).filter(|_| is_reset) {
                 if self.reported.get(name) == Some(at_login) {

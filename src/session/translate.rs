@@ -9,7 +9,7 @@ use super::doubt::closes_names;
 use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId};
-use crate::sql::{Doubt, Kind, Leftovers, Part, SessionChange, Statement};
+use crate::sql::{Doubt, Draws, Kind, Leftovers, SessionChange, Statement};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
 
@@ -49,6 +49,9 @@ impl Session {
         if let Some(left) = self.gathered.leftovers.take() {
             self.may_be_left(&left);
         }
+        if self.gathered.runs_unseen {
+            known.unseen = Some(self.id);
+        }
         match message.tag {
             frontend::QUERY => self.translate_query(message, known, out),
             frontend::PARSE => {
@@ -61,9 +64,11 @@ impl Session {
                 let portal = frontend::execute_portal(message.body)?;
                 let statement =
                     self.portals.iter().rev().find(|(name, _)| **name == *portal).map(|(_, s)| Arc::clone(s));
-                if statement.as_ref().is_none_or(|statement| may_call_nextval(statement)) {
-                    known.last_writer = Some(self.id);
-                }
+                let draws = match &self.gathered.draws {
+                    Some((draws, _)) => *draws,
+                    None => statement.as_deref().map_or(Draws::Maybe, Draws::of_text),
+                };
+                self.draws(draws, known);
                 self.expect_names_closed(statement.as_deref());
                 self.send(message.whole, Owed::Execute(statement), out);
             }
@@ -72,7 +77,7 @@ impl Session {
             frontend::FUNCTION_CALL => {
                 self.transaction.may_have_written = true;
                 self.may_be_left(&Leftovers::doubtful(Doubt::Opaque));
-                known.last_writer = Some(self.id);
+                self.draws(Draws::Maybe, known);
                 self.owed.push(Owed::FunctionCall);
                 out.extend_from_slice(message.whole);
             }
@@ -107,9 +112,8 @@ impl Session {
             self.owed.push(Owed::Query { statement, completed: 0 });
             return;
         }
-        if may_call_nextval(&statement) {
-            known.last_writer = Some(self.id);
-        }
+        let draws = self.gathered.draws.as_ref().map_or(Draws::Maybe, |(draws, _)| *draws);
+        self.draws(draws, known);
         self.put_mirrors(&statement, known, out);
         let mut stand_ins = Vec::new();
         if self.deallocates_ours(&statement, known) {
@@ -393,19 +397,6 @@ impl Session {
         self.owed.push(Owed::Sync(Asker::Client));
     }
 
-    /// The current values of sequences on this server connection are another session's: it must forget them first.
-    pub fn meets_foreign_sequences(&self, known: &Known) -> bool {
-        self.gathered.asks_sequence && known.last_writer.is_some_and(|writer| writer != self.id)
-    }
-
-    /// Makes the server connection forget them. Only between batches.
-    pub fn discard_sequences(&mut self, known: &mut Known, out: &mut BytesMut) {
-        frontend::put_query(out, DISCARD_SEQUENCES);
-        known.last_writer = None;
-        known.unnamed = None;
-        self.owed.push(Owed::DiscardSequences);
-    }
-
     /// A Sync of our own: ends the batch on this node, so that it may go on at another.
     pub fn end_batch(&mut self, out: &mut BytesMut) {
         frontend::put_bare(out, frontend::SYNC);
@@ -486,12 +477,6 @@ impl Session {
             _ => {}
         }
     }
-}
-
-/// It may call nextval, by itself or through a default, a trigger or a function: also when it fails in the end.
-fn may_call_nextval(statement: &Statement) -> bool {
-    let may_call = |part: &Part| part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain);
-    !statement.is_plain_read() && statement.parts.iter().any(may_call)
 }
 
 /// Makes a server connection forget what currval and lastval would answer.

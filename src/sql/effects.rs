@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::draws::Target;
 use super::functions::{self, Class};
 use super::parse::grammar::{
     self, AExpr, AExprKind, AIndirection, CaseExpr, ColumnRef, CommonTableExpr, DeleteStmt, ExecuteStmt, FuncCall,
@@ -72,6 +73,8 @@ pub(super) struct Effects<'a> {
     /// An UPDATE or DELETE without WHERE is in it, and is run.
     pub(super) unfiltered: bool,
     reads_clock: bool,
+    /// The outermost INSERT, whose WITH may hold others.
+    inserts: Option<Box<Target>>,
     /// The same text with other literals may be something else.
     pub(super) literal_decides: bool,
     /// Below an EXPLAIN that only plans: what is written, locked or made is not.
@@ -140,6 +143,7 @@ impl<'a> Effects<'a> {
             types: self.types.into(),
             attributes: self.attributes.into(),
             calls: self.calls.into(),
+            inserts: self.inserts.filter(|_| kind == Kind::Insert),
             sorts: self.sorts,
         }
     }
@@ -339,6 +343,15 @@ impl Visitor for Effects<'_> {
     }
 
     fn insert(&mut self, node: &InsertStmt) {
+        if self.inserts.is_none()
+            && let Some(relation) = &node.relation
+        {
+            let named = node.cols.iter().filter_map(|column| match &column.node {
+                Some(Tree::ResTarget(target)) => Some(target.name.as_str().into()),
+                _ => None,
+            });
+            self.inserts = Some(Box::new(Target { table: name_of_relation(relation), columns: named.collect() }));
+        }
         self.writes(node.relation.as_ref(), node);
     }
 

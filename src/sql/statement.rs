@@ -6,6 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::comments::Remarks;
+use super::draws::Target;
 use super::memo::Memo;
 use super::noted::Noted;
 
@@ -63,6 +64,8 @@ pub struct Part {
     pub types: Box<[Name]>,
     /// Every `b` of an `a.b` or `(a).b`, without repeats: it may be a function that is called like a column.
     pub attributes: Box<[Arc<str>]>,
+    /// Where it puts rows, if it is an INSERT.
+    pub inserts: Option<Box<Target>>,
     /// It sorts, groups or compares values in ways that name no operator: ORDER BY, DISTINCT, UNION, GREATEST, …
     pub sorts: bool,
 }
@@ -283,8 +286,10 @@ pub enum SessionChange {
     ResetAll,
     /// DISCARD ALL.
     DiscardAll,
-    /// DISCARD PLANS, SEQUENCES or TEMP.
+    /// DISCARD PLANS or TEMP.
     DiscardSome,
+    /// DISCARD SEQUENCES.
+    DiscardSequences,
     /// PREPARE of this name.
     Prepare {
         /// The name.
@@ -352,6 +357,11 @@ impl Statement {
     #[inline]
     pub fn is_plain_read(&self) -> bool {
         self.is_plain_read
+    }
+
+    /// Rows of an INSERT or SELECT are in what it says of itself when it is done.
+    pub fn makes_rows(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.kind, Kind::Insert | Kind::Select))
     }
 
     /// Why the string must run on the primary: its first statement that must.

@@ -288,9 +288,8 @@ fn set_several(name: &str, arguments: &[Node], effects: &mut Effects<'_>) -> Kin
 fn discard_state(node: &DiscardStmt, effects: &mut Effects<'_>) -> Kind {
     effects.leave(match node.target() {
         DiscardMode::DiscardAll => SessionChange::DiscardAll,
-        DiscardMode::DiscardPlans | DiscardMode::DiscardSequences | DiscardMode::DiscardTemp => {
-            SessionChange::DiscardSome
-        }
+        DiscardMode::DiscardSequences => SessionChange::DiscardSequences,
+        DiscardMode::DiscardPlans | DiscardMode::DiscardTemp => SessionChange::DiscardSome,
         DiscardMode::Undefined => {
             effects.require(NeedsPrimary::UnknownStatement);
             return Kind::Other;

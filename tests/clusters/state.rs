@@ -1,7 +1,7 @@
 //! What one session leaves on a server connection and another must never meet; what each finds again as it left it.
 
 use crate::fixture::{Proxy, cluster, limited};
-use crate::raw::{RawClient, SYNC, bind, execute, parse};
+use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, parse};
 
 /// Everything on the primary and on one server connection.
 const ONE: &str = "[pool]\nsize = 1\n[routing]\nreads = \"primary\"";
@@ -33,6 +33,62 @@ fn currval_is_never_another_sessions() {
         // Its own value, where nobody has written since.
         has(&one.query("select nextval('s')"), "row 3");
         has(&one.query("select currval('s')"), "row 3");
+    });
+}
+
+#[test]
+fn lastval_is_what_the_session_has_drawn_itself_or_nothing() {
+    limited(|| {
+        let cluster = cluster();
+        cluster
+            .node(0)
+            .sql(
+                "create table t (a serial, b int); create table i (a int generated always as identity, b int);
+                create table plain (a int); create sequence s;
+                create function fires() returns trigger language plpgsql as
+                    $$ begin perform nextval('s'); return new; end $$;
+                create table fired (a serial, b int);
+                create trigger fires before insert on fired for each row execute function fires()",
+            )
+            .unwrap();
+        let proxy = Proxy::start(&cluster, ONE);
+        let mut one = RawClient::connect(proxy.port(), &[]);
+        let mut other = RawClient::connect(proxy.port(), &[]);
+        let undefined =
+            |answer: Vec<String>| assert!(answer.iter().any(|told| told.starts_with("55000")), "{answer:?}");
+        other.query("select setval('t_a_seq', 100)");
+        // What another has drawn there is nobody else's, whatever runs in between.
+        one.query("insert into plain values (1)");
+        undefined(one.query("select lastval()"));
+        other.query("insert into t (b) values (1)");
+        one.query("insert into nowhere (b) values (1)");
+        undefined(one.query("select lastval()"));
+        other.query("insert into t (b) values (1)");
+        one.query("insert into t (b) select 1 where false");
+        undefined(one.query("select lastval()"));
+        other.query("insert into t (b) values (1)");
+        one.query("insert into fired (b) values (1)");
+        undefined(one.query("select lastval()"));
+        one.query("insert into t (b) values (1)");
+        one.query("discard sequences");
+        undefined(one.query("select lastval()"));
+        // Its own is there as long as nobody else draws; once it has asked, it keeps its server connection.
+        let by_batch =
+            |sql: &str, values: &[&[u8]]| [parse("", sql), bind("", values), execute(), SYNC.to_vec()].concat();
+        for (table, value) in [("t", "row 105"), ("i", "row 1")] {
+            other.query("select nextval('s')");
+            let mut one = RawClient::connect(proxy.port(), &[]);
+            has(&one.query(&format!("insert into {table} (b) values (1)")), "INSERT 0 1");
+            other.query("insert into plain values (1)");
+            other.query("update t set b = 2");
+            one.query("insert into plain values (2)");
+            has(&one.query("select lastval()"), value);
+            has(&one.ask(&[&by_batch("select lastval()", &[])], 1), value);
+            one.send(&[TERMINATE]);
+        }
+        other.query("select nextval('s')");
+        one.ask(&[&by_batch("insert into t (b) values ($1)", &[b"1"])], 1);
+        has(&one.query("select currval('t_a_seq')"), "row 106");
     });
 }
 
