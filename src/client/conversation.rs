@@ -56,7 +56,7 @@ pub struct Client {
     /// Nodes that were lost while they had the present unit: it is run again elsewhere.
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
     /// The node that was lost last with what runs now, without a word: it may have died of it.
-    pub(super) died_last: Option<NodeId>,
+    pub(super) died_last: Option<Death>,
     pub(super) paths: LastPath,
     /// The replica that it reads from as long as it can, where that is configured.
     pub(super) stays_with: Option<NodeId>,
@@ -69,6 +69,15 @@ pub struct Client {
     pub(super) rule: Option<usize>,
     /// Until it has gone, another client may have to be refused.
     _seat: Seat,
+}
+
+/// A node that was lost with a unit, without a word.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Death {
+    /// Which.
+    pub(super) node: NodeId,
+    /// When the unit noticed.
+    pub(super) seen: Instant,
 }
 
 /// A lease, and what is known of the unit that runs on it.

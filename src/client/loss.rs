@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::conversation::Client;
+use super::conversation::{Client, Death, HeldLease};
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::backend::Lease;
@@ -97,7 +97,8 @@ impl Client {
         // A read that no node survives is not tried on all of them. A node that said goodbye, or that we have fenced, has not
         // died of it; nor has one whose postmaster is gone, which a statement does not reach.
         let is_unexplained = held.sent && farewell.is_none() && !held.lease.connection().pass.is_severed();
-        let is_suspect = is_unexplained && self.died_last.is_some_and(|before| !self.is_down(before));
+        let is_suspect =
+            is_unexplained && self.died_last.is_some_and(|before| self.is_another_death(before, &mut held));
         let may_run_again = farewell.is_some() || (self.lost_on.len() < MOST_RUNS && !is_suspect);
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
         let how = Circumstances {
@@ -130,7 +131,11 @@ impl Client {
             Loss::RunAgain => {
                 self.worker.metrics.retried(if how.sent { Retry::NodeLost } else { Retry::NotSent });
                 self.lost_on.push(node);
-                self.died_last = is_unexplained.then_some(node).or(self.died_last);
+                let death = Death { node, seen: now };
+                self.died_last = match self.died_last {
+                    Some(before) if before.node == node => Some(before),
+                    before => is_unexplained.then_some(death).or(before),
+                };
                 self.put_back(buffers);
                 Ok(())
             }
@@ -162,6 +167,15 @@ impl Client {
                 self.flush(buffers).await
             }
             Loss::End(message) => Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, message)),
+        }
+    }
+
+    /// A unit is lost that was lost before, and not by the same death: of one node's connections the first that ends tells
+    /// of it, and those that end behind it were there before.
+    fn is_another_death(&self, before: Death, held: &mut HeldLease) -> bool {
+        match before.node == held.lease.node() {
+            true => held.lease.connection().opened > before.seen,
+            false => !self.is_down(before.node),
         }
     }
 

@@ -38,8 +38,10 @@ pub struct Gathered {
     pub changes_session: bool,
     /// It begins or ends a transaction, or a part of one.
     pub controls_transaction: bool,
-    /// It draws from a sequence; None: it runs nothing that has been looked at.
-    pub draws: Option<(Draws, Arc<Statement>)>,
+    /// It draws from a sequence; None: nothing in it has been looked at for that.
+    pub draws: Option<Draws>,
+    /// The first statement in it that makes rows.
+    makes_rows: Option<Arc<Statement>>,
     /// It asks for the current value of a sequence, which only this session's own nextval gives.
     pub asks_sequence: bool,
     /// It asks for a setting of Trunkline's own.
@@ -90,18 +92,15 @@ impl Gathered {
         });
     }
 
-    /// It draws from a sequence, or not. Surely, if nothing else in it makes rows.
+    /// One more statement, which draws from a sequence or not. The unit surely does if nothing else in it makes rows: what
+    /// the node says of those would be taken for it.
     pub fn draws(&mut self, draws: Draws, statement: &Arc<Statement>) {
-        self.draws = Some(match self.draws.take() {
-            Some((before, other))
-                if !Arc::ptr_eq(&other, statement) && other.makes_rows() && statement.makes_rows() =>
-            {
-                (before.max(draws).min(Draws::Maybe), other)
-            }
-            Some((before, other)) if other.makes_rows() => (before.max(draws), other),
-            Some((before, _)) => (before.max(draws), Arc::clone(statement)),
-            None => (draws, Arc::clone(statement)),
-        });
+        let joined = self.draws.unwrap_or_default().max(draws);
+        let is_alone = self.makes_rows.as_ref().is_none_or(|other| Arc::ptr_eq(other, statement));
+        self.draws = Some(if is_alone || !statement.makes_rows() { joined } else { joined.min(Draws::Maybe) });
+        if statement.makes_rows() {
+            self.makes_rows.get_or_insert_with(|| Arc::clone(statement));
+        }
     }
 
     /// Code that it runs may leave this.
@@ -125,6 +124,7 @@ impl Gathered {
         self.changes_session = false;
         self.controls_transaction = false;
         self.draws = None;
+        self.makes_rows = None;
         self.asks_sequence = false;
         self.asks_wishes = false;
         self.missing = 0;

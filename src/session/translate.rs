@@ -64,11 +64,8 @@ impl Session {
                 let portal = frontend::execute_portal(message.body)?;
                 let statement =
                     self.portals.iter().rev().find(|(name, _)| **name == *portal).map(|(_, s)| Arc::clone(s));
-                let draws = match &self.gathered.draws {
-                    Some((draws, _)) => *draws,
-                    None => statement.as_deref().map_or(Draws::Maybe, Draws::of_text),
-                };
-                self.draws(draws, known);
+                let by_text = || statement.as_deref().map_or(Draws::Maybe, Draws::of_text);
+                self.draws(self.gathered.draws.unwrap_or_else(by_text), known);
                 self.expect_names_closed(statement.as_deref());
                 self.send(message.whole, Owed::Execute(statement), out);
             }
@@ -112,8 +109,7 @@ impl Session {
             self.owed.push(Owed::Query { statement, completed: 0 });
             return;
         }
-        let draws = self.gathered.draws.as_ref().map_or(Draws::Maybe, |(draws, _)| *draws);
-        self.draws(draws, known);
+        self.draws(self.gathered.draws.unwrap_or(Draws::Maybe), known);
         self.put_mirrors(&statement, known, out);
         let mut stand_ins = Vec::new();
         if self.deallocates_ours(&statement, known) {

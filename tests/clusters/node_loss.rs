@@ -90,8 +90,12 @@ fn a_primary_that_crashes_leaves_only_writes_in_flight_in_doubt() {
 fn kill_a_backend(node: &Node) {
     let mut victim = login(node.port(), "bench", "bench").connect(NoTls).unwrap();
     let pid: i32 = victim.query_one("select pg_backend_pid()", &[]).unwrap().get(0);
-    std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
+    kill(&pid.to_string());
     eventually("it recovers", Duration::from_secs(20), || node.sql("select 1").is_ok());
+}
+
+fn kill(process: &str) {
+    std::process::Command::new("kill").args(["-KILL", process]).status().unwrap();
 }
 
 #[test]
@@ -268,6 +272,38 @@ fn a_read_that_is_half_answered_before_a_crash_runs_again_behind_one_that_counts
         for read in ["1", "2"] {
             assert_eq!(client.until(b'Z'), ["T", &format!("row {read}"), "SELECT 1", "I"]);
         }
+    });
+}
+
+/// The processes of a server do not die in one moment: what was run again may meet the next of them.
+#[test]
+fn a_read_that_is_lost_twice_while_its_node_dies_is_answered_by_the_next_primary() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        let proxy = Proxy::start(&cluster, "[failover]\nhold = '20s'");
+        // The replicas lack what the session has written.
+        cluster.nodes()[1..].iter().for_each(|replica| replica.pause_replay().unwrap());
+        let (mut client, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        // Volatile, and so asked of the primary.
+        let pid = "select pg_backend_pid(), pg_current_xact_id()";
+        client.query("begin");
+        client.query("create table t ()");
+        let [_, first, ..] = &other.query(pid)[..] else { panic!("no row") };
+        let [_, second, ..] = &client.query(pid)[..] else { panic!("no row") };
+        client.query("commit");
+        let [_, last, ..] = &other.query(pid)[..] else { panic!("no row") };
+        let [one, another] = if last == first { [first, second] } else { [second, first] };
+        primary.freeze().unwrap();
+        client.send(&[&query("select 42")]);
+        for backend in [one, another] {
+            thread::sleep(Duration::from_millis(50));
+            kill(backend.trim_start_matches("row "));
+        }
+        thread::sleep(Duration::from_millis(50));
+        primary.kill().unwrap();
+        cluster.node(1).promote().unwrap();
+        assert_eq!(client.until(b'Z'), ["T", "row 42", "SELECT 1", "I"]);
     });
 }
 

@@ -67,8 +67,8 @@ class Cluster:
 class Trunkline:
     """Trunkline before a cluster. `databases` are the names that clients may ask for, `extra` is TOML at the end."""
 
-    def __init__(self, program, folder, cluster, databases, mode="transaction", reads="replicas", consistency="session",
-                 size=None, extra=""):
+    def __init__(self, program, folder, cluster, databases, mode="transaction", reads="replicas", extra="",
+                 consistency="session", size=None):
         self.port, admin = str(free_port()), free_port()
         self.admin = f"http://127.0.0.1:{admin}"
         nodes = ", ".join(f'"127.0.0.1:{port}"' for _, port in cluster.nodes)
