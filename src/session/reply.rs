@@ -107,7 +107,9 @@ impl Session {
         self.transaction.ended = Ended::No;
         self.flow.copy_in = false;
         if status == TransactionStatus::Idle {
-            self.reset_for_good.append(&mut self.reset);
+            if !self.reset.is_empty() {
+                self.reset_for_good.append(&mut self.reset);
+            }
             self.transaction.modes = None;
             self.transaction.is_bound &= !self.owed.is_empty();
             self.transaction.has_acted &= !self.owed.is_empty();

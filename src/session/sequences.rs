@@ -25,6 +25,7 @@ pub struct Drawn {
 
 impl Session {
     /// What is sent draws from a sequence, or may.
+    #[cold]
     pub(super) fn draws(&mut self, draws: Draws, known: &mut Known) {
         self.draws_surely = draws == Draws::Surely;
         if draws == Draws::No {
@@ -42,6 +43,7 @@ impl Session {
     }
 
     /// A statement has been done, of which the node says this.
+    #[cold]
     pub(super) fn has_drawn(&mut self, said: &[u8], known: &mut Known) {
         if said.starts_with(b"INSERT") || said.starts_with(b"SELECT") {
             self.draws_surely = false;

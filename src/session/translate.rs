@@ -64,8 +64,10 @@ impl Session {
                 let portal = frontend::execute_portal(message.body)?;
                 let statement =
                     self.portals.iter().rev().find(|(name, _)| **name == *portal).map(|(_, s)| Arc::clone(s));
-                let by_text = || statement.as_deref().map_or(Draws::Maybe, Draws::of_text);
-                self.draws(self.gathered.draws.unwrap_or_else(by_text), known);
+                if !statement.as_ref().is_some_and(|statement| statement.is_plain_read()) {
+                    let by_text = || statement.as_deref().map_or(Draws::Maybe, Draws::of_text);
+                    self.draws(self.gathered.draws.unwrap_or_else(by_text), known);
+                }
                 self.expect_names_closed(statement.as_deref());
                 self.send(message.whole, Owed::Execute(statement), out);
             }
