@@ -40,8 +40,8 @@ pub struct Gathered {
     pub controls_transaction: bool,
     /// It draws from a sequence; None: nothing in it has been looked at for that.
     pub draws: Option<Draws>,
-    /// The first statement in it that makes rows.
-    makes_rows: Option<Arc<Statement>>,
+    /// The first statement in it that makes rows, plain reads excepted.
+    pub makes_rows: Option<Arc<Statement>>,
     /// It asks for the current value of a sequence, which only this session's own nextval gives.
     pub asks_sequence: bool,
     /// It asks for a setting of Trunkline's own.
@@ -109,6 +109,15 @@ impl Gathered {
         self.leftovers.get_or_insert_default().join(&left);
     }
 
+    /// What is noted of statements that are no plain reads.
+    fn clear_what_reads_lack(&mut self) {
+        self.draws = None;
+        self.makes_rows = None;
+        self.runs_unseen = false;
+        self.changes_session = false;
+        self.controls_transaction = false;
+    }
+
     /// Looks at nothing again.
     pub fn clear(&mut self) {
         self.size = 0;
@@ -120,11 +129,9 @@ impl Gathered {
         self.may_change_catalog = false;
         self.leftovers = None;
         self.binds = false;
-        self.runs_unseen = false;
-        self.changes_session = false;
-        self.controls_transaction = false;
-        self.draws = None;
-        self.makes_rows = None;
+        if self.draws.is_some() {
+            self.clear_what_reads_lack();
+        }
         self.asks_sequence = false;
         self.asks_wishes = false;
         self.missing = 0;

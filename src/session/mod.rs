@@ -114,8 +114,8 @@ pub struct Session {
     drew_on: u32,
     /// How often it has forgotten what it has drawn, on all server connections.
     forgotten_draws: u32,
-    /// What is on its way surely draws.
-    draws_surely: bool,
+    /// What is on its way surely draws, once the node says that this is done.
+    draws_surely: Option<&'static [u8]>,
     owed: OwedReplies,
     transaction: Transaction,
     pins: Pins,
@@ -288,7 +288,7 @@ impl Session {
             portals: Vec::new(),
             drew_on: 0,
             forgotten_draws: 0,
-            draws_surely: false,
+            draws_surely: None,
             owed: OwedReplies::default(),
             transaction: Transaction::default(),
             pins: Pins::default(),
@@ -635,14 +635,14 @@ impl Session {
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
         });
         self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
-        self.gathered.runs_unseen |= safety::runs_unseen(statement, &catalog);
-        self.gathered.draws(safety::draws(statement, &catalog), statement);
-        self.gathered.changes_session |= statement.parts.iter().any(|part| !part.session.is_empty());
-        self.gathered.controls_transaction |=
-            statement.parts.iter().any(|part| part.transaction != TransactionControl::None);
         self.gathered.asks_sequence |=
             statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
         if !statement.is_plain_read() {
+            self.gathered.runs_unseen |= safety::runs_unseen(statement, &catalog);
+            self.gathered.draws(safety::draws(statement, &catalog), statement);
+            self.gathered.changes_session |= statement.parts.iter().any(|part| !part.session.is_empty());
+            self.gathered.controls_transaction |=
+                statement.parts.iter().any(|part| part.transaction != TransactionControl::None);
             let executed = self.executed_by_sql(statement);
             self.executes_by_sql |= !executed.is_empty();
             for inner in executed.into_iter().flatten() {

@@ -61,7 +61,7 @@ impl Session {
                     return Ok(Reply::Hide);
                 }
                 self.completed(known);
-                if self.draws_surely {
+                if self.draws_surely.is_some() {
                     self.has_drawn(body, known);
                 }
                 self.catalog_settles();
@@ -261,7 +261,7 @@ impl Session {
             self.skip_failed(known);
             return Reply::Stale(told);
         }
-        self.draws_surely = false;
+        self.draws_surely = None;
         self.reset.clear(); // it is undone
         let ours = self.name_in_error(body, &fields, known);
         self.skip_failed(known);

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 
 use super::owed::Owed;
 use super::{Known, Session, SessionId};
-use crate::sql::Draws;
+use crate::sql::{Draws, Kind, Statement};
 use crate::wire::frontend;
 
 /// Makes a server connection forget what currval and lastval would answer.
@@ -27,7 +27,10 @@ impl Session {
     /// What is sent draws from a sequence, or may.
     #[cold]
     pub(super) fn draws(&mut self, draws: Draws, known: &mut Known) {
-        self.draws_surely = draws == Draws::Surely;
+        let inserts = |statement: &Statement| statement.parts.iter().any(|part| part.kind == Kind::Insert);
+        let is_insert = self.gathered.makes_rows.as_deref().is_some_and(inserts);
+        let done: &[u8] = if is_insert { b"INSERT " } else { b"SELECT " };
+        self.draws_surely = (draws == Draws::Surely).then_some(done);
         if draws == Draws::No {
             return;
         }
@@ -45,8 +48,8 @@ impl Session {
     /// A statement has been done, of which the node says this.
     #[cold]
     pub(super) fn has_drawn(&mut self, said: &[u8], known: &mut Known) {
-        if said.starts_with(b"INSERT") || said.starts_with(b"SELECT") {
-            self.draws_surely = false;
+        if self.draws_surely.is_some_and(|done| said.starts_with(done)) {
+            self.draws_surely = None;
             known.drawn.surely |= !said.ends_with(b" 0\0");
         }
     }
