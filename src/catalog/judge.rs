@@ -80,10 +80,10 @@ pub struct Verdict {
 impl Verdict {
     const CHANGES_CATALOG: u16 = 1;
     const LEAVES: u16 = 2;
-    /// The reason stands above the bits.
-    const WHY: u32 = 4;
     const MAYBE_DRAWS: u16 = 4;
     const SURELY_DRAWS: u16 = 8;
+    /// The reason stands above the bits.
+    const WHY: u32 = 4;
 
     /// As a number, to be noted beside the statement.
     pub fn to_note(self) -> u16 {

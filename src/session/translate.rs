@@ -477,9 +477,6 @@ impl Session {
     }
 }
 
-/// Makes a server connection forget what currval and lastval would answer.
-pub const DISCARD_SEQUENCES: &str = "DISCARD SEQUENCES";
-
 /// The name of an empty statement that is there only to be deallocated, or to be in the way of another.
 pub(super) const RESERVED: &[u8] = b"tl_reserved";
 

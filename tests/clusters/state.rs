@@ -56,19 +56,18 @@ fn lastval_is_what_the_session_has_drawn_itself_or_nothing() {
         let mut other = RawClient::connect(proxy.port(), &[]);
         let undefined =
             |answer: Vec<String>| assert!(answer.iter().any(|told| told.starts_with("55000")), "{answer:?}");
-        other.query("select setval('t_a_seq', 100)");
         // What another has drawn there is nobody else's, whatever runs in between.
-        one.query("insert into plain values (1)");
-        undefined(one.query("select lastval()"));
-        other.query("insert into t (b) values (1)");
-        one.query("insert into nowhere (b) values (1)");
-        undefined(one.query("select lastval()"));
-        other.query("insert into t (b) values (1)");
-        one.query("insert into t (b) select 1 where false");
-        undefined(one.query("select lastval()"));
-        other.query("insert into t (b) values (1)");
-        one.query("insert into fired (b) values (1)");
-        undefined(one.query("select lastval()"));
+        let draws = "insert into t (b) values (1)";
+        for (others, own) in [
+            ("select setval('t_a_seq', 100)", "insert into plain values (1)"),
+            (draws, "insert into nowhere (b) values (1)"),
+            (draws, "insert into t (b) select 1 where false"),
+            (draws, "insert into fired (b) values (1)"),
+        ] {
+            other.query(others);
+            one.query(own);
+            undefined(one.query("select lastval()"));
+        }
         one.query("insert into t (b) values (1)");
         one.query("discard sequences");
         undefined(one.query("select lastval()"));
