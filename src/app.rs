@@ -89,7 +89,7 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
         sockets.push(listener.map_err(|source| Failure::ListenAt { path: path.clone(), source })?);
     }
     let admin_listener = config.admin_listen.map(listen).transpose()?;
-    let (workers, path) = (config.workers, source.0.clone());
+    let (workers, has_outbox, path) = (config.workers, config.io_uring, source.0.clone());
     let standing = Standing::start(config, source.0, Catalogs::start()?);
     let in_force = Arc::clone(standing.in_force());
     let shown = Arc::clone(&in_force);
@@ -97,7 +97,7 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
 
     await_catalogs(&in_force.load_full()).await;
 
-    let fleet = Arc::new(Fleet::start(workers, &in_force.load_full(), &metrics)?);
+    let fleet = Arc::new(Fleet::start(workers, has_outbox, &in_force.load_full(), &metrics)?);
     let state = Arc::new(AdminState::new(Arc::clone(&metrics), &in_force.load()));
     if let Some(listener) = admin_listener {
         tokio::spawn(admin::serve(listener, Arc::clone(&state), std::future::pending()));

@@ -3,13 +3,14 @@
 //! Cancel safety: nothing here is dropped halfway but the whole task, and then its lease is closed, not returned.
 
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use smallvec::SmallVec;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::acquire::{Acquired, Refusal};
 use super::alarm::Alarm;
@@ -217,6 +218,9 @@ impl Client {
     /// The way of almost every statement, without a future of its own: read, survey, lease, relay, release. Ends where
     /// something else must be done or waited for; after that it goes on here.
     fn poll_usual(&mut self, cx: &mut Context<'_>, lent: &mut Option<Box<Buffers>>) -> Poll<Result<Unusual, Farewell>> {
+        if self.stream.is_late() {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        }
         loop {
             let buffers = lent.get_or_insert_with(|| self.worker.take_buffers());
             if self.held.is_some() {
@@ -337,6 +341,8 @@ impl Client {
 
     /// One thing that is not usual.
     pub(super) async fn serve(&mut self, unusual: Unusual, buffers: &mut Buffers) -> Result<(), Farewell> {
+        // It may take time, and nobody looks after what was posted while it does.
+        self.stream.flush().await?;
         match unusual {
             Unusual::Relayed(Relayed::Idle) => self.release(buffers).await,
             Unusual::Relayed(Relayed::Elsewhere) => self.move_elsewhere(buffers).await,

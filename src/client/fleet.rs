@@ -13,7 +13,7 @@ use super::server::Server;
 use super::visit::serve;
 use super::worker::{Report, Whom, Worker};
 use crate::metrics::Metrics;
-use crate::net::{Stream, Unwatched};
+use crate::net::{Stream, Unwatched, outbox};
 use crate::session::SessionId;
 
 /// The worker threads.
@@ -48,10 +48,10 @@ enum Order {
 const STACK: usize = 16 * 1024 * 1024;
 
 impl Fleet {
-    /// Starts this many worker threads.
-    pub fn start(workers: usize, server: &Arc<Server>, metrics: &Metrics) -> std::io::Result<Self> {
+    /// Starts this many worker threads, with an outbox each, if they shall have one.
+    pub fn start(workers: usize, has_outbox: bool, server: &Arc<Server>, metrics: &Metrics) -> std::io::Result<Self> {
         let sessions = Arc::new(AtomicU64::new(1));
-        let start = |number| Crew::start(number, Arc::clone(server), Arc::clone(&sessions), metrics);
+        let start = |number| Crew::start(number, has_outbox, Arc::clone(server), Arc::clone(&sessions), metrics);
         Ok(Self { crews: (0..workers).map(start).collect::<Result<_, _>>()? })
     }
 
@@ -136,15 +136,22 @@ impl Fleet {
 }
 
 impl Crew {
-    fn start(number: usize, server: Arc<Server>, sessions: Arc<AtomicU64>, metrics: &Metrics) -> std::io::Result<Self> {
+    fn start(
+        number: usize,
+        has_outbox: bool,
+        server: Arc<Server>,
+        sessions: Arc<AtomicU64>,
+        metrics: &Metrics,
+    ) -> std::io::Result<Self> {
         let (orders, receiver) = unbounded_channel();
         let clients = Arc::new(AtomicUsize::new(0));
         let (metrics, count) = (metrics.worker(number), Arc::clone(&clients));
         let (built, is_built) = std::sync::mpsc::sync_channel(1);
         let work = move || {
             // It cannot change threads: so it is built where it runs.
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().on_thread_park(outbox::send);
+            let runtime = builder.build_local(LocalOptions::default());
             let (runtime, outcome) = match runtime {
                 Ok(runtime) => (Some(runtime), Ok(())),
                 Err(error) => (None, Err(error)),
@@ -152,6 +159,9 @@ impl Crew {
             // Whoever started this thread waits for it.
             let _ = built.send(outcome);
             let Some(runtime) = runtime else { return };
+            if has_outbox && let Err(error) = outbox::open() {
+                tracing::info!(%error, "io_uring cannot be used: each answer is sent by itself, which costs more");
+            }
             let worker = Worker::new(number, metrics, server);
             runtime.block_on(obey(receiver, &worker, &sessions, &count));
         };

@@ -142,9 +142,18 @@ impl Client {
         {
             return;
         }
+        let is_read = held.is_read;
+        let stream = &mut held.lease.connection().stream;
+        if stream.is_late() && Pin::new(&mut *stream).poll_flush(cx).is_pending() {
+            return;
+        }
         while !buffers.to_node.is_empty() {
-            let stream = &mut held.lease.connection().stream;
-            match Pin::new(stream).poll_write(cx, &buffers.to_node) {
+            // Of a write it must be known whether it was sent; a read is run again anyway.
+            let written = match is_read {
+                true => stream.poll_post(cx, &buffers.to_node),
+                false => Pin::new(&mut *stream).poll_write(cx, &buffers.to_node),
+            };
+            match written {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     held.sent = true;
                     buffers.to_node.advance(count);
@@ -818,7 +827,7 @@ fn put_run(filled: &[u8], from: usize, to: usize, out: &mut BytesMut) {
 
 /// Writes what the client takes now; None: nothing.
 fn write(cx: &mut Context<'_>, stream: &mut Stream, bytes: &[u8]) -> io::Result<Option<usize>> {
-    match Pin::new(stream).poll_write(cx, bytes) {
+    match stream.poll_post(cx, bytes) {
         Poll::Pending => Ok(None),
         Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
         Poll::Ready(result) => result.map(Some),

@@ -71,6 +71,8 @@ pub struct Config {
     pub proxies: Vec<Network>,
     /// Threads that serve clients. Default: one per two cores, bounds 1 to 1024.
     pub workers: usize,
+    /// Answers are sent many at a time by io_uring, where the kernel has it and allows it. Default true.
+    pub io_uring: bool,
     /// Most clients at once; one more is refused with 53300. Default 10000, bounds 1 to 1000000.
     pub max_clients: usize,
     /// HTTP for operators, `admin.listen`. Default None: off.
@@ -124,6 +126,7 @@ impl Config {
             proxies: listen.proxies,
             tls: tls::to_clients(&root, folder),
             workers: root.count("workers", one_per_two_cores(), 1..=1024),
+            io_uring: root.flag("io_uring", true),
             max_clients: root.count("max_clients", 10_000, 1..=1_000_000),
             databases: database::read_all(&root, &clusters),
             access: access.rules,

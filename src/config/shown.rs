@@ -20,7 +20,7 @@ pub struct Shown {
 }
 
 /// Sockets and threads are made once.
-const FIXED: [&str; 4] = ["listen", "admin.listen", "workers", "log.format"];
+const FIXED: [&str; 5] = ["listen", "admin.listen", "workers", "io_uring", "log.format"];
 
 impl Config {
     /// Every setting, in the order of the file.
@@ -72,6 +72,7 @@ impl Config {
             ("proxy_protocol_from", self.proxies.len().to_string() + " networks"),
             ("tls", if self.tls.is_some() { "on" } else { "off" }.to_owned()),
             ("workers", self.workers.to_string()),
+            ("io_uring", self.io_uring.to_string()),
             ("max_clients", self.max_clients.to_string()),
             ("admin.listen", self.admin_listen.map(|address| address.to_string()).unwrap_or_default()),
             ("admin.users", listed(&self.console_users)),

@@ -2,6 +2,7 @@
 
 pub mod buffer;
 pub mod listener;
+pub mod outbox;
 pub mod stream;
 pub mod tls;
 

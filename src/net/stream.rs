@@ -3,15 +3,16 @@
 
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::outbox::{self, Mark};
 use super::tls::Tls;
 use crate::auth::certificate;
 use crate::auth::tls::{ALPN, ClientTls};
@@ -27,8 +28,14 @@ pub enum Stream {
 
 /// A socket that is watched by a reactor.
 #[derive(Debug)]
-pub enum Socket {
-    /// TCP.
+pub struct Socket {
+    /// Before the socket itself: what is still to be sent goes out before it is closed.
+    mark: Mark,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
     Tcp(TcpStream),
     /// A socket in the file system.
     Unix(UnixStream),
@@ -89,6 +96,26 @@ impl Stream {
         let mut context = Context::from_waker(Waker::noop());
         let mut byte = [0; 1];
         Pin::new(self).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// Like a write, but it may go out a little later, with what others of this thread send ([`outbox`]): for what needs no
+    /// proof of having been sent. Should the socket not take it then, the task is woken and the stream [is
+    /// late](Self::is_late); if it is broken, reading tells.
+    #[inline]
+    pub fn poll_post(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => socket.poll_post(cx, bytes),
+            Self::Tls(tls) => tls.poll_write(cx, bytes),
+        }
+    }
+
+    /// Something that was posted waits for room: flush it before anything else is done.
+    #[inline]
+    pub fn is_late(&self) -> bool {
+        match self {
+            Self::Plain(socket) => socket.is_late(),
+            Self::Tls(_) => false,
+        }
     }
 
     /// Last words, written if that can be done at once: whoever hears them knows that it is over, and if they do not go out,
@@ -166,73 +193,113 @@ impl Stream {
 
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
-        Self::Plain(Socket::Tcp(stream))
+        Self::Plain(Kind::Tcp(stream).into())
     }
 }
 
 impl From<UnixStream> for Stream {
     fn from(stream: UnixStream) -> Self {
-        Self::Plain(Socket::Unix(stream))
+        Self::Plain(Kind::Unix(stream).into())
+    }
+}
+
+impl From<Kind> for Socket {
+    fn from(kind: Kind) -> Self {
+        Self { mark: Mark::default(), kind }
     }
 }
 
 impl Socket {
     #[inline]
     pub(super) fn may_have_spoken(&self) -> bool {
-        let is_there = match self {
-            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())),
-            Self::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())),
+        let is_there = match &self.kind {
+            Kind::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())),
+            Kind::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())),
         };
         is_there.is_ok()
     }
 
     /// Takes it away from its reactor.
-    pub fn unwatched(self) -> io::Result<Unwatched> {
-        match self {
-            Self::Tcp(stream) => stream.into_std().map(Unwatched::Tcp),
-            Self::Unix(stream) => stream.into_std().map(Unwatched::Unix),
+    pub fn unwatched(mut self) -> io::Result<Unwatched> {
+        if self.mark.settle().is_some() {
+            return Err(io::ErrorKind::WriteZero.into());
         }
+        match self.kind {
+            Kind::Tcp(stream) => stream.into_std().map(Unwatched::Tcp),
+            Kind::Unix(stream) => stream.into_std().map(Unwatched::Unix),
+        }
+    }
+
+    /// Something that was posted has not been taken; see [`Stream::is_late`].
+    #[inline]
+    fn is_late(&self) -> bool {
+        self.mark.is_late()
+    }
+
+    /// See [`Stream::poll_post`].
+    #[inline]
+    fn poll_post(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.mark.post(self.as_fd().as_raw_fd(), bytes, cx.waker()) {
+            true => Poll::Ready(Ok(bytes.len())),
+            false => Pin::new(self).poll_write(cx, bytes),
+        }
+    }
+
+    /// What was posted is in the socket.
+    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(mut rest) = self.mark.settle() else { return Poll::Ready(Ok(())) };
+        while !rest.is_empty() {
+            match self.kind.poll_write(cx, &rest) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(written) => drop(rest.drain(..written?)),
+                Poll::Pending => {
+                    self.mark.keep(self.as_fd().as_raw_fd(), rest);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// A second handle.
     pub(super) fn second_handle(&self) -> io::Result<Unwatched> {
         let handle = socket2::SockRef::from(self).try_clone()?;
-        Ok(match self {
-            Self::Tcp(_) => Unwatched::Tcp(handle.into()),
-            Self::Unix(_) => Unwatched::Unix(handle.into()),
+        Ok(match self.kind {
+            Kind::Tcp(_) => Unwatched::Tcp(handle.into()),
+            Kind::Unix(_) => Unwatched::Unix(handle.into()),
         })
     }
 
     /// The other side's address; None on a socket in the file system.
     pub fn peer_address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(stream) => stream.peer_addr().ok(),
-            Self::Unix(_) => None,
+        match &self.kind {
+            Kind::Tcp(stream) => stream.peer_addr().ok(),
+            Kind::Unix(_) => None,
         }
     }
 
     /// The operating system's number of the user on the other side of a socket in the file system.
     pub fn peer_uid(&self) -> Option<u32> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
+        match &self.kind {
+            Kind::Tcp(_) => None,
+            Kind::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
         }
     }
 
     /// Our own address; None on a socket in the file system.
     pub fn local_address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(stream) => stream.local_addr().ok(),
-            Self::Unix(_) => None,
+        match &self.kind {
+            Kind::Tcp(stream) => stream.local_addr().ok(),
+            Kind::Unix(_) => None,
         }
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
+        match &self.kind {
+            Kind::Tcp(stream) => stream.as_fd(),
+            Kind::Unix(stream) => stream.as_fd(),
         }
     }
 }
@@ -241,8 +308,8 @@ impl Unwatched {
     /// From now on the present reactor watches it.
     pub fn watched(self) -> io::Result<Socket> {
         match self {
-            Self::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
-            Self::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+            Self::Tcp(stream) => TcpStream::from_std(stream).map(|stream| Kind::Tcp(stream).into()),
+            Self::Unix(stream) => UnixStream::from_std(stream).map(|stream| Kind::Unix(stream).into()),
         }
     }
 
@@ -268,26 +335,15 @@ impl From<std::os::unix::net::UnixStream> for Unwatched {
     }
 }
 
-impl AsyncRead for Socket {
-    #[inline]
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, out),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, out),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
+impl Kind {
     /// Almost always the socket takes it: only where it does not, a waker is left.
     #[inline]
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let socket = self.get_mut();
-        let written = match socket {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = match self {
             Self::Tcp(stream) => stream.try_write(bytes),
             Self::Unix(stream) => stream.try_write(bytes),
         };
-        match (written, socket) {
+        match (written, self) {
             (Err(error), Self::Tcp(stream)) if error.kind() == io::ErrorKind::WouldBlock => {
                 Pin::new(stream).poll_write(cx, bytes)
             }
@@ -297,26 +353,40 @@ impl AsyncWrite for Socket {
             (written, _) => Poll::Ready(written),
         }
     }
+}
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+impl AsyncRead for Socket {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        outbox::heed();
+        match &mut self.get_mut().kind {
+            Kind::Tcp(stream) => Pin::new(stream).poll_read(cx, out),
+            Kind::Unix(stream) => Pin::new(stream).poll_read(cx, out),
         }
     }
+}
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+impl AsyncWrite for Socket {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let socket = self.get_mut();
+        outbox::heed();
+        if socket.mark.may_have_posted() {
+            ready!(socket.poll_settled(cx))?;
+        }
+        socket.kind.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_settled(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        let socket = self.get_mut();
+        ready!(socket.poll_settled(cx))?;
+        match &mut socket.kind {
+            Kind::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Kind::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -340,9 +410,12 @@ impl AsyncWrite for Stream {
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Neither kind keeps anything back: see [`Tls`].
-        Poll::Ready(Ok(()))
+    /// Only what was posted waits to be sent; see [`Tls`] for the other kind.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use trunkline::auth::{NodeTls, SaltedPassword, Secret, TlsMode, TlsTexts, TlsVersion};
 use trunkline::backend::{Endpoint, Target, connect};
-use trunkline::net::{Socket, Stream};
+use trunkline::net::Stream;
 use trunkline::wire::{ErrorFields, Header, backend, frame, frontend};
 
 use crate::certificates::Authority;
@@ -125,9 +125,7 @@ impl Client {
         };
         let login = connect(&target, tokio::time::Instant::now() + Duration::from_secs(30)).await.unwrap();
         // Ours probes nodes often; thousands of such probes at once fill the kernel's queues.
-        if let Socket::Tcp(socket) = login.stream.socket() {
-            SockRef::from(socket).set_keepalive(false).unwrap();
-        }
+        SockRef::from(login.stream.socket()).set_keepalive(false).unwrap();
         (Self { stream: login.stream, unread: BytesMut::new() }, login.salted_password)
     }
 
