@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::Stream;
@@ -136,7 +136,8 @@ async fn read_to_ready(
             if buffer.len() > LARGEST_ANSWER {
                 return Err(ExchangeError::Protocol);
             }
-            if stream.read_buf(buffer).await? == 0 {
+            let least = least_to_come(buffer)?;
+            if stream.read_buf(&mut buffer.limit(least)).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
             continue;
@@ -165,6 +166,18 @@ async fn read_to_ready(
     }
 }
 
+/// How many bytes the answer still has at least. No more may be read: a node that stops says goodbye right behind an answer,
+/// and that belongs to whoever has the connection next, who would take the answer to what it sends then for lost.
+fn least_to_come(buffer: &BytesMut) -> Result<usize, FrameError> {
+    /// A ReadyForQuery, which ends the answer.
+    const READY: usize = frame::HEADER + 1;
+    Ok(match Header::peek(buffer)? {
+        Some(header) if header.tag == backend::READY_FOR_QUERY => header.size - buffer.len(),
+        Some(header) => header.size - buffer.len() + READY,
+        None => READY - buffer.len(),
+    })
+}
+
 fn read_row(body: &[u8]) -> Result<Vec<Option<Arc<str>>>, ExchangeError> {
     let columns = backend::data_row(body).map_err(|_| ExchangeError::Protocol)?;
     Ok(columns.into_iter().map(|column| column.map(|bytes| String::from_utf8_lossy(bytes).into())).collect())
@@ -173,4 +186,35 @@ fn read_row(body: &[u8]) -> Result<Vec<Option<Arc<str>>>, ExchangeError> {
 fn read_parameter(body: &[u8]) -> Result<(Box<str>, Box<str>), ExchangeError> {
     let (name, value) = backend::parameter_status_fields(body).map_err(|_| ExchangeError::Protocol)?;
     Ok((String::from_utf8_lossy(name).into(), String::from_utf8_lossy(value).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::net::Socket;
+    use crate::wire::error_response::{Severity, put_error};
+
+    #[tokio::test]
+    async fn a_goodbye_right_behind_the_answer_is_left_for_whoever_reads_next() {
+        let (ours, mut node) = UnixStream::pair().unwrap();
+        let mut stream = Stream::Plain(Socket::Unix(ours));
+        let (mut said, mut goodbye) = (BytesMut::new(), BytesMut::new());
+        put_error(&mut goodbye, Severity::Fatal, SqlState::ADMIN_SHUTDOWN, "going down", None);
+        backend::put_parameter_status(&mut said, "application_name", "a");
+        backend::put_command_complete(&mut said, "SELECT 1");
+        backend::put_ready(&mut said, TransactionStatus::Idle);
+        said.extend_from_slice(&goodbye);
+        node.write_all(&said).await.unwrap();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        let answer = query(&mut stream, "SELECT set_config('application_name', 'a', false)", deadline).await.unwrap();
+        assert_eq!(answer.parameters, [("application_name".into(), "a".into())]);
+        assert!(!stream.is_quiet(), "nobody would know that the node has said goodbye");
+        let mut left = vec![0; goodbye.len() - 1];
+        stream.read_exact(&mut left).await.unwrap();
+        assert_eq!(left, goodbye[1..], "looking has taken one byte");
+    }
 }
