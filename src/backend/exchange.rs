@@ -195,13 +195,12 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::net::Socket;
     use crate::wire::error_response::{Severity, put_error};
 
     #[tokio::test]
     async fn a_goodbye_right_behind_the_answer_is_left_for_whoever_reads_next() {
         let (ours, mut node) = UnixStream::pair().unwrap();
-        let mut stream = Stream::Plain(Socket::Unix(ours));
+        let mut stream = Stream::from(ours);
         let (mut said, mut goodbye) = (BytesMut::new(), BytesMut::new());
         put_error(&mut goodbye, Severity::Fatal, SqlState::ADMIN_SHUTDOWN, "going down", None);
         backend::put_parameter_status(&mut said, "application_name", "a");

@@ -117,14 +117,46 @@ fn write_singly(proxy: &Proxy, number: i64, is_over: &Arc<AtomicBool>) -> thread
     })
 }
 
-/// Waits for a pgbench. It goes on after 40001 alone; any other error ends a client of it, and that is a failure here.
+/// Waits for a pgbench: how many of its transactions failed.
 fn failed(child: Child) -> u64 {
+    counted(child).1
+}
+
+/// Waits for a pgbench: how many of its transactions were done, and how many failed. It goes on after 40001 alone; any
+/// other error ends a client of it, and that is a failure here.
+fn counted(child: Child) -> (u64, u64) {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("aborted"), "{said}");
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = report.lines().find_map(|line| line.strip_prefix("number of failed transactions: ")).unwrap();
-    line.split(' ').next().unwrap().parse().unwrap()
+    let number = |name: &str| {
+        let line = report.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split(' ').next().unwrap().parse().unwrap()
+    };
+    (number("number of transactions actually processed: "), number("number of failed transactions: "))
+}
+
+/// pgbench's own script, but that each client has accounts of its own, those of the first behind those of so many others.
+/// Nobody else changes then what a transaction has read of them, so that run again it reads the same, unless it was done
+/// already.
+fn own_accounts(cluster: &Cluster, others: u32) -> String {
+    let script = format!(
+        "\\set aid random(1, 8000) + 8000 * (:client_id + {others})
+\\set bid 1
+\\set tid random(1, 10)
+\\set delta random(-5000, 5000)
+BEGIN;
+UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
+UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
+INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
+END;
+"
+    );
+    let path = cluster.folder().join(format!("own_accounts_{others}.sql"));
+    std::fs::write(&path, script).unwrap();
+    path.to_str().unwrap().to_owned()
 }
 
 #[test]
@@ -135,8 +167,9 @@ fn with_replay_ten_switchovers_cost_nobody_anything() {
         let proxy = Proxy::start(&cluster, "[failover]\nreplay = true");
         let seconds = "20";
         let simple = load(&proxy, &["-S", "-c", "4", "-T", seconds]);
-        let writers = load(&proxy, &["-c", "6", "-T", seconds]);
-        let prepared = load(&proxy, &["-M", "prepared", "-c", "6", "-T", seconds]);
+        let scripts = [0, 6].map(|first| own_accounts(&cluster, first));
+        let writers = load(&proxy, &["-f", &scripts[0], "-c", "6", "-T", seconds]);
+        let prepared = load(&proxy, &["-f", &scripts[1], "-M", "prepared", "-c", "6", "-T", seconds]);
         let (is_over, pauses) = watch_pauses(&proxy);
         thread::sleep(Duration::from_secs(1));
         let mut promoted = Vec::new();
@@ -148,19 +181,22 @@ fn with_replay_ten_switchovers_cost_nobody_anything() {
         let beyond = longest_beyond(&pauses.join().unwrap(), &promoted);
         println!("the longest write ended {beyond:?} after its promotion");
         assert!(beyond < Duration::from_secs(1), "{beyond:?}");
-        let failed = [simple, writers, prepared].map(failed);
+        let [(_, failed_reads), (written, failed), (prepared_written, prepared_failed)] =
+            [simple, writers, prepared].map(counted);
         let page = proxy.page("/metrics");
-        let counted = |line: &&str| line.contains("_lost_total{") || line.contains("_retries_total{");
-        println!("{}", page.lines().filter(counted).collect::<Vec<_>>().join("\n"));
-        assert_eq!(failed, [0, 0, 0]);
+        let of_losses = |line: &&str| line.contains("_lost_total{") || line.contains("_retries_total{");
+        println!("{}", page.lines().filter(of_losses).collect::<Vec<_>>().join("\n"));
+        assert_eq!([failed_reads, failed, prepared_failed], [0, 0, 0]);
         let replayed = proxy.metric("trunkline_retries_total", "cause=\"replayed\"");
         assert!(replayed > 0.0, "no transaction was open at any stop");
         let primary = cluster.node(10 % 3);
         let sums = primary.sql(
             "select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history), \
-                    (select sum(bbalance) from pgbench_branches) = (select sum(delta) from pgbench_history)",
+                    (select sum(bbalance) from pgbench_branches) = (select sum(delta) from pgbench_history), \
+                    (select count(*) from pgbench_history)",
         );
-        assert_eq!(sums.unwrap(), "t|t");
+        // Each transaction that pgbench was told to be done was done, and done once.
+        assert_eq!(sums.unwrap(), format!("t|t|{}", written + prepared_written));
     });
 }
 
