@@ -178,7 +178,9 @@ fn fail_over(cluster: &Cluster, primary: usize) -> (usize, Instant) {
 /// Of the two replicas, the one that has received more is promoted, and the other one follows it.
 fn promote(cluster: &Cluster, primary: usize) -> (usize, Instant) {
     let received = |number: usize| {
-        let said = cluster.node(number).sql("select pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')").unwrap();
+        // One that has just been started has received nothing since; what it has counts.
+        let latest = "greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())";
+        let said = cluster.node(number).sql(&format!("select pg_wal_lsn_diff({latest}, '0/0')")).unwrap();
         said.parse::<u64>().unwrap()
     };
     let (one, other) = ((primary + 1) % 3, (primary + 2) % 3);
