@@ -321,9 +321,15 @@ impl Session {
         executed > 1
     }
 
-    /// Nothing under way runs a statement: it can be asked anew whatever became of it.
+    /// Nothing under way runs a statement, but for one that begins a transaction: it can be asked anew whatever became of it.
     fn runs_nothing(&self) -> bool {
-        !self.owed.iter().any(|owed| matches!(owed, Owed::Query { .. } | Owed::Execute(_) | Owed::FunctionCall))
+        self.owed.iter().all(|owed| match owed {
+            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
+                statement.parts.iter().all(|part| part.kind == Kind::Begin)
+            }
+            Owed::Execute(None) | Owed::FunctionCall => false,
+            _ => true,
+        })
     }
 
     /// Nothing is owed but the replies to a batch whose end has not been sent: they may not come before it.
@@ -417,6 +423,16 @@ mod tests {
         story.session.answer_alone(b'Q', b"commit\0", &mut classify, &mut out).unwrap();
         assert_eq!(out.first(), Some(&b'E'), "not the tag ROLLBACK, which looks like success");
         assert!(!story.session.answers_alone());
+    }
+
+    #[test]
+    fn a_begin_that_was_lost_without_a_word_is_run_again() {
+        let how = Circumstances { farewell: None, sent: true, forwarded: false, is_read: false, at_hand: true };
+        for (text, is_run_again) in [("begin isolation level serializable", true), ("begin; delete from t", false)] {
+            let mut story = Story::begin();
+            story.send(b'Q', format!("{text}\0").as_bytes());
+            assert_eq!(story.session.lost(how) == Loss::RunAgain, is_run_again, "{text}");
+        }
     }
 
     #[test]
