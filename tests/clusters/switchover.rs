@@ -169,7 +169,9 @@ fn with_replay_ten_switchovers_cost_nobody_anything() {
         let simple = load(&proxy, &["-S", "-c", "4", "-T", seconds]);
         let scripts = [0, 6].map(|first| own_accounts(&cluster, first));
         let writers = load(&proxy, &["-f", &scripts[0], "-c", "6", "-T", seconds]);
-        let prepared = load(&proxy, &["-f", &scripts[1], "-M", "prepared", "-c", "6", "-T", seconds]);
+        // A thread for each: pgbench prepares a statement and waits for that with the whole thread, while its transaction may
+        // be run again and wait for a row that another client of that thread holds and does not go on with.
+        let prepared = load(&proxy, &["-f", &scripts[1], "-M", "prepared", "-c", "6", "-j", "6", "-T", seconds]);
         let (is_over, pauses) = watch_pauses(&proxy);
         thread::sleep(Duration::from_secs(1));
         let mut promoted = Vec::new();
@@ -251,7 +253,7 @@ fn longest_beyond(writes: &[(Instant, Instant)], promoted: &[Instant]) -> Durati
 }
 
 fn load(proxy: &Proxy, arguments: &[&str]) -> Child {
-    let mut pgbench = pgbench(proxy.port(), &["-n", "-j", "1"]);
+    let mut pgbench = pgbench(proxy.port(), &["-n"]);
     pgbench.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
