@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::Stop;
 
-use crate::fixture::{Proxy, cluster, limited, limited_to, pgbench};
+use crate::fixture::{Proxy, cluster, eventually, limited, limited_to, pgbench};
 use crate::pgbench::fill;
 
 #[test]
@@ -272,6 +272,12 @@ fn switch_over(cluster: &Cluster, old: usize, new: usize) -> Instant {
 /// The others follow the new primary and have everything: whoever is promoted next must.
 fn follow(cluster: &Cluster, primary: usize) {
     let others = || (0..cluster.nodes().len()).filter(|other| *other != primary);
-    others().for_each(|other| cluster.node(other).follow(cluster.node(primary)).unwrap());
-    others().for_each(|other| cluster.node(other).catch_up(cluster.node(primary)).unwrap());
+    let primary = cluster.node(primary);
+    others().for_each(|other| cluster.node(other).follow(primary).unwrap());
+    // A stop waits only for those that stream. What they have confirmed is of the new timeline: it lies behind its beginning.
+    let written = primary.sql("select pg_current_wal_insert_lsn()").unwrap();
+    let streaming = format!("select count(*) from pg_stat_replication where flush_lsn >= '{written}'::pg_lsn - 40");
+    let count = others().count().to_string();
+    eventually("the others stream", Duration::from_secs(10), || primary.sql(&streaming).unwrap() == count);
+    others().for_each(|other| cluster.node(other).catch_up(primary).unwrap());
 }
