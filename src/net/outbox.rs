@@ -67,6 +67,12 @@ const LONGEST: usize = 4 * 1024;
 /// So many reads and writes of other tasks a letter waits for at most.
 const MOST_OPERATIONS: u32 = 64;
 
+/// What the system says of a socket that takes nothing now.
+const NO_ROOM: i32 = -libc::EAGAIN;
+
+/// What the system says where a signal came first: nothing was sent.
+const INTERRUPTED: i32 = -libc::EINTR;
+
 /// From now on this thread has an outbox. Whoever calls this has [`send`] called whenever the thread is about to wait.
 pub fn open() -> io::Result<()> {
     let entries = u32::try_from(MOST_LETTERS).unwrap_or(u32::MAX);
@@ -233,9 +239,8 @@ impl Outbox {
                 continue;
             }
             match *outcome {
-                0.. => drop(self.rests.insert(letter.socket, letter.bytes.get(sent..).unwrap_or_default().to_vec())),
-                error if error == -libc::EAGAIN || error == -libc::EINTR => {
-                    self.rests.insert(letter.socket, letter.bytes.clone());
+                0.. | NO_ROOM | INTERRUPTED => {
+                    self.rests.insert(letter.socket, letter.bytes.get(sent..).unwrap_or_default().to_vec());
                 }
                 _ => shut_down(letter.socket),
             }
