@@ -14,6 +14,7 @@ pub mod routing;
 pub mod session;
 
 pub mod config;
+pub mod memory;
 pub mod metrics;
 pub mod net;
 

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,23 +17,49 @@ use crate::wire::Replication;
 pub struct Card {
     id: SessionId,
     peer: Option<SocketAddr>,
-    local: Option<SocketAddr>,
+    /// Shared by those that have come to the same address.
+    local: Option<Rc<SocketAddr>>,
     connected: SystemTime,
-    identity: RefCell<Option<Identity>>,
-    application_name: RefCell<Arc<str>>,
+    notes: RefCell<Notes>,
     replication: Cell<Replication>,
     doing: Cell<Doing>,
     since: Cell<Instant>,
-    node: RefCell<Option<Arc<str>>>,
     ending: Cell<Option<Ending>>,
-    waker: RefCell<Option<Waker>>,
-    /// What cancels its statement.
-    cancellable: RefCell<Option<Arc<Cancellable>>>,
     /// What it runs is a read by the proof, alone on its server connection: it may be cancelled when its time is over.
     is_timed: Cell<bool>,
     /// It has been cancelled for that.
     is_overdue: Cell<bool>,
+    /// It is to be parked, unless it has something to say.
+    is_to_park: Cell<bool>,
+    /// How often it has spoken soon after it was parked: the longer it is waited for the next time.
+    restlessness: Cell<u8>,
 }
+
+/// What changes of it and is no copy of a number. In one cell, for a worker has thousands of cards.
+#[derive(Debug, Default)]
+struct Notes {
+    identity: Option<Identity>,
+    /// None: it is empty.
+    application_name: Option<Arc<str>>,
+    node: Option<Arc<str>>,
+    /// Wakes its task.
+    waker: Option<Waker>,
+    /// What cancels its statement.
+    cancellable: Option<Arc<Cancellable>>,
+}
+
+/// A client that has said nothing for so long is parked.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Soon is within so many times that.
+const SOON: u32 = 8;
+
+/// Every second time that it speaks soon after it was parked, it is waited for so many times longer: parking would cost it
+/// more than it gives.
+const GROWTH: u32 = 4;
+
+/// So often its being restless is counted.
+const MOST_RESTLESSNESS: u8 = 8;
 
 /// Why a client is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,37 +125,36 @@ pub struct ClientReport {
 
 impl Card {
     /// A client that has just connected.
-    pub fn new(id: SessionId, peer: Option<SocketAddr>, local: Option<SocketAddr>) -> Self {
+    pub fn new(id: SessionId, peer: Option<SocketAddr>, local: Option<Rc<SocketAddr>>) -> Self {
         Self {
             id,
             peer,
             local,
             connected: SystemTime::now(),
-            identity: RefCell::default(),
-            application_name: RefCell::new("".into()),
+            notes: RefCell::default(),
             replication: Cell::default(),
             doing: Cell::new(Doing::LoggingIn),
             since: Cell::new(Instant::now()),
-            node: RefCell::default(),
             ending: Cell::new(None),
-            waker: RefCell::default(),
-            cancellable: RefCell::default(),
             is_timed: Cell::new(false),
             is_overdue: Cell::new(false),
+            is_to_park: Cell::new(false),
+            restlessness: Cell::new(0),
         }
     }
 
     /// It has proved who it is.
     pub fn is_of(&self, identity: &Identity) {
-        *self.identity.borrow_mut() = Some(identity.clone());
+        self.notes.borrow_mut().identity = Some(identity.clone());
         self.idles(Instant::now());
     }
 
     /// Its application_name is this now.
     pub fn is_called(&self, application_name: Option<&str>) {
-        let name = application_name.unwrap_or_default();
-        if **self.application_name.borrow() != *name {
-            *self.application_name.borrow_mut() = name.into();
+        let name = application_name.filter(|name| !name.is_empty());
+        let mut notes = self.notes.borrow_mut();
+        if notes.application_name.as_deref() != name {
+            notes.application_name = name.map(Into::into);
         }
     }
 
@@ -150,7 +176,7 @@ impl Card {
 
     /// Its statements are cancelled by this.
     pub fn is_cancelled_by(&self, cancellable: &Arc<Cancellable>) {
-        *self.cancellable.borrow_mut() = Some(Arc::clone(cancellable));
+        self.notes.borrow_mut().cancellable = Some(Arc::clone(cancellable));
     }
 
     /// It holds a connection to this node from now on.
@@ -160,7 +186,7 @@ impl Card {
         self.since.set(now);
         self.is_timed.set(is_timed);
         self.is_overdue.set(false);
-        let mut place = self.node.borrow_mut();
+        let place = &mut self.notes.borrow_mut().node;
         if !place.as_ref().is_some_and(|known| Arc::ptr_eq(known, node)) {
             *place = Some(Arc::clone(node));
         }
@@ -204,9 +230,8 @@ impl Card {
     /// Ends it, whatever it does.
     pub fn end(&self, why: Ending) {
         self.ending.set(Some(why));
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
+        let waker = self.notes.borrow_mut().waker.take();
+        waker.into_iter().for_each(Waker::wake);
     }
 
     /// What it runs has been cancelled because its time was over.
@@ -225,7 +250,8 @@ impl Card {
             Doing::InTransaction if is_over(limits.idle_in_transaction_timeout) => self.end(Ending::IdleInTransaction),
             // Once: the next cancel could hit something else.
             Doing::Active if is_over(limits.query_timeout) && self.is_timed.replace(false) => {
-                let cancel = self.cancellable.borrow().as_ref().and_then(|cancellable| cancellable.begin_cancel());
+                let notes = self.notes.borrow();
+                let cancel = notes.cancellable.as_ref().and_then(|cancellable| cancellable.begin_cancel());
                 self.is_overdue.set(cancel.is_some());
                 return cancel;
             }
@@ -234,13 +260,54 @@ impl Card {
         None
     }
 
+    /// It is to be ended.
+    pub fn is_ended(&self) -> bool {
+        self.ending.get().is_some()
+    }
+
+    /// Is to be parked if it has said nothing for long; answers whether that is so.
+    pub fn park_if_quiet(&self, now: Instant) -> bool {
+        let is_quiet = self.doing.get() == Doing::Idle && self.is_quiet_for(self.patience(), now);
+        self.is_to_park.set(is_quiet);
+        is_quiet
+    }
+
+    /// It is to be parked. Asked once: then it is parked, or has something to say.
+    #[inline]
+    pub fn is_to_park(&self) -> bool {
+        self.is_to_park.replace(false)
+    }
+
+    /// It is parked: nobody is woken for it.
+    pub fn parks(&self) {
+        self.notes.borrow_mut().waker = None;
+    }
+
+    /// It has been parked, and speaks now.
+    pub fn speaks_again(&self, now: Instant) {
+        let (patience, restlessness) = (self.patience(), self.restlessness.get());
+        self.restlessness.set(match self.is_quiet_for(patience * SOON, now) {
+            false => (restlessness + 1).min(MOST_RESTLESSNESS),
+            true if self.is_quiet_for(patience * SOON * SOON, now) => restlessness.saturating_sub(1),
+            true => restlessness,
+        });
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE * GROWTH.pow(u32::from(self.restlessness.get() / 2))
+    }
+
+    fn is_quiet_for(&self, time: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(self.since.get()) >= time
+    }
+
     /// Ready once it is to be ended. Call whenever its task is polled.
     #[inline]
     pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<Ending> {
         if let Some(why) = self.ending.get() {
             return Poll::Ready(why);
         }
-        let mut waker = self.waker.borrow_mut();
+        let waker = &mut self.notes.borrow_mut().waker;
         if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
@@ -254,23 +321,33 @@ impl Card {
 
     /// It came for this database.
     pub fn came_for(&self, database: &str) -> bool {
-        self.identity.borrow().as_ref().is_some_and(|identity| &*identity.database == database)
+        self.notes.borrow().identity.as_ref().is_some_and(|identity| &*identity.database == database)
+    }
+
+    /// Who it is; None: it has not proved it.
+    pub fn identity(&self) -> Option<Identity> {
+        self.notes.borrow().identity.clone()
+    }
+
+    /// What cancels its statements, once it has logged in.
+    pub fn cancellable(&self) -> Option<Arc<Cancellable>> {
+        self.notes.borrow().cancellable.clone()
     }
 
     /// A copy of it.
     pub fn report(&self) -> ClientReport {
-        let doing = self.doing.get();
+        let (doing, notes) = (self.doing.get(), self.notes.borrow());
         ClientReport {
             id: self.id,
             peer: self.peer,
-            local: self.local,
+            local: self.local.as_deref().copied(),
             connected: self.connected,
-            identity: self.identity.borrow().clone(),
-            application_name: Arc::clone(&self.application_name.borrow()),
+            identity: notes.identity.clone(),
+            application_name: notes.application_name.clone().unwrap_or_default(),
             replication: self.replication.get(),
             doing,
             since: self.since.get(),
-            node: self.node.borrow().clone().filter(|_| doing.holds_lease()),
+            node: notes.node.clone().filter(|_| doing.holds_lease()),
         }
     }
 }
@@ -313,5 +390,39 @@ mod tests {
         card.idles(now);
         card.stirs(now + Duration::from_secs(5));
         assert_eq!((after(14), after(15)), (None, Some(Ending::Idle)));
+    }
+
+    #[test]
+    fn who_speaks_soon_after_it_was_parked_is_waited_for_longer() {
+        let card = Card::new(SessionId(1), None, None);
+        let mut now = Instant::now();
+        let is_parked_after = |now: Instant, milliseconds| {
+            card.park_if_quiet(now + Duration::from_millis(milliseconds));
+            card.is_to_park()
+        };
+        assert!(!is_parked_after(now, 1_000_000), "it has not logged in");
+        card.idles(now);
+        assert!(!is_parked_after(now, 499) && is_parked_after(now, 500) && !card.is_to_park());
+        for is_second in [false, true] {
+            assert!(is_parked_after(now, 500));
+            now += Duration::from_millis(3_999);
+            card.speaks_again(now);
+            card.idles(now);
+            assert_eq!(is_parked_after(now, 1_999), !is_second);
+        }
+        assert!(is_parked_after(now, 2_000));
+        // Neither soon nor late.
+        now += Duration::from_secs(20);
+        card.speaks_again(now);
+        card.idles(now);
+        assert!(!is_parked_after(now, 1_999));
+        now += Duration::from_secs(200);
+        card.speaks_again(now);
+        card.idles(now);
+        assert!(is_parked_after(now, 500));
+        for _ in 0..20 {
+            card.speaks_again(now);
+        }
+        assert!(!is_parked_after(now, 127_999) && is_parked_after(now, 128_000));
     }
 }

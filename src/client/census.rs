@@ -16,16 +16,18 @@ struct Counts {
     all: usize,
     users: HashMap<Arc<str>, usize>,
     databases: HashMap<Arc<str>, usize>,
-    /// By database and user.
-    pairs: HashMap<(Arc<str>, Arc<str>), usize>,
+    pairs: HashMap<Pair, usize>,
 }
+
+/// Database and user; of all that are of the same there is one.
+type Pair = Arc<(Arc<str>, Arc<str>)>;
 
 /// A client that is counted, until this is dropped.
 #[derive(Debug)]
 pub struct Seat {
     census: Arc<Census>,
     /// Database and user, once it has proved who it is.
-    of: Option<(Arc<str>, Arc<str>)>,
+    of: Option<Pair>,
 }
 
 impl Census {
@@ -70,10 +72,11 @@ impl Seat {
         if is_full(counts.users.get(user), most_of_user) {
             return Err(Limit::UserClients);
         }
-        let pair = (Arc::clone(database), Arc::clone(user));
+        let names = (Arc::clone(database), Arc::clone(user));
+        let pair = counts.pairs.get_key_value(&names).map_or_else(|| Arc::new(names), |(pair, _)| Arc::clone(pair));
         *counts.databases.entry(Arc::clone(database)).or_default() += 1;
         *counts.users.entry(Arc::clone(user)).or_default() += 1;
-        *counts.pairs.entry(pair.clone()).or_default() += 1;
+        *counts.pairs.entry(Arc::clone(&pair)).or_default() += 1;
         self.of = Some(pair);
         Ok(())
     }

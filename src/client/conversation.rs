@@ -20,11 +20,12 @@ use super::emptied::Emptied;
 use super::farewell::Farewell;
 use super::handshake::Admitted;
 use super::last_path::LastPath;
+use super::places::Place;
 use super::relay::Relayed;
 use super::server::{Database, Server};
 use super::shapes::Key;
 use super::tally::Tally;
-use super::worker::{Buffers, Place, Worker};
+use super::worker::{Buffers, Worker};
 use crate::auth::Secret;
 use crate::backend::cancel::Cancellable;
 use crate::backend::{Lease, Pool};
@@ -43,7 +44,7 @@ pub struct Client {
     pub(super) held: Option<HeldLease>,
     pub(super) server: Arc<Server>,
     pub(super) worker: Rc<Worker>,
-    pub(super) database: Database,
+    pub(super) database: Arc<Database>,
     /// When its server connection goes back.
     pub(super) mode: PoolMode,
     pub(super) password: Option<Secret>,
@@ -69,7 +70,7 @@ pub struct Client {
     /// The rule that has matched the present unit, for those who want to be told.
     pub(super) rule: Option<usize>,
     /// Until it has gone, another client may have to be refused.
-    _seat: Seat,
+    pub(super) seat: Seat,
 }
 
 /// A node that was lost with a unit, without a word.
@@ -175,7 +176,7 @@ impl Client {
         Self {
             stream,
             rule: None,
-            _seat: admitted.seat,
+            seat: admitted.seat,
             mode,
             tally,
             session,
@@ -292,7 +293,11 @@ impl Client {
             // Its lease was lost, or its statement refused.
             self.place.card.idles(Instant::now());
         }
-        match ready!(self.poll_client(cx, input))? {
+        let (is_to_park, read) = (self.place.card.is_to_park(), self.poll_client(cx, input));
+        if is_to_park && read.is_pending() && self.may_be_parked() {
+            return Poll::Ready(Err(Farewell::Parks));
+        }
+        match ready!(read)? {
             0 => Poll::Ready(Err(Farewell::Left)),
             _ => Poll::Ready(Ok(())),
         }

@@ -38,6 +38,9 @@ pub enum Farewell {
     /// It came for the console, and goes on there.
     #[error("a client of the console")]
     ToConsole(Arc<str>),
+    /// It is still there, but has had nothing to say for a while: see [`Parked`](super::parked::Parked).
+    #[error("a quiet client")]
+    Parks,
     /// It came to cancel, and that is done.
     #[error("a cancel request")]
     Cancel,

@@ -9,6 +9,8 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use super::parked;
+use super::places::Counted;
 use super::server::Server;
 use super::visit::serve;
 use super::worker::{Report, Whom, Worker};
@@ -177,6 +179,7 @@ async fn obey(
     sessions: &AtomicU64,
     count: &Arc<AtomicUsize>,
 ) {
+    tokio::task::spawn_local(parked::attend(std::rc::Rc::clone(worker)));
     // Cancel-safe: an order that is not received stays in the channel.
     while let Some(order) = orders.recv().await {
         match order {
@@ -191,24 +194,13 @@ async fn obey(
             Order::ForgetShapes => worker.shapes.borrow_mut().clear(),
             Order::HeedLimits => worker.heed_limits(),
             Order::Serve(client) => {
-                let leaving = Leaving(Arc::clone(count));
+                let counted = Counted::new(count);
                 let Ok(client) = client.watched() else { continue };
                 let id = SessionId(sessions.fetch_add(1, Ordering::Relaxed));
                 let (server, worker) = (worker.server(), std::rc::Rc::clone(worker));
-                tokio::task::spawn_local(async move {
-                    let _leaving = leaving;
-                    serve(Stream::Plain(client), server, worker, id).await;
-                });
+                tokio::task::spawn_local(serve(Stream::Plain(client), server, worker, id, counted));
             }
         }
     }
-}
-
-/// Counts a client as gone, however its task ends.
-struct Leaving(Arc<AtomicUsize>);
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    worker.places.dismiss_parked();
 }

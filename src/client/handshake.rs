@@ -33,7 +33,7 @@ pub struct Admitted {
     /// Who it is.
     pub identity: Identity,
     /// The database it asked for.
-    pub database: Database,
+    pub database: Arc<Database>,
     /// What it is there.
     pub user: User,
     /// The settings it asked for.
@@ -73,7 +73,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     }
     let seat = if is_of_console { None } else { Some(sit(server, worker)?) };
     let destination = server.destination(&database, replication);
-    let claim = Claim { user: &user, database: &database, destination: destination.as_ref(), replication, origin };
+    let claim = Claim { user: &user, database: &database, destination: destination.as_deref(), replication, origin };
     let known = Box::pin(authentication::authenticate(stream, &mut buffer, claim, server, worker)).await?;
     let Some(mut seat) = seat else { return Err(Farewell::ToConsole(user)) };
     // Drivers tell by it whether what follows is about the proof.
@@ -104,7 +104,9 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         Some(hint) => Farewell::hinted(SqlState::SYNTAX_ERROR, error.to_string(), hint),
         None => Farewell::told(SqlState::SYNTAX_ERROR, error.to_string()),
     })?;
-    let identity = Identity { user, database, address: origin };
+    // By the configuration's own copies of the names: of a thousand clients there is one.
+    let configured = server.users.get_key_value(&user).map(|(name, _)| Arc::clone(name));
+    let identity = Identity { user: configured.unwrap_or(user), database: Arc::clone(&entry.name), address: origin };
     Ok(Admitted { identity, database: entry, user: known, settings, seat, startup, replication })
 }
 

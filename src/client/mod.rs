@@ -1,4 +1,5 @@
-//! One task per client: handshake, conversation, relay. The task owns its lease and polls both sockets itself.
+//! One task per client: handshake, conversation, relay. The task owns its lease and polls both sockets itself. Whoever has
+//! nothing to say for a while has none.
 
 pub mod acquire;
 mod alarm;
@@ -22,8 +23,10 @@ mod last_path;
 mod loss;
 mod memory;
 mod newest_view;
+pub mod parked;
 pub mod pause;
 pub mod peer;
+pub mod places;
 pub mod relay;
 mod release;
 pub mod replication;

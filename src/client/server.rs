@@ -32,7 +32,7 @@ pub struct Server {
     /// The clusters, in the order of the configuration.
     pub clusters: Vec<Cluster>,
     /// The databases by the names that clients ask for.
-    pub databases: HashMap<Arc<str>, Database>,
+    pub databases: HashMap<Arc<str>, Arc<Database>>,
     /// What stands for every other name.
     pub any_database: Option<AnyDatabase>,
     /// TLS towards clients; None: off.
@@ -258,34 +258,35 @@ impl Server {
 
     /// What a client gets that asks for this name. What stands for every name has no catalogs and cannot be paused until
     /// it has a place of its own.
-    pub fn database(&self, name: &Arc<str>) -> Option<Database> {
+    pub fn database(&self, name: &Arc<str>) -> Option<Arc<Database>> {
         if let Some(database) = self.databases.get(name) {
-            return Some(database.clone());
+            return Some(Arc::clone(database));
         }
         let found = self.any_database.as_ref()?.configured.named(name);
-        Some(Database {
+        Some(Arc::new(Database {
             name: found.name,
             allowance: found.allowance,
             cluster: found.cluster,
             server_name: found.server_name,
             pause: Arc::default(),
             catalog: DatabaseCatalog::default(),
-        })
+        }))
     }
 
     /// Where a client goes that asks for this name. One for replication alone asks for none: `replication`, which most
     /// send, need not be configured while there is only one cluster to go to.
-    pub fn destination(&self, name: &Arc<str>, replication: Replication) -> Option<Database> {
+    pub fn destination(&self, name: &Arc<str>, replication: Replication) -> Option<Arc<Database>> {
         let is_clear = replication == Replication::Physical && self.clusters.len() == 1;
         self.database(name).or_else(|| {
-            is_clear.then(|| Database {
+            let unconfigured = || Database {
                 name: Arc::clone(name),
                 allowance: Allowance::default(),
                 cluster: 0,
                 server_name: Arc::clone(name),
                 pause: Arc::default(),
                 catalog: DatabaseCatalog::default(),
-            })
+            };
+            is_clear.then(|| Arc::new(unconfigured()))
         })
     }
 

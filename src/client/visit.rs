@@ -14,11 +14,12 @@ use super::console::{self, Visitor};
 use super::conversation::Client;
 use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
+use super::places::{Counted, Place};
 use super::release::discard_all;
 use super::replication::{self, Passage};
 use super::server::Server;
 use super::welcome::Reported;
-use super::worker::{Place, Worker};
+use super::worker::Worker;
 use crate::backend::Lease;
 use crate::backend::cancel::Cancellable;
 use crate::metrics::{Limit, LoginFailure, Refusal as RefusalCause, Violator};
@@ -28,9 +29,12 @@ use crate::session::{Identity, SessionId};
 use crate::wire::error_response::{Severity, put_body, put_error, put_error_with_hint};
 use crate::wire::{Replication, SqlState};
 
-/// Serves one client, from its first byte to its last.
-pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId) {
-    let place = worker.enter(Card::new(id, stream.socket().peer_address(), stream.socket().local_address()));
+/// Serves one client, from its first byte to its last. What comes behind the login is a task of its own, which has no room for
+/// a login.
+pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId, counted: Counted) {
+    let local = stream.socket().local_address().map(|address| worker.shared_address(address));
+    let card = Card::new(id, stream.socket().peer_address(), local);
+    let place = Place::take(&worker, card, counted);
     worker.metrics.client_accepted();
     let mut stream = Some(stream);
     let login = Box::pin(login(&mut stream, &place.card, &server, &worker));
@@ -55,8 +59,8 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
         }
         (Ok(Ok(_)), None) => Farewell::Left,
         (Ok(Ok(LoggedIn::Session(admitted, cancellable, reported))), Some(stream)) => {
-            let mut client =
-                Client::new(stream, *admitted, cancellable, Arc::clone(&server), Rc::clone(&worker), place, id);
+            let client = Client::new(stream, *admitted, cancellable, Arc::clone(&server), worker, place, id);
+            let mut client = Box::new(client);
             client.session.told(reported);
             client.server.has_let_in(&client.database.name);
             // What is wrong with them stays without effect: nobody listens yet.
@@ -65,10 +69,7 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
             if let Some(moment) = server.pools.last_write() {
                 client.session.freshness.wrote(moment);
             }
-            let farewell = client.converse_unless_killed().await;
-            // In a box, so that a client does not hold the room for its end as long as it is there.
-            Box::pin(client.leave(farewell)).await;
-            worker.metrics.client_closed();
+            tokio::task::spawn_local(attend(client));
             return;
         }
     };
@@ -76,6 +77,15 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
         Box::pin(say_farewell(stream, &farewell, &worker)).await;
     }
     worker.metrics.client_closed();
+}
+
+/// Goes on with a client that has logged in, until it leaves, or has had nothing to say for a while.
+pub(super) async fn attend(mut client: Box<Client>) {
+    match client.converse_unless_killed().await {
+        Farewell::Parks => client.park(),
+        // In a box, so that a client does not hold the room for its end as long as it is there.
+        farewell => Box::pin(client.leave(farewell)).await,
+    }
 }
 
 /// What a client has logged in to.
@@ -161,7 +171,7 @@ async fn say_farewell(stream: &mut Stream, farewell: &Farewell, worker: &Worker)
             send_last(stream, &out).await;
         }
         Farewell::NotPostgres => worker.metrics.client_refused(RefusalCause::NotPostgres),
-        Farewell::Left | Farewell::Lost(_) | Farewell::Cancel | Farewell::ToConsole(_) => {}
+        Farewell::Left | Farewell::Lost(_) | Farewell::Cancel | Farewell::ToConsole(_) | Farewell::Parks => {}
     }
 }
 
@@ -209,7 +219,7 @@ impl Client {
     }
 
     /// The conversation is over.
-    async fn leave(mut self, farewell: Farewell) {
+    async fn leave(mut self: Box<Self>, farewell: Farewell) {
         self.cancellable.runs_nothing();
         if self.session.may_change_catalog() {
             self.database.catalog.changed();
@@ -230,6 +240,7 @@ impl Client {
             }
         }
         say_farewell(&mut self.stream, &farewell, &self.worker).await;
+        self.worker.metrics.client_closed();
     }
 }
 

@@ -2,21 +2,23 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::card::{Card, ClientReport, Ending};
+use super::card::ClientReport;
 use super::newest_view::NewestView;
+use super::places::Places;
 use super::server::{Cluster, Server};
 use super::shapes::{DecisionReport, Shapes};
 use super::tally::{Tally, Totals};
 use crate::balancing::PeakLatency;
 use crate::metrics::{Limit, WorkerMetrics};
-use crate::net::ReadBuffer;
+use crate::net::{ReadBuffer, Unwatched, Watch};
 use crate::session::{Dialect, Settings};
 use crate::sql::{self, ParseSettings, Statement, classify_bytes};
 use crate::topology::NodeId;
@@ -41,17 +43,17 @@ pub struct Worker {
     /// How long nodes take, as this worker has seen it, by cluster.
     latencies: RefCell<Vec<Vec<PeakLatency>>>,
     draining: Cell<bool>,
-    /// Idle clients, to be woken when the worker drains.
-    idle: RefCell<Vec<Option<Waker>>>,
-    free_places: RefCell<Vec<usize>>,
-    /// What others can see of each client, by its place.
-    cards: RefCell<Vec<Option<Rc<Card>>>>,
+    /// Its clients' places.
+    pub places: Places,
+    /// Hears of the parked ones.
+    watch: RefCell<Option<Watch>>,
     tallies: RefCell<Vec<(Arc<str>, Rc<Tally>)>>,
     /// What clients have come with lately.
     settings: RefCell<VecDeque<Settings>>,
+    /// Where they have come to lately.
+    addresses: RefCell<VecDeque<Rc<SocketAddr>>>,
     /// Recent decisions.
     pub shapes: RefCell<Shapes>,
-    clients: Cell<usize>,
 }
 
 /// What a worker tells of itself.
@@ -97,8 +99,8 @@ const SPARE: usize = 64;
 /// A buffer larger than this is not kept.
 const LARGEST_SPARE: usize = 64 * 1024;
 
-/// Different settings that clients come with, as many as are looked through in no time.
-const MOST_SETTINGS: usize = 16;
+/// Different settings and addresses that clients come with, as many as are looked through in no time.
+const MOST_SHARED: usize = 16;
 
 impl Worker {
     /// A worker with nobody to serve yet.
@@ -115,13 +117,12 @@ impl Worker {
             views: RefCell::default(),
             latencies: RefCell::default(),
             draining: Cell::new(false),
-            idle: RefCell::default(),
-            free_places: RefCell::default(),
-            cards: RefCell::default(),
+            places: Places::default(),
+            watch: RefCell::default(),
             tallies: RefCell::default(),
             settings: RefCell::default(),
+            addresses: RefCell::default(),
             shapes: RefCell::default(),
-            clients: Cell::new(0),
         })
     }
 
@@ -200,7 +201,7 @@ impl Worker {
         }
         self.parse.set(parse_settings(&server));
         *self.server.borrow_mut() = server;
-        self.wake_idle();
+        self.places.rouse_all();
     }
 
     /// Clients are asked to leave as soon as they are idle.
@@ -211,33 +212,40 @@ impl Worker {
     /// Asks every client to leave as soon as it is idle.
     pub fn drain(&self) {
         self.draining.set(true);
-        self.wake_idle();
-    }
-
-    fn wake_idle(&self) {
-        for waker in self.idle.borrow_mut().iter_mut().filter_map(Option::take) {
-            waker.wake();
-        }
+        self.places.rouse_all();
     }
 
     /// Clients now.
     pub fn clients(&self) -> usize {
-        self.clients.get()
+        self.places.taken()
     }
 
-    /// A place for a client among those who are woken when the worker drains, and who can be looked at.
-    pub fn enter(self: &Rc<Self>, card: Card) -> Place {
-        self.clients.set(self.clients.get() + 1);
-        let card = Rc::new(card);
-        let number = self.free_places.borrow_mut().pop().unwrap_or_else(|| {
-            self.idle.borrow_mut().push(None);
-            self.cards.borrow_mut().push(None);
-            self.idle.borrow().len() - 1
-        });
-        if let Some(place) = self.cards.borrow_mut().get_mut(number) {
-            *place = Some(Rc::clone(&card));
+    /// Quiet clients are parked from now on, and heard of by this.
+    pub fn parks_with(&self, watch: Watch) {
+        *self.watch.borrow_mut() = Some(watch);
+    }
+
+    /// No more clients are parked.
+    pub fn parks_no_more(&self) {
+        *self.watch.borrow_mut() = None;
+    }
+
+    /// Quiet clients are parked.
+    pub fn parks(&self) -> bool {
+        self.watch.borrow().is_some()
+    }
+
+    /// The client of this place is heard of from now on when this socket is.
+    pub fn watch(&self, socket: &Unwatched, place: usize) -> io::Result<()> {
+        match &*self.watch.borrow() {
+            Some(watch) => watch.add(socket, place),
+            None => Err(io::ErrorKind::Unsupported.into()),
         }
-        Place { worker: Rc::clone(self), card, number }
+    }
+
+    /// This socket is looked after by its client again.
+    pub fn watch_no_more(&self, socket: &Unwatched) {
+        self.watch.borrow().iter().for_each(|watch| watch.remove(socket));
     }
 
     /// Where clients of this database are counted.
@@ -254,21 +262,18 @@ impl Worker {
     /// The same settings, as those hold them who have come with them before: so they are equal at a glance, and of a
     /// thousand clients of one application there is one copy.
     pub fn shared(&self, settings: Settings) -> Settings {
-        let mut known = self.settings.borrow_mut();
-        if let Some(same) = known.iter().find(|known| **known == settings) {
-            return same.clone();
-        }
-        if known.len() >= MOST_SETTINGS {
-            known.pop_front();
-        }
-        known.push_back(settings.clone());
-        settings
+        shared(&mut self.settings.borrow_mut(), |known| *known == settings, || settings.clone())
+    }
+
+    /// The same address of ours, of which there is one copy, too.
+    pub fn shared_address(&self, address: SocketAddr) -> Rc<SocketAddr> {
+        shared(&mut self.addresses.borrow_mut(), |known| **known == address, || Rc::new(address))
     }
 
     /// What it tells of itself.
     pub fn report(&self) -> Report {
         Report {
-            clients: self.cards.borrow().iter().flatten().map(|card| card.report()).collect(),
+            clients: self.places.report(),
             totals: self.tallies.borrow().iter().map(|(name, tally)| (Arc::clone(name), tally.totals())).collect(),
             decisions: self.shapes.borrow().report(),
         }
@@ -276,12 +281,10 @@ impl Worker {
 
     /// Ends these clients, whatever they do. Answers how many.
     pub fn kill(&self, whom: &Whom) -> usize {
-        let cards = self.cards.borrow();
-        let meant = cards.iter().flatten().filter(|card| match whom {
+        self.places.end(|card| match whom {
             Whom::Database(name) => card.came_for(name),
             Whom::Session(id) => card.id().0 == *id,
-        });
-        meant.inspect(|card| card.end(Ending::Killed)).count()
+        })
     }
 
     /// Ends the clients that have been idle for too long, and cancels reads that take too long.
@@ -291,7 +294,7 @@ impl Worker {
         if !limits.are_looked_at() {
             return;
         }
-        for cancel in self.cards.borrow().iter().flatten().filter_map(|card| card.heed(limits, now)) {
+        for cancel in self.places.heed(limits, now) {
             self.metrics.limit_met(Limit::Query);
             tokio::task::spawn_local(async move { cancel.arrive().await });
         }
@@ -306,6 +309,19 @@ fn new_cache(server: &Server) -> sql::Cache {
     sql::Cache::with_seed(server.limits.statement_cache_bytes, rand::random())
 }
 
+/// The one of those known lately that is the same, or a new one.
+fn shared<T: Clone>(known: &mut VecDeque<T>, is_same: impl Fn(&T) -> bool, new: impl FnOnce() -> T) -> T {
+    if let Some(same) = known.iter().find(|known| is_same(known)) {
+        return same.clone();
+    }
+    if known.len() >= MOST_SHARED {
+        known.pop_front();
+    }
+    let new = new();
+    known.push_back(new.clone());
+    new
+}
+
 /// The element at this place, with defaults before it where there are none yet.
 fn at_or_default<T: Default>(list: &mut Vec<T>, place: usize) -> &mut T {
     if list.len() <= place {
@@ -313,40 +329,6 @@ fn at_or_default<T: Default>(list: &mut Vec<T>, place: usize) -> &mut T {
     }
     #[expect(clippy::indexing_slicing, reason = "it has just been made long enough")]
     &mut list[place]
-}
-
-/// A client's place; dropping it is leaving.
-pub struct Place {
-    worker: Rc<Worker>,
-    /// What others can see of the client.
-    pub card: Rc<Card>,
-    number: usize,
-}
-
-impl Place {
-    /// The client is idle and wants to be woken when the worker drains.
-    #[inline]
-    pub fn watch(&self, cx: &Context<'_>) {
-        if let Some(place) = self.worker.idle.borrow_mut().get_mut(self.number) {
-            match place {
-                Some(waker) if waker.will_wake(cx.waker()) => {}
-                _ => *place = Some(cx.waker().clone()),
-            }
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(place) = self.worker.idle.borrow_mut().get_mut(self.number) {
-            *place = None;
-        }
-        if let Some(place) = self.worker.cards.borrow_mut().get_mut(self.number) {
-            *place = None;
-        }
-        self.worker.free_places.borrow_mut().push(self.number);
-        self.worker.clients.set(self.worker.clients.get().saturating_sub(1));
-    }
 }
 
 impl Buffers {

@@ -40,6 +40,7 @@ families! {
     // Clients.
     CLIENTS = Gauge "trunkline_clients" [] "Clients connected now.";
     REPLICATION_CLIENTS = Gauge "trunkline_replication_clients" [] "Clients connected now for replication, each with a server connection of its own.";
+    PARKED_CLIENTS = Gauge "trunkline_parked_clients" [] "Clients that have said nothing for a while and are kept in little room until they do.";
     CLIENTS_ACCEPTED = Counter "trunkline_clients_accepted_total" [] "Connections of clients accepted.";
     CLIENTS_REFUSED = Counter "trunkline_clients_refused_total" ["cause"] "Connections turned away before a login, by cause.";
     LOGINS = Counter "trunkline_logins_total" [] "Logins of clients that succeeded.";

@@ -101,6 +101,9 @@ impl Counts {
         let (closed, unbuffered) = (self.sum(|w| &w.clients_closed), self.sum(|w| &w.unbuffered_bytes));
         let (accepted, buffered) = (self.sum(|w| &w.clients_accepted), self.sum(|w| &w.buffered_bytes));
         scrape.gauge(&families::CLIENTS, &[], accepted.saturating_sub(closed) as f64);
+        let roused = self.sum(|w| &w.clients_roused);
+        let parked = self.sum(|w| &w.clients_parked);
+        scrape.gauge(&families::PARKED_CLIENTS, &[], parked.saturating_sub(roused) as f64);
         let ended = self.sum(|w| &w.replications_ended);
         let begun = self.sum(|w| &w.replications_begun);
         scrape.gauge(&families::REPLICATION_CLIENTS, &[], begun.saturating_sub(ended) as f64);

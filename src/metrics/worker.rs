@@ -20,6 +20,8 @@ use super::tally::{Tallies, Tally};
 pub struct WorkerMetrics {
     pub(super) clients_accepted: Tally,
     pub(super) clients_closed: Tally,
+    pub(super) clients_parked: Tally,
+    pub(super) clients_roused: Tally,
     pub(super) replications_begun: Tally,
     pub(super) replications_ended: Tally,
     pub(super) clients_refused: Tallies<{ Refusal::CODES.len() }>,
@@ -75,6 +77,8 @@ impl WorkerMetrics {
         Self {
             clients_accepted: Tally::default(),
             clients_closed: Tally::default(),
+            clients_parked: Tally::default(),
+            clients_roused: Tally::default(),
             replications_begun: Tally::default(),
             replications_ended: Tally::default(),
             clients_refused: Tallies::default(),
@@ -120,6 +124,16 @@ impl WorkerMetrics {
     #[inline]
     pub fn client_closed(&self) {
         self.clients_closed.add(1);
+    }
+
+    /// A client is kept without a task; [`Self::client_roused`] follows.
+    pub fn client_parked(&self) {
+        self.clients_parked.add(1);
+    }
+
+    /// A client that was parked has a task again.
+    pub fn client_roused(&self) {
+        self.clients_roused.add(1);
     }
 
     /// A client has come for replication; [`Self::replication_ended`] follows when it is gone.

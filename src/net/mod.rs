@@ -2,9 +2,11 @@
 
 pub mod buffer;
 pub mod listener;
+pub mod lookout;
 pub mod outbox;
 pub mod stream;
 pub mod tls;
 
 pub use buffer::ReadBuffer;
+pub use lookout::{Lookout, Watch};
 pub use stream::{Beginning, Socket, Stream, Unwatched};

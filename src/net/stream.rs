@@ -304,6 +304,15 @@ impl AsFd for Socket {
     }
 }
 
+impl AsFd for Unwatched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
 impl Unwatched {
     /// From now on the present reactor watches it.
     pub fn watched(self) -> io::Result<Socket> {

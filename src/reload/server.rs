@@ -92,7 +92,7 @@ pub(super) fn make(
             catalog: catalog.unwrap_or_default(),
             pause: lasting.pauses.of(&database.name),
         };
-        (Arc::clone(&database.name), entry)
+        (Arc::clone(&database.name), Arc::new(entry))
     });
     Server {
         clusters: clusters.iter().map(|cluster| cluster.for_clients(&lasting.mock_secret)).collect(),

@@ -30,8 +30,9 @@ pub struct Freshness {
     stay: Stay,
 }
 
+/// A position.
 #[derive(Clone, Copy, Debug)]
-struct Floor {
+pub struct Floor {
     lsn: Lsn,
     timeline: Option<Timeline>,
     /// When what it stands for happened: after a change of timeline the floor is found anew from here.
@@ -61,7 +62,33 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// of a millisecond each and half a millisecond for the look, that is half a percent.
 const LONGEST_STAY: u32 = 1024;
 
+/// What a session must see, in little room while it does nothing.
+#[derive(Debug)]
+pub enum Rested {
+    /// What is known as a position, and where it read last.
+    Known(Option<Floor>, Option<(NodeId, Instant)>),
+    /// Where some of it has no position yet.
+    Whole(Box<Freshness>),
+}
+
+impl From<Rested> for Freshness {
+    fn from(rested: Rested) -> Self {
+        match rested {
+            Rested::Known(floor, home) => Self { floor, home, ..Self::default() },
+            Rested::Whole(whole) => *whole,
+        }
+    }
+}
+
 impl Freshness {
+    /// What must be seen, without how reading went lately. Call [`Freshness::settle`] before.
+    pub fn rest(self) -> Rested {
+        match (self.wrote, self.read, self.is_stale) {
+            (None, None, false) => Rested::Known(self.floor, self.home),
+            _ => Rested::Whole(Box::new(self)),
+        }
+    }
+
     /// A write was acknowledged now.
     pub fn wrote(&mut self, now: Instant) {
         self.wrote = Some(now);

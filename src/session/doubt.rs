@@ -50,9 +50,14 @@ impl Doubts {
 
     /// Nothing is on its way.
     pub(super) fn clear(&mut self) {
-        if self.unnamed.is_some() || self.query.is_some() || !self.statements.is_empty() {
+        if !self.are_none() {
             *self = Self::default();
         }
+    }
+
+    /// There are none.
+    pub(super) fn are_none(&self) -> bool {
+        self.unnamed.is_none() && self.query.is_none() && self.statements.is_empty()
     }
 
     /// It is made or closed by what may yet be skipped.

@@ -8,12 +8,14 @@
 //! 4. [`Session::reply`] for each message from the node that can change a state ([`matters`]).
 //! 5. When [`Session::may_release`], ask for the settings in [`Session::take_touched`], and give the lease back.
 //! 6. If the node is lost on the way, [`Session::lost`] says what that means.
+//! 7. Of a client that has nothing to say for a while, [`Session::fold`] keeps what is to be remembered.
 
 pub mod aborted;
 pub mod anew;
 pub mod columns;
 pub mod doubt;
 pub mod failure;
+pub mod folded;
 pub mod gathered;
 pub mod known;
 pub mod libraries;
@@ -40,6 +42,7 @@ use std::time::Instant;
 use smallvec::SmallVec;
 
 pub use failure::Loss;
+pub use folded::Folded;
 pub use gathered::{End, Gathered};
 pub use known::{Known, SessionId};
 pub use replay::TransactionLog;

@@ -82,6 +82,16 @@ pub struct Names {
     unshown: Vec<Before>,
 }
 
+/// The names of a session of which nothing is under way.
+#[derive(Debug)]
+pub struct Settled(Option<Box<Confirmed>>);
+
+impl From<Settled> for Names {
+    fn from(Settled(confirmed): Settled) -> Self {
+        Self { confirmed, pending: VecDeque::new(), unshown: Vec::new() }
+    }
+}
+
 /// Something on its way that gives a name or takes it away: what comes behind it means this.
 #[derive(Clone, Debug)]
 enum Pending {
@@ -203,6 +213,16 @@ impl Prepared {
 }
 
 impl Names {
+    /// Nothing that gives a name or takes one away is on its way, and the client has been shown the answers.
+    pub fn are_settled(&self) -> bool {
+        self.pending.is_empty() && self.unshown.is_empty()
+    }
+
+    /// What is left of them where they [are settled](Self::are_settled).
+    pub fn into_settled(self) -> Settled {
+        Settled(self.confirmed)
+    }
+
     /// The statement of this name, as the next message of the batch would find it.
     pub fn get(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
         match self.pending.iter().rev().find(|pending| pending.is_about(name)) {

@@ -17,6 +17,13 @@ pub(super) struct Remains {
     pins_in_doubt: bool,
 }
 
+impl Remains {
+    /// Something may be there.
+    pub(super) fn are_any(&self) -> bool {
+        self.code.is_some() || self.pins_in_doubt
+    }
+}
+
 /// Settings that the view of all settings does not show.
 const NEVER_LISTED: [&str; 2] = ["role", "session_authorization"];
 

@@ -23,6 +23,12 @@ impl Reported {
         Self { at_login: Some(Arc::clone(&at_login)), since: Some(at_login) }
     }
 
+    /// What the client was told at login, if it has been told nothing since.
+    pub fn if_unchanged(&self) -> Option<&ReportedAtLogin> {
+        let (at_login, since) = self.at_login.as_ref().zip(self.since.as_ref())?;
+        Arc::ptr_eq(at_login, since).then_some(at_login)
+    }
+
     /// The value of this setting.
     pub fn get(&self, name: &str) -> Option<&str> {
         value(self.since.as_ref(), name)

@@ -34,6 +34,7 @@ mod many_sessions;
 mod monitor;
 mod network;
 mod node_loss;
+mod parked;
 mod patroni;
 mod patroni_cluster;
 mod pgbench;

@@ -1,0 +1,196 @@
+//! The places of a worker's clients: what others can see of each, and how it is reached while it has nothing to do.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use super::card::{Card, ClientReport, Ending};
+use super::parked::Parked;
+use super::worker::Worker;
+use crate::backend::cancel::OnItsWay;
+use crate::config::Limits;
+
+/// The places of a worker's clients.
+#[derive(Default)]
+pub struct Places {
+    spots: RefCell<Vec<Spot>>,
+    free: RefCell<Vec<usize>>,
+    taken: Cell<usize>,
+    /// Clients that have been parked or have left since somebody asked.
+    gone: Cell<usize>,
+}
+
+/// What a place holds; nothing: it is free.
+#[derive(Default)]
+struct Spot {
+    card: Option<Rc<Card>>,
+    /// Wakes its task, which has nothing to do.
+    waker: Option<Waker>,
+    /// The client itself, if it has no task.
+    parked: Option<Box<Parked>>,
+}
+
+/// A client's place; dropping it is leaving.
+pub struct Place {
+    worker: Rc<Worker>,
+    /// What others can see of the client.
+    pub card: Rc<Card>,
+    number: usize,
+    #[expect(dead_code, reason = "dropping it counts the client as gone")]
+    counted: Counted,
+}
+
+/// Counts a client as gone when it is dropped.
+pub struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    /// One that has been counted as there.
+    pub fn new(count: &Arc<AtomicUsize>) -> Self {
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Places {
+    /// How many are taken.
+    pub fn taken(&self) -> usize {
+        self.taken.get()
+    }
+
+    /// What others can see of all clients.
+    pub fn report(&self) -> Vec<ClientReport> {
+        self.cards(|card| Some(card.report()))
+    }
+
+    /// Ends the clients that are meant. Answers how many.
+    pub fn end(&self, is_meant: impl Fn(&Card) -> bool) -> usize {
+        let ended = self.cards(|card| is_meant(card).then(|| card.end(Ending::Killed))).len();
+        self.rouse_the_ended();
+        ended
+    }
+
+    /// Does what the limits ask for by now. Answers the cancels that are to be sent to nodes.
+    pub fn heed(&self, limits: &Limits, now: Instant) -> Vec<OnItsWay> {
+        let cancels = self.cards(|card| card.heed(limits, now));
+        self.rouse_the_ended();
+        cancels
+    }
+
+    /// Has everybody look whether something is wanted of it who has nothing to do.
+    pub fn rouse_all(&self) {
+        self.rouse(|_| true);
+    }
+
+    /// Those that have said nothing for long are asked to be parked.
+    pub fn park_the_quiet(&self, now: Instant) {
+        for spot in self.spots.borrow_mut().iter_mut() {
+            if spot.waker.is_some()
+                && spot.card.as_ref().is_some_and(|card| card.park_if_quiet(now))
+                && let Some(waker) = spot.waker.take()
+            {
+                waker.wake();
+            }
+        }
+    }
+
+    /// The client of this place waits here from now on.
+    pub fn park(&self, place: usize, parked: Box<Parked>) {
+        if let Some(spot) = self.spots.borrow_mut().get_mut(place) {
+            spot.waker = None;
+            spot.parked = Some(parked);
+            self.gone.set(self.gone.get() + 1);
+        }
+    }
+
+    /// How many clients have been parked or have left since this was asked last.
+    pub fn gone(&self) -> usize {
+        self.gone.take()
+    }
+
+    /// The client that is parked at this place; nobody is there any more.
+    pub fn take_parked(&self, place: usize) -> Option<Box<Parked>> {
+        self.spots.borrow_mut().get_mut(place)?.parked.take()
+    }
+
+    /// Nobody is parked any more.
+    pub fn dismiss_parked(&self) {
+        let parked: Vec<_> = self.spots.borrow_mut().iter_mut().filter_map(|spot| spot.parked.take()).collect();
+        // Outside: each gives back its place.
+        drop(parked);
+    }
+
+    fn rouse_the_ended(&self) {
+        self.rouse(|spot| spot.card.as_ref().is_some_and(|card| card.is_ended()));
+    }
+
+    fn rouse(&self, is_meant: impl Fn(&Spot) -> bool) {
+        let mut parked = Vec::new();
+        for spot in self.spots.borrow_mut().iter_mut().filter(|spot| is_meant(spot)) {
+            spot.waker.take().into_iter().for_each(Waker::wake);
+            parked.extend(spot.parked.take());
+        }
+        parked.into_iter().for_each(Parked::rouse);
+    }
+
+    fn cards<T>(&self, look: impl FnMut(&Rc<Card>) -> Option<T>) -> Vec<T> {
+        self.spots.borrow().iter().filter_map(|spot| spot.card.as_ref()).filter_map(look).collect()
+    }
+}
+
+impl Place {
+    /// A place with this worker, for a client that has been counted.
+    pub fn take(worker: &Rc<Worker>, card: Card, counted: Counted) -> Self {
+        let places = &worker.places;
+        let card = Rc::new(card);
+        let number = places.free.borrow_mut().pop().unwrap_or_else(|| {
+            places.spots.borrow_mut().push(Spot::default());
+            places.spots.borrow().len() - 1
+        });
+        if let Some(spot) = places.spots.borrow_mut().get_mut(number) {
+            spot.card = Some(Rc::clone(&card));
+        }
+        places.taken.set(places.taken.get() + 1);
+        Self { worker: Rc::clone(worker), card, number, counted }
+    }
+
+    /// Whose client it is.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// Which it is.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// The client is idle and wants to be woken when something is wanted of it.
+    #[inline]
+    pub fn watch(&self, cx: &Context<'_>) {
+        if let Some(spot) = self.worker.places.spots.borrow_mut().get_mut(self.number) {
+            match &mut spot.waker {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                place => *place = Some(cx.waker().clone()),
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let places = &self.worker.places;
+        if let Some(spot) = places.spots.borrow_mut().get_mut(self.number) {
+            *spot = Spot::default();
+        }
+        places.free.borrow_mut().push(self.number);
+        places.taken.set(places.taken.get().saturating_sub(1));
+        places.gone.set(places.gone.get() + 1);
+    }
+}
