@@ -2,7 +2,7 @@
 //! change cores. New clients go to the worker that has the fewest.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use tokio::runtime::LocalOptions;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::parked;
-use super::places::Counted;
+use super::places::Count;
 use super::server::Server;
 use super::visit::serve;
 use super::worker::{Report, Whom, Worker};
@@ -25,7 +25,7 @@ pub struct Fleet {
 
 struct Crew {
     orders: UnboundedSender<Order>,
-    clients: Arc<AtomicUsize>,
+    clients: Count,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -59,16 +59,16 @@ impl Fleet {
 
     /// Hands a client to the worker that has the fewest.
     pub fn dispatch(&self, client: Unwatched) {
-        let Some(crew) = self.crews.iter().min_by_key(|crew| crew.clients.load(Ordering::Relaxed)) else { return };
-        crew.clients.fetch_add(1, Ordering::Relaxed);
+        let Some(crew) = self.crews.iter().min_by_key(|crew| crew.clients.now()) else { return };
+        crew.clients.add();
         if crew.orders.send(Order::Serve(client)).is_err() {
-            crew.clients.fetch_sub(1, Ordering::Relaxed);
+            crew.clients.remove();
         }
     }
 
     /// Clients now.
     pub fn clients(&self) -> usize {
-        self.crews.iter().map(|crew| crew.clients.load(Ordering::Relaxed)).sum()
+        self.crews.iter().map(|crew| crew.clients.now()).sum()
     }
 
     /// Every client is served by this from its next unit on. Returns when every worker knows.
@@ -146,8 +146,8 @@ impl Crew {
         metrics: &Metrics,
     ) -> std::io::Result<Self> {
         let (orders, receiver) = unbounded_channel();
-        let clients = Arc::new(AtomicUsize::new(0));
-        let (metrics, count) = (metrics.worker(number), Arc::clone(&clients));
+        let clients = Count::default();
+        let (metrics, count) = (metrics.worker(number), clients.clone());
         let (built, is_built) = std::sync::mpsc::sync_channel(1);
         let work = move || {
             // It cannot change threads: so it is built where it runs.
@@ -164,8 +164,8 @@ impl Crew {
             if has_outbox && let Err(error) = outbox::open() {
                 tracing::info!(%error, "io_uring cannot be used: each answer is sent by itself, which costs more");
             }
-            let worker = Worker::new(number, metrics, server);
-            runtime.block_on(obey(receiver, &worker, &sessions, &count));
+            let worker = Worker::new(number, metrics, server, count);
+            runtime.block_on(obey(receiver, &worker, &sessions));
         };
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(work)?;
         is_built.recv().map_err(std::io::Error::other)??;
@@ -173,12 +173,7 @@ impl Crew {
     }
 }
 
-async fn obey(
-    mut orders: UnboundedReceiver<Order>,
-    worker: &std::rc::Rc<Worker>,
-    sessions: &AtomicU64,
-    count: &Arc<AtomicUsize>,
-) {
+async fn obey(mut orders: UnboundedReceiver<Order>, worker: &std::rc::Rc<Worker>, sessions: &AtomicU64) {
     tokio::task::spawn_local(parked::attend(std::rc::Rc::clone(worker)));
     // Cancel-safe: an order that is not received stays in the channel.
     while let Some(order) = orders.recv().await {
@@ -194,7 +189,7 @@ async fn obey(
             Order::ForgetShapes => worker.shapes.borrow_mut().clear(),
             Order::HeedLimits => worker.heed_limits(),
             Order::Serve(client) => {
-                let counted = Counted::new(count);
+                let counted = worker.count.one();
                 let Ok(client) = client.watched() else { continue };
                 let id = SessionId(sessions.fetch_add(1, Ordering::Relaxed));
                 let (server, worker) = (worker.server(), std::rc::Rc::clone(worker));

@@ -39,23 +39,40 @@ pub struct Place {
     /// What others can see of the client.
     pub card: Rc<Card>,
     number: usize,
-    #[expect(dead_code, reason = "dropping it counts the client as gone")]
-    counted: Counted,
 }
 
-/// Counts a client as gone when it is dropped.
-pub struct Counted(Arc<AtomicUsize>);
+/// How many clients a worker has, those included that are on their way to it.
+#[derive(Clone, Debug, Default)]
+pub struct Count(Arc<AtomicUsize>);
 
-impl Counted {
-    /// One that has been counted as there.
-    pub fn new(count: &Arc<AtomicUsize>) -> Self {
-        Self(Arc::clone(count))
+/// A client that is on its way to its place, and counted: it is not any more if it does not come there.
+pub struct Counted(Count);
+
+impl Count {
+    /// One more client is on its way.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has gone.
+    pub fn remove(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub fn now(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// One that was added.
+    pub fn one(&self) -> Counted {
+        Counted(self.clone())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.remove();
     }
 }
 
@@ -158,7 +175,10 @@ impl Place {
             spot.card = Some(Rc::clone(&card));
         }
         places.taken.set(places.taken.get() + 1);
-        Self { worker: Rc::clone(worker), card, number, counted }
+        // From here on the place counts for it.
+        worker.count.add();
+        drop(counted);
+        Self { worker: Rc::clone(worker), card, number }
     }
 
     /// Whose client it is.
@@ -192,5 +212,6 @@ impl Drop for Place {
         places.free.borrow_mut().push(self.number);
         places.taken.set(places.taken.get().saturating_sub(1));
         places.gone.set(places.gone.get() + 1);
+        self.worker.count.remove();
     }
 }

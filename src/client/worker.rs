@@ -12,7 +12,7 @@ use bytes::BytesMut;
 
 use super::card::ClientReport;
 use super::newest_view::NewestView;
-use super::places::Places;
+use super::places::{Count, Places};
 use super::server::{Cluster, Server};
 use super::shapes::{DecisionReport, Shapes};
 use super::tally::{Tally, Totals};
@@ -43,6 +43,8 @@ pub struct Worker {
     /// How long nodes take, as this worker has seen it, by cluster.
     latencies: RefCell<Vec<Vec<PeakLatency>>>,
     draining: Cell<bool>,
+    /// How many clients it has.
+    pub count: Count,
     /// Its clients' places.
     pub places: Places,
     /// Hears of the parked ones.
@@ -104,7 +106,7 @@ const MOST_SHARED: usize = 16;
 
 impl Worker {
     /// A worker with nobody to serve yet.
-    pub fn new(number: usize, metrics: Arc<WorkerMetrics>, server: Arc<Server>) -> Rc<Self> {
+    pub fn new(number: usize, metrics: Arc<WorkerMetrics>, server: Arc<Server>, count: Count) -> Rc<Self> {
         Rc::new(Self {
             number,
             metrics,
@@ -117,6 +119,7 @@ impl Worker {
             views: RefCell::default(),
             latencies: RefCell::default(),
             draining: Cell::new(false),
+            count,
             places: Places::default(),
             watch: RefCell::default(),
             tallies: RefCell::default(),
