@@ -25,10 +25,16 @@ pub struct CancelKeys {
 #[derive(Debug)]
 pub struct Cancellable {
     key: CancelKey,
-    /// The server connection that runs its statement now.
-    running: Mutex<Option<Arc<CancelTarget>>>,
-    /// Wakes the session where it waits for a server connection.
-    waiting: Notify,
+    now: Mutex<Now>,
+}
+
+/// What is to be cancelled of a session.
+#[derive(Debug, Default)]
+struct Now {
+    /// The server connection that runs its statement.
+    running: Option<Arc<CancelTarget>>,
+    /// Wakes it where it waits for a server connection, if it ever has.
+    waiting: Option<Arc<Notify>>,
 }
 
 /// A server connection, as far as cancelling what it runs goes; made once, when it is opened.
@@ -84,7 +90,7 @@ impl CancelKeys {
             let mut secret = vec![0; secret_size];
             random.fill(&mut *secret);
             let key = CancelKey { process_id, secret: secret.into() };
-            let cancellable = Arc::new(Cancellable { key, running: Mutex::new(None), waiting: Notify::new() });
+            let cancellable = Arc::new(Cancellable { key, now: Mutex::default() });
             if let dashmap::Entry::Vacant(free) = self.sessions.entry(process_id) {
                 free.insert(Arc::clone(&cancellable));
                 return cancellable;
@@ -109,7 +115,7 @@ impl CancelKeys {
         match session.begin_cancel() {
             Some(cancel) => cancel.arrive().await,
             None => {
-                session.waiting.notify_waiters();
+                session.now.lock().waiting.iter().for_each(|waiting| waiting.notify_waiters());
                 CancelOutcome::Idle
             }
         }
@@ -143,15 +149,16 @@ impl Cancellable {
     /// Cancels what the session runs now; None: it runs nothing.
     pub fn begin_cancel(&self) -> Option<OnItsWay> {
         // Counted under the lock: the connection is not lent to another session while the cancel is on its way.
-        let running = self.running.lock();
-        let target = running.as_ref()?;
+        let now = self.now.lock();
+        let target = now.running.as_ref()?;
         target.on_the_way.fetch_add(1, Ordering::AcqRel);
         Some(OnItsWay(Arc::clone(target)))
     }
 
     /// Waits until somebody cancels what the session waits for.
     pub async fn cancelled(&self) {
-        self.waiting.notified().await;
+        let waiting = Arc::clone(self.now.lock().waiting.get_or_insert_default());
+        waiting.notified().await;
     }
 
     /// The session's statement runs on this connection from now on.
@@ -161,12 +168,12 @@ impl Cancellable {
 
     /// The same for a connection that is in no pool.
     pub fn runs_at(&self, target: &Arc<CancelTarget>) {
-        *self.running.lock() = Some(Arc::clone(target));
+        self.now.lock().running = Some(Arc::clone(target));
     }
 
     /// The session holds no connection any more. After this, no new cancel goes to it.
     pub fn runs_nothing(&self) {
-        *self.running.lock() = None;
+        self.now.lock().running = None;
     }
 }
 

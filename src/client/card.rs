@@ -230,8 +230,7 @@ impl Card {
     /// Ends it, whatever it does.
     pub fn end(&self, why: Ending) {
         self.ending.set(Some(why));
-        let waker = self.notes.borrow_mut().waker.take();
-        waker.into_iter().for_each(Waker::wake);
+        self.wake();
     }
 
     /// What it runs has been cancelled because its time was over.
@@ -258,6 +257,12 @@ impl Card {
             _ => {}
         }
         None
+    }
+
+    /// Has its task look whether something is wanted of it.
+    pub fn wake(&self) {
+        let waker = self.notes.borrow_mut().waker.take();
+        waker.into_iter().for_each(Waker::wake);
     }
 
     /// It is to be ended.
@@ -301,7 +306,7 @@ impl Card {
         now.saturating_duration_since(self.since.get()) >= time
     }
 
-    /// Ready once it is to be ended. Call whenever its task is polled.
+    /// Ready once it is to be ended. Call whenever its task is polled: by this it is [woken](Self::wake).
     #[inline]
     pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<Ending> {
         if let Some(why) = self.ending.get() {

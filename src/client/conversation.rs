@@ -288,7 +288,6 @@ impl Client {
                 "terminating connection due to administrator command",
             )));
         }
-        self.place.watch(cx);
         if self.place.card.doing() != Doing::Idle {
             // Its lease was lost, or its statement refused.
             self.place.card.idles(Instant::now());

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Waker};
 use std::time::Instant;
 
 use super::card::{Card, ClientReport, Ending};
@@ -27,8 +26,6 @@ pub struct Places {
 #[derive(Default)]
 struct Spot {
     card: Option<Rc<Card>>,
-    /// Wakes its task, which has nothing to do.
-    waker: Option<Waker>,
     /// The client itself, if it has no task.
     parked: Option<Box<Parked>>,
 }
@@ -101,19 +98,18 @@ impl Places {
         cancels
     }
 
-    /// Has everybody look whether something is wanted of it who has nothing to do.
+    /// Has everybody look whether something is wanted of it.
     pub fn rouse_all(&self) {
         self.rouse(|_| true);
     }
 
     /// Those that have said nothing for long are asked to be parked.
     pub fn park_the_quiet(&self, now: Instant) {
-        for spot in self.spots.borrow_mut().iter_mut() {
-            if spot.waker.is_some()
-                && spot.card.as_ref().is_some_and(|card| card.park_if_quiet(now))
-                && let Some(waker) = spot.waker.take()
-            {
-                waker.wake();
+        for card in
+            self.spots.borrow().iter().filter(|spot| spot.parked.is_none()).filter_map(|spot| spot.card.as_ref())
+        {
+            if card.park_if_quiet(now) {
+                card.wake();
             }
         }
     }
@@ -121,7 +117,6 @@ impl Places {
     /// The client of this place waits here from now on.
     pub fn park(&self, place: usize, parked: Box<Parked>) {
         if let Some(spot) = self.spots.borrow_mut().get_mut(place) {
-            spot.waker = None;
             spot.parked = Some(parked);
             self.gone.set(self.gone.get() + 1);
         }
@@ -151,7 +146,7 @@ impl Places {
     fn rouse(&self, is_meant: impl Fn(&Spot) -> bool) {
         let mut parked = Vec::new();
         for spot in self.spots.borrow_mut().iter_mut().filter(|spot| is_meant(spot)) {
-            spot.waker.take().into_iter().for_each(Waker::wake);
+            spot.card.iter().for_each(|card| card.wake());
             parked.extend(spot.parked.take());
         }
         parked.into_iter().for_each(Parked::rouse);
@@ -189,17 +184,6 @@ impl Place {
     /// Which it is.
     pub fn number(&self) -> usize {
         self.number
-    }
-
-    /// The client is idle and wants to be woken when something is wanted of it.
-    #[inline]
-    pub fn watch(&self, cx: &Context<'_>) {
-        if let Some(spot) = self.worker.places.spots.borrow_mut().get_mut(self.number) {
-            match &mut spot.waker {
-                Some(waker) if waker.will_wake(cx.waker()) => {}
-                place => *place = Some(cx.waker().clone()),
-            }
-        }
     }
 }
 

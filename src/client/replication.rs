@@ -286,7 +286,6 @@ impl Passage {
         if let Poll::Ready(why) = place.card.poll_ended(cx) {
             return Poll::Ready(ended(why, &self.worker));
         }
-        place.watch(cx);
         if self.node.pass.is_severed() {
             return Poll::Ready(Farewell::told(
                 SqlState::ADMIN_SHUTDOWN,

@@ -132,7 +132,6 @@ async fn visit_console(stream: Stream, user: Arc<str>, server: &Server, worker: 
                 if place.card.poll_ended(cx).is_ready() || worker.is_draining() {
                     return Poll::Ready(());
                 }
-                place.watch(cx);
                 visit.as_mut().poll(cx)
             });
             return until_told.await;
