@@ -14,7 +14,7 @@ ROUNDS = int(os.environ.get("ROUNDS", 1 if QUICK else 5))
 # Of one cell. Not SECONDS, which shells count in.
 CELL_SECONDS = int(os.environ.get("CELL_SECONDS", 2 if QUICK else 4))
 # How many clients lie idle while memory is measured; several numbers by comma.
-IDLE_CLIENTS = [int(count) for count in os.environ.get("IDLE_CLIENTS", "200" if QUICK else "1000").split(",")]
+IDLE_CLIENTS = [int(count) for count in os.environ.get("IDLE_CLIENTS", "200" if QUICK else "1000,10000").split(",")]
 BULK_MB = int(os.environ.get("BULK_MB", 100 if QUICK else 1024))
 BULK_ROUNDS = int(os.environ.get("BULK_ROUNDS", min(ROUNDS, 3)))
 # Routes to measure, by comma; all that are installed without.

@@ -293,7 +293,11 @@ impl Client {
             self.place.card.idles(Instant::now());
         }
         let (is_to_park, read) = (self.place.card.is_to_park(), self.poll_client(cx, input));
-        if is_to_park && read.is_pending() && self.may_be_parked() {
+        if is_to_park
+            && read.is_pending()
+            && self.may_be_parked()
+            && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready()
+        {
             return Poll::Ready(Err(Farewell::Parks));
         }
         match ready!(read)? {

@@ -66,7 +66,7 @@ pub async fn attend(worker: Rc<Worker>) {
                     // Nobody would be heard any more: all have tasks again, and keep them.
                     tracing::error!(%error, "quiet clients cannot be watched together any more");
                     worker.parks_no_more();
-                    return worker.places.rouse_all();
+                    return rouse(worker, |_| true).await;
                 }
                 let now = Instant::now();
                 for parked in heard.drain(..).filter_map(|place| worker.places.take_parked(place)) {
@@ -81,6 +81,20 @@ pub async fn attend(worker: Rc<Worker>) {
                 worker.places.park_the_quiet(Instant::now());
             }
         }
+    }
+}
+
+/// Rouses the parked clients that are meant, a few at a time.
+pub async fn rouse(worker: Rc<Worker>, is_meant: fn(&Card) -> bool) {
+    let mut place = 0;
+    loop {
+        let (some, next) = worker.places.take_some_parked(place, is_meant);
+        if some.is_empty() {
+            return;
+        }
+        some.into_iter().for_each(Parked::rouse);
+        place = next;
+        tokio::task::yield_now().await;
     }
 }
 

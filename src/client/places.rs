@@ -22,6 +22,9 @@ pub struct Places {
     gone: Cell<usize>,
 }
 
+/// So many parked clients are roused in one go: the others of the worker do not wait for thousands.
+const SOME: usize = 64;
+
 /// What a place holds; nothing: it is free.
 #[derive(Default)]
 struct Spot {
@@ -86,21 +89,17 @@ impl Places {
 
     /// Ends the clients that are meant. Answers how many.
     pub fn end(&self, is_meant: impl Fn(&Card) -> bool) -> usize {
-        let ended = self.cards(|card| is_meant(card).then(|| card.end(Ending::Killed))).len();
-        self.rouse_the_ended();
-        ended
+        self.cards(|card| is_meant(card).then(|| card.end(Ending::Killed))).len()
     }
 
     /// Does what the limits ask for by now. Answers the cancels that are to be sent to nodes.
     pub fn heed(&self, limits: &Limits, now: Instant) -> Vec<OnItsWay> {
-        let cancels = self.cards(|card| card.heed(limits, now));
-        self.rouse_the_ended();
-        cancels
+        self.cards(|card| card.heed(limits, now))
     }
 
-    /// Has everybody look whether something is wanted of it.
-    pub fn rouse_all(&self) {
-        self.rouse(|_| true);
+    /// Has everybody look whether something is wanted of it who has a task.
+    pub fn wake_all(&self) {
+        self.spots.borrow().iter().filter_map(|spot| spot.card.as_ref()).for_each(|card| card.wake());
     }
 
     /// Those that have said nothing for long are asked to be parked.
@@ -132,24 +131,26 @@ impl Places {
         self.spots.borrow_mut().get_mut(place)?.parked.take()
     }
 
+    /// Some of the parked clients of the places from this one on that are meant, and the next place to look at.
+    pub fn take_some_parked(&self, from: usize, is_meant: impl Fn(&Card) -> bool) -> (Vec<Box<Parked>>, usize) {
+        let mut spots = self.spots.borrow_mut();
+        let mut some = Vec::new();
+        for (place, spot) in spots.iter_mut().enumerate().skip(from) {
+            if some.len() >= SOME {
+                return (some, place);
+            }
+            if spot.card.as_ref().is_some_and(|card| is_meant(card)) {
+                some.extend(spot.parked.take());
+            }
+        }
+        (some, spots.len())
+    }
+
     /// Nobody is parked any more.
     pub fn dismiss_parked(&self) {
         let parked: Vec<_> = self.spots.borrow_mut().iter_mut().filter_map(|spot| spot.parked.take()).collect();
         // Outside: each gives back its place.
         drop(parked);
-    }
-
-    fn rouse_the_ended(&self) {
-        self.rouse(|spot| spot.card.as_ref().is_some_and(|card| card.is_ended()));
-    }
-
-    fn rouse(&self, is_meant: impl Fn(&Spot) -> bool) {
-        let mut parked = Vec::new();
-        for spot in self.spots.borrow_mut().iter_mut().filter(|spot| is_meant(spot)) {
-            spot.card.iter().for_each(|card| card.wake());
-            parked.extend(spot.parked.take());
-        }
-        parked.into_iter().for_each(Parked::rouse);
     }
 
     fn cards<T>(&self, look: impl FnMut(&Rc<Card>) -> Option<T>) -> Vec<T> {

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::card::ClientReport;
+use super::card::{Card, ClientReport};
 use super::newest_view::NewestView;
+use super::parked;
 use super::places::{Count, Places};
 use super::server::{Cluster, Server};
 use super::shapes::{DecisionReport, Shapes};
@@ -198,13 +199,13 @@ impl Worker {
     }
 
     /// The configuration has been read anew: each client follows at its next unit, an idle one now.
-    pub fn renew(&self, server: Arc<Server>) {
+    pub fn renew(self: &Rc<Self>, server: Arc<Server>) {
         if server.limits.statement_cache_bytes != self.server.borrow().limits.statement_cache_bytes {
             *self.cache.borrow_mut() = new_cache(&server);
         }
         self.parse.set(parse_settings(&server));
         *self.server.borrow_mut() = server;
-        self.places.rouse_all();
+        self.rouse_all();
     }
 
     /// Clients are asked to leave as soon as they are idle.
@@ -213,9 +214,15 @@ impl Worker {
     }
 
     /// Asks every client to leave as soon as it is idle.
-    pub fn drain(&self) {
+    pub fn drain(self: &Rc<Self>) {
         self.draining.set(true);
-        self.places.rouse_all();
+        self.rouse_all();
+    }
+
+    /// Has every client look whether something is wanted of it.
+    fn rouse_all(self: &Rc<Self>) {
+        self.places.wake_all();
+        tokio::task::spawn_local(parked::rouse(Rc::clone(self), |_| true));
     }
 
     /// Clients now.
@@ -283,15 +290,17 @@ impl Worker {
     }
 
     /// Ends these clients, whatever they do. Answers how many.
-    pub fn kill(&self, whom: &Whom) -> usize {
-        self.places.end(|card| match whom {
+    pub fn kill(self: &Rc<Self>, whom: &Whom) -> usize {
+        let count = self.places.end(|card| match whom {
             Whom::Database(name) => card.came_for(name),
             Whom::Session(id) => card.id().0 == *id,
-        })
+        });
+        tokio::task::spawn_local(parked::rouse(Rc::clone(self), Card::is_ended));
+        count
     }
 
     /// Ends the clients that have been idle for too long, and cancels reads that take too long.
-    pub fn heed_limits(&self) {
+    pub fn heed_limits(self: &Rc<Self>) {
         let (server, now) = (self.server(), Instant::now());
         let limits = &server.limits;
         if !limits.are_looked_at() {
@@ -301,6 +310,7 @@ impl Worker {
             self.metrics.limit_met(Limit::Query);
             tokio::task::spawn_local(async move { cancel.arrive().await });
         }
+        tokio::task::spawn_local(parked::rouse(Rc::clone(self), Card::is_ended));
     }
 }
 
