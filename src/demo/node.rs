@@ -136,7 +136,7 @@ impl Node {
     pub fn kill(&self) -> Result<(), NodeError> {
         let Some(postmaster) = self.postmaster_pid() else { return Ok(()) };
         // Stopped first, so that no child is born between our look and the signal.
-        signal("STOP", &[postmaster])?;
+        self.halt(postmaster)?;
         let processes = family(postmaster);
         // All of them, so that none acts on the death of another: a backend that waits for a synchronous replica would show
         // its commit to others when the postmaster is gone, though no replica has it.
@@ -153,8 +153,19 @@ impl Node {
     /// Stops every process of the server where it stands (SIGSTOP): connections stay open and nothing answers.
     pub fn freeze(&self) -> Result<(), NodeError> {
         let Some(postmaster) = self.postmaster_pid() else { return Ok(()) };
-        signal("STOP", &[postmaster])?;
+        self.halt(postmaster)?;
         Ok(signal("STOP", &family(postmaster))?)
+    }
+
+    /// Stops the postmaster where it stands. On a busy machine it may be in the middle of having a child when the signal comes.
+    fn halt(&self, postmaster: u32) -> Result<(), NodeError> {
+        signal("STOP", &[postmaster])?;
+        let deadline = Instant::now() + PATIENCE;
+        while process_fields(postmaster).is_some_and(|(state, _)| !matches!(state, 'T' | 'Z')) {
+            self.check(deadline, "stand still")?;
+            thread::sleep(POLL);
+        }
+        Ok(())
     }
 
     /// Lets a frozen server go on.
