@@ -241,9 +241,7 @@ impl Card {
 
     /// Does what the limits ask for by now. Answers the cancel that is to be sent to the node, if there is one.
     pub fn heed(&self, limits: &Limits, now: Instant) -> Option<OnItsWay> {
-        let is_over = |limit: Option<Duration>| {
-            limit.is_some_and(|limit| now.saturating_duration_since(self.since.get()) >= limit)
-        };
+        let is_over = |limit: Option<Duration>| limit.is_some_and(|limit| self.has_lasted(limit, now));
         match self.doing.get() {
             Doing::Idle | Doing::Resting if is_over(limits.client_idle_timeout) => self.end(Ending::Idle),
             Doing::InTransaction if is_over(limits.idle_in_transaction_timeout) => self.end(Ending::IdleInTransaction),
@@ -272,7 +270,7 @@ impl Card {
 
     /// Is to be parked if it has said nothing for long; answers whether that is so.
     pub fn park_if_quiet(&self, now: Instant) -> bool {
-        let is_quiet = self.doing.get() == Doing::Idle && self.is_quiet_for(self.patience(), now);
+        let is_quiet = self.doing.get() == Doing::Idle && self.has_lasted(self.patience(), now);
         self.is_to_park.set(is_quiet);
         is_quiet
     }
@@ -291,9 +289,9 @@ impl Card {
     /// It has been parked, and speaks now.
     pub fn speaks_again(&self, now: Instant) {
         let (patience, restlessness) = (self.patience(), self.restlessness.get());
-        self.restlessness.set(match self.is_quiet_for(patience * SOON, now) {
+        self.restlessness.set(match self.has_lasted(patience * SOON, now) {
             false => (restlessness + 1).min(MOST_RESTLESSNESS),
-            true if self.is_quiet_for(patience * SOON * SOON, now) => restlessness.saturating_sub(1),
+            true if self.has_lasted(patience * SOON * SOON, now) => restlessness.saturating_sub(1),
             true => restlessness,
         });
     }
@@ -302,7 +300,8 @@ impl Card {
         PATIENCE * GROWTH.pow(u32::from(self.restlessness.get() / 2))
     }
 
-    fn is_quiet_for(&self, time: Duration, now: Instant) -> bool {
+    /// It has done the same for so long.
+    fn has_lasted(&self, time: Duration, now: Instant) -> bool {
         now.saturating_duration_since(self.since.get()) >= time
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::parked;
-use super::places::Count;
+use super::places::{Count, Counted};
 use super::server::Server;
 use super::visit::serve;
 use super::worker::{Report, Whom, Worker};
@@ -31,7 +31,7 @@ struct Crew {
 
 enum Order {
     /// Serve this client.
-    Serve(Unwatched),
+    Serve(Unwatched, Counted),
     /// Serve by this configuration from now on, and say so.
     Renew(Arc<Server>, oneshot::Sender<()>),
     /// Tell of yourself.
@@ -60,10 +60,8 @@ impl Fleet {
     /// Hands a client to the worker that has the fewest.
     pub fn dispatch(&self, client: Unwatched) {
         let Some(crew) = self.crews.iter().min_by_key(|crew| crew.clients.now()) else { return };
-        crew.clients.add();
-        if crew.orders.send(Order::Serve(client)).is_err() {
-            crew.clients.remove();
-        }
+        // With a worker that is gone, so is the client.
+        let _ = crew.orders.send(Order::Serve(client, crew.clients.one_more()));
     }
 
     /// Clients now.
@@ -188,8 +186,7 @@ async fn obey(mut orders: UnboundedReceiver<Order>, worker: &std::rc::Rc<Worker>
             Order::Kill(whom, done) => drop(done.send(worker.kill(&whom))),
             Order::ForgetShapes => worker.shapes.borrow_mut().clear(),
             Order::HeedLimits => worker.heed_limits(),
-            Order::Serve(client) => {
-                let counted = worker.count.one();
+            Order::Serve(client, counted) => {
                 let Ok(client) = client.watched() else { continue };
                 let id = SessionId(sessions.fetch_add(1, Ordering::Relaxed));
                 let (server, worker) = (worker.server(), std::rc::Rc::clone(worker));

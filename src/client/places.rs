@@ -17,7 +17,6 @@ use crate::config::Limits;
 pub struct Places {
     spots: RefCell<Vec<Spot>>,
     free: RefCell<Vec<usize>>,
-    taken: Cell<usize>,
     /// Clients that have been parked or have left since somebody asked.
     gone: Cell<usize>,
 }
@@ -50,13 +49,9 @@ pub struct Counted(Count);
 
 impl Count {
     /// One more client is on its way.
-    pub fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// It has gone.
-    pub fn remove(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    pub fn one_more(&self) -> Counted {
+        self.add();
+        Counted(self.clone())
     }
 
     /// How many there are.
@@ -64,9 +59,12 @@ impl Count {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// One that was added.
-    pub fn one(&self) -> Counted {
-        Counted(self.clone())
+    fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn remove(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -77,11 +75,6 @@ impl Drop for Counted {
 }
 
 impl Places {
-    /// How many are taken.
-    pub fn taken(&self) -> usize {
-        self.taken.get()
-    }
-
     /// What others can see of all clients.
     pub fn report(&self) -> Vec<ClientReport> {
         self.cards(|card| Some(card.report()))
@@ -170,7 +163,6 @@ impl Place {
         if let Some(spot) = places.spots.borrow_mut().get_mut(number) {
             spot.card = Some(Rc::clone(&card));
         }
-        places.taken.set(places.taken.get() + 1);
         // From here on the place counts for it.
         worker.count.add();
         drop(counted);
@@ -195,7 +187,6 @@ impl Drop for Place {
             *spot = Spot::default();
         }
         places.free.borrow_mut().push(self.number);
-        places.taken.set(places.taken.get().saturating_sub(1));
         places.gone.set(places.gone.get() + 1);
         self.worker.count.remove();
     }

@@ -225,11 +225,6 @@ impl Worker {
         tokio::task::spawn_local(parked::rouse(Rc::clone(self), |_| true));
     }
 
-    /// Clients now.
-    pub fn clients(&self) -> usize {
-        self.places.taken()
-    }
-
     /// Quiet clients are parked from now on, and heard of by this.
     pub fn parks_with(&self, watch: Watch) {
         *self.watch.borrow_mut() = Some(watch);

@@ -7,15 +7,11 @@ use std::time::{Duration, Instant};
 use postgres::{Client, NoTls, SimpleQueryMessage};
 use trunkline::demo::installation::Installation;
 
-use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port};
 
 const SOON: Duration = Duration::from_secs(10);
 
 const OPEN: &str = "[admin]\nusers = ['bench']";
-
-fn console(proxy: &Proxy) -> Client {
-    login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap()
-}
 
 /// The rows of a command as texts, with the names of its columns.
 fn rows(client: &mut Client, command: &str) -> Vec<Vec<(String, String)>> {

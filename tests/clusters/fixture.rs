@@ -254,6 +254,16 @@ pub(crate) fn login(port: u16, role: &str, password: &str) -> Config {
     config
 }
 
+/// A console of this Trunkline, which must let `bench` in.
+pub(crate) fn console(proxy: &Proxy) -> Client {
+    login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap()
+}
+
+/// The value of a setting, as SHOW has it.
+pub(crate) fn shown(client: &mut Client, name: &str) -> String {
+    client.query_one(&format!("show {name}"), &[]).unwrap().get(0)
+}
+
 /// The first value that a statement answers: the port of the server it ran on, in all our uses.
 pub(crate) fn server_port(client: &mut Client, sql: &str) -> u16 {
     let port: i32 = client.query_one(sql, &[]).unwrap().get(0);

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::{Client, NoTls, SimpleQueryMessage};
+use postgres::SimpleQueryMessage;
 
-use crate::fixture::{Proxy, cluster, eventually, limited, login};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, shown};
 use crate::raw::{RawClient, SYNC, bind, cancel, execute, parse};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -14,10 +14,6 @@ const OPEN: &str = "[admin]\nusers = ['bench']";
 
 fn are_parked(proxy: &Proxy, count: f64) {
     eventually("they are parked", SOON, || proxy.metric("trunkline_parked_clients", "") == count);
-}
-
-fn shown(client: &mut Client, name: &str) -> String {
-    client.query_one(&format!("show {name}"), &[]).unwrap().get(0)
 }
 
 #[test]
@@ -90,7 +86,7 @@ fn parked_clients_are_shown_killed_and_seen_leaving() {
     limited(|| {
         let cluster = cluster();
         let proxy = Proxy::start(&cluster, OPEN);
-        let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        let mut console = console(&proxy);
         let mut killed = proxy.client();
         let leaving = proxy.client();
         let mut cancelled = RawClient::connect(proxy.port(), &[]);
@@ -120,7 +116,7 @@ fn parked_clients_follow_a_reload_and_are_told_of_the_end() {
     limited(|| {
         let cluster = cluster();
         let proxy = Proxy::start(&cluster, OPEN);
-        let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        let mut console = console(&proxy);
         let mut first = proxy.client();
         let mut last = RawClient::connect(proxy.port(), &[]);
         are_parked(&proxy, 2.0);

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use postgres::{Client, NoTls, SimpleQueryMessage};
 use trunkline::wire::{CancelKey, startup};
 
-use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port, shown};
 use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -33,13 +33,9 @@ fn message(error: &postgres::Error) -> &str {
     error.as_db_error().map_or("", |error| error.message())
 }
 
-fn shown(client: &mut Client, name: &str) -> String {
-    client.query_one(&format!("show {name}"), &[]).unwrap().get(0)
-}
-
 /// The value of this column in the row of this name in what the console shows.
 fn cell(proxy: &Proxy, subject: &str, name: &str, column: &str) -> Option<String> {
-    let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+    let mut console = console(proxy);
     let messages = console.simple_query(&format!("SHOW {subject}")).unwrap();
     messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) if row.get(0) == Some(name) => {
@@ -343,7 +339,7 @@ fn an_idle_client_is_ended_when_its_time_is_over_and_one_that_works_or_waits_is_
         pinned.query("listen news");
         let mut in_transaction = proxy.client();
         in_transaction.batch_execute("begin; select 1").unwrap();
-        let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        let mut console = console(&proxy);
         let mut busy = proxy.client();
         busy.simple_query("select pg_sleep(4)").unwrap();
         let told = "57P05 terminating connection due to idle-session timeout";
@@ -441,7 +437,7 @@ fn limits_and_modes_change_by_a_reload() {
             database.insert("pool_size".to_owned(), 5.into());
             database.insert("max_clients".to_owned(), 1.into());
         });
-        let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        let mut console = console(&proxy);
         console.simple_query("RELOAD").unwrap();
         assert_eq!(code(&client.batch_execute("begin").unwrap_err()), "0A000");
         client.simple_query("select 1").unwrap();
@@ -474,7 +470,7 @@ fn a_name_that_is_not_configured_is_served_by_the_database_that_stands_for_all()
         assert!(proxy.metric("trunkline_pool_size", "database=\"blog\"") % 3.0 == 0.0);
         assert_eq!(cell(&proxy, "DATABASES", "blog", "pool_size").unwrap(), "3");
         assert_eq!(cell(&proxy, "DATABASES", "nowhere", "pool_size"), None);
-        let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        let mut console = console(&proxy);
         console.simple_query("RELOAD").unwrap();
         blog.simple_query("select a from posts").unwrap();
         console.simple_query("PAUSE blog").unwrap();

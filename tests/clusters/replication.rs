@@ -5,12 +5,11 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::NoTls;
 use trunkline::demo::cluster::{Cluster, Shape};
 use trunkline::demo::installation::Installation;
 use trunkline::demo::node::{Node, Stop};
 
-use crate::fixture::{Proxy, cluster, eventually, limited, login, shape};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, shape};
 use crate::raw::{COPY_DONE, RawClient, TERMINATE, cancel, query};
 
 /// The role that the fixture's standbys stream as.
@@ -52,7 +51,7 @@ fn streaming(cluster: &Cluster, proxy: &Proxy) -> RawClient {
 }
 
 fn cell(proxy: &Proxy, subject: &str, name: &str, column: &str) -> Option<String> {
-    let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+    let mut console = console(proxy);
     let rows = console.simple_query(&format!("show {subject}")).unwrap();
     rows.iter().find_map(|message| {
         let postgres::SimpleQueryMessage::Row(row) = message else { return None };
@@ -342,7 +341,7 @@ fn an_operator_ends_a_stream_and_so_does_the_end_of_the_program() {
         assert_eq!(told, ["57P05 terminating connection due to idle-session timeout"]);
         thread::sleep(Duration::from_secs(1));
         let id = cell(&proxy, "clients", "streamer", "id").unwrap();
-        let mut console = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        let mut console = console(&proxy);
         console.simple_query(&format!("kill_client {id}")).unwrap();
         let gone = "57P01 terminating connection due to administrator command".to_owned();
         assert_eq!(killed.until_end().last(), Some(&gone));

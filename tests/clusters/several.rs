@@ -9,7 +9,7 @@ use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::Stop;
 use trunkline::demo::port::Port;
 
-use crate::fixture::{Proxy, cluster, eventually, http_get, limited, login, server_port};
+use crate::fixture::{Proxy, cluster, console, eventually, http_get, limited, login, server_port};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -37,7 +37,7 @@ fn one_that_waits_for_its_clients_gets_no_new_ones_and_costs_none_an_error() {
         let mut clients: Vec<_> = (0..8).map(|_| several.haproxy.config().connect(NoTls).unwrap()).collect();
         assert_eq!(several.clients().map(|clients| clients > 0.0), [true, true], "both serve");
         let [one, other] = &several.trunklines;
-        let mut console = login(one.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        let mut console = console(one);
         console.simple_query("shutdown wait_for_clients").unwrap();
         drop(console);
         eventually("HAProxy knows", SOON, || several.haproxy.says("one", "DOWN"));
