@@ -7,6 +7,7 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::Stream;
+use crate::session::columns::Told;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::ErrorFields;
 use crate::wire::{FrameError, Header, SqlState, frame, frontend};
@@ -98,8 +99,8 @@ pub async fn query_with(
 pub struct Described {
     /// How many were parsed.
     pub parsed: usize,
-    /// RowDescription and NoData messages, as they came.
-    pub told: Vec<(u8, Box<[u8]>)>,
+    /// What was told of each.
+    pub told: Vec<Told>,
 }
 
 /// Sends messages of ours that end with a Sync, and answers what became of the statements in them. An error ends that
@@ -131,6 +132,7 @@ async fn read_to_ready(
 ) -> Result<(Answer, Option<ExchangeError>), ExchangeError> {
     let mut answer = Answer::default();
     let mut refused = None;
+    let mut types: Box<[u8]> = Box::default();
     loop {
         let Some(header) = Header::peek(buffer)?.filter(|header| buffer.len() >= header.size) else {
             if buffer.len() > LARGEST_ANSWER {
@@ -147,7 +149,11 @@ async fn read_to_ready(
         match header.tag {
             backend::DATA_ROW => answer.rows.push(read_row(body)?),
             backend::PARSE_COMPLETE => answer.described.parsed += 1,
-            backend::ROW_DESCRIPTION | backend::NO_DATA => answer.described.told.push((header.tag, body.into())),
+            backend::PARAMETER_DESCRIPTION => types = body.into(),
+            backend::ROW_DESCRIPTION | backend::NO_DATA => {
+                let told = Told { types: std::mem::take(&mut types), tag: header.tag, columns: body.into() };
+                answer.described.told.push(told);
+            }
             backend::PARAMETER_STATUS => answer.parameters.push(read_parameter(body)?),
             backend::ERROR_RESPONSE => {
                 let fields = ErrorFields::read(body);

@@ -142,14 +142,16 @@ impl Client {
         {
             return;
         }
-        let is_read = held.is_read;
+        // Of a write or a COMMIT it must be known whether it was sent; a read is run again anyway, and what is done within a
+        // transaction is undone with it.
+        let may_be_late = held.is_read
+            || (held.sent && self.session.status() == TransactionStatus::Open && !self.session.commit_is_under_way());
         let stream = &mut held.lease.connection().stream;
         if stream.is_late() && Pin::new(&mut *stream).poll_flush(cx).is_pending() {
             return;
         }
         while !buffers.to_node.is_empty() {
-            // Of a write it must be known whether it was sent; a read is run again anyway.
-            let written = match is_read {
+            let written = match may_be_late {
                 true => stream.poll_post(cx, &buffers.to_node),
                 false => Pin::new(&mut *stream).poll_write(cx, &buffers.to_node),
             };

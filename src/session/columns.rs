@@ -1,9 +1,11 @@
-//! What the rows of a prepared statement look like, as a client is told it once: names, types and their modifiers.
+//! What a prepared statement takes and answers, as a client is told it once: the types of its parameters, and its columns'
+//! names, types and modifiers.
 //!
-//! PostgreSQL holds a prepared statement to the columns that it had when it was prepared, and refuses to run it (0A000)
-//! when a table has changed so that they would be others. A session's statement is prepared on many server connections at
-//! many times; so where one of them is not known to have the columns that the session's own Parse found, it is prepared
-//! anew there before it is used. If they have changed, the session is told what PostgreSQL would have told it.
+//! PostgreSQL holds a prepared statement to the types of parameters that it found when it was prepared, and to its columns:
+//! it refuses to run it (0A000) when a table has changed so that these would be others. A session's statement is prepared on
+//! many server connections at many times; so where one of them is not known to have what the session's own Parse found, it
+//! is prepared anew there before it is used, with just those types. If its columns have changed, the session is told what
+//! PostgreSQL would have told it.
 
 use std::sync::Arc;
 
@@ -50,6 +52,28 @@ impl Columns {
     }
 }
 
+/// A digest of the types of the parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameters([u8; 16]);
+
+impl Parameters {
+    /// What a ParameterDescription tells; a Parse says it in the same form.
+    pub fn told(types: &[u8]) -> Self {
+        Self(half(Sha256::new_with_prefix(types)))
+    }
+}
+
+/// What a node tells of a statement.
+#[derive(Debug)]
+pub struct Told {
+    /// The types of its parameters, as a ParameterDescription has them.
+    pub types: Box<[u8]>,
+    /// Whether a RowDescription or NoData follows.
+    pub tag: u8,
+    /// What that says.
+    pub columns: Box<[u8]>,
+}
+
 impl Session {
     /// Statements of the gathered unit must be prepared anew on this server connection before they are used.
     pub fn must_verify(&self, known: &Known) -> bool {
@@ -77,7 +101,7 @@ impl Session {
         }
         let unnamed = self.unnamed.as_ref();
         unnamed.is_some_and(|(prepared, id)| {
-            prepared.promises_columns() && prepared.reading == self.reading && known.unnamed != Some(*id)
+            prepared.is_promised() && prepared.reading == self.reading && known.unnamed != Some(*id)
         })
     }
 
@@ -85,6 +109,10 @@ impl Session {
     pub fn verify(&mut self, known: &mut Known, limit: usize, out: &mut BytesMut) {
         let unverified: Vec<_> = self.unverified(known).cloned().collect();
         let limit = limit.max(unverified.len()); // none of them makes room for another
+        // What has been parsed last may have to make room, so it is asked for its columns before.
+        if let Some((_, prepared)) = self.undescribed.take() {
+            self.describe_ours(&prepared, out);
+        }
         for prepared in unverified {
             if self.gathered.verified.contains(&prepared.id) {
                 continue;
@@ -110,6 +138,18 @@ impl Session {
     pub(super) fn describe_ours(&mut self, prepared: &Arc<Prepared>, out: &mut BytesMut) {
         frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &prepared.id.server_name());
         self.owed.push(Owed::Describe { of: Some(Arc::clone(prepared)), by: Asker::Us });
+    }
+
+    /// The node has told the types of the parameters of what was to be described next. Answers who has asked.
+    pub(super) fn described_parameters(&self, types: &[u8], known: &mut Known) -> Option<Asker> {
+        let asked = self.owed.front()?;
+        if let Owed::Describe { of: Some(prepared), .. } | Owed::DescribeUnnamed(prepared) = asked {
+            prepared.tell_types(types);
+            if let Owed::Describe { .. } = asked {
+                known.described_parameters(prepared.id, Parameters::told(types));
+            }
+        }
+        Some(asked.asker())
     }
 
     /// The node has told the columns of what was to be described next. Answers who has asked; None: nobody.
@@ -173,7 +213,7 @@ impl Session {
         }
         for prepared in &asked {
             let name = prepared.id.server_name();
-            frontend::put_parse(&mut out, Parse { name: &name, text: &prepared.text, types: &prepared.types });
+            frontend::put_parse(&mut out, Parse { name: &name, text: &prepared.text, types: prepared.types() });
             frontend::put_target(&mut out, frontend::DESCRIBE, Target::Statement, &name);
         }
         frontend::put_bare(&mut out, frontend::SYNC);
@@ -182,12 +222,13 @@ impl Session {
 
     /// What became of the statements asked for: so many have been parsed, and this was told of the first ones. What the
     /// server connection has not come to is not there: one of them is wrong by now, and is told so when it is used.
-    pub fn verified(&self, known: &mut Known, asked: &[Arc<Prepared>], parsed: usize, told: &[(u8, Box<[u8]>)]) {
+    pub fn verified(&self, known: &mut Known, asked: &[Arc<Prepared>], parsed: usize, told: &[Told]) {
         for prepared in asked.iter().skip(parsed) {
             known.remove(prepared.id);
         }
-        for (prepared, (tag, body)) in asked.iter().zip(told) {
-            if let Ok(columns) = Columns::told(*tag, body) {
+        for (prepared, told) in asked.iter().zip(told) {
+            known.described_parameters(prepared.id, Parameters::told(&told.types));
+            if let Ok(columns) = Columns::told(told.tag, &told.columns) {
                 known.described(prepared.id, columns);
             }
         }
@@ -261,5 +302,27 @@ mod tests {
                 assert!(told.windows(5).any(|code| code == b"0A000"));
             }
         }
+    }
+
+    #[test]
+    fn elsewhere_it_is_prepared_with_the_types_of_parameters_that_were_found() {
+        let mut story = Story::begin();
+        story.parse("a", "insert into t values ($1)");
+        assert_eq!(story.sync(), "DS");
+        story.hear_all("1");
+        let types = [0, 1, 0, 0, 2, 188];
+        assert_eq!(story.hear(b't', &types), Reply::Hide);
+        assert_eq!(story.hear(b'n', b""), Reply::Hide);
+        story.hear_all("Z");
+        assert_eq!(story.bind("a"), "B", "here they are the same");
+        story.sync();
+        story.hear_all("2Z");
+        story.known = Known::default();
+        assert_eq!(story.survey_bind("a"), "PDH");
+        assert_eq!(story.session.names.get(b"a").unwrap().types(), types);
+        story.hear_all("1");
+        assert_eq!(story.hear(b't', &types), Reply::Hide);
+        assert_eq!(story.hear(b'n', b""), Reply::Hide);
+        assert_eq!(story.bind("a"), "B");
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::columns::Columns;
+use super::columns::{Columns, Parameters};
 use super::prepared::StatementId;
 use super::sequences::Drawn;
 use super::settings::Settings;
@@ -40,8 +40,16 @@ pub struct Known {
 struct Named {
     /// The moment of its last use, in our own counting.
     last: u64,
-    /// The columns that it had when it was prepared here, once they were asked for.
+    /// The types of parameters that it had when it was prepared here, once they were asked for.
+    parameters: Option<Parameters>,
+    /// The columns that it had then.
     columns: Option<Columns>,
+}
+
+impl Named {
+    fn new(last: u64) -> Self {
+        Self { last, parameters: None, columns: None }
+    }
 }
 
 /// A session, unique while the process runs.
@@ -90,7 +98,7 @@ impl Known {
     /// It is about to have this statement. Answers the one to close for it, if there would be more than `limit`.
     pub fn add(&mut self, id: StatementId, limit: usize) -> Option<StatementId> {
         self.uses += 1;
-        self.statements.insert(id, Named { last: self.uses, columns: None });
+        self.statements.insert(id, Named::new(self.uses));
         if self.statements.len() <= limit.max(1) {
             return None;
         }
@@ -107,7 +115,19 @@ impl Known {
     /// It has this statement; whether it was known before is not.
     pub fn has(&mut self, id: StatementId) {
         self.uses += 1;
-        self.statements.entry(id).or_insert(Named { last: self.uses, columns: None });
+        self.statements.entry(id).or_insert(Named::new(self.uses));
+    }
+
+    /// The types of this statement's parameters, where they are known.
+    pub fn parameters(&self, id: StatementId) -> Option<Parameters> {
+        self.statements.get(&id)?.parameters
+    }
+
+    /// The types of its parameters have been told.
+    pub fn described_parameters(&mut self, id: StatementId, parameters: Parameters) {
+        if let Some(named) = self.statements.get_mut(&id) {
+            named.parameters = Some(parameters);
+        }
     }
 
     /// The columns of this statement, where they are known.

@@ -403,12 +403,12 @@ impl Session {
             frontend::BIND => {
                 let is_refused_before = self.is_refused();
                 let bind = Bind::read(body)?;
-                let ruling = self.survey_bind(bind.statement, bind.rest, around);
+                let ruling = self.survey_bind(bind.statement, Some(bind.rest), around);
                 around.ruling = if is_refused_before { Ruling::default() } else { ruling };
                 self.gathered.binds |= !bind.portal.is_empty();
             }
             frontend::DESCRIBE => match frontend::target_fields(body)? {
-                (Target::Statement, name) => drop(self.survey_bind(name, b"", around)),
+                (Target::Statement, name) => drop(self.survey_bind(name, None, around)),
                 (Target::Portal, _) => {}
             },
             _ => return self.survey_plain(tag, size, body, false).map(drop),
@@ -430,7 +430,7 @@ impl Session {
             frontend::QUERY => self.survey_statement(Arc::new(crate::sql::too_large()), b"", around),
             frontend::BIND => {
                 let bind = Bind::read(body)?;
-                around.ruling = self.survey_bind(bind.statement, bind.rest, around);
+                around.ruling = self.survey_bind(bind.statement, Some(bind.rest), around);
                 self.gathered.binds = true;
                 self.gathered.end = Some(End::Flush);
             }
@@ -506,12 +506,16 @@ impl Session {
         self.gathered.parsed.push_back(prepared);
     }
 
-    fn survey_bind(&mut self, name: &[u8], values: &[u8], around: &Surroundings<'_>) -> Ruling {
+    /// A Bind with these values, or a Describe.
+    fn survey_bind(&mut self, name: &[u8], values: Option<&[u8]>, around: &Surroundings<'_>) -> Ruling {
         match self.gathered_statement(name) {
             Some(prepared) => {
-                self.uses(name, &prepared);
+                // Where there are no rows, what is to be described cannot have changed.
+                if values.is_some() || !prepared.answers_no_rows() {
+                    self.uses(name, &prepared);
+                }
                 if around.held == Held::Replica && self.transaction.status != TransactionStatus::Idle {
-                    self.gathered.binds |= anew::mentions_clock(values);
+                    self.gathered.binds |= values.is_some_and(anew::mentions_clock);
                 }
                 self.join(&prepared.statement, &prepared.text, around)
             }
@@ -528,9 +532,9 @@ impl Session {
         !self.catalog.path_is_uncertain && self.gathered.parsed.back().is_some_and(|last| Arc::ptr_eq(last, prepared))
     }
 
-    /// The unit uses this statement, whose columns the client may rely on.
+    /// The unit uses this statement, of which there is something that the client may rely on.
     fn uses(&mut self, name: &[u8], prepared: &Arc<Prepared>) {
-        if !prepared.promises_columns() {
+        if !prepared.is_promised() {
             return;
         }
         if name.is_empty() {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use hashbrown::HashMap;
 use sha2::{Digest, Sha256};
 
-use super::columns::Columns;
+use super::columns::{Columns, Parameters};
 use super::known::Known;
 use super::owed::{Moment, OwedReplies};
 use crate::sql::Statement;
@@ -25,11 +25,13 @@ pub struct Prepared {
     /// The query string as the client sent it.
     pub text: Box<[u8]>,
     /// The parameter types as the client sent them.
-    pub types: Box<[u8]>,
+    types_sent: Box<[u8]>,
     /// What it is.
     pub statement: Arc<Statement>,
     /// How its literals were read.
     pub reading: Reading,
+    /// The types of its parameters as the session's own Parse has found them, where the client has not sent them all.
+    types_found: OnceLock<(Box<[u8]>, Parameters)>,
     /// Its columns as the session's own Parse has found them: what the client may rely on.
     columns: OnceLock<Columns>,
 }
@@ -165,13 +167,34 @@ impl Prepared {
     /// A statement as a Parse brings it.
     pub fn new(text: &[u8], types: &[u8], statement: Arc<Statement>, reading: Reading) -> Self {
         let id = StatementId::of(text, types, reading);
-        Self { id, text: text.into(), types: types.into(), statement, reading, columns: OnceLock::new() }
+        let (types_found, columns) = (OnceLock::new(), OnceLock::new());
+        Self { id, text: text.into(), types_sent: types.into(), statement, reading, types_found, columns }
     }
 
     /// The same statement for a session that has changed how it reads literals.
     pub fn reread(&self, reading: Reading) -> Self {
-        let columns = self.columns.clone();
-        Self { columns, ..Self::new(&self.text, &self.types, Arc::clone(&self.statement), reading) }
+        let (types_found, columns) = (self.types_found.clone(), self.columns.clone());
+        Self { types_found, columns, ..self.untold(reading) }
+    }
+
+    /// The same, parsed anew by a session that reads literals so: nothing has been told of it.
+    pub fn untold(&self, reading: Reading) -> Self {
+        let id = if reading == self.reading { self.id } else { StatementId::of(&self.text, &self.types_sent, reading) };
+        let (text, types_sent) = (self.text.clone(), self.types_sent.clone());
+        let (types_found, columns) = (OnceLock::new(), OnceLock::new());
+        Self { id, text, types_sent, statement: Arc::clone(&self.statement), reading, types_found, columns }
+    }
+
+    /// The parameter types by which it is to be prepared: those that were found, if they were told.
+    pub fn types(&self) -> &[u8] {
+        self.types_found.get().map_or(&self.types_sent, |(types, _)| types)
+    }
+
+    /// The types of its parameters have been told; the first time counts.
+    pub fn tell_types(&self, types: &[u8]) {
+        if *types != *self.types_sent {
+            let _ = self.types_found.set((types.into(), Parameters::told(types)));
+        }
     }
 
     /// Its columns have been told; the first time counts.
@@ -184,21 +207,25 @@ impl Prepared {
         self.columns.get().is_some()
     }
 
-    /// The same, parsed anew by a session that reads literals so: nothing has been told of its columns.
-    pub fn untold(&self, reading: Reading) -> Self {
-        let id = if reading == self.reading { self.id } else { StatementId::of(&self.text, &self.types, reading) };
-        let (text, types) = (self.text.clone(), self.types.clone());
-        Self { id, text, types, statement: Arc::clone(&self.statement), reading, columns: OnceLock::new() }
+    /// There is something of it that the client may rely on: types of parameters that the node has found, or columns.
+    pub fn is_promised(&self) -> bool {
+        self.types_found.get().is_some() || self.promises_columns()
     }
 
-    /// The client may rely on its columns.
-    pub fn promises_columns(&self) -> bool {
+    /// It has been told of it that it answers no rows.
+    pub fn answers_no_rows(&self) -> bool {
+        self.columns.get().is_some_and(|columns| !columns.has_rows())
+    }
+
+    fn promises_columns(&self) -> bool {
         self.columns.get().is_some_and(|columns| columns.has_rows())
     }
 
-    /// On this server connection it is known to have the columns that the client may rely on, if there are any.
+    /// On this server connection it is known to have what the client may rely on, if there is anything.
     pub fn is_alike(&self, known: &Known) -> bool {
-        !self.promises_columns() || known.columns(self.id).as_ref() == self.columns.get()
+        let has_them = |(_, found): &(_, Parameters)| known.parameters(self.id).as_ref() == Some(found);
+        self.types_found.get().is_none_or(has_them)
+            && (!self.promises_columns() || known.columns(self.id).as_ref() == self.columns.get())
     }
 
     /// On this server connection it is known to have other columns.
@@ -208,7 +235,7 @@ impl Prepared {
 
     /// The same text and parameter types.
     pub fn is(&self, text: &[u8], types: &[u8]) -> bool {
-        *self.text == *text && *self.types == *types
+        *self.text == *text && *self.types_sent == *types
     }
 }
 

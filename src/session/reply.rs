@@ -76,8 +76,8 @@ impl Session {
                 Ok(if asker == Some(Asker::Us) { Reply::Hide } else { Reply::Forward })
             }
             backend::PARAMETER_DESCRIPTION => {
-                let is_ours = self.owed.front().is_some_and(|owed| owed.asker() == Asker::Us);
-                Ok(if is_ours { Reply::Hide } else { Reply::Forward })
+                let asker = self.described_parameters(body, known);
+                Ok(if asker == Some(Asker::Us) { Reply::Hide } else { Reply::Forward })
             }
             backend::COPY_IN_RESPONSE | backend::COPY_BOTH_RESPONSE => {
                 self.flow.copy_in = self.owed.copy_begins();

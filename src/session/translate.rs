@@ -115,7 +115,7 @@ impl Session {
         self.put_mirrors(&statement, known, out);
         let mut stand_ins = Vec::new();
         if self.deallocates_ours(&statement, known) {
-            self.put_ours(RESERVED, b"", out);
+            self.put_ours(EMPTY, out);
             frontend::put_query(out, DEALLOCATE_RESERVED);
         } else {
             stand_ins = self.stand_ins(&statement, known);
@@ -170,9 +170,9 @@ impl Session {
 
     /// A statement of ours under a reserved name, to be used at once.
     #[cold]
-    fn put_ours(&mut self, name: &[u8], text: &[u8], out: &mut BytesMut) {
+    fn put_ours(&mut self, Parse { name, text, types }: Parse<'_>, out: &mut BytesMut) {
         self.put_our_close(name, out);
-        frontend::put_parse(out, Parse { name, text, types: &[0, 0] });
+        frontend::put_parse(out, Parse { name, text, types });
         self.owed.push(Owed::OurParse);
     }
 
@@ -196,7 +196,7 @@ impl Session {
             self.owes_unnamed(prepared, id, Asker::Client, known);
         } else if self.names.get(parse.name).is_some() || self.sql_prepared_has(parse.name) {
             // The name is taken: PostgreSQL says so, or what else is wrong. The statement that has it must not be touched.
-            self.put_ours(RESERVED, b"", out);
+            self.put_ours(EMPTY, out);
             frontend::put_parse(out, Parse { name: RESERVED, ..parse });
             self.owed.push(Owed::ParseTaken(parse.name.into()));
         } else {
@@ -241,7 +241,7 @@ impl Session {
         }
         self.doubts.statement_changes(prepared.id, &self.owed);
         let ours = prepared.id.server_name();
-        frontend::put_parse(out, Parse { name: &ours, text: &prepared.text, types: &prepared.types });
+        frontend::put_parse(out, Parse { name: &ours, text: &prepared.text, types: prepared.types() });
         self.owed.push(Owed::Parse { name: name.into(), prepared: Arc::clone(prepared), unnamed: None, by });
     }
 
@@ -268,8 +268,9 @@ impl Session {
             Some(prepared) => {
                 self.portals.push((bind.portal.into(), Arc::clone(&prepared.statement)));
                 if self.deallocates_ours(&prepared.statement, known) {
-                    self.put_ours(DEALLOCATES, DEALLOCATE_RESERVED.as_bytes(), out);
-                    self.put_ours(RESERVED, b"", out);
+                    let text = DEALLOCATE_RESERVED.as_bytes();
+                    self.put_ours(Parse { name: DEALLOCATES, text, types: &[0, 0] }, out);
+                    self.put_ours(EMPTY, out);
                     frontend::put_bind(out, Bind { statement: DEALLOCATES, ..bind }, message.missing);
                 } else if !goes_by_ours {
                     out.extend_from_slice(message.whole);
@@ -318,6 +319,13 @@ impl Session {
         self.flow.batch_open = true;
         match (target, name) {
             (Target::Statement, name) => {
+                if let Some(prepared) = self.absent_without_rows(name, known) {
+                    // An empty statement tells the same, in a failed transaction too, where none but that can be prepared.
+                    self.put_ours(Parse { types: prepared.types(), ..EMPTY }, out);
+                    frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
+                    self.owed.push(Owed::Describe { of: None, by: Asker::Client });
+                    return Ok(());
+                }
                 match (self.goes_by_ours(name, known), self.prepared_for_use(name, known, limit, out)) {
                     (true, Some(prepared)) if prepared.has_changed(known) => {
                         // PostgreSQL tells the parameters before it finds that out.
@@ -349,6 +357,13 @@ impl Session {
         }
         self.owed.push(Owed::Describe { of, by: Asker::Client });
         Ok(())
+    }
+
+    /// The statement of this name, if the server connection does not have it and the client has been told that it answers
+    /// no rows: so it stays, whatever becomes of its tables.
+    fn absent_without_rows(&self, name: &[u8], known: &mut Known) -> Option<Arc<Prepared>> {
+        let prepared = self.names.get(name).filter(|prepared| prepared.answers_no_rows())?;
+        (self.doubts.has(prepared.id, &self.owed) || !known.uses(prepared.id)).then(|| Arc::clone(prepared))
     }
 
     /// Our statements stay on the server connection for other sessions; the client's own name does not exist there, and
@@ -427,7 +442,7 @@ impl Session {
             }
             Some((prepared, id)) => {
                 let (prepared, id) = (Arc::clone(prepared), *id);
-                frontend::put_parse(out, Parse { name: b"", text: &prepared.text, types: &prepared.types });
+                frontend::put_parse(out, Parse { name: b"", text: &prepared.text, types: prepared.types() });
                 self.owes_unnamed(Arc::clone(&prepared), id, Asker::Us, known);
                 Some(prepared)
             }
@@ -444,7 +459,7 @@ impl Session {
 
     /// The server connection will have this statement under our name.
     fn ensure(&mut self, prepared: &Arc<Prepared>, known: &mut Known, limit: usize, out: &mut BytesMut) {
-        let is_doubtful = self.doubts.has(prepared.id, &self.owed);
+        let is_doubtful = self.doubts.has(prepared.id, &self.owed) || self.will_be_deallocated(prepared.id);
         if known.uses(prepared.id) && !is_doubtful {
             return;
         }
@@ -452,6 +467,18 @@ impl Session {
             self.close_ours(prepared.id, known, out);
         }
         self.parse_named(b"", prepared, Asker::Us, known, limit, out);
+    }
+
+    /// What closes all statements is on its way, and nothing behind it that makes this one anew. It does not close the
+    /// unnamed statement, which may go by a name of ours.
+    fn will_be_deallocated(&self, id: StatementId) -> bool {
+        let mut latest = self.owed.iter().rev().filter_map(|owed| match owed {
+            Owed::Execute(Some(statement)) if !statement.is_plain_read() => closed_names(statement)
+                .is_some_and(|change| !matches!(change, SessionChange::Deallocate(_)))
+                .then_some(true),
+            _ => owed.makes_or_closes().is_some_and(|(made, will_be)| made == id && will_be).then_some(false),
+        });
+        latest.next() == Some(true)
     }
 
     #[cold]
@@ -479,6 +506,8 @@ impl Session {
 
 /// The name of an empty statement that is there only to be deallocated, or to be in the way of another.
 pub(super) const RESERVED: &[u8] = b"tl_reserved";
+
+const EMPTY: Parse<'static> = Parse { name: RESERVED, text: b"", types: &[0, 0] };
 
 const DEALLOCATE_RESERVED: &str = "DEALLOCATE tl_reserved";
 

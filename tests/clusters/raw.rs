@@ -197,7 +197,16 @@ pub(crate) fn parse(name: &str, sql: &str) -> Vec<u8> {
 
 /// A Bind of the unnamed portal, with these values as text.
 pub(crate) fn bind(statement: &str, values: &[&[u8]]) -> Vec<u8> {
-    let mut rest = vec![0, 0];
+    bind_formats(statement, &[0, 0], values)
+}
+
+/// The same, with these values in binary.
+pub(crate) fn bind_binary(statement: &str, values: &[&[u8]]) -> Vec<u8> {
+    bind_formats(statement, &[0, 1, 0, 1], values)
+}
+
+fn bind_formats(statement: &str, formats: &[u8], values: &[&[u8]]) -> Vec<u8> {
+    let mut rest = formats.to_vec();
     rest.extend(u16::try_from(values.len()).unwrap().to_be_bytes());
     for value in values {
         rest.extend(u32::try_from(value.len()).unwrap().to_be_bytes());

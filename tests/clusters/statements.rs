@@ -7,7 +7,7 @@ use std::time::Duration;
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, limited};
-use crate::raw::{RawClient, SYNC, bind, close, describe, execute, parse, query};
+use crate::raw::{RawClient, SYNC, bind, bind_binary, close, describe, execute, parse, query};
 
 /// A client, and through Trunkline another one that leaves its own statements on every server connection whenever it can.
 struct Player<'a> {
@@ -447,6 +447,48 @@ fn columns_that_are_changed_back_serve_again() {
 #[test]
 fn what_cannot_change_what_is_told_goes_on() {
     changes(true, &["create index on u (a)", "analyze u", "alter table u alter a set default 4"]);
+}
+
+#[test]
+fn parameters_keep_the_types_that_were_found_for_them() {
+    same_answers(|player| {
+        player.elsewhere("drop table if exists u; create table u (a real)");
+        player.ask(&[&parse("i", "insert into u values ($1)"), &describe("i"), SYNC], 1);
+        player.ask(&[&parse("s", "select a from u where a > $1 order by a"), SYNC], 1);
+        player.ask(&[&parse("n", "delete from u where a = $1"), SYNC], 1);
+        let run = |name: &str, value: f32| [&bind_binary(name, &[&value.to_be_bytes()])[..], &execute(), SYNC].concat();
+        for change in ["create index on u (a)", "alter table u alter a type bigint", "alter table u alter a type text"]
+        {
+            player.ask(&[&run("i", 1.5), &run("i", 3.0), &run("s", 1.0), &run("n", 3.0)], 4);
+            player.elsewhere(change);
+            player.ask(&[&run("i", 2.5)], 1);
+            player.query("begin");
+            player.ask(&[&describe("i"), SYNC, &run("i", 4.0), &run("n", 4.0)], 3);
+            player.query("commit");
+            player.query("select * from u order by a");
+        }
+        player.ask(&[&close("i"), &parse("i", "insert into u values ($1)"), &describe("i"), SYNC], 1);
+        player.ask(&[&run("i", 5.5), &run("n", 5.5)], 2);
+    });
+}
+
+#[test]
+fn a_parameter_of_a_type_that_is_gone_is_told_of() {
+    same_answers(|player| {
+        player.elsewhere("drop table if exists u; drop type if exists mood; create type mood as enum ('fine')");
+        player.elsewhere("create table u (a mood)");
+        player.ask(&[&parse("i", "insert into u values ($1)"), SYNC], 1);
+        player.ask(&[&bind("i", &[b"fine"]), &execute(), SYNC], 1);
+        player.elsewhere("drop table u; drop type mood; create type mood as enum ('fine'); create table u (a mood)");
+        player.ask(&[&bind("i", &[b"fine"]), &execute(), SYNC, &query("select * from u")], 2);
+        // The number of the type that is gone is each time another.
+        for word in player.answers.last_mut().unwrap() {
+            word.truncate(word.trim_end_matches(char::is_numeric).len());
+        }
+        player.ask(&[&close("i"), &parse("i", "insert into u values ($1)"), SYNC], 1);
+        player.ask(&[&bind("i", &[b"fine"]), &execute(), SYNC], 1);
+        player.query("drop table u");
+    });
 }
 
 #[test]
