@@ -150,7 +150,7 @@ impl Crew {
         let work = move || {
             // It cannot change threads: so it is built where it runs.
             let mut builder = tokio::runtime::Builder::new_current_thread();
-            builder.enable_all().on_thread_park(outbox::send);
+            builder.enable_io().enable_time().on_thread_park(outbox::send);
             let runtime = builder.build_local(LocalOptions::default());
             let (runtime, outcome) = match runtime {
                 Ok(runtime) => (Some(runtime), Ok(())),

@@ -134,18 +134,17 @@ impl Client {
 
     fn write_node(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) {
         let Some(held) = &mut self.held else { return };
+        let is_something = !buffers.to_node.is_empty();
+        let in_transaction = self.session.status() == TransactionStatus::Open;
+        let commits = is_something && (in_transaction || !held.is_read) && self.session.commit_is_under_way();
         // A goodbye that has come before a write or a COMMIT is sent proves that it was not done; written to a socket that
         // the node has closed, it would make the system throw the goodbye away. It is read first; the reactor tells of it.
-        if !buffers.to_node.is_empty()
-            && ((!held.sent && !held.is_read) || self.session.commit_is_under_way())
-            && held.lease.connection().has_spoken()
-        {
+        if is_something && ((!held.sent && !held.is_read) || commits) && held.lease.connection().has_spoken() {
             return;
         }
         // Of a write or a COMMIT it must be known whether it was sent; a read is run again anyway, and what is done within a
         // transaction is undone with it.
-        let may_be_late = held.is_read
-            || (held.sent && self.session.status() == TransactionStatus::Open && !self.session.commit_is_under_way());
+        let may_be_late = held.is_read || (held.sent && in_transaction && !commits);
         let stream = &mut held.lease.connection().stream;
         if stream.is_late() && Pin::new(&mut *stream).poll_flush(cx).is_pending() {
             return;
