@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::backend::cancel::{Cancellable, OnItsWay};
 use crate::config::Limits;
@@ -19,7 +19,8 @@ pub struct Card {
     peer: Option<SocketAddr>,
     /// Shared by those that have come to the same address.
     local: Option<Rc<SocketAddr>>,
-    connected: SystemTime,
+    /// Microseconds since the epoch of Unix.
+    connected: u64,
     notes: RefCell<Notes>,
     replication: Cell<Replication>,
     doing: Cell<Doing>,
@@ -38,7 +39,8 @@ pub struct Card {
 /// What changes of it and is no copy of a number. In one cell, for a worker has thousands of cards.
 #[derive(Debug, Default)]
 struct Notes {
-    identity: Option<Identity>,
+    /// User and database; the address that belongs to them is the peer's.
+    identity: Option<(Arc<str>, Arc<str>)>,
     /// None: it is empty.
     application_name: Option<Arc<str>>,
     node: Option<Arc<str>>,
@@ -130,7 +132,7 @@ impl Card {
             id,
             peer,
             local,
-            connected: SystemTime::now(),
+            connected: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, micros),
             notes: RefCell::default(),
             replication: Cell::default(),
             doing: Cell::new(Doing::LoggingIn),
@@ -145,7 +147,7 @@ impl Card {
 
     /// It has proved who it is.
     pub fn is_of(&self, identity: &Identity) {
-        self.notes.borrow_mut().identity = Some(identity.clone());
+        self.notes.borrow_mut().identity = Some((Arc::clone(&identity.user), Arc::clone(&identity.database)));
         self.idles(Instant::now());
     }
 
@@ -325,12 +327,13 @@ impl Card {
 
     /// It came for this database.
     pub fn came_for(&self, database: &str) -> bool {
-        self.notes.borrow().identity.as_ref().is_some_and(|identity| &*identity.database == database)
+        self.notes.borrow().identity.as_ref().is_some_and(|(_, known)| &**known == database)
     }
 
     /// Who it is; None: it has not proved it.
     pub fn identity(&self) -> Option<Identity> {
-        self.notes.borrow().identity.clone()
+        let (user, database) = self.notes.borrow().identity.clone()?;
+        Some(Identity { user, database, address: self.peer.map(|peer| peer.ip()) })
     }
 
     /// What cancels its statements, once it has logged in.
@@ -345,8 +348,8 @@ impl Card {
             id: self.id,
             peer: self.peer,
             local: self.local.as_deref().copied(),
-            connected: self.connected,
-            identity: notes.identity.clone(),
+            connected: UNIX_EPOCH + Duration::from_micros(self.connected),
+            identity: self.identity(),
             application_name: notes.application_name.clone().unwrap_or_default(),
             replication: self.replication.get(),
             doing,
@@ -354,6 +357,10 @@ impl Card {
             node: notes.node.clone().filter(|_| doing.holds_lease()),
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

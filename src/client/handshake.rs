@@ -14,12 +14,13 @@ use super::farewell::Farewell;
 use super::greeting;
 use super::server::{Database, Server, User};
 use super::startup_settings::startup_settings;
-use super::welcome::{self, Reported, Welcome};
+use super::welcome::{self, Welcome};
 use super::worker::Worker;
 use crate::backend::exchange::ExchangeError;
 use crate::backend::{Connection, Lease, PoolKey};
 use crate::metrics::{Limit, LoginFailure, Refusal};
 use crate::net::{ReadBuffer, Stream};
+use crate::session::ReportedAtLogin;
 use crate::session::reported::NEVER_REPORTED;
 use crate::session::settings::{at_read_committed, quote_literal, sql_to_read};
 use crate::session::{Identity, Settings};
@@ -135,7 +136,7 @@ pub async fn welcome(
     key: &crate::wire::CancelKey,
     server: &Server,
     worker: &Worker,
-) -> Result<Reported, Farewell> {
+) -> Result<ReportedAtLogin, Farewell> {
     let Welcome { reported, settings, .. } = reported(admitted, server, worker).await?;
     admitted.settings = settings;
     tell(stream, &reported, key, worker).await?;

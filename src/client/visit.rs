@@ -18,14 +18,13 @@ use super::places::{Counted, Place};
 use super::release::discard_all;
 use super::replication::{self, Passage};
 use super::server::Server;
-use super::welcome::Reported;
 use super::worker::Worker;
 use crate::backend::Lease;
 use crate::backend::cancel::Cancellable;
 use crate::metrics::{Limit, LoginFailure, Refusal as RefusalCause, Violator};
 use crate::net::Stream;
 use crate::session::wishes;
-use crate::session::{Identity, SessionId};
+use crate::session::{Identity, ReportedAtLogin, SessionId};
 use crate::wire::error_response::{Severity, put_body, put_error, put_error_with_hint};
 use crate::wire::{Replication, SqlState};
 
@@ -91,7 +90,7 @@ pub(super) async fn attend(mut client: Box<Client>) {
 /// What a client has logged in to.
 enum LoggedIn {
     /// A session of statements.
-    Session(Box<Admitted>, Arc<Cancellable>, Reported),
+    Session(Box<Admitted>, Arc<Cancellable>, ReportedAtLogin),
     /// A server connection of its own, for replication.
     Passage(Box<Passage>),
 }

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 
 use super::server::Stamp;
-use crate::session::Settings;
-
-/// Names and values of ParameterStatus messages.
-pub type Reported = Arc<[(Box<str>, Box<str>)]>;
+use crate::session::{ReportedAtLogin, Settings};
 
 /// What was reported, by cluster, database, user and the settings asked for.
 #[derive(Debug, Default)]
@@ -25,7 +22,7 @@ type Login = (usize, Arc<str>, Arc<str>);
 #[derive(Clone, Debug)]
 pub struct Welcome {
     /// Names and values.
-    pub reported: Reported,
+    pub reported: ReportedAtLogin,
     /// The settings.
     pub settings: Settings,
     /// How far the catalogs were that it was reported by.
@@ -88,10 +85,10 @@ fn key(cluster: usize, database: &Arc<str>, user: &Arc<str>, settings: &Settings
 }
 
 /// What the client is told, from what a server connection reported: to it, Trunkline is the primary.
-pub fn as_primary(parameters: Vec<(Box<str>, Box<str>)>) -> Reported {
+pub fn as_primary(parameters: Vec<(Box<str>, Box<str>)>) -> ReportedAtLogin {
     let as_primary = |(name, value): (Box<str>, Box<str>)| match &*name {
         "in_hot_standby" => (name, "off".into()),
         _ => (name, value),
     };
-    parameters.into_iter().map(as_primary).collect()
+    Arc::new(parameters.into_iter().map(as_primary).collect())
 }

@@ -28,6 +28,8 @@ use crate::topology::NodeId;
 pub struct Worker {
     /// Its number.
     pub number: usize,
+    /// When it has begun.
+    pub begun: Instant,
     /// What it counts.
     pub metrics: Arc<WorkerMetrics>,
     server: RefCell<Arc<Server>>,
@@ -110,6 +112,7 @@ impl Worker {
     pub fn new(number: usize, metrics: Arc<WorkerMetrics>, server: Arc<Server>, count: Count) -> Rc<Self> {
         Rc::new(Self {
             number,
+            begun: Instant::now(),
             metrics,
             parse: Cell::new(parse_settings(&server)),
             cache: RefCell::new(new_cache(&server)),

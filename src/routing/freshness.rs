@@ -65,27 +65,83 @@ const LONGEST_STAY: u32 = 1024;
 /// What a session must see, in little room while it does nothing.
 #[derive(Debug)]
 pub enum Rested {
-    /// What is known as a position, and where it read last.
-    Known(Option<Floor>, Option<(NodeId, Instant)>),
+    /// Where all of it is known as a position.
+    Known(Known),
     /// Where some of it has no position yet.
     Whole(Box<Freshness>),
 }
 
-impl From<Rested> for Freshness {
-    fn from(rested: Rested) -> Self {
-        match rested {
-            Rested::Known(floor, home) => Self { floor, home, ..Self::default() },
-            Rested::Whole(whole) => *whole,
+/// A floor, and where and when the session has read last: each as far as there is one.
+#[derive(Debug)]
+pub struct Known {
+    floor: Lsn,
+    floor_since: Brief,
+    home_since: Brief,
+    /// 0: none, as with PostgreSQL.
+    timeline: u32,
+    home: NodeId,
+    has_floor: bool,
+    has_home: bool,
+}
+
+/// A moment in eight bytes: nanoseconds to it from an origin, which may be later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Brief(i64);
+
+impl Brief {
+    fn of(moment: Instant, origin: Instant) -> Self {
+        let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        match moment.checked_duration_since(origin) {
+            Some(after) => Self(nanos(after)),
+            None => Self(-nanos(origin.duration_since(moment))),
         }
+    }
+
+    fn moment(self, origin: Instant) -> Instant {
+        let distance = Duration::from_nanos(self.0.unsigned_abs());
+        let moment = if self.0 < 0 { origin.checked_sub(distance) } else { origin.checked_add(distance) };
+        moment.unwrap_or(origin)
+    }
+}
+
+impl Known {
+    fn new(floor: Option<Floor>, home: Option<(NodeId, Instant)>, origin: Instant) -> Self {
+        Self {
+            floor: floor.map_or(Lsn::default(), |floor| floor.lsn),
+            floor_since: floor.map_or(Brief(0), |floor| Brief::of(floor.since, origin)),
+            home_since: home.map_or(Brief(0), |(_, since)| Brief::of(since, origin)),
+            timeline: floor.and_then(|floor| floor.timeline).map_or(0, |timeline| timeline.0),
+            home: home.map_or(NodeId(0), |(home, _)| home),
+            has_floor: floor.is_some(),
+            has_home: home.is_some(),
+        }
+    }
+
+    fn floor(&self, origin: Instant) -> Option<Floor> {
+        let timeline = (self.timeline != 0).then_some(Timeline(self.timeline));
+        self.has_floor.then(|| Floor { lsn: self.floor, timeline, since: self.floor_since.moment(origin) })
+    }
+
+    fn home(&self, origin: Instant) -> Option<(NodeId, Instant)> {
+        self.has_home.then(|| (self.home, self.home_since.moment(origin)))
     }
 }
 
 impl Freshness {
-    /// What must be seen, without how reading went lately. Call [`Freshness::settle`] before.
-    pub fn rest(self) -> Rested {
+    /// What must be seen, without how reading went lately. Call [`Freshness::settle`] before. Moments are kept by how far
+    /// they are from the origin, any moment of this process.
+    pub fn rest(self, origin: Instant) -> Rested {
         match (self.wrote, self.read, self.is_stale) {
-            (None, None, false) => Rested::Known(self.floor, self.home),
+            (None, None, false) => Rested::Known(Known::new(self.floor, self.home, origin)),
             _ => Rested::Whole(Box::new(self)),
+        }
+    }
+
+    /// What has rested, by the same origin.
+    pub fn rested(rested: Rested, origin: Instant) -> Self {
+        match rested {
+            Rested::Known(known) => Self { floor: known.floor(origin), home: known.home(origin), ..Self::default() },
+            Rested::Whole(whole) => *whole,
         }
     }
 
@@ -302,6 +358,22 @@ mod tests {
     use super::*;
     use crate::topology::NodeState;
     use crate::topology::Sample;
+
+    #[test]
+    fn what_rests_is_the_same_again() {
+        let now = Instant::now();
+        let floor = Floor { lsn: Lsn(7), timeline: Some(Timeline(3)), since: now };
+        for moment in [now, now + Duration::from_secs(9), now.checked_sub(Duration::from_secs(1)).unwrap()] {
+            for (timeline, home) in [(Some(Timeline(3)), Some((FAR, moment))), (None, None)] {
+                for floor in [Some(Floor { timeline, since: moment, ..floor }), None] {
+                    let fresh = Freshness { floor, home, ..Freshness::default() };
+                    let expected = format!("{fresh:?}");
+                    assert_eq!(format!("{:?}", Freshness::rested(fresh.rest(now), now)), expected);
+                }
+            }
+        }
+        assert_eq!(size_of::<Rested>(), 32);
+    }
 
     const PRIMARY: NodeId = NodeId(0);
     const NEAR: NodeId = NodeId(1);

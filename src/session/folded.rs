@@ -1,12 +1,14 @@
 //! A session in little room, for as long as its client has nothing to say.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::known::UnnamedId;
 use super::pins::Pins;
 use super::prepared::{Prepared, Settled};
 use super::reported::ReportedAtLogin;
 use super::{CatalogEffects, Flow, Identity, Session, SessionId, Settings, Transaction};
+use crate::routing::Freshness;
 use crate::routing::freshness::Rested;
 
 /// A session of which nothing is under way.
@@ -41,8 +43,8 @@ pub struct Small {
 }
 
 impl Session {
-    /// The session in as little room as it takes. Call [`Freshness::settle`](crate::routing::Freshness::settle) before.
-    pub fn fold(self) -> Folded {
+    /// The session in as little room as it takes. Call [`Freshness::settle`] before; see [`Freshness::rest`] for the origin.
+    pub fn fold(self, origin: Instant) -> Folded {
         if !self.is_small() {
             return Folded::Whole(Box::new(self));
         }
@@ -92,7 +94,7 @@ impl Session {
         Folded::Small(Small {
             settings,
             startup,
-            freshness: freshness.rest(),
+            freshness: freshness.rest(origin),
             names: names.into_settled(),
             unnamed: unnamed.map(|(prepared, _)| prepared),
             unnamed_count,
@@ -139,15 +141,15 @@ impl Session {
 }
 
 impl Folded {
-    /// The session of this client again.
-    pub fn unfold(self, id: SessionId, identity: Identity) -> Session {
+    /// The session of this client again, by the same origin.
+    pub fn unfold(self, id: SessionId, identity: Identity, origin: Instant) -> Session {
         let small = match self {
             Self::Small(small) => small,
             Self::Whole(session) => return *session,
         };
         let unnamed = small.unnamed.map(|prepared| (prepared, UnnamedId(id, small.unnamed_count)));
         let mut session = Session {
-            freshness: small.freshness.into(),
+            freshness: Freshness::rested(small.freshness, origin),
             names: small.names.into(),
             settled_unnamed: unnamed.clone(),
             unnamed,
@@ -177,18 +179,20 @@ mod tests {
     /// Folds it; answers what it has become.
     fn folded(story: &mut Story) -> Folded {
         let nobody = Story::begin().session;
-        std::mem::replace(&mut story.session, nobody).fold()
+        std::mem::replace(&mut story.session, nobody).fold(Instant::now())
     }
 
     fn unfolded(folded: Folded) -> Session {
         let Session { id, identity, .. } = Story::begin().session;
-        folded.unfold(id, identity)
+        folded.unfold(id, identity, Instant::now())
     }
 
     #[test]
     fn an_idle_session_is_small_and_comes_back_as_it_was() {
         let mut story = Story::begin();
-        story.session.told([("DateStyle".into(), "ISO".into()), ("client_encoding".into(), "LATIN1".into())].into());
+        story
+            .session
+            .told(vec![("DateStyle".into(), "ISO".into()), ("client_encoding".into(), "LATIN1".into())].into());
         story.parse("", "select 1");
         story.parse("named", "select 2");
         story.sync();
@@ -213,7 +217,7 @@ mod tests {
     #[test]
     fn what_is_not_small_comes_back_as_it_was_too() {
         let mut story = Story::begin();
-        story.session.told([("DateStyle".into(), "ISO, MDY".into())].into());
+        story.session.told(vec![("DateStyle".into(), "ISO, MDY".into())].into());
         assert!(story.session.is_news("DateStyle", "German"));
         let before = format!("{:?}", story.session);
         let whole = folded(&mut story);

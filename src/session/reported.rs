@@ -7,8 +7,8 @@ use std::sync::Arc;
 pub const NEVER_REPORTED: &str = "default_transaction_isolation";
 
 /// Names and values of the ParameterStatus messages of a login, and of [`NEVER_REPORTED`]; shared by all who were told the
-/// same.
-pub type ReportedAtLogin = Arc<[(Box<str>, Box<str>)]>;
+/// same. A pointer of one word, for thousands of parked sessions have it.
+pub type ReportedAtLogin = Arc<Vec<(Box<str>, Box<str>)>>;
 
 /// What the client has been told, at login and since.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,7 @@ impl Reported {
             return;
         }
         let others = self.since.iter().flat_map(|all| all.iter()).filter(|(reported, _)| **reported != *name).cloned();
-        self.since = Some(others.chain([(name.into(), value.into())]).collect());
+        self.since = Some(Arc::new(others.chain([(name.into(), value.into())]).collect()));
     }
 }
 
