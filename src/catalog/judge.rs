@@ -9,7 +9,9 @@ use super::path::{PG_CATALOG, Path};
 use super::picture::{Function, Operator, PLAIN, Picture, Relation, is_own, shown};
 use super::{FIRST_OWN, Oid};
 use crate::sql::functions::class_of;
-use crate::sql::{Argument, Call, Doubt, Draws, Kind, Leftovers, Name, NeedsPrimary, Part, Statement, may_draw};
+use crate::sql::{
+    Argument, Call, Doubt, Draws, Kind, Leftovers, Name, NeedsPrimary, Part, Statement, by_functions, may_draw,
+};
 
 /// Why something that the catalogs know needs the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,13 +147,8 @@ impl Picture {
         if !may_draw(part) {
             return Draws::No;
         }
-        let is_drawing = |name: &Name| matches!(&*name.name, "nextval" | "setval");
-        if part.functions.iter().any(|name| class_of(name).is_none() && !is_drawing(name)) {
-            return Draws::Maybe;
-        }
-        let reads_only = part.kind == Kind::Select && part.tables.is_empty();
-        if part.functions.iter().any(is_drawing) {
-            return if reads_only { Draws::Surely } else { Draws::Maybe };
+        if let Some(draws) = by_functions(part) {
+            return draws;
         }
         if let Some(target) = &part.inserts {
             // What else it writes to, in a WITH, counts beside it.
