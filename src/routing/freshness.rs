@@ -66,14 +66,14 @@ const LONGEST_STAY: u32 = 1024;
 #[derive(Debug)]
 pub enum Rested {
     /// Where all of it is known as a position.
-    Known(Known),
+    Known(Packed),
     /// Where some of it has no position yet.
     Whole(Box<Freshness>),
 }
 
 /// A floor, and where and when the session has read last: each as far as there is one.
 #[derive(Debug)]
-pub struct Known {
+pub struct Packed {
     floor: Lsn,
     floor_since: Brief,
     home_since: Brief,
@@ -104,7 +104,7 @@ impl Brief {
     }
 }
 
-impl Known {
+impl Packed {
     fn new(floor: Option<Floor>, home: Option<(NodeId, Instant)>, origin: Instant) -> Self {
         Self {
             floor: floor.map_or(Lsn::default(), |floor| floor.lsn),
@@ -132,7 +132,7 @@ impl Freshness {
     /// they are from the origin, any moment of this process.
     pub fn rest(self, origin: Instant) -> Rested {
         match (self.wrote, self.read, self.is_stale) {
-            (None, None, false) => Rested::Known(Known::new(self.floor, self.home, origin)),
+            (None, None, false) => Rested::Known(Packed::new(self.floor, self.home, origin)),
             _ => Rested::Whole(Box::new(self)),
         }
     }
@@ -140,7 +140,7 @@ impl Freshness {
     /// What has rested, by the same origin.
     pub fn rested(rested: Rested, origin: Instant) -> Self {
         match rested {
-            Rested::Known(known) => Self { floor: known.floor(origin), home: known.home(origin), ..Self::default() },
+            Rested::Known(packed) => Self { floor: packed.floor(origin), home: packed.home(origin), ..Self::default() },
             Rested::Whole(whole) => *whole,
         }
     }
