@@ -16,11 +16,11 @@ from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, MOST_IDLE_UNPOO
 WARM_UP = 1.0
 
 
-def measure_cells(routes, place):
+def measure_cells(routes, place, cells=CELLS):
     """Rounds outside, routes inside: whatever else the machine does meets all of them alike."""
     results = {}
     for round_number in range(ROUNDS):
-        for cell in CELLS:
+        for cell in cells:
             for route in routes:
                 outcome = run_cell(route, place, *cell)
                 results.setdefault((cell, route.name), []).append(outcome)
@@ -30,21 +30,26 @@ def measure_cells(routes, place):
 
 def run_cell(route, place, script, protocol, clients):
     logs = place.folder / "transactions"
-    command = [place.programs / "pgbench", "-n", "-b", SCRIPTS[script], "-M", protocol, "-c", clients, "-j", min(clients, 2),
-               "-T", CELL_SECONDS + 2, "-l", f"--log-prefix={logs}",
-               "-h", "127.0.0.1", "-p", route.port, "-U", "bench", route.database(protocol)]
-    running = subprocess.Popen(list(map(str, command)), cwd=place.folder, text=True, env=environment(),
-                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    running = [begin(route, place, port, logs, script, protocol, clients // len(route.ports)) for port in route.ports]
     time.sleep(WARM_UP)
-    begun, before = time.time(), cpu_seconds(route)
+    begun, before, machine = time.time(), cpu_seconds(route), machine_seconds()
     time.sleep(CELL_SECONDS)
-    ended, used = time.time(), cpu_seconds(route) - before
-    said = running.communicate()[1]
+    ended, used, machine = time.time(), cpu_seconds(route) - before, machine_seconds() - machine
+    said = "".join(pgbench.communicate()[1] for pgbench in running)
     latencies = read_latencies(logs, begun, ended)
-    if running.returncode or not latencies or "aborted" in said:
+    if any(pgbench.returncode for pgbench in running) or not latencies or "aborted" in said:
         return {"failed": failure(said)}
     return {"tps": len(latencies) / (ended - begun), "p50": percentile(latencies, 0.5) / 1000,
-            "p99": percentile(latencies, 0.99) / 1000, "cpu": used * 1e6 / len(latencies)}
+            "p99": percentile(latencies, 0.99) / 1000, "cpu": used * 1e6 / len(latencies),
+            "machine": machine * 1e6 / len(latencies)}
+
+
+def begin(route, place, port, logs, script, protocol, clients):
+    command = [place.programs / "pgbench", "-n", "-b", SCRIPTS[script], "-M", protocol, "-c", clients, "-j", min(clients, 2 // len(route.ports)),
+               "-T", CELL_SECONDS + 2, "-l", f"--log-prefix={logs}",
+               "-h", "127.0.0.1", "-p", port, "-U", "bench", route.database(protocol)]
+    return subprocess.Popen(list(map(str, command)), cwd=place.folder, text=True, env=environment(),
+                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def failure(said):
@@ -74,6 +79,12 @@ def cpu_seconds(route):
     if not route.is_proxy:
         return 0.0
     return sum(sum(map(int, stat_fields(pid)[11:15])) for pid in family(route.process.pid)) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_seconds():
+    """User and system time of everything that runs here, pgbench and the servers too."""
+    fields = pathlib.Path("/proc/stat").read_text().split(maxsplit=8)
+    return sum(int(fields[field]) for field in (1, 2, 3, 6, 7)) / os.sysconf("SC_CLK_TCK")
 
 
 def family(ancestor):

@@ -69,9 +69,9 @@ def medians(results, key, name):
     return {what: statistics.median(outcome[what] for outcome in good) for what in good[0]} if good else None
 
 
-def ratio(results, key, what):
+def ratio(results, key, what, name="Trunkline"):
     """Of neighbours in time, so that what else the machine does counts for both."""
-    pairs = zip(results[key, "Trunkline"], results[key, "PgBouncer"])
+    pairs = zip(results[key, name], results[key, "PgBouncer"])
     ratios = [ours[what] / theirs[what] for ours, theirs in pairs if ours.get(what) and theirs.get(what)]
     return f"{statistics.median(ratios):.2f}" if ratios else ""
 

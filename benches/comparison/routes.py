@@ -23,6 +23,10 @@ class Direct:
         self.port = cluster.ports[0]
         self.version = place.run("postgres", "--version").split()[2]
 
+    @property
+    def ports(self):
+        return [self.port]
+
     def start(self, clients):
         return True
 
@@ -31,6 +35,20 @@ class Direct:
 
     def database(self, protocol):
         return "bench"
+
+
+class Spread(Direct):
+    """Half of the clients at each replica, without a proxy: the floor under one that spreads reads."""
+
+    name = "two servers"
+
+    def __init__(self, place, cluster):
+        super().__init__(place, cluster)
+        self.replicas = cluster.ports[1:3]
+
+    @property
+    def ports(self):
+        return self.replicas
 
 
 class Proxy:
@@ -43,6 +61,10 @@ class Proxy:
     def __init__(self, place, cluster):
         self.place, self.cluster, self.process = place, cluster, None
         self.port = place.port()
+
+    @property
+    def ports(self):
+        return [self.port]
 
     def start(self, clients):
         self.process = self.place.start(self.command(clients), f"{self.name}.log")
@@ -180,11 +202,14 @@ log_min_messages = error
 class Trunkline(Proxy):
     name = "Trunkline"
     program = str(TRUNKLINE) if TRUNKLINE.exists() else None
+    # How many of the nodes it knows (None: all of them), and what its configuration has besides.
+    nodes = None
+    more = ""
 
     def command(self, clients):
         self.admin = self.place.port()
-        nodes = ", ".join(f'"127.0.0.1:{port}"' for port in self.cluster.ports)
-        config = self.place.write("trunkline.toml", f"""
+        nodes = ", ".join(f'"127.0.0.1:{port}"' for port in self.cluster.ports[:self.nodes])
+        config = self.place.write(f"{self.name}.toml", f"""
 listen = ["127.0.0.1:{self.port}"]
 [admin]
 listen = "127.0.0.1:{self.admin}"
@@ -204,11 +229,12 @@ password = "bench"
 [pool]
 mode = "transaction"
 size = 20
+{self.more}
 """)
-        binary = self.place.folder / "trunkline"
+        binary = self.place.folder / f"{self.name}.program"
         # The user that runs it may not be allowed into the folder it was built in.
         binary.unlink(missing_ok=True)
-        shutil.copy(TRUNKLINE, binary)
+        shutil.copy(self.program, binary)
         return [binary, "run", "--config", config]
 
     def answers(self):
@@ -223,6 +249,14 @@ size = 20
     @property
     def version(self):
         return subprocess.run([self.program, "--version"], capture_output=True, text=True).stdout.split()[-1]
+
+
+class Build(Trunkline):
+    """One of several builds of Trunkline, or one build set up in several ways."""
+
+    def __init__(self, place, cluster, name, program, nodes=None, more=""):
+        super().__init__(place, cluster)
+        self.name, self.program, self.nodes, self.more = name, program, nodes, more
 
 
 def available(place, cluster):
