@@ -1,0 +1,153 @@
+//! What a statement leaves in the session when it has been done, or has failed.
+
+use std::sync::Arc;
+
+use super::Session;
+use super::known::{Known, UnnamedId};
+use super::prepared::{Prepared, StatementId};
+use crate::sql::{Kind, NeedsPrimary, Pin, SessionChange, Statement, TransactionControl};
+use crate::wire::frontend::Parse;
+
+impl Session {
+    /// Notes what a statement leaves in the session although it has failed: a lock of the session outlives the error.
+    pub(super) fn undone(&mut self, statement: &Statement) {
+        let mut changes = statement.parts.iter().flat_map(|part| &part.session);
+        if changes.any(|change| *change == SessionChange::Pin(Pin::AdvisoryLock)) {
+            self.pins.add(Pin::AdvisoryLock);
+        }
+    }
+
+    /// Notes what a statement that has been done leaves in the session.
+    pub(super) fn done(&mut self, statement: &Statement, part_index: usize, known: &mut Known) {
+        if statement.is_plain_read() {
+            return;
+        }
+        let Some(part) = statement.parts.get(part_index) else { return };
+        self.follow_modes(part);
+        let is_proven_read = self.is_proven_read();
+        if !is_proven_read && (part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain)) {
+            self.transaction.may_have_written = true;
+        }
+        let is_unseen = matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_) | NeedsPrimary::Procedural));
+        if is_unseen && !is_proven_read {
+            known.unseen = Some(self.id);
+        }
+        if matches!(part.transaction, TransactionControl::Rollback { .. } | TransactionControl::RollbackTo) {
+            self.reset.clear(); // a RESET before it is undone
+        }
+        if part.needs_primary == Some(NeedsPrimary::TooLarge) {
+            // What it has left in the session is not known.
+            self.pins.add(Pin::UnknownSetting);
+        }
+        self.doubt_pins(part);
+        for change in &part.session {
+            self.sql_prepared.apply(change);
+            match change {
+                SessionChange::Set(name) => {
+                    self.reset.retain(|reset| reset != name);
+                    self.reset_for_good.retain(|reset| reset != name);
+                    self.touch(name);
+                }
+                SessionChange::Reset(name) => {
+                    self.touch(name);
+                    if self.startup.get(name).is_some() {
+                        self.reset.push(Arc::clone(name));
+                    }
+                }
+                SessionChange::ResetAll => self.touch_all(),
+                SessionChange::DiscardSequences => self.forgets_drawn(known),
+                SessionChange::DiscardAll => {
+                    self.forgets_drawn(known);
+                    self.touch_all();
+                    self.pins.clear();
+                    self.all_deallocated(known);
+                }
+                SessionChange::DeallocateAll => self.all_deallocated(known),
+                SessionChange::Deallocate(name) => self.deallocated(name, known),
+                SessionChange::Prepare { name, text, .. } => {
+                    let prepared = (Arc::clone(name), Arc::clone(text));
+                    match &mut known.sql_prepared {
+                        Some((owner, all)) if *owner == self.id => all.push(prepared),
+                        other => *other = Some((self.id, vec![prepared])),
+                    }
+                }
+                SessionChange::Pin(pin) => self.pinned_by(*pin, statement),
+                SessionChange::Execute(name) => self.executed_is_done(name, known),
+                SessionChange::SetLocal(_) | SessionChange::DiscardSome | SessionChange::Ask => {}
+            }
+        }
+    }
+
+    /// Not the unnamed statement, which only a Query drops.
+    fn all_deallocated(&mut self, known: &mut Known) {
+        self.names.clear();
+        let made_behind = |id| {
+            let last = self.owed.iter().rev().find_map(|owed| owed.makes_or_closes().filter(|(other, _)| *other == id));
+            last.is_some_and(|(_, will_be)| will_be)
+        };
+        known.forget_statements(made_behind);
+        self.owed.forget_closes();
+    }
+
+    /// Our statement of this name stays on the server connection. One that was prepared by SQL is gone, and one of ours
+    /// that was called by our own name too.
+    fn deallocated(&mut self, name: &Arc<str>, known: &mut Known) {
+        self.names.remove(name.as_bytes());
+        if let Some(id) = StatementId::first_in(name.as_bytes()) {
+            known.remove(id);
+        }
+        known.has_no_sql(name);
+    }
+
+    /// A Close also takes what was prepared by SQL.
+    pub(super) fn sql_closed(&mut self, name: &[u8], known: &mut Known) {
+        if self.sql_prepared.is_empty() && known.sql_prepared.is_none() {
+            return;
+        }
+        let Ok(name) = std::str::from_utf8(name) else { return };
+        let name: Arc<str> = name.into();
+        self.deallocated(&name, known);
+        self.sql_prepared.apply(&SessionChange::Deallocate(name));
+    }
+
+    /// Prepares a statement in the node's place; None: it is refused, which leaves no unnamed statement.
+    pub(super) fn prepare_alone(&mut self, parse: Parse<'_>, statement: Option<Arc<Statement>>) {
+        let prepared =
+            statement.map(|statement| Arc::new(Prepared::new(parse.text, parse.types, statement, self.reading)));
+        match prepared {
+            Some(prepared) if !parse.name.is_empty() => self.names.put(parse.name, prepared),
+            None if !parse.name.is_empty() => {}
+            prepared => {
+                self.unnamed_count += 1;
+                let id = UnnamedId(self.id, self.unnamed_count);
+                self.unnamed = prepared.map(|prepared| (prepared, id));
+                self.settled_unnamed.clone_from(&self.unnamed);
+            }
+        }
+    }
+
+    /// Closes a statement in the node's place.
+    pub(super) fn close_alone(&mut self, name: &[u8]) {
+        if name.is_empty() {
+            self.unnamed = None;
+            self.settled_unnamed = None;
+        }
+        self.names.remove(name);
+    }
+
+    /// This setting may have changed.
+    fn touch(&mut self, name: &Arc<str>) {
+        self.touched.push(Arc::clone(name));
+        if **name == *"session_authorization" {
+            self.touched.push("role".into()); // PostgreSQL puts it back
+        }
+    }
+
+    /// Every setting that was ever changed may be back at its beginning.
+    fn touch_all(&mut self) {
+        let names: Vec<_> = self.settings.iter().map(|(name, _)| Arc::clone(name)).collect();
+        self.touched.extend(names);
+        self.touched.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
+        self.reset.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
+    }
+}

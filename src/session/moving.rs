@@ -1,0 +1,162 @@
+//! What a session takes along from one server connection to the next: its settings, read back where they may have changed,
+//! and what it has prepared by SQL.
+
+use std::sync::Arc;
+
+use super::known::Known;
+use super::{Session, Settings, reported, settings};
+use crate::sql::{Isolation, is_carried};
+use crate::wire::backend::TransactionStatus;
+
+impl Session {
+    /// Settings have been changed whose values must be asked of the node.
+    pub fn has_touched(&self) -> bool {
+        !self.touched.is_empty() || self.has_remains()
+    }
+
+    /// RESET has put back settings to what the server connection began with, where the session began with something else.
+    pub fn has_reset(&self) -> bool {
+        !self.reset.is_empty() || !self.reset_for_good.is_empty()
+    }
+
+    /// The same within a transaction, of which the next statement is still to come.
+    pub fn has_reset_in_transaction(&self) -> bool {
+        self.has_reset()
+            && self.transaction.status == TransactionStatus::Open
+            && self.owed.is_empty()
+            && !self.flow.batch_open
+            && !self.flow.copy_in
+    }
+
+    /// The SQL that goes on with a RESET within a transaction to where the session began.
+    pub fn reset_on(&mut self) -> String {
+        let reset = self.take_reset();
+        let own = reset.iter().filter_map(|name| Some((&**name, self.startup.get(name)?)));
+        own.map(|(name, value)| settings::sql_to_set(name, value)).collect()
+    }
+
+    fn take_reset(&mut self) -> Vec<Arc<str>> {
+        let mut reset = std::mem::take(&mut self.reset_for_good);
+        reset.append(&mut self.reset);
+        reset
+    }
+
+    /// The settings whose values must be asked of the node, now that the session is idle.
+    pub fn take_touched(&mut self) -> Vec<Arc<str>> {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.extend(self.take_settings_left());
+        touched.retain(|name| is_carried(name));
+        touched.sort_unstable();
+        touched.dedup();
+        touched
+    }
+
+    /// What the node answered to the settings asked for. Answers what is now set on the server connection: RESET has put
+    /// back what the server begins with there, and for the session means what the client began with.
+    pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) -> Settings {
+        for (name, value) in names.iter().zip(values) {
+            // Who logged in, a role that is nobody's, and a setting of an unloaded library put back, need no replay.
+            let value = value.filter(|value| match &**name {
+                "role" => **value != *"none",
+                "session_authorization" => *value != self.identity.user,
+                _ => true,
+            });
+            self.settings = self.settings.with(name, value);
+        }
+        let there = self.settings.clone();
+        for name in self.take_reset() {
+            let Some((_, value)) = self.startup.iter().find(|(startup, _)| **startup == name) else { continue };
+            self.settings = self.settings.with(&name, Some(Arc::clone(value)));
+        }
+        self.read_anew();
+        there
+    }
+
+    /// The role that the session acts as: what SET ROLE or SET SESSION AUTHORIZATION has made of its user.
+    pub fn role(&self) -> &str {
+        let set = |name| self.settings.get(name).filter(|role| !role.is_empty() && *role != "none");
+        set("role").or_else(|| set("session_authorization")).unwrap_or(&self.identity.user)
+    }
+
+    /// The SQL that makes this server connection the session's own; None if it is.
+    pub fn replay(&self, known: &Known) -> Option<String> {
+        let mut sql = match known.unseen {
+            Some(owner) if owner != self.id => {
+                let anew = self.settings.sql_from(&Settings::default()).unwrap_or_default();
+                format!("{FORGET_ALL};{anew}")
+            }
+            _ => self.settings.sql_from(&known.settings).unwrap_or_default(),
+        };
+        if let Some((owner, prepared)) = &known.sql_prepared {
+            for (name, _) in prepared.iter().filter(|(name, text)| *owner != self.id || !self.has_prepared(name, text))
+            {
+                sql.push_str(&format!(";DEALLOCATE \"{}\"", name.replace('"', "\"\"")));
+            }
+        }
+        (!sql.is_empty()).then_some(sql)
+    }
+
+    /// A query of ours as this session's server connections take it.
+    pub fn guarded(&self, sql: String) -> String {
+        let of_the_role = self.reported.get(reported::NEVER_REPORTED).and_then(Isolation::from_setting);
+        match [Some(self.defaults.isolation), of_the_role].contains(&Some(Isolation::Serializable)) {
+            true => settings::at_read_committed(&sql),
+            false => sql,
+        }
+    }
+
+    /// The same on a server connection that has what a session has set before.
+    pub fn guarded_on(&self, known: &Known, sql: String) -> String {
+        match known.settings.get(reported::NEVER_REPORTED).and_then(Isolation::from_setting) {
+            Some(Isolation::Serializable) => settings::at_read_committed(&sql),
+            _ => self.guarded(sql),
+        }
+    }
+
+    /// The query that reads these settings back, on a server connection that has just changed them.
+    pub fn settings_query(&self, names: &[Arc<str>]) -> String {
+        let sql = settings::sql_to_read(names);
+        // Its transactions may have become SERIALIZABLE by this very change.
+        match names.iter().any(|name| **name == *reported::NEVER_REPORTED) {
+            true => settings::at_read_committed(&sql),
+            false => self.guarded(sql),
+        }
+    }
+
+    fn has_prepared(&self, name: &str, text: &str) -> bool {
+        self.sql_prepared.get(name).is_some_and(|prepared| *prepared.text == *text)
+    }
+
+    /// The PREPARE statements that this server connection lacks, of those the session has made by SQL.
+    pub fn missing_prepares(&self, known: &Known) -> Vec<Arc<str>> {
+        if self.sql_prepared.is_empty() {
+            return Vec::new();
+        }
+        let there: &[(Arc<str>, Arc<str>)] = match &known.sql_prepared {
+            Some((owner, prepared)) if *owner == self.id => prepared,
+            _ => &[],
+        };
+        let is_there =
+            |name: &str, text: &str| there.iter().any(|(known, known_text)| **known == *name && **known_text == *text);
+        self.sql_prepared.iter().filter(|p| !is_there(&p.name, &p.text)).map(|p| Arc::clone(&p.text)).collect()
+    }
+
+    /// The replay has been done: the server connection is as the session wants it, but for these PREPAREs, which it has
+    /// refused.
+    pub fn replayed(&self, known: &mut Known, refused: &[Arc<str>]) {
+        known.settings = self.settings.clone();
+        known.unseen = known.unseen.filter(|owner| *owner == self.id);
+        known.sql_prepared = if self.sql_prepared.is_empty() {
+            None
+        } else {
+            let is_there = |text: &Arc<str>| !refused.contains(text);
+            let there = self.sql_prepared.iter().filter(|prepared| is_there(&prepared.text));
+            let prepared = there.map(|p| (Arc::clone(&p.name), Arc::clone(&p.text)));
+            Some((self.id, prepared.collect()))
+        };
+    }
+}
+
+/// Puts back whatever a function or procedure may have left behind unseen. What sessions have prepared stays.
+const FORGET_ALL: &str = "RESET SESSION AUTHORIZATION;RESET ALL;CLOSE ALL;UNLISTEN *;\
+    SELECT pg_catalog.pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";

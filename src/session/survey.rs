@@ -1,0 +1,421 @@
+//! What comes from the client, message by message: what it is, where it may go, whether it makes the unit whole.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::gathered::End;
+use super::prepared::Prepared;
+use super::{Held, Identity, Session, Surroundings, anew};
+use crate::catalog::Path;
+use crate::routing::{Catalog, Facts, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
+use crate::sql::{Isolation, NeedsPrimary, Pin, SessionChange, Statement, TransactionControl};
+use crate::wire::backend::TransactionStatus;
+use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::reader::Truncated;
+use crate::wire::{Header, frame};
+
+impl Session {
+    /// Looks at one whole message that runs nothing which is not known already, if it is one. Answers whether it is; any
+    /// other is for [`Self::survey`]. Without a lease and where there are no rules (`is_free`), a Bind may be one.
+    #[inline]
+    pub fn survey_plain(&mut self, tag: u8, size: usize, body: &[u8], is_free: bool) -> Result<bool, Truncated> {
+        match tag {
+            frontend::BIND if is_free => {
+                let bind = Bind::read(body)?;
+                let parsed = self.gathered_statement(bind.statement).filter(|prepared| self.has_joined(prepared));
+                let Some(prepared) = parsed else { return Ok(false) };
+                self.uses(bind.statement, &prepared);
+                self.gathered.binds |= !bind.portal.is_empty();
+            }
+            frontend::QUERY | frontend::PARSE | frontend::BIND => return Ok(false),
+            frontend::DESCRIBE if frontend::target_fields(body)?.0 == Target::Statement => return Ok(false),
+            frontend::DESCRIBE => {}
+            frontend::CLOSE => self.survey_close(frontend::target_fields(body)?),
+            frontend::EXECUTE => {
+                self.gathered.executes = true;
+                // A portal with a limit on rows may be gone on with.
+                self.gathered.binds |= !body.ends_with(&[0; 4]);
+            }
+            frontend::SYNC => self.gathered.end = Some(End::Sync),
+            frontend::FLUSH => {
+                self.gathered.end = Some(End::Flush);
+                self.keep_batch_whole();
+            }
+            frontend::FUNCTION_CALL => {
+                self.gathered.executes = true;
+                self.gathered.join(Intent::Primary(Reason::FunctionCall));
+                self.gathered.end = Some(End::FunctionCall);
+            }
+            frontend::TERMINATE => self.gathered.end = Some(End::Terminate),
+            frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => self.gathered.end = Some(End::StrayCopy),
+            _ => return Err(Truncated),
+        }
+        self.gathered.size += size;
+        Ok(true)
+    }
+
+    /// Looks at one whole message: what it is, where it may go, whether it makes the unit whole.
+    pub fn survey(
+        &mut self,
+        tag: u8,
+        size: usize,
+        body: &[u8],
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), Truncated> {
+        match tag {
+            frontend::QUERY => self.survey_query(frontend::query_text(body)?, around),
+            frontend::PARSE => self.survey_parse(Parse::read(body)?, around),
+            frontend::BIND => {
+                let is_refused_before = self.is_refused();
+                let bind = Bind::read(body)?;
+                let ruling = self.survey_bind(bind.statement, Some(bind.rest), around);
+                around.ruling = if is_refused_before { Ruling::default() } else { ruling };
+                self.gathered.binds |= !bind.portal.is_empty();
+            }
+            frontend::DESCRIBE => match frontend::target_fields(body)? {
+                (Target::Statement, name) => drop(self.survey_bind(name, None, around)),
+                (Target::Portal, _) => {}
+            },
+            _ => return self.survey_plain(tag, size, body, false).map(drop),
+        }
+        self.gathered.size += size;
+        Ok(())
+    }
+
+    /// Looks at the beginning of a message that is too large to be waited for: a Query or a Bind. `missing` bytes of it
+    /// have not come yet.
+    pub fn survey_beginning(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        missing: usize,
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), Truncated> {
+        match tag {
+            frontend::QUERY => self.survey_statement(Arc::new(crate::sql::too_large()), b"", around),
+            frontend::BIND => {
+                let bind = Bind::read(body)?;
+                around.ruling = self.survey_bind(bind.statement, Some(bind.rest), around);
+                self.gathered.binds = true;
+                self.gathered.end = Some(End::Flush);
+            }
+            _ => return Err(Truncated),
+        }
+        self.gathered.size += frame::HEADER + body.len();
+        self.gathered.missing = missing;
+        Ok(())
+    }
+
+    /// What a batch sets before its Flush is undone if it fails behind it, and what comes there may need the primary.
+    fn keep_batch_whole(&mut self) {
+        let is_read = matches!(self.gathered.intent, Some(Intent::Read { .. }));
+        if is_read && self.gathered.changes_session && self.transaction.status == TransactionStatus::Idle {
+            self.gathered.intent = Some(Intent::Primary(Reason::Transaction));
+        }
+    }
+
+    fn survey_query(&mut self, text: &[u8], around: &mut Surroundings<'_>) {
+        let statement = (around.classify)(text);
+        self.survey_statement(statement, text, around);
+    }
+
+    /// Looks at a whole Query that is this statement, if it is a plain read of which the catalog has noted what it means:
+    /// without a lease, where no rules are and reads may go to replicas. Any other it gives back, for [`Self::survey`].
+    #[inline]
+    pub fn survey_read(
+        &mut self,
+        size: usize,
+        statement: Arc<Statement>,
+        catalog: &Catalog<'_>,
+    ) -> Option<Arc<Statement>> {
+        let Some(intent) = self.plain_intent(&statement, Held::Nothing, catalog) else { return Some(statement) };
+        self.gathered.first.get_or_insert_with(|| Arc::clone(&statement));
+        self.gathered.join(intent);
+        self.gathered.size += size;
+        self.gathers_query(statement);
+        None
+    }
+
+    fn gathers_query(&mut self, statement: Arc<Statement>) {
+        self.gathered.executes = true;
+        self.gathered.unnamed = Some(None);
+        self.gathered.queries.push_back(statement);
+        self.gathered.end = Some(End::Query);
+    }
+
+    fn survey_statement(&mut self, statement: Arc<Statement>, text: &[u8], around: &mut Surroundings<'_>) {
+        around.ruling = self.join(&statement, text, around);
+        self.gathers_query(statement);
+    }
+
+    fn survey_parse(&mut self, parse: Parse<'_>, around: &mut Surroundings<'_>) {
+        let prepared = match &self.unnamed {
+            Some((prepared, _)) if parse.name.is_empty() && prepared.is(parse.text, parse.types) => {
+                match prepared.has_told() {
+                    false => Arc::clone(prepared),
+                    true => Arc::new(prepared.untold(self.reading)),
+                }
+            }
+            _ => Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text), self.reading)),
+        };
+        let is_refused_before = self.is_refused();
+        let ruling = self.join(&Arc::clone(&prepared.statement), parse.text, around);
+        if self.is_refused() && !is_refused_before {
+            around.ruling = ruling; // it will not come to a Bind
+        }
+        if parse.name.is_empty() {
+            self.gathered.unnamed = Some(Some(Arc::clone(&prepared)));
+        } else {
+            self.gathered.names.push((parse.name.into(), Some(Arc::clone(&prepared))));
+        }
+        self.gathered.parsed.push_back(prepared);
+    }
+
+    /// A Bind with these values, or a Describe.
+    fn survey_bind(&mut self, name: &[u8], values: Option<&[u8]>, around: &Surroundings<'_>) -> Ruling {
+        match self.gathered_statement(name) {
+            Some(prepared) => {
+                // Where there are no rows, what is to be described cannot have changed.
+                if values.is_some() || !prepared.answers_no_rows() {
+                    self.uses(name, &prepared);
+                }
+                if around.held == Held::Replica && self.transaction.status != TransactionStatus::Idle {
+                    self.gathered.binds |= values.is_some_and(anew::mentions_clock);
+                }
+                self.join(&prepared.statement, &prepared.text, around)
+            }
+            None => {
+                self.gathered.join(Intent::Primary(Reason::UnknownName));
+                Ruling::default()
+            }
+        }
+    }
+
+    /// The unit has been joined by this statement when its Parse was looked at, and nothing that counts has changed since:
+    /// names mean what they meant, and without a lease no reply can have come. Where there are rules, they are to be counted.
+    fn has_joined(&self, prepared: &Arc<Prepared>) -> bool {
+        !self.catalog.path_is_uncertain && self.gathered.parsed.back().is_some_and(|last| Arc::ptr_eq(last, prepared))
+    }
+
+    /// The unit uses this statement, of which there is something that the client may rely on.
+    fn uses(&mut self, name: &[u8], prepared: &Arc<Prepared>) {
+        if !prepared.is_promised() {
+            return;
+        }
+        if name.is_empty() {
+            if self.gathered.unnamed.is_none() {
+                self.gathered.uses.push(Arc::clone(prepared));
+            }
+            return;
+        }
+        let prepared = self.read_as_now(name, Arc::clone(prepared));
+        self.gathered.uses.push(prepared);
+    }
+
+    /// The statement of this name as the session reads literals now.
+    pub(super) fn read_as_now(&mut self, name: &[u8], prepared: Arc<Prepared>) -> Arc<Prepared> {
+        if prepared.reading == self.reading {
+            return prepared;
+        }
+        let reread = Arc::new(prepared.reread(self.reading));
+        self.names.rekey(name, &reread);
+        reread
+    }
+
+    fn survey_close(&mut self, (target, name): (Target, &[u8])) {
+        match target {
+            Target::Statement if name.is_empty() => self.gathered.unnamed = Some(None),
+            Target::Statement => self.gathered.names.push((name.into(), None)),
+            Target::Portal => {}
+        }
+    }
+
+    /// The statement of this name as the unit so far leaves it.
+    fn gathered_statement(&self, name: &[u8]) -> Option<Arc<Prepared>> {
+        if name.is_empty() {
+            return match &self.gathered.unnamed {
+                Some(unnamed) => unnamed.clone(),
+                None => self.unnamed.as_ref().map(|(prepared, _)| Arc::clone(prepared)),
+            };
+        }
+        match self.gathered.names.iter().rev().find(|(given, _)| **given == *name) {
+            Some((_, prepared)) => prepared.clone(),
+            None => self.names.get(name).cloned(),
+        }
+    }
+
+    /// The text of the first statement of the unit that is gathered, whose messages are these; empty if it has none.
+    pub fn text_of_unit<'a>(&'a self, messages: &'a [u8]) -> Cow<'a, [u8]> {
+        let Ok(Some(header)) = Header::peek(messages) else { return Cow::default() };
+        let body = messages.get(frame::HEADER..header.size).unwrap_or_default();
+        let named = |name: &[u8]| {
+            let prepared = match name.is_empty() {
+                true => self.gathered_statement(name),
+                false => self.names.get(name).cloned().or_else(|| self.gathered_statement(name)),
+            };
+            prepared.map_or_else(Cow::default, |prepared| Cow::Owned(prepared.text.to_vec()))
+        };
+        match header.tag {
+            frontend::QUERY => frontend::query_text(body).map_or_else(|_| Cow::default(), Cow::Borrowed),
+            frontend::PARSE => Parse::read(body).map_or_else(|_| Cow::default(), |parse| Cow::Borrowed(parse.text)),
+            frontend::BIND => Bind::read(body).map_or_else(|_| Cow::default(), |bind| named(bind.statement)),
+            frontend::DESCRIBE => {
+                frontend::target_fields(body).map_or_else(|_| Cow::default(), |(_, name)| named(name))
+            }
+            _ => Cow::default(),
+        }
+    }
+
+    /// One more statement in the unit.
+    fn join(&mut self, statement: &Arc<Statement>, text: &[u8], around: &Surroundings<'_>) -> Ruling {
+        let is_simple = around.rules.is_empty() && around.reads != Reads::Primary;
+        if is_simple && let Some(intent) = self.plain_intent(statement, around.held, &around.catalog) {
+            self.gathered.first.get_or_insert_with(|| Arc::clone(statement));
+            self.gathered.join(intent);
+            return Ruling::default();
+        }
+        self.stand_before(around.rules);
+        self.catalog.path_is_uncertain |= changes_path(statement);
+        let any = Path::any();
+        let catalog = match around.catalog {
+            Catalog::Known { picture, .. } if self.catalog.path_is_uncertain => {
+                Catalog::Known { picture, path: &any, key: None }
+            }
+            catalog => catalog,
+        };
+        self.gathered.may_change_catalog |= safety::may_change_catalog(statement, &catalog);
+        self.gathered.leaves(safety::leftovers(statement, &catalog).map(|left| left.named_in(text)));
+        let facts = Facts {
+            standing: &self.standing,
+            heeds_hints: around.heeds_hints,
+            minute: around.minute,
+            // One draw for all messages of a unit: a Bind goes where its Parse went.
+            draw: *self.gathered.draw.get_or_insert(around.draw),
+            reads: around.reads,
+            transaction: self.in_transaction(around.held),
+            optimistic: around.optimistic,
+            defaults: self.defaults,
+            prepared: &self.sql_prepared,
+            catalog,
+        };
+        let words = if around.rules.looks_at_texts() { String::from_utf8_lossy(text) } else { "".into() };
+        let weighed = weigh(statement, &words, &facts, around.rules);
+        self.gathered.begins |=
+            statement.parts.iter().any(|part| matches!(part.transaction, TransactionControl::Begin(_)));
+        self.gathered.commits |= statement.parts.iter().any(|part| {
+            part.commits_inside
+                || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
+        });
+        self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
+        self.gathered.asks_sequence |=
+            statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
+        if !statement.is_plain_read() {
+            self.gathered.runs_unseen |= safety::runs_unseen(statement, &catalog);
+            self.gathered.draws(safety::draws(statement, &catalog), statement);
+            self.gathered.changes_session |= statement.parts.iter().any(|part| !part.session.is_empty());
+            self.gathered.controls_transaction |=
+                statement.parts.iter().any(|part| part.transaction != TransactionControl::None);
+            let executed = self.executed_by_sql(statement);
+            self.executes_by_sql |= !executed.is_empty();
+            for inner in executed.into_iter().flatten() {
+                self.gathered.may_change_catalog |= safety::may_change_catalog(&inner, &catalog);
+                self.gathered.leaves(safety::leftovers(&inner, &catalog));
+            }
+            self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
+        }
+        self.gathered.asks_wishes |= statement.parts.iter().any(|part| part.session.contains(&SessionChange::Ask));
+        self.note_bonds(statement, text, around.held);
+        if self.gathered.first.is_none() {
+            self.gathered.first = Some(Arc::clone(statement));
+        }
+        self.gathered.join(weighed.intent);
+        weighed.ruling
+    }
+
+    /// What each EXECUTE in the statement runs, by a name that was given by SQL or by the protocol; None: nobody knows.
+    fn executed_by_sql(&self, statement: &Statement) -> SmallVec<[Option<Arc<Statement>>; 1]> {
+        let changes = statement.parts.iter().flat_map(|part| &part.session);
+        let of_protocol = |name: &str| self.names.get(name.as_bytes()).map(|prepared| Arc::clone(&prepared.statement));
+        changes
+            .filter_map(|change| match change {
+                SessionChange::Execute(name) => Some(name),
+                _ => None,
+            })
+            .map(|name| match self.sql_prepared.get(name) {
+                Some(prepared) => Some(Arc::clone(&prepared.statement)),
+                None => of_protocol(name),
+            })
+            .collect()
+    }
+
+    /// What [`weigh`] says of a plain read outside of transactions, where no rule and no hint has a part in it, reads may go
+    /// to replicas, and the catalog has noted its part: most statements. None: it takes the long way.
+    #[inline]
+    fn plain_intent(&self, statement: &Statement, held: Held, catalog: &Catalog<'_>) -> Option<Intent> {
+        let is_plain = statement.is_plain_read()
+            && statement.remarks.is_none()
+            && self.transaction.status == TransactionStatus::Idle
+            && !self.gathered.begins
+            && (held != Held::Replica || self.owed.is_empty())
+            && !self.catalog.path_is_uncertain
+            && self.defaults.isolation != Isolation::Serializable;
+        if !is_plain {
+            return None;
+        }
+        Some(match safety::prove_by_note(statement, catalog)? {
+            Ok(safe) => Intent::Read { safe, reason: Reason::Read, terms: None },
+            Err(reason) => Intent::Primary(reason),
+        })
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(self.gathered.intent, Some(Intent::Refuse { .. }))
+    }
+
+    /// Finds out anew which rules may match what the session sends, if that has changed.
+    fn stand_before(&mut self, rules: &RuleSet) {
+        if rules.is_empty() {
+            return;
+        }
+        // What the node reports is newer than what is read back when the session is idle.
+        let application_name = self.reported.get("application_name");
+        let application_name = application_name.or(self.settings.get("application_name")).unwrap_or_default();
+        if !self.standing.is_of(rules, application_name) {
+            let Identity { user, database, address } = &self.identity;
+            self.standing = rules.standing(&Sender { user, database, application_name, address: *address });
+        }
+    }
+}
+
+/// Where names are looked for may be another place after it, or already in it.
+fn changes_path(statement: &Statement) -> bool {
+    let decides = |name: &str| matches!(name, "search_path" | "role" | "session_authorization");
+    statement.parts.iter().any(|part| {
+        part.session.iter().any(|change| match change {
+            SessionChange::Set(name) | SessionChange::SetLocal(name) | SessionChange::Reset(name) => decides(name),
+            SessionChange::ResetAll | SessionChange::DiscardAll => true,
+            _ => false,
+        })
+    })
+}
+
+/// Why a statement that needs the primary cannot be let through to the replica that holds a READ ONLY transaction: the
+/// replica would not refuse it, and its answer would be wrong. Everything else a standby refuses by itself, with
+/// PostgreSQL's own words.
+fn wrong_on_replica(statement: &Statement) -> bool {
+    statement.parts.iter().any(|part| {
+        matches!(
+            part.needs_primary,
+            Some(
+                NeedsPrimary::Function(_)
+                    | NeedsPrimary::Relation(_)
+                    | NeedsPrimary::LocksTable
+                    | NeedsPrimary::CopyFile
+                    | NeedsPrimary::NodeSetting(_)
+                    | NeedsPrimary::LoadsLibrary
+            )
+        )
+    })
+}
