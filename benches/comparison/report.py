@@ -13,30 +13,33 @@ from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, PLOT, PROTOCOLS
 
 def render(routes, results, bulk, memory_of):
     proxies = [route for route in routes if route.is_proxy]
+    whole = [route for route in proxies if not route.is_variant]
     cells = [(cell, cell_name(*cell)) for cell in CELLS]
     kinds = [(kind, kind) for kind in dict.fromkeys(kind for kind, _ in bulk)]
     parts = [introduction(routes), f"![CPU of the proxy per transaction](benches/{PLOT.name})"]
     parts.append(table("CPU of the proxy per transaction, µs", proxies, cells, results, lambda m: f"{m['cpu']:.1f}", "cpu"))
     parts.append(table("Transactions per second", routes, cells, results, lambda m: f"{m['tps']:,.0f}", "tps"))
     parts.append(table("Latency, p50 / p99, ms", routes, cells, results, lambda m: f"{m['p50']:.2f} / {m['p99']:.2f}"))
-    parts.append(table("CPU of the proxy per GB, s", proxies, kinds, bulk, lambda m: f"{m['cpu']:.2f}", "cpu"))
-    parts.append(memory_table(proxies, memory_of))
+    parts.append(table("CPU of the proxy per GB, s", whole, kinds, bulk, lambda m: f"{m['cpu']:.2f}", "cpu"))
+    parts.append(memory_table(whole, memory_of))
     parts.extend(failures(results))
     return "\n\n".join(part for part in parts if part)
 
 
 def introduction(routes):
-    versions = ", ".join(f"{route.name} {route.version}" if route.is_proxy else f"PostgreSQL {route.version}" for route in routes)
+    known = [route for route in routes if not route.is_variant]
+    versions = ", ".join(f"{route.name} {route.version}" if route.is_proxy else f"PostgreSQL {route.version}" for route in known)
     return (f"Made by `make bench` on {time.strftime('%Y-%m-%d')}: {versions}; a virtual machine of {os.cpu_count()} cores ({processor()}) "
             f"shared by pgbench, the proxy, a primary and two replicas; medians of {ROUNDS} interleaved round{'s' if ROUNDS > 1 else ''} "
             f"of {CELL_SECONDS} s ({BULK_ROUNDS} of {BULK_MB} MB for bulk). HAProxy relays bytes to the primary; PgBouncer pools transactions "
             "of the primary (sessions where statements are prepared, if it is older than 1.21); Pgpool-II and Trunkline parse every "
-            "statement and send reads to the replicas. The last column compares Trunkline with PgBouncer, round by round.")
+            "statement and send reads to the replicas, all of which share the machine's caches; with one replica Trunkline reads "
+            "from as many servers as PgBouncer. The last column compares Trunkline with PgBouncer, round by round.")
 
 
 def plot(routes, results):
     """Select-only with 16 clients, where the proxy is busiest."""
-    proxies = [route.name for route in routes if route.is_proxy]
+    proxies = [route.name for route in routes if route.is_proxy and not route.is_variant]
     groups = [(protocol, [(name, medians(results, ("select-only", protocol, 16), name)) for name in proxies]) for protocol in PROTOCOLS]
     groups = [(protocol, [(name, found["cpu"]) for name, found in bars_of if found]) for protocol, bars_of in groups]
     PLOT.write_text(bars("CPU of the proxy per transaction, µs: pgbench select-only, 16 clients", groups))

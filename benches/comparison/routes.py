@@ -18,6 +18,7 @@ class Direct:
 
     name = "direct"
     is_proxy = False
+    is_variant = False
 
     def __init__(self, place, cluster):
         self.port = cluster.ports[0]
@@ -57,6 +58,8 @@ class Proxy:
     is_proxy = True
     # One that pools lets many clients share few server connections.
     pools = True
+    # One that is there already, set up in another way: only its transactions are measured.
+    is_variant = False
 
     def __init__(self, place, cluster):
         self.place, self.cluster, self.process = place, cluster, None
@@ -251,6 +254,14 @@ size = 20
         return subprocess.run([self.program, "--version"], capture_output=True, text=True).stdout.split()[-1]
 
 
+class OneReplica(Trunkline):
+    """All reads on one server, as PgBouncer has them: two have twice the memory on a machine that they share."""
+
+    name = "Trunkline, one replica"
+    nodes = 2
+    is_variant = True
+
+
 class Build(Trunkline):
     """One of several builds of Trunkline, or one build set up in several ways."""
 
@@ -262,8 +273,8 @@ class Build(Trunkline):
 def available(place, cluster):
     """Those that are wanted, installed and start."""
     routes = []
-    for kind in (Direct, HAProxy, PgBouncer, Pgpool, Trunkline):
-        if ONLY and kind.name.lower() not in ONLY:
+    for kind in (Direct, HAProxy, PgBouncer, Pgpool, Trunkline, OneReplica):
+        if ONLY and kind.name.partition(",")[0].lower() not in ONLY:
             continue
         if kind.is_proxy and not getattr(kind, "program", None):
             print(f"{kind.name}: not installed, left out", file=sys.stderr)
