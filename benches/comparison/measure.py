@@ -12,8 +12,8 @@ from .client import Client
 from .place import environment
 from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, MOST_IDLE_UNPOOLED, ROUNDS, SCRIPTS
 
-# Connecting costs what a password's proof costs; a cell begins when that is over.
-WARM_UP = 1.0
+# Connecting costs what a password's proof costs; a cell begins when that is over, and ends before pgbench does.
+WARM_UP = 0.9
 
 
 def measure_cells(routes, place, cells=CELLS):
@@ -46,7 +46,7 @@ def run_cell(route, place, script, protocol, clients):
 
 def begin(route, place, port, logs, script, protocol, clients):
     command = [place.programs / "pgbench", "-n", "-b", SCRIPTS[script], "-M", protocol, "-c", clients, "-j", min(clients, 2 // len(route.ports)),
-               "-T", CELL_SECONDS + 2, "-l", f"--log-prefix={logs}",
+               "-T", CELL_SECONDS + 1, "-l", f"--log-prefix={logs}",
                "-h", "127.0.0.1", "-p", port, "-U", "bench", route.database(protocol)]
     return subprocess.Popen(list(map(str, command)), cwd=place.folder, text=True, env=environment(),
                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
