@@ -43,17 +43,23 @@ mod broken {
 
     #[test]
     fn a_build_that_repeats_writes_is_caught() {
-        limited_to(limit(), || {
-            let found = run("session", Promise::Session, &[Faults::KillPrimary]);
-            assert!(found.iter().any(|breach| breach.ends_with("is there 2 times")), "{found:?}");
-        });
+        assert_caught(Faults::KillPrimary, |breach| breach.ends_with("is there 2 times"));
     }
 
     #[test]
     fn a_build_that_takes_every_replica_for_fresh_is_caught() {
-        limited_to(limit(), || {
-            let found = run("session", Promise::Session, &[Faults::Pause]);
-            assert!(found.iter().any(|breach| breach.contains("after it wrote")), "{found:?}");
+        assert_caught(Faults::Pause, |breach| breach.contains("after it wrote"));
+    }
+
+    /// Whether anything is under way in the moment of a fault is chance: a run that met nothing is followed by another.
+    fn assert_caught(fault: Faults, is_it: fn(&str) -> bool) {
+        limited_to(Duration::from_secs(70), move || {
+            let is_caught = || {
+                let found = run("session", Promise::Session, &[fault]);
+                println!("{found:?}");
+                found.iter().any(|breach| is_it(breach))
+            };
+            assert!((0..3).any(|_| is_caught()));
         });
     }
 }
