@@ -8,12 +8,13 @@ import sys
 import time
 
 from .plot import bars
+from .routes import proxies_of
 from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, PLOT, PROTOCOLS, README, ROUNDS
 
 
 def render(routes, results, bulk, memory_of):
     proxies = [route for route in routes if route.is_proxy]
-    whole = [route for route in proxies if not route.is_variant]
+    whole = proxies_of(routes)
     cells = [(cell, cell_name(*cell)) for cell in CELLS]
     kinds = [(kind, kind) for kind in dict.fromkeys(kind for kind, _ in bulk)]
     parts = [introduction(routes), f"![CPU of the proxy per transaction](benches/{PLOT.name})"]
@@ -39,7 +40,7 @@ def introduction(routes):
 
 def plot(routes, results):
     """Select-only with 16 clients, where the proxy is busiest."""
-    proxies = [route.name for route in routes if route.is_proxy and not route.is_variant]
+    proxies = [route.name for route in proxies_of(routes)]
     groups = [(protocol, [(name, medians(results, ("select-only", protocol, 16), name)) for name in proxies]) for protocol in PROTOCOLS]
     groups = [(protocol, [(name, found["cpu"]) for name, found in bars_of if found]) for protocol, bars_of in groups]
     PLOT.write_text(bars("CPU of the proxy per transaction, µs: pgbench select-only, 16 clients", groups))

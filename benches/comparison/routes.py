@@ -13,29 +13,31 @@ from .client import Client
 from .place import end, wait_for_port
 from .settings import CLIENTS, ONLY, TRUNKLINE
 
-class Direct:
+class Route:
+    """What pgbench can be sent through; `ports` are where, each with its part of the clients."""
+
+    is_proxy = False
+    # One that is there already, set up in another way: only its transactions are measured.
+    is_variant = False
+
+    def database(self, protocol):
+        return "bench"
+
+
+class Direct(Route):
     """PostgreSQL itself: the floor under every proxy."""
 
     name = "direct"
-    is_proxy = False
-    is_variant = False
 
     def __init__(self, place, cluster):
-        self.port = cluster.ports[0]
+        self.ports = cluster.ports[:1]
         self.version = place.run("postgres", "--version").split()[2]
-
-    @property
-    def ports(self):
-        return [self.port]
 
     def start(self, clients):
         return True
 
     def stop(self):
         pass
-
-    def database(self, protocol):
-        return "bench"
 
 
 class Spread(Direct):
@@ -45,29 +47,20 @@ class Spread(Direct):
 
     def __init__(self, place, cluster):
         super().__init__(place, cluster)
-        self.replicas = cluster.ports[1:3]
-
-    @property
-    def ports(self):
-        return self.replicas
+        self.ports = cluster.ports[1:3]
 
 
-class Proxy:
+class Proxy(Route):
     """What the proxies have in common; `command` and `version` are theirs."""
 
     is_proxy = True
     # One that pools lets many clients share few server connections.
     pools = True
-    # One that is there already, set up in another way: only its transactions are measured.
-    is_variant = False
 
     def __init__(self, place, cluster):
         self.place, self.cluster, self.process = place, cluster, None
         self.port = place.port()
-
-    @property
-    def ports(self):
-        return [self.port]
+        self.ports = [self.port]
 
     def start(self, clients):
         self.process = self.place.start(self.command(clients), f"{self.name}.log")
@@ -84,9 +77,6 @@ class Proxy:
 
     def stop(self):
         end(self.process)
-
-    def database(self, protocol):
-        return "bench"
 
     def log(self):
         return (self.place.folder / f"{self.name}.log").read_text(errors="replace")[-2000:]
@@ -268,6 +258,11 @@ class Build(Trunkline):
     def __init__(self, place, cluster, name, program, nodes=None, more=""):
         super().__init__(place, cluster)
         self.name, self.program, self.nodes, self.more = name, program, nodes, more
+
+
+def proxies_of(routes):
+    """Each proxy once."""
+    return [route for route in routes if route.is_proxy and not route.is_variant]
 
 
 def available(place, cluster):

@@ -53,7 +53,7 @@ mod broken {
 
     /// Whether anything is under way in the moment of a fault is chance: a run that met nothing is followed by another.
     fn assert_caught(fault: Faults, is_it: fn(&str) -> bool) {
-        limited_to(Duration::from_secs(70), move || {
+        limited_to(limit(), move || {
             let is_caught = || {
                 let found = run("session", Promise::Session, &[fault]);
                 println!("{found:?}");
