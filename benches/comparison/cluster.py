@@ -5,7 +5,9 @@ import sys
 import time
 
 from .place import environment, wait_for_port
-from .settings import CLIENTS, MOST_IDLE_UNPOOLED, SCALE
+from .settings import ASLR, CLIENTS, MOST_IDLE_UNPOOLED, SCALE
+
+AT_THE_SAME_ADDRESSES = ["setarch", "--addr-no-randomize"]
 
 
 class Cluster:
@@ -27,6 +29,9 @@ dynamic_shared_memory_type = mmap
 
     def __init__(self, place):
         self.place = place
+        self.prefix = [] if ASLR else AT_THE_SAME_ADDRESSES
+        if self.prefix and subprocess.run([*self.prefix, "true"], capture_output=True).returncode:
+            sys.exit(f"{' '.join(self.prefix)} is not allowed here (Docker: --security-opt seccomp=unconfined); go without it by ASLR=1")
         self.ports = [place.port() for _ in range(3)]
         primary = place.folder / "node0"
         place.run("initdb", "-D", primary, "-U", "postgres", "-A", "trust", "--locale=C", "-E", "UTF8", "--no-sync")
@@ -53,7 +58,7 @@ dynamic_shared_memory_type = mmap
             settings.write(f"{self.SETTINGS}\nport = {self.ports[number]}\nunix_socket_directories = '{self.place.folder}'\n")
 
     def start(self, number):
-        self.place.start([self.place.programs / "postgres", "-D", self.place.folder / f"node{number}"], f"node{number}.log")
+        self.place.start([*self.prefix, self.place.programs / "postgres", "-D", self.place.folder / f"node{number}"], f"node{number}.log")
         wait_for_port(self.ports[number])
         self.sql("select 1", database="postgres", port=self.ports[number])
 

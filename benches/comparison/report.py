@@ -9,7 +9,7 @@ import time
 
 from .plot import bars
 from .routes import proxies_of
-from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, PLOT, PROTOCOLS, README, ROUNDS
+from .settings import ASLR, BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, PLOT, PROTOCOLS, README, ROUNDS
 
 
 def render(routes, results, bulk, memory_of):
@@ -29,13 +29,14 @@ def render(routes, results, bulk, memory_of):
 
 def introduction(routes):
     known = [route for route in routes if not route.is_variant]
+    addresses = "" if ASLR else "PostgreSQL runs without ASLR; [why](benches/README.md#two-servers-on-one-machine)."
     versions = ", ".join(f"{route.name} {route.version}" if route.is_proxy else f"PostgreSQL {route.version}" for route in known)
     return (f"Made by `make bench` on {time.strftime('%Y-%m-%d')}: {versions}; a virtual machine of {os.cpu_count()} cores ({processor()}) "
             f"shared by pgbench, the proxy, a primary and two replicas; medians of {ROUNDS} interleaved round{'s' if ROUNDS > 1 else ''} "
             f"of {CELL_SECONDS} s ({BULK_ROUNDS} of {BULK_MB} MB for bulk). HAProxy relays bytes to the primary; PgBouncer pools transactions "
             "of the primary (sessions where statements are prepared, if it is older than 1.21); Pgpool-II and Trunkline parse every "
-            "statement and send reads to the replicas, all of which share the machine's caches; with one replica Trunkline reads "
-            "from as many servers as PgBouncer. The last column compares Trunkline with PgBouncer, round by round.")
+            f"statement and send reads to the replicas; with one replica Trunkline reads from as many servers as PgBouncer. {addresses} "
+            "The last column compares Trunkline with PgBouncer, round by round.")
 
 
 def plot(routes, results):

@@ -23,6 +23,9 @@ ONLY = [name.strip().lower() for name in os.environ.get("ONLY", "").split(",") i
 # Pgpool-II and HAProxy hold a server connection (Pgpool-II one per node, and a process) for each client: a thousand
 # clients would need thousands of both.
 MOST_IDLE_UNPOOLED = 200
+# The code of two servers on one machine, each at addresses of its own, takes the room of one another's in what a core
+# predicts branches by. Replicas on machines of their own do not: so all servers have the same addresses here.
+ASLR = os.environ.get("ASLR") == "1"
 # pgbench's default scale of 1 has one branch, whose lock 16 clients would wait for.
 SCALE = 16
 
