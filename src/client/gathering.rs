@@ -78,13 +78,13 @@ impl Client {
     pub(super) fn survey_message(&mut self, header: Header, message: &[u8], missing: usize) -> Result<(), Farewell> {
         let body = message.get(frame::HEADER..).unwrap_or_default();
         if missing == 0 {
-            let is_free = self.held.is_none() && self.server.rules.is_empty();
-            if self.session.survey_plain(header.tag, header.size, body, is_free).map_err(|_| violation(header.tag))? {
+            let free_of = self.held.is_none().then_some(&*self.server.rules);
+            if self.session.survey_plain(header.tag, header.size, body, free_of).map_err(|_| violation(header.tag))? {
                 return Ok(());
             }
         }
         let mut classified = None;
-        if missing == 0 && header.tag == frontend::QUERY && self.held.is_none() && self.server.rules.is_empty() {
+        if missing == 0 && header.tag == frontend::QUERY && self.held.is_none() {
             let text = frontend::query_text(body).map_err(|_| violation(header.tag))?;
             let statement = self.worker.classify(text, self.session.dialect());
             match self.survey_read(header.size, statement) {
@@ -144,9 +144,10 @@ impl Client {
     }
 
     /// Looks at a Query that is a plain read, and of which the catalog has noted what it means: most messages. Without a
-    /// lease and without rules only. What it is not, it gives back.
+    /// lease, and where no rule has a part in it, only. What it is not, it gives back.
     fn survey_read(&mut self, size: usize, statement: Arc<Statement>) -> Option<Arc<Statement>> {
-        if !statement.is_plain_read() || self.server.reads == Reads::Primary {
+        let is_free = statement.is_plain_read() && self.session.is_free_of(&self.server.rules, &statement);
+        if !is_free || self.server.reads == Reads::Primary {
             return Some(statement);
         }
         let known = self.database.catalog.look();

@@ -18,18 +18,27 @@ use crate::wire::{Header, frame};
 
 impl Session {
     /// Looks at one whole message that runs nothing which is not known already, if it is one. Answers whether it is; any
-    /// other is for [`Self::survey`]. Without a lease and where there are no rules (`is_free`), a Bind may be one.
+    /// other is for [`Self::survey`]. Without a lease, where these rules have no part in it (`free_of`), a Bind may be one.
     #[inline]
-    pub fn survey_plain(&mut self, tag: u8, size: usize, body: &[u8], is_free: bool) -> Result<bool, Truncated> {
+    pub fn survey_plain(
+        &mut self,
+        tag: u8,
+        size: usize,
+        body: &[u8],
+        free_of: Option<&RuleSet>,
+    ) -> Result<bool, Truncated> {
         match tag {
-            frontend::BIND if is_free => {
+            frontend::BIND => {
+                let Some(rules) = free_of else { return Ok(false) };
                 let bind = Bind::read(body)?;
                 let parsed = self.gathered_statement(bind.statement).filter(|prepared| self.has_joined(prepared));
-                let Some(prepared) = parsed else { return Ok(false) };
+                let Some(prepared) = parsed.filter(|prepared| self.is_free_of(rules, &prepared.statement)) else {
+                    return Ok(false);
+                };
                 self.uses(bind.statement, &prepared);
                 self.gathered.binds |= !bind.portal.is_empty();
             }
-            frontend::QUERY | frontend::PARSE | frontend::BIND => return Ok(false),
+            frontend::QUERY | frontend::PARSE => return Ok(false),
             frontend::DESCRIBE if frontend::target_fields(body)?.0 == Target::Statement => return Ok(false),
             frontend::DESCRIBE => {}
             frontend::CLOSE => self.survey_close(frontend::target_fields(body)?),
@@ -78,7 +87,7 @@ impl Session {
                 (Target::Statement, name) => drop(self.survey_bind(name, None, around)),
                 (Target::Portal, _) => {}
             },
-            _ => return self.survey_plain(tag, size, body, false).map(drop),
+            _ => return self.survey_plain(tag, size, body, None).map(drop),
         }
         self.gathered.size += size;
         Ok(())
@@ -122,7 +131,7 @@ impl Session {
     }
 
     /// Looks at a whole Query that is this statement, if it is a plain read of which the catalog has noted what it means:
-    /// without a lease, where no rules are and reads may go to replicas. Any other it gives back, for [`Self::survey`].
+    /// without a lease, where no rule has a part in it and reads may go to replicas. Any other it gives back, for [`Self::survey`].
     #[inline]
     pub fn survey_read(
         &mut self,
@@ -194,7 +203,7 @@ impl Session {
     }
 
     /// The unit has been joined by this statement when its Parse was looked at, and nothing that counts has changed since:
-    /// names mean what they meant, and without a lease no reply can have come. Where there are rules, they are to be counted.
+    /// names mean what they meant, and without a lease no reply can have come.
     fn has_joined(&self, prepared: &Arc<Prepared>) -> bool {
         !self.catalog.path_is_uncertain && self.gathered.parsed.back().is_some_and(|last| Arc::ptr_eq(last, prepared))
     }
@@ -270,13 +279,12 @@ impl Session {
 
     /// One more statement in the unit.
     fn join(&mut self, statement: &Arc<Statement>, text: &[u8], around: &Surroundings<'_>) -> Ruling {
-        let is_simple = around.rules.is_empty() && around.reads != Reads::Primary;
+        let is_simple = self.is_free_of(around.rules, statement) && around.reads != Reads::Primary;
         if is_simple && let Some(intent) = self.plain_intent(statement, around.held, &around.catalog) {
             self.gathered.first.get_or_insert_with(|| Arc::clone(statement));
             self.gathered.join(intent);
             return Ruling::default();
         }
-        self.stand_before(around.rules);
         self.catalog.path_is_uncertain |= changes_path(statement);
         let any = Path::any();
         let catalog = match around.catalog {
@@ -374,11 +382,23 @@ impl Session {
         matches!(self.gathered.intent, Some(Intent::Refuse { .. }))
     }
 
+    /// No rule has a part in the statement, if the session sends it now. False if that has not been found out yet.
+    #[inline]
+    pub fn is_free_of(&mut self, rules: &RuleSet, statement: &Statement) -> bool {
+        self.stand_before(rules);
+        rules.pass_over(&self.standing, statement)
+    }
+
     /// Finds out anew which rules may match what the session sends, if that has changed.
+    #[inline]
     fn stand_before(&mut self, rules: &RuleSet) {
-        if rules.is_empty() {
-            return;
+        if !rules.is_empty() && !self.standing.is_settled(rules) {
+            self.stand_anew(rules);
         }
+    }
+
+    #[inline(never)]
+    fn stand_anew(&mut self, rules: &RuleSet) {
         // What the node reports is newer than what is read back when the session is idle.
         let application_name = self.reported.get("application_name");
         let application_name = application_name.or(self.settings.get("application_name")).unwrap_or_default();

@@ -74,6 +74,18 @@ impl Bits {
         words.flat_map(|(word, bits)| Ones(bits).map(move |bit| word * WORD + bit))
     }
 
+    /// Some number is in both.
+    #[inline]
+    pub fn meets(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(ours, theirs)| ours & theirs != 0)
+    }
+
+    /// No number is in it.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|bits| *bits == 0)
+    }
+
     /// Whether the number is in it.
     pub fn contains(&self, number: usize) -> bool {
         self.0.get(number / WORD).is_some_and(|bits| bits & (1 << (number % WORD)) != 0)
@@ -114,5 +126,9 @@ mod tests {
         let theirs: Bits = [200, 3, 65, 64].into_iter().collect();
         assert_eq!(ours.common(&theirs).collect::<Vec<_>>(), [3, 64, 200]);
         assert!(ours.contains(200) && !ours.contains(201) && !ours.contains(1000));
+        assert!(
+            ours.meets(&theirs) && !ours.meets(&[2, 65, 300].into_iter().collect()) && !ours.meets(&Bits::default())
+        );
+        assert!(Bits::default().is_empty() && !ours.is_empty());
     }
 }

@@ -30,6 +30,7 @@ pub struct RuleSet {
     has_text: bool,
     has_fingerprint: bool,
     has_share: bool,
+    has_application_name: bool,
     has_hours: bool,
     has_latency: bool,
 }
@@ -159,6 +160,7 @@ impl RuleSet {
             has_text: rules.iter().any(|rule| rule.when.text.is_some()),
             has_fingerprint: rules.iter().any(|rule| !rule.when.fingerprints.is_empty()),
             has_share: rules.iter().any(|rule| rule.share != Share::ALL),
+            has_application_name: rules.iter().any(|rule| !rule.when.application_names.is_empty()),
             has_hours: rules.iter().any(|rule| !rule.when.hours.is_empty()),
             has_latency: rules.iter().any(Rule::balances_by_latency),
             on_text,
@@ -223,6 +225,16 @@ impl RuleSet {
         let holds = |(at, rule): (usize, &Rule)| rule.when.hold_for_sender(sender).then_some(at);
         let rules = self.rules.iter().enumerate().filter_map(holds).collect();
         Standing { list: self.number, application_name: sender.application_name.into(), rules }
+    }
+
+    /// None of them matches this statement of this sender, whenever it comes and whatever its literals are. False if that
+    /// has not been found out yet.
+    #[inline]
+    pub fn pass_over(&self, standing: &Standing, statement: &Statement) -> bool {
+        self.rules.is_empty() || standing.rules.is_empty() || {
+            let noted = statement.noted.get();
+            noted.as_ref().is_some_and(|noted| noted.list == self.number && !noted.hold.meets(&standing.rules))
+        }
     }
 
     /// The rules that match, up to the first that decides.
@@ -291,6 +303,12 @@ impl Standing {
     /// It still holds: for these rules, and this application_name.
     pub fn is_of(&self, rules: &RuleSet, application_name: &str) -> bool {
         self.list == rules.number && *self.application_name == *application_name
+    }
+
+    /// It holds for these rules as long as the session lasts.
+    #[inline]
+    pub fn is_settled(&self, rules: &RuleSet) -> bool {
+        self.list == rules.number && !rules.has_application_name
     }
 }
 
