@@ -23,8 +23,8 @@ ONLY = [name.strip().lower() for name in os.environ.get("ONLY", "").split(",") i
 # Pgpool-II and HAProxy hold a server connection (Pgpool-II one per node, and a process) for each client: a thousand
 # clients would need thousands of both.
 MOST_IDLE_UNPOOLED = 200
-# The code of two servers on one machine, each at addresses of its own, takes the room of one another's in what a core
-# predicts branches by. Replicas on machines of their own do not: so all servers have the same addresses here.
+# Two servers whose code lies at different addresses slow one another down on the same cores, which replicas on machines of
+# their own do not: so all servers have the same addresses here. Measured in benches/README.md.
 ASLR = os.environ.get("ASLR") == "1"
 # pgbench's default scale of 1 has one branch, whose lock 16 clients would wait for.
 SCALE = 16
