@@ -16,9 +16,10 @@ use trunkline::sql::{Cache, Kind, ParseSettings, PreparedNames, classify_bytes};
 const TEXT: &str = "SELECT o.id, o.made, o.total, c.name, c.email FROM shop.orders AS o JOIN shop.customers AS c ON c.id = \
                     o.customer WHERE o.customer = 4242 AND o.status IN ('open', 'paid') AND o.total > 99.95 AND c.country = \
                     'NL' ORDER BY o.made DESC LIMIT 10 OFFSET 5";
+const _: () = assert!(TEXT.len() == 250);
+
 /// Of statements that take turns.
 const SHAPES: usize = 1000;
-const _: () = assert!(TEXT.len() == 250);
 
 fn decisions(criterion: &mut Criterion) {
     let settings = ParseSettings::default();

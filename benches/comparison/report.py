@@ -29,13 +29,13 @@ def render(routes, results, bulk, memory_of):
 
 def introduction(routes):
     known = [route for route in routes if not route.is_variant]
-    addresses = "" if ASLR else "PostgreSQL runs without ASLR; [why](benches/README.md#two-servers-on-one-machine)."
+    addresses = "" if ASLR else "PostgreSQL runs without ASLR; [why](benches/README.md#two-servers-on-one-machine). "
     versions = ", ".join(f"{route.name} {route.version}" if route.is_proxy else f"PostgreSQL {route.version}" for route in known)
     return (f"Made by `make bench` on {time.strftime('%Y-%m-%d')}: {versions}; a virtual machine of {os.cpu_count()} cores ({processor()}) "
             f"shared by pgbench, the proxy, a primary and two replicas; medians of {ROUNDS} interleaved round{'s' if ROUNDS > 1 else ''} "
             f"of {CELL_SECONDS} s ({BULK_ROUNDS} of {BULK_MB} MB for bulk). HAProxy relays bytes to the primary; PgBouncer pools transactions "
             "of the primary (sessions where statements are prepared, if it is older than 1.21); Pgpool-II and Trunkline parse every "
-            f"statement and send reads to the replicas; with one replica Trunkline reads from as many servers as PgBouncer. {addresses} "
+            f"statement and send reads to the replicas; with one replica Trunkline reads from as many servers as PgBouncer. {addresses}"
             "The last column compares Trunkline with PgBouncer, round by round.")
 
 

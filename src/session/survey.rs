@@ -131,7 +131,8 @@ impl Session {
     }
 
     /// Looks at a whole Query that is this statement, if it is a plain read of which the catalog has noted what it means:
-    /// without a lease, where no rule has a part in it and reads may go to replicas. Any other it gives back, for [`Self::survey`].
+    /// without a lease, where no rule has a part in it and reads may go to replicas. Any other it gives back, for
+    /// [`Self::survey`].
     #[inline]
     pub fn survey_read(
         &mut self,
