@@ -178,7 +178,7 @@ fn run(session: &mut Session, known: &mut Known, messages: &[Vec<u8>], replies: 
         }
     }
     assert!(session.may_release());
-    session.served_by(NodeId(1), Instant::now());
+    session.served_by(NodeId(1), false, Instant::now());
     black_box(out);
 }
 

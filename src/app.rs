@@ -253,16 +253,19 @@ async fn reap(in_force: InForce, fleet: Arc<Fleet>) {
     }
 }
 
-/// Opens a connection of each pool that has fewer than are to be kept, where a client is there for it and its node is in
-/// use.
+/// Opens a connection of each pool that has fewer than are to be kept, where a client is there for it, its node is in use,
+/// and nobody holds the node or has paused the database.
 fn open_ahead(server: &Server) {
+    let now = Instant::now();
     let is_meant = |key: &PoolKey| {
         let cluster = server.clusters.iter().find(|cluster| cluster.number == key.cluster);
         let is_in_use = cluster.is_some_and(|cluster| {
             let view = cluster.view.load();
-            view.primary == Some(key.node) || view.node(key.node).is_some_and(|node| node.takes_reads)
+            let is_of_use = view.primary == Some(key.node) || view.node(key.node).is_some_and(|node| node.takes_reads);
+            is_of_use && cluster.gate(key.node).is_some_and(|gate| gate.held(now).is_none())
         });
-        is_in_use && server.census.has(&key.database, &key.user)
+        let is_paused = || server.database(&key.database).is_none_or(|database| database.pause.is_paused());
+        is_in_use && server.census.has(&key.database, &key.user) && !is_paused()
     };
     for pool in server.pools.select(is_meant) {
         tokio::spawn(async move {

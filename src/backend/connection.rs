@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::io::AsyncReadExt;
 
 use super::cancel::CancelTarget;
-use super::exchange::{self, Answer, ExchangeError};
+use super::exchange::{self, Answer, Described, ExchangeError};
 use super::gate::Pass;
 use super::slots::Slot;
 use crate::net::Stream;
@@ -40,6 +40,8 @@ pub struct Connection {
     pub worker: usize,
     /// Its slot in the pool.
     pub slot: Slot,
+    /// A query of ours has been sent on it, and not all of its answer read: whatever comes is for nobody.
+    pub awaits_answer: bool,
 }
 
 impl Connection {
@@ -54,10 +56,30 @@ impl Connection {
         Ok(Box::new(adopted))
     }
 
-    /// A query of ours, see [`exchange::query`]. It drops the unnamed statement, as every Query does.
+    /// A query of ours, see [`exchange::query`]. It drops the unnamed statement, as every Query does. Where it is dropped in
+    /// the middle, or fails, no query of ours follows, and its pool does not take the connection back.
     pub async fn query(&mut self, sql: &str, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
         self.known.unnamed_is_gone();
-        exchange::query(&mut self.stream, sql, deadline).await
+        if std::mem::replace(&mut self.awaits_answer, true) {
+            return Err(ExchangeError::Unanswered);
+        }
+        let answer = exchange::query(&mut self.stream, sql, deadline).await;
+        self.awaits_answer = answer.as_ref().is_err_and(|error| !error.is_answer());
+        answer
+    }
+
+    /// Messages of ours, see [`exchange::describe`]; the same holds of them.
+    pub async fn describe(
+        &mut self,
+        messages: &[u8],
+        deadline: tokio::time::Instant,
+    ) -> Result<Described, ExchangeError> {
+        if std::mem::replace(&mut self.awaits_answer, true) {
+            return Err(ExchangeError::Unanswered);
+        }
+        let described = exchange::describe(&mut self.stream, messages, deadline).await;
+        self.awaits_answer = described.is_err();
+        described
     }
 
     /// Nothing has come while it was idle: neither its end nor a message that nobody would read. Costs no system call

@@ -47,6 +47,16 @@ pub enum ExchangeError {
     /// It took too long.
     #[error("the node did not answer in time")]
     Timeout,
+    /// The answer to the query before has not been read: this one would be taken for it.
+    #[error("an earlier query of Trunkline's own has not been answered")]
+    Unanswered,
+}
+
+impl ExchangeError {
+    /// The whole answer has come.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
 }
 
 impl From<FrameError> for ExchangeError {
@@ -59,7 +69,7 @@ impl From<FrameError> for ExchangeError {
 const LARGEST_ANSWER: usize = 1 << 20;
 
 /// Sends one simple query and reads its answer up to ReadyForQuery. Not cancel-safe: a connection on which it was
-/// dropped in the middle must be closed.
+/// dropped in the middle must be closed; [`super::connection::Connection::query`] sees to that.
 pub async fn query(stream: &mut Stream, sql: &str, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
     let whole = async {
         let mut buffer = BytesMut::with_capacity(1024);

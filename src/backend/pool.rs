@@ -230,13 +230,15 @@ impl Pool {
             returned: now,
             worker,
             slot,
+            awaits_answer: false,
         };
         Ok(Lease::new(Box::new(connection), Arc::clone(self)))
     }
 
-    /// A connection comes back, clean.
+    /// A connection comes back, clean; one on which an answer to us is still on its way, because whoever waited for it was
+    /// ended, is closed.
     pub(super) fn put(&self, mut connection: Box<Connection>, now: Instant) {
-        if self.is_too_old(&connection, now) || connection.pass.is_severed() {
+        if connection.awaits_answer || self.is_too_old(&connection, now) || connection.pass.is_severed() {
             return;
         }
         connection.returned = now;

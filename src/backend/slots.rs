@@ -124,7 +124,7 @@ impl Slots {
     pub fn take(self: &Arc<Self>, worker: usize, now: Instant) -> Taken {
         let (receiver, is_starved) = {
             let mut state = self.state.lock();
-            if state.waiters.is_empty() {
+            if state.nobody_waits() {
                 if let Some(connection) = state.pop_idle(worker) {
                     return Taken::Now(Grant::Connection(connection));
                 }
@@ -146,7 +146,7 @@ impl Slots {
     /// The right to open a connection that nobody asks for yet, while there are fewer than this.
     pub fn open_ahead(self: &Arc<Self>, least: usize) -> Option<Slot> {
         let mut state = self.state.lock();
-        let is_wanted = state.total < least.min(state.bounds.size) && state.waiters.is_empty() && !state.retired;
+        let is_wanted = state.total < least.min(state.bounds.size) && state.nobody_waits() && !state.retired;
         if !is_wanted || !Quota::claim(&self.quotas) {
             return None;
         }
@@ -168,7 +168,7 @@ impl Slots {
     /// An idle connection at once, or nothing.
     pub fn take_idle(&self, worker: usize) -> Option<Box<Connection>> {
         let mut state = self.state.lock();
-        if state.waiters.is_empty() { state.pop_idle(worker) } else { None }
+        if state.nobody_waits() { state.pop_idle(worker) } else { None }
     }
 
     /// The idle connection that this test accepts.
@@ -299,19 +299,16 @@ impl Slots {
 
     /// Rights to open go to those who wait, in order, as long as there are any.
     fn serve_first(self: &Arc<Self>, state: &mut State, now: Instant) {
-        while let Some(first) = state.waiters.front() {
-            if !first.sender.is_closed() {
-                let has_waited = now.saturating_duration_since(first.since) >= state.bounds.reserve_timeout;
-                let most = state.bounds.size + if has_waited { state.bounds.reserve } else { 0 };
-                if state.total >= most || !Quota::claim(&self.quotas) {
-                    return;
-                }
-                state.total += 1;
+        while !state.nobody_waits() {
+            let Some(first) = state.waiters.front() else { return };
+            let has_waited = now.saturating_duration_since(first.since) >= state.bounds.reserve_timeout;
+            let most = state.bounds.size + if has_waited { state.bounds.reserve } else { 0 };
+            if state.total >= most || !Quota::claim(&self.quotas) {
+                return;
             }
+            state.total += 1;
             let Some(waiter) = state.waiters.pop_front() else { return };
-            if waiter.sender.is_closed() {
-                continue;
-            }
+            // It may have left since it was looked at.
             if let Err(Grant::Open(mut slot)) = waiter.sender.send(Grant::Open(Slot(Some(Arc::clone(self))))) {
                 // Not by dropping: that would come here again.
                 slot.0 = None;
@@ -340,7 +337,8 @@ impl Slots {
             let others = quota.pools().into_iter().filter(|pool| !std::ptr::eq(&**pool, self));
             let since = others.filter_map(|pool| pool.waits_since()).min();
             let is_over = quota.is_over();
-            if is_over || since.is_some() {
+            // The connection serves one of those who wait here.
+            if is_over || since.is_some() || self.waits_since().is_some() {
                 quota.set_short(true);
             }
             let goes_first = |since: Instant| first.is_none_or(|first| since + PATIENCE < first);
@@ -381,6 +379,14 @@ impl State {
             return Some(connection);
         }
         self.idle.iter_mut().find_map(Vec::pop)
+    }
+
+    /// Nobody is in the queue, once those have been taken out of it who have left while they were first.
+    fn nobody_waits(&mut self) -> bool {
+        while self.waiters.front().is_some_and(|first| first.sender.is_closed()) {
+            self.waiters.pop_front();
+        }
+        self.waiters.is_empty()
     }
 
     fn first_waiter(&self) -> Option<Instant> {
@@ -520,6 +526,31 @@ mod tests {
         assert!(granted(&mut later).is_none());
         drop(served);
         assert!(granted(&mut later).is_some());
+    }
+
+    #[test]
+    fn nobody_waits_for_somebody_who_has_left_the_queue() {
+        let ([one, _], now) = (sharing(1, 1), Instant::now());
+        let held = slot(one.take(0, now));
+        let gone = place(one.take(0, now));
+        // As when a failover closes what is leased, and drops what waits.
+        drop(gone);
+        drop(held);
+        let held = slot(one.take(0, now));
+        drop(place(one.take(0, now)));
+        drop(held);
+        drop(one.open_ahead(1).expect("nobody waits"));
+        assert_eq!(one.counts(), counts(1));
+    }
+
+    #[test]
+    fn a_connection_that_comes_back_goes_to_who_waits_elsewhere_also_behind_one_that_did_not() {
+        let ([one, other], now) = (sharing(2, 2), Instant::now());
+        let (_held, _others) = (slot(one.take(0, now)), slot(other.take(0, now)));
+        let _waiting = [(); 2].map(|()| place(one.take(0, now)));
+        // One comes back to `one`, and serves the first of the two.
+        assert!(!one.yields_to_others(Some(now)));
+        assert!(other.quotas[0].is_short() && other.yields_to_others(None));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Acquired {
     pub role: Role,
     /// Why it was chosen.
     pub reason: Reason,
+    /// The node may lack what the session must see: what is to be read now need not be fresh.
+    pub may_lack: bool,
 }
 
 /// A node that refuses connections is tried again this soon, if no new view comes before.
@@ -79,7 +81,8 @@ impl Client {
         if self.is_spent(&mut lease) {
             return None;
         }
-        Some(Acquired { lease, role: view.node(node)?.role, reason })
+        let chosen = view.node(node)?;
+        Some(Acquired { lease, role: chosen.role, reason, may_lack: self.may_lack(intent, chosen) })
     }
 
     /// A lease, waiting where it must be waited, unless the client cancels.
@@ -148,16 +151,19 @@ impl Client {
                 }
                 Placement::Node(node, reason) => match self.sound_lease_at(intent, node, &view).await {
                     Ok(lease) if self.still_holds(intent, node, Instant::now()) && !self.database.pause.is_paused() => {
-                        let role = view.node(node).map_or(Role::Unknown, |node| node.role);
-                        if reason == Reason::Stale {
-                            self.session.freshness.reads_stale();
-                        }
+                        let chosen = view.node(node);
+                        let role = chosen.map_or(Role::Unknown, |node| node.role);
+                        let may_lack = reason == Reason::Stale || chosen.is_none_or(|node| self.may_lack(intent, node));
                         let waited = arrived.elapsed();
                         self.worker.metrics.lease_waited(waited);
                         self.tally.count(|totals| totals.wait_time += waited);
-                        return Ok(Acquired { lease, role, reason });
+                        return Ok(Acquired { lease, role, reason, may_lack });
                     }
-                    Ok(lease) => lease.give_back(Instant::now()),
+                    // What has changed meanwhile is in force before it is in the view.
+                    Ok(lease) => {
+                        lease.give_back(Instant::now());
+                        let _ = tokio::time::timeout(RETRY_PAUSE, changed.changed()).await;
+                    }
                     Err(LeaseError::Fenced) => {}
                     Err(error) => {
                         failure = Some(self.after_failure(node, error)?);
@@ -270,6 +276,11 @@ impl Client {
 
     fn is_careful(&self, intent: &Intent) -> bool {
         self.consistency(intent) != Consistency::Eventual
+    }
+
+    /// The node need not be fresh for this, and may not be.
+    fn may_lack(&self, intent: &Intent, node: &NodeView) -> bool {
+        !self.is_careful(intent) && !self.session.freshness.allows(node)
     }
 
     fn place(&self, intent: &Intent, view: &View, excluded: &[NodeId], may_wait: bool, now: Instant) -> Placement {

@@ -86,6 +86,8 @@ pub(super) struct Death {
 pub(super) struct HeldLease {
     pub(super) lease: Lease,
     pub(super) role: Role,
+    /// See [`Acquired::may_lack`].
+    pub(super) may_lack: bool,
     pub(super) begun: Instant,
     /// Why it was taken.
     pub(super) reason: Reason,

@@ -9,7 +9,7 @@ use super::farewell::Farewell;
 use super::gathering::{peek, violation};
 use super::worker::Buffers;
 use crate::backend::Lease;
-use crate::backend::exchange::{self, ExchangeError};
+use crate::backend::exchange::ExchangeError;
 use crate::config::PoolMode;
 use crate::metrics::Retry;
 use crate::routing::{Intent, Reason};
@@ -56,7 +56,7 @@ impl Client {
         begun: Instant,
         buffers: &mut Buffers,
     ) -> Result<(), Farewell> {
-        let Acquired { mut lease, role, reason } = acquired;
+        let Acquired { mut lease, role, reason, may_lack } = acquired;
         let is_measured = is_read && !self.session.gathered.begins;
         let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
         let timeout = terms.and_then(|terms| terms.timeout);
@@ -83,6 +83,7 @@ impl Client {
         self.held = Some(HeldLease {
             lease,
             role,
+            may_lack,
             begun,
             reason,
             shape: None,
@@ -223,7 +224,7 @@ impl Client {
         }
         let (messages, asked) = self.session.verification(&mut connection.known, self.server.prepared_statements);
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        let described = exchange::describe(&mut connection.stream, &messages, deadline).await?;
+        let described = connection.describe(&messages, deadline).await?;
         self.session.verified(&mut connection.known, &asked, described.parsed, &described.told);
         Ok(())
     }

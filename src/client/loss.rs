@@ -44,7 +44,7 @@ impl Client {
     fn leave_transaction(&mut self) {
         let Some(held) = self.held.take() else { return };
         self.cancellable.runs_nothing();
-        self.session.served_by(held.lease.node(), Instant::now());
+        self.session.served_by(held.lease.node(), held.may_lack, Instant::now());
         tokio::task::spawn_local(end_transaction(held.lease, self.server.queue_timeout));
     }
 
@@ -90,7 +90,7 @@ impl Client {
             self.database.catalog.changed();
         }
         let (node, now) = (held.lease.node(), Instant::now());
-        if held.forwarded && self.session.served_by(node, now) {
+        if held.forwarded && self.session.served_by(node, held.may_lack, now) {
             self.server.pools.wrote(now);
         }
         self.dropping = held.passing_to_node;

@@ -595,12 +595,17 @@ impl Client {
         // Each read of its own must have seen everything up to its own beginning.
         let is_strong =
             self.own_consistency() == Consistency::Strong && !in_transaction && !self.session.batch_is_open();
+        // Nor may one that must be fresh be read behind one that need not.
+        let is_stale = held.may_lack
+            && self.own_consistency() != Consistency::Eventual
+            && !in_transaction
+            && !self.session.batch_is_open();
         let fits = match self.session.intent() {
             None => true,
             // The node says that the transaction is aborted, whatever it is.
             Some(_) if self.session.only_fails() => true,
             Some(_) if is_strong || self.session.must_leave_replica() => false,
-            Some(Intent::Read { terms: None, .. }) => true,
+            Some(Intent::Read { terms: None, .. }) => !is_stale,
             // A COMMIT may be on its way: what comes behind it is not in the transaction.
             Some(_) if in_transaction && self.session.can_begin_anew() => false,
             Some(_) => in_transaction && self.session.all_answered() && !self.session.gathered.is_wrong_on_replica,
@@ -660,7 +665,7 @@ impl Client {
             self.session.end_aborted_unit(Some(end), &mut buffers.to_client);
         }
         if let Some(held) = self.held.take()
-            && self.session.served_by(held.lease.node(), Instant::now())
+            && self.session.served_by(held.lease.node(), held.may_lack, Instant::now())
         {
             self.server.pools.wrote(Instant::now());
         }

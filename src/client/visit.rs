@@ -224,7 +224,7 @@ impl Client {
         }
         self.server.cancel_keys.remove(&self.cancellable);
         if let Some(held) = self.held.take() {
-            if self.session.served_by(held.lease.node(), Instant::now()) {
+            if self.session.served_by(held.lease.node(), held.may_lack, Instant::now()) {
                 self.server.pools.wrote(Instant::now());
             }
             let is_still = self.session.is_idle() && held.passing_to_node == 0 && held.passing_to_client == 0;

@@ -118,6 +118,8 @@ impl Line {
                 message.advance(frame::HEADER);
                 return Ok((header.tag, message));
             }
+            // Room for the whole answer: one that fits is read in one call.
+            self.input.reserve(USUAL_ANSWER);
             if self.stream.read_buf(&mut self.input).await.map_err(LineError::Lost)? == 0 {
                 return Err(LineError::Lost(io::ErrorKind::UnexpectedEof.into()));
             }
@@ -146,5 +148,7 @@ fn put_execute(out: &mut BytesMut) {
 const NO_TYPES: &[u8] = &[0, 0];
 /// A Bind without formats and values; every column comes as text.
 const NO_VALUES: &[u8] = &[0, 0, 0, 0, 0, 0];
+/// Most answers are shorter.
+const USUAL_ANSWER: usize = 2 * 1024;
 /// The rows asked for have a few hundred bytes; an error message may have a few thousand.
 const LARGEST_ANSWER: usize = 64 * 1024;

@@ -105,8 +105,13 @@ impl Monitor {
         tasks.spawn_on(shared::keep_time(Arc::clone(&shared)), runtime);
         let patroni = (!cluster.patroni.is_empty()).then(|| {
             let patroni = Arc::new(Patroni::new(&cluster.patroni, gates.to_vec(), limits.drain));
-            let source =
-                patroni::Source::new(cluster.clone(), Arc::clone(tls), Arc::clone(&patroni), Arc::clone(&shared));
+            let source = patroni::Source::new(
+                cluster.clone(),
+                Arc::clone(tls),
+                Arc::clone(&patroni),
+                Arc::clone(&shared),
+                seeds,
+            );
             tasks.spawn_on(source.run(), runtime);
             patroni
         });

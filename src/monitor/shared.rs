@@ -21,8 +21,17 @@ pub(super) struct Shared {
     nodes: Vec<Signals>,
     changed: watch::Sender<u64>,
     on_view: OnView,
+    alarm: Alarm,
     /// Moments are kept as nanoseconds since this one.
     start: Instant,
+}
+
+/// When time by itself may change the topology.
+struct Alarm {
+    /// What [`keep_time`] waits for, in nanoseconds since the start.
+    set_for: AtomicU64,
+    /// It has to be earlier.
+    moved_up: Notify,
 }
 
 /// What others want of the watcher of one node, and what it has counted.
@@ -53,6 +62,7 @@ impl Shared {
             nodes: (0..most_nodes(cluster)).map(|_| Signals::default()).collect(),
             changed,
             on_view,
+            alarm: Alarm { set_for: AtomicU64::new(0), moved_up: Notify::new() },
             start,
         };
         (shared, receiver)
@@ -118,10 +128,12 @@ impl Shared {
             let effects = topology.tick(now);
             self.act(&topology, effects);
         }
-        topology.deadline()
+        let next = topology.deadline();
+        self.alarm.set_for.store(next.map_or(NEVER, |next| self.nanos(next)), Ordering::Relaxed);
+        next
     }
 
-    /// Under the topology's lock, so that views are published in the order they were made.
+    /// Under the topology's lock, so that views are published in the order they were made, and no deadline is missed.
     fn act(&self, topology: &Topology, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
@@ -130,6 +142,9 @@ impl Shared {
                 Effect::PrimaryChanged { from, to } => log_primary(&topology.view(), from, to),
                 Effect::StateChanged { node, from, to } => log_state(&topology.view(), node, from, to),
             }
+        }
+        if topology.deadline().is_some_and(|next| self.nanos(next) < self.alarm.set_for.load(Ordering::Relaxed)) {
+            self.alarm.moved_up.notify_one();
         }
     }
 
@@ -234,9 +249,17 @@ impl fmt::Debug for Shared {
 /// Evidence runs out by time alone, also when every watcher waits for an answer.
 pub(super) async fn keep_time(shared: Arc<Shared>) {
     loop {
-        let latest = Instant::now() + LONGEST_NAP;
-        let next = shared.tick().map_or(latest, |deadline| deadline.min(latest));
-        tokio::time::sleep_until(next.into()).await;
+        let next = shared.tick();
+        let is_due = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = is_due => {}
+            () = shared.alarm.moved_up.notified() => {}
+        }
     }
 }
 
@@ -260,5 +283,5 @@ fn log_state(view: &View, node: NodeId, from: NodeState, to: NodeState) {
     }
 }
 
-/// A deadline that came up meanwhile is seen this late at most.
-const LONGEST_NAP: Duration = Duration::from_millis(100);
+/// No moment is as late as this.
+const NEVER: u64 = u64::MAX;

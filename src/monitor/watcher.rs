@@ -162,12 +162,15 @@ impl Watcher {
         let kept = self.line.take();
         let (opened, kept) = tokio::join!(self.open(deadline), ask_kept(kept, deadline));
         match opened {
-            Ok(mut line) => {
-                // A fresh line in place of one that is as good as ever: it is the same server.
-                self.has_lost_line |= kept.is_some_and(|mut kept| kept.line.has_stirred());
-                let answer = ask(&mut line, deadline).await;
-                self.take_in(line, answer)
-            }
+            Ok(mut line) => match ask(&mut line, deadline).await {
+                Err(LineError::Timeout) => self.fall_back(ConnectClass::Silent, ProbeFailure::Timeout, kept),
+                answer => {
+                    (self.probes_on_line, self.fresh_problem, self.silent_logins) = (0, None, 0);
+                    // A fresh line in place of one that is as good as ever: it is the same server.
+                    self.has_lost_line |= kept.is_some_and(|mut kept| kept.line.has_stirred());
+                    self.take_in(line, answer)
+                }
+            },
             Err((class, failure)) => self.fall_back(class, failure, kept),
         }
     }
@@ -197,9 +200,10 @@ impl Watcher {
         self.target.salted_password.clone_from(&login.salted_password);
         let queries = [(PROBE_NAME, PROBE), (SAMPLE_NAME, SAMPLE)];
         let line = Line::prepare(login, &queries, deadline).await;
-        let line = line.map_err(|error| (ConnectClass::Broken, line_failure(&error)))?;
-        (self.probes_on_line, self.fresh_problem, self.silent_logins) = (0, None, 0);
-        Ok(line)
+        line.map_err(|error| match error {
+            LineError::Timeout => (ConnectClass::Silent, ProbeFailure::Timeout),
+            error => (ConnectClass::Broken, line_failure(&error)),
+        })
     }
 
     /// Takes in what was answered over this connection, and keeps it if it can be used again.

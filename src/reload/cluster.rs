@@ -171,8 +171,8 @@ impl RunningCluster {
         view.nodes.iter().map(|node| Arc::clone(&node.address)).zip(self.gates.iter().cloned()).collect()
     }
 
-    /// Waits until it can serve what the one before can, as long as its nodes may take to answer. Then it takes over, so
-    /// that the one before does not act any more.
+    /// Waits until it can serve what the one before can, as long as its nodes may take to answer. Then it takes over, and
+    /// the one before does not act any more.
     pub(super) async fn ready_as(&self, before: &Self) {
         let deadline = Instant::now() + 2 * (self.config.monitor.interval + self.config.monitor.timeout);
         let mut changed = self.handle().changed;
@@ -187,17 +187,22 @@ impl RunningCluster {
             }
         }
         before.fences.in_force.store(false, Ordering::Release);
+        self.take_over();
+    }
+
+    /// The gates that none of these clusters has.
+    pub(super) fn gates_without(&self, clusters: &[Self]) -> Vec<Arc<Gate>> {
+        let is_kept =
+            |gate: &Arc<Gate>| clusters.iter().any(|other| other.gates.iter().any(|kept| Arc::ptr_eq(kept, gate)));
+        self.gates.iter().filter(|gate| !is_kept(gate)).cloned().collect()
     }
 
     /// What an operator has drained there stays so.
     pub(super) fn drain_as(&self, before: &Self) {
-        let number = |at: usize| u16::try_from(at).map(NodeId).ok();
-        for (old, address) in before.config.nodes.iter().enumerate() {
-            let new = self.config.nodes.iter().position(|other| other == address);
-            if let (Some(old), Some(new)) = (number(old), new.and_then(number))
-                && before.handle().is_drained(old)
-            {
-                self.handle().set_drained(new, true);
+        let (view, known) = (self.handle().view(), before.handle().view());
+        for drained in known.nodes.iter().filter(|node| before.handle().is_drained(node.id)) {
+            if let Some(node) = view.nodes.iter().find(|node| node.address == drained.address) {
+                self.handle().set_drained(node.id, true);
             }
         }
     }

@@ -8,12 +8,13 @@ mod server;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::{info, warn};
 
-use crate::backend::{PoolKey, Pools};
+use crate::backend::{Gate, PoolKey, Pools};
 use crate::catalogs::{self, Catalogs};
 use crate::client::console::Console;
 use crate::client::{Fleet, Server};
@@ -156,6 +157,9 @@ impl Standing {
         fleet.renew(&server).await;
         before.iter().for_each(RunningCluster::wake_all);
         self.forget_pools(&server, &config);
+        for gate in before.iter().flat_map(|cluster| cluster.gates_without(&self.clusters)) {
+            tokio::spawn(leave(gate, config.limits.drain_timeout));
+        }
         self.settings.store(Arc::new(config.shown()));
         self.config = config;
         for setting in &reloaded.need_restart {
@@ -223,6 +227,16 @@ impl Standing {
             })
         };
         self.lasting.pools.retain(|key| is_there(key) && is_same_user(&key.user));
+    }
+}
+
+/// Nobody watches the gate's node any more, and so nobody would fence it: what is under way there may end until the time is
+/// over, then its connections are closed.
+async fn leave(gate: Arc<Gate>, timeout: Duration) {
+    gate.drained(Instant::now() + timeout).await;
+    let closed = gate.sever();
+    if closed > 0 {
+        warn!(connections = closed, "connections to a node that is no longer in the configuration are closed");
     }
 }
 

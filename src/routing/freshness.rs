@@ -22,8 +22,6 @@ pub struct Freshness {
     read: Option<(NodeId, Instant)>,
     /// The last read, and the node that answered it: what it showed then it still has.
     home: Option<(NodeId, Instant)>,
-    /// See [`Freshness::reads_stale`].
-    is_stale: bool,
     /// How waiting for a replica went lately.
     patience: Patience,
     /// How long the session has stayed on one replica.
@@ -131,8 +129,8 @@ impl Freshness {
     /// What must be seen, without how reading went lately. Call [`Freshness::settle`] before. Moments are kept by how far
     /// they are from the origin, any moment of this process.
     pub fn rest(self, origin: Instant) -> Rested {
-        match (self.wrote, self.read, self.is_stale) {
-            (None, None, false) => Rested::Known(Packed::new(self.floor, self.home, origin)),
+        match (self.wrote, self.read) {
+            (None, None) => Rested::Known(Packed::new(self.floor, self.home, origin)),
             _ => Rested::Whole(Box::new(self)),
         }
     }
@@ -152,11 +150,6 @@ impl Freshness {
 
     /// A read that this node answered ended now.
     pub fn read(&mut self, node: NodeId, now: Instant) {
-        if std::mem::take(&mut self.is_stale) {
-            (self.read, self.home) = (None, None);
-            self.wrote(now);
-            return;
-        }
         if self.read.is_some_and(|(last, _)| last == node) {
             self.stay.reads = self.stay.reads.saturating_add(1);
         }
@@ -164,10 +157,11 @@ impl Freshness {
         self.home = self.read;
     }
 
-    /// The next answer comes from a replica that may lack what the session must see: it proves nothing of that node, and
-    /// once there is a primary again, nothing older than it is shown.
-    pub fn reads_stale(&mut self) {
-        self.is_stale = true;
+    /// A read ended now that was answered by a replica which may lack what the session must see: it proves nothing of that
+    /// node, and who must not go back in time is shown nothing older than it.
+    pub fn read_stale(&mut self, now: Instant) {
+        (self.read, self.home) = (None, None);
+        self.wrote(now);
     }
 
     /// Turns moments into positions where the view has a sample for them.
@@ -632,14 +626,30 @@ mod tests {
         let mut session = Freshness::default();
         session.wrote(world.at(10));
         world.lose_primary();
-        session.reads_stale();
-        session.read(NEAR, world.at(20));
+        session.read_stale(world.at(20));
         assert_eq!(world.allowed(&mut session), []);
         world.promote(NEAR, 30, 300);
         world.sample_on(FAR, 31, 299, Some(Timeline(2)));
         assert_eq!(world.allowed(&mut session), []);
         world.sample_on(FAR, 32, 300, Some(Timeline(2)));
         assert_eq!(world.allowed(&mut session), [FAR]);
+    }
+
+    #[test]
+    fn a_read_that_need_not_be_fresh_frees_no_node_for_one_that_must() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.wrote(world.at(10));
+        world.sample(PRIMARY, 11, 100);
+        world.sample(NEAR, 12, 99);
+        session.settle(&world.view);
+        session.read_stale(world.at(20));
+        assert_eq!(world.allowed(&mut session), [], "its own write may be missing there");
+        world.sample(PRIMARY, 21, 110);
+        world.sample(NEAR, 22, 109);
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample(NEAR, 23, 110);
+        assert_eq!(world.allowed(&mut session), [NEAR]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What must go to the primary whatever rules say; the only maker of the [`ReplicaSafe`] proof.
 
 use super::{Catalog, Facts, InTransaction, Reads, Reason};
-use crate::catalog::{Path, Verdict};
+use crate::catalog::{Path, Verdict, Why};
 use crate::sql::functions::class_of;
 use crate::sql::{
     Call, Doubt, Draws, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement,
@@ -143,6 +143,34 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>) -> Option<Box<Lef
         left.doubt(Doubt::Unnamed);
     }
     (!left.is_none()).then(|| Box::new(left))
+}
+
+/// The statement cannot be let through to the replica that holds a READ ONLY transaction: that would not refuse it, and its
+/// answer would be wrong, or its lock kept nobody out. Whatever else needs the primary a standby refuses by itself, in
+/// PostgreSQL's own words.
+pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool {
+    let is_let_through = |part: &Part| {
+        matches!(
+            part.needs_primary,
+            Some(
+                NeedsPrimary::Function(_)
+                    | NeedsPrimary::Relation(_)
+                    | NeedsPrimary::LocksTable
+                    | NeedsPrimary::CopyFile
+                    | NeedsPrimary::NodeSetting(_)
+                    | NeedsPrimary::LoadsLibrary
+            )
+        )
+    };
+    if statement.parts.iter().any(is_let_through) {
+        return true;
+    }
+    let why = match catalog {
+        Catalog::Unknown(Some(last)) => last.find(statement, &Path::any()).map(|found| found.why),
+        _ => catalog_verdict(statement, catalog).and_then(|verdict| verdict.why),
+    };
+    // What has come up a moment ago the replica has not got either.
+    !matches!(why, None | Some(Why::Unlogged | Why::UnknownRelation | Why::UnknownFunction))
 }
 
 /// Whatever the catalogs say, it means the same: no relation, and no call or operator that a user's own could be meant by.

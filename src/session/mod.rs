@@ -458,14 +458,18 @@ impl Session {
             && !self.meets_foreign_sequences(known)
     }
 
-    /// The session was served by this node up to now; it is idle. Answers whether it may have written.
-    pub fn served_by(&mut self, node: crate::topology::NodeId, now: Instant) -> bool {
+    /// The session was served by this node up to now; it is idle. A node that was not known to have all that the session must
+    /// see `may_lack` some of it. Answers whether the session may have written.
+    pub fn served_by(&mut self, node: crate::topology::NodeId, may_lack: bool, now: Instant) -> bool {
         self.catalog.path_is_uncertain = false;
         let has_written = std::mem::take(&mut self.transaction.may_have_written);
         if has_written {
             self.freshness.wrote(now);
         }
-        self.freshness.read(node, now);
+        match may_lack {
+            true => self.freshness.read_stale(now),
+            false => self.freshness.read(node, now),
+        }
         has_written
     }
 

@@ -10,7 +10,7 @@ use super::prepared::Prepared;
 use super::{Held, Identity, Session, Surroundings, anew};
 use crate::catalog::Path;
 use crate::routing::{Catalog, Facts, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
-use crate::sql::{Isolation, NeedsPrimary, Pin, SessionChange, Statement, TransactionControl};
+use crate::sql::{Isolation, Pin, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
@@ -317,7 +317,12 @@ impl Session {
             part.commits_inside
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
         });
-        self.gathered.is_wrong_on_replica |= wrong_on_replica(statement);
+        if around.held == Held::Replica {
+            let is_wrong = |statement: &Statement| safety::is_wrong_on_replica(statement, &catalog);
+            let mut executed = self.executed_by_sql(statement).into_iter();
+            self.gathered.is_wrong_on_replica |=
+                is_wrong(statement) || executed.any(|inner| inner.is_some_and(|inner| is_wrong(&inner)));
+        }
         self.gathered.asks_sequence |=
             statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
         if !statement.is_plain_read() {
@@ -419,24 +424,5 @@ fn changes_path(statement: &Statement) -> bool {
             SessionChange::ResetAll | SessionChange::DiscardAll => true,
             _ => false,
         })
-    })
-}
-
-/// Why a statement that needs the primary cannot be let through to the replica that holds a READ ONLY transaction: the
-/// replica would not refuse it, and its answer would be wrong. Everything else a standby refuses by itself, with
-/// PostgreSQL's own words.
-fn wrong_on_replica(statement: &Statement) -> bool {
-    statement.parts.iter().any(|part| {
-        matches!(
-            part.needs_primary,
-            Some(
-                NeedsPrimary::Function(_)
-                    | NeedsPrimary::Relation(_)
-                    | NeedsPrimary::LocksTable
-                    | NeedsPrimary::CopyFile
-                    | NeedsPrimary::NodeSetting(_)
-                    | NeedsPrimary::LoadsLibrary
-            )
-        )
     })
 }

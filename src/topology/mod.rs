@@ -85,6 +85,8 @@ pub struct Topology {
     is_standby: bool,
     /// Who is primary, or why nobody is.
     verdict: Result<NodeId, Arc<str>>,
+    /// When that was decided.
+    decided_at: Instant,
     view: Arc<View>,
 }
 
@@ -110,6 +112,7 @@ impl Topology {
             epoch: view.epoch,
             is_standby: false,
             verdict: Err("no node has been probed yet".into()),
+            decided_at: now,
             view: Arc::new(view),
         }
     }
@@ -119,12 +122,14 @@ impl Topology {
         Arc::clone(&self.view)
     }
 
-    /// When to call [`Self::tick`] if no event comes before.
+    /// When to call [`Self::tick`] if no event comes before. What has run out by the last decision is in it already: from then
+    /// on only events bring news.
     pub fn deadline(&self) -> Option<Instant> {
         // A word about the lock only ever supports a claim, and what was accepted stays so: only a cluster that has no
         // primary on its word changes when the word stops to count.
         let word = self.authority.believed_until().filter(|_| self.is_standby);
-        [self.roles.deadline(&self.nodes), word].into_iter().flatten().min()
+        let all = self.roles.deadlines(&self.nodes).into_iter().chain([word]).flatten();
+        all.filter(|deadline| *deadline >= self.decided_at).min()
     }
 
     /// How often this node wants to be probed now.
@@ -236,6 +241,7 @@ impl Topology {
         let before = self.view();
         let held = self.roles.accepted();
         self.verdict = self.roles.decide(&self.nodes, &self.authority, now);
+        self.decided_at = now;
         self.is_standby = self.authority.is_standby_cluster(now);
         let accepted = self.roles.accepted();
         if let Some(claim) = accepted {

@@ -142,13 +142,13 @@ impl Roles {
         verdict.map(|(claim, _)| claim.node)
     }
 
-    /// When the passing of time alone may change the verdict.
-    pub(super) fn deadline(&self, nodes: &[Node]) -> Option<Instant> {
+    /// When the passing of time alone may change the verdict, or could have done so.
+    pub(super) fn deadlines(&self, nodes: &[Node]) -> [Option<Instant>; 3] {
         let evidence = self.accepted.and_then(|claim| nodes.get(usize::from(claim.node.0))?.evidence_until(self.lease));
         let unopposed = self.unopposed.filter(|_| self.accepted.is_none()).map(|(_, since)| since + UNOPPOSED_FOR);
         let contest = self.contest.as_ref().filter(|_| self.accepted.is_none());
         let contest = contest.map(|contest| contest.since + CONTESTED_FOR);
-        [evidence, unopposed, contest].into_iter().flatten().min()
+        [evidence, unopposed, contest]
     }
 
     /// What `node` is.

@@ -1,6 +1,8 @@
 //! The console: psql and drivers at the database `trunkline`.
 
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -236,6 +238,42 @@ fn clients_are_seen_and_can_be_sent_away() {
         assert!(proxy.client_config().connect(NoTls).is_err());
         console.simple_query("ENABLE bench").unwrap();
         proxy.client().simple_query("select 1").unwrap();
+    });
+}
+
+#[test]
+fn who_is_sent_away_while_trunkline_asks_for_its_settings_leaves_no_answer_to_the_next() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{OPEN}\n[pool]\nsize = 1\n[routing]\nreads = 'primary'"));
+        let is_over = Arc::new(AtomicBool::new(false));
+        // On the one connection that there is, each is handed it as soon as it is there.
+        let others: Vec<_> = (0..3)
+            .map(|number| {
+                let (mut client, is_over) = (proxy.client(), Arc::clone(&is_over));
+                thread::spawn(move || {
+                    for round in (0_i64..).take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                        let mine = (round * 10 + number).to_string();
+                        let told = rows(&mut client, &format!("select {mine} as mine"));
+                        assert_eq!(told, [[("mine".to_owned(), mine)]], "another's answer");
+                    }
+                })
+            })
+            .collect();
+        let mut console = console(&proxy);
+        for _ in 0..60 {
+            let mut client = proxy.client_config().application_name("victim").connect(NoTls).unwrap();
+            let victim = thread::spawn(move || while client.batch_execute("set work_mem = '5MB'").is_ok() {});
+            thread::sleep(Duration::from_millis(5));
+            let shown = rows(&mut console, "show clients");
+            for row in shown.iter().filter(|row| value(row, "application_name") == "victim") {
+                // One that has just gone by itself is none.
+                let _ = console.simple_query(&format!("KILL_CLIENT {}", value(row, "id")));
+            }
+            victim.join().unwrap();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        others.into_iter().for_each(|other| other.join().expect("each has got its own answers"));
     });
 }
 

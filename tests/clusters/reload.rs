@@ -129,14 +129,40 @@ fn who_is_taken_out_leaves_when_idle_and_who_is_put_in_may_come() {
 }
 
 #[test]
+fn who_keeps_a_connection_to_a_cluster_that_is_watched_no_more_is_cut_off_when_it_has_had_time() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[limits]\ndrain_timeout = '2s'");
+        let mut keeps = proxy.client();
+        keeps.batch_execute("listen news").unwrap();
+        let mut other = proxy.client();
+        other.simple_query("select 1").unwrap();
+        reload(&proxy, DONE, |file| {
+            file["cluster"][0].as_table_mut().unwrap().insert("name".to_owned(), "renamed".into());
+            for database in file["database"].as_array_mut().unwrap() {
+                database.as_table_mut().unwrap().insert("cluster".to_owned(), "renamed".into());
+            }
+        });
+        keeps.simple_query("select 1").expect("it has two seconds");
+        other.simple_query("select 1").expect("it goes on in the new cluster");
+        // Nobody would fence that connection after the next failover.
+        eventually("it is cut off", SOON, || keeps.simple_query("select 1").is_err());
+        other.simple_query("select 1").unwrap();
+        assert!(proxy.log().contains("no longer in the configuration are closed"), "{}", proxy.log());
+    });
+}
+
+#[test]
 fn what_needs_a_restart_is_said() {
     limited(|| {
         let cluster = cluster();
         let proxy = Proxy::start(&cluster, "");
         reload(&proxy, DONE, |file| {
             file.insert("workers".to_owned(), 7.into());
+            file.insert("io_uring".to_owned(), false.into());
         });
         let log = proxy.log();
         assert!(log.contains("counts only after a restart") && log.contains("workers"), "{log}");
+        assert!(log.contains("io_uring"), "{log}");
     });
 }

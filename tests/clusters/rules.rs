@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
-use postgres::{Client, NoTls};
+use postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+use crate::raw::{RawClient, query};
 
 const WHERE: &str = "select inet_server_port()";
 
@@ -107,6 +108,20 @@ fn a_rule_may_ask_for_more_and_for_less_than_the_session_does() {
         assert_eq!(count(&mut writer, "select count(*) from t"), 2, "its own write");
         assert_eq!(count(&mut writer, "select count(*) from t /* trunkline: tag=window */"), 1);
         assert_eq!(count(&mut writer, "select count(*) from t"), 2, "its own write, still");
+        // By one message each, with nothing between them that would ask the primary.
+        let window = "select count(*) from t /* trunkline: tag=window */";
+        let mut raw = RawClient::connect(proxy.port(), &[]);
+        raw.query("insert into t values (3)");
+        let is_told = |told: &[String], row: &str| told.iter().any(|words| words == row);
+        for _ in 0..3 {
+            let told = raw.query("select count(*) from t");
+            assert!(is_told(&told, "row 3"), "its own write: {told:?}");
+            let told = raw.query(window);
+            assert!(is_told(&told, "row 1"), "{told:?}");
+        }
+        // And in one go: the second may not ride on what the first has taken.
+        let told = raw.ask(&[&query(window), &query("select count(*) from t")], 2);
+        assert!(is_told(&told, "row 1") && is_told(&told, "row 3"), "{told:?}");
     });
 }
 
@@ -316,7 +331,7 @@ fn simple_ports(client: &mut Client, sql: &str, times: usize) -> BTreeMap<u16, u
     for _ in 0..times {
         let messages = client.simple_query(sql).unwrap();
         let port = messages.iter().find_map(|message| match message {
-            postgres::SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
             _ => None,
         });
         *seen.entry(port.unwrap()).or_default() += 1;

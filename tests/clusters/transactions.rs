@@ -15,6 +15,9 @@ const WHERE: &str = "select inet_server_port()::text from t limit 1";
 fn prepared() -> Cluster {
     let cluster = cluster();
     let sql = "create table t (a int); insert into t values (1); create view hidden as select txid_current() as a;\
+        create sequence s; select nextval('s'); create view last as select last_value from s;\
+        create function lock_in_words() returns bool language plpgsql as \
+        $$ begin execute 'select pg_advisory_xact_lock(5)'; return true; end $$;\
         alter role bench set default_transaction_isolation = 'read committed'";
     cluster.node(0).sql(sql).unwrap();
     for replica in &cluster.nodes()[1..] {
@@ -210,6 +213,18 @@ fn a_read_only_transaction_moves_for_what_only_the_primary_can_answer() {
             let told = client.query("select txid_current()");
             assert!(told[0].starts_with("0A000"), "{told:?}");
             client.query("rollback");
+        }
+        // Nor what only the catalogs tell of: a standby would answer, with another value or with a lock that keeps nobody out.
+        let unfit =
+            ["select last_value from s", "select * from last", "select * from hidden", "select lock_in_words()"];
+        client.query("prepare p as select last_value from s");
+        for unfit in unfit.into_iter().chain(["execute p"]) {
+            client.query("begin read only isolation level repeatable read");
+            assert!(!is_on_primary(&mut client, &cluster));
+            let told = client.query(unfit);
+            assert!(told[0].starts_with("0A000 this READ ONLY transaction"), "{unfit}: {told:?}");
+            client.query("rollback");
+            assert!(!client.query(unfit)[0].starts_with("0A000"), "{unfit}");
         }
     });
 }

@@ -46,6 +46,11 @@ impl Story {
         if self.topology.deadline().is_some_and(|deadline| deadline <= self.now) {
             self.topology.tick(self.now);
         }
+        let next = self.topology.deadline();
+        assert!(
+            next.is_none_or(|deadline| deadline >= self.now),
+            "what has run out is decided, and not waited for again"
+        );
         self
     }
 
@@ -273,6 +278,7 @@ fn two_that_promoted_to_the_same_timeline_are_both_refused_until_one_is_demoted(
         story.passes(100);
     }
     story.has_no_primary_because("ambiguous: node1:5432 and node2:5432 claimed timeline 2");
+    assert_eq!(story.topology.deadline(), None);
     story.follows(C, B, 2);
     story.follows(C, B, 2);
     story.claims(B, 2, 1);

@@ -138,6 +138,8 @@ impl Simulation {
                 let before = self.topology.view();
                 let effects = self.topology.tick(self.now);
                 self.check(&before, &effects, &"tick");
+                let next = self.topology.deadline();
+                assert!(next.is_none_or(|deadline| deadline >= self.now), "ticked in vain\n{}", self.log);
             }
         }
     }

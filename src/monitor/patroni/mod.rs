@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
 use super::shared::Shared;
@@ -63,15 +63,28 @@ pub(super) struct Source {
     cluster: config::Cluster,
     /// TLS towards its nodes.
     tls: Arc<ArcSwap<NodeTls>>,
-    /// Nodes at addresses that members are listed with; None: not one of the configured nodes.
+    /// Nodes at addresses that members are listed with; None: not one of the configured nodes, when that was last looked up.
     nodes: BTreeMap<String, Option<NodeId>>,
+    /// Those that were not are looked up again then: a name may not have resolved.
+    look_again: Instant,
     /// Tasks that watch nodes found by Patroni.
     watchers: JoinSet<()>,
     /// The scheduled switchover that has been prepared for.
-    prepared_for: Option<String>,
+    prepared_for: Option<Prepared>,
     /// APIs that did not answer when they were last asked, then: logged once, and not asked as often, for Patroni goes on
     /// with a question that nobody waits for any more.
     silent: BTreeMap<Arc<str>, Instant>,
+}
+
+/// A switchover that an operator has scheduled, and what is done for it.
+struct Prepared {
+    /// The moment, as Patroni writes it.
+    at: String,
+    /// The same moment here.
+    moment: Instant,
+    gate: Arc<Gate>,
+    /// Holds the gate when it is time.
+    holding: AbortHandle,
 }
 
 impl Patroni {
@@ -141,18 +154,22 @@ impl Patroni {
 }
 
 impl Source {
+    /// `watched` are the nodes that are watched already, in the order of their numbers, where Patroni is to find them.
     pub(super) fn new(
         cluster: config::Cluster,
         tls: Arc<ArcSwap<NodeTls>>,
         patroni: Arc<Patroni>,
         shared: Arc<Shared>,
+        watched: &[Arc<str>],
     ) -> Self {
+        let number = |index: usize| u16::try_from(index).ok().map(NodeId);
         Self {
             tls,
             patroni,
             shared,
             cluster,
-            nodes: BTreeMap::new(),
+            nodes: (0..).map(number).zip(watched).map(|(node, address)| (address.to_string(), node)).collect(),
+            look_again: Instant::now(),
             watchers: JoinSet::new(),
             prepared_for: None,
             silent: BTreeMap::new(),
@@ -207,11 +224,15 @@ impl Source {
         let mut without_reads = Vec::new();
         let mut lock = Lock::Nobody;
         let mut names = BTreeMap::new();
+        let looks_again = begun >= self.look_again;
+        if looks_again {
+            self.look_again = begun + UNKNOWN_INTERVAL;
+        }
         for member in &answer.members {
             if let Some(api) = member.api_address() {
                 self.patroni.learn_api(api);
             }
-            let Some(node) = self.node_of(member).await else { continue };
+            let Some(node) = self.node_of(member, looks_again).await else { continue };
             names.insert(node, member.name.clone());
             if member.is_without_reads() {
                 without_reads.push(node);
@@ -228,17 +249,20 @@ impl Source {
     }
 
     /// The node at a member's address. Where the configuration lists no nodes, one that is new is watched from now on.
-    async fn node_of(&mut self, member: &Member) -> Option<NodeId> {
+    async fn node_of(&mut self, member: &Member, looks_again: bool) -> Option<NodeId> {
         let address = member.address()?;
-        if let Some(known) = self.nodes.get(&address) {
-            return *known;
+        let known = self.nodes.get(&address).copied();
+        if let Some(known) = known.filter(|known| known.is_some() || !looks_again) {
+            return known;
         }
         let found = if self.cluster.nodes.is_empty() {
             self.watch(&address)
         } else {
-            configured(&self.cluster.nodes, &address).await
+            // Names that take longer are looked up again: the lock's word must not wait for them.
+            let looked_up = tokio::time::timeout(ANSWER_WITHIN, configured(&self.cluster.nodes, &address)).await;
+            looked_up.unwrap_or_default()
         };
-        if found.is_none() {
+        if found.is_none() && known.is_none() {
             warn!(cluster = %self.cluster.name, member = %member.name, address, "Patroni lists a member that is not among the nodes");
         }
         self.nodes.insert(address, found);
@@ -255,27 +279,39 @@ impl Source {
         Some(node)
     }
 
-    /// Some time before the moment that an operator has scheduled, nobody new is let in at the primary.
+    /// Some time before the moment that an operator has scheduled, nobody new is let in at the primary; if that is called off,
+    /// everybody is again.
     fn prepare_for_scheduled(&mut self, answer: &Answer, lock: Lock) {
+        let at = answer.scheduled_switchover.as_ref().map(|scheduled| &scheduled.at);
+        // Once it has begun, the next primary ends the hold.
+        let is_called_off =
+            |prepared: &mut Prepared| at != Some(&prepared.at) && Instant::now() + INTERVAL < prepared.moment;
+        if let Some(prepared) = self.prepared_for.take_if(is_called_off) {
+            info!(cluster = %self.cluster.name, at = %prepared.at, "a scheduled switchover was called off");
+            prepared.holding.abort();
+            if prepared.gate.held(Instant::now()).is_some_and(|hold| hold.cause == HoldCause::Switchover) {
+                prepared.gate.release();
+            }
+        }
         let (Some(scheduled), Lock::Primary(node)) = (&answer.scheduled_switchover, lock) else { return };
         let Some(left) = scheduled.at_seconds().and_then(seconds_from_now) else { return };
         if left > (self.patroni.drain + INTERVAL).as_secs_f64() || left < 0.0 || self.is_prepared_for(&scheduled.at) {
             return;
         }
         let Some(gate) = self.patroni.gates.get(usize::from(node.0)).map(Arc::clone) else { return };
-        self.prepared_for = Some(scheduled.at.clone());
         info!(cluster = %self.cluster.name, at = %scheduled.at, "a scheduled switchover is prepared for");
         let left = Duration::from_secs_f64(left);
-        let drain = self.patroni.drain;
-        self.watchers.spawn(async move {
+        let (drain, held) = (self.patroni.drain, Arc::clone(&gate));
+        let holding = self.watchers.spawn(async move {
             tokio::time::sleep(left.saturating_sub(drain)).await;
             let until = Instant::now() + drain + SWITCHOVER_TIME;
-            gate.hold(Hold { cause: HoldCause::Switchover, until });
+            held.hold(Hold { cause: HoldCause::Switchover, until });
         });
+        self.prepared_for = Some(Prepared { at: scheduled.at.clone(), moment: Instant::now() + left, gate, holding });
     }
 
     fn is_prepared_for(&self, at: &str) -> bool {
-        self.prepared_for.as_deref() == Some(at)
+        self.prepared_for.as_ref().is_some_and(|prepared| prepared.at == at)
     }
 }
 
@@ -314,6 +350,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const HURRIED_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two questions to a member that did not answer.
 const SILENT_INTERVAL: Duration = Duration::from_secs(3);
+/// Between two looks for the node of a member that is none of them.
+const UNKNOWN_INTERVAL: Duration = Duration::from_secs(10);
 /// Patroni answers from its own copy of the store, or waits for the store.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// A switchover takes 3 to 5 s; Patroni itself gives up later than this only when its store is slow.
