@@ -564,6 +564,12 @@ impl Client {
         if self.session.is_skipping() {
             return Ok(Gate::Open);
         }
+        let is_to_settle = || self.session.may_release() || self.done_by_mode().is_some();
+        if self.session.reset_is_under_way()
+            || self.session.has_reset() && self.session.all_answered() && is_to_settle()
+        {
+            return Ok(Gate::Closed(Turn::Still));
+        }
         if let Some(Intent::Refuse { .. }) = self.session.intent()
             && (self.session.all_answered() || self.session.owes_only_open_batch())
             && held.passing_to_client == 0
@@ -631,7 +637,8 @@ impl Client {
             return None;
         }
         if self.session.batch_is_open() {
-            return None; // it is answered at its end only, and ours cannot stand in it
+            self.session.discard_sequences_in_batch(known, &mut buffers.to_node);
+            return None;
         }
         if !self.session.all_answered() {
             return Some(Gate::Closed(Turn::Still));

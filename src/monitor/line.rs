@@ -60,7 +60,7 @@ impl Line {
     pub(super) async fn ask(&mut self, name: &str, deadline: Instant) -> Result<Row, LineError> {
         let bind = Bind { portal: b"", statement: name.as_bytes(), rest: NO_VALUES };
         frontend::put_bind(&mut self.output, bind, 0);
-        put_execute(&mut self.output);
+        frontend::put_execute(&mut self.output, b"");
         self.exchange(deadline).await?.ok_or(LineError::Protocol("no row"))
     }
 
@@ -137,11 +137,6 @@ impl Drop for Line {
 fn read_row(body: &[u8]) -> Result<Row, LineError> {
     let columns = backend::data_row(body).map_err(|_| LineError::Protocol("truncated row"))?;
     Ok(columns.into_iter().map(|column| column.map(|text| String::from_utf8_lossy(text).into_owned())).collect())
-}
-
-/// Executes the unnamed portal, all its rows.
-fn put_execute(out: &mut BytesMut) {
-    out.extend_from_slice(&[frontend::EXECUTE, 0, 0, 0, 9, 0, 0, 0, 0, 0]);
 }
 
 /// A Parse that leaves every parameter's type to the node: there are none.

@@ -136,7 +136,7 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>) -> Option<Box<Lef
         let functions = doubtful.flat_map(|part| &part.functions).filter(|name| class_of(name).is_none());
         functions.for_each(|name| left.calls_unknown(&name.name));
     }
-    if statement.parts.iter().any(runs_code) {
+    if statement.parts.iter().any(|part| runs_code(part) || part.kind == Kind::Unparsed) {
         left.doubt(Doubt::Opaque);
     }
     if statement.parts.iter().any(writes_settings) {

@@ -28,7 +28,8 @@ impl Session {
         if !is_proven_read && (part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain)) {
             self.transaction.may_have_written = true;
         }
-        let is_unseen = matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_) | NeedsPrimary::Procedural));
+        let is_unseen = part.kind == Kind::Unparsed
+            || matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_) | NeedsPrimary::Procedural));
         if is_unseen && !is_proven_read {
             known.unseen = Some(self.id);
         }

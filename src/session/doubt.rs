@@ -10,7 +10,7 @@
 use super::Session;
 use super::owed::{Moment, OwedReplies};
 use super::prepared::{Prepared, StatementId};
-use crate::sql::SessionChange;
+use crate::sql::{SessionChange, Statement};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
 /// The latest of each kind that is on its way.
@@ -20,8 +20,18 @@ pub(super) struct Doubts {
     unnamed: Option<Moment>,
     /// Of Queries that may close names: how far one comes is not known before.
     query: Option<Moment>,
+    /// Of what puts settings back to what the server connection began with, where the session began with something else.
+    reset: Option<Reset>,
     /// Of what makes or closes a statement of ours on the server connection.
     statements: Vec<(StatementId, Moment)>,
+}
+
+/// When settings are put back.
+#[derive(Clone, Copy, Debug)]
+struct Reset {
+    sent: Moment,
+    /// Nothing else stands in its batch.
+    is_query: bool,
 }
 
 impl Doubts {
@@ -57,7 +67,7 @@ impl Doubts {
 
     /// There are none.
     pub(super) fn are_none(&self) -> bool {
-        self.unnamed.is_none() && self.query.is_none() && self.statements.is_empty()
+        self.unnamed.is_none() && self.query.is_none() && self.reset.is_none() && self.statements.is_empty()
     }
 
     /// It is made or closed by what may yet be skipped.
@@ -83,6 +93,29 @@ impl Session {
                 (self.closing_query_is_under_way() || self.names.are_doubtful(&self.owed)) && may_name_statements(body)
             }
             _ => false,
+        }
+    }
+
+    /// Settings are being put back to what the server connection began with, by something before the present batch: what
+    /// comes next is not to meet them before they are what the session began with.
+    pub fn reset_is_under_way(&self) -> bool {
+        let is_under_way = |reset: Reset| match reset.is_query {
+            true => !self.owed.is_settled(reset.sent),
+            false => self.owed.is_doubtful(reset.sent),
+        };
+        self.doubts.reset.is_some_and(is_under_way) || self.has_reset() && !self.batch_is_open() && !self.all_answered()
+    }
+
+    /// This statement is sent now, as a Query or by an Execute: it may put settings back.
+    pub(super) fn expect_reset(&mut self, statement: Option<&Statement>, is_query: bool) {
+        let mut changes = statement.into_iter().flat_map(|statement| &statement.parts).flat_map(|part| &part.session);
+        let puts_back = changes.any(|change| match change {
+            SessionChange::ResetAll | SessionChange::DiscardAll => self.startup.iter().next().is_some(),
+            SessionChange::Reset(name) => self.startup.get(name).is_some(),
+            _ => false,
+        });
+        if puts_back {
+            self.doubts.reset = Some(Reset { sent: self.owed.moment(), is_query });
         }
     }
 
@@ -136,6 +169,8 @@ pub(super) fn closes_names(change: &SessionChange) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::session::known::UnnamedId;
+    use crate::session::reply::Reply;
+    use crate::session::sequences::Drawn;
     use crate::session::story::Story;
     use crate::session::{Known, SessionId};
 
@@ -283,5 +318,75 @@ mod tests {
         story.sync();
         story.hear_all("EZ");
         assert_eq!(story.parse("b", "select 1"), "CP", "ours has stayed");
+    }
+
+    #[test]
+    fn a_portal_outlives_the_end_of_the_batch_before_its_own() {
+        let mut story = Story::begin();
+        story.parse("", "select 1");
+        story.bind("");
+        story.execute();
+        story.sync();
+        story.parse("", "set role ada");
+        story.bind("");
+        story.hear_all("12CZ");
+        story.execute();
+        story.sync();
+        story.hear_all("12CZ");
+        assert!(story.session.has_touched(), "it has been seen what was executed");
+        story.bind("");
+        story.sync();
+        story.hear_all("2Z");
+        assert!(story.session.portals.is_empty(), "its own batch is over");
+    }
+
+    #[test]
+    fn another_sessions_sequences_are_discarded_within_a_batch_and_stay_in_doubt_where_that_is_skipped() {
+        let mut story = Story::begin();
+        story.known.drawn = Drawn::unknown();
+        story.bind("nobody");
+        assert_eq!(story.discard_sequences(), "CPBEC");
+        story.sync();
+        story.hear_all("EZ");
+        story.parse("", "select 1");
+        assert_eq!(story.discard_sequences(), "CPBEC", "they are still another's");
+        story.bind("");
+        story.sync();
+        story.hear_all("1");
+        for (tag, body) in [(b'3', ""), (b'1', ""), (b'2', ""), (b'C', "DISCARD SEQUENCES\0"), (b'3', "")] {
+            assert_eq!(story.hear(tag, body.as_bytes()), Reply::Hide);
+        }
+        story.hear_all("2Z");
+        assert_eq!(story.discard_sequences(), "", "nobody has drawn since");
+    }
+
+    #[test]
+    fn what_comes_behind_a_reset_waits_for_what_the_session_began_with() {
+        let began_with = [("search_path", "app")];
+        for (text, is_awaited) in
+            [("reset all", true), ("discard all", true), ("reset search_path", true), ("reset work_mem", false)]
+        {
+            let mut story = Story::begin_with(&began_with);
+            story.send(b'Q', format!("{text}\0").as_bytes());
+            assert_eq!(story.session.reset_is_under_way(), is_awaited, "{text}");
+            story.hear(b'C', b"RESET\0");
+            assert_eq!(story.session.reset_is_under_way(), is_awaited, "{text}");
+            story.hear_all("Z");
+            assert!(!story.session.reset_is_under_way());
+            assert_eq!(story.session.has_reset(), is_awaited, "{text}");
+
+            let mut story = Story::begin_with(&began_with);
+            story.parse("", text);
+            story.bind("");
+            story.execute();
+            assert!(!story.session.reset_is_under_way(), "its own batch goes on");
+            story.sync();
+            assert_eq!(story.session.reset_is_under_way(), is_awaited, "{text}");
+            story.hear_all("12");
+            story.hear(b'C', b"RESET\0");
+            assert_eq!(story.session.reset_is_under_way(), is_awaited, "{text}");
+            story.hear_all("Z");
+            assert!(!story.session.reset_is_under_way());
+        }
     }
 }

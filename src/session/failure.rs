@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use super::aborted::Aborted;
 use super::owed::{Asker, Owed};
 use super::{AtBegin, Ended, Gathered, Session};
-use crate::sql::Kind;
+use crate::sql::{Kind, Part};
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{Severity, put_error};
@@ -186,12 +186,11 @@ impl Session {
         self.transaction.is_homeless = false;
     }
 
-    /// A COMMIT has been, or is being, sent and is not answered.
+    /// A COMMIT has been, or is being, sent and is not answered, or what may hold one.
     pub fn commit_is_under_way(&self) -> bool {
         self.owed.iter().any(|owed| match owed {
             Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
-                !statement.is_plain_read()
-                    && statement.parts.iter().any(|part| matches!(part.kind, Kind::Commit | Kind::PrepareTransaction))
+                !statement.is_plain_read() && statement.parts.iter().any(may_commit)
             }
             _ => false,
         })
@@ -366,6 +365,11 @@ impl Session {
 /// A fast shutdown says goodbye before anything of an autocommit statement is done; so does a node that is no primary.
 fn proves_nothing_done(code: SqlState) -> bool {
     code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CANNOT_CONNECT_NOW
+}
+
+/// A statement that ends a transaction for good, or one that nobody has read.
+fn may_commit(part: &Part) -> bool {
+    matches!(part.kind, Kind::Commit | Kind::PrepareTransaction | Kind::Unparsed)
 }
 
 #[cfg(test)]

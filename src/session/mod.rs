@@ -60,6 +60,7 @@ use owed::{Asker, OwedReplies};
 use pins::Pins;
 use prepared::{Names, Prepared, Reading};
 use remains::Remains;
+use translate::Portal;
 
 /// Who a session is; does not change.
 #[derive(Clone, Debug)]
@@ -103,7 +104,7 @@ pub struct Session {
     sql_prepared: PreparedNames,
     /// It has sent an EXECUTE by SQL.
     executes_by_sql: bool,
-    portals: Vec<(Box<[u8]>, Arc<Statement>)>,
+    portals: Vec<Portal>,
     /// Where it has drawn from a sequence, or may have, last: the server process.
     drew_on: u32,
     /// How often it has forgotten what it has drawn, on all server connections.

@@ -69,6 +69,10 @@ pub enum Owed {
     CopyEnd,
     /// DISCARD SEQUENCES, which we asked for, so that currval answers nobody else's value.
     DiscardSequences,
+    /// A Bind of ours, within a client's batch.
+    OurBind,
+    /// An Execute of ours that discards sequences, within a client's batch.
+    OurDiscard,
     /// A Sync.
     Sync(Asker),
     /// A FunctionCall.
@@ -96,6 +100,8 @@ impl Owed {
             | Self::CloseUnnamed
             | Self::CloseOurs(_)
             | Self::CopyEnd
+            | Self::OurBind
+            | Self::OurDiscard
             | Self::DiscardSequences => Asker::Us,
             _ => Asker::Client,
         }

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId};
+use super::sequences::Drawn;
 use super::translate::{RESERVED, closed_names};
 use super::{Ended, Session};
 use crate::wire::backend::{self, TransactionStatus};
@@ -60,6 +61,9 @@ impl Session {
                 if matches!(self.owed.front(), Some(Owed::DiscardSequences)) {
                     return Ok(Reply::Hide);
                 }
+                if matches!(self.owed.front(), Some(Owed::OurDiscard)) {
+                    return self.answered(tag, |_| true).map(|_| Reply::Hide);
+                }
                 self.completed(known);
                 if self.draws_surely.is_some() {
                     self.has_drawn(body, known);
@@ -69,6 +73,9 @@ impl Session {
             }
             backend::ERROR_RESPONSE => Ok(self.failed(body, known)),
             backend::PARSE_COMPLETE => self.parsed(known),
+            backend::BIND_COMPLETE if matches!(self.owed.front(), Some(Owed::OurBind)) => {
+                self.answered(tag, |_| true).map(|_| Reply::Hide)
+            }
             backend::BIND_COMPLETE => self.answered(tag, |owed| matches!(owed, Owed::Bind)),
             backend::CLOSE_COMPLETE => self.closed(known),
             backend::ROW_DESCRIPTION | backend::NO_DATA => {
@@ -113,7 +120,8 @@ impl Session {
             self.transaction.modes = None;
             self.transaction.is_bound &= !self.owed.is_empty();
             self.transaction.has_acted &= !self.owed.is_empty();
-            self.portals.clear();
+            // Those of batches that are on their way already stay.
+            self.portals.retain(|portal| !self.owed.is_settled(portal.bound));
         }
         self.catalog_settles();
         self.check_invariants();
@@ -312,6 +320,7 @@ impl Session {
             match owed {
                 Owed::Parse { unnamed: None, by: Asker::Client, .. } | Owed::CloseStatement(_) => names.settle(),
                 Owed::Execute(Some(statement)) if closed_names(&statement).is_some() => names.settle(),
+                Owed::OurDiscard => known.drawn = Drawn::unknown(),
                 _ => {}
             }
         });

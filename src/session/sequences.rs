@@ -4,9 +4,10 @@
 use bytes::BytesMut;
 
 use super::owed::Owed;
+use super::translate::RESERVED;
 use super::{Known, Session, SessionId};
 use crate::sql::{Draws, Kind, Statement};
-use crate::wire::frontend;
+use crate::wire::frontend::{self, Bind, Parse, Target};
 
 /// Makes a server connection forget what currval and lastval would answer.
 pub const DISCARD: &str = "DISCARD SEQUENCES";
@@ -21,6 +22,13 @@ pub struct Drawn {
     by: Option<Drawer>,
     /// It surely has, or nobody had before it.
     surely: bool,
+}
+
+impl Drawn {
+    /// Somebody has drawn here, and nobody knows who.
+    pub(super) fn unknown() -> Self {
+        Self { by: Some((SessionId(u64::MAX), 0)), surely: false }
+    }
 }
 
 impl Session {
@@ -76,5 +84,21 @@ impl Session {
         known.drawn = Drawn::default();
         known.unnamed = None;
         self.owed.push(Owed::DiscardSequences);
+    }
+
+    /// The same within the client's batch, where no Query may stand. If the session itself may have drawn here, nothing is
+    /// discarded: whether it has, its batch tells only at its end.
+    pub fn discard_sequences_in_batch(&mut self, known: &mut Known, out: &mut BytesMut) {
+        if known.drawn.by == Some(self.drawer()) {
+            return;
+        }
+        self.put_ours(Parse { name: RESERVED, text: DISCARD.as_bytes(), types: &[0, 0] }, out);
+        frontend::put_bind(out, Bind { portal: RESERVED, statement: RESERVED, rest: &[0; 6] }, 0);
+        self.owed.push(Owed::OurBind);
+        frontend::put_execute(out, RESERVED);
+        self.owed.push(Owed::OurDiscard);
+        frontend::put_target(out, frontend::CLOSE, Target::Portal, RESERVED);
+        self.owed.push(Owed::OurClose);
+        known.drawn = Drawn::default();
     }
 }

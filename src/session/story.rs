@@ -17,8 +17,14 @@ pub(super) struct Story {
 
 impl Story {
     pub(super) fn begin() -> Self {
+        Self::begin_with(&[])
+    }
+
+    /// The client has come with these settings.
+    pub(super) fn begin_with(settings: &[(&str, &str)]) -> Self {
         let identity = Identity { user: "u".into(), database: "d".into(), address: None };
-        Self { session: Session::new(SessionId(1), identity, Settings::default()), known: Known::default() }
+        let startup = Settings::new(settings.iter().map(|&(name, value)| (name.into(), value.into())));
+        Self { session: Session::new(SessionId(1), identity, startup), known: Known::default() }
     }
 
     /// Sends a message, and answers the tags of what goes to the node for it.
@@ -61,6 +67,17 @@ impl Story {
 
     pub(super) fn execute(&mut self) -> String {
         self.send(b'E', b"\0\0\0\0\0")
+    }
+
+    /// What goes to the node before a statement of the batch that asks for a sequence's current value.
+    pub(super) fn discard_sequences(&mut self) -> String {
+        let mut out = BytesMut::new();
+        self.session.gathered.asks_sequence = true;
+        if self.session.meets_foreign_sequences(&self.known) {
+            self.session.discard_sequences_in_batch(&mut self.known, &mut out);
+        }
+        self.session.gathered.clear();
+        tags(&out)
     }
 
     pub(super) fn sync(&mut self) -> String {

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::Session;
 use super::doubt::closes_names;
 use super::known::{Known, UnnamedId};
-use super::owed::{Asker, Owed};
+use super::owed::{Asker, Moment, Owed};
 use super::prepared::{Prepared, StatementId};
 use crate::sql::{Doubt, Draws, Kind, Leftovers, SessionChange, Statement};
 use crate::wire::frontend::{self, Bind, Parse, Target};
@@ -24,6 +24,18 @@ pub struct Message<'a> {
     pub whole: &'a [u8],
     /// Bytes at its end that have not come yet, and will go on as they come.
     pub missing: usize,
+}
+
+/// A portal that the client has bound.
+#[derive(Debug)]
+pub(super) struct Portal {
+    name: Box<[u8]>,
+    /// What it runs.
+    statement: Arc<Statement>,
+    /// Whether that draws from a sequence, as far as its Bind has told.
+    draws: Option<Draws>,
+    /// When its Bind was sent.
+    pub(super) bound: Moment,
 }
 
 impl Session {
@@ -62,13 +74,15 @@ impl Session {
             frontend::CLOSE => self.translate_close(message, known, out)?,
             frontend::EXECUTE => {
                 let portal = frontend::execute_portal(message.body)?;
-                let statement =
-                    self.portals.iter().rev().find(|(name, _)| **name == *portal).map(|(_, s)| Arc::clone(s));
+                let bound = self.portals.iter().rev().find(|bound| *bound.name == *portal);
+                let (statement, draws) =
+                    bound.map_or((None, None), |bound| (Some(Arc::clone(&bound.statement)), bound.draws));
                 if !statement.as_ref().is_some_and(|statement| statement.is_plain_read()) {
                     let by_text = || statement.as_deref().map_or(Draws::Maybe, Draws::of_text);
-                    self.draws(self.gathered.draws.unwrap_or_else(by_text), known);
+                    self.draws(self.gathered.draws.or(draws).unwrap_or_else(by_text), known);
                 }
                 self.expect_names_closed(statement.as_deref());
+                self.expect_reset(statement.as_deref(), false);
                 self.send(message.whole, Owed::Execute(statement), out);
             }
             frontend::SYNC => self.translate_sync(message, out),
@@ -125,6 +139,7 @@ impl Session {
         if statement.parts.iter().flat_map(|part| &part.session).any(closes_names) {
             self.doubts.query_closes_names(self.owed.moment());
         }
+        self.expect_reset(Some(&statement), true);
         self.flow.batch_open = false;
         self.owed.push(Owed::Query { statement, completed: 0 });
         if !stand_ins.is_empty() {
@@ -170,7 +185,7 @@ impl Session {
 
     /// A statement of ours under a reserved name, to be used at once.
     #[cold]
-    fn put_ours(&mut self, Parse { name, text, types }: Parse<'_>, out: &mut BytesMut) {
+    pub(super) fn put_ours(&mut self, Parse { name, text, types }: Parse<'_>, out: &mut BytesMut) {
         self.put_our_close(name, out);
         frontend::put_parse(out, Parse { name, text, types });
         self.owed.push(Owed::OurParse);
@@ -256,7 +271,7 @@ impl Session {
         self.put_mirrors_of(bind.statement, known, out);
         let goes_by_ours = self.goes_by_ours(bind.statement, known);
         let statement = self.prepared_for_use(bind.statement, known, limit, out);
-        self.portals.retain(|(name, _)| **name != *bind.portal);
+        self.portals.retain(|portal| *portal.name != *bind.portal);
         match statement {
             Some(prepared) if goes_by_ours && prepared.has_changed(known) => {
                 self.put_our_close(RESERVED, out);
@@ -266,7 +281,9 @@ impl Session {
                 return;
             }
             Some(prepared) => {
-                self.portals.push((bind.portal.into(), Arc::clone(&prepared.statement)));
+                let statement = Arc::clone(&prepared.statement);
+                let (name, draws, bound) = (bind.portal.into(), self.gathered.draws, self.owed.moment());
+                self.portals.push(Portal { name, statement, draws, bound });
                 if self.deallocates_ours(&prepared.statement, known) {
                     let text = DEALLOCATE_RESERVED.as_bytes();
                     self.put_ours(Parse { name: DEALLOCATES, text, types: &[0, 0] }, out);
@@ -392,7 +409,7 @@ impl Session {
                 Owed::CloseStatement(name.into())
             }
             (Target::Portal, name) => {
-                self.portals.retain(|(portal, _)| **portal != *name);
+                self.portals.retain(|portal| *portal.name != *name);
                 Owed::ClosePortal
             }
         };

@@ -14,7 +14,10 @@ fn has(answer: &[String], expected: &str) {
 fn currval_is_never_another_sessions() {
     limited(|| {
         let cluster = cluster();
-        cluster.node(0).sql("create sequence s; create table t (a serial, b int unique)").unwrap();
+        cluster
+            .node(0)
+            .sql("create sequence s; create table t (a serial, b int unique); create table plain (a int)")
+            .unwrap();
         let proxy = Proxy::start(&cluster, ONE);
         let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
         has(&one.query("select nextval('s')"), "row 1");
@@ -26,13 +29,20 @@ fn currval_is_never_another_sessions() {
         let foreign = other.ask(&[&parse("", "select lastval()"), &bind("", &[]), &execute(), SYNC], 1);
         assert!(foreign.iter().any(|told| told.starts_with("55000")), "{foreign:?}");
         other.query("rollback");
+        // And behind another statement of its batch.
+        one.query("select nextval('s')");
+        other.query("begin");
+        let insert = [parse("", "insert into plain values (1)"), bind("", &[]), execute()].concat();
+        let foreign = other.ask(&[&insert, &parse("", "select lastval()"), &bind("", &[]), &execute(), SYNC], 1);
+        assert!(foreign.iter().any(|told| told.starts_with("55000")), "{foreign:?}");
+        other.query("rollback");
         has(&one.query("insert into t (b) values (1)"), "INSERT 0 1");
         other.query("insert into t (b) values (1)");
         let lost = one.query("select currval('t_a_seq')");
         assert!(lost.iter().any(|told| told.starts_with("55000")), "{lost:?}");
         // Its own value, where nobody has written since.
-        has(&one.query("select nextval('s')"), "row 3");
-        has(&one.query("select currval('s')"), "row 3");
+        has(&one.query("select nextval('s')"), "row 4");
+        has(&one.query("select currval('s')"), "row 4");
     });
 }
 

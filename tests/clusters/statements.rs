@@ -567,3 +567,78 @@ fn one_of_several_statements_that_is_wrong_by_now_costs_the_others_nothing() {
         }
     });
 }
+
+#[test]
+fn what_comes_in_one_write_with_a_reset_meets_what_its_client_began_with() {
+    limited(|| {
+        let cluster = cluster();
+        let sql =
+            "create schema app; create table app.here as select 'app' as a; create table here as select 'public' as a";
+        cluster.node(0).sql(sql).unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let primary = Proxy::start(&cluster, "[routing]\nreads = 'primary'");
+        let replicas = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        for port in [cluster.node(0).port(), primary.port(), replicas.port()] {
+            let mut client = RawClient::connect(port, &[("search_path", "app")]);
+            for reset in ["discard all", "reset all", "reset search_path", "set search_path to default"] {
+                client.query("set search_path = public");
+                let read = "select a from here";
+                let told = client.ask(&[&query(reset), &parse("", read), &bind("", &[]), &execute(), SYNC], 2);
+                assert!(told.contains(&"row app".to_owned()), "{reset}: {told:?}");
+                let write = "insert into here values ('app') returning tableoid = 'app.here'::regclass";
+                let told = client.ask(&[&query("set search_path = public"), &query(reset), &query(write)], 3);
+                assert!(told.contains(&"row t".to_owned()), "{reset}: {told:?}");
+                client.query("set search_path = public");
+                let reset = [parse("", reset), bind("", &[]), execute(), SYNC.to_vec()].concat();
+                let told = client.ask(&[&reset, &query(read)], 2);
+                assert!(told.contains(&"row app".to_owned()), "{told:?}");
+            }
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from public.here").unwrap(), "1", "nothing went astray");
+    });
+}
+
+#[test]
+fn what_is_bound_in_one_read_and_executed_in_another_is_seen() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut client, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        let slow = [parse("", "select pg_sleep(0.2)"), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        // The second batch is bound while the first one runs, and executed behind its end.
+        client.send(&[&slow, &parse("", "set role ada"), &bind("", &[])]);
+        client.until(b'Z');
+        client.ask(&[&execute(), SYNC], 1);
+        assert_eq!(other.query("select current_user")[1], "row bench", "it is nobody else's");
+        assert_eq!(client.query("select current_user")[1], "row ada");
+    });
+}
+
+#[test]
+fn what_trunkline_cannot_read_leaves_its_session_what_it_would_and_others_nothing() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\nqueue_timeout = '300ms'\n[routing]\nreads = 'primary'");
+        let state = ["current_user", "coalesce(current_setting('app.tenant', true), '')", "current_setting('work_mem')"]
+            .map(|one| format!("select {one}"))
+            .map(|sql| query(&sql))
+            .concat();
+        let rows =
+            |told: Vec<String>| -> Vec<String> { told.into_iter().filter(|words| words.starts_with("row")).collect() };
+        // In this encoding the letter is two bytes of two letters: nothing but ASCII is looked at.
+        let mut client = RawClient::connect(proxy.port(), &[("client_encoding", "LATIN1")]);
+        for set in ["set role ada", "set app.tenant = 'one'", "select set_config('work_mem', '5MB', false)"] {
+            let told = client.query(&format!("{set} /* é */"));
+            assert_eq!(told.last().unwrap(), "I", "{told:?}");
+        }
+        let mut other = RawClient::connect(proxy.port(), &[]);
+        assert_eq!(rows(other.ask(&[&state], 3)), ["row bench", "row ", "row 4MB"]);
+        assert_eq!(rows(client.ask(&[&state], 3)), ["row ada", "row one", "row 5MB"]);
+        // What keeps its server connection keeps it.
+        client.query("create temp table größe (a int)");
+        assert_eq!(client.query("select count(*) from größe")[1], "row 0");
+        assert!(other.query("select 1")[0].starts_with("53300"), "the only connection is taken");
+    });
+}
