@@ -1,8 +1,8 @@
 //! Carries a client's CancelRequest to the one server connection that runs its statement.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use dashmap::DashMap;
@@ -44,12 +44,19 @@ pub struct CancelTarget {
     key: CancelKey,
     /// Cancels that are on their way to it: while there are any, it must not go to another session.
     on_the_way: AtomicUsize,
+    /// A cancel of which nobody knows whether it has arrived: it may do so at any time.
+    has_stray: AtomicBool,
 }
 
 impl CancelTarget {
     /// What cancels a statement on the connection with this key to this address.
     pub fn new(endpoint: &Endpoint, key: CancelKey) -> Arc<Self> {
-        Arc::new(Self { endpoint: endpoint.clone(), key, on_the_way: AtomicUsize::new(0) })
+        Arc::new(Self {
+            endpoint: endpoint.clone(),
+            key,
+            on_the_way: AtomicUsize::new(0),
+            has_stray: AtomicBool::new(false),
+        })
     }
 
     /// Cancels what runs there.
@@ -58,8 +65,21 @@ impl CancelTarget {
         if matches!(sent, Ok(Ok(()))) { CancelOutcome::Sent } else { CancelOutcome::Failed }
     }
 
-    /// A cancel is on its way.
+    /// A cancel is on its way, or went astray and may still arrive: the connection is for no other session.
     pub fn is_being_cancelled(&self) -> bool {
+        self.is_awaited() || self.has_stray.load(Ordering::Acquire)
+    }
+
+    /// Waits until every cancel that is on its way has arrived, so that it does not hit what is sent next. It is no use to
+    /// wait for a stray one.
+    pub async fn until_arrived(&self) {
+        let begun = Instant::now();
+        while self.is_awaited() && begun.elapsed() < LONGEST_WAIT {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn is_awaited(&self) -> bool {
         self.on_the_way.load(Ordering::Acquire) > 0
     }
 }
@@ -79,6 +99,12 @@ pub enum CancelOutcome {
 
 /// How long a node may take to take a CancelRequest.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// By then every cancel has arrived or gone astray: it is given up after [`DEADLINE`].
+const LONGEST_WAIT: Duration = Duration::from_secs(6);
+
+/// A node takes a cancel within a millisecond or two.
+const LOOK: Duration = Duration::from_millis(1);
 
 impl CancelKeys {
     /// A key with a secret of so many bytes for a new session, to be given back with [`CancelKeys::remove`].
@@ -123,20 +149,30 @@ impl CancelKeys {
 }
 
 /// A cancel that is on its way to a server connection, which is not lent to another session before it has arrived; dropped
-/// before, it marks the connection for ever, and that is closed instead.
+/// before, it is a stray one, and the connection is closed instead.
 #[derive(Debug)]
 #[must_use = "it has not been sent yet"]
-pub struct OnItsWay(Arc<CancelTarget>);
+pub struct OnItsWay {
+    target: Arc<CancelTarget>,
+    has_arrived: bool,
+}
 
 impl OnItsWay {
     /// Sends it.
-    pub async fn arrive(self) -> CancelOutcome {
-        let outcome = self.0.cancel().await;
-        // One that did not arrive may still arrive: its connection stays marked.
-        if outcome == CancelOutcome::Sent {
-            self.0.on_the_way.fetch_sub(1, Ordering::AcqRel);
-        }
+    pub async fn arrive(mut self) -> CancelOutcome {
+        let outcome = self.target.cancel().await;
+        self.has_arrived = outcome == CancelOutcome::Sent;
         outcome
+    }
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        // First: whoever sees none on its way sees the stray one.
+        if !self.has_arrived {
+            self.target.has_stray.store(true, Ordering::Release);
+        }
+        self.target.on_the_way.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -152,7 +188,7 @@ impl Cancellable {
         let now = self.now.lock();
         let target = now.running.as_ref()?;
         target.on_the_way.fetch_add(1, Ordering::AcqRel);
-        Some(OnItsWay(Arc::clone(target)))
+        Some(OnItsWay { target: Arc::clone(target), has_arrived: false })
     }
 
     /// Waits until somebody cancels what the session waits for.
@@ -171,7 +207,7 @@ impl Cancellable {
         self.now.lock().running = Some(Arc::clone(target));
     }
 
-    /// The session holds no connection any more. After this, no new cancel goes to it.
+    /// The session holds no connection any more, or what runs there is not its own. After this, no new cancel goes there.
     pub fn runs_nothing(&self) {
         self.now.lock().running = None;
     }
@@ -186,4 +222,25 @@ async fn send(running: &CancelTarget) -> Result<(), ConnectError> {
     // How it closes does not matter.
     while stream.read(&mut [0; 16]).await.is_ok_and(|count| count > 0) {}
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_cancel_that_went_astray_and_nobody_else_gets_its_connection() {
+        let key = CancelKey { process_id: 1, secret: Box::default() };
+        let target = CancelTarget::new(&Endpoint::plain("127.0.0.1:1".into()), key);
+        let session = CancelKeys::default().issue(4);
+        session.runs_at(&target);
+        let cancel = session.begin_cancel().unwrap();
+        session.runs_nothing();
+        assert!(session.begin_cancel().is_none());
+        let mut waits = std::pin::pin!(target.until_arrived());
+        assert!(tokio::time::timeout(2 * LOOK, &mut waits).await.is_err(), "it is on its way");
+        drop(cancel);
+        assert!(tokio::time::timeout(LONGEST_WAIT / 2, waits).await.is_ok(), "it is waited for");
+        assert!(target.is_being_cancelled(), "it may still arrive");
+    }
 }

@@ -111,7 +111,7 @@ impl Connection {
         let _ = tokio::time::timeout_at(deadline, closed).await;
     }
 
-    /// A cancel is on its way to it.
+    /// A cancel is on its way to it, or may be for ever: see [`CancelTarget::is_being_cancelled`].
     pub fn is_being_cancelled(&self) -> bool {
         self.cancel_target.is_being_cancelled()
     }

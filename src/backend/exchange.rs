@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::Stream;
@@ -21,6 +21,8 @@ pub struct Answer {
     pub described: Described,
     /// ParameterStatus messages that came with it.
     pub parameters: Vec<(Box<str>, Box<str>)>,
+    /// Whole NotificationResponse messages that came with it: they are for the session that listens there, if one does.
+    pub notifications: Vec<Bytes>,
     /// The transaction as ReadyForQuery told it.
     pub status: TransactionStatus,
 }
@@ -40,6 +42,8 @@ pub enum ExchangeError {
         message: String,
         /// All that it says, as an ErrorResponse has it.
         fields: Box<[u8]>,
+        /// What else has come.
+        answer: Box<Answer>,
     },
     /// The node's words make no sense.
     #[error("the node does not keep to the protocol")]
@@ -131,15 +135,19 @@ pub async fn describe(
 async fn read_answer(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Answer, ExchangeError> {
     match read_to_ready(stream, buffer).await? {
         (answer, None) => Ok(answer),
-        (_, Some(refused)) => Err(refused),
+        (answer, Some(fields)) => {
+            let ErrorFields { code, message, .. } = ErrorFields::read(&fields);
+            let message = String::from_utf8_lossy(message).into_owned();
+            Err(ExchangeError::Refused { code, message, fields, answer: Box::new(answer) })
+        }
     }
 }
 
-/// The answer as far as it came, and the node's refusal, if it has refused.
+/// The answer as far as it came, and what the node has refused with, if it has refused.
 async fn read_to_ready(
     stream: &mut Stream,
     buffer: &mut BytesMut,
-) -> Result<(Answer, Option<ExchangeError>), ExchangeError> {
+) -> Result<(Answer, Option<Box<[u8]>>), ExchangeError> {
     let mut answer = Answer::default();
     let mut refused = None;
     let mut types: Box<[u8]> = Box::default();
@@ -165,13 +173,12 @@ async fn read_to_ready(
                 answer.described.told.push(told);
             }
             backend::PARAMETER_STATUS => answer.parameters.push(read_parameter(body)?),
+            backend::NOTIFICATION_RESPONSE => answer.notifications.push(message.freeze()),
             backend::ERROR_RESPONSE => {
-                let fields = ErrorFields::read(body);
-                let message = String::from_utf8_lossy(fields.message).into_owned();
-                refused = Some(ExchangeError::Refused { code: fields.code, message, fields: body.into() });
-                if fields.ends_connection() {
+                if ErrorFields::read(body).ends_connection() {
                     return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
                 }
+                refused = Some(body.into());
             }
             backend::READY_FOR_QUERY => {
                 answer.status = TransactionStatus::read(body).map_err(|_| ExchangeError::Protocol)?;

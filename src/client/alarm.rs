@@ -15,8 +15,8 @@ pub(super) struct Alarm(JoinHandle<()>);
 impl Alarm {
     /// Cancels what the session runs after this time.
     ///
-    /// The cancel is counted on its server connection before it is sent: dropping the alarm then leaves the count, and
-    /// the connection is closed instead of lent again.
+    /// The cancel is counted on its server connection before it is sent: where the alarm is dropped then, the connection is
+    /// closed instead of lent again.
     pub(super) fn set(after: Duration, server: &Arc<Server>, cancellable: &Arc<Cancellable>) -> Self {
         let (server, cancellable) = (Arc::clone(server), Arc::clone(cancellable));
         Self(tokio::task::spawn_local(async move {

@@ -8,9 +8,11 @@ use super::conversation::Client;
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::backend::Lease;
+use crate::backend::exchange::{Answer, ExchangeError};
 use crate::session::Known;
+use crate::wire::SqlState;
+use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::put_warning;
-use crate::wire::{SqlState, backend};
 
 impl Client {
     /// The session is idle: what it has left on its server connection is found out, and the lease goes back unless that
@@ -27,7 +29,7 @@ impl Client {
     /// The session keeps its lease: its settings are made what they would be if it had come back to it.
     pub(super) async fn settle(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         if self.session.has_reset_in_transaction() {
-            return self.reset_on().await;
+            return self.reset_on(buffers).await;
         }
         let touched = self.find_remains(buffers).await?;
         self.grant_wishes(&touched, buffers).await
@@ -35,18 +37,13 @@ impl Client {
 
     /// Asks what is left of the session, where nobody knows, and for the settings it has touched. Answers their names.
     async fn find_remains(&mut self, buffers: &mut Buffers) -> Result<Vec<Arc<str>>, Farewell> {
-        if self.session.wants_look()
-            && let Some(held) = &mut self.held
-        {
-            let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-            let sql = self.session.look_query();
-            match held.lease.connection().query(&sql, deadline).await {
-                Ok(answer) => self.session.looked(&answer.rows),
-                Err(_) => return Err(self.settings_lost()),
-            }
+        if self.session.wants_look() && self.held.is_some() {
+            let (sql, again) = (self.session.look_query(), self.session.look_query_unhurried());
+            let answer = self.ask(&sql, Some(&again), buffers).await?;
+            self.session.looked(&answer.rows);
         }
         let touched = self.session.take_touched();
-        if !touched.is_empty() {
+        if !touched.is_empty() && self.held.is_some() {
             self.read_settings(&touched, buffers).await?;
         }
         Ok(touched)
@@ -108,30 +105,47 @@ impl Client {
     }
 
     async fn read_settings(&mut self, names: &[Arc<str>], buffers: &mut Buffers) -> Result<(), Farewell> {
-        let Some(held) = &mut self.held else { return Ok(()) };
-        let connection = held.lease.connection();
-        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
         let sql = self.session.settings_query(names);
-        match connection.query(&sql, deadline).await {
-            Ok(answer) => {
-                let values = answer.rows.into_iter().next().unwrap_or_default();
-                connection.known.settings = self.session.settings_read(names, values);
-                self.place.card.is_called(self.session.settings.get("application_name"));
-                self.replay_after_reset(buffers).await
-            }
-            Err(_) => Err(self.settings_lost()),
-        }
+        let answer = self.ask(&sql, Some(&sql), buffers).await?;
+        let Some(held) = &mut self.held else { return Ok(()) };
+        let values = answer.rows.into_iter().next().unwrap_or_default();
+        held.lease.connection().known.settings = self.session.settings_read(names, values);
+        self.place.card.is_called(self.session.settings.get("application_name"));
+        self.replay_after_reset(buffers).await
     }
 
     /// RESET within a transaction has gone back to what the server connection began with: on to where the session did.
-    async fn reset_on(&mut self) -> Result<(), Farewell> {
+    async fn reset_on(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         let sql = self.session.reset_on();
-        let Some(held) = &mut self.held else { return Ok(()) };
+        // Once: what cancels it ends the client's transaction with it.
+        self.ask(&sql, None, buffers).await.map(drop)
+    }
+
+    /// A query of Trunkline's own, behind what the session has run on its server connection. Where something cancels it,
+    /// it is asked once more, as `again` has it: a cancel went astray, or the session's statement_timeout is short. What
+    /// comes meanwhile for a session that listens goes to its client.
+    async fn ask(&mut self, sql: &str, again: Option<&str>, buffers: &mut Buffers) -> Result<Answer, Farewell> {
+        // The client has its answer: a cancel that comes now comes too late, and means nothing that runs.
+        self.cancellable.runs_nothing();
+        let Some(held) = &mut self.held else { return Err(self.settings_lost()) };
+        let connection = held.lease.connection();
+        connection.cancel_target.until_arrived().await;
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        match held.lease.connection().query(&sql, deadline).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(self.settings_lost()),
+        let mut asked = connection.query(sql, deadline).await;
+        if let (Some(again), Err(ExchangeError::Refused { code: SqlState::QUERY_CANCELED, answer, .. })) =
+            (again, &asked)
+        {
+            self.session.overheard(&answer.notifications, &mut connection.known, &mut buffers.to_client);
+            let end = if answer.status == TransactionStatus::Idle { "" } else { "ROLLBACK;" };
+            asked = connection.query(&format!("{end}{again}"), deadline).await;
         }
+        let Ok(answer) = asked else { return Err(self.settings_lost()) };
+        self.session.overheard(&answer.notifications, &mut connection.known, &mut buffers.to_client);
+        self.cancellable.runs_on(connection);
+        if !buffers.to_client.is_empty() {
+            self.flush(buffers).await?;
+        }
+        Ok(answer)
     }
 
     fn settings_lost(&mut self) -> Farewell {
@@ -143,13 +157,12 @@ impl Client {
     /// what changes by that, as a server would tell it.
     async fn replay_after_reset(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(held) = &mut self.held else { return Ok(()) };
-        let connection = held.lease.connection();
-        let Some(sql) = self.session.settings.sql_from(&connection.known.settings) else { return Ok(()) };
-        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        let Ok(answer) = connection.query(&sql, deadline).await else {
-            return Err(self.settings_lost());
-        };
-        connection.known.settings = self.session.settings.clone();
+        let there = &held.lease.connection().known.settings;
+        let Some(sql) = self.session.settings.sql_from(there) else { return Ok(()) };
+        let answer = self.ask(&sql, Some(&sql), buffers).await?;
+        if let Some(held) = &mut self.held {
+            held.lease.connection().known.settings = self.session.settings.clone();
+        }
         for (name, value) in answer.parameters {
             if self.session.is_news(&name, &value) {
                 backend::put_parameter_status(&mut buffers.to_client, &name, &value);
@@ -159,14 +172,10 @@ impl Client {
     }
 }
 
-/// A cancel is on its way to this connection: it waits until the cancel has arrived, so that it hits nobody else.
+/// A cancel is on its way to this connection: it waits until the cancel has arrived, so that it hits nobody else. Where
+/// one went astray, it is closed.
 async fn after_cancel(mut lease: Lease) {
-    /// The node answers a cancel at once; a connection that waits longer is closed.
-    const LONGEST: Duration = Duration::from_secs(6);
-    let begun = Instant::now();
-    while lease.connection().is_being_cancelled() && begun.elapsed() < LONGEST {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    lease.connection().cancel_target.until_arrived().await;
     if !lease.connection().is_being_cancelled() {
         lease.give_back(Instant::now());
     }

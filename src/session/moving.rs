@@ -113,6 +113,12 @@ impl Session {
         }
     }
 
+    /// A query of ours for as long as it takes, whatever the session's statement_timeout says. It must not ask for that: it
+    /// would be told none.
+    pub fn unhurried(sql: &str) -> String {
+        settings::at_read_committed(&format!("SET LOCAL statement_timeout TO 0;{sql}"))
+    }
+
     /// The query that reads these settings back, on a server connection that has just changed them.
     pub fn settings_query(&self, names: &[Arc<str>]) -> String {
         let sql = settings::sql_to_read(names);

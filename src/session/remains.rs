@@ -3,10 +3,15 @@
 
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
+
+use super::known::Known;
 use super::pins::Pins;
+use super::reply::Reply;
 use super::{Session, settings};
 use crate::sql::{Doubt, Kind, Leftovers, Part, Pin, Statement};
-use crate::wire::backend::TransactionStatus;
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::frame;
 
 /// What may be there that nobody knows of.
 #[derive(Debug, Default)]
@@ -91,9 +96,18 @@ impl Session {
 
     /// The query of a look.
     pub fn look_query(&self) -> String {
+        self.guarded(self.look_sql())
+    }
+
+    /// The same for a look that was cancelled: of our queries it is the one that can take longer than a statement_timeout.
+    pub fn look_query_unhurried(&self) -> String {
+        Self::unhurried(&self.look_sql())
+    }
+
+    fn look_sql(&self) -> String {
         let unknown = self.remains.code.as_ref().map(|code| &*code.unknown).filter(|unknown| !unknown.is_empty());
         let of_unknown = unknown.map(sql_of_unknown).unwrap_or_default();
-        self.guarded(format!("{SQL}{of_unknown}"))
+        format!("{SQL}{of_unknown}")
     }
 
     /// What the node has answered to it: pins are what has a cause, and every setting is to be read that may be another.
@@ -122,6 +136,17 @@ impl Session {
             let known: Vec<_> = self.settings.iter().map(|(name, _)| Arc::clone(name)).collect();
             self.touched.extend(known);
             self.touched.extend(NEVER_LISTED.map(Arc::from));
+        }
+    }
+
+    /// Whole NotificationResponse messages that came while a query of ours ran: the client is told what it listens for.
+    pub fn overheard(&mut self, messages: &[Bytes], known: &mut Known, out: &mut BytesMut) {
+        for message in messages {
+            let body = message.get(frame::HEADER..).unwrap_or_default();
+            match self.reply(backend::NOTIFICATION_RESPONSE, body, known) {
+                Ok(Reply::Replace(own)) => out.extend_from_slice(&own),
+                _ => out.extend_from_slice(message),
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! State that a client has left on a server connection: kept for it, and seen by nobody else.
 
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
 
 use postgres::Client;
 
@@ -90,6 +92,101 @@ fn who_listens_on_a_connection_that_was_cleaned_knows_its_own_notifications_too(
             assert!(told.contains(&own), "{own}: {told:?}");
             listener.send(&[TERMINATE]);
         }
+    });
+}
+
+/// Trunkline asks the server something of its own behind these statements, on the connection that the listener keeps.
+#[test]
+fn who_listens_hears_what_comes_while_trunkline_asks_something_of_its_own() {
+    const LAST: usize = 300;
+    limited(|| {
+        let cluster = cluster();
+        for (mode, sql) in [
+            ("transaction", "do $$ begin null; end $$"),
+            ("transaction", "begin; listen more; commit"),
+            ("session", "set work_mem = '7MB'"),
+        ] {
+            let proxy = Proxy::start(&cluster, &format!("[pool]\nsize = 2\nmode = '{mode}'"));
+            let mut listener = RawClient::connect(proxy.port(), &[]);
+            listener.query("listen news");
+            let mut other = proxy.client();
+            let notifier = thread::spawn(move || {
+                (0..=LAST).for_each(|number| other.batch_execute(&format!("notify news, '{number}'")).unwrap());
+            });
+            let mut heard = Vec::new();
+            while !notifier.is_finished() {
+                heard.extend(listener.query(sql));
+            }
+            notifier.join().unwrap();
+            heard.extend(listener.query(sql));
+            heard.extend(listener.query("select 1"));
+            let numbers = heard.iter().filter_map(|words| words.split_once(" news=")?.1.parse().ok());
+            let heard: Vec<usize> = numbers.collect();
+            let wanted: Vec<usize> = (0..=LAST).collect();
+            assert_eq!(heard, wanted, "{sql} in mode {mode}");
+        }
+    });
+}
+
+#[test]
+fn a_cancel_that_comes_too_late_does_nothing_where_trunkline_asks_something_of_its_own() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1");
+        for first in ["select 1", "create temp table mine (a int)"] {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query(first);
+            for round in 0..200 {
+                for (sql, tag) in [("do $$ begin null; end $$", "DO"), ("set work_mem = '7MB'", "SET")] {
+                    assert_eq!(client.query(sql), [tag, "I"], "round {round} behind {first}");
+                    client.canceller()();
+                }
+            }
+            client.send(&[TERMINATE]);
+        }
+    });
+}
+
+#[test]
+fn what_runs_on_a_kept_server_connection_can_be_cancelled_behind_what_trunkline_asks_there() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("create temp table mine (a int)");
+        client.query("do $$ begin null; end $$");
+        let cancel = client.canceller();
+        let cancelling = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            cancel();
+        });
+        let told = client.query("select count(*), pg_sleep(20) from mine");
+        assert!(told.contains(&"57014 canceling statement due to user request".to_owned()), "{told:?}");
+        cancelling.join().unwrap();
+    });
+}
+
+/// With so many locks it takes the server longer to tell what the session has than the session gives its statements.
+#[test]
+fn a_short_statement_timeout_does_not_end_a_session_whose_remains_take_longer_to_find() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("select count(pg_advisory_lock(number)) from generate_series(1, 5000) as number");
+        // What Trunkline asks of a SERIALIZABLE session is a transaction block, which fails as a whole.
+        for (isolation, memory) in [("read committed", "7MB"), ("serializable", "9MB")] {
+            client.query(&format!("set default_transaction_isolation = '{isolation}'"));
+            client.query("set statement_timeout = '4ms'");
+            for _ in 0..5 {
+                let told =
+                    client.query(&format!("do $$ begin perform set_config('work_mem', '{memory}', false); end $$"));
+                assert_eq!(told.last().unwrap(), "I", "{told:?}");
+            }
+            client.query("set statement_timeout = '20s'");
+            assert_eq!(client.query("show work_mem")[1], format!("row {memory}"));
+        }
+        assert_eq!(client.query("select count(*) from pg_locks where locktype = 'advisory'")[1], "row 5000");
     });
 }
 
