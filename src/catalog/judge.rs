@@ -55,6 +55,11 @@ impl Why {
         Self::Cast,
         Self::Domain,
     ];
+
+    /// What is meant runs code, or is not known and may.
+    fn is_code(self) -> bool {
+        !matches!(self, Self::Relation | Self::Unlogged | Self::Foreign)
+    }
 }
 
 /// What needs the primary.
@@ -77,6 +82,8 @@ pub struct Verdict {
     pub leaves: bool,
     /// It may draw from a sequence.
     pub draws: Draws,
+    /// By its text it only reads, and yet it runs code: of a view, a policy, an operator, a cast or a type's check.
+    pub hides_code: bool,
 }
 
 impl Verdict {
@@ -84,8 +91,9 @@ impl Verdict {
     const LEAVES: u16 = 2;
     const MAYBE_DRAWS: u16 = 4;
     const SURELY_DRAWS: u16 = 8;
+    const HIDES_CODE: u16 = 16;
     /// The reason stands above the bits.
-    const WHY: u32 = 4;
+    const WHY: u32 = 5;
 
     /// As a number, to be noted beside the statement.
     pub fn to_note(self) -> u16 {
@@ -95,6 +103,7 @@ impl Verdict {
             | bit(self.leaves, Self::LEAVES)
             | bit(self.draws == Draws::Maybe, Self::MAYBE_DRAWS)
             | bit(self.draws == Draws::Surely, Self::SURELY_DRAWS)
+            | bit(self.hides_code, Self::HIDES_CODE)
     }
 
     /// From such a number.
@@ -109,7 +118,8 @@ impl Verdict {
             (_, true) => Draws::Maybe,
             _ => Draws::No,
         };
-        Self { why, changes_catalog: has(Self::CHANGES_CATALOG), leaves: has(Self::LEAVES), draws }
+        let (changes_catalog, leaves) = (has(Self::CHANGES_CATALOG), has(Self::LEAVES));
+        Self { why, changes_catalog, leaves, draws, hides_code: has(Self::HIDES_CODE) }
     }
 }
 
@@ -131,7 +141,17 @@ impl Picture {
             changes_catalog: self.changes_catalog(statement, path),
             leaves: !self.leftovers(statement, path).is_none(),
             draws: self.draws(statement, path),
+            hides_code: self.hides_code(statement, path),
         }
+    }
+
+    /// By its text the statement only reads, and yet it runs code that may do anything.
+    pub fn hides_code(&self, statement: &Statement, path: &Path) -> bool {
+        let runs_code = |part: &Part| {
+            let look = Look { only_code: true, ..Look::new(self, path) }.part(part);
+            look.is_err()
+        };
+        statement.is_plain_read() && statement.parts.iter().any(runs_code)
     }
 
     /// Whether the statement draws from a sequence. Only one that stands alone does so surely.
@@ -395,11 +415,13 @@ struct Look<'a> {
     sources: SmallVec<[Oid; 8]>,
     /// Types that values may be made into.
     targets: SmallVec<[Oid; 8]>,
+    /// Relations that need the primary and run nothing are passed over.
+    only_code: bool,
 }
 
 impl<'a> Look<'a> {
     fn new(picture: &'a Picture, path: &'a Path) -> Self {
-        Self { picture, path, sources: SmallVec::new(), targets: SmallVec::new() }
+        Self { picture, path, sources: SmallVec::new(), targets: SmallVec::new(), only_code: false }
     }
 
     fn part(&mut self, part: &Part) -> Result<(), Found> {
@@ -428,7 +450,8 @@ impl<'a> Look<'a> {
         }
         let (picture, path) = (self.picture, self.path);
         for relation in picture.relations_named(name, path) {
-            if let Some(why) = if is_only { relation.why } else { relation.whole() } {
+            let why = if is_only { relation.why } else { relation.whole() };
+            if let Some(why) = why.filter(|why| !self.only_code || why.is_code()) {
                 return Err(found(why));
             }
             let binds = |owner: &Option<Box<str>>| owner.as_deref() != Some(&*path.role) || path.role.is_empty();
@@ -575,8 +598,10 @@ mod tests {
         for why in Why::ALL.into_iter().map(Some).chain([None]) {
             for (changes_catalog, leaves) in [(false, false), (false, true), (true, false), (true, true)] {
                 for draws in [Draws::No, Draws::Maybe, Draws::Surely] {
-                    let verdict = Verdict { why, changes_catalog, leaves, draws };
-                    assert_eq!(Verdict::of_note(verdict.to_note()), verdict);
+                    for hides_code in [false, true] {
+                        let verdict = Verdict { why, changes_catalog, leaves, draws, hides_code };
+                        assert_eq!(Verdict::of_note(verdict.to_note()), verdict);
+                    }
                 }
             }
         }

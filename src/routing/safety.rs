@@ -48,12 +48,12 @@ pub fn prove(statement: &Statement, facts: &Facts<'_>) -> Result<ReplicaSafe, Re
 }
 
 /// The same for a [plain read](Statement::is_plain_read) outside of a transaction, where the catalog has noted what it says
-/// of the names: one look. None where it has not, or where the statement may change catalogs after all.
+/// of the names: one look. None where it has not, or where the statement may do something after all.
 #[inline]
 pub fn prove_by_note(statement: &Statement, catalog: &Catalog<'_>) -> Option<Result<ReplicaSafe, Reason>> {
     let Catalog::Known { key: Some(key), .. } = catalog else { return None };
     let verdict = Verdict::of_note(statement.memo.get(*key).filter(|_| statement.is_plain_read())?);
-    if verdict.changes_catalog {
+    if verdict.changes_catalog || verdict.hides_code {
         return None;
     }
     Some(verdict.why.map_or(Ok(ReplicaSafe(())), |why| Err(Reason::from(why))))
@@ -109,6 +109,15 @@ pub fn runs_unseen(statement: &Statement, catalog: &Catalog<'_>) -> bool {
     matches!(catalog, Catalog::Unknown(_)) && statement.parts.iter().any(writes)
 }
 
+/// By its text the statement only reads, and yet it runs code: what that leaves, draws or writes, nobody knows.
+pub fn hides_code(statement: &Statement, catalog: &Catalog<'_>) -> bool {
+    statement.is_plain_read()
+        && match catalog {
+            Catalog::Unknown(Some(last)) => last.hides_code(statement, &Path::any()),
+            _ => catalog_verdict(statement, catalog).is_some_and(|verdict| verdict.hides_code),
+        }
+}
+
 /// Whether the statement draws from a sequence.
 pub fn draws(statement: &Statement, catalog: &Catalog<'_>) -> Draws {
     catalog_verdict(statement, catalog).map_or_else(|| Draws::of_text(statement), |verdict| verdict.draws)
@@ -118,7 +127,8 @@ pub fn draws(statement: &Statement, catalog: &Catalog<'_>) -> Draws {
 /// may leave anything.
 pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>) -> Option<Box<Leftovers>> {
     if statement.is_plain_read() {
-        return None; // it calls nothing but PostgreSQL's own
+        // Of itself it calls nothing but PostgreSQL's own.
+        return hides_code(statement, catalog).then(|| Box::new(Leftovers::doubtful(Doubt::Opaque)));
     }
     let runs_code = |part: &Part| matches!(part.kind, Kind::Call | Kind::Do);
     let calls_unknown = |part: &Part| matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_)));

@@ -34,6 +34,8 @@ pub struct Gathered {
     pub is_wrong_on_replica: bool,
     /// It may run what nobody has heard of.
     pub runs_unseen: bool,
+    /// A plain read in it runs code, of which nobody knows what it does.
+    pub hides_code: bool,
     /// It changes something in the session, such as a setting.
     pub changes_session: bool,
     /// It begins or ends a transaction, or a part of one.
@@ -114,6 +116,7 @@ impl Gathered {
         self.draws = None;
         self.makes_rows = None;
         self.runs_unseen = false;
+        self.hides_code = false;
         self.changes_session = false;
         self.controls_transaction = false;
     }

@@ -10,7 +10,7 @@ use super::prepared::Prepared;
 use super::{Held, Identity, Session, Surroundings, anew};
 use crate::catalog::Path;
 use crate::routing::{Catalog, Facts, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
-use crate::sql::{Isolation, Pin, SessionChange, Statement, TransactionControl};
+use crate::sql::{Draws, Isolation, Pin, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
@@ -325,6 +325,10 @@ impl Session {
         }
         self.gathered.asks_sequence |=
             statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
+        if safety::hides_code(statement, &catalog) {
+            self.gathered.hides_code = true;
+            self.gathered.draws(Draws::Maybe, statement);
+        }
         if !statement.is_plain_read() {
             self.gathered.runs_unseen |= safety::runs_unseen(statement, &catalog);
             self.gathered.draws(safety::draws(statement, &catalog), statement);
@@ -336,6 +340,7 @@ impl Session {
             for inner in executed.into_iter().flatten() {
                 self.gathered.may_change_catalog |= safety::may_change_catalog(&inner, &catalog);
                 self.gathered.leaves(safety::leftovers(&inner, &catalog));
+                self.gathered.hides_code |= safety::hides_code(&inner, &catalog);
             }
             self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
         }

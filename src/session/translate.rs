@@ -61,8 +61,12 @@ impl Session {
         if let Some(left) = self.gathered.leftovers.take() {
             self.may_be_left(&left);
         }
-        if self.gathered.runs_unseen {
+        if self.gathered.runs_unseen || self.gathered.hides_code {
             known.unseen = Some(self.id);
+        }
+        if self.gathered.hides_code {
+            self.transaction.may_have_written = true;
+            self.draws(Draws::Maybe, known);
         }
         match message.tag {
             frontend::QUERY => self.translate_query(message, known, out),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use postgres::Client;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
+use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
 
 const FUNCTIONS: &str = "
     create function sets_by_set(value text) returns text language plpgsql as
@@ -218,4 +219,48 @@ fn a_session_is_held_no_longer_than_what_holds_it() {
 
 fn first_value(client: &mut Client, sql: &str) -> String {
     client.query_one(sql, &[]).unwrap().get(0)
+}
+
+#[test]
+fn what_a_view_an_operator_or_a_cast_leaves_is_its_sessions_and_nobody_elses() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create sequence s;
+            create view numbered as select nextval('s') as number;
+            create view tuned as select set_config('work_mem', '2MB', false) as value;
+            create view locked as select pg_advisory_lock(77)::text as value;
+            create type pair as (a int, b int);
+            create function tunes(pair, pair) returns bool language plpgsql as
+                $$ begin perform set_config('work_mem', '3MB', false); return true; end $$;
+            create operator === (leftarg = pair, rightarg = pair, function = tunes);";
+        cluster.node(0).sql(sql).unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\nqueue_timeout = '500ms'");
+        let mut one = RawClient::connect(proxy.port(), &[]);
+        let mut other = RawClient::connect(proxy.port(), &[]);
+        let work_mem = |client: &mut RawClient| client.query("select current_setting('work_mem') from s")[1].clone();
+        let batch = |sql: &str| [parse("", sql), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        for (sql, left) in
+            [("select * from tuned", "row 2MB"), ("select row(1, 2)::pair === row(1, 2)::pair", "row 3MB")]
+        {
+            one.query("set work_mem = '7MB'");
+            one.query(sql);
+            assert_eq!(work_mem(&mut other), "row 4MB", "{sql}");
+            assert_eq!(work_mem(&mut one), left);
+            one.query("set work_mem = '7MB'");
+            one.ask(&[&batch(sql)], 1);
+            assert_eq!(work_mem(&mut other), "row 4MB", "{sql}");
+            assert_eq!(work_mem(&mut one), left);
+        }
+        one.query("reset work_mem");
+        for sql in [query("select * from numbered"), batch("select * from numbered")] {
+            one.ask(&[&sql], 1);
+            let told = other.query("select lastval()");
+            assert!(told.iter().any(|words| words.starts_with("55000")), "another's number: {told:?}");
+        }
+        // The lock is held as long as the session is, which keeps the only connection to the primary.
+        one.query("select * from locked");
+        let told = other.query("select pg_advisory_unlock(77)");
+        assert!(told.iter().any(|words| words.starts_with("53300")), "{told:?}");
+        assert_eq!(one.query("select pg_advisory_unlock(77)")[1], "row t");
+    });
 }
