@@ -267,7 +267,7 @@ impl<'a> Drawing<'a> {
                 if mentions.writes {
                     Some(Why::Function)
                 } else {
-                    self.of_tree(mentions, None)
+                    self.of_tree(mentions, None).or_else(|| self.under_policy(mentions))
                 }
             }
             Body::Text { is_dynamic: true, .. } => Some(Why::Function),
@@ -445,7 +445,7 @@ impl<'a> Drawing<'a> {
             let Some(row) = self.row(*oid).filter(|row| row.has_policies) else { continue };
             let Some(relation) = self.relation(*oid).filter(|relation| relation.policies.is_empty()) else { continue };
             debug_assert_eq!(relation.oid, *oid);
-            if self.of_tree(tree, Some(*oid)).is_some() {
+            if self.of_tree(tree, Some(*oid)).or_else(|| self.under_policy(tree)).is_some() {
                 let owner = self.owners.get(&row.owner).map(|(name, _)| name.clone()).filter(|_| !row.binds_owner);
                 found.push((*oid, Found::Policy(Policy { owner })));
             }
@@ -494,6 +494,11 @@ impl<'a> Drawing<'a> {
     fn policies_in(&self, tree: &Mentions) -> Vec<Policy> {
         let relations = tree.relations.iter().filter_map(|oid| self.relation(*oid));
         relations.flat_map(|relation| relation.policies.iter().cloned()).collect()
+    }
+
+    /// A policy may bind whoever it is that runs this.
+    fn under_policy(&self, tree: &Mentions) -> Need {
+        (!self.policies_in(tree).is_empty()).then_some(Why::Policy)
     }
 
     /// A view reads with the rights of its owner.

@@ -432,7 +432,7 @@ impl<'a> Look<'a> {
         loop {
             let before = (self.sources.len(), self.targets.len());
             part.operators.iter().try_for_each(|name| self.operator(name))?;
-            part.attributes.iter().try_for_each(|name| self.attribute(name))?;
+            part.attributes.iter().try_for_each(|name| self.attribute(name, part.applies))?;
             if before == (self.sources.len(), self.targets.len()) {
                 break;
             }
@@ -467,6 +467,10 @@ impl<'a> Look<'a> {
         let (picture, path) = (self.picture, self.path);
         for oid in picture.types_named(name, path) {
             self.may_be_made(oid);
+        }
+        // A table's name is that of its rows' type, too.
+        for relation in picture.relations_named(name, path) {
+            relation.types.iter().for_each(|&oid| self.may_be_made(oid));
         }
     }
 
@@ -520,13 +524,14 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
-    /// `x.f` is a call of f where f takes what x is.
-    fn attribute(&mut self, attribute: &Arc<str>) -> Result<(), Found> {
+    /// `x.f` is a call of f where f takes what x is; and that may be of PostgreSQL's own types where it `applies`.
+    fn attribute(&mut self, attribute: &Arc<str>, applies: bool) -> Result<(), Found> {
         let (picture, path) = (self.picture, self.path);
         let name = Name { schema: None, name: Arc::clone(attribute) };
         let call = Call { name, arguments: Some(SmallVec::from_elem(Argument::Unknown, 1)) };
         for function in picture.candidates(&call, path) {
-            if !picture.arguments_of(function).first().is_some_and(|oid| self.sources.contains(oid)) {
+            let may_be = |oid: &Oid| self.sources.contains(oid) || applies && !is_own(*oid);
+            if !picture.arguments_of(function).first().is_some_and(may_be) {
                 continue;
             }
             if let Some(why) = function.why.or(function.default_why.filter(|_| function.arguments > 1)) {

@@ -59,6 +59,11 @@ impl Picture {
         Some(number)
     }
 
+    /// The server's own setting was this when the picture was drawn.
+    pub fn has_server_path(&self, setting: Option<&str>) -> bool {
+        self.server_path.as_deref() == setting
+    }
+
     /// What a session of this role begins with.
     fn default_path(&self, login: &str) -> &str {
         let of_role = |here: bool| {

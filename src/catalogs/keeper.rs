@@ -201,7 +201,10 @@ impl Keeper {
         line.rows(queries::BEGIN, |_| {}).await?;
         let digest = line.value(queries::DIGEST).await?;
         let known = self.handle.current.look().last().cloned();
-        if let Some(picture) = known.filter(|_| digest.is_some() && digest == self.digest) {
+        let is_as_before = |known: &Picture| {
+            known.has_server_path(server_path.as_deref()) && digest.is_some() && digest == self.digest
+        };
+        if let Some(picture) = known.filter(|known| is_as_before(known)) {
             self.end(view, node).await?;
             picture.confirm(changes);
             self.handle.current.count(|upkeep| {

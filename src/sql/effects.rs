@@ -9,8 +9,8 @@ use super::functions::{self, Class};
 use super::parse::grammar::{
     self, AExpr, AExprKind, AIndirection, CaseExpr, ColumnRef, CommonTableExpr, DeleteStmt, ExecuteStmt, FuncCall,
     InsertStmt, IntoClause, JoinExpr, JsonExprOp, JsonFuncExpr, LockingClause, MergeStmt, MinMaxExpr, Node,
-    RangeTableSample, RangeVar, SelectStmt, SortBy, SqlValueFunction, SqlValueFunctionOp, SubLink, SubLinkType,
-    TypeCast, TypeName, UpdateStmt, WindowDef, WithClause, a_const, node::Node as Tree,
+    RangeFunction, RangeTableSample, RangeVar, SelectStmt, SortBy, SqlValueFunction, SqlValueFunctionOp, SubLink,
+    SubLinkType, TypeCast, TypeName, UpdateStmt, WindowDef, WithClause, a_const, node::Node as Tree,
 };
 use super::relations;
 use super::settings;
@@ -87,6 +87,9 @@ pub(super) struct Effects<'a> {
     operators: Vec<Name>,
     types: Vec<Name>,
     attributes: Vec<Arc<str>>,
+    applies: bool,
+    /// A function stands in FROM.
+    ranges_over_function: bool,
     calls: Vec<Call>,
     sorts: bool,
     /// The names of the common table expressions in scope.
@@ -142,6 +145,7 @@ impl<'a> Effects<'a> {
             operators: self.operators.into(),
             types: self.types.into(),
             attributes: self.attributes.into(),
+            applies: self.applies,
             calls: self.calls.into(),
             inserts: self.inserts.filter(|_| kind == Kind::Insert),
             sorts: self.sorts,
@@ -163,6 +167,7 @@ impl<'a> Effects<'a> {
             operators: self.operators.as_slice().into(),
             types: self.types.as_slice().into(),
             attributes: self.attributes.as_slice().into(),
+            applies: self.applies,
             sorts: self.sorts,
             ..harmless(kind)
         };
@@ -312,6 +317,16 @@ impl<'a> Effects<'a> {
             && !self.attributes.iter().any(|known| **known == *string.sval)
         {
             self.attributes.push(string.sval.as_str().into());
+        }
+    }
+
+    /// `('k').pg_advisory_lock` is a call, and so is `x.pg_advisory_lock` where x is what a function in FROM answers.
+    fn applied(&mut self, attribute: &str) {
+        let name = Name { schema: None, name: attribute.into() };
+        // Methods of TABLESAMPLE take nothing that a statement has.
+        let is_method = matches!(attribute, "system" | "bernoulli");
+        if !is_method && !matches!(functions::class_of(&name), None | Some(Class::Safe | Class::NamesObject)) {
+            self.function(name, &[]);
         }
     }
 
@@ -487,6 +502,20 @@ impl Visitor for Effects<'_> {
     fn column(&mut self, node: &ColumnRef) {
         if let [_, .., last] = &*node.fields {
             self.attribute(last);
+            if self.ranges_over_function
+                && let Some(Tree::String(name)) = &last.node
+            {
+                self.applied(&name.sval);
+            }
+        }
+        node.branches(self);
+    }
+
+    fn range_function(&mut self, node: &RangeFunction) {
+        self.ranges_over_function = true;
+        self.applies = true;
+        for name in self.attributes.clone() {
+            self.applied(&name);
         }
         node.branches(self);
     }
@@ -508,12 +537,9 @@ impl Visitor for Effects<'_> {
     fn indirection(&mut self, node: &AIndirection) {
         for step in &node.indirection {
             self.attribute(step);
-            // `('k').pg_advisory_lock` is a call.
             if let Some(Tree::String(name)) = &step.node {
-                let name = Name { schema: None, name: name.sval.as_str().into() };
-                if !matches!(functions::class_of(&name), None | Some(Class::Safe | Class::NamesObject)) {
-                    self.require(NeedsPrimary::Function(name.name));
-                }
+                self.applies = true;
+                self.applied(&name.sval);
             }
         }
         node.branches(self);

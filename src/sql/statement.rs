@@ -64,6 +64,9 @@ pub struct Part {
     pub types: Box<[Name]>,
     /// Every `b` of an `a.b` or `(a).b`, without repeats: it may be a function that is called like a column.
     pub attributes: Box<[Arc<str>]>,
+    /// One of those may be a function of a value that has no attributes: `(id).f`, or `x.f` where x is what a function in FROM
+    /// answers.
+    pub applies: bool,
     /// Where it puts rows, if it is an INSERT.
     pub inserts: Option<Box<Target>>,
     /// It sorts, groups or compares values in ways that name no operator: ORDER BY, DISTINCT, UNION, GREATEST, …

@@ -36,6 +36,7 @@ visitor! {
     with_clause(WithClause) common_table_expression(CommonTableExpr) execute(ExecuteStmt)
     relation(RangeVar) function_call(FuncCall) json_function(JsonFuncExpr) type_name(TypeName) type_cast(TypeCast)
     locking_clause(LockingClause) select_into(IntoClause) table_sample(RangeTableSample)
+    range_function(RangeFunction)
     case(CaseExpr) join(JoinExpr)
     column(ColumnRef) value_function(SqlValueFunction) indirection(AIndirection) operation(AExpr) sublink(SubLink) sort_by(SortBy) string(String)
     min_max(MinMaxExpr) window(WindowDef)
@@ -160,7 +161,7 @@ tree! {
     WindowDef(WindowDef) => window { partition_clause order_clause start_offset end_offset } { name refname frame_options
         location }
     RangeSubselect(RangeSubselect) { subquery alias } { lateral }
-    RangeFunction(RangeFunction) { functions alias coldeflist } { lateral ordinality is_rowsfrom }
+    RangeFunction(RangeFunction) => range_function { functions alias coldeflist } { lateral ordinality is_rowsfrom }
     RangeTableFunc(RangeTableFunc) { docexpr rowexpr namespaces columns alias } { lateral location }
     RangeTableFuncCol(RangeTableFuncCol) { type_name colexpr coldefexpr } { colname for_ordinality is_not_null
         location }

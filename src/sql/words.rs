@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::statement::{Argument, Call, Kind, Name, NeedsPrimary, Part, Statement};
-use super::{effects, functions, relations};
+use super::{answers_alike, effects, functions, relations};
 
 /// What the words of a body tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,8 @@ pub fn body(text: &str, quoting: Quoting) -> Body {
     let tokens = tokens(text, quoting);
     for (at, token) in tokens.iter().enumerate() {
         let before = at.checked_sub(1).and_then(|before| tokens.get(before));
-        reader.token(before, token, tokens.get(at + 1));
+        reader.applies |= matches!(tokens.get(at..), Some([Token::Close, Token::Dot, Token::Word(_), ..]));
+        reader.token(before, token, tokens.get(at + 1..).unwrap_or_default());
     }
     reader.finish()
 }
@@ -51,6 +52,7 @@ struct Reader {
     calls: Vec<Call>,
     operators: Vec<Name>,
     attributes: Vec<Arc<str>>,
+    applies: bool,
     needs_primary: Option<NeedsPrimary>,
     is_dynamic: bool,
     changes_catalog: bool,
@@ -58,22 +60,31 @@ struct Reader {
 }
 
 impl Reader {
-    fn token(&mut self, before: Option<&Token<'_>>, token: &Token<'_>, after: Option<&Token<'_>>) {
+    fn token(&mut self, before: Option<&Token<'_>>, token: &Token<'_>, after: &[Token<'_>]) {
         match token {
-            Token::Word(word) => self.word(before, word, after),
+            Token::Word(word) => {
+                self.word(before, word, after);
+                // Where a character is one byte, the server may fold this one too.
+                let folded = word.to_lowercase();
+                if *folded != **word && !word.is_ascii() {
+                    self.word(before, &folded.into(), after);
+                }
+            }
             Token::Operator(symbol) => add(&mut self.operators, Name { schema: None, name: (*symbol).into() }),
             _ => {}
         }
     }
 
-    fn word(&mut self, before: Option<&Token<'_>>, word: &Arc<str>, after: Option<&Token<'_>>) {
+    fn word(&mut self, before: Option<&Token<'_>>, word: &Arc<str>, after: &[Token<'_>]) {
         self.is_dynamic |= &**word == "execute";
         self.changes_catalog |= CHANGES_CATALOG.contains(&&**word);
         self.does_more |= DOES_MORE.binary_search(&&**word).is_ok();
         let name = Name { schema: None, name: Arc::clone(word) };
-        if after == Some(&Token::Open) {
-            self.call(&name);
-        } else if after != Some(&Token::Dot) && relations::judge(&name) == relations::Judgement::DiffersBetweenNodes {
+        if let Some((Token::Open, arguments)) = after.split_first() {
+            self.call(&name, arguments);
+        } else if after.first() != Some(&Token::Dot)
+            && relations::judge(&name) == relations::Judgement::DiffersBetweenNodes
+        {
             self.needs_primary.get_or_insert(NeedsPrimary::Relation(Arc::clone(word)));
         }
         if before == Some(&Token::Dot) && !self.attributes.contains(word) {
@@ -82,10 +93,11 @@ impl Reader {
         add(&mut self.tables, name);
     }
 
-    fn call(&mut self, name: &Name) {
+    fn call(&mut self, name: &Name, arguments: &[Token<'_>]) {
         use functions::Class;
         match functions::class_of(name) {
-            Some(Class::Safe | Class::NamesObject | Class::ReadsSetting) | None => {}
+            Some(Class::Safe | Class::NamesObject) | None => {}
+            Some(Class::ReadsSetting) if reads_alike(arguments) => {}
             Some(_) => {
                 self.needs_primary.get_or_insert(NeedsPrimary::Function(Arc::clone(&name.name)));
             }
@@ -106,6 +118,7 @@ impl Reader {
             calls: self.calls.into(),
             operators: self.operators.into(),
             attributes: self.attributes.into(),
+            applies: self.applies,
             sorts: true,
             changes_catalog: self.changes_catalog,
             ..effects::harmless(Kind::Other)
@@ -117,6 +130,12 @@ impl Reader {
             only_reads: !self.does_more,
         }
     }
+}
+
+/// The setting that is asked for is named, and every node answers alike.
+fn reads_alike(arguments: &[Token<'_>]) -> bool {
+    matches!(arguments, [Token::String(name), Token::Comma | Token::Close, ..]
+        if answers_alike(&name.to_ascii_lowercase()))
 }
 
 /// Words that begin statements which change catalogs; as a column's name they only cost a second look.
@@ -231,7 +250,7 @@ impl<'a> Scanner<'a> {
             '\'' if self.quoting == Quoting::Sql => self.string(),
             '$' if self.quoting == Quoting::Sql => self.dollar(),
             _ if is_name_start(first) => self.name(),
-            _ if is_operator(first) => Token::Operator(self.take_while(is_operator)),
+            _ if is_operator(first) => self.operator(),
             _ => self.one(first, Token::Other),
         }
     }
@@ -250,6 +269,19 @@ impl<'a> Scanner<'a> {
         let (taken, rest) = self.rest.split_at(end);
         self.rest = rest;
         taken
+    }
+
+    /// A comment ends it.
+    fn operator(&mut self) -> Token<'a> {
+        let length = self.rest.find(|c| !is_operator(c)).unwrap_or(self.rest.len());
+        let symbol = self.rest.get(..length).unwrap_or_default();
+        let comment = ["--", "/*"].iter().filter_map(|opening| symbol.find(opening)).min();
+        let symbol = match comment {
+            Some(at) if self.quoting == Quoting::Sql => symbol.get(..at).unwrap_or_default(),
+            _ => symbol,
+        };
+        self.skip(symbol.len());
+        Token::Operator(symbol)
     }
 
     fn skip_comment(&mut self) -> bool {
@@ -283,7 +315,8 @@ impl<'a> Scanner<'a> {
         if self.quoting == Quoting::Sql && word.eq_ignore_ascii_case("e") && self.rest.starts_with('\'') {
             return self.escape_string();
         }
-        Token::Word(word.to_lowercase().into())
+        // In UTF-8 PostgreSQL folds no other letters.
+        Token::Word(word.to_ascii_lowercase().into())
     }
 
     fn quoted_name(&mut self) -> Token<'a> {
@@ -395,9 +428,27 @@ mod tests {
             "BEGIN SET LOCAL x.y = 1; END",
             "BEGIN x := 'a\\'' ; INSERT INTO t VALUES (1); --'; END",
             "BEGIN PERFORM U&\"\\0066\"(); END",
+            "BEGIN v := a ||-- it's joined\n b; INSERT INTO t VALUES (v); RETURN v; END",
+            "BEGIN v := a +/* it's */ b; INSERT INTO t VALUES (v); RETURN v; END",
         ] {
             assert!(!only_reads(text), "{text}");
         }
+    }
+
+    #[test]
+    fn a_setting_that_nodes_do_not_answer_alike_needs_the_primary() {
+        let needs = |text: &str| body(text, Quoting::Sql).statement.needs_primary().is_some();
+        assert!(!needs("BEGIN RETURN current_setting('work_mem'); END"));
+        assert!(!needs("BEGIN RETURN current_setting('App.tenant', true); END"));
+        for argument in ["'transaction_read_only'", "'in_hot_standby', true", "name", "'a' || b", "E'port'"] {
+            assert!(needs(&format!("BEGIN RETURN current_setting({argument}); END")), "{argument}");
+        }
+    }
+
+    #[test]
+    fn letters_that_only_some_encodings_fold_are_looked_for_in_both_ways() {
+        let body = body("BEGIN PERFORM Записать(); PERFORM WRITES(); END", Quoting::Sql);
+        assert_eq!(names(&body.statement.parts[0].functions), ["Записать", "записать", "writes"]);
     }
 
     #[test]

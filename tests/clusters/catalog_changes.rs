@@ -125,6 +125,8 @@ fn a_search_path_given_to_a_role_or_a_database_counts_for_whoever_logs_in_next()
         for whose in ["role bench", "database bench", "role bench in database bench"] {
             comes_back_to_replicas(&mut proxy.client(), read, primary);
             one.batch_execute(&format!("alter {whose} set search_path = ahead, public")).unwrap();
+            // What all roles have in all databases comes behind.
+            one.batch_execute("alter role all set search_path = public").unwrap();
             for _ in 0..5 {
                 let mut next = proxy.client();
                 assert_eq!(server_port(&mut next, read), primary, "after alter {whose}");
@@ -132,9 +134,32 @@ fn a_search_path_given_to_a_role_or_a_database_counts_for_whoever_logs_in_next()
                 assert_eq!(rows.get::<_, i64>(0), 0, "ahead.t is empty");
                 thread::sleep(Duration::from_millis(20));
             }
-            one.batch_execute(&format!("alter {whose} reset search_path")).unwrap();
+            one.batch_execute(&format!("alter {whose} reset search_path; alter role all reset search_path")).unwrap();
         }
         assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 0.0);
+    });
+}
+
+#[test]
+fn a_search_path_given_to_the_server_counts_from_the_next_look_on() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql(PREPARATION).unwrap();
+        cluster.node(0).sql("create schema ahead; create unlogged table ahead.t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1s'");
+        let primary = cluster.node(0).port();
+        let read = "select inet_server_port() from (select count(*) from t) c";
+        comes_back_to_replicas(&mut proxy.client(), read, primary);
+        for node in cluster.nodes() {
+            node.sql("alter system set search_path = ahead, public").unwrap();
+            node.sql("select pg_reload_conf()").unwrap();
+        }
+        eventually("the catalogs are looked at with it", Duration::from_secs(10), || {
+            let refused = || proxy.metric("trunkline_retries_total", "cause=\"read_only\"");
+            let before = refused();
+            (0..5).all(|_| server_port(&mut proxy.client(), read) == primary) && refused() == before
+        });
+        assert_eq!(proxy.client().query_one("select count(*) from t", &[]).unwrap().get::<_, i64>(0), 0);
     });
 }
 

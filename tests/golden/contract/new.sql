@@ -73,4 +73,18 @@ CREATE TABLE inv.ruled (id int);
 CREATE RULE upd AS ON UPDATE TO inv.ruled DO ALSO SELECT public.log_n(1);
 CREATE FUNCTION inv_shadow.upper(a text) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access(a) $$;
 CREATE FUNCTION inv_shadow.length(a text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN 3; END $$;
+-- by a body of SQL that is a tree, and by another table's policy
+CREATE FUNCTION public.inv_counts_tenants() RETURNS bigint LANGUAGE sql STABLE BEGIN ATOMIC SELECT count(*) FROM public.tenant_data; END;
+CREATE TABLE public.inv_beside (id int);
+INSERT INTO public.inv_beside VALUES (1);
+ALTER TABLE public.inv_beside ENABLE ROW LEVEL SECURITY;
+CREATE POLICY beside ON public.inv_beside FOR SELECT USING (EXISTS (SELECT FROM public.tenant_data));
+GRANT SELECT ON public.inv_beside TO corpus_reader;
+-- bodies that hide what they do, or ask what nodes answer differently
+CREATE FUNCTION inv.w_comment(a text) RETURNS text LANGUAGE plpgsql AS $$ DECLARE v text; BEGIN v := a ||-- it's joined
+ 'b'; PERFORM public.log_access(v); RETURN v; END $$;
+CREATE FUNCTION inv.asks_node() RETURNS bool LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN current_setting('transaction_read_only') = 'off'; END $$;
+CREATE FUNCTION inv.asks_all() RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN current_setting('work_mem'); END $$;
+CREATE FUNCTION inv."Записать"() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN public.log_access('x'); END $$;
+CREATE FUNCTION inv.calls_cyrillic() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN inv.Записать(); END $$;
 RESET client_min_messages;
