@@ -85,7 +85,9 @@ impl<'a> Drawing<'a> {
     fn frame(&mut self) {
         let (picture, rows) = (&mut self.picture, &mut self.rows);
         picture.schemas = std::mem::take(&mut rows.schemas).into_iter().map(|(oid, name)| (name, oid)).collect();
+        picture.closed_schemas = std::mem::take(&mut rows.closed_schemas).into_iter().collect();
         picture.exempt_roles = rows.roles.iter().filter(|role| role.is_exempt).map(|role| role.name.clone()).collect();
+        picture.superusers = rows.roles.iter().filter(|role| role.is_superuser).map(|role| role.name.clone()).collect();
         picture.role_paths = std::mem::take(&mut rows.role_paths);
         picture.database_path = rows.database_path.take();
         picture.server_path = rows.server_path.take();
@@ -340,7 +342,7 @@ impl<'a> Drawing<'a> {
                     match name.and_then(|name| class_of(&name)) {
                         Some(Class::ChangesSetting) => {
                             let constants = mentions.constants.iter().filter(|(function, _)| function == oid);
-                            left.settings.extend(constants.map(|(_, name)| name.to_lowercase().into()));
+                            left.settings.extend(constants.map(|(_, name)| name.to_ascii_lowercase().into()));
                             if left.settings.is_empty() {
                                 left.doubt(Doubt::Unnamed);
                             }
@@ -518,7 +520,7 @@ impl<'a> Drawing<'a> {
         let operators = || tree.operators.iter().find_map(|oid| self.of_operator(*oid));
         let relations = tree.relations.iter().filter(|oid| Some(**oid) != own);
         let relations = || relations.clone().find_map(|oid| self.of_relation(*oid));
-        let types = || tree.types.iter().find_map(|oid| self.picture.types.get(oid)?.made);
+        let types = || self.picture.reached_from(&tree.types).iter().find_map(|oid| self.picture.types.get(oid)?.made);
         functions().or_else(operators).or_else(relations).or_else(types)
     }
 

@@ -14,6 +14,8 @@ pub const MOST_OBJECTS: usize = 4_000_000;
 pub struct Inventory {
     /// Schemas by name.
     pub schemas: Vec<(Oid, Box<str>)>,
+    /// Schemas that not everybody may use, each with its owner where he may.
+    pub closed_schemas: Vec<(Oid, Option<Box<str>>)>,
     /// Roles that row-level security may or may not apply to.
     pub roles: Vec<RoleRow>,
     /// Types that are not PostgreSQL's own.
@@ -80,6 +82,8 @@ pub struct RoleRow {
     pub name: Box<str>,
     /// Row-level security never applies to it: SUPERUSER or BYPASSRLS.
     pub is_exempt: bool,
+    /// It may do anything.
+    pub is_superuser: bool,
 }
 
 /// A type.
@@ -242,7 +246,9 @@ impl Body {
         let quoting = match language {
             Language::Native => return Self::Hidden,
             Language::Sql => {
-                let statement = classify(text, &ParseSettings::default());
+                let mut statement = classify(text, &ParseSettings::default());
+                // An argument's name may stand before the dot.
+                statement.parts.iter_mut().for_each(|part| part.applies = true);
                 let leftovers = Leftovers::of_statement(&statement);
                 // What they do is told by their effects.
                 return Self::Text { statement: Box::new(statement), is_dynamic: false, only_reads: true, leftovers };

@@ -198,10 +198,10 @@ impl Picture {
 
     /// A row for this table draws from a sequence. Columns that are named get what the statement says.
     fn written_draws(&self, table: &Name, columns: Option<&[Arc<str>]>, path: &Path) -> Draws {
-        let relation = match self.place_of(table, path) {
-            Some(Some(PLAIN) | None) => return Draws::No,
-            Some(Some(place)) => self.relations.get(usize_of(place)),
-            None => None,
+        let relation = match *self.places_of(table, path) {
+            [Some(PLAIN) | None] => return Draws::No,
+            [Some(place)] => self.relations.get(usize_of(place)),
+            _ => None,
         };
         let Some(relation) = relation.filter(|relation| !relation.may_draw) else { return Draws::Maybe };
         let is_left_out = |column: &str| {
@@ -274,7 +274,7 @@ impl Picture {
 
     /// The relations that the name may mean, of those about which there is something to say.
     fn relations_named<'a>(&'a self, name: &'a Name, path: &'a Path) -> impl Iterator<Item = &'a Relation> {
-        let exact = self.place_of(name, path).into_iter().flatten();
+        let exact = self.places_of(name, path).into_iter().flatten();
         let any = match (&name.schema, &path.schemas) {
             (None, None) => self.special_names.get(&self.key(&name.name)),
             _ => None,
@@ -282,20 +282,28 @@ impl Picture {
         exact.chain(any.into_iter().flatten().copied()).filter_map(|place| self.relations.get(usize_of(place)))
     }
 
-    /// Where the relation of this name is; None: there is none, or the path is not known. Some(None): PostgreSQL's own.
-    fn place_of(&self, name: &Name, path: &Path) -> Option<Option<u32>> {
+    /// Where the relation of this name is, one of them; none: there is none, or the path is not known. None among them:
+    /// PostgreSQL's own.
+    fn places_of(&self, name: &Name, path: &Path) -> SmallVec<[Option<u32>; 2]> {
         let at = |schema: Oid| self.relation_names.get(&self.key_in(schema, &name.name)).copied();
         match (&name.schema, &path.schemas) {
             (Some(schema), _) => {
                 let found = self.schemas.get(&**schema).and_then(|&schema| at(schema));
                 let is_system = matches!(&**schema, "pg_catalog" | "information_schema" | "pg_toast");
-                found.map(Some).or(is_system.then_some(None))
+                found.map(Some).or(is_system.then_some(None)).into_iter().collect()
             }
-            (None, Some(schemas)) => schemas.iter().find_map(|&schema| {
-                let is_system = schema == PG_CATALOG && name.name.starts_with("pg_");
-                at(schema).map(Some).or(is_system.then_some(None))
-            }),
-            (None, None) => None,
+            (None, schemas) => {
+                let mut places = SmallVec::new();
+                for &schema in schemas.iter().flatten() {
+                    let is_system = schema == PG_CATALOG && name.name.starts_with("pg_");
+                    let found = at(schema).map(Some).or(is_system.then_some(None));
+                    places.extend(found);
+                    if found.is_some() && path.surely_looks_in(schema) {
+                        break;
+                    }
+                }
+                places
+            }
         }
     }
 
@@ -311,7 +319,9 @@ impl Picture {
             .iter()
             .filter(|(rank, function)| {
                 let arguments = self.arguments_of(function);
-                let hides = |(other, first): &(usize, &Function)| other < rank && self.arguments_of(first) == arguments;
+                let hides = |(other, first): &(usize, &Function)| {
+                    other < rank && self.arguments_of(first) == arguments && path.surely_looks_in(first.schema)
+                };
                 !(call.name.schema.is_none() && path.schemas.is_some())
                     || !all.iter().any(hides) && !self.is_hidden_by_builtin(*rank, arguments, call, path)
             })
@@ -375,6 +385,7 @@ impl Picture {
             let hides = |other: &Operator| {
                 (other.left, other.right) == (operator.left, operator.right)
                     && self.rank(other.schema, name, path).is_some_and(|other| other < rank)
+                    && path.surely_looks_in(other.schema)
             };
             !knows_order || !all.iter().any(hides)
         })
@@ -387,6 +398,8 @@ const TEXT: Oid = 25;
 const OTHER_TEXT_FIRST: Oid = 1042;
 const OTHER_TEXT_LAST: Oid = 1043;
 const NAME: Oid = 19;
+/// record, any, anyelement, anynonarray, anycompatible and anycompatiblenonarray: any table's row will do.
+const TAKE_ROWS: [Oid; 6] = [2249, 2276, 2283, 2776, 5077, 5079];
 
 /// An argument can be taken for this type without being cast. When in doubt, it can.
 fn can_become(given: &Argument, wanted: Oid) -> bool {
@@ -437,6 +450,10 @@ impl<'a> Look<'a> {
                 break;
             }
         }
+        if part.calls.iter().any(|call| call.name.name.contains("populate_record")) {
+            // It makes a row like the one that it is given.
+            self.targets.extend_from_slice(&self.sources);
+        }
         self.made()?;
         self.cast(!part.types.is_empty())?;
         if part.sorts || !part.operators.is_empty() || !part.calls.is_empty() { self.compared() } else { Ok(()) }
@@ -445,7 +462,7 @@ impl<'a> Look<'a> {
     fn table(&mut self, name: &Name, is_only: bool) -> Result<(), Found> {
         let found = |why| Found { why, name: shown(name) };
         let is_known = self.path.schemas.is_some() || name.schema.is_some();
-        if is_known && self.picture.place_of(name, self.path).is_none() {
+        if is_known && self.picture.places_of(name, self.path).is_empty() {
             return Err(found(Why::UnknownRelation));
         }
         let (picture, path) = (self.picture, self.path);
@@ -471,6 +488,10 @@ impl<'a> Look<'a> {
         // A table's name is that of its rows' type, too.
         for relation in picture.relations_named(name, path) {
             relation.types.iter().for_each(|&oid| self.may_be_made(oid));
+        }
+        // An array's type is called like its elements', behind a `_`.
+        if let Some(element) = name.name.strip_prefix('_') {
+            self.named_type(&Name { schema: name.schema.clone(), name: element.into() });
         }
     }
 
@@ -524,13 +545,13 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
-    /// `x.f` is a call of f where f takes what x is; and that may be of PostgreSQL's own types where it `applies`.
+    /// `x.f` is a call of f where f takes what x is; and that may be of any type where it `applies`.
     fn attribute(&mut self, attribute: &Arc<str>, applies: bool) -> Result<(), Found> {
         let (picture, path) = (self.picture, self.path);
         let name = Name { schema: None, name: Arc::clone(attribute) };
         let call = Call { name, arguments: Some(SmallVec::from_elem(Argument::Unknown, 1)) };
         for function in picture.candidates(&call, path) {
-            let may_be = |oid: &Oid| self.sources.contains(oid) || applies && !is_own(*oid);
+            let may_be = |oid: &Oid| applies || TAKE_ROWS.contains(oid) || self.sources.contains(oid);
             if !picture.arguments_of(function).first().is_some_and(may_be) {
                 continue;
             }

@@ -53,7 +53,7 @@ impl Mentions {
             "funcid" | "opfuncid" | "aggfnoid" | "winfnoid" => &mut self.functions,
             "opno" | "opnos" | "eqop" | "sortop" => &mut self.operators,
             "relid" => &mut self.relations,
-            "resulttype" => &mut self.types,
+            "resulttype" | "funcresulttype" => &mut self.types,
             "seqid" => {
                 self.takes_value = true;
                 return;

@@ -9,6 +9,8 @@ use super::{Oid, Picture};
 pub struct Path {
     /// The schemas, `pg_catalog` among them; None where they are not known: then a name may be that of any schema.
     pub(super) schemas: Option<SmallVec<[Oid; 6]>>,
+    /// Those of them that PostgreSQL may pass over: the role may have no right to use them, or it may spell them otherwise.
+    pub(super) doubtful: SmallVec<[Oid; 2]>,
     /// The role whose rights count.
     pub(super) role: Box<str>,
     /// Row-level security never applies to it.
@@ -24,7 +26,12 @@ const DEFAULT: &str = "\"$user\", public";
 impl Path {
     /// Any schema may be meant, and nobody is exempt from anything.
     pub fn any() -> Self {
-        Self { schemas: None, role: "".into(), is_exempt: false }
+        Self { schemas: None, doubtful: SmallVec::new(), role: "".into(), is_exempt: false }
+    }
+
+    /// What is in this schema surely comes before what has the same name further on.
+    pub(super) fn surely_looks_in(&self, schema: Oid) -> bool {
+        !self.doubtful.contains(&schema)
     }
 }
 
@@ -34,16 +41,26 @@ impl Picture {
     pub fn path(&self, setting: Option<&str>, login: &str, role: &str) -> Path {
         let text = setting.unwrap_or_else(|| self.default_path(login));
         let mut schemas: SmallVec<[Oid; 6]> = SmallVec::new();
-        for name in names(text) {
+        let mut doubtful = SmallVec::new();
+        for Listed { name, is_sure } in names(text) {
             let name = if name == "$user" { role } else { &name };
             if let Some(&schema) = self.schemas.get(name).filter(|schema| !schemas.contains(schema)) {
                 schemas.push(schema);
+                if !is_sure || !self.surely_uses(role, schema) {
+                    doubtful.push(schema);
+                }
             }
         }
         if !schemas.contains(&PG_CATALOG) {
             schemas.insert(0, PG_CATALOG);
         }
-        Path { schemas: Some(schemas), role: role.into(), is_exempt: self.exempt_roles.contains(role) }
+        Path { schemas: Some(schemas), doubtful, role: role.into(), is_exempt: self.exempt_roles.contains(role) }
+    }
+
+    /// Who else may use a schema hangs on grants to roles and their members, which are not looked into.
+    fn surely_uses(&self, role: &str, schema: Oid) -> bool {
+        let is_owner = |owner: &Option<Box<str>>| owner.as_deref() == Some(role);
+        self.closed_schemas.get(&schema).is_none_or(is_owner) || self.superusers.contains(role)
     }
 
     /// The path's number in this picture: what it means to a statement can be noted under it. None: there are too many.
@@ -77,28 +94,44 @@ impl Picture {
     }
 }
 
+/// A name of a list.
+#[derive(Debug, PartialEq, Eq)]
+struct Listed {
+    name: String,
+    /// It is surely spelled like this.
+    is_sure: bool,
+}
+
 /// The names of a list as PostgreSQL reads it: folded to lower case unless quoted.
-fn names(list: &str) -> Vec<String> {
+fn names(list: &str) -> Vec<Listed> {
     let mut names = Vec::new();
     let mut rest = list;
     loop {
-        rest = rest.trim_start();
-        let (name, after) = match rest.strip_prefix('"') {
-            Some(quoted) => quoted_name(quoted),
+        rest = rest.trim_ascii_start();
+        let after = match rest.strip_prefix('"') {
+            Some(quoted) => {
+                let (name, after) = quoted_name(quoted);
+                names.push(Listed { name, is_sure: true });
+                after
+            }
             None => {
-                let end = rest.find(',').unwrap_or(rest.len());
-                let (name, after) = rest.split_at(end);
-                (name.trim().to_lowercase(), after)
+                let (name, after) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
+                let name = name.trim_ascii().to_ascii_lowercase();
+                // Other letters than ASCII are folded only where a character is one byte.
+                let folded = name.to_lowercase();
+                let is_sure = folded == name;
+                names.push(Listed { name, is_sure });
+                names.extend((!is_sure).then_some(Listed { name: folded, is_sure }));
+                after
             }
         };
-        if !name.is_empty() {
-            names.push(name);
-        }
         match after.split_once(',') {
             Some((_, next)) => rest = next,
-            None => return names,
+            None => break,
         }
     }
+    names.retain(|listed| !listed.name.is_empty());
+    names
 }
 
 /// The name up to its closing quote, and what comes behind.
@@ -121,12 +154,38 @@ fn quoted_name(text: &str) -> (String, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::{FunctionLists, Inventory, RoleRow};
+
+    #[test]
+    fn what_is_in_a_schema_hides_the_rest_from_those_who_may_surely_use_it() {
+        let role = |name: &str, is_superuser| RoleRow { oid: 10, name: name.into(), is_exempt: true, is_superuser };
+        let inventory = Inventory {
+            schemas: vec![(PG_CATALOG, "pg_catalog".into()), (2200, "public".into()), (20000, "closed".into())],
+            closed_schemas: vec![(20000, Some("owner".into()))],
+            roles: vec![role("root", true), role("exempt", false)],
+            ..Inventory::default()
+        };
+        let picture = Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0);
+        let doubtful = |role: &str| picture.path(Some("closed, public"), role, role).doubtful.to_vec();
+        assert_eq!([doubtful("root"), doubtful("owner")], [[0; 0]; 2]);
+        assert_eq!([doubtful("exempt"), doubtful("other")], [[20000]; 2]);
+    }
 
     #[test]
     fn a_list_is_read_as_postgres_reads_it() {
+        let names = |list| names(list).into_iter().map(|listed| listed.name).collect::<Vec<_>>();
         assert_eq!(names("\"$user\", Public"), ["$user", "public"]);
         assert_eq!(names(" \"My \"\"x\"\"\",b "), ["My \"x\"", "b"]);
         assert_eq!(names(""), [""; 0]);
         assert_eq!(names("\"\""), [""; 0]);
+    }
+
+    #[test]
+    fn letters_that_only_some_encodings_fold_are_looked_for_in_both_ways() {
+        let listed = |name: &str, is_sure| Listed { name: name.to_owned(), is_sure };
+        assert_eq!(
+            names("Ж, \"Ж\", ж"),
+            [listed("Ж", false), listed("ж", false), listed("Ж", true), listed("ж", true)]
+        );
     }
 }

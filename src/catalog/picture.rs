@@ -27,7 +27,10 @@ pub struct Picture {
     /// The paths that were asked for, by number.
     pub(super) path_numbers: Mutex<HashMap<Path, u16>>,
     pub(super) schemas: HashMap<Box<str>, Oid>,
+    /// Schemas that not everybody may use, each with its owner where he may.
+    pub(super) closed_schemas: HashMap<Oid, Option<Box<str>>>,
     pub(super) exempt_roles: HashSet<Box<str>>,
+    pub(super) superusers: HashSet<Box<str>>,
     pub(super) role_paths: Vec<(Box<str>, bool, Box<str>)>,
     pub(super) database_path: Option<Box<str>>,
     pub(super) server_path: Option<Box<str>>,
@@ -144,7 +147,9 @@ impl Picture {
             changes: changes.into(),
             path_numbers: Mutex::default(),
             schemas: HashMap::new(),
+            closed_schemas: HashMap::new(),
             exempt_roles: HashSet::new(),
+            superusers: HashSet::new(),
             role_paths: Vec::new(),
             database_path: None,
             server_path: None,

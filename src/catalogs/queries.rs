@@ -66,8 +66,17 @@ pub(super) async fn read(reader: &mut Reader) -> Result<Inventory, ReadError> {
 }
 
 async fn read_relations(reader: &mut Reader, rows: &mut Inventory) -> Result<(), ReadError> {
-    let sql = "SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast_temp)_'";
-    reader.rows(sql, |row| rows.schemas.push((row.number(0), row.text(1).into()))).await?;
+    let sql = "SELECT oid, nspname, has_schema_privilege('public', oid, 'USAGE'), \
+               CASE WHEN has_schema_privilege(nspowner, oid, 'USAGE') THEN pg_get_userbyid(nspowner) END \
+               FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast_temp)_'";
+    reader
+        .rows(sql, |row| {
+            rows.schemas.push((row.number(0), row.text(1).into()));
+            if !row.is(2) {
+                rows.closed_schemas.push((row.number(0), row.maybe(3).map(Into::into)));
+            }
+        })
+        .await?;
     let sql = "SELECT oid, relnamespace, relname, relkind, relpersistence, relrowsecurity, relforcerowsecurity, relowner, \
                reltype, coalesce(lower(reloptions::text) ~ 'security_invoker=(t|on|1|y)', false) FROM pg_class \
                WHERE (oid >= 16384 OR relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'information_schema')) \
@@ -256,11 +265,16 @@ async fn read_operators(reader: &mut Reader, rows: &mut Inventory) -> Result<(),
 }
 
 async fn read_settings(reader: &mut Reader, rows: &mut Inventory) -> Result<(), ReadError> {
-    let sql = "SELECT oid, rolname, rolsuper OR rolbypassrls FROM pg_roles WHERE rolsuper OR rolbypassrls \
+    let sql = "SELECT oid, rolname, rolsuper OR rolbypassrls, rolsuper FROM pg_roles WHERE rolsuper OR rolbypassrls \
                OR oid IN (SELECT relowner FROM pg_class WHERE relrowsecurity OR relkind = 'v')";
     reader
         .rows(sql, |row| {
-            rows.roles.push(RoleRow { oid: row.number(0), name: row.text(1).into(), is_exempt: row.is(2) });
+            rows.roles.push(RoleRow {
+                oid: row.number(0),
+                name: row.text(1).into(),
+                is_exempt: row.is(2),
+                is_superuser: row.is(3),
+            });
         })
         .await?;
     let sql = "SELECT r.rolname, s.setdatabase <> 0, substr(c.text, 13) FROM pg_db_role_setting s \

@@ -88,8 +88,6 @@ pub(super) struct Effects<'a> {
     types: Vec<Name>,
     attributes: Vec<Arc<str>>,
     applies: bool,
-    /// A function stands in FROM.
-    ranges_over_function: bool,
     calls: Vec<Call>,
     sorts: bool,
     /// The names of the common table expressions in scope.
@@ -313,20 +311,15 @@ impl<'a> Effects<'a> {
     }
 
     fn attribute(&mut self, node: &Node) {
-        if let Some(Tree::String(string)) = &node.node
-            && !self.attributes.iter().any(|known| **known == *string.sval)
-        {
-            self.attributes.push(string.sval.as_str().into());
+        let Some(Tree::String(string)) = &node.node else { return };
+        let attribute = string.sval.as_str();
+        if !self.attributes.iter().any(|known| **known == *attribute) {
+            self.attributes.push(attribute.into());
         }
-    }
-
-    /// `('k').pg_advisory_lock` is a call, and so is `x.pg_advisory_lock` where x is what a function in FROM answers.
-    fn applied(&mut self, attribute: &str) {
-        let name = Name { schema: None, name: attribute.into() };
-        // Methods of TABLESAMPLE take nothing that a statement has.
-        let is_method = matches!(attribute, "system" | "bernoulli");
-        if !is_method && !matches!(functions::class_of(&name), None | Some(Class::Safe | Class::NamesObject)) {
-            self.function(name, &[]);
+        // `('k').pg_advisory_lock` is a call, and so is `x.pg_advisory_lock` where x is what a function in FROM answers, or an
+        // argument of the function that this is the body of. Hardly a column is called like that.
+        if functions::attribute_needs_primary(attribute) {
+            self.function(Name { schema: None, name: attribute.into() }, &[]);
         }
     }
 
@@ -502,21 +495,12 @@ impl Visitor for Effects<'_> {
     fn column(&mut self, node: &ColumnRef) {
         if let [_, .., last] = &*node.fields {
             self.attribute(last);
-            if self.ranges_over_function
-                && let Some(Tree::String(name)) = &last.node
-            {
-                self.applied(&name.sval);
-            }
         }
         node.branches(self);
     }
 
     fn range_function(&mut self, node: &RangeFunction) {
-        self.ranges_over_function = true;
         self.applies = true;
-        for name in self.attributes.clone() {
-            self.applied(&name);
-        }
         node.branches(self);
     }
 
@@ -537,10 +521,7 @@ impl Visitor for Effects<'_> {
     fn indirection(&mut self, node: &AIndirection) {
         for step in &node.indirection {
             self.attribute(step);
-            if let Some(Tree::String(name)) = &step.node {
-                self.applies = true;
-                self.applied(&name.sval);
-            }
+            self.applies |= matches!(step.node, Some(Tree::String(_)));
         }
         node.branches(self);
     }

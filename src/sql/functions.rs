@@ -42,6 +42,13 @@ pub fn class_of(name: &Name) -> Option<Class> {
     }
 }
 
+/// `x.name` is no column but a call, of PostgreSQL's own function that a standby does not answer alike.
+pub fn attribute_needs_primary(name: &str) -> bool {
+    // Methods of TABLESAMPLE take nothing that a statement has.
+    let is_method = matches!(name, "system" | "bernoulli");
+    !is_method && !matches!(BUILTINS.get(name), None | Some(Class::Safe | Class::NamesObject))
+}
+
 static BUILTINS: LazyLock<HashMap<&'static str, Class, foldhash::fast::FixedState>> =
     LazyLock::new(|| include_str!("builtins.txt").lines().filter_map(entry).collect());
 

@@ -118,6 +118,7 @@ impl Leftovers {
     fn token(&mut self, tokens: &[Token<'_>], at: usize) {
         let Some(Token::Word(word)) = tokens.get(at) else { return };
         let opens = tokens.get(at + 1) == Some(&Token::Open);
+        let is_attribute = at.checked_sub(1).and_then(|before| tokens.get(before)) == Some(&Token::Dot);
         match &**word {
             "set" | "reset" if begins_command(tokens, at) => self.command(tokens.get(at + 1..).unwrap_or_default()),
             "set_config" if opens => self.call(tokens.get(at + 2..).unwrap_or_default()),
@@ -126,7 +127,7 @@ impl Leftovers {
             }
             "execute" => self.doubt(Doubt::Opaque),
             "pg_temp" | "temp" | "temporary" | "pg_settings" => self.doubt(Doubt::Unnamed),
-            _ if opens => {
+            _ if opens || is_attribute => {
                 let class = class_of(&Name { schema: None, name: Arc::clone(word) });
                 if matches!(class, Some(Class::AdvisoryLock | Class::SessionState)) {
                     self.doubt(Doubt::Unnamed);
@@ -154,8 +155,8 @@ impl Leftovers {
                 self.doubt(Doubt::Unnamed);
                 return;
             }
-            (_, [Token::Dot, Token::Word(second), ..]) => format!("{first}.{second}").to_lowercase().into(),
-            _ => first.to_lowercase().into(),
+            (_, [Token::Dot, Token::Word(second), ..]) => format!("{first}.{second}").to_ascii_lowercase().into(),
+            _ => first.to_ascii_lowercase().into(),
         };
         self.sets(&name);
     }
@@ -176,7 +177,7 @@ impl Leftovers {
             return;
         }
         match arguments {
-            [Token::String(name), Token::Comma, ..] => self.sets(&name.to_lowercase().into()),
+            [Token::String(name), Token::Comma, ..] => self.sets(&name.to_ascii_lowercase().into()),
             // In another language's string the quotes are tokens of their own.
             [Token::Other, Token::Word(first), Token::Dot, Token::Word(second), Token::Other, ..] => {
                 self.sets(&format!("{first}.{second}").into());
@@ -217,6 +218,7 @@ mod tests {
             ("begin if a then set session Work_Mem to 1; end if; end", "work_mem"),
             ("begin x := 1; SET app.tenant = 'a'; end", "app.tenant"),
             ("begin perform set_config('App.Tenant', f(a, true), false); end", "app.tenant"),
+            ("begin perform set_config('App.Ä', 'x', false); end", "app.Ä"),
             ("begin perform pg_catalog.set_config('app.tenant', x, is_local); end", "app.tenant"),
             ("begin SET TIME ZONE 'UTC'; end", "timezone"),
             ("begin set role eve; end", "role"),
@@ -256,6 +258,7 @@ mod tests {
         for text in [
             "BEGIN CREATE TEMP TABLE t (); END",
             "BEGIN PERFORM pg_advisory_lock(1); END",
+            "BEGIN PERFORM (1).pg_advisory_lock; END",
             "BEGIN PERFORM set_config(name, 'a', false); END",
             "BEGIN LISTEN a; END",
             "BEGIN RESET ALL; END",

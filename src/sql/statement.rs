@@ -65,7 +65,7 @@ pub struct Part {
     /// Every `b` of an `a.b` or `(a).b`, without repeats: it may be a function that is called like a column.
     pub attributes: Box<[Arc<str>]>,
     /// One of those may be a function of a value that has no attributes: `(id).f`, or `x.f` where x is what a function in FROM
-    /// answers.
+    /// answers or an argument.
     pub applies: bool,
     /// Where it puts rows, if it is an INSERT.
     pub inserts: Option<Box<Target>>,

@@ -33,7 +33,6 @@ pub fn body(text: &str, quoting: Quoting) -> Body {
     let tokens = tokens(text, quoting);
     for (at, token) in tokens.iter().enumerate() {
         let before = at.checked_sub(1).and_then(|before| tokens.get(before));
-        reader.applies |= matches!(tokens.get(at..), Some([Token::Close, Token::Dot, Token::Word(_), ..]));
         reader.token(before, token, tokens.get(at + 1..).unwrap_or_default());
     }
     reader.finish()
@@ -52,7 +51,6 @@ struct Reader {
     calls: Vec<Call>,
     operators: Vec<Name>,
     attributes: Vec<Arc<str>>,
-    applies: bool,
     needs_primary: Option<NeedsPrimary>,
     is_dynamic: bool,
     changes_catalog: bool,
@@ -82,6 +80,8 @@ impl Reader {
         let name = Name { schema: None, name: Arc::clone(word) };
         if let Some((Token::Open, arguments)) = after.split_first() {
             self.call(&name, arguments);
+        } else if before == Some(&Token::Dot) && functions::attribute_needs_primary(word) {
+            self.needs_primary.get_or_insert(NeedsPrimary::Function(Arc::clone(word)));
         } else if after.first() != Some(&Token::Dot)
             && relations::judge(&name) == relations::Judgement::DiffersBetweenNodes
         {
@@ -118,7 +118,7 @@ impl Reader {
             calls: self.calls.into(),
             operators: self.operators.into(),
             attributes: self.attributes.into(),
-            applies: self.applies,
+            applies: true,
             sorts: true,
             changes_catalog: self.changes_catalog,
             ..effects::harmless(Kind::Other)
@@ -231,7 +231,8 @@ struct Scanner<'a> {
 impl<'a> Scanner<'a> {
     fn next(&mut self) -> Option<Token<'a>> {
         loop {
-            self.rest = self.rest.trim_start();
+            // Any other space is a letter to PostgreSQL.
+            self.rest = self.rest.trim_ascii_start();
             let first = self.rest.chars().next()?;
             if self.quoting == Quoting::Sql && self.skip_comment() {
                 continue;
@@ -286,7 +287,7 @@ impl<'a> Scanner<'a> {
 
     fn skip_comment(&mut self) -> bool {
         if self.rest.starts_with("--") {
-            self.skip(self.rest.find('\n').unwrap_or(self.rest.len()));
+            self.skip(self.rest.find(['\n', '\r']).unwrap_or(self.rest.len()));
             return true;
         }
         if !self.rest.starts_with("/*") {
@@ -316,7 +317,7 @@ impl<'a> Scanner<'a> {
             return self.escape_string();
         }
         // In UTF-8 PostgreSQL folds no other letters.
-        Token::Word(word.to_ascii_lowercase().into())
+        Token::Word(clipped(&word.to_ascii_lowercase()).into())
     }
 
     fn quoted_name(&mut self) -> Token<'a> {
@@ -331,7 +332,7 @@ impl<'a> Scanner<'a> {
             self.skip(2);
         }
         self.skip(1);
-        Token::Word(name.into())
+        Token::Word(clipped(&name).into())
     }
 
     fn string(&mut self) -> Token<'a> {
@@ -368,6 +369,14 @@ impl<'a> Scanner<'a> {
         self.skip(end);
         Token::Other
     }
+}
+
+/// As much of a name as PostgreSQL looks at.
+fn clipped(name: &str) -> &str {
+    /// Bytes.
+    const LONGEST: usize = 63;
+    let end = (0..=name.len().min(LONGEST)).rev().find(|&end| name.is_char_boundary(end));
+    name.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 fn is_name_start(c: char) -> bool {
@@ -449,6 +458,23 @@ mod tests {
     fn letters_that_only_some_encodings_fold_are_looked_for_in_both_ways() {
         let body = body("BEGIN PERFORM Записать(); PERFORM WRITES(); END", Quoting::Sql);
         assert_eq!(names(&body.statement.parts[0].functions), ["Записать", "записать", "writes"]);
+    }
+
+    #[test]
+    fn names_are_cut_and_told_apart_where_postgres_does() {
+        let long = "я".repeat(40);
+        let body = body(&format!("f\u{a0}(); a{}(); \"{long}\"(); -- g(\rh()", "x".repeat(80)), Quoting::Sql);
+        let cut = [format!("a{}", "x".repeat(62)), "я".repeat(31)];
+        assert_eq!(names(&body.statement.parts[0].functions), ["f\u{a0}", &cut[0], &cut[1], "h"]);
+    }
+
+    #[test]
+    fn a_function_that_is_called_like_a_column_is_seen() {
+        let needs = |text: &str| body(text, Quoting::Sql).statement.needs_primary().is_some();
+        assert!(needs("BEGIN RETURN ('s').nextval; END"));
+        assert!(needs("BEGIN RETURN ('transaction_read_only').current_setting; END"));
+        assert!(needs("BEGIN PERFORM x.pg_advisory_lock FROM generate_series(1, 1) AS x; END"));
+        assert!(!needs("BEGIN RETURN (SELECT c.name || c.system || (c.id).text FROM customers AS c); END"));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 -- Objects of new.jsonl beside those of schema.sql: functions whose label says less than their body, and types, operators
 -- and tables that do something unseen. In schemas of their own; run after schema.sql.
 SET client_min_messages = warning;
-DROP SCHEMA IF EXISTS inv, inv_unlogged, inv_shadow CASCADE;
+DROP SCHEMA IF EXISTS inv, inv_unlogged, inv_shadow, inv_closed CASCADE;
 CREATE SCHEMA inv;
 CREATE SCHEMA inv_unlogged;
 CREATE SCHEMA inv_shadow;
+CREATE SCHEMA inv_closed;
 
 -- volatile by default, and read only
 CREATE FUNCTION inv.latest(c int) RETURNS orders LANGUAGE plpgsql AS
@@ -87,4 +88,28 @@ CREATE FUNCTION inv.asks_node() RETURNS bool LANGUAGE plpgsql STABLE AS $$ BEGIN
 CREATE FUNCTION inv.asks_all() RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN current_setting('work_mem'); END $$;
 CREATE FUNCTION inv."Записать"() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN public.log_access('x'); END $$;
 CREATE FUNCTION inv.calls_cyrillic() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN inv.Записать(); END $$;
+CREATE FUNCTION inv.w_return() RETURNS int LANGUAGE plpgsql AS E'BEGIN -- x\rPERFORM public.log_n(1); INSERT INTO public.stage VALUES (3, \'r\');\nRETURN 1; END';
+CREATE FUNCTION inv."яяяяяяяяяяяяяяяяяяяяяяяяяяяяяяя"() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN public.log_access('x'); END $$;
+CREATE FUNCTION inv.calls_long() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN inv.яяяяяяяяяяяяяяяяяяяяяяяяяяяяяяяяяяя(); END $$;
+-- functions that are called like columns
+CREATE DOMAIN inv.small AS int;
+CREATE FUNCTION public.inv_of_small(n inv.small) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('small') $$;
+CREATE FUNCTION public.inv_of_any(a anyelement) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('any') $$;
+CREATE FUNCTION public.inv_of_row(r record) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN public.log_access('row'); END $$;
+CREATE FUNCTION inv.of_argument(a int) RETURNS int LANGUAGE sql STABLE AS $$ SELECT a.log_n $$;
+CREATE FUNCTION inv.locks_argument(a bigint) RETURNS bool LANGUAGE sql AS $$ SELECT a.pg_advisory_xact_lock IS NOT NULL $$;
+CREATE FUNCTION inv.w_applied() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT x.log_n FROM generate_series(1, 1) AS x); END $$;
+CREATE FUNCTION inv.w_next_applied() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN ('public.ticket_seq').nextval; END $$;
+CREATE FUNCTION inv.asks_node_applied() RETURNS bool LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN ('transaction_read_only').current_setting = 'off'; END $$;
+CREATE FUNCTION inv.reads_columns() RETURNS text LANGUAGE plpgsql STABLE AS
+  $$ BEGIN RETURN (SELECT string_agg(c.name || (c).region, ',' ORDER BY c.id) FROM public.customers c, generate_series(1, 1) AS x WHERE c.id = x.x); END $$;
+-- rows with a check inside, made by views
+CREATE VIEW inv.v_row AS SELECT ('(' || id || ',1)')::public.rec_checked AS r FROM public.customers;
+CREATE VIEW inv.v_populated AS SELECT jsonb_populate_record(NULL::public.coded, jsonb_build_object('code', name)) AS r FROM public.customers;
+-- what is in a schema hides nothing from those who may not use it
+CREATE TABLE inv_closed.inv_hits (last_value bigint);
+CREATE SEQUENCE public.inv_hits;
+CREATE FUNCTION inv_closed.inv_hit() RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'closed' $$;
+CREATE FUNCTION public.inv_hit() RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('open') $$;
+GRANT SELECT ON inv_closed.inv_hits, public.inv_hits TO corpus_reader;
 RESET client_min_messages;
