@@ -621,10 +621,11 @@ fn what_trunkline_cannot_read_leaves_its_session_what_it_would_and_others_nothin
         let cluster = cluster();
         cluster.node(0).sql("create role ada").unwrap();
         let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\nqueue_timeout = '300ms'\n[routing]\nreads = 'primary'");
-        let state = ["current_user", "coalesce(current_setting('app.tenant', true), '')", "current_setting('work_mem')"]
-            .map(|one| format!("select {one}"))
-            .map(|sql| query(&sql))
-            .concat();
+        let state =
+            ["current_user", "coalesce(current_setting('app.tenant', true), '')", "current_setting('work_mem')"]
+                .map(|one| format!("select {one}"))
+                .map(|sql| query(&sql))
+                .concat();
         let rows =
             |told: Vec<String>| -> Vec<String> { told.into_iter().filter(|words| words.starts_with("row")).collect() };
         // In this encoding the letter is two bytes of two letters: nothing but ASCII is looked at.
