@@ -143,15 +143,23 @@ impl Gate {
     /// Closes every connection to the node, leased or idle. When this returns, none of them can bring an answer that
     /// would be taken for an acknowledgement. Answers how many there were.
     pub fn sever(&self) -> usize {
+        self.has_taken_writes.store(false, Ordering::Release);
+        self.sever_where(|_| true)
+    }
+
+    /// The same for those of sessions: what is passed through for replication ends by itself.
+    pub fn sever_sessions(&self) -> usize {
+        self.sever_where(|about| about.replication == Replication::None)
+    }
+
+    fn sever_where(&self, is_meant: impl Fn(&About) -> bool) -> usize {
         let mut open = self.open.lock();
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.has_taken_writes.store(false, Ordering::Release);
-        let count = open.len();
-        for (_, entry) in open.drain() {
+        let ended = open.extract_if(|_, entry| is_meant(&entry.about)).map(|(_, entry)| {
             entry.severed.store(true, Ordering::Release);
             entry.socket.end();
-        }
-        count
+        });
+        ended.count()
     }
 
     /// The node has won or lost the primary's role. Said before the view that says so is published: a connection opened

@@ -432,6 +432,9 @@ impl<'a> Drawing<'a> {
             }
         }
         for (oid, tree) in rows.rules.iter().chain(&rows.virtual_columns) {
+            if self.relation(*oid).is_some_and(|relation| !relation.runs_code) && self.runs_code(tree) {
+                found.push((*oid, Found::RunsCode));
+            }
             let Some(relation) = self.relation(*oid).filter(|relation| relation.why.is_none()) else { continue };
             let view = self.row(*oid);
             if self.of_tree(tree, Some(*oid)).is_some() || self.reads_under_policy(tree, view) {
@@ -477,6 +480,7 @@ impl<'a> Drawing<'a> {
                 Found::Heirs(why) => relation.of_heirs = Some(*why),
                 Found::Policy(policy) if !relation.policies.contains(policy) => relation.policies.push(policy.clone()),
                 Found::Policy(_) => {}
+                Found::RunsCode => relation.runs_code = true,
                 Found::TriggerChanges => relation.trigger_changes = true,
                 Found::TriggerLeaves(left) => {
                     relation.trigger_leaves.get_or_insert_default().join(left);
@@ -513,15 +517,26 @@ impl<'a> Drawing<'a> {
     }
 
     fn of_tree(&self, tree: &Mentions, own: Option<Oid>) -> Need {
+        let relations = tree.relations.iter().filter(|oid| Some(**oid) != own);
+        let relations = || relations.clone().find_map(|oid| self.of_relation(*oid));
+        self.of_code(tree).or_else(relations)
+    }
+
+    /// What it runs needs the primary, whatever it reads.
+    fn of_code(&self, tree: &Mentions) -> Need {
         if tree.locks_rows || tree.takes_value {
             return Some(Why::Function);
         }
         let functions = || tree.functions.iter().find_map(|oid| self.of_mentioned(*oid, tree));
         let operators = || tree.operators.iter().find_map(|oid| self.of_operator(*oid));
-        let relations = tree.relations.iter().filter(|oid| Some(**oid) != own);
-        let relations = || relations.clone().find_map(|oid| self.of_relation(*oid));
         let types = || self.picture.reached_from(&tree.types).iter().find_map(|oid| self.picture.types.get(oid)?.made);
-        functions().or_else(operators).or_else(relations).or_else(types)
+        functions().or_else(operators).or_else(types)
+    }
+
+    /// It runs code that may do anything, or reads what does.
+    fn runs_code(&self, tree: &Mentions) -> bool {
+        let runs = |oid: &Oid| self.relation(*oid).is_some_and(|other| other.runs_code || !other.policies.is_empty());
+        self.of_code(tree).is_some() || tree.relations.iter().any(runs)
     }
 
     fn of_mentioned(&self, oid: Oid, tree: &Mentions) -> Need {
@@ -605,6 +620,7 @@ enum Found {
     Need(Why),
     Heirs(Why),
     Policy(Policy),
+    RunsCode,
     TriggerChanges,
     TriggerLeaves(Box<Leftovers>),
 }

@@ -55,11 +55,6 @@ impl Why {
         Self::Cast,
         Self::Domain,
     ];
-
-    /// What is meant runs code, or is not known and may.
-    fn is_code(self) -> bool {
-        !matches!(self, Self::Relation | Self::Unlogged | Self::Foreign)
-    }
 }
 
 /// What needs the primary.
@@ -428,7 +423,8 @@ struct Look<'a> {
     sources: SmallVec<[Oid; 8]>,
     /// Types that values may be made into.
     targets: SmallVec<[Oid; 8]>,
-    /// Relations that need the primary and run nothing are passed over.
+    /// Relations that need the primary and run nothing are passed over, and those that are not known: mostly, they are
+    /// temporary.
     only_code: bool,
 }
 
@@ -462,13 +458,13 @@ impl<'a> Look<'a> {
     fn table(&mut self, name: &Name, is_only: bool) -> Result<(), Found> {
         let found = |why| Found { why, name: shown(name) };
         let is_known = self.path.schemas.is_some() || name.schema.is_some();
-        if is_known && self.picture.places_of(name, self.path).is_empty() {
+        if is_known && !self.only_code && self.picture.places_of(name, self.path).is_empty() {
             return Err(found(Why::UnknownRelation));
         }
         let (picture, path) = (self.picture, self.path);
         for relation in picture.relations_named(name, path) {
             let why = if is_only { relation.why } else { relation.whole() };
-            if let Some(why) = why.filter(|why| !self.only_code || why.is_code()) {
+            if let Some(why) = why.filter(|_| !self.only_code || relation.runs_code) {
                 return Err(found(why));
             }
             let binds = |owner: &Option<Box<str>>| owner.as_deref() != Some(&*path.role) || path.role.is_empty();

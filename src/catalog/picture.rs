@@ -64,6 +64,8 @@ pub(super) struct Relation {
     pub(super) oid: Oid,
     /// Why reading it needs the primary, whoever reads.
     pub(super) why: Option<Why>,
+    /// Reading it runs code that may do anything: it is a view, or has columns that are made as they are read.
+    pub(super) runs_code: bool,
     /// Why reading it with its partitions and heirs does.
     pub(super) of_heirs: Option<Why>,
     /// Owners of what is read under policies that need the primary, if these bind the owner himself.

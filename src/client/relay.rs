@@ -564,10 +564,14 @@ impl Client {
         if self.session.is_skipping() {
             return Ok(Gate::Open);
         }
+        // The end of a copy is what its Query waits for.
+        let ends_copy = matches!(self.session.gathered.end, Some(End::StrayCopy));
         let is_to_settle = || self.session.may_release() || self.done_by_mode().is_some();
-        if self.session.reset_is_under_way()
-            || self.session.has_reset() && self.session.all_answered() && is_to_settle()
-        {
+        let is_reset = || {
+            self.session.reset_is_under_way()
+                || self.session.has_reset() && self.session.all_answered() && is_to_settle()
+        };
+        if !ends_copy && is_reset() {
             return Ok(Gate::Closed(Turn::Still));
         }
         if let Some(Intent::Refuse { .. }) = self.session.intent()

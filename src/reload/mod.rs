@@ -234,7 +234,7 @@ impl Standing {
 /// over, then its connections are closed.
 async fn leave(gate: Arc<Gate>, timeout: Duration) {
     gate.drained(Instant::now() + timeout).await;
-    let closed = gate.sever();
+    let closed = gate.sever_sessions();
     if closed > 0 {
         warn!(connections = closed, "connections to a node that is no longer in the configuration are closed");
     }

@@ -179,8 +179,8 @@ pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool
         Catalog::Unknown(Some(last)) => last.find(statement, &Path::any()).map(|found| found.why),
         _ => catalog_verdict(statement, catalog).and_then(|verdict| verdict.why),
     };
-    // What has come up a moment ago the replica has not got either.
-    !matches!(why, None | Some(Why::Unlogged | Why::UnknownRelation | Why::UnknownFunction))
+    // What has come up a moment ago the replica has not got either, and a foreign table answers it as it does the primary.
+    !matches!(why, None | Some(Why::Unlogged | Why::Foreign | Why::UnknownRelation | Why::UnknownFunction))
 }
 
 /// Whatever the catalogs say, it means the same: no relation, and no call or operator that a user's own could be meant by.

@@ -222,6 +222,24 @@ fn first_value(client: &mut Client, sql: &str) -> String {
 }
 
 #[test]
+fn reads_that_need_the_primary_and_run_no_code_are_not_asked_about() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create unlogged table plain (a int); create view of_plain as select * from plain;
+            create view of_activity as select count(*) as n from pg_stat_activity; create sequence s;
+            create view of_sequence as select last_value from s";
+        cluster.node(0).sql(sql).unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for name in ["plain", "of_plain", "of_activity", "s", "of_sequence", "no_such_table"] {
+            client.query(&format!("select * from {name}"));
+        }
+        let looks = "select count(*) from pg_stat_activity where query like '%pg_listening_channels%' and pid <> pg_backend_pid()";
+        assert_eq!(cluster.node(0).sql(looks).unwrap(), "0");
+    });
+}
+
+#[test]
 fn what_a_view_an_operator_or_a_cast_leaves_is_its_sessions_and_nobody_elses() {
     limited(|| {
         let cluster = cluster();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, limited};
-use crate::raw::{RawClient, SYNC, bind, bind_binary, close, describe, execute, parse, query};
+use crate::raw::{COPY_DONE, RawClient, SYNC, bind, bind_binary, close, copy_data, describe, execute, parse, query};
 
 /// A client, and through Trunkline another one that leaves its own statements on every server connection whenever it can.
 struct Player<'a> {
@@ -595,6 +595,31 @@ fn what_comes_in_one_write_with_a_reset_meets_what_its_client_began_with() {
             }
         }
         assert_eq!(cluster.node(0).sql("select count(*) from public.here").unwrap(), "1", "nothing went astray");
+    });
+}
+
+#[test]
+fn a_copy_in_one_string_with_a_reset_comes_to_its_end() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        for mode in ["transaction", "session"] {
+            let proxy = Proxy::start(&cluster, &format!("[pool]\nmode = '{mode}'"));
+            let mut client = RawClient::connect(proxy.port(), &[("application_name", "copies"), ("work_mem", "5MB")]);
+            for text in [
+                "reset all; copy t from stdin",
+                "copy t from stdin; reset work_mem",
+                "begin; reset all; copy t from stdin; commit",
+            ] {
+                client.send(&[&query(text)]);
+                client.until(b'G');
+                client.send(&[&copy_data(b"1\n"), COPY_DONE]);
+                let told = client.until(b'Z');
+                assert_eq!(told.last().unwrap(), "I", "{mode}, {text}: {told:?}");
+                assert_eq!(client.query("show work_mem")[1], "row 5MB", "{mode}, {text}");
+            }
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "6");
     });
 }
 
