@@ -60,9 +60,7 @@ impl Connection {
     /// the middle, or fails, no query of ours follows, and its pool does not take the connection back.
     pub async fn query(&mut self, sql: &str, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
         self.known.unnamed_is_gone();
-        if std::mem::replace(&mut self.awaits_answer, true) {
-            return Err(ExchangeError::Unanswered);
-        }
+        self.begin_exchange()?;
         let answer = exchange::query(&mut self.stream, sql, deadline).await;
         self.awaits_answer = answer.as_ref().is_err_and(|error| !error.is_answer());
         answer
@@ -74,12 +72,15 @@ impl Connection {
         messages: &[u8],
         deadline: tokio::time::Instant,
     ) -> Result<Described, ExchangeError> {
-        if std::mem::replace(&mut self.awaits_answer, true) {
-            return Err(ExchangeError::Unanswered);
-        }
+        self.begin_exchange()?;
         let described = exchange::describe(&mut self.stream, messages, deadline).await;
         self.awaits_answer = described.is_err();
         described
+    }
+
+    /// An answer is awaited from now on, until whoever sends has read it.
+    fn begin_exchange(&mut self) -> Result<(), ExchangeError> {
+        if std::mem::replace(&mut self.awaits_answer, true) { Err(ExchangeError::Unanswered) } else { Ok(()) }
     }
 
     /// Nothing has come while it was idle: neither its end nor a message that nobody would read. Costs no system call

@@ -99,7 +99,7 @@ pub async fn query_with(
         let values = [&[0, 0, 0, 1], &length.to_be_bytes()[..], value.as_bytes(), &[0, 0]].concat();
         frontend::put_parse(&mut buffer, frontend::Parse { name: b"", text: sql.as_bytes(), types: &[0, 0] });
         frontend::put_bind(&mut buffer, frontend::Bind { portal: b"", statement: b"", rest: &values }, 0);
-        buffer.extend_from_slice(&[frontend::EXECUTE, 0, 0, 0, 9, 0, 0, 0, 0, 0]);
+        frontend::put_execute(&mut buffer, b"");
         frontend::put_bare(&mut buffer, frontend::SYNC);
         stream.write_all(&buffer).await?;
         buffer.clear();

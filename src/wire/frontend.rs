@@ -149,16 +149,16 @@ pub fn put_bind(out: &mut BytesMut, bind: Bind<'_>, missing: usize) {
     }
 }
 
+fn begin_length(bytes: &[u8]) -> usize {
+    bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
+}
+
 /// Appends an Execute of all rows of a portal.
 pub fn put_execute(out: &mut BytesMut, portal: &[u8]) {
     Writer::new(out).message(EXECUTE, |body| {
         put_cstr(body, portal);
         body.put_u32(0);
     });
-}
-
-fn begin_length(bytes: &[u8]) -> usize {
-    bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
 }
 
 /// Appends a Describe or a Close.
