@@ -139,6 +139,22 @@ impl<'a> Drawing<'a> {
         for oid in more {
             self.relation_mut(oid).into_iter().for_each(|relation| relation.may_draw = true);
         }
+        self.write_through();
+    }
+
+    /// What may draw when a table is written to may do so when another one is, with which it is written.
+    fn write_through(&mut self) {
+        let pairs: Vec<_> = self.written_with().collect();
+        let mut is_new = true;
+        while std::mem::take(&mut is_new) {
+            for (oid, other) in &pairs {
+                let draws = self.relation(*other).is_some_and(|relation| relation.may_draw);
+                if let Some(relation) = self.relation_mut(*oid).filter(|relation| draws && !relation.may_draw) {
+                    relation.may_draw = true;
+                    is_new = true;
+                }
+            }
+        }
     }
 
     fn relation_mut(&mut self, oid: Oid) -> Option<&mut Relation> {
@@ -152,7 +168,9 @@ impl<'a> Drawing<'a> {
         let trees = rows.rules.iter().chain(&rows.policies).chain(&rows.virtual_columns).map(|(oid, _)| *oid);
         let triggers = rows.triggers.iter().map(|(oid, _)| *oid);
         let drawing = rows.draws.iter().map(|(oid, _)| *oid).chain(rows.writes_more.iter().copied());
-        trees.chain(triggers).chain(drawing).chain(self.children.keys().copied()).collect()
+        let defaults = rows.defaults.iter().map(|(oid, _)| *oid);
+        let writing = self.written_with().map(|(oid, _)| oid);
+        trees.chain(triggers).chain(drawing).chain(defaults).chain(writing).collect()
     }
 
     /// Types that somebody takes or makes: a row of a table counts only if it is among them.
@@ -336,38 +354,53 @@ impl<'a> Drawing<'a> {
             }
             Body::Hidden => {}
             Body::Text { leftovers, .. } => left = leftovers.clone(),
-            Body::Tree(mentions) => {
-                for oid in &mentions.functions {
-                    let name = self.rows.builtins.get(oid).map(|name| Name { schema: None, name: (**name).into() });
-                    match name.and_then(|name| class_of(&name)) {
-                        Some(Class::ChangesSetting) => {
-                            let constants = mentions.constants.iter().filter(|(function, _)| function == oid);
-                            left.settings.extend(constants.map(|(_, name)| name.to_ascii_lowercase().into()));
-                            if left.settings.is_empty() {
-                                left.doubt(Doubt::Unnamed);
-                            }
-                        }
-                        Some(Class::AdvisoryLock | Class::SessionState) => left.doubt(Doubt::Unnamed),
-                        _ => {}
-                    }
-                }
-            }
+            Body::Tree(mentions) => left = self.left_by_tree(mentions),
         }
         (!left.is_none()).then(|| Box::new(left))
+    }
+
+    /// What PostgreSQL's own functions leave that a tree calls.
+    fn left_by_tree(&self, tree: &Mentions) -> Leftovers {
+        let mut left = Leftovers::default();
+        for oid in &tree.functions {
+            let name = self.rows.builtins.get(oid).map(|name| Name { schema: None, name: (**name).into() });
+            match name.and_then(|name| class_of(&name)) {
+                Some(Class::ChangesSetting) => {
+                    let constants = tree.constants.iter().filter(|(function, _)| function == oid);
+                    left.settings.extend(constants.map(|(_, name)| name.to_ascii_lowercase().into()));
+                    if left.settings.is_empty() {
+                        left.doubt(Doubt::Unnamed);
+                    }
+                }
+                Some(Class::AdvisoryLock | Class::SessionState) => left.doubt(Doubt::Unnamed),
+                Some(Class::SequenceOfSession) => left.asks_sequence = true,
+                _ => {}
+            }
+        }
+        left
     }
 
     /// What is known to be left, with what the functions that it calls leave, if that is more.
     fn left_by_called(&self, row: &FunctionRow, known: &Left) -> Left {
         let mut left = known.as_deref().cloned().unwrap_or_default();
         let mut is_more = false;
-        let mut join = |function: &Function| {
-            is_more |= function.leaves.as_ref().is_some_and(|other| left.join(other));
-        };
+        let mut join = |other: &Left| is_more |= other.as_ref().is_some_and(|other| left.join(other));
         match &row.body {
-            Body::Tree(mentions) => mentions.functions.iter().filter_map(|oid| self.function(*oid)).for_each(join),
-            Body::Text { statement, .. } => {
-                let names = statement.parts.iter().flat_map(|part| &part.functions);
-                names.for_each(|name| self.any_named(name).for_each(&mut join));
+            Body::Tree(mentions) => {
+                let called = mentions.functions.iter().filter_map(|oid| self.function(*oid));
+                called.for_each(|function| join(&function.leaves));
+                let written = mentions.relations.iter().filter(|_| mentions.writes);
+                written.filter_map(|oid| self.relation(*oid)).for_each(|relation| join(&relation.write_leaves));
+            }
+            Body::Text { statement, only_reads, .. } => {
+                for part in &statement.parts {
+                    let called = part.functions.iter().flat_map(|name| self.any_named(name));
+                    called.for_each(|function| join(&function.leaves));
+                    // Words do not say which of the tables they write to.
+                    let written = part.tables.iter().filter(|_| part.writes || !only_reads);
+                    let written = written.flat_map(|name| self.picture.any_relations(name));
+                    written.for_each(|relation| join(&relation.write_leaves));
+                }
             }
             Body::Hidden => {}
         }
@@ -455,23 +488,7 @@ impl<'a> Drawing<'a> {
                 found.push((*oid, Found::Policy(Policy { owner })));
             }
         }
-        for (oid, function) in &rows.triggers {
-            let changes = self.function(*function).is_some_and(|function| function.changes_catalog);
-            if changes && self.relation(*oid).is_some_and(|relation| !relation.trigger_changes) {
-                found.push((*oid, Found::TriggerChanges));
-            }
-            let Some(mut left) = self.function(*function).and_then(|function| function.leaves.clone()) else {
-                continue;
-            };
-            if left.doubt == Doubt::Opaque {
-                // Many triggers run made-up text or are written in C, and each write would cost a question more.
-                left.doubt = Doubt::None;
-            }
-            let known = self.relation(*oid).and_then(|relation| relation.trigger_leaves.as_deref().cloned());
-            if known.unwrap_or_default().join(&left) {
-                found.push((*oid, Found::TriggerLeaves(left)));
-            }
-        }
+        self.follow_writes(&mut found);
         for (oid, found) in &found {
             let place = self.relation_places.get(oid).copied();
             let Some(relation) = place.and_then(|place| self.picture.relations.get_mut(place)) else { continue };
@@ -481,13 +498,56 @@ impl<'a> Drawing<'a> {
                 Found::Policy(policy) if !relation.policies.contains(policy) => relation.policies.push(policy.clone()),
                 Found::Policy(_) => {}
                 Found::RunsCode => relation.runs_code = true,
-                Found::TriggerChanges => relation.trigger_changes = true,
-                Found::TriggerLeaves(left) => {
-                    relation.trigger_leaves.get_or_insert_default().join(left);
+                Found::WriteChanges => relation.write_changes = true,
+                Found::WriteLeaves(left) => {
+                    relation.write_leaves.get_or_insert_default().join(left);
                 }
             }
         }
         !found.is_empty()
+    }
+
+    /// What a write to a table runs: triggers and defaults, those of its partitions and heirs, and of what a foreign key has
+    /// written to.
+    fn follow_writes(&self, found: &mut Vec<(Oid, Found)>) {
+        for (oid, function) in &self.rows.triggers {
+            let Some(function) = self.function(*function) else { continue };
+            self.write_runs(*oid, function.changes_catalog, function.leaves.as_deref(), found);
+        }
+        for (oid, tree) in &self.rows.defaults {
+            let mut left = self.left_by_tree(tree);
+            let called = || tree.functions.iter().filter_map(|oid| self.function(*oid));
+            called().filter_map(|function| function.leaves.as_deref()).for_each(|other| {
+                left.join(other);
+            });
+            self.write_runs(*oid, called().any(|function| function.changes_catalog), Some(&left), found);
+        }
+        for (oid, other) in self.written_with() {
+            let Some(other) = self.relation(other) else { continue };
+            self.write_runs(oid, other.write_changes, other.write_leaves.as_deref(), found);
+        }
+    }
+
+    fn write_runs(&self, oid: Oid, changes: bool, left: Option<&Leftovers>, found: &mut Vec<(Oid, Found)>) {
+        let Some(relation) = self.relation(oid) else { return };
+        if changes && !relation.write_changes {
+            found.push((oid, Found::WriteChanges));
+        }
+        let Some(mut left) = left.cloned() else { return };
+        if left.doubt == Doubt::Opaque {
+            // Many triggers run made-up text or are written in C, and each write would cost a question more.
+            left.doubt = Doubt::None;
+        }
+        if relation.write_leaves.as_deref().cloned().unwrap_or_default().join(&left) {
+            found.push((oid, Found::WriteLeaves(left)));
+        }
+    }
+
+    /// (relation, a table that a write to it may write to).
+    fn written_with(&self) -> impl Iterator<Item = (Oid, Oid)> {
+        let heirs = self.children.iter().flat_map(|(oid, children)| children.iter().map(|child| (*oid, *child)));
+        let views = self.rows.rules.iter().flat_map(|(oid, tree)| tree.relations.iter().map(|read| (*oid, *read)));
+        heirs.chain(views).chain(self.rows.cascades.iter().copied())
     }
 
     /// A table is read with its partitions and heirs.
@@ -621,8 +681,8 @@ enum Found {
     Heirs(Why),
     Policy(Policy),
     RunsCode,
-    TriggerChanges,
-    TriggerLeaves(Box<Leftovers>),
+    WriteChanges,
+    WriteLeaves(Leftovers),
 }
 
 /// The function itself may change the catalogs; those that it calls are followed.

@@ -28,6 +28,10 @@ pub struct Inventory {
     pub column_types: Vec<(Oid, Oid)>,
     /// (table, a table that is read with it).
     pub children: Vec<(Oid, Oid)>,
+    /// (table, a table that a write to it may write to, by a foreign key).
+    pub cascades: Vec<(Oid, Oid)>,
+    /// What the default of a column runs.
+    pub defaults: Vec<(Oid, Mentions)>,
     /// What reading a view runs.
     pub rules: Vec<(Oid, Mentions)>,
     /// What row-level security runs when a table is read.

@@ -10,7 +10,7 @@ use super::picture::{Function, Operator, PLAIN, Picture, Relation, is_own, shown
 use super::{FIRST_OWN, Oid};
 use crate::sql::functions::class_of;
 use crate::sql::{
-    Argument, Call, Doubt, Draws, Kind, Leftovers, Name, NeedsPrimary, Part, Statement, by_functions, may_draw,
+    Argument, Call, Doubt, Draws, Kind, Leftovers, Name, NeedsPrimary, Part, Statement, Target, by_functions, may_draw,
 };
 
 /// Why something that the catalogs know needs the primary.
@@ -77,7 +77,7 @@ pub struct Verdict {
     pub leaves: bool,
     /// It may draw from a sequence.
     pub draws: Draws,
-    /// By its text it only reads, and yet it runs code: of a view, a policy, an operator, a cast or a type's check.
+    /// It runs code that its text does not show: of a view, a policy, an operator, a cast or a type's check.
     pub hides_code: bool,
 }
 
@@ -140,43 +140,41 @@ impl Picture {
         }
     }
 
-    /// By its text the statement only reads, and yet it runs code that may do anything.
+    /// The statement runs code that may do anything, beside the functions that it calls by their names: what these leave
+    /// is told by [`Self::leftovers`].
     pub fn hides_code(&self, statement: &Statement, path: &Path) -> bool {
         let runs_code = |part: &Part| {
             let look = Look { only_code: true, ..Look::new(self, path) }.part(part);
             look.is_err()
         };
-        statement.is_plain_read() && statement.parts.iter().any(runs_code)
+        statement.parts.iter().any(runs_code)
     }
 
-    /// Whether the statement draws from a sequence. Only one that stands alone does so surely.
+    /// Whether the statement draws from a sequence.
     fn draws(&self, statement: &Statement, path: &Path) -> Draws {
         if statement.is_plain_read() {
             return Draws::No;
         }
-        let draws = statement.parts.iter().map(|part| self.part_draws(part, path)).max().unwrap_or_default();
-        if statement.only().is_some() { draws } else { draws.min(Draws::Maybe) }
+        statement.parts.iter().map(|part| self.part_draws(part, path)).max().unwrap_or_default()
     }
 
     fn part_draws(&self, part: &Part, path: &Path) -> Draws {
         if !may_draw(part) {
             return Draws::No;
         }
-        if let Some(draws) = by_functions(part) {
-            return draws;
-        }
+        let mut draws = by_functions(part);
         if let Some(target) = &part.inserts {
-            // What else it writes to, in a WITH, counts beside it.
-            let others = part.tables.iter().filter(|table| **table != target.table);
-            return match others.map(|table| self.written_draws(table, None, path)).max() {
-                Some(Draws::Maybe | Draws::Surely) => Draws::Maybe,
-                _ => self.written_draws(&target.table, Some(&target.columns), path),
-            };
+            draws = draws.max(self.inserted_draws(target, path));
         }
-        match &part.needs_primary {
-            Some(NeedsPrimary::Writes) if matches!(part.kind, Kind::Update | Kind::Delete) => {
-                let fires = |table| self.relations_named(table, path).any(|relation| relation.may_draw);
-                if part.tables.iter().any(fires) { Draws::Maybe } else { Draws::No }
+        let may_draw = |relation: &Relation| relation.may_draw || part.inserts.is_some() && !relation.draws.is_empty();
+        if part.writes && part.tables.iter().any(|table| self.relations_named(table, path).any(may_draw)) {
+            draws = draws.max(Draws::Maybe);
+        }
+        draws.max(match &part.needs_primary {
+            Some(NeedsPrimary::Writes)
+                if matches!(part.kind, Kind::Select | Kind::Insert | Kind::Update | Kind::Delete) =>
+            {
+                Draws::No
             }
             Some(
                 NeedsPrimary::LocksRows
@@ -188,23 +186,21 @@ impl Picture {
                 | NeedsPrimary::NodeSetting(_),
             ) => Draws::No,
             _ => Draws::Maybe,
-        }
+        })
     }
 
-    /// A row for this table draws from a sequence. Columns that are named get what the statement says.
-    fn written_draws(&self, table: &Name, columns: Option<&[Arc<str>]>, path: &Path) -> Draws {
-        let relation = match *self.places_of(table, path) {
+    /// A row that is put there draws from a sequence. Columns that are named get what the statement says.
+    fn inserted_draws(&self, target: &Target, path: &Path) -> Draws {
+        let relation = match *self.places_of(&target.table, path) {
             [Some(PLAIN) | None] => return Draws::No,
             [Some(place)] => self.relations.get(usize_of(place)),
             _ => None,
         };
-        let Some(relation) = relation.filter(|relation| !relation.may_draw) else { return Draws::Maybe };
-        let is_left_out = |column: &str| {
-            columns.is_some_and(|named| !named.is_empty() && !named.iter().any(|name| **name == *column))
-        };
+        let Some(relation) = relation else { return Draws::Maybe };
+        let is_left_out = |column: &str| !target.columns.iter().any(|name| **name == *column);
         match relation.draws.iter().any(|column| is_left_out(column)) {
             true => Draws::Surely,
-            false if relation.draws.is_empty() => Draws::No,
+            false if relation.draws.is_empty() && !relation.may_draw => Draws::No,
             false => Draws::Maybe,
         }
     }
@@ -230,9 +226,9 @@ impl Picture {
                     left.join(other);
                 });
             }
-            if matches!(part.needs_primary, Some(NeedsPrimary::Writes | NeedsPrimary::CopyIn)) {
+            if part.writes {
                 let written = part.tables.iter().flat_map(|table| self.relations_named(table, path));
-                written.filter_map(|relation| relation.trigger_leaves.as_deref()).for_each(|other| {
+                written.filter_map(|relation| relation.write_leaves.as_deref()).for_each(|other| {
                     left.join(other);
                 });
             }
@@ -256,15 +252,20 @@ impl Picture {
         if calls.any(|call| self.call_changes_catalog(call, path)) {
             return true;
         }
-        let writes = matches!(part.needs_primary, Some(NeedsPrimary::Writes | NeedsPrimary::CopyIn));
-        let changes = |relation: &Relation| relation.trigger_changes;
-        writes && part.tables.iter().any(|table| self.relations_named(table, path).any(changes))
+        let changes = |relation: &Relation| relation.write_changes;
+        part.writes && part.tables.iter().any(|table| self.relations_named(table, path).any(changes))
     }
 
     fn call_changes_catalog(&self, call: &Call, path: &Path) -> bool {
         let mut candidates = self.candidates(call, path).peekable();
         candidates.peek().is_none() && self.types_named(&call.name, path).next().is_none()
             || candidates.any(|function| function.changes_catalog)
+    }
+
+    /// Every relation of this name, in whatever schema, of those about which there is something to say.
+    pub(super) fn any_relations(&self, name: &Name) -> impl Iterator<Item = &Relation> {
+        let places = self.special_names.get(&self.key(&name.name)).into_iter().flatten();
+        places.filter_map(|&place| self.relations.get(usize_of(place)))
     }
 
     /// The relations that the name may mean, of those about which there is something to say.
@@ -424,7 +425,7 @@ struct Look<'a> {
     /// Types that values may be made into.
     targets: SmallVec<[Oid; 8]>,
     /// Relations that need the primary and run nothing are passed over, and those that are not known: mostly, they are
-    /// temporary.
+    /// temporary. So are functions that are called by their names.
     only_code: bool,
 }
 
@@ -495,6 +496,9 @@ impl<'a> Look<'a> {
         let found = |why| Err(Found { why, name: shown(&call.name) });
         let (picture, path) = (self.picture, self.path);
         let is_builtin = class_of(&call.name).is_some();
+        if self.only_code && !is_builtin {
+            return Ok(());
+        }
         if is_builtin && picture.primary_builtins.iter().any(|pattern| pattern.matches("pg_catalog", &call.name.name)) {
             return found(Why::Function);
         }

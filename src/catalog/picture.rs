@@ -77,9 +77,9 @@ pub(super) struct Relation {
     /// A row that is written to it may draw from a sequence for other reasons: a trigger, a rule, a function in a default.
     pub(super) may_draw: bool,
     /// Writing to it may change the catalogs.
-    pub(super) trigger_changes: bool,
-    /// What its triggers leave in the session that writes to it.
-    pub(super) trigger_leaves: Left,
+    pub(super) write_changes: bool,
+    /// What its triggers and defaults leave in the session that writes to it.
+    pub(super) write_leaves: Left,
 }
 
 impl Relation {

@@ -29,7 +29,7 @@ SELECT concat_ws(' ', \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_operator WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_cast WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast_temp)_'), \
-(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_constraint WHERE contypid <> 0), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_constraint WHERE contypid <> 0 OR contype = 'f'), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_inherits), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_amproc WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_amop WHERE oid >= 16384), \
@@ -104,12 +104,20 @@ async fn read_relations(reader: &mut Reader, rows: &mut Inventory) -> Result<(),
     // nextval, which has had this number for ever.
     let sql = "SELECT d.adrelid, a.attname FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid \
                AND a.attnum = d.adnum WHERE d.adbin LIKE '%:funcid 1574 %' \
-               UNION SELECT attrelid, attname FROM pg_attribute WHERE attidentity <> '' AND NOT attisdropped";
+               UNION SELECT attrelid, attname FROM pg_attribute WHERE attidentity <> '' AND NOT attisdropped \
+               UNION SELECT a.attrelid, a.attname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+               WHERE t.typdefaultbin LIKE '%:funcid 1574 %' AND NOT a.attisdropped";
     reader.rows(sql, |row| rows.draws.push((row.number(0), row.text(1).into()))).await?;
     let sql = "SELECT ev_class FROM pg_rewrite WHERE ev_type <> '1' AND ev_class >= 16384 \
                UNION SELECT d.adrelid FROM pg_attrdef d JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass \
                AND p.objid = d.oid AND p.refclassid = 'pg_proc'::regclass";
     reader.rows(sql, |row| rows.writes_more.push(row.number(0))).await?;
+    // Neither nextval nor now() has anything to tell.
+    let sql = "SELECT adrelid, adbin FROM pg_attrdef WHERE adbin ~ ':funcid (?!(1574|1299) )'";
+    reader.rows(sql, |row| rows.defaults.push((row.number(0), tree(row, 1)))).await?;
+    let sql = "SELECT DISTINCT confrelid, conrelid FROM pg_constraint WHERE contype = 'f' AND confrelid <> conrelid \
+               AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))";
+    reader.rows(sql, |row| rows.cascades.push((row.number(0), row.number(1)))).await?;
     let sql = "SELECT oid, relname FROM pg_class WHERE oid < 16384 AND relnamespace = 11 AND relkind IN ('r','v')";
     reader.rows(sql, |row| rows.system_relations.push((row.number(0), row.text(1).into()))).await
 }

@@ -14,7 +14,6 @@ use crate::config::PoolMode;
 use crate::metrics::Retry;
 use crate::routing::{Intent, Reason};
 use crate::session::replay::Sent;
-use crate::session::sequences::{self, Drawn};
 use crate::session::translate::Message;
 use crate::session::{End, Held, TransactionLog};
 use crate::topology::Role;
@@ -117,6 +116,9 @@ impl Client {
         }
         self.note_for_replay(buffers);
         let Some(held) = &mut self.held else { return Ok(()) };
+        if self.session.gathered.needs_own_sequences() && held.role == Role::Primary {
+            self.session.forget_foreign_sequences(&mut held.lease.connection().known, &mut buffers.to_node);
+        }
         let unit = buffers.input.filled().get(..size).unwrap_or_default();
         let mut rest = unit;
         while let Some(header) = peek(rest)? {
@@ -188,11 +190,7 @@ impl Client {
     /// Makes the server connection's settings and SQL-prepared statements the session's.
     async fn make_ours(&mut self, lease: &mut Lease) -> Result<(), ExchangeError> {
         let connection = lease.connection();
-        let mut sql = self.session.replay(&connection.known);
-        if self.session.meets_foreign_sequences(&connection.known) {
-            sql = Some(format!("{};{}", sql.unwrap_or_default(), sequences::DISCARD));
-            connection.known.drawn = Drawn::default();
-        }
+        let sql = self.session.replay(&connection.known);
         let missing = self.session.missing_prepares(&connection.known);
         if sql.is_none() && missing.is_empty() {
             return Ok(());

@@ -381,6 +381,9 @@ impl Client {
             buffers.to_client.clear();
             return Ok(0);
         }
+        if answered > 0 && self.session.has_written() {
+            self.server.pools.wrote(Instant::now());
+        }
         self.session.shown();
         if has_gaps {
             put_run(filled, run, at, &mut buffers.to_client);
@@ -585,10 +588,8 @@ impl Client {
             return Ok(Gate::Closed(Turn::Still));
         }
         if held.role == Role::Primary {
-            if self.session.gathered.asks_sequence
-                && let Some(gate) = self.guard_sequences(buffers)
-            {
-                return Ok(gate);
+            if self.session.gathered.needs_own_sequences() && self.waits_to_discard_sequences() {
+                return Ok(Gate::Closed(Turn::Still));
             }
             return Ok(if matches!(self.session.intent(), Some(Intent::Refuse { .. })) {
                 Gate::Closed(Turn::Still)
@@ -634,21 +635,12 @@ impl Client {
         Ok(Gate::Closed(Turn::Stop(Relayed::Elsewhere)))
     }
 
-    /// Before a statement that asks for a sequence's current value, the server connection must forget another session's.
-    fn guard_sequences(&mut self, buffers: &mut Buffers) -> Option<Gate> {
-        let known = &mut self.held.as_mut()?.lease.connection().known;
-        if !self.session.meets_foreign_sequences(known) || self.session.status() == TransactionStatus::Failed {
-            return None;
-        }
-        if self.session.batch_is_open() {
-            self.session.discard_sequences_in_batch(known, &mut buffers.to_node);
-            return None;
-        }
-        if !self.session.all_answered() {
-            return Some(Gate::Closed(Turn::Still));
-        }
-        self.session.discard_sequences(known, &mut buffers.to_node);
-        None
+    /// What the unit asks for is another's on the server connection, and nothing can be discarded there before all is answered.
+    fn waits_to_discard_sequences(&mut self) -> bool {
+        let Some(held) = &mut self.held else { return false };
+        self.session.meets_foreign_sequences(&held.lease.connection().known)
+            && !self.session.batch_is_open()
+            && !self.session.all_answered()
     }
 
     /// A statement is refused on a lease that is held: its batch and its transaction cannot go on.

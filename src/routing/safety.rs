@@ -95,27 +95,22 @@ pub fn catalog_verdict(statement: &Statement, catalog: &Catalog<'_>) -> Option<V
 /// The statement may change the catalogs. While they are not known, whatever calls an unknown function may.
 pub fn may_change_catalog(statement: &Statement, catalog: &Catalog<'_>) -> bool {
     catalog_verdict(statement, catalog).map_or_else(
-        || {
-            let is_unknown = |part: &Part| matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_)));
-            statement.parts.iter().any(|part| part.changes_catalog || is_unknown(part))
-        },
+        || statement.parts.iter().any(|part| part.changes_catalog || part.calls_unknown),
         |verdict| verdict.changes_catalog,
     )
 }
 
 /// It writes while the catalogs are not known: a trigger that nobody has heard of may run.
 pub fn runs_unseen(statement: &Statement, catalog: &Catalog<'_>) -> bool {
-    let writes = |part: &Part| matches!(part.needs_primary, Some(NeedsPrimary::Writes | NeedsPrimary::CopyIn));
-    matches!(catalog, Catalog::Unknown(_)) && statement.parts.iter().any(writes)
+    matches!(catalog, Catalog::Unknown(_)) && statement.parts.iter().any(|part| part.writes)
 }
 
-/// By its text the statement only reads, and yet it runs code: what that leaves, draws or writes, nobody knows.
+/// The statement runs code that its text does not show: what that leaves, draws or writes, nobody knows.
 pub fn hides_code(statement: &Statement, catalog: &Catalog<'_>) -> bool {
-    statement.is_plain_read()
-        && match catalog {
-            Catalog::Unknown(Some(last)) => last.hides_code(statement, &Path::any()),
-            _ => catalog_verdict(statement, catalog).is_some_and(|verdict| verdict.hides_code),
-        }
+    match catalog {
+        Catalog::Unknown(Some(last)) => last.hides_code(statement, &Path::any()),
+        _ => catalog_verdict(statement, catalog).is_some_and(|verdict| verdict.hides_code),
+    }
 }
 
 /// Whether the statement draws from a sequence.
@@ -131,7 +126,6 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>) -> Option<Box<Lef
         return hides_code(statement, catalog).then(|| Box::new(Leftovers::doubtful(Doubt::Opaque)));
     }
     let runs_code = |part: &Part| matches!(part.kind, Kind::Call | Kind::Do);
-    let calls_unknown = |part: &Part| matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_)));
     let mut left = match catalog {
         Catalog::Known { picture, path, .. }
             if catalog_verdict(statement, catalog).is_some_and(|found| found.leaves) =>
@@ -142,11 +136,12 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>) -> Option<Box<Lef
         _ => Leftovers::default(),
     };
     if !matches!(catalog, Catalog::Known { .. }) {
-        let doubtful = statement.parts.iter().filter(|part| calls_unknown(part) || runs_code(part));
+        let doubtful = statement.parts.iter().filter(|part| part.calls_unknown || runs_code(part));
         let functions = doubtful.flat_map(|part| &part.functions).filter(|name| class_of(name).is_none());
         functions.for_each(|name| left.calls_unknown(&name.name));
     }
-    if statement.parts.iter().any(|part| runs_code(part) || part.kind == Kind::Unparsed) {
+    let is_opaque = |part: &Part| runs_code(part) || part.kind == Kind::Unparsed;
+    if statement.parts.iter().any(is_opaque) || hides_code(statement, catalog) {
         left.doubt(Doubt::Opaque);
     }
     if statement.parts.iter().any(writes_settings) {

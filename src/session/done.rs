@@ -11,9 +11,19 @@ use crate::wire::frontend::Parse;
 impl Session {
     /// Notes what a statement leaves in the session although it has failed: a lock of the session outlives the error.
     pub(super) fn undone(&mut self, statement: &Statement) {
-        let mut changes = statement.parts.iter().flat_map(|part| &part.session);
-        if changes.any(|change| *change == SessionChange::Pin(Pin::AdvisoryLock)) {
-            self.pins.add(Pin::AdvisoryLock);
+        for change in statement.parts.iter().flat_map(|part| &part.session) {
+            match change {
+                SessionChange::Pin(Pin::AdvisoryLock) => {
+                    self.pins.add(Pin::AdvisoryLock);
+                }
+                SessionChange::Execute(name) => {
+                    if let Some(prepared) = self.sql_prepared.get(name) {
+                        let statement = Arc::clone(&prepared.statement);
+                        self.undone(&statement);
+                    }
+                }
+                _ => {}
+            }
         }
     }
 
@@ -33,8 +43,18 @@ impl Session {
         if is_unseen && !is_proven_read {
             known.unseen = Some(self.id);
         }
-        if matches!(part.transaction, TransactionControl::Rollback { .. } | TransactionControl::RollbackTo) {
-            self.reset.clear(); // a RESET before it is undone
+        match part.transaction {
+            TransactionControl::Rollback { .. } | TransactionControl::RollbackTo => self.reset.clear(),
+            // Another transaction has begun, and the one before is there for all to see.
+            TransactionControl::Commit { chain: true } => {
+                self.catalog.has_changed |= self.catalog.may_change;
+                self.chained_writes |= self.transaction.may_have_written;
+            }
+            _ => {}
+        }
+        if part.changes_catalog && self.makes_temporary_first() {
+            self.pins.add(Pin::Temporary);
+            self.may_have_unpinned();
         }
         if part.needs_primary == Some(NeedsPrimary::TooLarge) {
             // What it has left in the session is not known.
@@ -73,10 +93,21 @@ impl Session {
                     }
                 }
                 SessionChange::Pin(pin) => self.pinned_by(*pin, statement),
-                SessionChange::Execute(name) => self.executed_is_done(name, known),
+                SessionChange::Execute(name) => {
+                    self.executed_is_done(name, known);
+                    if part.kind == Kind::Explain {
+                        self.may_have_unpinned(); // or never pinned: it may only have been planned
+                    }
+                }
                 SessionChange::SetLocal(_) | SessionChange::DiscardSome | SessionChange::Ask => {}
             }
         }
+    }
+
+    /// What is made without a schema's name may be temporary, by its search_path.
+    fn makes_temporary_first(&self) -> bool {
+        let path = self.settings.get("search_path").or(self.startup.get("search_path"));
+        self.catalog.path_is_uncertain || path.is_some_and(|path| path.contains("pg_temp"))
     }
 
     /// Not the unnamed statement, which only a Query drops.

@@ -69,9 +69,9 @@ impl Session {
             portals: _,
             drew_on,
             forgotten_draws,
-            draws_surely: _,
             owed: _,
             transaction,
+            chained_writes: _,
             pins,
             touched: _,
             remains: _,
@@ -129,7 +129,6 @@ impl Session {
             && self.undescribed.is_none()
             && self.sql_prepared.is_empty()
             && self.portals.is_empty()
-            && self.draws_surely.is_none()
             && self.touched.is_empty()
             && !self.remains.are_any()
             && self.reset.is_empty()

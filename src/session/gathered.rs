@@ -34,7 +34,7 @@ pub struct Gathered {
     pub is_wrong_on_replica: bool,
     /// It may run what nobody has heard of.
     pub runs_unseen: bool,
-    /// A plain read in it runs code, of which nobody knows what it does.
+    /// It runs code that its text does not show, of which nobody knows what it does.
     pub hides_code: bool,
     /// It changes something in the session, such as a setting.
     pub changes_session: bool,
@@ -42,9 +42,7 @@ pub struct Gathered {
     pub controls_transaction: bool,
     /// It draws from a sequence; None: nothing in it has been looked at for that.
     pub draws: Option<Draws>,
-    /// The first statement in it that makes rows, plain reads excepted.
-    pub makes_rows: Option<Arc<Statement>>,
-    /// It asks for the current value of a sequence, which only this session's own nextval gives.
+    /// It asks for the current value of a sequence, or may; only this session's own nextval gives one.
     pub asks_sequence: bool,
     /// It asks for a setting of Trunkline's own.
     pub asks_wishes: bool,
@@ -94,27 +92,29 @@ impl Gathered {
         });
     }
 
-    /// One more statement, which draws from a sequence or not. The unit surely does if nothing else in it makes rows: what
-    /// the node says of those would be taken for it.
-    pub fn draws(&mut self, draws: Draws, statement: &Arc<Statement>) {
-        let joined = self.draws.unwrap_or_default().max(draws);
-        let is_alone = self.makes_rows.as_ref().is_none_or(|other| Arc::ptr_eq(other, statement));
-        self.draws = Some(if is_alone || !statement.makes_rows() { joined } else { joined.min(Draws::Maybe) });
-        if statement.makes_rows() {
-            self.makes_rows.get_or_insert_with(|| Arc::clone(statement));
-        }
+    /// One more statement, which draws from a sequence or not.
+    pub fn draws(&mut self, draws: Draws) {
+        self.draws = Some(self.draws.unwrap_or_default().max(draws));
     }
 
-    /// Code that it runs may leave this.
+    /// It asks for a sequence's current value, or makes one that may be asked for.
+    #[inline]
+    pub fn needs_own_sequences(&self) -> bool {
+        self.asks_sequence || self.draws == Some(Draws::Surely)
+    }
+
+    /// Code that it runs may leave this, and ask for what there is.
     pub fn leaves(&mut self, left: Option<Box<Leftovers>>) {
         let Some(left) = left else { return };
-        self.leftovers.get_or_insert_default().join(&left);
+        self.asks_sequence |= left.may_ask_sequence();
+        if !left.is_clean() {
+            self.leftovers.get_or_insert_default().join(&left);
+        }
     }
 
     /// What is noted of statements that are no plain reads.
     fn clear_what_reads_lack(&mut self) {
         self.draws = None;
-        self.makes_rows = None;
         self.runs_unseen = false;
         self.hides_code = false;
         self.changes_session = false;

@@ -80,6 +80,10 @@ impl Session {
 
     /// What a statement leaves in the session that was executed by SQL, as it was prepared when this was done.
     pub(super) fn executed_is_done(&mut self, name: &str, known: &mut Known) {
+        if let Some(prepared) = self.sql_prepared.get(name) {
+            let statement = Arc::clone(&prepared.statement);
+            return self.done(&statement, 0, known);
+        }
         let Some(prepared) = self.names.confirmed(name.as_bytes()) else { return };
         if can_be_mirrored(&prepared.statement) {
             let statement = Arc::clone(&prepared.statement);

@@ -109,10 +109,10 @@ pub struct Session {
     drew_on: u32,
     /// How often it has forgotten what it has drawn, on all server connections.
     forgotten_draws: u32,
-    /// What is on its way surely draws, once the node says that this is done.
-    draws_surely: Option<&'static [u8]>,
     owed: OwedReplies,
     transaction: Transaction,
+    /// The transaction before may have written, which a COMMIT AND CHAIN has ended.
+    chained_writes: bool,
     pins: Pins,
     touched: Vec<Arc<str>>,
     /// What else may have been left on the server connection.
@@ -283,9 +283,9 @@ impl Session {
             portals: Vec::new(),
             drew_on: 0,
             forgotten_draws: 0,
-            draws_surely: None,
             owed: OwedReplies::default(),
             transaction: Transaction::default(),
+            chained_writes: false,
             pins: Pins::default(),
             touched: Vec::new(),
             remains: Remains::default(),
@@ -472,6 +472,13 @@ impl Session {
             false => self.freshness.read(node, now),
         }
         has_written
+    }
+
+    /// What it has written is there for all to see, or may be, and the client is told so now.
+    #[inline]
+    pub fn has_written(&mut self) -> bool {
+        std::mem::take(&mut self.chained_writes)
+            || self.transaction.may_have_written && self.transaction.status == TransactionStatus::Idle
     }
 
     /// The lease that serves the session from now on.

@@ -68,7 +68,10 @@ pub enum Owed {
     /// among the Syncs.
     CopyEnd,
     /// DISCARD SEQUENCES, which we asked for, so that currval answers nobody else's value.
-    DiscardSequences,
+    DiscardSequences {
+        /// For a statement that asks for one of them, not for one that draws.
+        is_asked: bool,
+    },
     /// A Bind of ours, within a client's batch.
     OurBind,
     /// An Execute of ours that discards sequences, within a client's batch.
@@ -102,7 +105,7 @@ impl Owed {
             | Self::CopyEnd
             | Self::OurBind
             | Self::OurDiscard
-            | Self::DiscardSequences => Asker::Us,
+            | Self::DiscardSequences { .. } => Asker::Us,
             _ => Asker::Client,
         }
     }
@@ -117,7 +120,7 @@ impl Owed {
         match self {
             Self::Parse { unnamed, .. } => unnamed.is_some(),
             Self::CloseStatement(name) => name.is_empty(),
-            Self::Query { .. } | Self::DiscardSequences | Self::CloseUnnamed => true,
+            Self::Query { .. } | Self::DiscardSequences { .. } | Self::CloseUnnamed => true,
             _ => false,
         }
     }
@@ -133,7 +136,7 @@ impl Owed {
 
     /// Its reply ends with ReadyForQuery.
     pub fn ends_with_ready(&self) -> bool {
-        matches!(self, Self::Query { .. } | Self::Sync(_) | Self::FunctionCall | Self::DiscardSequences)
+        matches!(self, Self::Query { .. } | Self::Sync(_) | Self::FunctionCall | Self::DiscardSequences { .. })
     }
 }
 

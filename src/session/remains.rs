@@ -150,6 +150,11 @@ impl Session {
         }
     }
 
+    /// What pins may not be there.
+    pub(super) fn may_have_unpinned(&mut self) {
+        self.remains.pins_in_doubt |= self.pins.can_be_seen();
+    }
+
     /// A statement has ended: it may have ended the cause of a pin.
     pub(super) fn doubt_pins(&mut self, part: &Part) {
         if !self.pins.can_be_seen() {

@@ -58,16 +58,13 @@ impl Session {
         match tag {
             backend::READY_FOR_QUERY => self.ready(body, known),
             backend::COMMAND_COMPLETE | backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
-                if matches!(self.owed.front(), Some(Owed::DiscardSequences)) {
+                if matches!(self.owed.front(), Some(Owed::DiscardSequences { .. })) {
                     return Ok(Reply::Hide);
                 }
                 if matches!(self.owed.front(), Some(Owed::OurDiscard)) {
                     return self.answered(tag, |_| true).map(|_| Reply::Hide);
                 }
                 self.completed(known);
-                if self.draws_surely.is_some() {
-                    self.has_drawn(body, known);
-                }
                 self.catalog_settles();
                 Ok(Reply::Forward)
             }
@@ -103,7 +100,7 @@ impl Session {
         let out_of_step = OutOfStep { tag: backend::READY_FOR_QUERY };
         let status = TransactionStatus::read(body).map_err(|_| out_of_step)?;
         let owed = self.owed.pop().filter(Owed::ends_with_ready).ok_or(out_of_step)?;
-        if matches!(owed, Owed::Query { .. } | Owed::DiscardSequences) {
+        if matches!(owed, Owed::Query { .. } | Owed::DiscardSequences { .. }) {
             self.settle_unnamed(None);
             known.unnamed_settles(None);
         }
@@ -269,7 +266,12 @@ impl Session {
             self.skip_failed(known);
             return Reply::Stale(told);
         }
-        self.draws_surely = None;
+        if let Some(Owed::DiscardSequences { is_asked }) = self.owed.front() {
+            known.drawn = Drawn::unknown();
+            if !is_asked {
+                return Reply::Hide; // what draws behind it is done, and says so
+            }
+        }
         self.reset.clear(); // it is undone
         let ours = self.name_in_error(body, &fields, known);
         self.skip_failed(known);
@@ -298,7 +300,7 @@ impl Session {
     /// The node skips what was sent up to Sync: of what stands there nothing is made, given or closed.
     pub(super) fn skip_failed(&mut self, known: &mut Known) {
         let Some(failed) = self.owed.front() else { return };
-        if matches!(failed, Owed::Query { .. } | Owed::FunctionCall | Owed::DiscardSequences) {
+        if matches!(failed, Owed::Query { .. } | Owed::FunctionCall | Owed::DiscardSequences { .. }) {
             return;
         }
         // PostgreSQL drops it before it looks at the new one.

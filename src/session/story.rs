@@ -73,9 +73,7 @@ impl Story {
     pub(super) fn discard_sequences(&mut self) -> String {
         let mut out = BytesMut::new();
         self.session.gathered.asks_sequence = true;
-        if self.session.meets_foreign_sequences(&self.known) {
-            self.session.discard_sequences_in_batch(&mut self.known, &mut out);
-        }
+        self.session.forget_foreign_sequences(&mut self.known, &mut out);
         self.session.gathered.clear();
         tags(&out)
     }

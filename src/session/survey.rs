@@ -286,7 +286,10 @@ impl Session {
             self.gathered.join(intent);
             return Ruling::default();
         }
-        self.catalog.path_is_uncertain |= changes_path(statement);
+        // What each EXECUTE in it runs does what it would do by itself.
+        let executed = if statement.is_plain_read() { SmallVec::new() } else { self.executed_by_sql(statement) };
+        let meant = || std::iter::once(statement).chain(executed.iter().flatten());
+        self.catalog.path_is_uncertain |= meant().any(|statement| changes_path(statement));
         let any = Path::any();
         let catalog = match around.catalog {
             Catalog::Known { picture, .. } if self.catalog.path_is_uncertain => {
@@ -294,8 +297,16 @@ impl Session {
             }
             catalog => catalog,
         };
-        self.gathered.may_change_catalog |= safety::may_change_catalog(statement, &catalog);
-        self.gathered.leaves(safety::leftovers(statement, &catalog).map(|left| left.named_in(text)));
+        for statement in meant() {
+            self.gathered.may_change_catalog |= safety::may_change_catalog(statement, &catalog);
+            self.gathered.leaves(safety::leftovers(statement, &catalog).map(|left| left.named_in(text)));
+            self.gathered.asks_sequence |=
+                statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
+            if safety::hides_code(statement, &catalog) {
+                self.gathered.hides_code = true;
+                self.gathered.draws(Draws::Maybe);
+            }
+        }
         let facts = Facts {
             standing: &self.standing,
             heeds_hints: around.heeds_hints,
@@ -318,30 +329,18 @@ impl Session {
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
         });
         if around.held == Held::Replica {
-            let is_wrong = |statement: &Statement| safety::is_wrong_on_replica(statement, &catalog);
-            let mut executed = self.executed_by_sql(statement).into_iter();
             self.gathered.is_wrong_on_replica |=
-                is_wrong(statement) || executed.any(|inner| inner.is_some_and(|inner| is_wrong(&inner)));
-        }
-        self.gathered.asks_sequence |=
-            statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
-        if safety::hides_code(statement, &catalog) {
-            self.gathered.hides_code = true;
-            self.gathered.draws(Draws::Maybe, statement);
+                meant().any(|statement| safety::is_wrong_on_replica(statement, &catalog));
         }
         if !statement.is_plain_read() {
-            self.gathered.runs_unseen |= safety::runs_unseen(statement, &catalog);
-            self.gathered.draws(safety::draws(statement, &catalog), statement);
+            for statement in meant() {
+                self.gathered.runs_unseen |= safety::runs_unseen(statement, &catalog);
+                self.gathered.draws(safety::draws(statement, &catalog));
+            }
             self.gathered.changes_session |= statement.parts.iter().any(|part| !part.session.is_empty());
             self.gathered.controls_transaction |=
                 statement.parts.iter().any(|part| part.transaction != TransactionControl::None);
-            let executed = self.executed_by_sql(statement);
             self.executes_by_sql |= !executed.is_empty();
-            for inner in executed.into_iter().flatten() {
-                self.gathered.may_change_catalog |= safety::may_change_catalog(&inner, &catalog);
-                self.gathered.leaves(safety::leftovers(&inner, &catalog));
-                self.gathered.hides_code |= safety::hides_code(&inner, &catalog);
-            }
             self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
         }
         self.gathered.asks_wishes |= statement.parts.iter().any(|part| part.session.contains(&SessionChange::Ask));

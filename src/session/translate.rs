@@ -59,6 +59,9 @@ impl Session {
         }
         self.catalog.may_change |= self.gathered.may_change_catalog || message.tag == frontend::FUNCTION_CALL;
         if let Some(left) = self.gathered.leftovers.take() {
+            if left.doubt != Doubt::None {
+                known.unseen = Some(self.id);
+            }
             self.may_be_left(&left);
         }
         if self.gathered.runs_unseen || self.gathered.hides_code {

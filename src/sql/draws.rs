@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use super::functions::class_of;
 use super::statement::{Kind, Name, Part, Statement};
 
 /// Whether a statement draws from a sequence: calls nextval or setval, by itself, a default, a trigger or a function.
@@ -14,11 +13,11 @@ pub enum Draws {
     No,
     /// It may, also when it fails in the end.
     Maybe,
-    /// It does, if it makes a row.
+    /// It is meant to: by a call of nextval or setval, or by the default of a column that it leaves out.
     Surely,
 }
 
-/// Where an INSERT puts its rows.
+/// Where an INSERT puts its rows, or an UPDATE its defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The table.
@@ -30,23 +29,27 @@ pub struct Target {
 impl Draws {
     /// As far as the text alone tells.
     pub fn of_text(statement: &Statement) -> Self {
-        if statement.is_plain_read() || !statement.parts.iter().any(may_draw) {
+        if statement.is_plain_read() {
             return Self::No;
         }
-        statement.only().and_then(by_functions).unwrap_or(Self::Maybe)
+        let of_part = |part: &Part| match part.inserts {
+            _ if !may_draw(part) => Self::No,
+            Some(_) => Self::Surely,
+            None => Self::Maybe.max(by_functions(part)),
+        };
+        statement.parts.iter().map(of_part).max().unwrap_or_default()
     }
 }
 
-/// What the functions tell that it names; None: nothing. Surely where it calls nextval or setval, and beside them nothing but
-/// PostgreSQL's own, and reads from no table.
-pub fn by_functions(part: &Part) -> Option<Draws> {
-    let is_drawing = |name: &Name| matches!(&*name.name, "nextval" | "setval");
-    if part.functions.iter().any(|name| class_of(name).is_none() && !is_drawing(name)) {
-        return Some(Draws::Maybe);
+/// What the functions tell that it names.
+pub fn by_functions(part: &Part) -> Draws {
+    if part.functions.iter().any(|name| matches!(&*name.name, "nextval" | "setval")) {
+        Draws::Surely
+    } else if part.calls_unknown {
+        Draws::Maybe
+    } else {
+        Draws::No
     }
-    let reads_only = part.kind == Kind::Select && part.tables.is_empty();
-    let draws = if reads_only { Draws::Surely } else { Draws::Maybe };
-    part.functions.iter().any(is_drawing).then_some(draws)
 }
 
 /// It runs on the primary, or something that is not in its text.
@@ -62,10 +65,18 @@ mod tests {
     #[test]
     fn a_bare_nextval_is_known_by_its_text() {
         let draws = |sql: &str| Draws::of_text(&classify_bytes(sql.as_bytes(), &ParseSettings::default()));
-        for sure in ["select nextval('s'::text)", "select nextval('s'::regclass)", "select setval('s', 3)"] {
+        for sure in [
+            "select nextval('s'::text)",
+            "select nextval('s'::regclass)",
+            "select setval('s', 3)",
+            "select nextval('s'), mine() from t; select 1",
+            "insert into t values (1)",
+            "with i as (insert into t values (1) returning a) update u set b = 1 from i",
+            "update t set a = default",
+        ] {
             assert_eq!(draws(sure), Draws::Surely, "{sure}");
         }
-        for maybe in ["select nextval('s') from t", "select nextval('s'), mine()", "select nextval('s'); select 1"] {
+        for maybe in ["select mine()", "update t set a = 1", "execute a"] {
             assert_eq!(draws(maybe), Draws::Maybe, "{maybe}");
         }
         assert_eq!(draws("select 1"), Draws::No);

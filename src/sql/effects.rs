@@ -9,8 +9,8 @@ use super::functions::{self, Class};
 use super::parse::grammar::{
     self, AExpr, AExprKind, AIndirection, CaseExpr, ColumnRef, CommonTableExpr, DeleteStmt, ExecuteStmt, FuncCall,
     InsertStmt, IntoClause, JoinExpr, JsonExprOp, JsonFuncExpr, LockingClause, MergeStmt, MinMaxExpr, Node,
-    RangeFunction, RangeTableSample, RangeVar, SelectStmt, SortBy, SqlValueFunction, SqlValueFunctionOp, SubLink,
-    SubLinkType, TypeCast, TypeName, UpdateStmt, WindowDef, WithClause, a_const, node::Node as Tree,
+    RangeFunction, RangeTableSample, RangeVar, SelectStmt, SetToDefault, SortBy, SqlValueFunction, SqlValueFunctionOp,
+    SubLink, SubLinkType, TypeCast, TypeName, UpdateStmt, WindowDef, WithClause, a_const, node::Node as Tree,
 };
 use super::relations;
 use super::settings;
@@ -73,8 +73,16 @@ pub(super) struct Effects<'a> {
     /// An UPDATE or DELETE without WHERE is in it, and is run.
     pub(super) unfiltered: bool,
     reads_clock: bool,
+    /// Rows are written, at any depth.
+    pub(super) writes: bool,
+    /// It calls functions that PostgreSQL has not got.
+    calls_unknown: bool,
     /// The outermost INSERT, whose WITH may hold others.
     inserts: Option<Box<Target>>,
+    /// Where its outermost UPDATE or MERGE writes.
+    updates: Option<Name>,
+    /// DEFAULT stands in place of a value.
+    says_default: bool,
     /// The same text with other literals may be something else.
     pub(super) literal_decides: bool,
     /// Below an EXPLAIN that only plans: what is written, locked or made is not.
@@ -110,22 +118,15 @@ impl<'a> Effects<'a> {
         }
     }
 
-    /// Walks the node if it is one of the five that can stand inside EXPLAIN, COPY and PREPARE.
+    /// Walks the node if it is a [planned](planned_kind) one.
     pub(super) fn query(&mut self, node: &Tree) -> Option<Kind> {
-        let kind = match node {
-            Tree::SelectStmt(_) => Kind::Select,
-            Tree::InsertStmt(_) => Kind::Insert,
-            Tree::UpdateStmt(_) => Kind::Update,
-            Tree::DeleteStmt(_) => Kind::Delete,
-            Tree::MergeStmt(_) => Kind::Merge,
-            _ => return None,
-        };
+        let kind = planned_kind(node)?;
         node.walk(self);
         Some(kind)
     }
 
     fn into_part(self, kind: Kind) -> Part {
-        let only = self.without_heirs();
+        let (only, inserts) = (self.without_heirs(), self.rows_go());
         Part {
             kind,
             needs_primary: self.needs_primary,
@@ -145,8 +146,21 @@ impl<'a> Effects<'a> {
             attributes: self.attributes.into(),
             applies: self.applies,
             calls: self.calls.into(),
-            inserts: self.inserts.filter(|_| kind == Kind::Insert),
+            inserts,
+            writes: self.writes,
+            calls_unknown: self.calls_unknown,
             sorts: self.sorts,
+        }
+    }
+
+    /// Where it puts rows, or defaults. A column that is named may be given its default all the same.
+    fn rows_go(&self) -> Option<Box<Target>> {
+        let all_defaults = |table: &Name| Box::new(Target { table: table.clone(), columns: Box::default() });
+        match (&self.inserts, self.says_default) {
+            (Some(target), true) => Some(all_defaults(&target.table)),
+            (Some(target), false) => Some(target.clone()),
+            (None, true) => self.updates.as_ref().map(all_defaults),
+            (None, false) => None,
         }
     }
 
@@ -154,10 +168,13 @@ impl<'a> Effects<'a> {
         self.only.iter().filter(|name| !self.with_heirs.contains(name)).cloned().collect()
     }
 
-    /// What is known of it so far, as a statement of its own.
-    pub(super) fn so_far(&self, kind: Kind) -> Statement {
+    /// What is known of it so far, as a statement of its own that leaves `session` behind.
+    pub(super) fn so_far(&self, kind: Kind, session: Vec<SessionChange>) -> Statement {
         let part = Part {
             needs_primary: self.needs_primary.clone(),
+            writes: self.writes,
+            calls_unknown: self.calls_unknown,
+            inserts: self.rows_go(),
             tables: self.tables.as_slice().into(),
             only: self.without_heirs(),
             functions: self.functions.as_slice().into(),
@@ -167,6 +184,7 @@ impl<'a> Effects<'a> {
             attributes: self.attributes.as_slice().into(),
             applies: self.applies,
             sorts: self.sorts,
+            session: session.into(),
             ..harmless(kind)
         };
         Statement::new(Box::new([part]), false)
@@ -252,7 +270,10 @@ impl<'a> Effects<'a> {
             Some(Class::ReadsSetting) => self.reads_setting(arguments),
             Some(Class::ChangesSetting) => self.changes_setting(arguments),
             None if name.schema.as_deref().is_some_and(relations::is_temporary_schema) => self.temporary(),
-            None => self.require(NeedsPrimary::UnknownFunction(Arc::clone(&name.name))),
+            None => {
+                self.calls_unknown = true;
+                self.require(NeedsPrimary::UnknownFunction(Arc::clone(&name.name)));
+            }
         }
         add(&mut self.functions, name);
     }
@@ -330,9 +351,16 @@ impl<'a> Effects<'a> {
         self.ctes.truncate(outside);
     }
 
+    fn puts_into(&mut self, relation: Option<&RangeVar>) {
+        if self.updates.is_none() {
+            self.updates = relation.map(name_of_relation);
+        }
+    }
+
     /// A statement that writes to `target`, which is a relation even where a common table expression has its name.
     fn writes(&mut self, target: Option<&RangeVar>, statement: &impl Walk) {
         self.require_if_run(NeedsPrimary::Writes);
+        self.writes |= !self.only_planned;
         if let Some(target) = target {
             self.table(name_of_relation(target));
         }
@@ -365,6 +393,7 @@ impl Visitor for Effects<'_> {
 
     fn update(&mut self, node: &UpdateStmt) {
         self.unfiltered |= node.where_clause.is_none() && !self.only_planned;
+        self.puts_into(node.relation.as_ref());
         self.writes(node.relation.as_ref(), node);
     }
 
@@ -375,7 +404,13 @@ impl Visitor for Effects<'_> {
 
     fn merge(&mut self, node: &MergeStmt) {
         self.implied_operator(&["="]);
+        self.puts_into(node.relation.as_ref());
         self.writes(node.relation.as_ref(), node);
+    }
+
+    fn default_value(&mut self, node: &SetToDefault) {
+        self.says_default = true;
+        node.branches(self);
     }
 
     fn with_clause(&mut self, node: &WithClause) {
@@ -577,6 +612,18 @@ impl Visitor for Effects<'_> {
     fn unexpected(&mut self) {
         self.require(NeedsPrimary::UnknownStatement);
         self.literal_decides = true;
+    }
+}
+
+/// What can be planned, and so stand inside EXPLAIN, COPY and PREPARE.
+pub(super) fn planned_kind(node: &Tree) -> Option<Kind> {
+    match node {
+        Tree::SelectStmt(_) => Some(Kind::Select),
+        Tree::InsertStmt(_) => Some(Kind::Insert),
+        Tree::UpdateStmt(_) => Some(Kind::Update),
+        Tree::DeleteStmt(_) => Some(Kind::Delete),
+        Tree::MergeStmt(_) => Some(Kind::Merge),
+        _ => None,
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Leftovers {
     pub doubt: Doubt,
     /// Functions, by name, of which nothing is known yet: they may change settings, too.
     pub unknown: Vec<Arc<str>>,
+    /// It asks for the current value of a sequence.
+    pub asks_sequence: bool,
 }
 
 /// How much of what code leaves is not known: each includes the ones before it.
@@ -35,16 +37,27 @@ impl Leftovers {
         Self { doubt, ..Self::default() }
     }
 
-    /// It leaves nothing.
+    /// It leaves nothing, and asks for nothing of what is in its session.
     pub fn is_none(&self) -> bool {
+        self.is_clean() && !self.asks_sequence
+    }
+
+    /// It leaves nothing.
+    pub fn is_clean(&self) -> bool {
         self.settings.is_empty() && self.doubt == Doubt::None
+    }
+
+    /// It asks for the current value of a sequence, or may.
+    pub fn may_ask_sequence(&self) -> bool {
+        self.asks_sequence || self.doubt != Doubt::None
     }
 
     /// What the other one leaves, too; answers whether that is more.
     pub fn join(&mut self, other: &Self) -> bool {
-        let size = |left: &Self| (left.settings.len(), left.doubt, left.unknown.len());
+        let size = |left: &Self| (left.settings.len(), left.doubt, left.unknown.len(), left.asks_sequence);
         let before = size(self);
         self.doubt(other.doubt);
+        self.asks_sequence |= other.asks_sequence;
         other.settings.iter().for_each(|name| self.sets(name));
         other.unknown.iter().for_each(|name| self.calls_unknown(name));
         before != size(self)
@@ -73,7 +86,8 @@ impl Leftovers {
             match change {
                 SessionChange::Set(name) | SessionChange::Reset(name) => left.sets(name),
                 // What it holds is carried with every write of a session.
-                SessionChange::SetLocal(_) | SessionChange::Ask | SessionChange::Pin(Pin::Sequence) => {}
+                SessionChange::Pin(Pin::Sequence) => left.asks_sequence = true,
+                SessionChange::SetLocal(_) | SessionChange::Ask => {}
                 _ => left.doubt(Doubt::Unnamed),
             }
         }
@@ -127,12 +141,11 @@ impl Leftovers {
             }
             "execute" => self.doubt(Doubt::Opaque),
             "pg_temp" | "temp" | "temporary" | "pg_settings" => self.doubt(Doubt::Unnamed),
-            _ if opens || is_attribute => {
-                let class = class_of(&Name { schema: None, name: Arc::clone(word) });
-                if matches!(class, Some(Class::AdvisoryLock | Class::SessionState)) {
-                    self.doubt(Doubt::Unnamed);
-                }
-            }
+            _ if opens || is_attribute => match class_of(&Name { schema: None, name: Arc::clone(word) }) {
+                Some(Class::AdvisoryLock | Class::SessionState) => self.doubt(Doubt::Unnamed),
+                Some(Class::SequenceOfSession) => self.asks_sequence = true,
+                _ => {}
+            },
             _ => {}
         }
     }
@@ -240,6 +253,15 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_asks_for_a_sequence_is_known() {
+        for text in ["BEGIN RETURN currval('s'); END", "BEGIN x := pg_catalog.lastval(); END"] {
+            let left = Leftovers::of_body(text, Quoting::Sql);
+            assert!(left.is_clean() && left.may_ask_sequence(), "{text}");
+        }
+        assert!(!Leftovers::of_body("BEGIN RETURN nextval('s'); END", Quoting::Sql).may_ask_sequence());
+    }
+
+    #[test]
     fn what_a_body_only_uses_is_not_left() {
         for text in [
             "BEGIN UPDATE t SET work_mem = 1 WHERE a = 2; END",
@@ -270,6 +292,7 @@ mod tests {
         let dynamic = left("BEGIN EXECUTE 'SET app.tenant = ' || quote_literal(a); END");
         assert_eq!(dynamic, (vec!["app.tenant".into()], Doubt::Opaque));
         let other = Leftovers::of_body("plpy.execute(\"select set_config('a.b', 'c', false)\")", Quoting::None);
-        assert_eq!(other, Leftovers { settings: vec!["a.b".into()], doubt: Doubt::Opaque, unknown: vec![] });
+        let expected = Leftovers { settings: vec!["a.b".into()], doubt: Doubt::Opaque, ..Leftovers::default() };
+        assert_eq!(other, expected);
     }
 }

@@ -23,7 +23,7 @@ pub mod words;
 
 pub use cache::{Cache, Counters};
 pub use comments::{Hint, Remarks};
-pub use draws::{Draws, by_functions, may_draw};
+pub use draws::{Draws, Target, by_functions, may_draw};
 pub use leftovers::{Doubt, Leftovers, writes_settings};
 pub use memo::{Memo, MemoKey};
 pub use noted::{Bits, Findings};

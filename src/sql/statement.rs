@@ -67,7 +67,11 @@ pub struct Part {
     /// One of those may be a function of a value that has no attributes: `(id).f`, or `x.f` where x is what a function in FROM
     /// answers or an argument.
     pub applies: bool,
-    /// Where it puts rows, if it is an INSERT.
+    /// It writes rows, at any depth, whatever else is the reason for which it needs the primary.
+    pub writes: bool,
+    /// It calls functions that PostgreSQL has not got.
+    pub calls_unknown: bool,
+    /// Where the outermost INSERT in it puts rows, or an UPDATE puts defaults.
     pub inserts: Option<Box<Target>>,
     /// It sorts, groups or compares values in ways that name no operator: ORDER BY, DISTINCT, UNION, GREATEST, …
     pub sorts: bool,
@@ -360,11 +364,6 @@ impl Statement {
     #[inline]
     pub fn is_plain_read(&self) -> bool {
         self.is_plain_read
-    }
-
-    /// Rows of an INSERT or SELECT are in what it says of itself when it is done.
-    pub fn makes_rows(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part.kind, Kind::Insert | Kind::Select))
     }
 
     /// Why the string must run on the primary: its first statement that must.

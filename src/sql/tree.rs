@@ -39,7 +39,7 @@ visitor! {
     range_function(RangeFunction)
     case(CaseExpr) join(JoinExpr)
     column(ColumnRef) value_function(SqlValueFunction) indirection(AIndirection) operation(AExpr) sublink(SubLink) sort_by(SortBy) string(String)
-    min_max(MinMaxExpr) window(WindowDef)
+    min_max(MinMaxExpr) window(WindowDef) default_value(SetToDefault)
 }
 
 impl<T: Walk> Walk for Vec<T> {
@@ -139,7 +139,7 @@ tree! {
     JsonBehavior(JsonBehavior) { expr } { btype coerce location }
     NullTest(NullTest) { arg } { xpr nulltesttype argisrow location }
     BooleanTest(BooleanTest) { arg } { xpr booltesttype location }
-    SetToDefault(SetToDefault) {} { xpr type_id type_mod collation location }
+    SetToDefault(SetToDefault) => default_value {} { xpr type_id type_mod collation location }
     CurrentOfExpr(CurrentOfExpr) {} { xpr cvarno cursor_name cursor_param }
     JoinExpr(JoinExpr) => join { larg rarg using_clause join_using_alias quals alias } { jointype is_natural rtindex }
     TypeName(TypeName) => type_name { names typmods array_bounds } { type_oid setof pct_type typemod location }

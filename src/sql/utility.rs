@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::effects::{Effects, boolean_constant, name_of, string_constant};
+use super::effects::{Effects, boolean_constant, name_of, planned_kind, string_constant};
 use super::emptied::emptied;
 use super::leftovers::Leftovers;
 use super::parse::grammar::{
@@ -55,7 +55,10 @@ pub(super) fn statement(node: &Tree, effects: &mut Effects<'_>) -> Kind {
         Tree::UnlistenStmt(_) => notification(Kind::Unlisten, effects),
         Tree::NotifyStmt(_) => notification(Kind::Notify, effects),
         Tree::LockStmt(_) => needs(NeedsPrimary::LocksTable, Kind::Lock, node, effects),
-        Tree::TruncateStmt(_) => needs(NeedsPrimary::Writes, Kind::Truncate, node, effects),
+        Tree::TruncateStmt(_) => {
+            effects.writes = true;
+            needs(NeedsPrimary::Writes, Kind::Truncate, node, effects)
+        }
         Tree::LoadStmt(_) => {
             effects.pin(Pin::Load);
             needs(NeedsPrimary::LoadsLibrary, Kind::Load, node, effects)
@@ -175,6 +178,8 @@ fn control(node: &TransactionStmt, effects: &mut Effects<'_>) -> Kind {
     ) {
         effects.require(NeedsPrimary::TwoPhase);
     }
+    // What was prepared may have been DDL.
+    effects.changes_catalog |= node.kind() == Command::TransStmtCommitPrepared;
     effects.transaction = control;
     kind
 }
@@ -300,22 +305,17 @@ fn discard_state(node: &DiscardStmt, effects: &mut Effects<'_>) -> Kind {
 
 fn prepare_statement(node: &PrepareStmt, effects: &mut Effects<'_>) -> Kind {
     node.branches(effects);
-    // What the statement inside leaves behind comes with each EXECUTE, which knows only this need and these pins.
+    // What the statement inside leaves behind comes with each EXECUTE.
     let inside = std::mem::take(&mut effects.session);
-    for change in inside {
-        match change {
-            SessionChange::Pin(pin) => effects.pin(pin),
-            _ => {
-                effects.require(NeedsPrimary::NodeSetting("set_config".into()));
-                effects.pin(Pin::UnknownSetting);
-            }
-        }
+    if inside.iter().any(|change| !matches!(change, SessionChange::Pin(_))) {
+        effects.require(NeedsPrimary::NodeSetting("set_config".into()));
     }
+    let kind = node.query.as_ref().and_then(|query| planned_kind(query.node.as_ref()?)).unwrap_or(Kind::Other);
     let prepare = SessionChange::Prepare {
         name: node.name.as_str().into(),
         needs_primary: effects.needs_primary.clone(),
         text: effects.text.into(),
-        statement: Arc::new(effects.so_far(Kind::Execute)),
+        statement: Arc::new(effects.so_far(kind, inside)),
     };
     effects.session.insert(0, prepare);
     Kind::Prepare
@@ -388,10 +388,14 @@ fn copy_statement(node: &CopyStmt, effects: &mut Effects<'_>) -> Kind {
     match (node.is_from, with_client) {
         (true, true) => {
             effects.require(NeedsPrimary::CopyIn);
+            effects.writes = true;
             effects.copy = CopyDirection::In;
         }
         (false, true) => effects.copy = CopyDirection::Out,
-        (_, false) => effects.require(NeedsPrimary::CopyFile),
+        (is_from, false) => {
+            effects.require(NeedsPrimary::CopyFile);
+            effects.writes |= is_from;
+        }
     }
     node.branches(effects);
     Kind::Copy

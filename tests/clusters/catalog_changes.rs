@@ -85,6 +85,25 @@ fn what_is_changed_through_trunkline_counts_from_the_next_statement_on() {
 }
 
 #[test]
+fn what_a_transaction_has_changed_counts_while_the_next_one_is_chained_to_it() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql(PREPARATION).unwrap();
+        let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1d'");
+        let (mut one, mut other) = (proxy.client(), proxy.client());
+        let primary = cluster.node(0).port();
+        let read = "select inet_server_port() from u";
+        comes_back_to_replicas(&mut other, read, primary);
+        for sql in ["begin", "alter table u set unlogged", "commit and chain"] {
+            one.batch_execute(sql).unwrap();
+        }
+        assert_eq!(server_port(&mut other, read), primary);
+        one.batch_execute("commit").unwrap();
+        assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 0.0);
+    });
+}
+
+#[test]
 fn what_is_changed_by_a_procedure_or_a_function_counts_from_the_next_statement_on() {
     limited(|| {
         let cluster = cluster();

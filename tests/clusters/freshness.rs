@@ -344,6 +344,20 @@ fn who_comes_back_on_a_new_connection_finds_what_it_wrote() {
             let seen: i64 = proxy.client().query_one("select count(*) from t", &[]).unwrap().get(0);
             assert_eq!(seen, round);
         }
+        // Whoever wrote it may still be there, and keep its server connection.
+        let (mut pinned, mut chained) = (proxy.client(), proxy.client());
+        pinned.batch_execute("listen x").unwrap();
+        chained.batch_execute("begin").unwrap();
+        for round in 0..5_i64 {
+            pinned.batch_execute("insert into t values (1)").unwrap();
+            let seen: i64 = proxy.client().query_one("select count(*) from t", &[]).unwrap().get(0);
+            assert_eq!(seen, 6 + 2 * round);
+            chained.batch_execute("insert into t values (1)").unwrap();
+            chained.batch_execute("commit and chain").unwrap();
+            let seen: i64 = proxy.client().query_one("select count(*) from t", &[]).unwrap().get(0);
+            assert_eq!(seen, 7 + 2 * round);
+            thread::sleep(Duration::from_millis(300));
+        }
         for replica in &cluster.nodes()[1..] {
             replica.resume_replay().unwrap();
         }

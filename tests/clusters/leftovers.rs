@@ -33,7 +33,19 @@ const FUNCTIONS: &str = "
     create function makes_temporary() returns void language plpgsql as
         $$ begin create temp table made (a int); insert into made values (42); end $$;
     create function locks() returns void language plpgsql as $$ begin perform pg_advisory_lock(77); end $$;
-    create function listens() returns void language plpgsql as $$ begin listen news; end $$;";
+    create function listens() returns void language plpgsql as $$ begin listen news; end $$;
+    create table kept (value text);
+    create table defaulted (a int, value text default sets_by_name('default'));
+    create view tuning as select set_config('work_mem', '9MB', false) as value;
+    create table parted (value text) partition by list (value);
+    create table part partition of parted default;
+    create trigger tunes before insert on part for each row execute function tunes();
+    create table listed (a int primary key);
+    create table listing (value text, a int references listed on delete cascade);
+    create function tunes_by_old() returns trigger language plpgsql as
+        $$ begin perform set_config('app.tenant', old.value, false); return old; end $$;
+    create trigger tunes before delete on listing for each row execute function tunes_by_old();
+    insert into listed values (1); insert into listing values ('cascade', 1);";
 
 /// Others work while the client does: what it asks next is answered on another server connection than before.
 struct Scene {
@@ -130,6 +142,16 @@ fn settings_that_code_changes_are_the_sessions_on_every_connection() {
             ("select sets_by_text('set datestyle = ''Postgres, MDY''')", "DateStyle", "Postgres, MDY"),
             ("set datestyle = 'SQL'", "datestyle", "SQL, MDY"),
             ("select sets_by_text('reset statement_timeout')", "statement_timeout", "0"),
+            // Under a write, too, and by what the write itself runs.
+            ("insert into kept select sets_by_text('set app.tenant = thirteen')::text", "app.tenant", "thirteen"),
+            ("insert into kept select value from tuning", "work_mem", "9MB"),
+            ("insert into defaulted values (1)", "app.tenant", "default"),
+            ("insert into parted values ('part')", "app.tenant", "part"),
+            ("delete from listed", "app.tenant", "cascade"),
+            ("prepare q as select sets_by_text($1)", "app.tenant", "cascade"),
+            ("execute q('set app.tenant = fourteen')", "app.tenant", "fourteen"),
+            ("prepare r as select set_config('work_mem', '8MB', false)", "work_mem", "9MB"),
+            ("execute r", "work_mem", "8MB"),
         ]
         .into_iter()
         .enumerate()
@@ -146,6 +168,9 @@ fn settings_that_code_changes_are_the_sessions_on_every_connection() {
         assert_eq!(scene.shown("work_mem"), "3MB", "the error has undone it");
         assert_ne!(first_value(&mut scene.others[0], "show work_mem"), "3MB", "another session's");
         assert_ne!(first_value(&mut scene.others[0], "show lock_timeout"), "5ms", "another session's");
+        scene.run("insert into kept select sets_by_text('set app.tenant = mine')::text");
+        let tenant = "select coalesce(current_setting('app.tenant', true), '') from one for update";
+        assert_eq!(first_value(&mut scene.others[0], tenant), "", "another session's");
         // What a transaction is told of itself is nobody's afterwards.
         scene.run("begin; set transaction read only; select sets_by_text('select 1'); commit");
         scene.run("set transaction_read_only = on");
@@ -205,6 +230,15 @@ fn a_session_is_held_no_longer_than_what_holds_it() {
             ("select pg_advisory_unlock_all()", 0),
             ("begin; declare c cursor with hold for select 1; commit", 1),
             ("close c", 0),
+            ("prepare l as select pg_try_advisory_lock(4)", 0),
+            ("explain execute l", 0),
+            ("execute l", 1),
+            ("select pg_advisory_unlock(4)", 0),
+            ("execute l", 1),
+            ("select pg_advisory_unlock(4)", 0),
+            ("set search_path = pg_temp, public; create table hidden (a int)", 1),
+            ("drop table hidden", 0),
+            ("reset search_path", 0),
             ("create temp table t (a int); listen a; select pg_advisory_lock(3)", 1),
             ("discard all", 0),
         ]

@@ -47,6 +47,90 @@ fn currval_is_never_another_sessions() {
 }
 
 #[test]
+fn what_another_has_drawn_does_not_come_with_ones_own() {
+    limited(|| {
+        let cluster = cluster();
+        cluster
+            .node(0)
+            .sql(
+                "create table items (id serial, x int); create table orders (id serial, x int);
+                create table carts (id int, order_id int); insert into carts values (7, 0);
+                create table child (a int, item int default currval('items_id_seq'));
+                create view newest as select lastval() as n;
+                create function newest() returns bigint language plpgsql as $$ begin return lastval(); end $$;
+                create domain numbered as int default nextval('items_id_seq');
+                create table by_domain (a numbered, b int);
+                create table parent (a int primary key);
+                create table heir (a int references parent on delete cascade);
+                create function fires() returns trigger language plpgsql as
+                    $$ begin perform nextval('items_id_seq'); return old; end $$;
+                create trigger fires before delete on heir for each row execute function fires();
+                insert into parent values (1); insert into heir values (1)",
+            )
+            .unwrap();
+        let proxy = Proxy::start(&cluster, ONE);
+        let undefined = |answer: Vec<String>, sql: &str| {
+            assert!(answer.iter().any(|told| told.starts_with("55000")), "{sql}: {answer:?}")
+        };
+        let batch = |name: &str, sql: &str| [parse(name, sql), bind(name, &[]), execute(), SYNC.to_vec()].concat();
+        let mut other = RawClient::connect(proxy.port(), &[]);
+        for (own, asks) in [
+            ("insert into orders (x) values (1)", "select currval('items_id_seq')"),
+            ("begin; insert into orders (x) values (1); commit", "select currval('items_id_seq')"),
+            ("select 1 from items for update", "insert into child (a) values (1)"),
+            ("select 1", "select n from newest"),
+            ("select 1", "insert into carts select n from newest"),
+            ("select 1", "select newest()"),
+            ("prepare l as select lastval()", "execute l"),
+            ("select 1", "do $$ begin perform lastval(); end $$"),
+        ] {
+            other.query("insert into items (x) values (1)");
+            let mut one = RawClient::connect(proxy.port(), &[]);
+            one.query(own);
+            undefined(one.query(asks), asks);
+            one.send(&[TERMINATE]);
+        }
+        // By a batch, and by a name of the protocol that SQL calls.
+        other.query("insert into items (x) values (1)");
+        let mut one = RawClient::connect(proxy.port(), &[]);
+        has(&one.ask(&[&batch("a", "insert into orders (x) values (1)")], 1), "INSERT 0 1");
+        undefined(one.query("select currval('items_id_seq')"), "by a batch");
+        one.send(&[TERMINATE]);
+        other.query("insert into items (x) values (1)");
+        let mut one = RawClient::connect(proxy.port(), &[]);
+        one.ask(&[&[parse("b", "select lastval()"), SYNC.to_vec()].concat()], 1);
+        undefined(one.query("execute b"), "a name of the protocol");
+        one.send(&[TERMINATE]);
+        // What it has drawn beside another statement's work is found as well.
+        for (own, found) in [
+            ("insert into items (x) values (1)", true),
+            ("insert into by_domain (b) values (1)", true),
+            ("update by_domain set a = default", true),
+            (
+                "with o as (insert into orders (x) values (2) returning id) update carts set order_id = o.id from o",
+                true,
+            ),
+            (
+                "with l as (select 1 from carts for update), i as (insert into items (x) values (1)) select * from l",
+                true,
+            ),
+            ("delete from parent", false),
+        ] {
+            other.query("insert into orders (x) values (1)");
+            let mut one = RawClient::connect(proxy.port(), &[]);
+            one.query(own);
+            let own_value = one.query("select lastval()");
+            assert!(!found || own_value.iter().any(|told| told.starts_with("row ")), "{own}: {own_value:?}");
+            one.send(&[TERMINATE]);
+            cluster.node(0).sql("insert into parent values (1) on conflict do nothing").unwrap();
+            let mut after = RawClient::connect(proxy.port(), &[]);
+            undefined(after.query("select lastval()"), own);
+            after.send(&[TERMINATE]);
+        }
+    });
+}
+
+#[test]
 fn lastval_is_what_the_session_has_drawn_itself_or_nothing() {
     limited(|| {
         let cluster = cluster();
@@ -72,19 +156,23 @@ fn lastval_is_what_the_session_has_drawn_itself_or_nothing() {
             ("select setval('t_a_seq', 100)", "insert into plain values (1)"),
             (draws, "insert into nowhere (b) values (1)"),
             (draws, "insert into t (b) select 1 where false"),
-            (draws, "insert into fired (b) values (1)"),
         ] {
             other.query(others);
             one.query(own);
             undefined(one.query("select lastval()"));
         }
+        // What it has drawn itself comes alone, also where a trigger draws.
+        other.query("select setval('s', 50)");
+        one.query("insert into fired (b) values (1)");
+        has(&one.query("select lastval()"), "row 51");
+        one.query("discard all");
         one.query("insert into t (b) values (1)");
         one.query("discard sequences");
         undefined(one.query("select lastval()"));
         // Its own is there as long as nobody else draws; once it has asked, it keeps its server connection.
         let by_batch =
             |sql: &str, values: &[&[u8]]| [parse("", sql), bind("", values), execute(), SYNC.to_vec()].concat();
-        for (table, value) in [("t", "row 105"), ("i", "row 1")] {
+        for (table, value) in [("t", "row 104"), ("i", "row 1")] {
             other.query("select nextval('s')");
             let mut one = RawClient::connect(proxy.port(), &[]);
             has(&one.query(&format!("insert into {table} (b) values (1)")), "INSERT 0 1");
@@ -97,7 +185,7 @@ fn lastval_is_what_the_session_has_drawn_itself_or_nothing() {
         }
         other.query("select nextval('s')");
         one.ask(&[&by_batch("insert into t (b) values ($1)", &[b"1"])], 1);
-        has(&one.query("select currval('t_a_seq')"), "row 106");
+        has(&one.query("select currval('t_a_seq')"), "row 105");
     });
 }
 
