@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, error, info, warn};
@@ -77,7 +77,28 @@ fn start_log(log: &config::Log) -> SetLevel {
     Box::new(move |level| drop(handle.reload(EnvFilter::new(level))))
 }
 
+/// Those that are heeded, from the first moment on.
+struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+    /// Kept for a restart that loses no client. Until there is one, it does not end the process.
+    restart: Signal,
+}
+
+impl Signals {
+    fn caught() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            restart: signal(SignalKind::user_defined2())?,
+        })
+    }
+}
+
 async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<(), Failure> {
+    let Signals { hangup, interrupt, terminate, restart } = Signals::caught()?;
     let metrics = Arc::new(Metrics::new(config.workers, Reason::CODES));
     let mut listeners = Vec::new();
     for &address in &config.listen {
@@ -114,10 +135,10 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     standing.open_console(desk.console());
     tokio::spawn(async move { desk.keep_averages().await });
     let (stop, stops) = watch::channel(None);
-    tokio::spawn(obey(ordered, standing, Arc::clone(&fleet), Arc::clone(&state), set_level, stop));
+    tokio::spawn(obey((ordered, hangup, restart), standing, Arc::clone(&fleet), Arc::clone(&state), set_level, stop));
     info!(config = %path.display(), version = env!("CARGO_PKG_VERSION"), workers, "trunkline serves");
 
-    until_stopped(&in_force, &fleet, &state, stops).await?;
+    until_stopped(&in_force, &fleet, &state, (stops, interrupt, terminate)).await;
     in_force.load().pools.retire();
     info!("trunkline stops");
     Ok(())
@@ -140,7 +161,10 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 /// What only the parts in force know of themselves.
 fn show(server: &Server, scrape: &mut Scrape) {
-    server.clusters.iter().for_each(|cluster| scrape.view(&cluster.view.load()));
+    for cluster in &server.clusters {
+        scrape.view(&cluster.view.load());
+        (cluster.show_probes)(scrape);
+    }
     for (name, database) in &server.databases {
         scrape.paused(name, database.pause.is_paused());
         let known = database.catalog.look();
@@ -172,10 +196,12 @@ fn show(server: &Server, scrape: &mut Scrape) {
             name,
             PoolCounts {
                 idle: counts.idle,
-                leased: counts.busy,
+                leased: counts.busy.saturating_sub(counts.openings.under_way),
+                opening: counts.openings.under_way,
                 waiting: counts.waiting,
                 size: counts.size,
-                ..PoolCounts::default()
+                opened: counts.openings.done,
+                open_failures: counts.openings.failed,
             },
         );
     }
@@ -247,9 +273,7 @@ async fn reap(in_force: InForce, fleet: Arc<Fleet>) {
         if server.pools.plan().default.min_size > 0 {
             open_ahead(&server);
         }
-        if server.limits.are_looked_at() {
-            fleet.heed_limits();
-        }
+        fleet.heed_limits();
     }
 }
 
@@ -279,19 +303,22 @@ fn open_ahead(server: &Server) {
 /// SIGHUP and the console's RELOAD read the configuration anew. What is wrong with it is logged and answered, and the old
 /// one stays in force.
 async fn obey(
-    mut ordered: UnboundedReceiver<Order>,
+    (mut ordered, mut hangup, mut restart): (UnboundedReceiver<Order>, Signal, Signal),
     mut standing: Standing,
     fleet: Arc<Fleet>,
     state: Arc<AdminState>,
     set_level: SetLevel,
     stop: watch::Sender<Option<Shutdown>>,
 ) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let on_swap: OnSwap = Box::new(move |server| state.show(server));
     loop {
         // All are cancel-safe: what has not been received stays.
         let order = tokio::select! {
             _ = hangup.recv() => Order::Reload(oneshot::channel().0),
+            _ = restart.recv() => {
+                warn!("SIGUSR2 is not heeded: there is no restart yet that loses no client");
+                continue;
+            }
             Some(order) = ordered.recv() => order,
             Some(name) = standing.newcomer() => {
                 standing.adopt(name, &fleet, &on_swap).await;
@@ -320,10 +347,8 @@ async fn until_stopped(
     in_force: &InForce,
     fleet: &Fleet,
     state: &AdminState,
-    mut stops: watch::Receiver<Option<Shutdown>>,
-) -> io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    (mut stops, mut interrupt, mut terminate): (watch::Receiver<Option<Shutdown>>, Signal, Signal),
+) {
     // Whichever comes first; another one, if it comes too, is not lost but not needed.
     let how = tokio::select! {
         _ = interrupt.recv() => Shutdown::Now,
@@ -331,7 +356,7 @@ async fn until_stopped(
         Ok(how) = stops.wait_for(Option::is_some) => how.unwrap_or(Shutdown::Now),
     };
     let limit = match how {
-        Shutdown::Now => return Ok(()),
+        Shutdown::Now => return,
         Shutdown::AfterTransactions => Some(in_force.load().limits.drain_timeout),
         Shutdown::AfterClients => None,
     };
@@ -349,5 +374,4 @@ async fn until_stopped(
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
     }
-    Ok(())
 }

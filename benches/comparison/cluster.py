@@ -5,9 +5,12 @@ import sys
 import time
 
 from .place import environment, wait_for_port
-from .settings import ASLR, CLIENTS, MOST_IDLE_UNPOOLED, SCALE
+from .settings import ASLR, CLIENTS, HUGE_PAGES, MOST_IDLE_UNPOOLED, SCALE
 
 AT_THE_SAME_ADDRESSES = ["setarch", "--addr-no-randomize"]
+NODES = 3
+# Of 2 MB each, what one server takes with SETTINGS, and some more.
+HUGE_PAGES_OF_ONE = 155
 
 
 class Cluster:
@@ -32,7 +35,10 @@ dynamic_shared_memory_type = mmap
         self.prefix = [] if ASLR else AT_THE_SAME_ADDRESSES
         if self.prefix and subprocess.run([*self.prefix, "true"], capture_output=True).returncode:
             sys.exit(f"{' '.join(self.prefix)} is not allowed here (Docker: --security-opt seccomp=unconfined); go without it by ASLR=1")
-        self.ports = [place.port() for _ in range(3)]
+        self.has_huge_pages = HUGE_PAGES and place.reserve_huge_pages(NODES * HUGE_PAGES_OF_ONE)
+        if HUGE_PAGES and not self.has_huge_pages:
+            print("no huge pages: not root, or too little memory in one piece; pages of 4 KB", file=sys.stderr)
+        self.ports = [place.port() for _ in range(NODES)]
         primary = place.folder / "node0"
         place.run("initdb", "-D", primary, "-U", "postgres", "-A", "trust", "--locale=C", "-E", "UTF8", "--no-sync")
         self.configure(0)
@@ -42,7 +48,7 @@ dynamic_shared_memory_type = mmap
         self.sql("create database bench owner bench", database="postgres")
         self.sql("create unlogged table sink (text text); alter table sink owner to bench")
         place.run("pgbench", "-i", "-q", "-s", SCALE, *self.login(role="bench"), "bench")
-        for number in (1, 2):
+        for number in range(1, NODES):
             self.add_replica(number)
 
     def add_replica(self, number):
@@ -55,7 +61,7 @@ dynamic_shared_memory_type = mmap
     def configure(self, number):
         path = self.place.folder / f"node{number}/postgresql.conf"
         with open(path, "a") as settings:
-            settings.write(f"{self.SETTINGS}\nport = {self.ports[number]}\nunix_socket_directories = '{self.place.folder}'\n")
+            settings.write(f"{self.SETTINGS}\nhuge_pages = {'try' if self.has_huge_pages else 'off'}\nport = {self.ports[number]}\nunix_socket_directories = '{self.place.folder}'\n")
 
     def start(self, number):
         self.place.start([*self.prefix, self.place.programs / "postgres", "-D", self.place.folder / f"node{number}"], f"node{number}.log")

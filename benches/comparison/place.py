@@ -12,6 +12,9 @@ import sys
 import tempfile
 import time
 
+HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
+
+
 class Workplace:
     """Everything that a run makes; nothing of it stays."""
 
@@ -24,13 +27,26 @@ class Workplace:
         self.programs = newest_postgresql()
         self.started = []
         self.held = []
+        self.huge_pages_before = None
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         return self
 
     def __exit__(self, *_):
         for process in reversed(self.started):
             end(process)
+        if self.huge_pages_before is not None:
+            HUGE_PAGES.write_text(self.huge_pages_before)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def reserve_huge_pages(self, count):
+        """Of the system, for as long as the run takes; answers whether it has them."""
+        try:
+            before = HUGE_PAGES.read_text()
+            HUGE_PAGES.write_text(str(int(before) + count))
+        except OSError:
+            return False
+        self.huge_pages_before = before
+        return int(HUGE_PAGES.read_text()) >= int(before) + count
 
     def port(self):
         """Below the ephemeral range, where an outgoing connection could sit."""

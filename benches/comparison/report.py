@@ -12,12 +12,12 @@ from .routes import proxies_of
 from .settings import ASLR, BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, PLOT, PROTOCOLS, README, ROUNDS
 
 
-def render(routes, results, bulk, memory_of):
+def render(cluster, routes, results, bulk, memory_of):
     proxies = [route for route in routes if route.is_proxy]
     whole = proxies_of(routes)
     cells = [(cell, cell_name(*cell)) for cell in CELLS]
     kinds = [(kind, kind) for kind in dict.fromkeys(kind for kind, _ in bulk)]
-    parts = [introduction(routes), f"![CPU of the proxy per transaction](benches/{PLOT.name})"]
+    parts = [introduction(cluster, routes), f"![CPU of the proxy per transaction](benches/{PLOT.name})"]
     parts.append(table("CPU of the proxy per transaction, µs", proxies, cells, results, lambda m: f"{m['cpu']:.1f}", "cpu"))
     parts.append(table("Transactions per second", routes, cells, results, lambda m: f"{m['tps']:,.0f}", "tps"))
     parts.append(table("Latency, p50 / p99, ms", routes, cells, results, lambda m: f"{m['p50']:.2f} / {m['p99']:.2f}"))
@@ -27,15 +27,16 @@ def render(routes, results, bulk, memory_of):
     return "\n\n".join(part for part in parts if part)
 
 
-def introduction(routes):
+def introduction(cluster, routes):
     known = [route for route in routes if not route.is_variant]
-    addresses = "" if ASLR else "PostgreSQL runs without ASLR; [why](benches/README.md#two-servers-on-one-machine). "
+    ways = ["with huge pages"] * cluster.has_huge_pages + ["without ASLR"] * (not ASLR)
+    ways = ways and f"PostgreSQL runs {' and '.join(ways)}; [why](benches/README.md#two-servers-on-one-machine). "
     versions = ", ".join(f"{route.name} {route.version}" if route.is_proxy else f"PostgreSQL {route.version}" for route in known)
     return (f"Made by `make bench` on {time.strftime('%Y-%m-%d')}: {versions}; a virtual machine of {os.cpu_count()} cores ({processor()}) "
             f"shared by pgbench, the proxy, a primary and two replicas; medians of {ROUNDS} interleaved round{'s' if ROUNDS > 1 else ''} "
             f"of {CELL_SECONDS} s ({BULK_ROUNDS} of {BULK_MB} MB for bulk). HAProxy relays bytes to the primary; PgBouncer pools transactions "
             "of the primary (sessions where statements are prepared, if it is older than 1.21); Pgpool-II and Trunkline parse every "
-            f"statement and send reads to the replicas; with one replica Trunkline reads from as many servers as PgBouncer. {addresses}"
+            f"statement and send reads to the replicas; with one replica Trunkline reads from as many servers as PgBouncer. {ways or ''}"
             "The last column compares Trunkline with PgBouncer, round by round.")
 
 

@@ -26,6 +26,8 @@ MOST_IDLE_UNPOOLED = 200
 # Two servers whose code lies at different addresses slow one another down on the same cores, which replicas on machines of
 # their own do not: so all servers have the same addresses here. Measured in benches/README.md.
 ASLR = os.environ.get("ASLR") == "1"
+# As PostgreSQL's manual has it for servers with much shared memory; measured in benches/README.md, too.
+HUGE_PAGES = os.environ.get("HUGE_PAGES", "1") == "1"
 # pgbench's default scale of 1 has one branch, whose lock 16 clients would wait for.
 SCALE = 16
 

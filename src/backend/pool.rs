@@ -16,7 +16,7 @@ use super::gate::{About, Gate};
 use super::lease::Lease;
 use super::plan::PoolSettings;
 use super::quota::Quota;
-use super::slots::{Counts, Crowd, Grant, Slot, Slots, Taken};
+use super::slots::{Counts, Crowd, Grant, Openings, Slot, Slots, Taken};
 use crate::auth::{SaltedPassword, Secret};
 use crate::session::Known;
 use crate::topology::NodeId;
@@ -38,6 +38,7 @@ pub struct Pool {
     password: Mutex<Option<Secret>>,
     /// Connections are not opened ahead before this: the last attempt has failed.
     ahead_again: Mutex<Option<Instant>>,
+    openings: OpeningCounts,
 }
 
 /// The worker of a connection that was opened for nobody: whoever leases it first takes it over.
@@ -58,6 +59,37 @@ pub enum LeaseError {
     /// The node was fenced while connecting.
     #[error("the node lost its role while connecting")]
     Fenced,
+}
+
+#[derive(Debug, Default)]
+struct OpeningCounts {
+    begun: AtomicU64,
+    done: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// One that is under way; if nobody waits for it any more, it has failed.
+struct Opening<'a> {
+    counts: &'a OpeningCounts,
+    is_done: bool,
+}
+
+impl<'a> Opening<'a> {
+    fn begin(counts: &'a OpeningCounts) -> Self {
+        counts.begun.fetch_add(1, Ordering::Relaxed);
+        Self { counts, is_done: false }
+    }
+
+    fn ends(mut self, is_done: bool) {
+        self.is_done = is_done;
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let count = if self.is_done { &self.counts.done } else { &self.counts.failed };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Pool {
@@ -81,6 +113,7 @@ impl Pool {
             generation: AtomicU64::new(0),
             salted_password: Mutex::new(None),
             ahead_again: Mutex::new(None),
+            openings: OpeningCounts::default(),
         })
     }
 
@@ -200,6 +233,13 @@ impl Pool {
     }
 
     async fn open(self: &Arc<Self>, slot: Slot, worker: usize) -> Result<Lease, LeaseError> {
+        let opening = Opening::begin(&self.openings);
+        let opened = self.open_now(slot, worker).await;
+        opening.ends(opened.is_ok());
+        opened
+    }
+
+    async fn open_now(self: &Arc<Self>, slot: Slot, worker: usize) -> Result<Lease, LeaseError> {
         let fenced = self.gate.generation();
         let generation = self.generation.load(Ordering::Acquire);
         let deadline = tokio::time::Instant::now() + self.settings.load().connect_timeout;
@@ -270,7 +310,15 @@ impl Pool {
 
     /// What there is now.
     pub fn counts(&self) -> Counts {
-        self.slots.counts()
+        Counts { openings: self.openings(), ..self.slots.counts() }
+    }
+
+    /// Connections that were opened.
+    fn openings(&self) -> Openings {
+        let [begun, done, failed] = [&self.openings.begun, &self.openings.done, &self.openings.failed]
+            .map(|count| count.load(Ordering::Relaxed));
+        let under_way = usize::try_from(begun.saturating_sub(done + failed)).unwrap_or(usize::MAX);
+        Openings { under_way, done, failed }
     }
 
     /// The node it goes to.

@@ -83,6 +83,19 @@ pub struct Counts {
     pub waiting: usize,
     /// Most connections, without the reserve.
     pub size: usize,
+    /// Those that were opened.
+    pub openings: Openings,
+}
+
+/// Connections that were opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Openings {
+    /// Under way now.
+    pub under_way: usize,
+    /// So many have been opened so far.
+    pub done: u64,
+    /// So many could not be.
+    pub failed: u64,
 }
 
 impl Counts {
@@ -262,7 +275,13 @@ impl Slots {
         let state = self.state.lock();
         let idle = state.idle.iter().map(Vec::len).sum();
         let waiting = state.waiters.iter().filter(|waiter| !waiter.sender.is_closed()).count();
-        Counts { idle, busy: state.total.saturating_sub(idle), waiting, size: state.bounds.size }
+        Counts {
+            idle,
+            busy: state.total.saturating_sub(idle),
+            waiting,
+            size: state.bounds.size,
+            openings: Openings::default(),
+        }
     }
 
     /// What keeps it from opening one more.

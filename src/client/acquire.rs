@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
+use tracing::debug;
 
 use super::conversation::Client;
 use super::farewell::Farewell;
@@ -166,7 +167,11 @@ impl Client {
                     }
                     Err(LeaseError::Fenced) => {}
                     Err(error) => {
-                        failure = Some(self.after_failure(node, error)?);
+                        // One that lets nobody in is no reason to keep a read from the others.
+                        let others: Excluded = avoided.iter().copied().chain([node]).collect();
+                        let next = self.place(intent, &view, &others, false, Instant::now());
+                        let is_last = !is_read(intent) || !matches!(next, Placement::Node(..));
+                        failure = Some(self.after_failure(node, error, is_last)?);
                         if is_read(intent) && !excluded.contains(&node) {
                             excluded.push(node);
                             self.turn = self.worker.turn();
@@ -408,7 +413,8 @@ impl Client {
     }
 
     /// What a failed attempt means: an error, or another attempt, here or elsewhere.
-    fn after_failure(&self, node: NodeId, error: LeaseError) -> Result<ConnectError, Refusal> {
+    /// A login that is denied is an error only if this is the last node to be asked.
+    fn after_failure(&self, node: NodeId, error: LeaseError, is_last: bool) -> Result<ConnectError, Refusal> {
         let error = match error {
             LeaseError::Connect(error) => error,
             error => {
@@ -424,6 +430,7 @@ impl Client {
             }
         };
         match error.class() {
+            ConnectClass::Denied if !is_last => debug!(node = node.0, %error, "the node refused a login"),
             ConnectClass::Denied => {
                 let message = format!("the node refused the login: {error}");
                 return Err(Refusal { code: SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message });

@@ -16,7 +16,7 @@ use crate::wire::Replication;
 #[derive(Debug)]
 pub struct Card {
     id: SessionId,
-    peer: Option<SocketAddr>,
+    peer: Cell<Option<SocketAddr>>,
     /// Shared by those that have come to the same address.
     local: Option<Rc<SocketAddr>>,
     /// Microseconds since the epoch of Unix.
@@ -130,7 +130,7 @@ impl Card {
     pub fn new(id: SessionId, peer: Option<SocketAddr>, local: Option<Rc<SocketAddr>>) -> Self {
         Self {
             id,
-            peer,
+            peer: Cell::new(peer),
             local,
             connected: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, micros),
             notes: RefCell::default(),
@@ -148,6 +148,10 @@ impl Card {
     /// It has proved who it is.
     pub fn is_of(&self, identity: &Identity) {
         self.notes.borrow_mut().identity = Some((Arc::clone(&identity.user), Arc::clone(&identity.database)));
+        // A load balancer has said for whom it speaks: of that one's port it is not asked.
+        if let Some(address) = identity.address.filter(|address| self.peer().is_none_or(|peer| peer.ip() != *address)) {
+            self.peer.set(Some(SocketAddr::new(address, 0)));
+        }
         self.idles(Instant::now());
     }
 
@@ -221,6 +225,11 @@ impl Card {
     pub fn idles(&self, now: Instant) {
         self.doing.set(Doing::Idle);
         self.since.set(now);
+    }
+
+    /// Where it comes from.
+    fn peer(&self) -> Option<SocketAddr> {
+        self.peer.get()
     }
 
     /// What it does.
@@ -333,7 +342,7 @@ impl Card {
     /// Who it is; None: it has not proved it.
     pub fn identity(&self) -> Option<Identity> {
         let (user, database) = self.notes.borrow().identity.clone()?;
-        Some(Identity { user, database, address: self.peer.map(|peer| peer.ip()) })
+        Some(Identity { user, database, address: self.peer().map(|peer| peer.ip()) })
     }
 
     /// What cancels its statements, once it has logged in.
@@ -346,7 +355,7 @@ impl Card {
         let (doing, notes) = (self.doing.get(), self.notes.borrow());
         ClientReport {
             id: self.id,
-            peer: self.peer,
+            peer: self.peer(),
             local: self.local.as_deref().copied(),
             connected: UNIX_EPOCH + Duration::from_micros(self.connected),
             identity: self.identity(),

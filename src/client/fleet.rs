@@ -92,7 +92,8 @@ impl Fleet {
         }
     }
 
-    /// Ends the clients that have been idle for too long, and cancels reads that take too long. To be called once a second.
+    /// Ends the clients that have been idle for too long, cancels reads that take too long, and shows what workers count by
+    /// themselves. To be called once a second.
     pub fn heed_limits(&self) {
         for crew in &self.crews {
             // A worker that is gone has no clients.

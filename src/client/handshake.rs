@@ -48,6 +48,8 @@ pub struct Admitted {
 }
 
 const AUTHENTICATION_OK: u32 = 0;
+/// Bytes.
+const MOST_OF_A_NAME: usize = 63;
 
 /// Startup and authentication on the stream in `place`, which is another one if the client wants TLS. Nothing is left in
 /// a buffer: a client waits for its answers here.
@@ -57,14 +59,16 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     let stream = place.as_mut().ok_or(Farewell::Left)?;
     negotiate(stream, &startup).await?;
     let user = startup.parameter("user").filter(|user| !user.is_empty());
-    let user: Arc<str> = user.map(Into::into).ok_or_else(|| {
+    let user: Arc<str> = user.map(cut).map(Into::into).ok_or_else(|| {
         Farewell::told(
             SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             "no PostgreSQL user name specified in startup packet",
         )
     })?;
-    let database: Arc<str> =
-        startup.parameter("database").filter(|name| !name.is_empty()).map_or_else(|| Arc::clone(&user), Into::into);
+    let database: Arc<str> = startup
+        .parameter("database")
+        .filter(|name| !name.is_empty())
+        .map_or_else(|| Arc::clone(&user), |name| cut(name).into());
     let replication = Replication::of(&startup).map_err(|error| {
         Farewell::hinted(SqlState::INVALID_PARAMETER_VALUE, error.to_string(), replication::VALID_VALUES)
     })?;
@@ -109,6 +113,11 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     let configured = server.users.get_key_value(&user).map(|(name, _)| Arc::clone(name));
     let identity = Identity { user: configured.unwrap_or(user), database: Arc::clone(&entry.name), address: origin };
     Ok(Admitted { identity, database: entry, user: known, settings, seat, startup, replication })
+}
+
+/// A name as PostgreSQL knows it, which has at most 63 bytes.
+fn cut(name: &str) -> &str {
+    (0..=name.len().min(MOST_OF_A_NAME)).rev().find_map(|end| name.get(..end)).unwrap_or_default()
 }
 
 /// A place among those that there may be. The console has room when nothing else has.

@@ -22,6 +22,7 @@ use crate::backend::{Absence, Away, Endpoint, Gate, Pool, PoolKey, Pools};
 use crate::balancing::{Balance, Strategy};
 use crate::catalog::{Current, Known, Upkeep};
 use crate::config::{self, Allowance, Limits, PoolMode};
+use crate::metrics::Scrape;
 use crate::routing::{Consistency, Reads, RuleSet};
 use crate::topology::{Doubt, NodeId, NodeView, View};
 use crate::wire::Replication;
@@ -126,6 +127,8 @@ pub struct Cluster {
     pub doubt: Box<dyn Fn(NodeId, Doubt) + Send + Sync>,
     /// Takes a node out of reading, or puts it back; false: that changed nothing.
     pub set_drained: Box<dyn Fn(NodeId, bool) -> bool + Send + Sync>,
+    /// Shows what probing its nodes has brought.
+    pub show_probes: Box<dyn Fn(&mut Scrape) + Send + Sync>,
     /// Named groups of nodes.
     pub groups: Vec<(Arc<str>, Vec<u16>)>,
     /// How its nodes share reads.

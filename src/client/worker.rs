@@ -18,7 +18,7 @@ use super::server::{Cluster, Server};
 use super::shapes::{DecisionReport, Shapes};
 use super::tally::{Tally, Totals};
 use crate::balancing::PeakLatency;
-use crate::metrics::{Limit, WorkerMetrics};
+use crate::metrics::{CacheCounts, Limit, WorkerMetrics};
 use crate::net::{ReadBuffer, Unwatched, Watch};
 use crate::session::{Dialect, Settings};
 use crate::sql::{self, ParseSettings, Statement, classify_bytes};
@@ -136,14 +136,25 @@ impl Worker {
     /// What this text is, from the cache or parsed. The cache is for the usual dialect.
     pub fn classify(&self, text: &[u8], dialect: Dialect) -> Arc<Statement> {
         if dialect == Dialect::default() {
-            return self.cache.borrow_mut().get(text, &self.parse.get());
+            return self
+                .cache
+                .borrow_mut()
+                .get_by(text, &self.parse.get(), |text, settings| self.parsed(text, settings));
         }
         let settings = ParseSettings {
             standard_conforming_strings: dialect.standard_conforming_strings,
             encoding_is_utf8: dialect.encoding_is_utf8,
             ..self.parse.get()
         };
-        Arc::new(classify_bytes(text, &settings))
+        Arc::new(self.parsed(text, &settings))
+    }
+
+    #[cold]
+    fn parsed(&self, text: &[u8], settings: &ParseSettings) -> Statement {
+        let begun = Instant::now();
+        let statement = classify_bytes(text, settings);
+        self.metrics.parsed(begun.elapsed());
+        statement
     }
 
     /// Whose turn it is; see [`crate::balancing::choose`].
@@ -297,8 +308,22 @@ impl Worker {
         count
     }
 
-    /// Ends the clients that have been idle for too long, and cancels reads that take too long.
+    /// Shows what is counted elsewhere.
+    fn publish(&self) {
+        let cache = self.cache.borrow();
+        let counters = cache.counters();
+        self.metrics.cache_counted(CacheCounts {
+            text_hits: counters.text_hits,
+            shape_hits: counters.shape_hits,
+            misses: counters.misses,
+            entries: cache.len() as u64,
+            bytes: cache.bytes() as u64,
+        });
+    }
+
+    /// Ends the clients that have been idle for too long, and cancels reads that take too long; shows what is counted here.
     pub fn heed_limits(self: &Rc<Self>) {
+        self.publish();
         let (server, now) = (self.server(), Instant::now());
         let limits = &server.limits;
         if !limits.are_looked_at() {

@@ -350,7 +350,7 @@ impl Imagined<'_> {
                     SessionChange::Pin(pin) => {
                         self.pins.add(*pin);
                     }
-                    SessionChange::DiscardAll => self.pins.clear(),
+                    SessionChange::DiscardAll => self.pins.discard(),
                     _ => {}
                 }
             }

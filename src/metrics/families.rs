@@ -47,7 +47,6 @@ families! {
     LOGIN_FAILURES = Counter "trunkline_login_failures_total" ["cause"] "Logins of clients that failed, by cause.";
     RECEIVED_BYTES = Counter "trunkline_client_received_bytes_total" [] "Bytes received from clients.";
     SENT_BYTES = Counter "trunkline_client_sent_bytes_total" [] "Bytes sent to clients.";
-    BUFFERED_BYTES = Gauge "trunkline_buffered_bytes" [] "Bytes of messages kept in memory now because the other side does not take them yet.";
 
     // Statements.
     STATEMENTS = Counter "trunkline_statements_total" ["target", "reason"] "Statements routed, by the role they went to and the reason of the decision.";

@@ -98,8 +98,8 @@ impl Counts {
 
     fn clients(&self, scrape: &mut Scrape) {
         // What ended is read before what began: a client who comes and goes meanwhile must not count as minus one.
-        let (closed, unbuffered) = (self.sum(|w| &w.clients_closed), self.sum(|w| &w.unbuffered_bytes));
-        let (accepted, buffered) = (self.sum(|w| &w.clients_accepted), self.sum(|w| &w.buffered_bytes));
+        let closed = self.sum(|w| &w.clients_closed);
+        let accepted = self.sum(|w| &w.clients_accepted);
         scrape.gauge(&families::CLIENTS, &[], accepted.saturating_sub(closed) as f64);
         let roused = self.sum(|w| &w.clients_roused);
         let parked = self.sum(|w| &w.clients_parked);
@@ -107,7 +107,6 @@ impl Counts {
         let ended = self.sum(|w| &w.replications_ended);
         let begun = self.sum(|w| &w.replications_begun);
         scrape.gauge(&families::REPLICATION_CLIENTS, &[], begun.saturating_sub(ended) as f64);
-        scrape.gauge(&families::BUFFERED_BYTES, &[], buffered.saturating_sub(unbuffered) as f64);
         scrape.counter(&families::CLIENTS_ACCEPTED, &[], accepted as f64);
         self.labelled(scrape, &families::CLIENTS_REFUSED, &Refusal::CODES, |w| &w.clients_refused);
         self.total(scrape, &families::LOGINS, |w| &w.logins);

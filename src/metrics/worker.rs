@@ -29,8 +29,6 @@ pub struct WorkerMetrics {
     pub(super) login_failures: Tallies<{ LoginFailure::CODES.len() }>,
     pub(super) received_bytes: Tally,
     pub(super) sent_bytes: Tally,
-    pub(super) buffered_bytes: Tally,
-    pub(super) unbuffered_bytes: Tally,
     /// By reason; the last one is for a reason that is not in the table.
     pub(super) statements: Box<[Tallies<{ Target::CODES.len() }>]>,
     pub(super) statement_duration: [Histogram; Target::CODES.len()],
@@ -86,8 +84,6 @@ impl WorkerMetrics {
             login_failures: Tallies::default(),
             received_bytes: Tally::default(),
             sent_bytes: Tally::default(),
-            buffered_bytes: Tally::default(),
-            unbuffered_bytes: Tally::default(),
             statements: (0..=reasons).map(|_| Tallies::default()).collect(),
             statement_duration: Default::default(),
             cache_text_hits: Tally::default(),
@@ -176,18 +172,6 @@ impl WorkerMetrics {
         self.sent_bytes.add(count_of(bytes));
     }
 
-    /// Bytes are kept because the other side does not take them; [`Self::unbuffered`] follows for each of them.
-    #[inline]
-    pub fn buffered(&self, bytes: usize) {
-        self.buffered_bytes.add(count_of(bytes));
-    }
-
-    /// Bytes that were kept are gone.
-    #[inline]
-    pub fn unbuffered(&self, bytes: usize) {
-        self.unbuffered_bytes.add(count_of(bytes));
-    }
-
     /// A statement was routed; `reason` is an index into the table given to [`super::Metrics::new`].
     #[inline]
     pub fn statement_routed(&self, target: Target, reason: usize) {
@@ -215,7 +199,6 @@ impl WorkerMetrics {
     }
 
     /// A statement was parsed in full.
-    #[inline]
     pub fn parsed(&self, took: Duration) {
         self.parse_nanoseconds.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }

@@ -8,7 +8,7 @@ mod shared;
 mod watcher;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::auth::NodeTls;
 use crate::backend::{Endpoint, Gate, Target};
 use crate::config;
+use crate::metrics::Histogram;
 use crate::topology::{Doubt, NodeId, TopologySettings, View};
 
 pub use patroni::SwitchoverError;
@@ -62,16 +63,12 @@ pub struct MonitorHandle {
 /// What probing one node has brought so far, for metrics.
 #[derive(Debug, Default)]
 pub struct ProbeCounters {
-    /// Probes that answered.
-    pub answered: AtomicU64,
+    /// How long they took, those that failed too.
+    pub durations: Histogram,
     /// Probes that failed.
     pub failed: AtomicU64,
     /// Light samples taken.
     pub sampled: AtomicU64,
-    /// Microseconds that all answered probes took together.
-    pub answered_micros: AtomicU64,
-    /// Microseconds that the last answered probe took.
-    pub last_micros: AtomicU64,
 }
 
 impl Monitor {
@@ -172,15 +169,6 @@ impl MonitorHandle {
     /// What probing this node has brought; None if there is no such node.
     pub fn counters(&self, node: NodeId) -> Option<&ProbeCounters> {
         self.shared.signals(node).map(|signals| &signals.counters)
-    }
-}
-
-impl ProbeCounters {
-    fn count_answer(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.answered.fetch_add(1, Ordering::Relaxed);
-        self.answered_micros.fetch_add(micros, Ordering::Relaxed);
-        self.last_micros.store(micros, Ordering::Relaxed);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::catalogs::ClusterView;
 use crate::client;
 use crate::client::auth_query::AuthQuery;
 use crate::config;
+use crate::metrics::Scrape;
 use crate::monitor::{self, Limits, Monitor, MonitorHandle, OnView};
 use crate::topology::{NodeId, NodeState, NodeView, Role, View};
 
@@ -99,6 +100,7 @@ impl RunningCluster {
     pub(super) fn for_clients(&self, mock_secret: &[u8; 32]) -> client::Cluster {
         let handle = self.handle();
         let (sampler, follower, doubter, drainer) = (handle.clone(), handle.clone(), handle.clone(), handle.clone());
+        let prober = handle.clone();
         client::Cluster {
             name: Arc::clone(&self.config.name),
             number: self.number,
@@ -111,6 +113,7 @@ impl RunningCluster {
             follow_until: Box::new(move |node, until| follower.follow_until(node, until)),
             doubt: Box::new(move |node, cause| doubter.doubt(node, cause)),
             set_drained: Box::new(move |node, drained| drainer.set_drained(node, drained)),
+            show_probes: Box::new(move |scrape| show_probes(&prober, scrape)),
             groups: self.config.groups.clone(),
             balance: self.config.balance.clone(),
         }
@@ -273,4 +276,12 @@ const LONGEST_GOODBYE: Duration = Duration::from_secs(60);
 
 fn primary_address(view: &View) -> &str {
     view.primary().map_or("none", |node| &node.address)
+}
+
+fn show_probes(monitor: &MonitorHandle, scrape: &mut Scrape) {
+    let view = monitor.view();
+    for node in &view.nodes {
+        let Some(counters) = monitor.counters(node.id) else { continue };
+        scrape.probes(&view.cluster, &node.address, &counters.durations, counters.failed.load(Ordering::Relaxed));
+    }
 }

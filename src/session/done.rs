@@ -80,7 +80,7 @@ impl Session {
                 SessionChange::DiscardAll => {
                     self.forgets_drawn(known);
                     self.touch_all();
-                    self.pins.clear();
+                    self.pins.discard();
                     self.all_deallocated(known);
                 }
                 SessionChange::DeallocateAll => self.all_deallocated(known),

@@ -38,9 +38,9 @@ impl Pins {
         self.0 = self.0 & !visible() | seen.0;
     }
 
-    /// All of them are gone (DISCARD ALL).
-    pub fn clear(&mut self) {
-        self.0 = 0;
+    /// DISCARD ALL has ended them; what is loaded stays.
+    pub fn discard(&mut self) {
+        self.0 &= bit(Pin::Load);
     }
 
     /// One of them, to be named as the reason.
@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(pins.first(), Some(Pin::Temporary));
         pins.are_seen(Pins::default());
         assert!(!pins.can_be_seen() && !pins.has(Pin::Listen) && pins.has(Pin::Load));
-        pins.clear();
-        assert!(pins.is_empty());
+        pins.discard();
+        assert_eq!(pins.first(), Some(Pin::Load));
     }
 }

@@ -162,7 +162,11 @@ impl Session {
 
     fn survey_parse(&mut self, parse: Parse<'_>, around: &mut Surroundings<'_>) {
         let prepared = match &self.unnamed {
-            Some((prepared, _)) if parse.name.is_empty() && prepared.is(parse.text, parse.types) => {
+            Some((prepared, _))
+                if parse.name.is_empty()
+                    && prepared.is(parse.text, parse.types)
+                    && prepared.reading == self.reading =>
+            {
                 match prepared.has_told() {
                     false => Arc::clone(prepared),
                     true => Arc::new(prepared.untold(self.reading)),

@@ -52,6 +52,17 @@ impl Cache {
 
     /// What the query string is, as [`classify_bytes`] has it.
     pub fn get(&mut self, text: &[u8], settings: &ParseSettings) -> Arc<Statement> {
+        self.get_by(text, settings, classify_bytes)
+    }
+
+    /// The same; what is not known is looked at by `classify`.
+    #[inline]
+    pub fn get_by(
+        &mut self,
+        text: &[u8],
+        settings: &ParseSettings,
+        classify: impl FnOnce(&[u8], &ParseSettings) -> Statement,
+    ) -> Arc<Statement> {
         let sort = Sort::of(By::Text, settings);
         if let Some((statement, by_text)) = self.recent.find(text, sort)
             && text.len() <= settings.max_bytes
@@ -76,7 +87,7 @@ impl Cache {
             }
         }
         self.counters.misses += 1;
-        let statement = Arc::new(classify_bytes(text, settings));
+        let statement = Arc::new(classify(text, settings));
         self.remember(&by_text, has_shape, settings, &statement);
         statement
     }
@@ -84,6 +95,16 @@ impl Cache {
     /// How often each way led to a statement, since the beginning.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// How many entries there are: a statement that is known by its text and by its shape counts twice.
+    pub fn len(&self) -> usize {
+        self.entries.young.table.len() + self.entries.old.table.len()
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// What the entries take, as far as it can be told; bytes.

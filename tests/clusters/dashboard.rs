@@ -24,7 +24,7 @@ use trunkline::metrics::{
 use trunkline::routing::Reason;
 use trunkline::topology::View;
 
-use crate::fixture::{eventually, http_get};
+use crate::fixture::{Proxy, cluster, eventually, http_get, limited};
 
 #[test]
 fn every_metric_has_a_place_in_the_dashboard_or_an_alert_and_none_is_made_up() {
@@ -32,6 +32,33 @@ fn every_metric_has_a_place_in_the_dashboard_or_an_alert_and_none_is_made_up() {
     let named: BTreeSet<&str> = expressions.iter().flat_map(|expression| metrics_in(expression)).collect();
     let known: BTreeSet<&str> = families::ALL.iter().map(|family| family.name).collect();
     assert_eq!(named, known);
+}
+
+#[test]
+fn what_is_counted_elsewhere_moves_in_a_trunkline_that_serves() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        for number in [1, 1, 2] {
+            client.batch_execute(&format!("select {number}")).unwrap();
+        }
+        cluster.node(1).kill().unwrap();
+        for (name, labels) in [
+            ("trunkline_statement_cache_lookups_total", "result=\"text\""),
+            ("trunkline_statement_cache_lookups_total", "result=\"shape\""),
+            ("trunkline_statement_cache_lookups_total", "result=\"miss\""),
+            ("trunkline_statement_cache_entries", ""),
+            ("trunkline_statement_cache_bytes", ""),
+            ("trunkline_parse_seconds_total", ""),
+            ("trunkline_pool_connections_opened_total", ""),
+            ("trunkline_probe_duration_seconds_count", ""),
+            ("trunkline_probe_failures_total", ""),
+        ] {
+            eventually(&format!("{name} {labels}"), Duration::from_secs(5), || proxy.metric(name, labels) > 0.0);
+        }
+        assert_eq!(proxy.metric("trunkline_pool_connections", "state=\"opening\""), 0.0);
+    });
 }
 
 #[test]
@@ -148,6 +175,7 @@ fn filled_metrics() -> Metrics {
     worker.statement_routed(Target::Replica, Reason::Read.index());
     worker.statement_finished(Target::Replica, Duration::from_micros(700));
     worker.cache_counted(CacheCounts { text_hits: 5, shape_hits: 2, misses: 1, entries: 1, bytes: 1000 });
+    worker.parsed(Duration::from_micros(20));
     worker.freshness_waited(FreshnessOutcome::Replica, Duration::from_millis(1));
     let probes = Histogram::default();
     probes.record(Duration::from_millis(1));

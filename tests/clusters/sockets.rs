@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres::{Config, NoTls};
 use trunkline::wire::startup;
 
-use crate::fixture::{Proxy, cluster, limited};
+use crate::fixture::{Proxy, cluster, eventually, limited};
+use crate::raw::{RawClient, startup_packet};
 
 #[test]
 fn clients_and_nodes_are_reached_over_sockets_in_the_file_system() {
@@ -71,5 +73,20 @@ fn a_load_balancer_that_is_configured_says_where_its_clients_are() {
         let doubting = Proxy::start(&cluster, "");
         assert_eq!(answer(doubting.port(), &header([10, 0, 0, 7])).0, None, "nobody else is believed");
         assert_eq!(answer(doubting.port(), b"").0, Some(b'R'));
+    });
+}
+
+#[test]
+fn a_client_of_a_load_balancer_keeps_its_address_while_it_says_nothing() {
+    limited(|| {
+        let cluster = cluster();
+        let rules = "[[rule]]\nname = 'far'\naddress = '10.0.0.0/8'\nkind = 'select'\nrefuse = 'not from there'\nsqlstate = 'ZZ042'";
+        let trust = "proxy_protocol_from = [\"127.0.0.0/8\"]\n[auth]\nhba = [\"host all all 10.0.0.0/8 trust\"]";
+        let proxy = Proxy::ruled(&cluster, rules, "", trust);
+        let startup = startup_packet(0, &[("user", "bench"), ("database", "bench")]);
+        let (mut client, _) = RawClient::begin(proxy.port(), &[header([10, 0, 0, 7]), startup].concat());
+        assert!(client.query("select 1")[0].starts_with("ZZ042"));
+        eventually("it is parked", Duration::from_secs(5), || proxy.metric("trunkline_parked_clients", "") == 1.0);
+        assert!(client.query("select 1")[0].starts_with("ZZ042"));
     });
 }

@@ -162,7 +162,7 @@ pub(super) fn read(text: &str) -> Result<Command, Unknown> {
         ["SUSPEND"] => {
             return Err(Unknown {
                 message: "SUSPEND is not needed here".to_owned(),
-                hint: "PAUSE holds new statements back; SIGUSR2 restarts without losing a client".to_owned(),
+                hint: "PAUSE holds new statements back until RESUME".to_owned(),
             });
         }
         [first, ..] => match COURTESIES.iter().find(|(word, _)| word == first) {
