@@ -175,15 +175,18 @@ impl RunningCluster {
     }
 
     /// Waits until it can serve what the one before can, as long as its nodes may take to answer. Then it takes over, and
-    /// the one before does not act any more.
+    /// the one before does not act any more. Its primary is waited for longer: a node that is silent must be known to be down
+    /// before another is believed, and one that has not been found is fenced.
     pub(super) async fn ready_as(&self, before: &Self) {
-        let deadline = Instant::now() + 2 * (self.config.monitor.interval + self.config.monitor.timeout);
+        let a_while = 2 * (self.config.monitor.interval + self.config.monitor.timeout);
+        let begun = Instant::now();
         let mut changed = self.handle().changed;
         loop {
             let (view, known) = (self.handle().view(), before.handle().view());
             let readable = |view: &View| view.readable_replicas().count();
-            let is_ready = (view.primary.is_some() || known.primary.is_none())
-                && (readable(&view) >= readable(&known).min(self.kept(before)));
+            let has_primary = view.primary.is_some() || known.primary.is_none();
+            let is_ready = has_primary && readable(&view) >= readable(&known).min(self.kept(before));
+            let deadline = if has_primary { begun + a_while } else { begun + 2 * a_while + PRIMARY_FOUND_WITHIN };
             // Dropping the wait for a view loses nothing: the next look sees it.
             if is_ready || tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
                 break;
@@ -270,6 +273,9 @@ fn hold_who_leaves(old: &View, new: &View, node: &NodeView, gate: &Gate) {
         gate.release();
     }
 }
+
+/// What the topology takes to believe a primary, beside its probes.
+const PRIMARY_FOUND_WITHIN: Duration = Duration::from_secs(4);
 
 /// A node that has announced its stop and goes on is used again after this.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(60);

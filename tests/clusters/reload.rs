@@ -63,6 +63,26 @@ fn clients_go_on_while_everything_that_can_change_does() {
     });
 }
 
+#[test]
+fn a_primary_whose_replica_is_silent_is_not_fenced_by_a_reload() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let hurried = "[cluster.monitor]\ninterval = '200ms'\ntimeout = '200ms'";
+        let nodes = [0, 1].map(|number| cluster.node(number).address());
+        let proxy = Proxy::before(&cluster, &nodes, hurried);
+        cluster.node(1).freeze().unwrap();
+        eventually("it is known to be down", SOON, || !proxy.takes_reads(cluster.node(1).address()));
+        let mut client = proxy.client();
+        let mut transaction = client.transaction().unwrap();
+        transaction.execute("insert into t values (1)", &[]).unwrap();
+        reload(&proxy, DONE, |file| set(file, "routing", "max_lag", "7s"));
+        transaction.execute("insert into t values (2)", &[]).unwrap();
+        transaction.commit().unwrap();
+        assert!(!proxy.log().contains("is fenced"), "it has been the primary all the time");
+    });
+}
+
 fn nodes_of(proxy: &Proxy) -> Vec<Value> {
     let mut found = Vec::new();
     proxy.rewrite(|file| found.clone_from(nodes(file)));
