@@ -122,6 +122,10 @@ pub(super) struct HeldLease {
     pub(super) farewell: Option<SqlState>,
     /// Behind its last whole answer stands half a one, and its goodbye: they are looked at once that answer is passed on.
     pub(super) has_last_words: bool,
+    /// What is looked at next stands in the buffer already.
+    pub(super) has_more: bool,
+    /// A message may be on its way in part, to the node or from it.
+    pub(super) is_in_midst: bool,
     /// What has been emptied for what is under way.
     pub(super) emptied: Option<Emptied>,
 }

@@ -100,6 +100,8 @@ impl Client {
             refused: None,
             farewell: None,
             has_last_words: false,
+            has_more: false,
+            is_in_midst: false,
             emptied: None,
         });
         self.send_unit(buffers)

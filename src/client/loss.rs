@@ -90,7 +90,8 @@ impl Client {
             self.database.catalog.changed();
         }
         let (node, now) = (held.lease.node(), Instant::now());
-        if held.forwarded && self.session.served_by(node, held.may_lack, now) {
+        let has_written = self.session.has_written();
+        if (held.forwarded || has_written) && self.session.served_by(node, held.may_lack, now) {
             self.server.pools.wrote(now);
         }
         self.dropping = held.passing_to_node;

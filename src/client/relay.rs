@@ -70,12 +70,22 @@ impl Client {
     ///
     /// Both sides are written to before they are read from: so what a step makes possible comes behind it, and only what
     /// was read needs another turn.
+    #[inline]
     pub(super) fn poll_relay(
         &mut self,
         cx: &mut Context<'_>,
         buffers: &mut Buffers,
     ) -> Poll<Result<Relayed, Farewell>> {
+        let polled = self.relay(cx, buffers);
+        if let Some(held) = &mut self.held {
+            held.is_in_midst = !buffers.to_node.is_empty() || !buffers.from_node.is_empty();
+        }
+        polled
+    }
+
+    fn relay(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Poll<Result<Relayed, Farewell>> {
         loop {
+            self.end_refused_batch(buffers);
             self.write_node(cx, buffers);
             self.write_client(cx, buffers)?;
             let mut moved = false;
@@ -95,6 +105,15 @@ impl Client {
             if !moved {
                 return Poll::Pending;
             }
+        }
+    }
+
+    /// A batch of which the client has not sent the Sync was refused, and is to be run elsewhere: here it ends.
+    #[inline]
+    fn end_refused_batch(&mut self, buffers: &mut Buffers) {
+        let is_refused = self.held.as_ref().is_some_and(|held| held.refused.is_some());
+        if is_refused && self.session.batch_is_open() && self.session.all_answered() {
+            self.session.end_batch(&mut buffers.to_node);
         }
     }
 
@@ -189,7 +208,7 @@ impl Client {
         if held.farewell.is_some() {
             return Ok(Turn::Stop(Relayed::NodeLost(held.farewell)));
         }
-        if !held.has_last_words {
+        if !held.has_last_words && !std::mem::take(&mut held.has_more) {
             let connection = held.lease.connection();
             match buffers.from_node.poll_fill(cx, &mut connection.stream) {
                 Poll::Pending => return Ok(Turn::Still),
@@ -249,6 +268,11 @@ impl Client {
             }
             // What is for us is not passed on, and so it must be whole.
             if !is_whole && (header.size <= LARGEST_LOOKED_AT || self.session.awaits_for_itself()) {
+                break;
+            }
+            // What has been answered before it is passed on first: then only what has failed may be run again.
+            if header.tag == backend::ERROR_RESPONSE && answered > 0 && held.role != Role::Primary {
+                held.has_more = true;
                 break;
             }
             let there = header.size.min(rest.len());
@@ -322,7 +346,7 @@ impl Client {
                 }
                 Reply::Stale(bytes) => {
                     put_run(filled, run, at, &mut buffers.to_client);
-                    if held.is_unseen_read() && held.role != Role::Primary {
+                    if held.is_unseen_read() && held.role != Role::Primary && self.session.can_be_run_elsewhere() {
                         held.refused = Some(SqlState::FEATURE_NOT_SUPPORTED);
                         buffers.to_client.clear();
                     } else {
@@ -331,7 +355,7 @@ impl Client {
                     (run, has_gaps) = (next, true);
                 }
                 Reply::Refused(code) => {
-                    if held.is_unseen_read() && held.role != Role::Primary {
+                    if held.is_unseen_read() && held.role != Role::Primary && self.session.can_be_run_elsewhere() {
                         held.refused = Some(code);
                         buffers.to_client.clear();
                         (run, has_gaps) = (next, true);
@@ -482,7 +506,13 @@ impl Client {
                         moved = true;
                         continue;
                     }
-                    Surveyed::Goodbye if self.session.all_answered() => return Err(Farewell::Left),
+                    Surveyed::Goodbye
+                        if self.session.all_answered()
+                            && buffers.to_client.is_empty()
+                            && buffers.to_node.is_empty() =>
+                    {
+                        return Err(Farewell::Left);
+                    }
                     // Nothing more will come of it, and what it holds would be held for ever.
                     Surveyed::Goodbye if self.session.awaits_client() && buffers.to_node.is_empty() => {
                         return Err(Farewell::Left);
@@ -560,7 +590,8 @@ impl Client {
         let Some(held) = &self.held else { return Ok(Gate::More) };
         // The time of what runs would run for this, too, and a cancel may be on its way: once it is answered, the lease goes
         // back, and this goes elsewhere.
-        if held.is_timed && (!self.session.all_answered() || self.session.may_release()) {
+        let is_open = self.session.batch_is_open();
+        if held.is_timed && !is_open && (!self.session.all_answered() || self.session.may_release()) {
             return Ok(Gate::Closed(Turn::Still));
         }
         // Whatever it is, only its Sync goes there, which ends the batch.

@@ -45,6 +45,8 @@ impl Client {
         let touched = self.session.take_touched();
         if !touched.is_empty() && self.held.is_some() {
             self.read_settings(&touched, buffers).await?;
+        } else {
+            self.session.forget_reset(); // nothing of it is carried
         }
         Ok(touched)
     }

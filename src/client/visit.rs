@@ -227,7 +227,8 @@ impl Client {
             if self.session.served_by(held.lease.node(), held.may_lack, Instant::now()) {
                 self.server.pools.wrote(Instant::now());
             }
-            let is_still = self.session.is_idle() && held.passing_to_node == 0 && held.passing_to_client == 0;
+            let is_still =
+                self.session.is_idle() && held.passing_to_node == 0 && held.passing_to_client == 0 && !held.is_in_midst;
             // What has been set and not read back, nobody could tell whoever gets the connection next.
             if is_still && self.session.pin().is_none() && !self.session.has_touched() {
                 self.give_back(held.lease, Instant::now());

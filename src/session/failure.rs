@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use super::aborted::Aborted;
 use super::owed::{Asker, Owed};
 use super::{AtBegin, Ended, Gathered, Session};
-use crate::sql::{Kind, Part};
+use crate::sql::{Kind, Part, TransactionControl};
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{Severity, put_error};
@@ -41,6 +41,8 @@ pub struct Circumstances {
 impl Session {
     /// The node is lost. The session holds no lease any more.
     pub fn lost(&mut self, how: Circumstances) -> Loss {
+        // What has been looked at stands in the input still, and is looked at anew.
+        self.gathered = Gathered::default();
         let ended = std::mem::take(&mut self.transaction.ended);
         if ended == Ended::Yes {
             // Its outcome stands, and the client has been told: what has gone wrong is only what comes after it.
@@ -281,8 +283,9 @@ impl Session {
         Loss::Answered(out)
     }
 
-    /// One error, and a ReadyForQuery for each that is owed. A batch without its Sync is skipped up to it.
+    /// An error for each ReadyForQuery that is owed, and for a batch without its Sync, which is skipped up to it.
     fn report(&mut self, code: SqlState, message: &str) -> Loss {
+        let is_open = self.flow.batch_open;
         let mut out = BytesMut::new();
         put_error(&mut out, Severity::Error, code, message, None);
         let mut readies = 0;
@@ -295,7 +298,10 @@ impl Session {
                 backend::put_ready(&mut out, self.transaction.status);
             }
         }
-        self.flow.skipping = self.flow.batch_open && readies == 0;
+        if is_open && readies > 0 {
+            put_error(&mut out, Severity::Error, code, message, None);
+        }
+        self.flow.skipping = is_open;
         self.flow.batch_open = false;
         self.flow.copy_in = false;
         self.rewind_statements();
@@ -318,6 +324,18 @@ impl Session {
             }
         }
         executed > 1
+    }
+
+    /// What a replica has refused of it can be run at another node: alone, or with its transaction, which goes on.
+    pub fn can_be_run_elsewhere(&self) -> bool {
+        let ends = |owed: &Owed| match owed {
+            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
+                statement.parts.iter().any(|part| part.transaction != TransactionControl::None)
+            }
+            Owed::Execute(None) | Owed::FunctionCall => true,
+            _ => false,
+        };
+        self.transaction.status == TransactionStatus::Idle || self.can_begin_anew() && !self.owed.iter().any(ends)
     }
 
     /// Nothing under way runs a statement, but for one that begins a transaction: it can be asked anew whatever became of it.
@@ -427,6 +445,44 @@ mod tests {
         story.session.answer_alone(b'Q', b"commit\0", &mut classify, &mut out).unwrap();
         assert_eq!(out.first(), Some(&b'E'), "not the tag ROLLBACK, which looks like success");
         assert!(!story.session.answers_alone());
+    }
+
+    #[test]
+    fn of_a_batch_whose_sync_has_not_come_nothing_is_done_behind_the_loss() {
+        let mut story = Story::begin();
+        for _ in 0..2 {
+            story.parse("", "insert into t values (1)");
+            story.bind("");
+            story.execute();
+            story.sync();
+        }
+        story.parse("", "insert into t values (2)");
+        story.bind("");
+        story.execute();
+        story.gather(b'P', b"\0insert into t values (3)\0\0\0");
+        let Loss::Report(SqlState::TRANSACTION_RESOLUTION_UNKNOWN, told) = story.lose() else { panic!("it is lost") };
+        let mut rest = &told[..];
+        let mut tags = String::new();
+        while let Ok(Some(header)) = crate::wire::Header::peek(rest) {
+            tags.push(header.tag.into());
+            rest = &rest[header.size..];
+        }
+        assert_eq!(tags, "EZEZE", "one for each batch, the open one too");
+        assert!(story.session.is_skipping(), "the rest of it is passed over up to its Sync");
+        assert_eq!(story.session.gathered.size, 0, "what was looked at is looked at anew");
+    }
+
+    #[test]
+    fn what_a_transaction_ends_behind_is_not_run_elsewhere() {
+        let mut story = Story::begin();
+        assert!(story.session.can_be_run_elsewhere());
+        story.open_transaction();
+        assert!(story.session.can_be_run_elsewhere());
+        story.send(b'Q', b"commit\0");
+        assert!(!story.session.can_be_run_elsewhere(), "it would run outside of its transaction");
+        story.hear(b'C', b"COMMIT\0");
+        story.hear(b'Z', b"I");
+        assert!(story.session.can_be_run_elsewhere());
     }
 
     #[test]

@@ -35,6 +35,11 @@ impl Session {
         own.map(|(name, value)| settings::sql_to_set(name, value)).collect()
     }
 
+    /// No setting is to go back to what the client came with.
+    pub fn forget_reset(&mut self) {
+        self.take_reset();
+    }
+
     fn take_reset(&mut self) -> Vec<Arc<str>> {
         let mut reset = std::mem::take(&mut self.reset_for_good);
         reset.append(&mut self.reset);

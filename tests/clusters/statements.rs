@@ -7,7 +7,9 @@ use std::time::Duration;
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, limited};
-use crate::raw::{COPY_DONE, RawClient, SYNC, bind, bind_binary, close, copy_data, describe, execute, parse, query};
+use crate::raw::{
+    COPY_DONE, FLUSH, RawClient, SYNC, bind, bind_binary, close, copy_data, describe, execute, parse, query,
+};
 
 /// A client, and through Trunkline another one that leaves its own statements on every server connection whenever it can.
 struct Player<'a> {
@@ -666,5 +668,70 @@ fn what_trunkline_cannot_read_leaves_its_session_what_it_would_and_others_nothin
         client.query("create temp table größe (a int)");
         assert_eq!(client.query("select count(*) from größe")[1], "row 0");
         assert!(other.query("select 1")[0].starts_with("53300"), "the only connection is taken");
+    });
+}
+
+#[test]
+fn a_batch_that_a_replica_refuses_before_its_sync_is_answered_by_the_primary() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let asks = [parse("", "select nosuch from t"), describe(""), FLUSH.to_vec()].concat();
+        for begins in ["begin read only", "select 1"] {
+            client.query(begins);
+            client.send(&[&asks]);
+            let told = client.until(b'E');
+            assert!(told.last().is_some_and(|told| told.starts_with("42703")), "{begins}: {told:?}");
+            client.ask(&[SYNC], 1);
+            client.query("rollback");
+            assert!(client.query("select 1").contains(&"row 1".to_owned()));
+        }
+        // The answer of what stands before it is on its way.
+        let read = [parse("", "select 2"), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        client.send(&[&read, &asks]);
+        assert!(client.until(b'Z').contains(&"row 2".to_owned()));
+        let told = client.until(b'E');
+        assert!(told.last().is_some_and(|told| told.starts_with("42703")), "{told:?}");
+        client.ask(&[SYNC], 1);
+        assert!(client.query("select 1").contains(&"row 1".to_owned()));
+    });
+}
+
+#[test]
+fn a_timed_read_on_the_primary_is_described_first_and_executed_then() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::before(&cluster, &[cluster.node(0).address()], "[limits]\nquery_timeout = '5s'");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for _ in 0..2 {
+            client.send(&[&parse("", "select 7"), &describe(""), FLUSH]);
+            client.until(b'T');
+            let told = client.ask(&[&bind("", &[]), &execute(), SYNC, &query("select 8")], 2);
+            assert!(["row 7", "row 8"].iter().all(|row| told.contains(&(*row).to_owned())), "{told:?}");
+        }
+    });
+}
+
+#[test]
+fn a_pipelined_transaction_on_a_replica_is_not_torn_apart_by_a_refusal() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for begin in ["begin isolation level repeatable read read only", "begin read only"] {
+            // What a replica refuses may be run at the primary, but not outside of its transaction, nor in another one.
+            let told =
+                client.ask(&[&query(begin), &query("select 1"), &query("select nosuch from t"), &query("commit")], 4);
+            let states: Vec<&str> = told.iter().map(String::as_str).filter(|told| told.len() == 1).collect();
+            assert_eq!(states, ["T", "T", "T", "E", "I"], "row description, then states: {told:?}");
+            assert!(told.contains(&"ROLLBACK".to_owned()), "{told:?}");
+            assert!(
+                !told.iter().any(|told| told.starts_with("25")),
+                "no transaction begins twice or is not there: {told:?}"
+            );
+        }
     });
 }
