@@ -670,7 +670,7 @@ impl Client {
     fn waits_to_discard_sequences(&mut self) -> bool {
         let Some(held) = &mut self.held else { return false };
         self.session.meets_foreign_sequences(&held.lease.connection().known)
-            && !self.session.batch_is_open()
+            && !self.session.discards_in_batch()
             && !self.session.all_answered()
     }
 

@@ -72,13 +72,18 @@ impl Session {
         if !self.meets_foreign_sequences(known) || self.transaction.status == TransactionStatus::Failed {
             return;
         }
-        match self.batch_is_open() {
+        match self.discards_in_batch() {
             true => self.discard_sequences_in_batch(known, out),
             false => self.discard_sequences(known, out),
         }
     }
 
-    /// Only between batches.
+    /// What is gathered is a batch, or part of one: what is discarded before it is so within it, without an answer of its own.
+    pub fn discards_in_batch(&self) -> bool {
+        self.batch_is_open() || self.gathered.queries.is_empty()
+    }
+
+    /// Only between batches, before a Query.
     fn discard_sequences(&mut self, known: &mut Known, out: &mut BytesMut) {
         frontend::put_query(out, DISCARD);
         known.drawn = Drawn::default();
