@@ -136,25 +136,14 @@ impl Worker {
     /// What this text is, from the cache or parsed. The cache is for the usual dialect.
     pub fn classify(&self, text: &[u8], dialect: Dialect) -> Arc<Statement> {
         if dialect == Dialect::default() {
-            return self
-                .cache
-                .borrow_mut()
-                .get_by(text, &self.parse.get(), |text, settings| self.parsed(text, settings));
+            return self.cache.borrow_mut().get(text, &self.parse.get());
         }
         let settings = ParseSettings {
             standard_conforming_strings: dialect.standard_conforming_strings,
             encoding_is_utf8: dialect.encoding_is_utf8,
             ..self.parse.get()
         };
-        Arc::new(self.parsed(text, &settings))
-    }
-
-    #[cold]
-    fn parsed(&self, text: &[u8], settings: &ParseSettings) -> Statement {
-        let begun = Instant::now();
-        let statement = classify_bytes(text, settings);
-        self.metrics.parsed(begun.elapsed());
-        statement
+        Arc::new(timed(text, &settings))
     }
 
     /// Whose turn it is; see [`crate::balancing::choose`].
@@ -310,6 +299,7 @@ impl Worker {
 
     /// Shows what is counted elsewhere.
     fn publish(&self) {
+        self.metrics.parsed(PARSE_TIME.take());
         let cache = self.cache.borrow();
         let counters = cache.counters();
         self.metrics.cache_counted(CacheCounts {
@@ -337,12 +327,25 @@ impl Worker {
     }
 }
 
+thread_local! {
+    /// What parsing has taken on this thread since it was last shown.
+    static PARSE_TIME: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+#[cold]
+fn timed(text: &[u8], settings: &ParseSettings) -> Statement {
+    let begun = Instant::now();
+    let statement = classify_bytes(text, settings);
+    PARSE_TIME.set(PARSE_TIME.get() + begun.elapsed());
+    statement
+}
+
 fn parse_settings(server: &Server) -> ParseSettings {
     ParseSettings { max_bytes: server.limits.statement_bytes, ..ParseSettings::default() }
 }
 
 fn new_cache(server: &Server) -> sql::Cache {
-    sql::Cache::with_seed(server.limits.statement_cache_bytes, rand::random())
+    sql::Cache::with_seed(server.limits.statement_cache_bytes, rand::random()).classifying_by(timed)
 }
 
 /// The one of those known lately that is the same, or a new one.

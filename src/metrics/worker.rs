@@ -198,7 +198,7 @@ impl WorkerMetrics {
         self.cache_bytes.set(counts.bytes);
     }
 
-    /// A statement was parsed in full.
+    /// Statements were parsed in full, which has taken so long together.
     pub fn parsed(&self, took: Duration) {
         self.parse_nanoseconds.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }

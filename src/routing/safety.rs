@@ -119,11 +119,11 @@ pub fn draws(statement: &Statement, catalog: &Catalog<'_>) -> Draws {
 }
 
 /// What code that the statement runs leaves in its session, if anything. While the catalogs are not known, whatever it calls
-/// may leave anything.
-pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>) -> Option<Box<Leftovers>> {
+/// may leave anything, and so may what [`hides_code`].
+pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>, hides_code: bool) -> Option<Box<Leftovers>> {
     if statement.is_plain_read() {
         // Of itself it calls nothing but PostgreSQL's own.
-        return hides_code(statement, catalog).then(|| Box::new(Leftovers::doubtful(Doubt::Opaque)));
+        return hides_code.then(|| Box::new(Leftovers::doubtful(Doubt::Opaque)));
     }
     let runs_code = |part: &Part| matches!(part.kind, Kind::Call | Kind::Do);
     let mut left = match catalog {
@@ -141,7 +141,7 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>) -> Option<Box<Lef
         functions.for_each(|name| left.calls_unknown(&name.name));
     }
     let is_opaque = |part: &Part| runs_code(part) || part.kind == Kind::Unparsed;
-    if statement.parts.iter().any(is_opaque) || hides_code(statement, catalog) {
+    if statement.parts.iter().any(is_opaque) || hides_code {
         left.doubt(Doubt::Opaque);
     }
     if statement.parts.iter().any(writes_settings) {

@@ -292,8 +292,8 @@ impl Session {
         }
         // What each EXECUTE in it runs does what it would do by itself.
         let executed = if statement.is_plain_read() { SmallVec::new() } else { self.executed_by_sql(statement) };
-        let meant = || std::iter::once(statement).chain(executed.iter().flatten());
-        self.catalog.path_is_uncertain |= meant().any(|statement| changes_path(statement));
+        self.catalog.path_is_uncertain |=
+            changes_path(statement) || executed.iter().flatten().any(|inner| changes_path(inner));
         let any = Path::any();
         let catalog = match around.catalog {
             Catalog::Known { picture, .. } if self.catalog.path_is_uncertain => {
@@ -301,15 +301,9 @@ impl Session {
             }
             catalog => catalog,
         };
-        for statement in meant() {
-            self.gathered.may_change_catalog |= safety::may_change_catalog(statement, &catalog);
-            self.gathered.leaves(safety::leftovers(statement, &catalog).map(|left| left.named_in(text)));
-            self.gathered.asks_sequence |=
-                statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
-            if safety::hides_code(statement, &catalog) {
-                self.gathered.hides_code = true;
-                self.gathered.draws(Draws::Maybe);
-            }
+        self.meets(statement, text, &catalog, around.held);
+        if !executed.is_empty() {
+            self.meets_executed(&executed, text, &catalog, around.held);
         }
         let facts = Facts {
             standing: &self.standing,
@@ -332,15 +326,7 @@ impl Session {
             part.commits_inside
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
         });
-        if around.held == Held::Replica {
-            self.gathered.is_wrong_on_replica |=
-                meant().any(|statement| safety::is_wrong_on_replica(statement, &catalog));
-        }
         if !statement.is_plain_read() {
-            for statement in meant() {
-                self.gathered.runs_unseen |= safety::runs_unseen(statement, &catalog);
-                self.gathered.draws(safety::draws(statement, &catalog));
-            }
             self.gathered.changes_session |= statement.parts.iter().any(|part| !part.session.is_empty());
             self.gathered.controls_transaction |=
                 statement.parts.iter().any(|part| part.transaction != TransactionControl::None);
@@ -354,6 +340,32 @@ impl Session {
         }
         self.gathered.join(weighed.intent);
         weighed.ruling
+    }
+
+    #[cold]
+    fn meets_executed(&mut self, executed: &[Option<Arc<Statement>>], text: &[u8], catalog: &Catalog<'_>, held: Held) {
+        executed.iter().flatten().for_each(|inner| self.meets(inner, text, catalog, held));
+    }
+
+    /// The unit runs this statement, by itself or by an EXECUTE.
+    #[inline]
+    fn meets(&mut self, statement: &Statement, text: &[u8], catalog: &Catalog<'_>, held: Held) {
+        self.gathered.may_change_catalog |= safety::may_change_catalog(statement, catalog);
+        let hides_code = safety::hides_code(statement, catalog);
+        self.gathered.leaves(safety::leftovers(statement, catalog, hides_code).map(|left| left.named_in(text)));
+        if held == Held::Replica {
+            self.gathered.is_wrong_on_replica |= safety::is_wrong_on_replica(statement, catalog);
+        }
+        if hides_code {
+            self.gathered.hides_code = true;
+            self.gathered.draws(Draws::Maybe);
+        }
+        if !statement.is_plain_read() {
+            self.gathered.runs_unseen |= safety::runs_unseen(statement, catalog);
+            self.gathered.draws(safety::draws(statement, catalog));
+            self.gathered.asks_sequence |=
+                statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
+        }
     }
 
     /// What each EXECUTE in the statement runs, by a name that was given by SQL or by the protocol; None: nobody knows.

@@ -20,7 +20,12 @@ pub struct Cache {
     /// The shape of the text in hand; kept for its memory.
     shape: Vec<u8>,
     counters: Counters,
+    /// Looks at what is not known.
+    classify: Classify,
 }
+
+/// What a query string is, as [`classify_bytes`] has it.
+pub(super) type Classify = fn(&[u8], &ParseSettings) -> Statement;
 
 /// How often each way led to a statement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,22 +52,18 @@ impl Cache {
             hasher: FixedState::with_seed(seed),
             shape: Vec::new(),
             counters: Counters::default(),
+            classify: classify_bytes,
         }
+    }
+
+    /// What is not known is looked at by this: whoever wants to know how long that takes.
+    pub fn classifying_by(mut self, classify: Classify) -> Self {
+        self.classify = classify;
+        self
     }
 
     /// What the query string is, as [`classify_bytes`] has it.
     pub fn get(&mut self, text: &[u8], settings: &ParseSettings) -> Arc<Statement> {
-        self.get_by(text, settings, classify_bytes)
-    }
-
-    /// The same; what is not known is looked at by `classify`.
-    #[inline]
-    pub fn get_by(
-        &mut self,
-        text: &[u8],
-        settings: &ParseSettings,
-        classify: impl FnOnce(&[u8], &ParseSettings) -> Statement,
-    ) -> Arc<Statement> {
         let sort = Sort::of(By::Text, settings);
         if let Some((statement, by_text)) = self.recent.find(text, sort)
             && text.len() <= settings.max_bytes
@@ -87,7 +88,7 @@ impl Cache {
             }
         }
         self.counters.misses += 1;
-        let statement = Arc::new(classify(text, settings));
+        let statement = Arc::new((self.classify)(text, settings));
         self.remember(&by_text, has_shape, settings, &statement);
         statement
     }
