@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::session::Settings;
-use crate::sql::is_carried;
 use crate::wire::startup::{self, Startup};
 
 /// Startup parameters that are no settings.
@@ -40,8 +39,6 @@ pub fn startup_settings(startup: &Startup) -> Result<Settings, OptionsError> {
             settings.push((name.to_lowercase().into(), (&**value).into()));
         }
     }
-    // What begins with a transaction, or is spent at once, the server takes and forgets as well.
-    settings.retain(|(name, _)| is_carried(name));
     Ok(Settings::new(settings))
 }
 
