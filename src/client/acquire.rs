@@ -168,9 +168,11 @@ impl Client {
                     Err(LeaseError::Fenced) => {}
                     Err(error) => {
                         // One that lets nobody in is no reason to keep a read from the others.
-                        let others: Excluded = avoided.iter().copied().chain([node]).collect();
-                        let next = self.place(intent, &view, &others, false, Instant::now());
-                        let is_last = !is_read(intent) || !matches!(next, Placement::Node(..));
+                        let is_last = !is_read(intent) || {
+                            let others: Excluded = avoided.iter().copied().chain([node]).collect();
+                            let next = self.place(intent, &view, &others, false, Instant::now());
+                            !matches!(next, Placement::Node(..))
+                        };
                         failure = Some(self.after_failure(node, error, is_last)?);
                         if is_read(intent) && !excluded.contains(&node) {
                             excluded.push(node);
@@ -412,8 +414,8 @@ impl Client {
         Some(pool)
     }
 
-    /// What a failed attempt means: an error, or another attempt, here or elsewhere.
-    /// A login that is denied is an error only if this is the last node to be asked.
+    /// What a failed attempt means: an error, or another attempt, here or elsewhere. A login that is denied is an error only
+    /// if this is the last node to be asked.
     fn after_failure(&self, node: NodeId, error: LeaseError, is_last: bool) -> Result<ConnectError, Refusal> {
         let error = match error {
             LeaseError::Connect(error) => error,

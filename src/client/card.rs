@@ -149,7 +149,9 @@ impl Card {
     pub fn is_of(&self, identity: &Identity) {
         self.notes.borrow_mut().identity = Some((Arc::clone(&identity.user), Arc::clone(&identity.database)));
         // A load balancer has said for whom it speaks: of that one's port it is not asked.
-        if let Some(address) = identity.address.filter(|address| self.peer().is_none_or(|peer| peer.ip() != *address)) {
+        if let Some(address) =
+            identity.address.filter(|address| self.peer.get().is_none_or(|peer| peer.ip() != *address))
+        {
             self.peer.set(Some(SocketAddr::new(address, 0)));
         }
         self.idles(Instant::now());
@@ -225,11 +227,6 @@ impl Card {
     pub fn idles(&self, now: Instant) {
         self.doing.set(Doing::Idle);
         self.since.set(now);
-    }
-
-    /// Where it comes from.
-    fn peer(&self) -> Option<SocketAddr> {
-        self.peer.get()
     }
 
     /// What it does.
@@ -342,7 +339,7 @@ impl Card {
     /// Who it is; None: it has not proved it.
     pub fn identity(&self) -> Option<Identity> {
         let (user, database) = self.notes.borrow().identity.clone()?;
-        Some(Identity { user, database, address: self.peer().map(|peer| peer.ip()) })
+        Some(Identity { user, database, address: self.peer.get().map(|peer| peer.ip()) })
     }
 
     /// What cancels its statements, once it has logged in.
@@ -355,7 +352,7 @@ impl Card {
         let (doing, notes) = (self.doing.get(), self.notes.borrow());
         ClientReport {
             id: self.id,
-            peer: self.peer(),
+            peer: self.peer.get(),
             local: self.local.as_deref().copied(),
             connected: UNIX_EPOCH + Duration::from_micros(self.connected),
             identity: self.identity(),

@@ -459,7 +459,7 @@ mod tests {
         story.parse("", "insert into t values (2)");
         story.bind("");
         story.execute();
-        story.gather(b'P', b"\0insert into t values (3)\0\0\0");
+        story.survey(b'P', b"\0insert into t values (3)\0\0\0");
         let Loss::Report(SqlState::TRANSACTION_RESOLUTION_UNKNOWN, told) = story.lose() else { panic!("it is lost") };
         let mut rest = &told[..];
         let mut tags = String::new();

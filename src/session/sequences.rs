@@ -11,7 +11,7 @@ use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
 /// Makes a server connection forget what currval and lastval would answer.
-pub const DISCARD: &str = "DISCARD SEQUENCES";
+const DISCARD: &str = "DISCARD SEQUENCES";
 
 /// A session, and how often it has forgotten what it has drawn.
 type Drawer = (SessionId, u32);

@@ -41,11 +41,7 @@ impl Story {
     }
 
     /// It is looked at, and not sent.
-    pub(super) fn gather(&mut self, tag: u8, body: &[u8]) {
-        self.survey(tag, body);
-    }
-
-    fn survey(&mut self, tag: u8, body: &[u8]) {
+    pub(super) fn survey(&mut self, tag: u8, body: &[u8]) {
         let mut classify = |text: &[u8]| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default()));
         let rules = RuleSet::default();
         let mut around = Surroundings::plain(&mut classify, &rules, Held::Primary);

@@ -85,7 +85,6 @@ impl Leftovers {
         for change in statement.parts.iter().flat_map(|part| &part.session) {
             match change {
                 SessionChange::Set(name) | SessionChange::Reset(name) => left.sets(name),
-                // What it holds is carried with every write of a session.
                 SessionChange::Pin(Pin::Sequence) => left.asks_sequence = true,
                 SessionChange::SetLocal(_) | SessionChange::Ask => {}
                 _ => left.doubt(Doubt::Unnamed),

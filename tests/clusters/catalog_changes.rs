@@ -61,12 +61,18 @@ const CHANGES: &[Change] = &[
     },
 ];
 
+/// Catalogs that nothing but a change through Trunkline has it read again.
+fn prepared() -> (Cluster, Proxy) {
+    let cluster = cluster();
+    cluster.node(0).sql(PREPARATION).unwrap();
+    let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1d'");
+    (cluster, proxy)
+}
+
 #[test]
 fn what_is_changed_through_trunkline_counts_from_the_next_statement_on() {
     limited(|| {
-        let cluster = cluster();
-        cluster.node(0).sql(PREPARATION).unwrap();
-        let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1d'");
+        let (cluster, proxy) = prepared();
         let (mut one, mut other) = (proxy.client(), proxy.client());
         let primary = cluster.node(0).port();
         for change in CHANGES {
@@ -87,9 +93,7 @@ fn what_is_changed_through_trunkline_counts_from_the_next_statement_on() {
 #[test]
 fn what_a_transaction_has_changed_counts_while_the_next_one_is_chained_to_it() {
     limited(|| {
-        let cluster = cluster();
-        cluster.node(0).sql(PREPARATION).unwrap();
-        let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1d'");
+        let (cluster, proxy) = prepared();
         let (mut one, mut other) = (proxy.client(), proxy.client());
         let primary = cluster.node(0).port();
         let read = "select inet_server_port() from u";
