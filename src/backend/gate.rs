@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::connect::Target;
-use crate::net::{Socket, Unwatched};
+use crate::net::{Encryption, Socket, Stream, Unwatched};
 use crate::wire::Replication;
 
 /// One node's connections, over all pools.
@@ -61,6 +61,8 @@ pub struct About {
     pub local: Option<SocketAddr>,
     /// The node's end.
     pub peer: Option<SocketAddr>,
+    /// How it is encrypted, if it is.
+    pub encryption: Option<Encryption>,
     /// The server process.
     pub process: u32,
     /// When it was opened.
@@ -73,13 +75,15 @@ pub struct About {
 
 impl About {
     /// A connection that has just been opened, for a session.
-    pub fn new(target: &Target, socket: Option<&Socket>, process: u32) -> Arc<Self> {
+    pub fn new(target: &Target, stream: Option<&Stream>, process: u32) -> Arc<Self> {
+        let socket = stream.map(Stream::socket);
         Arc::new(Self {
             database: Arc::clone(&target.database),
             user: Arc::clone(&target.user),
             address: Arc::clone(&target.endpoint.address),
             local: socket.and_then(Socket::local_address),
             peer: socket.and_then(Socket::peer_address),
+            encryption: stream.and_then(Stream::encryption),
             process,
             opened: SystemTime::now(),
             replication: target.replication(),

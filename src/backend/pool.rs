@@ -253,7 +253,7 @@ impl Pool {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
         let second_handle = login.stream.second_handle().map_err(ConnectError::Io)?;
-        let about = About::new(&self.target, Some(login.stream.socket()), login.cancel_key.process_id);
+        let about = About::new(&self.target, Some(&login.stream), login.cancel_key.process_id);
         let pass = self.gate.enter(second_handle, fenced, about).ok_or(LeaseError::Fenced)?;
         let now = Instant::now();
         // Not all at once: connections opened together would otherwise end together.

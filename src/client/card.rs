@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::backend::cancel::{Cancellable, OnItsWay};
 use crate::config::Limits;
+use crate::net::Encryption;
 use crate::session::{Identity, SessionId};
 use crate::wire::Replication;
 
@@ -23,6 +24,7 @@ pub struct Card {
     connected: u64,
     notes: RefCell<Notes>,
     replication: Cell<Replication>,
+    encryption: Cell<Option<Encryption>>,
     doing: Cell<Doing>,
     since: Cell<Instant>,
     ending: Cell<Option<Ending>>,
@@ -117,6 +119,8 @@ pub struct ClientReport {
     pub application_name: Arc<str>,
     /// What it has come for.
     pub replication: Replication,
+    /// How its connection is encrypted, if it is.
+    pub encryption: Option<Encryption>,
     /// What it does.
     pub doing: Doing,
     /// Since when.
@@ -135,6 +139,7 @@ impl Card {
             connected: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, micros),
             notes: RefCell::default(),
             replication: Cell::default(),
+            encryption: Cell::default(),
             doing: Cell::new(Doing::LoggingIn),
             since: Cell::new(Instant::now()),
             ending: Cell::new(None),
@@ -145,8 +150,9 @@ impl Card {
         }
     }
 
-    /// It has proved who it is.
-    pub fn is_of(&self, identity: &Identity) {
+    /// It has proved who it is, over a stream that is encrypted like this.
+    pub fn is_of(&self, identity: &Identity, encryption: Option<Encryption>) {
+        self.encryption.set(encryption);
         self.notes.borrow_mut().identity = Some((Arc::clone(&identity.user), Arc::clone(&identity.database)));
         // A load balancer has said for whom it speaks: of that one's port it is not asked.
         if let Some(address) =
@@ -358,6 +364,7 @@ impl Card {
             identity: self.identity(),
             application_name: notes.application_name.clone().unwrap_or_default(),
             replication: self.replication.get(),
+            encryption: self.encryption.get(),
             doing,
             since: self.since.get(),
             node: notes.node.clone().filter(|_| doing.holds_lease()),

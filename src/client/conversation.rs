@@ -171,7 +171,7 @@ impl Client {
         place: Place,
         id: SessionId,
     ) -> Self {
-        place.card.is_of(&admitted.identity);
+        place.card.is_of(&admitted.identity, stream.encryption());
         place.card.is_called(admitted.settings.get("application_name"));
         place.card.is_cancelled_by(&cancellable);
         let turn = worker.turn();

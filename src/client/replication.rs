@@ -219,7 +219,7 @@ async fn attempt(
     let deadline = tokio::time::Instant::now() + server.pools.plan().default.connect_timeout;
     let Login { stream, parameters, cancel_key, .. } =
         connect(&target, deadline).await.map_err(|error| refused(error, node, admitted, server, worker))?;
-    let about = About::new(&target, Some(stream.socket()), cancel_key.process_id);
+    let about = About::new(&target, Some(&stream), cancel_key.process_id);
     let handle = stream.second_handle().map_err(|error| Refused::ForNow(error.to_string()))?;
     let pass = gate.enter(handle, fenced, about).ok_or_else(lost)?;
     let cancel_target = CancelTarget::new(&target.endpoint, cancel_key);
@@ -271,7 +271,7 @@ impl Passage {
     /// Passes everything on until one side is gone, or the passage must end. Answers what the client is told, if a
     /// message can stand where it is, and the client.
     pub async fn run(mut self, place: &Place) -> (Farewell, Stream) {
-        place.card.is_of(&self.admitted.identity);
+        place.card.is_of(&self.admitted.identity, self.client.encryption());
         place.card.is_called(self.admitted.startup.parameter("application_name"));
         place.card.is_cancelled_by(&self.entry.cancellable);
         place.card.runs_on(&self.node.pass.about().address, Instant::now(), false);

@@ -124,7 +124,8 @@ async fn visit_console(stream: Stream, user: Arc<str>, server: &Server, worker: 
         (Some(right), Some(console)) => {
             worker.metrics.login_ok();
             let address = stream.origin();
-            place.card.is_of(&Identity { user: Arc::clone(&user), database: console::NAME.into(), address });
+            let identity = Identity { user: Arc::clone(&user), database: console::NAME.into(), address };
+            place.card.is_of(&identity, stream.encryption());
             place.card.visits_console();
             let mut visit = console(Visitor { stream, user, right });
             let until_told = std::future::poll_fn(|cx| {

@@ -10,3 +10,4 @@ pub mod tls;
 pub use buffer::ReadBuffer;
 pub use lookout::{Lookout, Watch};
 pub use stream::{Beginning, Socket, Stream, Unwatched};
+pub use tls::Encryption;

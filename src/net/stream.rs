@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::outbox::{self, Mark};
-use super::tls::Tls;
+use super::tls::{Encryption, Tls};
 use crate::auth::certificate;
 use crate::auth::tls::{ALPN, ClientTls};
 
@@ -159,11 +159,11 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
-    /// The TLS version, where it is TLS.
-    pub fn tls_version(&self) -> Option<&'static str> {
+    /// How it is encrypted, if it is.
+    pub fn encryption(&self) -> Option<Encryption> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(tls) => Some(tls.version()),
+            Self::Tls(tls) => tls.encryption(),
         }
     }
 

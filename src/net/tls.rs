@@ -1,12 +1,15 @@
 //! A TLS connection over a socket: encrypts and decrypts where a plain socket copies, and polls like one.
 
+use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::stream::Socket;
@@ -23,6 +26,24 @@ pub struct Tls {
     claimed: usize,
     /// Bytes that have been decrypted and not been read.
     decrypted: usize,
+}
+
+/// How a stream is encrypted: TLS's own numbers of the version and of the suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encryption {
+    version: u16,
+    suite: u16,
+}
+
+/// As PgBouncer shows it: `TLSv1.3/TLS_AES_256_GCM_SHA384`.
+impl fmt::Display for Encryption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (version, suite) = (ProtocolVersion::from(self.version), CipherSuite::from(self.suite));
+        let version = version.as_str().unwrap_or("unknown").replace("TLSv1_", "TLSv1.");
+        // rustls puts the version into the names of the suites that only TLS 1.3 has.
+        let suite = suite.as_str().unwrap_or("unknown").replace("TLS13_", "TLS_");
+        write!(f, "{version}/{suite}")
+    }
 }
 
 /// Bytes encrypted at once: some records of TLS, so that the socket is written to in one go.
@@ -75,13 +96,10 @@ impl Tls {
         self.connection.alpn_protocol()
     }
 
-    /// The version, as PostgreSQL names it.
-    pub(super) fn version(&self) -> &'static str {
-        match self.connection.protocol_version() {
-            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
-            _ => "unknown",
-        }
+    /// How it is encrypted; None: nothing has been agreed on.
+    pub(super) fn encryption(&self) -> Option<Encryption> {
+        let version = self.connection.protocol_version()?.into();
+        Some(Encryption { version, suite: self.connection.negotiated_cipher_suite()?.suite().into() })
     }
 
     async fn handshake(&mut self) -> io::Result<()> {

@@ -180,3 +180,35 @@ impl Drop for Gone<'_> {
         let _ = std::fs::remove_dir_all(self.0);
     }
 }
+
+#[test]
+fn the_console_shows_how_connections_are_encrypted() {
+    limited(|| {
+        let folder =
+            Installation::find().unwrap().temporary_folder().join(format!("trunkline-shown-{}", std::process::id()));
+        let authority = Authority::new(folder.clone());
+        let _gone = Gone(&folder);
+        let cluster = tls_nodes(&authority, "");
+        let (certificate, key) = authority.sign("server");
+        let settings = format!(
+            "[tls]\nmode = \"allow\"\ncertificate = {certificate:?}\nkey = {key:?}\n\
+             [cluster.tls]\nmode = \"require\"\n[admin]\nusers = [\"bench\"]"
+        );
+        let proxy = Proxy::start(&cluster, &settings);
+        assert!(is_served(proxy.port(), "sslmode=require"));
+        let mut psql = Installation::find().unwrap().command("psql");
+        psql.args(["-X", "-A", "-c", "show clients", "-c", "show servers"]).env("HOME", "/nonexistent");
+        psql.arg(format!(
+            "host=127.0.0.1 port={} user=bench password=bench dbname=trunkline sslmode=require",
+            proxy.port()
+        ));
+        let shown = String::from_utf8(psql.output().unwrap().stdout).unwrap();
+        let is_shown = |kind: &str| {
+            let mut lines = shown.lines().filter(|line| line.starts_with(kind));
+            let line = lines.next().unwrap_or_else(|| panic!("{shown}"));
+            assert!(line.contains("|TLSv1.3/TLS_AES_"), "{line}");
+        };
+        is_shown("C|bench|trunkline|");
+        is_shown("S|bench|bench|");
+    });
+}

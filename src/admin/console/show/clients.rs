@@ -37,7 +37,7 @@ pub(super) fn clients(reports: &[Report]) -> Table {
             format!("{:#x}", client.id.0).into(),
             client.node.as_ref().map_or_else(|| "".into(), Cell::from),
             0_u64.into(),
-            "".into(),
+            client.encryption.map_or_else(String::new, |encryption| encryption.to_string()).into(),
             (&client.application_name).into(),
             0_u64.into(),
             client.id.0.into(),

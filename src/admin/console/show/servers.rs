@@ -34,7 +34,7 @@ pub(super) fn servers(server: &Server) -> Table {
                 "".into(),
                 "".into(),
                 u64::from(about.process).into(),
-                "".into(),
+                about.encryption.map_or_else(String::new, |encryption| encryption.to_string()).into(),
                 "".into(),
                 0_u64.into(),
                 u64::from(about.process).into(),
