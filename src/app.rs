@@ -19,10 +19,11 @@ use crate::backend::PoolKey;
 use crate::catalogs::Catalogs;
 use crate::client::{Fleet, Server};
 use crate::config::{self, Config, Source};
+
 use crate::metrics::{
     CatalogCounts, CatalogPicture, Limit, Metrics, PoolCounts, PoolName, Refusal, Scrape, WorkerMetrics,
 };
-use crate::net::listener;
+use crate::net::{descriptors, listener};
 use crate::reload::{InForce, OnSwap, SetLevel, Standing};
 use crate::routing::Reason;
 
@@ -61,6 +62,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves clients until a signal ends it.
 pub fn run(config: Config, source: Source) -> Result<(), Failure> {
     let set_level = start_log(&config.log);
+    descriptors::allow_for(config.max_clients);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(config, source, set_level))
 }

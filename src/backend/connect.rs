@@ -114,6 +114,8 @@ pub enum ConnectClass {
     Silent,
     /// The connection broke; the next attempt may tell more.
     Lost,
+    /// We have no file descriptor, port or memory left for it: it tells nothing of the node.
+    Short,
     /// It starts, recovers or stops (57P01 to 57P03): try again soon.
     Starting,
     /// 53300: it lives, and has no room.
@@ -131,12 +133,19 @@ impl ConnectError {
             Self::Refused(_) => ConnectClass::Down,
             Self::Timeout => ConnectClass::Silent,
             Self::Dns(_) => ConnectClass::Unresolved,
+            Self::Io(error) if is_shortage(error) => ConnectClass::Short,
             Self::Io(_) => ConnectClass::Lost,
             Self::Server { code, .. } => class_of(*code),
             Self::Auth(_) | Self::Tls(_) => ConnectClass::Denied,
             Self::Protocol(_) => ConnectClass::Broken,
         }
     }
+}
+
+/// This machine, or this process, lacks what a connection takes.
+fn is_shortage(error: &io::Error) -> bool {
+    use libc::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | EADDRNOTAVAIL | ENOBUFS | ENOMEM))
 }
 
 fn class_of(code: SqlState) -> ConnectClass {
@@ -307,6 +316,8 @@ mod tests {
             (endpoint::refusal(io::ErrorKind::ConnectionRefused.into()), ConnectClass::Down),
             (endpoint::refusal(io::ErrorKind::HostUnreachable.into()), ConnectClass::Down),
             (endpoint::refusal(io::ErrorKind::ConnectionReset.into()), ConnectClass::Lost),
+            (endpoint::refusal(io::Error::from_raw_os_error(libc::EMFILE)), ConnectClass::Short),
+            (endpoint::refusal(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)), ConnectClass::Short),
             (server(b"57P03"), ConnectClass::Starting),
             (server(b"53300"), ConnectClass::Full),
             (server(b"28P01"), ConnectClass::Denied),

@@ -1,11 +1,11 @@
 //! All pools: made when first needed, reaped from time to time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
+use parking_lot::Mutex;
 
 use super::connect::Target;
 use super::endpoint::Endpoint;
@@ -45,13 +45,12 @@ type QuotaKey = (usize, NodeId, Owner);
 /// All pools of this process.
 pub struct Pools {
     pools: DashMap<PoolKey, Arc<Pool>>,
+    /// Those that are not wanted any more and still have leases.
+    retired: Mutex<Vec<(PoolKey, Arc<Pool>)>>,
     quotas: DashMap<QuotaKey, Arc<Quota>>,
     plan: ArcSwap<Plan>,
     /// What was proved last, by cluster and user.
     keyring: DashMap<(usize, Arc<str>), Secret>,
-    made: Instant,
-    /// When a session's write was last seen to end, in microseconds since `made`; 0: never.
-    last_write: AtomicU64,
 }
 
 /// What comes back, or is just being opened, is there within milliseconds: who asks this often costs nothing.
@@ -62,25 +61,10 @@ impl Pools {
     pub fn new(plan: Plan) -> Self {
         Self {
             pools: DashMap::new(),
+            retired: Mutex::default(),
             quotas: DashMap::new(),
             plan: ArcSwap::from_pointee(plan),
             keyring: DashMap::new(),
-            made: Instant::now(),
-            last_write: AtomicU64::new(0),
-        }
-    }
-
-    /// A session has written, and has been told so by now.
-    pub fn wrote(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.made).as_micros();
-        self.last_write.fetch_max(u64::try_from(since).unwrap_or(u64::MAX).saturating_add(1), Ordering::Relaxed);
-    }
-
-    /// When a session last wrote: a client that comes back on a new connection must find it.
-    pub fn last_write(&self) -> Option<Instant> {
-        match self.last_write.load(Ordering::Relaxed) {
-            0 => None,
-            since => self.made.checked_add(Duration::from_micros(since)),
         }
     }
 
@@ -193,8 +177,9 @@ impl Pools {
         let keys: Vec<PoolKey> =
             self.pools.iter().map(|pool| pool.key().clone()).filter(|key| !is_wanted(key)).collect();
         for key in keys {
-            if let Some((_, pool)) = self.pools.remove(&key) {
+            if let Some((key, pool)) = self.pools.remove(&key) {
                 pool.retire();
+                self.retired.lock().push((key, pool));
             }
         }
         self.quotas.retain(|_, quota| !quota.pools().is_empty() || quota.is_used());
@@ -230,6 +215,7 @@ impl Pools {
     /// Closes idle connections that are too old, idle for too long, or closed by their node.
     /// While a client is there for a pool, so many of it are kept as the plan says.
     pub fn reap(&self, now: Instant, is_in_use: impl Fn(&PoolKey) -> bool) -> usize {
+        self.retired.lock().retain(|(_, pool)| pool.counts().busy > 0);
         self.pools.iter().map(|pool| pool.reap(now, is_in_use(pool.key()))).sum()
     }
 
@@ -241,6 +227,13 @@ impl Pools {
     /// What each pool has now.
     pub fn counts(&self) -> Vec<(PoolKey, Counts)> {
         self.pools.iter().map(|pool| (pool.key().clone(), pool.counts())).collect()
+    }
+
+    /// Leases of pools that have been forgotten, and are meant.
+    pub fn leases_of_forgotten(&self, is_meant: impl Fn(&PoolKey) -> bool) -> usize {
+        let mut retired = self.retired.lock();
+        retired.retain(|(_, pool)| pool.counts().busy > 0);
+        retired.iter().filter(|(key, _)| is_meant(key)).map(|(_, pool)| pool.counts().busy).sum()
     }
 
     /// Closes all idle connections, and takes none back.

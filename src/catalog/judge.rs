@@ -248,6 +248,11 @@ impl Picture {
         if part.changes_catalog && part.kind != Kind::Call && part.needs_primary != Some(NeedsPrimary::Temporary) {
             return true;
         }
+        if part.needs_primary == Some(NeedsPrimary::TooLarge) {
+            // It may run anything that there is; what it is itself, its tags tell.
+            let by_triggers = self.relations.iter().any(|relation| relation.write_changes);
+            return by_triggers || self.functions.iter().any(|function| function.changes_catalog);
+        }
         let mut calls = part.calls.iter().filter(|call| class_of(&call.name).is_none());
         if calls.any(|call| self.call_changes_catalog(call, path)) {
             return true;

@@ -437,7 +437,8 @@ impl Client {
                 let message = format!("the node refused the login: {error}");
                 return Err(Refusal { code: SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message });
             }
-            ConnectClass::Full => {}
+            // Of the node it tells nothing.
+            ConnectClass::Full | ConnectClass::Short => {}
             ConnectClass::Starting => (self.cluster().doubt)(node, Doubt::Stopping),
             _ => (self.cluster().doubt)(node, Doubt::Lost),
         }

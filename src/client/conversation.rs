@@ -105,6 +105,10 @@ pub(super) struct HeldLease {
     pub(super) sent: bool,
     /// Something of its replies has been forwarded.
     pub(super) forwarded: bool,
+    /// All that it has served is a string that takes back what the session has left.
+    pub(super) only_cleans: bool,
+    /// Something has been forwarded of any of the units that it has served.
+    pub(super) has_shown: bool,
     /// The messages of all that is on its way are kept, and nothing of it is answered: it can be run again.
     pub(super) at_hand: bool,
     /// It is a read by the proof.

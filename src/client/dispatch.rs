@@ -92,6 +92,8 @@ impl Client {
             passing_to_client: 0,
             sent: false,
             forwarded: false,
+            has_shown: false,
+            only_cleans: false,
             at_hand: ends_here,
             is_read,
             is_measured,
@@ -163,6 +165,10 @@ impl Client {
         };
         held.units = held.units.saturating_add(1);
         let is_first = held.units == 1;
+        held.only_cleans = is_first
+            && !statement.is_plain_read()
+            && self.session.gathered.end == Some(End::Query)
+            && statement.only_cleans();
         let (reason, now) = match self.session.intent() {
             Some(intent) if !is_first => (intent.reason(), Instant::now()),
             _ => (held.reason, held.begun),

@@ -14,6 +14,9 @@ use crate::session::failure::Circumstances;
 use crate::topology::{Doubt, NodeId, NodeState};
 use crate::wire::{SqlState, backend};
 
+const BOUND_TO_REPLICA: &str =
+    "the session is bound to a replica by what it has left there, and this statement needs the primary";
+
 /// A unit that node after node says goodbye to is told so in the end.
 const MOST_RUNS: usize = 8;
 
@@ -21,16 +24,20 @@ impl Client {
     /// The unit at the front of the input cannot run on the replica that is held.
     pub(super) async fn move_elsewhere(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         if self.session.status() == backend::TransactionStatus::Idle {
-            return self.release(buffers).await;
+            self.release(buffers).await?;
+            // What it has left there can be taken nowhere else.
+            return match self.held {
+                Some(_) => Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, BOUND_TO_REPLICA)),
+                None => Ok(()),
+            };
         }
-        if self.session.can_begin_anew() {
+        if self.session.can_begin_anew() || self.session.ends_before_all_else() {
             self.leave_transaction();
             // The unit is looked at anew, outside of a lease: there a transaction belongs to the primary.
             self.session.begin_anew();
             return Ok(());
         }
-        self.held = None;
-        self.cancellable.runs_nothing();
+        self.leave_held();
         self.take_unit_off(buffers);
         let end = self.session.gathered.end;
         self.session.gathered.clear();
@@ -38,6 +45,21 @@ impl Client {
         self.session.abort_transaction(SqlState::FEATURE_NOT_SUPPORTED, message, &mut buffers.to_client);
         self.session.end_aborted_unit(end, &mut buffers.to_client);
         self.flush(buffers).await
+    }
+
+    /// The server connection that is held is closed. What it has shown counts all the same.
+    fn leave_held(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        self.cancellable.runs_nothing();
+        self.account_for(&held, Instant::now());
+    }
+
+    /// What this server connection has shown the session it must see from now on, and so must others what it has written.
+    fn account_for(&mut self, held: &HeldLease, now: Instant) {
+        let has_written = self.session.has_written();
+        if (held.has_shown || has_written) && self.session.served_by(held.lease.node(), held.may_lack, now) {
+            self.cluster().last_write.wrote(now);
+        }
     }
 
     /// The transaction goes on elsewhere: what it was on the replica is ended there, while nobody waits.
@@ -57,7 +79,7 @@ impl Client {
             self.give_back(held.lease, Instant::now());
         }
         self.worker.metrics.retried(match code {
-            SqlState::SERIALIZATION_FAILURE => Retry::RecoveryConflict,
+            SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED => Retry::RecoveryConflict,
             _ => Retry::ReadOnly,
         });
         self.database.catalog.suspected();
@@ -90,10 +112,7 @@ impl Client {
             self.database.catalog.changed();
         }
         let (node, now) = (held.lease.node(), Instant::now());
-        let has_written = self.session.has_written();
-        if (held.forwarded || has_written) && self.session.served_by(node, held.may_lack, now) {
-            self.server.pools.wrote(now);
-        }
+        self.account_for(&held, now);
         self.dropping = held.passing_to_node;
         // A read that no node survives is not tried on all of them. A node that said goodbye, or that we have fenced, has not
         // died of it; nor has one whose postmaster is gone, which a statement does not reach.
@@ -128,6 +147,7 @@ impl Client {
         }
         self.session.forget_begin();
         let loss = self.session.lost(how);
+        self.note_doubt(&loss, how, is_torn, now);
         match loss {
             Loss::RunAgain => {
                 self.worker.metrics.retried(if how.sent { Retry::NodeLost } else { Retry::NotSent });
@@ -149,10 +169,6 @@ impl Client {
                 self.flush(buffers).await
             }
             Loss::Report(code, out) => {
-                if code == SqlState::TRANSACTION_RESOLUTION_UNKNOWN {
-                    // Whoever looks whether it was done must not look where it cannot be seen yet.
-                    self.session.freshness.wrote(now);
-                }
                 self.forget_losses();
                 buffers.forget_node();
                 if out.is_empty() {
@@ -168,6 +184,20 @@ impl Client {
                 self.flush(buffers).await
             }
             Loss::End(message) => Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, message)),
+        }
+    }
+
+    /// What is lost may have been done: whoever looks whether it was, here or on a new connection, must not look where it
+    /// cannot be seen yet.
+    fn note_doubt(&mut self, loss: &Loss, how: Circumstances, is_torn: bool, now: Instant) {
+        let may_be_done = match loss {
+            Loss::Report(code, _) => is_torn || *code == SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+            Loss::End(_) => true,
+            Loss::RunAgain | Loss::Answered(_) => false,
+        };
+        if may_be_done && how.sent && !how.is_read {
+            self.session.freshness.wrote(now);
+            self.cluster().last_write.wrote(now);
         }
     }
 
@@ -204,8 +234,7 @@ impl Client {
 
     /// Run again, the transaction has not answered as before: it is lost, and its next statement is told so.
     pub(super) fn replay_differs(&mut self, buffers: &mut Buffers) {
-        self.held = None;
-        self.cancellable.runs_nothing();
+        self.leave_held();
         self.worker.metrics.transaction_lost(LossCount::ReplayDiffered);
         if let Some(log) = &mut self.log {
             // What the client has the answer of already is not asked once more.

@@ -178,16 +178,25 @@ impl Server {
 
     fn leases_of(&self, scope: &Scope) -> usize {
         let counts = self.pools.counts();
-        counts.iter().filter(|(key, _)| self.is_meant(scope, key.cluster, &key.database)).map(|(_, c)| c.busy).sum()
+        let meant = counts.iter().filter(|(key, _)| self.is_meant(scope, key.cluster, &key.database));
+        let leases: usize = meant.map(|(_, counts)| counts.busy).sum();
+        // A reload may have forgotten their pools, or given their cluster another number: what they do there they still do.
+        leases + self.pools.leases_of_forgotten(|key| self.is_named(scope, &key.database))
     }
 
     fn is_meant(&self, scope: &Scope, cluster: usize, name: &Arc<str>) -> bool {
-        let Some(here) = self.databases.get(name).map(|database| self.cluster(database)) else { return false };
-        here.number == cluster
-            && match scope {
-                Scope::All => true,
-                Scope::Database(meant) => name == meant,
-                Scope::Cluster(meant) => here.name == *meant,
+        let here = self.databases.get(name).map(|database| self.cluster(database));
+        here.is_some_and(|here| here.number == cluster) && self.is_named(scope, name)
+    }
+
+    /// The scope names this database.
+    fn is_named(&self, scope: &Scope, name: &Arc<str>) -> bool {
+        match scope {
+            Scope::All => true,
+            Scope::Database(meant) => name == meant,
+            Scope::Cluster(meant) => {
+                self.databases.get(name).is_some_and(|database| self.cluster(database).name == *meant)
             }
+        }
     }
 }

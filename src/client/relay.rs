@@ -406,7 +406,7 @@ impl Client {
             return Ok(0);
         }
         if answered > 0 && self.session.has_written() {
-            self.server.pools.wrote(Instant::now());
+            self.server.cluster(&self.database).last_write.wrote(Instant::now());
         }
         self.session.shown();
         if has_gaps {
@@ -416,6 +416,7 @@ impl Client {
             at = 0;
         }
         held.forwarded |= at > 0;
+        held.has_shown |= held.forwarded;
         for _ in 0..answered {
             buffers.first_is_answered();
         }
@@ -649,7 +650,9 @@ impl Client {
             Some(_) if is_strong || self.session.must_leave_replica() => false,
             Some(Intent::Read { terms: None, .. }) => !is_stale,
             // A COMMIT may be on its way: what comes behind it is not in the transaction.
-            Some(_) if in_transaction && self.session.can_begin_anew() => false,
+            Some(_) if in_transaction && (self.session.can_begin_anew() || self.session.ends_before_all_else()) => {
+                false
+            }
             Some(_) => in_transaction && self.session.all_answered() && !self.session.gathered.is_wrong_on_replica,
         };
         if fits || matches!(end, End::StrayCopy) {
@@ -701,7 +704,7 @@ impl Client {
         if let Some(held) = self.held.take()
             && self.session.served_by(held.lease.node(), held.may_lack, Instant::now())
         {
-            self.server.pools.wrote(Instant::now());
+            self.cluster().last_write.wrote(Instant::now());
         }
         self.worker.metrics.error_sent(code.as_str());
         self.cancellable.runs_nothing();

@@ -90,8 +90,10 @@ impl Client {
         if held.is_measured && self.server.weighs_latency(&self.database) {
             self.worker.observe(self.cluster().number, held.lease.node(), took, now);
         }
-        if self.session.served_by(held.lease.node(), held.may_lack, now) {
-            self.server.pools.wrote(now);
+        if held.only_cleans {
+            self.session.was_cleaned();
+        } else if self.session.served_by(held.lease.node(), held.may_lack, now) {
+            self.cluster().last_write.wrote(now);
         }
         self.give_back(held.lease, now);
     }

@@ -259,6 +259,7 @@ fn refused(error: ConnectError, node: NodeId, admitted: &Admitted, server: &Serv
             SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             format!("the node refused the login: {error}"),
         )),
+        error if class == ConnectClass::Short => Refused::ForNow(error.to_string()),
         error => {
             let doubt = if class == ConnectClass::Starting { Doubt::Stopping } else { Doubt::Lost };
             (server.cluster(&admitted.database).doubt)(node, doubt);

@@ -18,7 +18,7 @@ use super::welcome::Welcomes;
 use crate::auth::hba::{Network, Rules};
 use crate::auth::{ClientTls, NodeTls, Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
-use crate::backend::{Absence, Away, Endpoint, Gate, Pool, PoolKey, Pools};
+use crate::backend::{Absence, Away, Endpoint, Gate, LastWrite, Pool, PoolKey, Pools};
 use crate::balancing::{Balance, Strategy};
 use crate::catalog::{Current, Known, Upkeep};
 use crate::config::{self, Allowance, Limits, PoolMode};
@@ -115,6 +115,8 @@ pub struct Cluster {
     pub auth_query: Option<AuthQuery>,
     /// TLS towards its nodes, for every connection that is made from now on.
     pub tls: Arc<ArcSwap<NodeTls>>,
+    /// When a session has written to it last.
+    pub last_write: Arc<LastWrite>,
     /// Its picture now.
     pub view: Arc<ArcSwap<View>>,
     /// Changes whenever the picture does.

@@ -64,10 +64,7 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
             client.server.has_let_in(&client.database.name);
             // What is wrong with them stays without effect: nobody listens yet.
             let _ = client.session.take_wishes([wishes::POSITION], Instant::now());
-            // It may be somebody who has just written, on a connection that is gone.
-            if let Some(moment) = server.pools.last_write() {
-                client.session.freshness.wrote(moment);
-            }
+            client.must_see_last_write();
             tokio::task::spawn_local(attend(client));
             return;
         }
@@ -217,6 +214,16 @@ impl Client {
         .await
     }
 
+    /// It may be somebody who has just written, on a connection that is gone.
+    fn must_see_last_write(&mut self) {
+        let cluster = self.cluster();
+        // Where nobody is primary by design, there would be no position to find it by.
+        let moment = cluster.last_write.moment().filter(|_| !cluster.view.load().is_standby);
+        if let Some(moment) = moment {
+            self.session.freshness.wrote(moment);
+        }
+    }
+
     /// The conversation is over.
     async fn leave(mut self: Box<Self>, farewell: Farewell) {
         self.cancellable.runs_nothing();
@@ -226,7 +233,7 @@ impl Client {
         self.server.cancel_keys.remove(&self.cancellable);
         if let Some(held) = self.held.take() {
             if self.session.served_by(held.lease.node(), held.may_lack, Instant::now()) {
-                self.server.pools.wrote(Instant::now());
+                self.cluster().last_write.wrote(Instant::now());
             }
             let is_still =
                 self.session.is_idle() && held.passing_to_node == 0 && held.passing_to_client == 0 && !held.is_in_midst;

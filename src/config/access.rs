@@ -75,7 +75,8 @@ impl<'d> Lines<'d> {
             let text = read_file(&item, folder)?;
             return Some(Self { path: folder.join(item.text()?), text, items: Vec::new() });
         }
-        let items = list?.list("lines");
+        // A line may hold a password.
+        let items = list?.secret_list("lines");
         let texts: Vec<&str> = items.iter().map(|item| item.text().unwrap_or_default()).collect();
         if let Some((item, _)) = items.iter().zip(&texts).find(|(_, text)| text.contains('\n')) {
             item.problem("expected one line, found several", Some("a string for each".to_owned()));
@@ -173,5 +174,7 @@ impl AuthQuery {
     }
 }
 
-/// PgBouncer's own; a role that may not read pg_shadow needs a function that may.
-const QUERY: &str = "SELECT usename, passwd FROM pg_shadow WHERE usename = $1";
+/// PgBouncer's own, in which a password that has expired is none; a role that may not read pg_shadow needs a function that
+/// may.
+const QUERY: &str =
+    "SELECT usename, CASE WHEN valuntil < now() THEN NULL ELSE passwd END FROM pg_shadow WHERE usename = $1";

@@ -285,6 +285,16 @@ impl<'d> Item<'d> {
         values.iter().map(|value| Self { span: value.span(), value: value.get_ref(), ..self.clone() }).collect()
     }
 
+    /// The same, where no message may show what is found.
+    pub(super) fn secret_list(&self, of: &str) -> Vec<Self> {
+        if !self.is_list() {
+            let hint = "write a list, as in [\"...\"]".to_owned();
+            self.problem(format!("expected a list of {of}, found {}", kind_of(self.value)), Some(hint));
+            return Vec::new();
+        }
+        self.list(of)
+    }
+
     /// The values of a list, or one value that stands for a list of one.
     pub(super) fn one_or_list(&self) -> Vec<Self> {
         match self.value {

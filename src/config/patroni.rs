@@ -13,7 +13,7 @@ use crate::auth::Secret;
 /// The list, if it is written.
 pub(super) fn read(table: &Table<'_>) -> Option<Vec<PatroniUrl>> {
     let list = table.get("patroni")?;
-    let items = list.list("URLs");
+    let items = list.secret_list("URLs");
     if items.is_empty() && list.is_list() {
         list.problem("the list is empty: one member of Patroni is needed to find the others", None);
     }

@@ -40,6 +40,15 @@ pub struct Monitor {
     _tasks: JoinSet<()>,
 }
 
+/// Who has watched a cluster until now.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    /// Its monitor.
+    pub monitor: &'a MonitorHandle,
+    /// The nodes that Patroni has found, in the order of their numbers; none where the configuration lists them.
+    pub found: &'a [Arc<str>],
+}
+
 /// How a cluster is judged beyond its own settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -73,16 +82,18 @@ pub struct ProbeCounters {
 
 impl Monitor {
     /// Watches `cluster` on `runtime` from now on. A switchover that Patroni announces holds the gate of its primary.
-    /// Where nodes are found by Patroni, `seeds` are those found before, in the order of their numbers.
+    /// What `before` has learnt of the same nodes is not forgotten.
     pub fn start(
         cluster: &config::Cluster,
         tls: &Arc<ArcSwap<NodeTls>>,
         limits: Limits,
         on_view: OnView,
         gates: &[Arc<Gate>],
-        seeds: &[Arc<str>],
+        before: Option<Before<'_>>,
         runtime: &Handle,
     ) -> Self {
+        let seeds = before.as_ref().map(|before| before.found).unwrap_or_default();
+        let known = before.as_ref().map(|before| &*before.monitor.shared);
         let settings = TopologySettings {
             interval: cluster.monitor.interval,
             timeout: cluster.monitor.timeout,
@@ -90,7 +101,7 @@ impl Monitor {
             system: None,
         };
         let nodes = if cluster.nodes.is_empty() { seeds } else { &*cluster.nodes };
-        let (shared, changed) = Shared::new(cluster, nodes, settings, on_view);
+        let (shared, changed) = Shared::new(cluster, nodes, settings, known, on_view);
         let shared = Arc::new(shared);
         let mut tasks = JoinSet::new();
         for (index, address) in nodes.iter().enumerate() {

@@ -51,10 +51,14 @@ impl Shared {
         cluster: &config::Cluster,
         nodes: &[Arc<str>],
         settings: TopologySettings,
+        before: Option<&Self>,
         on_view: OnView,
     ) -> (Self, watch::Receiver<u64>) {
         let start = Instant::now();
-        let topology = Topology::new(&cluster.name, nodes, settings, start);
+        let mut topology = Topology::new(&cluster.name, nodes, settings, start);
+        if let Some(before) = before {
+            topology.remember(&before.topology.lock());
+        }
         let (changed, receiver) = watch::channel(0);
         let shared = Self {
             view: Arc::new(ArcSwap::new(topology.view())),

@@ -261,9 +261,10 @@ fn is_promotion<T>(answer: &Result<T, LineError>) -> bool {
     matches!(answer, Err(LineError::Server { code: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, .. }))
 }
 
-/// A node that is full, lets nobody in, or whose name does not resolve may be as well as ever.
+/// A node that is full, lets nobody in, or whose name does not resolve may be as well as ever; so may one that we lack
+/// the means to connect to.
 fn tells_nothing_of_health(class: ConnectClass) -> bool {
-    matches!(class, ConnectClass::Full | ConnectClass::Denied | ConnectClass::Unresolved)
+    matches!(class, ConnectClass::Full | ConnectClass::Denied | ConnectClass::Unresolved | ConnectClass::Short)
 }
 
 fn connect_failure(error: &ConnectError) -> ProbeFailure {
@@ -273,6 +274,7 @@ fn connect_failure(error: &ConnectError) -> ProbeFailure {
         ConnectClass::Unresolved => ProbeFailure::Unresolved(words()),
         ConnectClass::Silent => ProbeFailure::Timeout,
         ConnectClass::Lost => ProbeFailure::Lost,
+        ConnectClass::Short => ProbeFailure::NotAsked(words()),
         ConnectClass::Starting => ProbeFailure::Starting,
         ConnectClass::Full => ProbeFailure::TooManyConnections,
         ConnectClass::Denied => ProbeFailure::Authentication(words()),

@@ -1,6 +1,7 @@
 //! Sockets: streams plain or with TLS, buffers to read into, listeners and keepalive.
 
 pub mod buffer;
+pub mod descriptors;
 pub mod listener;
 pub mod lookout;
 pub mod outbox;

@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
+use std::num::NonZeroU8;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use rustls::crypto::ring::ALL_CIPHER_SUITES;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{
-    CipherSuite, ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection,
-};
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection, SupportedCipherSuite};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::stream::Socket;
@@ -28,21 +28,25 @@ pub struct Tls {
     decrypted: usize,
 }
 
-/// How a stream is encrypted: TLS's own numbers of the version and of the suite.
+/// How a stream is encrypted, in one byte, for each client's card has it: the place of its suite among all that there are,
+/// and one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Encryption {
-    version: u16,
-    suite: u16,
+pub struct Encryption(NonZeroU8);
+
+impl Encryption {
+    fn of(suite: SupportedCipherSuite) -> Option<Self> {
+        let place = ALL_CIPHER_SUITES.iter().position(|known| *known == suite)?;
+        NonZeroU8::MIN.checked_add(u8::try_from(place).ok()?).map(Self)
+    }
 }
 
 /// As PgBouncer shows it: `TLSv1.3/TLS_AES_256_GCM_SHA384`.
 impl fmt::Display for Encryption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (version, suite) = (ProtocolVersion::from(self.version), CipherSuite::from(self.suite));
-        let version = version.as_str().unwrap_or("unknown").replace("TLSv1_", "TLSv1.");
+        let Some(suite) = ALL_CIPHER_SUITES.get(usize::from(self.0.get() - 1)) else { return Ok(()) };
+        let version = if suite.tls13().is_some() { "TLSv1.3" } else { "TLSv1.2" };
         // rustls puts the version into the names of the suites that only TLS 1.3 has.
-        let suite = suite.as_str().unwrap_or("unknown").replace("TLS13_", "TLS_");
-        write!(f, "{version}/{suite}")
+        write!(f, "{version}/{}", suite.suite().as_str().unwrap_or("unknown").replace("TLS13_", "TLS_"))
     }
 }
 
@@ -98,8 +102,7 @@ impl Tls {
 
     /// How it is encrypted; None: nothing has been agreed on.
     pub(super) fn encryption(&self) -> Option<Encryption> {
-        let version = self.connection.protocol_version()?.into();
-        Some(Encryption { version, suite: self.connection.negotiated_cipher_suite()?.suite().into() })
+        self.connection.negotiated_cipher_suite().and_then(Encryption::of)
     }
 
     async fn handshake(&mut self) -> io::Result<()> {

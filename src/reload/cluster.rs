@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::auth::NodeTls;
-use crate::backend::{Gate, Hold, HoldCause};
+use crate::backend::{Gate, Hold, HoldCause, LastWrite};
 use crate::catalogs::ClusterView;
 use crate::client;
 use crate::client::auth_query::AuthQuery;
@@ -27,6 +27,8 @@ pub(super) struct RunningCluster {
     limits: Limits,
     /// One for as long as the cluster has its name: pools and monitors keep it.
     tls: Arc<ArcSwap<NodeTls>>,
+    /// The same goes for when it was written to last.
+    last_write: Arc<LastWrite>,
     gates: Arc<[Arc<Gate>]>,
     monitor: Arc<Monitor>,
     fences: Arc<Fences>,
@@ -42,13 +44,10 @@ struct Fences {
 impl RunningCluster {
     /// Watches a cluster from now on. Nodes that were known before keep their gates, and where they are found by Patroni
     /// their numbers, by which pools know them. Nothing is fenced before [`Self::take_over`].
-    pub(super) fn start(
-        number: usize,
-        cluster: &config::Cluster,
-        limits: Limits,
-        known: &[(Arc<str>, Arc<Gate>)],
-        tls: &Arc<ArcSwap<NodeTls>>,
-    ) -> Self {
+    pub(super) fn start(number: usize, cluster: &config::Cluster, limits: Limits, before: Option<&Self>) -> Self {
+        let known = before.map(|before| before.gates_for(cluster)).unwrap_or_default();
+        let tls = before.map(|before| Arc::clone(&before.tls)).unwrap_or_default();
+        let last_write = before.map(|before| Arc::clone(&before.last_write)).unwrap_or_default();
         tls.store(Arc::new(cluster.tls.clone()));
         let gate = |address: &Arc<str>| {
             let known = known.iter().find(|(other, _)| other == address);
@@ -60,17 +59,10 @@ impl RunningCluster {
         let more = monitor::most_nodes(cluster).saturating_sub(nodes.len());
         let gates: Arc<[Arc<Gate>]> = nodes.iter().map(gate).chain((0..more).map(|_| Arc::default())).collect();
         let fences = Arc::new(Fences { gates: Arc::clone(&gates), in_force: AtomicBool::new(false) });
-        let monitor =
-            Monitor::start(cluster, tls, limits, fences.watch(), &gates, &seeds, &tokio::runtime::Handle::current());
-        Self {
-            number,
-            config: cluster.clone(),
-            limits,
-            tls: Arc::clone(tls),
-            gates,
-            monitor: Arc::new(monitor),
-            fences,
-        }
+        let (handle, runtime) = (before.map(Self::handle), tokio::runtime::Handle::current());
+        let known = handle.as_ref().map(|monitor| monitor::Before { monitor, found: &seeds });
+        let monitor = Monitor::start(cluster, &tls, limits, fences.watch(), &gates, known, &runtime);
+        Self { number, config: cluster.clone(), limits, tls, last_write, gates, monitor: Arc::new(monitor), fences }
     }
 
     /// From now on, this one's views decide who is fenced.
@@ -79,11 +71,6 @@ impl RunningCluster {
             let view = self.handle().view();
             self.fences.act(&view, &view);
         }
-    }
-
-    /// Where its TLS settings are kept.
-    pub(super) fn tls(&self) -> &Arc<ArcSwap<NodeTls>> {
-        &self.tls
     }
 
     /// Its configured name.
@@ -107,6 +94,7 @@ impl RunningCluster {
             gates: Arc::clone(&self.gates),
             auth_query: self.config.auth_query.clone().map(|settings| AuthQuery::new(settings, *mock_secret)),
             tls: Arc::clone(&self.tls),
+            last_write: Arc::clone(&self.last_write),
             view: Arc::clone(&handle.view),
             changed: handle.changed,
             request_sample: Box::new(move |node| sampler.request_sample(node)),
@@ -158,6 +146,7 @@ impl RunningCluster {
             config: wanted.clone(),
             limits: self.limits,
             tls: Arc::clone(&self.tls),
+            last_write: Arc::clone(&self.last_write),
             gates: Arc::clone(&self.gates),
             monitor: Arc::clone(&self.monitor),
             fences: Arc::clone(&self.fences),
@@ -265,7 +254,8 @@ fn hold_who_leaves(old: &View, new: &View, node: &NodeView, gate: &Gate) {
     let was_leaving = old.node(node.id).is_some_and(|before| before.is_leaving);
     let is_held = gate.held(here).is_some_and(|hold| hold.cause == HoldCause::Switchover);
     let has_changed_hands = old.epoch != new.epoch && new.primary.is_some();
-    let is_called_off = was_leaving && !node.is_leaving && node.state == NodeState::Up;
+    // It has answered, or it would still be leaving; whether it takes reads already is another matter.
+    let is_called_off = was_leaving && !node.is_leaving && matches!(node.state, NodeState::Up | NodeState::Suspect);
     if node.is_leaving && !was_leaving {
         info!(cluster = %new.cluster, node = %node.address, "node is about to be stopped, and lets nobody new in");
         gate.hold(Hold { cause: HoldCause::Switchover, until: here + LONGEST_GOODBYE });

@@ -72,8 +72,7 @@ impl Standing {
     /// Everything that runs by this configuration. Call on the main runtime.
     pub fn start(config: Config, source: PathBuf, mut catalogs: Catalogs) -> Self {
         let (lasting, newcomers) = Lasting::new(Pools::new(server::plan(&config)));
-        let start =
-            |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), &[], &Arc::default());
+        let start = |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), None);
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
         clusters.iter().for_each(RunningCluster::take_over);
         let users = server::make_users(&config, &lasting.mock_secret);
@@ -190,8 +189,7 @@ impl Standing {
                 Some(running) if running.is_as(wanted, limits) => running.with_groups(wanted),
                 Some(running) => {
                     let number = if running.has_nodes_of(wanted) { running.number } else { self.next_number };
-                    let renewed =
-                        RunningCluster::start(number, wanted, limits, &running.gates_for(wanted), running.tls());
+                    let renewed = RunningCluster::start(number, wanted, limits, Some(running));
                     renewed.drain_as(running);
                     renewed.ready_as(running).await;
                     if number != running.number {
@@ -202,7 +200,7 @@ impl Standing {
                 }
                 None => {
                     self.next_number += 1;
-                    RunningCluster::start(self.next_number - 1, wanted, limits, &[], &Arc::default())
+                    RunningCluster::start(self.next_number - 1, wanted, limits, None)
                 }
             });
         }

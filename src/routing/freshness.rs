@@ -226,10 +226,14 @@ impl Freshness {
         wanted.zip(present).is_some_and(|(wanted, present)| present < wanted)
     }
 
-    /// Nodes have other numbers from now on: what was read is known by its moment alone.
+    /// Nodes have other numbers from now on, and may be those of another system: what was read or written is known by its
+    /// moment alone.
     pub fn renumbered(&mut self) {
         self.home = None;
         self.read = self.read.map(|(_, moment)| (NodeId(u16::MAX), moment));
+        if let Some(floor) = self.floor.take() {
+            self.wrote = self.wrote.max(Some(floor.since));
+        }
     }
 
     /// Nothing is required of a node.

@@ -151,8 +151,8 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>, hides_code: bool)
 }
 
 /// The statement cannot be let through to the replica that holds a READ ONLY transaction: that would not refuse it, and its
-/// answer would be wrong, or its lock kept nobody out. Whatever else needs the primary a standby refuses by itself, in
-/// PostgreSQL's own words.
+/// answer would be wrong, its lock kept nobody out, or the session bound to the replica by what it leaves there. Whatever else
+/// needs the primary a standby refuses by itself, in PostgreSQL's own words; what could not be parsed is believed to.
 pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool {
     let is_let_through = |part: &Part| {
         matches!(
@@ -164,6 +164,10 @@ pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool
                     | NeedsPrimary::CopyFile
                     | NeedsPrimary::NodeSetting(_)
                     | NeedsPrimary::LoadsLibrary
+                    | NeedsPrimary::HoldCursor
+                    | NeedsPrimary::Procedural
+                    | NeedsPrimary::TooLarge
+                    | NeedsPrimary::UnknownStatement
             )
         )
     };
@@ -207,7 +211,22 @@ fn begins_anyhow(statement: &Statement) -> bool {
     statement.only().is_some_and(|part| matches!(part.transaction, TransactionControl::Begin(_)))
 }
 
+/// The string sets what its BEGIN takes its modes from.
+fn changes_defaults(statement: &Statement) -> bool {
+    let is_meant = |change: &SessionChange| match change {
+        SessionChange::Set(name) | SessionChange::SetLocal(name) | SessionChange::Reset(name) => {
+            name.starts_with("default_transaction_")
+        }
+        SessionChange::ResetAll | SessionChange::DiscardAll => true,
+        _ => false,
+    };
+    statement.parts.iter().flat_map(|part| &part.session).any(is_meant)
+}
+
 fn begin_on_replica(modes: &TransactionModes, statement: &Statement, facts: &Facts<'_>) -> Result<(), Reason> {
+    if (modes.read_only.is_none() || modes.isolation.is_none()) && changes_defaults(statement) {
+        return Err(Reason::Transaction);
+    }
     let isolation = modes.isolation.unwrap_or(facts.defaults.isolation);
     if isolation == Isolation::Serializable {
         return Err(Reason::Serializable);

@@ -20,8 +20,24 @@ pub(super) struct Modes {
 impl Session {
     /// The transaction can be begun anew elsewhere, now.
     pub fn can_begin_anew(&self) -> bool {
+        !self.transaction.is_bound && self.can_end_anew()
+    }
+
+    /// What has been gathered ends the transaction first: what that was bound to, nothing behind it sees, so it can be begun
+    /// and ended elsewhere.
+    pub fn ends_before_all_else(&self) -> bool {
+        let first = self.gathered.first.as_ref().and_then(|statement| statement.parts.first());
+        let ends = first.is_some_and(|part| {
+            matches!(
+                part.transaction,
+                TransactionControl::Commit { chain: false } | TransactionControl::Rollback { chain: false }
+            )
+        });
+        ends && self.all_answered() && !self.batch_is_open() && !self.has_touched() && self.can_end_anew()
+    }
+
+    fn can_end_anew(&self) -> bool {
         self.transaction.modes.is_some()
-            && !self.transaction.is_bound
             && !self.transaction.has_acted
             && self.pins.is_empty()
             && self.transaction.aborted.is_none()
@@ -148,10 +164,15 @@ impl Modes {
 /// A literal or a parameter may be read as the time at which the transaction began: 'now', 'today' and their kin.
 pub(super) fn mentions_clock(bytes: &[u8]) -> bool {
     const WORDS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
-    let begins = |at: &[u8], word: &[u8]| at.get(..word.len()).is_some_and(|there| there.eq_ignore_ascii_case(word));
+    let is_letter = |at: Option<&u8>| at.is_some_and(u8::is_ascii_alphabetic);
+    let begins = |at: &[u8], word: &[u8]| {
+        at.get(..word.len()).is_some_and(|there| there.eq_ignore_ascii_case(word)) && !is_letter(at.get(word.len()))
+    };
     (0..bytes.len()).any(|start| {
-        let rest = bytes.get(start..).unwrap_or_default();
+        let (before, rest) = bytes.split_at_checked(start).unwrap_or_default();
         matches!(rest.first(), Some(b'n' | b'N' | b't' | b'T' | b'y' | b'Y'))
+            // PostgreSQL takes a run of letters as one word: `unknown` is no time.
+            && !is_letter(before.last())
             && WORDS.iter().any(|word| begins(rest, word))
     })
 }
@@ -164,6 +185,8 @@ mod tests {
     fn words_for_the_time_are_found_in_any_case() {
         assert!(mentions_clock(b"select 'NoW'::timestamptz"));
         assert!(mentions_clock(b"\0\0tomorrow"));
+        assert!(mentions_clock(b"'now'") && mentions_clock(b"'now1'") && mentions_clock(b"' today '"));
         assert!(!mentions_clock(b"select nothing, to, day from no_where"));
+        assert!(!mentions_clock(b"select known_at, snow from t where a in ('unknown', 'acknowledged', 'nowhere')"));
     }
 }

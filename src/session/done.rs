@@ -35,7 +35,10 @@ impl Session {
         let Some(part) = statement.parts.get(part_index) else { return };
         self.follow_modes(part);
         let is_proven_read = self.is_proven_read();
-        if !is_proven_read && (part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain)) {
+        if !is_proven_read
+            && !part.only_cleans()
+            && (part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain))
+        {
             self.transaction.may_have_written = true;
         }
         let is_unseen = part.kind == Kind::Unparsed
@@ -46,9 +49,9 @@ impl Session {
         match part.transaction {
             TransactionControl::Rollback { .. } | TransactionControl::RollbackTo => self.reset.clear(),
             // Another transaction has begun, and the one before is there for all to see.
-            TransactionControl::Commit { chain: true } => {
-                self.catalog.has_changed |= self.catalog.may_change;
-                self.chained_writes |= self.transaction.may_have_written;
+            TransactionControl::Commit { chain } => {
+                self.catalog.has_changed |= chain && self.catalog.may_change;
+                self.settled_writes |= self.transaction.may_have_written;
             }
             _ => {}
         }

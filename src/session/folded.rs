@@ -71,7 +71,7 @@ impl Session {
             forgotten_draws,
             owed: _,
             transaction,
-            chained_writes: _,
+            settled_writes: _,
             pins,
             touched: _,
             remains: _,

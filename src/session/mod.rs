@@ -111,8 +111,8 @@ pub struct Session {
     forgotten_draws: u32,
     owed: OwedReplies,
     transaction: Transaction,
-    /// The transaction before may have written, which a COMMIT AND CHAIN has ended.
-    chained_writes: bool,
+    /// What has been written, or may have been, by transactions that have ended: others have not been told of it yet.
+    settled_writes: bool,
     pins: Pins,
     touched: Vec<Arc<str>>,
     /// What else may have been left on the server connection.
@@ -285,7 +285,7 @@ impl Session {
             forgotten_draws: 0,
             owed: OwedReplies::default(),
             transaction: Transaction::default(),
-            chained_writes: false,
+            settled_writes: false,
             pins: Pins::default(),
             touched: Vec::new(),
             remains: Remains::default(),
@@ -474,10 +474,16 @@ impl Session {
         has_written
     }
 
+    /// The same, where it has only taken back what it had left on its server connection: it has written nothing, and need see
+    /// nothing more than before.
+    pub fn was_cleaned(&mut self) {
+        self.catalog.path_is_uncertain = false;
+    }
+
     /// What it has written is there for all to see, or may be, and the client is told so now.
     #[inline]
     pub fn has_written(&mut self) -> bool {
-        std::mem::take(&mut self.chained_writes)
+        std::mem::take(&mut self.settled_writes)
             || self.transaction.may_have_written && self.transaction.status == TransactionStatus::Idle
     }
 
@@ -493,7 +499,11 @@ impl Session {
 
     /// Something that is under way may change the catalogs, whatever becomes of it.
     pub fn may_change_catalog(&self) -> bool {
-        self.catalog.may_change || self.catalog.has_changed
+        let is_too_large = |owed: &owed::Owed| match owed {
+            owed::Owed::Query { statement, .. } | owed::Owed::Execute(Some(statement)) => statement.is_too_large(),
+            _ => false,
+        };
+        self.catalog.may_change || self.catalog.has_changed || self.owed.iter().any(is_too_large)
     }
 
     /// A statement has ended, or a transaction: what may have changed the catalogs may be there for all to see.

@@ -10,6 +10,7 @@ use super::prepared::{Prepared, StatementId};
 use super::sequences::Drawn;
 use super::translate::{RESERVED, closed_names};
 use super::{Ended, Session};
+use crate::sql::Statement;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{self, ErrorFields};
 use crate::wire::{SqlState, frame};
@@ -64,7 +65,7 @@ impl Session {
                 if matches!(self.owed.front(), Some(Owed::OurDiscard)) {
                     return self.answered(tag, |_| true).map(|_| Reply::Hide);
                 }
-                self.completed(known);
+                self.completed(body, known);
                 self.catalog_settles();
                 Ok(Reply::Forward)
             }
@@ -115,6 +116,7 @@ impl Session {
                 self.reset_for_good.append(&mut self.reset);
             }
             self.transaction.modes = None;
+            self.settled_writes |= self.transaction.may_have_written;
             self.transaction.is_bound &= !self.owed.is_empty();
             self.transaction.has_acted &= !self.owed.is_empty();
             // Those of batches that are on their way already stay.
@@ -140,7 +142,7 @@ impl Session {
     }
 
     /// A suspended portal counts too: INSERT … RETURNING has done all of its work by then.
-    fn completed(&mut self, known: &mut Known) {
+    fn completed(&mut self, tag: &[u8], known: &mut Known) {
         match self.owed.front_mut() {
             Some(Owed::Query { statement, completed }) => {
                 let part = *completed;
@@ -150,6 +152,7 @@ impl Session {
                     return;
                 }
                 let statement = Arc::clone(statement);
+                self.unseen_is_done(&statement, tag);
                 self.done(&statement, part, known);
             }
             Some(Owed::Execute(_)) => {
@@ -159,6 +162,7 @@ impl Session {
                         if closed_names(&statement).is_some() {
                             self.names.settle();
                         }
+                        self.unseen_is_done(&statement, tag);
                         self.done(&statement, 0, known);
                     }
                     // What was bound by a name that only the node knows: whatever it is, it may have written.
@@ -167,6 +171,14 @@ impl Session {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What was too large to be looked at is known by the tag that it has answered with.
+    fn unseen_is_done(&mut self, statement: &Statement, tag: &[u8]) {
+        const ROWS: [&[u8]; 6] = [b"INSERT ", b"SELECT ", b"UPDATE ", b"DELETE ", b"MERGE ", b"COPY "];
+        if statement.is_too_large() {
+            self.catalog.may_change |= !ROWS.iter().any(|rows| tag.starts_with(rows));
         }
     }
 
@@ -235,6 +247,18 @@ impl Session {
         }
     }
 
+    /// All that is under way is what our grammar has not accepted, and nothing of it has been done: if the server's has not
+    /// either, nothing will be.
+    fn has_done_nothing_unparsed(&self) -> bool {
+        self.transaction.status == TransactionStatus::Idle
+            && self.owed.iter().all(|owed| match owed {
+                Owed::Query { statement, completed } => *completed == 0 && statement.is_unparsed(),
+                Owed::Execute(statement) => statement.as_ref().is_some_and(|statement| statement.is_unparsed()),
+                Owed::FunctionCall => false,
+                _ => true,
+            })
+    }
+
     /// The node has given or dropped the session's unnamed statement.
     fn settle_unnamed(&mut self, unnamed: Option<(Arc<Prepared>, UnnamedId)>) {
         let before = std::mem::replace(&mut self.settled_unnamed, unnamed);
@@ -251,8 +275,9 @@ impl Session {
 
     #[cold]
     fn failed(&mut self, body: &[u8], known: &mut Known) -> Reply {
-        self.catalog_settles();
         let fields = ErrorFields::read(body);
+        self.catalog.may_change &= !(fields.code == SqlState::SYNTAX_ERROR && self.has_done_nothing_unparsed());
+        self.catalog_settles();
         if fields.ends_connection() {
             return Reply::NodeEnds(fields.code);
         }
@@ -417,6 +442,8 @@ fn worth_a_retry(code: SqlState) -> bool {
         SqlState::FEATURE_NOT_SUPPORTED,
         SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
         SqlState::SERIALIZATION_FAILURE,
+        // Against what is replayed there.
+        SqlState::DEADLOCK_DETECTED,
         SqlState::UNDEFINED_TABLE,
         SqlState::UNDEFINED_FUNCTION,
         SqlState::UNDEFINED_COLUMN,

@@ -126,7 +126,9 @@ fn opaque(why: Opaque) -> Statement {
     let part = Part {
         needs_primary: Some(needs_primary),
         commits_inside: true,
-        changes_catalog: true,
+        // One that is too large is too often an INSERT of many rows: what it has done its tags will tell.
+        changes_catalog: matches!(why, Opaque::Unparsed),
+        calls_unknown: true,
         ..effects::harmless(Kind::Unparsed)
     };
     Statement::new(Box::new([part]), false)

@@ -380,7 +380,43 @@ impl Statement {
     }
 }
 
+impl Statement {
+    /// It was too large to be looked at.
+    pub fn is_too_large(&self) -> bool {
+        self.parts.first().is_some_and(|part| part.needs_primary == Some(NeedsPrimary::TooLarge))
+    }
+
+    /// It only takes back what the session has left on its server connection, as drivers' pools do: it writes nothing, and
+    /// shows nothing that others have written.
+    pub fn only_cleans(&self) -> bool {
+        self.parts.iter().all(Part::only_cleans)
+    }
+
+    /// Our grammar has not accepted it.
+    pub fn is_unparsed(&self) -> bool {
+        self.parts.first().is_some_and(|part| part.needs_primary == Some(NeedsPrimary::Unparsed))
+    }
+}
+
 impl Part {
+    /// See [`Statement::only_cleans`].
+    pub fn only_cleans(&self) -> bool {
+        let unlocks = |name: &Name| {
+            name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
+                && name.name.starts_with("pg_advisory_unlock")
+        };
+        match self.kind {
+            Kind::Close | Kind::Unlisten | Kind::Reset | Kind::Discard | Kind::Deallocate => true,
+            Kind::Select => {
+                !self.functions.is_empty()
+                    && self.functions.iter().all(unlocks)
+                    && self.tables.is_empty()
+                    && self.operators.is_empty()
+            }
+            _ => false,
+        }
+    }
+
     fn is_plain_read(&self) -> bool {
         self.kind == Kind::Select
             && self.needs_primary.is_none()

@@ -31,6 +31,17 @@ pub enum Lock {
     Standby(NodeId),
 }
 
+impl Lock {
+    fn with_numbers(self, number: impl Fn(NodeId) -> Option<NodeId>) -> Self {
+        let renumbered = match self {
+            Self::Nobody => None,
+            Self::Primary(node) => number(node).map(Self::Primary),
+            Self::Standby(node) => number(node).map(Self::Standby),
+        };
+        renumbered.unwrap_or(Self::Nobody)
+    }
+}
+
 /// The last word, and how long it counts.
 #[derive(Debug, Default)]
 pub(super) struct Authority {
@@ -38,6 +49,15 @@ pub(super) struct Authority {
 }
 
 impl Authority {
+    /// Takes over the last word that was said to another watch of the same cluster; `number` is a node's in this one.
+    pub(super) fn remember(&mut self, before: &Self, number: impl Fn(NodeId) -> Option<NodeId>) {
+        self.word = before.word.as_ref().map(|word| Word {
+            lock: word.lock.with_numbers(&number),
+            without_reads: word.without_reads.iter().copied().filter_map(&number).collect(),
+            ..*word
+        });
+    }
+
     /// Takes in a word, unless it is older than what is known.
     pub(super) fn said(&mut self, word: Word) {
         if self.word.as_ref().is_none_or(|known| known.begun < word.begun) {

@@ -183,6 +183,8 @@ pub enum ProbeFailure {
     Protocol(Arc<str>),
     /// The connection ended in the middle.
     Lost,
+    /// We have no means to ask it, in these words.
+    NotAsked(Arc<str>),
 }
 
 impl ProbeFailure {
@@ -197,6 +199,7 @@ impl ProbeFailure {
             Self::Authentication(_) => "authentication",
             Self::Protocol(_) => "protocol",
             Self::Lost => "lost",
+            Self::NotAsked(_) => "not_asked",
         }
     }
 }
@@ -212,6 +215,7 @@ impl fmt::Display for ProbeFailure {
             Self::Authentication(words) => write!(f, "does not let the monitor log in: {words}"),
             Self::Protocol(words) => write!(f, "gives an answer that is not understood: {words}"),
             Self::Lost => f.write_str("closed the monitor's connection"),
+            Self::NotAsked(words) => write!(f, "could not be asked from here: {words}"),
         }
     }
 }

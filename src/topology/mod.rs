@@ -117,6 +117,29 @@ impl Topology {
         }
     }
 
+    /// What was proven while the cluster was watched by another one is not forgotten: its database system, the highest
+    /// timeline, its last primary, and what an authority said last. If they share no node, it is another cluster. To be
+    /// called before the first event.
+    pub fn remember(&mut self, before: &Self) {
+        let same = |address: &Arc<str>| before.nodes.iter().find(|known| known.address == *address);
+        let mut is_same = false;
+        for node in &mut self.nodes {
+            if let Some(known) = same(&node.address) {
+                node.remember(known);
+                is_same = true;
+            }
+        }
+        if !is_same {
+            return;
+        }
+        let number = |id: NodeId| {
+            let address = &before.node(id)?.address;
+            self.nodes.iter().find(|node| node.address == *address).map(|node| node.id)
+        };
+        self.roles.remember(&before.roles, number);
+        self.authority.remember(&before.authority, number);
+    }
+
     /// The picture after the last event.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.view)
@@ -358,6 +381,7 @@ impl Topology {
             primary_until: until,
             no_primary_because: self.verdict.as_ref().err().cloned(),
             no_primary_since: self.verdict.is_err().then(|| self.view.no_primary_since.unwrap_or(now)),
+            is_standby: self.is_standby,
             nodes: self.nodes.iter().map(|node| self.picture(node, now)).collect(),
             primary_samples: samples,
         });

@@ -84,6 +84,14 @@ impl Node {
         }
     }
 
+    /// Takes over what another watch has learnt of it. How it is now must still be asked.
+    pub(super) fn remember(&mut self, before: &Self) {
+        self.report.clone_from(&before.report);
+        self.highest = before.highest;
+        self.up_since = before.up_since;
+        self.may_have_restarted = before.may_have_restarted;
+    }
+
     /// Whether a probe begun at `begun` is newer than every one that has ended.
     pub(super) fn is_news(&self, begun: Instant) -> bool {
         self.last_begun.is_none_or(|last| begun > last)
@@ -142,7 +150,7 @@ impl Node {
         self.good_probes = 0;
         self.may_have_restarted = true;
         self.health = match failure {
-            ProbeFailure::Timeout | ProbeFailure::Lost => self.missed(),
+            ProbeFailure::Timeout | ProbeFailure::Lost | ProbeFailure::NotAsked(_) => self.missed(),
             ProbeFailure::Starting => Health::Starting,
             ProbeFailure::Refused
             | ProbeFailure::Unresolved(_)
@@ -228,8 +236,8 @@ impl Node {
 
     /// It cannot be reached, as opposed to: it lives and does not let us look.
     pub(super) fn is_unreachable(&self) -> bool {
-        let is_silent =
-            matches!(self.failure, Some(ProbeFailure::Refused | ProbeFailure::Timeout | ProbeFailure::Lost));
+        use ProbeFailure::{Lost, Refused, Timeout, Unresolved};
+        let is_silent = matches!(self.failure, Some(Refused | Timeout | Lost | Unresolved(_)));
         self.health == Health::Down && is_silent
     }
 

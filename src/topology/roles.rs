@@ -37,6 +37,8 @@ pub(super) struct Roles {
     contest: Option<Contest>,
     /// The only claimant, and since when nothing has spoken against it.
     unopposed: Option<(NodeId, Instant)>,
+    /// Every node that there was at first has answered or failed.
+    has_asked_all: bool,
     lease: Duration,
 }
 
@@ -93,8 +95,21 @@ impl Roles {
             support: None,
             contest: None,
             unopposed: None,
+            has_asked_all: false,
             lease,
         }
+    }
+
+    /// Takes over what another watch of the same cluster has seen proven; `number` is a node's in this one. Who is primary
+    /// must be found anew.
+    pub(super) fn remember(&mut self, before: &Self, number: impl Fn(NodeId) -> Option<NodeId>) {
+        (self.system, self.highest, self.first) = (before.system, before.highest, before.first);
+        // Of one that is gone, its timeline still counts.
+        self.last = before.last.map(|last| Claim { node: number(last.node).unwrap_or(GONE), ..last });
+        self.contest = before.contest.as_ref().map(|contest| Contest {
+            rivals: contest.rivals.iter().copied().filter_map(&number).collect(),
+            ..*contest
+        });
     }
 
     /// The accepted primary.
@@ -171,8 +186,9 @@ impl Roles {
     fn choose(&mut self, nodes: &[Node], authority: &Authority, now: Instant) -> Result<(Claim, Support), Arc<str>> {
         let system = self.system_of(nodes)?;
         self.raise_highest(nodes, system);
-        if self.last.is_none() {
+        if self.last.is_none() || !self.has_asked_all {
             all_asked(nodes)?;
+            self.has_asked_all = true;
         }
         let claims = self.fresh_claims(nodes, system, now);
         self.note_contest(nodes, &claims, now);
@@ -461,6 +477,8 @@ fn contested(nodes: &[Node], contest: &Contest, node: &Node) -> Arc<str> {
     .into()
 }
 
+/// A node that is not watched any more: none has this number.
+const GONE: NodeId = NodeId(u16::MAX);
 /// Why there is no primary where there is none by design.
 const STANDBY_CLUSTER: &str = "a standby cluster: it follows another cluster and takes no writes";
 /// How long a lone claimant must be unopposed: long enough for replicas that start together with it, or with us, to be

@@ -98,6 +98,8 @@ pub struct View {
     pub no_primary_because: Option<Arc<str>>,
     /// Since when there is no primary, when there is none.
     pub no_primary_since: Option<Instant>,
+    /// The cluster follows another one: that there is no primary is as it should be.
+    pub is_standby: bool,
     /// Every configured node, in order: index = [`NodeId`].
     pub nodes: Vec<NodeView>,
     /// The primary's recent samples of its present timeline, oldest first.
@@ -128,6 +130,7 @@ impl View {
             primary_until: None,
             no_primary_because: Some("no node has been probed yet".into()),
             no_primary_since: None,
+            is_standby: false,
             nodes: addresses.iter().enumerate().map(unknown).collect(),
             primary_samples: Arc::new([]),
         }

@@ -47,6 +47,8 @@ states! {
     INVALID_CATALOG_NAME = b"3D000";
     /// The transaction must be tried again.
     SERIALIZATION_FAILURE = b"40001";
+    /// Two waited for each other.
+    DEADLOCK_DETECTED = b"40P01";
     /// Not a command that is known.
     SYNTAX_ERROR = b"42601";
     /// No such portal.

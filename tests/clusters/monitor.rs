@@ -52,7 +52,7 @@ impl Watched {
         let on_epoch = Box::new(move |_: &View, new: &View| noted.lock().unwrap().push(new.epoch));
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let limits = Limits { max_lag, drain: Duration::ZERO };
-        let monitor = Monitor::start(&cluster, &Default::default(), limits, on_epoch, &[], &[], runtime.handle());
+        let monitor = Monitor::start(&cluster, &Default::default(), limits, on_epoch, &[], None, runtime.handle());
         let handle = monitor.handle();
         let (stop, stopped) = oneshot::channel();
         std::thread::spawn(move || {

@@ -475,3 +475,129 @@ fn a_primary_that_became_a_replica_leaves_nobody_in_its_place() {
     story.follows(A, B, 1);
     assert_eq!((story.view().primary, story.view().node(A).unwrap().role), (None, Role::Replica));
 }
+
+impl Story {
+    /// The same cluster, watched anew by these nodes' numbers: nothing has been asked yet.
+    fn watched_anew(self, addresses: &[usize]) -> Self {
+        let addresses: Vec<Arc<str>> = addresses.iter().map(|index| address(*index).into()).collect();
+        let Self { topology: before, now, system } = self;
+        let mut anew = Self::of(0);
+        let settings = TopologySettings {
+            interval: Duration::from_millis(100),
+            timeout: Duration::from_millis(500),
+            max_lag: Duration::from_secs(5),
+            system: None,
+        };
+        anew.topology = Topology::new("story", &addresses, settings, now);
+        anew.topology.remember(&before);
+        Self { now, system, ..anew }
+    }
+}
+
+/// A is the old primary, B was promoted, and is gone.
+fn after_a_failover_whose_successor_is_down() -> Story {
+    let mut story = Story::of(2);
+    story.claims(A, 1, 1);
+    story.follows(B, A, 1);
+    story.claims(B, 2, 0);
+    assert_eq!((story.view().primary, story.state(A)), (Some(B), NodeState::StalePrimary));
+    for _ in 0..3 {
+        story.passes(100).fails(B, ProbeFailure::Refused);
+    }
+    story
+}
+
+#[test]
+fn a_former_primary_is_not_believed_after_a_reload_either() {
+    let mut story = after_a_failover_whose_successor_is_down().watched_anew(&[0, 1]);
+    for _ in 0..100 {
+        story.claims(A, 1, 0);
+        story.fails(B, ProbeFailure::Refused);
+        story.passes(100);
+    }
+    story.has_no_primary_because("timeline 2");
+    assert_eq!(story.state(A), NodeState::StalePrimary);
+    // The successor is back.
+    story.claims(B, 2, 0);
+    story.passes(100).claims(B, 2, 0);
+    story.passes(3000).claims(B, 2, 0);
+    assert_eq!(story.view().primary, Some(B));
+}
+
+#[test]
+fn the_same_nodes_in_another_order_are_the_same_cluster_after_a_reload() {
+    let mut story = after_a_failover_whose_successor_is_down().watched_anew(&[2, 0]);
+    for _ in 0..100 {
+        story.fails(A, ProbeFailure::Refused);
+        story.claims(B, 1, 0); // what was A
+        story.passes(100);
+    }
+    story.has_no_primary_because("timeline 2");
+}
+
+#[test]
+fn nodes_that_were_never_watched_are_another_cluster() {
+    let mut story = after_a_failover_whose_successor_is_down().watched_anew(&[3, 4]);
+    story.system = 8;
+    story.claims(A, 1, 1);
+    story.follows(B, A, 1);
+    assert_eq!(story.view().primary, Some(A));
+}
+
+#[test]
+fn the_primary_goes_on_after_a_reload_as_soon_as_every_node_was_asked() {
+    let mut story = Story::whole().watched_anew(&[0, 1, 2]);
+    story.claims(A, 1, 0);
+    story.has_no_primary_because("has not been asked yet");
+    story.fails(B, ProbeFailure::Timeout);
+    story.fails(C, ProbeFailure::Timeout);
+    assert_eq!(story.view().primary, Some(A), "its postmaster has run all the time");
+}
+
+#[test]
+fn who_claimed_the_same_timeline_is_a_rival_after_a_reload_though_it_is_silent() {
+    let mut story = Story::of(2);
+    story.claims(A, 1, 0);
+    story.claims(B, 1, 0);
+    story.has_no_primary_because("ambiguous");
+    let mut story = story.watched_anew(&[0, 1]);
+    for _ in 0..100 {
+        story.claims(A, 1, 0);
+        story.fails(B, ProbeFailure::Refused);
+        story.passes(100);
+    }
+    story.has_no_primary_because("ambiguous");
+}
+
+#[test]
+fn what_patroni_has_taken_out_of_reads_stays_out_after_a_reload() {
+    let mut story = Story::whole();
+    story.word(Lock::Primary(A), &[C]);
+    let mut story = story.watched_anew(&[0, 1, 2]);
+    story.claims(A, 1, 2);
+    story.follows(B, A, 1);
+    story.follows(C, A, 1);
+    assert_eq!(story.reads(), [B]);
+}
+
+#[test]
+fn a_replica_whose_name_is_gone_does_not_speak_against_a_lone_primary() {
+    let mut story = Story::of(2);
+    for _ in 0..30 {
+        story.claims(A, 1, 0);
+        story.fails(B, ProbeFailure::Unresolved("no such name".into()));
+        story.passes(100);
+    }
+    assert_eq!(story.view().primary, Some(A));
+}
+
+#[test]
+fn a_node_that_could_not_be_asked_from_here_is_not_known_to_be_down() {
+    let mut story = Story::of(2);
+    for _ in 0..30 {
+        story.claims(A, 1, 0);
+        story.fails(B, ProbeFailure::NotAsked("too many open files".into()));
+        story.passes(100);
+    }
+    story.has_no_primary_because("could not be asked");
+}
