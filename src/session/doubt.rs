@@ -361,6 +361,25 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_discarded_in_what_the_node_skips() {
+        let mut story = Story::begin();
+        story.known.drawn = Drawn::unknown();
+        assert_eq!(story.discard_sequences(), "CPBEC");
+        story.bind("nobody");
+        for (tag, body) in [(b'3', ""), (b'1', ""), (b'2', ""), (b'C', "DISCARD SEQUENCES\0"), (b'3', "")] {
+            assert_eq!(story.hear(tag, body.as_bytes()), Reply::Hide);
+        }
+        // Another has drawn there meanwhile, for all that is known.
+        story.known.drawn = Drawn::unknown();
+        story.hear_all("E");
+        assert_eq!(story.discard_sequences(), "", "the rest of the batch comes only now");
+        story.bind("nobody");
+        story.sync();
+        story.hear_all("Z");
+        assert!(story.session.is_idle());
+    }
+
+    #[test]
     fn what_comes_behind_a_reset_waits_for_what_the_session_began_with() {
         let began_with = [("search_path", "app")];
         for (text, is_awaited) in

@@ -66,10 +66,12 @@ impl Session {
         self.gathered.needs_own_sequences() && known.drawn.by.is_some() && !self.has_its_values_on(known)
     }
 
-    /// Makes the server connection forget them, where it must. A transaction that has failed answers nothing anyway.
+    /// Makes the server connection forget them, where it must. A transaction that has failed answers nothing anyway, and a
+    /// batch that has failed is skipped to its end.
     #[cold]
     pub fn forget_foreign_sequences(&mut self, known: &mut Known, out: &mut BytesMut) {
-        if !self.meets_foreign_sequences(known) || self.transaction.status == TransactionStatus::Failed {
+        let is_vain = self.transaction.status == TransactionStatus::Failed || self.flow.skipping;
+        if is_vain || !self.meets_foreign_sequences(known) {
             return;
         }
         match self.discards_in_batch() {
