@@ -11,8 +11,10 @@ use subtle::ConstantTimeEq;
 use tokio::io::AsyncWriteExt;
 
 use super::attempts::Attempt;
+use super::auth_query::AuthQuery;
+use super::console;
 use super::farewell::Farewell;
-use super::server::{Database, Server, User};
+use super::server::{Cluster, Database, Server, User};
 use super::worker::Worker;
 use crate::auth::hba::{
     Admission, CertificateDemand, CertificateName, Findings, Ldap, Method, Origin, Question, Roles, Verdict,
@@ -224,26 +226,38 @@ async fn check_certificate(
     refuse(format!("certificate authentication failed for user \"{}\"", claim.user))
 }
 
-/// What is known of the user: from the configuration, else from the cluster that it wants to go to.
+/// What is known of the user: from the configuration, else from the first cluster that is asked and knows it. One that does
+/// not answer might, so that none behind it decides.
 async fn find_user(claim: Claim<'_>, server: &Server) -> Result<Option<User>, Farewell> {
     if let Some(user) = server.users.get(claim.user) {
         return Ok(Some(user.clone()));
     }
-    let Some(database) = claim.destination else { return Ok(None) };
-    let cluster = server.cluster(database);
-    let Some(auth_query) = &cluster.auth_query else { return Ok(None) };
-    Box::pin(auth_query.user(claim.user, cluster)).await.map_err(|_| {
-        Farewell::told(SqlState::CANNOT_CONNECT_NOW, "the password cannot be checked: no node of the cluster answers")
-    })
+    for (auth_query, cluster) in asked(claim, server) {
+        let found = Box::pin(auth_query.user(claim.user, cluster)).await.map_err(|_| {
+            let message = "the password cannot be checked: no node of the cluster answers";
+            Farewell::told(SqlState::CANNOT_CONNECT_NOW, message)
+        })?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
-/// The password may just have been changed on the cluster.
+/// The password may just have been changed on a cluster.
 fn doubt(claim: Claim<'_>, server: &Server) {
-    if let Some(database) = claim.destination
-        && let Some(auth_query) = &server.cluster(database).auth_query
-    {
-        auth_query.doubt(claim.user);
-    }
+    asked(claim, server).for_each(|(auth_query, _)| auth_query.doubt(claim.user));
+}
+
+/// The clusters that are asked for users: the one that the client wants to go to. The console is in none: each is asked, but
+/// of no others than those who may use it.
+fn asked<'s>(claim: Claim<'_>, server: &'s Server) -> impl Iterator<Item = (&'s AuthQuery, &'s Cluster)> {
+    let clusters = match claim.destination {
+        Some(database) => std::slice::from_ref(server.cluster(database)),
+        None if **claim.database == *console::NAME && server.console_right(claim.user).is_some() => &server.clusters,
+        None => &[],
+    };
+    clusters.iter().filter_map(|cluster| Some((cluster.auth_query.as_ref()?, cluster)))
 }
 
 impl Login<'_> {

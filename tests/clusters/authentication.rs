@@ -73,6 +73,48 @@ fn a_password_changed_on_the_cluster_counts_within_seconds() {
 }
 
 #[test]
+fn users_of_a_cluster_may_use_the_console_if_they_are_named_for_it() {
+    limited(|| {
+        let (cluster, proxy) = asking_cluster("pencil", "[admin]\nusers = ['ada', 'nobody']");
+        cluster.node(0).sql("create role eve login password 'pencil'").unwrap();
+        let visit = |user: &str, password: &str| {
+            let visited = login(proxy.port(), user, password).dbname("trunkline").connect(NoTls);
+            let shown = visited.and_then(|mut console| console.simple_query("show databases"));
+            shown.err().map(|error| error.code().unwrap().code().to_owned())
+        };
+        assert_eq!(visit("ada", "pencil"), None);
+        assert_eq!(visit("ada", "wrong"), wrong());
+        for outside in ["nobody", "eve"] {
+            assert_eq!(visit(outside, "pencil"), wrong(), "{outside}");
+        }
+        cluster.node(0).sql("alter role ada password 'changed'").unwrap();
+        eventually("the new password counts", Duration::from_secs(8), || visit("ada", "changed").is_none());
+    });
+}
+
+#[test]
+fn the_console_asks_each_cluster_that_may_be_asked() {
+    limited(|| {
+        let cluster = cluster();
+        let other = cluster.node(2);
+        other.promote().unwrap();
+        other.sql("create role ada login password 'pencil'").unwrap();
+        // The first cluster has no auth_query.
+        let second = format!(
+            "[[cluster]]\nname = 'second'\nnodes = ['{}']\nmonitor = {{ user = 'bench', password = 'bench' }}\n\
+             auth_query = {{ user = 'bench', password = 'bench' }}\n[admin]\nusers = ['ada']",
+            other.address()
+        );
+        let nodes = [cluster.node(0).address(), cluster.node(1).address()];
+        let proxy = Proxy::before(&cluster, &nodes, &second);
+        let connect = |password| login(proxy.port(), "ada", password).dbname("trunkline").connect(NoTls);
+        connect("pencil").unwrap().simple_query("show databases").unwrap();
+        assert_eq!(connect("wrong").err().unwrap().code().unwrap().code(), "28P01");
+        assert_eq!(refused(&proxy, "ada", "pencil"), wrong(), "who may use the console is not let in elsewhere for it");
+    });
+}
+
+#[test]
 fn with_only_the_verifier_configured_the_clients_proof_opens_the_node() {
     limited(|| {
         let cluster = cluster();
