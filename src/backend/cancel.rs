@@ -21,6 +21,14 @@ pub struct CancelKeys {
     sessions: DashMap<u32, Arc<Cancellable>>,
 }
 
+/// The key of a session that may not begin: it is given back with this, unless the session [has begun](Self::begun).
+#[derive(Debug)]
+pub struct Issued {
+    keys: Arc<CancelKeys>,
+    cancellable: Arc<Cancellable>,
+    has_begun: bool,
+}
+
 /// A session's statement, as far as cancelling it goes.
 #[derive(Debug)]
 pub struct Cancellable {
@@ -124,6 +132,11 @@ impl CancelKeys {
         }
     }
 
+    /// The same for a session that may not begin.
+    pub fn issue_ahead(self: &Arc<Self>, secret_size: usize) -> Issued {
+        Issued { keys: Arc::clone(self), cancellable: self.issue(secret_size), has_begun: false }
+    }
+
     /// The session has ended.
     pub fn remove(&self, cancellable: &Cancellable) {
         self.sessions.remove(&cancellable.key.process_id);
@@ -144,6 +157,27 @@ impl CancelKeys {
                 session.now.lock().waiting.iter().for_each(|waiting| waiting.notify_waiters());
                 CancelOutcome::Idle
             }
+        }
+    }
+}
+
+impl Issued {
+    /// The key that the client is given.
+    pub fn key(&self) -> &CancelKey {
+        self.cancellable.key()
+    }
+
+    /// The session has begun: from here on, it gives the key back itself.
+    pub fn begun(mut self) -> Arc<Cancellable> {
+        self.has_begun = true;
+        Arc::clone(&self.cancellable)
+    }
+}
+
+impl Drop for Issued {
+    fn drop(&mut self) {
+        if !self.has_begun {
+            self.keys.remove(&self.cancellable);
         }
     }
 }
@@ -227,6 +261,17 @@ async fn send(running: &CancelTarget) -> Result<(), ConnectError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_that_does_not_begin_leaves_no_key() {
+        let keys = Arc::new(CancelKeys::default());
+        drop(keys.issue_ahead(4));
+        assert!(keys.sessions.is_empty());
+        let session = keys.issue_ahead(4).begun();
+        assert_eq!(keys.sessions.len(), 1);
+        keys.remove(&session);
+        assert!(keys.sessions.is_empty());
+    }
 
     #[tokio::test]
     async fn nobody_waits_for_a_cancel_that_went_astray_and_nobody_else_gets_its_connection() {

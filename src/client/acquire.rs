@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 use tracing::debug;
 
+use super::card::Card;
 use super::conversation::Client;
 use super::farewell::Farewell;
 use super::handshake::Admitted;
+use super::pause::Pause;
 use super::server::{Cluster, Server};
 use super::worker::Worker;
 use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool};
@@ -121,7 +123,7 @@ impl Client {
         }
         loop {
             if self.database.pause.is_paused() {
-                self.await_resume(arrived).await?;
+                await_resume(&self.database.pause, arrived, &self.server).await?;
                 begun = Instant::now();
             }
             if self.is_outdated() {
@@ -215,16 +217,6 @@ impl Client {
                 }
             }
         }
-    }
-
-    /// Waits until the database is not paused any more.
-    async fn await_resume(&self, arrived: Instant) -> Result<(), Refusal> {
-        if self.database.pause.resumed(arrived + self.server.pause_hold).await {
-            return Ok(());
-        }
-        let hold = self.server.pause_hold.as_millis();
-        let message = format!("the database is paused, and has not been resumed within {hold} ms");
-        Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
     }
 
     /// Nodes that let nobody new in.
@@ -548,50 +540,102 @@ impl Client {
     }
 }
 
-/// A lease at any node that answers, for what a client must be told at login.
-pub async fn any_node(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Lease, Farewell> {
-    let deadline = Instant::now() + server.hold;
-    let cluster = server.cluster(&admitted.database);
+/// A lease at any node that answers, for what a client must be told at login. While the database is paused it waits, as
+/// statements do.
+pub async fn any_node(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Result<Lease, Farewell> {
+    let arrived = Instant::now();
+    let mut deadline = arrived + server.hold;
+    let (cluster, pause) = (server.cluster(&admitted.database), &admitted.database.pause);
     let mut changed = cluster.changed.clone();
     loop {
-        changed.mark_unchanged();
-        let view = cluster.view.load_full();
-        let mut last = None;
-        for node in view.primary().into_iter().chain(view.readable_replicas()) {
-            let (user, password) = (&admitted.identity.user, admitted.user.server_password.as_ref());
-            let Some(pool) = server.pool(&admitted.database, user, node, password) else { continue };
-            match pool.lease(worker.number, deadline.min(Instant::now() + server.queue_timeout)).await {
-                Ok(lease) => return Ok(lease),
-                Err(LeaseError::Connect(ConnectError::Server { code, message, .. }))
-                    if code == SqlState::INVALID_CATALOG_NAME =>
-                {
-                    return Err(Farewell::told(code, message));
-                }
-                Err(LeaseError::Connect(error)) if error.class() == ConnectClass::Denied => {
-                    return Err(Farewell::told(
-                        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-                        format!("the node refused the login: {error}"),
-                    ));
-                }
-                Err(error) => last = Some(error),
-            }
+        if pause.is_paused() {
+            await_resume_to_log_in(pause, arrived, card, server).await?;
+            deadline = Instant::now() + server.hold;
         }
-        let pause = (Instant::now() + RETRY_PAUSE).min(deadline);
-        let _ = tokio::time::timeout_at(pause.into(), changed.changed()).await;
-        if Instant::now() >= deadline {
-            let is_full = match &last {
-                Some(LeaseError::Full(crowd)) => Some(limit(*crowd)),
-                Some(LeaseError::Connect(error)) if error.class() == ConnectClass::Full => Some(Limit::NodeConnections),
-                _ => None,
-            };
-            if let Some(limit) = is_full {
-                worker.metrics.limit_met(limit);
+        changed.mark_unchanged();
+        let failure = match try_nodes(admitted, &cluster.view.load_full(), deadline, server, worker).await? {
+            Ok(lease) if !pause.is_paused() => return Ok(lease),
+            // A pause has begun meanwhile, and may count on it that nobody has one.
+            Ok(lease) => {
+                lease.give_back(Instant::now());
+                continue;
             }
-            let because = last.map_or_else(|| "no node can serve".to_owned(), |error| error.to_string());
-            let code = if is_full.is_some() { SqlState::TOO_MANY_CONNECTIONS } else { SqlState::CANNOT_CONNECT_NOW };
-            return Err(Farewell::told(code, because));
+            Err(failure) => failure,
+        };
+        let next = (Instant::now() + RETRY_PAUSE).min(deadline);
+        let _ = tokio::time::timeout_at(next.into(), changed.changed()).await;
+        if Instant::now() >= deadline && !pause.is_paused() {
+            return Err(nobody_serves(failure, worker));
         }
     }
+}
+
+/// A lease at the first node that gives one; or what the last one has said, if another attempt may succeed.
+async fn try_nodes(
+    admitted: &Admitted,
+    view: &View,
+    deadline: Instant,
+    server: &Server,
+    worker: &Worker,
+) -> Result<Result<Lease, Option<LeaseError>>, Farewell> {
+    let mut last = None;
+    for node in view.primary().into_iter().chain(view.readable_replicas()) {
+        let (user, password) = (&admitted.identity.user, admitted.user.server_password.as_ref());
+        let Some(pool) = server.pool(&admitted.database, user, node, password) else { continue };
+        match pool.lease(worker.number, deadline.min(Instant::now() + server.queue_timeout)).await {
+            Ok(lease) => return Ok(Ok(lease)),
+            Err(LeaseError::Connect(ConnectError::Server { code, message, .. }))
+                if code == SqlState::INVALID_CATALOG_NAME =>
+            {
+                return Err(Farewell::told(code, message));
+            }
+            Err(LeaseError::Connect(error)) if error.class() == ConnectClass::Denied => {
+                return Err(Farewell::told(
+                    SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                    format!("the node refused the login: {error}"),
+                ));
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    Ok(Err(last))
+}
+
+/// What a client is told that no node has served in time.
+fn nobody_serves(failure: Option<LeaseError>, worker: &Worker) -> Farewell {
+    let is_full = match &failure {
+        Some(LeaseError::Full(crowd)) => Some(limit(*crowd)),
+        Some(LeaseError::Connect(error)) if error.class() == ConnectClass::Full => Some(Limit::NodeConnections),
+        _ => None,
+    };
+    if let Some(limit) = is_full {
+        worker.metrics.limit_met(limit);
+    }
+    let because = failure.map_or_else(|| "no node can serve".to_owned(), |error| error.to_string());
+    let code = if is_full.is_some() { SqlState::TOO_MANY_CONNECTIONS } else { SqlState::CANNOT_CONNECT_NOW };
+    Farewell::told(code, because)
+}
+
+/// Waits until the database is not paused any more.
+async fn await_resume(pause: &Pause, arrived: Instant, server: &Server) -> Result<(), Refusal> {
+    if pause.resumed(arrived + server.pause_hold).await {
+        return Ok(());
+    }
+    let hold = server.pause_hold.as_millis();
+    let message = format!("the database is paused, and has not been resumed within {hold} ms");
+    Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
+}
+
+/// The same for a login, whose time stands still meanwhile.
+pub(super) async fn await_resume_to_log_in(
+    pause: &Pause,
+    arrived: Instant,
+    card: &Card,
+    server: &Server,
+) -> Result<(), Farewell> {
+    let _waits = card.waits_to_log_in();
+    let resumed = await_resume(pause, arrived, server).await;
+    resumed.map_err(|refusal| Farewell::told(refusal.code, refusal.message))
 }
 
 /// The time is over that a rule gives to the unit; never, if none does.

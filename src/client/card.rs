@@ -102,6 +102,17 @@ impl Doing {
     }
 }
 
+/// A login that waits, until this is dropped.
+#[must_use = "dropping it goes on with the login"]
+pub struct LoginWaits<'c>(&'c Card);
+
+impl Drop for LoginWaits<'_> {
+    fn drop(&mut self) {
+        self.0.doing.set(Doing::LoggingIn);
+        self.0.since.set(Instant::now());
+    }
+}
+
 /// A copy of a card, to be shown elsewhere.
 #[derive(Clone, Debug)]
 pub struct ClientReport {
@@ -181,6 +192,12 @@ impl Card {
     pub fn waits(&self, now: Instant) {
         self.doing.set(Doing::Waiting);
         self.since.set(now);
+    }
+
+    /// The same in the midst of its login.
+    pub fn waits_to_log_in(&self) -> LoginWaits<'_> {
+        self.waits(Instant::now());
+        LoginWaits(self)
     }
 
     /// It is at the console from now on, where nobody hurries it.

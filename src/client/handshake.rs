@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::acquire;
 use super::authentication::{self, Claim};
+use super::card::Card;
 use super::census::Seat;
 use super::console;
 use super::farewell::Farewell;
@@ -143,10 +144,11 @@ pub async fn welcome(
     stream: &mut Stream,
     admitted: &mut Admitted,
     key: &crate::wire::CancelKey,
+    card: &Card,
     server: &Server,
     worker: &Worker,
 ) -> Result<ReportedAtLogin, Farewell> {
-    let Welcome { reported, settings, .. } = reported(admitted, server, worker).await?;
+    let Welcome { reported, settings, .. } = reported(admitted, card, server, worker).await?;
     admitted.settings = settings;
     tell(stream, &reported, key, worker).await?;
     Ok(reported)
@@ -171,18 +173,18 @@ pub(super) async fn tell(
 }
 
 /// What a server connection reports with the settings that the client asked for.
-async fn reported(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
+async fn reported(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
     let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
     let Some(known) = server.welcomes.get(cluster, database, user, settings) else {
-        return ask(admitted, server, worker).await;
+        return ask(admitted, card, server, worker).await;
     };
     // Something in the catalogs has changed, which is most often something else. Nobody waits long for that, nor while
     // statements have to wait.
     if known.stamp == admitted.database.catalog.stamp() || admitted.database.pause.is_paused() {
         return Ok(known);
     }
-    match tokio::time::timeout(LONGEST_CHECK, ask(admitted, server, worker)).await {
+    match tokio::time::timeout(LONGEST_CHECK, ask(admitted, card, server, worker)).await {
         Ok(Err(refusal @ Farewell::Quoted { .. })) => Err(refusal),
         Ok(Ok(welcome)) => Ok(welcome),
         // Dropping the question closes its connection.
@@ -194,18 +196,18 @@ async fn reported(admitted: &Admitted, server: &Server, worker: &Worker) -> Resu
 const LONGEST_CHECK: Duration = Duration::from_secs(1);
 
 /// Asks a server connection.
-async fn ask(admitted: &Admitted, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
+async fn ask(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
     let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
     let stamp = admitted.database.catalog.stamp();
-    let mut lease = acquire::any_node(admitted, server, worker).await?;
+    let mut lease = acquire::any_node(admitted, card, server, worker).await?;
     let defaults = defaults_of(user, lease.connection(), server).await?;
     if server.welcomes.have_changed((cluster, Arc::clone(database), Arc::clone(user)), defaults) {
         // Whoever logs in from now on has the new ones.
         let is_its = |key: &PoolKey| (key.cluster, &key.server_name, &key.user) == (cluster, database, user);
         server.pools.reconnect(is_its, Instant::now());
         drop(lease);
-        lease = acquire::any_node(admitted, server, worker).await?;
+        lease = acquire::any_node(admitted, card, server, worker).await?;
     }
     let parameters = match with_settings(lease.connection(), settings, server).await {
         Ok(parameters) => parameters,

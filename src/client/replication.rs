@@ -11,6 +11,7 @@ use std::time::Instant;
 use tokio::io::AsyncWrite;
 
 use super::acquire::{self, RETRY_PAUSE};
+use super::card::Card;
 use super::conversation::Gone;
 use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
@@ -101,10 +102,11 @@ const LARGEST_BUFFER: usize = 128 * 1024;
 pub async fn open(
     place: &mut Option<Stream>,
     admitted: Admitted,
+    card: &Card,
     server: &Arc<Server>,
     worker: &Rc<Worker>,
 ) -> Result<Passage, Farewell> {
-    let (node, login) = Box::pin(connect_to_primary(&admitted, server, worker)).await?;
+    let (node, login) = Box::pin(connect_to_primary(&admitted, card, server, worker)).await?;
     let entry = Entry::new(&admitted, server, worker);
     entry.cancellable.runs_at(&login.cancel_target);
     let mut client = place.take().ok_or(Farewell::Left)?;
@@ -148,20 +150,22 @@ struct Told {
     cancel_target: Arc<CancelTarget>,
 }
 
-/// Waits for a primary, and for one that is starting, as long as statements do.
+/// Waits for RESUME, for a primary, and for one that is starting, as long as statements do.
 async fn connect_to_primary(
     admitted: &Admitted,
+    card: &Card,
     server: &Server,
     worker: &Worker,
 ) -> Result<(ServerEnd, Told), Farewell> {
-    let deadline = Instant::now() + server.hold;
-    let pause = Instant::now() + server.pause_hold;
-    if admitted.database.pause.is_paused() && !admitted.database.pause.resumed(pause).await {
-        return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, "the database is paused"));
-    }
-    let cluster = server.cluster(&admitted.database);
+    let arrived = Instant::now();
+    let mut deadline = arrived + server.hold;
+    let (cluster, pause) = (server.cluster(&admitted.database), &admitted.database.pause);
     let mut changed = cluster.changed.clone();
     loop {
+        if pause.is_paused() {
+            acquire::await_resume_to_log_in(pause, arrived, card, server).await?;
+            deadline = Instant::now() + server.hold;
+        }
         changed.mark_unchanged();
         let view = cluster.view.load_full();
         let problem = match primary(admitted, server, &view) {
@@ -175,12 +179,12 @@ async fn connect_to_primary(
                 format!("no primary within {} ms: {because}", server.hold.as_millis())
             }
         };
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline && !pause.is_paused() {
             return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, problem));
         }
-        let pause = (Instant::now() + RETRY_PAUSE).min(deadline);
+        let next = (Instant::now() + RETRY_PAUSE).min(deadline);
         // Dropping the wait loses nothing: the next look sees the view.
-        let _ = tokio::time::timeout_at(pause.into(), changed.changed()).await;
+        let _ = tokio::time::timeout_at(next.into(), changed.changed()).await;
     }
 }
 

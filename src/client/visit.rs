@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
-use super::card::{Card, Ending};
+use super::card::{Card, Doing, Ending};
 use super::console::{self, Visitor};
 use super::conversation::Client;
 use super::farewell::Farewell;
@@ -20,7 +20,7 @@ use super::replication::{self, Passage};
 use super::server::Server;
 use super::worker::Worker;
 use crate::backend::Lease;
-use crate::backend::cancel::Cancellable;
+use crate::backend::cancel::Issued;
 use crate::metrics::{Limit, LoginFailure, Refusal as RefusalCause, Violator};
 use crate::net::Stream;
 use crate::session::wishes;
@@ -37,28 +37,28 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
     worker.metrics.client_accepted();
     let mut stream = Some(stream);
     let login = Box::pin(login(&mut stream, &place.card, &server, &worker));
-    let login = tokio::time::timeout(server.limits.login_timeout, login);
+    let login = in_time(server.limits.login_timeout, &place.card, login);
     let farewell = match (login.await, stream.take()) {
-        (Err(_), _) => {
+        (None, _) => {
             worker.metrics.login_failed(LoginFailure::Timeout);
             Farewell::Left
         }
-        (Ok(Err(Farewell::ToConsole(user))), Some(stream)) => {
+        (Some(Err(Farewell::ToConsole(user))), Some(stream)) => {
             Box::pin(visit_console(stream, user, &server, &worker, &place)).await;
             return worker.metrics.client_closed();
         }
-        (Ok(Err(farewell)), still_there) => {
+        (Some(Err(farewell)), still_there) => {
             stream = still_there;
             farewell
         }
-        (Ok(Ok(LoggedIn::Passage(passage))), _) => {
+        (Some(Ok(LoggedIn::Passage(passage))), _) => {
             let (farewell, mut stream) = Box::pin(passage.run(&place)).await;
             Box::pin(say_farewell(&mut stream, &farewell, &worker)).await;
             return worker.metrics.client_closed();
         }
-        (Ok(Ok(_)), None) => Farewell::Left,
-        (Ok(Ok(LoggedIn::Session(admitted, cancellable, reported))), Some(stream)) => {
-            let client = Client::new(stream, *admitted, cancellable, Arc::clone(&server), worker, place, id);
+        (Some(Ok(_)), None) => Farewell::Left,
+        (Some(Ok(LoggedIn::Session(admitted, key, reported))), Some(stream)) => {
+            let client = Client::new(stream, *admitted, key.begun(), Arc::clone(&server), worker, place, id);
             let mut client = Box::new(client);
             client.session.told(reported);
             client.server.has_let_in(&client.database.name);
@@ -84,10 +84,33 @@ pub(super) async fn attend(mut client: Box<Client>) {
     }
 }
 
+/// A login that takes no longer than this; None: it does. While it waits for RESUME, its time stands still.
+async fn in_time<T>(limit: Duration, card: &Card, login: impl Future<Output = T>) -> Option<T> {
+    let mut login = std::pin::pin!(login);
+    let mut is_over = std::pin::pin!(tokio::time::sleep(limit));
+    let mut waits_since = None;
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(done) = login.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        // Only what was polled just now can have changed that.
+        if card.doing() == Doing::Waiting {
+            waits_since.get_or_insert_with(Instant::now);
+            return Poll::Pending;
+        }
+        if let Some(since) = waits_since.take() {
+            let later = is_over.deadline() + since.elapsed();
+            is_over.as_mut().reset(later);
+        }
+        is_over.as_mut().poll(cx).map(|()| None)
+    })
+    .await
+}
+
 /// What a client has logged in to.
 enum LoggedIn {
     /// A session of statements.
-    Session(Box<Admitted>, Arc<Cancellable>, ReportedAtLogin),
+    Session(Box<Admitted>, Issued, ReportedAtLogin),
     /// A server connection of its own, for replication.
     Passage(Box<Passage>),
 }
@@ -101,18 +124,13 @@ async fn login(
     let mut admitted = handshake::admit(place, server, worker).await?;
     card.wants(admitted.replication);
     if admitted.replication != Replication::None {
-        let passage = Box::pin(replication::open(place, admitted, server, worker)).await?;
+        let passage = Box::pin(replication::open(place, admitted, card, server, worker)).await?;
         return Ok(LoggedIn::Passage(Box::new(passage)));
     }
     let stream = place.as_mut().ok_or(Farewell::Left)?;
-    let cancellable = server.cancel_keys.issue(admitted.startup.secret_size());
-    match handshake::welcome(stream, &mut admitted, cancellable.key(), server, worker).await {
-        Ok(reported) => Ok(LoggedIn::Session(Box::new(admitted), cancellable, reported)),
-        Err(farewell) => {
-            server.cancel_keys.remove(&cancellable);
-            Err(farewell)
-        }
-    }
+    let key = server.cancel_keys.issue_ahead(admitted.startup.secret_size());
+    let reported = handshake::welcome(stream, &mut admitted, key.key(), card, server, worker).await?;
+    Ok(LoggedIn::Session(Box::new(admitted), key, reported))
 }
 
 /// The client goes on at the console, if it may; else it is told why not.

@@ -351,8 +351,8 @@ pub struct Failover {
     /// How long PAUSE and a switchover wait for open transactions before they give up and resume. Default 30 s, bounds
     /// 0 to 1 day.
     pub pause_timeout: Duration,
-    /// How long statements of a paused database wait for RESUME before they fail with 57P03. Default 2 min, bounds 0 to
-    /// 1 day.
+    /// How long statements of a paused database wait for RESUME before they fail with 57P03, and so logins for which a node
+    /// must be asked. Default 2 min, bounds 0 to 1 day.
     pub pause_hold: Duration,
     /// Whether a transaction whose node is lost before its COMMIT was sent is run again on the next primary: if every
     /// answer is the same as before, its client notices a pause only; if not, it gets 40001. Default false.
@@ -370,7 +370,7 @@ pub struct Failover {
 /// Limits on clients.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// How long startup and authentication may take. Default 15 s, bounds 100 ms to 10 min.
+    /// How long startup and authentication may take, not counting a wait for RESUME. Default 15 s, bounds 100 ms to 10 min.
     pub login_timeout: Duration,
     /// Largest statement text, in bytes, that is parsed; a larger one goes to the primary unseen. Default 1 MB, bounds
     /// 1 kB to 1 GB.

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls, SimpleQueryMessage};
+use trunkline::demo::cluster::Cluster;
 use trunkline::demo::installation::Installation;
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port};
@@ -144,6 +145,50 @@ fn pause_lets_open_transactions_finish_and_holds_new_statements_until_resume() {
         late.simple_query("select 1").unwrap();
         assert!(console.simple_query("RESUME bench").is_err(), "nothing is paused any more");
     });
+}
+
+#[test]
+fn who_logs_in_to_a_paused_database_waits_for_resume_longer_than_a_login_may_take() {
+    limited(|| {
+        let (cluster, proxy) = with_ada("[limits]\nlogin_timeout = '1s'");
+        let mut console = console(&proxy);
+        console.simple_query("PAUSE bench").unwrap();
+        let ada = login(proxy.port(), "ada", "a");
+        let waiting = thread::spawn(move || ada.connect(NoTls));
+        eventually("the login waits", SOON, || {
+            rows(&mut console, "show clients").iter().any(|row| value(row, "state") == "waiting")
+        });
+        thread::sleep(Duration::from_millis(1500));
+        assert!(!waiting.is_finished(), "nobody has resumed");
+        for node in cluster.nodes() {
+            assert_eq!(node.sql("select count(*) from pg_stat_activity where usename = 'ada'").unwrap(), "0");
+        }
+        console.simple_query("RESUME bench").unwrap();
+        waiting.join().unwrap().unwrap().simple_query("select 1").unwrap();
+    });
+}
+
+#[test]
+fn who_logs_in_to_a_database_that_is_paused_too_long_is_told() {
+    limited(|| {
+        let (_cluster, proxy) = with_ada("[failover]\npause_hold = '300ms'");
+        let mut console = console(&proxy);
+        console.simple_query("PAUSE bench").unwrap();
+        let refused = login(proxy.port(), "ada", "a").connect(NoTls).err().unwrap();
+        let told = refused.as_db_error().unwrap();
+        assert!(told.code().code() == "57P03" && told.message().contains("not been resumed"), "{told:?}");
+        console.simple_query("RESUME bench").unwrap();
+        login(proxy.port(), "ada", "a").connect(NoTls).unwrap().simple_query("select 1").unwrap();
+    });
+}
+
+/// A cluster and Trunkline with `ada`, who has not logged in yet: nobody knows what she is to be told then.
+fn with_ada(extra: &str) -> (Cluster, Proxy) {
+    let cluster = cluster();
+    cluster.node(0).sql("create role ada login password 'a'").unwrap();
+    cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+    let proxy = Proxy::start(&cluster, &format!("{OPEN}\n{extra}\n[[user]]\nname = 'ada'\npassword = 'a'"));
+    (cluster, proxy)
 }
 
 #[test]

@@ -359,6 +359,22 @@ fn an_operator_ends_a_stream_and_so_does_the_end_of_the_program() {
 }
 
 #[test]
+fn one_that_comes_in_a_pause_waits_for_resume_longer_than_a_login_may_take() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = [\"bench\"]\n[limits]\nlogin_timeout = \"1s\"");
+        let mut console = console(&proxy);
+        console.simple_query("pause bench").unwrap();
+        let port = proxy.port();
+        let waiting = thread::spawn(move || psql(port, "database", &["select 7"]));
+        thread::sleep(Duration::from_millis(2000));
+        assert!(!waiting.is_finished(), "nobody has resumed");
+        console.simple_query("resume bench").unwrap();
+        assert_eq!(said(&waiting.join().unwrap()), "7");
+    });
+}
+
+#[test]
 fn a_stream_ends_when_its_node_stops_or_is_not_the_primary_any_more() {
     limited(|| {
         let cluster = cluster();
