@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
@@ -19,7 +18,7 @@ use crate::backend::PoolKey;
 use crate::catalogs::Catalogs;
 use crate::client::{Fleet, Server};
 use crate::config::{self, Config, Source};
-
+use crate::drain;
 use crate::metrics::{
     CatalogCounts, CatalogPicture, Limit, Metrics, PoolCounts, PoolName, Refusal, Scrape, WorkerMetrics,
 };
@@ -140,7 +139,7 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     tokio::spawn(obey((ordered, hangup, restart), standing, Arc::clone(&fleet), Arc::clone(&state), set_level, stop));
     info!(config = %path.display(), version = env!("CARGO_PKG_VERSION"), workers, "trunkline serves");
 
-    until_stopped(&in_force, &fleet, &state, (stops, interrupt, terminate)).await;
+    drain::until_stopped(&in_force, &fleet, &state, (stops, interrupt, terminate)).await;
     in_force.load().pools.retire();
     info!("trunkline stops");
     Ok(())
@@ -339,41 +338,6 @@ async fn obey(
             Order::Shutdown(how) => {
                 stop.send_replace(Some(how));
             }
-        }
-    }
-}
-
-/// SIGINT stops at once. SIGTERM stops when the last transaction has ended, or after `drain_timeout`. So does the
-/// console's SHUTDOWN, in its three ways.
-async fn until_stopped(
-    in_force: &InForce,
-    fleet: &Fleet,
-    state: &AdminState,
-    (mut stops, mut interrupt, mut terminate): (watch::Receiver<Option<Shutdown>>, Signal, Signal),
-) {
-    // Whichever comes first; another one, if it comes too, is not lost but not needed.
-    let how = tokio::select! {
-        _ = interrupt.recv() => Shutdown::Now,
-        _ = terminate.recv() => Shutdown::AfterTransactions,
-        Ok(how) = stops.wait_for(Option::is_some) => how.unwrap_or(Shutdown::Now),
-    };
-    let limit = match how {
-        Shutdown::Now => return,
-        Shutdown::AfterTransactions => Some(in_force.load().limits.drain_timeout),
-        Shutdown::AfterClients => None,
-    };
-    info!(clients = fleet.clients(), "draining");
-    state.draining.store(true, Ordering::Relaxed);
-    if how == Shutdown::AfterTransactions {
-        fleet.drain();
-    }
-    let begun = Instant::now();
-    while fleet.clients() > 0 && limit.is_none_or(|limit| begun.elapsed() < limit) {
-        // Dropping the others loses nothing: an interrupt ends it, and so does a termination of what has no limit.
-        tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv(), if limit.is_none() => break,
-            () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod monitor;
 
 pub mod admin;
 
+pub mod drain;
 pub mod reload;
 
 pub mod app;
