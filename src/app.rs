@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
 use crate::admin::console::{Desk, Order, Shutdown};
@@ -18,7 +18,7 @@ use crate::backend::PoolKey;
 use crate::catalogs::Catalogs;
 use crate::client::{Fleet, Server};
 use crate::config::{self, Config, Source};
-use crate::drain;
+use crate::drain::{self, Stops};
 use crate::metrics::{
     CatalogCounts, CatalogPicture, Limit, Metrics, PoolCounts, PoolName, Refusal, Scrape, WorkerMetrics,
 };
@@ -135,11 +135,12 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     let desk = Desk::new(Arc::clone(&in_force), Arc::clone(&fleet), Arc::clone(standing.settings()), orders);
     standing.open_console(desk.console());
     tokio::spawn(async move { desk.keep_averages().await });
-    let (stop, stops) = watch::channel(None);
+    let (stop, ordered_stops) = unbounded_channel();
     tokio::spawn(obey((ordered, hangup, restart), standing, Arc::clone(&fleet), Arc::clone(&state), set_level, stop));
     info!(config = %path.display(), version = env!("CARGO_PKG_VERSION"), workers, "trunkline serves");
 
-    drain::until_stopped(&in_force, &fleet, &state, (stops, interrupt, terminate)).await;
+    let stops = Stops { ordered: ordered_stops, interrupt, terminate };
+    drain::until_stopped(&in_force, &fleet, &state, stops).await;
     in_force.load().pools.retire();
     info!("trunkline stops");
     Ok(())
@@ -309,7 +310,7 @@ async fn obey(
     fleet: Arc<Fleet>,
     state: Arc<AdminState>,
     set_level: SetLevel,
-    stop: watch::Sender<Option<Shutdown>>,
+    stop: UnboundedSender<Shutdown>,
 ) {
     let on_swap: OnSwap = Box::new(move |server| state.show(server));
     loop {
@@ -336,7 +337,8 @@ async fn obey(
                 let _ = told.send(reloaded.map(|done| done.need_restart).map_err(|problems| problems.to_string()));
             }
             Order::Shutdown(how) => {
-                stop.send_replace(Some(how));
+                // Nobody takes it when the program ends already.
+                let _ = stop.send(how);
             }
         }
     }

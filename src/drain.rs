@@ -1,48 +1,89 @@
 //! How the program stops: at once, or when what its clients do has come to an end.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::signal::unix::Signal;
-use tokio::sync::watch;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::info;
 
 use crate::admin::AdminState;
 use crate::admin::console::Shutdown;
 use crate::client::{Fleet, Server};
 
-/// SIGINT stops at once. SIGTERM stops when the last transaction has ended, or after `drain_timeout`. So does the
-/// console's SHUTDOWN, in its three ways.
-pub async fn until_stopped(
-    in_force: &ArcSwap<Server>,
-    fleet: &Fleet,
-    state: &AdminState,
-    (mut stops, mut interrupt, mut terminate): (watch::Receiver<Option<Shutdown>>, Signal, Signal),
-) {
-    // Whichever comes first; another one, if it comes too, is not lost but not needed.
-    let how = tokio::select! {
-        _ = interrupt.recv() => Shutdown::Now,
-        _ = terminate.recv() => Shutdown::AfterTransactions,
-        Ok(how) = stops.wait_for(Option::is_some) => how.unwrap_or(Shutdown::Now),
-    };
-    let limit = match how {
-        Shutdown::Now => return,
-        Shutdown::AfterTransactions => Some(in_force.load().limits.drain_timeout),
-        Shutdown::AfterClients => None,
-    };
-    info!(clients = fleet.clients(), "draining");
-    state.draining.store(true, Ordering::Relaxed);
-    if how == Shutdown::AfterTransactions {
-        fleet.drain();
-    }
-    let begun = Instant::now();
-    while fleet.clients() > 0 && limit.is_none_or(|limit| begun.elapsed() < limit) {
-        // Dropping the others loses nothing: an interrupt ends it, and so does a termination of what has no limit.
+/// What tells the program to stop.
+pub struct Stops {
+    /// The console's SHUTDOWN.
+    pub ordered: UnboundedReceiver<Shutdown>,
+    /// SIGINT.
+    pub interrupt: Signal,
+    /// SIGTERM.
+    pub terminate: Signal,
+}
+
+/// Clients that leave are looked for this often: nobody notices so short a wait for the end.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Returns once the program may end. SIGINT stops at once. SIGTERM stops when the last transaction has ended, or after
+/// `drain_timeout`. So does the console's SHUTDOWN, in its three ways. From the first of them on nobody new is served but at
+/// the console; a stronger one takes the place of one that is under way, and a weaker one changes nothing.
+pub async fn until_stopped(in_force: &ArcSwap<Server>, fleet: &Fleet, state: &AdminState, mut stops: Stops) {
+    let mut how = stops.next().await;
+    while how != Shutdown::Now {
+        info!(clients = fleet.served(), ?how, "draining");
+        state.draining.store(true, Ordering::Relaxed);
+        let limit = match how {
+            Shutdown::AfterTransactions => {
+                fleet.drain();
+                Some(in_force.load().limits.drain_timeout)
+            }
+            _ => {
+                fleet.close();
+                None
+            }
+        };
+        // Dropping the others loses nothing: who has left is looked at anew, and the next way has a limit of its own.
         tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv(), if limit.is_none() => break,
-            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            stronger = stops.stronger_than(how) => how = stronger,
+            () = is_empty(fleet) => return,
+            () = passed(limit) => return,
         }
+    }
+}
+
+impl Stops {
+    /// The next way that is asked for. Cancel-safe, as all that is waited for.
+    async fn next(&mut self) -> Shutdown {
+        tokio::select! {
+            _ = self.interrupt.recv() => Shutdown::Now,
+            _ = self.terminate.recv() => Shutdown::AfterTransactions,
+            Some(how) = self.ordered.recv() => how,
+        }
+    }
+
+    /// The next way that is stronger than this. Cancel-safe: what is dropped with it has changed nothing.
+    async fn stronger_than(&mut self, how: Shutdown) -> Shutdown {
+        loop {
+            let next = self.next().await;
+            if next > how {
+                return next;
+            }
+        }
+    }
+}
+
+/// Nobody is served any more but at the console.
+async fn is_empty(fleet: &Fleet) {
+    while fleet.served() > 0 {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The time is over; never, if there is no limit.
+async fn passed(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
     }
 }

@@ -42,7 +42,9 @@ enum Order {
     ForgetShapes,
     /// See whose time is over.
     HeedLimits,
-    /// Ask every client to leave as soon as it is idle.
+    /// Take no new clients.
+    Close,
+    /// Take no new clients, and ask every client to leave as soon as it is idle.
     Drain,
 }
 
@@ -67,6 +69,11 @@ impl Fleet {
     /// Clients now.
     pub fn clients(&self) -> usize {
         self.crews.iter().map(|crew| crew.clients.now()).sum()
+    }
+
+    /// Clients now, without those at the console.
+    pub fn served(&self) -> usize {
+        self.crews.iter().map(|crew| crew.clients.served()).sum()
     }
 
     /// Every client is served by this from its next unit on. Returns when every worker knows.
@@ -116,7 +123,15 @@ impl Fleet {
         told
     }
 
-    /// Asks every client to leave as soon as it is idle.
+    /// From now on no new client is served but at the console.
+    pub fn close(&self) {
+        for crew in &self.crews {
+            // A worker that is gone takes nobody.
+            let _ = crew.orders.send(Order::Close);
+        }
+    }
+
+    /// The same, and asks every client to leave as soon as it is idle.
     pub fn drain(&self) {
         for crew in &self.crews {
             // A worker that is gone has nobody to ask.
@@ -177,6 +192,7 @@ async fn obey(mut orders: UnboundedReceiver<Order>, worker: &std::rc::Rc<Worker>
     // Cancel-safe: an order that is not received stays in the channel.
     while let Some(order) = orders.recv().await {
         match order {
+            Order::Close => worker.close(),
             Order::Drain => worker.drain(),
             // Whoever has asked may have gone.
             Order::Renew(server, done) => {

@@ -121,8 +121,13 @@ fn cut(name: &str) -> &str {
     (0..=name.len().min(MOST_OF_A_NAME)).rev().find_map(|end| name.get(..end)).unwrap_or_default()
 }
 
-/// A place among those that there may be. The console has room when nothing else has.
+/// A place among those that there may be. The console has room when nothing else has, and lets in until the end.
 fn sit(server: &Server, worker: &Worker) -> Result<Seat, Farewell> {
+    if worker.is_closed() {
+        worker.metrics.client_refused(Refusal::Draining);
+        // In PostgreSQL's words, on which libpq goes on to its next host.
+        return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, "the database system is shutting down"));
+    }
     server.census.sit(server.max_clients).ok_or_else(|| {
         worker.metrics.limit_met(Limit::Clients);
         worker.metrics.client_refused(Refusal::TooManyClients);

@@ -42,10 +42,19 @@ pub struct Place {
 
 /// How many clients a worker has, those included that are on their way to it.
 #[derive(Clone, Debug, Default)]
-pub struct Count(Arc<AtomicUsize>);
+pub struct Count(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: AtomicUsize,
+    at_console: AtomicUsize,
+}
 
 /// A client that is on its way to its place, and counted: it is not any more if it does not come there.
 pub struct Counted(Count);
+
+/// A client at the console, until this is dropped.
+pub struct Visit(Count);
 
 impl Count {
     /// One more client is on its way.
@@ -56,15 +65,26 @@ impl Count {
 
     /// How many there are.
     pub fn now(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.all.load(Ordering::Relaxed)
+    }
+
+    /// How many there are without those at the console.
+    pub fn served(&self) -> usize {
+        self.now().saturating_sub(self.0.at_console.load(Ordering::Relaxed))
     }
 
     fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.all.fetch_add(1, Ordering::Relaxed);
     }
 
     fn remove(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.all.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.0.at_console.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -177,6 +197,14 @@ impl Place {
     /// Which it is.
     pub fn number(&self) -> usize {
         self.number
+    }
+
+    /// Its client is at the console from now on, until what is returned is dropped.
+    pub fn visits_console(&self) -> Visit {
+        self.card.visits_console();
+        let count = self.worker.count.clone();
+        count.0.at_console.fetch_add(1, Ordering::Relaxed);
+        Visit(count)
     }
 }
 

@@ -141,10 +141,10 @@ async fn visit_console(stream: Stream, user: Arc<str>, server: &Server, worker: 
             let address = stream.origin();
             let identity = Identity { user: Arc::clone(&user), database: console::NAME.into(), address };
             place.card.is_of(&identity, stream.encryption());
-            place.card.visits_console();
+            let _visit = place.visits_console();
             let mut visit = console(Visitor { stream, user, right });
             let until_told = std::future::poll_fn(|cx| {
-                if place.card.poll_ended(cx).is_ready() || worker.is_draining() {
+                if place.card.poll_ended(cx).is_ready() {
                     return Poll::Ready(());
                 }
                 visit.as_mut().poll(cx)

@@ -45,6 +45,7 @@ pub struct Worker {
     views: RefCell<Vec<Option<NewestView>>>,
     /// How long nodes take, as this worker has seen it, by cluster.
     latencies: RefCell<Vec<Vec<PeakLatency>>>,
+    closed: Cell<bool>,
     draining: Cell<bool>,
     /// How many clients it has.
     pub count: Count,
@@ -122,6 +123,7 @@ impl Worker {
             turn: Cell::new((number as u64) << 32),
             views: RefCell::default(),
             latencies: RefCell::default(),
+            closed: Cell::new(false),
             draining: Cell::new(false),
             count,
             places: Places::default(),
@@ -211,13 +213,24 @@ impl Worker {
         self.rouse_all();
     }
 
+    /// No new client is served but at the console.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// From now on no new client is served but at the console.
+    pub fn close(&self) {
+        self.closed.set(true);
+    }
+
     /// Clients are asked to leave as soon as they are idle.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
-    /// Asks every client to leave as soon as it is idle.
+    /// Closes, and asks every client to leave as soon as it is idle.
     pub fn drain(self: &Rc<Self>) {
+        self.close();
         self.draining.set(true);
         self.rouse_all();
     }

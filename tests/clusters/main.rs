@@ -22,6 +22,7 @@ mod conversation;
 mod crowd;
 mod dashboard;
 mod databases;
+mod drain;
 mod failover;
 mod freshness;
 mod history;

@@ -44,15 +44,15 @@ pub enum Order {
     Shutdown(Shutdown),
 }
 
-/// How to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How to stop. A later one is stronger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shutdown {
-    /// At once.
-    Now,
-    /// When transactions have ended, or after `limits.drain_timeout`.
-    AfterTransactions,
     /// When the clients have left, however long that takes.
     AfterClients,
+    /// When transactions have ended, or after `limits.drain_timeout`.
+    AfterTransactions,
+    /// At once.
+    Now,
 }
 
 impl Desk {

@@ -1,0 +1,95 @@
+//! How Trunkline stops: who is told what, who goes on until when, and that it ends.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use postgres::NoTls;
+
+use crate::fixture::{Proxy, cluster, console, eventually, limited};
+use crate::raw::{RawClient, cancel, query, startup_packet};
+
+const SOON: Duration = Duration::from_secs(10);
+
+const OPEN: &str = "[admin]\nusers = ['bench']";
+
+/// What a client is told that is sent away.
+const GONE: &str = "57P01 terminating connection due to administrator command";
+
+fn has_ended(proxy: &Proxy) -> bool {
+    TcpStream::connect(("127.0.0.1", proxy.port())).is_err()
+}
+
+/// Waits until new clients are refused; others must be there, or it ends.
+fn refuses_new_clients(proxy: &Proxy) {
+    eventually("new clients are refused", SOON, || {
+        let Some(refused) = proxy.client_config().connect(NoTls).err() else { return false };
+        let told = refused.as_db_error().unwrap();
+        assert_eq!((told.code().code(), told.message()), ("57P03", "the database system is shutting down"));
+        true
+    });
+}
+
+#[test]
+fn a_stopping_trunkline_refuses_new_clients_but_cancels_and_opens_its_console() {
+    limited(|| {
+        for way in ["SHUTDOWN WAIT_FOR_CLIENTS", "SHUTDOWN WAIT_FOR_SERVERS"] {
+            let cluster = cluster();
+            let proxy = Proxy::start(&cluster, OPEN);
+            let mut busy = RawClient::connect(proxy.port(), &[]);
+            busy.query("begin");
+            busy.send(&[&query("select pg_sleep(50)")]);
+            console(&proxy).simple_query(way).unwrap();
+            refuses_new_clients(&proxy);
+            let parameters = [("user", "bench"), ("database", "bench"), ("replication", "true")];
+            let (_, told) = RawClient::begin(proxy.port(), &startup_packet(0, &parameters));
+            let [(b'E', error)] = &*told else { panic!("{told:?}") };
+            assert!(String::from_utf8_lossy(error).contains("57P03"), "{way}: {error:?}");
+            assert!(proxy.metric("trunkline_clients_refused_total", "draining") >= 2.0, "{way}");
+            cancel(proxy.port(), busy.key());
+            let told = busy.until(b'Z');
+            assert!(told.iter().any(|words| words.starts_with("57014")), "{way}: {told:?}");
+            console(&proxy).simple_query("SHUTDOWN").unwrap();
+            eventually("it has ended", SOON, || has_ended(&proxy));
+        }
+    });
+}
+
+#[test]
+fn nobody_waits_for_clients_of_the_console() {
+    limited(|| {
+        for way in ["SHUTDOWN WAIT_FOR_CLIENTS", "SHUTDOWN WAIT_FOR_SERVERS"] {
+            let cluster = cluster();
+            let proxy = Proxy::start(&cluster, OPEN);
+            let client = proxy.client();
+            let mut console = console(&proxy);
+            console.simple_query(way).unwrap();
+            drop(client);
+            eventually("it has ended", SOON, || has_ended(&proxy));
+            assert!(console.simple_query("show version").is_err(), "{way}");
+        }
+    });
+}
+
+#[test]
+fn a_stronger_way_to_stop_takes_the_place_of_a_weaker_one_and_not_the_other_way_round() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut idle = RawClient::connect(proxy.port(), &[]);
+        let mut open = RawClient::connect(proxy.port(), &[]);
+        open.query("begin");
+        let mut console = console(&proxy);
+        console.simple_query("SHUTDOWN WAIT_FOR_CLIENTS").unwrap();
+        refuses_new_clients(&proxy);
+        assert_eq!(idle.query("select 1")[1], "row 1", "it is waited for");
+        proxy.signal("TERM");
+        assert_eq!(idle.until_end(), [GONE]);
+        console.simple_query("SHUTDOWN WAIT_FOR_CLIENTS").unwrap();
+        proxy.signal("TERM");
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(open.query("select 1")[1], "row 1", "its transaction goes on");
+        // What answers it may be gone before it is heard.
+        let _ = console.simple_query("SHUTDOWN");
+        eventually("it has ended", SOON, || has_ended(&proxy));
+    });
+}
