@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::admin::AdminState;
 use crate::admin::console::Shutdown;
-use crate::client::{Fleet, Server};
+use crate::client::{Fleet, Server, Whom};
 
 /// What tells the program to stop.
 pub struct Stops {
@@ -25,8 +25,11 @@ pub struct Stops {
 /// Clients that leave are looked for this often: nobody notices so short a wait for the end.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long those that are left may take what they are told: who reads at all takes it at once.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
 /// Returns once the program may end. SIGINT stops at once. SIGTERM stops when the last transaction has ended, or after
-/// `drain_timeout`. So does the console's SHUTDOWN, in its three ways. From the first of them on nobody new is served but at
+/// `drain_timeout`, when those that are left are told. So does the console's SHUTDOWN, in its three ways. From the first of them on nobody new is served but at
 /// the console; a stronger one takes the place of one that is under way, and a weaker one changes nothing.
 pub async fn until_stopped(in_force: &ArcSwap<Server>, fleet: &Fleet, state: &AdminState, mut stops: Stops) {
     let mut how = stops.next().await;
@@ -47,7 +50,7 @@ pub async fn until_stopped(in_force: &ArcSwap<Server>, fleet: &Fleet, state: &Ad
         tokio::select! {
             stronger = stops.stronger_than(how) => how = stronger,
             () = is_empty(fleet) => return,
-            () = passed(limit) => return,
+            () = passed(limit) => return send_away(fleet).await,
         }
     }
 }
@@ -78,6 +81,16 @@ async fn is_empty(fleet: &Fleet) {
     while fleet.served() > 0 {
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Whoever is still there is told so, and has a moment to take it.
+async fn send_away(fleet: &Fleet) {
+    let gone = async {
+        fleet.kill(&Whom::Everybody).await;
+        is_empty(fleet).await;
+    };
+    // Dropping it loses nothing: it ends for all of them now.
+    let _ = tokio::time::timeout(LAST_MOMENT, gone).await;
 }
 
 /// The time is over; never, if there is no limit.

@@ -293,10 +293,7 @@ impl Client {
     /// Reads what the idle client sends, unless it is asked to leave.
     fn poll_idle(&mut self, cx: &mut Context<'_>, input: &mut ReadBuffer) -> Poll<Result<(), Farewell>> {
         if self.worker.is_draining() {
-            return Poll::Ready(Err(Farewell::told(
-                SqlState::ADMIN_SHUTDOWN,
-                "terminating connection due to administrator command",
-            )));
+            return Poll::Ready(Err(Farewell::sent_away()));
         }
         if self.place.card.doing() != Doing::Idle {
             // Its lease was lost, or its statement refused.
@@ -379,6 +376,7 @@ impl Client {
                 }
                 Ok(())
             }
+            Unusual::Relayed(Relayed::Drained) => Err(Farewell::sent_away()),
             Unusual::Relayed(Relayed::InBlock) => {
                 self.worker.metrics.limit_met(Limit::StatementMode);
                 Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, NO_BLOCKS))

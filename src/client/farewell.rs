@@ -58,12 +58,21 @@ impl Farewell {
         Self::Told { code, message: message.into(), hint: Some(hint) }
     }
 
+    /// An operator has wanted it, in PostgreSQL's words.
+    #[cold]
+    pub fn sent_away() -> Self {
+        Self::told(SqlState::ADMIN_SHUTDOWN, SENT_AWAY)
+    }
+
     /// The client's message cannot be understood.
     #[cold]
     pub fn violation(message: &str) -> Self {
         Self::told(SqlState::PROTOCOL_VIOLATION, message)
     }
 }
+
+/// What a client is told that is [sent away](Farewell::sent_away).
+pub(super) const SENT_AWAY: &str = "terminating connection due to administrator command";
 
 impl From<io::Error> for Farewell {
     fn from(error: io::Error) -> Self {

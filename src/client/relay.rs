@@ -44,6 +44,8 @@ pub enum Relayed {
     Failed,
     /// What comes next needs databases for itself.
     Empties,
+    /// The lease is kept, but nothing is under way, and clients are asked to leave.
+    Drained,
 }
 
 /// What has happened to one direction in a turn.
@@ -127,10 +129,16 @@ impl Client {
             return Some(Relayed::Refused(code));
         }
         let has_left = buffers.to_client.is_empty() && held.passing_to_client == 0 && buffers.from_node.is_empty();
-        if !self.session.may_release() {
-            return if has_left { self.done_by_mode() } else { None };
+        if !has_left {
+            return None;
         }
-        has_left.then_some(Relayed::Idle)
+        if self.session.may_release() {
+            return Some(Relayed::Idle);
+        }
+        if self.worker.is_draining() && self.session.is_idle() && buffers.input.is_empty() {
+            return Some(Relayed::Drained);
+        }
+        self.done_by_mode()
     }
 
     /// Everything is answered and the lease is kept: what the pool's mode wants of that.

@@ -13,7 +13,7 @@ use tokio::io::AsyncWrite;
 use super::acquire::{self, RETRY_PAUSE};
 use super::card::Card;
 use super::conversation::Gone;
-use super::farewell::Farewell;
+use super::farewell::{Farewell, SENT_AWAY};
 use super::handshake::{self, Admitted};
 use super::places::Place;
 use super::server::Server;
@@ -311,7 +311,7 @@ impl Passage {
     /// Why it must end whatever it does, or because it does nothing that has an end.
     fn is_over(&mut self) -> Option<Cow<'static, str>> {
         if self.worker.is_draining() && self.doing != Doing::Answering {
-            return Some("terminating connection due to administrator command".into());
+            return Some(SENT_AWAY.into());
         }
         if self.worker.serves_by(&self.server) {
             return None;

@@ -37,27 +37,23 @@ pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: 
     worker.metrics.client_accepted();
     let mut stream = Some(stream);
     let login = Box::pin(login(&mut stream, &place.card, &server, &worker));
-    let login = in_time(server.limits.login_timeout, &place.card, login);
+    let login = in_time(server.limits.login_timeout, login, &place.card, &worker);
     let farewell = match (login.await, stream.take()) {
-        (None, _) => {
-            worker.metrics.login_failed(LoginFailure::Timeout);
-            Farewell::Left
-        }
-        (Some(Err(Farewell::ToConsole(user))), Some(stream)) => {
+        (Err(Farewell::ToConsole(user)), Some(stream)) => {
             Box::pin(visit_console(stream, user, &server, &worker, &place)).await;
             return worker.metrics.client_closed();
         }
-        (Some(Err(farewell)), still_there) => {
+        (Err(farewell), still_there) => {
             stream = still_there;
             farewell
         }
-        (Some(Ok(LoggedIn::Passage(passage))), _) => {
+        (Ok(LoggedIn::Passage(passage)), _) => {
             let (farewell, mut stream) = Box::pin(passage.run(&place)).await;
             Box::pin(say_farewell(&mut stream, &farewell, &worker)).await;
             return worker.metrics.client_closed();
         }
-        (Some(Ok(_)), None) => Farewell::Left,
-        (Some(Ok(LoggedIn::Session(admitted, key, reported))), Some(stream)) => {
+        (Ok(_), None) => Farewell::Left,
+        (Ok(LoggedIn::Session(admitted, key, reported)), Some(stream)) => {
             let client = Client::new(stream, *admitted, key.begun(), Arc::clone(&server), worker, place, id);
             let mut client = Box::new(client);
             client.session.told(reported);
@@ -84,14 +80,22 @@ pub(super) async fn attend(mut client: Box<Client>) {
     }
 }
 
-/// A login that takes no longer than this; None: it does. While it waits for RESUME, its time stands still.
-async fn in_time<T>(limit: Duration, card: &Card, login: impl Future<Output = T>) -> Option<T> {
+/// A login that takes no longer than this, unless an operator ends it. While it waits for RESUME, its time stands still.
+async fn in_time(
+    limit: Duration,
+    login: impl Future<Output = Result<LoggedIn, Farewell>>,
+    card: &Card,
+    worker: &Worker,
+) -> Result<LoggedIn, Farewell> {
     let mut login = std::pin::pin!(login);
     let mut is_over = std::pin::pin!(tokio::time::sleep(limit));
     let mut waits_since = None;
     std::future::poll_fn(|cx| {
+        if let Poll::Ready(why) = card.poll_ended(cx) {
+            return Poll::Ready(Err(ended(why, worker)));
+        }
         if let Poll::Ready(done) = login.as_mut().poll(cx) {
-            return Poll::Ready(Some(done));
+            return Poll::Ready(done);
         }
         // Only what was polled just now can have changed that.
         if card.doing() == Doing::Waiting {
@@ -102,7 +106,10 @@ async fn in_time<T>(limit: Duration, card: &Card, login: impl Future<Output = T>
             let later = is_over.deadline() + since.elapsed();
             is_over.as_mut().reset(later);
         }
-        is_over.as_mut().poll(cx).map(|()| None)
+        is_over.as_mut().poll(cx).map(|()| {
+            worker.metrics.login_failed(LoginFailure::Timeout);
+            Err(Farewell::Left)
+        })
     })
     .await
 }
@@ -204,19 +211,17 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 /// What a client is told that is ended.
 pub(super) fn ended(why: Ending, worker: &Worker) -> Farewell {
     let (limit, code, message) = match why {
-        Ending::Killed => (None, SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"),
-        Ending::Idle => (
-            Some(Limit::ClientIdle),
-            SqlState::IDLE_SESSION_TIMEOUT,
-            "terminating connection due to idle-session timeout",
-        ),
+        Ending::Killed => return Farewell::sent_away(),
+        Ending::Idle => {
+            (Limit::ClientIdle, SqlState::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout")
+        }
         Ending::IdleInTransaction => (
-            Some(Limit::IdleInTransaction),
+            Limit::IdleInTransaction,
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             "terminating connection due to idle-in-transaction timeout",
         ),
     };
-    limit.into_iter().for_each(|limit| worker.metrics.limit_met(limit));
+    worker.metrics.limit_met(limit);
     Farewell::told(code, message)
 }
 

@@ -80,6 +80,8 @@ pub enum Whom {
     Database(Arc<str>),
     /// The one of this session.
     Session(u64),
+    /// All.
+    Everybody,
 }
 
 /// The buffers of a client that is active; an idle one has none.
@@ -305,6 +307,7 @@ impl Worker {
         let count = self.places.end(|card| match whom {
             Whom::Database(name) => card.came_for(name),
             Whom::Session(id) => card.id().0 == *id,
+            Whom::Everybody => true,
         });
         tokio::task::spawn_local(parked::rouse(Rc::clone(self), Card::is_ended));
         count

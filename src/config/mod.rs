@@ -377,7 +377,8 @@ pub struct Limits {
     pub statement_bytes: usize,
     /// Most bytes of one client's unsent messages kept in memory. Default 64 MB, bounds 64 kB to 1 GB.
     pub buffer_bytes: usize,
-    /// How long a stopping Trunkline lets transactions go on. Default 30 s, bounds 0 to 1 day.
+    /// How long a stopping Trunkline lets transactions go on; whose has not ended by then is told 57P01. Default 30 s, bounds 0
+    /// to 1 day.
     pub drain_timeout: Duration,
     /// Bytes of statement cache per worker. Default 32 MB, bounds 1 MB to 64 GB.
     pub statement_cache_bytes: usize,

@@ -1,7 +1,7 @@
 //! How Trunkline stops: who is told what, who goes on until when, and that it ends.
 
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::NoTls;
 
@@ -51,6 +51,52 @@ fn a_stopping_trunkline_refuses_new_clients_but_cancels_and_opens_its_console() 
             console(&proxy).simple_query("SHUTDOWN").unwrap();
             eventually("it has ended", SOON, || has_ended(&proxy));
         }
+    });
+}
+
+#[test]
+fn idle_clients_that_hold_their_server_connection_are_told_at_once() {
+    limited(|| {
+        for mode in ["transaction", "session"] {
+            let cluster = cluster();
+            let proxy = Proxy::start(&cluster, &format!("[pool]\nmode = '{mode}'"));
+            let [mut listens, mut keeps, mut open, mut reads] = [(); 4].map(|()| RawClient::connect(proxy.port(), &[]));
+            listens.query("listen news");
+            keeps.query("create temp table kept (a int)");
+            open.query("listen news");
+            open.query("begin");
+            reads.query("listen news");
+            reads.send(&[&query("select repeat('x', 1000) from generate_series(1, 20000)")]);
+            std::thread::sleep(Duration::from_millis(300));
+            let begun = Instant::now();
+            proxy.signal("TERM");
+            assert_eq!(listens.until_end(), [GONE], "{mode}");
+            assert_eq!(keeps.until_end(), [GONE], "{mode}");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{mode}: {:?}", begun.elapsed());
+            let told = reads.until_end();
+            assert_eq!(told.iter().filter(|words| words.starts_with("row x")).count(), 20_000, "{mode}");
+            assert_eq!(told.iter().rev().take(2).rev().collect::<Vec<_>>(), ["I", GONE], "{mode}: its answer is whole");
+            assert_eq!(open.query("select 1")[1], "row 1", "{mode}");
+            open.send(&[&query("commit")]);
+            assert_eq!(open.until_end(), ["COMMIT", "I", GONE], "{mode}");
+            eventually("it has ended", SOON, || has_ended(&proxy));
+        }
+    });
+}
+
+#[test]
+fn whoever_is_left_at_the_end_of_a_drain_is_told() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[limits]\ndrain_timeout = '500ms'");
+        let [mut open, mut busy] = [(); 2].map(|()| RawClient::connect(proxy.port(), &[]));
+        open.query("begin");
+        busy.send(&[&query("select pg_sleep(50)")]);
+        std::thread::sleep(Duration::from_millis(200));
+        proxy.signal("TERM");
+        assert_eq!(open.until_end(), [GONE]);
+        assert_eq!(busy.until_end(), [GONE]);
+        eventually("it has ended", SOON, || has_ended(&proxy));
     });
 }
 
