@@ -130,6 +130,8 @@ pub(super) struct HeldLease {
     pub(super) has_more: bool,
     /// A message may be on its way in part, to the node or from it.
     pub(super) is_in_midst: bool,
+    /// The client may have a part of a message only: nothing else can stand behind it.
+    pub(super) is_half_told: bool,
     /// What has been emptied for what is under way.
     pub(super) emptied: Option<Emptied>,
 }

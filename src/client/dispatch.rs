@@ -104,6 +104,7 @@ impl Client {
             has_last_words: false,
             has_more: false,
             is_in_midst: false,
+            is_half_told: false,
             emptied: None,
         });
         self.send_unit(buffers)

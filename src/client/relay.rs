@@ -81,6 +81,7 @@ impl Client {
         let polled = self.relay(cx, buffers);
         if let Some(held) = &mut self.held {
             held.is_in_midst = !buffers.to_node.is_empty() || !buffers.from_node.is_empty();
+            held.is_half_told = !buffers.to_client.is_empty() || held.passing_to_client > 0;
         }
         polled
     }

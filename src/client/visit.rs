@@ -228,11 +228,22 @@ pub(super) fn ended(why: Ending, worker: &Worker) -> Farewell {
 impl Client {
     /// An operator may end it at any moment. Dropping what it does loses nothing that is not settled by leaving.
     async fn converse_unless_killed(&mut self) -> Farewell {
-        let (card, worker) = (Rc::clone(&self.place.card), Rc::clone(&self.worker));
+        let why = match self.converse_or_end().await {
+            Ok(farewell) => return farewell,
+            Err(why) => ended(why, &self.worker),
+        };
+        // Within a message, the client would take what it is told for the rest of it.
+        let is_half_told = self.held.as_ref().is_some_and(|held| held.is_half_told);
+        if is_half_told { Farewell::Left } else { why }
+    }
+
+    /// Err: it is ended.
+    async fn converse_or_end(&mut self) -> Result<Farewell, Ending> {
+        let card = Rc::clone(&self.place.card);
         let mut conversation = std::pin::pin!(self.converse());
         std::future::poll_fn(|cx| match card.poll_ended(cx) {
-            Poll::Ready(why) => Poll::Ready(ended(why, &worker)),
-            Poll::Pending => conversation.as_mut().poll(cx),
+            Poll::Ready(why) => Poll::Ready(Err(why)),
+            Poll::Pending => conversation.as_mut().poll(cx).map(Ok),
         })
         .await
     }

@@ -101,6 +101,26 @@ fn whoever_is_left_at_the_end_of_a_drain_is_told() {
 }
 
 #[test]
+fn who_is_sent_away_in_the_midst_of_an_answer_does_not_take_the_words_for_a_part_of_it() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[limits]\ndrain_timeout = '200ms'");
+        let mut reads = RawClient::connect(proxy.port(), &[]);
+        // More than sockets and buffers hold, so that it stops somewhere within a row.
+        reads.send(&[&query("select repeat('x', 1000000) from generate_series(1, 50)")]);
+        std::thread::sleep(Duration::from_millis(500));
+        proxy.signal("TERM");
+        eventually("it has ended", SOON, || has_ended(&proxy));
+        let told = reads.until_end();
+        let are_whole = |words: &String| {
+            words == "T" || words.strip_prefix("row ").is_some_and(|row| row.bytes().all(|b| b == b'x'))
+        };
+        assert!(told.len() < 50 && told.iter().all(are_whole), "{:?}", told.last());
+        assert!(!String::from_utf8_lossy(reads.unread()).contains("57P01"), "within a row");
+    });
+}
+
+#[test]
 fn nobody_waits_for_clients_of_the_console() {
     limited(|| {
         for way in ["SHUTDOWN WAIT_FOR_CLIENTS", "SHUTDOWN WAIT_FOR_SERVERS"] {

@@ -111,6 +111,11 @@ impl RawClient {
         std::iter::from_fn(|| self.next_message()).map(|(tag, body)| words(tag, &body)).collect()
     }
 
+    /// What has come of a message that is not whole.
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.unread
+    }
+
     /// Sends nothing any more, and goes on reading.
     pub(crate) fn close_half(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
