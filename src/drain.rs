@@ -29,8 +29,9 @@ const LOOK: Duration = Duration::from_millis(20);
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// Returns once the program may end. SIGINT stops at once. SIGTERM stops when the last transaction has ended, or after
-/// `drain_timeout`, when those that are left are told. So does the console's SHUTDOWN, in its three ways. From the first of them on nobody new is served but at
-/// the console; a stronger one takes the place of one that is under way, and a weaker one changes nothing.
+/// `drain_timeout`, when those that are left are told. The console's SHUTDOWN has these two ways and a third. Nobody new is
+/// served meanwhile but at the console. A stronger way takes the place of one that is under way, and a weaker one changes
+/// nothing.
 pub async fn until_stopped(in_force: &ArcSwap<Server>, fleet: &Fleet, state: &AdminState, mut stops: Stops) {
     let mut how = stops.next().await;
     while how != Shutdown::Now {
