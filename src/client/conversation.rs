@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -89,13 +89,13 @@ pub(super) struct HeldLease {
     /// See [`Acquired::may_lack`].
     pub(super) may_lack: bool,
     pub(super) begun: Instant,
-    /// Why it was taken.
+    /// Why what was sent last runs there.
     pub(super) reason: Reason,
     /// What its first unit counts as; None: another unit has gone the same way since.
     pub(super) shape: Option<Key>,
-    /// When the unit that is under way was sent, if its time is not counted yet.
+    /// Since when statements are under way whose time is not counted yet.
     pub(super) asked: Option<Instant>,
-    /// Units sent.
+    /// Units sent that run something.
     pub(super) units: u32,
     /// Bytes of a message from the client that go on as they come: it is too large to be held.
     pub(super) passing_to_node: usize,
@@ -140,6 +140,11 @@ impl HeldLease {
     /// What is under way is a read of which nobody has seen anything: another node may answer it.
     pub(super) fn is_unseen_read(&self) -> bool {
         self.is_read && self.at_hand && !self.forwarded
+    }
+
+    /// How long what has been answered took, if that is not counted yet.
+    pub(super) fn took(&self, now: Instant) -> Duration {
+        self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked))
     }
 }
 
@@ -405,7 +410,7 @@ impl Client {
         match self.session.gathered.end {
             Some(End::Terminate) => Err(Farewell::Left),
             // Behind an Execute it may be the data of its COPY.
-            Some(End::StrayCopy) if !self.session.gathered.executes => {
+            Some(End::StrayCopy) if self.session.gathered.executes == 0 => {
                 self.drop_unit(buffers);
                 Ok(())
             }

@@ -72,7 +72,6 @@ impl Client {
         if self.mode == PoolMode::Session {
             self.session.keep_lease();
         }
-        self.worker.metrics.statement_routed(target(role), reason.index());
         if matches!(reason, Reason::UnknownRelation | Reason::UnknownFunction) {
             self.database.catalog.missed(begun);
         }
@@ -86,7 +85,7 @@ impl Client {
             begun,
             reason,
             shape: None,
-            asked: Some(begun),
+            asked: None,
             units: 0,
             passing_to_node: 0,
             passing_to_client: 0,
@@ -158,24 +157,37 @@ impl Client {
         Ok(())
     }
 
-    /// Counts where the unit goes and why, by the shape of its first statement; and tells the client, if it wants to know.
+    /// Counts what the unit runs, where and why. What only prepares or describes is no statement yet.
     fn remember_decision(&mut self, buffers: &mut Buffers) {
         let Some(held) = &mut self.held else { return };
-        let Some(statement) = self.session.gathered.first.as_ref().filter(|_| self.session.gathered.executes) else {
+        let is_first = held.units == 0;
+        // Where each message goes on as it comes, an Execute says nothing: its Bind has told why before.
+        if !is_first
+            && self.mode != PoolMode::Session
+            && let Some(intent) = self.session.intent()
+        {
+            held.reason = intent.reason();
+        }
+        let runs = self.session.gathered.executes;
+        if runs == 0 || self.session.is_skipping() {
             return;
-        };
+        }
         held.units = held.units.saturating_add(1);
-        let is_first = held.units == 1;
-        held.only_cleans = is_first
-            && !statement.is_plain_read()
-            && self.session.gathered.end == Some(End::Query)
-            && statement.only_cleans();
-        let (reason, now) = match self.session.intent() {
-            Some(intent) if !is_first => (intent.reason(), Instant::now()),
-            _ => (held.reason, held.begun),
-        };
+        let first = self.session.gathered.first.as_ref().filter(|statement| is_first && !statement.is_plain_read());
+        held.only_cleans = self.session.gathered.end == Some(End::Query) && first.is_some_and(|first| first.only_cleans());
+        let now = if is_first { held.begun } else { Instant::now() };
         held.asked = held.asked.or(Some(now));
-        let session = &self.session;
+        held.shape = None;
+        self.worker.metrics.statements_routed(target(held.role), held.reason.index(), runs);
+        self.tally.count(|totals| totals.queries += u64::from(runs));
+        self.remember_shape(is_first, now, buffers);
+    }
+
+    /// Counts the decision by the shape of the unit's first statement; and tells the client, if it wants to know.
+    fn remember_shape(&mut self, is_first: bool, now: Instant, buffers: &mut Buffers) {
+        let Some(held) = &mut self.held else { return };
+        let Some(statement) = &self.session.gathered.first else { return };
+        let (session, reason) = (&self.session, held.reason);
         let unit = || buffers.input.filled().get(..session.gathered.size).unwrap_or_default();
         let text = || crate::sql::redacted(&session.text_of_unit(unit()));
         let decision = (target(held.role), reason);
@@ -193,7 +205,6 @@ impl Client {
             let told = "there is no primary: a replica answers that may lack the last that this session must see";
             put_warning(&mut buffers.to_client, SqlState::WARNING, told, "failover.stale_reads allows it");
         }
-        self.tally.count(|totals| totals.queries += 1);
     }
 
     /// Makes the server connection's settings and SQL-prepared statements the session's.

@@ -8,14 +8,15 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
+use super::acquire::target;
 use super::conversation::{Client, HeldLease};
 use super::farewell::Farewell;
 use super::gathering::peek;
 use super::worker::Buffers;
 use crate::config::PoolMode;
-use crate::metrics::Violator;
+use crate::metrics::{Target, Violator};
 use crate::net::Stream;
-use crate::routing::{Consistency, Intent};
+use crate::routing::{Consistency, Intent, Reason};
 use crate::session::replay::Differs;
 use crate::session::{End, Reply, TransactionLog, matters, tells_of_death};
 use crate::topology::Role;
@@ -431,10 +432,12 @@ impl Client {
         }
         if answered > 0 && self.session.keeps_lease() {
             let (is_open, now) = (self.session.status() != TransactionStatus::Idle, Instant::now());
-            // The time of a unit that ends its transaction is counted when the lease goes back.
-            if is_open && let Some(asked) = held.asked.take() {
-                self.tally.count(|totals| totals.query_time += now.saturating_duration_since(asked));
-            }
+            // Where the lease goes back it is counted then.
+            let took = held.took(now);
+            self.worker.metrics.statements_finished(target(held.role), took, self.session.take_run());
+            self.tally.count(|totals| totals.query_time += took);
+            // The time of what is under way still begins here: before, the node had something else to do.
+            held.asked = (!self.session.all_answered()).then_some(now);
             if self.session.all_answered() {
                 self.place.card.rests(is_open, now);
                 held.emptied = None;
@@ -695,6 +698,7 @@ impl Client {
         let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
         self.take_unit_off(buffers);
         self.session.gathered.clear();
+        self.worker.metrics.statement_routed(Target::None, Reason::Refused.index());
         if self.session.is_idle() {
             self.worker.metrics.error_sent(code.as_str());
             self.session.refuse_unit(code, &message, end, &mut buffers.to_client);

@@ -70,7 +70,8 @@ impl Client {
         let Some(held) = self.held.take() else { return };
         let now = Instant::now();
         let took = now.saturating_duration_since(held.begun);
-        self.worker.metrics.statement_finished(target(held.role), took);
+        let of_statements = if held.asked == Some(held.begun) { took } else { held.took(now) };
+        self.worker.metrics.statements_finished(target(held.role), of_statements, self.session.take_run());
         if let Some(shape) = held.shape {
             self.worker.shapes.borrow_mut().ended(shape, took);
         }
@@ -81,11 +82,7 @@ impl Client {
         self.tally.count(|totals| {
             totals.transactions += 1;
             totals.transaction_time += took;
-            totals.query_time += match held.asked {
-                Some(asked) if asked == held.begun => took,
-                Some(asked) => now.saturating_duration_since(asked),
-                None => Duration::ZERO,
-            };
+            totals.query_time += of_statements;
         });
         if held.is_measured && self.server.weighs_latency(&self.database) {
             self.worker.observe(self.cluster().number, held.lease.node(), took, now);

@@ -15,7 +15,7 @@ pub struct Totals {
     pub assignments: u64,
     /// Transactions ended.
     pub transactions: u64,
-    /// Units of statements sent to nodes.
+    /// Statements sent to nodes.
     pub queries: u64,
     /// Bytes from clients.
     pub received: u64,

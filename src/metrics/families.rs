@@ -49,8 +49,8 @@ families! {
     SENT_BYTES = Counter "trunkline_client_sent_bytes_total" [] "Bytes sent to clients.";
 
     // Statements.
-    STATEMENTS = Counter "trunkline_statements_total" ["target", "reason"] "Statements routed, by the role they went to and the reason of the decision.";
-    STATEMENT_DURATION = Histogram "trunkline_statement_duration_seconds" ["target"] "Seconds from a statement's arrival to the end of its answer, by the role it went to.";
+    STATEMENTS = Counter "trunkline_statements_total" ["target", "reason"] "Statements routed, by the role they went to and the reason of the decision: each Query, Execute and FunctionCall is one.";
+    STATEMENT_DURATION = Histogram "trunkline_statement_duration_seconds" ["target"] "Seconds from when a statement has its server connection to the end of its answer, by the role it went to. Those of a batch or pipeline that are answered together share their time.";
     CACHE_LOOKUPS = Counter "trunkline_statement_cache_lookups_total" ["result"] "Look-ups in the statement caches: found by text, found by shape, or missed and parsed.";
     CACHE_ENTRIES = Gauge "trunkline_statement_cache_entries" [] "Statements in the statement caches now.";
     CACHE_BYTES = Gauge "trunkline_statement_cache_bytes" [] "Bytes that the statement caches take now.";

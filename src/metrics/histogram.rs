@@ -16,13 +16,28 @@ impl Histogram {
     /// Count one duration.
     #[inline]
     pub fn record(&self, duration: Duration) {
-        let whole = duration.as_secs().saturating_mul(1_000_000_000);
-        let nanoseconds = whole.saturating_add(u64::from(duration.subsec_nanos()));
+        let nanoseconds = nanoseconds_of(duration);
         if let Some(bucket) = self.buckets.get(bucket_of(nanoseconds)) {
             bucket.add(1);
         }
         self.nanoseconds.add(nanoseconds);
     }
+
+    /// Count so many durations that nobody can tell apart, by what they come to together: each is an equal share of it.
+    pub fn record_shared(&self, together: Duration, count: u32) {
+        let nanoseconds = nanoseconds_of(together);
+        let Some(share) = nanoseconds.checked_div(count.into()) else { return };
+        if let Some(bucket) = self.buckets.get(bucket_of(share)) {
+            bucket.add(count.into());
+        }
+        self.nanoseconds.add(nanoseconds);
+    }
+}
+
+#[inline]
+fn nanoseconds_of(duration: Duration) -> u64 {
+    let whole = duration.as_secs().saturating_mul(1_000_000_000);
+    whole.saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 /// The sum of several histograms, as a scrape shows it.
@@ -148,6 +163,18 @@ mod tests {
         let counts: Vec<u64> = sum.cumulative().map(|(_, count)| count).collect();
         assert!(counts.is_sorted());
         assert_eq!((counts.first(), counts.last()), (Some(&1), Some(&2)));
+    }
+
+    #[test]
+    fn what_nobody_can_tell_apart_shares_its_time_and_nothing_has_none() {
+        let histogram = Histogram::default();
+        histogram.record_shared(Duration::from_millis(8), 4);
+        histogram.record_shared(Duration::from_secs(1), 0);
+        let sum = HistogramSum::of([&histogram]);
+        assert_eq!(sum.count(), 4);
+        assert!((sum.seconds() - 0.008).abs() < 1e-9);
+        let not_above = |bound| sum.cumulative().find(|(seconds, _)| *seconds == bound).unwrap().1;
+        assert_eq!((not_above(0.001), not_above(0.0025)), (0, 4));
     }
 
     #[test]

@@ -33,8 +33,14 @@ impl<const N: usize> Tallies<N> {
     /// Add one for the value at `index`; an index that is not one of them counts nowhere.
     #[inline]
     pub(super) fn count(&self, index: usize) {
+        self.add(index, 1);
+    }
+
+    /// Add `amount` for the value at `index`.
+    #[inline]
+    pub(super) fn add(&self, index: usize, amount: u64) {
         if let Some(tally) = self.0.get(index) {
-            tally.add(1);
+            tally.add(amount);
         }
     }
 

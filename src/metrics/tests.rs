@@ -57,8 +57,8 @@ fn workers_are_added_up() {
     metrics.worker(0).statement_routed(Target::Replica, 0);
     metrics.worker(1).statement_routed(Target::Replica, 0);
     metrics.worker(1).statement_routed(Target::Primary, 1);
-    metrics.worker(0).statement_finished(Target::Replica, Duration::from_millis(2));
-    metrics.worker(1).statement_finished(Target::Replica, Duration::from_secs(20));
+    metrics.worker(0).statements_finished(Target::Replica, Duration::from_millis(2), 1);
+    metrics.worker(1).statements_finished(Target::Replica, Duration::from_secs(20), 1);
     let text = metrics.render();
     assert_eq!(value(&text, r#"trunkline_statements_total{target="replica",reason="read"}"#), 2.0);
     assert_eq!(value(&text, r#"trunkline_statements_total{target="primary",reason="write"}"#), 1.0);

@@ -175,16 +175,24 @@ impl WorkerMetrics {
     /// A statement was routed; `reason` is an index into the table given to [`super::Metrics::new`].
     #[inline]
     pub fn statement_routed(&self, target: Target, reason: usize) {
+        self.statements_routed(target, reason, 1);
+    }
+
+    /// So many statements were routed together; `reason` as in [`Self::statement_routed`].
+    #[inline]
+    pub fn statements_routed(&self, target: Target, reason: usize, count: u32) {
         if let Some(targets) = self.statements.get(reason).or(self.statements.last()) {
-            targets.count(target.index());
+            targets.add(target.index(), count.into());
         }
     }
 
-    /// A statement was answered to its end, this long after it came.
+    /// So many statements were answered to their end, which has taken so long together.
     #[inline]
-    pub fn statement_finished(&self, target: Target, took: Duration) {
-        if let Some(histogram) = self.statement_duration.get(target.index()) {
-            histogram.record(took);
+    pub fn statements_finished(&self, target: Target, took: Duration, count: u32) {
+        let Some(histogram) = self.statement_duration.get(target.index()) else { return };
+        match count {
+            1 => histogram.record(took),
+            _ => histogram.record_shared(took, count),
         }
     }
 

@@ -16,8 +16,8 @@ pub struct Gathered {
     pub intent: Option<Intent>,
     /// How it ends; None while it is not whole.
     pub end: Option<End>,
-    /// Something in it runs a statement, not only prepares or describes.
-    pub executes: bool,
+    /// How many messages in it run a statement, and do not only prepare or describe one.
+    pub executes: u32,
     /// What each Parse in it prepares, in order.
     pub parsed: VecDeque<Arc<Prepared>>,
     /// What each Query in it is, in order.
@@ -126,7 +126,7 @@ impl Gathered {
         self.size = 0;
         self.intent = None;
         self.end = None;
-        self.executes = false;
+        self.executes = 0;
         self.commits = false;
         self.begins = false;
         self.may_change_catalog = false;

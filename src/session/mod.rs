@@ -487,8 +487,15 @@ impl Session {
             || self.transaction.may_have_written && self.transaction.status == TransactionStatus::Idle
     }
 
-    /// The lease that serves the session from now on.
+    /// How many statements have been answered, or skipped behind an error, since this was asked last or a lease was taken.
+    #[inline]
+    pub fn take_run(&mut self) -> u32 {
+        self.owed.take_run()
+    }
+
+    /// The lease that serves the session from now on. What was lost on another does not count as answered.
     pub fn served_on(&mut self, held: Held) {
+        self.owed.take_run();
         self.catalog.on_replica = held == Held::Replica;
     }
 

@@ -134,6 +134,11 @@ impl Owed {
         }
     }
 
+    /// It runs a statement of the client's.
+    fn runs(&self) -> bool {
+        matches!(self, Self::Query { .. } | Self::Execute(_) | Self::FunctionCall)
+    }
+
     /// Its reply ends with ReadyForQuery.
     pub fn ends_with_ready(&self) -> bool {
         matches!(self, Self::Query { .. } | Self::Sync(_) | Self::FunctionCall | Self::DiscardSequences { .. })
@@ -148,6 +153,8 @@ pub struct OwedReplies {
     count: u64,
     /// How many of them were Syncs.
     batch: u64,
+    /// Statements answered, or skipped behind an error, since they were last asked for.
+    run: u32,
     /// Of the batch at the front, something else than Closes has been answered.
     has_begun: bool,
 }
@@ -204,12 +211,19 @@ impl OwedReplies {
     pub fn pop(&mut self) -> Option<Owed> {
         let answered = self.queue.pop_front();
         if let Some(answered) = &answered {
+            self.run += u32::from(answered.runs());
             self.has_begun = !answered.ends_with_ready() && (self.has_begun || !answered.only_closes());
         }
         while matches!(self.queue.front(), Some(Owed::CopyEnd)) {
             self.queue.pop_front();
         }
         answered
+    }
+
+    /// How many statements have been answered, or skipped behind an error, since this was asked last.
+    #[inline]
+    pub fn take_run(&mut self) -> u32 {
+        std::mem::take(&mut self.run)
     }
 
     /// A CopyDone or CopyFail has been sent while something is owed that may turn out to be a COPY.
@@ -255,6 +269,7 @@ impl OwedReplies {
                 return true;
             }
             if let Some(owed) = self.queue.pop_front() {
+                self.run += u32::from(owed.runs());
                 self.has_begun = true;
                 skipped(owed);
             }

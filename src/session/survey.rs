@@ -43,7 +43,7 @@ impl Session {
             frontend::DESCRIBE => {}
             frontend::CLOSE => self.survey_close(frontend::target_fields(body)?),
             frontend::EXECUTE => {
-                self.gathered.executes = true;
+                self.gathered.executes += 1;
                 // A portal with a limit on rows may be gone on with.
                 self.gathered.binds |= !body.ends_with(&[0; 4]);
             }
@@ -53,7 +53,7 @@ impl Session {
                 self.keep_batch_whole();
             }
             frontend::FUNCTION_CALL => {
-                self.gathered.executes = true;
+                self.gathered.executes += 1;
                 self.gathered.join(Intent::Primary(Reason::FunctionCall));
                 self.gathered.end = Some(End::FunctionCall);
             }
@@ -149,7 +149,7 @@ impl Session {
     }
 
     fn gathers_query(&mut self, statement: Arc<Statement>) {
-        self.gathered.executes = true;
+        self.gathered.executes += 1;
         self.gathered.unnamed = Some(None);
         self.gathered.queries.push_back(statement);
         self.gathered.end = Some(End::Query);

@@ -173,7 +173,7 @@ fn filled_metrics() -> Metrics {
     let metrics = Metrics::new(2, Reason::CODES);
     let worker = metrics.worker(0);
     worker.statement_routed(Target::Replica, Reason::Read.index());
-    worker.statement_finished(Target::Replica, Duration::from_micros(700));
+    worker.statements_finished(Target::Replica, Duration::from_micros(700), 1);
     worker.cache_counted(CacheCounts { text_hits: 5, shape_hits: 2, misses: 1, entries: 1, bytes: 1000 });
     worker.parsed(Duration::from_micros(20));
     worker.freshness_waited(FreshnessOutcome::Replica, Duration::from_millis(1));

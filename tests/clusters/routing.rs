@@ -1,8 +1,11 @@
 //! Where statements run, as the servers themselves say.
 
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
 
-use crate::fixture::{Proxy, cluster, limited, server_port};
+use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
 
 #[test]
 fn reads_come_from_both_replicas_and_never_from_the_primary() {
@@ -109,6 +112,95 @@ fn the_counters_say_where_statements_went() {
         let after = (count("target=\"replica\""), count("target=\"primary\""));
         assert_eq!((after.0 - before.0, after.1 - before.1), (10.0, 5.0));
     });
+}
+
+#[test]
+fn each_statement_of_a_transaction_is_counted_and_timed_by_itself() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        let before = Statements::of(&proxy, "target=\"primary\"");
+        client.batch_execute("begin").unwrap();
+        for _ in 0..5 {
+            client.batch_execute("insert into t values (1)").unwrap();
+        }
+        let insert = client.prepare("insert into t values (2)").expect("which is no statement yet");
+        for _ in 0..3 {
+            client.execute(&insert, &[]).unwrap();
+        }
+        thread::sleep(Duration::from_secs(3));
+        client.batch_execute("commit").unwrap();
+        let after = Statements::when_answered(&proxy, "target=\"primary\"", before.answered + 10.0);
+        assert_eq!(after.routed - before.routed, 10.0);
+        assert!(after.seconds - before.seconds < 2.0, "{after:?}: what its client waits is no statement's time");
+        assert_eq!(proxy.metric("trunkline_statements_total", "reason=\"transaction\""), 10.0);
+    });
+}
+
+#[test]
+fn each_statement_on_a_server_connection_of_ones_own_is_counted_and_timed_by_itself() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nmode = 'session'");
+        let mut client = proxy.client();
+        for _ in 0..5 {
+            client.batch_execute("select 1").unwrap();
+        }
+        thread::sleep(Duration::from_secs(3));
+        client.batch_execute("select 2").unwrap();
+        let told = Statements::when_answered(&proxy, "target=\"primary\"", 6.0);
+        assert_eq!(told.routed, 6.0);
+        assert!(told.seconds < 2.0, "{told:?}");
+        assert_eq!(proxy.metric("trunkline_statements_total", "reason=\"session_mode\""), 6.0);
+    });
+}
+
+#[test]
+fn what_comes_together_is_counted_one_by_one_and_what_is_only_prepared_is_not() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.ask(&[&query("select 1"), &query("select 2"), &query("selekt")], 3);
+        let batch = [parse("", "select 3"), bind("", &[]), execute(), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        client.ask(&[&batch], 1);
+        client.ask(&[&parse("named", "select 4"), SYNC], 1);
+        client.query("begin");
+        client.ask(&[&batch], 1);
+        client.query("commit");
+        let told = Statements::when_answered(&proxy, "", 9.0);
+        assert_eq!(told.routed, 9.0);
+    });
+}
+
+/// What the counters say of statements that went so.
+#[derive(Debug)]
+struct Statements {
+    routed: f64,
+    answered: f64,
+    seconds: f64,
+}
+
+impl Statements {
+    fn of(proxy: &Proxy, labels: &str) -> Self {
+        Self {
+            routed: proxy.metric("trunkline_statements_total", labels),
+            answered: proxy.metric("trunkline_statement_duration_seconds_count", labels),
+            seconds: proxy.metric("trunkline_statement_duration_seconds_sum", labels),
+        }
+    }
+
+    /// As soon as so many are answered: that is counted when their server connection goes back.
+    fn when_answered(proxy: &Proxy, labels: &str, wanted: f64) -> Self {
+        eventually(&format!("{wanted} answers are counted"), Duration::from_secs(5), || {
+            Self::of(proxy, labels).answered >= wanted
+        });
+        let told = Self::of(proxy, labels);
+        assert_eq!(told.answered, wanted);
+        told
+    }
 }
 
 /// The first column of the last row of all that a simple query answers.

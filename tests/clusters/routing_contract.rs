@@ -187,7 +187,7 @@ fn run(proxy: &Proxy, case: &Case) -> Vec<(String, String)> {
     for sql in case.strings() {
         let before = (on_replicas(), on_primary());
         let answer = client.query(sql);
-        // What runs on a lease that is held is not routed again.
+        // What Trunkline answers in a node's place goes nowhere.
         if on_primary() > before.1 {
             last = "primary";
         } else if on_replicas() > before.0 {
