@@ -233,9 +233,11 @@ impl Client {
             }
             let (worker, dialect) = (&self.worker, self.session.dialect());
             let message = buffers.input.filled().get(frame::HEADER..header.size).unwrap_or_default();
-            self.session
+            let told = self
+                .session
                 .answer_alone(header.tag, message, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)
                 .map_err(|_| violation(header.tag))?;
+            self.count_told(told);
             buffers.input.consume(header.size);
             if !self.session.answers_alone() {
                 return self.flush(buffers).await;
@@ -252,9 +254,17 @@ impl Client {
         buffers.input.consume(header.size);
         let body: &[u8] = if header.tag == frontend::QUERY { b"\0" } else { b"\0\0" };
         let (worker, dialect) = (&self.worker, self.session.dialect());
-        self.session
+        let told = self
+            .session
             .answer_alone(header.tag, body, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)
-            .map_err(|_| violation(header.tag))
+            .map_err(|_| violation(header.tag))?;
+        self.count_told(told);
+        Ok(())
+    }
+
+    /// Counts the error that the client has been told in the node's place, if it has.
+    fn count_told(&self, told: Option<SqlState>) {
+        told.into_iter().for_each(|code| self.worker.metrics.error_sent(code.as_str()));
     }
 }
 

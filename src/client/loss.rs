@@ -148,6 +148,9 @@ impl Client {
         self.session.forget_begin();
         let loss = self.session.lost(how);
         self.note_doubt(&loss, how, is_torn, now);
+        if self.session.has_untold_loss() {
+            self.worker.metrics.transaction_lost(LossCount::RolledBack);
+        }
         match loss {
             Loss::RunAgain => {
                 self.worker.metrics.retried(if how.sent { Retry::NodeLost } else { Retry::NotSent });

@@ -54,28 +54,34 @@ impl Session {
         }
     }
 
-    /// Answers one message in the node's place.
+    /// The transaction is lost, and the client does not know yet: its next statement is told.
+    pub fn has_untold_loss(&self) -> bool {
+        self.transaction.aborted == Some(Aborted::NotTold)
+    }
+
+    /// Answers one message in the node's place, and the error that the client is told, if it is one.
     pub fn answer_alone(
         &mut self,
         tag: u8,
         body: &[u8],
         classify: &mut dyn FnMut(&[u8]) -> std::sync::Arc<Statement>,
         out: &mut BytesMut,
-    ) -> Result<(), Truncated> {
+    ) -> Result<Option<SqlState>, Truncated> {
         if self.flow.skipping {
             if tag == frontend::SYNC {
                 self.flow.skipping = false;
                 backend::put_ready(out, self.transaction.status);
             }
-            return Ok(());
+            return Ok(None);
         }
+        let mut told = None;
         match tag {
             frontend::QUERY => {
                 let statement = classify(frontend::query_text(body)?);
-                match self.ending(&statement) {
+                told = match self.ending(&statement) {
                     Some(ending) => self.end_aborted(ending, out),
-                    None => self.refuse(out),
-                }
+                    None => Some(self.refuse(out)),
+                };
                 backend::put_ready(out, self.transaction.status);
             }
             frontend::PARSE => {
@@ -87,7 +93,7 @@ impl Session {
                     self.transaction.aborted = Some(ending);
                     backend::put_bare(out, backend::PARSE_COMPLETE);
                 } else {
-                    self.refuse_batch(out);
+                    told = Some(self.refuse_batch(out));
                 }
             }
             frontend::BIND => match self.bound_ending(Bind::read(body)?.statement) {
@@ -95,7 +101,7 @@ impl Session {
                     self.transaction.aborted = Some(ending);
                     backend::put_bare(out, backend::BIND_COMPLETE);
                 }
-                None => self.refuse_batch(out),
+                None => told = Some(self.refuse_batch(out)),
             },
             frontend::DESCRIBE if self.is_ending() => {
                 if frontend::target_fields(body)?.0 == Target::Statement {
@@ -104,10 +110,10 @@ impl Session {
                 backend::put_bare(out, backend::NO_DATA);
             }
             frontend::EXECUTE if self.transaction.aborted == Some(Aborted::Committing) => {
-                self.end_aborted(Aborted::Committing, out);
+                told = self.end_aborted(Aborted::Committing, out);
                 self.flow.skipping = true;
             }
-            frontend::EXECUTE if self.is_ending() => self.end_aborted(Aborted::Ending, out),
+            frontend::EXECUTE if self.is_ending() => told = self.end_aborted(Aborted::Ending, out),
             frontend::CLOSE => {
                 if let (Target::Statement, name) = frontend::target_fields(body)? {
                     self.close_alone(name);
@@ -116,13 +122,13 @@ impl Session {
             }
             frontend::SYNC => backend::put_ready(out, self.transaction.status),
             frontend::FUNCTION_CALL => {
-                self.refuse(out);
+                told = Some(self.refuse(out));
                 backend::put_ready(out, self.transaction.status);
             }
             frontend::FLUSH | frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {}
-            _ => self.refuse_batch(out),
+            _ => told = Some(self.refuse_batch(out)),
         }
-        Ok(())
+        Ok(told)
     }
 
     fn is_ending(&self) -> bool {
@@ -150,27 +156,29 @@ impl Session {
         }
     }
 
-    fn end_aborted(&mut self, ending: Aborted, out: &mut BytesMut) {
-        if ending == Aborted::Committing {
-            put_error(out, Severity::Error, SqlState::SERIALIZATION_FAILURE, LOST, None);
-        } else {
-            backend::put_command_complete(out, "ROLLBACK");
-        }
+    fn end_aborted(&mut self, ending: Aborted, out: &mut BytesMut) -> Option<SqlState> {
         self.transaction.status = TransactionStatus::Idle;
         self.transaction.aborted = None;
+        if ending != Aborted::Committing {
+            backend::put_command_complete(out, "ROLLBACK");
+            return None;
+        }
+        put_error(out, Severity::Error, SqlState::SERIALIZATION_FAILURE, LOST, None);
+        Some(SqlState::SERIALIZATION_FAILURE)
     }
 
-    fn refuse_batch(&mut self, out: &mut BytesMut) {
-        self.refuse(out);
+    fn refuse_batch(&mut self, out: &mut BytesMut) -> SqlState {
         self.flow.skipping = true;
+        self.refuse(out)
     }
 
-    fn refuse(&mut self, out: &mut BytesMut) {
+    fn refuse(&mut self, out: &mut BytesMut) -> SqlState {
         let (code, message) = match self.transaction.aborted {
             Some(Aborted::NotTold | Aborted::Committing) => (SqlState::SERIALIZATION_FAILURE, LOST),
             _ => (SqlState::IN_FAILED_SQL_TRANSACTION, FAILED),
         };
         self.transaction.aborted = Some(Aborted::Told);
         put_error(out, Severity::Error, code, message, None);
+        code
     }
 }

@@ -440,10 +440,12 @@ mod tests {
         story.send(b'C', b"Ss1\0");
         story.sync();
         assert_eq!(story.lose(), Loss::Answered(BytesMut::from(&b"3\0\0\0\x04Z\0\0\0\x05E"[..])));
+        assert!(story.session.has_untold_loss());
         let mut out = BytesMut::new();
         let mut classify = |text: &[u8]| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default()));
-        story.session.answer_alone(b'Q', b"commit\0", &mut classify, &mut out).unwrap();
+        let told = story.session.answer_alone(b'Q', b"commit\0", &mut classify, &mut out).unwrap();
         assert_eq!(out.first(), Some(&b'E'), "not the tag ROLLBACK, which looks like success");
+        assert_eq!(told, Some(SqlState::SERIALIZATION_FAILURE));
         assert!(!story.session.answers_alone());
     }
 

@@ -67,6 +67,30 @@ fn a_primary_that_is_restarted_costs_open_transactions_only() {
 }
 
 #[test]
+fn a_transaction_that_is_lost_while_its_client_is_quiet_is_counted_at_once_and_its_errors_when_they_are_told() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        client.batch_execute("begin; insert into t values (1)").unwrap();
+        cluster.node(0).stop(Stop::Fast).unwrap();
+        cluster.node(0).start().unwrap();
+        let lost = || proxy.metric("trunkline_transactions_lost_total", "outcome=\"rolled_back\"");
+        let told = |code: &str| proxy.metric("trunkline_errors_sent_total", &format!("sqlstate=\"{code}\""));
+        eventually("it is counted", Duration::from_secs(5), || lost() == 1.0);
+        assert_eq!(told("40001"), 0.0);
+        for (number, code) in [(2, "40001"), (3, "25P02")] {
+            let error = client.batch_execute(&format!("insert into t values ({number})")).unwrap_err();
+            assert_eq!(error.code().map(|found| found.code()), Some(code), "{error:?}");
+            assert_eq!(told(code), 1.0, "{code}");
+        }
+        client.batch_execute("rollback").unwrap();
+        assert_eq!((lost(), told("40001"), told("25P02")), (1.0, 1.0, 1.0));
+    });
+}
+
+#[test]
 fn a_primary_that_crashes_leaves_only_writes_in_flight_in_doubt() {
     limited(|| {
         for how in ["immediate", "killed", "backend"] {
