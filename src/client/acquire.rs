@@ -85,6 +85,7 @@ impl Client {
             return None;
         }
         let chosen = view.node(node)?;
+        worker.metrics.lease_was_free();
         Some(Acquired { lease, role: chosen.role, reason, may_lack: self.may_lack(intent, chosen) })
     }
 
@@ -113,6 +114,8 @@ impl Client {
         let mut begun = arrived;
         let mut excluded = if is_read(intent) { self.lost_on.clone() } else { Excluded::new() };
         let mut failure = None;
+        // Of all that may be waited for, what was waited for a server connection.
+        let mut waited = Duration::ZERO;
         let mut may_wait = self.is_careful(intent) && self.session.freshness.may_wait(begun);
         if matches!(intent, Intent::Read { .. }) {
             match self.consistency(intent) {
@@ -152,14 +155,13 @@ impl Client {
                     self.await_release(node, &mut changed).await;
                     begun = Instant::now();
                 }
-                Placement::Node(node, reason) => match self.sound_lease_at(intent, node, &view).await {
+                Placement::Node(node, reason) => match self.timed_lease_at(intent, node, &view, &mut waited).await {
                     Ok(lease) if self.still_holds(intent, node, Instant::now()) && !self.database.pause.is_paused() => {
                         let chosen = view.node(node);
                         let role = chosen.map_or(Role::Unknown, |node| node.role);
                         let may_lack = reason == Reason::Stale || chosen.is_none_or(|node| self.may_lack(intent, node));
-                        let waited = arrived.elapsed();
                         self.worker.metrics.lease_waited(waited);
-                        self.tally.count(|totals| totals.wait_time += waited);
+                        self.tally.count(|totals| totals.wait_time += arrived.elapsed());
                         return Ok(Acquired { lease, role, reason, may_lack });
                     }
                     // What has changed meanwhile is in force before it is in the view.
@@ -169,6 +171,9 @@ impl Client {
                     }
                     Err(LeaseError::Fenced) => {}
                     Err(error) => {
+                        if matches!(error, LeaseError::Full(_)) {
+                            self.worker.metrics.lease_waited(waited); // in vain
+                        }
                         // One that lets nobody in is no reason to keep a read from the others.
                         let is_last = !is_read(intent) || {
                             let others: Excluded = avoided.iter().copied().chain([node]).collect();
@@ -358,6 +363,20 @@ impl Client {
         is_read(intent)
             || (self.cluster().view.load().trusted_primary(now) == Some(node)
                 && gate.is_some_and(|gate| gate.takes_writes()))
+    }
+
+    /// The same as [`Self::sound_lease_at`]; the time that it took is added.
+    async fn timed_lease_at(
+        &mut self,
+        intent: &Intent,
+        node: NodeId,
+        view: &View,
+        waited: &mut Duration,
+    ) -> Result<Lease, LeaseError> {
+        let asked = Instant::now();
+        let lease = self.sound_lease_at(intent, node, view).await;
+        *waited += asked.elapsed();
+        lease
     }
 
     /// The same as [`Self::lease_at`]; a connection that has died unnoticed is closed.

@@ -218,7 +218,13 @@ impl WorkerMetrics {
         self.freshness_wait.record(waited);
     }
 
-    /// A lease was got after this long; also reported for those that were free at once.
+    /// A lease was free at once.
+    #[inline]
+    pub fn lease_was_free(&self) {
+        self.lease_wait.record_none();
+    }
+
+    /// A lease was waited for so long, and got or given up.
     #[inline]
     pub fn lease_waited(&self, waited: Duration) {
         self.lease_wait.record(waited);

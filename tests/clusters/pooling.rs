@@ -211,6 +211,43 @@ fn the_reserve_is_opened_for_who_has_waited_and_closed_when_nobody_does() {
 }
 
 #[test]
+fn every_server_connection_has_its_wait_told_and_no_other_wait_is_in_it() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, &format!("[pool]\nsize = 1\n{OPEN}"));
+        let told = || ["count", "sum"].map(|of| proxy.metric(&format!("trunkline_lease_wait_seconds_{of}"), ""));
+        let [mut holds, mut waits] = [(); 2].map(|()| proxy.client());
+        let [_, before] = told();
+        for _ in 0..20 {
+            holds.batch_execute("insert into t values (1)").unwrap();
+        }
+        let [count, free] = told();
+        assert_eq!(count, 20.0, "those that were free at once are in it");
+        assert!(free - before < 1.0, "{free} s");
+
+        holds.batch_execute("begin; insert into t values (2)").unwrap();
+        let waiting = thread::spawn(move || waits.batch_execute("insert into t values (3)").map(|()| waits));
+        thread::sleep(Duration::from_secs(2));
+        holds.batch_execute("commit").unwrap();
+        let mut waits = waiting.join().unwrap().unwrap();
+        let [count, waited] = told();
+        assert_eq!(count, 22.0);
+        assert!((1.0..5.0).contains(&(waited - free)), "{} s", waited - free);
+
+        let mut console = console(&proxy);
+        console.simple_query("PAUSE bench").unwrap();
+        let waiting = thread::spawn(move || waits.batch_execute("insert into t values (4)"));
+        thread::sleep(Duration::from_secs(3));
+        console.simple_query("RESUME bench").unwrap();
+        waiting.join().unwrap().unwrap();
+        let [count, paused] = told();
+        assert_eq!(count, 23.0);
+        assert!(paused - waited < 2.0, "{} s are those of the pause", paused - waited);
+    });
+}
+
+#[test]
 fn a_databases_connections_are_limited_over_all_its_users_and_who_waits_gets_an_idle_one_of_another() {
     limited(|| {
         let cluster = cluster();
