@@ -441,6 +441,7 @@ impl Client {
             if self.session.all_answered() {
                 self.place.card.rests(is_open, now);
                 held.emptied = None;
+                self.session.take_new_pins().iter().for_each(|pin| self.worker.metrics.pinned(pin));
             }
         }
         // What is under way now is another unit, of which nothing has been forwarded.

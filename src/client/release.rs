@@ -48,6 +48,7 @@ impl Client {
         } else {
             self.session.forget_reset(); // nothing of it is carried
         }
+        self.session.take_new_pins().iter().for_each(|pin| self.worker.metrics.pinned(pin));
         Ok(touched)
     }
 

@@ -84,6 +84,7 @@ impl Session {
                     self.forgets_drawn(known);
                     self.touch_all();
                     self.pins.discard();
+                    self.told_pins.discard();
                     self.all_deallocated(known);
                 }
                 SessionChange::DeallocateAll => self.all_deallocated(known),

@@ -73,6 +73,8 @@ impl Session {
             transaction,
             settled_writes: _,
             pins,
+            // Who is pinned is not folded.
+            told_pins: _,
             touched: _,
             remains: _,
             keeps_lease,

@@ -114,6 +114,8 @@ pub struct Session {
     /// What has been written, or may have been, by transactions that have ended: others have not been told of it yet.
     settled_writes: bool,
     pins: Pins,
+    /// Those of them that have been told as new.
+    told_pins: Pins,
     touched: Vec<Arc<str>>,
     /// What else may have been left on the server connection.
     remains: Remains,
@@ -287,6 +289,7 @@ impl Session {
             transaction: Transaction::default(),
             settled_writes: false,
             pins: Pins::default(),
+            told_pins: Pins::default(),
             touched: Vec::new(),
             remains: Remains::default(),
             keeps_lease: false,

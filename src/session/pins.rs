@@ -43,9 +43,19 @@ impl Pins {
         self.0 &= bit(Pin::Load);
     }
 
+    /// Those that are not among these.
+    pub fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    /// All of them.
+    pub fn iter(self) -> impl Iterator<Item = Pin> {
+        ALL.into_iter().filter(move |&pin| self.has(pin))
+    }
+
     /// One of them, to be named as the reason.
     pub fn first(self) -> Option<Pin> {
-        ALL.into_iter().find(|&pin| self.0 & bit(pin) != 0)
+        self.iter().next()
     }
 }
 

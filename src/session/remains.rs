@@ -139,6 +139,17 @@ impl Session {
         }
     }
 
+    /// Why the session has begun to keep its server connection, since this was asked last. Nobody knows before it is idle
+    /// and what is in doubt has been looked at; and where the pool's mode keeps it, nothing else does.
+    pub fn take_new_pins(&mut self) -> Pins {
+        if self.keeps_lease || self.wants_look() || !self.is_idle() {
+            return Pins::default();
+        }
+        let new = self.pins.without(self.told_pins);
+        self.told_pins = self.pins;
+        new
+    }
+
     /// Whole NotificationResponse messages that came while a query of ours ran: the client is told what it listens for.
     pub fn overheard(&mut self, messages: &[Bytes], known: &mut Known, out: &mut BytesMut) {
         for message in messages {

@@ -251,6 +251,39 @@ fn a_session_is_held_no_longer_than_what_holds_it() {
     });
 }
 
+#[test]
+fn what_begins_to_hold_a_session_is_counted_once() {
+    limited(|| {
+        let (_cluster, mut scene) = scene();
+        for (number, (sql, pin, times)) in [
+            ("create temp table t (a int)", "temporary", 1.0),
+            ("insert into t values (1)", "temporary", 1.0),
+            ("begin; create temp table u (a int); commit", "temporary", 1.0),
+            ("drop table t, u", "temporary", 1.0),
+            ("create temp table t (a int)", "temporary", 2.0),
+            ("begin; listen news; rollback", "listen", 0.0),
+            ("begin; listen news; commit", "listen", 1.0),
+            ("discard all", "listen", 1.0),
+            ("listen news", "listen", 2.0),
+            ("unlisten news", "listen", 2.0),
+            ("select locks()", "advisory_lock", 1.0),
+            ("select pg_advisory_unlock_all()", "advisory_lock", 1.0),
+            ("select pg_try_advisory_lock(4)", "advisory_lock", 2.0),
+            ("begin; declare c cursor with hold for select 1; commit", "hold_cursor", 1.0),
+            ("discard all", "temporary", 2.0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            scene.run(sql);
+            let counted = || scene.proxy.metric("trunkline_pins_total", &format!("pin=\"{pin}\""));
+            eventually(&format!("{number}: {sql}: {times}"), Duration::from_secs(5), || counted() == times);
+        }
+        scene.holds(0, "everything is done");
+        assert_eq!(scene.proxy.metric("trunkline_pins_total", ""), 7.0);
+    });
+}
+
 fn first_value(client: &mut Client, sql: &str) -> String {
     client.query_one(sql, &[]).unwrap().get(0)
 }
