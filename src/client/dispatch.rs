@@ -152,6 +152,10 @@ impl Client {
         } else {
             held.at_hand = false;
         }
+        let remade = self.session.take_remade();
+        if remade > 0 {
+            self.worker.metrics.prepared_replayed(remade);
+        }
         buffers.input.consume(size);
         self.session.gathered.clear();
         Ok(())
@@ -241,6 +245,7 @@ impl Client {
             return Ok(());
         }
         let (messages, asked) = self.session.verification(&mut connection.known, self.server.prepared_statements);
+        self.worker.metrics.prepared_replayed(asked.len());
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
         let described = connection.describe(&messages, deadline).await?;
         self.session.verified(&mut connection.known, &asked, described.parsed, &described.told);

@@ -69,7 +69,7 @@ families! {
     // Server connections.
     LEASE_WAIT = Histogram "trunkline_lease_wait_seconds" [] "Seconds that was waited for each server connection, 0 where it was there at once: to be free or to be opened, not for a primary, a replica that is fresh, or the end of a pause.";
     PINS = Counter "trunkline_pins_total" ["pin"] "Sessions that began to keep their server connection, by what made them.";
-    PREPARED_REPLAYS = Counter "trunkline_prepared_replays_total" [] "Prepared statements made again on a server connection that lacked them.";
+    PREPARED_REPLAYS = Counter "trunkline_prepared_replays_total" [] "Prepared statements, of the protocol or of SQL, made again on a server connection that lacked them or had them with other columns.";
     PARAMETER_REPLAYS = Counter "trunkline_parameter_replays_total" [] "Settings made again on a server connection that lacked them.";
     POOL_CONNECTIONS = Gauge "trunkline_pool_connections" ["cluster", "node", "database", "user", "state"] "Server connections now, by pool and state (idle, leased, opening).";
     POOL_SIZE = Gauge "trunkline_pool_size" ["cluster", "node", "database", "user"] "Most server connections that the pool may have.";

@@ -238,7 +238,7 @@ impl WorkerMetrics {
         }
     }
 
-    /// Prepared statements were made again on a server connection that lacked them.
+    /// Prepared statements were made again on a server connection that lacked them, or had them with other columns.
     #[inline]
     pub fn prepared_replayed(&self, statements: usize) {
         self.prepared_replays.add(count_of(statements));

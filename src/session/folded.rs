@@ -69,6 +69,8 @@ impl Session {
             portals: _,
             drew_on,
             forgotten_draws,
+            // Told with what it was made for.
+            remade: _,
             owed: _,
             transaction,
             settled_writes: _,

@@ -109,6 +109,8 @@ pub struct Session {
     drew_on: u32,
     /// How often it has forgotten what it has drawn, on all server connections.
     forgotten_draws: u32,
+    /// Its prepared statements that were made again on a server connection, and not told yet.
+    remade: u16,
     owed: OwedReplies,
     transaction: Transaction,
     /// What has been written, or may have been, by transactions that have ended: others have not been told of it yet.
@@ -285,6 +287,7 @@ impl Session {
             portals: Vec::new(),
             drew_on: 0,
             forgotten_draws: 0,
+            remade: 0,
             owed: OwedReplies::default(),
             transaction: Transaction::default(),
             settled_writes: false,

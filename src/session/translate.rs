@@ -248,6 +248,12 @@ impl Session {
         self.owed.push(Owed::Parse { name: [].into(), prepared, unnamed: Some(id), by });
     }
 
+    /// How many of its prepared statements were made again on its server connection, since this was asked last.
+    #[inline]
+    pub fn take_remade(&mut self) -> usize {
+        std::mem::take(&mut self.remade).into()
+    }
+
     /// The server connection gets this statement under our name, which it does not have.
     pub(super) fn parse_named(
         &mut self,
@@ -261,6 +267,7 @@ impl Session {
         if let Some(oldest) = known.add(prepared.id, limit) {
             self.put_close(oldest, out);
         }
+        self.remade = self.remade.saturating_add(u16::from(by == Asker::Us));
         self.doubts.statement_changes(prepared.id, &self.owed);
         let ours = prepared.id.server_name();
         frontend::put_parse(out, Parse { name: &ours, text: &prepared.text, types: prepared.types() });
@@ -466,6 +473,7 @@ impl Session {
             }
             Some((prepared, id)) => {
                 let (prepared, id) = (Arc::clone(prepared), *id);
+                self.remade = self.remade.saturating_add(1);
                 frontend::put_parse(out, Parse { name: b"", text: &prepared.text, types: prepared.types() });
                 self.owes_unnamed(Arc::clone(&prepared), id, Asker::Us, known);
                 Some(prepared)
@@ -552,4 +560,27 @@ const DEALLOCATES: &[u8] = b"tl_deallocates";
 /// The change by which the only statement closes names, if it does.
 pub(super) fn closed_names(statement: &Statement) -> Option<&SessionChange> {
     statement.only()?.session.iter().find(|change| closes_names(change))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::session::Known;
+    use crate::session::story::Story;
+
+    #[test]
+    fn what_is_parsed_again_for_its_client_is_counted_and_what_the_client_parses_is_not() {
+        let mut story = Story::begin();
+        story.parse("a", "select 1");
+        story.sync();
+        story.hear_all("1nZ");
+        story.parse("", "select 2");
+        story.sync();
+        story.hear_all("1Z");
+        assert_eq!(story.session.take_remade(), 0);
+        story.known = Known::default();
+        assert_eq!((story.bind("a"), story.bind("")), ("PB".to_owned(), "PB".to_owned()));
+        assert_eq!((story.session.take_remade(), story.session.take_remade()), (2, 0));
+        assert_eq!((story.bind("a"), story.bind("")), ("B".to_owned(), "B".to_owned()));
+        assert_eq!(story.session.take_remade(), 0, "they are there now");
+    }
 }

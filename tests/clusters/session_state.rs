@@ -355,6 +355,29 @@ fn prepared_statements_run_on_every_node() {
 }
 
 #[test]
+fn a_statement_that_is_prepared_again_on_another_server_connection_is_counted_once_for_each() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED).with_both_replicas(&cluster);
+        let mut client = proxy.client();
+        let replays = || proxy.metric("trunkline_prepared_replays_total", "");
+        let read = client.prepare("select inet_server_port(), $1::int").unwrap();
+        assert_eq!(replays(), 0.0, "its client has prepared it");
+        let mut seen = BTreeSet::new();
+        for _ in 0..60 {
+            seen.insert(client.query_one(&read, &[&1]).unwrap().get::<_, i32>(0));
+        }
+        assert!(seen.len() >= 2, "{seen:?}");
+        let made_again = replays();
+        assert!((1.0..=2.0).contains(&made_again), "{made_again} on {seen:?}");
+        for _ in 0..20 {
+            client.query_one(&read, &[&1]).unwrap();
+        }
+        assert_eq!(replays(), made_again, "they are there now");
+    });
+}
+
+#[test]
 fn the_same_name_means_another_statement_to_another_client() {
     limited(|| {
         let cluster = cluster();
