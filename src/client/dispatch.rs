@@ -165,12 +165,13 @@ impl Client {
     fn remember_decision(&mut self, buffers: &mut Buffers) {
         let Some(held) = &mut self.held else { return };
         let is_first = held.units == 0;
-        // Where each message goes on as it comes, an Execute says nothing: its Bind has told why before.
-        if !is_first
-            && self.mode != PoolMode::Session
-            && let Some(intent) = self.session.intent()
-        {
-            held.reason = intent.reason();
+        if !is_first && self.mode != PoolMode::Session {
+            held.reason = match (self.session.pin(), self.session.intent()) {
+                (Some(pin), _) => pin.into(),
+                (None, Some(intent)) => intent.reason(),
+                // Where each message goes on as it comes, an Execute says nothing: its Bind has told why before.
+                (None, None) => held.reason,
+            };
         }
         let runs = self.session.gathered.executes;
         if runs == 0 || self.session.is_skipping() {

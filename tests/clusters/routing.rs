@@ -158,6 +158,23 @@ fn each_statement_on_a_server_connection_of_ones_own_is_counted_and_timed_by_its
 }
 
 #[test]
+fn a_statement_on_a_server_connection_that_its_session_keeps_is_counted_with_what_keeps_it() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        client.batch_execute("listen news").unwrap();
+        let count = |labels| proxy.metric("trunkline_statements_total", labels);
+        let before = count("target=\"primary\",reason=\"pinned_listen\"");
+        for _ in 0..3 {
+            client.batch_execute("select 1").unwrap();
+        }
+        assert_eq!(count("target=\"primary\",reason=\"pinned_listen\"") - before, 3.0);
+        assert_eq!(count("reason=\"read\""), 0.0, "it is none that a replica could have had");
+    });
+}
+
+#[test]
 fn what_comes_together_is_counted_one_by_one_and_what_is_only_prepared_is_not() {
     limited(|| {
         let cluster = cluster();
