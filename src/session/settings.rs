@@ -93,7 +93,7 @@ impl Settings {
         if is_somebody_else {
             sql.push_str("RESET ROLE;RESET SESSION AUTHORIZATION;");
         }
-        for (name, _) in from.iter().filter(|(name, _)| !is_identity(name) && self.get(name).is_none()) {
+        for (name, _) in from.iter().filter(|(name, value)| self.begins_anew(name, value)) {
             let _ = write!(sql, "RESET {};", quote_name(name));
         }
         let differs = |name: &str, value: &str| match is_identity(name) {
@@ -108,6 +108,19 @@ impl Settings {
         }
         (!sql.is_empty()).then_some(sql)
     }
+
+    /// A setting that has this value on a server connection goes back to what that began with, before it is set or instead.
+    fn begins_anew(&self, name: &str, there: &str) -> bool {
+        match self.get(name) {
+            None => !is_identity(name),
+            Some(own) => is_relative(name) && own != there,
+        }
+    }
+}
+
+/// What its value does not say stays as it is: `ISO` is no order of the day and the month.
+fn is_relative(name: &str) -> bool {
+    name == "datestyle"
 }
 
 /// It says who the session is, and so what it may set.
@@ -218,6 +231,18 @@ mod tests {
             sql,
             r#"RESET "my"."x";SELECT pg_catalog.set_config('work_mem','8MB',false),pg_catalog.set_config('role','ada',false)"#
         );
+    }
+
+    #[test]
+    fn what_a_datestyle_leaves_open_is_the_servers_and_not_the_last_sessions() {
+        let came = settings(&[("datestyle", "ISO")]);
+        let set = "SELECT pg_catalog.set_config('datestyle','ISO',false)";
+        assert_eq!(came.sql_from(&Settings::default()).unwrap(), set);
+        assert_eq!(
+            came.sql_from(&settings(&[("datestyle", "ISO, DMY")])).unwrap(),
+            format!("RESET \"datestyle\";{set}")
+        );
+        assert_eq!(came.sql_from(&came), None);
     }
 
     #[test]

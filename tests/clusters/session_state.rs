@@ -30,6 +30,33 @@ fn a_setting_is_kept_over_transactions_and_never_leaks() {
     });
 }
 
+/// `ISO` leaves the order of day and month as it is.
+#[test]
+fn a_datestyle_without_an_order_has_the_servers_and_not_the_last_sessions() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{SHARED}\n[routing]\nreads = 'primary'"));
+        let mut other = RawClient::connect(proxy.port(), &[]);
+        let mut client = RawClient::connect(proxy.port(), &[("DateStyle", "ISO")]);
+        for style in ["ISO, DMY", "German", "SQL, DMY"] {
+            other.query(&format!("set datestyle = '{style}'"));
+            assert_eq!(client.query("select '01/02/2024'::date")[1], "row 2024-01-02", "behind {style}");
+            // By a login, too, of which nothing is known before.
+            other.query("select '01/02/2024'::date");
+            let mut late = RawClient::connect(proxy.port(), &[("DateStyle", "ISO"), ("application_name", style)]);
+            assert_eq!(late.query("show datestyle")[1], "row ISO, MDY", "behind {style}");
+            late.send(&[TERMINATE]);
+        }
+        client.query("set datestyle = 'DMY'");
+        assert_eq!(client.query("show datestyle")[1], "row ISO, DMY");
+        other.query("select 1");
+        assert_eq!(client.query("select '01/02/2024'::date")[1], "row 2024-02-01");
+        client.query("reset datestyle");
+        let shown = client.query("show datestyle");
+        assert!(shown.contains(&"row ISO, MDY".to_owned()), "{shown:?}");
+    });
+}
+
 #[test]
 fn a_setting_of_a_transaction_ends_with_it() {
     limited(|| {
