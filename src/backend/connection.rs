@@ -12,6 +12,7 @@ use super::gate::Pass;
 use super::slots::Slot;
 use crate::net::Stream;
 use crate::session::Known;
+use crate::session::settings::{CLIENT_ENCODING, TO_UTF8, UTF8};
 use crate::topology::NodeId;
 use crate::wire::frontend;
 
@@ -64,6 +65,24 @@ impl Connection {
         let answer = exchange::query(&mut self.stream, sql, deadline).await;
         self.awaits_answer = answer.as_ref().is_err_and(|error| !error.is_answer());
         answer
+    }
+
+    /// It would not take this for UTF-8: a Query is read whole in the encoding that it meets, also one that sets another.
+    pub fn misreads(&self, sql: &str) -> bool {
+        if sql.is_ascii() {
+            return false;
+        }
+        let at_login =
+            || self.parameters.iter().find(|(name, _)| **name == *CLIENT_ENCODING).map(|(_, value)| &**value);
+        let encoding = self.known.settings.get(CLIENT_ENCODING).or_else(at_login);
+        self.known.unseen.is_some() || encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(UTF8))
+    }
+
+    /// Has it take what it is sent for UTF-8, until it is made somebody's.
+    pub async fn turn_to_utf8(&mut self, deadline: tokio::time::Instant) -> Result<(), ExchangeError> {
+        self.query(TO_UTF8, deadline).await?;
+        self.known.is_in_utf8();
+        Ok(())
     }
 
     /// Messages of ours, see [`exchange::describe`]; the same holds of them.

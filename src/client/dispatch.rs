@@ -216,12 +216,16 @@ impl Client {
     /// Makes the server connection's settings and SQL-prepared statements the session's.
     async fn make_ours(&mut self, lease: &mut Lease) -> Result<(), ExchangeError> {
         let connection = lease.connection();
-        let sql = self.session.replay(&connection.known);
+        let mut sql = self.session.replay(&connection.known);
         let missing = self.session.missing_prepares(&connection.known);
         if sql.is_none() && missing.is_empty() {
             return Ok(());
         }
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        if sql.as_ref().is_some_and(|sql| connection.misreads(sql)) {
+            connection.turn_to_utf8(deadline).await?;
+            sql = self.session.replay(&connection.known);
+        }
         if let Some(sql) = sql.map(|sql| self.session.guarded_on(&connection.known, sql)) {
             self.worker.metrics.parameters_replayed(1);
             connection.query(&sql, deadline).await?;

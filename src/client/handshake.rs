@@ -17,7 +17,7 @@ use super::server::{Database, Server, User};
 use super::startup_settings::startup_settings;
 use super::welcome::{self, Welcome};
 use super::worker::Worker;
-use crate::backend::exchange::ExchangeError;
+use crate::backend::exchange::{Answer, ExchangeError};
 use crate::backend::{Connection, Lease, PoolKey};
 use crate::metrics::{Limit, LoginFailure, Refusal};
 use crate::net::{ReadBuffer, Stream};
@@ -236,9 +236,21 @@ async fn defaults_of(user: &str, connection: &mut Connection, server: &Server) -
          AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) {user}))"
     );
     let deadline = tokio::time::Instant::now() + server.queue_timeout;
-    let answer = connection.query(&at_read_committed(&sql), deadline).await;
+    let answer = ask_in_utf8(connection, &at_read_committed(&sql), deadline).await;
     let rows = answer.map_err(|error| Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string()))?.rows;
     Ok(rows.into_iter().flatten().next().flatten().unwrap_or_default())
+}
+
+/// A query that may name what is not ASCII, on a connection that may have been left in another encoding.
+async fn ask_in_utf8(
+    connection: &mut Connection,
+    sql: &str,
+    deadline: tokio::time::Instant,
+) -> Result<Answer, ExchangeError> {
+    if connection.misreads(sql) {
+        connection.turn_to_utf8(deadline).await?;
+    }
+    connection.query(sql, deadline).await
 }
 
 /// The client is told in the node's words. What has been tried is undone, so that the connection can serve others.
@@ -260,7 +272,12 @@ async fn with_settings(
     server: &Server,
 ) -> Result<crate::wire::startup::Parameters, ExchangeError> {
     let deadline = tokio::time::Instant::now() + server.queue_timeout;
-    if let Some(sql) = settings.sql_from(&connection.known.settings) {
+    let mut sql = settings.sql_from(&connection.known.settings);
+    if sql.as_ref().is_some_and(|sql| connection.misreads(sql)) {
+        connection.turn_to_utf8(deadline).await?;
+        sql = settings.sql_from(&connection.known.settings);
+    }
+    if let Some(sql) = sql {
         let sql = at_read_committed(&sql);
         connection.query(&sql, deadline).await?;
         connection.known.settings = settings.clone();

@@ -10,6 +10,7 @@ use super::worker::Buffers;
 use crate::backend::Lease;
 use crate::backend::exchange::{Answer, ExchangeError};
 use crate::session::Known;
+use crate::session::settings::TO_UTF8;
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::put_warning;
@@ -159,8 +160,15 @@ impl Client {
     /// what changes by that, as a server would tell it.
     async fn replay_after_reset(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(held) = &mut self.held else { return Ok(()) };
-        let there = &held.lease.connection().known.settings;
-        let Some(sql) = self.session.settings.sql_from(there) else { return Ok(()) };
+        let connection = held.lease.connection();
+        let Some(mut sql) = self.session.settings.sql_from(&connection.known.settings) else { return Ok(()) };
+        if connection.misreads(&sql) {
+            self.ask(TO_UTF8, Some(TO_UTF8), buffers).await?;
+            let Some(held) = &mut self.held else { return Ok(()) };
+            let known = &mut held.lease.connection().known;
+            known.is_in_utf8();
+            sql = self.session.settings.sql_from(&known.settings).unwrap_or_default();
+        }
         let answer = self.ask(&sql, Some(&sql), buffers).await?;
         if let Some(held) = &mut self.held {
             held.lease.connection().known.settings = self.session.settings.clone();

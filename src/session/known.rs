@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use super::columns::{Columns, Parameters};
 use super::prepared::StatementId;
 use super::sequences::Drawn;
-use super::settings::Settings;
+use super::settings::{CLIENT_ENCODING, Settings, UTF8};
 
 /// A name given by PREPARE, and the text of that PREPARE; or of a mirror (see [`super::mirrored`]), and our name for what
 /// it is.
@@ -80,6 +80,11 @@ impl Known {
     pub fn unnamed_is_gone(&mut self) {
         self.unnamed = None;
         self.settled_unnamed = None;
+    }
+
+    /// It takes what it is sent for UTF-8 from now on.
+    pub fn is_in_utf8(&mut self) {
+        self.settings = self.settings.with(&CLIENT_ENCODING.into(), Some(UTF8.into()));
     }
 
     /// It has this statement; notes the use.

@@ -118,6 +118,15 @@ impl Settings {
     }
 }
 
+/// Makes a server connection take what it is sent for UTF-8, which texts of ours are.
+pub const TO_UTF8: &str = "SET client_encoding TO 'UTF8'";
+
+/// The setting that says in which encoding a text comes.
+pub const CLIENT_ENCODING: &str = "client_encoding";
+
+/// PostgreSQL's own name of it.
+pub const UTF8: &str = "UTF8";
+
 /// What its value does not say stays as it is: `ISO` is no order of the day and the month.
 fn is_relative(name: &str) -> bool {
     name == "datestyle"

@@ -58,6 +58,39 @@ fn a_datestyle_without_an_order_has_the_servers_and_not_the_last_sessions() {
 }
 
 #[test]
+fn what_a_session_takes_along_is_not_read_in_the_encoding_of_the_session_before() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{SHARED}\n[routing]\nreads = 'primary'"));
+        let bytes =
+            |client: &mut RawClient| client.query("select octet_length(current_setting('app.tenant'))")[1].clone();
+        let mut other = RawClient::connect(proxy.port(), &[("client_encoding", "LATIN1"), ("app.tenant", "Zoë")]);
+        let mut client = RawClient::connect(proxy.port(), &[("app.tenant", "Zoë")]);
+        for round in 0..3 {
+            assert_eq!(bytes(&mut other), "row 4", "round {round}");
+            assert_eq!(bytes(&mut client), "row 4", "round {round}");
+            // What the other one sends itself is read as it says: these are two letters.
+            assert_eq!(other.query("select octet_length('ë')")[1], "row 4", "round {round}");
+            let mut late = RawClient::connect(proxy.port(), &[("app.tenant", &format!("Zoë {round}"))]);
+            assert_eq!(bytes(&mut late), "row 6", "round {round}");
+            late.send(&[TERMINATE]);
+        }
+        assert_eq!(other.query("show client_encoding")[1], "row LATIN1");
+        client.query("set app.tenant = 'Zoé'");
+        other.query("set app.tenant = 'Zoe'");
+        assert_eq!(client.query("show app.tenant")[1], "row Zoé");
+        assert_eq!(bytes(&mut other), "row 3");
+        assert_eq!(other.query("reset app.tenant"), ["RESET", "I"]);
+        assert_eq!(bytes(&mut other), "row 4", "what it came with");
+        assert_eq!(other.query("show client_encoding")[1], "row LATIN1");
+        // Code that nobody has looked into may have left any encoding.
+        client.query("do $$ begin execute 'set client_' || 'encoding = latin1'; end $$");
+        let mut late = RawClient::connect(proxy.port(), &[("app.tenant", "ë")]);
+        assert_eq!(bytes(&mut late), "row 2");
+    });
+}
+
+#[test]
 fn a_setting_of_a_transaction_ends_with_it() {
     limited(|| {
         let cluster = cluster();
