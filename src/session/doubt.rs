@@ -380,6 +380,35 @@ mod tests {
     }
 
     #[test]
+    fn before_what_may_commit_another_sessions_sequences_are_discarded_in_a_batch_of_ours() {
+        let mut story = Story::begin();
+        story.parse("", "call p()");
+        story.sync();
+        story.hear_all("1Z");
+        story.known.drawn = Drawn::unknown();
+        assert_eq!(story.discard_sequences_apart(), "CPBECS");
+        assert_eq!(story.bind(""), "B", "the unnamed statement is still there");
+        story.execute();
+        story.sync();
+        for (tag, body) in [(b'3', ""), (b'1', ""), (b'2', ""), (b'C', "DISCARD SEQUENCES\0"), (b'3', ""), (b'Z', "I")]
+        {
+            assert_eq!(story.hear(tag, body.as_bytes()), Reply::Hide);
+        }
+        story.hear_all("2CZ");
+        assert!(story.session.is_idle());
+        story.known.drawn = Drawn::unknown();
+        story.bind("");
+        assert_eq!(story.discard_sequences_apart(), "CPBEC", "its batch has begun");
+        story.sync();
+        story.hear_all("2312C3Z");
+        story.send(b'Q', b"begin\0");
+        story.hear(b'C', b"BEGIN\0");
+        story.hear(b'Z', b"T");
+        story.known.drawn = Drawn::unknown();
+        assert_eq!(story.discard_sequences_apart(), "CPBEC", "in a transaction it cannot commit");
+    }
+
+    #[test]
     fn what_comes_behind_a_reset_waits_for_what_the_session_began_with() {
         let began_with = [("search_path", "app")];
         for (text, is_awaited) in

@@ -74,15 +74,25 @@ impl Session {
         if is_vain || !self.meets_foreign_sequences(known) {
             return;
         }
-        match self.discards_in_batch() {
-            true => self.discard_sequences_in_batch(known, out),
-            false => self.discard_sequences(known, out),
+        let is_in_batch = self.discards_in_batch();
+        if !is_in_batch && !self.gathered.queries.is_empty() {
+            return self.discard_sequences(known, out);
+        }
+        self.discard_sequences_by_batch(known, out);
+        if !is_in_batch {
+            self.end_batch(out);
         }
     }
 
     /// What is gathered is a batch, or part of one: what is discarded before it is so within it, without an answer of its own.
     pub fn discards_in_batch(&self) -> bool {
-        self.batch_is_open() || self.gathered.queries.is_empty()
+        self.batch_is_open() || self.gathered.queries.is_empty() && !self.must_begin_batch()
+    }
+
+    /// What is gathered may commit in its middle, and no transaction is open: behind anything that is executed in its batch,
+    /// PostgreSQL refuses a CREATE INDEX CONCURRENTLY, and from 18 on the COMMIT of a procedure.
+    fn must_begin_batch(&self) -> bool {
+        self.gathered.commits && self.transaction.status == TransactionStatus::Idle
     }
 
     /// Only between batches, before a Query.
@@ -93,8 +103,9 @@ impl Session {
         self.owed.push(Owed::DiscardSequences { is_asked: self.gathered.asks_sequence });
     }
 
-    /// The same within the client's batch, where no Query may stand.
-    fn discard_sequences_in_batch(&mut self, known: &mut Known, out: &mut BytesMut) {
+    /// The same within the client's batch, where no Query may stand, or in one of ours before it, which leaves the unnamed
+    /// statement as it is.
+    fn discard_sequences_by_batch(&mut self, known: &mut Known, out: &mut BytesMut) {
         self.put_ours(Parse { name: RESERVED, text: DISCARD.as_bytes(), types: &[0, 0] }, out);
         frontend::put_bind(out, Bind { portal: RESERVED, statement: RESERVED, rest: &[0; 6] }, 0);
         self.owed.push(Owed::OurBind);

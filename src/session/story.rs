@@ -79,6 +79,12 @@ impl Story {
         tags(&out)
     }
 
+    /// The same before one that may commit in its middle.
+    pub(super) fn discard_sequences_apart(&mut self) -> String {
+        self.session.gathered.commits = true;
+        self.discard_sequences()
+    }
+
     pub(super) fn sync(&mut self) -> String {
         self.send(b'S', b"")
     }

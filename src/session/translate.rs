@@ -441,7 +441,7 @@ impl Session {
         self.owed.push(Owed::Sync(Asker::Client));
     }
 
-    /// A Sync of our own: ends the batch on this node, so that it may go on at another.
+    /// A Sync of our own: ends the batch on this node, so that it may go on at another, or anew.
     pub fn end_batch(&mut self, out: &mut BytesMut) {
         frontend::put_bare(out, frontend::SYNC);
         self.flow.batch_open = false;

@@ -46,6 +46,48 @@ fn currval_is_never_another_sessions() {
     });
 }
 
+/// Behind anything that is executed in their batch PostgreSQL refuses most of them, some from version 18 on only.
+#[test]
+fn what_commits_in_its_middle_runs_by_a_batch_also_where_another_has_drawn() {
+    limited(|| {
+        let cluster = cluster();
+        cluster
+            .node(0)
+            .sql(
+                "create sequence s; create table t (a int);
+                create procedure commits() language plpgsql as
+                    $$ begin insert into t values (1); commit; insert into t values (2); end $$;
+                create procedure asks() language plpgsql as $$ begin commit; perform lastval(); end $$;
+                create function opaque(a int) returns int immutable language plpgsql as
+                    $$ declare n int; begin execute 'select ' || a into n; return n; end $$",
+            )
+            .unwrap();
+        let proxy = Proxy::start(&cluster, ONE);
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        let batch = |sql: &str| [parse("", sql), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        for (sql, tag) in [
+            ("call commits()", "CALL"),
+            ("do $$ begin commit; perform 1; end $$", "DO"),
+            ("create index concurrently on t (opaque(a))", "CREATE INDEX"),
+            ("vacuum t", "VACUUM"),
+        ] {
+            other.query("select nextval('s')");
+            assert_eq!(one.ask(&[&batch(sql)], 1), ["1", "2", tag, "I"], "{sql}");
+            // Prepared before, and behind another batch.
+            one.ask(&[&parse("", sql), SYNC], 1);
+            other.query("select nextval('s')");
+            assert_eq!(one.ask(&[&bind("", &[]), &execute(), SYNC], 1), ["2", tag, "I"], "{sql}");
+            other.query("select nextval('s')");
+            let told = one.ask(&[&batch("select 7"), &batch(sql)], 2);
+            assert_eq!(told, ["1", "2", "row 7", "SELECT 1", "I", "1", "2", tag, "I"], "{sql}");
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "6");
+        other.query("select nextval('s')");
+        let foreign = one.ask(&[&batch("call asks()")], 1);
+        assert!(foreign.iter().any(|told| told.starts_with("55000")), "{foreign:?}");
+    });
+}
+
 #[test]
 fn what_another_has_drawn_does_not_come_with_ones_own() {
     limited(|| {
