@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -35,7 +36,7 @@ use crate::net::{ReadBuffer, Stream};
 use crate::routing::{Intent, Reason, safety};
 use crate::session::{End, Session, SessionId, TransactionLog};
 use crate::topology::{NodeId, Role};
-use crate::wire::SqlState;
+use crate::wire::{SqlState, frontend};
 
 /// One client, logged in.
 pub struct Client {
@@ -145,6 +146,14 @@ impl HeldLease {
     /// How long what has been answered took, if that is not counted yet.
     pub(super) fn took(&self, now: Instant) -> Duration {
         self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked))
+    }
+
+    /// A batch is cut here. What comes behind may need the primary, for which a replica must have answered this part; of
+    /// itself it keeps its last replies up to the Sync.
+    pub(super) fn flush_part(&self, to_node: &mut BytesMut) {
+        if self.role != Role::Primary {
+            frontend::put_bare(to_node, frontend::FLUSH);
+        }
     }
 }
 

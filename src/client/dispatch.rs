@@ -18,7 +18,7 @@ use crate::session::translate::Message;
 use crate::session::{End, Held, TransactionLog};
 use crate::topology::Role;
 use crate::wire::error_response::{put_notice, put_warning};
-use crate::wire::{SqlState, frame};
+use crate::wire::{SqlState, frame, frontend};
 
 impl Client {
     /// The unit goes on its way on a new lease.
@@ -124,7 +124,7 @@ impl Client {
             self.session.forget_foreign_sequences(&mut held.lease.connection().known, &mut buffers.to_node);
         }
         let unit = buffers.input.filled().get(..size).unwrap_or_default();
-        let mut rest = unit;
+        let (mut rest, mut last) = (unit, None);
         while let Some(header) = peek(rest)? {
             let Some((message, after)) = rest.split_at_checked(header.size.min(rest.len())) else { break };
             let message = Message {
@@ -142,7 +142,11 @@ impl Client {
                 true => held.passing_to_node = message.missing,
                 false => self.dropping = message.missing,
             }
-            rest = after;
+            (rest, last) = (after, Some(header.tag));
+        }
+        let is_cut = self.session.gathered.end == Some(End::Flush) && last != Some(frontend::FLUSH);
+        if is_cut && held.passing_to_node == 0 {
+            held.flush_part(&mut buffers.to_node);
         }
         if held.at_hand && self.session.gathered.missing == 0 {
             buffers.kept.extend_from_slice(unit);

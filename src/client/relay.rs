@@ -504,6 +504,9 @@ impl Client {
                 buffers.to_node.extend_from_slice(buffers.input.filled().get(..there).unwrap_or_default());
                 buffers.input.consume(there);
                 held.passing_to_node -= there;
+                if held.passing_to_node == 0 && self.session.batch_is_open() {
+                    held.flush_part(&mut buffers.to_node);
+                }
                 moved |= there > 0;
             }
             let holds_back = self.log.as_ref().is_some_and(|log| log.holds_back());
@@ -577,8 +580,22 @@ impl Client {
             frontend::TERMINATE => Ok(Surveyed::Goodbye),
             _ => {
                 self.survey_message(header, message, 0)?;
+                self.cut_behind_execute();
                 Ok(Surveyed::Message)
             }
+        }
+    }
+
+    /// What an earlier part of the batch has bound on a replica is executed there, wherever the rest of the batch must go:
+    /// no other node has that portal.
+    fn cut_behind_execute(&mut self) {
+        let gathered = &mut self.session.gathered;
+        if gathered.intent.is_some() || !gathered.executes {
+            return;
+        }
+        let is_on_replica = self.held.as_ref().is_some_and(|held| held.role != Role::Primary);
+        if is_on_replica && self.session.batch_is_open() {
+            self.session.gathered.end.get_or_insert(End::Flush);
         }
     }
 

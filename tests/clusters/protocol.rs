@@ -6,7 +6,7 @@ use std::time::Duration;
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
-use crate::raw::{COPY_DONE, RawClient, SYNC, TERMINATE, bind, copy_data, execute, parse, query};
+use crate::raw::{COPY_DONE, FLUSH, RawClient, SYNC, TERMINATE, bind, copy_data, execute, parse, query};
 
 /// Few server connections, so that clients meet on them.
 const SHARED: &str = "[pool]\nsize = 2";
@@ -188,6 +188,39 @@ fn messages_larger_than_the_buffer_go_on_as_they_come() {
         assert!(client.query(&text).contains(&"row 20971520".to_owned()));
         assert!(client.query("select 7").contains(&"row 7".to_owned()));
         assert!(proxy.resident_megabytes() < 60, "{} MB", proxy.resident_megabytes());
+    });
+}
+
+/// Every few bytes the batch is cut elsewhere, also between a Bind and its Execute.
+#[test]
+fn a_batch_larger_than_the_buffer_goes_on_at_the_primary_where_it_writes() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let proxy = Proxy::start(&cluster, "[limits]\nbuffer_bytes = '64kB'\n[routing]\nconsistency = 'eventual'")
+            .with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        let write = [run("insert into t values (1)"), SYNC.to_vec()].concat();
+        let primary = format!("row {}", cluster.node(0).port());
+        for padding in (0..60).step_by(6) {
+            let first = run(&format!("select inet_server_port() -- {}", "x".repeat(padding)));
+            let reads = run("select inet_server_port()").repeat(2500);
+            let told = client.ask(&[&first, &reads, &write], 1);
+            assert_eq!(told[told.len() - 2..], ["INSERT 0 1", "I"], "{padding}: {:?}", told.last());
+            assert_eq!(told.iter().filter(|words| words.starts_with("SELECT")).count(), 2501, "{padding}");
+            assert_ne!(told[2], primary, "{padding}: it begins on a replica");
+        }
+        // One value is larger than the buffer.
+        let value = vec![b'x'; 300_000];
+        let read = [parse("", "select length($1::text)"), bind("", &[&value]), execute()].concat();
+        let told = client.ask(&[&read, &write], 1);
+        assert_eq!(told, ["1", "2", "row 300000", "SELECT 1", "1", "2", "INSERT 0 1", "I"]);
+        // What was bound before a Flush is executed there.
+        let told = client.ask(&[&parse("", "select 7"), &bind("", &[]), FLUSH, &execute(), &write], 1);
+        assert_eq!(told, ["1", "2", "row 7", "SELECT 1", "1", "2", "INSERT 0 1", "I"]);
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "12");
     });
 }
 
