@@ -619,6 +619,10 @@ impl Client {
     /// Whether what has been gathered may go to the node that is held.
     fn gate_by_intent(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let Some(held) = &self.held else { return Ok(Gate::More) };
+        // A notice comes with it, which may not stand in the middle of another message.
+        if held.passing_to_client > 0 && self.session.wishes().notices {
+            return Ok(Gate::Closed(Turn::Still));
+        }
         // The time of what runs would run for this, too, and a cancel may be on its way: once it is answered, the lease goes
         // back, and this goes elsewhere.
         let is_open = self.session.batch_is_open();

@@ -1,11 +1,13 @@
 //! What a session asks of Trunkline itself: notices, consistency, its position.
 
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use postgres::{Client, NoTls};
 
 use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+use crate::raw::{RawClient, query};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -48,6 +50,26 @@ fn notices_tell_where_each_statement_went_and_why() {
         notices.lock().unwrap().clear();
         client.simple_query("select 3").unwrap();
         assert!(notices.lock().unwrap().is_empty(), "{notices:?}");
+    });
+}
+
+/// The client reads nothing until the row fills all buffers, and asks for more meanwhile.
+#[test]
+fn a_notice_does_not_come_in_the_middle_of_a_row() {
+    const LENGTH: usize = 30_000_000;
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("set trunkline.notice_route = on");
+        client.send(&[&query(&format!("select repeat('x', {LENGTH})"))]);
+        thread::sleep(Duration::from_millis(500));
+        client.send(&[&query("select 7")]);
+        let mut told = client.until(b'Z');
+        told.extend(client.until(b'Z'));
+        let rows: Vec<usize> = told.iter().filter_map(|words| words.strip_prefix("row ")).map(str::len).collect();
+        assert_eq!(rows, [LENGTH, 1]);
+        assert_eq!(told.iter().filter(|words| words.starts_with("00000 routed to ")).count(), 2);
     });
 }
 
