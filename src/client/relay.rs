@@ -590,7 +590,7 @@ impl Client {
     /// no other node has that portal.
     fn cut_behind_execute(&mut self) {
         let gathered = &mut self.session.gathered;
-        if gathered.intent.is_some() || !gathered.executes {
+        if gathered.intent.is_some() || gathered.executes == 0 {
             return;
         }
         let is_on_replica = self.held.as_ref().is_some_and(|held| held.role != Role::Primary);
