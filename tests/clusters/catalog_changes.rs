@@ -255,3 +255,26 @@ fn on_primary(cluster: &Cluster, sql: &str) {
 fn comes_back_to_replicas(client: &mut Client, read: &str, primary: u16) {
     eventually(read, Duration::from_secs(5), || server_port(client, read) != primary);
 }
+
+#[test]
+fn what_the_grammar_refuses_and_large_inserts_take_no_reads_from_replicas() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int); insert into t values (1); create table large (a text)").unwrap();
+        let proxy = Proxy::start(&cluster, "[routing]\nfreshness_wait = '1s'").with_both_replicas(&cluster);
+        let (mut reader, mut other, primary) = (proxy.client(), proxy.client(), cluster.node(0).port());
+        let read = "select inet_server_port() from t limit 1";
+        eventually("reads go to replicas", Duration::from_secs(10), || server_port(&mut reader, read) != primary);
+        let large = format!("insert into large values ('{}')", "x".repeat(2_000_000));
+        for _ in 0..5 {
+            assert!(other.batch_execute("selec 1").is_err());
+            assert_ne!(server_port(&mut reader, read), primary);
+            other.batch_execute(&large).unwrap();
+            assert_ne!(server_port(&mut reader, read), primary);
+        }
+        // What it has changed counts all the same.
+        let changes = format!("alter table t set unlogged; comment on table t is '{}'", "x".repeat(2_000_000));
+        other.batch_execute(&changes).unwrap();
+        assert_eq!(server_port(&mut reader, read), primary);
+    });
+}

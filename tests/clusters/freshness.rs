@@ -356,16 +356,19 @@ fn who_comes_finds_what_was_written_by_a_session_that_keeps_its_server_connectio
         let cluster = cluster();
         cluster.node(0).sql("create table t (a int)").unwrap();
         let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
-        let (mut pinned, mut chained) = (proxy.client(), proxy.client());
+        let (mut pinned, mut chained, mut joined) = (proxy.client(), proxy.client(), proxy.client());
         pinned.batch_execute("listen x").unwrap();
         chained.batch_execute("begin").unwrap();
+        joined.batch_execute("begin").unwrap();
         for replica in &cluster.nodes()[1..] {
             replica.catch_up(cluster.node(0)).unwrap();
             replica.pause_replay().unwrap();
         }
         let mut written = 0;
         for _ in 0..5 {
-            for (client, end) in [(&mut pinned, "select 1"), (&mut chained, "commit and chain")] {
+            let clients =
+                [(&mut pinned, "select 1"), (&mut chained, "commit and chain"), (&mut joined, "commit; begin")];
+            for (client, end) in clients {
                 // A position is known that has no later write in it.
                 thread::sleep(Duration::from_millis(600));
                 client.batch_execute("insert into t values (1)").unwrap();
@@ -378,5 +381,32 @@ fn who_comes_finds_what_was_written_by_a_session_that_keeps_its_server_connectio
         for replica in &cluster.nodes()[1..] {
             replica.resume_replay().unwrap();
         }
+    });
+}
+
+#[test]
+fn what_a_lost_transaction_has_shown_is_not_taken_back() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t as select 0 as v").unwrap();
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(cluster.node(0)).unwrap();
+            replica.pause_replay().unwrap();
+        }
+        cluster.node(0).sql("update t set v = 1").unwrap();
+        let mut client = proxy.client();
+        client.batch_execute("begin").unwrap();
+        let row = client.query_one("select pg_backend_pid(), v from t", &[]).unwrap();
+        assert_eq!(row.get::<_, i32>(1), 1);
+        cluster.node(0).sql(&format!("select pg_terminate_backend({})", row.get::<_, i32>(0))).unwrap();
+        let is_lost = || client.batch_execute("select 1").is_err();
+        eventually("the transaction is lost", Duration::from_secs(5), is_lost);
+        client.batch_execute("rollback").unwrap();
+        let seen: i32 = client.query_one("select v from t", &[]).unwrap().get(0);
+        for replica in &cluster.nodes()[1..] {
+            replica.resume_replay().unwrap();
+        }
+        assert_eq!(seen, 1);
     });
 }

@@ -1,12 +1,13 @@
 //! A configuration that is read anew while clients go on.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::NoTls;
+use postgres::error::SqlState;
 use toml::{Table, Value};
 
-use crate::fixture::{Proxy, cluster, eventually, limited, login, pgbench, server_port};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, login, pgbench, server_port};
 use crate::pgbench::fill;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -184,5 +185,52 @@ fn what_needs_a_restart_is_said() {
         let log = proxy.log();
         assert!(log.contains("counts only after a restart") && log.contains("workers"), "{log}");
         assert!(log.contains("io_uring"), "{log}");
+    });
+}
+
+#[test]
+fn a_former_primary_takes_no_writes_after_a_reload_either() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[failover]\nhold = \"1s\"");
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a int)").unwrap();
+        cluster.node(1).catch_up(cluster.node(0)).unwrap();
+        cluster.node(2).kill().unwrap();
+        cluster.node(1).promote().unwrap();
+        let successor = cluster.node(1).port();
+        eventually("writes go to the successor", Duration::from_secs(20), || {
+            client.query_one("select inet_server_port() from pg_advisory_xact_lock(1)", &[]).is_ok_and(|row| {
+                let port: i32 = row.get(0);
+                port == i32::from(successor)
+            })
+        });
+        cluster.node(1).kill().unwrap();
+        eventually("its loss is known", Duration::from_secs(20), || {
+            client.batch_execute("insert into t values (1)").is_err()
+        });
+        reload(&proxy, DONE, |file| set(file, "routing", "max_lag", "3s"));
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(5) {
+            let error = client.batch_execute("insert into t values (1)").unwrap_err();
+            assert_eq!(error.code().map(SqlState::code), Some("57P03"), "{error}");
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap().trim(), "0");
+    });
+}
+
+#[test]
+fn a_pause_waits_also_for_transactions_whose_pools_a_reload_has_forgotten() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']\n[failover]\npause_timeout = \"1s\"");
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a int); begin; insert into t values (1)").unwrap();
+        reload(&proxy, DONE, |file| nodes(file).reverse());
+        let mut console = console(&proxy);
+        assert!(console.batch_execute("pause bench").is_err(), "a transaction is open");
+        client.batch_execute("commit").unwrap();
+        console.batch_execute("pause bench").unwrap();
+        console.batch_execute("resume bench").unwrap();
     });
 }

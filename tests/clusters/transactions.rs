@@ -230,6 +230,85 @@ fn a_read_only_transaction_moves_for_what_only_the_primary_can_answer() {
 }
 
 #[test]
+fn nothing_is_left_on_a_replica_that_would_bind_the_session_to_it() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let lasting = "declare c cursor with hold for select a from t";
+        client.query("begin read only");
+        assert!(!is_on_primary(&mut client, &cluster));
+        has(&client.query(lasting), "DECLARE CURSOR");
+        has(&client.query("commit"), "COMMIT");
+        has(&client.query("fetch c"), "row 1");
+        has(&client.query("insert into t values (2)"), "INSERT 0 1");
+        client.query("close c");
+        // One that is bound is told.
+        let lock = "do $$ begin perform pg_advisory_lock(7); end $$";
+        for unfit in [lasting, lock] {
+            client.query("begin read only isolation level repeatable read");
+            assert!(!is_on_primary(&mut client, &cluster));
+            let told = client.query(unfit);
+            assert!(told[0].starts_with("0A000"), "{unfit}: {told:?}");
+            client.query("rollback");
+            has(&client.query("insert into t values (3)"), "INSERT 0 1");
+        }
+    });
+}
+
+#[test]
+fn what_stands_behind_the_end_of_a_transaction_is_not_bound_to_its_replica() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for behind in ["commit; insert into t values (2)", "rollback; select txid_current()"] {
+            client.query("begin read only isolation level repeatable read");
+            assert!(!is_on_primary(&mut client, &cluster));
+            let told = client.query(behind);
+            assert!(told.iter().all(|told| !told.starts_with("25006") && !told.starts_with("0A000")), "{told:?}");
+            has(&told, "I");
+        }
+        has(&client.query("select count(*) from t"), "row 2");
+        // What the transaction has set goes with it.
+        client.query("begin read only isolation level repeatable read");
+        assert!(!is_on_primary(&mut client, &cluster));
+        client.query("set work_mem = '7MB'");
+        client.query("commit; insert into t values (2)");
+        client.query("rollback");
+        has(&client.query("select count(*) from t"), "row 2");
+    });
+}
+
+#[test]
+fn a_string_that_changes_the_defaults_begins_by_the_new_ones() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("set default_transaction_read_only = on");
+        client.query("set default_transaction_read_only = off; begin; select count(*) from t");
+        has(&client.query("insert into t values (2)"), "INSERT 0 1");
+        has(&client.query("commit"), "COMMIT");
+    });
+}
+
+#[test]
+fn words_that_only_contain_the_time_bind_nothing() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for (text, is_bound) in [("unknown", false), ("now", true)] {
+            client.query("begin read only");
+            client.query(&format!("select count(*) from t where a::text <> '{text}'"));
+            assert_eq!(client.query("select txid_current() > 0")[0].starts_with("0A000"), is_bound, "{text}");
+            client.query("rollback");
+        }
+    });
+}
+
+#[test]
 fn a_transaction_that_is_not_bound_outlives_its_replica() {
     limited(|| {
         let cluster = prepared();
