@@ -1,4 +1,4 @@
-//! Statements prepared through the protocol, as EXECUTE by SQL finds them.
+//! Statements prepared through the protocol, as EXECUTE by SQL finds them; and those of SQL, as Bind finds them.
 //!
 //! PostgreSQL has one namespace for what is prepared by SQL and through the protocol. On server connections the protocol's
 //! statements have names of ours, so that sessions share them. Where a session executes one of its own by SQL, it is prepared
@@ -41,6 +41,29 @@ impl Session {
         });
         let named = names.filter_map(|name| Some((name, self.names.get(name.as_bytes())?)));
         named.filter(|(_, prepared)| can_be_mirrored(&prepared.statement))
+    }
+
+    /// What was prepared under this name by SQL, or will be by what stands before, and the text of that PREPARE: the
+    /// protocol finds it by the same name. Should that fail, nothing of the name is run.
+    #[cold]
+    pub(super) fn given_by_sql(&self, name: &[u8]) -> Option<(Arc<Statement>, Arc<str>)> {
+        let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
+        if let Some(prepared) = self.sql_prepared.get(name) {
+            return Some((Arc::clone(&prepared.statement), Arc::clone(&prepared.text)));
+        }
+        let gathered = self.gathered.parsed.iter().rev().map(|prepared| &prepared.statement);
+        let under_way = self.owed.iter().rev().filter_map(|owed| match owed {
+            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => Some(statement),
+            _ => None,
+        });
+        let parts =
+            gathered.chain(under_way).filter(|statement| !statement.is_plain_read()).flat_map(|s| s.parts.iter());
+        parts.flat_map(|part| part.session.iter()).find_map(|change| match change {
+            SessionChange::Prepare { name: given, statement, text, .. } if **given == *name => {
+                Some((Arc::clone(statement), Arc::clone(text)))
+            }
+            _ => None,
+        })
     }
 
     /// Before a message that has to do with this statement: what it executes by SQL will be there under the client's names.
@@ -176,6 +199,32 @@ mod tests {
             story.hear_all("Z");
             assert!(!story.known.has_mirror(story.session.id, "a"));
             assert_eq!(story.send(b'Q', b"execute a\0"), "Q");
+        }
+    }
+
+    #[test]
+    fn what_was_prepared_by_sql_leaves_what_it_does_where_it_is_bound_by_its_name() {
+        const SETS: &str = "prepare s(text) as select set_config('app.tenant', $1, false)";
+        const LOCKS: &str = "prepare s(int) as select pg_advisory_lock($1)";
+        for (text, is_pinned) in [(SETS, false), (LOCKS, true)] {
+            for is_pipelined in [false, true] {
+                let mut story = Story::begin();
+                story.send(b'Q', format!("{text}\0").as_bytes());
+                if !is_pipelined {
+                    story.hear(b'C', b"PREPARE\0");
+                    story.hear_all("Z");
+                }
+                assert_eq!(story.bind("s"), "B");
+                story.execute();
+                story.sync();
+                if is_pipelined {
+                    story.hear(b'C', b"PREPARE\0");
+                    story.hear_all("Z");
+                }
+                story.hear_all("2CZ");
+                assert_eq!(story.session.pin().is_some(), is_pinned, "{text}");
+                assert_eq!(story.session.take_touched().len(), usize::from(!is_pinned), "{text}");
+            }
         }
     }
 

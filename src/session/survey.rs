@@ -200,11 +200,17 @@ impl Session {
                 }
                 self.join(&prepared.statement, &prepared.text, around)
             }
-            None => {
-                self.gathered.join(Intent::Primary(Reason::UnknownName));
-                Ruling::default()
-            }
+            None => self.survey_bind_of_sql(name, around),
         }
+    }
+
+    /// A Bind or a Describe of what was prepared by SQL, if anything was: what it leaves is looked for as with EXECUTE.
+    #[cold]
+    fn survey_bind_of_sql(&mut self, name: &[u8], around: &Surroundings<'_>) -> Ruling {
+        let given = self.given_by_sql(name);
+        let ruling = given.map(|(statement, text)| self.join(&statement, text.as_bytes(), around));
+        self.gathered.join(Intent::Primary(Reason::UnknownName));
+        ruling.unwrap_or_default()
     }
 
     /// The unit has been joined by this statement when its Parse was looked at, and nothing that counts has changed since:
@@ -269,7 +275,12 @@ impl Session {
                 true => self.gathered_statement(name),
                 false => self.names.get(name).cloned().or_else(|| self.gathered_statement(name)),
             };
-            prepared.map_or_else(Cow::default, |prepared| Cow::Owned(prepared.text.to_vec()))
+            match prepared {
+                Some(prepared) => Cow::Owned(prepared.text.to_vec()),
+                None => {
+                    Cow::Owned(self.given_by_sql(name).map(|(_, text)| text.as_bytes().to_vec()).unwrap_or_default())
+                }
+            }
         };
         match header.tag {
             frontend::QUERY => frontend::query_text(body).map_or_else(|_| Cow::default(), Cow::Borrowed),

@@ -295,9 +295,7 @@ impl Session {
                 return;
             }
             Some(prepared) => {
-                let statement = Arc::clone(&prepared.statement);
-                let (name, draws, bound) = (bind.portal.into(), self.gathered.draws, self.owed.moment());
-                self.portals.push(Portal { name, statement, draws, bound });
+                self.binds(bind.portal, Arc::clone(&prepared.statement));
                 if self.deallocates_ours(&prepared.statement, known) {
                     let text = DEALLOCATE_RESERVED.as_bytes();
                     self.put_ours(Parse { name: DEALLOCATES, text, types: &[0, 0] }, out);
@@ -314,10 +312,21 @@ impl Session {
                 self.put_our_close(RESERVED, out);
                 frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
             }
-            None => out.extend_from_slice(message.whole),
+            None => {
+                if let Some((statement, _)) = self.given_by_sql(bind.statement) {
+                    self.binds(bind.portal, statement);
+                }
+                out.extend_from_slice(message.whole);
+            }
         }
         self.flow.batch_open = true;
         self.owed.push(Owed::Bind);
+    }
+
+    /// A portal of this name is bound now.
+    fn binds(&mut self, portal: &[u8], statement: Arc<Statement>) {
+        let (name, draws, bound) = (portal.into(), self.gathered.draws, self.owed.moment());
+        self.portals.push(Portal { name, statement, draws, bound });
     }
 
     /// The same as [`Session::put_mirrors`] for the statement of this name.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use postgres::Client;
 
 use crate::fixture::{Proxy, cluster, limited};
-use crate::raw::{FLUSH, RawClient, SYNC, TERMINATE, bind, close, execute, parse};
+use crate::raw::{FLUSH, RawClient, SYNC, TERMINATE, bind, close, execute, parse, query};
 
 /// One server connection per node, so that every client's statements meet on it.
 const SHARED: &str = "[pool]\nsize = 1";
@@ -466,6 +466,37 @@ fn sql_prepared_statements_are_kept() {
                 assert_eq!(first_value(client, "execute p"), expected);
             }
         }
+    });
+}
+
+/// As libpq's PQexecPrepared may.
+#[test]
+fn what_was_prepared_by_sql_and_is_bound_by_its_name_leaves_to_others_nothing_of_what_it_does() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 2\n[routing]\nreads = 'primary'");
+        let mut one = RawClient::connect(proxy.port(), &[]);
+        let mut two = RawClient::connect(proxy.port(), &[]);
+        one.query("prepare s(text) as select set_config('app.tenant', $1, false)");
+        for tenant in ["a", "b"] {
+            let row = format!("row {tenant}");
+            let told = one.ask(&[&bind("s", &[tenant.as_bytes()]), &execute(), SYNC], 1);
+            assert_eq!(told, ["2", &row, "SELECT 1", "I"]);
+            for _ in 0..5 {
+                assert_ne!(two.query("select current_setting('app.tenant', true)")[1], row);
+                assert_eq!(one.query("select current_setting('app.tenant', true)")[1], row);
+            }
+        }
+        // Also in the same write as its PREPARE.
+        let prepare = query("prepare l(int) as select pg_advisory_lock($1)");
+        let told = one.ask(&[&prepare, &bind("l", &[b"7"]), &execute(), SYNC], 2);
+        assert_eq!(told, ["PREPARE", "I", "2", "row ", "SELECT 1", "I"]);
+        for _ in 0..5 {
+            let holder = two.query("select pid from pg_locks where locktype = 'advisory'")[1].clone();
+            assert_ne!(two.query("select pg_backend_pid()")[1], holder);
+            assert_eq!(one.query("select pg_backend_pid()")[1], holder);
+        }
+        assert_eq!(one.query("select pg_advisory_unlock(7)")[1], "row t");
     });
 }
 
