@@ -38,12 +38,25 @@ impl Session {
     /// The transaction cannot go on where it is: it is lost, and the client is told with this message.
     pub fn abort_transaction(&mut self, code: SqlState, message: &str, out: &mut BytesMut) {
         put_error(out, Severity::Error, code, message, None);
+        self.tell_what_is_undone(out);
         while self.owed.pop().is_some() {}
         self.rewind_statements();
         self.portals.clear();
         self.transaction.status = TransactionStatus::Failed;
         self.transaction.aborted = Some(Aborted::Told);
         self.flow.batch_open = false;
+    }
+
+    /// What the transaction has set is what it was before, and the client is told so: as by a server, behind the error that
+    /// undoes it and before the ReadyForQuery.
+    pub(super) fn tell_what_is_undone(&mut self, out: &mut BytesMut) {
+        let undone = self.reported.take_back();
+        for (name, value) in &undone {
+            backend::put_parameter_status(out, name, value);
+        }
+        if !undone.is_empty() {
+            self.read_anew();
+        }
     }
 
     /// The unit that met the abort has ended so: the client gets its ReadyForQuery, now or at its Sync.
@@ -159,12 +172,13 @@ impl Session {
     fn end_aborted(&mut self, ending: Aborted, out: &mut BytesMut) -> Option<SqlState> {
         self.transaction.status = TransactionStatus::Idle;
         self.transaction.aborted = None;
-        if ending != Aborted::Committing {
-            backend::put_command_complete(out, "ROLLBACK");
-            return None;
+        let told = (ending == Aborted::Committing).then_some(SqlState::SERIALIZATION_FAILURE);
+        match told {
+            Some(code) => put_error(out, Severity::Error, code, LOST, None),
+            None => backend::put_command_complete(out, "ROLLBACK"),
         }
-        put_error(out, Severity::Error, SqlState::SERIALIZATION_FAILURE, LOST, None);
-        Some(SqlState::SERIALIZATION_FAILURE)
+        self.tell_what_is_undone(out);
+        told
     }
 
     fn refuse_batch(&mut self, out: &mut BytesMut) -> SqlState {
@@ -179,6 +193,86 @@ impl Session {
         };
         self.transaction.aborted = Some(Aborted::Told);
         put_error(out, Severity::Error, code, message, None);
+        self.tell_what_is_undone(out);
         code
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use crate::session::Loss;
+    use crate::session::failure::Circumstances;
+    use crate::session::story::Story;
+    use crate::sql::{ParseSettings, classify_bytes};
+    use crate::wire::{Header, SqlState, frame};
+
+    /// In a transaction that has set its time zone.
+    fn begun() -> Story {
+        let mut story = Story::begin();
+        story.session.told(vec![("TimeZone".into(), "UTC".into()), ("DateStyle".into(), "ISO, MDY".into())].into());
+        for text in ["begin", "set local timezone = 'Asia/Tokyo'"] {
+            story.send(b'Q', format!("{text}\0").as_bytes());
+            story.hear(b'C', b"SET\0");
+            if text != "begin" {
+                story.hear(b'S', b"TimeZone\0Asia/Tokyo\0");
+            }
+            story.hear(b'Z', b"T");
+        }
+        story.session.transaction.has_acted = true; // it cannot be begun anew
+        story
+    }
+
+    /// The tags of these messages, and what the client is told of its time zone.
+    fn told(mut bytes: &[u8]) -> String {
+        let mut told = String::new();
+        while let Some(header) = Header::peek(bytes).unwrap() {
+            told.push(header.tag.into());
+            if header.tag == b'S' {
+                assert_eq!(&bytes[frame::HEADER..header.size], b"TimeZone\0UTC\0");
+            }
+            bytes = &bytes[header.size..];
+        }
+        told
+    }
+
+    #[test]
+    fn a_transaction_that_we_end_tells_what_its_settings_were_with_the_error() {
+        let (mut story, mut out) = (begun(), BytesMut::new());
+        story.session.abort_transaction(SqlState::FEATURE_NOT_SUPPORTED, "?", &mut out);
+        assert_eq!(told(&out), "ES");
+        out.clear();
+        let mut classify = |text: &[u8]| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default()));
+        story.session.answer_alone(b'Q', b"rollback\0", &mut classify, &mut out).unwrap();
+        assert_eq!(told(&out), "CZ", "once");
+    }
+
+    #[test]
+    fn a_transaction_that_is_lost_tells_it_with_the_error_or_with_its_end() {
+        let how = Circumstances { farewell: None, sent: true, forwarded: true, is_read: false, at_hand: false };
+        let mut story = begun();
+        story.send(b'Q', b"select 1\0");
+        let Loss::Report(_, out) = story.session.lost(how) else { panic!("it is lost") };
+        assert_eq!(told(&out), "ESZ");
+        let mut story = begun();
+        let Loss::Report(_, mut out) = story.session.lost(how) else { panic!("it is lost") };
+        assert!(out.is_empty(), "nobody has asked");
+        let mut classify = |text: &[u8]| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default()));
+        story.session.answer_alone(b'Q', b"rollback\0", &mut classify, &mut out).unwrap();
+        assert_eq!(told(&out), "CSZ");
+    }
+
+    #[test]
+    fn what_a_transaction_has_left_is_not_taken_back_with_the_next() {
+        for end in ["commit", "commit and chain"] {
+            let mut story = begun();
+            story.send(b'Q', format!("{end}\0").as_bytes());
+            story.hear(b'C', b"COMMIT\0");
+            story.hear(b'Z', if end == "commit" { b"I" } else { b"T" });
+            let mut out = BytesMut::new();
+            story.session.abort_transaction(SqlState::FEATURE_NOT_SUPPORTED, "?", &mut out);
+            assert_eq!(told(&out), "E", "{end}");
+        }
     }
 }

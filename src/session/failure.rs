@@ -211,6 +211,7 @@ impl Session {
     /// The ReadyForQuery that the node would have sent.
     fn end_answered(&mut self) -> Loss {
         let mut out = BytesMut::new();
+        self.tell_what_is_undone(&mut out); // what was set for the transaction only
         while let Some(owed) = self.owed.pop() {
             if owed.asker() == Asker::Client {
                 backend::put_ready(&mut out, self.transaction.status);
@@ -288,6 +289,7 @@ impl Session {
         let is_open = self.flow.batch_open;
         let mut out = BytesMut::new();
         put_error(&mut out, Severity::Error, code, message, None);
+        self.tell_what_is_undone(&mut out);
         let mut readies = 0;
         while let Some(owed) = self.owed.pop() {
             if owed.ends_with_ready() && owed.asker() == Asker::Client {
@@ -365,6 +367,7 @@ impl Session {
     /// taken off the client's hands. A batch without its Sync is skipped up to it.
     pub fn refuse_unit(&mut self, code: SqlState, message: &str, end: super::End, out: &mut BytesMut) {
         put_error(out, Severity::Error, code, message, None);
+        self.tell_what_is_undone(out);
         if self.transaction.status == TransactionStatus::Open {
             // Without a lease: it was to be begun anew.
             self.transaction.status = TransactionStatus::Failed;

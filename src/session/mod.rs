@@ -321,11 +321,12 @@ impl Session {
         self.read_anew();
     }
 
-    /// The node has reported this value: answers whether the client must be told.
+    /// The node has reported this value to us, outside of transactions: answers whether the client must be told.
     pub fn is_news(&mut self, name: &str, value: &str) -> bool {
         let is_news = name != "in_hot_standby" && self.reported.get(name) != Some(value);
         if is_news {
             self.reported.change(name, value);
+            self.reported.settle();
             self.read_anew();
         }
         is_news

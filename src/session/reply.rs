@@ -109,9 +109,13 @@ impl Session {
             self.doubts.clear();
         }
         self.transaction.status = status;
-        self.transaction.ended = Ended::No;
+        let ended = std::mem::take(&mut self.transaction.ended);
         self.flow.copy_in = false;
+        if ended == Ended::Chained {
+            self.reported.settle();
+        }
         if status == TransactionStatus::Idle {
+            self.reported.settle();
             if !self.reset.is_empty() {
                 self.reset_for_good.append(&mut self.reset);
             }

@@ -15,12 +15,14 @@ pub type ReportedAtLogin = Arc<Vec<(Box<str>, Box<str>)>>;
 pub struct Reported {
     at_login: Option<ReportedAtLogin>,
     since: Option<ReportedAtLogin>,
+    /// What it was when the session was idle last, where something has been told since.
+    when_idle: Option<ReportedAtLogin>,
 }
 
 impl Reported {
     /// What a client is told at login.
     pub fn new(at_login: ReportedAtLogin) -> Self {
-        Self { at_login: Some(Arc::clone(&at_login)), since: Some(at_login) }
+        Self { at_login: Some(Arc::clone(&at_login)), since: Some(at_login), when_idle: None }
     }
 
     /// What the client was told at login, if it has been told nothing since.
@@ -39,13 +41,33 @@ impl Reported {
         value(self.at_login.as_ref(), name)
     }
 
-    /// The node has reported another value.
+    /// The node has reported another value: as long as the session is not idle, its transaction may be what has set it.
     pub fn change(&mut self, name: &str, value: &str) {
         if self.get(name) == Some(value) {
             return;
         }
+        if self.when_idle.is_none() {
+            self.when_idle.clone_from(&self.since);
+        }
         let others = self.since.iter().flat_map(|all| all.iter()).filter(|(reported, _)| **reported != *name).cloned();
         self.since = Some(Arc::new(others.chain([(name.into(), value.into())]).collect()));
+    }
+
+    /// No transaction is open that could take back what has been reported.
+    #[inline]
+    pub fn settle(&mut self) {
+        if self.when_idle.is_some() {
+            self.when_idle = None;
+        }
+    }
+
+    /// The transaction is undone, and no node says so: it is what it was before. Answers what the client has been told
+    /// otherwise.
+    pub fn take_back(&mut self) -> Vec<(Box<str>, Box<str>)> {
+        let Some(before) = self.when_idle.take() else { return Vec::new() };
+        let undone = before.iter().filter(|(name, value)| self.get(name) != Some(value)).cloned().collect();
+        self.since = Some(before);
+        undone
     }
 }
 

@@ -329,6 +329,38 @@ fn a_transaction_that_is_not_bound_outlives_its_replica() {
 }
 
 #[test]
+fn of_a_transaction_that_trunkline_ends_the_client_is_told_that_its_settings_are_what_they_were() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[("timezone", "UTC")]);
+        let begin = |client: &mut RawClient| {
+            client.query("begin read only");
+            let port = row(&client.query(WHERE));
+            assert_eq!(client.query("set local timezone = 'Asia/Tokyo'"), ["SET", "TimeZone=Asia/Tokyo", "T"]);
+            port
+        };
+        let draw = [parse("", "select nextval('s')"), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        for message in [query("select nextval('s')"), draw] {
+            begin(&mut client);
+            let told = client.ask(&[&message], 1);
+            assert!(told[0].starts_with("0A000"), "{told:?}");
+            assert_eq!(told[1..], ["TimeZone=UTC", "E"]);
+            assert_eq!(client.query("rollback"), ["ROLLBACK", "I"]);
+            assert_eq!(row(&client.query("show timezone")), "UTC");
+        }
+        let port = begin(&mut client);
+        let node = cluster.nodes().iter().find(|node| node.port().to_string() == port).unwrap();
+        node.kill().unwrap();
+        let told = client.query("select a from t");
+        assert!(told[0].starts_with("40001"), "{told:?}");
+        assert_eq!(told[1..], ["TimeZone=UTC", "E"]);
+        assert_eq!(client.query("rollback"), ["ROLLBACK", "I"]);
+        assert_eq!(row(&client.query("show timezone")), "UTC");
+    });
+}
+
+#[test]
 fn the_defaults_of_a_role_decide_how_its_transactions_begin() {
     limited(|| {
         let cluster = prepared();
