@@ -64,6 +64,11 @@ impl Connection {
         self.begin_exchange()?;
         let answer = exchange::query(&mut self.stream, sql, deadline).await;
         self.awaits_answer = answer.as_ref().is_err_and(|error| !error.is_answer());
+        match &answer {
+            Ok(answer) => self.hear(answer),
+            Err(ExchangeError::Refused { answer, .. }) => self.hear(answer),
+            Err(_) => {}
+        }
         answer
     }
 
@@ -85,6 +90,11 @@ impl Connection {
         Ok(())
     }
 
+    /// What came with the answer to us of settings counts for whoever is served next.
+    fn hear(&mut self, answer: &Answer) {
+        answer.parameters.iter().for_each(|(name, value)| self.known.reports.change(name, value));
+    }
+
     /// Messages of ours, see [`exchange::describe`]; the same holds of them.
     pub async fn describe(
         &mut self,
@@ -92,9 +102,11 @@ impl Connection {
         deadline: tokio::time::Instant,
     ) -> Result<Described, ExchangeError> {
         self.begin_exchange()?;
-        let described = exchange::describe(&mut self.stream, messages, deadline).await;
-        self.awaits_answer = described.is_err();
-        described
+        let answer = exchange::describe(&mut self.stream, messages, deadline).await;
+        self.awaits_answer = answer.is_err();
+        let answer = answer?;
+        self.hear(&answer);
+        Ok(answer.described)
     }
 
     /// An answer is awaited from now on, until whoever sends has read it.

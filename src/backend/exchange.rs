@@ -123,11 +123,11 @@ pub async fn describe(
     stream: &mut Stream,
     messages: &[u8],
     deadline: tokio::time::Instant,
-) -> Result<Described, ExchangeError> {
+) -> Result<Answer, ExchangeError> {
     let whole = async {
         stream.write_all(messages).await?;
         let (answer, _) = read_to_ready(stream, &mut BytesMut::with_capacity(1024)).await?;
-        Ok(answer.described)
+        Ok(answer)
     };
     tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }

@@ -260,7 +260,7 @@ impl Pool {
         let jitter = self.settings.load().lifetime.mul_f64(rand::rng().random_range(0.0..0.1));
         let connection = Connection {
             stream: login.stream,
-            known: Known::of(login.cancel_key.process_id),
+            known: Known::of(login.cancel_key.process_id, &login.parameters),
             node: self.node,
             parameters: login.parameters.into(),
             cancel_target: CancelTarget::new(&self.target.endpoint, login.cancel_key),

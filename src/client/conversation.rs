@@ -34,7 +34,7 @@ use crate::config::PoolMode;
 use crate::metrics::{Limit, Target};
 use crate::net::{ReadBuffer, Stream};
 use crate::routing::{Intent, Reason, safety};
-use crate::session::{End, Session, SessionId, TransactionLog};
+use crate::session::{End, Held, Session, SessionId, TransactionLog};
 use crate::topology::{NodeId, Role};
 use crate::wire::{SqlState, frontend};
 
@@ -362,8 +362,8 @@ impl Client {
         }
         let Some(mut acquired) = self.try_acquire(&intent, now) else { return Ok(Some(Unusual::Unit)) };
         let is_read = matches!(intent, Intent::Read { .. });
-        let known = &acquired.lease.connection().known;
-        if !self.session.is_at_home(known) || self.session.must_verify(known) {
+        let (known, held) = (&acquired.lease.connection().known, Held::of(acquired.role));
+        if !self.session.is_at_home(known) || !self.session.is_told(known, held) || self.session.must_verify(known) {
             return Ok(Some(Unusual::Acquired(acquired, is_read)));
         }
         self.set_out(acquired, is_read, now, buffers)?;

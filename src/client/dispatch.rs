@@ -34,10 +34,14 @@ impl Client {
         if let Err(error) = self.make_ours(&mut acquired.lease).await {
             return self.replay_failed(error, buffers).await;
         }
+        let Some(is_read) = self.go_by(&mut acquired, is_read, buffers).await? else {
+            self.give_back(acquired.lease, Instant::now());
+            return Ok(()); // what it is now is started elsewhere
+        };
         if let Err(error) = self.verify(&mut acquired.lease).await {
             return self.replay_failed(error, buffers).await;
         }
-        if let Some(sql) = self.session.beginning() {
+        if let Some(sql) = self.session.beginning(Held::of(acquired.role)) {
             let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
             if let Err(error) = acquired.lease.connection().query(&sql, deadline).await {
                 return self.replay_failed(error, buffers).await;
@@ -75,7 +79,7 @@ impl Client {
         if matches!(reason, Reason::UnknownRelation | Reason::UnknownFunction) {
             self.database.catalog.missed(begun);
         }
-        self.session.served_on(if role == Role::Primary { Held::Primary } else { Held::Replica });
+        self.session.served_on(Held::of(role));
         self.place.card.runs_on(lease.pool().address(), begun, has_limit && ends_here);
         self.tally.count(|totals| totals.assignments += 1);
         self.held = Some(HeldLease {
@@ -246,6 +250,33 @@ impl Client {
         }
         self.session.replayed(&mut connection.known, &refused);
         Ok(())
+    }
+
+    /// The client is told where the server connection reports otherwise than it has been told, and what may be read otherwise
+    /// by that is looked at again. Answers whether it is a read; None: it cannot be served there, as it is read now.
+    async fn go_by(
+        &mut self,
+        acquired: &mut Acquired,
+        is_read: bool,
+        buffers: &mut Buffers,
+    ) -> Result<Option<bool>, Farewell> {
+        let (known, held) = (&acquired.lease.connection().known, Held::of(acquired.role));
+        if self.session.is_told(known, held) {
+            return Ok(Some(is_read));
+        }
+        let is_read_otherwise = self.session.goes_by(known, held, &mut buffers.to_client);
+        if !buffers.to_client.is_empty() {
+            self.flush(buffers).await?;
+        }
+        if !is_read_otherwise {
+            return Ok(Some(is_read));
+        }
+        self.session.gathered.clear();
+        self.survey(buffers)?;
+        let intent = self.intent();
+        let is_read = matches!(intent, Intent::Read { .. });
+        let fits = is_read || acquired.role == Role::Primary && matches!(intent, Intent::Primary(_));
+        Ok((fits && self.session.gathered.end.is_some()).then_some(is_read))
     }
 
     /// Statements whose columns are not known to be the same there are prepared anew on the server connection.

@@ -14,7 +14,6 @@ use crate::net::ReadBuffer;
 use crate::routing::{Catalog, Intent, Reads, Ruling};
 use crate::session::{End, Held, Surroundings};
 use crate::sql::Statement;
-use crate::topology::Role;
 use crate::wire::{Header, SqlState, backend, frame, frontend};
 
 /// A batch for the primary that is longer than this is not collected whole before it is sent: what few batches exceed, so
@@ -104,11 +103,7 @@ impl Client {
         missing: usize,
         mut classified: Option<Arc<Statement>>,
     ) -> Result<(), Farewell> {
-        let held = match &self.held {
-            None => Held::Nothing,
-            Some(held) if held.role == Role::Primary => Held::Primary,
-            Some(_) => Held::Replica,
-        };
+        let held = self.held.as_ref().map_or(Held::Nothing, |held| Held::of(held.role));
         let known = self.database.catalog.look();
         let resolved = known.picture().map(|picture| self.paths.resolve(picture, &self.session));
         let catalog = match (known.picture(), resolved) {

@@ -288,7 +288,12 @@ impl Client {
             let there = header.size.min(rest.len());
             let body = rest.get(frame::HEADER..there).unwrap_or_default();
             let connection = held.lease.connection();
-            let reply = self.session.reply(header.tag, body, &mut connection.known).map_err(|_| Stop::OutOfStep)?;
+            let known = &mut connection.known;
+            // The client is told nothing of what the replica says: if it is so elsewhere, it is told there.
+            let reply = match header.tag == backend::PARAMETER_STATUS && held.refused.is_some() {
+                true => known.hears(body),
+                false => self.session.reply(header.tag, body, known).map_err(|_| Stop::OutOfStep)?,
+            };
             let next = at + there;
             if matches!(reply, Reply::Forward)
                 && log.is_none()

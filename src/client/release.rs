@@ -9,7 +9,6 @@ use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::backend::Lease;
 use crate::backend::exchange::{Answer, ExchangeError};
-use crate::session::Known;
 use crate::session::settings::TO_UTF8;
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
@@ -199,7 +198,7 @@ pub(super) async fn discard_all(mut lease: Lease, limit: Duration) {
         return; // closed
     }
     if connection.query("DISCARD ALL", deadline).await.is_ok() {
-        connection.known = Known::of(connection.known.process_id);
+        connection.known.is_discarded();
         lease.give_back(Instant::now());
     }
 }

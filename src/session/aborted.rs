@@ -170,14 +170,14 @@ impl Session {
     }
 
     fn end_aborted(&mut self, ending: Aborted, out: &mut BytesMut) -> Option<SqlState> {
-        self.transaction.status = TransactionStatus::Idle;
-        self.transaction.aborted = None;
         let told = (ending == Aborted::Committing).then_some(SqlState::SERIALIZATION_FAILURE);
         match told {
             Some(code) => put_error(out, Severity::Error, code, LOST, None),
             None => backend::put_command_complete(out, "ROLLBACK"),
         }
         self.tell_what_is_undone(out);
+        self.transaction.status = TransactionStatus::Idle;
+        self.transaction.aborted = None;
         told
     }
 

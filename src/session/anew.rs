@@ -5,16 +5,29 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::{Ended, Held, Session};
-use crate::routing::InTransaction;
+use crate::routing::{Defaults, InTransaction};
 use crate::sql::{Isolation, Kind, Part, Statement, TransactionControl, TransactionModes};
 use crate::wire::backend::TransactionStatus;
 
 /// What the open transaction promises; known since its BEGIN was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Modes {
-    pub(super) read_only: bool,
+    access: Access,
     isolation: Isolation,
     deferrable: Option<bool>,
+}
+
+/// Whether a transaction writes, as it has said itself or as the session took it to be. One byte, for parked sessions have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// It has said READ ONLY.
+    Reads,
+    /// It has said READ WRITE.
+    Writes,
+    /// By default it is READ ONLY.
+    ReadsByDefault,
+    /// By default it is READ WRITE.
+    WritesByDefault,
 }
 
 impl Session {
@@ -52,10 +65,15 @@ impl Session {
         self.transaction.is_homeless = true;
     }
 
-    /// What begins the transaction on a new lease; None if there is none to be begun.
-    pub fn beginning(&self) -> Option<String> {
+    /// What begins the transaction on a new lease; None if there is none to be begun. Whether it writes, if it has not said so,
+    /// is as a transaction begins on the primary now, and not as the session took that to be when its BEGIN was answered.
+    pub fn beginning(&self, held: Held) -> Option<String> {
         let modes = self.transaction.modes.filter(|_| self.transaction.is_homeless)?;
-        let access = if modes.read_only { "READ ONLY" } else { "READ WRITE" };
+        let is_read_only = match held {
+            Held::Primary if modes.access.is_by_default() => self.defaults.read_only,
+            _ => modes.is_read_only(),
+        };
+        let access = if is_read_only { "READ ONLY" } else { "READ WRITE" };
         let mut sql = format!("BEGIN ISOLATION LEVEL {} {access}", modes.isolation.sql());
         if let Some(deferrable) = modes.deferrable {
             let _ = write!(sql, " {}DEFERRABLE", if deferrable { "" } else { "NOT " });
@@ -133,12 +151,10 @@ impl Session {
         };
         match &part.transaction {
             TransactionControl::Begin(modes) if self.transaction.modes.is_none() => {
-                let begun =
-                    Modes { read_only: self.defaults.read_only, isolation: self.defaults.isolation, deferrable: None };
-                let begun = begun.with(*modes);
+                let begun = Modes::of(self.defaults).with(*modes);
                 self.transaction.modes = Some(begun);
                 // Nothing is sent behind it before it is answered.
-                self.transaction.is_bound &= begun.read_only;
+                self.transaction.is_bound &= begun.is_read_only();
             }
             TransactionControl::Commit { chain: false }
             | TransactionControl::Rollback { chain: false }
@@ -152,12 +168,30 @@ impl Session {
 }
 
 impl Modes {
+    /// Of a transaction that says nothing.
+    fn of(defaults: Defaults) -> Self {
+        let access = if defaults.read_only { Access::ReadsByDefault } else { Access::WritesByDefault };
+        Self { access, isolation: defaults.isolation, deferrable: None }
+    }
+
+    /// It does not write.
+    pub(super) fn is_read_only(self) -> bool {
+        matches!(self.access, Access::Reads | Access::ReadsByDefault)
+    }
+
     fn with(self, named: TransactionModes) -> Self {
+        let access = named.read_only.map(|is_read_only| if is_read_only { Access::Reads } else { Access::Writes });
         Self {
-            read_only: named.read_only.unwrap_or(self.read_only),
+            access: access.unwrap_or(self.access),
             isolation: named.isolation.unwrap_or(self.isolation),
             deferrable: named.deferrable.or(self.deferrable),
         }
+    }
+}
+
+impl Access {
+    fn is_by_default(self) -> bool {
+        matches!(self, Self::ReadsByDefault | Self::WritesByDefault)
     }
 }
 

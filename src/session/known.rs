@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 
 use super::columns::{Columns, Parameters};
 use super::prepared::StatementId;
+use super::reported::Reports;
 use super::sequences::Drawn;
 use super::settings::{CLIENT_ENCODING, Settings, UTF8};
 
@@ -25,6 +26,8 @@ pub struct Known {
     settled_unnamed: Option<UnnamedId>,
     /// Settings that have been changed on it.
     pub settings: Settings,
+    /// What it reports of its settings now, whoever has set them.
+    pub reports: Reports,
     /// What a session has prepared on it by SQL: names, and the PREPARE statements.
     pub sql_prepared: Option<(SessionId, Vec<NameAndText>)>,
     /// The session that ran code here which may have left behind what nobody has seen.
@@ -61,9 +64,15 @@ pub struct SessionId(pub u64);
 pub struct UnnamedId(pub SessionId, pub u64);
 
 impl Known {
-    /// A new server connection with this process behind it.
-    pub fn of(process_id: u32) -> Self {
-        Self { process_id, ..Self::default() }
+    /// A new server connection with this process behind it, which has reported this at its login.
+    pub fn of(process_id: u32, reported: &[(Box<str>, Box<str>)]) -> Self {
+        Self { process_id, reports: Reports::new(reported), ..Self::default() }
+    }
+
+    /// DISCARD ALL has been done: it is as good as new.
+    pub fn is_discarded(&mut self) {
+        let (process_id, reports) = (self.process_id, std::mem::take(&mut self.reports));
+        *self = Self { process_id, reports, ..Self::default() };
     }
 
     /// The unnamed statement has been given, or dropped.

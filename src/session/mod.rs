@@ -3,7 +3,9 @@
 //! The order of calls, for whoever drives it:
 //! 1. [`Session::survey`] each whole message from the client. The unit is whole when [`Gathered::end`] says so; while a
 //!    lease on the primary is held, each message may go on its way at once.
-//! 2. Find a lease for [`Gathered::intent`], and make its settings the session's ([`Session::replay`]).
+//! 2. Find a lease for [`Gathered::intent`], and make its settings the session's ([`Session::replay`]). Where it reports
+//!    them otherwise than the client has been told ([`Session::is_told`]), the client is ([`Session::goes_by`]), and what
+//!    it sends is surveyed again.
 //! 3. [`Session::translate`] each of those messages into bytes for the node.
 //! 4. [`Session::reply`] for each message from the node that can change a state ([`matters`]).
 //! 5. When [`Session::may_release`], ask for the settings in [`Session::take_touched`], and give the lease back.
@@ -47,12 +49,13 @@ pub use gathered::{End, Gathered};
 pub use known::{Known, SessionId};
 pub use replay::TransactionLog;
 pub use reply::{Reply, matters, tells_of_death};
-pub use reported::{Reported, ReportedAtLogin};
+pub use reported::{Reported, ReportedAtLogin, Reports};
 pub use settings::{Dialect, Settings};
 pub use wishes::Wishes;
 
 use crate::routing::{Catalog, Defaults, Freshness, InTransaction, Intent, Reads, RuleSet, Ruling, Standing};
 use crate::sql::{Isolation, Pin, PreparedNames, Statement, TransactionControl};
+use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 use doubt::Doubts;
 use known::UnnamedId;
@@ -221,6 +224,13 @@ pub enum Held {
     Replica,
 }
 
+impl Held {
+    /// A lease on a node of this role.
+    pub fn of(role: Role) -> Self {
+        if role == Role::Primary { Self::Primary } else { Self::Replica }
+    }
+}
+
 /// What [`Session::survey`] needs beside the message.
 pub struct Surroundings<'a> {
     /// Text to statement, through the caches.
@@ -358,7 +368,7 @@ impl Session {
         match (self.transaction.status, held) {
             (TransactionStatus::Idle, _) => InTransaction::No,
             (_, Held::Replica) => match self.transaction.modes {
-                Some(modes) if !modes.read_only => InTransaction::Optimistic,
+                Some(modes) if !modes.is_read_only() => InTransaction::Optimistic,
                 _ => InTransaction::ReadOnly,
             },
             _ => InTransaction::ReadWrite,

@@ -92,7 +92,7 @@ impl Session {
             }
             backend::NOTICE_RESPONSE => Ok(notice(body)),
             backend::NOTIFICATION_RESPONSE => Ok(self.notified(body, known)),
-            backend::PARAMETER_STATUS => Ok(self.reported_anew(body)),
+            backend::PARAMETER_STATUS => Ok(self.reported_anew(body, known)),
             _ => Ok(Reply::Forward),
         }
     }
@@ -411,12 +411,13 @@ impl Session {
     }
 
     /// Whether a node is a standby is not the client's business: to it Trunkline is the primary.
-    fn reported_anew(&mut self, body: &[u8]) -> Reply {
+    fn reported_anew(&mut self, body: &[u8], known: &mut Known) -> Reply {
         let Ok((name, value)) = backend::parameter_status_fields(body) else { return Reply::Forward };
         if name == b"in_hot_standby" {
             return Reply::Hide;
         }
         if let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) {
+            known.reports.change(name, value);
             // RESET puts back what the server connection began with; for the client that is what it came with itself.
             let is_reset = self.reset.iter().chain(&self.reset_for_good).any(|reset| reset.eq_ignore_ascii_case(name))
                 && self.startup.get(&name.to_ascii_lowercase()).is_some();

@@ -1,6 +1,10 @@
 //! What one session leaves on a server connection and another must never meet; what each finds again as it left it.
 
-use crate::fixture::{Proxy, cluster, limited};
+use std::time::Duration;
+
+use trunkline::demo::node::Node;
+
+use crate::fixture::{Proxy, cluster, eventually, limited};
 use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, parse};
 
 /// Everything on the primary and on one server connection.
@@ -308,6 +312,91 @@ fn a_dialect_set_on_the_role_is_known_from_the_start() {
         // To a reader of the standard, the whole line is one literal.
         has(&client.query(r"select '\'', nextval($$s$$) --'"), "row '");
         assert_eq!(proxy.metric("trunkline_retries_total", ""), 0.0, "no replica was asked");
+    });
+}
+
+/// Configures a node anew; what is connected to it notices with its next statement.
+fn configure(node: &Node, sql: &str) {
+    node.sql(sql).unwrap();
+    node.sql("select pg_reload_conf()").unwrap();
+}
+
+#[test]
+fn who_was_told_that_its_server_only_reads_writes_again_when_that_is_over_whoever_was_told_of_the_end() {
+    const READ_ONLY: &str = "default_transaction_read_only=on";
+    const PATIENCE: Duration = Duration::from_secs(10);
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create table t (a int)").unwrap();
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(primary).unwrap();
+        }
+        for reads in ["replicas", "primary"] {
+            let extra = format!("[pool]\nsize = 1\n[routing]\nreads = '{reads}'");
+            let proxy = Proxy::start(&cluster, &extra).with_both_replicas(&cluster);
+            let mut one = RawClient::connect(proxy.port(), &[]);
+            let mut other = RawClient::connect(proxy.port(), &[]);
+            configure(primary, "alter system set default_transaction_read_only = on");
+            eventually("it is told so", PATIENCE, || {
+                one.query("select txid_current() > 0").iter().any(|told| told == READ_ONLY)
+            });
+            configure(primary, "alter system reset default_transaction_read_only");
+            eventually("the other one writes", PATIENCE, || other.query("insert into t values (1)")[0] == "INSERT 0 1");
+            let mut told = one.query("begin");
+            assert_eq!(one.query("insert into t values (2)"), ["INSERT 0 1", "T"], "{reads}");
+            told.extend(one.query("commit"));
+            assert_eq!(told, ["default_transaction_read_only=off", "BEGIN", "T", "COMMIT", "I"], "{reads}");
+            for client in [&mut one, &mut other] {
+                assert_eq!(client.query("begin"), ["BEGIN", "T"]);
+                assert_eq!(client.query("insert into t values (3)"), ["INSERT 0 1", "T"]);
+                assert_eq!(client.query("commit"), ["COMMIT", "I"]);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_client_is_told_what_the_node_that_serves_it_goes_by_where_nodes_are_configured_otherwise() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (d date); insert into t values ('2003-02-01')").unwrap();
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(cluster.node(0)).unwrap();
+            configure(replica, "alter system set datestyle = 'German'");
+            configure(replica, "alter system set default_transaction_read_only = on");
+            eventually("it is in force", Duration::from_secs(10), || {
+                replica.sql("show datestyle").unwrap() == "German, DMY"
+                    && replica.sql("show default_transaction_read_only").unwrap() == "on"
+            });
+        }
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 2\n[routing]\nfreshness_wait = '1s'");
+        let proxy = proxy.with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        // Wherever it has logged in.
+        client.query("select d from t");
+        client.query("select d from t for update");
+        for _ in 0..3 {
+            for sql in ["select d from t", "select d from t where d = '01.02.2003'"] {
+                let told = client.query(sql);
+                let is_first = !sql.contains("where");
+                assert_eq!(told.contains(&"DateStyle=German, DMY".to_owned()), is_first, "{sql}: {told:?}");
+                has(&told, "row 01.02.2003");
+            }
+            let told = client.query("select d from t for update");
+            assert_eq!(told[0], "DateStyle=ISO, MDY", "before the answer: {told:?}");
+            has(&told, "row 2003-02-01");
+            // What the replicas are configured to does not make its transactions READ ONLY.
+            client.query("select d from t");
+            client.query("begin");
+            has(&client.query("insert into t select d from t where false"), "INSERT 0 0");
+            client.query("commit");
+        }
+        // What it has set itself is the same everywhere, and it is told so once.
+        client.query("set datestyle = 'SQL, MDY'");
+        for sql in ["select d from t", "select d from t for update", "select d from t"] {
+            assert_eq!(client.query(sql), ["T", "row 02/01/2003", "SELECT 1", "I"], "{sql}");
+        }
     });
 }
 
