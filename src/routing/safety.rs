@@ -211,22 +211,7 @@ fn begins_anyhow(statement: &Statement) -> bool {
     statement.only().is_some_and(|part| matches!(part.transaction, TransactionControl::Begin(_)))
 }
 
-/// The string sets what its BEGIN takes its modes from.
-fn changes_defaults(statement: &Statement) -> bool {
-    let is_meant = |change: &SessionChange| match change {
-        SessionChange::Set(name) | SessionChange::SetLocal(name) | SessionChange::Reset(name) => {
-            name.starts_with("default_transaction_")
-        }
-        SessionChange::ResetAll | SessionChange::DiscardAll => true,
-        _ => false,
-    };
-    statement.parts.iter().flat_map(|part| &part.session).any(is_meant)
-}
-
 fn begin_on_replica(modes: &TransactionModes, statement: &Statement, facts: &Facts<'_>) -> Result<(), Reason> {
-    if (modes.read_only.is_none() || modes.isolation.is_none()) && changes_defaults(statement) {
-        return Err(Reason::Transaction);
-    }
     let isolation = modes.isolation.unwrap_or(facts.defaults.isolation);
     if isolation == Isolation::Serializable {
         return Err(Reason::Serializable);

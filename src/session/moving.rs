@@ -66,6 +66,7 @@ impl Session {
                 "session_authorization" => *value != self.identity.user,
                 _ => true,
             });
+            let value = value.map(|value| self.legible(name, value));
             self.settings = self.settings.with(name, value);
         }
         let there = self.settings.clone();
@@ -75,6 +76,19 @@ impl Session {
         }
         self.read_anew();
         there
+    }
+
+    /// A value that was not sent in UTF-8 cannot be read as a whole: the one that is known stays if it may be the same, else its
+    /// other letters are marked as such by one that every encoding has.
+    fn legible(&self, name: &str, value: Arc<str>) -> Arc<str> {
+        if !value.contains(char::REPLACEMENT_CHARACTER) {
+            return value;
+        }
+        let legible = |text: &str| text.chars().filter(char::is_ascii).collect::<String>();
+        match self.settings.get(name).filter(|known| legible(known) == legible(&value)) {
+            Some(known) => known.into(),
+            None => value.replace(char::REPLACEMENT_CHARACTER, "?").into(),
+        }
     }
 
     /// The role that the session acts as: what SET ROLE or SET SESSION AUTHORIZATION has made of its user.

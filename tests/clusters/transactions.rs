@@ -281,19 +281,6 @@ fn what_stands_behind_the_end_of_a_transaction_is_not_bound_to_its_replica() {
 }
 
 #[test]
-fn a_string_that_changes_the_defaults_begins_by_the_new_ones() {
-    limited(|| {
-        let cluster = prepared();
-        let proxy = Proxy::start(&cluster, PATIENT);
-        let mut client = RawClient::connect(proxy.port(), &[]);
-        client.query("set default_transaction_read_only = on");
-        client.query("set default_transaction_read_only = off; begin; select count(*) from t");
-        has(&client.query("insert into t values (2)"), "INSERT 0 1");
-        has(&client.query("commit"), "COMMIT");
-    });
-}
-
-#[test]
 fn words_that_only_contain_the_time_bind_nothing() {
     limited(|| {
         let cluster = prepared();
