@@ -210,9 +210,18 @@ impl OwedReplies {
     /// The next has been answered.
     pub fn pop(&mut self) -> Option<Owed> {
         let answered = self.queue.pop_front();
-        if let Some(answered) = &answered {
-            self.run += u32::from(answered.runs());
-            self.has_begun = !answered.ends_with_ready() && (self.has_begun || !answered.only_closes());
+        match &answered {
+            Some(Owed::Sync(_) | Owed::DiscardSequences { .. }) => self.has_begun = false,
+            Some(Owed::Query { .. } | Owed::FunctionCall) => {
+                self.run += 1;
+                self.has_begun = false;
+            }
+            Some(Owed::Execute(_)) => {
+                self.run += 1;
+                self.has_begun = true;
+            }
+            Some(other) => self.has_begun = self.has_begun || !other.only_closes(),
+            None => {}
         }
         while matches!(self.queue.front(), Some(Owed::CopyEnd)) {
             self.queue.pop_front();
