@@ -92,7 +92,10 @@ impl Connection {
 
     /// What came with the answer to us of settings counts for whoever is served next.
     fn hear(&mut self, answer: &Answer) {
-        answer.parameters.iter().for_each(|(name, value)| self.known.reports.change(name, value));
+        for (name, value) in &answer.parameters {
+            let legible = Some(&**value).filter(|value| !value.contains(char::REPLACEMENT_CHARACTER));
+            self.known.reports_now(name, legible);
+        }
     }
 
     /// Messages of ours, see [`exchange::describe`]; the same holds of them.

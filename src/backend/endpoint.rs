@@ -13,7 +13,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::connect::ConnectError;
+use super::connect::{ConnectClass, ConnectError};
 use crate::auth::NodeTls;
 use crate::net::Stream;
 use crate::wire::startup;
@@ -118,7 +118,13 @@ async fn open_tcp(address: &str) -> Result<TcpStream, ConnectError> {
                 prepare(&stream).map_err(ConnectError::Io)?;
                 return Ok(stream);
             }
-            Err(error) => failure = refusal(error),
+            Err(error) => {
+                // What this machine lacks for one address says nothing of what the node has said at another.
+                let (next, is_told) = (refusal(error), !matches!(failure, ConnectError::Dns(_)));
+                if !(is_told && next.class() == ConnectClass::Short) {
+                    failure = next;
+                }
+            }
         }
     }
     Err(failure)

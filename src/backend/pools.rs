@@ -177,9 +177,12 @@ impl Pools {
         let keys: Vec<PoolKey> =
             self.pools.iter().map(|pool| pool.key().clone()).filter(|key| !is_wanted(key)).collect();
         for key in keys {
-            if let Some((key, pool)) = self.pools.remove(&key) {
+            // In both for a moment, so that whoever counts leases misses none.
+            let pool = self.pools.get(&key).map(|pool| Arc::clone(&pool));
+            if let Some(pool) = pool {
+                self.retired.lock().push((key.clone(), Arc::clone(&pool)));
+                self.pools.remove(&key);
                 pool.retire();
-                self.retired.lock().push((key, pool));
             }
         }
         self.quotas.retain(|_, quota| !quota.pools().is_empty() || quota.is_used());

@@ -260,7 +260,7 @@ impl Client {
         is_read: bool,
         buffers: &mut Buffers,
     ) -> Result<Option<bool>, Farewell> {
-        let (known, held) = (&acquired.lease.connection().known, Held::of(acquired.role));
+        let (known, held) = (&mut acquired.lease.connection().known, Held::of(acquired.role));
         if self.session.is_told(known, held) {
             return Ok(Some(is_read));
         }
@@ -274,9 +274,10 @@ impl Client {
         self.session.gathered.clear();
         self.survey(buffers)?;
         let intent = self.intent();
-        let is_read = matches!(intent, Intent::Read { .. });
-        let fits = is_read || acquired.role == Role::Primary && matches!(intent, Intent::Primary(_));
-        Ok((fits && self.session.gathered.end.is_some()).then_some(is_read))
+        let reads = matches!(intent, Intent::Read { .. });
+        let fits = reads || acquired.role == Role::Primary && matches!(intent, Intent::Primary(_));
+        // What a replica has refused is no read, however it reads.
+        Ok((fits && self.session.gathered.end.is_some()).then_some(is_read && reads))
     }
 
     /// Statements whose columns are not known to be the same there are prepared anew on the server connection.

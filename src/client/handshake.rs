@@ -11,6 +11,7 @@ use super::authentication::{self, Claim};
 use super::card::Card;
 use super::census::Seat;
 use super::console;
+use super::conversation::Gone;
 use super::farewell::Farewell;
 use super::greeting;
 use super::server::{Database, Server, User};
@@ -78,7 +79,8 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, "the console has nothing to replicate"));
     }
     let seat = if is_of_console { None } else { Some(sit(server, worker)?) };
-    let destination = server.destination(&database, replication);
+    // Whatever stands for every other name, the console is in no cluster.
+    let destination = if is_of_console { None } else { server.destination(&database, replication) };
     let claim = Claim { user: &user, database: &database, destination: destination.as_deref(), replication, origin };
     let known = Box::pin(authentication::authenticate(stream, &mut buffer, claim, server, worker)).await?;
     let Some(mut seat) = seat else { return Err(Farewell::ToConsole(user)) };
@@ -150,9 +152,12 @@ pub async fn welcome(
     admitted: &mut Admitted,
     key: &crate::wire::CancelKey,
     card: &Card,
-    server: &Server,
+    server: &mut Arc<Server>,
     worker: &Worker,
 ) -> Result<ReportedAtLogin, Farewell> {
+    if known(admitted, server).is_none() {
+        await_resume(stream, admitted, card, server, worker).await?;
+    }
     let Welcome { reported, settings, .. } = reported(admitted, card, server, worker).await?;
     admitted.settings = settings;
     tell(stream, &reported, key, worker).await?;
@@ -177,11 +182,57 @@ pub(super) async fn tell(
     Ok(())
 }
 
+/// While the database is paused, a client that a node must be asked for waits as statements do, unless it hangs up. It goes
+/// on by the configuration in force then: nodes may be others for which it was paused.
+pub(super) async fn await_resume(
+    stream: &Stream,
+    admitted: &mut Admitted,
+    card: &Card,
+    server: &mut Arc<Server>,
+    worker: &Worker,
+) -> Result<(), Farewell> {
+    let pause = Arc::clone(&admitted.database.pause);
+    if !pause.is_paused() {
+        return Ok(());
+    }
+    // Dropping either wait loses nothing.
+    tokio::select! {
+        resumed = acquire::await_resume_to_log_in(&pause, Instant::now(), card, server) => resumed?,
+        () = until_hung_up(stream) => return Err(Farewell::Left),
+    }
+    if worker.serves_by(server) {
+        return Ok(());
+    }
+    *server = worker.server();
+    let gone = |gone: Gone| Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string());
+    let database = server.destination(&admitted.identity.database, admitted.replication);
+    let database = database.ok_or_else(|| gone(Gone::Database))?;
+    if !server.may_have(&admitted.identity.user, &database) {
+        return Err(gone(Gone::User));
+    }
+    admitted.database = database;
+    Ok(())
+}
+
+/// Returns when the client is gone. It has nothing to say before it is logged in.
+async fn until_hung_up(stream: &Stream) {
+    while !stream.socket().has_ended() {
+        tokio::time::sleep(LOOK_FOR_CLIENT).await;
+    }
+}
+
+/// Who has hung up keeps its place no longer than this.
+const LOOK_FOR_CLIENT: Duration = Duration::from_secs(1);
+
+/// What clients of this kind have been told before.
+fn known(admitted: &Admitted, server: &Server) -> Option<Welcome> {
+    let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
+    server.welcomes.get(cluster, &admitted.database.server_name, user, &admitted.settings)
+}
+
 /// What a server connection reports with the settings that the client asked for.
 async fn reported(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
-    let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
-    let (database, settings) = (&admitted.database.server_name, &admitted.settings);
-    let Some(known) = server.welcomes.get(cluster, database, user, settings) else {
+    let Some(known) = known(admitted, server) else {
         return ask(admitted, card, server, worker).await;
     };
     // Something in the catalogs has changed, which is most often something else. Nobody waits long for that, nor while

@@ -337,8 +337,9 @@ impl Client {
                 return Err(Stop::Relayed(Relayed::ReplayDiffers));
             }
             match reply {
+                // What is in force now the client is told, whatever it has heard of it before.
                 Reply::Forward | Reply::Replace(_) | Reply::Refused(_) | Reply::WorkerEnds(_) | Reply::Stale(_)
-                    if is_muted =>
+                    if is_muted && header.tag != backend::PARAMETER_STATUS =>
                 {
                     put_run(filled, run, at, &mut buffers.to_client);
                     (run, has_gaps) = (next, true);

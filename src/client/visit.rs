@@ -30,14 +30,15 @@ use crate::wire::{Replication, SqlState};
 
 /// Serves one client, from its first byte to its last. What comes behind the login is a task of its own, which has no room for
 /// a login.
-pub async fn serve(stream: Stream, server: Arc<Server>, worker: Rc<Worker>, id: SessionId, counted: Counted) {
+pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, id: SessionId, counted: Counted) {
     let local = stream.socket().local_address().map(|address| worker.shared_address(address));
     let card = Card::new(id, stream.socket().peer_address(), local);
     let place = Place::take(&worker, card, counted);
     worker.metrics.client_accepted();
     let mut stream = Some(stream);
-    let login = Box::pin(login(&mut stream, &place.card, &server, &worker));
-    let login = in_time(server.limits.login_timeout, login, &place.card, &worker);
+    let limit = server.limits.login_timeout;
+    let login = Box::pin(login(&mut stream, &place.card, &mut server, &worker));
+    let login = in_time(limit, login, &place.card, &worker);
     let farewell = match (login.await, stream.take()) {
         (Err(Farewell::ToConsole(user)), Some(stream)) => {
             Box::pin(visit_console(stream, user, &server, &worker, &place)).await;
@@ -125,12 +126,14 @@ enum LoggedIn {
 async fn login(
     place: &mut Option<Stream>,
     card: &Card,
-    server: &Arc<Server>,
+    server: &mut Arc<Server>,
     worker: &Rc<Worker>,
 ) -> Result<LoggedIn, Farewell> {
     let mut admitted = handshake::admit(place, server, worker).await?;
     card.wants(admitted.replication);
     if admitted.replication != Replication::None {
+        let stream = place.as_ref().ok_or(Farewell::Left)?;
+        handshake::await_resume(stream, &mut admitted, card, server, worker).await?;
         let passage = Box::pin(replication::open(place, admitted, card, server, worker)).await?;
         return Ok(LoggedIn::Passage(Box::new(passage)));
     }

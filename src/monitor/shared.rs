@@ -57,7 +57,7 @@ impl Shared {
         let start = Instant::now();
         let mut topology = Topology::new(&cluster.name, nodes, settings, start);
         if let Some(before) = before {
-            topology.remember(&before.topology.lock());
+            topology.remember(&before.topology.lock(), !cluster.patroni.is_empty());
         }
         let (changed, receiver) = watch::channel(0);
         let shared = Self {

@@ -2,6 +2,7 @@
 //! which it is and no more.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -219,6 +221,12 @@ impl Socket {
         is_there.is_ok()
     }
 
+    /// The other side has closed, and everything that it has sent before has been read.
+    pub fn has_ended(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        matches!(SockRef::from(self).peek(&mut byte), Ok(0))
+    }
+
     /// Takes it away from its reactor.
     pub fn unwatched(mut self) -> io::Result<Unwatched> {
         if self.mark.settle().is_some() {
@@ -263,7 +271,7 @@ impl Socket {
 
     /// A second handle.
     pub(super) fn second_handle(&self) -> io::Result<Unwatched> {
-        let handle = socket2::SockRef::from(self).try_clone()?;
+        let handle = SockRef::from(self).try_clone()?;
         Ok(match self.kind {
             Kind::Tcp(_) => Unwatched::Tcp(handle.into()),
             Kind::Unix(_) => Unwatched::Unix(handle.into()),

@@ -361,6 +361,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cancels_a_batch_of_ours_is_nothing_that_the_client_has_asked_for() {
+        let mut story = Story::begin();
+        story.parse("", "call p()");
+        story.sync();
+        story.hear_all("1Z");
+        story.known.drawn = Drawn::unknown();
+        assert_eq!(story.discard_sequences_apart(), "CPBECS");
+        story.bind("");
+        story.execute();
+        story.sync();
+        for (tag, body) in [(b'3', ""), (b'1', ""), (b'2', ""), (b'E', "SERROR\0C57014\0M?\0\0"), (b'Z', "I")] {
+            assert_eq!(story.hear(tag, body.as_bytes()), Reply::Hide);
+        }
+        story.hear_all("2CZ");
+        assert!(story.session.is_idle());
+        assert_eq!(story.discard_sequences_apart(), "CPBECS", "they are still another's");
+    }
+
+    #[test]
     fn nothing_is_discarded_in_what_the_node_skips() {
         let mut story = Story::begin();
         story.known.drawn = Drawn::unknown();

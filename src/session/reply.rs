@@ -180,7 +180,8 @@ impl Session {
 
     /// What was too large to be looked at is known by the tag that it has answered with.
     fn unseen_is_done(&mut self, statement: &Statement, tag: &[u8]) {
-        const ROWS: [&[u8]; 6] = [b"INSERT ", b"SELECT ", b"UPDATE ", b"DELETE ", b"MERGE ", b"COPY "];
+        // Not SELECT: CREATE TABLE AS answers with it, too.
+        const ROWS: [&[u8]; 5] = [b"INSERT ", b"UPDATE ", b"DELETE ", b"MERGE ", b"COPY "];
         if statement.is_too_large() {
             self.catalog.may_change |= !ROWS.iter().any(|rows| tag.starts_with(rows));
         }
@@ -263,6 +264,15 @@ impl Session {
             })
     }
 
+    /// Up to the next Sync, all that is owed is ours.
+    fn is_in_batch_of_ours(&self) -> bool {
+        let mut batch = self.owed.iter().take_while(|owed| !matches!(owed, Owed::Sync(_))).peekable();
+        let sync = self.owed.iter().find(|owed| matches!(owed, Owed::Sync(_)));
+        batch.peek().is_some()
+            && batch.all(|owed| owed.asker() == Asker::Us)
+            && sync.is_some_and(|sync| sync.asker() == Asker::Us)
+    }
+
     /// The node has given or dropped the session's unnamed statement.
     fn settle_unnamed(&mut self, unnamed: Option<(Arc<Prepared>, UnnamedId)>) {
         let before = std::mem::replace(&mut self.settled_unnamed, unnamed);
@@ -289,6 +299,12 @@ impl Session {
         self.commits_inside_failed();
         if let Some(reply) = self.mirror_failed(known) {
             return reply;
+        }
+        if self.is_in_batch_of_ours() {
+            // What was cancelled is nothing that the client has asked for.
+            known.drawn = Drawn::unknown();
+            self.skip_failed(known);
+            return Reply::Hide;
         }
         if matches!(self.owed.front(), Some(Owed::Stale)) {
             let told = self.changed_columns();
@@ -416,8 +432,9 @@ impl Session {
         if name == b"in_hot_standby" {
             return Reply::Hide;
         }
-        if let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) {
-            known.reports.change(name, value);
+        let Ok(name) = std::str::from_utf8(name) else { return Reply::Forward };
+        known.reports_now(name, std::str::from_utf8(value).ok());
+        if let Ok(value) = std::str::from_utf8(value) {
             // RESET puts back what the server connection began with; for the client that is what it came with itself.
             let is_reset = self.reset.iter().chain(&self.reset_for_good).any(|reset| reset.eq_ignore_ascii_case(name))
                 && self.startup.get(&name.to_ascii_lowercase()).is_some();

@@ -137,6 +137,14 @@ impl Reports {
         }
     }
 
+    /// What it reports of this cannot be read.
+    pub fn forget(&mut self, name: &str) {
+        if value(self.0.as_ref(), name).is_some() {
+            let others = self.iter().filter(|(known, _)| **known != *name).cloned().collect();
+            self.0 = Some(one_copy(others));
+        }
+    }
+
     /// They are the same copy.
     #[inline]
     fn is(&self, other: &Self) -> bool {
@@ -153,11 +161,19 @@ impl Known {
     #[cold]
     pub fn hears(&mut self, body: &[u8]) -> Reply {
         if let Ok((name, value)) = backend::parameter_status_fields(body)
-            && let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value))
+            && let Ok(name) = std::str::from_utf8(name)
         {
-            self.reports.change(name, value);
+            self.reports_now(name, std::str::from_utf8(value).ok());
         }
         Reply::Hide
+    }
+
+    /// The server connection reports this; None: in letters of another encoding.
+    pub fn reports_now(&mut self, name: &str, value: Option<&str>) {
+        match value {
+            Some(value) => self.reports.change(name, value),
+            None => self.reports.forget(name),
+        }
     }
 }
 
@@ -172,7 +188,12 @@ impl Session {
     /// where it has been told otherwise: by another connection, of another node, or before its node was configured anew.
     /// Answers whether what the client sends may be read otherwise than before.
     #[cold]
-    pub fn goes_by(&mut self, known: &Known, held: Held, out: &mut BytesMut) -> bool {
+    pub fn goes_by(&mut self, known: &mut Known, held: Held, out: &mut BytesMut) -> bool {
+        if self.reported.same_on(held).0 == known.reports.0 {
+            // Two copies of the same, of which one is enough.
+            known.reports = self.reported.same_on(held).clone();
+            return false;
+        }
         let is_new = |(name, value): &&(Box<str>, Box<str>)| {
             self.reported.get(name) != Some(value) && !(held == Held::Replica && is_of_replica(name, value))
         };
@@ -267,9 +288,12 @@ mod tests {
 
     /// What the client is told, as `name=value`, and whether what it sends may be read otherwise.
     fn goes_by(story: &mut Story, known: &Known, held: Held) -> (Vec<String>, bool) {
+        let reports = known.reports.clone();
+        let mut known = Known::default();
+        known.reports = reports;
         let (mut out, mut told) = (BytesMut::new(), Vec::new());
-        let is_read_otherwise = story.session.goes_by(known, held, &mut out);
-        assert!(story.session.is_told(known, held), "it is found out once");
+        let is_read_otherwise = story.session.goes_by(&mut known, held, &mut out);
+        assert!(story.session.is_told(&known, held), "it is found out once");
         let mut rest = &out[..];
         while let Some(header) = Header::peek(rest).unwrap() {
             let (name, value) = backend::parameter_status_fields(&rest[frame::HEADER..header.size]).unwrap();
@@ -285,6 +309,23 @@ mod tests {
         assert!(!one.reports.is(&other.reports));
         other.hears(b"DateStyle\0ISO, MDY\0");
         assert!(one.reports.is(&other.reports));
+    }
+
+    #[test]
+    fn of_what_cannot_be_read_the_client_is_told_nothing() {
+        let (mut story, mut known) = (told(), reports("DateStyle", "German, DMY"));
+        known.hears(b"application_name\0caf\xe9\0");
+        assert_eq!(goes_by(&mut story, &known, Held::Primary), (vec!["DateStyle=German, DMY".into()], true));
+    }
+
+    #[test]
+    fn two_copies_of_the_same_become_one() {
+        let (mut story, mut known) = (told(), reports("in_hot_standby", "on"));
+        goes_by(&mut story, &known, Held::Primary);
+        known.reports = Reports(known.reports.0.map(|all| Arc::new((*all).clone())));
+        assert!(!story.session.is_told(&known, Held::Primary));
+        assert!(!story.session.goes_by(&mut known, Held::Primary, &mut BytesMut::new()));
+        assert!(story.session.is_told(&known, Held::Primary));
     }
 
     #[test]

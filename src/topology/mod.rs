@@ -118,10 +118,14 @@ impl Topology {
     }
 
     /// What was proven while the cluster was watched by another one is not forgotten: its database system, the highest
-    /// timeline, its last primary, and what an authority said last. If they share no node, it is another cluster. To be
-    /// called before the first event.
-    pub fn remember(&mut self, before: &Self) {
-        let same = |address: &Arc<str>| before.nodes.iter().find(|known| known.address == *address);
+    /// timeline, its last primary, and what an authority said last, if there still is one to say otherwise. If they share no
+    /// node of that system, it is another cluster. To be called before the first event.
+    pub fn remember(&mut self, before: &Self, has_authority: bool) {
+        // One of another system has been made anew.
+        let is_of_system =
+            |node: &&Node| node.system().is_none_or(|system| before.roles.system().is_none_or(|ours| ours == system));
+        let same =
+            |address: &Arc<str>| before.nodes.iter().find(|known| known.address == *address).filter(is_of_system);
         let mut is_same = false;
         for node in &mut self.nodes {
             if let Some(known) = same(&node.address) {
@@ -137,7 +141,9 @@ impl Topology {
             self.nodes.iter().find(|node| node.address == *address).map(|node| node.id)
         };
         self.roles.remember(&before.roles, number);
-        self.authority.remember(&before.authority, number);
+        if has_authority {
+            self.authority.remember(&before.authority, number);
+        }
     }
 
     /// The picture after the last event.

@@ -106,7 +106,9 @@ impl Roles {
         (self.system, self.highest, self.first) = (before.system, before.highest, before.first);
         // Of one that is gone, its timeline still counts.
         self.last = before.last.map(|last| Claim { node: number(last.node).unwrap_or(GONE), ..last });
-        self.contest = before.contest.as_ref().map(|contest| Contest {
+        // One that had been decided is no reason to leave the primary.
+        let undecided = before.contest.as_ref().filter(|_| before.accepted.is_none());
+        self.contest = undecided.map(|contest| Contest {
             rivals: contest.rivals.iter().copied().filter_map(&number).collect(),
             ..*contest
         });

@@ -169,6 +169,23 @@ fn who_logs_in_to_a_paused_database_waits_for_resume_longer_than_a_login_may_tak
 }
 
 #[test]
+fn who_hangs_up_while_it_waits_for_resume_keeps_no_place() {
+    limited(|| {
+        let (_cluster, proxy) = with_ada("");
+        let mut console = console(&proxy);
+        console.simple_query("PAUSE bench").unwrap();
+        let mut psql = Installation::find().unwrap().command("psql");
+        psql.args(["-X", "-h", "127.0.0.1", "-U", "ada", "-p", &proxy.port().to_string(), "bench", "-c", "select 1"]);
+        psql.env("PGPASSWORD", "a").env("PGCONNECT_TIMEOUT", "2");
+        let gives_up = thread::spawn(move || psql.output().unwrap());
+        let mut waits = || rows(&mut console, "show clients").iter().any(|row| value(row, "state") == "waiting");
+        eventually("the login waits", SOON, &mut waits);
+        assert!(!gives_up.join().unwrap().status.success());
+        eventually("it is gone", SOON, || !waits());
+    });
+}
+
+#[test]
 fn who_logs_in_to_a_database_that_is_paused_too_long_is_told() {
     limited(|| {
         let (_cluster, proxy) = with_ada("[failover]\npause_hold = '300ms'");

@@ -489,7 +489,7 @@ impl Story {
             system: None,
         };
         anew.topology = Topology::new("story", &addresses, settings, now);
-        anew.topology.remember(&before);
+        anew.topology.remember(&before, true);
         Self { now, system, ..anew }
     }
 }
@@ -600,4 +600,39 @@ fn a_node_that_could_not_be_asked_from_here_is_not_known_to_be_down() {
         story.passes(100);
     }
     story.has_no_primary_because("could not be asked");
+}
+
+#[test]
+fn a_contest_that_was_decided_is_no_reason_to_leave_the_primary_after_a_reload() {
+    let mut story = Story::whole();
+    story.claims(B, 1, 0); // a copy that forgot that it is one
+    assert_eq!(story.view().primary, Some(A));
+    for node in [B, C] {
+        for _ in 0..3 {
+            story.passes(100).fails(node, ProbeFailure::Refused);
+            story.claims(A, 1, 0);
+        }
+    }
+    assert_eq!(story.view().primary, Some(A));
+    let mut story = story.watched_anew(&[0, 1, 2]);
+    for _ in 0..30 {
+        story.claims(A, 1, 0);
+        story.fails(B, ProbeFailure::Refused);
+        story.fails(C, ProbeFailure::Refused);
+        story.passes(100);
+    }
+    assert_eq!(story.view().primary, Some(A));
+}
+
+#[test]
+fn nodes_that_were_made_anew_as_another_system_are_another_cluster() {
+    let mut story = after_a_failover_whose_successor_is_down();
+    story.system = 8;
+    story.follows(A, B, 1);
+    story.claims(B, 1, 1);
+    story.has_no_primary_because("");
+    let mut story = story.watched_anew(&[0, 1]);
+    story.follows(A, B, 1);
+    story.claims(B, 1, 1);
+    assert_eq!(story.view().primary, Some(B));
 }
