@@ -191,7 +191,7 @@ fn without_a_primary_clients_log_in_read_and_wait_with_their_writes() {
         for replica in &cluster.nodes()[1..] {
             replica.catch_up(cluster.node(0)).unwrap();
         }
-        let proxy = Proxy::start(&cluster, "[failover]\nhold = '20s'");
+        let proxy = Proxy::start(&cluster, "[failover]\nhold = '20s'").with_both_replicas(&cluster);
         let (mut begins, mut inserts) = (proxy.client(), proxy.client());
         nothing_is_on_its_way(&cluster);
         cluster.node(0).kill().unwrap();
