@@ -234,8 +234,7 @@ impl Pools {
 
     /// Leases of pools that have been forgotten, and are meant.
     pub fn leases_of_forgotten(&self, is_meant: impl Fn(&PoolKey) -> bool) -> usize {
-        let mut retired = self.retired.lock();
-        retired.retain(|(_, pool)| pool.counts().busy > 0);
+        let retired = self.retired.lock();
         retired.iter().filter(|(key, _)| is_meant(key)).map(|(_, pool)| pool.counts().busy).sum()
     }
 

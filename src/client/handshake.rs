@@ -155,7 +155,7 @@ pub async fn welcome(
     server: &mut Arc<Server>,
     worker: &Worker,
 ) -> Result<ReportedAtLogin, Farewell> {
-    if known(admitted, server).is_none() {
+    if admitted.database.pause.is_paused() && known(admitted, server).is_none() {
         await_resume(stream, admitted, card, server, worker).await?;
     }
     let Welcome { reported, settings, .. } = reported(admitted, card, server, worker).await?;

@@ -57,8 +57,8 @@ impl Client {
     /// What this server connection has shown the session it must see from now on, and so must others what it has written.
     fn account_for(&mut self, held: &HeldLease, now: Instant) {
         let has_written = self.session.has_written();
-        if (held.has_shown || has_written) && self.session.served_by(held.lease.node(), held.may_lack, now) {
-            self.cluster().last_write.wrote(now);
+        if held.has_shown || has_written {
+            self.was_served_by(held, now);
         }
     }
 

@@ -742,10 +742,8 @@ impl Client {
             self.session.abort_transaction(code, &message, &mut buffers.to_client);
             self.session.end_aborted_unit(Some(end), &mut buffers.to_client);
         }
-        if let Some(held) = self.held.take()
-            && self.session.served_by(held.lease.node(), held.may_lack, Instant::now())
-        {
-            self.cluster().last_write.wrote(Instant::now());
+        if let Some(held) = self.held.take() {
+            self.was_served_by(&held, Instant::now());
         }
         self.worker.metrics.error_sent(code.as_str());
         self.cancellable.runs_nothing();

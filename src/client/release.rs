@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::acquire::target;
-use super::conversation::Client;
+use super::conversation::{Client, HeldLease};
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::backend::Lease;
@@ -90,10 +90,17 @@ impl Client {
         }
         if held.only_cleans {
             self.session.was_cleaned();
-        } else if self.session.served_by(held.lease.node(), held.may_lack, now) {
-            self.cluster().last_write.wrote(now);
+        } else {
+            self.was_served_by(&held, now);
         }
         self.give_back(held.lease, now);
+    }
+
+    /// The session is told what it has seen and done on this lease, and others that something may have been written.
+    pub(super) fn was_served_by(&mut self, held: &HeldLease, now: Instant) {
+        if self.session.served_by(held.lease.node(), held.may_lack, now) {
+            self.cluster().last_write.wrote(now);
+        }
     }
 
     /// The lease goes back, as soon as no cancel is on its way to it any more.

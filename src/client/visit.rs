@@ -269,9 +269,7 @@ impl Client {
         }
         self.server.cancel_keys.remove(&self.cancellable);
         if let Some(held) = self.held.take() {
-            if self.session.served_by(held.lease.node(), held.may_lack, Instant::now()) {
-                self.cluster().last_write.wrote(Instant::now());
-            }
+            self.was_served_by(&held, Instant::now());
             let is_still =
                 self.session.is_idle() && held.passing_to_node == 0 && held.passing_to_client == 0 && !held.is_in_midst;
             // What has been set and not read back, nobody could tell whoever gets the connection next.

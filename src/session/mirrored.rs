@@ -13,7 +13,6 @@ use super::Session;
 use super::known::Known;
 use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId};
-use super::reply::Reply;
 use crate::sql::{Kind, SessionChange, Statement};
 use crate::wire::frontend::{self, Parse};
 
@@ -24,8 +23,6 @@ pub struct Mirror {
     pub name: Arc<str>,
     /// What it is.
     pub id: StatementId,
-    /// It stands in a batch of ours: whether it fails is nobody's business.
-    pub is_apart: bool,
 }
 
 impl Session {
@@ -78,7 +75,7 @@ impl Session {
         for (name, prepared) in &lacking {
             self.put_close_of_mirror(name, out);
             frontend::put_parse(out, Parse { name: name.as_bytes(), text: &prepared.text, types: prepared.types() });
-            self.owed.push(Owed::Mirror(Mirror { name: Arc::clone(name), id: prepared.id, is_apart }));
+            self.owed.push(Owed::Mirror(Mirror { name: Arc::clone(name), id: prepared.id }));
             if is_apart {
                 frontend::put_bare(out, frontend::SYNC);
                 self.owed.push(Owed::Sync(Asker::Us));
@@ -90,15 +87,6 @@ impl Session {
     pub(super) fn put_close_of_mirror(&mut self, name: &Arc<str>, out: &mut BytesMut) {
         frontend::put_target(out, frontend::CLOSE, frontend::Target::Statement, name.as_bytes());
         self.owed.push(Owed::CloseMirror(Arc::clone(name)));
-    }
-
-    /// The node refuses a mirror in a batch of ours: whoever executes it is told that there is no such statement.
-    pub(super) fn mirror_failed(&mut self, known: &mut Known) -> Option<Reply> {
-        if !matches!(self.owed.front(), Some(Owed::Mirror(Mirror { is_apart: true, .. }))) {
-            return None;
-        }
-        self.skip_failed(known);
-        Some(Reply::Hide)
     }
 
     /// What a statement leaves in the session that was executed by SQL, as it was prepared when this was done.

@@ -266,11 +266,9 @@ impl Session {
 
     /// Up to the next Sync, all that is owed is ours.
     fn is_in_batch_of_ours(&self) -> bool {
-        let mut batch = self.owed.iter().take_while(|owed| !matches!(owed, Owed::Sync(_))).peekable();
-        let sync = self.owed.iter().find(|owed| matches!(owed, Owed::Sync(_)));
-        batch.peek().is_some()
-            && batch.all(|owed| owed.asker() == Asker::Us)
-            && sync.is_some_and(|sync| sync.asker() == Asker::Us)
+        let is_sync = |owed: &&Owed| matches!(owed, Owed::Sync(_));
+        let last = self.owed.iter().find(|owed| is_sync(owed) || owed.asker() == Asker::Client);
+        matches!(last, Some(Owed::Sync(Asker::Us))) && !self.owed.front().is_some_and(|front| is_sync(&front))
     }
 
     /// The node has given or dropped the session's unnamed statement.
@@ -297,12 +295,8 @@ impl Session {
         }
         self.flow.copy_in = false;
         self.commits_inside_failed();
-        if let Some(reply) = self.mirror_failed(known) {
-            return reply;
-        }
         if self.is_in_batch_of_ours() {
-            // What was cancelled is nothing that the client has asked for.
-            known.drawn = Drawn::unknown();
+            // Nothing of it has the client asked for: whoever executes a mirror that was refused is told that there is none.
             self.skip_failed(known);
             return Reply::Hide;
         }

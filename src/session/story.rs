@@ -85,6 +85,13 @@ impl Story {
         self.discard_sequences()
     }
 
+    /// The node has discarded them within a batch: nobody but us is told.
+    pub(super) fn hear_discarded(&mut self) {
+        for (tag, body) in [(b'3', ""), (b'1', ""), (b'2', ""), (b'C', "DISCARD SEQUENCES\0"), (b'3', "")] {
+            assert_eq!(self.hear(tag, body.as_bytes()), Reply::Hide);
+        }
+    }
+
     pub(super) fn sync(&mut self) -> String {
         self.send(b'S', b"")
     }

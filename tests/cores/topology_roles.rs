@@ -22,14 +22,7 @@ struct Story {
 impl Story {
     fn of(count: usize) -> Self {
         let now = Instant::now();
-        let addresses: Vec<Arc<str>> = (0..count).map(|index| address(index).into()).collect();
-        let settings = TopologySettings {
-            interval: Duration::from_millis(100),
-            timeout: Duration::from_millis(500),
-            max_lag: Duration::from_secs(1),
-            system: None,
-        };
-        Self { topology: Topology::new("story", &addresses, settings, now), now, system: 7 }
+        Self { topology: unknown((0..count).collect(), Duration::from_secs(1), now), now, system: 7 }
     }
 
     /// A on timeline 1, B and C stream from it.
@@ -121,6 +114,13 @@ impl Story {
         let because = view.no_primary_because.clone().unwrap();
         assert!(because.contains(words), "{because}");
     }
+}
+
+/// A cluster of these nodes, none of which has been asked yet.
+fn unknown(nodes: Vec<usize>, max_lag: Duration, now: Instant) -> Topology {
+    let addresses: Vec<Arc<str>> = nodes.into_iter().map(|index| address(index).into()).collect();
+    let (interval, timeout) = (Duration::from_millis(100), Duration::from_millis(500));
+    Topology::new("story", &addresses, TopologySettings { interval, timeout, max_lag, system: None }, now)
 }
 
 fn address(index: usize) -> String {
@@ -479,18 +479,9 @@ fn a_primary_that_became_a_replica_leaves_nobody_in_its_place() {
 impl Story {
     /// The same cluster, watched anew by these nodes' numbers: nothing has been asked yet.
     fn watched_anew(self, addresses: &[usize]) -> Self {
-        let addresses: Vec<Arc<str>> = addresses.iter().map(|index| address(*index).into()).collect();
-        let Self { topology: before, now, system } = self;
-        let mut anew = Self::of(0);
-        let settings = TopologySettings {
-            interval: Duration::from_millis(100),
-            timeout: Duration::from_millis(500),
-            max_lag: Duration::from_secs(5),
-            system: None,
-        };
-        anew.topology = Topology::new("story", &addresses, settings, now);
-        anew.topology.remember(&before, true);
-        Self { now, system, ..anew }
+        let mut topology = unknown(addresses.to_vec(), Duration::from_secs(5), self.now);
+        topology.remember(&self.topology, true);
+        Self { topology, ..self }
     }
 }
 
