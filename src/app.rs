@@ -1,6 +1,6 @@
 //! The running program: a checked configuration in, clients served until a signal ends it. Knows all parts.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ fn start_log(log: &config::Log) -> SetLevel {
     use tracing_subscriber::prelude::*;
     use tracing_subscriber::{EnvFilter, fmt, registry, reload};
     let (filter, handle) = reload::Layer::new(EnvFilter::new(&log.level));
-    let lines = fmt::layer().with_writer(io::stderr).with_target(false);
+    let lines = fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(io::stderr().is_terminal());
     let lines = if log.json { lines.json().boxed() } else { lines.boxed() };
     // A log that is already there (in tests) stays.
     let _ = registry().with(filter).with(lines).try_init();
@@ -85,6 +85,8 @@ struct Signals {
     terminate: Signal,
     /// Kept for a restart that loses no client. Until there is one, it does not end the process.
     restart: Signal,
+    /// With PgBouncer it pauses. Here it does not, nor does it end the process.
+    pause: Signal,
 }
 
 impl Signals {
@@ -94,12 +96,13 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             restart: signal(SignalKind::user_defined2())?,
+            pause: signal(SignalKind::user_defined1())?,
         })
     }
 }
 
 async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<(), Failure> {
-    let Signals { hangup, interrupt, terminate, restart } = Signals::caught()?;
+    let Signals { hangup, interrupt, terminate, restart, pause } = Signals::caught()?;
     let metrics = Arc::new(Metrics::new(config.workers, Reason::CODES));
     let mut listeners = Vec::new();
     for &address in &config.listen {
@@ -136,7 +139,8 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     standing.open_console(desk.console());
     tokio::spawn(async move { desk.keep_averages().await });
     let (stop, ordered_stops) = unbounded_channel();
-    tokio::spawn(obey((ordered, hangup, restart), standing, Arc::clone(&fleet), Arc::clone(&state), set_level, stop));
+    tokio::spawn(say_what_is_not_heeded(pause, restart));
+    tokio::spawn(obey((ordered, hangup), standing, Arc::clone(&fleet), Arc::clone(&state), set_level, stop));
     info!(config = %path.display(), version = env!("CARGO_PKG_VERSION"), workers, "trunkline serves");
 
     let stops = Stops { ordered: ordered_stops, interrupt, terminate };
@@ -219,10 +223,7 @@ async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: InForce, cou
         match accepted {
             Ok(client) if has_room(&fleet, &in_force) => fleet.dispatch(client.into()),
             Ok(client) => refuse(&client, &counts),
-            Err(error) => {
-                warn!(%error, "a client could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => could_not_accept(&error, &counts).await,
         }
     }
 }
@@ -232,12 +233,20 @@ async fn accept_local(listener: UnixListener, fleet: Arc<Fleet>, in_force: InFor
         match listener.accept().await.and_then(|(client, _)| client.into_std()) {
             Ok(client) if has_room(&fleet, &in_force) => fleet.dispatch(client.into()),
             Ok(client) => refuse(&client, &counts),
-            Err(error) => {
-                warn!(%error, "a client could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => could_not_accept(&error, &counts).await,
         }
     }
+}
+
+/// Not for want of memory or file descriptors only: one that has left again before it was accepted is an error, too, and
+/// nobody is turned away then.
+async fn could_not_accept(error: &io::Error, counts: &WorkerMetrics) {
+    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        return;
+    }
+    counts.client_refused(Refusal::System);
+    warn!(%error, "a client could not be accepted");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 /// Whether there is room for one more connection. Beside the clients, there must be some for those who come to cancel, to
@@ -302,10 +311,23 @@ fn open_ahead(server: &Server) {
     }
 }
 
+/// Signals that PgBouncer knows and Trunkline does not: whoever sends them learns it, and no client does.
+async fn say_what_is_not_heeded(mut pause: Signal, mut restart: Signal) {
+    loop {
+        // Both are cancel-safe.
+        tokio::select! {
+            _ = pause.recv() => warn!("SIGUSR1 is not heeded: say PAUSE at the console"),
+            _ = restart.recv() => {
+                warn!("SIGUSR2 is not heeded: there is no restart yet that loses no client; RESUME is said at the console");
+            }
+        }
+    }
+}
+
 /// SIGHUP and the console's RELOAD read the configuration anew. What is wrong with it is logged and answered, and the old
 /// one stays in force.
 async fn obey(
-    (mut ordered, mut hangup, mut restart): (UnboundedReceiver<Order>, Signal, Signal),
+    (mut ordered, mut hangup): (UnboundedReceiver<Order>, Signal),
     mut standing: Standing,
     fleet: Arc<Fleet>,
     state: Arc<AdminState>,
@@ -317,10 +339,6 @@ async fn obey(
         // All are cancel-safe: what has not been received stays.
         let order = tokio::select! {
             _ = hangup.recv() => Order::Reload(oneshot::channel().0),
-            _ = restart.recv() => {
-                warn!("SIGUSR2 is not heeded: there is no restart yet that loses no client");
-                continue;
-            }
             Some(order) = ordered.recv() => order,
             Some(name) = standing.newcomer() => {
                 standing.adopt(name, &fleet, &on_swap).await;

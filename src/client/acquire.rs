@@ -15,7 +15,7 @@ use super::pause::Pause;
 use super::server::{Cluster, Server};
 use super::worker::Worker;
 use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool};
-use crate::metrics::{FreshnessOutcome, Limit, Retry, Target};
+use crate::metrics::{FreshnessOutcome, Limit, LoginFailure, Retry, Target};
 use crate::routing::place::Circumstances;
 use crate::routing::{Consistency, Freshness, Intent, Placement, Reason, place};
 use crate::session::Identity;
@@ -126,7 +126,7 @@ impl Client {
         }
         loop {
             if self.database.pause.is_paused() {
-                await_resume(&self.database.pause, arrived, &self.server).await?;
+                await_resume(&self.database.pause, arrived, &self.server, &self.worker).await?;
                 begun = Instant::now();
             }
             if self.is_outdated() {
@@ -466,9 +466,7 @@ impl Client {
             (self.server.hold, SqlState::CANNOT_CONNECT_NOW)
         };
         if begun.elapsed() >= limit {
-            if is_full {
-                self.worker.metrics.limit_met(Limit::NodeConnections);
-            }
+            self.worker.metrics.limit_met(if is_full { Limit::NodeConnections } else { Limit::Hold });
             let because = failure.map_or_else(|| "it has not answered for too long".to_owned(), ToString::to_string);
             return Err(Refusal { code, message: format!("the primary cannot be connected to: {because}") });
         }
@@ -493,6 +491,7 @@ impl Client {
         if self.await_view(changed, begun + self.server.hold).await {
             return Ok(());
         }
+        self.worker.metrics.limit_met(Limit::Hold);
         let because = view.no_primary_because.as_deref().unwrap_or("it cannot be connected to");
         let message = format!("no primary within {} ms: {because}", self.server.hold.as_millis());
         Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
@@ -568,7 +567,7 @@ pub async fn any_node(admitted: &Admitted, card: &Card, server: &Server, worker:
     let mut changed = cluster.changed.clone();
     loop {
         if pause.is_paused() {
-            await_resume_to_log_in(pause, arrived, card, server).await?;
+            await_resume_to_log_in(pause, arrived, card, server, worker).await?;
             deadline = Instant::now() + server.hold;
         }
         changed.mark_unchanged();
@@ -627,8 +626,9 @@ fn nobody_serves(failure: Option<LeaseError>, worker: &Worker) -> Farewell {
         Some(LeaseError::Connect(error)) if error.class() == ConnectClass::Full => Some(Limit::NodeConnections),
         _ => None,
     };
-    if let Some(limit) = is_full {
-        worker.metrics.limit_met(limit);
+    match is_full {
+        Some(limit) => worker.metrics.limit_met(limit),
+        None => worker.metrics.login_failed(LoginFailure::NoNode),
     }
     let because = failure.map_or_else(|| "no node can serve".to_owned(), |error| error.to_string());
     let code = if is_full.is_some() { SqlState::TOO_MANY_CONNECTIONS } else { SqlState::CANNOT_CONNECT_NOW };
@@ -636,10 +636,11 @@ fn nobody_serves(failure: Option<LeaseError>, worker: &Worker) -> Farewell {
 }
 
 /// Waits until the database is not paused any more.
-async fn await_resume(pause: &Pause, arrived: Instant, server: &Server) -> Result<(), Refusal> {
+async fn await_resume(pause: &Pause, arrived: Instant, server: &Server, worker: &Worker) -> Result<(), Refusal> {
     if pause.resumed(arrived + server.pause_hold).await {
         return Ok(());
     }
+    worker.metrics.limit_met(Limit::PauseHold);
     let hold = server.pause_hold.as_millis();
     let message = format!("the database is paused, and has not been resumed within {hold} ms");
     Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
@@ -651,9 +652,10 @@ pub(super) async fn await_resume_to_log_in(
     arrived: Instant,
     card: &Card,
     server: &Server,
+    worker: &Worker,
 ) -> Result<(), Farewell> {
     let _waits = card.waits_to_log_in();
-    let resumed = await_resume(pause, arrived, server).await;
+    let resumed = await_resume(pause, arrived, server, worker).await;
     resumed.map_err(|refusal| Farewell::told(refusal.code, refusal.message))
 }
 

@@ -197,7 +197,7 @@ pub(super) async fn await_resume(
     }
     // Dropping either wait loses nothing.
     tokio::select! {
-        resumed = acquire::await_resume_to_log_in(&pause, Instant::now(), card, server) => resumed?,
+        resumed = acquire::await_resume_to_log_in(&pause, Instant::now(), card, server, worker) => resumed?,
         () = until_hung_up(stream) => return Err(Farewell::Left),
     }
     if worker.serves_by(server) {

@@ -27,6 +27,7 @@ pub mod parked;
 pub mod pause;
 pub mod peer;
 pub mod places;
+mod record;
 pub mod relay;
 mod release;
 pub mod replication;

@@ -163,7 +163,7 @@ async fn connect_to_primary(
     let mut changed = cluster.changed.clone();
     loop {
         if pause.is_paused() {
-            acquire::await_resume_to_log_in(pause, arrived, card, server).await?;
+            acquire::await_resume_to_log_in(pause, arrived, card, server, worker).await?;
             deadline = Instant::now() + server.hold;
         }
         changed.mark_unchanged();
@@ -180,6 +180,7 @@ async fn connect_to_primary(
             }
         };
         if Instant::now() >= deadline && !pause.is_paused() {
+            worker.metrics.limit_met(Limit::Hold);
             return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, problem));
         }
         let next = (Instant::now() + RETRY_PAUSE).min(deadline);

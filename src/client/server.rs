@@ -99,6 +99,8 @@ pub struct Server {
     pub limits: Limits,
     /// Most clients at once.
     pub max_clients: usize,
+    /// Each client is logged that comes or leaves.
+    pub logs_connections: bool,
     /// How many there are. Outlives a reload.
     pub census: Arc<Census>,
 }

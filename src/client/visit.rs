@@ -15,6 +15,7 @@ use super::conversation::Client;
 use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
 use super::places::{Counted, Place};
+use super::record;
 use super::release::discard_all;
 use super::replication::{self, Passage};
 use super::server::Server;
@@ -50,6 +51,7 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
         }
         (Ok(LoggedIn::Passage(passage)), _) => {
             let (farewell, mut stream) = Box::pin(passage.run(&place)).await;
+            record::ends(&place.card, &server, &farewell);
             Box::pin(say_farewell(&mut stream, &farewell, &worker)).await;
             return worker.metrics.client_closed();
         }
@@ -57,6 +59,7 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
         (Ok(LoggedIn::Session(admitted, key, reported)), Some(stream)) => {
             let client = Client::new(stream, *admitted, key.begun(), Arc::clone(&server), worker, place, id);
             let mut client = Box::new(client);
+            record::has_logged_in(&client.place.card, &client.server);
             client.session.told(reported);
             client.server.has_let_in(&client.database.name);
             // What is wrong with them stays without effect: nobody listens yet.
@@ -66,6 +69,7 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
             return;
         }
     };
+    record::ends(&place.card, &server, &farewell);
     if let Some(stream) = &mut stream {
         Box::pin(say_farewell(stream, &farewell, &worker)).await;
     }
@@ -170,6 +174,7 @@ async fn visit_console(stream: Stream, user: Arc<str>, server: &Server, worker: 
         }
         (_, None) => Farewell::told(SqlState::CANNOT_CONNECT_NOW, "the console is not there yet"),
     };
+    record::ends(&place.card, server, &refusal);
     let mut stream = stream;
     say_farewell(&mut stream, &refusal, worker).await;
 }
@@ -281,6 +286,7 @@ impl Client {
                 tokio::task::spawn_local(stop_statement(held.lease));
             }
         }
+        record::ends(&self.place.card, &self.server, &farewell);
         say_farewell(&mut self.stream, &farewell, &self.worker).await;
         self.worker.metrics.client_closed();
     }

@@ -15,6 +15,7 @@ impl Log {
         let log = Self {
             level: level.unwrap_or_else(|| "info".to_owned()),
             json: table.choice("format", &[("text", false), ("json", true)], false),
+            connections: table.flag("connections", false),
         };
         table.finish();
         log

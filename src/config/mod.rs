@@ -400,6 +400,8 @@ pub struct Log {
     pub level: String,
     /// `format`: lines for people (text) or for machines (json). Default text.
     pub json: bool,
+    /// Each client is logged when it has logged in, and when it leaves. Default false.
+    pub connections: bool,
 }
 
 /// Where the configuration came from, for reload and messages.

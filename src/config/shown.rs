@@ -112,6 +112,7 @@ impl Config {
             ("limits.query_timeout", timeout(limits.query_timeout)),
             ("log.level", log.level.clone()),
             ("log.format", if log.json { "json" } else { "text" }.to_owned()),
+            ("log.connections", log.connections.to_string()),
         ];
         texts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }

@@ -47,8 +47,6 @@ labels! {
         NotPostgres = "not_postgres",
         /// TLS is demanded and the client would not, or could not.
         Tls = "tls",
-        /// Its startup took longer than `login_timeout`.
-        Timeout = "timeout",
         /// The operating system would not give us the connection (no file descriptor, no memory).
         System = "system",
     }
@@ -67,10 +65,6 @@ labels! {
         Throttled = "throttled",
         /// It took longer than `login_timeout`.
         Timeout = "timeout",
-        /// A message that has no place in a login.
-        Protocol = "protocol",
-        /// The client went away in the middle.
-        ClientLeft = "client_left",
         /// No node could tell what the client must know about the server.
         NoNode = "no_node",
     }
@@ -99,6 +93,10 @@ labels! {
         Query = "query_timeout",
         /// A transaction block in the pool mode `statement`.
         StatementMode = "pool_mode",
+        /// `failover.hold`, for want of a primary.
+        Hold = "failover.hold",
+        /// `failover.pause_hold`, for want of a RESUME.
+        PauseHold = "failover.pause_hold",
     }
 
     /// Why a statement was run again, unseen by its client.
@@ -107,10 +105,6 @@ labels! {
         NotSent = "not_sent",
         /// The node refused the connection.
         ConnectFailed = "connect_failed",
-        /// The node said that it is stopping (57P01) before it began.
-        Stopping = "stopping",
-        /// The node said that it is not accepting connections (57P03).
-        Starting = "starting",
         /// A replica refused to write (25006): with a loaded catalog this must stay at zero.
         ReadOnly = "read_only",
         /// The node was lost during a read of which nothing had been passed on.
@@ -119,8 +113,6 @@ labels! {
         RecoveryConflict = "recovery_conflict",
         /// A whole transaction, on another node, with the same answers as before.
         Replayed = "replayed",
-        /// Another of our server connections lacked what this one has (26000 of a prepared statement).
-        Prepared = "prepared",
     }
 
     /// What became of a transaction whose node was lost.
@@ -141,8 +133,6 @@ labels! {
         Forwarded = "forwarded",
         /// Nothing was running any more.
         Idle = "idle",
-        /// The statement was waiting here, and was taken out of its queue.
-        Dequeued = "dequeued",
         /// Nobody has this key.
         UnknownKey = "unknown_key",
         /// The node could not be reached.
@@ -168,8 +158,10 @@ labels! {
 
 impl Limit {
     /// The SQLSTATE of each, in the order of [`Limit::CODES`].
-    pub(super) const SQLSTATES: [&'static str; Self::CODES.len()] =
-        ["53300", "53300", "53300", "53300", "53300", "53300", "53300", "57P05", "25P03", "57014", "0A000"];
+    pub(super) const SQLSTATES: [&'static str; Self::CODES.len()] = [
+        "53300", "53300", "53300", "53300", "53300", "53300", "53300", "57P05", "25P03", "57014", "0A000", "57P03",
+        "57P03",
+    ];
 }
 
 /// The label value of a pin.

@@ -133,6 +133,7 @@ pub(super) fn make(
         prepared_statements: config.pool.prepared_statements,
         limits: config.limits.clone(),
         max_clients: config.max_clients,
+        logs_connections: config.log.connections,
         census: Arc::clone(&lasting.census),
     }
 }

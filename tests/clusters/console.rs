@@ -194,6 +194,7 @@ fn who_logs_in_to_a_database_that_is_paused_too_long_is_told() {
         let refused = login(proxy.port(), "ada", "a").connect(NoTls).err().unwrap();
         let told = refused.as_db_error().unwrap();
         assert!(told.code().code() == "57P03" && told.message().contains("not been resumed"), "{told:?}");
+        assert_eq!(proxy.metric("trunkline_limits_met_total", "failover.pause_hold"), 1.0);
         console.simple_query("RESUME bench").unwrap();
         login(proxy.port(), "ada", "a").connect(NoTls).unwrap().simple_query("select 1").unwrap();
     });

@@ -94,6 +94,7 @@ fn a_write_without_a_primary_fails_with_57p03_when_hold_is_over() {
         let error = client.batch_execute("insert into t values (1)").unwrap_err();
         assert_eq!(error.code().map(|code| code.code()), Some("57P03"), "{error:?}");
         assert!((Duration::from_millis(900)..Duration::from_secs(3)).contains(&asked.elapsed()));
+        assert_eq!(proxy.metric("trunkline_limits_met_total", "failover.hold"), 1.0);
         // Reads go on, in the same session.
         assert_ne!(server_port(&mut client, "select inet_server_port()"), cluster.node(0).port());
     });

@@ -13,6 +13,7 @@ mod certificates;
 mod fixture;
 mod protocol;
 mod raw;
+mod record;
 mod relay;
 
 mod balancing;

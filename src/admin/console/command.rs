@@ -1,5 +1,6 @@
 //! What is said at the console: words into a command.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::Shutdown;
@@ -39,6 +40,35 @@ pub(super) enum Command {
     Empty,
 }
 
+/// In words, for the log.
+impl fmt::Display for Command {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, name) = match self {
+            Self::Show(subject) => return write!(out, "SHOW {}", subject.word()),
+            Self::KillClient(id) => return write!(out, "KILL_CLIENT {id}"),
+            Self::ExplainRoute(_) => ("EXPLAIN ROUTE", None),
+            Self::Reload => ("RELOAD", None),
+            Self::Pause(name) => ("PAUSE", name.as_deref()),
+            Self::Resume(name) => ("RESUME", name.as_deref()),
+            Self::Enable(name, true) => ("ENABLE", Some(&**name)),
+            Self::Enable(name, false) => ("DISABLE", Some(&**name)),
+            Self::Kill(name) => ("KILL", name.as_deref()),
+            Self::Reconnect(name) => ("RECONNECT", name.as_deref()),
+            Self::Drain(node, true) => ("DRAIN", Some(&**node)),
+            Self::Drain(node, false) => ("ATTACH", Some(&**node)),
+            Self::Shutdown(Shutdown::Now) => ("SHUTDOWN", None),
+            Self::Shutdown(Shutdown::AfterTransactions) => ("SHUTDOWN WAIT_FOR_SERVERS", None),
+            Self::Shutdown(Shutdown::AfterClients) => ("SHUTDOWN WAIT_FOR_CLIENTS", None),
+            Self::ForgetShapes => ("FORGET SHAPES", None),
+            Self::Courtesy(tag) => (*tag, None),
+            Self::One => ("SELECT 1", None),
+            Self::Empty => ("", None),
+        };
+        out.write_str(word)?;
+        name.map_or(Ok(()), |name| write!(out, " {name}"))
+    }
+}
+
 macro_rules! subjects {
     ($($name:ident = $word:literal, $help:literal;)*) => {
         /// What SHOW shows.
@@ -48,6 +78,10 @@ macro_rules! subjects {
         impl Subject {
             /// All of them.
             pub(super) const ALL: &'static [(Self, &'static str, &'static str)] = &[$((Self::$name, $word, $help)),*];
+
+            fn word(self) -> &'static str {
+                match self { $(Self::$name => $word),* }
+            }
         }
     };
 }
@@ -173,7 +207,6 @@ pub(super) fn read(text: &str) -> Result<Command, Unknown> {
 }
 
 fn read_subject(word: &str) -> Result<Subject, Unknown> {
-    let word = if word == "CATALOG" { "CATALOGS" } else { word };
     if let Some((subject, ..)) = Subject::ALL.iter().find(|(_, known, _)| *known == word) {
         return Ok(*subject);
     }

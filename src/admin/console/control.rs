@@ -33,6 +33,8 @@ pub(super) enum Answer {
 pub(super) struct Giver {
     pub(super) user: Arc<str>,
     pub(super) right: Right,
+    /// The address, or empty for a socket of this machine.
+    pub(super) from: String,
 }
 
 /// Why a command is not done.
@@ -85,7 +87,7 @@ pub(super) async fn answer(command: &Command, giver: &Giver, desk: &Arc<Desk>) -
             let message = "only users of the console may change something, and you are one of its stats_users";
             return Err(Mistake::new(SqlState::INSUFFICIENT_PRIVILEGE, message));
         }
-        info!(?command, user = %giver.user, "a command was given at the console");
+        info!(%command, user = %giver.user, from = giver.from, "a command was given at the console");
     }
     let server = desk.in_force.load_full();
     match command {

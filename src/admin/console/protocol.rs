@@ -28,9 +28,10 @@ const AUTHENTICATION_OK: u32 = 0;
 /// Answers a client until it leaves or is out of step.
 pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
     let Visitor { mut stream, user, right } = visitor;
+    let from = stream.socket().peer_address().map(|address| address.to_string()).unwrap_or_default();
     let mut session = Session {
         desk,
-        giver: Giver { user, right },
+        giver: Giver { user, right, from },
         names: HashMap::new(),
         portals: HashMap::new(),
         skips: false,

@@ -68,6 +68,7 @@ struct Sums {
     longest: Duration,
     busy: usize,
     idle: usize,
+    opening: usize,
 }
 
 pub(super) fn pools(server: &Server, reports: &[Report]) -> Table {
@@ -83,7 +84,9 @@ pub(super) fn pools(server: &Server, reports: &[Report]) -> Table {
     }
     for (key, counts) in server.pools.counts() {
         let sum = sums.entry((Arc::clone(&key.database), Arc::clone(&key.user))).or_default();
-        sum.busy += counts.busy;
+        let opening = counts.openings.under_way;
+        sum.busy += counts.busy.saturating_sub(opening);
+        sum.opening += opening;
         sum.idle += counts.idle;
     }
     let mut table = Table::new(
@@ -93,7 +96,7 @@ pub(super) fn pools(server: &Server, reports: &[Report]) -> Table {
     for ((database, user), sum) in &sums {
         let mut row: Vec<Cell> = vec![database.into(), user.into()];
         let (seconds, micros) = (sum.longest.as_secs(), u64::from(sum.longest.subsec_micros()));
-        row.extend([sum.active, sum.waiting, 0, 0, sum.busy, 0, 0, sum.idle, 0, 0, 0].map(Cell::from));
+        row.extend([sum.active, sum.waiting, 0, 0, sum.busy, 0, 0, sum.idle, 0, 0, sum.opening].map(Cell::from));
         let mode = server.database(database).map(|entry| server.mode_of(&entry, user).word());
         row.extend([seconds.into(), micros.into(), mode.into(), Cell::Null]);
         table.row(row);

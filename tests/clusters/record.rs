@@ -1,0 +1,72 @@
+//! What the log says of clients and of commands given at the console, and what signals do not do.
+
+use std::time::Duration;
+
+use postgres::NoTls;
+
+use crate::fixture::{Proxy, cluster, console, eventually, limited, login};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Waits for a line of the log with all of these words.
+fn is_logged(proxy: &Proxy, words: &[&str]) {
+    eventually(&format!("{words:?} in the log"), SOON, || {
+        proxy.log().lines().any(|line| words.iter().all(|word| line.contains(word)))
+    });
+}
+
+#[test]
+fn who_is_turned_away_is_logged_with_what_it_is_told() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let wrong = login(proxy.port(), "bench", "wrong").connect(NoTls).err().unwrap();
+        assert_eq!(wrong.code().unwrap().code(), "28P01");
+        is_logged(&proxy, &["turned away", "127.0.0.1", "28P01", "password authentication failed", "bench"]);
+        let unknown = login(proxy.port(), "bench", "bench").dbname("nowhere").connect(NoTls).err().unwrap();
+        assert_eq!(unknown.code().unwrap().code(), "3D000");
+        is_logged(&proxy, &["turned away", "3D000", "nowhere"]);
+        let _there = proxy.client();
+        assert!(!proxy.log().contains("logged in"), "only where log.connections asks for it");
+        assert!(!proxy.log().contains('\u{1b}'), "no colours in a file");
+    });
+}
+
+#[test]
+fn who_comes_and_goes_is_logged_where_that_is_wanted() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[log]\nconnections = true");
+        let client = proxy.client();
+        is_logged(&proxy, &["logged in", "127.0.0.1", "bench"]);
+        assert!(!proxy.log().contains("has left"));
+        drop(client);
+        is_logged(&proxy, &["has left", "127.0.0.1", "bench"]);
+    });
+}
+
+#[test]
+fn a_command_that_changes_something_is_logged_in_its_own_words() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']");
+        console(&proxy).batch_execute("show pools; disable bench; enable bench").unwrap();
+        is_logged(&proxy, &["at the console", "DISABLE bench", "user=bench", "127.0.0.1"]);
+        is_logged(&proxy, &["at the console", "ENABLE bench"]);
+        assert!(!proxy.log().contains("SHOW POOLS"), "looking changes nothing");
+    });
+}
+
+#[test]
+fn signals_with_which_pgbouncer_is_paused_end_nothing_here() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        proxy.signal("USR1");
+        is_logged(&proxy, &["WARN", "SIGUSR1", "PAUSE"]);
+        proxy.signal("USR2");
+        is_logged(&proxy, &["WARN", "SIGUSR2", "RESUME"]);
+        client.simple_query("select 1").unwrap();
+    });
+}
