@@ -21,6 +21,7 @@ use super::emptied::Emptied;
 use super::farewell::Farewell;
 use super::handshake::Admitted;
 use super::last_path::LastPath;
+use super::parser::Apart;
 use super::places::Place;
 use super::relay::Relayed;
 use super::server::{Database, Server};
@@ -72,6 +73,8 @@ pub struct Client {
     pub(super) rule: Option<usize>,
     /// Until it has gone, another client may have to be refused.
     pub(super) seat: Seat,
+    /// A long text of its next message.
+    pub(super) apart: Option<Box<Apart>>,
 }
 
 /// A node that was lost with a unit, without a word.
@@ -202,6 +205,7 @@ impl Client {
         Self {
             stream,
             rule: None,
+            apart: None,
             seat: admitted.seat,
             mode,
             tally,
@@ -272,6 +276,10 @@ impl Client {
                 continue;
             }
             self.survey(buffers)?;
+            if self.is_parsing() {
+                ready!(self.poll_parsed(cx));
+                continue;
+            }
             if let Some(unusual) = self.try_start(buffers)? {
                 return Poll::Ready(Ok(unusual));
             }
@@ -415,7 +423,7 @@ impl Client {
         if self.session.answers_alone() {
             return self.answer_alone(buffers).await;
         }
-        self.survey(buffers)?;
+        self.survey_whole(buffers).await?;
         match self.session.gathered.end {
             Some(End::Terminate) => Err(Farewell::Left),
             // Behind an Execute it may be the data of its COPY.

@@ -272,7 +272,7 @@ impl Client {
             return Ok(Some(is_read));
         }
         self.session.gathered.clear();
-        self.survey(buffers)?;
+        self.survey_whole(buffers).await?;
         let intent = self.intent();
         let reads = matches!(intent, Intent::Read { .. });
         let fits = reads || acquired.role == Role::Primary && matches!(intent, Intent::Primary(_));

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::parked;
+use super::parser::STACK;
 use super::places::{Count, Counted};
 use super::server::Server;
 use super::visit::serve;
@@ -47,9 +48,6 @@ enum Order {
     /// Take no new clients, and ask every client to leave as soon as it is idle.
     Drain,
 }
-
-/// PostgreSQL's parser recurses: this is what its own server has, and more than its depth limit needs.
-const STACK: usize = 16 * 1024 * 1024;
 
 impl Fleet {
     /// Starts this many worker threads, with an outbox each, if they shall have one.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::conversation::{Client, NO_BLOCKS};
 use super::farewell::Farewell;
+use super::parser::{self, LONG};
 use super::rulings::{self, minute_of_the_day};
 use super::worker::Buffers;
 use crate::config::PoolMode;
@@ -36,12 +37,15 @@ impl Client {
         }
     }
 
-    /// Looks at whole messages until the unit is whole. Without a lease only.
+    /// Looks at whole messages until the unit is whole, or a text must be parsed apart. Without a lease only.
     pub(super) fn survey(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         while self.session.gathered.end.is_none() {
             let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
             let Some(header) = peek(rest)? else { return Ok(()) };
             if let Some(message) = rest.get(..header.size) {
+                if header.size >= LONG && self.must_parse_apart(header.tag, body_of(message))? {
+                    return Ok(());
+                }
                 self.survey_message(header, message, 0)?;
                 self.cut_long_pipeline();
             } else if !self.survey_partial(header, buffers)? {
@@ -75,7 +79,7 @@ impl Client {
 
     /// Looks at a message of which `missing` bytes have not come yet.
     pub(super) fn survey_message(&mut self, header: Header, message: &[u8], missing: usize) -> Result<(), Farewell> {
-        let body = message.get(frame::HEADER..).unwrap_or_default();
+        let body = body_of(message);
         if missing == 0 {
             let free_of = self.held.is_none().then_some(&*self.server.rules);
             if self.session.survey_plain(header.tag, header.size, body, free_of).map_err(|_| violation(header.tag))? {
@@ -85,7 +89,7 @@ impl Client {
         let mut classified = None;
         if missing == 0 && header.tag == frontend::QUERY && self.held.is_none() {
             let text = frontend::query_text(body).map_err(|_| violation(header.tag))?;
-            let statement = self.worker.classify(text, self.session.dialect());
+            let statement = parser::classify(&mut self.apart, text, self.session.dialect(), &self.worker);
             match self.survey_read(header.size, statement) {
                 None => return Ok(()),
                 statement => classified = statement,
@@ -110,9 +114,9 @@ impl Client {
             (Some(picture), Some(resolved)) => Catalog::Known { picture, path: &resolved.path, key: resolved.key },
             _ => Catalog::Unknown(known.last().map(|picture| &**picture)),
         };
-        let (worker, dialect) = (&self.worker, self.session.dialect());
+        let (worker, dialect, apart) = (&self.worker, self.session.dialect(), &mut self.apart);
         let mut around = Surroundings {
-            classify: &mut |text| classified.take().unwrap_or_else(|| worker.classify(text, dialect)),
+            classify: &mut |text| classified.take().unwrap_or_else(|| parser::classify(apart, text, dialect, worker)),
             rules: &self.server.rules,
             reads: self.server.reads,
             held,
@@ -267,6 +271,12 @@ impl Client {
 #[inline]
 pub(super) fn peek(bytes: &[u8]) -> Result<Option<Header>, Farewell> {
     Header::peek(bytes).map_err(|error| Farewell::violation(&error.to_string()))
+}
+
+/// What stands behind a message's header.
+#[inline]
+pub(super) fn body_of(message: &[u8]) -> &[u8] {
+    message.get(frame::HEADER..).unwrap_or_default()
 }
 
 #[cold]

@@ -24,6 +24,7 @@ mod loss;
 mod memory;
 mod newest_view;
 pub mod parked;
+mod parser;
 pub mod pause;
 pub mod peer;
 pub mod places;

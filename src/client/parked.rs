@@ -175,6 +175,7 @@ impl Parked {
             place: self.place,
             worker,
             rule: None,
+            apart: None,
             seat: self.seat,
         })
     }

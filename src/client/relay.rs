@@ -11,7 +11,8 @@ use tokio::io::AsyncWrite;
 use super::acquire::target;
 use super::conversation::{Client, HeldLease};
 use super::farewell::Farewell;
-use super::gathering::peek;
+use super::gathering::{body_of, peek};
+use super::parser::LONG;
 use super::worker::Buffers;
 use crate::config::PoolMode;
 use crate::metrics::{Target, Violator};
@@ -474,6 +475,16 @@ impl Client {
 
     /// Takes what the client sends while its lease is held.
     fn read_client(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
+        if self.poll_parsed(cx).is_pending() {
+            return Ok(Turn::Still);
+        }
+        let turn = self.read_and_take(cx, buffers)?;
+        // Who tells that the text is parsed wakes the task from now on.
+        Ok(if self.is_parsing() && self.poll_parsed(cx).is_ready() { Turn::Moved } else { turn })
+    }
+
+    #[inline]
+    fn read_and_take(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
         // What a node that has said goodbye has not been sent can go elsewhere.
         let is_over = |held: &HeldLease| held.refused.is_some() || held.farewell.is_some() || held.has_last_words;
         if buffers.to_node.len() >= MOST_WAITING || self.held.as_ref().is_none_or(is_over) {
@@ -584,6 +595,7 @@ impl Client {
                 Ok(Surveyed::Passed)
             }
             frontend::TERMINATE => Ok(Surveyed::Goodbye),
+            _ if header.size >= LONG && self.must_parse_apart(header.tag, body_of(message))? => Ok(Surveyed::Doubtful),
             _ => {
                 self.survey_message(header, message, 0)?;
                 self.cut_behind_execute();
@@ -791,7 +803,7 @@ enum Surveyed {
     Message,
     /// Copy data that has gone its way, or something that nobody wants.
     Passed,
-    /// A message that can't be understood before more has been answered.
+    /// A message that can't be understood before more has been answered, or its text is parsed.
     Doubtful,
     /// The client says goodbye: once all it has asked for is done.
     Goodbye,

@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use super::card::{Card, ClientReport};
 use super::newest_view::NewestView;
 use super::parked;
+use super::parser::Parser;
 use super::places::{Count, Places};
 use super::server::{Cluster, Server};
 use super::shapes::{DecisionReport, Shapes};
@@ -35,6 +36,7 @@ pub struct Worker {
     server: RefCell<Arc<Server>>,
     parse: Cell<ParseSettings>,
     cache: RefCell<sql::Cache>,
+    parser: RefCell<Parser>,
     #[expect(
         clippy::vec_box,
         reason = "a client's task holds the box: an idle one is a pointer, and lending moves nothing"
@@ -117,8 +119,9 @@ impl Worker {
             number,
             begun: Instant::now(),
             metrics,
-            parse: Cell::new(parse_settings(&server)),
+            parse: Cell::new(usual_settings(&server)),
             cache: RefCell::new(new_cache(&server)),
+            parser: RefCell::default(),
             server: RefCell::new(server),
             spare: RefCell::default(),
             // Far from the other workers' turns, so that they do not draw alike.
@@ -142,12 +145,34 @@ impl Worker {
         if dialect == Dialect::default() {
             return self.cache.borrow_mut().get(text, &self.parse.get());
         }
-        let settings = ParseSettings {
+        Arc::new(timed(text, &self.parse_settings(dialect)))
+    }
+
+    /// How texts of this dialect are parsed.
+    pub(super) fn parse_settings(&self, dialect: Dialect) -> ParseSettings {
+        ParseSettings {
             standard_conforming_strings: dialect.standard_conforming_strings,
             encoding_is_utf8: dialect.encoding_is_utf8,
             ..self.parse.get()
-        };
-        Arc::new(timed(text, &settings))
+        }
+    }
+
+    /// The cache knows what this text is.
+    pub(super) fn knows(&self, text: &[u8], settings: &ParseSettings) -> bool {
+        *settings == self.parse.get() && self.cache.borrow_mut().knows(text, settings)
+    }
+
+    /// This text was found to be this statement elsewhere, which took so long.
+    pub(super) fn has_parsed(&self, text: &[u8], settings: &ParseSettings, statement: &Arc<Statement>, took: Duration) {
+        PARSE_TIME.set(PARSE_TIME.get() + took);
+        if *settings == self.parse.get() {
+            self.cache.borrow_mut().put(text, settings, statement);
+        }
+    }
+
+    /// Parses what takes long.
+    pub(super) fn parser(&self) -> RefMut<'_, Parser> {
+        self.parser.borrow_mut()
     }
 
     /// Whose turn it is; see [`crate::balancing::choose`].
@@ -210,7 +235,7 @@ impl Worker {
         if server.limits.statement_cache_bytes != self.server.borrow().limits.statement_cache_bytes {
             *self.cache.borrow_mut() = new_cache(&server);
         }
-        self.parse.set(parse_settings(&server));
+        self.parse.set(usual_settings(&server));
         *self.server.borrow_mut() = server;
         self.rouse_all();
     }
@@ -356,7 +381,7 @@ fn timed(text: &[u8], settings: &ParseSettings) -> Statement {
     statement
 }
 
-fn parse_settings(server: &Server) -> ParseSettings {
+fn usual_settings(server: &Server) -> ParseSettings {
     ParseSettings { max_bytes: server.limits.statement_bytes, ..ParseSettings::default() }
 }
 

@@ -93,6 +93,24 @@ impl Cache {
         statement
     }
 
+    /// It knows what this text is, without having to parse it.
+    pub fn knows(&mut self, text: &[u8], settings: &ParseSettings) -> bool {
+        let by_text = Key::new(text, By::Text, settings, &self.hasher);
+        self.recent.find(text, by_text.sort).is_some()
+            || self.entries.find(&by_text).is_some()
+            || self.fold(text, settings) && {
+                let by_shape = Key::new(&self.shape, By::Shape, settings, &self.hasher);
+                self.entries.find(&by_shape).is_some()
+            }
+    }
+
+    /// This text was found to be this statement elsewhere, as [`Cache::get`] finds what it does not know.
+    pub fn put(&mut self, text: &[u8], settings: &ParseSettings, statement: &Arc<Statement>) {
+        self.counters.misses += 1;
+        let (by_text, has_shape) = (Key::new(text, By::Text, settings, &self.hasher), self.fold(text, settings));
+        self.remember(&by_text, has_shape, settings, statement);
+    }
+
     /// How often each way led to a statement, since the beginning.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -116,7 +134,7 @@ impl Cache {
     /// Makes the text's shape. False if it has none, or none but the text itself.
     fn fold(&mut self, text: &[u8], settings: &ParseSettings) -> bool {
         let is_readable = text.is_ascii() || (settings.encoding_is_utf8 && std::str::from_utf8(text).is_ok());
-        if !is_readable || text.len() > settings.max_bytes {
+        if !is_readable || text.len() > settings.max_bytes.min(LARGEST_FOLDED) {
             return false;
         }
         let backslash = if settings.standard_conforming_strings { Backslash::Plain } else { Backslash::Escapes };
@@ -134,6 +152,9 @@ impl Cache {
         self.shape.shrink_to(LARGEST_KEPT_SHAPE);
     }
 }
+
+/// Bytes of a text whose shape is made: some two milliseconds.
+const LARGEST_FOLDED: usize = 1024 * 1024;
 
 /// Bytes; longer shapes are rare.
 const LARGEST_KEPT_SHAPE: usize = 64 * 1024;

@@ -32,6 +32,7 @@ mod identity;
 mod ldap;
 mod leftovers;
 mod long_run;
+mod long_texts;
 mod many_sessions;
 mod monitor;
 mod network;
