@@ -19,6 +19,8 @@ pub struct Current {
     picture: ArcSwapOption<Picture>,
     /// Changes acknowledged so far.
     changes: AtomicU64,
+    /// What may have changed in another database that sessions of this one begin with.
+    changes_elsewhere: AtomicU64,
     /// Signs that a change came another way.
     suspicions: AtomicU64,
     /// Loading has been tried: what is known now is all there is for the moment.
@@ -51,6 +53,16 @@ impl Current {
     /// A change of the catalogs has been acknowledged: call this before whoever asked for it is told.
     pub fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What sessions begin with may have been changed in another database.
+    pub fn changed_elsewhere(&self) {
+        self.changes_elsewhere.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often that may have been.
+    pub fn changes_elsewhere(&self) -> u64 {
+        self.changes_elsewhere.load(Ordering::Acquire)
     }
 
     /// A node's answer does not fit the picture.

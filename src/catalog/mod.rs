@@ -7,6 +7,7 @@
 //! A picture holds the objects of users only. It takes about 40 bytes for a plain table, 100 for a function; names are
 //! kept as hashes. Beyond [`MOST_OBJECTS`] none is made, and whatever is not PostgreSQL's own goes to the primary.
 
+mod change;
 mod current;
 mod draw;
 mod inventory;
@@ -16,6 +17,7 @@ mod node_tree;
 mod path;
 mod picture;
 
+pub use change::Change;
 pub use current::{Current, Known, Upkeep};
 pub use inventory::{
     Body, CastRow, FunctionRow, Inventory, Language, MOST_OBJECTS, OperatorRow, RelationKind, RelationRow, RoleRow,

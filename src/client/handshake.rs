@@ -259,7 +259,8 @@ async fn ask(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker)
     let mut lease = acquire::any_node(admitted, card, server, worker).await?;
     let defaults = defaults_of(user, lease.connection(), server).await?;
     if server.welcomes.have_changed((cluster, Arc::clone(database), Arc::clone(user)), defaults) {
-        // Whoever logs in from now on has the new ones.
+        // Whoever logs in from now on has the new ones, which no picture shows yet where they were set past Trunkline.
+        admitted.database.catalog.changed();
         let is_its = |key: &PoolKey| (key.cluster, &key.server_name, &key.user) == (cluster, database, user);
         server.pools.reconnect(is_its, Instant::now());
         drop(lease);

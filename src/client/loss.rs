@@ -108,9 +108,7 @@ impl Client {
     ) -> Result<(), Farewell> {
         let Some(mut held) = self.held.take() else { return Ok(()) };
         self.cancellable.runs_nothing();
-        if self.session.may_change_catalog() {
-            self.database.catalog.changed();
-        }
+        self.server.catalogs_changed(&self.database, self.session.catalog_change());
         let (node, now) = (held.lease.node(), Instant::now());
         self.account_for(&held, now);
         self.dropping = held.passing_to_node;

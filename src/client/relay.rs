@@ -14,6 +14,7 @@ use super::farewell::Farewell;
 use super::gathering::{body_of, peek};
 use super::parser::LONG;
 use super::worker::Buffers;
+use crate::catalog::Change;
 use crate::config::PoolMode;
 use crate::metrics::{Target, Violator};
 use crate::net::Stream;
@@ -414,8 +415,9 @@ impl Client {
                 is_muted = log.as_ref().is_some_and(|log| log.is_muted());
             }
         }
-        if self.session.take_catalog_change() {
-            self.database.catalog.changed();
+        match self.session.take_catalog_change() {
+            Change::None => {}
+            change => self.server.catalogs_changed(&self.database, change),
         }
         if held.refused.is_some() {
             buffers.from_node.consume(at);

@@ -20,7 +20,7 @@ use crate::auth::{ClientTls, NodeTls, Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
 use crate::backend::{Absence, Away, Endpoint, Gate, LastWrite, Pool, PoolKey, Pools};
 use crate::balancing::{Balance, Strategy};
-use crate::catalog::{Current, Known, Upkeep};
+use crate::catalog::{Change, Current, Known, Upkeep};
 use crate::config::{self, Allowance, Limits, PoolMode};
 use crate::metrics::Scrape;
 use crate::routing::{Consistency, Reads, RuleSet};
@@ -193,7 +193,8 @@ impl DatabaseCatalog {
 
     /// How far they are: another one says that something in them has changed.
     pub fn stamp(&self) -> Stamp {
-        Stamp { changes: self.current.changes(), loads: self.current.upkeep().loads }
+        let current = &self.current;
+        Stamp { changes: current.changes(), elsewhere: current.changes_elsewhere(), loads: current.upkeep().loads }
     }
 
     /// What keeping it has come to.
@@ -210,6 +211,11 @@ impl DatabaseCatalog {
     pub fn changed(&self) {
         self.current.changed();
         self.wake.notify_one();
+    }
+
+    /// Code that has run in another database may have changed what sessions begin with: who logs in next finds out.
+    fn changed_elsewhere(&self) {
+        self.current.changed_elsewhere();
     }
 
     /// A node has given an error that another picture might have kept from it.
@@ -232,6 +238,7 @@ impl DatabaseCatalog {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     changes: u64,
+    elsewhere: u64,
     loads: u64,
 }
 
@@ -332,6 +339,24 @@ impl Server {
             database: Arc::clone(&database.name),
             server_name: Arc::clone(&database.server_name),
             user: Arc::clone(user),
+        }
+    }
+
+    /// A node has acknowledged what changes the catalogs, and nobody has been told yet. Other databases of the cluster are
+    /// told of what they share with this one. Of code it is seldom known, and most changes nothing of that: their logins
+    /// find out.
+    pub fn catalogs_changed(&self, database: &Database, change: Change) {
+        if change == Change::None {
+            return;
+        }
+        database.catalog.changed();
+        let is_beside =
+            |other: &&Arc<Database>| other.cluster == database.cluster && other.server_name != database.server_name;
+        let others = self.databases.values().filter(is_beside);
+        match change {
+            Change::Shared => others.for_each(|other| other.catalog.changed()),
+            Change::Opaque => others.for_each(|other| other.catalog.changed_elsewhere()),
+            Change::None | Change::OfDatabase => {}
         }
     }
 

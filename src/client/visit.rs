@@ -269,9 +269,7 @@ impl Client {
     /// The conversation is over.
     async fn leave(mut self: Box<Self>, farewell: Farewell) {
         self.cancellable.runs_nothing();
-        if self.session.may_change_catalog() {
-            self.database.catalog.changed();
-        }
+        self.server.catalogs_changed(&self.database, self.session.catalog_change());
         self.server.cancel_keys.remove(&self.cancellable);
         if let Some(held) = self.held.take() {
             self.was_served_by(&held, Instant::now());

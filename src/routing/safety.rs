@@ -1,7 +1,7 @@
 //! What must go to the primary whatever rules say; the only maker of the [`ReplicaSafe`] proof.
 
 use super::{Catalog, Facts, InTransaction, Reads, Reason};
-use crate::catalog::{Path, Verdict, Why};
+use crate::catalog::{Change, Path, Verdict, Why};
 use crate::sql::functions::class_of;
 use crate::sql::{
     Call, Doubt, Draws, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement,
@@ -98,6 +98,18 @@ pub fn may_change_catalog(statement: &Statement, catalog: &Catalog<'_>) -> bool 
         || statement.parts.iter().any(|part| part.changes_catalog || part.calls_unknown),
         |verdict| verdict.changes_catalog,
     )
+}
+
+/// Whose catalogs they are that a statement changes which [may](may_change_catalog).
+pub fn change_of(statement: &Statement) -> Change {
+    let is_plain = |part: &Part| part.kind == Kind::Ddl || !(part.changes_catalog || part.calls_unknown || part.writes);
+    if statement.parts.iter().any(|part| part.changes_shared) {
+        Change::Shared
+    } else if statement.parts.iter().all(is_plain) {
+        Change::OfDatabase
+    } else {
+        Change::Opaque
+    }
 }
 
 /// It writes while the catalogs are not known: a trigger that nobody has heard of may run.
@@ -264,4 +276,30 @@ fn executes_on_replica(change: &SessionChange, statement: &Statement, facts: &Fa
         return Err(Reason::UnknownName);
     }
     meant.into_iter().flatten().try_for_each(|statement| objects(statement, &facts.catalog))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::{ParseSettings, classify};
+
+    fn changes_of_what_databases_share_are_told_from_others() {
+        for (text, change) in [
+            ("alter role ada set search_path = a", Change::Shared),
+            ("alter role all in database shop reset all", Change::Shared),
+            ("alter database shop set work_mem = '1MB'", Change::Shared),
+            ("alter user ada bypassrls", Change::Shared),
+            ("drop role ada", Change::Shared),
+            ("alter role ada rename to bob", Change::Shared),
+            ("do $$ begin alter role ada superuser; end $$", Change::Shared),
+            ("create table t (a int); create index on t (a)", Change::OfDatabase),
+            ("alter table t rename to u", Change::OfDatabase),
+            ("begin; create table t (a int); commit", Change::OfDatabase),
+            ("call p()", Change::Opaque),
+            ("select f()", Change::Opaque),
+            ("insert into t values (1)", Change::Opaque),
+        ] {
+            assert_eq!(change_of(&classify(text, &ParseSettings::default())), change, "{text}");
+        }
+    }
 }

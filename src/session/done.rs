@@ -50,7 +50,9 @@ impl Session {
             TransactionControl::Rollback { .. } | TransactionControl::RollbackTo => self.reset.clear(),
             // Another transaction has begun, and the one before is there for all to see.
             TransactionControl::Commit { chain } => {
-                self.catalog.has_changed |= chain && self.catalog.may_change;
+                if chain {
+                    self.catalog.has_changed = self.catalog.has_changed.max(self.catalog.may_change);
+                }
                 self.settled_writes |= self.transaction.may_have_written;
             }
             _ => {}

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::prepared::{Given, Prepared, StatementId};
+use crate::catalog::Change;
 use crate::routing::Intent;
 use crate::sql::{Draws, Leftovers, Statement};
 
@@ -48,8 +49,8 @@ pub struct Gathered {
     pub asks_wishes: bool,
     /// Bytes of its last message that have not come yet: it is too large to be waited for.
     pub missing: usize,
-    /// It may change the catalogs.
-    pub may_change_catalog: bool,
+    /// The catalogs that it may change.
+    pub catalog_change: Change,
     /// What code that it runs may leave in the session.
     pub leftovers: Option<Box<Leftovers>>,
     /// Databases that nobody else may be connected to while it runs.
@@ -129,7 +130,7 @@ impl Gathered {
         self.executes = 0;
         self.commits = false;
         self.begins = false;
-        self.may_change_catalog = false;
+        self.catalog_change = Change::None;
         self.leftovers = None;
         self.binds = false;
         if self.draws.is_some() {

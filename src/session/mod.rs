@@ -53,6 +53,7 @@ pub use reported::{Reported, ReportedAtLogin, Reports};
 pub use settings::{Dialect, Settings};
 pub use wishes::Wishes;
 
+use crate::catalog::Change;
 use crate::routing::{Catalog, Defaults, Freshness, InTransaction, Intent, Reads, RuleSet, Ruling, Standing};
 use crate::sql::{Isolation, Pin, PreparedNames, Statement, TransactionControl};
 use crate::topology::Role;
@@ -150,10 +151,10 @@ pub struct Session {
 /// What the session has done that catalogs tell of, or that decides how its names are looked up.
 #[derive(Clone, Copy, Debug, Default)]
 struct CatalogEffects {
-    /// Something on its way, or in the open transaction, may change the catalogs.
-    may_change: bool,
-    /// They may have changed, and whoever believes them has not been told yet.
-    has_changed: bool,
+    /// The catalogs that something on its way, or in the open transaction, may change.
+    may_change: Change,
+    /// Those that may have changed, and whoever believes them has not been told yet.
+    has_changed: Change,
     /// The search path or the role may be another one than the settings say, which follow when the session is idle.
     path_is_uncertain: bool,
     /// The lease is on a replica.
@@ -517,24 +518,34 @@ impl Session {
     }
 
     /// The catalogs may have changed since this was asked last: whoever believes them must be told before the client is.
-    pub fn take_catalog_change(&mut self) -> bool {
+    pub fn take_catalog_change(&mut self) -> Change {
         std::mem::take(&mut self.catalog.has_changed)
     }
 
-    /// Something that is under way may change the catalogs, whatever becomes of it.
-    pub fn may_change_catalog(&self) -> bool {
+    /// The catalogs that something under way may change, whatever becomes of it.
+    pub fn catalog_change(&self) -> Change {
         let is_too_large = |owed: &owed::Owed| match owed {
             owed::Owed::Query { statement, .. } | owed::Owed::Execute(Some(statement)) => statement.is_too_large(),
             _ => false,
         };
-        self.catalog.may_change || self.catalog.has_changed || self.owed.iter().any(is_too_large)
+        let unseen = if self.owed.iter().any(is_too_large) { Change::Opaque } else { Change::None };
+        self.catalog.may_change.max(self.catalog.has_changed).max(unseen)
     }
 
     /// A statement has ended, or a transaction: what may have changed the catalogs may be there for all to see.
     fn catalog_settles(&mut self) {
         if self.transaction.status == TransactionStatus::Idle {
-            self.catalog.has_changed |= self.catalog.may_change;
-            self.catalog.may_change &= !self.owed.is_empty();
+            self.settle_catalog_change();
+        }
+    }
+
+    #[inline]
+    fn settle_catalog_change(&mut self) {
+        if self.catalog.may_change != Change::None {
+            self.catalog.has_changed = self.catalog.has_changed.max(self.catalog.may_change);
+            if self.owed.is_empty() {
+                self.catalog.may_change = Change::None;
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use super::prepared::{Prepared, StatementId};
 use super::sequences::Drawn;
 use super::translate::{RESERVED, closed_names};
 use super::{Ended, Session};
+use crate::catalog::Change;
 use crate::sql::Statement;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{self, ErrorFields};
@@ -182,8 +183,8 @@ impl Session {
     fn unseen_is_done(&mut self, statement: &Statement, tag: &[u8]) {
         // Not SELECT: CREATE TABLE AS answers with it, too.
         const ROWS: [&[u8]; 5] = [b"INSERT ", b"UPDATE ", b"DELETE ", b"MERGE ", b"COPY "];
-        if statement.is_too_large() {
-            self.catalog.may_change |= !ROWS.iter().any(|rows| tag.starts_with(rows));
+        if statement.is_too_large() && !ROWS.iter().any(|rows| tag.starts_with(rows)) {
+            self.catalog.may_change = self.catalog.may_change.max(Change::Opaque);
         }
     }
 
@@ -288,7 +289,9 @@ impl Session {
     #[cold]
     fn failed(&mut self, body: &[u8], known: &mut Known) -> Reply {
         let fields = ErrorFields::read(body);
-        self.catalog.may_change &= !(fields.code == SqlState::SYNTAX_ERROR && self.has_done_nothing_unparsed());
+        if fields.code == SqlState::SYNTAX_ERROR && self.has_done_nothing_unparsed() {
+            self.catalog.may_change = Change::None;
+        }
         self.catalog_settles();
         if fields.ends_connection() {
             return Reply::NodeEnds(fields.code);

@@ -361,7 +361,9 @@ impl Session {
     /// The unit runs this statement, by itself or by an EXECUTE.
     #[inline]
     fn meets(&mut self, statement: &Statement, text: &[u8], catalog: &Catalog<'_>, held: Held) {
-        self.gathered.may_change_catalog |= safety::may_change_catalog(statement, catalog);
+        if safety::may_change_catalog(statement, catalog) {
+            self.gathered.catalog_change = self.gathered.catalog_change.max(safety::change_of(statement));
+        }
         let hides_code = safety::hides_code(statement, catalog);
         self.gathered.leaves(safety::leftovers(statement, catalog, hides_code).map(|left| left.named_in(text)));
         if held == Held::Replica {

@@ -9,6 +9,7 @@ use super::doubt::closes_names;
 use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Moment, Owed};
 use super::prepared::{Prepared, StatementId};
+use crate::catalog::Change;
 use crate::sql::{Doubt, Draws, Kind, Leftovers, SessionChange, Statement};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
@@ -57,7 +58,9 @@ impl Session {
         {
             self.describe_ours(&prepared, out);
         }
-        self.catalog.may_change |= self.gathered.may_change_catalog || message.tag == frontend::FUNCTION_CALL;
+        if self.gathered.catalog_change != Change::None {
+            self.catalog.may_change = self.catalog.may_change.max(self.gathered.catalog_change);
+        }
         if let Some(left) = self.gathered.leftovers.take() {
             if left.doubt != Doubt::None {
                 known.unseen = Some(self.id);
@@ -95,6 +98,7 @@ impl Session {
             frontend::SYNC => self.translate_sync(message, out),
             frontend::FLUSH => out.extend_from_slice(message.whole),
             frontend::FUNCTION_CALL => {
+                self.catalog.may_change = self.catalog.may_change.max(Change::Opaque);
                 self.transaction.may_have_written = true;
                 self.may_be_left(&Leftovers::doubtful(Doubt::Opaque));
                 self.draws(Draws::Maybe, known);

@@ -68,6 +68,7 @@ pub(super) struct Effects<'a> {
     pub(super) copy: CopyDirection,
     pub(super) commits_inside: bool,
     pub(super) changes_catalog: bool,
+    pub(super) changes_shared: bool,
     /// The database that nobody else may be connected to while it runs.
     pub(super) empties: Option<Arc<str>>,
     /// An UPDATE or DELETE without WHERE is in it, and is run.
@@ -135,6 +136,7 @@ impl<'a> Effects<'a> {
             copy: self.copy,
             commits_inside: self.commits_inside,
             changes_catalog: self.changes_catalog,
+            changes_shared: self.changes_shared,
             empties: self.empties,
             unfiltered: self.unfiltered,
             reads_clock: self.reads_clock,

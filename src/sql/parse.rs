@@ -128,6 +128,7 @@ fn opaque(why: Opaque) -> Statement {
         commits_inside: true,
         // One that is too large is too often an INSERT of many rows: what it has done its tags will tell.
         changes_catalog: matches!(why, Opaque::Unparsed),
+        changes_shared: matches!(why, Opaque::Unparsed),
         calls_unknown: true,
         ..effects::harmless(Kind::Unparsed)
     };

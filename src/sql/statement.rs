@@ -44,6 +44,8 @@ pub struct Part {
     pub commits_inside: bool,
     /// It can change the catalogs: what was learned of them may be stale once it has run.
     pub changes_catalog: bool,
+    /// And what all databases of a cluster share: roles, and what their sessions begin with.
+    pub changes_shared: bool,
     /// The database that nobody else may be connected to while it runs.
     pub empties: Option<Arc<str>>,
     /// An UPDATE or DELETE without WHERE is in it, at any depth.

@@ -44,6 +44,7 @@ pub(super) fn statement(node: &Tree, effects: &mut Effects<'_>) -> Kind {
             let kind = procedural(Kind::Do, node, effects);
             let block = Block::of(block);
             effects.changes_catalog = block.changes_catalog();
+            effects.changes_shared = effects.changes_catalog;
             effects.names_functions(block.functions());
             block.leftovers().settings.into_iter().for_each(|name| effects.leave(SessionChange::Set(name)));
             kind
@@ -403,6 +404,7 @@ fn copy_statement(node: &CopyStmt, effects: &mut Effects<'_>) -> Kind {
 
 fn change_schema(node: &Tree, effects: &mut Effects<'_>) -> Kind {
     effects.changes_catalog = true;
+    effects.changes_shared = changes_shared(node);
     effects.commits_inside = commits_inside(node);
     effects.empties = emptied(node);
     match node {
@@ -465,6 +467,17 @@ fn commits_inside(node: &Tree) -> bool {
         // A script can hold anything.
         | Tree::CreateExtensionStmt(_)
         | Tree::AlterExtensionStmt(_) => true,
+        _ => false,
+    }
+}
+
+/// DDL that changes what all databases of the cluster share, and what is known of each by it.
+fn changes_shared(node: &Tree) -> bool {
+    match node {
+        Tree::AlterRoleStmt(_) | Tree::AlterRoleSetStmt(_) | Tree::DropRoleStmt(_) | Tree::AlterDatabaseSetStmt(_) => {
+            true
+        }
+        Tree::RenameStmt(rename) => rename.rename_type() == ObjectType::ObjectRole,
         _ => false,
     }
 }

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::Client;
+use postgres::{Client, NoTls};
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
@@ -158,6 +158,45 @@ fn a_search_path_given_to_a_role_or_a_database_counts_for_whoever_logs_in_next()
                 thread::sleep(Duration::from_millis(20));
             }
             one.batch_execute(&format!("alter {whose} reset search_path; alter role all reset search_path")).unwrap();
+        }
+        assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 0.0);
+    });
+}
+
+fn a_search_path_that_is_given_to_another_database_counts_for_whoever_logs_in_there_next() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create database shop").unwrap();
+        let sql = "create function gives(path text) returns int language plpgsql as
+            $$ begin execute 'alter database shop set search_path = ' || path; return 1; end $$";
+        cluster.node(0).sql(sql).unwrap();
+        let proxy =
+            Proxy::start(&cluster, "[[database]]\nname = 'shop'\ncluster = 'main'\n[routing]\ncatalog_refresh = '1d'");
+        let shop = || proxy.client_config().dbname("shop").connect(NoTls).unwrap();
+        let sql = "create schema ahead; create unlogged table ahead.t (a int); create table t (a int)";
+        shop().batch_execute(sql).unwrap();
+        let (mut one, primary) = (proxy.client(), cluster.node(0).port());
+        let read = "select inet_server_port() from (select count(*) from t) c";
+        for make in [
+            "alter database shop set search_path = ahead, public",
+            "alter role bench in database shop set search_path = ahead, public",
+            "do $$ begin alter database shop set search_path = ahead, public; end $$",
+            "select gives('ahead, public')",
+        ] {
+            comes_back_to_replicas(&mut shop(), read, primary);
+            one.batch_execute(make).unwrap();
+            for _ in 0..5 {
+                let mut next = shop();
+                let name: String =
+                    next.query_one("insert into t values (1) returning tableoid::regclass::text", &[]).unwrap().get(0);
+                assert_eq!((name.as_str(), server_port(&mut next, read)), ("t", primary), "after {make}");
+                let path: String = next.query_one("show search_path", &[]).unwrap().get(0);
+                assert_eq!(path, "ahead, public", "after {make}");
+            }
+            one.batch_execute(
+                "alter database shop reset search_path; alter role bench in database shop reset search_path",
+            )
+            .unwrap();
         }
         assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 0.0);
     });

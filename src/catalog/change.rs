@@ -1,0 +1,15 @@
+//! Whose catalogs something may change.
+
+/// What may change the catalogs, by who must be told; a later one is more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// It changes none.
+    #[default]
+    None,
+    /// Those of the session's own database.
+    OfDatabase,
+    /// The same, by code of which nobody knows whether it also changes what all databases of the cluster share.
+    Opaque,
+    /// What all databases of the cluster share: roles, and what their sessions begin with.
+    Shared,
+}
