@@ -253,8 +253,7 @@ impl Picture {
             let by_triggers = self.relations.iter().any(|relation| relation.write_changes);
             return by_triggers || self.functions.iter().any(|function| function.changes_catalog);
         }
-        let mut calls = part.calls.iter().filter(|call| class_of(&call.name).is_none());
-        if calls.any(|call| self.call_changes_catalog(call, path)) {
+        if part.calls.iter().any(|call| self.call_changes_catalog(call, path)) {
             return true;
         }
         let changes = |relation: &Relation| relation.write_changes;
@@ -263,7 +262,8 @@ impl Picture {
 
     fn call_changes_catalog(&self, call: &Call, path: &Path) -> bool {
         let mut candidates = self.candidates(call, path).peekable();
-        candidates.peek().is_none() && self.types_named(&call.name, path).next().is_none()
+        let is_unknown = candidates.peek().is_none() && class_of(&call.name).is_none();
+        is_unknown && self.types_named(&call.name, path).next().is_none()
             || candidates.any(|function| function.changes_catalog)
     }
 
@@ -518,7 +518,7 @@ impl<'a> Look<'a> {
             picture.arguments_of(function).iter().for_each(|&oid| self.may_be_made(oid));
             function.results.iter().for_each(|&oid| self.may_occur(oid));
         }
-        if !is_builtin || call.arguments.as_ref().is_some_and(|given| given.len() == 1) {
+        if !is_builtin || call.arguments.as_ref().is_none_or(|given| given.len() == 1) {
             // `t(x)` is a cast where t is a type.
             for oid in picture.types_named(&call.name, path) {
                 is_known = true;

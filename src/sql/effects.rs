@@ -8,9 +8,11 @@ use super::draws::Target;
 use super::functions::{self, Class};
 use super::parse::grammar::{
     self, AExpr, AExprKind, AIndirection, CaseExpr, ColumnRef, CommonTableExpr, DeleteStmt, ExecuteStmt, FuncCall,
-    InsertStmt, IntoClause, JoinExpr, JsonExprOp, JsonFuncExpr, LockingClause, MergeStmt, MinMaxExpr, Node,
-    RangeFunction, RangeTableSample, RangeVar, SelectStmt, SetToDefault, SortBy, SqlValueFunction, SqlValueFunctionOp,
-    SubLink, SubLinkType, TypeCast, TypeName, UpdateStmt, WindowDef, WithClause, a_const, node::Node as Tree,
+    InsertStmt, IntoClause, JoinExpr, JsonArrayAgg, JsonArrayConstructor, JsonExprOp, JsonFuncExpr,
+    JsonObjectConstructor, JsonParseExpr, JsonScalarExpr, JsonSerializeExpr, LockingClause, MergeStmt,
+    MergeSupportFunc, MinMaxExpr, Node, RangeFunction, RangeTableSample, RangeVar, SelectStmt, SetToDefault, SortBy,
+    SqlValueFunction, SqlValueFunctionOp, SubLink, SubLinkType, TypeCast, TypeName, UpdateStmt, WindowDef, WithClause,
+    a_const, node::Node as Tree,
 };
 use super::relations;
 use super::settings;
@@ -280,6 +282,13 @@ impl<'a> Effects<'a> {
         add(&mut self.functions, name);
     }
 
+    /// What our grammar takes for syntax, and older ones for a call of whatever function has that name.
+    fn call_of_old(&mut self, name: &str) {
+        let name = Name { schema: None, name: name.into() };
+        self.call(Call { name: name.clone(), arguments: None });
+        add(&mut self.functions, name);
+    }
+
     fn call(&mut self, call: Call) {
         if !self.calls.contains(&call) {
             self.calls.push(call);
@@ -449,7 +458,11 @@ impl Visitor for Effects<'_> {
 
     fn function_call(&mut self, node: &FuncCall) {
         match name_of(&node.funcname) {
-            Some(name) => {
+            Some(mut name) => {
+                if &*name.name == "json_object" {
+                    // The grammar puts its schema there; before PostgreSQL 16 it did not.
+                    name.schema = name.schema.filter(|schema| **schema != *"pg_catalog");
+                }
                 self.call(Call { name: name.clone(), arguments: arguments_of(node) });
                 self.function(name, &node.args);
             }
@@ -459,7 +472,6 @@ impl Visitor for Effects<'_> {
     }
 
     fn json_function(&mut self, node: &JsonFuncExpr) {
-        // Before PostgreSQL 17 these were calls of whatever function has that name.
         let name = match JsonExprOp::try_from(node.op) {
             Ok(JsonExprOp::JsonExistsOp) => "json_exists",
             Ok(JsonExprOp::JsonQueryOp) => "json_query",
@@ -467,9 +479,42 @@ impl Visitor for Effects<'_> {
             Ok(JsonExprOp::JsonTableOp) => "json_table",
             Ok(JsonExprOp::Undefined) | Err(_) => return self.unexpected(),
         };
-        let name = Name { schema: None, name: name.into() };
-        self.call(Call { name: name.clone(), arguments: None });
-        add(&mut self.functions, name);
+        self.call_of_old(name);
+        node.branches(self);
+    }
+
+    fn json_parse(&mut self, node: &JsonParseExpr) {
+        self.call_of_old("json");
+        node.branches(self);
+    }
+
+    fn json_scalar(&mut self, node: &JsonScalarExpr) {
+        self.call_of_old("json_scalar");
+        node.branches(self);
+    }
+
+    fn json_serialize(&mut self, node: &JsonSerializeExpr) {
+        self.call_of_old("json_serialize");
+        node.branches(self);
+    }
+
+    fn json_object(&mut self, node: &JsonObjectConstructor) {
+        self.call_of_old("json_object");
+        node.branches(self);
+    }
+
+    fn json_array(&mut self, node: &JsonArrayConstructor) {
+        self.call_of_old("json_array");
+        node.branches(self);
+    }
+
+    fn json_array_aggregate(&mut self, node: &JsonArrayAgg) {
+        self.call_of_old("json_arrayagg");
+        node.branches(self);
+    }
+
+    fn merge_support(&mut self, node: &MergeSupportFunc) {
+        self.call_of_old("merge_action");
         node.branches(self);
     }
 

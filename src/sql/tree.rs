@@ -34,7 +34,9 @@ macro_rules! visitor {
 visitor! {
     select(SelectStmt) insert(InsertStmt) update(UpdateStmt) delete(DeleteStmt) merge(MergeStmt)
     with_clause(WithClause) common_table_expression(CommonTableExpr) execute(ExecuteStmt)
-    relation(RangeVar) function_call(FuncCall) json_function(JsonFuncExpr) type_name(TypeName) type_cast(TypeCast)
+    relation(RangeVar) function_call(FuncCall) json_function(JsonFuncExpr) json_parse(JsonParseExpr) json_scalar(JsonScalarExpr)
+    json_serialize(JsonSerializeExpr) json_object(JsonObjectConstructor) json_array(JsonArrayConstructor)
+    json_array_aggregate(JsonArrayAgg) merge_support(MergeSupportFunc) type_name(TypeName) type_cast(TypeCast)
     locking_clause(LockingClause) select_into(IntoClause) table_sample(RangeTableSample)
     range_function(RangeFunction)
     case(CaseExpr) join(JoinExpr)
@@ -121,7 +123,7 @@ tree! {
     IntoClause(IntoClause) => select_into { rel col_names options } { access_method on_commit table_space_name
         view_query skip_data }
     GroupingFunc(GroupingFunc) { args refs } { xpr agglevelsup location }
-    MergeSupportFunc(MergeSupportFunc) {} { xpr msftype msfcollid location }
+    MergeSupportFunc(MergeSupportFunc) => merge_support {} { xpr msftype msfcollid location }
     NamedArgExpr(NamedArgExpr) { arg } { xpr name argnumber location }
     BoolExpr(BoolExpr) { args } { xpr boolop location }
     SubLink(SubLink) => sublink { testexpr oper_name subselect } { xpr sub_link_type sub_link_id location }
@@ -203,15 +205,15 @@ tree! {
     JsonTableColumn(JsonTableColumn) { type_name pathspec columns on_empty on_error } { coltype name format wrapper
         quotes location }
     JsonKeyValue(JsonKeyValue) { key value } {}
-    JsonParseExpr(JsonParseExpr) { expr output } { unique_keys location }
-    JsonScalarExpr(JsonScalarExpr) { expr output } { location }
-    JsonSerializeExpr(JsonSerializeExpr) { expr output } { location }
-    JsonObjectConstructor(JsonObjectConstructor) { exprs output } { absent_on_null unique location }
-    JsonArrayConstructor(JsonArrayConstructor) { exprs output } { absent_on_null location }
+    JsonParseExpr(JsonParseExpr) => json_parse { expr output } { unique_keys location }
+    JsonScalarExpr(JsonScalarExpr) => json_scalar { expr output } { location }
+    JsonSerializeExpr(JsonSerializeExpr) => json_serialize { expr output } { location }
+    JsonObjectConstructor(JsonObjectConstructor) => json_object { exprs output } { absent_on_null unique location }
+    JsonArrayConstructor(JsonArrayConstructor) => json_array { exprs output } { absent_on_null location }
     JsonArrayQueryConstructor(JsonArrayQueryConstructor) { query output } { format absent_on_null location }
     JsonAggConstructor(JsonAggConstructor) { output agg_filter agg_order over } { location }
     JsonObjectAgg(JsonObjectAgg) { arg constructor } { absent_on_null unique }
-    JsonArrayAgg(JsonArrayAgg) { arg constructor } { absent_on_null }
+    JsonArrayAgg(JsonArrayAgg) => json_array_aggregate { arg constructor } { absent_on_null }
     RawStmt(RawStmt) { stmt } { stmt_location stmt_len }
     InsertStmt(InsertStmt) => insert { with_clause relation cols select_stmt returning_clause on_conflict_clause } {
         r#override }

@@ -112,4 +112,13 @@ CREATE SEQUENCE public.inv_hits;
 CREATE FUNCTION inv_closed.inv_hit() RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'closed' $$;
 CREATE FUNCTION public.inv_hit() RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('open') $$;
 GRANT SELECT ON inv_closed.inv_hits, public.inv_hits TO corpus_reader;
+-- what the grammars of newer servers take for syntax
+CREATE FUNCTION inv_shadow.json_scalar(a int) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('scalar') $$;
+CREATE FUNCTION inv_shadow.json_serialize(a int) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('serialize') $$;
+CREATE FUNCTION inv_shadow.json_array(a int, b int) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('array') $$;
+CREATE FUNCTION inv_shadow.json_arrayagg(a int) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('aggregate') $$;
+CREATE FUNCTION inv_shadow.json_object(a int) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('object') $$;
+CREATE FUNCTION inv_shadow.json_object() RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('object') $$;
+CREATE FUNCTION inv_shadow.json(a int) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('json') $$;
+CREATE FUNCTION inv_shadow.merge_action() RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('merge') $$;
 RESET client_min_messages;
