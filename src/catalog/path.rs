@@ -29,6 +29,11 @@ impl Path {
         Self { schemas: None, doubtful: SmallVec::new(), role: "".into(), is_exempt: false }
     }
 
+    /// What is PostgreSQL's own comes before everything else.
+    pub fn own_first(&self) -> bool {
+        self.schemas.as_ref().is_some_and(|schemas| schemas.first() == Some(&PG_CATALOG))
+    }
+
     /// What is in this schema surely comes before what has the same name further on.
     pub(super) fn surely_looks_in(&self, schema: Oid) -> bool {
         !self.doubtful.contains(&schema)

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::conversation::{Client, NO_BLOCKS};
 use super::farewell::Farewell;
+use super::last_path;
 use super::parser::{self, LONG};
 use super::rulings::{self, minute_of_the_day};
 use super::worker::Buffers;
@@ -112,7 +113,10 @@ impl Client {
         let resolved = known.picture().map(|picture| self.paths.resolve(picture, &self.session));
         let catalog = match (known.picture(), resolved) {
             (Some(picture), Some(resolved)) => Catalog::Known { picture, path: &resolved.path, key: resolved.key },
-            _ => Catalog::Unknown(known.last().map(|picture| &**picture)),
+            _ => {
+                let last = known.last().map(|picture| &**picture);
+                Catalog::Unknown { last, own_first: last_path::own_first(last, &self.session) }
+            }
         };
         let (worker, dialect, apart) = (&self.worker, self.session.dialect(), &mut self.apart);
         let mut around = Surroundings {

@@ -4,6 +4,15 @@ use crate::catalog::{Path, Picture};
 use crate::session::{Session, Settings};
 use crate::sql::MemoKey;
 
+/// PostgreSQL's own comes first where the session's names are looked for, as far as what was known last can tell.
+#[cold]
+pub(super) fn own_first(last: Option<&Picture>, session: &Session) -> bool {
+    match last {
+        Some(picture) => path_of(picture, session).own_first(),
+        None => session.settings.get("search_path").is_none_or(|path| !path.contains("pg_catalog")),
+    }
+}
+
 /// The last path that was resolved.
 #[derive(Debug, Default)]
 pub(super) struct LastPath(Option<(u32, Settings, Resolved)>);
@@ -29,8 +38,12 @@ impl LastPath {
     }
 
     fn look(picture: &Picture, session: &Session) -> Resolved {
-        let path = picture.path(session.settings.get("search_path"), &session.identity.user, session.role());
+        let path = path_of(picture, session);
         let key = picture.number(&path).map(|number| MemoKey::new(picture.id(), number));
         Resolved { path, key }
     }
+}
+
+fn path_of(picture: &Picture, session: &Session) -> Path {
+    picture.path(session.settings.get("search_path"), &session.identity.user, session.role())
 }

@@ -294,7 +294,9 @@ impl Imagined<'_> {
 
     fn catalog<'c>(&'c self, statement: &Statement, path: Option<&'c Path>) -> Catalog<'c> {
         match (&self.explainer.cluster, path) {
-            (Some(_), _) if self.catalog_changes.touch(statement) => Catalog::Unknown(None),
+            (Some(_), path) if self.catalog_changes.touch(statement) => {
+                Catalog::Unknown { last: None, own_first: path.is_none_or(Path::own_first) }
+            }
             (Some(known), Some(path)) => Catalog::Known { picture: &known.picture, path, key: None },
             _ => Catalog::NotAsked,
         }

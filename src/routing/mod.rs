@@ -117,7 +117,12 @@ pub enum Catalog<'a> {
     NotAsked,
     /// It is not known yet, or has just changed: nothing is believed of what is not PostgreSQL's own. What was known
     /// before is good for what only costs a question too many.
-    Unknown(Option<&'a Picture>),
+    Unknown {
+        /// What was known before.
+        last: Option<&'a Picture>,
+        /// Where the session's names are looked for, PostgreSQL's own come first, as far as is known.
+        own_first: bool,
+    },
     /// What is known.
     Known {
         /// The picture in force.

@@ -2,7 +2,7 @@
 
 use super::{Catalog, Facts, InTransaction, Reads, Reason};
 use crate::catalog::{Change, Path, Verdict, Why};
-use crate::sql::functions::class_of;
+use crate::sql::functions::{self, class_of};
 use crate::sql::{
     Call, Doubt, Draws, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement,
     TransactionControl, TransactionModes, writes_settings,
@@ -63,7 +63,7 @@ pub fn prove_by_note(statement: &Statement, catalog: &Catalog<'_>) -> Option<Res
 fn objects(statement: &Statement, catalog: &Catalog<'_>) -> Result<(), Reason> {
     let known = match catalog {
         Catalog::NotAsked => return statement.needs_primary().map_or(Ok(()), |why| Err(Reason::from(why))),
-        Catalog::Unknown(_) => None,
+        Catalog::Unknown { .. } => None,
         Catalog::Known { .. } => Some(()),
     };
     // A function that the text alone does not vouch for, the catalog may.
@@ -74,7 +74,7 @@ fn objects(statement: &Statement, catalog: &Catalog<'_>) -> Result<(), Reason> {
     }
     match catalog_verdict(statement, catalog) {
         Some(verdict) => verdict.why.map_or(Ok(()), |why| Err(Reason::from(why))),
-        None if statement.parts.iter().all(names_nothing) => Ok(()),
+        None if statement.parts.iter().all(|part| names_nothing(part, catalog)) => Ok(()),
         None => Err(Reason::CatalogUnknown),
     }
 }
@@ -114,13 +114,13 @@ pub fn change_of(statement: &Statement) -> Change {
 
 /// It writes while the catalogs are not known: a trigger that nobody has heard of may run.
 pub fn runs_unseen(statement: &Statement, catalog: &Catalog<'_>) -> bool {
-    matches!(catalog, Catalog::Unknown(_)) && statement.parts.iter().any(|part| part.writes)
+    matches!(catalog, Catalog::Unknown { .. }) && statement.parts.iter().any(|part| part.writes)
 }
 
 /// The statement runs code that its text does not show: what that leaves, draws or writes, nobody knows.
 pub fn hides_code(statement: &Statement, catalog: &Catalog<'_>) -> bool {
     match catalog {
-        Catalog::Unknown(Some(last)) => last.hides_code(statement, &Path::any()),
+        Catalog::Unknown { last: Some(last), .. } => last.hides_code(statement, &Path::any()),
         _ => catalog_verdict(statement, catalog).is_some_and(|verdict| verdict.hides_code),
     }
 }
@@ -144,7 +144,7 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>, hides_code: bool)
         {
             picture.leftovers(statement, path)
         }
-        Catalog::Unknown(Some(last)) => last.leftovers(statement, &Path::any()),
+        Catalog::Unknown { last: Some(last), .. } => last.leftovers(statement, &Path::any()),
         _ => Leftovers::default(),
     };
     if !matches!(catalog, Catalog::Known { .. }) {
@@ -187,7 +187,7 @@ pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool
         return true;
     }
     let why = match catalog {
-        Catalog::Unknown(Some(last)) => last.find(statement, &Path::any()).map(|found| found.why),
+        Catalog::Unknown { last: Some(last), .. } => last.find(statement, &Path::any()).map(|found| found.why),
         _ => catalog_verdict(statement, catalog).and_then(|verdict| verdict.why),
     };
     // What has come up a moment ago the replica has not got either, and a foreign table answers it as it does the primary.
@@ -195,10 +195,15 @@ pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool
 }
 
 /// Whatever the catalogs say, it means the same: no relation, and no call or operator that a user's own could be meant by.
-fn names_nothing(part: &Part) -> bool {
-    let takes_nothing = |call: &Call| call.arguments.as_ref().is_some_and(|arguments| arguments.is_empty());
-    part.tables.iter().all(|table| table.schema.as_deref() == Some("pg_catalog") || table.name.starts_with("pg_"))
-        && part.calls.iter().all(|call| takes_nothing(call) || is_of_system(&call.name))
+fn names_nothing(part: &Part, catalog: &Catalog<'_>) -> bool {
+    let own_first = matches!(catalog, Catalog::Unknown { own_first: true, .. });
+    let takes_nothing = |call: &Call| {
+        call.arguments.as_ref().is_some_and(|arguments| arguments.is_empty()) && functions::takes_nothing(&call.name)
+    };
+    // Of those that begin like this, the text has let through only what is PostgreSQL's own.
+    let is_meant = |table: &Name| own_first && table.schema.is_none() && table.name.starts_with("pg_");
+    part.tables.iter().all(|table| is_of_system(table) || is_meant(table))
+        && part.calls.iter().all(|call| own_first && takes_nothing(call) || is_of_system(&call.name))
         && part.operators.is_empty()
         && part.types.iter().all(is_of_system)
         && part.attributes.is_empty()
@@ -283,6 +288,26 @@ mod tests {
     use super::*;
     use crate::sql::{ParseSettings, classify};
 
+    fn names_nothing_of_users(text: &str, own_first: bool) -> bool {
+        let statement = classify(text, &ParseSettings::default());
+        statement.parts.iter().all(|part| names_nothing(part, &Catalog::Unknown { last: None, own_first }))
+    }
+
+    #[test]
+    fn while_the_catalogs_are_not_known_only_what_is_surely_postgresqls_own_is_believed() {
+        for text in ["select now(), version()", "select count(*) from pg_class", "select row_number() over ()"] {
+            assert!(names_nothing_of_users(text, true), "{text}");
+            assert!(!names_nothing_of_users(text, false), "{text}");
+        }
+        for text in ["select 1", "select pg_catalog.now()", "select oid from pg_catalog.pg_class"] {
+            assert!(names_nothing_of_users(text, false), "{text}");
+        }
+        for text in ["select count(*) from mon.pg_activity", "select age()", "select json_scalar(1)", "table t"] {
+            assert!(!names_nothing_of_users(text, true), "{text}");
+        }
+    }
+
+    #[test]
     fn changes_of_what_databases_share_are_told_from_others() {
         for (text, change) in [
             ("alter role ada set search_path = a", Change::Shared),

@@ -310,6 +310,9 @@ impl Session {
             Catalog::Known { picture, .. } if self.catalog.path_is_uncertain => {
                 Catalog::Known { picture, path: &any, key: None }
             }
+            Catalog::Unknown { last, .. } if self.catalog.path_is_uncertain => {
+                Catalog::Unknown { last, own_first: false }
+            }
             catalog => catalog,
         };
         self.meets(statement, text, &catalog, around.held);

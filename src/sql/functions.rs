@@ -42,6 +42,48 @@ pub fn class_of(name: &Name) -> Option<Class> {
     }
 }
 
+/// PostgreSQL's own function of this name can be called without arguments, and a standby answers it: no user's own is meant
+/// where PostgreSQL's come first.
+pub fn takes_nothing(name: &Name) -> bool {
+    class_of(name).is_some() && TAKE_NOTHING.binary_search(&&*name.name).is_ok()
+}
+
+/// Of every version. Sorted.
+const TAKE_NOTHING: &[&str] = &[
+    "clock_timestamp",
+    "count",
+    "cume_dist",
+    "current_database",
+    "current_query",
+    "current_schema",
+    "current_user",
+    "dense_rank",
+    "gen_random_uuid",
+    "get_current_ts_config",
+    "getdatabaseencoding",
+    "getpgusername",
+    "inet_client_addr",
+    "inet_client_port",
+    "inet_server_addr",
+    "inet_server_port",
+    "now",
+    "percent_rank",
+    "pg_backend_pid",
+    "pg_client_encoding",
+    "pg_is_in_recovery",
+    "pg_my_temp_schema",
+    "pg_trigger_depth",
+    "pi",
+    "random",
+    "rank",
+    "row_number",
+    "session_user",
+    "statement_timestamp",
+    "timeofday",
+    "transaction_timestamp",
+    "version",
+];
+
 /// `x.name` is no column but a call, of PostgreSQL's own function that a standby does not answer alike.
 pub fn attribute_needs_primary(name: &str) -> bool {
     // Methods of TABLESAMPLE take nothing that a statement has.
@@ -79,6 +121,12 @@ mod tests {
         for line in include_str!("builtins.txt").lines() {
             assert!(line.starts_with('#') || entry(line).is_some(), "{line}");
         }
+    }
+
+    #[test]
+    fn the_list_of_those_that_take_nothing_is_sorted_and_safe() {
+        assert!(TAKE_NOTHING.is_sorted());
+        assert!(TAKE_NOTHING.iter().all(|name| matches!(BUILTINS.get(name), Some(Class::Safe))));
     }
 
     #[test]
