@@ -283,6 +283,7 @@ impl<'a> Drawing<'a> {
         }
         match &row.body {
             Body::Hidden => None,
+            Body::Given => Some(Why::Function),
             Body::Tree(mentions) => {
                 if mentions.writes {
                     Some(Why::Function)
@@ -341,7 +342,7 @@ impl<'a> Drawing<'a> {
                 let mut names = statement.parts.iter().flat_map(|part| &part.functions);
                 names.any(|name| self.any_named(name).any(|function| function.changes_catalog))
             }
-            Body::Hidden => false,
+            Body::Hidden | Body::Given => false,
         }
     }
 
@@ -353,6 +354,7 @@ impl<'a> Drawing<'a> {
                 left.doubt(Doubt::Opaque);
             }
             Body::Hidden => {}
+            Body::Given => left.doubt(Doubt::Unnamed),
             Body::Text { leftovers, .. } => left = leftovers.clone(),
             Body::Tree(mentions) => left = self.left_by_tree(mentions),
         }
@@ -402,7 +404,7 @@ impl<'a> Drawing<'a> {
                     written.for_each(|relation| join(&relation.write_leaves));
                 }
             }
-            Body::Hidden => {}
+            Body::Hidden | Body::Given => {}
         }
         is_more.then(|| Box::new(left))
     }
@@ -669,7 +671,7 @@ impl<'a> Drawing<'a> {
 /// Nothing is left open but what its functions, relations and types do.
 fn shows_that_it_reads(body: &Body) -> bool {
     match body {
-        Body::Hidden => false,
+        Body::Hidden | Body::Given => false,
         Body::Tree(_) => true,
         Body::Text { only_reads, .. } => *only_reads,
     }
@@ -689,7 +691,7 @@ enum Found {
 fn may_change_catalog(row: &FunctionRow) -> bool {
     match &row.body {
         Body::Hidden => row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(&row.name),
-        Body::Tree(_) => false,
+        Body::Tree(_) | Body::Given => false,
         Body::Text { statement, is_dynamic, .. } => {
             let changes = statement.parts.iter().any(|part| part.changes_catalog && part.kind != Kind::Call);
             *is_dynamic || changes

@@ -197,6 +197,8 @@ pub struct FunctionRow {
 pub enum Body {
     /// Nothing to see: by its label.
     Hidden,
+    /// In C, and runs a statement that it is given as text.
+    Given,
     /// Exactly this.
     Tree(Mentions),
     /// Statements or words, whose names are not resolved.
@@ -245,9 +247,10 @@ pub struct CastRow {
 }
 
 impl Body {
-    /// A body given as text, in its language.
+    /// A body given as text, in its language; of C it is the name in the library.
     pub fn read(text: &str, language: Language) -> Self {
         let quoting = match language {
+            Language::Native if RUNS_TEXT.contains(&text) => return Self::Given,
             Language::Native => return Self::Hidden,
             Language::Sql => {
                 let mut statement = classify(text, &ParseSettings::default());
@@ -266,6 +269,9 @@ impl Body {
         Self::Text { statement: Box::new(body.statement), is_dynamic: body.is_dynamic, only_reads, leftovers }
     }
 }
+
+/// Those of PostgreSQL's extensions that are not volatile and run text: tablefunc's and xml2's.
+const RUNS_TEXT: &[&str] = &["connectby_text", "connectby_text_serial", "crosstab", "crosstab_hash", "xpath_table"];
 
 impl Inventory {
     /// Objects read so far, or an error if they are more than a picture may hold.

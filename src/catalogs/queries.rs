@@ -185,7 +185,7 @@ async fn read_functions(reader: &mut Reader, version: u32, rows: &mut Inventory)
     let sql = format!(
         "SELECT p.oid, p.pronamespace, p.proname, p.prokind, p.provolatile, l.lanname, p.pronargdefaults, \
          p.provariadic <> 0, p.proargtypes, p.prorettype, p.proallargtypes, p.proargdefaults, {body}, \
-         CASE WHEN l.lanname NOT IN ('c', 'internal') THEN p.prosrc END \
+         CASE WHEN l.lanname <> 'internal' THEN p.prosrc END \
          FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid >= 16384"
     );
     let mut functions = Vec::new();

@@ -34,6 +34,9 @@ const FUNCTIONS: &str = "
         $$ begin create temp table made (a int); insert into made values (42); end $$;
     create function locks() returns void language plpgsql as $$ begin perform pg_advisory_lock(77); end $$;
     create function listens() returns void language plpgsql as $$ begin listen news; end $$;
+    create extension tablefunc;
+    create function turned(text) returns setof tablefunc_crosstab_2 language c stable strict as
+        '$libdir/tablefunc', 'crosstab';
     create table kept (value text);
     create table defaulted (a int, value text default sets_by_name('default'));
     create view tuning as select set_config('work_mem', '9MB', false) as value;
@@ -152,6 +155,12 @@ fn settings_that_code_changes_are_the_sessions_on_every_connection() {
             ("execute q('set app.tenant = fourteen')", "app.tenant", "fourteen"),
             ("prepare r as select set_config('work_mem', '8MB', false)", "work_mem", "9MB"),
             ("execute r", "work_mem", "8MB"),
+            ("select * from turned($$select 'r', 'c', set_config('work_mem', '10MB', false)$$)", "work_mem", "10MB"),
+            (
+                "select * from crosstab($$select 'r', 'c', set_config('work_mem', '11MB', false)$$) as (r text, c text)",
+                "work_mem",
+                "11MB",
+            ),
         ]
         .into_iter()
         .enumerate()
