@@ -88,6 +88,7 @@ impl<'a> Drawing<'a> {
         picture.closed_schemas = std::mem::take(&mut rows.closed_schemas).into_iter().collect();
         picture.exempt_roles = rows.roles.iter().filter(|role| role.is_exempt).map(|role| role.name.clone()).collect();
         picture.superusers = rows.roles.iter().filter(|role| role.is_superuser).map(|role| role.name.clone()).collect();
+        picture.other_roles = std::mem::take(&mut rows.other_roles);
         picture.role_paths = std::mem::take(&mut rows.role_paths);
         picture.database_path = rows.database_path.take();
         picture.server_path = rows.server_path.take();

@@ -66,6 +66,8 @@ pub struct Inventory {
     pub builtin_signatures: Vec<(Box<str>, Box<[Oid]>)>,
     /// search_path of roles: (role, only in this database), the newest rule of PostgreSQL applied by whoever asks.
     pub role_paths: Vec<(Box<str>, bool, Box<str>)>,
+    /// Roles that begin as another one, by a setting of theirs; None: all do.
+    pub other_roles: Vec<Option<Box<str>>>,
     /// search_path of the database.
     pub database_path: Option<Box<str>>,
     /// search_path of the server.

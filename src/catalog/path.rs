@@ -42,8 +42,11 @@ impl Path {
 
 impl Picture {
     /// The path of a session: `setting` is its search_path if it has changed it, `login` the role it logged in as, `role`
-    /// the one it acts as now.
+    /// the one it acts as now, which is not known of who begins as another one.
     pub fn path(&self, setting: Option<&str>, login: &str, role: &str) -> Path {
+        if self.other_roles.iter().any(|begins| begins.as_deref().is_none_or(|begins| begins == login)) {
+            return Path::any();
+        }
         let text = setting.unwrap_or_else(|| self.default_path(login));
         let mut schemas: SmallVec<[Oid; 6]> = SmallVec::new();
         let mut doubtful = SmallVec::new();
@@ -174,6 +177,17 @@ mod tests {
         let doubtful = |role: &str| picture.path(Some("closed, public"), role, role).doubtful.to_vec();
         assert_eq!([doubtful("root"), doubtful("owner")], [[0; 0]; 2]);
         assert_eq!([doubtful("exempt"), doubtful("other")], [[20000]; 2]);
+    }
+
+    #[test]
+    fn who_begins_as_another_role_may_mean_any_schema() {
+        let path = |other_roles| {
+            let inventory = Inventory { other_roles, ..Inventory::default() };
+            Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0).path(None, "ada", "ada")
+        };
+        assert_eq!(path(vec![Some("ada".into())]), Path::any());
+        assert_eq!(path(vec![None]), Path::any());
+        assert_ne!(path(vec![Some("bob".into())]), Path::any());
     }
 
     #[test]

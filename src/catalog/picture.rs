@@ -31,6 +31,8 @@ pub struct Picture {
     pub(super) closed_schemas: HashMap<Oid, Option<Box<str>>>,
     pub(super) exempt_roles: HashSet<Box<str>>,
     pub(super) superusers: HashSet<Box<str>>,
+    /// Who begins as another role; None: everybody.
+    pub(super) other_roles: Vec<Option<Box<str>>>,
     pub(super) role_paths: Vec<(Box<str>, bool, Box<str>)>,
     pub(super) database_path: Option<Box<str>>,
     pub(super) server_path: Option<Box<str>>,
@@ -152,6 +154,7 @@ impl Picture {
             closed_schemas: HashMap::new(),
             exempt_roles: HashSet::new(),
             superusers: HashSet::new(),
+            other_roles: Vec::new(),
             role_paths: Vec::new(),
             database_path: None,
             server_path: None,

@@ -285,15 +285,17 @@ async fn read_settings(reader: &mut Reader, rows: &mut Inventory) -> Result<(), 
             });
         })
         .await?;
-    let sql = "SELECT r.rolname, s.setdatabase <> 0, substr(c.text, 13) FROM pg_db_role_setting s \
+    let sql = "SELECT r.rolname, s.setdatabase <> 0, split_part(c.text, '=', 1), \
+               substr(c.text, position('=' IN c.text) + 1) FROM pg_db_role_setting s \
                CROSS JOIN LATERAL unnest(s.setconfig) AS c (text) LEFT JOIN pg_roles r ON r.oid = s.setrole \
-               WHERE c.text LIKE 'search_path=%' AND (s.setrole = 0 OR r.rolname IS NOT NULL) \
+               WHERE c.text ~ '^(search_path|role)=' AND (s.setrole = 0 OR r.rolname IS NOT NULL) \
                AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
                ORDER BY s.setdatabase <> 0"; // what the database has goes before what all of them have
     reader
-        .rows(sql, |row| match row.maybe(0) {
-            Some(role) => rows.role_paths.push((role.into(), row.is(1), row.text(2).into())),
-            None => rows.database_path = Some(row.text(2).into()),
+        .rows(sql, |row| match (row.text(2), row.maybe(0)) {
+            ("role", role) => rows.other_roles.push(role.map(Into::into)),
+            (_, Some(role)) => rows.role_paths.push((role.into(), row.is(1), row.text(3).into())),
+            (_, None) => rows.database_path = Some(row.text(3).into()),
         })
         .await
 }

@@ -163,6 +163,33 @@ fn a_search_path_given_to_a_role_or_a_database_counts_for_whoever_logs_in_next()
     });
 }
 
+#[test]
+fn what_a_role_becomes_at_login_decides_what_its_names_mean() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql(PREPARATION).unwrap();
+        let sql =
+            "create role app superuser; create schema app; create function app.f() returns int language plpgsql as
+            'begin perform nextval(''s''); return inet_server_port(); end'";
+        cluster.node(0).sql(sql).unwrap();
+        let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1d'");
+        let (mut one, primary) = (proxy.client(), cluster.node(0).port());
+        for whose in ["role bench", "role bench in database bench", "database bench"] {
+            comes_back_to_replicas(&mut proxy.client(), "select f()", primary);
+            one.batch_execute(&format!("alter {whose} set role = app")).unwrap();
+            eventually("the catalogs are known", Duration::from_secs(5), || {
+                proxy.metric("trunkline_catalog_current", "") == 1.0
+            });
+            for _ in 0..5 {
+                assert_eq!(server_port(&mut proxy.client(), "select f()"), primary, "after alter {whose}");
+            }
+            one.batch_execute(&format!("alter {whose} reset role")).unwrap();
+        }
+        assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 0.0);
+    });
+}
+
+#[test]
 fn a_search_path_that_is_given_to_another_database_counts_for_whoever_logs_in_there_next() {
     limited(|| {
         let cluster = cluster();
