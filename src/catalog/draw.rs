@@ -371,7 +371,7 @@ impl<'a> Drawing<'a> {
                 Some(Class::ChangesSetting) => {
                     let constants = tree.constants.iter().filter(|(function, _)| function == oid);
                     left.settings.extend(constants.map(|(_, name)| name.to_ascii_lowercase().into()));
-                    if left.settings.is_empty() {
+                    if !tree.names_setting(*oid) {
                         left.doubt(Doubt::Unnamed);
                     }
                 }
@@ -607,8 +607,7 @@ impl<'a> Drawing<'a> {
         if asks {
             let mut names = tree.constants.iter().filter(|(function, _)| *function == oid).map(|(_, name)| name);
             let is_alike = |name: &str| answers_alike(&name.to_ascii_lowercase());
-            let all_known = tree.constants.iter().any(|(function, _)| *function == oid);
-            return (!all_known || !names.all(|name| is_alike(name))).then_some(Why::Function);
+            return (!tree.names_setting(oid) || !names.all(|name| is_alike(name))).then_some(Why::Function);
         }
         self.of_called(oid).or_else(|| self.function(oid)?.default_why)
     }

@@ -16,6 +16,8 @@ pub struct Mentions {
     pub types: Vec<Oid>,
     /// What may be the names of settings asked for: the constants behind each call.
     pub constants: Vec<(Oid, Box<str>)>,
+    /// Functions that are called somewhere without a constant as their first argument.
+    pub computed: Vec<Oid>,
     /// Rows are locked.
     pub locks_rows: bool,
     /// A sequence is asked for its next value.
@@ -30,6 +32,8 @@ impl Mentions {
         let mut mentions = Self::default();
         let mut field = "";
         let mut constant = Constant::default();
+        // Whose arguments are to come.
+        let mut called: Option<Oid> = None;
         for token in tree.split([' ', '\n', '\t', '(', ')', '{', '}']).filter(|token| !token.is_empty()) {
             if let Some(name) = token.strip_prefix(':') {
                 if let (Some(function), Some(text)) = (mentions.functions.last(), constant.take()) {
@@ -39,6 +43,13 @@ impl Mentions {
             } else if field == "constvalue" {
                 constant.token(token);
             } else {
+                match field {
+                    "funcid" => called = token.parse().ok(),
+                    "args" if token == "CONST" => called = None,
+                    "args" => mentions.computed.extend(called.take()),
+                    "opfuncid" => mentions.computed.extend(token.parse::<Oid>()),
+                    _ => {}
+                }
                 mentions.value(field, token);
             }
         }
@@ -71,7 +82,14 @@ impl Mentions {
     pub fn distinct(mut self) -> Self {
         self.functions.sort_unstable();
         self.functions.dedup();
+        self.computed.sort_unstable();
+        self.computed.dedup();
         self
+    }
+
+    /// Each call of this function, of which there is one, names its setting.
+    pub fn names_setting(&self, function: Oid) -> bool {
+        !self.computed.contains(&function) && self.constants.iter().any(|(named, _)| *named == function)
     }
 }
 
@@ -109,6 +127,20 @@ impl Constant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_is_named_where_each_call_does() {
+        let constant = "{CONST :constvalue 8 [ 32 0 0 0 97 46 98 ] :location 1}";
+        let call = |first: &str| format!("{{FUNCEXPR :funcid 2077 :funcresulttype 25 :args ({first}) :location 2}}");
+        let names = |trees: &[String]| Mentions::of(&trees.concat()).distinct().names_setting(2077);
+        let computed = || call("{VAR :varno 1 :varattno 2}");
+        assert!(names(&[call(constant), call(constant)]));
+        assert!(!names(&[call(constant), computed()]));
+        assert!(!names(&[computed(), call(constant)]));
+        assert!(!names(&[computed(), constant.to_owned()]));
+        assert!(!names(&[call(constant), "{OPEXPR :opno 16400 :opfuncid 2077 :args ({VAR :varno 1})}".to_owned()]));
+        assert!(!names(&[]));
+    }
 
     #[test]
     fn calls_operators_relations_and_locks_are_found() {

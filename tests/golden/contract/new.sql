@@ -121,4 +121,9 @@ CREATE FUNCTION inv_shadow.json_object(a int) RETURNS text LANGUAGE sql AS $$ SE
 CREATE FUNCTION inv_shadow.json_object() RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('object') $$;
 CREATE FUNCTION inv_shadow.json(a int) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('json') $$;
 CREATE FUNCTION inv_shadow.merge_action() RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('merge') $$;
+-- views that ask for a setting whose name is a row's
+CREATE TABLE inv.keys (name text);
+INSERT INTO inv.keys VALUES ('transaction_read_only');
+CREATE VIEW inv.v_asks_two AS SELECT current_setting('work_mem') AS a, current_setting(k.name) AS b FROM inv.keys k;
+CREATE VIEW inv.v_asks_alike AS SELECT current_setting('work_mem') AS a, current_setting('DateStyle') AS b FROM inv.keys k;
 RESET client_min_messages;
