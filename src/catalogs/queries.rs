@@ -23,6 +23,8 @@ SELECT concat_ws(' ', \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_type WHERE oid >= 16384 AND typtype <> 'c' AND typelem = 0), \
 (SELECT concat(count(*), '/', sum(t.xmin::text::bigint)) FROM pg_type t JOIN pg_class c ON c.oid = t.typrelid \
  WHERE c.relkind = 'c'), \
+(SELECT concat(count(*), '/', sum(a.xmin::text::bigint)) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+ WHERE c.oid >= 16384 AND c.relkind IN ('c','p') AND a.attnum > 0), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_rewrite WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_policy), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_attrdef), \

@@ -24,7 +24,9 @@ const PREPARATION: &str = "
     create function f() returns int language plpgsql stable as
         'begin if false then insert into t values (2); end if; return inet_server_port(); end';
     create domain d as text;
-    create function loud(text) returns boolean language plpgsql volatile as 'begin perform nextval(''s''); return true; end'";
+    create type pair as (n int, word text);
+    create function loud(text) returns boolean language plpgsql volatile as 'begin perform nextval(''s''); return true; end';
+    create domain checked as text check (loud(value))";
 
 const CHANGES: &[Change] = &[
     Change { read: "select f()", make: "alter function f() volatile", undo: "alter function f() stable" },
@@ -47,6 +49,11 @@ const CHANGES: &[Change] = &[
         read: "select inet_server_port() where 'x'::d is not null",
         make: "alter domain d add constraint c check (loud(value))",
         undo: "alter domain d drop constraint c",
+    },
+    Change {
+        read: "select inet_server_port() where '(1,x)'::pair is not null",
+        make: "alter type pair alter attribute word type checked",
+        undo: "alter type pair alter attribute word type text",
     },
     Change {
         read: "select inet_server_port() where lower('X'::varchar) <> ''",
