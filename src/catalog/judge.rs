@@ -577,8 +577,11 @@ impl<'a> Look<'a> {
         reach(self.picture, oid, &mut self.sources);
     }
 
+    /// Beside an array, a range or a row a literal becomes one as well, and its elements are made.
     fn made(&self) -> Result<(), Found> {
-        self.types(&self.targets, |kind| kind.made)
+        let made = |oid: &Oid| self.picture.types.get(oid)?.made;
+        self.types(&self.targets, |kind| kind.made)?;
+        self.types(&self.sources, |kind| kind.parts.iter().find_map(made))
     }
 
     fn compared(&self) -> Result<(), Found> {

@@ -126,4 +126,9 @@ CREATE TABLE inv.keys (name text);
 INSERT INTO inv.keys VALUES ('transaction_read_only');
 CREATE VIEW inv.v_asks_two AS SELECT current_setting('work_mem') AS a, current_setting(k.name) AS b FROM inv.keys k;
 CREATE VIEW inv.v_asks_alike AS SELECT current_setting('work_mem') AS a, current_setting('DateStyle') AS b FROM inv.keys k;
+-- arrays and rows of a checked type: a literal beside them becomes one
+CREATE TABLE inv.arrays (codes checked_code[], r rec_checked);
+INSERT INTO inv.arrays VALUES ('{abc}', '(abc,1)');
+CREATE TABLE inv.plain_arrays (codes text[], n pos_int[]);
+INSERT INTO inv.plain_arrays VALUES ('{abc}', '{1}');
 RESET client_min_messages;
