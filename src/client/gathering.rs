@@ -182,7 +182,7 @@ impl Client {
             return Ok(false);
         }
         if self.session.gathered.size > 0 {
-            self.session.gathered.end = Some(End::Flush);
+            self.session.cut_batch();
             return Ok(true);
         }
         let missing = header.size.saturating_sub(buffers.input.len());

@@ -577,7 +577,7 @@ impl Client {
             if buffers.input.len() < self.server.limits.buffer_bytes {
                 return Ok(Surveyed::Nothing);
             }
-            self.session.gathered.end = Some(End::Flush);
+            self.session.cut_batch();
             return Ok(Surveyed::Message);
         };
         let there = rest.get(..header.size.min(rest.len())).unwrap_or_default();

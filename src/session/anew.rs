@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::{Ended, Held, Session};
-use crate::routing::{Defaults, InTransaction};
+use crate::routing::{Defaults, InTransaction, safety};
 use crate::sql::{Isolation, Kind, Part, Statement, TransactionControl, TransactionModes};
 use crate::wire::backend::TransactionStatus;
 
@@ -94,7 +94,7 @@ impl Session {
     /// What has been gathered goes to the primary now. It may write, and of a primary that is lost nothing is done anew but
     /// a BEGIN alone.
     pub fn goes_to_primary(&mut self) {
-        let is_begin = self.gathered.begins && !self.gathered.binds;
+        let is_begin = self.gathered.begins && !self.gathered.begins_more && !self.gathered.binds;
         self.transaction.has_acted |= self.gathered.intent.is_some() && !is_begin;
     }
 
@@ -103,28 +103,49 @@ impl Session {
         self.gathered.binds && self.in_transaction(Held::Replica) == InTransaction::Optimistic
     }
 
-    /// A BEGIN is on its way: what comes behind it cannot be judged before it is answered.
+    /// A BEGIN is on its way: what comes behind it cannot be judged before it is answered. Nor can one that stands behind
+    /// something else, which may end a transaction.
     pub fn awaits_begin(&self) -> bool {
-        let begins = |statement: &Statement| {
-            statement.parts.iter().any(|p| matches!(p.transaction, TransactionControl::Begin(_)))
-        };
-        self.owed.iter().any(|owed| match owed {
-            super::owed::Owed::Query { statement, .. } | super::owed::Owed::Execute(Some(statement)) => {
-                begins(statement)
-            }
-            _ => false,
-        })
+        self.gathered.begins && !self.owed.is_empty()
+            || self.owed.iter().any(|owed| match owed {
+                super::owed::Owed::Query { statement, .. } | super::owed::Owed::Execute(Some(statement)) => {
+                    begins(statement)
+                }
+                _ => false,
+            })
+    }
+
+    /// Notes the transactions that this statement of a unit begins.
+    pub(super) fn note_begins(&mut self, statement: &Statement) {
+        for part in &statement.parts {
+            let TransactionControl::Begin(modes) = &part.transaction else { continue };
+            let is_read_only = modes.read_only.unwrap_or(self.defaults.read_only);
+            self.gathered.begins = true;
+            self.gathered.begins_to_write |= self.transaction.status == TransactionStatus::Idle && !is_read_only;
+        }
     }
 
     /// Notes what this statement of a unit would bind its transaction to, were it sent to a replica.
     pub(super) fn note_bonds(&mut self, statement: &Arc<Statement>, bytes: &[u8], held: Held) {
         let is_inside =
             held == Held::Replica && (self.transaction.status != TransactionStatus::Idle || !self.owed.is_empty());
-        if is_inside || self.gathered.begins {
-            // What stands behind a BEGIN in the same unit is not looked at closely.
-            let is_another = self.gathered.first.as_ref().is_some_and(|first| !Arc::ptr_eq(first, statement));
-            self.gathered.binds |= self.gathered.begins && (is_another || statement.parts.len() > 1);
-            self.gathered.binds |= mentions_clock(bytes) || statement.parts.iter().any(|part| self.is_bond(part));
+        if !is_inside && !self.gathered.begins {
+            return;
+        }
+        let is_another = statement.parts.len() > 1
+            || self.gathered.first.as_ref().is_some_and(|first| !Arc::ptr_eq(first, statement))
+            || held == Held::Replica && self.flow.batch_open;
+        self.gathered.begins_more |= self.gathered.begins && is_another;
+        let is_bond = match self.gathered.begins_to_write {
+            // What stands before it in its batch is in its transaction, too.
+            true if begins(statement) => is_another,
+            true => !safety::leaves_no_bond(statement),
+            // What stands behind a BEGIN READ ONLY in the same unit is not looked at closely.
+            false if self.gathered.begins_more => true,
+            false => statement.parts.iter().any(|part| self.is_bond(part)),
+        };
+        if is_bond || mentions_clock(bytes) {
+            self.gathered.bind();
         }
     }
 
@@ -151,10 +172,7 @@ impl Session {
         };
         match &part.transaction {
             TransactionControl::Begin(modes) if self.transaction.modes.is_none() => {
-                let begun = Modes::of(self.defaults).with(*modes);
-                self.transaction.modes = Some(begun);
-                // Nothing is sent behind it before it is answered.
-                self.transaction.is_bound &= begun.is_read_only();
+                self.transaction.modes = Some(Modes::of(self.defaults).with(*modes));
             }
             TransactionControl::Commit { chain: false }
             | TransactionControl::Rollback { chain: false }
@@ -187,6 +205,10 @@ impl Modes {
             deferrable: named.deferrable.or(self.deferrable),
         }
     }
+}
+
+fn begins(statement: &Statement) -> bool {
+    statement.parts.iter().any(|part| matches!(part.transaction, TransactionControl::Begin(_)))
 }
 
 impl Access {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::prepared::{Given, Prepared, StatementId};
 use crate::catalog::Change;
-use crate::routing::Intent;
+use crate::routing::{Intent, Reason};
 use crate::sql::{Draws, Leftovers, Statement};
 
 /// The unit as far as it has been looked at.
@@ -37,7 +37,7 @@ pub struct Gathered {
     pub runs_unseen: bool,
     /// It runs code that its text does not show, of which nobody knows what it does.
     pub hides_code: bool,
-    /// It changes something in the session, such as a setting.
+    /// It changes something in the session, such as a setting, or begins a transaction.
     pub changes_session: bool,
     /// It begins or ends a transaction, or a part of one.
     pub controls_transaction: bool,
@@ -57,6 +57,10 @@ pub struct Gathered {
     pub empties: Vec<Arc<str>>,
     /// BEGIN is in it.
     pub begins: bool,
+    /// Of a transaction that may write, where none is open.
+    pub begins_to_write: bool,
+    /// Another statement is in it beside the BEGIN.
+    pub begins_more: bool,
     /// On a replica it would bind its transaction to that node.
     pub binds: bool,
     /// COMMIT is in it.
@@ -113,6 +117,16 @@ impl Gathered {
         }
     }
 
+    /// On a replica something in it would bind its transaction to that node. A transaction that may write begins on the primary
+    /// then: what it has been bound to, its first write would not find there.
+    #[cold]
+    pub fn bind(&mut self) {
+        self.binds = true;
+        if self.begins_to_write {
+            self.join(Intent::Primary(Reason::Transaction));
+        }
+    }
+
     /// What is noted of statements that are no plain reads.
     fn clear_what_reads_lack(&mut self) {
         self.draws = None;
@@ -120,6 +134,9 @@ impl Gathered {
         self.hides_code = false;
         self.changes_session = false;
         self.controls_transaction = false;
+        self.begins = false;
+        self.begins_to_write = false;
+        self.begins_more = false;
     }
 
     /// Looks at nothing again.
@@ -129,7 +146,6 @@ impl Gathered {
         self.end = None;
         self.executes = 0;
         self.commits = false;
-        self.begins = false;
         self.catalog_change = Change::None;
         self.leftovers = None;
         self.binds = false;

@@ -36,7 +36,9 @@ impl Session {
                     return Ok(false);
                 };
                 self.uses(bind.statement, &prepared);
-                self.gathered.binds |= !bind.portal.is_empty();
+                if !bind.portal.is_empty() {
+                    self.gathered.bind();
+                }
             }
             frontend::QUERY | frontend::PARSE => return Ok(false),
             frontend::DESCRIBE if frontend::target_fields(body)?.0 == Target::Statement => return Ok(false),
@@ -45,12 +47,13 @@ impl Session {
             frontend::EXECUTE => {
                 self.gathered.executes += 1;
                 // A portal with a limit on rows may be gone on with.
-                self.gathered.binds |= !body.ends_with(&[0; 4]);
+                if !body.ends_with(&[0; 4]) {
+                    self.gathered.bind();
+                }
             }
             frontend::SYNC => self.gathered.end = Some(End::Sync),
             frontend::FLUSH => {
-                self.gathered.end = Some(End::Flush);
-                self.keep_batch_whole();
+                self.cut_batch();
             }
             frontend::FUNCTION_CALL => {
                 self.gathered.executes += 1;
@@ -81,7 +84,9 @@ impl Session {
                 let bind = Bind::read(body)?;
                 let ruling = self.survey_bind(bind.statement, Some(bind.rest), around);
                 around.ruling = if is_refused_before { Ruling::default() } else { ruling };
-                self.gathered.binds |= !bind.portal.is_empty();
+                if !bind.portal.is_empty() {
+                    self.gathered.bind();
+                }
             }
             frontend::DESCRIBE => match frontend::target_fields(body)? {
                 (Target::Statement, name) => drop(self.survey_bind(name, None, around)),
@@ -107,14 +112,20 @@ impl Session {
             frontend::BIND => {
                 let bind = Bind::read(body)?;
                 around.ruling = self.survey_bind(bind.statement, Some(bind.rest), around);
-                self.gathered.binds = true;
-                self.gathered.end = Some(End::Flush);
+                self.gathered.bind();
+                self.cut_batch();
             }
             _ => return Err(Truncated),
         }
         self.gathered.size += frame::HEADER + body.len();
         self.gathered.missing = missing;
         Ok(())
+    }
+
+    /// The batch goes on behind this part of it, as behind a Flush.
+    pub fn cut_batch(&mut self) {
+        self.gathered.end = Some(End::Flush);
+        self.keep_batch_whole();
     }
 
     /// What a batch sets before its Flush is undone if it fails behind it, and what comes there may need the primary.
@@ -195,8 +206,9 @@ impl Session {
                 if values.is_some() || !prepared.answers_no_rows() {
                     self.uses(name, &prepared);
                 }
-                if around.held == Held::Replica && self.transaction.status != TransactionStatus::Idle {
-                    self.gathered.binds |= values.is_some_and(anew::mentions_clock);
+                let is_inside = around.held == Held::Replica && self.transaction.status != TransactionStatus::Idle;
+                if (is_inside || self.gathered.begins) && values.is_some_and(anew::mentions_clock) {
+                    self.gathered.bind();
                 }
                 self.join(&prepared.statement, &prepared.text, around)
             }
@@ -214,9 +226,11 @@ impl Session {
     }
 
     /// The unit has been joined by this statement when its Parse was looked at, and nothing that counts has changed since:
-    /// names mean what they meant, and without a lease no reply can have come.
+    /// names mean what they meant, and without a lease no reply can have come. Behind a BEGIN its values count, too.
     fn has_joined(&self, prepared: &Arc<Prepared>) -> bool {
-        !self.catalog.path_is_uncertain && self.gathered.parsed.back().is_some_and(|last| Arc::ptr_eq(last, prepared))
+        !self.catalog.path_is_uncertain
+            && !self.gathered.begins
+            && self.gathered.parsed.back().is_some_and(|last| Arc::ptr_eq(last, prepared))
     }
 
     /// The unit uses this statement, of which there is something that the client may rely on.
@@ -334,14 +348,14 @@ impl Session {
         };
         let words = if around.rules.looks_at_texts() { String::from_utf8_lossy(text) } else { "".into() };
         let weighed = weigh(statement, &words, &facts, around.rules);
-        self.gathered.begins |=
-            statement.parts.iter().any(|part| matches!(part.transaction, TransactionControl::Begin(_)));
         self.gathered.commits |= statement.parts.iter().any(|part| {
             part.commits_inside
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
         });
         if !statement.is_plain_read() {
-            self.gathered.changes_session |= statement.parts.iter().any(|part| !part.session.is_empty());
+            self.note_begins(statement);
+            let changes = statement.parts.iter().any(|part| !part.session.is_empty());
+            self.gathered.changes_session |= changes || self.gathered.begins;
             self.gathered.controls_transaction |=
                 statement.parts.iter().any(|part| part.transaction != TransactionControl::None);
             self.executes_by_sql |= !executed.is_empty();

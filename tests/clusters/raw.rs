@@ -226,6 +226,18 @@ pub(crate) fn execute() -> Vec<u8> {
     b"E\0\0\0\x09\0\0\0\0\0".to_vec()
 }
 
+/// A Bind of a portal of this name, without values.
+pub(crate) fn bind_portal(portal: &str, statement: &str) -> Vec<u8> {
+    let (portal, statement) = (portal.as_bytes(), statement.as_bytes());
+    built(|out| frontend::put_bind(out, Bind { portal, statement, rest: &[0; 6] }, 0))
+}
+
+/// An Execute of a portal of this name, for so many rows at most.
+pub(crate) fn execute_portal(portal: &str, most: u32) -> Vec<u8> {
+    let length = u32::try_from(portal.len() + 9).unwrap().to_be_bytes();
+    [b"E", &length[..], portal.as_bytes(), b"\0", &most.to_be_bytes()].concat()
+}
+
 /// A Describe of a statement.
 pub(crate) fn describe(statement: &str) -> Vec<u8> {
     built(|out| frontend::put_target(out, frontend::DESCRIBE, frontend::Target::Statement, statement.as_bytes()))

@@ -3,7 +3,7 @@
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, limited};
-use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
+use crate::raw::{FLUSH, RawClient, SYNC, bind, bind_portal, execute, execute_portal, parse, query};
 
 const OPTIMISTIC: &str = "[routing]\ntransactions = \"optimistic\"\nfreshness_wait = \"1s\"";
 
@@ -138,6 +138,72 @@ fn an_optimistic_transaction_meets_no_error_that_the_primary_would_not_make() {
         assert!(told[0].starts_with("42703"), "{told:?}");
         assert_eq!(told.last().unwrap(), "E");
         has(&client.query("commit"), "ROLLBACK");
+    });
+}
+
+/// Parse, Bind and Execute of this statement.
+fn extended(sql: &str, values: &[&[u8]]) -> Vec<u8> {
+    [parse("", sql), bind("", values), execute()].concat()
+}
+
+#[test]
+fn what_shares_the_batch_of_begin_is_there_when_an_optimistic_transaction_writes() {
+    limited(|| {
+        let cluster = prepared();
+        cluster.node(0).sql("create schema other; create table other.t (a int)").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let proxy = Proxy::start(&cluster, OPTIMISTIC);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let begin = extended("begin", &[]);
+        for inside in ["set local search_path = other", "select set_config('search_path', 'other', true)"] {
+            client.ask(&[&begin, &extended(inside, &[]), SYNC], 1);
+            has(&client.query("insert into t values (7)"), "INSERT 0 1");
+            has(&client.query("commit"), "COMMIT");
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from other.t where a = 7").unwrap(), "2");
+        client.ask(&[&begin, &extended("savepoint s", &[]), SYNC], 1);
+        has(&client.query("insert into t values (7)"), "INSERT 0 1");
+        has(&client.query("rollback to s"), "ROLLBACK");
+        has(&client.query("commit"), "COMMIT");
+        // A portal that has not told all its rows.
+        let rows = "select * from generate_series(1, 3)";
+        let portal = [parse("", rows), bind_portal("C_1", ""), execute_portal("C_1", 1)].concat();
+        has(&client.ask(&[&begin, &portal, SYNC], 1), "row 1");
+        has(&client.query("insert into t values (7)"), "INSERT 0 1");
+        has(&client.ask(&[&execute_portal("C_1", 1), SYNC], 1), "row 2");
+        client.query("rollback");
+        for (clock, value) in [("select now()::text", None), ("select $1::timestamptz::text", Some(&b"now"[..]))] {
+            let first = row(&client.ask(&[&begin, &extended(clock, value.as_slice()), SYNC], 1));
+            has(&client.query("insert into t values (7)"), "INSERT 0 1");
+            assert_eq!(row(&client.query("select now()::text")), first, "{clock}");
+            client.query("rollback");
+        }
+        // What only reads stays on a replica, until something is written.
+        let told = client.ask(&[&begin, &extended(WHERE, &[]), SYNC], 1);
+        assert_ne!(row(&told), cluster.node(0).port().to_string());
+        assert!(!is_on_primary(&mut client, &cluster));
+        has(&client.query("insert into t values (7)"), "INSERT 0 1");
+        has(&client.query("rollback"), "ROLLBACK");
+    });
+}
+
+#[test]
+fn what_stands_in_the_batch_of_begin_before_it_or_behind_a_flush_is_of_its_transaction() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, OPTIMISTIC);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let (begin, clock) = (extended("begin", &[]), extended("select now()::text", &[]));
+        client.send(&[&begin, FLUSH]);
+        client.until(b'C');
+        let begun = row(&client.ask(&[&clock, SYNC], 1));
+        has(&client.query("insert into t values (7)"), "INSERT 0 1");
+        assert_eq!(row(&client.query("select now()::text")), begun);
+        client.query("rollback");
+        let begun = row(&client.ask(&[&clock, &begin, SYNC], 1));
+        has(&client.query("insert into t values (7)"), "INSERT 0 1");
+        assert_eq!(row(&client.query("select now()::text")), begun);
+        client.query("rollback");
     });
 }
 
