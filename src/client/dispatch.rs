@@ -43,8 +43,10 @@ impl Client {
         }
         if let Some(sql) = self.session.beginning(Held::of(acquired.role)) {
             let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-            if let Err(error) = acquired.lease.connection().query(&sql, deadline).await {
-                return self.replay_failed(error, buffers).await;
+            match acquired.lease.connection().query(&sql, deadline).await {
+                Ok(_) => {}
+                Err(ExchangeError::Refused { code, .. }) if self.session.has_failed_anew(code) => {}
+                Err(error) => return self.replay_failed(error, buffers).await,
             }
             self.session.has_begun();
         }

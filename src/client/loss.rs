@@ -34,7 +34,7 @@ impl Client {
         if self.session.can_begin_anew() || self.session.ends_before_all_else() {
             self.leave_transaction();
             // The unit is looked at anew, outside of a lease: there a transaction belongs to the primary.
-            self.session.begin_anew();
+            self.session.lose_place();
             return Ok(());
         }
         self.leave_held();

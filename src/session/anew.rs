@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Ended, Held, Session};
 use crate::routing::{Defaults, InTransaction, safety};
 use crate::sql::{Isolation, Kind, Part, Statement, TransactionControl, TransactionModes};
+use crate::wire::SqlState;
 use crate::wire::backend::TransactionStatus;
 
 /// What the open transaction promises; known since its BEGIN was answered.
@@ -33,20 +34,40 @@ enum Access {
 impl Session {
     /// The transaction can be begun anew elsewhere, now.
     pub fn can_begin_anew(&self) -> bool {
-        !self.transaction.is_bound && self.can_end_anew()
+        self.transaction.status == TransactionStatus::Open && !self.transaction.is_bound && self.can_end_anew()
+    }
+
+    /// The transaction has failed, and what has been gathered does not end it first: it fails, too.
+    pub fn only_fails(&self) -> bool {
+        let ends = matches!(
+            self.first_control(),
+            Some(
+                TransactionControl::Commit { .. }
+                    | TransactionControl::Rollback { .. }
+                    | TransactionControl::RollbackTo
+                    | TransactionControl::Prepare
+            )
+        );
+        self.transaction.status == TransactionStatus::Failed && self.owed.is_empty() && !ends
     }
 
     /// What has been gathered ends the transaction first: what that was bound to, nothing behind it sees, so it can be begun
-    /// and ended elsewhere.
+    /// and ended elsewhere. One that has failed is rolled back by whatever ends it.
     pub fn ends_before_all_else(&self) -> bool {
-        let first = self.gathered.first.as_ref().and_then(|statement| statement.parts.first());
-        let ends = first.is_some_and(|part| {
-            matches!(
-                part.transaction,
-                TransactionControl::Commit { chain: false } | TransactionControl::Rollback { chain: false }
-            )
-        });
+        let ends = match self.first_control() {
+            Some(TransactionControl::Commit { chain: false } | TransactionControl::Rollback { chain: false }) => true,
+            Some(
+                TransactionControl::Commit { .. } | TransactionControl::Rollback { .. } | TransactionControl::Prepare,
+            ) => self.transaction.status == TransactionStatus::Failed,
+            _ => false,
+        };
         ends && self.all_answered() && !self.batch_is_open() && !self.has_touched() && self.can_end_anew()
+    }
+
+    /// What the first statement that has been gathered does to the transaction.
+    fn first_control(&self) -> Option<&TransactionControl> {
+        let first = self.gathered.first.as_ref()?.parts.first()?;
+        Some(&first.transaction)
     }
 
     fn can_end_anew(&self) -> bool {
@@ -58,10 +79,15 @@ impl Session {
 
     /// It will be begun anew, on the next lease, with what is under way: nothing of that has been seen.
     pub fn begin_anew(&mut self) {
+        self.transaction.status = TransactionStatus::Open;
+        self.lose_place();
+    }
+
+    /// The same, as open or as failed as it is.
+    pub fn lose_place(&mut self) {
         self.rewind();
         self.portals.clear();
         self.transaction.is_bound = false;
-        self.transaction.status = TransactionStatus::Open;
         self.transaction.is_homeless = true;
     }
 
@@ -78,7 +104,15 @@ impl Session {
         if let Some(deferrable) = modes.deferrable {
             let _ = write!(sql, " {}DEFERRABLE", if deferrable { "" } else { "NOT " });
         }
+        if self.transaction.status == TransactionStatus::Failed {
+            let _ = write!(sql, "; {FAIL}");
+        }
         Some(sql)
+    }
+
+    /// The beginning of a transaction that has failed is refused so, and with that it has failed anew.
+    pub fn has_failed_anew(&self, code: SqlState) -> bool {
+        self.transaction.status == TransactionStatus::Failed && code == SqlState::INVALID_SAVEPOINT_SPECIFICATION
     }
 
     /// It has been begun on the new lease.
@@ -98,9 +132,12 @@ impl Session {
         self.transaction.has_acted |= self.gathered.intent.is_some() && !is_begin;
     }
 
-    /// What has been gathered would bind a transaction to a replica that may still have to move to the primary.
+    /// What has been gathered would bind a transaction to a replica that may still have to move to the primary. In one that has
+    /// failed nothing is done that could.
     pub fn must_leave_replica(&self) -> bool {
-        self.gathered.binds && self.in_transaction(Held::Replica) == InTransaction::Optimistic
+        self.gathered.binds
+            && self.transaction.status == TransactionStatus::Open
+            && self.in_transaction(Held::Replica) == InTransaction::Optimistic
     }
 
     /// A BEGIN is on its way: what comes behind it cannot be judged before it is answered. Nor can one that stands behind
@@ -216,6 +253,9 @@ impl Access {
         matches!(self, Self::ReadsByDefault | Self::WritesByDefault)
     }
 }
+
+/// What nothing but a transaction that is to fail meets; a server's log has its words.
+const FAIL: &str = "ROLLBACK TO \"the transaction that has failed on a replica\"";
 
 /// A literal or a parameter may be read as the time at which the transaction began: 'now', 'today' and their kin.
 pub(super) fn mentions_clock(bytes: &[u8]) -> bool {

@@ -64,7 +64,7 @@ impl Session {
             _ => {}
         }
         let is_untold = self.owed.is_empty() && !self.flow.batch_open || how.at_hand && !how.forwarded;
-        if self.transaction.status == TransactionStatus::Open && is_untold && self.can_begin_anew() {
+        if is_untold && self.can_begin_anew() {
             self.begin_anew();
             return Loss::RunAgain;
         }
@@ -368,7 +368,7 @@ impl Session {
     pub fn refuse_unit(&mut self, code: SqlState, message: &str, end: super::End, out: &mut BytesMut) {
         put_error(out, Severity::Error, code, message, None);
         self.tell_what_is_undone(out);
-        if self.transaction.status == TransactionStatus::Open {
+        if self.transaction.status != TransactionStatus::Idle {
             // Without a lease: it was to be begun anew.
             self.transaction.status = TransactionStatus::Failed;
             self.transaction.is_homeless = false;

@@ -39,8 +39,6 @@ pub struct Gathered {
     pub hides_code: bool,
     /// It changes something in the session, such as a setting, or begins a transaction.
     pub changes_session: bool,
-    /// It begins or ends a transaction, or a part of one.
-    pub controls_transaction: bool,
     /// It draws from a sequence; None: nothing in it has been looked at for that.
     pub draws: Option<Draws>,
     /// It asks for the current value of a sequence, or may; only this session's own nextval gives one.
@@ -133,7 +131,6 @@ impl Gathered {
         self.runs_unseen = false;
         self.hides_code = false;
         self.changes_session = false;
-        self.controls_transaction = false;
         self.begins = false;
         self.begins_to_write = false;
         self.begins_more = false;

@@ -399,13 +399,6 @@ impl Session {
         self.transaction.status != TransactionStatus::Idle || !self.pins.is_empty() || self.keeps_lease
     }
 
-    /// The transaction has failed, and what has been gathered does not end it: it fails, too.
-    pub fn only_fails(&self) -> bool {
-        self.transaction.status == TransactionStatus::Failed
-            && self.owed.is_empty()
-            && !self.gathered.controls_transaction
-    }
-
     /// An error has come before the end of its batch was sent: what comes up to its Sync is dropped.
     pub fn is_skipping(&self) -> bool {
         self.flow.skipping

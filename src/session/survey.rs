@@ -356,8 +356,6 @@ impl Session {
             self.note_begins(statement);
             let changes = statement.parts.iter().any(|part| !part.session.is_empty());
             self.gathered.changes_session |= changes || self.gathered.begins;
-            self.gathered.controls_transaction |=
-                statement.parts.iter().any(|part| part.transaction != TransactionControl::None);
             self.executes_by_sql |= !executed.is_empty();
             self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
         }

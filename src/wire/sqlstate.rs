@@ -43,6 +43,8 @@ states! {
     INVALID_AUTHORIZATION_SPECIFICATION = b"28000";
     /// The password is wrong, or there is no such user.
     INVALID_PASSWORD = b"28P01";
+    /// No such savepoint.
+    INVALID_SAVEPOINT_SPECIFICATION = b"3B001";
     /// No such database.
     INVALID_CATALOG_NAME = b"3D000";
     /// The transaction must be tried again.

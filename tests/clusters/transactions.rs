@@ -208,6 +208,47 @@ fn what_stands_in_the_batch_of_begin_before_it_or_behind_a_flush_is_of_its_trans
 }
 
 #[test]
+fn a_transaction_that_has_failed_on_a_replica_stays_so_until_it_is_ended() {
+    const FAILED: &str = "25P02 current transaction is aborted, commands ignored until end of transaction block";
+    limited(|| {
+        let cluster = prepared();
+        for (settings, begin) in [(OPTIMISTIC, "begin"), (OPTIMISTIC, "begin read only"), (PATIENT, "begin read only")]
+        {
+            let proxy = Proxy::start(&cluster, settings);
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            let fail = |client: &mut RawClient| {
+                client.query(begin);
+                assert!(!is_on_primary(client, &cluster));
+                has(&client.query("select 1/0"), "E");
+            };
+            let write = "insert into t values (7)";
+            fail(&mut client);
+            for inside in [&format!("{write}; commit"), write, "savepoint s", "begin", "begin; commit", "select 1"] {
+                assert_eq!(client.query(inside), [FAILED, "E"], "{begin}: {inside}");
+            }
+            let batch = [extended(write, &[]), extended("commit", &[]), SYNC.to_vec()].concat();
+            assert_eq!(client.ask(&[&batch], 1), [FAILED, "E"], "{begin}");
+            assert_eq!(client.query("rollback to s"), ["3B001 savepoint \"s\" does not exist", "E"], "{begin}");
+            assert_eq!(client.query("commit"), ["ROLLBACK", "I"], "{begin}");
+            // What stands behind its end is not in it.
+            fail(&mut client);
+            assert_eq!(client.query(&format!("commit; {write}")), ["ROLLBACK", "INSERT 0 1", "I"], "{begin}");
+            fail(&mut client);
+            let batch = [extended("commit", &[]), extended(write, &[]), SYNC.to_vec()].concat();
+            assert_eq!(client.ask(&[&batch], 1), ["1", "2", "ROLLBACK", "1", "2", "INSERT 0 1", "I"], "{begin}");
+            fail(&mut client);
+            assert_eq!(client.query("prepare transaction 'x'"), ["ROLLBACK", "I"], "{begin}");
+            // What it chains is a transaction as it was.
+            fail(&mut client);
+            assert_eq!(client.query("commit and chain"), ["ROLLBACK", "T"], "{begin}");
+            assert_eq!(client.query(write)[0].starts_with("25006"), begin != "begin", "{begin}");
+            has(&client.query("rollback"), "ROLLBACK");
+            assert_eq!(client.query("delete from t where a = 7")[0], "DELETE 2", "{begin}");
+        }
+    });
+}
+
+#[test]
 fn optimistic_transactions_keep_the_order_of_a_pipeline() {
     limited(|| {
         let cluster = prepared();
