@@ -42,7 +42,10 @@ impl Client {
     pub(super) fn survey(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         while self.session.gathered.end.is_none() {
             let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
-            let Some(header) = peek(rest)? else { return Ok(()) };
+            let Some(header) = peek(rest)? else {
+                self.cut_endless();
+                return Ok(());
+            };
             if let Some(message) = rest.get(..header.size) {
                 if header.size >= LONG && self.must_parse_apart(header.tag, body_of(message))? {
                     return Ok(());
@@ -54,6 +57,13 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// What a batch without an end has come to is sent, before more of it is read than may be kept.
+    fn cut_endless(&mut self) {
+        if self.session.gathered.size >= self.server.limits.buffer_bytes {
+            self.session.cut_batch();
+        }
     }
 
     /// What needs the primary needs it whatever follows: the first statements of a long batch run, and may fail, while the

@@ -13,6 +13,7 @@ use postgres::NoTls;
 use trunkline::wire::{CancelKey, startup};
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
+use crate::raw::{RawClient, SYNC, bind, execute, parse};
 
 /// Logins may take this long.
 const SHORT_LOGINS: &str = "max_clients = 400\n[limits]\nlogin_timeout = '1s'\nbuffer_bytes = '1MB'";
@@ -211,5 +212,24 @@ fn whoever_guesses_cancel_keys_cancels_nobody() {
         }
         assert!(proxy.metric("trunkline_cancels_total", "unknown_key") >= 300.0);
         assert_eq!(busy.join().unwrap().unwrap(), 7);
+    });
+}
+
+/// Each of its messages ends where a read into the buffer may end, so that no part of one is ever left over.
+#[test]
+fn of_a_batch_without_an_end_no_more_is_kept_than_the_buffer_holds() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[limits]\nbuffer_bytes = '64kB'");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let empty = parse("", "select ''").len();
+        let message = parse("", &format!("select '{}'", "x".repeat(4096 - empty)));
+        for _ in 0..64 {
+            client.send(&[&message]);
+            thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(client.until(b'1'), ["1"], "what has come is on its way");
+        let told = client.ask(&[&bind("", &[]), &execute(), SYNC], 1);
+        assert_eq!(told[told.len() - 2..], ["SELECT 1", "I"]);
     });
 }
