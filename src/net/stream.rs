@@ -2,13 +2,13 @@
 //! which it is and no more.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -221,10 +221,12 @@ impl Socket {
         is_there.is_ok()
     }
 
-    /// The other side has closed, and everything that it has sent before has been read.
+    /// The other side has closed, whatever of it has not been read: over TLS a goodbye stands before the end.
     pub fn has_ended(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        matches!(SockRef::from(self).peek(&mut byte), Ok(0))
+        let mut watched = [PollFd::new(self, PollFlags::RDHUP)];
+        // It does not wait.
+        let told = poll(&mut watched, Some(&Timespec::default()));
+        told.is_ok_and(|count| count > 0)
     }
 
     /// Takes it away from its reactor.

@@ -10,6 +10,7 @@ use postgres::{Client, NoTls, SimpleQueryMessage};
 use trunkline::demo::cluster::Cluster;
 use trunkline::demo::installation::Installation;
 
+use crate::certificates::Authority;
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -171,17 +172,22 @@ fn who_logs_in_to_a_paused_database_waits_for_resume_longer_than_a_login_may_tak
 #[test]
 fn who_hangs_up_while_it_waits_for_resume_keeps_no_place() {
     limited(|| {
-        let (_cluster, proxy) = with_ada("");
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = Authority::new(folder.path().join("tls")).sign("server");
+        let (_cluster, proxy) = with_ada(&format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}"));
         let mut console = console(&proxy);
         console.simple_query("PAUSE bench").unwrap();
-        let mut psql = Installation::find().unwrap().command("psql");
-        psql.args(["-X", "-h", "127.0.0.1", "-U", "ada", "-p", &proxy.port().to_string(), "bench", "-c", "select 1"]);
-        psql.env("PGPASSWORD", "a").env("PGCONNECT_TIMEOUT", "2");
-        let gives_up = thread::spawn(move || psql.output().unwrap());
-        let mut waits = || rows(&mut console, "show clients").iter().any(|row| value(row, "state") == "waiting");
-        eventually("the login waits", SOON, &mut waits);
-        assert!(!gives_up.join().unwrap().status.success());
-        eventually("it is gone", SOON, || !waits());
+        for mode in ["disable", "require"] {
+            let mut psql = Installation::find().unwrap().command("psql");
+            psql.args(["-X", "-h", "127.0.0.1", "-U", "ada", "-p", &proxy.port().to_string(), "bench"]);
+            psql.args(["-c", "select 1"]).env("HOME", "/nonexistent").env("PGSSLMODE", mode);
+            psql.env("PGPASSWORD", "a").env("PGCONNECT_TIMEOUT", "2");
+            let gives_up = thread::spawn(move || psql.output().unwrap());
+            let mut waits = || rows(&mut console, "show clients").iter().any(|row| value(row, "state") == "waiting");
+            eventually("the login waits", SOON, &mut waits);
+            assert!(!gives_up.join().unwrap().status.success(), "{mode}");
+            eventually("it is gone", SOON, || !waits());
+        }
     });
 }
 
