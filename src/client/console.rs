@@ -17,6 +17,8 @@ pub type Console = Box<dyn Fn(Visitor) -> Pin<Box<dyn Future<Output = ()>>> + Se
 pub struct Visitor {
     /// Its connection; it has not been told that its login succeeded.
     pub stream: Stream,
+    /// What has been read of it and not been answered.
+    pub unread: Box<[u8]>,
     /// Who it is.
     pub user: Arc<str>,
     /// What it may do.

@@ -69,6 +69,8 @@ pub struct Client {
     /// The present transaction, where it may be replayed.
     pub(super) log: Option<Box<TransactionLog>>,
     pub(super) place: Place,
+    /// What it has said before its login was answered, until it is looked at.
+    pub(super) early: Option<Box<Buffers>>,
     /// The rule that has matched the present unit, for those who want to be told.
     pub(super) rule: Option<usize>,
     /// Until it has gone, another client may have to be refused.
@@ -184,6 +186,17 @@ pub(super) enum Unusual {
 /// What is said of a transaction block in the pool mode `statement`, in PgBouncer's words.
 pub(super) const NO_BLOCKS: &str = "transaction blocks not allowed in statement pooling mode";
 
+/// What a client has said before its login was answered, to be looked at; None: nothing.
+fn early(unread: &[u8], worker: &Worker, tally: &Tally) -> Option<Box<Buffers>> {
+    (!unread.is_empty()).then(|| {
+        worker.metrics.received_from_client(unread.len());
+        tally.count(|totals| totals.add_received(unread.len()));
+        let mut buffers = worker.take_buffers();
+        buffers.input.put_front(unread);
+        buffers
+    })
+}
+
 impl Client {
     pub(super) fn new(
         stream: Stream,
@@ -200,6 +213,7 @@ impl Client {
         let turn = worker.turn();
         let mode = server.mode_of(&admitted.database, &admitted.identity.user);
         let tally = worker.tally(&admitted.identity.database);
+        let early = early(&admitted.unread, &worker, &tally);
         let mut session = Session::new(id, admitted.identity, worker.shared(admitted.settings));
         session.told_process(cancellable.key().process_id);
         Self {
@@ -225,12 +239,13 @@ impl Client {
             stays_with: None,
             turn,
             log: None,
+            early,
             place,
         }
     }
 
     pub(super) async fn converse(&mut self) -> Farewell {
-        let mut lent = None;
+        let mut lent = self.early.take();
         loop {
             // Cancel-safe: all progress is in `self` and in what is lent.
             let unusual = std::future::poll_fn(|cx| self.poll_usual(cx, &mut lent)).await;

@@ -35,9 +35,9 @@ pub enum Farewell {
     /// What it began with is not PostgreSQL's protocol: nothing is answered.
     #[error("not PostgreSQL's protocol")]
     NotPostgres,
-    /// It came for the console, and goes on there.
+    /// This user came for the console, and goes on there with what has been read of it.
     #[error("a client of the console")]
-    ToConsole(Arc<str>),
+    ToConsole(Arc<str>, Box<[u8]>),
     /// It is still there, but has had nothing to say for a while: see [`Parked`](super::parked::Parked).
     #[error("a quiet client")]
     Parks,

@@ -47,14 +47,15 @@ pub struct Admitted {
     pub startup: Startup,
     /// What it wants.
     pub replication: Replication,
+    /// What it has said behind its login, before that was answered.
+    pub unread: Box<[u8]>,
 }
 
 const AUTHENTICATION_OK: u32 = 0;
 /// Bytes.
 const MOST_OF_A_NAME: usize = 63;
 
-/// Startup and authentication on the stream in `place`, which is another one if the client wants TLS. Nothing is left in
-/// a buffer: a client waits for its answers here.
+/// Startup and authentication on the stream in `place`, which is another one if the client wants TLS.
 pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker) -> Result<Admitted, Farewell> {
     let mut buffer = ReadBuffer::default();
     let (startup, origin) = greeting::read_startup(place, &mut buffer, server, worker).await?;
@@ -83,7 +84,8 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     let destination = if is_of_console { None } else { server.destination(&database, replication) };
     let claim = Claim { user: &user, database: &database, destination: destination.as_deref(), replication, origin };
     let known = Box::pin(authentication::authenticate(stream, &mut buffer, claim, server, worker)).await?;
-    let Some(mut seat) = seat else { return Err(Farewell::ToConsole(user)) };
+    let unread: Box<[u8]> = buffer.filled().into();
+    let Some(mut seat) = seat else { return Err(Farewell::ToConsole(user, unread)) };
     // Drivers tell by it whether what follows is about the proof.
     let mut out = BytesMut::new();
     backend::put_authentication(&mut out, AUTHENTICATION_OK, b"");
@@ -115,7 +117,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
     // By the configuration's own copies of the names: of a thousand clients there is one.
     let configured = server.users.get_key_value(&user).map(|(name, _)| Arc::clone(name));
     let identity = Identity { user: configured.unwrap_or(user), database: Arc::clone(&entry.name), address: origin };
-    Ok(Admitted { identity, database: entry, user: known, settings, seat, startup, replication })
+    Ok(Admitted { identity, database: entry, user: known, settings, seat, startup, replication, unread })
 }
 
 /// A name as PostgreSQL knows it, which has at most 63 bytes.

@@ -171,6 +171,7 @@ impl Parked {
             stays_with: self.stays_with,
             turn: worker.turn(),
             log: None,
+            early: None,
             session: self.session.unfold(self.place.card.id(), identity, worker.begun),
             place: self.place,
             worker,

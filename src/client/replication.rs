@@ -101,7 +101,7 @@ const LARGEST_BUFFER: usize = 128 * 1024;
 /// are ready. The client's stream is taken once they are.
 pub async fn open(
     place: &mut Option<Stream>,
-    admitted: Admitted,
+    mut admitted: Admitted,
     card: &Card,
     server: &Arc<Server>,
     worker: &Rc<Worker>,
@@ -111,13 +111,15 @@ pub async fn open(
     entry.cancellable.runs_at(&login.cancel_target);
     let mut client = place.take().ok_or(Farewell::Left)?;
     handshake::tell(&mut client, &login.parameters, entry.cancellable.key(), worker).await?;
+    let mut up = Lane::default();
+    up.buffer.put_front(&std::mem::take(&mut admitted.unread));
     Ok(Passage {
         client,
         node,
-        up: Lane::default(),
+        doing: if up.buffer.is_empty() { Doing::Idle } else { Doing::Answering },
+        up,
         down: Lane::default(),
         told: Progress::default(),
-        doing: Doing::Idle,
         entry,
         server: Arc::clone(server),
         worker: Rc::clone(worker),
@@ -281,7 +283,9 @@ impl Passage {
         place.card.is_called(self.admitted.startup.parameter("application_name"));
         place.card.is_cancelled_by(&self.entry.cancellable);
         place.card.runs_on(&self.node.pass.about().address, Instant::now(), false);
-        place.card.rests(false, Instant::now());
+        if self.doing == Doing::Idle {
+            place.card.rests(false, Instant::now());
+        }
         // Cancel-safe: all progress is in `self`.
         let farewell = std::future::poll_fn(|cx| self.poll_pass(cx, place)).await;
         let may_be_told = self.told.is_between() && self.down.stage != Stage::Closed;

@@ -41,8 +41,8 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
     let login = Box::pin(login(&mut stream, &place.card, &mut server, &worker));
     let login = in_time(limit, login, &place.card, &worker);
     let farewell = match (login.await, stream.take()) {
-        (Err(Farewell::ToConsole(user)), Some(stream)) => {
-            Box::pin(visit_console(stream, user, &server, &worker, &place)).await;
+        (Err(Farewell::ToConsole(user, unread)), Some(stream)) => {
+            Box::pin(visit_console(stream, user, unread, &server, &worker, &place)).await;
             return worker.metrics.client_closed();
         }
         (Err(farewell), still_there) => {
@@ -148,7 +148,14 @@ async fn login(
 }
 
 /// The client goes on at the console, if it may; else it is told why not.
-async fn visit_console(stream: Stream, user: Arc<str>, server: &Server, worker: &Worker, place: &Place) {
+async fn visit_console(
+    stream: Stream,
+    user: Arc<str>,
+    unread: Box<[u8]>,
+    server: &Server,
+    worker: &Worker,
+    place: &Place,
+) {
     let refusal = match (server.console_right(&user), server.console.get()) {
         (Some(right), Some(console)) => {
             worker.metrics.login_ok();
@@ -156,7 +163,7 @@ async fn visit_console(stream: Stream, user: Arc<str>, server: &Server, worker: 
             let identity = Identity { user: Arc::clone(&user), database: console::NAME.into(), address };
             place.card.is_of(&identity, stream.encryption());
             let _visit = place.visits_console();
-            let mut visit = console(Visitor { stream, user, right });
+            let mut visit = console(Visitor { stream, unread, user, right });
             let until_told = std::future::poll_fn(|cx| {
                 if place.card.poll_ended(cx).is_ready() {
                     return Poll::Ready(());
@@ -200,7 +207,7 @@ async fn say_farewell(stream: &mut Stream, farewell: &Farewell, worker: &Worker)
             send_last(stream, &out).await;
         }
         Farewell::NotPostgres => worker.metrics.client_refused(RefusalCause::NotPostgres),
-        Farewell::Left | Farewell::Lost(_) | Farewell::Cancel | Farewell::ToConsole(_) | Farewell::Parks => {}
+        Farewell::Left | Farewell::Lost(_) | Farewell::Cancel | Farewell::ToConsole(..) | Farewell::Parks => {}
     }
 }
 

@@ -9,6 +9,7 @@ use trunkline::demo::cluster::Cluster;
 use trunkline::wire::Severity;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
+use crate::raw::{RawClient, query, startup_packet};
 
 /// How a login came out, in words that can be compared.
 #[derive(Debug, PartialEq, Eq)]
@@ -275,5 +276,29 @@ fn defaults_of_roles_and_databases_are_in_force_also_those_that_change() {
             outcome(proxy.port(), "bench", &[], &["show timezone"])
                 == outcome(primary.port(), "bench", &[], &["show timezone"])
         });
+    });
+}
+
+#[test]
+fn what_comes_in_one_write_with_the_login_is_answered_behind_it() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("alter role bench replication").unwrap();
+        let trust = "[auth]\nhba = [\"host all all 127.0.0.0/8 trust\"]\n[admin]\nusers = ['bench']";
+        let proxy = Proxy::start(&cluster, trust);
+        let cases = [
+            (("database", "bench"), ("options", ""), "select 7", "row 7"),
+            (("database", "bench"), ("replication", "database"), "show port", "row "),
+            (("database", "trunkline"), ("options", ""), "show version", "row "),
+        ];
+        for (database, other, asked, expected) in cases {
+            let login = startup_packet(0, &[("user", "bench"), database, other]);
+            let (mut client, told) = RawClient::begin(proxy.port(), &[login, query(asked)].concat());
+            assert_eq!(told.last().unwrap().0, b'Z', "{database:?}: {told:?}");
+            let told = client.until(b'Z');
+            assert!(told.iter().any(|told| told.starts_with(expected)), "{database:?}: {told:?}");
+            // What comes later comes as ever.
+            assert!(client.query(asked).iter().any(|told| told.starts_with(expected)), "{database:?}");
+        }
     });
 }

@@ -5,12 +5,15 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use bytes::BytesMut;
 use postgres::Client;
 use trunkline::demo::cluster::{Cluster, Shape};
 use trunkline::demo::installation::Installation;
+use trunkline::wire::startup;
 
 use crate::certificates::{Authority, server_settings};
 use crate::fixture::{Proxy, cluster, limited, shape};
+use crate::raw::{query, startup_packet};
 
 /// A cluster, an authority, and Trunkline that shows a certificate of it in this mode.
 fn with_tls(mode: &str) -> (Cluster, Authority, Proxy) {
@@ -127,10 +130,10 @@ fn a_client_may_begin_with_tls_at_once_if_it_says_what_it_speaks() {
             let mut connection = rustls::ClientConnection::new(config.into(), name).unwrap();
             let mut socket = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
             let mut stream = rustls::Stream::new(&mut connection, &mut socket);
-            let mut startup = bytes::BytesMut::new();
-            trunkline::wire::startup::put_startup(&mut startup, [("user", "bench"), ("database", "bench")]);
+            let mut out = BytesMut::new();
+            startup::put_startup(&mut out, [("user", "bench"), ("database", "bench")]);
             let mut answer = [0; 1];
-            stream.write_all(&startup).is_ok() && stream.read_exact(&mut answer).is_ok() && answer == *b"R"
+            stream.write_all(&out).is_ok() && stream.read_exact(&mut answer).is_ok() && answer == *b"R"
         };
         assert!(begins(&[b"postgresql"]));
         assert!(!begins(&[]));
@@ -210,5 +213,22 @@ fn the_console_shows_how_connections_are_encrypted() {
         };
         is_shown("C|bench|trunkline|");
         is_shown("S|bench|bench|");
+    });
+}
+
+#[test]
+fn what_is_sent_in_the_open_behind_a_request_for_tls_is_not_taken_for_the_clients() {
+    limited(|| {
+        let (_cluster, _authority, proxy) = with_tls("allow");
+        let mut request = BytesMut::new();
+        startup::put_ssl_request(&mut request);
+        for injected in [startup_packet(0, &[("user", "bench"), ("database", "bench")]), query("select 1")] {
+            let mut stream = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+            stream.write_all(&[&request, &injected[..]].concat()).unwrap();
+            let mut told = Vec::new();
+            // A close with something unread is a reset.
+            let _ = stream.read_to_end(&mut told);
+            assert!(told.is_empty(), "{told:?}");
+        }
     });
 }

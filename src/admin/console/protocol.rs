@@ -27,7 +27,7 @@ const AUTHENTICATION_OK: u32 = 0;
 
 /// Answers a client until it leaves or is out of step.
 pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
-    let Visitor { mut stream, user, right } = visitor;
+    let Visitor { mut stream, unread, user, right } = visitor;
     let from = stream.socket().peer_address().map(|address| address.to_string()).unwrap_or_default();
     let mut session = Session {
         desk,
@@ -40,7 +40,7 @@ pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
     };
     let mut out = BytesMut::new();
     put_welcome(&mut out);
-    let mut input = BytesMut::new();
+    let mut input = BytesMut::from(&*unread);
     loop {
         match session.answer_all(&mut input, &mut out).await {
             Ok(true) => {}
