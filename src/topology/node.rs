@@ -212,6 +212,11 @@ impl Node {
         if self.is_answering() && is_fresh { self.last_claim() } else { None }
     }
 
+    /// Its last answer or failure is older than evidence may be: probes end sooner, unless we have not run.
+    pub(super) fn is_unheard(&self, now: Instant, lease: Duration) -> bool {
+        self.last_begun.is_some_and(|begun| begun + lease <= now)
+    }
+
     /// Its last word that it is the primary, however old.
     pub(super) fn last_claim(&self) -> Option<Claim> {
         let report = self.report()?;

@@ -27,6 +27,8 @@ pub(super) struct Roles {
     highest: Option<Timeline>,
     /// The primary now.
     accepted: Option<Claim>,
+    /// When the evidence runs out that the primary was last accepted on.
+    until: Option<Instant>,
     /// The primary now, or the last one.
     last: Option<Claim>,
     /// The timeline of the first primary.
@@ -90,6 +92,7 @@ impl Roles {
             system,
             highest: None,
             accepted: None,
+            until: None,
             last: None,
             first: None,
             support: None,
@@ -148,6 +151,10 @@ impl Roles {
 
     /// Decides anew; the error says in words why there is no primary.
     pub(super) fn decide(&mut self, nodes: &[Node], authority: &Authority, now: Instant) -> Result<NodeId, Arc<str>> {
+        // After a standstill of ours its answer may come before anyone has noticed that its time was over.
+        if self.until.is_some_and(|until| until <= now) {
+            self.accepted = None;
+        }
         let verdict = self.choose(nodes, authority, now);
         if let Ok((claim, support)) = verdict {
             self.system = Some(claim.system);
@@ -156,16 +163,21 @@ impl Roles {
             self.support = Some(support);
         }
         self.accepted = verdict.as_ref().ok().map(|(claim, _)| *claim);
+        self.until = self.evidence_until(nodes);
         verdict.map(|(claim, _)| claim.node)
     }
 
     /// When the passing of time alone may change the verdict, or could have done so.
     pub(super) fn deadlines(&self, nodes: &[Node]) -> [Option<Instant>; 3] {
-        let evidence = self.accepted.and_then(|claim| nodes.get(usize::from(claim.node.0))?.evidence_until(self.lease));
+        let evidence = self.evidence_until(nodes);
         let unopposed = self.unopposed.filter(|_| self.accepted.is_none()).map(|(_, since)| since + UNOPPOSED_FOR);
         let contest = self.contest.as_ref().filter(|_| self.accepted.is_none());
         let contest = contest.map(|contest| contest.since + CONTESTED_FOR);
         [evidence, unopposed, contest]
+    }
+
+    fn evidence_until(&self, nodes: &[Node]) -> Option<Instant> {
+        nodes.get(usize::from(self.accepted?.node.0))?.evidence_until(self.lease)
     }
 
     /// What `node` is.
@@ -196,6 +208,9 @@ impl Roles {
         self.note_contest(nodes, &claims, now);
         if claims.len() != 1 {
             self.unopposed = None;
+        }
+        if self.accepted.is_none() && !claims.is_empty() {
+            all_asked_since(nodes, now, self.lease)?;
         }
         let claim = match claims.as_slice() {
             [] if authority.is_standby_cluster(now) => return Err(STANDBY_CLUSTER.into()),
@@ -393,6 +408,14 @@ impl Roles {
 fn all_asked(nodes: &[Node]) -> Result<(), Arc<str>> {
     match nodes.iter().find(|node| node.health == Health::Unasked) {
         Some(node) => Err(format!("{} has not been asked yet", node.address).into()),
+        None => Ok(()),
+    }
+}
+
+/// After a standstill of ours, what was heard before it speaks neither for nor against anyone.
+fn all_asked_since(nodes: &[Node], now: Instant, lease: Duration) -> Result<(), Arc<str>> {
+    match nodes.iter().find(|node| node.is_unheard(now, lease)) {
+        Some(node) => Err(format!("{} has not been asked since Trunkline stood still", node.address).into()),
         None => Ok(()),
     }
 }

@@ -209,6 +209,37 @@ fn evidence_runs_out_by_time_alone() {
 }
 
 #[test]
+fn after_a_standstill_of_ours_a_former_primary_that_answers_first_does_not_win() {
+    let mut story = Story::whole();
+    story.passes(30_000).claims(A, 1, 0);
+    story.has_no_primary_because("node1:5432 has not been asked since");
+    story.claims(B, 2, 0);
+    story.has_no_primary_because("node2:5432 has not been asked since");
+    story.follows(C, B, 2);
+    assert_eq!((story.view().primary, story.state(A)), (Some(B), NodeState::StalePrimary));
+}
+
+#[test]
+fn nor_does_it_when_its_answer_comes_before_anyone_has_noticed_the_time() {
+    let mut story = Story::whole();
+    story.now += Duration::from_secs(30);
+    story.claims(A, 1, 2);
+    story.has_no_primary_because("node1:5432 has not been asked since");
+    assert_eq!(story.view().epoch, 2, "it has been fenced");
+}
+
+#[test]
+fn after_a_standstill_of_ours_the_primary_goes_on_once_every_node_was_asked() {
+    let mut story = Story::whole();
+    story.fails(C, ProbeFailure::Refused);
+    story.passes(30_000).claims(A, 1, 1);
+    story.follows(B, A, 1);
+    story.has_no_primary_because("node2:5432 has not been asked since");
+    story.fails(C, ProbeFailure::Refused);
+    assert_eq!(story.view().primary, Some(A));
+}
+
+#[test]
 fn a_restarted_primary_comes_back_after_two_good_probes() {
     let mut story = Story::whole();
     story.fails(A, ProbeFailure::Starting);
@@ -227,8 +258,13 @@ fn a_lone_primary_whose_replicas_are_down_is_accepted_after_two_seconds() {
         story.fails(node, ProbeFailure::Refused);
     }
     story.has_no_primary_because("waiting for one");
-    story.passes(1500).claims(A, 1, 0);
-    story.has_no_primary_because("waiting for one");
+    for _ in 0..2 {
+        story.passes(700).claims(A, 1, 0);
+        for node in [B, C] {
+            story.fails(node, ProbeFailure::Refused);
+        }
+        story.has_no_primary_because("waiting for one");
+    }
     story.passes(600).claims(A, 1, 0);
     assert_eq!(story.view().primary, Some(A));
 }
@@ -273,6 +309,7 @@ fn two_that_promoted_to_the_same_timeline_are_both_refused_until_one_is_demoted(
     story.has_no_primary_because("ambiguous: node1:5432 claims timeline 2 with 0 streaming");
     assert_eq!((story.state(B), story.state(C)), (NodeState::UnconfirmedPrimary, NodeState::UnconfirmedPrimary));
     for _ in 0..100 {
+        story.fails(A, ProbeFailure::Refused);
         story.claims(B, 2, 0);
         story.fails(C, ProbeFailure::Timeout);
         story.passes(100);
@@ -292,7 +329,8 @@ fn followers_decide_between_two_that_promoted_to_the_same_timeline() {
     story.claims(C, 2, 1);
     story.has_no_primary_because("ambiguous");
     for _ in 0..30 {
-        story.passes(100).claims(B, 2, 0);
+        story.passes(100).claims(A, 1, 0);
+        story.claims(B, 2, 0);
         story.claims(C, 2, 1);
     }
     assert_eq!(story.view().primary, Some(C));
@@ -322,6 +360,9 @@ fn the_lock_supports_a_lone_primary_at_once_and_speaks_against_one_that_does_not
     }
     for _ in 0..30 {
         story.lock(Lock::Primary(B)).passes(100).claims(A, 1, 0);
+        for node in [B, C] {
+            story.fails(node, ProbeFailure::Refused);
+        }
     }
     story.has_no_primary_because("node1:5432 holds the lock");
     story.lock(Lock::Primary(A));
@@ -342,7 +383,8 @@ fn the_lock_makes_no_primary_of_a_replica_and_takes_nothing_from_a_primary_that_
 fn a_word_that_is_old_supports_nobody() {
     let mut story = Story::whole();
     story.claims(B, 2, 0);
-    story.lock(Lock::Primary(C)).passes(5000).claims(B, 2, 0);
+    story.lock(Lock::Primary(C)).passes(5000).claims(A, 1, 0);
+    story.claims(B, 2, 0);
     story.claims(C, 2, 0);
     story.has_no_primary_because("ambiguous");
 }
@@ -512,6 +554,7 @@ fn a_former_primary_is_not_believed_after_a_reload_either() {
     story.claims(B, 2, 0);
     story.passes(100).claims(B, 2, 0);
     story.passes(3000).claims(B, 2, 0);
+    story.claims(A, 1, 0);
     assert_eq!(story.view().primary, Some(B));
 }
 
