@@ -190,9 +190,14 @@ fn target(monitor: &config::Monitor, endpoint: Endpoint) -> Target {
         database: Arc::clone(&monitor.database),
         password: Some(monitor.password.clone()),
         salted_password: None,
-        // A standby refuses every query of a role whose transactions are SERIALIZABLE unless they say otherwise.
-        parameters: [("application_name", "trunkline monitor"), ("default_transaction_isolation", "read committed")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into(),
+        // A standby refuses every query of a role whose transactions are SERIALIZABLE unless they say otherwise. How long a
+        // probe may take, we say.
+        parameters: [
+            ("application_name", "trunkline monitor"),
+            ("default_transaction_isolation", "read committed"),
+            ("statement_timeout", "0"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into(),
     }
 }

@@ -29,8 +29,8 @@ pub(super) struct Watcher {
     last_sample: Option<Instant>,
     /// Why the last fresh connection failed although the kept one works; logged once per cause.
     fresh_problem: Option<ConnectClass>,
-    /// Logins in a row that have not ended in time.
-    silent_logins: u32,
+    /// Logins in a row that have not ended in time, or were cut off.
+    vain_logins: u32,
 }
 
 /// The kept connection, asked while a fresh one was opened.
@@ -59,7 +59,7 @@ impl Watcher {
             last_probe: None,
             last_sample: None,
             fresh_problem: None,
-            silent_logins: 0,
+            vain_logins: 0,
         }
     }
 
@@ -161,7 +161,7 @@ impl Watcher {
             Ok(mut line) => match ask(&mut line, deadline).await {
                 Err(LineError::Timeout) => self.fall_back(ConnectClass::Silent, ProbeFailure::Timeout, kept),
                 answer => {
-                    (self.probes_on_line, self.fresh_problem, self.silent_logins) = (0, None, 0);
+                    (self.probes_on_line, self.fresh_problem, self.vain_logins) = (0, None, 0);
                     // A fresh line in place of one that is as good as ever: it is the same server.
                     self.has_lost_line |= kept.is_some_and(|mut kept| kept.line.has_stirred());
                     self.take_in(line, answer)
@@ -178,15 +178,15 @@ impl Watcher {
         failure: ProbeFailure,
         kept: Option<Kept>,
     ) -> Result<ProbeReport, ProbeFailure> {
-        let is_silent = class == ConnectClass::Silent;
-        self.silent_logins = if is_silent { self.silent_logins.saturating_add(1) } else { 0 };
+        let is_vain = matches!(class, ConnectClass::Silent | ConnectClass::Lost);
+        self.vain_logins = if is_vain { self.vain_logins.saturating_add(1) } else { 0 };
         // A login costs a busy machine much more than an answer does.
-        let is_busy = is_silent && self.silent_logins < SILENT_LOGINS;
+        let is_busy = is_vain && self.vain_logins < VAIN_LOGINS;
         let Some(kept) = kept.filter(|_| is_busy || tells_nothing_of_health(class)) else { return Err(failure) };
         if self.fresh_problem.replace(class) != Some(class) {
             warn!(node = %self.target.endpoint.address, %failure, "the monitor cannot log in anew; its old connection works");
         }
-        self.probes_on_line = if is_silent { PROBES_PER_CONNECTION } else { 0 };
+        self.probes_on_line = if is_vain { PROBES_PER_CONNECTION } else { 0 };
         self.take_in(kept.line, kept.answer)
     }
 
@@ -261,10 +261,11 @@ fn is_promotion<T>(answer: &Result<T, LineError>) -> bool {
     matches!(answer, Err(LineError::Server { code: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, .. }))
 }
 
-/// A node that is full, lets nobody in, or whose name does not resolve may be as well as ever; so may one that we lack
-/// the means to connect to.
+/// A node that is full, lacks memory for one more process, lets nobody in, or whose name does not resolve may be as well as
+/// ever; so may one that we lack the means to connect to.
 fn tells_nothing_of_health(class: ConnectClass) -> bool {
-    matches!(class, ConnectClass::Full | ConnectClass::Denied | ConnectClass::Unresolved | ConnectClass::Short)
+    use ConnectClass::{Broken, Denied, Full, Short, Unresolved};
+    matches!(class, Full | Broken | Denied | Unresolved | Short)
 }
 
 fn connect_failure(error: &ConnectError) -> ProbeFailure {
@@ -304,9 +305,9 @@ fn words(error: &dyn std::error::Error) -> String {
 
 /// So many probes go over one connection; the next over a fresh one.
 const PROBES_PER_CONNECTION: u32 = 9;
-/// So many logins in a row do not end in time before a node is missed whose old connection answers: it lets nobody in any more.
+/// So many logins in a row do not end in time, or are cut off, before a node is missed whose old connection answers: it lets nobody in any more.
 /// Fewer are what a machine shows that has more to do than it can.
-const SILENT_LOGINS: u32 = 4;
+const VAIN_LOGINS: u32 = 4;
 /// Between two probes of a node, however many doubt it.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// Between two samples while somebody waits for the node to catch up; the timer rounds up to its milliseconds.

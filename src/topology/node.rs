@@ -150,13 +150,15 @@ impl Node {
         self.good_probes = 0;
         self.may_have_restarted = true;
         self.health = match failure {
-            ProbeFailure::Timeout | ProbeFailure::Lost | ProbeFailure::NotAsked(_) => self.missed(),
+            // One error may be this probe's alone: it was cancelled, or in the way of recovery.
+            ProbeFailure::Timeout | ProbeFailure::Lost | ProbeFailure::NotAsked(_) | ProbeFailure::Protocol(_) => {
+                self.missed()
+            }
             ProbeFailure::Starting => Health::Starting,
             ProbeFailure::Refused
             | ProbeFailure::Unresolved(_)
             | ProbeFailure::TooManyConnections
-            | ProbeFailure::Authentication(_)
-            | ProbeFailure::Protocol(_) => Health::Down,
+            | ProbeFailure::Authentication(_) => Health::Down,
         };
         self.failure = Some(failure);
     }

@@ -1,5 +1,6 @@
 //! The monitor before real nodes: it finds roles, measures lag, follows failovers and fences who lost the role.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ use trunkline::demo::node::{Node, Stop};
 use trunkline::monitor::{Limits, Monitor, MonitorHandle};
 use trunkline::topology::{NodeId, NodeState, Role, View};
 
-use crate::fixture::{cluster, limited};
+use crate::fixture::{cluster, eventually, limited, login};
+use crate::relay::Relay;
 
 const PRIMARY: NodeId = NodeId(0);
 const REPLICA: NodeId = NodeId(1);
@@ -29,7 +31,13 @@ struct Watched {
 
 impl Watched {
     fn new(cluster: &Cluster, role: &str, max_lag: Duration) -> Self {
-        let nodes = cluster.nodes().iter().map(|node| node.address().to_string().into()).collect();
+        let nodes: Vec<_> = cluster.nodes().iter().map(Node::address).collect();
+        Self::before(&nodes, role, max_lag)
+    }
+
+    /// The same, where the nodes are reached by other addresses.
+    fn before(nodes: &[SocketAddr], role: &str, max_lag: Duration) -> Self {
+        let nodes = nodes.iter().map(|node| node.to_string().into()).collect();
         let monitor = config::Monitor {
             user: role.into(),
             password: Secret::new(role.to_owned()),
@@ -255,6 +263,62 @@ fn a_primary_that_lets_nobody_in_is_lost_only_when_that_lasts() {
         watched.until("the primary is lost", |view| view.primary.is_none());
         signal(&postmaster, "CONT");
         watched.until_whole();
+    });
+}
+
+#[test]
+fn logins_that_fail_beside_an_old_connection_that_answers_are_no_loss() {
+    limited(|| {
+        let cluster = cluster();
+        let relay = Relay::to(cluster.node(0).address());
+        let nodes = [relay.address(), cluster.node(1).address(), cluster.node(2).address()];
+        let watched = Watched::before(&nodes, "bench", Duration::from_secs(10));
+        let stays_up = |what: &str, span: Duration| {
+            let begun = Instant::now();
+            while begun.elapsed() < span {
+                let view = watched.handle.view();
+                assert_eq!(state(&view, PRIMARY), NodeState::Up, "{what}, {:?}: {view:#?}", begun.elapsed());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let one_is_refused = || {
+            let before = relay.refused();
+            eventually("a fresh login is due", Duration::from_secs(10), || relay.refused() > before);
+        };
+        watched.until_whole();
+        relay.turn_away(b"");
+        one_is_refused();
+        relay.mend();
+        stays_up("one login was closed without a word", Duration::from_millis(500));
+        // The postmaster's words when it has no memory for another process: no message of any protocol.
+        relay.turn_away(b"Ecould not fork new process for connection: Cannot allocate memory\n\0");
+        one_is_refused();
+        stays_up("it has no memory for another process", Duration::from_secs(3));
+        relay.turn_away(b"");
+        watched.until("the primary is lost where logins are closed for longer", |view| view.primary.is_none());
+        relay.mend();
+        watched.until_whole();
+    });
+}
+
+#[test]
+fn a_statement_timeout_of_its_role_does_not_end_a_probe_that_waits() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("alter role bench set statement_timeout = '20ms'").unwrap();
+        let watched = Watched::new(&cluster, "bench", Duration::from_secs(10));
+        watched.until_whole();
+        let mut superuser = login(cluster.node(0).port(), "bench", "bench").connect(NoTls).unwrap();
+        superuser
+            .batch_execute("set statement_timeout = 0; begin; lock table pg_authid in access exclusive mode")
+            .unwrap();
+        let locked = Instant::now();
+        while locked.elapsed() < Duration::from_millis(250) {
+            let view = watched.handle.view();
+            assert_eq!(state(&view, PRIMARY), NodeState::Up, "after {:?}: {view:#?}", locked.elapsed());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        superuser.batch_execute("rollback").unwrap();
     });
 }
 

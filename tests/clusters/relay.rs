@@ -38,6 +38,10 @@ struct Shared {
 struct State {
     carriage: Carriage,
     refuses: bool,
+    /// What is said to who is refused, once it has said something; None: nothing, at once.
+    farewell: Option<&'static [u8]>,
+    /// Connections that were refused.
+    refused: usize,
     pairs: Vec<Pair>,
 }
 
@@ -54,7 +58,7 @@ impl Relay {
     pub(crate) fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let state = State { carriage: Carriage::Whole, refuses: false, pairs: Vec::new() };
+        let state = State { carriage: Carriage::Whole, refuses: false, farewell: None, refused: 0, pairs: Vec::new() };
         let shared = Arc::new(Shared {
             target,
             state: Mutex::new(state),
@@ -83,6 +87,17 @@ impl Relay {
         self.close(|pair| pair.end(Shutdown::Both));
     }
 
+    /// Goes on carrying, and closes every new connection with these bytes for an answer, until [`Relay::mend`].
+    pub(crate) fn turn_away(&self, farewell: &'static [u8]) {
+        let mut state = self.shared.state();
+        (state.refuses, state.farewell) = (true, Some(farewell));
+    }
+
+    /// Connections that have been refused.
+    pub(crate) fn refused(&self) -> usize {
+        self.shared.state().refused
+    }
+
     /// Closes every connection by a reset (RST); new ones are carried.
     pub(crate) fn reset(&self) {
         self.close(|pair| {
@@ -106,7 +121,7 @@ impl Relay {
     /// Carries again, whole; connections that were cut stay cut.
     pub(crate) fn mend(&self) {
         let mut state = self.shared.state();
-        state.refuses = false;
+        (state.refuses, state.farewell) = (false, None);
         state.carriage = Carriage::Whole;
         drop(state);
         self.shared.changed.notify_all();
@@ -144,6 +159,13 @@ impl Shared {
         self.state.lock().unwrap()
     }
 
+    /// What is said to a connection that is refused; None: it is carried.
+    fn is_refusing(&self) -> Option<Option<&'static [u8]>> {
+        let mut state = self.state();
+        state.refused += usize::from(state.refuses);
+        state.refuses.then_some(state.farewell)
+    }
+
     /// How the next bytes are carried; waits while it is not at all.
     fn next_carriage(&self) -> Carriage {
         let state = self.state();
@@ -157,7 +179,8 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.stopped.load(Ordering::Relaxed) {
             return;
         }
-        if shared.state().refuses {
+        if let Some(farewell) = shared.is_refusing() {
+            refuse(inward, farewell);
             continue;
         }
         let Ok(outward) = TcpStream::connect(shared.target) else { continue };
@@ -170,6 +193,12 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         shared.state().pairs.push(pair);
     }
+}
+
+/// What has been said is read first: a close before that would be a reset, which takes the farewell with it.
+fn refuse(mut inward: TcpStream, farewell: Option<&[u8]>) {
+    let Some(farewell) = farewell else { return };
+    let _ = (inward.read(&mut [0; 1024]), inward.write_all(farewell));
 }
 
 fn carry(mut from: TcpStream, mut to: TcpStream, shared: &Shared, ends_by_reset: &AtomicBool) {

@@ -188,6 +188,23 @@ fn a_refused_primary_is_lost_at_once_and_a_silent_one_after_two_probes() {
 }
 
 #[test]
+fn one_answer_that_is_an_error_takes_nothing_from_a_node_and_a_second_does() {
+    let error = || ProbeFailure::Protocol("canceling statement due to conflict with recovery (40001)".into());
+    let mut story = Story::whole();
+    story.fails(A, error());
+    assert_eq!((story.view().primary, story.state(A)), (Some(A), NodeState::Suspect));
+    story.claims(A, 1, 2);
+    assert_eq!((story.view().primary, story.view().epoch), (Some(A), 1));
+    story.fails(B, error());
+    assert_eq!(story.state(B), NodeState::Suspect);
+    story.fails(B, error());
+    assert_eq!(story.state(B), NodeState::Down);
+    story.fails(A, error());
+    story.fails(A, error());
+    story.has_no_primary_because("node0:5432 gives an answer that is not understood");
+}
+
+#[test]
 fn a_primary_that_has_no_room_for_the_monitor_stays_primary() {
     let mut story = Story::whole();
     for _ in 0..50 {
