@@ -13,7 +13,8 @@ pub(super) const SAMPLE_NAME: &str = "sample";
 
 /// Everything about a node. Functions that fail in or out of recovery stand behind CASE; columns that a role without
 /// pg_monitor may not see are NULL for it. Every column says again whether it is in recovery, as a promotion may come
-/// between two of them; the first column decides how the others are read. The last one is the announcement of
+/// between two of them; the first column decides how the others are read. Who only takes the log, as pg_receivewal, replays
+/// nothing, and a subscriber reads a logical slot: neither is a standby. The last column is the announcement of
 /// `patroni/before_stop`: a superuser holds an advisory lock while the node is about to be stopped.
 pub(super) const PROBE: &str = "\
 SELECT pg_is_in_recovery(), \
@@ -22,7 +23,8 @@ SELECT pg_is_in_recovery(), \
 current_setting('server_version_num'), \
 CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END, \
 CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END, \
-(SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' OR state IS NULL), \
+(SELECT count(*) FROM pg_stat_replication WHERE (state = 'streaming' AND replay_lsn IS NOT NULL OR state IS NULL) \
+AND pid NOT IN (SELECT active_pid FROM pg_replication_slots WHERE slot_type = 'logical' AND active_pid IS NOT NULL)), \
 pg_last_wal_replay_lsn(), \
 pg_last_wal_receive_lsn(), \
 CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END, \

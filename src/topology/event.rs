@@ -109,7 +109,8 @@ pub enum ReportedRole {
         timeline: Timeline,
         /// The insert position less an empty page's header.
         insert_lsn: Lsn,
-        /// Standbys that stream from it; every walsender when the monitor's role may not see their state.
+        /// Standbys that stream from it; every walsender without a logical slot when the monitor's role may not see their
+        /// state.
         streaming_standbys: u32,
     },
     /// It is in recovery.

@@ -1,6 +1,7 @@
 //! The monitor before real nodes: it finds roles, measures lag, follows failovers and fences who lost the role.
 
 use std::net::SocketAddr;
+use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,13 +10,15 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use trunkline::auth::Secret;
 use trunkline::config;
-use trunkline::demo::cluster::Cluster;
+use trunkline::demo::cluster::{Cluster, Shape};
+use trunkline::demo::installation::Installation;
 use trunkline::demo::node::{Node, Stop};
 use trunkline::monitor::{Limits, Monitor, MonitorHandle};
 use trunkline::topology::{NodeId, NodeState, Role, View};
 
-use crate::fixture::{cluster, eventually, limited, login};
+use crate::fixture::{cluster, eventually, limited, login, shape};
 use crate::relay::Relay;
+use crate::replication::program;
 
 const PRIMARY: NodeId = NodeId(0);
 const REPLICA: NodeId = NodeId(1);
@@ -319,6 +322,52 @@ fn a_statement_timeout_of_its_role_does_not_end_a_probe_that_waits() {
             std::thread::sleep(Duration::from_millis(1));
         }
         superuser.batch_execute("rollback").unwrap();
+    });
+}
+
+/// A client for replication that goes on until it is dropped.
+struct Subscriber(Child);
+
+impl Subscriber {
+    fn start(name: &str, cluster: &Cluster, arguments: &[&str]) -> Self {
+        Self(program(name, cluster.node(0).port(), "bench").args(arguments).spawn().unwrap())
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        let _ = (self.0.kill(), self.0.wait());
+    }
+}
+
+#[test]
+fn who_only_reads_the_log_is_no_replica_that_supports_a_primary() {
+    limited(|| {
+        let settings = "wal_level = logical".to_owned();
+        let cluster = Cluster::start(&Shape { replicas: 1, settings, ..shape() }).unwrap();
+        let primary = cluster.node(0);
+        cluster.node(1).stop(Stop::Fast).unwrap();
+        primary.sql("create role plain login password 'plain'").unwrap();
+        primary.sql("select pg_create_logical_replication_slot('changes', 'test_decoding')").unwrap();
+        let folder = cluster.folder().join("received");
+        std::fs::create_dir(&folder).unwrap();
+        Installation::find().unwrap().own(&folder).unwrap();
+        let folder = folder.to_str().unwrap();
+        let _log = Subscriber::start("pg_receivewal", &cluster, &["-D", folder]);
+        let slot = ["-d", "bench", "--slot", "changes", "--start", "-f", "/dev/null", "-F", "1", "-s", "1"];
+        let _changes = Subscriber::start("pg_recvlogical", &cluster, &slot);
+        let streaming = |count: &str| {
+            primary.sql("select count(*) from pg_stat_replication where state = 'streaming'").unwrap() == count
+        };
+        eventually("both stream", Duration::from_secs(10), || streaming("2"));
+        let why = |role: &str| {
+            let watched = Watched::new(&cluster, role, Duration::from_secs(10));
+            watched.until("a primary", |view| view.primary == Some(PRIMARY));
+            watched.handle.view().node(PRIMARY).unwrap().why.to_string()
+        };
+        assert!(why("bench").contains("nothing spoke against it"), "{}", why("bench"));
+        // Who may not see the state of others cannot tell the log's reader from a replica.
+        assert!(why("plain").contains("accepted with 1 streaming"), "{}", why("plain"));
     });
 }
 

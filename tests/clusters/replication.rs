@@ -16,7 +16,7 @@ use crate::raw::{COPY_DONE, RawClient, TERMINATE, cancel, query};
 const REPLICATOR: &str = "[[user]]\nname = \"replicator\"\npassword = \"replicator\"";
 
 /// One of PostgreSQL's programs, as this role to this port.
-fn program(name: &str, port: u16, role: &str) -> Command {
+pub(crate) fn program(name: &str, port: u16, role: &str) -> Command {
     let mut command = Installation::find().unwrap().command(name);
     command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-U", role]).env("PGPASSWORD", role);
     command
