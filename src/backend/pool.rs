@@ -59,6 +59,9 @@ pub enum LeaseError {
     /// The node was fenced while connecting.
     #[error("the node lost its role while connecting")]
     Fenced,
+    /// A reload has forgotten the pool: what it opens connections with may not be true any more.
+    #[error("the pool was forgotten by a reload")]
+    Forgotten,
 }
 
 #[derive(Debug, Default)]
@@ -163,6 +166,7 @@ impl Pool {
                     Some(grant) => grant,
                     None => continue,
                 },
+                Taken::Never => return Err(LeaseError::Forgotten),
             };
             match grant {
                 Grant::Connection(connection) => {
@@ -170,7 +174,11 @@ impl Pool {
                         return Ok(lease);
                     }
                 }
-                Grant::Open(slot) => return self.open(slot, worker).await,
+                Grant::Open(slot) => {
+                    let opened = self.open(slot, worker).await;
+                    return opened
+                        .map_err(|error| if self.slots.is_forgotten() { LeaseError::Forgotten } else { error });
+                }
             }
         }
     }
@@ -306,6 +314,11 @@ impl Pool {
     /// Closes all idle connections, and takes none back.
     pub fn retire(&self) {
         self.slots.retire();
+    }
+
+    /// Lends nothing any more: idle connections are closed now, others when they come back, and who waits is sent away.
+    pub(super) fn forget(&self) {
+        self.slots.forget();
     }
 
     /// What there is now.

@@ -182,7 +182,7 @@ impl Pools {
             if let Some(pool) = pool {
                 self.retired.lock().push((key.clone(), Arc::clone(&pool)));
                 self.pools.remove(&key);
-                pool.retire();
+                pool.forget();
             }
         }
         self.quotas.retain(|_, quota| !quota.pools().is_empty() || quota.is_used());
@@ -218,7 +218,8 @@ impl Pools {
     /// Closes idle connections that are too old, idle for too long, or closed by their node.
     /// While a client is there for a pool, so many of it are kept as the plan says.
     pub fn reap(&self, now: Instant, is_in_use: impl Fn(&PoolKey) -> bool) -> usize {
-        self.retired.lock().retain(|(_, pool)| pool.counts().busy > 0);
+        // One that somebody has yet may be leasing from it in this moment.
+        self.retired.lock().retain(|(_, pool)| Arc::strong_count(pool) > 1 || pool.counts().busy > 0);
         self.pools.iter().map(|pool| pool.reap(now, is_in_use(pool.key()))).sum()
     }
 

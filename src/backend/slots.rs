@@ -29,6 +29,8 @@ struct State {
     waiters: VecDeque<Waiter>,
     /// No more connections are taken back.
     retired: bool,
+    /// Nothing is lent or opened any more.
+    forgotten: bool,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,8 @@ pub enum Taken {
     Now(Grant),
     /// A place in the queue.
     Wait(oneshot::Receiver<Grant>),
+    /// Nothing, now or later: the pool has been forgotten.
+    Never,
 }
 
 /// What a pool has at a moment.
@@ -127,7 +131,7 @@ impl Slots {
     /// Slots within these bounds, used by this many workers.
     pub fn new(bounds: Bounds, workers: usize, quotas: Vec<Arc<Quota>>) -> Arc<Self> {
         let idle = (0..workers.max(1)).map(|_| Vec::new()).collect();
-        let state = State { bounds, idle, total: 0, waiters: VecDeque::new(), retired: false };
+        let state = State { bounds, idle, total: 0, waiters: VecDeque::new(), retired: false, forgotten: false };
         let slots = Arc::new(Self { state: Mutex::new(state), quotas });
         slots.quotas.iter().for_each(|quota| quota.join(&slots));
         slots
@@ -137,6 +141,9 @@ impl Slots {
     pub fn take(self: &Arc<Self>, worker: usize, now: Instant) -> Taken {
         let (receiver, is_starved) = {
             let mut state = self.state.lock();
+            if state.forgotten {
+                return Taken::Never;
+            }
             if state.nobody_waits() {
                 if let Some(connection) = state.pop_idle(worker) {
                     return Taken::Now(Grant::Connection(connection));
@@ -268,6 +275,22 @@ impl Slots {
             std::mem::take(&mut state.idle)
         };
         drop(idle);
+    }
+
+    /// The same, and lends and opens nothing any more: who waits is sent away.
+    pub fn forget(&self) {
+        self.retire();
+        let waiters = {
+            let mut state = self.state.lock();
+            state.forgotten = true;
+            std::mem::take(&mut state.waiters)
+        };
+        drop(waiters);
+    }
+
+    /// It has been forgotten.
+    pub fn is_forgotten(&self) -> bool {
+        self.state.lock().forgotten
     }
 
     /// What there is now.
@@ -437,7 +460,7 @@ mod tests {
     fn place(taken: Taken) -> oneshot::Receiver<Grant> {
         match taken {
             Taken::Wait(place) => place,
-            other @ Taken::Now(_) => panic!("a place in the queue, not {other:?}"),
+            other => panic!("a place in the queue, not {other:?}"),
         }
     }
 
@@ -603,6 +626,19 @@ mod tests {
         assert!(!quota.is_over());
         place(slots.take(0, now));
         drop(held);
+    }
+
+    #[test]
+    fn who_waits_when_its_pool_is_forgotten_is_sent_away_and_nobody_waits_there_again() {
+        let (slots, now) = (of_size(1), Instant::now());
+        let held = slot(slots.take(0, now));
+        let mut waits = place(slots.take(0, now));
+        slots.forget();
+        assert_eq!(waits.try_recv().err(), Some(oneshot::error::TryRecvError::Closed));
+        assert!(matches!(slots.take(0, now), Taken::Never));
+        drop(held);
+        assert!(matches!(slots.take(0, now), Taken::Never));
+        assert_eq!(slots.counts().busy, 0);
     }
 
     #[test]

@@ -170,6 +170,8 @@ impl Client {
                         let _ = tokio::time::timeout(RETRY_PAUSE, changed.changed()).await;
                     }
                     Err(LeaseError::Fenced) => {}
+                    // It was remembered after the reload had reached this worker, and before it forgot its pools.
+                    Err(LeaseError::Forgotten) => self.pools.clear(),
                     Err(error) => {
                         if matches!(error, LeaseError::Full(_)) {
                             self.worker.metrics.lease_waited(waited); // in vain

@@ -1,6 +1,10 @@
 //! A configuration that is read anew while clients go on.
 
+use std::collections::HashSet;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres::NoTls;
@@ -232,5 +236,45 @@ fn a_pause_waits_also_for_transactions_whose_pools_a_reload_has_forgotten() {
         client.batch_execute("commit").unwrap();
         console.batch_execute("pause bench").unwrap();
         console.batch_execute("resume bench").unwrap();
+    });
+}
+
+#[test]
+fn sessions_under_load_go_on_to_new_pools_when_their_password_changes() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create role ada login").unwrap();
+        // Whatever is proved counts, so that only a change of pools is seen.
+        let file = primary.sql("show hba_file").unwrap();
+        let rules = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("host all ada 127.0.0.1/32 trust\n{rules}")).unwrap();
+        primary.sql("select pg_reload_conf()").unwrap();
+        let user = "[[user]]\nname = 'ada'\npassword = 'a'\nserver_password = '0'";
+        let proxy = Proxy::before(&cluster, &[primary.address()], user);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let sessions: Vec<_> = (0..6)
+            .map(|_| {
+                let (mut client, is_over) =
+                    (login(proxy.port(), "ada", "a").dbname("bench").connect(NoTls).unwrap(), Arc::clone(&is_over));
+                thread::spawn(move || {
+                    let mut server = || -> i32 { client.query_one("select pg_backend_pid()", &[]).unwrap().get(0) };
+                    while !is_over.load(Ordering::Relaxed) {
+                        server();
+                    }
+                    (0..50).map(|_| server()).collect::<HashSet<_>>().len()
+                })
+            })
+            .collect();
+        for round in 1..=20 {
+            reload(&proxy, DONE, |file| {
+                let users = file["user"].as_array_mut().unwrap();
+                let ada = users.iter_mut().find(|user| user["name"].as_str() == Some("ada")).unwrap();
+                ada.as_table_mut().unwrap().insert("server_password".to_owned(), round.to_string().into());
+            });
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let servers: Vec<usize> = sessions.into_iter().map(|session| session.join().unwrap()).collect();
+        assert!(servers.iter().all(|count| *count <= 25), "a server connection for each statement: {servers:?}");
     });
 }
