@@ -154,6 +154,8 @@ impl Pools {
 
     /// Pools of the cluster `from` at these nodes become pools of the cluster `to`.
     pub fn move_to(&self, from: usize, to: usize, nodes: impl Fn(NodeId) -> bool) {
+        // Who counts leases meanwhile would miss one, or see it twice.
+        let _retired = self.retired.lock();
         let is_moved = |key: &PoolKey| key.cluster == from && nodes(key.node);
         let keys: Vec<PoolKey> = self.pools.iter().map(|pool| pool.key().clone()).filter(is_moved).collect();
         for key in keys {
@@ -177,11 +179,11 @@ impl Pools {
         let keys: Vec<PoolKey> =
             self.pools.iter().map(|pool| pool.key().clone()).filter(|key| !is_wanted(key)).collect();
         for key in keys {
-            // In both for a moment, so that whoever counts leases misses none.
-            let pool = self.pools.get(&key).map(|pool| Arc::clone(&pool));
-            if let Some(pool) = pool {
-                self.retired.lock().push((key.clone(), Arc::clone(&pool)));
-                self.pools.remove(&key);
+            // Whoever counts leases finds it in one of both.
+            let mut retired = self.retired.lock();
+            if let Some((key, pool)) = self.pools.remove(&key) {
+                retired.push((key, Arc::clone(&pool)));
+                drop(retired);
                 pool.forget();
             }
         }
@@ -233,10 +235,13 @@ impl Pools {
         self.pools.iter().map(|pool| (pool.key().clone(), pool.counts())).collect()
     }
 
-    /// Leases of pools that have been forgotten, and are meant.
-    pub fn leases_of_forgotten(&self, is_meant: impl Fn(&PoolKey) -> bool) -> usize {
+    /// Leases of the pools that are meant, also of those that have been forgotten.
+    pub fn leases(&self, is_meant: impl Fn(&PoolKey) -> bool) -> usize {
+        // While it is locked none is moved or forgotten.
         let retired = self.retired.lock();
-        retired.iter().filter(|(key, _)| is_meant(key)).map(|(_, pool)| pool.counts().busy).sum()
+        let forgotten = retired.iter().filter(|(key, _)| is_meant(key)).map(|(_, pool)| pool.counts().busy);
+        let others = self.pools.iter().filter(|pool| is_meant(pool.key())).map(|pool| pool.counts().busy);
+        forgotten.sum::<usize>() + others.sum::<usize>()
     }
 
     /// Closes all idle connections, and takes none back.

@@ -43,6 +43,6 @@ pub mod worker;
 
 pub use census::Census;
 pub use fleet::Fleet;
-pub use pause::{Busy, Pause, Paused, Pauses, Scope};
+pub use pause::{NotPaused, Pause, Paused, Pauses, Scope};
 pub use server::{AnyDatabase, Cluster, Database, DatabaseCatalog, Server, User};
 pub use worker::{Report, Whom, Worker};

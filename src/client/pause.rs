@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use tokio::sync::watch;
 
-use super::server::Server;
+use super::server::{Database, Server};
 
 /// Whether the statements of one database wait, and whether it takes new clients. Outlives a reload.
 #[derive(Debug)]
@@ -30,7 +30,11 @@ pub enum Cause {
 
 /// The pauses of all databases, by the names that clients ask for.
 #[derive(Debug, Default)]
-pub struct Pauses(DashMap<Arc<str>, Arc<Pause>>);
+pub struct Pauses {
+    named: DashMap<Arc<str>, Arc<Pause>>,
+    /// Of those that have none of their own. Whatever becomes known while all are paused begins with its causes.
+    others: Arc<Pause>,
+}
 
 /// What is paused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,12 +47,18 @@ pub enum Scope {
     Cluster(Arc<str>),
 }
 
-/// Open transactions did not end in time; nothing is paused any more.
+/// Why a pause has not come to be; what it had begun is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{leases} server connections were still in use at the deadline")]
-pub struct Busy {
-    /// Server connections that were still held.
-    pub leases: usize,
+pub enum NotPaused {
+    /// Open transactions did not end in time.
+    #[error("{leases} server connections were still in use at the deadline")]
+    Busy {
+        /// Server connections that were still held.
+        leases: usize,
+    },
+    /// Somebody has resumed meanwhile, or an earlier attempt has given up.
+    #[error("it was resumed while open transactions were waited for")]
+    Resumed,
 }
 
 /// While it lives, a cluster's statements wait.
@@ -65,6 +75,16 @@ impl Pause {
     #[inline]
     pub fn is_paused(&self) -> bool {
         self.causes.load(Ordering::Acquire) & (Cause::Operator as u8 | Cause::Switchover as u8) != 0
+    }
+
+    /// This holds it back.
+    fn has(&self, cause: Cause) -> bool {
+        self.causes.load(Ordering::Acquire) & cause as u8 != 0
+    }
+
+    /// Anything holds it back.
+    fn is_held(&self) -> bool {
+        self.causes.load(Ordering::Acquire) != 0
     }
 
     /// New clients are refused.
@@ -105,7 +125,31 @@ impl Default for Pause {
 impl Pauses {
     /// The pause of a database, the same as long as the process runs.
     pub fn of(&self, database: &Arc<str>) -> Arc<Pause> {
-        Arc::clone(&self.0.entry(Arc::clone(database)).or_default())
+        let like_others = || {
+            let pause = Pause::default();
+            if self.others.has(Cause::Operator) {
+                pause.begin(Cause::Operator);
+            }
+            Arc::new(pause)
+        };
+        Arc::clone(&self.named.entry(Arc::clone(database)).or_insert_with(like_others))
+    }
+
+    /// The pause that counts for a name that a client asks for, whatever it is: none is remembered.
+    pub fn of_any(&self, name: &str) -> Arc<Pause> {
+        self.named.get(name).map_or_else(|| Arc::clone(&self.others), |pause| Arc::clone(&pause))
+    }
+
+    /// Something holds this database back.
+    pub fn is_held(&self, database: &str) -> bool {
+        self.named.get(database).is_some_and(|pause| pause.is_held())
+    }
+
+    /// All there are. Those that become known later are like the first of these.
+    fn all(&self) -> Vec<Arc<Pause>> {
+        let mut all = vec![Arc::clone(&self.others)];
+        all.extend(self.named.iter().map(|pause| Arc::clone(&pause)));
+        all
     }
 }
 
@@ -120,17 +164,31 @@ impl Drop for Paused {
 impl Server {
     /// Pauses until RESUME. Returns when no server connection is in use any more, and has closed the idle ones; or,
     /// when that is not so by the deadline, resumes and says how many were.
-    pub async fn pause(&self, scope: &Scope, deadline: Instant) -> Result<(), Busy> {
-        let pauses = self.pauses_of(scope);
-        // One that was paused before stays so, whatever becomes of this attempt.
-        let begun: Vec<_> = pauses.into_iter().filter(|pause| pause.begin(Cause::Operator)).collect();
-        let quiet = self.quiet(scope, deadline).await;
+    pub async fn pause(&self, scope: &Scope, deadline: Instant) -> Result<(), NotPaused> {
+        let before = self.pauses_of(scope);
+        let begun = self.hold(scope);
+        let quiet = self.quiet(scope, Cause::Operator, deadline).await;
         if quiet.is_err() {
-            begun.iter().for_each(|pause| {
-                pause.end(Cause::Operator);
-            });
+            begun.iter().for_each(|pause| _ = pause.end(Cause::Operator));
+            let is_in = |pauses: &[Arc<Pause>], pause: &Arc<Pause>| pauses.iter().any(|one| Arc::ptr_eq(one, pause));
+            if is_in(&begun, &self.pauses.others) {
+                // What has become known meanwhile is paused only because all were.
+                let since = self.pauses_of(scope).into_iter().filter(|pause| !is_in(&before, pause));
+                since.for_each(|pause| _ = pause.end(Cause::Operator));
+            }
         }
         quiet
+    }
+
+    /// Begins an operator's pause. Answers what was not paused before: the rest stays so, whatever becomes of this attempt.
+    pub fn hold(&self, scope: &Scope) -> Vec<Arc<Pause>> {
+        let mut begun = Vec::new();
+        if *scope == Scope::All {
+            // First, so that none becomes known between them and the others that is like neither.
+            begun.extend(Some(&self.pauses.others).filter(|others| others.begin(Cause::Operator)).cloned());
+        }
+        begun.extend(self.pauses_of(scope).into_iter().filter(|pause| pause.begin(Cause::Operator)));
+        begun
     }
 
     /// Ends an operator's pause; false: there was none.
@@ -140,30 +198,37 @@ impl Server {
     }
 
     /// Pauses a cluster for a switchover, until what is returned is dropped. The deadline is for open transactions.
-    pub async fn pause_cluster(&self, cluster: &Arc<str>, deadline: Instant) -> Result<Paused, Busy> {
+    pub async fn pause_cluster(&self, cluster: &Arc<str>, deadline: Instant) -> Result<Paused, NotPaused> {
         let scope = Scope::Cluster(Arc::clone(cluster));
         let pauses = self.pauses_of(&scope).into_iter().filter(|pause| pause.begin(Cause::Switchover)).collect();
         let paused = Paused { pauses };
-        self.quiet(&scope, deadline).await?;
+        self.quiet(&scope, Cause::Switchover, deadline).await?;
         Ok(paused)
     }
 
     fn pauses_of(&self, scope: &Scope) -> Vec<Arc<Pause>> {
-        let databases = self.databases.iter().filter(|(name, database)| match scope {
-            Scope::All => true,
-            Scope::Database(meant) => *name == meant,
-            Scope::Cluster(meant) => self.cluster(database).name == *meant,
-        });
-        databases.map(|(_, database)| Arc::clone(&database.pause)).collect()
+        let of = |database: &Arc<Database>| Arc::clone(&database.pause);
+        match scope {
+            Scope::All => self.pauses.all(),
+            Scope::Database(meant) => self.databases.get(meant).map(of).into_iter().collect(),
+            Scope::Cluster(meant) => {
+                let databases = self.databases.values();
+                databases.filter(|database| self.cluster(database).name == *meant).map(of).collect()
+            }
+        }
     }
 
     /// Whoever takes a server connection looks at its pause afterwards, and taking goes through the lock that counting
-    /// takes: so a count of none, made after the pause has begun, stays none.
-    async fn quiet(&self, scope: &Scope, deadline: Instant) -> Result<(), Busy> {
+    /// takes: so a count of none, made after the pause has begun, stays none as long as the pause lasts.
+    async fn quiet(&self, scope: &Scope, cause: Cause, deadline: Instant) -> Result<(), NotPaused> {
         loop {
-            match self.leases_of(scope) {
+            let leases = self.pools.leases(|key| self.is_named(scope, &key.database));
+            if !self.pauses_of(scope).iter().all(|pause| pause.has(cause)) {
+                return Err(NotPaused::Resumed);
+            }
+            match leases {
                 0 => break,
-                leases if Instant::now() >= deadline => return Err(Busy { leases }),
+                leases if Instant::now() >= deadline => return Err(NotPaused::Busy { leases }),
                 _ => tokio::time::sleep(LOOK).await,
             }
         }
@@ -173,23 +238,11 @@ impl Server {
 
     /// Closes the server connections of these databases: idle ones now, others when they come back.
     pub fn reconnect(&self, scope: &Scope) {
-        self.pools.reconnect(|key| self.is_meant(scope, key.cluster, &key.database), Instant::now());
+        self.pools.reconnect(|key| self.is_named(scope, &key.database), Instant::now());
     }
 
-    fn leases_of(&self, scope: &Scope) -> usize {
-        let counts = self.pools.counts();
-        let meant = counts.iter().filter(|(key, _)| self.is_meant(scope, key.cluster, &key.database));
-        let leases: usize = meant.map(|(_, counts)| counts.busy).sum();
-        // A reload may have forgotten their pools, or given their cluster another number: what they do there they still do.
-        leases + self.pools.leases_of_forgotten(|key| self.is_named(scope, &key.database))
-    }
-
-    fn is_meant(&self, scope: &Scope, cluster: usize, name: &Arc<str>) -> bool {
-        let here = self.databases.get(name).map(|database| self.cluster(database));
-        here.is_some_and(|here| here.number == cluster) && self.is_named(scope, name)
-    }
-
-    /// The scope names this database.
+    /// The scope names this database. By nothing else pools are told apart here: a reload may have forgotten them, or given
+    /// their cluster another number, and what is done there is still done.
     fn is_named(&self, scope: &Scope, name: &Arc<str>) -> bool {
         match scope {
             Scope::All => true,

@@ -270,8 +270,8 @@ impl Server {
         &self.clusters[database.cluster]
     }
 
-    /// What a client gets that asks for this name. What stands for every name has no catalogs and cannot be paused until
-    /// it has a place of its own.
+    /// What a client gets that asks for this name. What stands for every name has no catalogs, and is paused with all only,
+    /// until it has a place of its own.
     pub fn database(&self, name: &Arc<str>) -> Option<Arc<Database>> {
         if let Some(database) = self.databases.get(name) {
             return Some(Arc::clone(database));
@@ -282,7 +282,7 @@ impl Server {
             allowance: found.allowance,
             cluster: found.cluster,
             server_name: found.server_name,
-            pause: Arc::default(),
+            pause: self.pauses.of_any(name),
             catalog: DatabaseCatalog::default(),
         }))
     }
@@ -297,7 +297,7 @@ impl Server {
                 allowance: Allowance::default(),
                 cluster: 0,
                 server_name: Arc::clone(name),
-                pause: Arc::default(),
+                pause: self.pauses.of_any(name),
                 catalog: DatabaseCatalog::default(),
             };
             is_clear.then(|| Arc::new(unconfigured()))

@@ -168,11 +168,13 @@ impl Standing {
         Ok(reloaded)
     }
 
-    /// Databases that clients are there for keep their place, if what stands for every name is still there.
+    /// Databases that clients are there for, or that an operator holds back, keep their place, if what stands for every name is
+    /// still there.
     fn adopt_again(&mut self, config: &mut Config) {
         let any = config.databases.iter().find(|database| database.is_any()).cloned();
         let is_named = |name: &Arc<str>| config.databases.iter().any(|database| database.name == *name);
-        self.adopted.retain(|name| any.is_some() && !is_named(name) && self.lasting.census.has_database(name));
+        let is_needed = |name: &Arc<str>| self.lasting.census.has_database(name) || self.lasting.pauses.is_held(name);
+        self.adopted.retain(|name| any.is_some() && !is_named(name) && is_needed(name));
         let again = any.iter().flat_map(|any| self.adopted.iter().map(|name| any.named(name)));
         let again: Vec<config::Database> = again.collect();
         config.databases.extend(again);

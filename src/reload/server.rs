@@ -24,7 +24,7 @@ pub(super) struct Lasting {
     pub(super) pools: Arc<Pools>,
     cancel_keys: Arc<CancelKeys>,
     welcomes: Arc<Welcomes>,
-    pauses: Arc<Pauses>,
+    pub(super) pauses: Arc<Pauses>,
     host_names: Arc<HostNames>,
     attempts: Arc<Attempts>,
     console: Arc<OnceLock<Console>>,

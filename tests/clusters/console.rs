@@ -238,6 +238,62 @@ fn pause_gives_up_when_a_transaction_does_not_end_and_what_is_paused_too_long_is
 }
 
 #[test]
+fn a_pause_that_somebody_ends_while_it_waits_is_not_answered_as_done() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let (mut console, mut pausing) = (console(&proxy), console(&proxy));
+        let mut open = proxy.client();
+        open.batch_execute("begin; select 1").unwrap();
+        let pausing = thread::spawn(move || pausing.simple_query("PAUSE bench").map(drop));
+        eventually("the database is paused", SOON, || value(&rows(&mut console, "show databases")[0], "paused") == "1");
+        console.simple_query("RESUME bench").unwrap();
+        let told = pausing.join().unwrap().unwrap_err();
+        assert_eq!(told.code().unwrap().code(), "55000");
+        assert!(told.as_db_error().unwrap().message().contains("resumed"), "{told:?}");
+        open.batch_execute("commit").unwrap();
+        assert_eq!(value(&rows(&mut console, "show databases")[0], "paused"), "0");
+    });
+}
+
+#[test]
+fn databases_that_are_asked_for_by_any_name_are_paused_and_disabled_as_others() {
+    limited(|| {
+        let cluster = cluster();
+        for name in ["first", "second"] {
+            cluster.node(0).sql(&format!("create database {name}")).unwrap();
+        }
+        let any = "[[database]]\nname = '*'\ncluster = 'main'";
+        let proxy = Proxy::start(&cluster, &format!("{OPEN}\n{any}"));
+        let mut console = console(&proxy);
+        let config = |name: &str| login(proxy.port(), "bench", "bench").dbname(name).clone();
+        console.simple_query("PAUSE").unwrap();
+        let first = config("first");
+        let waiting = thread::spawn(move || first.connect(NoTls)?.batch_execute("select 1"));
+        thread::sleep(Duration::from_millis(300));
+        assert!(!waiting.is_finished(), "it waits for RESUME");
+        console.simple_query("RESUME").unwrap();
+        waiting.join().unwrap().unwrap();
+
+        let names = |console: &mut Client| -> Vec<String> {
+            rows(console, "show databases").iter().map(|row| value(row, "name").to_owned()).collect()
+        };
+        let mut client = config("second").connect(NoTls).unwrap();
+        client.batch_execute("select 1").unwrap();
+        eventually("it has a place of its own", SOON, || names(&mut console).contains(&"second".to_owned()));
+        console.simple_query("DISABLE second").unwrap();
+        drop(client);
+        let has_left =
+            |console: &mut Client| !rows(console, "show clients").iter().any(|row| value(row, "database") == "second");
+        eventually("its client has left", SOON, || has_left(&mut console));
+        console.simple_query("RELOAD").unwrap();
+        assert!(config("second").connect(NoTls).is_err(), "it takes no new clients");
+        console.simple_query("ENABLE second").unwrap();
+        config("second").connect(NoTls).unwrap();
+    });
+}
+
+#[test]
 fn reload_answers_what_is_wrong_with_its_line() {
     limited(|| {
         let cluster = cluster();

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::NoTls;
 use postgres::error::SqlState;
+use postgres::{Client, NoTls, SimpleQueryMessage};
 use toml::{Table, Value};
+use trunkline::demo::node::Node;
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login, pgbench, server_port};
 use crate::pgbench::fill;
@@ -236,6 +237,52 @@ fn a_pause_waits_also_for_transactions_whose_pools_a_reload_has_forgotten() {
         client.batch_execute("commit").unwrap();
         console.batch_execute("pause bench").unwrap();
         console.batch_execute("resume bench").unwrap();
+    });
+}
+
+#[test]
+fn a_pause_that_is_under_way_waits_also_for_transactions_whose_pools_a_reload_gives_other_numbers() {
+    limited(|| {
+        let cluster = cluster();
+        let nodes: Vec<_> = cluster.nodes()[..2].iter().map(Node::address).collect();
+        let proxy = Proxy::before(&cluster, &nodes, "[admin]\nusers = ['bench']");
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a int); begin; insert into t values (1)").unwrap();
+        let mut console = console(&proxy);
+        let mut pausing = crate::fixture::console(&proxy);
+        let pausing = thread::spawn(move || pausing.simple_query("PAUSE bench").map(drop));
+        let is_paused = |console: &mut Client| {
+            let rows = console.simple_query("show databases").unwrap();
+            rows.iter().any(|row| matches!(row, SimpleQueryMessage::Row(row) if row.get("paused") == Some("1")))
+        };
+        eventually("the database is paused", SOON, || is_paused(&mut console));
+        let third = cluster.node(2).address().to_string();
+        reload(&proxy, DONE, |file| self::nodes(file).push(third.into()));
+        thread::sleep(Duration::from_millis(200));
+        assert!(!pausing.is_finished(), "a transaction is open");
+        client.batch_execute("commit").unwrap();
+        pausing.join().unwrap().unwrap();
+        let ours = "select count(*) from pg_stat_activity where datname = 'bench' and pid <> pg_backend_pid() and application_name not like 'trunkline%'";
+        assert_eq!(cluster.node(0).sql(ours).unwrap(), "0", "its connection is closed too");
+        console.simple_query("RESUME bench").unwrap();
+    });
+}
+
+#[test]
+fn a_database_that_a_reload_brings_while_all_are_paused_is_paused_too() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']");
+        let mut console = console(&proxy);
+        console.simple_query("PAUSE").unwrap();
+        let late = "name = 'late'\ncluster = 'main'\nserver_name = 'bench'".parse::<Table>().unwrap();
+        reload(&proxy, DONE, |file| file["database"].as_array_mut().unwrap().push(late.into()));
+        let config = login(proxy.port(), "bench", "bench").dbname("late").clone();
+        let waiting = thread::spawn(move || config.connect(NoTls)?.batch_execute("select 1"));
+        thread::sleep(Duration::from_millis(300));
+        assert!(!waiting.is_finished(), "it waits for RESUME");
+        console.simple_query("RESUME").unwrap();
+        waiting.join().unwrap().unwrap();
     });
 }
 

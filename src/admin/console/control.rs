@@ -11,7 +11,7 @@ use super::table::Table;
 use super::{Desk, Order, explain, show};
 use crate::client::console::Right;
 use crate::client::pause::Cause;
-use crate::client::{Busy, Scope, Whom};
+use crate::client::{NotPaused, Scope, Whom};
 use crate::wire::SqlState;
 
 /// What a command answers.
@@ -105,7 +105,7 @@ pub(super) async fn answer(command: &Command, giver: &Giver, desk: &Arc<Desk>) -
             let scope = scope(desk, name.as_ref())?;
             match server.pause(&scope, Instant::now() + server.pause_timeout).await {
                 Ok(()) => done("PAUSE"),
-                Err(busy) => Err(not_paused(busy)),
+                Err(cause) => Err(not_paused(cause)),
             }
         }
         Command::Resume(name) => match server.resume(&scope(desk, name.as_ref())?) {
@@ -167,9 +167,14 @@ fn scope(desk: &Desk, name: Option<&Arc<str>>) -> Result<Scope, Mistake> {
     Err(mistake.hint(format!("there is: {}", known.join(", "))))
 }
 
-fn not_paused(busy: Busy) -> Mistake {
-    Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("not paused: {busy}"))
-        .hint("SHOW CLIENTS names who holds them; failover.pause_timeout is how long PAUSE waits")
+fn not_paused(cause: NotPaused) -> Mistake {
+    let mistake = Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("not paused: {cause}"));
+    match cause {
+        NotPaused::Busy { .. } => {
+            mistake.hint("SHOW CLIENTS names who holds them; failover.pause_timeout is how long PAUSE waits")
+        }
+        NotPaused::Resumed => mistake,
+    }
 }
 
 fn ask(desk: &Desk, order: Order) -> Result<(), Mistake> {
@@ -201,9 +206,7 @@ async fn kill(desk: &Desk, name: Option<&Arc<str>>) -> Result<Answer, Mistake> {
         Some(name) => vec![Arc::clone(name)],
         None => server.databases.keys().cloned().collect(),
     };
-    for database in &meant {
-        server.pauses.of(database).begin(Cause::Operator);
-    }
+    server.hold(&scope);
     let mut killed = 0;
     for database in meant {
         killed += desk.fleet.kill(&Whom::Database(database)).await;
