@@ -75,6 +75,10 @@ impl Client {
         if self.session.status() != backend::TransactionStatus::Idle {
             self.leave_transaction();
             self.session.begin_anew();
+        } else if self.session.has_touched() {
+            // By what has been refused, or behind it: it runs again as a whole, and nobody is to meet what it has set here.
+            self.leave_held();
+            self.session.forget_touched();
         } else if let Some(held) = self.held.take() {
             self.give_back(held.lease, Instant::now());
         }

@@ -581,7 +581,9 @@ impl Client {
             return Ok(Surveyed::Message);
         };
         let there = rest.get(..header.size.min(rest.len())).unwrap_or_default();
-        if self.session.must_wait(header.tag, there.get(frame::HEADER..).unwrap_or_default()) {
+        if self.waits_to_read_settings()
+            || self.session.must_wait(header.tag, there.get(frame::HEADER..).unwrap_or_default())
+        {
             return Ok(Surveyed::Doubtful);
         }
         let Some(message) = rest.get(..header.size) else {
@@ -604,6 +606,13 @@ impl Client {
                 Ok(Surveyed::Message)
             }
         }
+    }
+
+    /// Everything is answered, and settings are read back as soon as the client has the answers: what comes next is looked at
+    /// by them.
+    fn waits_to_read_settings(&self) -> bool {
+        let has_unread = self.session.has_touched() || self.session.has_reset();
+        has_unread && self.session.all_answered() && (self.session.may_release() || self.done_by_mode().is_some())
     }
 
     /// What an earlier part of the batch has bound on a replica is executed there, wherever the rest of the batch must go:
@@ -652,16 +661,6 @@ impl Client {
         // Whatever it is, only its Sync goes there, which ends the batch.
         if self.session.is_skipping() {
             return Ok(Gate::Open);
-        }
-        // The end of a copy is what its Query waits for.
-        let ends_copy = matches!(self.session.gathered.end, Some(End::StrayCopy));
-        let is_to_settle = || self.session.may_release() || self.done_by_mode().is_some();
-        let is_reset = || {
-            self.session.reset_is_under_way()
-                || self.session.has_reset() && self.session.all_answered() && is_to_settle()
-        };
-        if !ends_copy && is_reset() {
-            return Ok(Gate::Closed(Turn::Still));
         }
         if let Some(Intent::Refuse { .. }) = self.session.intent()
             && (self.session.all_answered() || self.session.owes_only_open_batch())

@@ -61,7 +61,7 @@ impl Session {
             ) => self.transaction.status == TransactionStatus::Failed,
             _ => false,
         };
-        ends && self.all_answered() && !self.batch_is_open() && !self.has_touched() && self.can_end_anew()
+        ends && self.all_answered() && !self.batch_is_open() && self.can_end_anew()
     }
 
     /// What the first statement that has been gathered does to the transaction.
@@ -74,6 +74,7 @@ impl Session {
         self.transaction.modes.is_some()
             && !self.transaction.has_acted
             && self.pins.is_empty()
+            && !self.has_touched()
             && self.transaction.aborted.is_none()
     }
 

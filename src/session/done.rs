@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Session;
 use super::known::{Known, UnnamedId};
-use super::prepared::{Prepared, StatementId};
+use super::prepared::{Prepared, Reading, StatementId};
 use crate::sql::{Kind, NeedsPrimary, Pin, SessionChange, Statement, TransactionControl};
 use crate::wire::frontend::Parse;
 
@@ -105,6 +105,8 @@ impl Session {
                         self.may_have_unpinned(); // or never pinned: it may only have been planned
                     }
                 }
+                // It is back to what it was when the transaction has ended, and only reading it tells.
+                SessionChange::SetLocal(name) if Reading::is_never_reported(name) => self.touch(name),
                 SessionChange::SetLocal(_) | SessionChange::DiscardSome | SessionChange::Ask => {}
             }
         }

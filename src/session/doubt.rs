@@ -8,9 +8,10 @@
 //! - [`Known`](super::Known) names what the server connection has.
 
 use super::Session;
+use super::changing::Change;
 use super::owed::{Moment, OwedReplies};
 use super::prepared::{Prepared, StatementId};
-use crate::sql::{SessionChange, Statement};
+use crate::sql::SessionChange;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
 /// The latest of each kind that is on its way.
@@ -20,18 +21,10 @@ pub(super) struct Doubts {
     unnamed: Option<Moment>,
     /// Of Queries that may close names: how far one comes is not known before.
     query: Option<Moment>,
-    /// Of what puts settings back to what the server connection began with, where the session began with something else.
-    reset: Option<Reset>,
+    /// Of what changes settings, or puts them back.
+    pub(super) settings: Option<Change>,
     /// Of what makes or closes a statement of ours on the server connection.
     statements: Vec<(StatementId, Moment)>,
-}
-
-/// When settings are put back.
-#[derive(Clone, Copy, Debug)]
-struct Reset {
-    sent: Moment,
-    /// Nothing else stands in its batch.
-    is_query: bool,
 }
 
 impl Doubts {
@@ -58,16 +51,14 @@ impl Doubts {
         self.statements.push((id, owed.moment()));
     }
 
-    /// Nothing is on its way.
-    pub(super) fn clear(&mut self) {
-        if !self.are_none() {
-            *self = Self::default();
-        }
-    }
-
     /// There are none.
     pub(super) fn are_none(&self) -> bool {
-        self.unnamed.is_none() && self.query.is_none() && self.reset.is_none() && self.statements.is_empty()
+        self.unnamed.is_none() && self.query.is_none() && self.settings.is_none() && self.statements.is_empty()
+    }
+
+    /// Literals may be read otherwise behind what is on its way.
+    pub(super) fn read_otherwise(&self) -> bool {
+        self.settings.is_some_and(|change| change.reads_otherwise())
     }
 
     /// It is made or closed by what may yet be skipped.
@@ -82,6 +73,9 @@ impl Session {
         if self.owed.is_empty() {
             return false;
         }
+        if self.settings_are_under_way() && begins_something(tag) && !self.flow.skipping {
+            return true;
+        }
         match tag {
             frontend::BIND => Bind::read(body).is_ok_and(|bind| self.use_is_doubtful(bind.statement)),
             frontend::DESCRIBE => frontend::target_fields(body)
@@ -93,29 +87,6 @@ impl Session {
                 (self.closing_query_is_under_way() || self.names.are_doubtful(&self.owed)) && may_name_statements(body)
             }
             _ => false,
-        }
-    }
-
-    /// Settings are being put back to what the server connection began with, by something before the present batch: what
-    /// comes next is not to meet them before they are what the session began with.
-    pub fn reset_is_under_way(&self) -> bool {
-        let is_under_way = |reset: Reset| match reset.is_query {
-            true => !self.owed.is_settled(reset.sent),
-            false => self.owed.is_doubtful(reset.sent),
-        };
-        self.doubts.reset.is_some_and(is_under_way) || self.has_reset() && !self.batch_is_open() && !self.all_answered()
-    }
-
-    /// This statement is sent now, as a Query or by an Execute: it may put settings back.
-    pub(super) fn expect_reset(&mut self, statement: Option<&Statement>, is_query: bool) {
-        let mut changes = statement.into_iter().flat_map(|statement| &statement.parts).flat_map(|part| &part.session);
-        let puts_back = changes.any(|change| match change {
-            SessionChange::ResetAll | SessionChange::DiscardAll => self.startup.iter().next().is_some(),
-            SessionChange::Reset(name) => self.startup.get(name).is_some(),
-            _ => false,
-        });
-        if puts_back {
-            self.doubts.reset = Some(Reset { sent: self.owed.moment(), is_query });
         }
     }
 
@@ -153,6 +124,12 @@ impl Session {
     fn closing_query_is_under_way(&self) -> bool {
         self.doubts.query.is_some_and(|moment| !self.owed.is_settled(moment))
     }
+}
+
+/// It does not only end what has been sent before, or the conversation.
+fn begins_something(tag: u8) -> bool {
+    const COPY: [u8; 3] = [frontend::COPY_DATA, frontend::COPY_DONE, frontend::COPY_FAIL];
+    !COPY.contains(&tag) && !matches!(tag, frontend::SYNC | frontend::FLUSH | frontend::TERMINATE)
 }
 
 /// A PREPARE, an EXECUTE or a DEALLOCATE may be in this text: what it means depends on names.
@@ -419,35 +396,5 @@ mod tests {
         story.hear(b'Z', b"T");
         story.known.drawn = Drawn::unknown();
         assert_eq!(story.discard_sequences_apart(), "CPBEC", "in a transaction it cannot commit");
-    }
-
-    #[test]
-    fn what_comes_behind_a_reset_waits_for_what_the_session_began_with() {
-        let began_with = [("search_path", "app")];
-        for (text, is_awaited) in
-            [("reset all", true), ("discard all", true), ("reset search_path", true), ("reset work_mem", false)]
-        {
-            let mut story = Story::begin_with(&began_with);
-            story.send(b'Q', format!("{text}\0").as_bytes());
-            assert_eq!(story.session.reset_is_under_way(), is_awaited, "{text}");
-            story.hear(b'C', b"RESET\0");
-            assert_eq!(story.session.reset_is_under_way(), is_awaited, "{text}");
-            story.hear_all("Z");
-            assert!(!story.session.reset_is_under_way());
-            assert_eq!(story.session.has_reset(), is_awaited, "{text}");
-
-            let mut story = Story::begin_with(&began_with);
-            story.parse("", text);
-            story.bind("");
-            story.execute();
-            assert!(!story.session.reset_is_under_way(), "its own batch goes on");
-            story.sync();
-            assert_eq!(story.session.reset_is_under_way(), is_awaited, "{text}");
-            story.hear_all("12");
-            story.hear(b'C', b"RESET\0");
-            assert_eq!(story.session.reset_is_under_way(), is_awaited, "{text}");
-            story.hear_all("Z");
-            assert!(!story.session.reset_is_under_way());
-        }
     }
 }

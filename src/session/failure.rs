@@ -57,6 +57,7 @@ impl Session {
         if self.transaction.status == TransactionStatus::Idle && (is_left || !self.touched.is_empty()) {
             return Loss::End("the session's settings were lost with its server connection");
         }
+        let can_begin_anew = self.can_begin_anew();
         self.forget_remains();
         match ended {
             Ended::Yes if self.owes_only_ends() => return self.end_answered(),
@@ -64,7 +65,7 @@ impl Session {
             _ => {}
         }
         let is_untold = self.owed.is_empty() && !self.flow.batch_open || how.at_hand && !how.forwarded;
-        if is_untold && self.can_begin_anew() {
+        if is_untold && can_begin_anew {
             self.begin_anew();
             return Loss::RunAgain;
         }
@@ -113,7 +114,7 @@ impl Session {
             self.settled_unnamed = before;
         }
         self.unnamed.clone_from(&self.settled_unnamed);
-        self.doubts.clear();
+        self.settle_doubts();
         self.undescribed = None;
     }
 
@@ -337,7 +338,10 @@ impl Session {
             Owed::Execute(None) | Owed::FunctionCall => true,
             _ => false,
         };
-        self.transaction.status == TransactionStatus::Idle || self.can_begin_anew() && !self.owed.iter().any(ends)
+        match self.transaction.status {
+            TransactionStatus::Idle => self.pins.is_empty(),
+            _ => self.can_begin_anew() && !self.owed.iter().any(ends),
+        }
     }
 
     /// Nothing under way runs a statement, but for one that begins a transaction: it can be asked anew whatever became of it.

@@ -14,6 +14,7 @@
 
 pub mod aborted;
 pub mod anew;
+pub mod changing;
 pub mod columns;
 mod done;
 pub mod doubt;
@@ -353,7 +354,7 @@ impl Session {
                 .and_then(Isolation::from_setting)
                 .unwrap_or(Isolation::ReadCommitted),
         };
-        self.reading = Reading::of(|name| self.reported.get(name), &self.settings);
+        self.reading = self.reading_now();
         self.dialect = Dialect {
             standard_conforming_strings: self.reported.get("standard_conforming_strings") != Some("off"),
             encoding_is_utf8: self.reported.get("client_encoding").is_none_or(|encoding| encoding == "UTF8"),

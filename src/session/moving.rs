@@ -46,6 +46,13 @@ impl Session {
         reset
     }
 
+    /// What has been changed is gone with its server connection, and is changed again elsewhere.
+    pub fn forget_touched(&mut self) {
+        self.take_touched();
+        self.forget_reset();
+        self.forget_remains();
+    }
+
     /// The settings whose values must be asked of the node, now that the session is idle.
     pub fn take_touched(&mut self) -> Vec<Arc<str>> {
         let mut touched = std::mem::take(&mut self.touched);

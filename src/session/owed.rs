@@ -192,6 +192,13 @@ impl OwedReplies {
         moment.batch != self.batch && !self.is_settled(moment)
     }
 
+    /// The Sync of its batch has been sent, and is not answered.
+    pub fn batch_is_under_way(&self, moment: Moment) -> bool {
+        let syncs = self.queue.iter().filter(|owed| matches!(owed, Owed::Sync(_))).count();
+        let answered = self.batch - u64::try_from(syncs).unwrap_or(0);
+        answered <= moment.batch && moment.batch < self.batch
+    }
+
     /// All that the client waits for is that statements and portals are closed.
     pub fn are_only_closes(&self) -> bool {
         !self.has_begun && !self.queue.is_empty() && self.queue.iter().all(Owed::only_closes)

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use sha2::{Digest, Sha256};
 
 use super::columns::{Columns, Parameters};
-use super::known::Known;
+use super::known::{Known, SessionId};
 use super::owed::{Moment, OwedReplies};
 use crate::sql::Statement;
 
@@ -58,7 +58,32 @@ impl Reading {
             digest.update(value.unwrap_or_default());
             digest.update([0, u8::from(value.is_some())]);
         }
-        Self(half(digest))
+        Self::marked(digest, false)
+    }
+
+    /// What nobody knows yet, or only the server: no other session has this one, nor has this session at another number.
+    pub fn of_nobody_else(session: SessionId, number: u64) -> Self {
+        let digest = Sha256::new().chain_update(session.0.to_be_bytes()).chain_update(number.to_be_bytes());
+        Self::marked(digest, true)
+    }
+
+    /// It is nobody else's.
+    pub fn is_doubtful(self) -> bool {
+        u128::from_be_bytes(self.0) & 1 == 1
+    }
+
+    /// It depends on this setting.
+    pub fn depends_on(name: &str) -> bool {
+        Self::REPORTED.iter().any(|reported| reported.eq_ignore_ascii_case(name)) || Self::is_never_reported(name)
+    }
+
+    /// It depends on this setting, of which only reading it back tells.
+    pub fn is_never_reported(name: &str) -> bool {
+        Self::UNREPORTED.contains(&name)
+    }
+
+    fn marked(digest: Sha256, is_doubtful: bool) -> Self {
+        Self((u128::from_be_bytes(half(digest)) & !1 | u128::from(is_doubtful)).to_be_bytes())
     }
 }
 

@@ -106,9 +106,6 @@ impl Session {
             self.settle_unnamed(None);
             known.unnamed_settles(None);
         }
-        if self.owed.is_empty() {
-            self.doubts.clear();
-        }
         self.transaction.status = status;
         let ended = std::mem::take(&mut self.transaction.ended);
         self.flow.copy_in = false;
@@ -126,6 +123,9 @@ impl Session {
             self.transaction.has_acted &= !self.owed.is_empty();
             // Those of batches that are on their way already stay.
             self.portals.retain(|portal| !self.owed.is_settled(portal.bound));
+        }
+        if self.owed.is_empty() {
+            self.settle_doubts();
         }
         self.catalog_settles();
         self.check_invariants();

@@ -94,6 +94,11 @@ impl Reported {
         }
     }
 
+    /// Something has been told since the session was idle last: the end of its transaction may take it back.
+    pub fn is_unsettled(&self) -> bool {
+        self.when_idle.is_some()
+    }
+
     /// The transaction is undone, and no node says so: it is what it was before. Answers what the client has been told
     /// otherwise.
     pub fn take_back(&mut self) -> Vec<(Box<str>, Box<str>)> {

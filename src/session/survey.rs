@@ -357,6 +357,7 @@ impl Session {
             let changes = statement.parts.iter().any(|part| !part.session.is_empty());
             self.gathered.changes_session |= changes || self.gathered.begins;
             self.executes_by_sql |= !executed.is_empty();
+            self.expect_change(statement, false);
             self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
         }
         self.gathered.asks_wishes |= statement.parts.iter().any(|part| part.session.contains(&SessionChange::Ask));
@@ -397,7 +398,7 @@ impl Session {
     }
 
     /// What each EXECUTE in the statement runs, by a name that was given by SQL or by the protocol; None: nobody knows.
-    fn executed_by_sql(&self, statement: &Statement) -> SmallVec<[Option<Arc<Statement>>; 1]> {
+    pub(super) fn executed_by_sql(&self, statement: &Statement) -> SmallVec<[Option<Arc<Statement>>; 1]> {
         let changes = statement.parts.iter().flat_map(|part| &part.session);
         let of_protocol = |name: &str| self.names.get(name.as_bytes()).map(|prepared| Arc::clone(&prepared.statement));
         changes

@@ -66,6 +66,7 @@ impl Session {
                 known.unseen = Some(self.id);
             }
             self.may_be_left(&left);
+            self.expect_change_by_code(message.tag == frontend::QUERY);
         }
         if self.gathered.runs_unseen || self.gathered.hides_code {
             known.unseen = Some(self.id);
@@ -92,7 +93,9 @@ impl Session {
                     self.draws(self.gathered.draws.or(draws).unwrap_or_else(by_text), known);
                 }
                 self.expect_names_closed(statement.as_deref());
-                self.expect_reset(statement.as_deref(), false);
+                if let Some(statement) = &statement {
+                    self.expect_change(statement, false);
+                }
                 self.send(message.whole, Owed::Execute(statement), out);
             }
             frontend::SYNC => self.translate_sync(message, out),
@@ -150,7 +153,7 @@ impl Session {
         if statement.parts.iter().flat_map(|part| &part.session).any(closes_names) {
             self.doubts.query_closes_names(self.owed.moment());
         }
-        self.expect_reset(Some(&statement), true);
+        self.expect_change(&statement, true);
         self.flow.batch_open = false;
         self.owed.push(Owed::Query { statement, completed: 0 });
         if !stand_ins.is_empty() {

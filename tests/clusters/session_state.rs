@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use postgres::Client;
 
+use trunkline::demo::cluster::Cluster;
+
 use crate::fixture::{Proxy, cluster, limited};
 use crate::raw::{FLUSH, RawClient, SYNC, TERMINATE, bind, close, execute, parse, query};
 
@@ -287,6 +289,145 @@ fn reset_goes_back_to_what_the_client_came_with_wherever_it_stands() {
         assert_eq!(client.query("set application_name = 'other'"), ["SET", "application_name=other", "I"]);
         assert_eq!(client.query("set application_name to default"), ["SET", "application_name=mine", "I"]);
         expect(&mut client, "one by one");
+    });
+}
+
+/// A table of the same name in two schemas, each with the name of its own.
+fn two_schemas(cluster: &Cluster) {
+    cluster.node(0).sql("create schema tenant; create table t as select 'public' as a").unwrap();
+    cluster.node(0).sql("create table tenant.t as select 'tenant' as a; create table tenant.own (a int)").unwrap();
+    cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+}
+
+#[test]
+fn what_is_set_in_one_write_with_a_read_that_the_replica_refuses_is_kept_and_never_leaks() {
+    limited(|| {
+        let cluster = cluster();
+        two_schemas(&cluster);
+        let proxy = Proxy::start(&cluster, SHARED).with_both_replicas(&cluster);
+        let mut other = RawClient::connect(proxy.port(), &[]);
+        for order in
+            [["set search_path = tenant", "select typo from t"], ["select * from own", "set search_path = tenant"]]
+        {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            let told = client.ask(&[&query(order[0]), &query(order[1])], 2);
+            let refused = if order[0].starts_with("set") { "42703" } else { "42P01" };
+            assert!(told.iter().any(|told| told.starts_with(refused)), "{order:?}: {told:?}");
+            for round in 0..10 {
+                assert_eq!(other.query("select a from t")[1], "row public", "{order:?}, round {round}");
+                assert_eq!(client.query("select a from t")[1], "row tenant", "{order:?}, round {round}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_set_in_one_write_with_a_begin_goes_with_the_transaction_where_it_moves() {
+    limited(|| {
+        let cluster = cluster();
+        two_schemas(&cluster);
+        let proxy = Proxy::start(&cluster, SHARED).with_both_replicas(&cluster);
+        let mut other = RawClient::connect(proxy.port(), &[]);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        assert_eq!(
+            client.ask(&[&query("set search_path = tenant"), &query("begin read only")], 2).last().unwrap(),
+            "T"
+        );
+        assert_eq!(client.query("select pg_is_in_recovery() from pg_current_wal_lsn()")[1], "row f");
+        assert_eq!(client.query("select a from t")[1], "row tenant");
+        assert_eq!(client.query("commit"), ["COMMIT", "I"]);
+        for round in 0..10 {
+            assert_eq!(other.query("select a from t")[1], "row public", "round {round}");
+            assert_eq!(client.query("select a from t")[1], "row tenant", "round {round}");
+        }
+    });
+}
+
+/// Of these messages, the last row of the answer.
+fn last_row(client: &mut RawClient, messages: &[Vec<u8>], readies: usize) -> String {
+    let messages: Vec<_> = messages.iter().map(Vec::as_slice).collect();
+    let told = client.ask(&messages, readies);
+    told.iter().rfind(|told| told.starts_with("row ")).unwrap_or_else(|| panic!("{told:?}")).clone()
+}
+
+fn run(statement: &str) -> Vec<u8> {
+    [bind(statement, &[]), execute()].concat()
+}
+
+fn parse_and_run(statement: &str) -> Vec<u8> {
+    [parse("", statement), run("")].concat()
+}
+
+#[test]
+fn a_statement_prepared_behind_a_setting_that_is_on_its_way_is_nobody_elses() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{SHARED}\n[routing]\nreads = 'primary'"));
+        const DATE: &str = "select '01/02/2020'::date";
+        const NULLS: &str = "select (null::int = null) is true";
+        let (day_first, null_equals) = ("set datestyle = 'ISO, DMY'", "set local transform_null_equals = on");
+        let sync = || SYNC.to_vec();
+        let ways = [
+            (
+                "one batch",
+                DATE,
+                vec![parse_and_run(day_first), parse("a", DATE), run("a"), sync()],
+                1,
+                "row 2020-02-01",
+            ),
+            (
+                "two batches",
+                DATE,
+                vec![parse_and_run(day_first), sync(), parse("a", DATE), run("a"), sync()],
+                2,
+                "row 2020-02-01",
+            ),
+            ("behind a query", DATE, vec![query(day_first), parse("a", DATE), run("a"), sync()], 2, "row 2020-02-01"),
+            (
+                "in a transaction",
+                NULLS,
+                vec![query("begin"), query(null_equals), parse("a", NULLS), run("a"), sync(), query("commit")],
+                4,
+                "row t",
+            ),
+        ];
+        for (way, text, messages, readies, expected) in ways {
+            let mut other = RawClient::connect(proxy.port(), &[]);
+            let before = last_row(&mut other, &[parse("b", text), run("b"), sync()], 1);
+            assert_ne!(before, expected, "{way}");
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            assert_eq!(last_row(&mut client, &messages, readies), expected, "{way}");
+            assert_eq!(last_row(&mut other, &[run("b"), sync()], 1), before, "{way}");
+            // What is in force now, a statement that is prepared by it has as anybody's.
+            let now = last_row(&mut client, &[parse("c", text), run("c"), sync()], 1);
+            assert_eq!(now, if text == DATE { expected } else { "row f" }, "{way}");
+            assert_eq!(last_row(&mut other, &[run("b"), sync()], 1), before, "{way}");
+        }
+    });
+}
+
+#[test]
+fn a_statement_prepared_behind_the_end_of_a_transaction_that_is_on_its_way_is_read_by_what_that_leaves() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{SHARED}\n[routing]\nreads = 'primary'"));
+        const DATE: &str = "select '01/02/2020'::date";
+        let ends = |end: &str| {
+            [
+                (vec![parse_and_run(end), parse("a", DATE), run("a"), SYNC.to_vec()], 1),
+                (vec![query(end), parse("a", DATE), run("a"), SYNC.to_vec()], 2),
+            ]
+        };
+        for (messages, readies) in ends("rollback").into_iter().chain(ends("commit")) {
+            let mut other = RawClient::connect(proxy.port(), &[("DateStyle", "ISO, DMY")]);
+            let prepared = [parse("b", DATE), run("b"), SYNC.to_vec()];
+            assert_eq!(last_row(&mut other, &prepared, 1), "row 2020-02-01");
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query("begin");
+            client.query("set local datestyle = 'ISO, DMY'");
+            assert_eq!(last_row(&mut client, &messages, readies), "row 2020-01-02");
+            assert_eq!(last_row(&mut other, &[run("b"), SYNC.to_vec()], 1), "row 2020-02-01");
+        }
     });
 }
 

@@ -433,8 +433,10 @@ impl World {
         let clients = (0..SESSIONS).map(|number| {
             let identity = Identity { user: "u".into(), database: "d".into(), address: None };
             let id = SessionId(u64::try_from(number).unwrap());
+            let mut session = Session::new(id, identity, Settings::default());
+            session.told(Arc::default());
             Client {
-                session: Session::new(id, identity, Settings::default()),
+                session,
                 input: VecDeque::new(),
                 lease: None,
                 told: Vec::new(),
