@@ -87,8 +87,9 @@ impl Session {
             }
             backend::COPY_IN_RESPONSE | backend::COPY_BOTH_RESPONSE => {
                 self.flow.copy_in = self.owed.copy_begins();
-                // The Sync behind its Execute is eaten: another one ends the batch.
-                self.flow.batch_open |= self.flow.copy_in && matches!(self.owed.front(), Some(Owed::Execute(_)));
+                // The Sync behind its Execute is eaten: another one ends the batch, also where the data has come ahead.
+                self.flow.batch_open |=
+                    matches!(self.owed.front(), Some(Owed::Execute(_))) && !self.owed.iter().any(Owed::ends_with_ready);
                 Ok(Reply::Forward)
             }
             backend::NOTICE_RESPONSE => Ok(notice(body)),

@@ -584,6 +584,32 @@ mod tests {
     use crate::session::story::Story;
 
     #[test]
+    fn a_copy_whose_data_has_come_ahead_behind_its_sync_is_done_by_another_sync() {
+        let mut story = Story::begin();
+        story.parse("", "copy t from stdin");
+        let _ = (story.bind(""), story.execute(), story.sync());
+        let _ = (story.send(b'd', b"1\n"), story.send(b'c', b""));
+        story.hear_all("12G");
+        story.hear(b'C', b"COPY 1\0");
+        assert!(!story.session.is_idle(), "the node waits for a Sync still");
+        story.sync();
+        story.hear_all("Z");
+        assert!(story.session.is_idle());
+    }
+
+    #[test]
+    fn a_copy_whose_data_and_next_sync_have_come_ahead_is_done_by_that() {
+        let mut story = Story::begin();
+        story.parse("", "copy t from stdin");
+        let _ = (story.bind(""), story.execute(), story.sync());
+        let _ = (story.send(b'd', b"1\n"), story.send(b'c', b""), story.sync());
+        story.hear_all("12G");
+        story.hear(b'C', b"COPY 1\0");
+        story.hear_all("Z");
+        assert!(story.session.is_idle());
+    }
+
+    #[test]
     fn what_is_parsed_again_for_its_client_is_counted_and_what_the_client_parses_is_not() {
         let mut story = Story::begin();
         story.parse("a", "select 1");

@@ -105,6 +105,25 @@ fn a_copy_whose_sync_was_eaten_waits_for_another() {
 }
 
 #[test]
+fn a_copy_whose_data_came_ahead_behind_its_sync_is_its_clients_until_the_next() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = \"primary\"");
+        let (mut client, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        let copy = [&*parse("", "copy t from stdin"), &bind("", &[]), &execute(), SYNC];
+        client.send(&[&copy.concat(), &copy_data(b"1\n"), COPY_DONE, FLUSH]);
+        assert_eq!(client.until(b'C').last().unwrap(), "COPY 1");
+        // On the same server connection it would roll the COPY back.
+        other.send(&[&query("select 1/0")]);
+        thread::sleep(Duration::from_millis(200));
+        assert_eq!(client.ask(&[SYNC], 1), ["I"]);
+        assert_eq!(other.until(b'Z'), ["22012 division by zero", "I"]);
+        assert_eq!(client.query("select count(*) from t")[1], "row 1");
+    });
+}
+
+#[test]
 fn a_write_behind_a_commit_of_a_read_only_transaction_is_done() {
     same_answers(|client| {
         let pipeline = ["begin read only", "select 1", "commit", "insert into t values (1)"].map(query);
