@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use crate::topology::{Lsn, NodeId, NodeView, Role, Timeline, View};
+use crate::topology::{Lsn, NodeId, NodeView, Role, Sample, Timeline, View};
 
 /// The session's floor: what the next read must have seen.
 #[derive(Clone, Debug, Default)]
@@ -169,6 +169,7 @@ impl Freshness {
         self.forget_other_timelines(view);
         if let Some(moment) = self.wrote
             && let Some(sample) = view.primary_sample_since(moment)
+            && !self.is_ahead_of_sample(&sample)
         {
             self.raise(sample.lsn, sample.timeline, moment);
             self.wrote = None;
@@ -177,6 +178,7 @@ impl Freshness {
         // position as replayed, and another one that has just that position would be a moment behind.
         if let Some((_, moment)) = self.read
             && let Some(sample) = view.primary_sample_since(moment)
+            && !self.is_ahead_of_sample(&sample)
         {
             self.raise(sample.lsn, sample.timeline, moment);
             self.read = None;
@@ -224,6 +226,12 @@ impl Freshness {
         let wanted = self.floor.and_then(|floor| floor.timeline);
         let present = present_timeline(view);
         wanted.zip(present).is_some_and(|(wanted, present)| present < wanted)
+    }
+
+    /// The same by one sample of the primary: it must not take the place of what must be seen.
+    fn is_ahead_of_sample(&self, sample: &Sample) -> bool {
+        let wanted = self.floor.and_then(|floor| floor.timeline);
+        wanted.zip(sample.timeline).is_some_and(|(wanted, sampled)| sampled < wanted)
     }
 
     /// Nodes have other numbers from now on, and may be those of another system: what was read or written is known by its
@@ -355,7 +363,6 @@ mod tests {
 
     use super::*;
     use crate::topology::NodeState;
-    use crate::topology::Sample;
 
     #[test]
     fn what_rests_is_the_same_again() {
@@ -483,6 +490,28 @@ mod tests {
         world.sample_on(FAR, 21, 0x200, Some(Timeline(2)));
         assert_eq!(world.allowed(&mut session), [FAR]);
         assert!(!session.is_ahead_of(&world.view));
+    }
+
+    #[test]
+    fn a_position_of_a_later_history_outlasts_samples_of_an_earlier_one() {
+        for has_written in [false, true] {
+            let mut world = World::new();
+            let mut session = Freshness::default();
+            match has_written {
+                true => session.wrote(world.at(9)),
+                false => session.read(PRIMARY, world.at(9)),
+            }
+            session.must_see("2:0/300".parse().unwrap(), world.at(10));
+            world.sample(PRIMARY, 11, 0x900);
+            world.sample(NEAR, 11, 0x900);
+            assert_eq!(world.allowed(&mut session), []);
+            assert!(session.is_ahead_of(&world.view));
+            world.promote(NEAR, 20, 0x200);
+            world.sample_on(FAR, 21, 0x200, Some(Timeline(2)));
+            assert_eq!(world.allowed(&mut session), []);
+            world.sample_on(FAR, 22, 0x300, Some(Timeline(2)));
+            assert_eq!(world.allowed(&mut session), [FAR]);
+        }
     }
 
     #[test]
