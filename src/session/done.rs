@@ -175,11 +175,13 @@ impl Session {
         self.names.remove(name);
     }
 
-    /// This setting may have changed.
+    /// This setting may have changed. It is noted once: a session that keeps its server connection may not be asked for long.
     fn touch(&mut self, name: &Arc<str>) {
-        self.touched.push(Arc::clone(name));
+        if !self.touched.contains(name) {
+            self.touched.push(Arc::clone(name));
+        }
         if **name == *"session_authorization" {
-            self.touched.push("role".into()); // PostgreSQL puts it back
+            self.touch(&"role".into()); // PostgreSQL puts it back
         }
     }
 
@@ -188,6 +190,28 @@ impl Session {
         let names: Vec<_> = self.settings.iter().map(|(name, _)| Arc::clone(name)).collect();
         self.touched.extend(names);
         self.touched.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
+        self.touched.sort_unstable();
+        self.touched.dedup();
         self.reset.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::session::story::Story;
+
+    #[test]
+    fn what_a_session_that_keeps_its_server_connection_sets_again_and_again_is_noted_once() {
+        let mut story = Story::begin_with(&[("work_mem", "1MB")]);
+        for sql in
+            ["listen a", "set app.x = 1", "set app.x = 2", "set session authorization u", "reset all", "reset all"]
+        {
+            story.send(b'Q', format!("{sql}\0").as_bytes());
+            story.hear(b'C', b"?\0");
+            story.hear(b'Z', b"I");
+        }
+        story.send(b'Q', b"set session authorization u\0");
+        story.hear(b'C', b"?\0");
+        assert_eq!(story.session.touched.len(), 4, "{:?}", story.session.touched);
     }
 }
