@@ -37,6 +37,9 @@ impl Client {
             self.session.lose_place();
             return Ok(());
         }
+        if self.session.has_touched_for_good() {
+            return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, BOUND_TO_REPLICA));
+        }
         self.leave_held();
         self.take_unit_off(buffers);
         let end = self.session.gathered.end;

@@ -751,6 +751,8 @@ impl Client {
                 return Err(Farewell::told(code, message.to_string()));
             }
             self.session.fail_batch(code, &message, end, &mut buffers.to_client);
+        } else if self.session.has_touched_for_good() {
+            return Err(Farewell::told(code, message.to_string()));
         } else {
             self.session.abort_transaction(code, &message, &mut buffers.to_client);
             self.session.end_aborted_unit(Some(end), &mut buffers.to_client);

@@ -6,6 +6,7 @@ use super::Session;
 use super::known::{Known, UnnamedId};
 use super::prepared::{Prepared, Reading, StatementId};
 use crate::sql::{Kind, NeedsPrimary, Pin, SessionChange, Statement, TransactionControl};
+use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::Parse;
 
 impl Session {
@@ -48,8 +49,13 @@ impl Session {
         }
         match part.transaction {
             TransactionControl::Rollback { .. } | TransactionControl::RollbackTo => self.reset.clear(),
+            // An aborted transaction is rolled back by it.
+            TransactionControl::Commit { .. } if self.transaction.status == TransactionStatus::Failed => {
+                self.reset.clear()
+            }
             // Another transaction has begun, and the one before is there for all to see.
             TransactionControl::Commit { chain } => {
+                self.settings_are_committed();
                 if chain {
                     self.catalog.has_changed = self.catalog.has_changed.max(self.catalog.may_change);
                 }
@@ -110,6 +116,13 @@ impl Session {
                 SessionChange::SetLocal(_) | SessionChange::DiscardSome | SessionChange::Ask => {}
             }
         }
+    }
+
+    /// What the transaction has set stands from now on, and it is not run again, also where another one has begun.
+    fn settings_are_committed(&mut self) {
+        self.touched_for_good |= !self.touched.is_empty() || self.may_lose_remains();
+        self.reset_for_good.append(&mut self.reset);
+        self.at_begin = None;
     }
 
     /// What is made without a schema's name may be temporary, by its search_path.

@@ -54,7 +54,8 @@ impl Session {
             return Loss::End("the server connection that held this session's state was lost");
         }
         let is_left = self.owed.is_empty() && self.may_lose_remains();
-        if self.transaction.status == TransactionStatus::Idle && (is_left || !self.touched.is_empty()) {
+        let is_committed = self.transaction.status == TransactionStatus::Idle || self.touched_for_good;
+        if is_committed && (is_left || !self.touched.is_empty()) {
             return Loss::End("the session's settings were lost with its server connection");
         }
         let can_begin_anew = self.can_begin_anew();
@@ -511,6 +512,55 @@ mod tests {
         story.complete("insert into t values (1)", "INSERT 0 1");
         let Loss::Report(SqlState::SERIALIZATION_FAILURE, told) = story.lose() else { panic!("it is lost") };
         assert!(told.ends_with(b"Z\0\0\0\x05E"));
+    }
+
+    #[test]
+    fn settings_that_are_committed_and_not_read_back_end_the_session_with_their_node() {
+        for (ends, is_committed) in [
+            (&["commit and chain"][..], true),
+            (&["commit; begin"], true),
+            (&["commit and chain", "rollback and chain"], true),
+            (&["rollback and chain"], false),
+            (&[], false),
+        ] {
+            let mut story = Story::begin();
+            story.open_transaction();
+            for text in [&["set work_mem = '1MB'"], ends].concat() {
+                story.send(b'Q', format!("{text}\0").as_bytes());
+                text.split(';').for_each(|_| drop(story.hear(b'C', b"COMMIT\0")));
+                story.hear(b'Z', b"T");
+            }
+            assert_eq!(matches!(story.lose(), Loss::End(_)), is_committed, "{ends:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_aborted_transaction_has_set_is_not_committed_by_its_commit() {
+        let mut story = Story::begin();
+        story.open_transaction();
+        story.send(b'Q', b"set work_mem = '1MB'; selekt\0");
+        story.hear(b'C', b"SET\0");
+        story.hear_all("E");
+        story.hear(b'Z', b"E");
+        story.send(b'Q', b"commit and chain\0");
+        story.hear(b'C', b"ROLLBACK\0");
+        story.hear(b'Z', b"T");
+        assert!(!story.session.has_touched_for_good());
+    }
+
+    #[test]
+    fn what_has_been_committed_is_not_run_again_with_what_was_chained_to_it() {
+        let how = Circumstances { farewell: None, sent: true, forwarded: false, is_read: false, at_hand: true };
+        for (end, may_be) in [("commit and chain", false), ("savepoint s", true)] {
+            let mut story = Story::begin();
+            story.session.note_begin();
+            story.open_transaction();
+            assert!(story.session.may_replay(&how));
+            story.send(b'Q', format!("{end}\0").as_bytes());
+            story.hear(b'C', b"COMMIT\0");
+            story.hear(b'Z', b"T");
+            assert_eq!(story.session.may_replay(&how), may_be, "{end}");
+        }
     }
 
     #[test]

@@ -78,6 +78,7 @@ impl Session {
             // Who is pinned is not folded.
             told_pins: _,
             touched: _,
+            touched_for_good: _,
             remains: _,
             keeps_lease,
             reset: _,

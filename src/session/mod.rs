@@ -124,6 +124,8 @@ pub struct Session {
     /// Those of them that have been told as new.
     told_pins: Pins,
     touched: Vec<Arc<str>>,
+    /// Some of what it has changed and not read back is committed: it stands, whatever becomes of the open transaction.
+    touched_for_good: bool,
     /// What else may have been left on the server connection.
     remains: Remains,
     /// The pool's mode gives the session one server connection until it leaves.
@@ -306,6 +308,7 @@ impl Session {
             pins: Pins::default(),
             told_pins: Pins::default(),
             touched: Vec::new(),
+            touched_for_good: false,
             remains: Remains::default(),
             keeps_lease: false,
             reset: Vec::new(),

@@ -46,6 +46,11 @@ impl Session {
         reset
     }
 
+    /// Settings that the client has been told to be committed are on the server connection only.
+    pub fn has_touched_for_good(&self) -> bool {
+        self.touched_for_good
+    }
+
     /// What has been changed is gone with its server connection, and is changed again elsewhere.
     pub fn forget_touched(&mut self) {
         self.take_touched();
@@ -55,6 +60,7 @@ impl Session {
 
     /// The settings whose values must be asked of the node, now that the session is idle.
     pub fn take_touched(&mut self) -> Vec<Arc<str>> {
+        self.touched_for_good = false;
         let mut touched = std::mem::take(&mut self.touched);
         touched.extend(self.take_settings_left());
         touched.retain(|name| is_carried(name));

@@ -289,6 +289,12 @@ fn reset_goes_back_to_what_the_client_came_with_wherever_it_stands() {
         assert_eq!(client.query("set application_name = 'other'"), ["SET", "application_name=other", "I"]);
         assert_eq!(client.query("set application_name to default"), ["SET", "application_name=mine", "I"]);
         expect(&mut client, "one by one");
+        client.query("set search_path = pg_catalog");
+        assert_eq!(client.query("begin; reset search_path; commit; select 1 / 0").last().unwrap(), "I");
+        expect(&mut client, "committed before what fails");
+        client.query("set search_path = pg_catalog");
+        client.query("begin; reset search_path; rollback; select 1 / 0");
+        assert_eq!(shown(&mut client, "search_path"), "row pg_catalog", "undone before what fails");
     });
 }
 
@@ -339,6 +345,29 @@ fn what_is_set_in_one_write_with_a_begin_goes_with_the_transaction_where_it_move
         for round in 0..10 {
             assert_eq!(other.query("select a from t")[1], "row public", "round {round}");
             assert_eq!(client.query("select a from t")[1], "row tenant", "round {round}");
+        }
+    });
+}
+
+#[test]
+fn what_a_transaction_has_committed_on_its_replica_is_not_lost_where_the_next_cannot_go_on_there() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED).with_both_replicas(&cluster);
+        for (end, is_committed) in [("commit and chain", true), ("rollback and chain", false)] {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            for sql in ["begin read only", "set work_mem = '7MB'", end] {
+                assert_eq!(client.query(sql).last().unwrap(), "T", "{end}: {sql}");
+            }
+            client.send(&[&query("select pg_current_wal_lsn()")]);
+            if is_committed {
+                let told = client.until_end();
+                assert!(told[0].starts_with("0A000 the session is bound to a replica"), "{told:?}");
+            } else {
+                assert_eq!(client.until(b'Z').last().unwrap(), "E");
+                assert_eq!(client.query("rollback"), ["ROLLBACK", "I"]);
+                assert_eq!(client.query("show work_mem"), RawClient::connect(proxy.port(), &[]).query("show work_mem"));
+            }
         }
     });
 }

@@ -226,6 +226,33 @@ fn a_replay_that_comes_out_otherwise_is_told_as_a_lost_transaction() {
     });
 }
 
+#[test]
+fn with_replay_what_has_been_committed_is_not_done_again_with_what_was_chained_to_it() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        cluster.node(1).catch_up(cluster.node(0)).unwrap();
+        let proxy = Proxy::start(&cluster, "[failover]\nreplay = true");
+        for (round, chain) in ["commit and chain", "commit; begin"].into_iter().enumerate() {
+            let mut client = proxy.client();
+            client.batch_execute("begin; insert into t values (1)").unwrap();
+            client.batch_execute(chain).unwrap();
+            client.execute("insert into t values (2)", &[]).unwrap();
+            switch_over(&cluster, round, round + 1);
+            let error = client.execute("insert into t values (3)", &[]).unwrap_err();
+            assert_eq!(error.code().map(|code| code.code()), Some("40001"), "{chain}: {error:?}");
+            client.batch_execute("rollback").unwrap();
+            client.batch_execute("insert into t values (4)").unwrap();
+            let seen = cluster.node(round + 1).sql("select array_agg(a order by a) from t").unwrap();
+            assert_eq!(seen, "{1,4}", "{chain}");
+            client.batch_execute("truncate t").unwrap();
+            if round == 0 {
+                cluster.node(2).catch_up(cluster.node(1)).unwrap();
+            }
+        }
+    });
+}
+
 /// Writes one after the other, each by itself, until told to stop: when each began and ended.
 fn watch_pauses(proxy: &Proxy) -> (Arc<AtomicBool>, thread::JoinHandle<Vec<(Instant, Instant)>>) {
     let (is_over, mut client) = (Arc::new(AtomicBool::new(false)), proxy.client());
