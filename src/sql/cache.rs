@@ -93,11 +93,10 @@ impl Cache {
         statement
     }
 
-    /// It knows what this text is, without having to parse it.
+    /// It knows what this long text is, without having to parse it.
+    #[cold]
     pub fn knows(&mut self, text: &[u8], settings: &ParseSettings) -> bool {
-        let by_text = Key::new(text, By::Text, settings, &self.hasher);
-        self.recent.find(text, by_text.sort).is_some()
-            || self.entries.find(&by_text).is_some()
+        self.entries.find(&Key::new(text, By::Text, settings, &self.hasher)).is_some()
             || self.fold(text, settings) && {
                 let by_shape = Key::new(&self.shape, By::Shape, settings, &self.hasher);
                 self.entries.find(&by_shape).is_some()
@@ -105,6 +104,7 @@ impl Cache {
     }
 
     /// This text was found to be this statement elsewhere, as [`Cache::get`] finds what it does not know.
+    #[cold]
     pub fn put(&mut self, text: &[u8], settings: &ParseSettings, statement: &Arc<Statement>) {
         self.counters.misses += 1;
         let (by_text, has_shape) = (Key::new(text, By::Text, settings, &self.hasher), self.fold(text, settings));
