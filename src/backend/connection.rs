@@ -33,8 +33,10 @@ pub struct Connection {
     pub pass: Pass,
     /// The pool's generation when it was opened.
     pub generation: u64,
-    /// When it was opened.
+    /// When its opening began: its node lets it in later.
     pub opened: Instant,
+    /// From when its age is counted.
+    pub ages_from: Instant,
     /// When it last came back to its pool.
     pub returned: Instant,
     /// The worker whose reactor watches the socket.

@@ -248,6 +248,7 @@ impl Pool {
     }
 
     async fn open_now(self: &Arc<Self>, slot: Slot, worker: usize) -> Result<Lease, LeaseError> {
+        let opened = Instant::now();
         let fenced = self.gate.generation();
         let generation = self.generation.load(Ordering::Acquire);
         let deadline = tokio::time::Instant::now() + self.settings.load().connect_timeout;
@@ -274,7 +275,8 @@ impl Pool {
             cancel_target: CancelTarget::new(&self.target.endpoint, login.cancel_key),
             pass,
             generation,
-            opened: now.checked_sub(jitter).unwrap_or(now),
+            opened,
+            ages_from: now.checked_sub(jitter).unwrap_or(now),
             returned: now,
             worker,
             slot,
@@ -299,7 +301,7 @@ impl Pool {
 
     fn is_too_old(&self, connection: &Connection, now: Instant) -> bool {
         self.is_outdated(connection)
-            || now.saturating_duration_since(connection.opened).as_millis()
+            || now.saturating_duration_since(connection.ages_from).as_millis()
                 > u128::from(self.lifetime.load(Ordering::Relaxed))
     }
 

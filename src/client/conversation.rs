@@ -61,6 +61,8 @@ pub struct Client {
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
     /// The node that was lost last with what runs now, without a word: it may have died of it.
     pub(super) died_last: Option<Death>,
+    /// The node that has said goodbye first to what runs now.
+    pub(super) parted: Option<Death>,
     pub(super) paths: LastPath,
     /// The replica that it reads from as long as it can, where that is configured.
     pub(super) stays_with: Option<NodeId>,
@@ -79,7 +81,7 @@ pub struct Client {
     pub(super) apart: Option<Box<Apart>>,
 }
 
-/// A node that was lost with a unit, without a word.
+/// A node that was lost with a unit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Death {
     /// Which.
@@ -235,6 +237,7 @@ impl Client {
             dropping: 0,
             lost_on: SmallVec::new(),
             died_last: None,
+            parted: None,
             paths: LastPath::default(),
             stays_with: None,
             turn,

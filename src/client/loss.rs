@@ -20,6 +20,9 @@ const BOUND_TO_REPLICA: &str =
 /// A unit that node after node says goodbye to is told so in the end.
 const MOST_RUNS: usize = 8;
 
+/// A node that stops has said so to all of its sessions, and to the monitor, long before this.
+const LONGEST_PARTING: Duration = Duration::from_secs(2);
+
 impl Client {
     /// The unit at the front of the input cannot run on the replica that is held.
     pub(super) async fn move_elsewhere(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
@@ -124,7 +127,8 @@ impl Client {
         let is_unexplained = held.sent && farewell.is_none() && !held.lease.connection().pass.is_severed();
         let is_suspect =
             is_unexplained && self.died_last.is_some_and(|before| self.is_another_death(before, &mut held));
-        let may_run_again = farewell.is_some() || (self.lost_on.len() < MOST_RUNS && !is_suspect);
+        let is_ended = farewell == Some(SqlState::ADMIN_SHUTDOWN) && self.was_ended(&mut held, now);
+        let may_run_again = !is_ended && (farewell.is_some() || (self.lost_on.len() < MOST_RUNS && !is_suspect));
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
         let how = Circumstances {
             farewell,
@@ -138,7 +142,7 @@ impl Client {
         // While a transaction is run again nothing of it can have been committed, and the client is shown nothing.
         let is_replaying = self.log.as_ref().is_some_and(|log| log.is_muted());
         let may_replay = is_replaying || (!is_torn && self.session.may_replay(&how));
-        let is_patient = farewell.is_some() || self.lost_on.len() < MOST_RUNS;
+        let is_patient = !is_ended && (farewell.is_some() || self.lost_on.len() < MOST_RUNS);
         if may_replay && is_patient && self.begin_again(buffers) {
             self.lost_on.push(node);
             return Ok(());
@@ -184,7 +188,7 @@ impl Client {
                 }
                 self.worker.metrics.error_sent(code.as_str());
                 self.worker.metrics.transaction_lost(match code {
-                    SqlState::SERIALIZATION_FAILURE => LossCount::RolledBack,
+                    SqlState::SERIALIZATION_FAILURE | SqlState::ADMIN_SHUTDOWN => LossCount::RolledBack,
                     SqlState::CONNECTION_FAILURE => LossCount::CutShort,
                     _ => LossCount::Unknown,
                 });
@@ -218,6 +222,24 @@ impl Client {
         }
     }
 
+    /// The unit is told goodbye for the second time, and the node that did so first has not stopped: it let somebody in
+    /// since, or goes on. So it was not the node that was ended but the statement, by an operator or by itself.
+    fn was_ended(&mut self, held: &mut HeldLease, now: Instant) -> bool {
+        let death = Death { node: held.lease.node(), seen: now };
+        let before = *self.parted.get_or_insert(death);
+        let view = self.cluster().view.load();
+        let has_gone_on = view
+            .node(before.node)
+            .is_some_and(|node| node.state == NodeState::Up && node.up_since.is_some_and(|since| since <= before.seen));
+        drop(view);
+        if !has_gone_on {
+            self.parted = Some(death);
+            return false;
+        }
+        let has_let_in = before.node == death.node && held.lease.connection().opened > before.seen;
+        has_let_in || now.saturating_duration_since(before.seen) > LONGEST_PARTING
+    }
+
     /// The node answers nobody. One whose sessions all end because one of them has crashed is soon there again.
     fn is_down(&self, node: NodeId) -> bool {
         self.cluster().view.load().node(node).is_none_or(|node| node.state == NodeState::Down)
@@ -227,6 +249,7 @@ impl Client {
     pub(super) fn forget_losses(&mut self) {
         self.lost_on.clear();
         self.died_last = None;
+        self.parted = None;
     }
 
     /// Everything since BEGIN stands at the front of the input again; what the client has seen of it will be compared.

@@ -167,6 +167,7 @@ impl Parked {
             dropping: 0,
             lost_on: SmallVec::new(),
             died_last: None,
+            parted: None,
             paths: LastPath::default(),
             stays_with: self.stays_with,
             turn: worker.turn(),

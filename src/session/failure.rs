@@ -78,13 +78,17 @@ impl Session {
             return self.lost_transaction(how);
         }
         let refused = how.farewell.is_some_and(proves_nothing_done) && !self.can_commit_inside();
-        let has_done_nothing = !how.sent || how.is_read || refused || self.runs_nothing() || cfg!(feature = "broken");
+        let is_harmless = refused && !self.ends_sessions() || self.runs_nothing();
+        let has_done_nothing = !how.sent || how.is_read || is_harmless || cfg!(feature = "broken");
         if how.at_hand && !how.forwarded && has_done_nothing {
             self.rewind();
             return Loss::RunAgain;
         }
         if self.owed.is_empty() && !self.flow.batch_open {
             return Loss::Report(SqlState::CONNECTION_FAILURE, BytesMut::new());
+        }
+        if refused && how.farewell == Some(SqlState::ADMIN_SHUTDOWN) && !how.forwarded {
+            return self.report(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command");
         }
         if how.is_read {
             return self.report(
@@ -330,6 +334,17 @@ impl Session {
         executed > 1
     }
 
+    /// Something under way ends sessions of the node, perhaps its own: run again it would end others, and again its own.
+    fn ends_sessions(&self) -> bool {
+        self.owed.iter().any(|owed| match owed {
+            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
+                let mut functions = statement.parts.iter().flat_map(|part| &part.functions);
+                functions.any(|function| &*function.name == "pg_terminate_backend")
+            }
+            _ => false,
+        })
+    }
+
     /// What a replica has refused of it can be run at another node: alone, or with its transaction, which goes on.
     pub fn can_be_run_elsewhere(&self) -> bool {
         let ends = |owed: &Owed| match owed {
@@ -502,6 +517,21 @@ mod tests {
             let mut story = Story::begin();
             story.send(b'Q', format!("{text}\0").as_bytes());
             assert_eq!(story.session.lost(how) == Loss::RunAgain, is_run_again, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_ends_sessions_is_not_run_again_when_it_has_ended_its_own() {
+        let farewell = Some(SqlState::ADMIN_SHUTDOWN);
+        let how = Circumstances { farewell, sent: true, forwarded: false, is_read: false, at_hand: true };
+        for (text, is_run_again) in [("select pg_terminate_backend(pg_backend_pid())", false), ("delete from t", true)]
+        {
+            let mut story = Story::begin();
+            story.send(b'Q', format!("{text}\0").as_bytes());
+            match story.session.lost(how) {
+                Loss::RunAgain => assert!(is_run_again, "{text}"),
+                loss => assert!(matches!(loss, Loss::Report(SqlState::ADMIN_SHUTDOWN, _)) && !is_run_again, "{text}"),
+            }
         }
     }
 

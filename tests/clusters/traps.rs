@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use postgres::error::SqlState;
 use postgres::{Client, SimpleQueryMessage};
 use trunkline::demo::cluster::Cluster;
 
@@ -364,6 +365,45 @@ fn a_backend_that_is_terminated_by_a_client_is_no_failover() {
         for _ in 0..10 {
             answered(&mut killer, "insert into log values ('on')");
         }
+    });
+}
+
+#[test]
+fn a_statement_that_ends_its_own_session_is_told_so_and_ends_no_more() {
+    limited(|| {
+        let (cluster, proxy) = prepared();
+        let sql = "create function ends_itself() returns boolean language plpgsql as \
+            $$ begin return pg_terminate_backend(pg_backend_pid()); end $$";
+        cluster.node(0).sql(sql).unwrap();
+        let mut client = proxy.client();
+        // The other one ends whoever is there, by a name that tells nothing of it.
+        for sql in ["select pg_terminate_backend(pg_backend_pid())", "select ends_itself()"] {
+            let problem = client.simple_query(sql).unwrap_err();
+            assert_eq!(problem.code(), Some(&SqlState::ADMIN_SHUTDOWN), "{sql}: {problem:?}");
+            answered(&mut client, "insert into log values ('on')");
+        }
+    });
+}
+
+/// An operator who ends a statement once may have meant the node; who does so twice has meant the statement.
+#[test]
+fn a_write_that_an_operator_ends_again_is_ended() {
+    limited(|| {
+        let (cluster, proxy) = prepared();
+        let primary = cluster.node(0);
+        let mut client = proxy.client();
+        let write = thread::spawn(move || client.batch_execute("insert into log select 'long' from pg_sleep(60)"));
+        let mut ended = 0;
+        eventually("it is ended", Duration::from_secs(20), || {
+            let running =
+                "from pg_stat_activity where query like 'insert into log select ''long''%' and state = 'active'";
+            ended += primary.sql(&format!("select pg_terminate_backend(pid) {running}")).unwrap().lines().count();
+            thread::sleep(Duration::from_millis(500));
+            write.is_finished()
+        });
+        let problem = write.join().unwrap().unwrap_err();
+        assert_eq!(problem.code(), Some(&SqlState::ADMIN_SHUTDOWN), "{problem:?}");
+        assert!((2..10).contains(&ended), "{ended}");
     });
 }
 
