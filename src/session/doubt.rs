@@ -73,7 +73,8 @@ impl Session {
         if self.owed.is_empty() {
             return false;
         }
-        if self.settings_are_under_way() && begins_something(tag) && !self.flow.skipping {
+        let waits = self.settings_are_under_way() || self.has_reset() && !self.flow.batch_open;
+        if waits && begins_something(tag) && !self.flow.skipping {
             return true;
         }
         match tag {

@@ -53,7 +53,7 @@ impl Session {
         if !self.pins.is_empty() || self.keeps_lease {
             return Loss::End("the server connection that held this session's state was lost");
         }
-        let is_left = self.owed.is_empty() && self.may_lose_remains();
+        let is_left = self.may_lose_remains() && (self.owed.is_empty() || self.touched_for_good);
         let is_committed = self.transaction.status == TransactionStatus::Idle || self.touched_for_good;
         if is_committed && (is_left || !self.touched.is_empty()) {
             return Loss::End("the session's settings were lost with its server connection");
