@@ -13,3 +13,13 @@ pub enum Change {
     /// What all databases of the cluster share: roles, and what their sessions begin with.
     Shared,
 }
+
+impl Change {
+    /// And this.
+    #[inline]
+    pub fn join(&mut self, other: Self) {
+        if other > *self {
+            *self = other;
+        }
+    }
+}

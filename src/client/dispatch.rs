@@ -6,7 +6,7 @@ use super::acquire::{Acquired, Refusal, target};
 use super::alarm::Alarm;
 use super::conversation::{Client, HeldLease};
 use super::farewell::Farewell;
-use super::gathering::{peek, violation};
+use super::gathering::{body_of, peek, violation};
 use super::worker::Buffers;
 use crate::backend::Lease;
 use crate::backend::exchange::ExchangeError;
@@ -18,7 +18,7 @@ use crate::session::translate::Message;
 use crate::session::{End, Held, TransactionLog};
 use crate::topology::Role;
 use crate::wire::error_response::{put_notice, put_warning};
-use crate::wire::{SqlState, frame, frontend};
+use crate::wire::{SqlState, frontend};
 
 impl Client {
     /// The unit goes on its way on a new lease.
@@ -135,7 +135,7 @@ impl Client {
             let Some((message, after)) = rest.split_at_checked(header.size.min(rest.len())) else { break };
             let message = Message {
                 tag: header.tag,
-                body: message.get(frame::HEADER..).unwrap_or_default(),
+                body: body_of(message),
                 whole: message,
                 missing: header.size - message.len(),
             };

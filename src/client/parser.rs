@@ -50,9 +50,14 @@ struct Parsed {
 pub(super) struct Apart {
     text: Arc<[u8]>,
     settings: ParseSettings,
-    /// None: it is known now.
-    awaited: Option<oneshot::Receiver<Parsed>>,
-    statement: Option<Arc<Statement>>,
+    progress: Progress,
+}
+
+/// How far the thread is with a text.
+#[derive(Debug)]
+enum Progress {
+    Awaited(oneshot::Receiver<Parsed>),
+    Known(Arc<Statement>),
 }
 
 impl Parser {
@@ -65,7 +70,7 @@ impl Parser {
         let bytes: Arc<[u8]> = text.into();
         // A thread that is gone drops it, and the client finds that nobody will tell it.
         let _ = texts.send(Text { bytes: Arc::clone(&bytes), settings, told });
-        Ok(Apart { text: bytes, settings, awaited: Some(awaited), statement: None })
+        Ok(Apart { text: bytes, settings, progress: Progress::Awaited(awaited) })
     }
 }
 
@@ -107,7 +112,10 @@ pub(super) fn classify(
 
 #[cold]
 fn told_of(apart: &mut Option<Box<Apart>>, text: &[u8], settings: &ParseSettings) -> Option<Arc<Statement>> {
-    apart.take_if(|apart| apart.is_of(text, settings))?.statement
+    match apart.take_if(|apart| apart.is_of(text, settings))?.progress {
+        Progress::Known(statement) => Some(statement),
+        Progress::Awaited(_) => None,
+    }
 }
 
 impl Client {
@@ -137,7 +145,7 @@ impl Client {
     /// A message waits for its text to be parsed.
     #[inline]
     pub(super) fn is_parsing(&self) -> bool {
-        self.apart.as_ref().is_some_and(|apart| apart.awaited.is_some())
+        self.apart.as_ref().is_some_and(|apart| matches!(apart.progress, Progress::Awaited(_)))
     }
 
     /// Ready when no message waits for its text to be parsed.
@@ -152,10 +160,9 @@ impl Client {
     #[cold]
     fn poll_parsing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(apart) = &mut self.apart else { return Poll::Ready(()) };
-        let Some(awaited) = &mut apart.awaited else { return Poll::Ready(()) };
+        let Progress::Awaited(awaited) = &mut apart.progress else { return Poll::Ready(()) };
         let parsed = ready!(Pin::new(awaited).poll(cx));
-        apart.awaited = None;
-        apart.statement = Some(match parsed {
+        apart.progress = Progress::Known(match parsed {
             Ok(Parsed { statement, took }) => {
                 self.worker.has_parsed(&apart.text, &apart.settings, &statement, took);
                 statement

@@ -74,22 +74,27 @@ impl Pause {
     /// Statements wait.
     #[inline]
     pub fn is_paused(&self) -> bool {
-        self.causes.load(Ordering::Acquire) & (Cause::Operator as u8 | Cause::Switchover as u8) != 0
+        self.has_any(Cause::Operator as u8 | Cause::Switchover as u8)
     }
 
     /// This holds it back.
     fn has(&self, cause: Cause) -> bool {
-        self.causes.load(Ordering::Acquire) & cause as u8 != 0
+        self.has_any(cause as u8)
     }
 
     /// Anything holds it back.
     fn is_held(&self) -> bool {
-        self.causes.load(Ordering::Acquire) != 0
+        self.has_any(u8::MAX)
+    }
+
+    #[inline]
+    fn has_any(&self, causes: u8) -> bool {
+        self.causes.load(Ordering::Acquire) & causes != 0
     }
 
     /// New clients are refused.
     pub fn is_disabled(&self) -> bool {
-        self.causes.load(Ordering::Acquire) & Cause::Disabled as u8 != 0
+        self.has(Cause::Disabled)
     }
 
     /// Waits until statements may go on; false: not by then. Cancel-safe: it changes nothing.

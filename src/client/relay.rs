@@ -581,9 +581,7 @@ impl Client {
             return Ok(Surveyed::Message);
         };
         let there = rest.get(..header.size.min(rest.len())).unwrap_or_default();
-        if self.waits_to_read_settings()
-            || self.session.must_wait(header.tag, there.get(frame::HEADER..).unwrap_or_default())
-        {
+        if self.waits_to_read_settings() || self.session.must_wait(header.tag, body_of(there)) {
             return Ok(Surveyed::Doubtful);
         }
         let Some(message) = rest.get(..header.size) else {

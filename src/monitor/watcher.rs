@@ -305,8 +305,8 @@ fn words(error: &dyn std::error::Error) -> String {
 
 /// So many probes go over one connection; the next over a fresh one.
 const PROBES_PER_CONNECTION: u32 = 9;
-/// So many logins in a row do not end in time, or are cut off, before a node is missed whose old connection answers: it lets nobody in any more.
-/// Fewer are what a machine shows that has more to do than it can.
+/// So many logins in a row do not end in time, or are cut off, before a node is missed whose old connection answers: it lets
+/// nobody in any more. Fewer are what a machine shows that has more to do than it can.
 const VAIN_LOGINS: u32 = 4;
 /// Between two probes of a node, however many doubt it.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);

@@ -39,15 +39,7 @@ impl Session {
 
     /// The transaction has failed, and what has been gathered does not end it first: it fails, too.
     pub fn only_fails(&self) -> bool {
-        let ends = matches!(
-            self.first_control(),
-            Some(
-                TransactionControl::Commit { .. }
-                    | TransactionControl::Rollback { .. }
-                    | TransactionControl::RollbackTo
-                    | TransactionControl::Prepare
-            )
-        );
+        let ends = self.first_control().is_some_and(TransactionControl::ends_or_takes_back);
         self.transaction.status == TransactionStatus::Failed && self.owed.is_empty() && !ends
     }
 
@@ -56,10 +48,8 @@ impl Session {
     pub fn ends_before_all_else(&self) -> bool {
         let ends = match self.first_control() {
             Some(TransactionControl::Commit { chain: false } | TransactionControl::Rollback { chain: false }) => true,
-            Some(
-                TransactionControl::Commit { .. } | TransactionControl::Rollback { .. } | TransactionControl::Prepare,
-            ) => self.transaction.status == TransactionStatus::Failed,
-            _ => false,
+            Some(control) => control.ends() && self.transaction.status == TransactionStatus::Failed,
+            None => false,
         };
         ends && self.all_answered() && !self.batch_is_open() && self.can_end_anew()
     }

@@ -6,7 +6,7 @@
 use super::Session;
 use super::owed::Moment;
 use super::prepared::Reading;
-use crate::sql::{Part, SessionChange, Statement, TransactionControl, is_carried};
+use crate::sql::{Part, SessionChange, Statement, is_carried};
 
 /// When settings are changed.
 #[derive(Clone, Copy, Debug)]
@@ -81,13 +81,7 @@ impl Session {
 
     /// What this part of a statement changes, by itself or because it ends what has changed settings before.
     fn change_by(&self, part: &Part) -> Changes {
-        let ends = matches!(
-            part.transaction,
-            TransactionControl::Commit { .. }
-                | TransactionControl::Rollback { .. }
-                | TransactionControl::RollbackTo
-                | TransactionControl::Prepare
-        );
+        let ends = part.transaction.ends_or_takes_back();
         let of_name = |name: &str| if Reading::depends_on(name) { Changes::Reading } else { Changes::Settings };
         let by_session = part.session.iter().map(|change| match change {
             SessionChange::Set(name) | SessionChange::Reset(name) if is_carried(name) => of_name(name),

@@ -57,7 +57,7 @@ impl Session {
             TransactionControl::Commit { chain } => {
                 self.settings_are_committed();
                 if chain {
-                    self.catalog.has_changed = self.catalog.has_changed.max(self.catalog.may_change);
+                    self.catalog.has_changed.join(self.catalog.may_change);
                 }
                 self.settled_writes |= self.transaction.may_have_written;
             }

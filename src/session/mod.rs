@@ -539,7 +539,7 @@ impl Session {
     #[inline]
     fn settle_catalog_change(&mut self) {
         if self.catalog.may_change != Change::None {
-            self.catalog.has_changed = self.catalog.has_changed.max(self.catalog.may_change);
+            self.catalog.has_changed.join(self.catalog.may_change);
             if self.owed.is_empty() {
                 self.catalog.may_change = Change::None;
             }

@@ -185,7 +185,7 @@ impl Session {
         // Not SELECT: CREATE TABLE AS answers with it, too.
         const ROWS: [&[u8]; 5] = [b"INSERT ", b"UPDATE ", b"DELETE ", b"MERGE ", b"COPY "];
         if statement.is_too_large() && !ROWS.iter().any(|rows| tag.starts_with(rows)) {
-            self.catalog.may_change = self.catalog.may_change.max(Change::Opaque);
+            self.catalog.may_change.join(Change::Opaque);
         }
     }
 

@@ -52,9 +52,7 @@ impl Session {
                 }
             }
             frontend::SYNC => self.gathered.end = Some(End::Sync),
-            frontend::FLUSH => {
-                self.cut_batch();
-            }
+            frontend::FLUSH => self.cut_batch(),
             frontend::FUNCTION_CALL => {
                 self.gathered.executes += 1;
                 self.gathered.join(Intent::Primary(Reason::FunctionCall));
@@ -378,7 +376,7 @@ impl Session {
     #[inline]
     fn meets(&mut self, statement: &Statement, text: &[u8], catalog: &Catalog<'_>, held: Held) {
         if safety::may_change_catalog(statement, catalog) {
-            self.gathered.catalog_change = self.gathered.catalog_change.max(safety::change_of(statement));
+            self.gathered.catalog_change.join(safety::change_of(statement));
         }
         let hides_code = safety::hides_code(statement, catalog);
         self.gathered.leaves(safety::leftovers(statement, catalog, hides_code).map(|left| left.named_in(text)));

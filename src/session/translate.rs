@@ -58,9 +58,7 @@ impl Session {
         {
             self.describe_ours(&prepared, out);
         }
-        if self.gathered.catalog_change != Change::None {
-            self.catalog.may_change = self.catalog.may_change.max(self.gathered.catalog_change);
-        }
+        self.catalog.may_change.join(self.gathered.catalog_change);
         if let Some(left) = self.gathered.leftovers.take() {
             if left.doubt != Doubt::None {
                 known.unseen = Some(self.id);
@@ -101,7 +99,7 @@ impl Session {
             frontend::SYNC => self.translate_sync(message, out),
             frontend::FLUSH => out.extend_from_slice(message.whole),
             frontend::FUNCTION_CALL => {
-                self.catalog.may_change = self.catalog.may_change.max(Change::Opaque);
+                self.catalog.may_change.join(Change::Opaque);
                 self.transaction.may_have_written = true;
                 self.may_be_left(&Leftovers::doubtful(Doubt::Opaque));
                 self.draws(Draws::Maybe, known);

@@ -237,6 +237,18 @@ pub enum TransactionControl {
     Set(TransactionModes),
 }
 
+impl TransactionControl {
+    /// It ends the transaction.
+    pub fn ends(&self) -> bool {
+        matches!(self, Self::Commit { .. } | Self::Rollback { .. } | Self::Prepare)
+    }
+
+    /// It ends the transaction, or takes a part of it back.
+    pub fn ends_or_takes_back(&self) -> bool {
+        self.ends() || *self == Self::RollbackTo
+    }
+}
+
 /// The modes named by BEGIN or SET TRANSACTION; None = not named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TransactionModes {
