@@ -181,6 +181,18 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_behind_a_reset_is_answered_before_what_comes_next_is_looked_at() {
+        let mut story = Story::begin_with(&[("search_path", "app")]);
+        story.send(b'Q', b"reset all\0");
+        story.sync();
+        story.hear(b'C', b"RESET\0");
+        story.hear_all("Z");
+        assert!(story.session.must_wait(b'Q', b"select a from t\0"));
+        story.hear_all("Z");
+        assert!(!story.session.must_wait(b'Q', b"select a from t\0"));
+    }
+
+    #[test]
     fn what_is_executed_by_sql_changes_what_it_would_by_itself() {
         for (text, is_awaited) in [("execute sets", true), ("execute itself", false)] {
             let mut story = Story::begin();

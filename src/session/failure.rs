@@ -565,6 +565,21 @@ mod tests {
     }
 
     #[test]
+    fn what_code_has_set_and_a_commit_has_made_stand_ends_the_session_whatever_is_under_way() {
+        for (end, is_committed) in [("commit and chain", true), ("rollback and chain", false)] {
+            let mut story = Story::begin();
+            story.open_transaction();
+            for text in ["call p()", end] {
+                story.send(b'Q', format!("{text}\0").as_bytes());
+                story.hear(b'C', b"?\0");
+                story.hear(b'Z', b"T");
+            }
+            story.send(b'Q', b"insert into t values (1)\0");
+            assert_eq!(matches!(story.lose(), Loss::End(_)), is_committed, "{end}");
+        }
+    }
+
+    #[test]
     fn what_an_aborted_transaction_has_set_is_not_committed_by_its_commit() {
         let mut story = Story::begin();
         story.open_transaction();
