@@ -22,6 +22,7 @@ impl Picture {
         drawing.types();
         drawing.operators();
         while drawing.follow() {}
+        drawing.event_triggers();
         drawing.picture
     }
 }
@@ -80,6 +81,16 @@ impl<'a> Drawing<'a> {
             children,
             aggregates,
         }
+    }
+
+    /// What they leave, once it is known what all functions do.
+    fn event_triggers(&mut self) {
+        let run = self.rows.event_triggers.iter().filter_map(|oid| self.function(*oid));
+        let mut left = Leftovers::default();
+        run.filter_map(|function| function.leaves.as_deref()).for_each(|other| {
+            left.join(other);
+        });
+        self.picture.event_leaves = (!left.is_none()).then(|| Box::new(left));
     }
 
     fn frame(&mut self) {

@@ -40,6 +40,8 @@ pub struct Inventory {
     pub virtual_columns: Vec<(Oid, Mentions)>,
     /// (table, the function of a trigger on it).
     pub triggers: Vec<(Oid, Oid)>,
+    /// The functions of event triggers.
+    pub event_triggers: Vec<Oid>,
     /// (table, a column whose default draws from a sequence).
     pub draws: Vec<(Oid, Box<str>)>,
     /// Relations with rules for what is written to them, or with defaults that call functions which are not PostgreSQL's own.

@@ -205,7 +205,7 @@ impl Picture {
         }
     }
 
-    /// What functions and triggers that the statement runs leave in its session.
+    /// What functions and triggers that the statement runs leave in its session, those of events included.
     pub fn leftovers(&self, statement: &Statement, path: &Path) -> Leftovers {
         let mut left = Leftovers::default();
         for part in &statement.parts {
@@ -231,6 +231,12 @@ impl Picture {
                 written.filter_map(|relation| relation.write_leaves.as_deref()).for_each(|other| {
                     left.join(other);
                 });
+            }
+            // Also where what it makes is temporary.
+            if let Some(other) = self.event_leaves.as_deref()
+                && (part.changes_catalog || self.part_changes_catalog(part, path))
+            {
+                left.join(other);
             }
         }
         left

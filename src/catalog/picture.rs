@@ -44,6 +44,8 @@ pub struct Picture {
     /// By name alone.
     pub(super) function_names: ByName<SmallVec<[u32; 1]>>,
     pub(super) functions: Vec<Function>,
+    /// What event triggers leave in the session that changes the catalogs.
+    pub(super) event_leaves: Left,
     /// Of all functions, one after the other.
     pub(super) arguments: Vec<Oid>,
     pub(super) builtin_signatures: HashMap<Box<str>, Vec<Box<[Oid]>>>,
@@ -163,6 +165,7 @@ impl Picture {
             relations: Vec::new(),
             function_names: HashMap::with_hasher(hasher.clone()),
             functions: Vec::new(),
+            event_leaves: None,
             arguments: Vec::new(),
             builtin_signatures: HashMap::new(),
             primary_builtins: Vec::new(),

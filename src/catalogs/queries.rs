@@ -37,6 +37,7 @@ SELECT concat_ws(' ', \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_amop WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_aggregate WHERE aggfnoid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_trigger WHERE NOT tgisinternal), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_event_trigger), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_db_role_setting), \
 (SELECT concat(count(*), '/', sum(hashtext(concat(rolname, rolsuper, rolbypassrls))::bigint)) FROM pg_roles))";
 
@@ -103,6 +104,8 @@ async fn read_relations(reader: &mut Reader, rows: &mut Inventory) -> Result<(),
     reader.rows(sql, |row| rows.virtual_columns.push((row.number(0), tree(row, 1)))).await?;
     let sql = "SELECT DISTINCT tgrelid, tgfoid FROM pg_trigger WHERE NOT tgisinternal";
     reader.rows(sql, |row| rows.triggers.push((row.number(0), row.number(1)))).await?;
+    let sql = "SELECT DISTINCT evtfoid FROM pg_event_trigger WHERE evtenabled <> 'D'";
+    reader.rows(sql, |row| rows.event_triggers.push(row.number(0))).await?;
     // nextval, which has had this number for ever.
     let sql = "SELECT d.adrelid, a.attname FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid \
                AND a.attnum = d.adnum WHERE d.adbin LIKE '%:funcid 1574 %' \

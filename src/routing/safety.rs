@@ -112,9 +112,10 @@ pub fn change_of(statement: &Statement) -> Change {
     }
 }
 
-/// It writes while the catalogs are not known: a trigger that nobody has heard of may run.
+/// It writes, or changes the catalogs, while they are not known: a trigger that nobody has heard of may run.
 pub fn runs_unseen(statement: &Statement, catalog: &Catalog<'_>) -> bool {
-    matches!(catalog, Catalog::Unknown { .. }) && statement.parts.iter().any(|part| part.writes)
+    let may_trigger = |part: &Part| part.writes || part.changes_catalog;
+    matches!(catalog, Catalog::Unknown { .. }) && statement.parts.iter().any(may_trigger)
 }
 
 /// The statement runs code that its text does not show: what that leaves, draws or writes, nobody knows.
@@ -153,7 +154,9 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>, hides_code: bool)
         functions.for_each(|name| left.calls_unknown(&name.name));
     }
     let is_opaque = |part: &Part| runs_code(part) || part.kind == Kind::Unparsed;
-    if statement.parts.iter().any(is_opaque) || hides_code {
+    let may_trigger = matches!(catalog, Catalog::Unknown { last: None, .. })
+        && statement.parts.iter().any(|part| part.changes_catalog);
+    if statement.parts.iter().any(is_opaque) || hides_code || may_trigger {
         left.doubt(Doubt::Opaque);
     }
     if statement.parts.iter().any(writes_settings) {

@@ -358,3 +358,27 @@ fn what_a_view_an_operator_or_a_cast_leaves_is_its_sessions_and_nobody_elses() {
         assert_eq!(one.query("select pg_advisory_unlock(77)")[1], "row t");
     });
 }
+
+#[test]
+fn what_event_triggers_leave_is_its_sessions_and_nobody_elses() {
+    limited(|| {
+        let cluster = cluster();
+        cluster
+            .node(0)
+            .sql(
+                "create function notes() returns event_trigger language plpgsql as
+                    $$ begin perform set_config('work_mem', '9MB', false); create temp table own (a int); end $$;
+                create event trigger notes on ddl_command_end when tag in ('CREATE VIEW') execute function notes();",
+            )
+            .unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 2\n[routing]\nreads = 'primary'");
+        let (mut client, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        client.query("create view made as select 1");
+        for _ in 0..3 {
+            assert_eq!(other.query("show work_mem")[1], "row 4MB");
+            assert_eq!(other.query("select to_regclass('own')")[1], "row null");
+            assert_eq!(client.query("show work_mem")[1], "row 9MB");
+            assert_eq!(client.query("select to_regclass('own')")[1], "row own");
+        }
+    });
+}
