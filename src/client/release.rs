@@ -14,6 +14,8 @@ use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::put_warning;
 
+const DEALLOCATE_ALL: &str = "DEALLOCATE ALL";
+
 impl Client {
     /// The session is idle: what it has left on its server connection is found out, and the lease goes back unless that
     /// holds it.
@@ -41,6 +43,7 @@ impl Client {
             let (sql, again) = (self.session.look_query(), self.session.look_query_unhurried());
             let answer = self.ask(&sql, Some(&again), buffers).await?;
             self.session.looked(&answer.rows);
+            self.forget_deallocated(&answer.rows, buffers).await?;
         }
         let touched = self.session.take_touched();
         if !touched.is_empty() && self.held.is_some() {
@@ -50,6 +53,22 @@ impl Client {
         }
         self.session.take_new_pins().iter().for_each(|pin| self.worker.metrics.pinned(pin));
         Ok(touched)
+    }
+
+    /// Statements that code has deallocated must be prepared again by whoever wants them.
+    async fn forget_deallocated(
+        &mut self,
+        seen: &[Vec<Option<Arc<str>>>],
+        buffers: &mut Buffers,
+    ) -> Result<(), Farewell> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        if self.session.lacks_statements(seen, &held.lease.connection().known) {
+            self.ask(DEALLOCATE_ALL, Some(DEALLOCATE_ALL), buffers).await?;
+            if let Some(held) = &mut self.held {
+                held.lease.connection().known.forget_statements(|_| false);
+            }
+        }
+        Ok(())
     }
 
     /// What the session has set of Trunkline's own settings; it is warned of what makes no sense.

@@ -156,6 +156,11 @@ impl Known {
         }
     }
 
+    /// How many named statements of ours it has.
+    pub fn count_statements(&self) -> usize {
+        self.statements.len()
+    }
+
     /// It has none of its named statements any more but these.
     pub fn forget_statements(&mut self, but: impl Fn(StatementId) -> bool) {
         self.statements.retain(|id, _| but(*id));

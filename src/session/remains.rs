@@ -32,8 +32,8 @@ impl Remains {
 /// Settings that the view of all settings does not show.
 const NEVER_LISTED: [&str; 2] = ["role", "session_authorization"];
 
-/// One row for each setting that the session has changed, in lower case as names are kept, and one for each pin that has a cause; the first column says
-/// which.
+/// One row for each setting that the session has changed, in lower case as names are kept, one for each pin that has a cause, and
+/// one with the number of statements of ours; the first column says which.
 const SQL: &str = "\
 SELECT 'setting', pg_catalog.lower(name) FROM pg_catalog.pg_settings WHERE source = 'session' \
 UNION ALL SELECT 'temporary', NULL WHERE pg_catalog.pg_my_temp_schema() <> 0 AND EXISTS (SELECT FROM pg_catalog.pg_depend \
@@ -42,7 +42,9 @@ UNION ALL SELECT 'listen', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_listenin
 UNION ALL SELECT 'lock', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
  WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
 UNION ALL SELECT 'cursor', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
-UNION ALL SELECT 'prepared', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)";
+UNION ALL SELECT CASE WHEN from_sql THEN 'prepared' ELSE 'ours' END, \
+ pg_catalog.count(*) FILTER (WHERE name ~ '^tl_[0-9a-f]{32}$')::pg_catalog.text \
+ FROM pg_catalog.pg_prepared_statements GROUP BY from_sql";
 
 /// Settings of users' own are not listed either: what these functions may set, of which nothing is known yet, is to be
 /// asked for by the names that stand in them.
@@ -137,6 +139,16 @@ impl Session {
             self.touched.extend(known);
             self.touched.extend(NEVER_LISTED.map(Arc::from));
         }
+    }
+
+    /// By what the node has answered to the look, code has deallocated statements of ours, which are other sessions' too. Which,
+    /// is not known: all are to be deallocated, unless the session keeps the server connection for itself.
+    pub fn lacks_statements(&self, rows: &[Vec<Option<Arc<str>>>], known: &Known) -> bool {
+        let mut counts = rows.iter().filter_map(|row| match &**row {
+            [Some(kind), Some(count)] if **kind == *"ours" => count.parse::<usize>().ok(),
+            _ => None,
+        });
+        self.pins.is_empty() && counts.next().unwrap_or_default() < known.count_statements()
     }
 
     /// Why the session has begun to keep its server connection, since this was asked last. Nobody knows before it is idle

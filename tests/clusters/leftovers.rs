@@ -382,3 +382,29 @@ fn what_event_triggers_leave_is_its_sessions_and_nobody_elses() {
         }
     });
 }
+
+#[test]
+fn what_code_deallocates_is_prepared_again_for_other_sessions() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut client, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        for name in ["one", "two"] {
+            other.ask(&[&parse(name, &format!("select '{name}'")), SYNC], 1);
+        }
+        client.query("do $$ begin deallocate all; end $$");
+        for name in ["one", "two", "one"] {
+            let answer = other.ask(&[&bind(name, &[]), &execute(), SYNC], 1);
+            assert!(answer.contains(&format!("row {name}")), "{answer:?}");
+        }
+        // Some are made behind it.
+        client.send(&[&query("do $$ begin deallocate all; end $$"), &parse("three", "select 'three'"), SYNC]);
+        (0..2).for_each(|_| drop(client.until(b'Z')));
+        for name in ["one", "two", "one"] {
+            let answer = other.ask(&[&bind(name, &[]), &execute(), SYNC], 1);
+            assert!(answer.contains(&format!("row {name}")), "{answer:?}");
+        }
+        let answer = client.ask(&[&bind("three", &[]), &execute(), SYNC], 1);
+        assert!(answer.contains(&"row three".to_owned()), "{answer:?}");
+    });
+}
