@@ -1,5 +1,6 @@
 //! A unit on its way to a node: the lease is made the session's, the messages translated, the decision remembered.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::acquire::{Acquired, Refusal, target};
@@ -20,6 +21,9 @@ use crate::topology::Role;
 use crate::wire::error_response::{put_notice, put_warning};
 use crate::wire::{SqlState, frontend};
 
+/// A unit whose server connections cannot be made its session's in time is told so in the end.
+const MOST_WAITS: usize = 2;
+
 impl Client {
     /// The unit goes on its way on a new lease.
     pub(super) async fn begin(
@@ -32,21 +36,21 @@ impl Client {
             return Ok(()); // closes it, and the unit is started on another
         }
         if let Err(error) = self.make_ours(&mut acquired.lease).await {
-            return self.replay_failed(error, buffers).await;
+            return self.replay_failed(acquired.lease, error, buffers).await;
         }
         let Some(is_read) = self.go_by(&mut acquired, is_read, buffers).await? else {
             self.give_back(acquired.lease, Instant::now());
             return Ok(()); // what it is now is started elsewhere
         };
         if let Err(error) = self.verify(&mut acquired.lease).await {
-            return self.replay_failed(error, buffers).await;
+            return self.replay_failed(acquired.lease, error, buffers).await;
         }
         if let Some(sql) = self.session.beginning(Held::of(acquired.role)) {
             let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
             match acquired.lease.connection().query(&sql, deadline).await {
                 Ok(_) => {}
                 Err(ExchangeError::Refused { code, .. }) if self.session.has_failed_anew(code) => {}
-                Err(error) => return self.replay_failed(error, buffers).await,
+                Err(error) => return self.replay_failed(acquired.lease, error, buffers).await,
             }
             self.session.has_begun();
         }
@@ -231,6 +235,8 @@ impl Client {
         if sql.is_none() && missing.is_empty() {
             return Ok(());
         }
+        // What is replayed may wait for a lock.
+        self.cancellable.runs_on(connection);
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
         if sql.as_ref().is_some_and(|sql| connection.misreads(sql)) {
             connection.turn_to_utf8(deadline).await?;
@@ -246,7 +252,7 @@ impl Client {
             // What cannot be prepared here any more will be missed by EXECUTE, in the node's own words.
             match connection.query(&prepare, deadline).await {
                 Ok(_) => {}
-                Err(ExchangeError::Refused { .. }) => refused.push(prepare),
+                Err(ExchangeError::Refused { code, .. }) if code != SqlState::QUERY_CANCELED => refused.push(prepare),
                 Err(error) => return Err(error),
             }
         }
@@ -288,6 +294,7 @@ impl Client {
         if !self.session.must_verify(&connection.known) {
             return Ok(());
         }
+        self.cancellable.runs_on(connection);
         let (messages, asked) = self.session.verification(&mut connection.known, self.server.prepared_statements);
         self.worker.metrics.prepared_replayed(asked.len());
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
@@ -296,7 +303,13 @@ impl Client {
         Ok(())
     }
 
-    async fn replay_failed(&mut self, error: ExchangeError, buffers: &mut Buffers) -> Result<(), Farewell> {
+    async fn replay_failed(
+        &mut self,
+        lease: Lease,
+        error: ExchangeError,
+        buffers: &mut Buffers,
+    ) -> Result<(), Farewell> {
+        self.cancellable.runs_nothing();
         match error {
             ExchangeError::Refused { code, message, .. }
                 if self.session.placeholder_removed(code, &message, &mut buffers.to_client) =>
@@ -304,6 +317,18 @@ impl Client {
                 Ok(())
             }
             ExchangeError::Refused { code, message, .. } => self.refuse(Refusal { code, message }, buffers).await,
+            // It waits for a lock, or the node stands still.
+            ExchangeError::Timeout => {
+                self.lost_on.push(lease.node());
+                tokio::task::spawn_local(end_replay(lease));
+                if self.lost_on.len() < MOST_WAITS {
+                    self.worker.metrics.retried(Retry::NotSent);
+                    return Ok(());
+                }
+                let message = "canceling statement: what the session has prepared or set was not taken up by a server \
+                               connection within pool.queue_timeout";
+                self.refuse(Refusal { code: SqlState::QUERY_CANCELED, message: message.to_owned() }, buffers).await
+            }
             // The connection was bad; nothing of the client's has been sent.
             _ => {
                 self.worker.metrics.retried(Retry::NotSent);
@@ -336,4 +361,10 @@ impl Client {
             self.session.note_names();
         }
     }
+}
+
+/// What runs there still is ended: closed alone, the server connection's process would wait for its lock on.
+async fn end_replay(mut lease: Lease) {
+    let target = Arc::clone(&lease.connection().cancel_target);
+    target.cancel().await;
 }

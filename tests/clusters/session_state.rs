@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
-use postgres::Client;
+use postgres::{Client, NoTls};
 
 use trunkline::demo::cluster::Cluster;
 
-use crate::fixture::{Proxy, cluster, limited};
+use crate::fixture::{Proxy, cluster, eventually, limited, login};
 use crate::raw::{FLUSH, RawClient, SYNC, TERMINATE, bind, close, execute, parse, query};
 
 /// One server connection per node, so that every client's statements meet on it.
@@ -113,8 +113,8 @@ fn a_clients_name_follows_it_to_the_server() {
     limited(|| {
         let cluster = cluster();
         let proxy = Proxy::start(&cluster, SHARED);
-        let mut one = proxy.client_config().application_name("one").connect(postgres::NoTls).unwrap();
-        let mut two = proxy.client_config().application_name("two").connect(postgres::NoTls).unwrap();
+        let mut one = proxy.client_config().application_name("one").connect(NoTls).unwrap();
+        let mut two = proxy.client_config().application_name("two").connect(NoTls).unwrap();
         for _ in 0..10 {
             assert_eq!(shown(&mut one, "application_name"), "one");
             assert_eq!(shown(&mut two, "application_name"), "two");
@@ -727,6 +727,53 @@ fn a_connection_whose_transactions_are_serializable_serves_others_on_a_replica_t
         for _ in 0..3 {
             assert_eq!(first_value(&mut proxy.client(), "show transaction isolation level"), "read committed");
         }
+    });
+}
+
+/// A statement that was prepared by SQL is to be prepared on another server connection, and its table is locked.
+fn locked_out(extra: &str, end: impl Fn(&mut RawClient, &dyn Fn(u32)) + Send + 'static) {
+    let extra = extra.to_owned();
+    limited(move || {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, &format!("[pool]\nsize = 2\n{extra}\n[routing]\nreads = 'primary'"));
+        let (mut client, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        client.query("prepare s as select count(*) from t");
+        // The one that has it is taken.
+        other.query("begin");
+        let mut owner = login(primary.port(), "bench", "bench").connect(NoTls).unwrap();
+        owner.batch_execute("begin; lock table t in access exclusive mode").unwrap();
+        let waiting = |wanted: u32| {
+            let sql =
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ilike '%prepare s %'";
+            eventually(&format!("{wanted} wait"), Duration::from_secs(10), || {
+                primary.sql(sql).unwrap() == wanted.to_string()
+            });
+        };
+        client.send(&[&query("execute s")]);
+        end(&mut client, &waiting);
+        waiting(0);
+        owner.batch_execute("rollback").unwrap();
+        let answer = client.query("execute s");
+        assert!(answer.contains(&"row 0".to_owned()), "{answer:?}");
+    });
+}
+
+#[test]
+fn what_is_prepared_anew_and_waits_for_a_lock_can_be_cancelled() {
+    locked_out("", |client, waiting| {
+        waiting(1);
+        client.canceller()();
+        assert_eq!(client.until(b'Z'), ["57014 canceling statement due to user request", "I"]);
+    });
+}
+
+#[test]
+fn what_is_prepared_anew_and_waits_for_a_lock_for_long_ends_and_leaves_no_process_behind() {
+    locked_out("queue_timeout = '1s'", |client, _| {
+        let answer = client.until(b'Z');
+        assert!(answer[0].starts_with("57014 canceling statement: what the session has prepared"), "{answer:?}");
     });
 }
 
