@@ -43,12 +43,19 @@ class Client:
         return body[4:]
 
     def query(self, text):
-        self.send(b"Q", text.encode() + b"\0")
+        self.ask(text)
         self.until_ready()
+
+    def ask(self, text):
+        self.send(b"Q", text.encode() + b"\0")
+
+    def take(self, count):
+        """Bytes of the answer, and no more of it."""
+        self.exactly(count)
 
     def pull(self, text):
         """Runs this and takes the answer as fast as it comes, looking only for its end. Answers how many bytes came."""
-        self.send(b"Q", text.encode() + b"\0")
+        self.ask(text)
         piece, end, count = bytearray(1 << 20), b"", 0
         while end != READY:
             size = self.socket.recv_into(piece)
@@ -60,7 +67,7 @@ class Client:
 
     def push(self, text, size):
         """COPY IN of this many bytes, about."""
-        self.send(b"Q", text.encode() + b"\0")
+        self.ask(text)
         while self.read()[0] != b"G":
             pass
         rows = b"".join(b"%0199d\n" % row for row in range(320))

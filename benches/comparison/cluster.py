@@ -45,6 +45,7 @@ dynamic_shared_memory_type = mmap
         place.write("node0/pg_hba.conf", "local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
         self.start(0)
         self.sql("create role bench login password 'bench' in role pg_monitor", database="postgres")
+        self.secret = self.sql("select rolpassword from pg_authid where rolname = 'bench'", database="postgres")
         self.sql("create database bench owner bench", database="postgres")
         self.sql("create unlogged table sink (text text); alter table sink owner to bench")
         place.run("pgbench", "-i", "-q", "-s", SCALE, *self.login(role="bench"), "bench")

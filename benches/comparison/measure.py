@@ -7,10 +7,11 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 from .client import Client
 from .place import environment
-from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, MOST_IDLE_UNPOOLED, ROUNDS, SCRIPTS
+from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, MOST_IDLE_UNPOOLED, ROUNDS, SCRIPTS, SLOW_READERS
 
 # Connecting costs what a password's proof costs; a cell begins when that is over, and ends before pgbench does.
 WARM_UP = 0.9
@@ -144,6 +145,51 @@ def measure_bulk(proxies):
                 results.setdefault((kind, route.name), []).append(outcome)
                 print(f"{kind} {route.name}: {outcome}", file=sys.stderr)
     return results
+
+
+def measure_logins(proxies):
+    """CPU of the proxy for a login by SCRAM, and how many a second: as many as two processes can ask for that do nothing else."""
+    results = {}
+    for _ in range(BULK_ROUNDS):
+        for route in proxies:
+            before, begun = cpu_seconds(route), time.time()
+            with ProcessPoolExecutor(2) as storming:
+                count = sum(storming.map(log_in_and_out, [route.port] * 2, [CELL_SECONDS] * 2))
+            outcome = {"cpu": (cpu_seconds(route) - before) * 1e6 / count, "rate": count / (time.time() - begun)}
+            results.setdefault(("login", route.name), []).append(outcome)
+            print(f"logins {route.name}: {outcome}", file=sys.stderr)
+    return results
+
+
+def log_in_and_out(port, seconds):
+    end, count = time.time() + seconds, 0
+    while time.time() < end:
+        Client(port).close()
+        count += 1
+    return count
+
+
+def slow_memory(route):
+    """KiB of PSS that a client costs which reads a little of a result of 1 GB now and then, against the same ones idle."""
+    route.stop()
+    if not route.start(clients=SLOW_READERS, pool=SLOW_READERS):
+        return None
+    clients = [Client(route.port) for _ in range(SLOW_READERS)]
+    for client in clients:
+        client.query("select 1")
+    time.sleep(1)
+    before = memory(route)
+    for client in clients:
+        client.ask("select repeat('x', 1000), generate_series(1, 1000 * 1000)")
+    for _ in range(20):
+        for client in clients:
+            client.take(64 << 10)
+        time.sleep(0.1)
+    after = memory(route)
+    for client in clients:
+        client.close()
+    print(f"{SLOW_READERS} slow readers {route.name}: {before} KiB to {after}", file=sys.stderr)
+    return (after - before) / SLOW_READERS
 
 
 def idle_memory(route, count):

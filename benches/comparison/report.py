@@ -12,7 +12,7 @@ from .routes import proxies_of
 from .settings import ASLR, BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, PLOT, PROTOCOLS, README, ROUNDS
 
 
-def render(cluster, routes, results, bulk, memory_of):
+def render(cluster, routes, results, bulk, logins, memory_of):
     proxies = [route for route in routes if route.is_proxy]
     whole = proxies_of(routes)
     cells = [(cell, cell_name(*cell)) for cell in CELLS]
@@ -22,6 +22,7 @@ def render(cluster, routes, results, bulk, memory_of):
     parts.append(table("Transactions per second", routes, cells, results, lambda m: f"{m['tps']:,.0f}", "tps"))
     parts.append(table("Latency, p50 / p99, ms", routes, cells, results, lambda m: f"{m['p50']:.2f} / {m['p99']:.2f}"))
     parts.append(table("CPU of the proxy per GB, s", whole, kinds, bulk, lambda m: f"{m['cpu']:.2f}", "cpu"))
+    parts.append(login_table(whole, logins))
     parts.append(memory_table(whole, memory_of))
     parts.extend(failures(results))
     return "\n\n".join(part for part in parts if part)
@@ -82,13 +83,24 @@ def ratio(results, key, what, name="Trunkline"):
     return f"{statistics.median(ratios):.2f}" if ratios else ""
 
 
+def login_table(proxies, logins):
+    found = [medians(logins, "login", route.name) for route in proxies]
+    if not all(found) or not found:
+        return ""
+    return "\n".join([
+        f"| Logins by SCRAM | {' | '.join(route.name for route in proxies)} |", f"|---|{'---:|' * len(proxies)}",
+        "| CPU of the proxy for one, µs | " + " | ".join(f"{login['cpu']:.0f}" for login in found) + " |",
+        "| in a second | " + " | ".join(f"{login['rate']:,.0f}" for login in found) + " |"])
+
+
 def memory_table(proxies, memory_of):
+    """What there is of memory: a row for each sort of clients."""
     if not proxies:
         return ""
-    lines = [f"| KiB of PSS per idle client | {' | '.join(route.name for route in proxies)} |", f"|---|{'---:|' * len(proxies)}"]
-    for count in dict.fromkeys(count for _, count in memory_of):
-        values = (memory_of[route.name, count] for route in proxies)
-        lines.append(f"| {count:,} clients | " + " | ".join("" if kib is None else f"{kib:.1f}" for kib in values) + " |")
+    lines = [f"| KiB of PSS per client | {' | '.join(route.name for route in proxies)} |", f"|---|{'---:|' * len(proxies)}"]
+    for sort in dict.fromkeys(sort for _, sort in memory_of):
+        values = (memory_of[route.name, sort] for route in proxies)
+        lines.append(f"| {sort} | " + " | ".join("" if kib is None else f"{kib:.1f}" for kib in values) + " |")
     return "\n".join(lines)
 
 

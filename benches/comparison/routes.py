@@ -11,7 +11,7 @@ import urllib.request
 
 from .client import Client
 from .place import end, wait_for_port
-from .settings import CLIENTS, ONLY, TRUNKLINE
+from .settings import CLIENTS, ONLY, POOL, TRUNKLINE
 
 class Route:
     """What pgbench can be sent through; `ports` are where, each with its part of the clients."""
@@ -62,8 +62,9 @@ class Proxy(Route):
         self.port = place.port()
         self.ports = [self.port]
 
-    def start(self, clients):
-        self.process = self.place.start(self.command(clients), f"{self.name}.log")
+    def start(self, clients, pool=POOL):
+        """`pool`: server connections to each node."""
+        self.process = self.place.start(self.command(clients, pool), f"{self.name}.log")
         return wait_for_port(self.port, self.process) and self.answers()
 
     def answers(self):
@@ -86,8 +87,9 @@ class PgBouncer(Proxy):
     name = "PgBouncer"
     program = os.environ.get("PGBOUNCER") or shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
-    def command(self, clients):
-        users = self.place.write("userlist.txt", '"bench" "bench"\n')
+    def command(self, clients, pool):
+        # The secret, not the password: of that it would derive the keys anew for each login.
+        users = self.place.write("userlist.txt", f'"bench" "{self.cluster.secret}"\n')
         config = self.place.write("pgbouncer.ini", f"""
 [databases]
 bench = host=127.0.0.1 port={self.cluster.ports[0]} dbname=bench
@@ -99,7 +101,7 @@ unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = {users}
 pool_mode = transaction
-default_pool_size = 20
+default_pool_size = {pool}
 max_client_conn = {clients + 100}
 ignore_startup_parameters = extra_float_digits
 log_connections = 0
@@ -124,7 +126,7 @@ class HAProxy(Proxy):
     program = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin")
     pools = False
 
-    def command(self, clients):
+    def command(self, clients, pool):
         config = self.place.write("haproxy.cfg", f"""
 global
     nbthread 1
@@ -151,7 +153,7 @@ class Pgpool(Proxy):
     program = shutil.which("pgpool", path=os.environ.get("PATH", "") + ":/usr/sbin")
     pools = False
 
-    def command(self, clients):
+    def command(self, clients, pool):
         hba = self.place.write("pool_hba.conf", "host all all 127.0.0.1/32 scram-sha-256\n")
         pcp = self.place.write("pcp.conf", "")
         self.place.write("pool_passwd", "bench:TEXTbench\n")
@@ -199,7 +201,7 @@ class Trunkline(Proxy):
     nodes = None
     more = ""
 
-    def command(self, clients):
+    def command(self, clients, pool):
         self.admin = self.place.port()
         nodes = ", ".join(f'"127.0.0.1:{port}"' for port in self.cluster.ports[:self.nodes])
         config = self.place.write(f"{self.name}.toml", f"""
@@ -221,7 +223,7 @@ name = "bench"
 password = "bench"
 [pool]
 mode = "transaction"
-size = 20
+size = {pool}
 {self.more}
 """)
         binary = self.place.folder / f"{self.name}.program"

@@ -17,6 +17,8 @@ CELL_SECONDS = int(os.environ.get("CELL_SECONDS", 2 if QUICK else 4))
 IDLE_CLIENTS = [int(count) for count in os.environ.get("IDLE_CLIENTS", "200" if QUICK else "1000,10000").split(",")]
 BULK_MB = int(os.environ.get("BULK_MB", 100 if QUICK else 1024))
 BULK_ROUNDS = int(os.environ.get("BULK_ROUNDS", min(ROUNDS, 3)))
+# Each reads a little of a result of a GB now and then.
+SLOW_READERS = int(os.environ.get("SLOW_READERS", 20 if QUICK else 100))
 # Routes to measure, by comma; all that are installed without.
 ONLY = [name.strip().lower() for name in os.environ.get("ONLY", "").split(",") if name.strip()]
 
@@ -28,6 +30,8 @@ MOST_IDLE_UNPOOLED = 200
 ASLR = os.environ.get("ASLR") == "1"
 # As PostgreSQL's manual has it for servers with much shared memory; measured in benches/README.md, too.
 HUGE_PAGES = os.environ.get("HUGE_PAGES", "1") == "1"
+# Server connections of a proxy that pools to each node.
+POOL = 20
 # pgbench's default scale of 1 has one branch, whose lock 16 clients would wait for.
 SCALE = 16
 
