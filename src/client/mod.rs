@@ -3,6 +3,7 @@
 
 pub mod acquire;
 mod alarm;
+mod answer;
 pub mod attempts;
 pub mod auth_query;
 pub mod authentication;
@@ -15,11 +16,13 @@ mod dispatch;
 mod emptied;
 pub mod farewell;
 pub mod fleet;
+mod gate;
 mod gathering;
 pub mod greeting;
 pub mod handshake;
 pub mod host_names;
 mod last_path;
+mod last_words;
 mod loss;
 mod memory;
 mod newest_view;

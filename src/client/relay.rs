@@ -5,26 +5,25 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
 use tokio::io::AsyncWrite;
 
-use super::acquire::target;
+use super::answer::Stop;
 use super::conversation::{Client, HeldLease};
 use super::farewell::Farewell;
+use super::gate::Gate;
 use super::gathering::{body_of, peek};
+use super::last_words::answered_before_goodbye;
 use super::parser::LONG;
 use super::worker::Buffers;
-use crate::catalog::Change;
 use crate::config::PoolMode;
-use crate::metrics::{Target, Violator};
+use crate::metrics::Violator;
 use crate::net::Stream;
-use crate::routing::{Consistency, Intent, Reason};
-use crate::session::replay::Differs;
-use crate::session::{End, Reply, TransactionLog, matters, tells_of_death};
+use crate::routing::Intent;
+use crate::session::End;
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
-use crate::wire::error_response::{Severity, put_error};
-use crate::wire::{ErrorFields, Header, SqlState, backend, frame, frontend};
+use crate::wire::{SqlState, frontend};
 
 /// Why relaying has stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,7 +51,7 @@ pub enum Relayed {
 }
 
 /// What has happened to one direction in a turn.
-enum Turn {
+pub(super) enum Turn {
     /// Something moved.
     Moved,
     /// Nothing to do, or nothing can move now.
@@ -66,9 +65,6 @@ const MOST_WAITING: usize = 64 * 1024;
 
 /// Bytes of units on their way together that are kept, to be run again.
 const MOST_KEPT: usize = 64 * 1024;
-
-/// A message that matters and is larger than this is looked at by its beginning only.
-const LARGEST_LOOKED_AT: usize = 64 * 1024;
 
 impl Client {
     /// Relays until the lease is no longer needed, or cannot serve. Cancel-safe: all progress is in `self` and `buffers`.
@@ -146,7 +142,7 @@ impl Client {
     }
 
     /// Everything is answered and the lease is kept: what the pool's mode wants of that.
-    fn done_by_mode(&self) -> Option<Relayed> {
+    pub(super) fn done_by_mode(&self) -> Option<Relayed> {
         match self.mode {
             PoolMode::Transaction | PoolMode::Session if self.session.has_reset_in_transaction() => {
                 Some(Relayed::Touched)
@@ -242,223 +238,6 @@ impl Client {
         };
         self.pass_on(looked, cx, buffers)?;
         Ok(Turn::Moved)
-    }
-
-    /// Looks at what came from the node, but not beyond so many bytes. Answers how many at the front go on as they are; where
-    /// some do not, what does has been put into `to_client` and 0 is answered.
-    fn look(&mut self, buffers: &mut Buffers, most: usize) -> Result<usize, Stop> {
-        let Some(held) = &mut self.held else { return Ok(0) };
-        // Before anything is taken from the message that may be on its way: what has been cut short must be known.
-        if held.lease.connection().pass.is_severed() && !ends_with_goodbye(buffers.from_node.filled(), held) {
-            return Err(Stop::Relayed(Relayed::NodeLost(None)));
-        }
-        let filled = buffers.from_node.filled();
-        let filled = filled.get(..most).unwrap_or(filled);
-        let mut at = held.passing_to_client.min(filled.len());
-        held.passing_to_client -= at;
-        let log = &mut self.log;
-        // A transaction that is run again: the client has these answers already.
-        let mut is_muted = shown(log, filled.get(..at).unwrap_or_default());
-        // Where the run of bytes begins that go on as they are.
-        let mut run = if is_muted { at } else { 0 };
-        let mut has_gaps = is_muted;
-        let (mut is_done, mut is_answered) = (false, false);
-        // Units answered in these bytes, and whether the last message of them ends one.
-        let (mut answered, mut ends_answered) = (0, false);
-        while let Some(header) = Header::peek(filled.get(at..).unwrap_or_default()).map_err(|_| Stop::OutOfStep)? {
-            let rest = filled.get(at..).unwrap_or_default();
-            let is_whole = rest.len() >= header.size;
-            if !matters(header.tag) {
-                let there = header.size.min(rest.len());
-                held.passing_to_client = header.size - there;
-                if shown(log, rest.get(..there).unwrap_or_default()) {
-                    run = at + there;
-                }
-                at += there;
-                ends_answered = false;
-                continue;
-            }
-            // What is for us is not passed on, and so it must be whole.
-            if !is_whole && (header.size <= LARGEST_LOOKED_AT || self.session.awaits_for_itself()) {
-                break;
-            }
-            // What has been answered before it is passed on first: then only what has failed may be run again.
-            if header.tag == backend::ERROR_RESPONSE && answered > 0 && held.role != Role::Primary {
-                held.has_more = true;
-                break;
-            }
-            let there = header.size.min(rest.len());
-            let body = rest.get(frame::HEADER..there).unwrap_or_default();
-            let connection = held.lease.connection();
-            let known = &mut connection.known;
-            // The client is told nothing of what the replica says: if it is so elsewhere, it is told there.
-            let reply = match header.tag == backend::PARAMETER_STATUS && held.refused.is_some() {
-                true => known.hears(body),
-                false => self.session.reply(header.tag, body, known).map_err(|_| Stop::OutOfStep)?,
-            };
-            let next = at + there;
-            if matches!(reply, Reply::Forward)
-                && log.is_none()
-                && held.refused.is_none()
-                && header.tag != backend::ERROR_RESPONSE
-            {
-                // Most messages: they go on as they are.
-                is_done |= header.tag == backend::COMMAND_COMPLETE;
-                ends_answered = header.tag == backend::READY_FOR_QUERY;
-                is_answered |= ends_answered;
-                answered += usize::from(ends_answered);
-                held.passing_to_client = header.size - there;
-                at = next;
-                continue;
-            }
-            unusual();
-            // Within a transaction that may be replayed nothing counts before its COMMIT.
-            let counts = self.session.status() != TransactionStatus::Open
-                || body.starts_with(b"COMMIT")
-                || body.starts_with(b"PREPARE TRANSACTION")
-                || log.as_ref().is_none_or(|log| log.is_empty());
-            is_done |= header.tag == backend::COMMAND_COMPLETE && counts;
-            let is_ready = header.tag == backend::READY_FOR_QUERY;
-            is_answered |= is_ready;
-            answered += usize::from(is_ready && !matches!(reply, Reply::Hide));
-            match &reply {
-                Reply::Forward | Reply::Refused(_) if tells_of_its_unit(header.tag) => {
-                    shown(log, rest.get(..there).unwrap_or_default());
-                }
-                Reply::Replace(bytes) | Reply::Stale(bytes) => {
-                    shown(log, bytes);
-                }
-                _ => {}
-            }
-            // The node thinks that its user has cancelled it.
-            let is_cancelled = header.tag == backend::ERROR_RESPONSE
-                && self.place.card.is_overdue()
-                && ErrorFields::read(body).code == SqlState::QUERY_CANCELED;
-            let is_over = self.session.status() == TransactionStatus::Idle;
-            if is_ready && !matches!(reply, Reply::Hide) && answered_again(log, is_over).is_err() {
-                return Err(Stop::Relayed(Relayed::ReplayDiffers));
-            }
-            match reply {
-                // What is in force now the client is told, whatever it has heard of it before.
-                Reply::Forward | Reply::Replace(_) | Reply::Refused(_) | Reply::WorkerEnds(_) | Reply::Stale(_)
-                    if is_muted && header.tag != backend::PARAMETER_STATUS =>
-                {
-                    put_run(filled, run, at, &mut buffers.to_client);
-                    (run, has_gaps) = (next, true);
-                }
-                Reply::Forward if held.refused.is_none() && !is_cancelled => {}
-                Reply::Forward if is_cancelled => {
-                    put_run(filled, run, at, &mut buffers.to_client);
-                    let words = "canceling statement due to query_timeout";
-                    put_error(&mut buffers.to_client, Severity::Error, SqlState::QUERY_CANCELED, words, None);
-                    (run, has_gaps) = (next, true);
-                }
-                Reply::Forward | Reply::Hide => {
-                    put_run(filled, run, at, &mut buffers.to_client);
-                    (run, has_gaps) = (next, true);
-                }
-                Reply::Replace(bytes) => {
-                    put_run(filled, run, at, &mut buffers.to_client);
-                    buffers.to_client.extend_from_slice(&bytes);
-                    (run, has_gaps) = (next, true);
-                }
-                Reply::Stale(bytes) => {
-                    put_run(filled, run, at, &mut buffers.to_client);
-                    if held.is_unseen_read() && held.role != Role::Primary && self.session.can_be_run_elsewhere() {
-                        held.refused = Some(SqlState::FEATURE_NOT_SUPPORTED);
-                        buffers.to_client.clear();
-                    } else {
-                        buffers.to_client.extend_from_slice(&bytes);
-                    }
-                    (run, has_gaps) = (next, true);
-                }
-                Reply::Refused(code) => {
-                    if held.is_unseen_read() && held.role != Role::Primary && self.session.can_be_run_elsewhere() {
-                        held.refused = Some(code);
-                        buffers.to_client.clear();
-                        (run, has_gaps) = (next, true);
-                    }
-                }
-                // On each node at most once: a function may have raised it.
-                Reply::WorkerEnds(code) => {
-                    let is_new = self.lost_on.len() < self.pools.len().max(2);
-                    if held.is_unseen_read() && !is_answered && is_new {
-                        buffers.to_client.clear();
-                        return Err(Stop::Relayed(Relayed::NodeLost(Some(code))));
-                    }
-                }
-                Reply::NodeDies => {
-                    // With its warning a node sends what it has said so far, which is half an answer: a read of which
-                    // nothing has been shown is run again as a whole.
-                    if held.is_unseen_read() && !is_answered {
-                        buffers.to_client.clear();
-                        return Err(Stop::Relayed(Relayed::NodeLost(None)));
-                    }
-                    put_run(filled, run, at, &mut buffers.to_client);
-                    (run, has_gaps) = (next, true);
-                }
-                Reply::NodeEnds(code) => {
-                    // What the node has done before its goodbye counts and goes to the client first. Where it has done
-                    // nothing yet, nothing is shown, and the unit can be run again.
-                    if held.forwarded || is_answered || (is_done && !held.is_read) {
-                        held.farewell = Some(code);
-                        break;
-                    }
-                    buffers.to_client.clear();
-                    return Err(Stop::Relayed(Relayed::NodeLost(Some(code))));
-                }
-            }
-            held.passing_to_client = header.size - there;
-            ends_answered = is_ready;
-            at = next;
-            if is_ready {
-                is_muted = log.as_ref().is_some_and(|log| log.is_muted());
-            }
-        }
-        match self.session.take_catalog_change() {
-            Change::None => {}
-            change => self.server.catalogs_changed(&self.database, change),
-        }
-        if held.refused.is_some() {
-            buffers.from_node.consume(at);
-            buffers.to_client.clear();
-            return Ok(0);
-        }
-        if answered > 0 && self.session.has_written() {
-            self.server.cluster(&self.database).last_write.wrote(Instant::now());
-        }
-        self.session.shown();
-        if has_gaps {
-            put_run(filled, run, at, &mut buffers.to_client);
-            held.forwarded |= !buffers.to_client.is_empty();
-            buffers.from_node.consume(at);
-            at = 0;
-        }
-        held.forwarded |= at > 0;
-        held.has_shown |= held.forwarded;
-        for _ in 0..answered {
-            buffers.first_is_answered();
-        }
-        if answered > 0 && self.session.keeps_lease() {
-            let (is_open, now) = (self.session.status() != TransactionStatus::Idle, Instant::now());
-            // Where the lease goes back it is counted then.
-            let took = held.took(now);
-            self.worker.metrics.statements_finished(target(held.role), took, self.session.take_run());
-            self.tally.count(|totals| totals.query_time += took);
-            // The time of what is under way still begins here: before, the node had something else to do.
-            held.asked = (!self.session.all_answered()).then_some(now);
-            if self.session.all_answered() {
-                self.place.card.rests(is_open, now);
-                held.emptied = None;
-                self.session.take_new_pins().iter().for_each(|pin| self.worker.metrics.pinned(pin));
-            }
-        }
-        // What is under way now is another unit, of which nothing has been forwarded.
-        held.forwarded &= !ends_answered;
-        if buffers.from_node.is_full() && at == 0 {
-            buffers.from_node.grow();
-        }
-        Ok(at)
     }
 
     /// Writes the first bytes from the node to the client; what it does not take now waits in `to_client`.
@@ -626,148 +405,6 @@ impl Client {
         }
     }
 
-    /// Whether what has been gathered may go to the node that is held, and is known there by the columns it was told with.
-    fn gate(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
-        let gate = self.gate_by_intent(buffers)?;
-        let (Gate::Open, Some(held)) = (&gate, &mut self.held) else { return Ok(gate) };
-        // Inside a transaction it is refused anyway, and behind an error it is not run.
-        let is_run = self.session.status() == TransactionStatus::Idle && !self.session.is_skipping();
-        if !self.session.gathered.empties.is_empty() && is_run {
-            return Ok(Gate::Closed(Turn::Stop(Relayed::Empties)));
-        }
-        let known = &mut held.lease.connection().known;
-        if self.session.must_verify(known) {
-            self.session.verify(known, self.server.prepared_statements, &mut buffers.to_node);
-            return Ok(Gate::Closed(Turn::Moved));
-        }
-        Ok(if self.session.is_verifying() { Gate::Closed(Turn::Still) } else { gate })
-    }
-
-    /// Whether what has been gathered may go to the node that is held.
-    fn gate_by_intent(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
-        let Some(held) = &self.held else { return Ok(Gate::More) };
-        // A notice comes with it, which may not stand in the middle of another message.
-        if held.passing_to_client > 0 && self.session.wishes().notices {
-            return Ok(Gate::Closed(Turn::Still));
-        }
-        // The time of what runs would run for this, too, and a cancel may be on its way: once it is answered, the lease goes
-        // back, and this goes elsewhere.
-        let is_open = self.session.batch_is_open();
-        if held.is_timed && !is_open && (!self.session.all_answered() || self.session.may_release()) {
-            return Ok(Gate::Closed(Turn::Still));
-        }
-        // Whatever it is, only its Sync goes there, which ends the batch.
-        if self.session.is_skipping() {
-            return Ok(Gate::Open);
-        }
-        if let Some(Intent::Refuse { .. }) = self.session.intent()
-            && (self.session.all_answered() || self.session.owes_only_open_batch())
-            && held.passing_to_client == 0
-        {
-            return self.refuse_here(buffers);
-        }
-        if self.session.gathered.asks_wishes && !self.session.keeps_lease() && !self.session.batch_is_open() {
-            // What it asks for is put on a server connection before: it waits until this one has gone back.
-            return Ok(Gate::Closed(Turn::Still));
-        }
-        if held.role == Role::Primary {
-            if self.session.gathered.needs_own_sequences() && self.waits_to_discard_sequences() {
-                return Ok(Gate::Closed(Turn::Still));
-            }
-            return Ok(if matches!(self.session.intent(), Some(Intent::Refuse { .. })) {
-                Gate::Closed(Turn::Still)
-            } else {
-                Gate::Open
-            });
-        }
-        let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
-        let in_transaction = self.session.status() != TransactionStatus::Idle;
-        if self.server.optimistic && !self.session.all_answered() && self.session.awaits_begin() {
-            self.session.gathered.clear(); // to be looked at again when it is answered
-            return Ok(Gate::Closed(Turn::Still));
-        }
-        // Each read of its own must have seen everything up to its own beginning.
-        let is_strong =
-            self.own_consistency() == Consistency::Strong && !in_transaction && !self.session.batch_is_open();
-        // Nor may one that must be fresh be read behind one that need not.
-        let is_stale = held.may_lack
-            && self.own_consistency() != Consistency::Eventual
-            && !in_transaction
-            && !self.session.batch_is_open();
-        let fits = match self.session.intent() {
-            None => true,
-            // The node says that the transaction is aborted, whatever it is.
-            Some(_) if self.session.only_fails() => true,
-            Some(_) if is_strong || self.session.must_leave_replica() => false,
-            Some(Intent::Read { terms: None, .. }) => !is_stale,
-            // A COMMIT may be on its way: what comes behind it is not in the transaction.
-            Some(_) if in_transaction && (self.session.can_begin_anew() || self.session.ends_before_all_else()) => {
-                false
-            }
-            Some(_) => in_transaction && self.session.all_answered() && !self.session.gathered.is_wrong_on_replica,
-        };
-        if fits || matches!(end, End::StrayCopy) {
-            return Ok(Gate::Open);
-        }
-        if !self.session.all_answered() {
-            return Ok(Gate::Closed(Turn::Still));
-        }
-        if self.session.batch_is_open() {
-            // The batch goes on at the primary: here it ends.
-            self.session.end_batch(&mut buffers.to_node);
-            return Ok(Gate::Closed(Turn::Moved));
-        }
-        Ok(Gate::Closed(Turn::Stop(Relayed::Elsewhere)))
-    }
-
-    /// What the unit asks for is another's on the server connection, and nothing can be discarded there before all is answered.
-    fn waits_to_discard_sequences(&mut self) -> bool {
-        let Some(held) = &mut self.held else { return false };
-        self.session.meets_foreign_sequences(&held.lease.connection().known)
-            && !self.session.discards_in_batch()
-            && !self.session.all_answered()
-    }
-
-    /// A statement is refused on a lease that is held: its batch and its transaction cannot go on.
-    fn refuse_here(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
-        let Some(Intent::Refuse { message, sqlstate, .. }) = self.session.intent().cloned() else {
-            return Ok(Gate::More);
-        };
-        let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
-        let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
-        self.take_unit_off(buffers);
-        self.session.gathered.clear();
-        self.worker.metrics.statement_routed(Target::None, Reason::Refused.index());
-        if self.session.is_idle() {
-            self.worker.metrics.error_sent(code.as_str());
-            self.session.refuse_unit(code, &message, end, &mut buffers.to_client);
-            return Ok(Gate::Closed(Turn::Moved));
-        }
-        if self.session.status() == TransactionStatus::Idle {
-            // What of the batch has been sent must not be committed by its Sync: only closing the connection undoes it.
-            if self.session.has_touched() || self.session.pin().is_some() || self.session.is_kept_by_mode() {
-                return Err(Farewell::told(code, message.to_string()));
-            }
-            self.session.fail_batch(code, &message, end, &mut buffers.to_client);
-        } else if self.session.has_touched_for_good() {
-            return Err(Farewell::told(code, message.to_string()));
-        } else {
-            self.session.abort_transaction(code, &message, &mut buffers.to_client);
-            self.session.end_aborted_unit(Some(end), &mut buffers.to_client);
-        }
-        if let Some(held) = self.held.take() {
-            self.was_served_by(&held, Instant::now());
-        }
-        self.worker.metrics.error_sent(code.as_str());
-        self.cancellable.runs_nothing();
-        buffers.forget_node();
-        if let Some(log) = &mut self.log {
-            log.clear();
-        }
-        // Without a lease nothing is relayed.
-        Ok(Gate::Closed(Turn::Stop(Relayed::Failed)))
-    }
-
     /// Translates what has been gathered for the held node.
     fn send_next(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         if let Some(held) = &mut self.held {
@@ -788,14 +425,6 @@ impl Client {
     }
 }
 
-/// Why looking has stopped.
-enum Stop {
-    /// For a reason of the conversation.
-    Relayed(Relayed),
-    /// The node has lost the beat.
-    OutOfStep,
-}
-
 /// What was found at the front of the input.
 enum Surveyed {
     /// Nothing whole.
@@ -808,116 +437,6 @@ enum Surveyed {
     Doubtful,
     /// The client says goodbye: once all it has asked for is done.
     Goodbye,
-}
-
-/// Whether what has been gathered may go on.
-enum Gate {
-    /// It may.
-    Open,
-    /// Not now, or not here.
-    Closed(Turn),
-    /// The unit must be whole first.
-    More,
-}
-
-/// What a node says before it closes a connection, where nothing stands before it: its goodbye, or a warning that it dies.
-#[cold]
-fn last_word(bytes: &[u8]) -> Option<LastWord> {
-    let header = Header::peek(bytes).ok()??;
-    let is_error = header.tag == backend::ERROR_RESPONSE;
-    if !is_error && header.tag != backend::NOTICE_RESPONSE {
-        return None;
-    }
-    let fields = ErrorFields::read(bytes.get(frame::HEADER..header.size)?);
-    match is_error {
-        true => fields.ends_connection().then_some(LastWord::Goodbye),
-        false => tells_of_death(fields.code).then_some(LastWord::Death),
-    }
-}
-
-/// How a node ends a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LastWord {
-    /// In good order: what it has not answered, it has not done.
-    Goodbye,
-    /// It is torn down, and what it was doing is not known.
-    Death,
-}
-
-/// Tells the compiler that the way that leads here is rarely taken.
-#[cold]
-#[inline(never)]
-fn unusual() {}
-
-/// How many bytes are whole answers, where the node says its last words and something stands between these and those. Costs
-/// one look at the last bytes where it does not: they come last, and their fields end with zeros.
-fn answered_before_goodbye(filled: &[u8], held: &HeldLease) -> Option<usize> {
-    if !filled.ends_with(&[0, 0]) {
-        return None;
-    }
-    let last_words = LastWords::find(filled, held.passing_to_client)?;
-    (0 < last_words.answered && last_words.answered < last_words.begin).then_some(last_words.answered)
-}
-
-/// What a fenced node has said counts if its goodbye is there: all of it came before the fence, which takes nothing any
-/// more, and the node has ended this session in good order. What it answered before that was done, and what it did not
-/// answer was not.
-#[cold]
-fn ends_with_goodbye(filled: &[u8], held: &HeldLease) -> bool {
-    let found = LastWords::find(filled, held.passing_to_client);
-    found.is_some_and(|last_words| last_words.word == LastWord::Goodbye)
-}
-
-/// Where a node says its last words.
-struct LastWords {
-    word: LastWord,
-    /// So many bytes are whole answers.
-    answered: usize,
-    /// They begin there.
-    begin: usize,
-}
-
-impl LastWords {
-    /// The first so many bytes belong to a message that began before.
-    fn find(filled: &[u8], passing: usize) -> Option<Self> {
-        let (mut at, mut answered) = (passing, 0);
-        while let Some(header) = Header::peek(filled.get(at..)?).ok()? {
-            if let Some(word) = last_word(filled.get(at..)?) {
-                return Some(Self { word, answered, begin: at });
-            }
-            at += header.size;
-            if header.tag == backend::READY_FOR_QUERY {
-                answered = at;
-            }
-        }
-        None
-    }
-}
-
-/// Notes what the client is shown; true: it has been shown that before.
-#[inline]
-fn shown(log: &mut Option<Box<TransactionLog>>, bytes: &[u8]) -> bool {
-    log.as_mut().is_some_and(|log| noted_as_shown(log, bytes))
-}
-
-#[cold]
-fn noted_as_shown(log: &mut TransactionLog, bytes: &[u8]) -> bool {
-    log.shown(bytes);
-    log.is_muted()
-}
-
-/// What a node says of itself at any time belongs to no unit's answer.
-fn tells_of_its_unit(tag: u8) -> bool {
-    !matches!(tag, backend::NOTICE_RESPONSE | backend::PARAMETER_STATUS)
-}
-
-fn answered_again(log: &mut Option<Box<TransactionLog>>, is_over: bool) -> Result<(), Differs> {
-    log.as_mut().map_or(Ok(()), |log| log.answered(is_over))
-}
-
-#[cold]
-fn put_run(filled: &[u8], from: usize, to: usize, out: &mut BytesMut) {
-    out.extend_from_slice(filled.get(from..to).unwrap_or_default());
 }
 
 /// Writes what the client takes now; None: nothing.

@@ -1,0 +1,325 @@
+//! What a node answers: how much of it goes on to the client as it is, and what is put in the place of the rest.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::acquire::target;
+use super::conversation::Client;
+use super::last_words::ends_with_goodbye;
+use super::relay::Relayed;
+use super::worker::Buffers;
+use crate::catalog::Change;
+use crate::session::replay::Differs;
+use crate::session::{Reply, TransactionLog, matters};
+use crate::topology::Role;
+use crate::wire::backend::TransactionStatus;
+use crate::wire::error_response::{Severity, put_error};
+use crate::wire::{ErrorFields, Header, SqlState, backend, frame};
+
+/// A message that matters and is larger than this is looked at by its beginning only.
+const LARGEST_LOOKED_AT: usize = 64 * 1024;
+
+/// Why looking has stopped.
+pub(super) enum Stop {
+    /// For a reason of the conversation.
+    Relayed(Relayed),
+    /// The node has lost the beat.
+    OutOfStep,
+}
+
+/// How far the bytes that came from a node are looked at.
+struct Walk {
+    /// So many of them are.
+    at: usize,
+    /// Where the run of bytes begins that go on as they are.
+    run: usize,
+    /// Some do not; those before the run have been put where they go.
+    has_gaps: bool,
+    /// The client has been shown before what is answered now: a transaction is run again.
+    is_muted: bool,
+    /// A statement is done.
+    is_done: bool,
+    /// A unit is answered, be it one of Trunkline's own.
+    is_answered: bool,
+    /// So many of the client's are,
+    answered: usize,
+    /// and the last message ends one.
+    ends_answered: bool,
+}
+
+impl Walk {
+    /// What goes on as it is, so far, is put there; the next `size` bytes do not.
+    #[cold]
+    fn leave_out(&mut self, filled: &[u8], size: usize, out: &mut BytesMut) {
+        out.extend_from_slice(filled.get(self.run..self.at).unwrap_or_default());
+        (self.run, self.has_gaps) = (self.at + size, true);
+    }
+
+    /// A message has been looked at; so many bytes of it are there.
+    fn passes(&mut self, tag: u8, there: usize) {
+        self.at += there;
+        self.ends_answered = tag == backend::READY_FOR_QUERY;
+    }
+}
+
+impl Client {
+    /// Looks at what came from the node, but not beyond so many bytes. Answers how many at the front go on as they are; where
+    /// some do not, what does has been put into `to_client` and 0 is answered.
+    pub(super) fn look(&mut self, buffers: &mut Buffers, most: usize) -> Result<usize, Stop> {
+        let Some(held) = &mut self.held else { return Ok(0) };
+        // Before anything is taken from the message that may be on its way: what has been cut short must be known.
+        if held.lease.connection().pass.is_severed() && !ends_with_goodbye(buffers.from_node.filled(), held) {
+            return Err(Stop::Relayed(Relayed::NodeLost(None)));
+        }
+        let Buffers { from_node, to_client, .. } = buffers;
+        let filled = from_node.filled();
+        let filled = filled.get(..most).unwrap_or(filled);
+        let at = held.passing_to_client.min(filled.len());
+        held.passing_to_client -= at;
+        let is_muted = shown(&mut self.log, filled.get(..at).unwrap_or_default());
+        let run = if is_muted { at } else { 0 };
+        let has_gaps = is_muted;
+        let mut walk =
+            Walk { at, run, has_gaps, is_muted, is_done: false, is_answered: false, answered: 0, ends_answered: false };
+        while self.look_at_next(&mut walk, filled, to_client)? {}
+        Ok(self.looked(&walk, buffers))
+    }
+
+    /// Looks at the next message that matters, and at those before it that do not. False: it is not to be looked at yet.
+    #[inline]
+    fn look_at_next(&mut self, walk: &mut Walk, filled: &[u8], out: &mut BytesMut) -> Result<bool, Stop> {
+        let Some(held) = &mut self.held else { return Ok(false) };
+        let (header, rest) = loop {
+            let rest = filled.get(walk.at..).unwrap_or_default();
+            let Some(header) = Header::peek(rest).map_err(|_| Stop::OutOfStep)? else { return Ok(false) };
+            if matters(header.tag) {
+                break (header, rest);
+            }
+            let there = header.size.min(rest.len());
+            held.passing_to_client = header.size - there;
+            if shown(&mut self.log, rest.get(..there).unwrap_or_default()) {
+                walk.run = walk.at + there;
+            }
+            walk.passes(header.tag, there);
+        };
+        let is_whole = rest.len() >= header.size;
+        // What is for us is not passed on, and so it must be whole.
+        if !is_whole && (header.size <= LARGEST_LOOKED_AT || self.session.awaits_for_itself()) {
+            return Ok(false);
+        }
+        // What has been answered before it is passed on first: then only what has failed may be run again.
+        if header.tag == backend::ERROR_RESPONSE && walk.answered > 0 && held.role != Role::Primary {
+            held.has_more = true;
+            return Ok(false);
+        }
+        let message = rest.get(..header.size).unwrap_or(rest);
+        let body = message.get(frame::HEADER..).unwrap_or_default();
+        let known = &mut held.lease.connection().known;
+        // The client is told nothing of what the replica says: if it is so elsewhere, it is told there.
+        let reply = match header.tag == backend::PARAMETER_STATUS && held.refused.is_some() {
+            true => known.hears(body),
+            false => self.session.reply(header.tag, body, known).map_err(|_| Stop::OutOfStep)?,
+        };
+        let is_usual = matches!(reply, Reply::Forward) && header.tag != backend::ERROR_RESPONSE;
+        if is_usual && self.log.is_none() && held.refused.is_none() {
+            // Most messages: they go on as they are.
+            walk.is_done |= header.tag == backend::COMMAND_COMPLETE;
+            held.passing_to_client = header.size - message.len();
+            walk.passes(header.tag, message.len());
+            walk.is_answered |= walk.ends_answered;
+            walk.answered += usize::from(walk.ends_answered);
+            return Ok(true);
+        }
+        self.look_closely(walk, header, reply, (filled, message), out)
+    }
+
+    /// Looks at a message that does not just go on. False: it is looked at once what stands before it has gone on.
+    #[cold]
+    #[inline(never)]
+    fn look_closely(
+        &mut self,
+        walk: &mut Walk,
+        header: Header,
+        reply: Reply,
+        (filled, message): (&[u8], &[u8]),
+        out: &mut BytesMut,
+    ) -> Result<bool, Stop> {
+        let Some(held) = &mut self.held else { return Ok(false) };
+        let log = &mut self.log;
+        let body = message.get(frame::HEADER..).unwrap_or_default();
+        // Within a transaction that may be replayed nothing counts before its COMMIT.
+        let counts = self.session.status() != TransactionStatus::Open
+            || body.starts_with(b"COMMIT")
+            || body.starts_with(b"PREPARE TRANSACTION")
+            || log.as_ref().is_none_or(|log| log.is_empty());
+        walk.is_done |= header.tag == backend::COMMAND_COMPLETE && counts;
+        let is_ready = header.tag == backend::READY_FOR_QUERY;
+        walk.is_answered |= is_ready;
+        walk.answered += usize::from(is_ready && !matches!(reply, Reply::Hide));
+        match &reply {
+            Reply::Forward | Reply::Refused(_) if tells_of_its_unit(header.tag) => {
+                shown(log, message);
+            }
+            Reply::Replace(bytes) | Reply::Stale(bytes) => {
+                shown(log, bytes);
+            }
+            _ => {}
+        }
+        // The node thinks that its user has cancelled it.
+        let is_cancelled = header.tag == backend::ERROR_RESPONSE
+            && self.place.card.is_overdue()
+            && ErrorFields::read(body).code == SqlState::QUERY_CANCELED;
+        let is_over = self.session.status() == TransactionStatus::Idle;
+        if is_ready && !matches!(reply, Reply::Hide) && answered_again(log, is_over).is_err() {
+            return Err(Stop::Relayed(Relayed::ReplayDiffers));
+        }
+        let may_move = held.is_unseen_read() && held.role != Role::Primary;
+        match reply {
+            // What is in force now the client is told, whatever it has heard of it before.
+            Reply::Forward | Reply::Replace(_) | Reply::Refused(_) | Reply::WorkerEnds(_) | Reply::Stale(_)
+                if walk.is_muted && header.tag != backend::PARAMETER_STATUS =>
+            {
+                walk.leave_out(filled, message.len(), out);
+            }
+            Reply::Forward if held.refused.is_none() && !is_cancelled => {}
+            Reply::Forward if is_cancelled => {
+                walk.leave_out(filled, message.len(), out);
+                let words = "canceling statement due to query_timeout";
+                put_error(out, Severity::Error, SqlState::QUERY_CANCELED, words, None);
+            }
+            Reply::Forward | Reply::Hide => walk.leave_out(filled, message.len(), out),
+            Reply::Replace(bytes) => {
+                walk.leave_out(filled, message.len(), out);
+                out.extend_from_slice(&bytes);
+            }
+            Reply::Stale(bytes) => {
+                walk.leave_out(filled, message.len(), out);
+                if may_move && self.session.can_be_run_elsewhere() {
+                    held.refused = Some(SqlState::FEATURE_NOT_SUPPORTED);
+                    out.clear();
+                } else {
+                    out.extend_from_slice(&bytes);
+                }
+            }
+            Reply::Refused(code) => {
+                if may_move && self.session.can_be_run_elsewhere() {
+                    held.refused = Some(code);
+                    out.clear();
+                    (walk.run, walk.has_gaps) = (walk.at + message.len(), true);
+                }
+            }
+            // On each node at most once: a function may have raised it.
+            Reply::WorkerEnds(code) => {
+                let is_new = self.lost_on.len() < self.pools.len().max(2);
+                if held.is_unseen_read() && !walk.is_answered && is_new {
+                    out.clear();
+                    return Err(Stop::Relayed(Relayed::NodeLost(Some(code))));
+                }
+            }
+            Reply::NodeDies => {
+                // With its warning a node sends what it has said so far, which is half an answer: a read of which
+                // nothing has been shown is run again as a whole.
+                if held.is_unseen_read() && !walk.is_answered {
+                    out.clear();
+                    return Err(Stop::Relayed(Relayed::NodeLost(None)));
+                }
+                walk.leave_out(filled, message.len(), out);
+            }
+            Reply::NodeEnds(code) => {
+                // What the node has done before its goodbye counts and goes to the client first. Where it has done
+                // nothing yet, nothing is shown, and the unit can be run again.
+                if held.forwarded || walk.is_answered || (walk.is_done && !held.is_read) {
+                    held.farewell = Some(code);
+                    return Ok(false);
+                }
+                out.clear();
+                return Err(Stop::Relayed(Relayed::NodeLost(Some(code))));
+            }
+        }
+        held.passing_to_client = header.size - message.len();
+        walk.passes(header.tag, message.len());
+        if is_ready {
+            walk.is_muted = self.log.as_ref().is_some_and(|log| log.is_muted());
+        }
+        Ok(true)
+    }
+
+    /// Everything that may be looked at now has been. Answers how many bytes at the front go on as they are.
+    fn looked(&mut self, walk: &Walk, buffers: &mut Buffers) -> usize {
+        match self.session.take_catalog_change() {
+            Change::None => {}
+            change => self.server.catalogs_changed(&self.database, change),
+        }
+        let Some(held) = &mut self.held else { return 0 };
+        if held.refused.is_some() {
+            buffers.from_node.consume(walk.at);
+            buffers.to_client.clear();
+            return 0;
+        }
+        if walk.answered > 0 && self.session.has_written() {
+            self.server.cluster(&self.database).last_write.wrote(Instant::now());
+        }
+        self.session.shown();
+        let mut passing = walk.at;
+        if walk.has_gaps {
+            let run = buffers.from_node.filled().get(walk.run..walk.at).unwrap_or_default();
+            buffers.to_client.extend_from_slice(run);
+            held.forwarded |= !buffers.to_client.is_empty();
+            buffers.from_node.consume(walk.at);
+            passing = 0;
+        }
+        held.forwarded |= passing > 0;
+        held.has_shown |= held.forwarded;
+        for _ in 0..walk.answered {
+            buffers.first_is_answered();
+        }
+        if walk.answered > 0 && self.session.keeps_lease() {
+            self.goes_on_holding();
+        }
+        let Some(held) = &mut self.held else { return 0 };
+        // What is under way now is another unit, of which nothing has been forwarded.
+        held.forwarded &= !walk.ends_answered;
+        if buffers.from_node.is_full() && passing == 0 {
+            buffers.from_node.grow();
+        }
+        passing
+    }
+
+    /// Units are answered, and the lease does not go back: they are counted now.
+    fn goes_on_holding(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        let (is_open, now) = (self.session.status() != TransactionStatus::Idle, Instant::now());
+        let took = held.took(now);
+        self.worker.metrics.statements_finished(target(held.role), took, self.session.take_run());
+        self.tally.count(|totals| totals.query_time += took);
+        // The time of what is under way still begins here: before, the node had something else to do.
+        held.asked = (!self.session.all_answered()).then_some(now);
+        if self.session.all_answered() {
+            self.place.card.rests(is_open, now);
+            held.emptied = None;
+            self.session.take_new_pins().iter().for_each(|pin| self.worker.metrics.pinned(pin));
+        }
+    }
+}
+
+/// Notes what the client is shown; true: it has been shown that before.
+#[inline]
+fn shown(log: &mut Option<Box<TransactionLog>>, bytes: &[u8]) -> bool {
+    log.as_mut().is_some_and(|log| noted_as_shown(log, bytes))
+}
+
+#[cold]
+fn noted_as_shown(log: &mut TransactionLog, bytes: &[u8]) -> bool {
+    log.shown(bytes);
+    log.is_muted()
+}
+
+/// What a node says of itself at any time belongs to no unit's answer.
+fn tells_of_its_unit(tag: u8) -> bool {
+    !matches!(tag, backend::NOTICE_RESPONSE | backend::PARAMETER_STATUS)
+}
+
+fn answered_again(log: &mut Option<Box<TransactionLog>>, is_over: bool) -> Result<(), Differs> {
+    log.as_mut().map_or(Ok(()), |log| log.answered(is_over))
+}

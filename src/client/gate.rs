@@ -1,0 +1,168 @@
+//! Whether what a client has sent may go to the node that it holds.
+
+use std::time::Instant;
+
+use super::conversation::Client;
+use super::farewell::Farewell;
+use super::relay::{Relayed, Turn};
+use super::worker::Buffers;
+use crate::metrics::Target;
+use crate::routing::{Consistency, Intent, Reason};
+use crate::session::End;
+use crate::topology::Role;
+use crate::wire::SqlState;
+use crate::wire::backend::TransactionStatus;
+
+/// Whether what has been gathered may go on.
+pub(super) enum Gate {
+    /// It may.
+    Open,
+    /// Not now, or not here.
+    Closed(Turn),
+    /// The unit must be whole first.
+    More,
+}
+
+impl Client {
+    /// Whether what has been gathered may go to the node that is held, and is known there by the columns it was told with.
+    pub(super) fn gate(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
+        let gate = self.gate_by_intent(buffers)?;
+        let (Gate::Open, Some(held)) = (&gate, &mut self.held) else { return Ok(gate) };
+        // Inside a transaction it is refused anyway, and behind an error it is not run.
+        let is_run = self.session.status() == TransactionStatus::Idle && !self.session.is_skipping();
+        if !self.session.gathered.empties.is_empty() && is_run {
+            return Ok(Gate::Closed(Turn::Stop(Relayed::Empties)));
+        }
+        let known = &mut held.lease.connection().known;
+        if self.session.must_verify(known) {
+            self.session.verify(known, self.server.prepared_statements, &mut buffers.to_node);
+            return Ok(Gate::Closed(Turn::Moved));
+        }
+        Ok(if self.session.is_verifying() { Gate::Closed(Turn::Still) } else { gate })
+    }
+
+    /// Whether what has been gathered may go to the node that is held.
+    fn gate_by_intent(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
+        let Some(held) = &self.held else { return Ok(Gate::More) };
+        // A notice comes with it, which may not stand in the middle of another message.
+        if held.passing_to_client > 0 && self.session.wishes().notices {
+            return Ok(Gate::Closed(Turn::Still));
+        }
+        // The time of what runs would run for this, too, and a cancel may be on its way: once it is answered, the lease goes
+        // back, and this goes elsewhere.
+        let is_open = self.session.batch_is_open();
+        if held.is_timed && !is_open && (!self.session.all_answered() || self.session.may_release()) {
+            return Ok(Gate::Closed(Turn::Still));
+        }
+        // Whatever it is, only its Sync goes there, which ends the batch.
+        if self.session.is_skipping() {
+            return Ok(Gate::Open);
+        }
+        if let Some(Intent::Refuse { .. }) = self.session.intent()
+            && (self.session.all_answered() || self.session.owes_only_open_batch())
+            && held.passing_to_client == 0
+        {
+            return self.refuse_here(buffers);
+        }
+        if self.session.gathered.asks_wishes && !self.session.keeps_lease() && !self.session.batch_is_open() {
+            // What it asks for is put on a server connection before: it waits until this one has gone back.
+            return Ok(Gate::Closed(Turn::Still));
+        }
+        if held.role == Role::Primary {
+            if self.session.gathered.needs_own_sequences() && self.waits_to_discard_sequences() {
+                return Ok(Gate::Closed(Turn::Still));
+            }
+            return Ok(if matches!(self.session.intent(), Some(Intent::Refuse { .. })) {
+                Gate::Closed(Turn::Still)
+            } else {
+                Gate::Open
+            });
+        }
+        let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
+        let in_transaction = self.session.status() != TransactionStatus::Idle;
+        if self.server.optimistic && !self.session.all_answered() && self.session.awaits_begin() {
+            self.session.gathered.clear(); // to be looked at again when it is answered
+            return Ok(Gate::Closed(Turn::Still));
+        }
+        // Each read of its own must have seen everything up to its own beginning.
+        let is_strong =
+            self.own_consistency() == Consistency::Strong && !in_transaction && !self.session.batch_is_open();
+        // Nor may one that must be fresh be read behind one that need not.
+        let is_stale = held.may_lack
+            && self.own_consistency() != Consistency::Eventual
+            && !in_transaction
+            && !self.session.batch_is_open();
+        let fits = match self.session.intent() {
+            None => true,
+            // The node says that the transaction is aborted, whatever it is.
+            Some(_) if self.session.only_fails() => true,
+            Some(_) if is_strong || self.session.must_leave_replica() => false,
+            Some(Intent::Read { terms: None, .. }) => !is_stale,
+            // A COMMIT may be on its way: what comes behind it is not in the transaction.
+            Some(_) if in_transaction && (self.session.can_begin_anew() || self.session.ends_before_all_else()) => {
+                false
+            }
+            Some(_) => in_transaction && self.session.all_answered() && !self.session.gathered.is_wrong_on_replica,
+        };
+        if fits || matches!(end, End::StrayCopy) {
+            return Ok(Gate::Open);
+        }
+        if !self.session.all_answered() {
+            return Ok(Gate::Closed(Turn::Still));
+        }
+        if self.session.batch_is_open() {
+            // The batch goes on at the primary: here it ends.
+            self.session.end_batch(&mut buffers.to_node);
+            return Ok(Gate::Closed(Turn::Moved));
+        }
+        Ok(Gate::Closed(Turn::Stop(Relayed::Elsewhere)))
+    }
+
+    /// What the unit asks for is another's on the server connection, and nothing can be discarded there before all is answered.
+    fn waits_to_discard_sequences(&mut self) -> bool {
+        let Some(held) = &mut self.held else { return false };
+        self.session.meets_foreign_sequences(&held.lease.connection().known)
+            && !self.session.discards_in_batch()
+            && !self.session.all_answered()
+    }
+
+    /// A statement is refused on a lease that is held: its batch and its transaction cannot go on.
+    fn refuse_here(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
+        let Some(Intent::Refuse { message, sqlstate, .. }) = self.session.intent().cloned() else {
+            return Ok(Gate::More);
+        };
+        let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
+        let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
+        self.take_unit_off(buffers);
+        self.session.gathered.clear();
+        self.worker.metrics.statement_routed(Target::None, Reason::Refused.index());
+        if self.session.is_idle() {
+            self.worker.metrics.error_sent(code.as_str());
+            self.session.refuse_unit(code, &message, end, &mut buffers.to_client);
+            return Ok(Gate::Closed(Turn::Moved));
+        }
+        if self.session.status() == TransactionStatus::Idle {
+            // What of the batch has been sent must not be committed by its Sync: only closing the connection undoes it.
+            if self.session.has_touched() || self.session.pin().is_some() || self.session.is_kept_by_mode() {
+                return Err(Farewell::told(code, message.to_string()));
+            }
+            self.session.fail_batch(code, &message, end, &mut buffers.to_client);
+        } else if self.session.has_touched_for_good() {
+            return Err(Farewell::told(code, message.to_string()));
+        } else {
+            self.session.abort_transaction(code, &message, &mut buffers.to_client);
+            self.session.end_aborted_unit(Some(end), &mut buffers.to_client);
+        }
+        if let Some(held) = self.held.take() {
+            self.was_served_by(&held, Instant::now());
+        }
+        self.worker.metrics.error_sent(code.as_str());
+        self.cancellable.runs_nothing();
+        buffers.forget_node();
+        if let Some(log) = &mut self.log {
+            log.clear();
+        }
+        // Without a lease nothing is relayed.
+        Ok(Gate::Closed(Turn::Stop(Relayed::Failed)))
+    }
+}
