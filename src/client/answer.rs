@@ -197,6 +197,7 @@ impl Client {
                 walk.leave_out(filled, message.len(), out);
                 if may_move && self.session.can_be_run_elsewhere() {
                     held.refused = Some(SqlState::FEATURE_NOT_SUPPORTED);
+                    held.is_refused_within = !is_over;
                     out.clear();
                 } else {
                     out.extend_from_slice(&bytes);
@@ -205,6 +206,7 @@ impl Client {
             Reply::Refused(code) => {
                 if may_move && self.session.can_be_run_elsewhere() {
                     held.refused = Some(code);
+                    held.is_refused_within = !is_over;
                     out.clear();
                     (walk.run, walk.has_gaps) = (walk.at + message.len(), true);
                 }

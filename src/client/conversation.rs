@@ -130,6 +130,8 @@ pub(super) struct HeldLease {
     pub(super) is_timed: bool,
     /// A replica has refused it: the rest of its answer is dropped and the primary asked.
     pub(super) refused: Option<SqlState>,
+    /// In a transaction that was open then.
+    pub(super) is_refused_within: bool,
     /// The node has said goodbye with this; what it said before goes to the client first.
     pub(super) farewell: Option<SqlState>,
     /// Behind its last whole answer stands half a one, and its goodbye: they are looked at once that answer is passed on.

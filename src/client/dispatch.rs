@@ -109,6 +109,7 @@ impl Client {
             is_timed: has_limit || alarm.is_some(),
             alarm,
             refused: None,
+            is_refused_within: false,
             farewell: None,
             has_last_words: false,
             has_more: false,

@@ -141,13 +141,15 @@ impl Client {
             self.session.refuse_unit(code, &message, end, &mut buffers.to_client);
             return Ok(Gate::Closed(Turn::Moved));
         }
+        // What the session has on the server connection would be lost with it, and nobody told.
+        let is_kept = self.session.pin().is_some() || self.session.is_kept_by_mode();
         if self.session.status() == TransactionStatus::Idle {
             // What of the batch has been sent must not be committed by its Sync: only closing the connection undoes it.
-            if self.session.has_touched() || self.session.pin().is_some() || self.session.is_kept_by_mode() {
+            if self.session.has_touched() || is_kept {
                 return Err(Farewell::told(code, message.to_string()));
             }
             self.session.fail_batch(code, &message, end, &mut buffers.to_client);
-        } else if self.session.has_touched_for_good() {
+        } else if self.session.has_touched_for_good() || is_kept {
             return Err(Farewell::told(code, message.to_string()));
         } else {
             self.session.abort_transaction(code, &message, &mut buffers.to_client);

@@ -78,15 +78,23 @@ impl Client {
 
     /// A replica has refused the unit and its answer has been dropped: the primary is asked.
     pub(super) fn ask_primary(&mut self, code: SqlState, buffers: &mut Buffers) {
-        if self.session.status() != backend::TransactionStatus::Idle {
+        let is_inside = self.session.status() != backend::TransactionStatus::Idle;
+        let is_refused_within = self.held.as_ref().is_some_and(|held| held.is_refused_within);
+        if is_inside && is_refused_within {
             self.leave_transaction();
             self.session.begin_anew();
         } else if self.session.has_touched() {
             // By what has been refused, or behind it: it runs again as a whole, and nobody is to meet what it has set here.
             self.leave_held();
             self.session.forget_touched();
+        } else if is_inside {
+            self.leave_transaction();
         } else if let Some(held) = self.held.take() {
             self.give_back(held.lease, Instant::now());
+        }
+        if is_inside && !is_refused_within {
+            // What stands behind the refused one has begun it, and begins it again.
+            self.session.has_not_begun();
         }
         self.worker.metrics.retried(match code {
             SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED => Retry::RecoveryConflict,

@@ -176,9 +176,16 @@ impl Session {
             None => backend::put_command_complete(out, "ROLLBACK"),
         }
         self.tell_what_is_undone(out);
+        self.ends_without_node();
+        told
+    }
+
+    /// The transaction is over, and its server connection gone: nothing of it is left for the next one.
+    pub(super) fn ends_without_node(&mut self) {
         self.transaction.status = TransactionStatus::Idle;
         self.transaction.aborted = None;
-        told
+        self.forget_modes();
+        self.forget_touched();
     }
 
     fn refuse_batch(&mut self, out: &mut BytesMut) -> SqlState {

@@ -143,13 +143,15 @@ impl Session {
             })
     }
 
-    /// Notes the transactions that this statement of a unit begins.
+    /// Notes the transactions that this statement of a unit ends and begins.
     pub(super) fn note_begins(&mut self, statement: &Statement) {
         for part in &statement.parts {
+            self.gathered.ends |= part.transaction.ends();
             let TransactionControl::Begin(modes) = &part.transaction else { continue };
             let is_read_only = modes.read_only.unwrap_or(self.defaults.read_only);
+            let is_within = self.transaction.status != TransactionStatus::Idle && !self.gathered.ends;
             self.gathered.begins = true;
-            self.gathered.begins_to_write |= self.transaction.status == TransactionStatus::Idle && !is_read_only;
+            self.gathered.begins_to_write |= !is_within && !is_read_only;
         }
     }
 

@@ -6,7 +6,6 @@ use super::Session;
 use super::known::{Known, UnnamedId};
 use super::prepared::{Prepared, Reading, StatementId};
 use crate::sql::{Kind, NeedsPrimary, Pin, SessionChange, Statement, TransactionControl};
-use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::Parse;
 
 impl Session {
@@ -28,8 +27,8 @@ impl Session {
         }
     }
 
-    /// Notes what a statement that has been done leaves in the session.
-    pub(super) fn done(&mut self, statement: &Statement, part_index: usize, known: &mut Known) {
+    /// Notes what a statement that has been done, with this tag, leaves in the session.
+    pub(super) fn done(&mut self, statement: &Statement, part_index: usize, tag: &[u8], known: &mut Known) {
         if statement.is_plain_read() {
             return;
         }
@@ -50,13 +49,13 @@ impl Session {
         match part.transaction {
             TransactionControl::Rollback { .. } | TransactionControl::RollbackTo => self.reset.clear(),
             // An aborted transaction is rolled back by it.
-            TransactionControl::Commit { .. } if self.transaction.status == TransactionStatus::Failed => {
-                self.reset.clear()
+            TransactionControl::Commit { .. } | TransactionControl::Prepare if tag.starts_with(b"ROLLBACK") => {
+                self.reset.clear();
             }
-            // Another transaction has begun, and the one before is there for all to see.
-            TransactionControl::Commit { chain } => {
+            // Another transaction may have begun, and the one before is there for all to see.
+            TransactionControl::Commit { .. } | TransactionControl::Prepare => {
                 self.settings_are_committed();
-                if chain {
+                if matches!(part.transaction, TransactionControl::Commit { chain: true }) {
                     self.catalog.has_changed.join(self.catalog.may_change);
                 }
                 self.settled_writes |= self.transaction.may_have_written;

@@ -171,6 +171,13 @@ impl Session {
         }
     }
 
+    /// A transaction that has begun is begun again, with the unit that it is in.
+    pub fn has_not_begun(&mut self) {
+        self.transaction.status = TransactionStatus::Idle;
+        self.forget_modes();
+        self.at_begin = None;
+    }
+
     /// No transaction is there that could be run again.
     pub fn forget_begin(&mut self) {
         self.at_begin = None;
@@ -187,7 +194,7 @@ impl Session {
         self.transaction.aborted = Some(Aborted::NotTold);
     }
 
-    fn forget_modes(&mut self) {
+    pub(super) fn forget_modes(&mut self) {
         self.transaction.modes = None;
         self.transaction.is_bound = false;
         self.transaction.has_acted = false;
@@ -243,7 +250,7 @@ impl Session {
     fn lost_transaction(&mut self, how: Circumstances) -> Loss {
         if self.commit_is_under_way() {
             self.at_begin = None;
-            self.transaction.status = TransactionStatus::Idle;
+            self.ends_without_node();
             // A node that says goodbye in place of the COMMIT's completion has rolled back: once it has committed it lets
             // nothing come before the completion.
             if how.farewell.is_some_and(proves_nothing_done) && !how.forwarded {

@@ -55,7 +55,9 @@ pub struct Gathered {
     pub empties: Vec<Arc<str>>,
     /// BEGIN is in it.
     pub begins: bool,
-    /// Of a transaction that may write, where none is open.
+    /// Something in it ends a transaction.
+    pub ends: bool,
+    /// The BEGIN is of a transaction that may write, where none is open.
     pub begins_to_write: bool,
     /// Another statement is in it beside the BEGIN.
     pub begins_more: bool,
@@ -132,6 +134,7 @@ impl Gathered {
         self.hides_code = false;
         self.changes_session = false;
         self.begins = false;
+        self.ends = false;
         self.begins_to_write = false;
         self.begins_more = false;
     }

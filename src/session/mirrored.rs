@@ -93,12 +93,12 @@ impl Session {
     pub(super) fn executed_is_done(&mut self, name: &str, known: &mut Known) {
         if let Some(prepared) = self.sql_prepared.get(name) {
             let statement = Arc::clone(&prepared.statement);
-            return self.done(&statement, 0, known);
+            return self.done(&statement, 0, b"", known);
         }
         let Some(prepared) = self.names.confirmed(name.as_bytes()) else { return };
         if can_be_mirrored(&prepared.statement) {
             let statement = Arc::clone(&prepared.statement);
-            self.done(&statement, 0, known);
+            self.done(&statement, 0, b"", known);
         }
     }
 }

@@ -159,7 +159,7 @@ impl Session {
                 }
                 let statement = Arc::clone(statement);
                 self.unseen_is_done(&statement, tag);
-                self.done(&statement, part, known);
+                self.done(&statement, part, tag, known);
             }
             Some(Owed::Execute(_)) => {
                 self.flow.copy_in = false;
@@ -169,7 +169,7 @@ impl Session {
                             self.names.settle();
                         }
                         self.unseen_is_done(&statement, tag);
-                        self.done(&statement, 0, known);
+                        self.done(&statement, 0, tag, known);
                     }
                     // What was bound by a name that only the node knows: whatever it is, it may have written.
                     Some(Owed::Execute(None)) => self.transaction.may_have_written |= !self.catalog.on_replica,

@@ -501,3 +501,74 @@ fn the_defaults_of_a_role_decide_how_its_transactions_begin() {
         assert_eq!(proxy.metric("trunkline_retries_total", ""), 0.0, "no replica was asked in vain");
     });
 }
+
+#[test]
+fn a_read_that_a_replica_refuses_stays_outside_of_the_transaction_behind_it() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for _ in 0..3 {
+            let told = client.ask(&[&query("select nosuch from t"), &query("begin read only")], 2);
+            assert!(told[0].starts_with("42703"), "{told:?}");
+            assert_eq!(told[1..], ["I", "BEGIN", "T"], "{told:?}");
+            has(&client.query("select count(*) from t"), "T");
+            has(&client.query("rollback"), "ROLLBACK");
+        }
+    });
+}
+
+#[test]
+fn a_transaction_that_begins_in_the_batch_that_ends_one_on_a_replica_may_write() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, OPTIMISTIC);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for end in ["commit", "rollback"] {
+            client.query("begin read only");
+            assert!(!is_on_primary(&mut client, &cluster));
+            let batch = [extended(end, &[]), extended("begin", &[]), SYNC.to_vec()].concat();
+            has(&client.ask(&[&batch], 1), "BEGIN");
+            has(&client.query("insert into t values (7)"), "INSERT 0 1");
+            has(&client.query("rollback"), "ROLLBACK");
+        }
+    });
+}
+
+#[test]
+fn what_a_rule_has_refused_leaves_nothing_of_its_transaction_to_the_next() {
+    const RULE: &str = "[[rule]]\nname = 'no'\nwhere = false\nrefuse = 'all of it?'";
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::ruled(&cluster, RULE, "", OPTIMISTIC);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for begin in ["begin", "begin read only"] {
+            client.query(begin);
+            client.query(if begin == "begin" { "insert into t values (7)" } else { "select now()" });
+            has(&client.query("delete from t"), "E");
+            has(&client.query("rollback"), "ROLLBACK");
+            client.query("begin");
+            assert!(!is_on_primary(&mut client, &cluster));
+            has(&client.query("insert into t values (7)"), "INSERT 0 1");
+            has(&client.query("rollback"), "ROLLBACK");
+        }
+        // What the session keeps on its server connection would be lost with that.
+        client.query("select pg_advisory_lock(77)");
+        client.query("begin");
+        client.send(&[&query("delete from t")]);
+        assert_eq!(client.until_end(), ["42501 all of it?"]);
+    });
+}
+
+#[test]
+fn reset_behind_the_end_of_a_failed_transaction_goes_back_to_what_the_client_came_with() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[("search_path", "app")]);
+        client.query("begin");
+        has(&client.query("insert into public.t values (1 / 0)"), "E");
+        has(&client.query("rollback; begin; reset all; commit"), "COMMIT");
+        has(&client.query("show search_path"), "row app");
+    });
+}
