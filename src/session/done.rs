@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Session;
 use super::known::{Known, UnnamedId};
 use super::prepared::{Prepared, Reading, StatementId};
-use crate::sql::{Kind, NeedsPrimary, Pin, SessionChange, Statement, TransactionControl};
+use crate::sql::{Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
 use crate::wire::frontend::Parse;
 
 impl Session {
@@ -72,7 +72,7 @@ impl Session {
         }
         self.doubt_pins(part);
         for change in &part.session {
-            self.sql_prepared.apply(change);
+            self.change_sql_prepared(change);
             match change {
                 SessionChange::Set(name) => {
                     self.reset.retain(|reset| reset != name);
@@ -159,7 +159,14 @@ impl Session {
         let Ok(name) = std::str::from_utf8(name) else { return };
         let name: Arc<str> = name.into();
         self.deallocated(&name, known);
-        self.sql_prepared.apply(&SessionChange::Deallocate(name));
+        self.change_sql_prepared(&SessionChange::Deallocate(name));
+    }
+
+    fn change_sql_prepared(&mut self, change: &SessionChange) {
+        if PreparedNames::may_follow(change) {
+            self.unshown_sql.get_or_insert_with(|| Box::new(self.sql_prepared.clone()));
+            self.sql_prepared.apply(change);
+        }
     }
 
     /// Prepares a statement in the node's place; None: it is refused, which leaves no unnamed statement.

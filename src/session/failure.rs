@@ -119,6 +119,9 @@ impl Session {
             self.settled_unnamed = before;
         }
         self.unnamed.clone_from(&self.settled_unnamed);
+        if let Some(before) = self.unshown_sql.take() {
+            self.sql_prepared = *before;
+        }
         self.settle_doubts();
         self.undescribed = None;
     }

@@ -61,6 +61,7 @@ impl Session {
             unnamed,
             settled_unnamed: _,
             unshown_unnamed: _,
+            unshown_sql: _,
             unnamed_count,
             doubts: _,
             undescribed: _,
@@ -130,6 +131,7 @@ impl Session {
             && self.unnamed.is_some() == self.settled_unnamed.is_some()
             && is_last(&self.settled_unnamed)
             && self.unshown_unnamed.is_none()
+            && self.unshown_sql.is_none()
             && self.doubts.are_none()
             && self.undescribed.is_none()
             && self.sql_prepared.is_empty()

@@ -107,6 +107,8 @@ pub struct Session {
     /// A Parse has just been sent: its columns are asked for next, unless the client does.
     undescribed: Option<(Box<[u8]>, Arc<Prepared>)>,
     sql_prepared: PreparedNames,
+    /// As they were before what the client has not been shown yet.
+    unshown_sql: Option<Box<PreparedNames>>,
     /// It has sent an EXECUTE by SQL.
     executes_by_sql: bool,
     portals: Vec<Portal>,
@@ -297,6 +299,7 @@ impl Session {
             doubts: Doubts::default(),
             undescribed: None,
             sql_prepared: PreparedNames::default(),
+            unshown_sql: None,
             executes_by_sql: false,
             portals: Vec::new(),
             drew_on: 0,
@@ -555,6 +558,7 @@ impl Session {
     pub fn shown(&mut self) {
         self.names.shown();
         self.unshown_unnamed = None;
+        self.unshown_sql = None;
     }
 
     /// Nobody can want what runs on the server connection, now that the client is gone: it is a read, or part of a

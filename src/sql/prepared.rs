@@ -37,6 +37,12 @@ impl PreparedNames {
         self.0.is_empty()
     }
 
+    /// It is a change of them.
+    pub fn may_follow(change: &SessionChange) -> bool {
+        use SessionChange::{Deallocate, DeallocateAll, DiscardAll, Prepare};
+        matches!(change, Prepare { .. } | Deallocate(_) | DeallocateAll | DiscardAll)
+    }
+
     /// Follows a change that the node has confirmed.
     pub fn apply(&mut self, change: &SessionChange) {
         match change {

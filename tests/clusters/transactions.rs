@@ -572,3 +572,21 @@ fn reset_behind_the_end_of_a_failed_transaction_goes_back_to_what_the_client_cam
         has(&client.query("show search_path"), "row app");
     });
 }
+
+#[test]
+fn what_a_refused_unit_has_prepared_by_sql_is_prepared_again() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let told = client.ask(&[&query("select nosuch from t"), &query("prepare p as select 1")], 2);
+        assert!(told[0].starts_with("42703"), "{told:?}");
+        assert_eq!(told[1..], ["I", "PREPARE", "I"], "{told:?}");
+        has(&client.query("execute p"), "row 1");
+        let told = client.ask(&[&query("select nosuch from t"), &query("execute p"), &query("deallocate p")], 3);
+        has(&told, "row 1");
+        has(&told, "DEALLOCATE");
+        has(&client.query("prepare p as select 2"), "PREPARE");
+        has(&client.query("execute p"), "row 2");
+    });
+}
