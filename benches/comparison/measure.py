@@ -11,16 +11,21 @@ from concurrent.futures import ProcessPoolExecutor
 
 from .client import Client
 from .place import environment
-from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, MOST_IDLE_UNPOOLED, ROUNDS, SCRIPTS, SLOW_READERS
+from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, CLIENTS, MOST_IDLE_UNPOOLED, ROUNDS, SCRIPTS, SLOW_READERS
 
 # Connecting costs what a password's proof costs; a cell begins when that is over, and ends before pgbench does.
 WARM_UP = 0.9
 
 
-def measure_cells(routes, place, cells=CELLS):
-    """Rounds outside, routes inside: whatever else the machine does meets all of them alike."""
+def measure_cells(routes, place, cells=CELLS, anew=False):
+    """Rounds outside, routes inside: whatever else the machine does meets all of them alike. `anew`: so does where a proxy
+    happens to lie in memory, as each begins each round as a new process."""
     results = {}
     for round_number in range(ROUNDS):
+        for route in routes if anew and round_number else []:
+            route.stop()
+            if not route.start(clients=max(CLIENTS)):
+                sys.exit(f"{route.name} does not start again: {route.log()}")
         for cell in cells:
             for route in routes:
                 outcome = run_cell(route, place, *cell)
