@@ -12,7 +12,7 @@ use trunkline::routing::place::Circumstances;
 use trunkline::routing::{Catalog, Freshness, Intent, Reads, RuleSet, place};
 use trunkline::session::translate::Message;
 use trunkline::session::{Held, Identity, Known, Session, SessionId, Settings, Surroundings, matters};
-use trunkline::sql::{Cache, MemoKey, ParseSettings, classify};
+use trunkline::sql::{Cache, MemoKey, ParseSettings, Statement, classify};
 use trunkline::topology::{NodeId, NodeState, Role, View};
 use trunkline::wire::{Header, frame};
 
@@ -220,16 +220,19 @@ fn prepare(session: &mut Session, known: &mut Known, messages: &[Vec<u8>]) {
     assert!(session.may_release());
 }
 
+fn classified(text: &[u8]) -> Arc<Statement> {
+    CACHED.with_borrow_mut(|cache| cache.get(text, &ParseSettings::default()))
+}
+
 /// As a worker surveys what comes: the short ways first.
 fn survey(session: &mut Session, catalog: &Catalog<'_>, whole: &[u8]) {
     RULES.with(|rules| {
-        let classify = |text: &[u8]| CACHED.with_borrow_mut(|cache| cache.get(text, &ParseSettings::default()));
         let (tag, body) = parts(whole);
         if session.survey_plain(tag, whole.len(), body, Some(rules)).expect("it is well formed") {
             return;
         }
         if tag == b'Q' && matches!(catalog, Catalog::Known { .. }) {
-            let statement = classify(body.strip_suffix(b"\0").unwrap_or_default());
+            let statement = classified(body.strip_suffix(b"\0").unwrap_or_default());
             assert!(session.is_free_of(rules, &statement), "there are no rules");
             assert!(session.survey_read(whole.len(), statement, catalog).is_none(), "it is noted");
             return;
@@ -240,7 +243,7 @@ fn survey(session: &mut Session, catalog: &Catalog<'_>, whole: &[u8]) {
 
 fn survey_closely(session: &mut Session, catalog: &Catalog<'_>, whole: &[u8]) {
     RULES.with(|rules| {
-        let mut classify = |text: &[u8]| CACHED.with_borrow_mut(|cache| cache.get(text, &ParseSettings::default()));
+        let mut classify = classified;
         let mut around = Surroundings::plain(&mut classify, rules, Held::Nothing);
         around.catalog = *catalog;
         let (tag, body) = parts(whole);

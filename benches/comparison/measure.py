@@ -24,8 +24,7 @@ def measure_cells(routes, place, cells=CELLS, anew=False):
     for round_number in range(ROUNDS):
         for route in routes if anew and round_number else []:
             route.stop()
-            if not route.start(clients=max(CLIENTS)):
-                sys.exit(f"{route.name} does not start again: {route.log()}")
+            route.must_start(clients=max(CLIENTS))
         for cell in cells:
             for route in routes:
                 outcome = run_cell(route, place, *cell)
@@ -179,10 +178,7 @@ def slow_memory(route):
     route.stop()
     if not route.start(clients=SLOW_READERS, pool=SLOW_READERS):
         return None
-    clients = [Client(route.port) for _ in range(SLOW_READERS)]
-    for client in clients:
-        client.query("select 1")
-    time.sleep(1)
+    clients = logged_in(route, SLOW_READERS)
     before = memory(route)
     for client in clients:
         client.ask("select repeat('x', 1000), generate_series(1, 1000 * 1000)")
@@ -209,14 +205,20 @@ def idle_memory(route, count):
     route.stop()
     if not route.start(clients=count):
         return None
-    clients = [Client(route.port) for _ in range(count)]
-    for client in clients:
-        client.query("select 1")
-    time.sleep(1)
+    clients = logged_in(route, count)
     after = memory(route)
     for client in clients:
         client.close()
     return (after - before) / count
+
+
+def logged_in(route, count):
+    """Clients that have read something, and lie idle."""
+    clients = [Client(route.port) for _ in range(count)]
+    for client in clients:
+        client.query("select 1")
+    time.sleep(1)
+    return clients
 
 
 def memory(route):

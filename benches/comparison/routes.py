@@ -23,6 +23,10 @@ class Route:
     def database(self, protocol):
         return "bench"
 
+    def must_start(self, **asked):
+        if not self.start(**asked):
+            sys.exit(f"{self.name} does not start: {self.log()}")
+
 
 class Direct(Route):
     """PostgreSQL itself: the floor under every proxy."""

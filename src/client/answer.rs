@@ -5,17 +5,18 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::acquire::target;
-use super::conversation::Client;
+use super::conversation::{Client, HeldLease};
+use super::gathering::body_of;
 use super::last_words::ends_with_goodbye;
 use super::relay::Relayed;
 use super::worker::Buffers;
 use crate::catalog::Change;
 use crate::session::replay::Differs;
-use crate::session::{Reply, TransactionLog, matters};
+use crate::session::{Reply, Session, TransactionLog, matters};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response::{Severity, put_error};
-use crate::wire::{ErrorFields, Header, SqlState, backend, frame};
+use crate::wire::{ErrorFields, Header, SqlState, backend};
 
 /// A message that matters and is larger than this is looked at by its beginning only.
 const LARGEST_LOOKED_AT: usize = 64 * 1024;
@@ -56,6 +57,12 @@ impl Walk {
         (self.run, self.has_gaps) = (self.at + size, true);
     }
 
+    /// As much as is there of the message that begins here.
+    fn message<'a>(&self, filled: &'a [u8], header: Header) -> &'a [u8] {
+        let rest = filled.get(self.at..).unwrap_or_default();
+        rest.get(..header.size).unwrap_or(rest)
+    }
+
     /// A message has been looked at; so many bytes of it are there.
     fn passes(&mut self, tag: u8, there: usize) {
         self.at += there;
@@ -90,20 +97,20 @@ impl Client {
     #[inline]
     fn look_at_next(&mut self, walk: &mut Walk, filled: &[u8], out: &mut BytesMut) -> Result<bool, Stop> {
         let Some(held) = &mut self.held else { return Ok(false) };
-        let (header, rest) = loop {
+        let (header, message) = loop {
             let rest = filled.get(walk.at..).unwrap_or_default();
             let Some(header) = Header::peek(rest).map_err(|_| Stop::OutOfStep)? else { return Ok(false) };
+            let message = walk.message(filled, header);
             if matters(header.tag) {
-                break (header, rest);
+                break (header, message);
             }
-            let there = header.size.min(rest.len());
-            held.passing_to_client = header.size - there;
-            if shown(&mut self.log, rest.get(..there).unwrap_or_default()) {
-                walk.run = walk.at + there;
+            held.passing_to_client = header.size - message.len();
+            if shown(&mut self.log, message) {
+                walk.run = walk.at + message.len();
             }
-            walk.passes(header.tag, there);
+            walk.passes(header.tag, message.len());
         };
-        let is_whole = rest.len() >= header.size;
+        let is_whole = message.len() == header.size;
         // What is for us is not passed on, and so it must be whole.
         if !is_whole && (header.size <= LARGEST_LOOKED_AT || self.session.awaits_for_itself()) {
             return Ok(false);
@@ -113,8 +120,7 @@ impl Client {
             held.has_more = true;
             return Ok(false);
         }
-        let message = rest.get(..header.size).unwrap_or(rest);
-        let body = message.get(frame::HEADER..).unwrap_or_default();
+        let body = body_of(message);
         let known = &mut held.lease.connection().known;
         // The client is told nothing of what the replica says: if it is so elsewhere, it is told there.
         let reply = match header.tag == backend::PARAMETER_STATUS && held.refused.is_some() {
@@ -131,7 +137,7 @@ impl Client {
             walk.answered += usize::from(walk.ends_answered);
             return Ok(true);
         }
-        self.look_closely(walk, header, reply, (filled, message), out)
+        self.look_closely(walk, header, reply, filled, out)
     }
 
     /// Looks at a message that does not just go on. False: it is looked at once what stands before it has gone on.
@@ -142,12 +148,13 @@ impl Client {
         walk: &mut Walk,
         header: Header,
         reply: Reply,
-        (filled, message): (&[u8], &[u8]),
+        filled: &[u8],
         out: &mut BytesMut,
     ) -> Result<bool, Stop> {
         let Some(held) = &mut self.held else { return Ok(false) };
         let log = &mut self.log;
-        let body = message.get(frame::HEADER..).unwrap_or_default();
+        let message = walk.message(filled, header);
+        let body = body_of(message);
         // Within a transaction that may be replayed nothing counts before its COMMIT.
         let counts = self.session.status() != TransactionStatus::Open
             || body.starts_with(b"COMMIT")
@@ -174,7 +181,6 @@ impl Client {
         if is_ready && !matches!(reply, Reply::Hide) && answered_again(log, is_over).is_err() {
             return Err(Stop::Relayed(Relayed::ReplayDiffers));
         }
-        let may_move = held.is_unseen_read() && held.role != Role::Primary;
         match reply {
             // What is in force now the client is told, whatever it has heard of it before.
             Reply::Forward | Reply::Replace(_) | Reply::Refused(_) | Reply::WorkerEnds(_) | Reply::Stale(_)
@@ -195,20 +201,16 @@ impl Client {
             }
             Reply::Stale(bytes) => {
                 walk.leave_out(filled, message.len(), out);
-                if may_move && self.session.can_be_run_elsewhere() {
-                    held.refused = Some(SqlState::FEATURE_NOT_SUPPORTED);
-                    held.is_refused_within = !is_over;
+                if refuses(held, &self.session, SqlState::FEATURE_NOT_SUPPORTED) {
                     out.clear();
                 } else {
                     out.extend_from_slice(&bytes);
                 }
             }
             Reply::Refused(code) => {
-                if may_move && self.session.can_be_run_elsewhere() {
-                    held.refused = Some(code);
-                    held.is_refused_within = !is_over;
+                if refuses(held, &self.session, code) {
+                    walk.leave_out(filled, message.len(), out);
                     out.clear();
-                    (walk.run, walk.has_gaps) = (walk.at + message.len(), true);
                 }
             }
             // On each node at most once: a function may have raised it.
@@ -303,6 +305,16 @@ impl Client {
             self.session.take_new_pins().iter().for_each(|pin| self.worker.metrics.pinned(pin));
         }
     }
+}
+
+/// A replica refuses with this what the primary may answer in its place. False: the client is told.
+fn refuses(held: &mut HeldLease, session: &Session, code: SqlState) -> bool {
+    let may_move = held.is_unseen_read() && held.role != Role::Primary && session.can_be_run_elsewhere();
+    if may_move {
+        held.refused = Some(code);
+        held.is_refused_within = session.status() != TransactionStatus::Idle;
+    }
+    may_move
 }
 
 /// Notes what the client is shown; true: it has been shown that before.

@@ -1,6 +1,5 @@
 //! A unit on its way to a node: the lease is made the session's, the messages translated, the decision remembered.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::acquire::{Acquired, Refusal, target};
@@ -8,6 +7,7 @@ use super::alarm::Alarm;
 use super::conversation::{Client, HeldLease};
 use super::farewell::Farewell;
 use super::gathering::{body_of, peek, violation};
+use super::release::stop_statement;
 use super::worker::Buffers;
 use crate::backend::Lease;
 use crate::backend::exchange::ExchangeError;
@@ -321,7 +321,7 @@ impl Client {
             // It waits for a lock, or the node stands still.
             ExchangeError::Timeout => {
                 self.lost_on.push(lease.node());
-                tokio::task::spawn_local(end_replay(lease));
+                tokio::task::spawn_local(stop_statement(lease));
                 if self.lost_on.len() < MOST_WAITS {
                     self.worker.metrics.retried(Retry::NotSent);
                     return Ok(());
@@ -362,10 +362,4 @@ impl Client {
             self.session.note_names();
         }
     }
-}
-
-/// What runs there still is ended: closed alone, the server connection's process would wait for its lock on.
-async fn end_replay(mut lease: Lease) {
-    let target = Arc::clone(&lease.connection().cancel_target);
-    target.cancel().await;
 }

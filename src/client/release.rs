@@ -228,3 +228,9 @@ pub(super) async fn discard_all(mut lease: Lease, limit: Duration) {
         lease.give_back(Instant::now());
     }
 }
+
+/// Nobody waits any more for what runs on this connection: what it holds, or waits for, is let go at once. The connection is
+/// closed, which alone would leave the node's process to wait on.
+pub(super) async fn stop_statement(mut lease: Lease) {
+    lease.connection().cancel_target.cancel().await;
+}

@@ -16,11 +16,10 @@ use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
 use super::places::{Counted, Place};
 use super::record;
-use super::release::discard_all;
+use super::release::{discard_all, stop_statement};
 use super::replication::{self, Passage};
 use super::server::Server;
 use super::worker::Worker;
-use crate::backend::Lease;
 use crate::backend::cancel::Issued;
 use crate::metrics::{Limit, LoginFailure, Refusal as RefusalCause, Violator};
 use crate::net::Stream;
@@ -295,9 +294,4 @@ impl Client {
         say_farewell(&mut self.stream, &farewell, &self.worker).await;
         self.worker.metrics.client_closed();
     }
-}
-
-/// The client is gone: what its statement holds is let go at once. The connection is closed.
-async fn stop_statement(mut lease: Lease) {
-    lease.connection().cancel_target.cancel().await;
 }

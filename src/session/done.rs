@@ -163,7 +163,7 @@ impl Session {
     }
 
     fn change_sql_prepared(&mut self, change: &SessionChange) {
-        if PreparedNames::may_follow(change) {
+        if PreparedNames::are_changed_by(change) {
             self.unshown_sql.get_or_insert_with(|| Box::new(self.sql_prepared.clone()));
             self.sql_prepared.apply(change);
         }

@@ -37,8 +37,8 @@ impl PreparedNames {
         self.0.is_empty()
     }
 
-    /// It is a change of them.
-    pub fn may_follow(change: &SessionChange) -> bool {
+    /// It may be a change of them.
+    pub fn are_changed_by(change: &SessionChange) -> bool {
         use SessionChange::{Deallocate, DeallocateAll, DiscardAll, Prepare};
         matches!(change, Prepare { .. } | Deallocate(_) | DeallocateAll | DiscardAll)
     }

@@ -392,18 +392,18 @@ fn what_code_deallocates_is_prepared_again_for_other_sessions() {
         for name in ["one", "two"] {
             other.ask(&[&parse(name, &format!("select '{name}'")), SYNC], 1);
         }
+        let mut has_both = || {
+            for name in ["one", "two", "one"] {
+                let answer = other.ask(&[&bind(name, &[]), &execute(), SYNC], 1);
+                assert!(answer.contains(&format!("row {name}")), "{answer:?}");
+            }
+        };
         client.query("do $$ begin deallocate all; end $$");
-        for name in ["one", "two", "one"] {
-            let answer = other.ask(&[&bind(name, &[]), &execute(), SYNC], 1);
-            assert!(answer.contains(&format!("row {name}")), "{answer:?}");
-        }
+        has_both();
         // Some are made behind it.
         client.send(&[&query("do $$ begin deallocate all; end $$"), &parse("three", "select 'three'"), SYNC]);
         (0..2).for_each(|_| drop(client.until(b'Z')));
-        for name in ["one", "two", "one"] {
-            let answer = other.ask(&[&bind(name, &[]), &execute(), SYNC], 1);
-            assert!(answer.contains(&format!("row {name}")), "{answer:?}");
-        }
+        has_both();
         let answer = client.ask(&[&bind("three", &[]), &execute(), SYNC], 1);
         assert!(answer.contains(&"row three".to_owned()), "{answer:?}");
     });
