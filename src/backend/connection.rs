@@ -74,6 +74,18 @@ impl Connection {
         answer
     }
 
+    /// Nothing comes any more of what was sent before, see [`exchange::regain_step`].
+    pub async fn regain_step(&mut self, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
+        self.known.unnamed_is_gone();
+        self.begin_exchange()?;
+        let answer = exchange::regain_step(&mut self.stream, deadline).await;
+        self.awaits_answer = answer.is_err();
+        if let Ok(answer) = &answer {
+            self.hear(answer);
+        }
+        answer
+    }
+
     /// It would not take this for UTF-8: a Query is read whole in the encoding that it meets, also one that sets another.
     pub fn misreads(&self, sql: &str) -> bool {
         if sql.is_ascii() {

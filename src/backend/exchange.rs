@@ -108,6 +108,28 @@ pub async fn query_with(
     tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }
 
+/// Reads what still comes of what was sent before, and is of interest to nobody: up to the answer to a query of our own.
+/// Not cancel-safe either.
+pub async fn regain_step(stream: &mut Stream, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
+    let whole = async {
+        let mut buffer = BytesMut::with_capacity(1024);
+        frontend::put_query(&mut buffer, "SELECT 1");
+        stream.write_all(&buffer).await?;
+        buffer.clear();
+        loop {
+            // In a transaction that has failed it is refused.
+            let answer = match read_answer(stream, &mut buffer).await {
+                Err(ExchangeError::Refused { answer, .. }) => return Ok(*answer),
+                answer => answer?,
+            };
+            if !answer.rows.is_empty() {
+                return Ok(answer);
+            }
+        }
+    };
+    tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
+}
+
 /// What became of the statements that were to be parsed and described, in their order.
 #[derive(Debug, Default)]
 pub struct Described {

@@ -21,6 +21,9 @@ impl Client {
     /// holds it.
     pub(super) async fn release(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         buffers.keep_nothing();
+        if self.session.may_be_answered_more() {
+            self.regain_step(buffers).await?;
+        }
         let touched = self.find_remains(buffers).await?;
         if self.session.may_release() {
             self.finish(buffers);
@@ -30,6 +33,9 @@ impl Client {
 
     /// The session keeps its lease: its settings are made what they would be if it had come back to it.
     pub(super) async fn settle(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if self.session.may_be_answered_more() {
+            self.regain_step(buffers).await?;
+        }
         if self.session.has_reset_in_transaction() {
             return self.reset_on(buffers).await;
         }
@@ -53,6 +59,21 @@ impl Client {
         }
         self.session.take_new_pins().iter().for_each(|pin| self.worker.metrics.pinned(pin));
         Ok(touched)
+    }
+
+    /// A failed COPY has left Syncs of which nobody knows whether they are answered: what still comes is read.
+    #[cold]
+    async fn regain_step(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        let connection = held.lease.connection();
+        self.cancellable.runs_nothing();
+        connection.cancel_target.until_arrived().await;
+        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        let Ok(answer) = connection.regain_step(deadline).await else { return Err(self.settings_lost()) };
+        self.session.overheard(&answer.notifications, &mut connection.known, &mut buffers.to_client);
+        self.session.is_in_step();
+        self.cancellable.runs_on(connection);
+        self.flush(buffers).await
     }
 
     /// Statements that code has deallocated must be prepared again by whoever wants them.

@@ -279,8 +279,8 @@ impl Client {
         self.server.cancel_keys.remove(&self.cancellable);
         if let Some(held) = self.held.take() {
             self.was_served_by(&held, Instant::now());
-            let is_still =
-                self.session.is_idle() && held.passing_to_node == 0 && held.passing_to_client == 0 && !held.is_in_midst;
+            let is_answered = self.session.is_idle() && !self.session.may_be_answered_more();
+            let is_still = is_answered && held.passing_to_node == 0 && held.passing_to_client == 0 && !held.is_in_midst;
             // What has been set and not read back, nobody could tell whoever gets the connection next.
             if is_still && self.session.pin().is_none() && !self.session.has_touched() {
                 self.give_back(held.lease, Instant::now());

@@ -114,6 +114,7 @@ impl Session {
 
     /// Statements are as the client has last been shown them.
     pub(super) fn rewind_statements(&mut self) {
+        self.owed.is_not_exceeded();
         self.names.rewind();
         if let Some(before) = self.unshown_unnamed.take() {
             self.settled_unnamed = before;

@@ -421,6 +421,16 @@ impl Session {
         !self.owed.is_empty()
     }
 
+    /// A COPY has failed, and what it has not read of what was sent behind it may still be answered.
+    pub fn may_be_answered_more(&self) -> bool {
+        self.owed.may_be_exceeded()
+    }
+
+    /// All that was sent has been answered for certain.
+    pub fn is_in_step(&mut self) {
+        self.owed.is_not_exceeded();
+    }
+
     /// The next reply is for us, or part of it is.
     pub fn awaits_for_itself(&self) -> bool {
         let is_ours = |owed: &owed::Owed| owed.asker() == Asker::Us || matches!(owed, owed::Owed::DescribeParameters);

@@ -157,6 +157,8 @@ pub struct OwedReplies {
     run: u32,
     /// Of the batch at the front, something else than Closes has been answered.
     has_begun: bool,
+    /// Syncs that a COPY eats as it comes to them: where it fails before, they are answered after all.
+    eaten: u32,
 }
 
 /// When something was sent, among all that is ever owed to a session.
@@ -194,9 +196,12 @@ impl OwedReplies {
 
     /// The Sync of its batch has been sent, and is not answered.
     pub fn batch_is_under_way(&self, moment: Moment) -> bool {
+        if moment.batch >= self.batch {
+            return false;
+        }
         let syncs = self.queue.iter().filter(|owed| matches!(owed, Owed::Sync(_))).count();
         let answered = self.batch - u64::try_from(syncs).unwrap_or(0);
-        answered <= moment.batch && moment.batch < self.batch
+        answered <= moment.batch
     }
 
     /// All that the client waits for is that statements and portals are closed.
@@ -298,13 +303,49 @@ impl OwedReplies {
     pub fn copy_begins(&mut self) -> bool {
         loop {
             match self.queue.get(1) {
-                Some(Owed::Sync(Asker::Client)) => drop(self.queue.remove(1)),
+                Some(Owed::Sync(Asker::Client)) => {
+                    self.queue.remove(1);
+                    self.eats_sync();
+                }
                 Some(Owed::CopyEnd) => {
                     self.queue.remove(1);
                     return false;
                 }
                 _ => return true,
             }
+        }
+    }
+
+    /// A Sync has been sent while the node reads copy data.
+    pub fn eats_sync(&mut self) {
+        self.eaten += 1;
+    }
+
+    /// A COPY has come to its end and to all Syncs before it, or the server connection is another.
+    pub fn is_not_exceeded(&mut self) {
+        self.eaten = 0;
+    }
+
+    /// A COPY has failed, and nobody knows which Syncs it had come to: more may be answered than is owed.
+    pub fn may_be_exceeded(&self) -> bool {
+        self.eaten > 0
+    }
+
+    /// An error has answered what is at the front, though not for the last time.
+    pub fn has_failed(&mut self) {
+        self.has_begun = true;
+    }
+
+    /// A ReadyForQuery has come. Where it cannot be meant for what is at the front, it is for a Sync that a failed COPY had
+    /// not come to: that is owed again.
+    pub fn owes_for_ready(&mut self) {
+        let is_due = match self.queue.front() {
+            Some(Owed::Query { completed, .. }) => *completed > 0 || self.has_begun,
+            front => front.is_some_and(Owed::ends_with_ready),
+        };
+        if self.eaten > 0 && !is_due {
+            self.eaten -= 1;
+            self.queue.push_front(Owed::Sync(Asker::Client));
         }
     }
 }

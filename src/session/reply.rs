@@ -102,6 +102,14 @@ impl Session {
     fn ready(&mut self, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
         let out_of_step = OutOfStep { tag: backend::READY_FOR_QUERY };
         let status = TransactionStatus::read(body).map_err(|_| out_of_step)?;
+        if self.owed.may_be_exceeded() {
+            self.owed.owes_for_ready();
+            if self.owed.len() == 1 {
+                // It ends the batch, whether the client knows that its Sync was not eaten or sends another one.
+                self.flow.skipping = false;
+                self.flow.batch_open = false;
+            }
+        }
         let owed = self.owed.pop().filter(Owed::ends_with_ready).ok_or(out_of_step)?;
         if matches!(owed, Owed::Query { .. } | Owed::DiscardSequences { .. }) {
             self.settle_unnamed(None);
@@ -158,6 +166,7 @@ impl Session {
                     return;
                 }
                 let statement = Arc::clone(statement);
+                self.owed.is_not_exceeded();
                 self.unseen_is_done(&statement, tag);
                 self.done(&statement, part, tag, known);
             }
@@ -165,6 +174,7 @@ impl Session {
                 self.flow.copy_in = false;
                 match self.owed.pop() {
                     Some(Owed::Execute(Some(statement))) if !statement.is_plain_read() => {
+                        self.owed.is_not_exceeded();
                         if closed_names(&statement).is_some() {
                             self.names.settle();
                         }
@@ -344,6 +354,7 @@ impl Session {
     pub(super) fn skip_failed(&mut self, known: &mut Known) {
         let Some(failed) = self.owed.front() else { return };
         if matches!(failed, Owed::Query { .. } | Owed::FunctionCall | Owed::DiscardSequences { .. }) {
+            self.owed.has_failed();
             return;
         }
         // PostgreSQL drops it before it looks at the new one.

@@ -448,7 +448,8 @@ impl Session {
     fn translate_sync(&mut self, message: Message<'_>, out: &mut BytesMut) {
         out.extend_from_slice(message.whole);
         if self.flow.copy_in {
-            return; // eaten by the copy
+            self.owed.eats_sync();
+            return;
         }
         self.flow.skipping = false;
         self.flow.batch_open = false;

@@ -104,6 +104,44 @@ fn a_copy_whose_sync_was_eaten_waits_for_another() {
     });
 }
 
+/// PostgreSQL has not come to the Sync then, and answers it; behind a row that is wrong it has, and waits for another.
+#[test]
+fn a_copy_that_fails_has_eaten_its_sync_or_not() {
+    limited(|| {
+        let cluster = cluster();
+        let made = "create table t (a int); create view v as select 1 as a;
+            create function refuse() returns trigger language plpgsql as $$ begin raise 'no copies'; end $$;
+            create table guarded (a int);
+            create trigger refuse before insert on guarded for each statement execute function refuse()";
+        cluster.node(0).sql(made).unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        // What of the Syncs is answered behind the COPY's end comes before, or not at all.
+        let ask = |client: &mut RawClient, sql: &str| {
+            client.send(&[&query(sql)]);
+            std::iter::repeat_with(|| client.until(b'Z')).find(|answer| answer.len() > 1).unwrap()
+        };
+        let play = |port| {
+            let (mut client, mut other) = (RawClient::connect(port, &[]), RawClient::connect(port, &[]));
+            let ahead = [&*copy_data(b"x\n"), COPY_DONE, SYNC].concat();
+            let mut told = Vec::new();
+            for begin in ["select 41", "begin"] {
+                for (table, data) in
+                    [("v", &[][..]), ("v", &ahead), ("guarded", &[]), ("guarded", &ahead), ("t", &ahead)]
+                {
+                    told.push(ask(&mut client, begin));
+                    let copy = [&*parse("", &format!("copy {table} from stdin")), &bind("", &[]), &execute(), SYNC];
+                    told.push(client.ask(&[&copy.concat(), data], 1));
+                    told.push(ask(&mut client, "rollback"));
+                    told.push(ask(&mut other, "select 42"));
+                    told.push(ask(&mut client, "select 43"));
+                }
+            }
+            told
+        };
+        assert_eq!(play(proxy.port()), play(cluster.node(0).port()));
+    });
+}
+
 #[test]
 fn a_copy_whose_data_came_ahead_behind_its_sync_is_its_clients_until_the_next() {
     limited(|| {
