@@ -703,9 +703,8 @@ fn may_change_catalog(row: &FunctionRow) -> bool {
     match &row.body {
         Body::Hidden => row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(&row.name),
         Body::Tree(_) | Body::Given => false,
-        Body::Text { statement, is_dynamic, .. } => {
-            let changes = statement.parts.iter().any(|part| part.changes_catalog && part.kind != Kind::Call);
-            *is_dynamic || changes
+        Body::Text { statement, .. } => {
+            statement.parts.iter().any(|part| part.changes_catalog && part.kind != Kind::Call)
         }
     }
 }

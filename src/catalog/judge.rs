@@ -234,7 +234,8 @@ impl Picture {
             }
             // Also where what it makes is temporary.
             if let Some(other) = self.event_leaves.as_deref()
-                && (part.changes_catalog || self.part_changes_catalog(part, path))
+                // REINDEX has them run since PostgreSQL 17.
+                && (part.changes_catalog || part.kind == Kind::Maintenance || self.part_changes_catalog(part, path))
             {
                 left.join(other);
             }

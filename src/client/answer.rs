@@ -253,7 +253,7 @@ impl Client {
     fn looked(&mut self, walk: &Walk, buffers: &mut Buffers) -> usize {
         match self.session.take_catalog_change() {
             Change::None => {}
-            change => self.server.catalogs_changed(&self.database, change),
+            change => self.catalogs_changed(change),
         }
         let Some(held) = &mut self.held else { return 0 };
         if held.refused.is_some() {

@@ -276,7 +276,9 @@ impl Client {
             let buffers = lent.get_or_insert_with(|| self.worker.take_buffers());
             if self.held.is_some() {
                 match ready!(self.poll_relay(cx, buffers))? {
-                    Relayed::Idle if !self.session.has_touched() => self.finish(buffers),
+                    Relayed::Idle if !self.session.has_touched() && !self.session.may_be_answered_more() => {
+                        self.finish(buffers);
+                    }
                     relayed => return Poll::Ready(Ok(Unusual::Relayed(relayed))),
                 }
             }

@@ -96,6 +96,7 @@ impl Client {
             None => true,
             // The node says that the transaction is aborted, whatever it is.
             Some(_) if self.session.only_fails() => true,
+            Some(_) if self.session.sets_modes_too_late() => true,
             Some(_) if is_strong || self.session.must_leave_replica() => false,
             Some(Intent::Read { terms: None, .. }) => !is_stale,
             // A COMMIT may be on its way: what comes behind it is not in the transaction.

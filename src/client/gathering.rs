@@ -246,6 +246,9 @@ impl Client {
             }
             let (worker, dialect) = (&self.worker, self.session.dialect());
             let message = buffers.input.filled().get(frame::HEADER..header.size).unwrap_or_default();
+            if self.session.ends_and_goes_on(header.tag, message, &mut |text| worker.classify(text, dialect)) {
+                return self.flush(buffers).await;
+            }
             let told = self
                 .session
                 .answer_alone(header.tag, message, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)

@@ -7,6 +7,7 @@ use super::conversation::{Client, Death, HeldLease};
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::backend::Lease;
+use crate::catalog::Change;
 use crate::metrics::{Loss as LossCount, Retry};
 use crate::routing::{Intent, Reason};
 use crate::session::Loss;
@@ -118,6 +119,15 @@ impl Client {
         buffers.input.put_front(&kept);
     }
 
+    /// The catalogs may have changed by what the session has sent. By the configuration in force: the session's own may be an
+    /// older one, which lacks databases of newcomers.
+    pub(super) fn catalogs_changed(&self, change: Change) {
+        if change != Change::None {
+            self.database.catalog.changed();
+            self.worker.server().catalogs_changed(self.cluster().number, &self.database.server_name, change);
+        }
+    }
+
     /// The node is lost: runs the unit again, or tells the client what that means.
     pub(super) async fn node_lost(
         &mut self,
@@ -126,7 +136,7 @@ impl Client {
     ) -> Result<(), Farewell> {
         let Some(mut held) = self.held.take() else { return Ok(()) };
         self.cancellable.runs_nothing();
-        self.server.catalogs_changed(&self.database, self.session.catalog_change());
+        self.catalogs_changed(self.session.catalog_change());
         let (node, now) = (held.lease.node(), Instant::now());
         self.account_for(&held, now);
         self.dropping = held.passing_to_node;

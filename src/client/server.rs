@@ -345,14 +345,13 @@ impl Server {
     /// A node has acknowledged what changes the catalogs, and nobody has been told yet. Other databases of the cluster are
     /// told of what they share with this one. Of code it is seldom known, and most changes nothing of that: their logins
     /// find out.
-    pub fn catalogs_changed(&self, database: &Database, change: Change) {
+    pub fn catalogs_changed(&self, cluster: usize, server_name: &str, change: Change) {
         if change == Change::None {
             return;
         }
-        database.catalog.changed();
-        let is_beside =
-            |other: &&Arc<Database>| other.cluster == database.cluster && other.server_name != database.server_name;
-        let others = self.databases.values().filter(is_beside);
+        let of_cluster = || self.databases.values().filter(|other| self.cluster(other).number == cluster);
+        of_cluster().filter(|other| *other.server_name == *server_name).for_each(|database| database.catalog.changed());
+        let others = of_cluster().filter(|other| *other.server_name != *server_name);
         match change {
             Change::Shared => others.for_each(|other| other.catalog.changed()),
             Change::Opaque => others.for_each(|other| other.catalog.changed_elsewhere()),

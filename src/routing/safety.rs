@@ -112,10 +112,19 @@ pub fn change_of(statement: &Statement) -> Change {
     }
 }
 
-/// It writes, or changes the catalogs, while they are not known: a trigger that nobody has heard of may run.
+/// Code may run that nobody has heard of: while the catalogs are not known, a trigger of what writes or changes them; and
+/// while nothing has ever been known of them, whatever a name may stand for, as a view does.
+#[inline]
 pub fn runs_unseen(statement: &Statement, catalog: &Catalog<'_>) -> bool {
-    let may_trigger = |part: &Part| part.writes || part.changes_catalog;
-    matches!(catalog, Catalog::Unknown { .. }) && statement.parts.iter().any(may_trigger)
+    let Catalog::Unknown { last, .. } = catalog else { return false };
+    let may_run =
+        |part: &Part| part.writes || may_fire_event_trigger(part) || last.is_none() && !names_nothing(part, catalog);
+    statement.parts.iter().any(may_run)
+}
+
+/// Event triggers may run with it. PostgreSQL 17 and later run them with REINDEX, too.
+fn may_fire_event_trigger(part: &Part) -> bool {
+    part.changes_catalog || part.kind == Kind::Maintenance
 }
 
 /// The statement runs code that its text does not show: what that leaves, draws or writes, nobody knows.
@@ -154,8 +163,8 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>, hides_code: bool)
         functions.for_each(|name| left.calls_unknown(&name.name));
     }
     let is_opaque = |part: &Part| runs_code(part) || part.kind == Kind::Unparsed;
-    let may_trigger = matches!(catalog, Catalog::Unknown { last: None, .. })
-        && statement.parts.iter().any(|part| part.changes_catalog);
+    let may_trigger =
+        matches!(catalog, Catalog::Unknown { last: None, .. }) && statement.parts.iter().any(may_fire_event_trigger);
     if statement.parts.iter().any(is_opaque) || hides_code || may_trigger {
         left.doubt(Doubt::Opaque);
     }

@@ -155,6 +155,33 @@ impl Session {
         self.ending(&self.names.get(name)?.statement)
     }
 
+    /// This Query ends the lost transaction and goes on behind that, which only a node can do: there the transaction fails
+    /// anew first. Answers whether it is one; it is not answered alone then.
+    pub fn ends_and_goes_on(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        classify: &mut dyn FnMut(&[u8]) -> std::sync::Arc<Statement>,
+    ) -> bool {
+        let is_told = self.transaction.aborted == Some(Aborted::Told) && !self.flow.skipping;
+        if tag != frontend::QUERY || !is_told || self.transaction.modes.is_none() {
+            return false;
+        }
+        let Ok(text) = frontend::query_text(body) else { return false };
+        let statement = classify(text);
+        let ends = statement.parts.first().is_some_and(|part| part.transaction.ends());
+        if !ends || self.ending(&statement).is_some() {
+            return false;
+        }
+        self.forget_touched();
+        self.at_begin = None;
+        self.transaction.aborted = None;
+        self.transaction.has_acted = false;
+        self.transaction.may_have_written = false;
+        self.lose_place();
+        true
+    }
+
     /// How this statement would end the transaction, if it does. A COMMIT must not look as if it had succeeded to a
     /// client that knows of nothing.
     fn ending(&self, statement: &Statement) -> Option<Aborted> {

@@ -114,6 +114,21 @@ impl Session {
     /// What has been gathered goes to a replica now.
     pub fn goes_to_replica(&mut self) {
         self.transaction.is_bound |= self.gathered.binds;
+        self.has_read = self.transaction.status != TransactionStatus::Idle && self.has_read_here();
+    }
+
+    #[cold]
+    fn has_read_here(&self) -> bool {
+        let reads = |part: &Part| matches!(part.kind, Kind::Select | Kind::Explain | Kind::Copy);
+        let ends = self.gathered.ends || self.transaction.ended != Ended::No;
+        !ends && (self.has_read || self.gathered.first.iter().flat_map(|first| &first.parts).any(reads))
+    }
+
+    /// What has been gathered sets the transaction's modes, behind a query: elsewhere it could be begun with them, and the
+    /// client is to be told what a server tells it.
+    pub fn sets_modes_too_late(&self) -> bool {
+        let sets = || matches!(self.first_control(), Some(TransactionControl::Set(_)));
+        self.has_read && self.transaction.status == TransactionStatus::Open && sets()
     }
 
     /// What has been gathered goes to the primary now. It may write, and of a primary that is lost nothing is done anew but
@@ -198,6 +213,7 @@ impl Session {
                 Ended::Yes
             }
             TransactionControl::Begin(_) => Ended::No,
+            TransactionControl::None if self.transaction.ended == Ended::Yes => Ended::Followed,
             _ => self.transaction.ended,
         };
         match &part.transaction {
@@ -248,7 +264,16 @@ impl Access {
 }
 
 /// What nothing but a transaction that is to fail meets; a server's log has its words.
-const FAIL: &str = "ROLLBACK TO \"the transaction that has failed on a replica\"";
+const FAIL: &str = "ROLLBACK TO \"the transaction that has failed elsewhere\"";
+
+/// A literal in this text may be read so.
+#[cold]
+pub(super) fn literal_mentions_clock(text: &[u8]) -> bool {
+    // A quote in a comment turns what is inside out.
+    let has_comment = text.windows(2).any(|pair| matches!(pair, b"--" | b"/*"));
+    let pieces = text.split(|byte| *byte == b'\'').enumerate();
+    pieces.filter(|(number, _)| has_comment || number % 2 == 1).any(|(_, piece)| mentions_clock(piece))
+}
 
 /// A literal or a parameter may be read as the time at which the transaction began: 'now', 'today' and their kin.
 pub(super) fn mentions_clock(bytes: &[u8]) -> bool {
@@ -276,6 +301,15 @@ mod tests {
         assert!(mentions_clock(b"\0\0tomorrow"));
         assert!(mentions_clock(b"'now'") && mentions_clock(b"'now1'") && mentions_clock(b"' today '"));
         assert!(!mentions_clock(b"select nothing, to, day from no_where"));
+        for (text, mentions) in [
+            (&b"select * from t where d >= 'today'"[..], true),
+            (b"select 'a', date 'tomorrow'", true),
+            (b"select now() where a = 'b'", false),
+            (b"select 'it''s', now(), 'a'", false),
+            (b"-- don't\nselect 'now'", true),
+        ] {
+            assert_eq!(literal_mentions_clock(text), mentions, "{}", text.escape_ascii());
+        }
         assert!(!mentions_clock(b"select known_at, snow from t where a in ('unknown', 'acknowledged', 'nowhere')"));
     }
 }

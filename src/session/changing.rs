@@ -4,9 +4,11 @@
 //! that nobody else has.
 
 use super::Session;
+use super::anew::literal_mentions_clock;
+use super::known::Known;
 use super::owed::Moment;
-use super::prepared::Reading;
-use crate::sql::{Part, SessionChange, Statement, is_carried};
+use super::prepared::{ParseId, Prepared, Reading};
+use crate::sql::{Part, SessionChange, Statement, decides_literals, is_carried};
 
 /// When settings are changed.
 #[derive(Clone, Copy, Debug)]
@@ -82,10 +84,10 @@ impl Session {
     /// What this part of a statement changes, by itself or because it ends what has changed settings before.
     fn change_by(&self, part: &Part) -> Changes {
         let ends = part.transaction.ends_or_takes_back();
-        let of_name = |name: &str| if Reading::depends_on(name) { Changes::Reading } else { Changes::Settings };
+        let of_name = |name: &str| if decides_literals(name) { Changes::Reading } else { Changes::Settings };
         let by_session = part.session.iter().map(|change| match change {
             SessionChange::Set(name) | SessionChange::Reset(name) if is_carried(name) => of_name(name),
-            SessionChange::SetLocal(name) if Reading::depends_on(name) => Changes::Reading,
+            SessionChange::SetLocal(name) if decides_literals(name) => Changes::Reading,
             SessionChange::ResetAll | SessionChange::DiscardAll if self.has_own_settings() => Changes::Reading,
             _ => Changes::Nothing,
         });
@@ -108,10 +110,42 @@ impl Session {
         }
     }
 
+    /// Literals that mean the time are made that time once, by the Parse: no other session is to have this one's.
+    pub(super) fn parse_of_its_own(&mut self, text: &[u8]) -> Option<ParseId> {
+        if !text.contains(&b'\'') || !literal_mentions_clock(text) {
+            return None;
+        }
+        self.unnamed_count += 1;
+        Some((self.id, self.unnamed_count))
+    }
+
     /// How literals are read by what is on its way is known when that is answered: until then, no other session reads them so.
     fn doubtful_reading(&mut self) -> Reading {
         self.unnamed_count += 1;
         Reading::of_nobody_else(self.id, self.unnamed_count)
+    }
+
+    /// Code that is on its way may change how literals are read, and goes on to be looked at by nothing else.
+    #[inline]
+    fn code_may_read_otherwise(&self) -> bool {
+        self.doubts.by_code || self.gathered.leftovers.as_ref().is_some_and(|left| left.may_read_otherwise())
+    }
+
+    /// How literals are read by what is prepared now.
+    pub(super) fn reading_to_prepare(&mut self) -> Reading {
+        if self.code_may_read_otherwise() { self.doubtful_reading() } else { self.reading }
+    }
+
+    /// This statement would be made on the server connection for everybody, behind code that may change how it is read: by
+    /// what it is read there in place of that.
+    pub(super) fn apart_from_others(&mut self, prepared: &Prepared, known: &mut Known) -> Option<Reading> {
+        let is_apart = self.doubts.by_code && !prepared.reading.is_doubtful() && !known.uses(prepared.id);
+        is_apart.then(|| self.reading_to_prepare())
+    }
+
+    /// What a session has prepared behind such code stays its own for the batch.
+    pub(super) fn is_read_so_now(&self, reading: Reading) -> bool {
+        reading == self.reading || self.doubts.by_code && reading.is_doubtful()
     }
 
     /// How the session reads literals, as far as that is known.
@@ -249,6 +283,10 @@ mod tests {
             "set names 'latin1'",
             "select set_config('datestyle', 'German', true)",
             "set local xmloption = 'document'",
+            "do $$ begin set datestyle = 'German'; end $$",
+            "do $$ begin set local datestyle = 'German'; end $$",
+            "do $$ begin perform set_config('datestyle', 'German', true); end $$",
+            "select unknown_function()",
         ] {
             let mut story = begin();
             let (first, second) = (name_behind(&mut story, text), name_behind(&mut story, text));

@@ -55,9 +55,7 @@ impl Session {
             // Another transaction may have begun, and the one before is there for all to see.
             TransactionControl::Commit { .. } | TransactionControl::Prepare => {
                 self.settings_are_committed();
-                if matches!(part.transaction, TransactionControl::Commit { chain: true }) {
-                    self.catalog.has_changed.join(self.catalog.may_change);
-                }
+                self.catalog.has_changed.join(self.catalog.may_change);
                 self.settled_writes |= self.transaction.may_have_written;
             }
             _ => {}
@@ -171,8 +169,10 @@ impl Session {
 
     /// Prepares a statement in the node's place; None: it is refused, which leaves no unnamed statement.
     pub(super) fn prepare_alone(&mut self, parse: Parse<'_>, statement: Option<Arc<Statement>>) {
-        let prepared =
-            statement.map(|statement| Arc::new(Prepared::new(parse.text, parse.types, statement, self.reading)));
+        let prepared = statement.map(|statement| {
+            let by = self.parse_of_its_own(parse.text);
+            Arc::new(Prepared::new(parse.text, parse.types, statement, self.reading, by))
+        });
         match prepared {
             Some(prepared) if !parse.name.is_empty() => self.names.put(parse.name, prepared),
             None if !parse.name.is_empty() => {}

@@ -23,6 +23,8 @@ pub(super) struct Doubts {
     query: Option<Moment>,
     /// Of what changes settings, or puts them back.
     pub(super) settings: Option<Change>,
+    /// Of code that may change how literals are read by what is prepared behind it.
+    pub(super) by_code: bool,
     /// Of what makes or closes a statement of ours on the server connection.
     statements: Vec<(StatementId, Moment)>,
 }
@@ -53,7 +55,11 @@ impl Doubts {
 
     /// There are none.
     pub(super) fn are_none(&self) -> bool {
-        self.unnamed.is_none() && self.query.is_none() && self.settings.is_none() && self.statements.is_empty()
+        self.unnamed.is_none()
+            && self.query.is_none()
+            && self.settings.is_none()
+            && !self.by_code
+            && self.statements.is_empty()
     }
 
     /// Literals may be read otherwise behind what is on its way.

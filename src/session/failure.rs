@@ -44,7 +44,7 @@ impl Session {
         // What has been looked at stands in the input still, and is looked at anew.
         self.gathered = Gathered::default();
         let ended = std::mem::take(&mut self.transaction.ended);
-        if ended == Ended::Yes {
+        if matches!(ended, Ended::Yes | Ended::Followed) {
             // Its outcome stands, and the client has been told: what has gone wrong is only what comes after it.
             self.transaction.status = TransactionStatus::Idle;
             self.at_begin = None;
@@ -465,6 +465,24 @@ mod tests {
         story.complete("commit", "COMMIT");
         assert_eq!(story.lose(), Loss::Answered(BytesMut::from(&b"Z\0\0\0\x05I"[..])));
         assert!(story.session.is_idle() && story.session.may_release());
+    }
+
+    #[test]
+    fn what_was_done_behind_a_commit_in_its_batch_is_in_doubt_when_the_node_is_lost() {
+        let mut story = Story::begin();
+        story.open_transaction();
+        for text in ["commit", "insert into t values (1)"] {
+            story.parse("", text);
+            story.bind("");
+            story.execute();
+        }
+        story.sync();
+        for tag in ["COMMIT\0", "INSERT 0 1\0"] {
+            story.hear_all("12");
+            story.hear(b'C', tag.as_bytes());
+        }
+        let Loss::Report(code, _) = story.lose() else { panic!("its outcome is not known") };
+        assert_eq!(code, SqlState::TRANSACTION_RESOLUTION_UNKNOWN);
     }
 
     #[test]

@@ -74,6 +74,7 @@ impl Session {
             remade: _,
             owed: _,
             transaction,
+            has_read: _,
             settled_writes: _,
             pins,
             // Who is pinned is not folded.

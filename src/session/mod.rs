@@ -120,6 +120,8 @@ pub struct Session {
     remade: u16,
     owed: OwedReplies,
     transaction: Transaction,
+    /// In its transaction a query has been sent to a replica: the modes cannot be set any more.
+    has_read: bool,
     /// What has been written, or may have been, by transactions that have ended: others have not been told of it yet.
     settled_writes: bool,
     pins: Pins,
@@ -204,6 +206,8 @@ enum Ended {
     No,
     /// What it has done is done, or undone.
     Yes,
+    /// The same, and more has been done behind it, in the transaction of what its batch still does.
+    Followed,
     /// The same, and AND CHAIN has begun another one.
     Chained,
 }
@@ -307,6 +311,7 @@ impl Session {
             remade: 0,
             owed: OwedReplies::default(),
             transaction: Transaction::default(),
+            has_read: false,
             settled_writes: false,
             pins: Pins::default(),
             told_pins: Pins::default(),

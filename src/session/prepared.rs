@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::columns::{Columns, Parameters};
 use super::known::{Known, SessionId};
 use super::owed::{Moment, OwedReplies};
-use crate::sql::Statement;
+use crate::sql::{REPORTED_FOR_LITERALS, Statement, UNREPORTED_FOR_LITERALS};
 
 /// What identifies a prepared statement on any server connection: its text and parameter types.
 ///
@@ -30,11 +30,16 @@ pub struct Prepared {
     pub statement: Arc<Statement>,
     /// How its literals were read.
     pub reading: Reading,
+    /// Whose Parse has made it, where another's would mean something else.
+    by: Option<ParseId>,
     /// The types of its parameters as the session's own Parse has found them, where the client has not sent them all.
     types_found: OnceLock<(Box<[u8]>, Parameters)>,
     /// Its columns as the session's own Parse has found them: what the client may rely on.
     columns: OnceLock<Columns>,
 }
+
+/// One Parse of a session, by a number.
+pub type ParseId = (SessionId, u64);
 
 /// The settings by which PostgreSQL reads the literals of a statement once, when it is prepared: DateStyle and its kin.
 /// Sessions that differ in them cannot share a prepared statement.
@@ -42,19 +47,11 @@ pub struct Prepared {
 pub struct Reading([u8; 16]);
 
 impl Reading {
-    /// The settings that count, of those a server reports.
-    const REPORTED: [&str; 5] =
-        ["DateStyle", "TimeZone", "IntervalStyle", "standard_conforming_strings", "client_encoding"];
-
-    /// The settings that count, of those it does not.
-    const UNREPORTED: [&str; 5] =
-        ["array_nulls", "backslash_quote", "lc_monetary", "transform_null_equals", "xmloption"];
-
     /// What these settings make of a literal.
     pub fn of<'a>(reported: impl Fn(&str) -> Option<&'a str>, settings: &super::Settings) -> Self {
         let mut digest = Sha256::new();
-        let values = Self::REPORTED.iter().map(|name| reported(name));
-        for value in values.chain(Self::UNREPORTED.iter().map(|name| settings.get(name))) {
+        let values = REPORTED_FOR_LITERALS.iter().map(|name| reported(name));
+        for value in values.chain(UNREPORTED_FOR_LITERALS.iter().map(|name| settings.get(name))) {
             digest.update(value.unwrap_or_default());
             digest.update([0, u8::from(value.is_some())]);
         }
@@ -72,14 +69,9 @@ impl Reading {
         u128::from_be_bytes(self.0) & 1 == 1
     }
 
-    /// It depends on this setting.
-    pub fn depends_on(name: &str) -> bool {
-        Self::REPORTED.iter().any(|reported| reported.eq_ignore_ascii_case(name)) || Self::is_never_reported(name)
-    }
-
     /// It depends on this setting, of which only reading it back tells.
     pub fn is_never_reported(name: &str) -> bool {
-        Self::UNREPORTED.contains(&name)
+        UNREPORTED_FOR_LITERALS.contains(&name)
     }
 
     fn marked(digest: Sha256, is_doubtful: bool) -> Self {
@@ -151,9 +143,13 @@ impl Pending {
 }
 
 impl StatementId {
-    /// The identity of this text with these parameter types, read under these settings.
-    pub fn of(text: &[u8], types: &[u8], reading: Reading) -> Self {
+    /// The identity of this text with these parameter types, read under these settings; and by whom, where that counts.
+    fn of(text: &[u8], types: &[u8], reading: Reading, parse: Option<ParseId>) -> Self {
         let mut digest = Sha256::new();
+        if let Some((SessionId(session), number)) = parse {
+            digest.update(session.to_be_bytes());
+            digest.update(number.to_be_bytes());
+        }
         digest.update(reading.0);
         digest.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
         digest.update(text);
@@ -190,10 +186,10 @@ impl StatementId {
 
 impl Prepared {
     /// A statement as a Parse brings it.
-    pub fn new(text: &[u8], types: &[u8], statement: Arc<Statement>, reading: Reading) -> Self {
-        let id = StatementId::of(text, types, reading);
+    pub fn new(text: &[u8], types: &[u8], statement: Arc<Statement>, reading: Reading, by: Option<ParseId>) -> Self {
+        let id = StatementId::of(text, types, reading, by);
         let (types_found, columns) = (OnceLock::new(), OnceLock::new());
-        Self { id, text: text.into(), types_sent: types.into(), statement, reading, types_found, columns }
+        Self { id, text: text.into(), types_sent: types.into(), statement, reading, by, types_found, columns }
     }
 
     /// The same statement for a session that has changed how it reads literals.
@@ -204,10 +200,20 @@ impl Prepared {
 
     /// The same, parsed anew by a session that reads literals so: nothing has been told of it.
     pub fn untold(&self, reading: Reading) -> Self {
-        let id = if reading == self.reading { self.id } else { StatementId::of(&self.text, &self.types_sent, reading) };
+        let is_same = reading == self.reading;
+        let id = if is_same { self.id } else { StatementId::of(&self.text, &self.types_sent, reading, self.by) };
         let (text, types_sent) = (self.text.clone(), self.types_sent.clone());
         let (types_found, columns) = (OnceLock::new(), OnceLock::new());
-        Self { id, text, types_sent, statement: Arc::clone(&self.statement), reading, types_found, columns }
+        Self {
+            id,
+            text,
+            types_sent,
+            statement: Arc::clone(&self.statement),
+            reading,
+            by: self.by,
+            types_found,
+            columns,
+        }
     }
 
     /// The parameter types by which it is to be prepared: those that were found, if they were told.

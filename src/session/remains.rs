@@ -91,6 +91,11 @@ impl Session {
         self.remains.code.is_some()
     }
 
+    /// Code of the session has run on this server connection that nobody has looked into.
+    pub fn ran_unseen(&self, known: &Known) -> bool {
+        known.unseen == Some(self.id)
+    }
+
     /// Nothing of it is there any more.
     pub(super) fn forget_remains(&mut self) {
         self.remains = Remains::default();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::gathered::End;
-use super::prepared::Prepared;
+use super::prepared::{Prepared, Reading};
 use super::{Held, Identity, Session, Surroundings, anew};
 use crate::catalog::Path;
 use crate::routing::{Catalog, Facts, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
@@ -170,18 +170,20 @@ impl Session {
     }
 
     fn survey_parse(&mut self, parse: Parse<'_>, around: &mut Surroundings<'_>) {
+        let reading = self.reading_to_prepare();
         let prepared = match &self.unnamed {
             Some((prepared, _))
-                if parse.name.is_empty()
-                    && prepared.is(parse.text, parse.types)
-                    && prepared.reading == self.reading =>
+                if parse.name.is_empty() && prepared.is(parse.text, parse.types) && prepared.reading == reading =>
             {
                 match prepared.has_told() {
                     false => Arc::clone(prepared),
-                    true => Arc::new(prepared.untold(self.reading)),
+                    true => Arc::new(prepared.untold(reading)),
                 }
             }
-            _ => Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text), self.reading)),
+            _ => {
+                let by = self.parse_of_its_own(parse.text);
+                Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text), reading, by))
+            }
         };
         let is_refused_before = self.is_refused();
         let ruling = self.join(&Arc::clone(&prepared.statement), parse.text, around);
@@ -248,10 +250,14 @@ impl Session {
 
     /// The statement of this name as the session reads literals now.
     pub(super) fn read_as_now(&mut self, name: &[u8], prepared: Arc<Prepared>) -> Arc<Prepared> {
-        if prepared.reading == self.reading {
+        if self.is_read_so_now(prepared.reading) {
             return prepared;
         }
-        let reread = Arc::new(prepared.reread(self.reading));
+        self.reread(name, &prepared, self.reading)
+    }
+
+    pub(super) fn reread(&mut self, name: &[u8], prepared: &Prepared, reading: Reading) -> Arc<Prepared> {
+        let reread = Arc::new(prepared.reread(reading));
         self.names.rekey(name, &reread);
         reread
     }
@@ -387,8 +393,8 @@ impl Session {
             self.gathered.hides_code = true;
             self.gathered.draws(Draws::Maybe);
         }
+        self.gathered.runs_unseen |= safety::runs_unseen(statement, catalog);
         if !statement.is_plain_read() {
-            self.gathered.runs_unseen |= safety::runs_unseen(statement, catalog);
             self.gathered.draws(safety::draws(statement, catalog));
             self.gathered.asks_sequence |=
                 statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));

@@ -58,20 +58,23 @@ impl Session {
         {
             self.describe_ours(&prepared, out);
         }
-        self.catalog.may_change.join(self.gathered.catalog_change);
+        if !self.catalog.on_replica {
+            self.catalog.may_change.join(self.gathered.catalog_change);
+        }
         if let Some(left) = self.gathered.leftovers.take() {
             if left.doubt != Doubt::None {
                 known.unseen = Some(self.id);
             }
-            self.may_be_left(&left);
-            self.expect_change_by_code(message.tag == frontend::QUERY);
+            self.doubts.by_code |= left.may_read_otherwise();
+            if !left.is_clean() {
+                self.may_be_left(&left);
+                self.expect_change_by_code(message.tag == frontend::QUERY);
+            }
         }
         if self.gathered.runs_unseen || self.gathered.hides_code {
             known.unseen = Some(self.id);
-        }
-        if self.gathered.hides_code {
-            self.transaction.may_have_written = true;
             self.draws(Draws::Maybe, known);
+            self.transaction.may_have_written = true;
         }
         match message.tag {
             frontend::QUERY => self.translate_query(message, known, out),
@@ -474,7 +477,10 @@ impl Session {
     ) -> Option<Arc<Prepared>> {
         if !name.is_empty() {
             let named = Arc::clone(self.names.get(name)?);
-            let prepared = self.read_as_now(name, named);
+            let prepared = match self.apart_from_others(&named, known) {
+                Some(reading) => self.reread(name, &named, reading),
+                None => self.read_as_now(name, named),
+            };
             self.ensure(&prepared, known, limit, out);
             return Some(prepared);
         }
@@ -482,7 +488,10 @@ impl Session {
         match &self.unnamed {
             Some((prepared, id)) if known.unnamed == Some(*id) => Some(Arc::clone(prepared)),
             Some((prepared, _)) if goes_by_ours => {
-                let prepared = Arc::clone(prepared);
+                let mut prepared = Arc::clone(prepared);
+                if let Some(reading) = self.apart_from_others(&prepared, known) {
+                    prepared = Arc::new(prepared.reread(reading));
+                }
                 self.ensure(&prepared, known, limit, out);
                 Some(prepared)
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::functions::{Class, class_of};
 use super::statement::{Name, Part, Pin, SessionChange, Statement};
-use super::words::{Quoting, Token, tokens};
+use super::words::{Quoting, Token, is_block, tokens, writes_rows_only};
 
 /// What a function, procedure or block may leave in the session that runs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Leftovers {
     pub unknown: Vec<Arc<str>>,
     /// It asks for the current value of a sequence.
     pub asks_sequence: bool,
+    /// It changes how literals are read, if only until its transaction ends.
+    pub reads_otherwise: bool,
 }
 
 /// How much of what code leaves is not known: each includes the ones before it.
@@ -39,7 +41,7 @@ impl Leftovers {
 
     /// It leaves nothing, and asks for nothing of what is in its session.
     pub fn is_none(&self) -> bool {
-        self.is_clean() && !self.asks_sequence
+        self.is_clean() && !self.asks_sequence && !self.reads_otherwise
     }
 
     /// It leaves nothing.
@@ -52,12 +54,21 @@ impl Leftovers {
         self.asks_sequence || self.doubt != Doubt::None
     }
 
+    /// Literals behind it are read otherwise, or may be.
+    pub fn may_read_otherwise(&self) -> bool {
+        self.reads_otherwise || self.doubt != Doubt::None
+    }
+
     /// What the other one leaves, too; answers whether that is more.
     pub fn join(&mut self, other: &Self) -> bool {
-        let size = |left: &Self| (left.settings.len(), left.doubt, left.unknown.len(), left.asks_sequence);
+        let size = |left: &Self| {
+            let Self { settings, doubt, unknown, asks_sequence, reads_otherwise } = left;
+            (settings.len(), *doubt, unknown.len(), *asks_sequence, *reads_otherwise)
+        };
         let before = size(self);
         self.doubt(other.doubt);
         self.asks_sequence |= other.asks_sequence;
+        self.reads_otherwise |= other.reads_otherwise;
         other.settings.iter().for_each(|name| self.sets(name));
         other.unknown.iter().for_each(|name| self.calls_unknown(name));
         before != size(self)
@@ -86,7 +97,8 @@ impl Leftovers {
             match change {
                 SessionChange::Set(name) | SessionChange::Reset(name) => left.sets(name),
                 SessionChange::Pin(Pin::Sequence) => left.asks_sequence = true,
-                SessionChange::SetLocal(_) | SessionChange::Ask => {}
+                SessionChange::SetLocal(name) => left.reads_otherwise |= decides_literals(name),
+                SessionChange::Ask => {}
                 _ => left.doubt(Doubt::Unnamed),
             }
         }
@@ -123,6 +135,7 @@ impl Leftovers {
     }
 
     fn sets(&mut self, name: &Arc<str>) {
+        self.reads_otherwise |= decides_literals(name);
         if !self.settings.contains(name) {
             self.settings.push(Arc::clone(name));
         }
@@ -138,7 +151,8 @@ impl Leftovers {
             "deallocate" | "discard" | "listen" | "load" | "prepare" | "unlisten" if begins_command(tokens, at) => {
                 self.doubt(Doubt::Unnamed);
             }
-            "execute" => self.doubt(Doubt::Opaque),
+            "execute" if !writes_rows_only(tokens.get(at + 1..).unwrap_or_default()) => self.doubt(Doubt::Opaque),
+            "do" if is_block(tokens.get(at + 1..).unwrap_or_default()) => self.doubt(Doubt::Opaque),
             "pg_temp" | "temp" | "temporary" | "pg_settings" => self.doubt(Doubt::Unnamed),
             _ if opens || is_attribute => match class_of(&Name { schema: None, name: Arc::clone(word) }) {
                 Some(Class::AdvisoryLock | Class::SessionState) => self.doubt(Doubt::Unnamed),
@@ -153,11 +167,17 @@ impl Leftovers {
     fn command(&mut self, tokens: &[Token<'_>]) {
         let (first, rest) = match tokens {
             [Token::Word(scope), Token::Word(name), rest @ ..] if **scope == *"session" => (name, rest),
+            [Token::Word(scope), rest @ ..] if **scope == *"local" => {
+                let mut local = Self::default();
+                local.command(rest);
+                self.reads_otherwise |= local.reads_otherwise;
+                return;
+            }
             [Token::Word(name), rest @ ..] => (name, rest),
             _ => return,
         };
         let name: Arc<str> = match (&**first, rest) {
-            ("local" | "transaction" | "constraints", _) => return,
+            ("transaction" | "constraints", _) => return,
             ("authorization", _) => "session_authorization".into(),
             ("names", _) => "client_encoding".into(),
             ("schema", _) => "search_path".into(),
@@ -185,9 +205,19 @@ impl Leftovers {
             depth == 0
         });
         let arguments = tokens.get(..end.unwrap_or(tokens.len())).unwrap_or_default();
-        if matches!(arguments, [.., Token::Comma, Token::Word(is_local)] if **is_local == *"true") {
+        if let [arguments @ .., Token::Comma, Token::Word(is_local)] = arguments
+            && **is_local == *"true"
+        {
+            let mut local = Self::default();
+            local.named_setting(arguments);
+            self.reads_otherwise |= local.may_read_otherwise();
             return;
         }
+        self.named_setting(arguments);
+    }
+
+    /// The first argument of `set_config`.
+    fn named_setting(&mut self, arguments: &[Token<'_>]) {
         match arguments {
             [Token::String(name), Token::Comma, ..] => self.sets(&name.to_ascii_lowercase().into()),
             // In another language's string the quotes are tokens of their own.
@@ -199,6 +229,20 @@ impl Leftovers {
         }
     }
 }
+
+/// How literals are read depends on this setting: what is prepared keeps what it has made of its own.
+pub fn decides_literals(name: &str) -> bool {
+    let is_reported = REPORTED_FOR_LITERALS.iter().any(|reported| reported.eq_ignore_ascii_case(name));
+    is_reported || UNREPORTED_FOR_LITERALS.contains(&name)
+}
+
+/// Such settings, of those that a server reports.
+pub const REPORTED_FOR_LITERALS: [&str; 5] =
+    ["DateStyle", "TimeZone", "IntervalStyle", "standard_conforming_strings", "client_encoding"];
+
+/// Such settings, of those that it does not.
+pub const UNREPORTED_FOR_LITERALS: [&str; 5] =
+    ["array_nulls", "backslash_quote", "lc_monetary", "transform_null_equals", "xmloption"];
 
 /// It may be an UPDATE of the view of all settings, which sets them.
 pub fn writes_settings(part: &Part) -> bool {
@@ -287,9 +331,14 @@ mod tests {
             assert_eq!(left(text).1, Doubt::Unnamed, "{text}");
         }
         assert_eq!(left("BEGIN EXECUTE q; END").1, Doubt::Opaque);
+        assert_eq!(left("BEGIN EXECUTE format('INSERT INTO %I VALUES ($1.*)', t) USING NEW; END").1, Doubt::None);
+        assert_eq!(left("BEGIN EXECUTE 'INSERT INTO t SELECT set_config(' || a || ')'; END").1, Doubt::Unnamed);
         assert_eq!(left("BEGIN EXECUTE 'CREATE TEMP TABLE ' || name; END").1, Doubt::Unnamed);
         let dynamic = left("BEGIN EXECUTE 'SET app.tenant = ' || quote_literal(a); END");
         assert_eq!(dynamic, (vec!["app.tenant".into()], Doubt::Opaque));
+        let block = left("BEGIN DO $x$ BEGIN SET app.tenant = 'a'; END $x$; END");
+        assert_eq!(block, (vec!["app.tenant".into()], Doubt::Opaque));
+        assert_eq!(left("BEGIN INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING; END").1, Doubt::None);
         let other = Leftovers::of_body("plpy.execute(\"select set_config('a.b', 'c', false)\")", Quoting::None);
         let expected = Leftovers { settings: vec!["a.b".into()], doubt: Doubt::Opaque, ..Leftovers::default() };
         assert_eq!(other, expected);

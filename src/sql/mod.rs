@@ -24,7 +24,9 @@ pub mod words;
 pub use cache::{Cache, Counters};
 pub use comments::{Hint, Remarks};
 pub use draws::{Draws, Target, by_functions, may_draw};
-pub use leftovers::{Doubt, Leftovers, writes_settings};
+pub use leftovers::{
+    Doubt, Leftovers, REPORTED_FOR_LITERALS, UNREPORTED_FOR_LITERALS, decides_literals, writes_settings,
+};
 pub use memo::{Memo, MemoKey};
 pub use noted::{Bits, Findings};
 pub use parse::{ParseSettings, classify, classify_bytes, fingerprint, too_large};

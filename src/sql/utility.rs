@@ -121,7 +121,7 @@ impl<'a> Block<'a> {
         let Some(code) = self.code else { return true };
         let body = words::body(code, words::Quoting::Sql);
         let calls_unknown = functions_in(&body).iter().any(|name| functions::class_of(name).is_none());
-        self.is_foreign || body.is_dynamic || body.changes_catalog || calls_unknown
+        self.is_foreign || body.changes_catalog || calls_unknown
     }
 
     fn quoting(&self) -> words::Quoting {

@@ -75,7 +75,12 @@ impl Reader {
 
     fn word(&mut self, before: Option<&Token<'_>>, word: &Arc<str>, after: &[Token<'_>]) {
         self.is_dynamic |= &**word == "execute";
-        self.changes_catalog |= CHANGES_CATALOG.contains(&&**word);
+        let may_change = match &**word {
+            "execute" => !writes_rows_only(after),
+            "do" => is_block(after),
+            word => CHANGES_CATALOG.contains(&word),
+        };
+        self.changes_catalog |= may_change;
         self.does_more |= DOES_MORE.binary_search(&&**word).is_ok();
         let name = Name { schema: None, name: Arc::clone(word) };
         if let Some((Token::Open, arguments)) = after.split_first() {
@@ -138,9 +143,40 @@ fn reads_alike(arguments: &[Token<'_>]) -> bool {
         if answers_alike(&name.to_ascii_lowercase()))
 }
 
+/// What stands behind a DO is a block, which may be anything, and not what ON CONFLICT does.
+pub(super) fn is_block(after: &[Token<'_>]) -> bool {
+    !matches!(after.first(), Some(Token::Word(does)) if matches!(&**does, "nothing" | "update"))
+}
+
+/// What stands behind an EXECUTE is put together from the beginning of one INSERT, UPDATE or DELETE that calls nothing, as
+/// triggers do that choose a partition: only names and values are missing in it.
+pub(super) fn writes_rows_only(after: &[Token<'_>]) -> bool {
+    /// What an opening parenthesis may stand behind, beside the name of the table and an operator.
+    const NO_CALLS: [&str; 8] = ["and", "from", "in", "not", "or", "select", "values", "where"];
+    let text = match after {
+        [Token::String(text), ..] => text,
+        [Token::Word(call), Token::Open, Token::String(text), ..] if **call == *"format" => text,
+        _ => return false,
+    };
+    let is_one = !after.iter().any(|token| matches!(token, Token::String(text) if text.contains(';')));
+    let words = tokens(text, Quoting::Sql);
+    let writes =
+        matches!(words.first(), Some(Token::Word(first)) if matches!(&**first, "insert" | "update" | "delete"));
+    let is_word = |at: usize, word: &str| matches!(words.get(at), Some(Token::Word(there)) if **there == *word);
+    let calls = (1..words.len()).any(|at| match (words.get(at - 1), words.get(at)) {
+        (Some(Token::Word(before)), Some(Token::Open)) => {
+            let names_table = at >= 2 && is_word(at - 2, "into")
+                || at >= 4 && words.get(at - 2) == Some(&Token::Dot) && is_word(at - 4, "into");
+            !names_table && !NO_CALLS.contains(&&**before)
+        }
+        _ => false,
+    });
+    is_one && writes && !calls
+}
+
 /// Words that begin statements which change catalogs; as a column's name they only cost a second look.
 const CHANGES_CATALOG: &[&str] =
-    &["alter", "comment", "create", "drop", "execute", "grant", "import", "reassign", "refresh", "revoke", "security"];
+    &["alter", "comment", "create", "drop", "grant", "import", "reassign", "refresh", "revoke", "security"];
 
 /// Words that begin what PL/pgSQL can run of SQL and is no query, or that make a query lock rows. As a column's name they
 /// only cost a replica. Sorted.
@@ -420,6 +456,25 @@ mod tests {
     fn words_that_change_catalogs_are_seen() {
         assert!(body("BEGIN CREATE TABLE t (); END", Quoting::Sql).changes_catalog);
         assert!(!body("BEGIN RETURN count(*) FROM created; END", Quoting::Sql).changes_catalog);
+        assert!(body("begin do $x$ begin drop table t; end $x$; end", Quoting::Sql).changes_catalog);
+        assert!(body("begin do language plpgsql 'begin drop table t; end'; end", Quoting::Sql).changes_catalog);
+        for (text, changes) in [
+            ("begin execute format('INSERT INTO %I.%I VALUES ($1.*)', s, t) using new; end", false),
+            ("begin execute 'insert into ' || quote_ident(t) || ' select ($1).*' using new; end", false),
+            ("begin execute 'delete from ' || t || ' where a = $1' using b; end", false),
+            ("begin execute 'insert into t (a, b) values (' || a || ')'; end", false),
+            ("begin execute 'insert into s.t (a) values ($1)' using a; end", false),
+            ("begin execute 'insert into t select f(' || a || ')'; end", true),
+            ("begin execute 'insert into t values (1); drop table ' || t; end", true),
+            ("begin execute format('%s into t', a); end", true),
+            ("begin execute 'create table ' || t; end", true),
+            ("begin execute text; end", true),
+            ("begin execute 'select f()'; end", true),
+        ] {
+            assert_eq!(body(text, Quoting::Sql).changes_catalog, changes, "{text}");
+        }
+        let upsert = "begin insert into t values (1) on conflict (a) where a > 1 do update set a = 2; end";
+        assert!(!body(upsert, Quoting::Sql).changes_catalog);
     }
 
     #[test]

@@ -104,12 +104,14 @@ fn what_a_transaction_has_changed_counts_while_the_next_one_is_chained_to_it() {
         let (mut one, mut other) = (proxy.client(), proxy.client());
         let primary = cluster.node(0).port();
         let read = "select inet_server_port() from u";
-        comes_back_to_replicas(&mut other, read, primary);
-        for sql in ["begin", "alter table u set unlogged", "commit and chain"] {
-            one.batch_execute(sql).unwrap();
+        for end in ["commit and chain", "commit; begin"] {
+            comes_back_to_replicas(&mut other, read, primary);
+            for sql in ["begin", "alter table u set unlogged", end] {
+                one.batch_execute(sql).unwrap();
+            }
+            assert_eq!(server_port(&mut other, read), primary, "{end}");
+            one.batch_execute("commit; alter table u set logged").unwrap();
         }
-        assert_eq!(server_port(&mut other, read), primary);
-        one.batch_execute("commit").unwrap();
         assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 0.0);
     });
 }

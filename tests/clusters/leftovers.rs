@@ -6,7 +6,7 @@ use std::time::Duration;
 use postgres::Client;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
-use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
+use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, parse, query};
 
 const FUNCTIONS: &str = "
     create function sets_by_set(value text) returns text language plpgsql as
@@ -406,5 +406,83 @@ fn what_code_deallocates_is_prepared_again_for_other_sessions() {
         has_both();
         let answer = client.ask(&[&bind("three", &[]), &execute(), SYNC], 1);
         assert!(answer.contains(&"row three".to_owned()), "{answer:?}");
+    });
+}
+
+#[test]
+fn while_nothing_is_known_of_a_database_what_its_views_leave_is_nobody_elses() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create sequence s;
+            create view numbered as select nextval('s') as number;
+            create view tuned as select set_config('work_mem', '2MB', false) as value;
+            create role watch login password 'watch' in role pg_monitor;
+            revoke connect on database bench from public";
+        cluster.node(0).sql(sql).unwrap();
+        let elsewhere = "monitor = { user = 'watch', password = 'watch', database = 'postgres' }";
+        let proxy = Proxy::ruled(&cluster, "", elsewhere, "[pool]\nsize = 1");
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        let batch = |sql: &str| [parse("", sql), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        for message in [query("select * from tuned"), batch("select * from tuned")] {
+            one.ask(&[&message], 1);
+            assert_eq!(other.query("select current_setting('work_mem') from s")[1], "row 4MB");
+        }
+        for message in [query("select * from numbered"), batch("select * from numbered")] {
+            one.ask(&[&message], 1);
+            let told = other.query("select lastval() from s");
+            assert!(told.iter().any(|words| words.starts_with("55000")), "another's number: {told:?}");
+        }
+    });
+}
+
+#[test]
+fn what_a_block_within_a_trigger_leaves_is_its_sessions_and_nobody_elses() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create table t (a int);
+            create function notes() returns trigger language plpgsql as $f$ begin
+                do $x$ begin perform set_config('work_mem', '9MB', false); end $x$; return new; end $f$;
+            create trigger notes before insert on t for each row execute function notes()";
+        cluster.node(0).sql(sql).unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut client, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        client.query("insert into t values (1)");
+        assert_eq!(other.query("show work_mem")[1], "row 4MB");
+        assert_eq!(client.query("show work_mem")[1], "row 9MB");
+    });
+}
+
+#[test]
+fn what_code_prepares_goes_with_the_session_that_had_the_connection_for_itself() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\nmode = 'session'");
+        for _ in 0..3 {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            let prepares = client.query("do $$ begin execute 'prepare p as select 42'; end $$");
+            assert_eq!(prepares, ["DO", "I"]);
+            assert_eq!(client.query("execute p")[1], "row 42");
+            client.send(&[TERMINATE]);
+        }
+    });
+}
+
+/// A literal that means the time is made that time by the Parse.
+#[test]
+fn the_time_of_a_prepared_literal_is_never_another_sessions() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        let told = |client: &mut RawClient, is_new: bool| {
+            let parse = if is_new { parse("s", "select 'now'::timestamptz::text") } else { Vec::new() };
+            client
+                .ask(&[&parse, &bind("s", &[]), &execute(), SYNC], 1)
+                .into_iter()
+                .find(|words| words.starts_with("row"))
+        };
+        let first = told(&mut one, true);
+        assert_ne!(told(&mut other, true), first);
+        assert_eq!(told(&mut one, false), first);
     });
 }

@@ -590,3 +590,56 @@ fn what_a_refused_unit_has_prepared_by_sql_is_prepared_again() {
         has(&client.query("execute p"), "row 2");
     });
 }
+
+#[test]
+fn a_lost_transaction_is_ended_by_the_first_of_several_statements_too() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        for (ends, told) in [
+            ("rollback; select 42; reset all", &["ROLLBACK", "T", "row 42", "SELECT 1", "RESET", "I"][..]),
+            ("commit; select 42", &["ROLLBACK", "T", "row 42", "SELECT 1", "I"]),
+            ("rollback and chain", &["ROLLBACK", "T"]),
+        ] {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query("begin");
+            client.query("insert into t values (7)");
+            cluster
+                .node(0)
+                .sql("select pg_terminate_backend(pid) from pg_stat_activity where state like 'idle in%'")
+                .unwrap();
+            let lost = client.query("select 1");
+            assert!(lost[0].starts_with("40001"), "{lost:?}");
+            let ended = client.query(ends);
+            assert_eq!(ended, told, "{ends}");
+            client.query("rollback");
+            has(&client.query("select count(*) from t where a = 7"), "row 0");
+        }
+    });
+}
+
+#[test]
+fn modes_behind_a_query_are_refused_as_by_a_server() {
+    limited(|| {
+        let cluster = prepared();
+        for (begin, settings) in [("begin read only", PATIENT), ("begin", OPTIMISTIC)] {
+            let proxy = Proxy::start(&cluster, settings);
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            let modes: &[&str] = match begin {
+                "begin" => &["isolation level serializable", "isolation level repeatable read"],
+                _ => &["read write", "isolation level serializable"],
+            };
+            for mode in modes {
+                client.query(begin);
+                assert!(!is_on_primary(&mut client, &cluster));
+                let told = client.query(&format!("set transaction {mode}"));
+                assert!(told[0].starts_with("25001"), "{mode}: {told:?}");
+                assert_eq!(client.query("commit"), ["ROLLBACK", "I"]);
+                client.query(begin);
+                assert_eq!(client.query(&format!("set transaction {mode}")), ["SET", "T"]);
+                client.query("select 1");
+                client.query("commit");
+            }
+        }
+    });
+}
