@@ -146,9 +146,10 @@ impl Client {
                 true => excluded.iter().chain(&held).copied().collect(),
                 false => Excluded::new(),
             };
-            let mut placement = self.place(intent, &view, &avoided, may_wait, Instant::now());
+            let now = Instant::now();
+            let mut placement = self.place(intent, &view, &avoided, may_wait, now);
             if matches!(placement, Placement::AwaitPrimary(_)) {
-                placement = self.place_stale(intent, &view, &avoided).unwrap_or(placement);
+                placement = self.place_stale(intent, &view, &avoided, now).unwrap_or(placement);
             }
             match placement {
                 Placement::Node(node, _) if held.contains(&node) => {
@@ -217,7 +218,8 @@ impl Client {
                 }
                 Placement::AwaitPrimary(_) => {
                     excluded.clear();
-                    match self.stale_from(intent, &view).filter(|moment| Instant::now() < *moment) {
+                    // By the moment that no stale read was placed for: later it may have come, and nobody would look again.
+                    match self.stale_from(intent, &view).filter(|moment| now < *moment) {
                         Some(moment) => drop(self.await_view(&mut changed, moment).await),
                         None => self.await_primary(&mut changed, &view, begun).await?,
                     }
@@ -304,8 +306,8 @@ impl Client {
 
     /// The replica that answers without being known to be fresh enough, while there is no primary: one that has as much as
     /// any, so that the next such read goes back in time only if it is lost.
-    fn place_stale(&self, intent: &Intent, view: &View, avoided: &[NodeId]) -> Option<Placement> {
-        let (most, now) = (self.server.stale_reads?, Instant::now());
+    fn place_stale(&self, intent: &Intent, view: &View, avoided: &[NodeId], now: Instant) -> Option<Placement> {
+        let most = self.server.stale_reads?;
         if self.stale_from(intent, view)? > now {
             return None;
         }

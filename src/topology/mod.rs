@@ -295,6 +295,7 @@ impl Topology {
             self.samples.clear();
             for node in &mut self.nodes {
                 node.lag.clear();
+                node.has_followed = false;
             }
         }
         let is_first = self.samples.is_empty();
@@ -345,13 +346,18 @@ impl Topology {
         node.lag.judge(max_lag);
     }
 
-    /// Who may take reads. While there is no primary nobody can follow it: what was decided before stands.
+    /// Who may take reads. While there is no primary nobody can follow it: what was decided before stands. So does it for one
+    /// that does not stream any more, until the primary is heard of again: it may be the primary that is lost.
     fn judge_reads(&mut self) {
-        let has_primary = self.roles.accepted().is_some();
+        let primary = self.roles.accepted();
+        let heard = primary.and_then(|claim| self.node(claim.node)?.heard());
         for node in &mut self.nodes {
             let is_forbidden = self.authority.forbids_reads(node.id);
-            if node.has_just_answered() && has_primary {
-                node.takes_reads = !is_forbidden && why::obstacle(&self.roles, node).is_none();
+            if node.has_just_answered() && primary.is_some() {
+                let obstacle = why::obstacle(&self.roles, node);
+                let is_cut_off = obstacle == Some(why::NOT_STREAMING) && node.heard() > heard;
+                node.has_followed = obstacle.is_none() || is_cut_off && node.has_followed;
+                node.takes_reads = !is_forbidden && node.has_followed;
             } else if node.has_just_answered() && self.is_standby {
                 node.takes_reads = !is_forbidden && node.is_replica();
             }

@@ -20,6 +20,8 @@ pub(super) struct Node {
     pub(super) lag: ReplicaLag,
     /// Whether it may take reads, as last decided while there was a primary.
     pub(super) takes_reads: bool,
+    /// It has followed the present primary, in its present life.
+    pub(super) has_followed: bool,
     /// Why it is as it is; kept so that an unchanged reason is not written anew.
     pub(super) why: Arc<str>,
     report: Option<ProbeReport>,
@@ -72,6 +74,7 @@ impl Node {
             up_since: None,
             lag: ReplicaLag::default(),
             takes_reads: false,
+            has_followed: false,
             why: "not probed yet".into(),
             report: None,
             last_begun: None,
@@ -111,6 +114,7 @@ impl Node {
         if self.has_restarted(&report) {
             self.up_since = Some(now);
             self.position = None;
+            self.has_followed = false;
             self.may_have_restarted = false;
         }
         self.last_begun = Some(begun);
@@ -246,6 +250,11 @@ impl Node {
         use ProbeFailure::{Lost, Refused, Timeout, Unresolved};
         let is_silent = matches!(self.failure, Some(Refused | Timeout | Lost | Unresolved(_)));
         self.health == Health::Down && is_silent
+    }
+
+    /// The beginning of the newest probe that proved it to be alive.
+    pub(super) fn heard(&self) -> Option<Instant> {
+        self.alive
     }
 
     /// The last report.

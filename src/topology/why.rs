@@ -6,6 +6,9 @@ use super::event::{Receiver, ReportedRole, SeenTimeline};
 use super::node::{Health, Node};
 use super::roles::{Roles, Standing, Support};
 
+/// The primary may be the cause of it.
+pub(super) const NOT_STREAMING: &str = "does not stream from the primary";
+
 /// What keeps a node that answers from taking reads while there is a primary.
 pub(super) fn obstacle(roles: &Roles, node: &Node) -> Option<&'static str> {
     let Some(ReportedRole::Replica { timeline, receiver, is_replay_paused, .. }) =
@@ -13,16 +16,17 @@ pub(super) fn obstacle(roles: &Roles, node: &Node) -> Option<&'static str> {
     else {
         return Some("is not a replica");
     };
-    if matches!(receiver, Receiver::Absent | Receiver::Seen { is_streaming: false, .. }) {
-        return Some("does not stream from the primary");
+    let is_followed = roles.is_followed_on(*timeline);
+    if !is_followed && matches!(timeline, SeenTimeline::Exact(_)) {
+        return Some("follows another timeline than the primary's");
     }
-    if !roles.is_followed_on(*timeline) {
-        return Some(match timeline {
-            SeenTimeline::Exact(_) => "follows another timeline than the primary's",
-            _ => {
-                "may follow another timeline than the primary's, which the monitor's role may not see without pg_monitor"
-            }
-        });
+    if matches!(receiver, Receiver::Absent | Receiver::Seen { is_streaming: false, .. }) {
+        return Some(NOT_STREAMING);
+    }
+    if !is_followed {
+        return Some(
+            "may follow another timeline than the primary's, which the monitor's role may not see without pg_monitor",
+        );
     }
     if node.lag.is_near() {
         return None;

@@ -464,6 +464,7 @@ fn reads_go_to_replicas_that_are_seen_to_follow_the_primary() {
     let mut story = Story::whole();
     assert_eq!(story.reads(), [B, C]);
     story.replicates(B, SeenTimeline::AtLeast(Timeline(1)), Receiver::Absent);
+    story.claims(A, 1, 1);
     assert_eq!(story.reads(), [C]);
     story.replicates(B, SeenTimeline::AtLeast(Timeline(1)), Receiver::Hidden);
     assert_eq!(story.reads(), [B, C], "what can't be seen is not held against it");
@@ -485,6 +486,31 @@ fn a_replica_that_failed_takes_reads_again_after_two_good_probes() {
     assert_eq!((story.reads(), story.state(B)), (vec![C], NodeState::Suspect));
     story.follows(B, A, 1);
     assert_eq!(story.reads(), [C]);
+    story.follows(B, A, 1);
+    assert_eq!(story.reads(), [B, C]);
+}
+
+/// Its stream may have ended because the primary has: who asks it before the primary must not lose it for reads.
+#[test]
+fn a_replica_that_does_not_stream_is_taken_off_once_the_primary_is_heard_of() {
+    let cut_off = |story: &mut Story| story.replicates(B, SeenTimeline::AtLeast(Timeline(1)), Receiver::Absent);
+    let mut story = Story::whole();
+    cut_off(&mut story);
+    assert_eq!(story.reads(), [B, C]);
+    story.fails(A, ProbeFailure::Refused);
+    assert_eq!((story.view().primary, story.reads()), (None, vec![B, C]));
+    cut_off(&mut story);
+    assert_eq!(story.reads(), [B, C]);
+    story.claims(A, 1, 1);
+    story.claims(A, 1, 1);
+    assert_eq!((story.view().primary, story.reads()), (Some(A), vec![C]), "it is not the primary's doing");
+
+    let mut story = Story::whole();
+    cut_off(&mut story);
+    story.claims(A, 1, 1);
+    assert_eq!(story.reads(), [C]);
+    cut_off(&mut story);
+    assert_eq!(story.reads(), [C], "and it does not come back by itself");
     story.follows(B, A, 1);
     assert_eq!(story.reads(), [B, C]);
 }
