@@ -75,12 +75,12 @@ impl Connection {
     }
 
     /// Nothing comes any more of what was sent before, see [`exchange::regain_step`].
-    pub async fn regain_step(&mut self, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
+    pub async fn regain_step(&mut self, deadline: tokio::time::Instant) -> Result<(Answer, usize), ExchangeError> {
         self.known.unnamed_is_gone();
         self.begin_exchange()?;
         let answer = exchange::regain_step(&mut self.stream, deadline).await;
         self.awaits_answer = answer.is_err();
-        if let Ok(answer) = &answer {
+        if let Ok((answer, _)) = &answer {
             self.hear(answer);
         }
         answer

@@ -108,23 +108,27 @@ pub async fn query_with(
     tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }
 
-/// Reads what still comes of what was sent before, and is of interest to nobody: up to the answer to a query of our own.
-/// Not cancel-safe either.
-pub async fn regain_step(stream: &mut Stream, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
+/// Reads what still comes of what was sent before, up to the answer to a query of our own; answers how many ReadyForQuery
+/// that were, too. Not cancel-safe either.
+pub async fn regain_step(
+    stream: &mut Stream,
+    deadline: tokio::time::Instant,
+) -> Result<(Answer, usize), ExchangeError> {
     let whole = async {
         let mut buffer = BytesMut::with_capacity(1024);
         frontend::put_query(&mut buffer, "SELECT 1");
         stream.write_all(&buffer).await?;
         buffer.clear();
+        let (mut before, mut count) = (Answer::default(), 0);
         loop {
             // In a transaction that has failed it is refused.
-            let answer = match read_answer(stream, &mut buffer).await {
-                Err(ExchangeError::Refused { answer, .. }) => return Ok(*answer),
-                answer => answer?,
-            };
-            if !answer.rows.is_empty() {
-                return Ok(answer);
+            let (mut answer, refused) = read_to_ready(stream, &mut buffer).await?;
+            before.parameters.append(&mut answer.parameters);
+            before.notifications.append(&mut answer.notifications);
+            if refused.is_some() || !answer.rows.is_empty() {
+                return Ok((before, count));
             }
+            count += 1;
         }
     };
     tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?

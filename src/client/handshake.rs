@@ -289,7 +289,7 @@ async fn defaults_of(user: &str, connection: &mut Connection, server: &Server) -
          WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) \
          AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) {user}))"
     );
-    let deadline = tokio::time::Instant::now() + server.queue_timeout;
+    let deadline = tokio::time::Instant::now() + server.answer_timeout();
     let answer = ask_in_utf8(connection, &at_read_committed(&sql), deadline).await;
     let rows = answer.map_err(|error| Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string()))?.rows;
     Ok(rows.into_iter().flatten().next().flatten().unwrap_or_default())
@@ -312,7 +312,7 @@ async fn refuse(error: ExchangeError, mut lease: Lease, server: &Server) -> Fare
     let ExchangeError::Refused { code, fields, .. } = error else {
         return Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string());
     };
-    let deadline = tokio::time::Instant::now() + server.queue_timeout;
+    let deadline = tokio::time::Instant::now() + server.answer_timeout();
     if lease.connection().query("ROLLBACK", deadline).await.is_ok() {
         lease.give_back(Instant::now());
     }
@@ -325,7 +325,7 @@ async fn with_settings(
     settings: &Settings,
     server: &Server,
 ) -> Result<crate::wire::startup::Parameters, ExchangeError> {
-    let deadline = tokio::time::Instant::now() + server.queue_timeout;
+    let deadline = tokio::time::Instant::now() + server.answer_timeout();
     let mut sql = settings.sql_from(&connection.known.settings);
     if sql.as_ref().is_some_and(|sql| connection.misreads(sql)) {
         connection.turn_to_utf8(deadline).await?;

@@ -74,7 +74,7 @@ impl Client {
         let Some(held) = self.held.take() else { return };
         self.cancellable.runs_nothing();
         self.session.served_by(held.lease.node(), held.may_lack, Instant::now());
-        tokio::task::spawn_local(end_transaction(held.lease, self.server.queue_timeout));
+        tokio::task::spawn_local(end_transaction(held.lease, self.server.answer_timeout()));
     }
 
     /// A replica has refused the unit and its answer has been dropped: the primary is asked.

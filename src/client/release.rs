@@ -68,8 +68,9 @@ impl Client {
         let connection = held.lease.connection();
         self.cancellable.runs_nothing();
         connection.cancel_target.until_arrived().await;
-        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        let Ok(answer) = connection.regain_step(deadline).await else { return Err(self.settings_lost()) };
+        let deadline = tokio::time::Instant::now() + self.server.answer_timeout();
+        let Ok((answer, readies)) = connection.regain_step(deadline).await else { return Err(self.settings_lost()) };
+        (0..readies).for_each(|_| backend::put_ready(&mut buffers.to_client, self.session.status()));
         self.session.overheard(&answer.notifications, &mut connection.known, &mut buffers.to_client);
         self.session.is_in_step();
         self.cancellable.runs_on(connection);
@@ -179,7 +180,7 @@ impl Client {
         let Some(held) = &mut self.held else { return Err(self.settings_lost()) };
         let connection = held.lease.connection();
         connection.cancel_target.until_arrived().await;
-        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        let deadline = tokio::time::Instant::now() + self.server.answer_timeout();
         let mut asked = connection.query(sql, deadline).await;
         if let (Some(again), Err(ExchangeError::Refused { code: SqlState::QUERY_CANCELED, answer, .. })) =
             (again, &asked)

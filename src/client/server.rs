@@ -359,6 +359,11 @@ impl Server {
         }
     }
 
+    /// How long a node may take for a short question of Trunkline's own, however short the wait for a connection is.
+    pub fn answer_timeout(&self) -> Duration {
+        self.queue_timeout.max(self.pools.plan().default.connect_timeout)
+    }
+
     /// The user is configured, or may be asked for in the cluster.
     pub fn may_have(&self, user: &str, database: &Database) -> bool {
         self.users.contains_key(user) || self.cluster(database).auth_query.is_some()

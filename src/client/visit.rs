@@ -288,7 +288,7 @@ impl Client {
             if is_still && self.session.pin().is_none() && !self.session.has_touched() && is_looked_at {
                 self.give_back(held.lease, Instant::now());
             } else if is_still && self.session.is_kept_by_mode() && self.session.can_be_discarded() {
-                tokio::task::spawn_local(discard_all(held.lease, self.server.queue_timeout));
+                tokio::task::spawn_local(discard_all(held.lease, self.server.answer_timeout()));
             } else if self.session.awaits_replies() && self.session.is_futile(held.is_read) {
                 tokio::task::spawn_local(stop_statement(held.lease));
             }

@@ -4,11 +4,11 @@
 //! that nobody else has.
 
 use super::Session;
-use super::anew::literal_mentions_clock;
+use super::anew::mentions_clock;
 use super::known::Known;
 use super::owed::Moment;
 use super::prepared::{ParseId, Prepared, Reading};
-use crate::sql::{Part, SessionChange, Statement, decides_literals, is_carried};
+use crate::sql::{Part, SessionChange, Statement, decides_literals, is_carried, words};
 
 /// When settings are changed.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +112,7 @@ impl Session {
 
     /// Literals that mean the time are made that time once, by the Parse: no other session is to have this one's.
     pub(super) fn parse_of_its_own(&mut self, text: &[u8]) -> Option<ParseId> {
-        if !text.contains(&b'\'') || !literal_mentions_clock(text) {
+        if !text.contains(&b'\'') || !mentions_clock(text) || !words::has_literal(text, mentions_clock) {
             return None;
         }
         self.unnamed_count += 1;
@@ -129,6 +129,11 @@ impl Session {
     #[inline]
     fn code_may_read_otherwise(&self) -> bool {
         self.doubts.by_code || self.gathered.leftovers.as_ref().is_some_and(|left| left.may_read_otherwise())
+    }
+
+    /// Code that may change how literals are read has been sent, and not all is answered.
+    pub(super) fn is_behind_code(&self) -> bool {
+        self.doubts.by_code
     }
 
     /// How literals are read by what is prepared now.

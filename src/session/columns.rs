@@ -107,7 +107,8 @@ impl Session {
 
     /// Prepares them anew, and asks for their columns. Once: what they turn out to be decides.
     pub fn verify(&mut self, known: &mut Known, limit: usize, out: &mut BytesMut) {
-        let unverified: Vec<_> = self.unverified(known).cloned().collect();
+        let mut unverified: Vec<_> = self.unverified(known).cloned().collect();
+        unverified.iter_mut().for_each(|prepared| self.set_apart(prepared));
         let limit = limit.max(unverified.len()); // none of them makes room for another
         // What has been parsed last may have to make room, so it is asked for its columns before.
         if let Some((_, prepared)) = self.undescribed.take() {
@@ -126,6 +127,20 @@ impl Session {
         }
         self.flow.batch_open = true;
         frontend::put_bare(out, frontend::FLUSH);
+    }
+
+    /// Behind code that may change how it is read, it is made for this session alone.
+    fn set_apart(&mut self, prepared: &mut Arc<Prepared>) {
+        if !self.is_behind_code() || prepared.reading.is_doubtful() {
+            return;
+        }
+        let Some(name) = self.names.name_of(prepared.id).map(<[u8]>::to_vec) else { return };
+        let reading = self.reading_to_prepare();
+        let reread = self.reread(&name, prepared, reading);
+        for used in self.gathered.uses.iter_mut().filter(|used| Arc::ptr_eq(used, prepared)) {
+            *used = Arc::clone(&reread);
+        }
+        *prepared = reread;
     }
 
     /// The answer of [`Session::verify`] has not come yet.

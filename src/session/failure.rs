@@ -207,9 +207,16 @@ impl Session {
 
     /// A COMMIT has been, or is being, sent and is not answered, or what may hold one.
     pub fn commit_is_under_way(&self) -> bool {
+        // What stands behind the end of the transaction is none of it.
+        let mut has_ended = false;
+        let mut commits = |part: &Part| {
+            let commits = may_commit(part) || has_ended && part.needs_primary.is_some();
+            has_ended |= part.transaction.ends();
+            commits
+        };
         self.owed.iter().any(|owed| match owed {
             Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
-                !statement.is_plain_read() && statement.parts.iter().any(may_commit)
+                !statement.is_plain_read() && statement.parts.iter().any(&mut commits)
             }
             _ => false,
         })
@@ -483,6 +490,22 @@ mod tests {
         }
         let Loss::Report(code, _) = story.lose() else { panic!("its outcome is not known") };
         assert_eq!(code, SqlState::TRANSACTION_RESOLUTION_UNKNOWN);
+    }
+
+    #[test]
+    fn what_stands_behind_a_rollback_is_in_doubt_when_the_node_is_lost() {
+        for (text, code) in [
+            ("rollback; insert into t values (1)", SqlState::TRANSACTION_RESOLUTION_UNKNOWN),
+            ("rollback; select 1", SqlState::SERIALIZATION_FAILURE),
+            ("insert into t values (1)", SqlState::SERIALIZATION_FAILURE),
+        ] {
+            let mut story = Story::begin();
+            story.open_transaction();
+            story.session.transaction.has_acted = true; // it cannot be begun anew
+            story.send(b'Q', format!("{text}\0").as_bytes());
+            let Loss::Report(told, _) = story.lose() else { panic!("{text}") };
+            assert_eq!(told, code, "{text}");
+        }
     }
 
     #[test]

@@ -192,6 +192,11 @@ impl Prepared {
         Self { id, text: text.into(), types_sent: types.into(), statement, reading, by, types_found, columns }
     }
 
+    /// Whoever has parsed it, it means the same.
+    pub fn is_anybodys(&self) -> bool {
+        self.by.is_none()
+    }
+
     /// The same statement for a session that has changed how it reads literals.
     pub fn reread(&self, reading: Reading) -> Self {
         let (types_found, columns) = (self.types_found.clone(), self.columns.clone());

@@ -173,7 +173,10 @@ impl Session {
         let reading = self.reading_to_prepare();
         let prepared = match &self.unnamed {
             Some((prepared, _))
-                if parse.name.is_empty() && prepared.is(parse.text, parse.types) && prepared.reading == reading =>
+                if parse.name.is_empty()
+                    && prepared.is(parse.text, parse.types)
+                    && prepared.reading == reading
+                    && prepared.is_anybodys() =>
             {
                 match prepared.has_told() {
                     false => Arc::clone(prepared),
@@ -393,7 +396,10 @@ impl Session {
             self.gathered.hides_code = true;
             self.gathered.draws(Draws::Maybe);
         }
-        self.gathered.runs_unseen |= safety::runs_unseen(statement, catalog);
+        if safety::runs_unseen(statement, catalog) {
+            self.gathered.runs_unseen = true;
+            self.gathered.draws(Draws::Maybe);
+        }
         if !statement.is_plain_read() {
             self.gathered.draws(safety::draws(statement, catalog));
             self.gathered.asks_sequence |=

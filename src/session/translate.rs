@@ -74,7 +74,7 @@ impl Session {
         if self.gathered.runs_unseen || self.gathered.hides_code {
             known.unseen = Some(self.id);
             self.draws(Draws::Maybe, known);
-            self.transaction.may_have_written = true;
+            self.transaction.may_have_written |= self.gathered.hides_code;
         }
         match message.tag {
             frontend::QUERY => self.translate_query(message, known, out),

@@ -332,7 +332,7 @@ mod tests {
         }
         assert_eq!(left("BEGIN EXECUTE q; END").1, Doubt::Opaque);
         assert_eq!(left("BEGIN EXECUTE format('INSERT INTO %I VALUES ($1.*)', t) USING NEW; END").1, Doubt::None);
-        assert_eq!(left("BEGIN EXECUTE 'INSERT INTO t SELECT set_config(' || a || ')'; END").1, Doubt::Unnamed);
+        assert_eq!(left("BEGIN EXECUTE 'INSERT INTO t SELECT set_config(b, c, false)'; END").1, Doubt::Unnamed);
         assert_eq!(left("BEGIN EXECUTE 'CREATE TEMP TABLE ' || name; END").1, Doubt::Unnamed);
         let dynamic = left("BEGIN EXECUTE 'SET app.tenant = ' || quote_literal(a); END");
         assert_eq!(dynamic, (vec!["app.tenant".into()], Doubt::Opaque));

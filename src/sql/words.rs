@@ -44,6 +44,13 @@ pub(super) fn tokens(text: &str, quoting: Quoting) -> Vec<Token<'_>> {
     std::iter::from_fn(|| scanner.next()).collect()
 }
 
+/// One of the literals of this text is meant; of those in which backslashes mean something, nothing is known.
+#[cold]
+pub fn has_literal(text: &[u8], is_meant: impl Fn(&[u8]) -> bool) -> bool {
+    let text = String::from_utf8_lossy(text);
+    tokens(&text, Quoting::Sql).iter().any(|token| matches!(token, Token::String(inner) if is_meant(inner.as_bytes())))
+}
+
 #[derive(Default)]
 struct Reader {
     tables: Vec<Name>,
@@ -148,17 +155,19 @@ pub(super) fn is_block(after: &[Token<'_>]) -> bool {
     !matches!(after.first(), Some(Token::Word(does)) if matches!(&**does, "nothing" | "update"))
 }
 
-/// What stands behind an EXECUTE is put together from the beginning of one INSERT, UPDATE or DELETE that calls nothing, as
-/// triggers do that choose a partition: only names and values are missing in it.
+/// What stands behind an EXECUTE is one INSERT, UPDATE or DELETE that calls nothing, or the format of one in which only quoted
+/// names and values are missing: as triggers have it that choose a partition.
 pub(super) fn writes_rows_only(after: &[Token<'_>]) -> bool {
     /// What an opening parenthesis may stand behind, beside the name of the table and an operator.
     const NO_CALLS: [&str; 8] = ["and", "from", "in", "not", "or", "select", "values", "where"];
     let text = match after {
+        [Token::String(_), Token::Operator(_), ..] => return false,
         [Token::String(text), ..] => text,
-        [Token::Word(call), Token::Open, Token::String(text), ..] if **call == *"format" => text,
+        [Token::Word(call), Token::Open, Token::String(text), Token::Comma, ..] if **call == *"format" => text,
         _ => return false,
     };
-    let is_one = !after.iter().any(|token| matches!(token, Token::String(text) if text.contains(';')));
+    // A string is put in as it is.
+    let is_one = !text.contains(';') && !text.contains("%s") && !text.contains("$s");
     let words = tokens(text, Quoting::Sql);
     let writes =
         matches!(words.first(), Some(Token::Word(first)) if matches!(&**first, "insert" | "update" | "delete"));
@@ -460,12 +469,14 @@ mod tests {
         assert!(body("begin do language plpgsql 'begin drop table t; end'; end", Quoting::Sql).changes_catalog);
         for (text, changes) in [
             ("begin execute format('INSERT INTO %I.%I VALUES ($1.*)', s, t) using new; end", false),
-            ("begin execute 'insert into ' || quote_ident(t) || ' select ($1).*' using new; end", false),
-            ("begin execute 'delete from ' || t || ' where a = $1' using b; end", false),
-            ("begin execute 'insert into t (a, b) values (' || a || ')'; end", false),
+            ("begin execute format('delete from %I where a = $1', t) using b; end", false),
             ("begin execute 'insert into s.t (a) values ($1)' using a; end", false),
-            ("begin execute 'insert into t select f(' || a || ')'; end", true),
-            ("begin execute 'insert into t values (1); drop table ' || t; end", true),
+            ("begin execute 'insert into ' || t || ' values (1)'; end", true),
+            ("begin execute format('insert into %I %s', t, a); end", true),
+            ("begin execute format('insert into %I %2$s', t, a); end", true),
+            ("begin execute format('insert into %I select %I()', t, a); end", true),
+            ("begin execute 'insert into t select f()'; end", true),
+            ("begin execute 'insert into t values (1); drop table t'; end", true),
             ("begin execute format('%s into t', a); end", true),
             ("begin execute 'create table ' || t; end", true),
             ("begin execute text; end", true),

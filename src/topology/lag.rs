@@ -25,6 +25,11 @@ impl LagClock {
         Self { marks: VecDeque::new(), spacing: (max_lag / STEPS).max(FINEST) }
     }
 
+    /// Takes over what another one has noted.
+    pub(super) fn remember(&mut self, before: &Self) {
+        self.marks.clone_from(&before.marks);
+    }
+
     /// Forgets the positions of a primary that is no more.
     pub(super) fn clear(&mut self) {
         self.marks.clear();
@@ -52,8 +57,12 @@ impl LagClock {
     }
 
     /// The newest known position of the primary.
-    pub(super) fn newest(&self) -> Option<Lsn> {
-        self.marks.back().map(|mark| mark.lsn)
+    pub(super) fn newest_position(&self) -> Option<Lsn> {
+        self.newest().map(|mark| mark.lsn)
+    }
+
+    fn newest(&self) -> Option<Mark> {
+        self.marks.back().copied()
     }
 
     /// The newest moment whose position `lsn` has reached.
@@ -63,7 +72,7 @@ impl LagClock {
 }
 
 /// How far one replica is behind, and whether that is near enough for reads.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ReplicaLag {
     /// The newest moment of the primary that it has shown to have reached.
     reached: Option<Instant>,
@@ -92,19 +101,21 @@ impl ReplicaLag {
     /// Measures anew.
     ///
     /// A replica that has the newest known position is not behind, as far as anyone knows: the truth is at most one
-    /// probe interval more. Else it is behind by the time since the newest position it has.
+    /// probe interval more. Else it is behind by the time since the newest position it has, up to when the primary was heard
+    /// of last: a silent one says nothing of what it has done since.
     pub(super) fn measure(&mut self, clock: &LagClock, position: Sample) {
         let Some(newest) = clock.newest() else { return };
+        let now = position.begun.min(newest.begun);
         if position.lsn < self.position {
             // Only a replica made anew goes back.
             self.reached = None;
         }
         self.position = position.lsn;
         self.reached = self.reached.max(clock.reached_by(position.lsn));
-        self.lag = if position.lsn >= newest {
+        self.lag = if position.lsn >= newest.lsn {
             Some(Duration::ZERO)
         } else {
-            self.reached.map(|reached| position.begun.saturating_duration_since(reached))
+            self.reached.map(|reached| now.saturating_duration_since(reached))
         };
     }
 

@@ -130,6 +130,8 @@ impl Topology {
         for node in &mut self.nodes {
             if let Some(known) = same(&node.address) {
                 node.remember(known);
+                (node.takes_reads, node.has_followed) = (known.takes_reads, known.has_followed);
+                node.lag.clone_from(&known.lag);
                 is_same = true;
             }
         }
@@ -141,6 +143,8 @@ impl Topology {
             self.nodes.iter().find(|node| node.address == *address).map(|node| node.id)
         };
         self.roles.remember(&before.roles, number);
+        self.measured = before.measured.map(|claim| Claim { node: number(claim.node).unwrap_or(roles::GONE), ..claim });
+        self.clock.remember(&before.clock);
         if has_authority {
             self.authority.remember(&before.authority, number);
         }
@@ -330,7 +334,8 @@ impl Topology {
 
     /// Measures how far a replica is behind, unless its position is of another history than the primary's.
     fn measure(&mut self, id: NodeId) {
-        let Some(accepted) = self.roles.accepted() else { return };
+        // Of a primary that is lost, what was heard last counts.
+        let Some(accepted) = self.roles.accepted().or(self.measured) else { return };
         let clock = &self.clock;
         let Some(node) = self.nodes.get_mut(usize::from(id.0)).filter(|node| node.is_replica()) else { return };
         let Some(position) = node.position else { return };
@@ -341,13 +346,14 @@ impl Topology {
 
     fn judge(&mut self, id: NodeId) {
         let max_lag = self.settings.max_lag;
-        let has_primary = self.roles.accepted().is_some();
-        let Some(node) = self.node_mut(id).filter(|node| has_primary && node.is_replica()) else { return };
+        let is_measured = self.measured.is_some();
+        let Some(node) = self.node_mut(id).filter(|node| is_measured && node.is_replica()) else { return };
         node.lag.judge(max_lag);
     }
 
-    /// Who may take reads. While there is no primary nobody can follow it: what was decided before stands. So does it for one
-    /// that does not stream any more, until the primary is heard of again: it may be the primary that is lost.
+    /// Who may take reads. While there is no primary nobody can follow it: what was decided before stands, of whoever is still
+    /// near the last that was heard of it. So it does for one that does not stream any more, until the primary is heard of
+    /// again: it may be the primary that is lost.
     fn judge_reads(&mut self) {
         let primary = self.roles.accepted();
         let heard = primary.and_then(|claim| self.node(claim.node)?.heard());
@@ -360,6 +366,8 @@ impl Topology {
                 node.takes_reads = !is_forbidden && node.has_followed;
             } else if node.has_just_answered() && self.is_standby {
                 node.takes_reads = !is_forbidden && node.is_replica();
+            } else if node.has_just_answered() {
+                node.takes_reads &= self.measured.is_none_or(|last| node.is_near(last));
             }
         }
     }
@@ -407,7 +415,7 @@ impl Topology {
         let is_replica = standing == Standing::Replica;
         let takes_reads = is_replica && node.health == Health::Good && node.takes_reads;
         let before = self.view.node(node.id).and_then(|before| before.reads_since);
-        let behind = |position: Sample| Some(self.clock.newest()?.bytes_since(position.lsn));
+        let behind = |position: Sample| Some(self.clock.newest_position()?.bytes_since(position.lsn));
         NodeView {
             id: node.id,
             address: Arc::clone(&node.address),

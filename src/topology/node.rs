@@ -252,6 +252,12 @@ impl Node {
         self.health == Health::Down && is_silent
     }
 
+    /// It is a replica that is near what was heard last of this primary, and of no other timeline as far as is known.
+    pub(super) fn is_near(&self, last: Claim) -> bool {
+        let timeline = self.position.and_then(|position| position.timeline);
+        self.is_replica() && self.lag.is_near() && timeline.is_none_or(|timeline| timeline == last.timeline)
+    }
+
     /// The beginning of the newest probe that proved it to be alive.
     pub(super) fn heard(&self) -> Option<Instant> {
         self.alive

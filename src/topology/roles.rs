@@ -503,7 +503,7 @@ fn contested(nodes: &[Node], contest: &Contest, node: &Node) -> Arc<str> {
 }
 
 /// A node that is not watched any more: none has this number.
-const GONE: NodeId = NodeId(u16::MAX);
+pub(super) const GONE: NodeId = NodeId(u16::MAX);
 /// Why there is no primary where there is none by design.
 const STANDBY_CLUSTER: &str = "a standby cluster: it follows another cluster and takes no writes";
 /// How long a lone claimant must be unopposed: long enough for replicas that start together with it, or with us, to be

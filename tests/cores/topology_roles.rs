@@ -516,6 +516,36 @@ fn a_replica_that_does_not_stream_is_taken_off_once_the_primary_is_heard_of() {
 }
 
 #[test]
+fn a_replica_that_comes_back_far_behind_while_there_is_no_primary_takes_no_reads() {
+    let replica = |lsn| {
+        let (timeline, receiver) = (SeenTimeline::AtLeast(Timeline(1)), Receiver::Absent);
+        let (replay_lsn, receive_lsn) = (Some(Lsn(lsn)), None);
+        Ok(ReportedRole::Replica { timeline, replay_lsn, receive_lsn, receiver, is_replay_paused: false })
+    };
+    for (lsn, reads) in [(1000, vec![C]), (9000, vec![B, C])] {
+        let mut story = Story::whole();
+        story.fails(B, ProbeFailure::Refused);
+        for step in 1..=40_u64 {
+            story.passes(500);
+            let (timeline, insert_lsn) = (Timeline(1), Lsn(1000 + 200 * step));
+            story.tell(A, Ok(ReportedRole::Primary { timeline, insert_lsn, streaming_standbys: 1 })).clear();
+            let receiver = Receiver::Seen { is_streaming: true, sender: Some(address(0).into()) };
+            let (timeline, replay_lsn) = (SeenTimeline::Exact(timeline), Some(insert_lsn));
+            let role =
+                ReportedRole::Replica { timeline, replay_lsn, receive_lsn: None, receiver, is_replay_paused: false };
+            story.tell(C, Ok(role)).clear();
+        }
+        story.fails(A, ProbeFailure::Refused);
+        for _ in 0..3 {
+            story.passes(500);
+            story.tell(B, replica(lsn)).clear();
+            story.tell(C, replica(9000)).clear();
+        }
+        assert_eq!((story.view().primary, story.reads()), (None, reads), "{lsn}");
+    }
+}
+
+#[test]
 fn a_sample_of_another_timeline_is_no_sample_of_the_primary() {
     let mut story = Story::whole();
     let sample =
@@ -610,6 +640,19 @@ fn the_same_nodes_in_another_order_are_the_same_cluster_after_a_reload() {
         story.passes(100);
     }
     story.has_no_primary_because("timeline 2");
+}
+
+#[test]
+fn a_reload_while_there_is_no_primary_takes_no_replica_off() {
+    let mut story = Story::whole();
+    story.fails(A, ProbeFailure::Refused);
+    assert_eq!((story.view().primary, story.reads()), (None, vec![B, C]));
+    let mut story = story.watched_anew(&[2, 0, 1]);
+    for node in [C, A] {
+        story.replicates(node, SeenTimeline::AtLeast(Timeline(1)), Receiver::Absent);
+    }
+    story.fails(B, ProbeFailure::Refused); // what was A
+    assert_eq!((story.view().primary, story.reads()), (None, vec![A, C]));
 }
 
 #[test]
