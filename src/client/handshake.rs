@@ -253,13 +253,34 @@ async fn reported(admitted: &Admitted, card: &Card, server: &Server, worker: &Wo
 /// A node that has a server connection free answers within a millisecond.
 const LONGEST_CHECK: Duration = Duration::from_secs(1);
 
-/// Asks a server connection.
+/// Asks a server connection; where that is lost, as of a node that stands still, another one.
 async fn ask(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
+    let deadline = Instant::now() + server.hold;
+    loop {
+        match ask_once(admitted, card, server, worker).await? {
+            Ok(welcome) => return Ok(welcome),
+            Err(_) if Instant::now() < deadline => {}
+            Err(lost) => return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, lost.to_string())),
+        }
+    }
+}
+
+/// Asks one server connection. The error within is that it was lost.
+async fn ask_once(
+    admitted: &Admitted,
+    card: &Card,
+    server: &Server,
+    worker: &Worker,
+) -> Result<Result<Welcome, ExchangeError>, Farewell> {
     let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
     let stamp = admitted.database.catalog.stamp();
     let mut lease = acquire::any_node(admitted, card, server, worker).await?;
-    let defaults = defaults_of(user, lease.connection(), server).await?;
+    let defaults = match defaults_of(user, lease.connection(), server).await {
+        Ok(defaults) => defaults,
+        Err(error) if !error.is_answer() => return Ok(Err(error)),
+        Err(error) => return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string())),
+    };
     if server.welcomes.have_changed((cluster, Arc::clone(database), Arc::clone(user)), defaults) {
         // Whoever logs in from now on has the new ones, which no picture shows yet where they were set past Trunkline.
         admitted.database.catalog.changed();
@@ -270,17 +291,18 @@ async fn ask(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker)
     }
     let parameters = match with_settings(lease.connection(), settings, server).await {
         Ok(parameters) => parameters,
+        Err(error) if !error.is_answer() => return Ok(Err(error)),
         Err(refusal) => return Err(refuse(refusal, lease, server).await),
     };
     lease.give_back(Instant::now());
     let welcome = Welcome { reported: welcome::as_primary(parameters), settings: settings.clone(), stamp };
     server.welcomes.put(cluster, database, user, &welcome);
-    Ok(welcome)
+    Ok(Ok(welcome))
 }
 
 /// What ALTER ROLE and ALTER DATABASE have set for this user. On the connection somebody may have become another one, which may
 /// be gone since.
-async fn defaults_of(user: &str, connection: &mut Connection, server: &Server) -> Result<Arc<str>, Farewell> {
+async fn defaults_of(user: &str, connection: &mut Connection, server: &Server) -> Result<Arc<str>, ExchangeError> {
     let user = quote_literal(user);
     let sql = format!(
         "SELECT pg_catalog.string_agg(pg_catalog.concat(s.setdatabase, s.setrole, s.setconfig), ' ' \
@@ -290,8 +312,7 @@ async fn defaults_of(user: &str, connection: &mut Connection, server: &Server) -
          AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) {user}))"
     );
     let deadline = tokio::time::Instant::now() + server.answer_timeout();
-    let answer = ask_in_utf8(connection, &at_read_committed(&sql), deadline).await;
-    let rows = answer.map_err(|error| Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string()))?.rows;
+    let rows = ask_in_utf8(connection, &at_read_committed(&sql), deadline).await?.rows;
     Ok(rows.into_iter().flatten().next().flatten().unwrap_or_default())
 }
 

@@ -147,6 +147,21 @@ fn a_replica_that_dies_and_returns_costs_no_read() {
     });
 }
 
+/// What it is told at login is asked of the primary, over a server connection that is there already.
+#[test]
+fn who_logs_in_while_the_primary_freezes_is_let_in_by_a_replica() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "routing = { consistency = 'eventual' }").with_both_replicas(&cluster);
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a int)").unwrap();
+        cluster.node(0).freeze().unwrap();
+        let mut newcomer = proxy.client_config().application_name("newcomer").connect(NoTls).unwrap();
+        assert_eq!(newcomer.query_one("show application_name", &[]).unwrap().get::<_, &str>(0), "newcomer");
+        cluster.node(0).thaw().unwrap();
+    });
+}
+
 #[test]
 fn a_frozen_replica_takes_no_reads_for_long() {
     limited(|| {
