@@ -76,10 +76,7 @@ const LARGEST_ANSWER: usize = 1 << 20;
 /// dropped in the middle must be closed; [`super::connection::Connection::query`] sees to that.
 pub async fn query(stream: &mut Stream, sql: &str, deadline: tokio::time::Instant) -> Result<Answer, ExchangeError> {
     let whole = async {
-        let mut buffer = BytesMut::with_capacity(1024);
-        frontend::put_query(&mut buffer, sql);
-        stream.write_all(&buffer).await?;
-        buffer.clear();
+        let mut buffer = send_query(stream, sql).await?;
         read_answer(stream, &mut buffer).await
     };
     tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
@@ -115,10 +112,7 @@ pub async fn regain_step(
     deadline: tokio::time::Instant,
 ) -> Result<(Answer, usize), ExchangeError> {
     let whole = async {
-        let mut buffer = BytesMut::with_capacity(1024);
-        frontend::put_query(&mut buffer, "SELECT 1");
-        stream.write_all(&buffer).await?;
-        buffer.clear();
+        let mut buffer = send_query(stream, "SELECT 1").await?;
         let (mut before, mut count) = (Answer::default(), 0);
         loop {
             // In a transaction that has failed it is refused.
@@ -156,6 +150,15 @@ pub async fn describe(
         Ok(answer)
     };
     tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
+}
+
+/// Sends a Query; answers an empty buffer for what comes.
+async fn send_query(stream: &mut Stream, sql: &str) -> io::Result<BytesMut> {
+    let mut buffer = BytesMut::with_capacity(1024);
+    frontend::put_query(&mut buffer, sql);
+    stream.write_all(&buffer).await?;
+    buffer.clear();
+    Ok(buffer)
 }
 
 async fn read_answer(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Answer, ExchangeError> {

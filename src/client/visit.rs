@@ -281,10 +281,10 @@ impl Client {
             self.was_served_by(&held, Instant::now());
             let is_answered = self.session.is_idle() && !self.session.may_be_answered_more();
             let is_still = is_answered && held.passing_to_node == 0 && held.passing_to_client == 0 && !held.is_in_midst;
-            // What has been set and not read back, nobody could tell whoever gets the connection next.
-            // What code has prepared, nobody has looked for either where the session has kept its server connection.
+            // What code has prepared, nobody has looked for where the session has kept its server connection.
             let is_looked_at =
                 !self.session.is_kept_by_mode() || !self.session.ran_unseen(&held.lease.connection().known);
+            // What has been set and not read back, nobody could tell whoever gets the connection next.
             if is_still && self.session.pin().is_none() && !self.session.has_touched() && is_looked_at {
                 self.give_back(held.lease, Instant::now());
             } else if is_still && self.session.is_kept_by_mode() && self.session.can_be_discarded() {

@@ -131,11 +131,6 @@ impl Session {
         self.doubts.by_code || self.gathered.leftovers.as_ref().is_some_and(|left| left.may_read_otherwise())
     }
 
-    /// Code that may change how literals are read has been sent, and not all is answered.
-    pub(super) fn is_behind_code(&self) -> bool {
-        self.doubts.by_code
-    }
-
     /// How literals are read by what is prepared now.
     pub(super) fn reading_to_prepare(&mut self) -> Reading {
         if self.code_may_read_otherwise() { self.doubtful_reading() } else { self.reading }

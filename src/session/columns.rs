@@ -131,7 +131,7 @@ impl Session {
 
     /// Behind code that may change how it is read, it is made for this session alone.
     fn set_apart(&mut self, prepared: &mut Arc<Prepared>) {
-        if !self.is_behind_code() || prepared.reading.is_doubtful() {
+        if !self.doubts.by_code || prepared.reading.is_doubtful() {
             return;
         }
         let Some(name) = self.names.name_of(prepared.id).map(<[u8]>::to_vec) else { return };

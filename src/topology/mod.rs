@@ -130,8 +130,6 @@ impl Topology {
         for node in &mut self.nodes {
             if let Some(known) = same(&node.address) {
                 node.remember(known);
-                (node.takes_reads, node.has_followed) = (known.takes_reads, known.has_followed);
-                node.lag.clone_from(&known.lag);
                 is_same = true;
             }
         }
@@ -357,16 +355,16 @@ impl Topology {
     fn judge_reads(&mut self) {
         let primary = self.roles.accepted();
         let heard = primary.and_then(|claim| self.node(claim.node)?.heard());
-        for node in &mut self.nodes {
+        for node in self.nodes.iter_mut().filter(|node| node.has_just_answered()) {
             let is_forbidden = self.authority.forbids_reads(node.id);
-            if node.has_just_answered() && primary.is_some() {
+            if primary.is_some() {
                 let obstacle = why::obstacle(&self.roles, node);
                 let is_cut_off = obstacle == Some(why::NOT_STREAMING) && node.heard() > heard;
                 node.has_followed = obstacle.is_none() || is_cut_off && node.has_followed;
                 node.takes_reads = !is_forbidden && node.has_followed;
-            } else if node.has_just_answered() && self.is_standby {
+            } else if self.is_standby {
                 node.takes_reads = !is_forbidden && node.is_replica();
-            } else if node.has_just_answered() {
+            } else {
                 node.takes_reads &= self.measured.is_none_or(|last| node.is_near(last));
             }
         }

@@ -18,7 +18,7 @@ pub(super) struct Node {
     /// When it first answered after what was, or may have been, a restart.
     pub(super) up_since: Option<Instant>,
     pub(super) lag: ReplicaLag,
-    /// Whether it may take reads, as last decided while there was a primary.
+    /// Whether it may take reads, as last decided.
     pub(super) takes_reads: bool,
     /// It has followed the present primary, in its present life.
     pub(super) has_followed: bool,
@@ -93,6 +93,8 @@ impl Node {
         self.highest = before.highest;
         self.up_since = before.up_since;
         self.may_have_restarted = before.may_have_restarted;
+        (self.takes_reads, self.has_followed) = (before.takes_reads, before.has_followed);
+        self.lag.clone_from(&before.lag);
     }
 
     /// Whether a probe begun at `begun` is newer than every one that has ended.
