@@ -22,7 +22,7 @@ use crate::drain::{self, Stops};
 use crate::metrics::{
     CatalogCounts, CatalogPicture, Limit, Metrics, PoolCounts, PoolName, Refusal, Scrape, WorkerMetrics,
 };
-use crate::net::{descriptors, listener};
+use crate::net::{descriptors, listener, timers};
 use crate::reload::{InForce, OnSwap, SetLevel, Standing};
 use crate::routing::Reason;
 
@@ -157,7 +157,7 @@ async fn await_catalogs(server: &Server) {
     let begun = Instant::now();
     let all_tried = || server.databases.values().all(|database| database.catalog.was_tried());
     while !all_tried() && begun.elapsed() < LONGEST {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        timers::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -246,7 +246,7 @@ async fn could_not_accept(error: &io::Error, counts: &WorkerMetrics) {
     }
     counts.client_refused(Refusal::System);
     warn!(%error, "a client could not be accepted");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+    timers::sleep(ACCEPT_PAUSE).await;
 }
 
 /// Whether there is room for one more connection. Beside the clients, there must be some for those who come to cancel, to
@@ -276,7 +276,7 @@ fn refuse(mut client: impl io::Write, counts: &WorkerMetrics) {
 }
 
 async fn reap(in_force: InForce, fleet: Arc<Fleet>) {
-    let mut interval = tokio::time::interval(REAP_INTERVAL);
+    let mut interval = timers::interval(REAP_INTERVAL);
     loop {
         interval.tick().await;
         let server = in_force.load_full();

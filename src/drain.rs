@@ -11,6 +11,7 @@ use tracing::info;
 use crate::admin::AdminState;
 use crate::admin::console::Shutdown;
 use crate::client::{Fleet, Server, Whom};
+use crate::net::timers;
 
 /// What tells the program to stop.
 pub struct Stops {
@@ -80,7 +81,7 @@ impl Stops {
 /// Nobody is served any more but at the console.
 async fn is_empty(fleet: &Fleet) {
     while fleet.served() > 0 {
-        tokio::time::sleep(LOOK).await;
+        timers::sleep(LOOK).await;
     }
 }
 
@@ -91,13 +92,13 @@ async fn send_away(fleet: &Fleet) {
         is_empty(fleet).await;
     };
     // Dropping it loses nothing: it ends for all of them now.
-    let _ = tokio::time::timeout(LAST_MOMENT, gone).await;
+    let _ = timers::timeout(LAST_MOMENT, gone).await;
 }
 
 /// The time is over; never, if there is no limit.
 async fn passed(limit: Option<Duration>) {
     match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
+        Some(limit) => timers::sleep(limit).await,
         None => std::future::pending().await,
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::net::timers::{sleep, timeout};
 use arc_swap::Guard;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -18,7 +19,6 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::AdminState;

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::AdminState;
 use super::http::{Limits, serve_within};
 use crate::metrics::{Metrics, Target};
+use crate::net::timers;
 use crate::topology::{Lsn, NodeId, NodeState, Role, Sample, Timeline, View};
 
 /// Less patient than the real ones, so that a test can see them at work.
@@ -216,6 +217,6 @@ async fn a_stop_ends_serving_and_frees_the_port() {
     let admin = Admin::start(vec![]).await;
     assert_eq!(admin.get("/live").await.0, 200);
     admin.stop.send(()).unwrap();
-    tokio::time::timeout(Duration::from_secs(3), admin.served).await.unwrap().unwrap();
+    timers::timeout(Duration::from_secs(3), admin.served).await.unwrap().unwrap();
     assert!(TcpStream::connect(admin.address).await.is_err());
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
+
+use crate::net::timers::timeout_at;
 
 /// Shared by the one who keeps a connection, and those who want it gone.
 #[derive(Debug, Default)]

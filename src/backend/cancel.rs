@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::connect::{self, ConnectError};
 use super::endpoint::Endpoint;
+use crate::net::timers;
 use crate::wire::{CancelKey, startup};
 
 /// The sessions that can be cancelled, by the process number that their clients were given.
@@ -69,7 +70,7 @@ impl CancelTarget {
 
     /// Cancels what runs there.
     pub async fn cancel(&self) -> CancelOutcome {
-        let sent = tokio::time::timeout(DEADLINE, send(self)).await;
+        let sent = timers::timeout(DEADLINE, send(self)).await;
         if matches!(sent, Ok(Ok(()))) { CancelOutcome::Sent } else { CancelOutcome::Failed }
     }
 
@@ -83,7 +84,7 @@ impl CancelTarget {
     pub async fn until_arrived(&self) {
         let begun = Instant::now();
         while self.is_awaited() && begun.elapsed() < LONGEST_WAIT {
-            tokio::time::sleep(LOOK).await;
+            timers::sleep(LOOK).await;
         }
     }
 
@@ -283,9 +284,9 @@ mod tests {
         session.runs_nothing();
         assert!(session.begin_cancel().is_none());
         let mut waits = std::pin::pin!(target.until_arrived());
-        assert!(tokio::time::timeout(2 * LOOK, &mut waits).await.is_err(), "it is on its way");
+        assert!(timers::timeout(2 * LOOK, &mut waits).await.is_err(), "it is on its way");
         drop(cancel);
-        assert!(tokio::time::timeout(LONGEST_WAIT / 2, waits).await.is_ok(), "it is waited for");
+        assert!(timers::timeout(LONGEST_WAIT / 2, waits).await.is_ok(), "it is waited for");
         assert!(target.is_being_cancelled(), "it may still arrive");
     }
 }

@@ -10,7 +10,7 @@ use super::cancel::CancelTarget;
 use super::exchange::{self, Answer, Described, ExchangeError};
 use super::gate::Pass;
 use super::slots::Slot;
-use crate::net::Stream;
+use crate::net::{Stream, timers};
 use crate::session::Known;
 use crate::session::settings::{CLIENT_ENCODING, TO_UTF8, UTF8};
 use crate::topology::NodeId;
@@ -157,7 +157,7 @@ impl Connection {
         let stream = &mut connection.stream;
         let closed = async { while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {} };
         // Dropping the wait closes the connection: nobody reads from it again.
-        let _ = tokio::time::timeout_at(deadline, closed).await;
+        let _ = timers::timeout_at(deadline, closed).await;
     }
 
     /// A cancel is on its way to it, or may be for ever: see [`CancelTarget::is_being_cancelled`].

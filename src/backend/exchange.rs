@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::net::Stream;
+use crate::net::{Stream, timers};
 use crate::session::columns::Told;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::ErrorFields;
@@ -79,7 +79,7 @@ pub async fn query(stream: &mut Stream, sql: &str, deadline: tokio::time::Instan
         let mut buffer = send_query(stream, sql).await?;
         read_answer(stream, &mut buffer).await
     };
-    tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
+    timers::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }
 
 /// The same for a statement with one value, `$1`, as text.
@@ -102,7 +102,7 @@ pub async fn query_with(
         buffer.clear();
         read_answer(stream, &mut buffer).await
     };
-    tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
+    timers::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }
 
 /// Reads what still comes of what was sent before, up to the answer to a query of our own; answers how many ReadyForQuery
@@ -125,7 +125,7 @@ pub async fn regain_step(
             count += 1;
         }
     };
-    tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
+    timers::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }
 
 /// What became of the statements that were to be parsed and described, in their order.
@@ -149,7 +149,7 @@ pub async fn describe(
         let (answer, _) = read_to_ready(stream, &mut BytesMut::with_capacity(1024)).await?;
         Ok(answer)
     };
-    tokio::time::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
+    timers::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }
 
 /// Sends a Query; answers an empty buffer for what comes.

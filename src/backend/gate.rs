@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::connect::Target;
-use crate::net::{Encryption, Socket, Stream, Unwatched};
+use crate::net::{Encryption, Socket, Stream, Unwatched, timers};
 use crate::wire::Replication;
 
 /// One node's connections, over all pools.
@@ -212,13 +212,13 @@ impl Gate {
         let released = self.released.notified();
         let Some(hold) = self.held(Instant::now()) else { return };
         // Whichever comes first; the caller looks again.
-        let _ = tokio::time::timeout_at(hold.until.into(), released).await;
+        let _ = timers::timeout_at(hold.until.into(), released).await;
     }
 
     /// Waits until nobody has a lease any more, but not beyond the deadline. Answers how many still have one.
     pub async fn drained(&self, deadline: Instant) -> usize {
         while self.leases() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(DRAIN_POLL).await;
+            timers::sleep(DRAIN_POLL).await;
         }
         self.leases()
     }

@@ -18,6 +18,7 @@ use super::plan::PoolSettings;
 use super::quota::Quota;
 use super::slots::{Counts, Crowd, Grant, Openings, Slot, Slots, Taken};
 use crate::auth::{SaltedPassword, Secret};
+use crate::net::timers;
 use crate::session::Known;
 use crate::topology::NodeId;
 
@@ -196,12 +197,12 @@ impl Pool {
             (settings.reserve_size > 0).then(|| begun + settings.reserve_timeout).filter(|moment| *moment < deadline)
         };
         if let Some(moment) = reserve {
-            match tokio::time::timeout_at(moment.into(), &mut place).await {
+            match timers::timeout_at(moment.into(), &mut place).await {
                 Ok(granted) => return Ok(granted.ok()),
                 Err(_) => self.slots.serve(Instant::now()),
             }
         }
-        match tokio::time::timeout_at(deadline.into(), place).await {
+        match timers::timeout_at(deadline.into(), place).await {
             Ok(granted) => Ok(granted.ok()),
             Err(_) => Err(self.slots.crowd()),
         }

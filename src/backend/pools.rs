@@ -15,6 +15,7 @@ use super::pool::Pool;
 use super::quota::{Claim, Quota};
 use super::slots::{Counts, Crowd};
 use crate::auth::Secret;
+use crate::net::timers;
 use crate::topology::NodeId;
 
 /// What a pool is for.
@@ -213,7 +214,7 @@ impl Pools {
             if is_empty || tokio::time::Instant::now() >= deadline {
                 return;
             }
-            tokio::time::sleep(LOOK).await;
+            timers::sleep(LOOK).await;
         }
     }
 

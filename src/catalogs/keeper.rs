@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::net::timers;
+use crate::net::timers::timeout;
 use arc_swap::ArcSwap;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::queries;
@@ -94,7 +95,7 @@ impl Keeper {
                 changed.mark_unchanged();
                 // Either the pause or a new view; the next attempt looks at both anew.
                 tokio::select! {
-                    () = tokio::time::sleep(*pause) => *pause = (*pause * 2).min(LONGEST_PAUSE),
+                    () = timers::sleep(*pause) => *pause = (*pause * 2).min(LONGEST_PAUSE),
                     _ = changed.changed(), if matches!(error, LoadError::NoNode) => {}
                 }
             }
@@ -129,7 +130,7 @@ impl Keeper {
         if is_stale() {
             return;
         }
-        let due = tokio::time::sleep(self.settings.refresh);
+        let due = timers::sleep(self.settings.refresh);
         tokio::pin!(due);
         loop {
             // Both waits stand in `current` and in the clock: dropping one loses nothing.
@@ -142,7 +143,7 @@ impl Keeper {
             }
             if current.suspicions() != self.seen_suspicions {
                 // A client that errs again and again must not make us look all the time.
-                tokio::time::sleep(SUSPICION_PAUSE).await;
+                timers::sleep(SUSPICION_PAUSE).await;
                 return;
             }
         }
@@ -190,7 +191,7 @@ impl Keeper {
             if Instant::now() > deadline {
                 return Ok(false);
             }
-            tokio::time::sleep(REPLAY_PAUSE).await;
+            timers::sleep(REPLAY_PAUSE).await;
         }
     }
 

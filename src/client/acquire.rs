@@ -16,6 +16,7 @@ use super::server::{Cluster, Server};
 use super::worker::Worker;
 use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool};
 use crate::metrics::{FreshnessOutcome, Limit, LoginFailure, Retry, Target};
+use crate::net::timers;
 use crate::routing::place::Circumstances;
 use crate::routing::{Consistency, Freshness, Intent, Placement, Reason, place};
 use crate::session::Identity;
@@ -168,7 +169,7 @@ impl Client {
                     // What has changed meanwhile is in force before it is in the view.
                     Ok(lease) => {
                         lease.give_back(Instant::now());
-                        let _ = tokio::time::timeout(RETRY_PAUSE, changed.changed()).await;
+                        let _ = timers::timeout(RETRY_PAUSE, changed.changed()).await;
                     }
                     Err(LeaseError::Fenced) => {}
                     // It was remembered after the reload had reached this worker, and before it forgot its pools.
@@ -264,7 +265,7 @@ impl Client {
                 (self.cluster().request_sample)(primary);
             }
             // Dropping the wait loses nothing: the next look sees the view.
-            if tokio::time::timeout_at(deadline.into(), changed.changed()).await.is_err() {
+            if timers::timeout_at(deadline.into(), changed.changed()).await.is_err() {
                 let message = "the session's position is not known: no primary tells its own".to_owned();
                 return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message });
             }
@@ -478,9 +479,9 @@ impl Client {
         changed.mark_unchanged();
         // A new view may come many times within the pause; a node that is full has no more room then.
         if is_full {
-            tokio::time::sleep(RETRY_PAUSE).await;
+            timers::sleep(RETRY_PAUSE).await;
         } else {
-            let _ = tokio::time::timeout(RETRY_PAUSE, changed.changed()).await;
+            let _ = timers::timeout(RETRY_PAUSE, changed.changed()).await;
         }
         Ok(())
     }
@@ -505,7 +506,7 @@ impl Client {
     async fn await_view(&self, changed: &mut tokio::sync::watch::Receiver<u64>, until: Instant) -> bool {
         let _hold = self.worker.metrics.hold();
         // Either a new view or the moment; dropping the wait for a view loses nothing, the next look sees it.
-        tokio::time::timeout_at(until.into(), changed.changed()).await.is_ok()
+        timers::timeout_at(until.into(), changed.changed()).await.is_ok()
     }
 
     /// Waits, a few milliseconds at most, until a replica has what the session must see.
@@ -521,7 +522,7 @@ impl Client {
             if !matches!(self.place(intent, &view, excluded, true, Instant::now()), Placement::AwaitFreshness) {
                 return true;
             }
-            if tokio::time::timeout_at(deadline.into(), changed.changed()).await.is_err() {
+            if timers::timeout_at(deadline.into(), changed.changed()).await.is_err() {
                 return false;
             }
         }
@@ -537,7 +538,7 @@ impl Client {
             let view = self.cluster().view.load_full();
             self.session.freshness.settle(&view);
             let is_settled = self.session.freshness.last_read() != Some(last);
-            if is_settled || tokio::time::timeout_at(deadline.into(), changed.changed()).await.is_err() {
+            if is_settled || timers::timeout_at(deadline.into(), changed.changed()).await.is_err() {
                 break;
             }
         }
@@ -585,7 +586,7 @@ pub async fn any_node(admitted: &Admitted, card: &Card, server: &Server, worker:
             Err(failure) => failure,
         };
         let next = (Instant::now() + RETRY_PAUSE).min(deadline);
-        let _ = tokio::time::timeout_at(next.into(), changed.changed()).await;
+        let _ = timers::timeout_at(next.into(), changed.changed()).await;
         if Instant::now() >= deadline && !pause.is_paused() {
             return Err(nobody_serves(failure, worker));
         }
@@ -666,7 +667,7 @@ pub(super) async fn await_resume_to_log_in(
 /// The time is over that a rule gives to the unit; never, if none does.
 async fn too_late(intent: &Intent) {
     match intent.terms().and_then(|terms| terms.timeout) {
-        Some(timeout) => tokio::time::sleep(timeout).await,
+        Some(timeout) => timers::sleep(timeout).await,
         None => std::future::pending().await,
     }
 }

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::server::Server;
 use crate::backend::cancel::Cancellable;
+use crate::net::timers;
 
 /// Goes off once; not at all if it is dropped before.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ impl Alarm {
     pub(super) fn set(after: Duration, server: &Arc<Server>, cancellable: &Arc<Cancellable>) -> Self {
         let (server, cancellable) = (Arc::clone(server), Arc::clone(cancellable));
         Self(tokio::task::spawn_local(async move {
-            tokio::time::sleep(after).await;
+            timers::sleep(after).await;
             server.cancel_keys.cancel(cancellable.key()).await;
         }))
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::auth::Throttle;
+use crate::net::timers;
 
 /// Failed logins of this process. Outlives a reload.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ impl<'a> Attempt<'a> {
         if wait >= longest {
             return false;
         }
-        tokio::time::sleep(wait).await;
+        timers::sleep(wait).await;
         true
     }
 

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::auth::hba::{Ldap, LdapNaming, LdapScope, LdapSearch};
+use crate::net::timers;
 
 /// Asks LDAP servers.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Directory {
             };
             // A task of its own: whatever a server answers, it ends nobody's session, and dropping it ends the question.
             let mut asking = Ends(tokio::spawn(question.ask()));
-            match tokio::time::timeout(LONGEST, &mut asking.0).await {
+            match timers::timeout(LONGEST, &mut asking.0).await {
                 Ok(Ok(Ok(is_right))) => return Ok(is_right),
                 Ok(Ok(Err(why))) => failures.push(format!("{server}: {why}")),
                 Ok(Err(_)) => failures.push(format!("{server}: its answer is not understood")),

@@ -13,6 +13,7 @@ use crate::backend::Lease;
 use crate::backend::exchange::ExchangeError;
 use crate::config::PoolMode;
 use crate::metrics::Retry;
+use crate::net::timers;
 use crate::routing::{Intent, Reason};
 use crate::session::replay::Sent;
 use crate::session::translate::Message;
@@ -333,7 +334,7 @@ impl Client {
             // The connection was bad; nothing of the client's has been sent.
             _ => {
                 self.worker.metrics.retried(Retry::NotSent);
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                timers::sleep(Duration::from_millis(1)).await;
                 Ok(())
             }
         }

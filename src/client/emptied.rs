@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::conversation::Client;
 use super::server::{Database, Server};
 use crate::backend::{Away, PoolKey};
+use crate::net::timers;
 
 /// While it lives, nothing of Trunkline's own comes back to these databases.
 #[must_use = "dropping it lets whoever keeps their catalogs come back"]
@@ -43,7 +44,7 @@ impl Server {
             if begun.elapsed() >= LONGEST_FAREWELL {
                 return Vec::new();
             }
-            tokio::time::sleep(LOOK).await;
+            timers::sleep(LOOK).await;
         }
         let known = self.databases.values().filter(|database| self.is_at(database, cluster, name));
         let absences: Vec<_> = known.map(|database| database.catalog.send_away()).collect();

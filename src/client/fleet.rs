@@ -16,7 +16,7 @@ use super::server::Server;
 use super::visit::serve;
 use super::worker::{Report, Whom, Worker};
 use crate::metrics::Metrics;
-use crate::net::{Stream, Unwatched, outbox};
+use crate::net::{Stream, Unwatched, outbox, timers};
 use crate::session::SessionId;
 
 /// The worker threads.
@@ -53,7 +53,9 @@ impl Fleet {
     /// Starts this many worker threads, with an outbox each, if they shall have one.
     pub fn start(workers: usize, has_outbox: bool, server: &Arc<Server>, metrics: &Metrics) -> std::io::Result<Self> {
         let sessions = Arc::new(AtomicU64::new(1));
-        let start = |number| Crew::start(number, has_outbox, Arc::clone(server), Arc::clone(&sessions), metrics);
+        let timekeeper = timers::Timekeeper::start()?;
+        let start =
+            |number| Crew::start(number, &timekeeper, has_outbox, Arc::clone(server), Arc::clone(&sessions), metrics);
         Ok(Self { crews: (0..workers).map(start).collect::<Result<_, _>>()? })
     }
 
@@ -152,6 +154,7 @@ impl Fleet {
 impl Crew {
     fn start(
         number: usize,
+        timekeeper: &timers::Timekeeper,
         has_outbox: bool,
         server: Arc<Server>,
         sessions: Arc<AtomicU64>,
@@ -161,10 +164,12 @@ impl Crew {
         let clients = Count::default();
         let (metrics, count) = (metrics.worker(number), clients.clone());
         let (built, is_built) = std::sync::mpsc::sync_channel(1);
+        let timekeeper = timekeeper.clone();
         let work = move || {
+            timekeeper.serve_this_thread();
             // It cannot change threads: so it is built where it runs.
             let mut builder = tokio::runtime::Builder::new_current_thread();
-            builder.enable_io().enable_time().on_thread_park(outbox::send);
+            builder.enable_io().on_thread_park(outbox::send);
             let runtime = builder.build_local(LocalOptions::default());
             let (runtime, outcome) = match runtime {
                 Ok(runtime) => (Some(runtime), Ok(())),

@@ -21,7 +21,7 @@ use super::worker::Worker;
 use crate::backend::exchange::{Answer, ExchangeError};
 use crate::backend::{Connection, Lease, PoolKey};
 use crate::metrics::{Limit, LoginFailure, Refusal};
-use crate::net::{ReadBuffer, Stream};
+use crate::net::{ReadBuffer, Stream, timers};
 use crate::session::ReportedAtLogin;
 use crate::session::reported::NEVER_REPORTED;
 use crate::session::settings::{at_read_committed, quote_literal, sql_to_read};
@@ -219,7 +219,7 @@ pub(super) async fn await_resume(
 /// Returns when the client is gone. It has nothing to say before it is logged in.
 async fn until_hung_up(stream: &Stream) {
     while !stream.socket().has_ended() {
-        tokio::time::sleep(LOOK_FOR_CLIENT).await;
+        timers::sleep(LOOK_FOR_CLIENT).await;
     }
 }
 
@@ -242,7 +242,7 @@ async fn reported(admitted: &Admitted, card: &Card, server: &Server, worker: &Wo
     if known.stamp == admitted.database.catalog.stamp() || admitted.database.pause.is_paused() {
         return Ok(known);
     }
-    match tokio::time::timeout(LONGEST_CHECK, ask(admitted, card, server, worker)).await {
+    match timers::timeout(LONGEST_CHECK, ask(admitted, card, server, worker)).await {
         Ok(Err(refusal @ Farewell::Quoted { .. })) => Err(refusal),
         Ok(Ok(welcome)) => Ok(welcome),
         // Dropping the question closes its connection.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::memory::Memory;
+use crate::net::timers;
 
 /// Looks names up, and remembers them for a moment. Outlives a reload.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ impl HostNames {
             return name;
         }
         // Dropping it loses nothing: the thread ends by itself, and its answer with it.
-        let Ok(name) = tokio::time::timeout(LONGEST, self.ask(address)).await else {
+        let Ok(name) = timers::timeout(LONGEST, self.ask(address)).await else {
             tracing::warn!(%address, "the name of a client's host was not found in time: rules with names do not fit it");
             return None;
         };

@@ -20,7 +20,7 @@ use super::worker::Worker;
 use crate::auth::Secret;
 use crate::config::PoolMode;
 use crate::memory;
-use crate::net::{Lookout, Stream, Unwatched};
+use crate::net::{Lookout, Stream, Unwatched, timers};
 use crate::session::Folded;
 use crate::topology::NodeId;
 
@@ -55,7 +55,7 @@ pub async fn attend(worker: Rc<Worker>) {
             return;
         }
     };
-    let mut look = tokio::time::interval(LOOK);
+    let mut look = timers::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut heard = Vec::new();
     loop {

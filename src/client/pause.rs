@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use tokio::sync::watch;
 
 use super::server::{Database, Server};
+use crate::net::timers;
 
 /// Whether the statements of one database wait, and whether it takes new clients. Outlives a reload.
 #[derive(Debug)]
@@ -101,7 +102,7 @@ impl Pause {
     pub async fn resumed(&self, deadline: Instant) -> bool {
         let mut changed = self.changed.subscribe();
         while self.is_paused() {
-            if tokio::time::timeout_at(deadline.into(), changed.changed()).await.is_err() {
+            if timers::timeout_at(deadline.into(), changed.changed()).await.is_err() {
                 return !self.is_paused();
             }
         }
@@ -234,7 +235,7 @@ impl Server {
             match leases {
                 0 => break,
                 leases if Instant::now() >= deadline => return Err(NotPaused::Busy { leases }),
-                _ => tokio::time::sleep(LOOK).await,
+                _ => timers::sleep(LOOK).await,
             }
         }
         self.reconnect(scope);

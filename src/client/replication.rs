@@ -25,7 +25,7 @@ use crate::backend::gate::{About, Pass};
 use crate::backend::quota::Claim;
 use crate::backend::{ConnectClass, ConnectError, Endpoint, Login, Target, connect};
 use crate::metrics::{Limit, WorkerMetrics};
-use crate::net::{ReadBuffer, Stream};
+use crate::net::{ReadBuffer, Stream, timers};
 use crate::topology::{Doubt, NodeId, View};
 use crate::wire::backend;
 use crate::wire::{Progress, SqlState};
@@ -187,7 +187,7 @@ async fn connect_to_primary(
         }
         let next = (Instant::now() + RETRY_PAUSE).min(deadline);
         // Dropping the wait loses nothing: the next look sees the view.
-        let _ = tokio::time::timeout_at(next.into(), changed.changed()).await;
+        let _ = timers::timeout_at(next.into(), changed.changed()).await;
     }
 }
 

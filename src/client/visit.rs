@@ -22,7 +22,7 @@ use super::server::Server;
 use super::worker::Worker;
 use crate::backend::cancel::Issued;
 use crate::metrics::{Limit, LoginFailure, Refusal as RefusalCause, Violator};
-use crate::net::Stream;
+use crate::net::{Stream, timers};
 use crate::session::wishes;
 use crate::session::{Identity, ReportedAtLogin, SessionId};
 use crate::wire::error_response::{Severity, put_body, put_error, put_error_with_hint};
@@ -92,7 +92,7 @@ async fn in_time(
     worker: &Worker,
 ) -> Result<LoggedIn, Farewell> {
     let mut login = std::pin::pin!(login);
-    let mut is_over = std::pin::pin!(tokio::time::sleep(limit));
+    let mut is_over = std::pin::pin!(timers::sleep(limit));
     let mut waits_since = None;
     std::future::poll_fn(|cx| {
         if let Poll::Ready(why) = card.poll_ended(cx) {
@@ -216,7 +216,7 @@ async fn send_last(stream: &mut Stream, message: &[u8]) {
         stream.shutdown().await
     };
     // Whoever does not read it is gone already. Dropping it loses nothing: the connection is closed next.
-    let _ = tokio::time::timeout(LAST_WORD, sent).await;
+    let _ = timers::timeout(LAST_WORD, sent).await;
 }
 
 /// How long a client may take to take what it is told last.

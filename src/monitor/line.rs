@@ -4,7 +4,9 @@ use std::io;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
+
+use crate::net::timers::timeout_at;
 
 use crate::backend::Login;
 use crate::net::Stream;

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::{OnView, ProbeCounters};
 use crate::config;
+use crate::net::timers;
 use crate::topology::{Doubt, Effect, Event, NodeId, NodeState, NodeView, Topology, TopologySettings, View};
 
 /// What the watchers of a cluster share.
@@ -256,7 +257,7 @@ pub(super) async fn keep_time(shared: Arc<Shared>) {
         let next = shared.tick();
         let is_due = async {
             match next {
-                Some(next) => tokio::time::sleep_until(next.into()).await,
+                Some(next) => timers::sleep_until(next.into()).await,
                 None => std::future::pending().await,
             }
         };

@@ -10,6 +10,7 @@ use super::line::{Line, LineError, Row};
 use super::probe::{self, PROBE, PROBE_NAME, SAMPLE, SAMPLE_NAME};
 use super::shared::{Shared, Signals};
 use crate::backend::{ConnectClass, ConnectError, Target, connect};
+use crate::net::timers;
 use crate::topology::{Event, NodeId, ProbeFailure, ProbeReport, Sample};
 use crate::wire::SqlState;
 
@@ -87,10 +88,10 @@ impl Watcher {
                 // Wishes stand in `signals`, and the time of the next question is computed anew: dropping these waits
                 // loses nothing.
                 () = signals.woken.notified() => {}
-                () = tokio::time::sleep_until(due.into()) => {}
+                () = timers::sleep_until(due.into()) => {}
                 // The node hung up or says something unasked: ask at once what is wrong.
                 () = stirred(self.line.as_mut()) => {
-                    tokio::time::sleep_until(self.not_before(now).into()).await;
+                    timers::sleep_until(self.not_before(now).into()).await;
                     return Question::Probe;
                 }
             }

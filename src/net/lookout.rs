@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(next(&mut lookout).await, [8], "the end is told, too");
         watch.remove(&first);
         early.write_all(b"unheard").unwrap();
-        let unheard = tokio::time::timeout(Duration::from_millis(50), next(&mut lookout));
+        let unheard = crate::net::timers::timeout(Duration::from_millis(50), next(&mut lookout));
         assert!(unheard.await.is_err());
     }
 

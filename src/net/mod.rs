@@ -1,4 +1,4 @@
-//! Sockets: streams plain or with TLS, buffers to read into, listeners and keepalive.
+//! Sockets: streams plain or with TLS, buffers to read into, listeners and keepalive; and what a worker waits with.
 
 pub mod buffer;
 pub mod descriptors;
@@ -6,6 +6,7 @@ pub mod listener;
 pub mod lookout;
 pub mod outbox;
 pub mod stream;
+pub mod timers;
 pub mod tls;
 
 pub use buffer::ReadBuffer;

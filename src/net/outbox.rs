@@ -372,7 +372,7 @@ mod tests {
                 assert_eq!(post(ours, b"first ").await, 6);
                 assert_eq!(post(ours, format!("{number:03}").as_bytes()).await, 3);
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            crate::net::timers::sleep(Duration::from_millis(1)).await;
             for (number, (_, others)) in pairs.iter_mut().enumerate() {
                 assert_eq!(next(others, 9).unwrap(), format!("first {number:03}").as_bytes());
             }
@@ -425,7 +425,7 @@ mod tests {
                 }
                 sent += chunk.len();
                 // Another task, and the thread waits.
-                tokio::time::sleep(Duration::from_micros(10)).await;
+                crate::net::timers::sleep(Duration::from_micros(10)).await;
             }
             let reader = std::thread::spawn(move || {
                 let mut all = vec![0; sent];
@@ -437,7 +437,7 @@ mod tests {
             post(&mut ours, b"more").await;
             ours.flush().await.unwrap();
             while !reader.is_finished() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                crate::net::timers::sleep(Duration::from_millis(1)).await;
             }
             let (all, mut others) = reader.join().unwrap();
             assert!(all.chunks(chunk.len()).all(|part| part == chunk));
@@ -456,7 +456,7 @@ mod tests {
             let _ = std::future::poll_fn(|cx| ours.poll_post(cx, b"lost")).await;
             post(&mut whole, b"kept").await;
             let read = tokio::io::AsyncReadExt::read(&mut ours, &mut byte);
-            let read = tokio::time::timeout(Duration::from_secs(5), read).await.unwrap();
+            let read = crate::net::timers::timeout(Duration::from_secs(5), read).await.unwrap();
             assert!(!read.is_ok_and(|count| count > 0));
             assert_eq!(next(&mut there, 4).unwrap(), b"kept");
         });

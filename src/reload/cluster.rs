@@ -17,6 +17,7 @@ use crate::client::auth_query::AuthQuery;
 use crate::config;
 use crate::metrics::Scrape;
 use crate::monitor::{self, Limits, Monitor, MonitorHandle, OnView};
+use crate::net::timers;
 use crate::topology::{NodeId, NodeState, NodeView, Role, View};
 
 /// A cluster that is watched.
@@ -177,7 +178,7 @@ impl RunningCluster {
             let is_ready = has_primary && readable(&view) >= readable(&known).min(self.kept(before));
             let deadline = if has_primary { begun + a_while } else { begun + 2 * a_while + PRIMARY_FOUND_WITHIN };
             // Dropping the wait for a view loses nothing: the next look sees it.
-            if is_ready || tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+            if is_ready || timers::timeout_at(deadline, changed.changed()).await.is_err() {
                 break;
             }
         }

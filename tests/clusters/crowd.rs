@@ -52,7 +52,7 @@ fn crowd(encrypted: bool, most_bytes: u64) {
             let before = proxy.proportional_bytes();
             let mut crowd = come(&proxy, encrypted, clients).await;
             // Buffers go back within a second.
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            trunkline::net::timers::sleep(Duration::from_secs(2)).await;
             let each = proxy.proportional_bytes().saturating_sub(before) / clients;
             println!("{clients} clients, {each} bytes for each idle one");
             let is_measured = clients >= 1000 && std::env::var_os("TRUNKLINE_PROGRAM").is_some();

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::client::Fleet;
 use crate::client::tally::Totals;
+use crate::net::timers;
 
 /// Totals by database.
 pub(super) type ByDatabase = BTreeMap<Arc<str>, Totals>;
@@ -26,7 +27,7 @@ impl Averages {
     pub(super) async fn keep(&self, fleet: &Fleet) {
         let mut before = totals(fleet).await;
         loop {
-            tokio::time::sleep(PERIOD).await;
+            timers::sleep(PERIOD).await;
             let now = totals(fleet).await;
             let difference = |(name, totals): (&Arc<str>, &Totals)| {
                 let earlier = before.get(name).copied().unwrap_or_default();

@@ -12,6 +12,7 @@ use super::{Desk, Order, explain, show};
 use crate::client::console::Right;
 use crate::client::pause::Cause;
 use crate::client::{NotPaused, Scope, Whom};
+use crate::net::timers;
 use crate::wire::SqlState;
 
 /// What a command answers.
@@ -239,7 +240,7 @@ async fn drain(desk: &Desk, address: &str) -> Result<Answer, Mistake> {
     let deadline = Instant::now() + server.pause_timeout;
     let leases = || cluster.gate(id).map_or(0, |gate| gate.leases());
     while leases() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        timers::sleep(std::time::Duration::from_millis(5)).await;
     }
     server.pools.reconnect(|key| key.cluster == cluster.number && key.node == id, Instant::now());
     let left = leases();

@@ -21,6 +21,7 @@ use super::watcher::Watcher;
 use crate::auth::NodeTls;
 use crate::backend::{Endpoint, Gate, Hold, HoldCause};
 use crate::config::{self, PatroniUrl};
+use crate::net::timers;
 use crate::topology::{Event, Lock, NodeId, Word};
 
 use answer::{Answer, Leads, Member};
@@ -185,7 +186,7 @@ impl Source {
                 self.take_in(answer, begun).await;
             }
             let interval = if self.shared.view.load().primary.is_some() { INTERVAL } else { HURRIED_INTERVAL };
-            tokio::time::sleep_until((begun + interval).into()).await;
+            timers::sleep_until((begun + interval).into()).await;
         }
     }
 
@@ -259,7 +260,7 @@ impl Source {
             self.watch(&address)
         } else {
             // Names that take longer are looked up again: the lock's word must not wait for them.
-            let looked_up = tokio::time::timeout(ANSWER_WITHIN, configured(&self.cluster.nodes, &address)).await;
+            let looked_up = timers::timeout(ANSWER_WITHIN, configured(&self.cluster.nodes, &address)).await;
             looked_up.unwrap_or_default()
         };
         if found.is_none() && known.is_none() {
@@ -303,7 +304,7 @@ impl Source {
         let left = Duration::from_secs_f64(left);
         let (drain, held) = (self.patroni.drain, Arc::clone(&gate));
         let holding = self.watchers.spawn(async move {
-            tokio::time::sleep(left.saturating_sub(drain)).await;
+            timers::sleep(left.saturating_sub(drain)).await;
             let until = Instant::now() + drain + SWITCHOVER_TIME;
             held.hold(Hold { cause: HoldCause::Switchover, until });
         });
