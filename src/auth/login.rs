@@ -54,6 +54,11 @@ impl ServerLogin {
         self.proven.as_ref()
     }
 
+    /// To [handle](Self::handle) this message takes long.
+    pub fn takes_long(&self, auth_code: i32, body: &[u8]) -> bool {
+        matches!(&self.state, State::Begun(scram) if auth_code == code::SASL_CONTINUE && scram.must_derive(body))
+    }
+
     /// Takes an Authentication message: its code, and what follows the code.
     pub fn handle(&mut self, auth_code: i32, body: &[u8]) -> Result<LoginStep, AuthError> {
         let state = mem::replace(&mut self.state, State::Failed);

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::scram_keys::{ClientKey, Key, SaltedPassword};
+use super::scram_keys::{ClientKey, Key, MAX_ITERATIONS, SaltedPassword};
 use super::scram_message::{Attributes, ChannelBinding, nonce};
 use super::{AuthError, ScramKeys};
 
@@ -63,6 +63,13 @@ impl ScramClient {
         let signature = Key::hmac(server_key.as_bytes(), &[&auth_message]);
         self.state = State::Proved { signature, salted };
         Ok(format!("{without_proof},p={}", proof.to_base64()).into_bytes())
+    }
+
+    /// To answer this server-first-message takes PBKDF2: milliseconds, or as long as whoever has set the password wants.
+    pub fn must_derive(&self, message: &[u8]) -> bool {
+        let Proof::Password(password) = &self.proof else { return false };
+        let Ok(first) = ServerFirst::parse(message, &self.client_nonce) else { return false };
+        !self.cache.as_ref().is_some_and(|cached| cached.is_of(password, &first.salt, first.iterations))
     }
 
     /// Takes the server-final-message: the node's own proof.
@@ -195,9 +202,6 @@ fn known_reason(reason: &[u8]) -> &'static str {
     ];
     KNOWN.iter().find(|known| known.as_bytes() == reason).unwrap_or(&"other-error")
 }
-
-/// A hostile node must not stall us: this many cost a few hundred milliseconds; PostgreSQL's default is 4096.
-const MAX_ITERATIONS: u32 = 1_000_000;
 
 #[cfg(test)]
 mod tests {

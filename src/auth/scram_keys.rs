@@ -93,6 +93,9 @@ impl ClientKey {
     }
 }
 
+/// More would stall whoever has to check them: this many cost a few hundred milliseconds; PostgreSQL's default is 4096.
+pub const MAX_ITERATIONS: u32 = 1_000_000;
+
 /// A password after PBKDF2, kept because PBKDF2 costs milliseconds: all that SCRAM needs of the password with this salt
 /// and this number of iterations.
 #[derive(Clone)]

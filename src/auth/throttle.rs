@@ -28,17 +28,21 @@ impl<K: Hash + Eq + Clone> Throttle<K> {
         Self { free, counts: HashMap::new() }
     }
 
-    /// How long an attempt must wait. Each attempt that waits takes a turn of its own.
-    pub fn turn(&mut self, key: &K, now: Instant) -> Duration {
+    /// How long an attempt must wait; None: it is free. Each attempt that is not takes a turn of its own, unless it does not
+    /// wait as long as that.
+    pub fn turn(&mut self, key: &K, now: Instant, longest: Duration) -> Option<Duration> {
         let free = self.free;
-        let Some(count) = self.counts.get_mut(key) else { return Duration::ZERO };
+        let count = self.counts.get_mut(key)?;
         count.forgive(now, free);
         if count.failures < free {
-            return Duration::ZERO;
+            return None;
         }
         let turn = count.next.max(now);
-        count.next = turn + pause(count.failures - free);
-        turn.saturating_duration_since(now)
+        let wait = turn.saturating_duration_since(now);
+        if wait < longest {
+            count.next = turn + pause(count.failures - free);
+        }
+        Some(wait)
     }
 
     /// An attempt has failed.
@@ -94,16 +98,27 @@ mod tests {
     fn free_failures_cost_nothing_and_the_next_ones_wait_longer_and_longer() {
         let (mut throttle, now) = (Throttle::new(3), Instant::now());
         for _ in 0..3 {
-            assert_eq!(throttle.turn(&1, now), Duration::ZERO);
+            assert_eq!(throttle.turn(&1, now, MINUTE), None);
             throttle.failed(&1, now);
         }
-        assert_eq!(throttle.turn(&1, now), Duration::ZERO);
+        let millis = |millis| Some(Duration::from_millis(millis));
+        assert_eq!(throttle.turn(&1, now, MINUTE), millis(0));
         // Whoever comes at the same time waits for the one before.
-        assert_eq!(throttle.turn(&1, now), Duration::from_millis(500));
+        assert_eq!(throttle.turn(&1, now, MINUTE), millis(500));
         throttle.failed(&1, now);
-        assert_eq!(throttle.turn(&1, now), Duration::from_millis(1000));
-        assert_eq!(throttle.turn(&1, now), Duration::from_millis(2000));
-        assert_eq!(throttle.turn(&2, now), Duration::ZERO, "others do not wait");
+        assert_eq!(throttle.turn(&1, now, MINUTE), millis(1000));
+        assert_eq!(throttle.turn(&1, now, MINUTE), millis(2000));
+        assert_eq!(throttle.turn(&2, now, MINUTE), None, "others do not wait");
+    }
+
+    #[test]
+    fn who_does_not_wait_takes_no_turn() {
+        let (mut throttle, now) = (Throttle::new(1), Instant::now());
+        throttle.failed(&1, now);
+        assert_eq!(throttle.turn(&1, now, MINUTE), Some(Duration::ZERO));
+        for _ in 0..100 {
+            assert_eq!(throttle.turn(&1, now, Duration::from_millis(500)), Some(Duration::from_millis(500)));
+        }
     }
 
     #[test]
@@ -112,7 +127,7 @@ mod tests {
         (0..100).for_each(|_| throttle.failed(&1, now));
         let later = now + 4 * MINUTE;
         (0..2).for_each(|_| throttle.failed(&1, later));
-        assert_eq!(throttle.turn(&1, later), Duration::ZERO);
+        assert_eq!(throttle.turn(&1, later, MINUTE), None);
     }
 
     #[test]

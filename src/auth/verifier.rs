@@ -5,7 +5,7 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::scram_keys::{ClientKey, KEY_LENGTH, Key, SaltedPassword};
+use super::scram_keys::{ClientKey, KEY_LENGTH, Key, MAX_ITERATIONS, SaltedPassword};
 use super::secret::SecretProblem;
 
 /// A SCRAM-SHA-256 verifier.
@@ -46,6 +46,9 @@ impl Verifier {
 
     /// The client's key, if this is the password. Runs PBKDF2: milliseconds.
     pub fn client_key_of(&self, password: &str) -> Option<ClientKey> {
+        if self.iterations > MAX_ITERATIONS {
+            return None;
+        }
         let client_key = SaltedPassword::derive(password, &self.salt, self.iterations).client_key();
         bool::from(client_key.stored_key().equals(&self.stored_key)).then_some(client_key)
     }

@@ -10,11 +10,11 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::net::timers::timeout_at;
-
 use super::endpoint::{Endpoint, Way};
+use super::hashing;
 use crate::auth::{AuthError, LoginStep, NodeTls, SaltedPassword, Secret, ServerLogin, TlsMode};
 use crate::net::Stream;
+use crate::net::timers::timeout_at;
 use crate::wire::writer::Writer;
 use crate::wire::{CancelKey, ErrorFields, Header, Replication, Severity, SqlState, backend, frame, frontend, startup};
 
@@ -142,6 +142,12 @@ impl ConnectError {
             Self::Protocol(_) => ConnectClass::Broken,
         }
     }
+
+    /// The same once more, if the node has said it.
+    pub(super) fn repeated(&self) -> Option<Self> {
+        let Self::Server { severity, code, message, fields } = self else { return None };
+        Some(Self::Server { severity: *severity, code: *code, message: message.clone(), fields: fields.clone() })
+    }
 }
 
 /// This machine, or this process, lacks what a connection takes.
@@ -206,8 +212,8 @@ async fn log_in(stream: &mut Stream, target: &Target) -> Result<LoggedIn, Connec
     send_startup(stream, target).await?;
     let nonce = STANDARD.encode(rand::random::<[u8; 18]>());
     let login = ServerLogin::new(target.user.as_ref().to_owned(), target.password.clone(), nonce);
-    let mut login = login.with_cache(target.salted_password.clone()).bound_to(stream.peer_end_point());
-    authenticate(stream, &mut login).await?;
+    let login = login.with_cache(target.salted_password.clone()).bound_to(stream.peer_end_point());
+    let login = authenticate(stream, login).await?;
     let (parameters, cancel_key) = until_ready(stream).await?;
     Ok((parameters, cancel_key, login.salted_password().cloned()))
 }
@@ -222,7 +228,7 @@ async fn send_startup(stream: &mut Stream, target: &Target) -> Result<(), Connec
     stream.write_all(&out).await.map_err(ConnectError::Io)
 }
 
-async fn authenticate(stream: &mut Stream, login: &mut ServerLogin) -> Result<(), ConnectError> {
+async fn authenticate(stream: &mut Stream, mut login: ServerLogin) -> Result<ServerLogin, ConnectError> {
     loop {
         let (tag, body) = read_message(stream).await?;
         match tag {
@@ -231,16 +237,36 @@ async fn authenticate(stream: &mut Stream, login: &mut ServerLogin) -> Result<()
             _ => return Err(unexpected(tag, &body)),
         }
         let Some((code, rest)) = body.split_first_chunk() else { return Err(ConnectError::Protocol("short message")) };
-        match login.handle(i32::from_be_bytes(*code), rest).map_err(ConnectError::Auth)? {
+        let code = i32::from_be_bytes(*code);
+        let step;
+        (login, step) = match login.takes_long(code, rest) {
+            true => handle_apart(login, code, rest.to_vec()).await?,
+            false => {
+                let step = login.handle(code, rest);
+                (login, step)
+            }
+        };
+        match step.map_err(ConnectError::Auth)? {
             LoginStep::Send(answer) => {
                 let mut out = BytesMut::new();
                 Writer::new(&mut out).message(frontend::PASSWORD, |body| body.put_slice(&answer));
                 stream.write_all(&out).await.map_err(ConnectError::Io)?;
             }
             LoginStep::Wait => {}
-            LoginStep::Done => return Ok(()),
+            LoginStep::Done => return Ok(login),
         }
     }
+}
+
+type Handled = (ServerLogin, Result<LoginStep, AuthError>);
+
+/// The same where nobody waits for it but this login.
+async fn handle_apart(mut login: ServerLogin, code: i32, body: Vec<u8>) -> Result<Handled, ConnectError> {
+    let handled = hashing::apart(move || {
+        let step = login.handle(code, &body);
+        (login, step)
+    });
+    handled.await.ok_or_else(|| ConnectError::Io(io::ErrorKind::Interrupted.into()))
 }
 
 async fn until_ready(stream: &mut Stream) -> Result<(Vec<(Box<str>, Box<str>)>, CancelKey), ConnectError> {

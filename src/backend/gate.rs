@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use hashbrown::HashMap;
@@ -108,7 +108,28 @@ struct Entry {
     about: Arc<About>,
     /// A second handle to the socket: shutting it down wakes whoever waits on the first.
     socket: Unwatched,
-    severed: Arc<AtomicBool>,
+    standing: Arc<Standing>,
+}
+
+/// How the node stands to a connection; it only gets worse.
+#[derive(Debug, Default)]
+struct Standing(AtomicU8);
+
+/// The connection may be used.
+const SOUND: u8 = 0;
+/// It is to be closed as soon as nobody uses it.
+const RECALLED: u8 = 1;
+/// It has been closed.
+const SEVERED: u8 = 2;
+
+impl Standing {
+    fn now(&self) -> u8 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn falls_to(&self, worse: u8) {
+        self.0.fetch_max(worse, Ordering::AcqRel);
+    }
 }
 
 /// A connection's place at its gate; leaving is dropping it.
@@ -116,7 +137,7 @@ struct Entry {
 pub struct Pass {
     gate: Arc<Gate>,
     id: u64,
-    severed: Arc<AtomicBool>,
+    standing: Arc<Standing>,
     about: Arc<About>,
 }
 
@@ -133,15 +154,15 @@ impl Gate {
 
     /// A connection that was begun at this generation is open. None: the node has been fenced since.
     pub fn enter(self: &Arc<Self>, socket: Unwatched, generation: u64, about: Arc<About>) -> Option<Pass> {
-        let severed = Arc::new(AtomicBool::new(false));
+        let standing = Arc::new(Standing::default());
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.lock();
         // Under the lock that `sever` holds: nobody slips in between its count and its sweep.
         if self.generation() != generation {
             return None;
         }
-        open.insert(id, Entry { about: Arc::clone(&about), socket, severed: Arc::clone(&severed) });
-        Some(Pass { gate: Arc::clone(self), id, severed, about })
+        open.insert(id, Entry { about: Arc::clone(&about), socket, standing: Arc::clone(&standing) });
+        Some(Pass { gate: Arc::clone(self), id, standing, about })
     }
 
     /// Closes every connection to the node, leased or idle. When this returns, none of them can bring an answer that
@@ -160,10 +181,18 @@ impl Gate {
         let mut open = self.open.lock();
         self.generation.fetch_add(1, Ordering::AcqRel);
         let ended = open.extract_if(|_, entry| is_meant(&entry.about)).map(|(_, entry)| {
-            entry.severed.store(true, Ordering::Release);
+            entry.standing.falls_to(SEVERED);
             entry.socket.end();
         });
         ended.count()
+    }
+
+    /// The node ends as soon as nobody is connected to it: idle connections are closed within a second, and those that
+    /// sessions hold as they come back. What is passed through for replication is left to the node.
+    pub fn recall(&self) {
+        let open = self.open.lock();
+        let of_sessions = open.values().filter(|entry| entry.about.replication == Replication::None);
+        of_sessions.for_each(|entry| entry.standing.falls_to(RECALLED));
     }
 
     /// The node has won or lost the primary's role. Said before the view that says so is published: a connection opened
@@ -245,7 +274,13 @@ const DRAIN_POLL: Duration = Duration::from_millis(1);
 impl Pass {
     /// The node was fenced: nothing that the connection still says counts.
     pub fn is_severed(&self) -> bool {
-        self.severed.load(Ordering::Acquire)
+        self.standing.now() == SEVERED
+    }
+
+    /// The connection may be lent.
+    #[inline]
+    pub fn is_sound(&self) -> bool {
+        self.standing.now() == SOUND
     }
 
     /// What others can see of the connection.

@@ -7,6 +7,7 @@ pub mod connection;
 pub mod endpoint;
 pub mod exchange;
 pub mod gate;
+pub mod hashing;
 pub mod last_write;
 pub mod lease;
 pub mod plan;

@@ -10,7 +10,7 @@ use rand::Rng;
 use tokio::sync::oneshot;
 
 use super::cancel::CancelTarget;
-use super::connect::{self, ConnectError, Target};
+use super::connect::{self, ConnectClass, ConnectError, Target};
 use super::connection::Connection;
 use super::gate::{About, Gate};
 use super::lease::Lease;
@@ -40,6 +40,8 @@ pub struct Pool {
     /// Connections are not opened ahead before this: the last attempt has failed.
     ahead_again: Mutex<Option<Instant>>,
     openings: OpeningCounts,
+    /// What the node said when it had no room for one more connection.
+    no_room: Mutex<Option<ConnectError>>,
 }
 
 /// The worker of a connection that was opened for nobody: whoever leases it first takes it over.
@@ -118,6 +120,7 @@ impl Pool {
             salted_password: Mutex::new(None),
             ahead_again: Mutex::new(None),
             openings: OpeningCounts::default(),
+            no_room: Mutex::default(),
         })
     }
 
@@ -167,6 +170,10 @@ impl Pool {
                     Some(grant) => grant,
                     None => continue,
                 },
+                Taken::NoRoom => {
+                    let said = self.no_room.lock().as_ref().and_then(ConnectError::repeated);
+                    return Err(said.map_or_else(|| self.slots.crowd().into(), LeaseError::Connect));
+                }
                 Taken::Never => return Err(LeaseError::Forgotten),
             };
             match grant {
@@ -214,7 +221,7 @@ impl Pool {
         if self.ahead_again.lock().is_some_and(|moment| now < moment) {
             return Ok(false);
         }
-        let Some(slot) = self.slots.open_ahead(self.settings.load().min_size) else { return Ok(false) };
+        let Some(slot) = self.slots.open_ahead(self.settings.load().min_size, now) else { return Ok(false) };
         match self.open(slot, NO_WORKER).await {
             Ok(lease) => {
                 lease.give_back(Instant::now());
@@ -234,7 +241,7 @@ impl Pool {
 
     fn lend(self: &Arc<Self>, mut connection: Box<Connection>, worker: usize) -> Option<Lease> {
         // How old it is was looked at when it came back, and each second since.
-        if self.is_outdated(&connection) || connection.pass.is_severed() || !connection.is_quiet() {
+        if self.is_outdated(&connection) || !connection.pass.is_sound() || !connection.is_quiet() {
             return None;
         }
         let connection = connection.adopt(worker).ok()?;
@@ -258,7 +265,7 @@ impl Pool {
             salted_password: self.salted_password.lock().clone(),
             ..self.target.clone()
         };
-        let login = connect::connect(&target, deadline).await?;
+        let login = connect::connect(&target, deadline).await.inspect_err(|error| self.failed(error))?;
         if login.salted_password.is_some() {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
@@ -286,10 +293,18 @@ impl Pool {
         Ok(Lease::new(Box::new(connection), Arc::clone(self)))
     }
 
+    /// It could not be opened; its slot is still its own.
+    fn failed(&self, error: &ConnectError) {
+        if error.class() == ConnectClass::Full {
+            *self.no_room.lock() = error.repeated();
+            self.slots.no_room(Instant::now());
+        }
+    }
+
     /// A connection comes back, clean; one on which an answer to us is still on its way, because whoever waited for it was
     /// ended, is closed.
     pub(super) fn put(&self, mut connection: Box<Connection>, now: Instant) {
-        if connection.awaits_answer || self.is_too_old(&connection, now) || connection.pass.is_severed() {
+        if connection.awaits_answer || self.is_too_old(&connection, now) || !connection.pass.is_sound() {
             return;
         }
         connection.returned = now;
@@ -311,7 +326,8 @@ impl Pool {
     pub fn reap(&self, now: Instant, is_in_use: bool) -> usize {
         let settings = self.settings.load();
         let least = if is_in_use { settings.min_size.min(settings.size) } else { 0 };
-        self.slots.reap(now, settings.idle_timeout, least, |connection| self.is_too_old(connection, now))
+        let is_over = |connection: &Connection| self.is_too_old(connection, now) || !connection.pass.is_sound();
+        self.slots.reap(now, settings.idle_timeout, least, is_over)
     }
 
     /// Closes all idle connections, and takes none back.

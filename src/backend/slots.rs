@@ -27,6 +27,7 @@ struct State {
     /// Slots in use: idle, leased or being opened.
     total: usize,
     waiters: VecDeque<Waiter>,
+    room: Option<Room>,
     /// No more connections are taken back.
     retired: bool,
     /// Nothing is lent or opened any more.
@@ -52,6 +53,17 @@ pub struct Bounds {
     pub is_limited: bool,
 }
 
+/// What a node that has no room for one more connection has had room for. Time widens it, quicker and quicker: so few logins
+/// are in vain, and others may have left.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// For so many, those that are being opened among them.
+    most: usize,
+    /// For so many more from then on.
+    more: usize,
+    until: Instant,
+}
+
 /// The right to one connection; dropping it passes the right on to the next who waits.
 #[derive(Debug)]
 pub struct Slot(Option<Arc<Slots>>);
@@ -72,6 +84,8 @@ pub enum Taken {
     Now(Grant),
     /// A place in the queue.
     Wait(oneshot::Receiver<Grant>),
+    /// Nothing for now: the node has just had no room for any connection.
+    NoRoom,
     /// Nothing, now or later: the pool has been forgotten.
     Never,
 }
@@ -121,17 +135,24 @@ pub enum Crowd {
     /// What its user may have at the node.
     #[error("all {0} server connections that max_connections gives the user are in use")]
     User(usize),
+    /// What the node has room for.
+    #[error("all {0} server connections that the node has room for are in use")]
+    Node(usize),
 }
 
 /// Who waits this much longer in another pool of the same quota goes first. Less would have two busy pools close and open
 /// connections all the time.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// A node that has had no room is asked for more after this.
+const ROOM_PAUSE: Duration = Duration::from_millis(500);
+
 impl Slots {
     /// Slots within these bounds, used by this many workers.
     pub fn new(bounds: Bounds, workers: usize, quotas: Vec<Arc<Quota>>) -> Arc<Self> {
         let idle = (0..workers.max(1)).map(|_| Vec::new()).collect();
-        let state = State { bounds, idle, total: 0, waiters: VecDeque::new(), retired: false, forgotten: false };
+        let state =
+            State { bounds, idle, total: 0, waiters: VecDeque::new(), room: None, retired: false, forgotten: false };
         let slots = Arc::new(Self { state: Mutex::new(state), quotas });
         slots.quotas.iter().for_each(|quota| quota.join(&slots));
         slots
@@ -148,14 +169,18 @@ impl Slots {
                 if let Some(connection) = state.pop_idle(worker) {
                     return Taken::Now(Grant::Connection(connection));
                 }
-                if state.total < state.bounds.size && Quota::claim(&self.quotas) {
+                let room = state.room(now);
+                if state.total < state.bounds.size.min(room) && Quota::claim(&self.quotas) {
                     state.total += 1;
                     return Taken::Now(Grant::Open(Slot(Some(Arc::clone(self)))));
+                }
+                if state.total == 0 && room == 0 {
+                    return Taken::NoRoom;
                 }
             }
             let (sender, receiver) = oneshot::channel();
             state.waiters.push_back(Waiter { since: now, sender });
-            (receiver, state.bounds.is_limited && state.total < state.bounds.size)
+            (receiver, state.bounds.is_limited && state.total < state.bounds.size.min(state.room(now)))
         };
         if is_starved {
             self.make_room();
@@ -164,9 +189,10 @@ impl Slots {
     }
 
     /// The right to open a connection that nobody asks for yet, while there are fewer than this.
-    pub fn open_ahead(self: &Arc<Self>, least: usize) -> Option<Slot> {
+    pub fn open_ahead(self: &Arc<Self>, least: usize, now: Instant) -> Option<Slot> {
         let mut state = self.state.lock();
-        let is_wanted = state.total < least.min(state.bounds.size) && state.nobody_waits() && !state.retired;
+        let is_wanted =
+            state.total < least.min(state.bounds.size).min(state.room(now)) && state.nobody_waits() && !state.retired;
         if !is_wanted || !Quota::claim(&self.quotas) {
             return None;
         }
@@ -178,6 +204,13 @@ impl Slots {
     pub fn set(self: &Arc<Self>, bounds: Bounds, now: Instant) {
         self.state.lock().bounds = bounds;
         self.serve(now);
+    }
+
+    /// The node has no room for what somebody is opening. To be called before that one gives its slot up.
+    pub fn no_room(&self, now: Instant) {
+        let mut state = self.state.lock();
+        let most = state.total.saturating_sub(1);
+        state.room = Some(Room { most, more: 1, until: now + ROOM_PAUSE });
     }
 
     /// Gives what may be opened to those who wait. To be called when somebody has waited for the reserve's timeout.
@@ -236,9 +269,9 @@ impl Slots {
     }
 
     /// Closes idle connections that are too old, idle for too long as long as there are more than `least`, or closed by
-    /// their node. Answers how many.
+    /// their node; who waits for room at the node may ask for it. Answers how many.
     pub fn reap(
-        &self,
+        self: &Arc<Self>,
         now: Instant,
         idle_timeout: Duration,
         least: usize,
@@ -247,6 +280,9 @@ impl Slots {
         let mut ended = Vec::new();
         {
             let mut state = self.state.lock();
+            if state.room.is_some() {
+                self.serve_first(&mut state, now);
+            }
             let mut left = state.total;
             for idle in &mut state.idle {
                 let is_over = |connection: &mut Box<Connection>| {
@@ -311,6 +347,9 @@ impl Slots {
     pub fn crowd(&self) -> Crowd {
         let (total, size) = {
             let state = self.state.lock();
+            if let Some(room) = state.room.filter(|room| room.most <= state.total && room.most < state.bounds.size) {
+                return Crowd::Node(room.most);
+            }
             (state.total, state.bounds.size)
         };
         let limit = |at: usize| self.quotas.get(at).filter(|quota| quota.is_full()).and_then(|quota| quota.limit());
@@ -329,6 +368,10 @@ impl Slots {
             let mut state = self.state.lock();
             state.total = state.total.saturating_sub(1);
             Quota::release(&self.quotas);
+            if state.total == 0 && state.room(now) == 0 {
+                // Nothing will come back to them: they ask elsewhere.
+                return state.waiters.clear();
+            }
             if !state.bounds.is_limited {
                 return self.serve_first(&mut state, now);
             }
@@ -345,7 +388,7 @@ impl Slots {
             let Some(first) = state.waiters.front() else { return };
             let has_waited = now.saturating_duration_since(first.since) >= state.bounds.reserve_timeout;
             let most = state.bounds.size + if has_waited { state.bounds.reserve } else { 0 };
-            if state.total >= most || !Quota::claim(&self.quotas) {
+            if state.total >= most.min(state.room(now)) || !Quota::claim(&self.quotas) {
                 return;
             }
             state.total += 1;
@@ -391,7 +434,8 @@ impl Slots {
     /// Since when somebody waits here for a right to open, which its own size would give.
     fn waits_since(&self) -> Option<Instant> {
         let state = self.state.lock();
-        state.first_waiter().filter(|_| state.total < state.bounds.size + state.bounds.reserve)
+        let most = (state.bounds.size + state.bounds.reserve).min(state.room.map_or(usize::MAX, |room| room.most));
+        state.first_waiter().filter(|_| state.total < most)
     }
 
     pub(super) fn idle_since(&self) -> Option<Instant> {
@@ -421,6 +465,20 @@ impl State {
             return Some(connection);
         }
         self.idle.iter_mut().find_map(Vec::pop)
+    }
+
+    /// As many as the node is thought to have room for.
+    fn room(&mut self, now: Instant) -> usize {
+        let Some(room) = &mut self.room else { return usize::MAX };
+        if now >= room.until {
+            let Room { most, more, .. } = *room;
+            *room = Room { most: most + more, more: more * 2, until: now + ROOM_PAUSE };
+            if room.most >= self.bounds.size + self.bounds.reserve {
+                self.room = None;
+                return usize::MAX;
+            }
+        }
+        self.room.map_or(usize::MAX, |room| room.most)
     }
 
     /// Nobody is in the queue, once those have been taken out of it who have left while they were first.
@@ -498,6 +556,55 @@ mod tests {
         drop(granted);
         assert!(matches!(second.try_recv(), Ok(Grant::Open(_))));
         assert_eq!(slots.counts(), counts(1));
+    }
+
+    #[test]
+    fn a_node_without_room_is_asked_for_more_by_few_and_by_more_if_it_has_some() {
+        let (slots, begun) = (of_size(20), Instant::now());
+        let mut held: Vec<Slot> = (0..5).map(|_| slot(slots.take(0, begun))).collect();
+        slots.no_room(begun);
+        held.pop(); // the one that was refused
+        let mut places: Vec<_> = (0..15).map(|_| place(slots.take(0, begun))).collect();
+        assert_eq!(slots.crowd(), Crowd::Node(4));
+        slots.serve(begun + ROOM_PAUSE / 2);
+        let mut grants = || places.iter_mut().filter_map(granted).collect::<Vec<Slot>>();
+        assert!(grants().is_empty(), "nothing has changed");
+        let (mut asked, mut at) = (Vec::new(), begun);
+        for expected in [1, 2, 4, 8] {
+            at += ROOM_PAUSE;
+            slots.serve(at);
+            let more = grants();
+            assert_eq!(more.len(), expected);
+            asked.extend(more);
+        }
+        // Refused again: what is open stays, and the slots that are given up go to nobody.
+        slots.no_room(at);
+        asked.pop();
+        assert_eq!(slots.counts().busy, 18);
+        let mut one_more = place(slots.take(0, at));
+        slots.serve(at);
+        assert!(granted(&mut one_more).is_none());
+        drop(held.pop());
+        assert!(granted(&mut one_more).is_some(), "one that was open is given up: its place is free");
+    }
+
+    #[test]
+    fn where_a_node_has_no_room_at_all_nobody_waits_and_one_asks_at_a_time() {
+        let (slots, begun) = (of_size(20), Instant::now());
+        let first = slot(slots.take(0, begun));
+        slots.no_room(begun);
+        drop(first);
+        assert!(matches!(slots.take(0, begun), Taken::NoRoom));
+        let later = begun + ROOM_PAUSE;
+        let next = slot(slots.take(0, later));
+        let mut waits = place(slots.take(0, later));
+        slots.no_room(later);
+        drop(next);
+        assert!(granted(&mut waits).is_none());
+        assert!(
+            matches!(waits.try_recv(), Err(oneshot::error::TryRecvError::Closed)),
+            "it is sent on to ask elsewhere"
+        );
     }
 
     #[test]
@@ -581,7 +688,7 @@ mod tests {
         let held = slot(one.take(0, now));
         drop(place(one.take(0, now)));
         drop(held);
-        drop(one.open_ahead(1).expect("nobody waits"));
+        drop(one.open_ahead(1, Instant::now()).expect("nobody waits"));
         assert_eq!(one.counts(), counts(1));
     }
 
@@ -644,9 +751,9 @@ mod tests {
     #[test]
     fn connections_are_opened_ahead_up_to_the_least_and_the_size() {
         let slots = of_size(2);
-        let ahead = [(); 3].map(|()| slots.open_ahead(3));
+        let ahead = [(); 3].map(|()| slots.open_ahead(3, Instant::now()));
         assert_eq!(ahead.iter().flatten().count(), 2);
         drop(ahead);
-        assert!(slots.open_ahead(0).is_none());
+        assert!(slots.open_ahead(0, Instant::now()).is_none());
     }
 }

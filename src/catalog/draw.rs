@@ -180,7 +180,7 @@ impl<'a> Drawing<'a> {
         let trees = rows.rules.iter().chain(&rows.policies).chain(&rows.virtual_columns).map(|(oid, _)| *oid);
         let triggers = rows.triggers.iter().map(|(oid, _)| *oid);
         let drawing = rows.draws.iter().map(|(oid, _)| *oid).chain(rows.writes_more.iter().copied());
-        let defaults = rows.defaults.iter().map(|(oid, _)| *oid);
+        let defaults = rows.defaults.iter().chain(&rows.write_rules).map(|(oid, _)| *oid);
         let writing = self.written_with().map(|(oid, _)| oid);
         trees.chain(triggers).chain(drawing).chain(defaults).chain(writing).collect()
     }
@@ -295,7 +295,7 @@ impl<'a> Drawing<'a> {
         }
         match &row.body {
             Body::Hidden => None,
-            Body::Given => Some(Why::Function),
+            Body::Given | Body::Keeps => Some(Why::Function),
             Body::Tree(mentions) => {
                 if mentions.writes {
                     Some(Why::Function)
@@ -354,7 +354,7 @@ impl<'a> Drawing<'a> {
                 let mut names = statement.parts.iter().flat_map(|part| &part.functions);
                 names.any(|name| self.any_named(name).any(|function| function.changes_catalog))
             }
-            Body::Hidden | Body::Given => false,
+            Body::Hidden | Body::Given | Body::Keeps => false,
         }
     }
 
@@ -367,6 +367,7 @@ impl<'a> Drawing<'a> {
             }
             Body::Hidden => {}
             Body::Given => left.doubt(Doubt::Unnamed),
+            Body::Keeps => left.doubt(Doubt::Kept),
             Body::Text { leftovers, .. } => left = leftovers.clone(),
             Body::Tree(mentions) => left = self.left_by_tree(mentions),
         }
@@ -386,7 +387,8 @@ impl<'a> Drawing<'a> {
                         left.doubt(Doubt::Unnamed);
                     }
                 }
-                Some(Class::AdvisoryLock | Class::SessionState) => left.doubt(Doubt::Unnamed),
+                Some(Class::AdvisoryLock) => left.doubt(Doubt::Unnamed),
+                Some(Class::SessionState) => left.doubt(Doubt::Kept),
                 Some(Class::SequenceOfSession) => left.asks_sequence = true,
                 _ => {}
             }
@@ -416,7 +418,7 @@ impl<'a> Drawing<'a> {
                     written.for_each(|relation| join(&relation.write_leaves));
                 }
             }
-            Body::Hidden | Body::Given => {}
+            Body::Hidden | Body::Given | Body::Keeps => {}
         }
         is_more.then(|| Box::new(left))
     }
@@ -528,7 +530,7 @@ impl<'a> Drawing<'a> {
             let Some(function) = self.function(*function) else { continue };
             self.write_runs(*oid, function.changes_catalog, function.leaves.as_deref(), found);
         }
-        for (oid, tree) in &self.rows.defaults {
+        for (oid, tree) in self.rows.defaults.iter().chain(&self.rows.write_rules) {
             let mut left = self.left_by_tree(tree);
             let called = || tree.functions.iter().filter_map(|oid| self.function(*oid));
             called().filter_map(|function| function.leaves.as_deref()).for_each(|other| {
@@ -560,7 +562,8 @@ impl<'a> Drawing<'a> {
     /// (relation, a table that a write to it may write to).
     fn written_with(&self) -> impl Iterator<Item = (Oid, Oid)> {
         let heirs = self.children.iter().flat_map(|(oid, children)| children.iter().map(|child| (*oid, *child)));
-        let views = self.rows.rules.iter().flat_map(|(oid, tree)| tree.relations.iter().map(|read| (*oid, *read)));
+        let rules = self.rows.rules.iter().chain(&self.rows.write_rules);
+        let views = rules.flat_map(|(oid, tree)| tree.relations.iter().map(|read| (*oid, *read)));
         heirs.chain(views).chain(self.rows.cascades.iter().copied())
     }
 
@@ -604,7 +607,9 @@ impl<'a> Drawing<'a> {
         let functions = || tree.functions.iter().find_map(|oid| self.of_mentioned(*oid, tree));
         let operators = || tree.operators.iter().find_map(|oid| self.of_operator(*oid));
         let types = || self.picture.reached_from(&tree.types).iter().find_map(|oid| self.picture.types.get(oid)?.made);
-        functions().or_else(operators).or_else(types)
+        let compared =
+            || self.picture.reached_from(&tree.compared).iter().find_map(|oid| self.picture.types.get(oid)?.compared);
+        functions().or_else(operators).or_else(types).or_else(compared)
     }
 
     /// It runs code that may do anything, or reads what does.
@@ -682,7 +687,7 @@ impl<'a> Drawing<'a> {
 /// Nothing is left open but what its functions, relations and types do.
 fn shows_that_it_reads(body: &Body) -> bool {
     match body {
-        Body::Hidden | Body::Given => false,
+        Body::Hidden | Body::Given | Body::Keeps => false,
         Body::Tree(_) => true,
         Body::Text { only_reads, .. } => *only_reads,
     }
@@ -702,7 +707,7 @@ enum Found {
 fn may_change_catalog(row: &FunctionRow) -> bool {
     match &row.body {
         Body::Hidden => row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(&row.name),
-        Body::Tree(_) | Body::Given => false,
+        Body::Tree(_) | Body::Given | Body::Keeps => false,
         Body::Text { statement, .. } => {
             statement.parts.iter().any(|part| part.changes_catalog && part.kind != Kind::Call)
         }

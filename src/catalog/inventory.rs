@@ -4,7 +4,7 @@ use hashbrown::HashMap;
 
 use super::{Mentions, Oid};
 use crate::sql::words::{self, Quoting};
-use crate::sql::{Leftovers, ParseSettings, Statement, classify};
+use crate::sql::{Doubt, Leftovers, ParseSettings, Statement, classify};
 
 /// Relations, functions and types together; beyond, a picture would take hundreds of megabytes.
 pub const MOST_OBJECTS: usize = 4_000_000;
@@ -30,8 +30,10 @@ pub struct Inventory {
     pub children: Vec<(Oid, Oid)>,
     /// (table, a table that a write to it may write to, by a foreign key).
     pub cascades: Vec<(Oid, Oid)>,
-    /// What the default of a column runs.
+    /// What the default of a column runs, and whatever else is checked or asked where a table is written to.
     pub defaults: Vec<(Oid, Mentions)>,
+    /// What a rule runs beside a write, or in its place.
+    pub write_rules: Vec<(Oid, Mentions)>,
     /// What reading a view runs.
     pub rules: Vec<(Oid, Mentions)>,
     /// What row-level security runs when a table is read.
@@ -203,6 +205,8 @@ pub enum Body {
     Hidden,
     /// In C, and runs a statement that it is given as text.
     Given,
+    /// Hidden, and it keeps something in its session.
+    Keeps,
     /// Exactly this.
     Tree(Mentions),
     /// Statements or words, whose names are not resolved.
@@ -255,6 +259,7 @@ impl Body {
     pub fn read(text: &str, language: Language) -> Self {
         let quoting = match language {
             Language::Native if RUNS_TEXT.contains(&text) => return Self::Given,
+            Language::Native if KEEPS.contains(&text) => return Self::Keeps,
             Language::Native => return Self::Hidden,
             Language::Sql => {
                 let mut statement = classify(text, &ParseSettings::default());
@@ -269,13 +274,25 @@ impl Body {
         };
         let body = words::body(text, quoting);
         let only_reads = body.only_reads && language == Language::PlPgSql;
-        let leftovers = Leftovers::of_body(text, quoting);
+        let mut leftovers = Leftovers::of_body(text, quoting);
+        if language == Language::Other && keeps_globals(text) {
+            leftovers.doubt(Doubt::Kept);
+        }
         Self::Text { statement: Box::new(body.statement), is_dynamic: body.is_dynamic, only_reads, leftovers }
     }
 }
 
 /// Those of PostgreSQL's extensions that are not volatile and run text: tablefunc's and xml2's.
 const RUNS_TEXT: &[&str] = &["connectby_text", "connectby_text_serial", "crosstab", "crosstab_hash", "xpath_table"];
+
+/// Those that keep something of their own: dblink's connections.
+const KEEPS: &[&str] = &["dblink_connect"];
+
+/// It names what PL/Perl, PL/Python or PL/Tcl keep for a session's functions to share.
+fn keeps_globals(text: &str) -> bool {
+    let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words.into_iter().any(|word| matches!(word, "_SHARED" | "GD" | "SD"))
+}
 
 impl Inventory {
     /// Objects read so far, or an error if they are more than a picture may hold.

@@ -14,6 +14,8 @@ pub struct Mentions {
     pub relations: Vec<Oid>,
     /// Types that values are made into.
     pub types: Vec<Oid>,
+    /// Types whose values are compared without an operator being named.
+    pub compared: Vec<Oid>,
     /// What may be the names of settings asked for: the constants behind each call.
     pub constants: Vec<(Oid, Box<str>)>,
     /// Functions that are called somewhere without a constant as their first argument.
@@ -64,7 +66,8 @@ impl Mentions {
             "funcid" | "opfuncid" | "aggfnoid" | "winfnoid" => &mut self.functions,
             "opno" | "opnos" | "eqop" | "sortop" => &mut self.operators,
             "relid" => &mut self.relations,
-            "resulttype" | "funcresulttype" => &mut self.types,
+            "resulttype" | "funcresulttype" | "funccoltypes" | "coltypes" | "typid" => &mut self.types,
+            "minmaxtype" => &mut self.compared,
             "seqid" => {
                 self.takes_value = true;
                 return;

@@ -90,6 +90,11 @@ impl Picture {
     }
 
     /// What a session of this role begins with.
+    /// By the path that this role begins with, what is made without a schema's name may be temporary.
+    pub fn makes_temporary_first(&self, login: &str) -> bool {
+        self.default_path(login).to_ascii_lowercase().contains("pg_temp")
+    }
+
     fn default_path(&self, login: &str) -> &str {
         let of_role = |here: bool| {
             self.role_paths

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::net::timers;
-use crate::net::timers::timeout;
 use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
@@ -14,7 +12,8 @@ use super::{ClusterView, Handle, Settings, draw};
 use crate::backend::{ConnectError, Endpoint, Target, connect};
 use crate::catalog::{Inventory, Picture, TooLarge};
 use crate::config;
-use crate::topology::{Lsn, NodeId, Role, View};
+use crate::net::timers::{self, timeout};
+use crate::topology::{Lsn, NodeId, NodeState, Role, View};
 
 /// The task that keeps one database's picture.
 pub(super) struct Keeper {
@@ -137,8 +136,9 @@ impl Keeper {
             tokio::select! {
                 () = &mut due => return,
                 () = self.handle.wake.notified() => {}
+                () = timers::sleep(LOOK) => {}
             }
-            if is_stale() {
+            if is_stale() || self.is_with_one_that_stops() {
                 return;
             }
             if current.suspicions() != self.seen_suspicions {
@@ -149,10 +149,17 @@ impl Keeper {
         }
     }
 
+    /// A node that is stopping may wait for whoever is connected to it.
+    fn is_with_one_that_stops(&self) -> bool {
+        let view = self.cluster.view.load();
+        self.lines.iter().any(|(node, _)| is_stopping(&view, *node))
+    }
+
     async fn refresh(&mut self) -> Result<(), LoadError> {
         let suspicions = self.handle.current.suspicions();
         let changes = self.handle.current.changes();
         let view = self.cluster.view.load_full();
+        self.lines.retain(|(node, _)| !is_stopping(&view, *node));
         let node = self.ready_node(&view, changes).await?;
         self.read(&view, node, changes).await?;
         self.seen_suspicions = suspicions;
@@ -257,6 +264,10 @@ impl Keeper {
     }
 }
 
+fn is_stopping(view: &View, node: NodeId) -> bool {
+    view.node(node).is_some_and(|node| node.state == NodeState::Starting)
+}
+
 async fn open(monitor: &config::Monitor, endpoint: Endpoint, database: &Arc<str>) -> Result<Reader, LoadError> {
     let target = Target {
         endpoint,
@@ -316,6 +327,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A server process that has nothing to do ends within milliseconds.
 const LONGEST_GOODBYE: Duration = Duration::from_millis(500);
+/// A node that stops waits for our connection about as long as for those of pools.
+const LOOK: Duration = Duration::from_secs(1);
 /// A replica that needs longer to show a change is lagging: the primary is asked.
 const REPLAY_PATIENCE: Duration = Duration::from_millis(300);
 const REPLAY_PAUSE: Duration = Duration::from_millis(1);

@@ -31,7 +31,7 @@ SELECT concat_ws(' ', \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_operator WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_cast WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast_temp)_'), \
-(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_constraint WHERE contypid <> 0 OR contype = 'f'), \
+(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_constraint WHERE contypid <> 0 OR contype IN ('f', 'c')), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_inherits), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_amproc WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_amop WHERE oid >= 16384), \
@@ -120,11 +120,33 @@ async fn read_relations(reader: &mut Reader, rows: &mut Inventory) -> Result<(),
     // Neither nextval nor now() has anything to tell.
     let sql = "SELECT adrelid, adbin FROM pg_attrdef WHERE adbin ~ ':funcid (?!(1574|1299) )'";
     reader.rows(sql, |row| rows.defaults.push((row.number(0), tree(row, 1)))).await?;
+    reader.rows(&checks_of_writes(), |row| rows.defaults.push((row.number(0), tree(row, 1)))).await?;
+    let sql = "SELECT ev_class, ev_action FROM pg_rewrite WHERE ev_type <> '1' AND ev_class >= 16384";
+    reader.rows(sql, |row| rows.write_rules.push((row.number(0), tree(row, 1)))).await?;
     let sql = "SELECT DISTINCT confrelid, conrelid FROM pg_constraint WHERE contype = 'f' AND confrelid <> conrelid \
                AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))";
     reader.rows(sql, |row| rows.cascades.push((row.number(0), row.number(1)))).await?;
     let sql = "SELECT oid, relname FROM pg_class WHERE oid < 16384 AND relnamespace = 11 AND relkind IN ('r','v')";
     reader.rows(sql, |row| rows.system_relations.push((row.number(0), row.text(1).into()))).await
+}
+
+/// What a write runs beside triggers and defaults: checks of tables and of the domains of their columns, what policies ask,
+/// and when triggers run; only what calls functions of users' own, or set_config.
+fn checks_of_writes() -> String {
+    const CALLS: &str = "~ ':(funcid|opfuncid|aggfnoid|winfnoid) (1[6-9][0-9]{3}|[2-9][0-9]{4}|[0-9]{6,}|2078) '";
+    format!(
+        "SELECT conrelid, conbin FROM pg_constraint WHERE conrelid >= 16384 AND conbin::text {CALLS} \
+         UNION ALL SELECT polrelid, polqual FROM pg_policy WHERE polqual::text {CALLS} \
+         UNION ALL SELECT polrelid, polwithcheck FROM pg_policy WHERE polwithcheck::text {CALLS} \
+         UNION ALL SELECT tgrelid, tgqual FROM pg_trigger WHERE tgqual::text {CALLS} \
+         UNION ALL (WITH RECURSIVE within(type, part) AS (\
+         SELECT oid, oid FROM pg_type WHERE oid >= 16384 AND (typtype = 'd' OR typelem >= 16384) \
+         UNION SELECT w.type, p.oid FROM within w JOIN pg_type t ON t.oid = w.part \
+         JOIN pg_type p ON p.oid IN (t.typbasetype, t.typelem) WHERE p.oid >= 16384) \
+         SELECT a.attrelid, c.conbin FROM pg_constraint c JOIN within w ON w.part = c.contypid \
+         JOIN pg_attribute a ON a.atttypid = w.type AND a.attnum > 0 AND NOT a.attisdropped \
+         WHERE c.conbin::text {CALLS})"
+    )
 }
 
 fn relation(row: &Row<'_>) -> RelationRow {

@@ -678,6 +678,7 @@ pub(super) fn limit(crowd: Crowd) -> Limit {
         Crowd::Pool(_) => Limit::PoolSize,
         Crowd::Database(_) => Limit::DatabaseConnections,
         Crowd::User(_) => Limit::UserConnections,
+        Crowd::Node(_) => Limit::NodeConnections,
     }
 }
 

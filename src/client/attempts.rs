@@ -1,5 +1,6 @@
 //! Failed logins, counted by where they come from: whoever tries passwords waits longer and longer for the next attempt.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ pub struct Attempt<'a> {
     attempts: &'a Attempts,
     /// None: from this machine's file system, which is not slowed.
     key: Option<(IpAddr, Arc<str>)>,
+    /// It has waited for its turn.
+    has_had_turn: Cell<bool>,
 }
 
 /// Failures in a minute that cost nothing, of a user and of an address: a person mistypes a few, and behind one address
@@ -42,22 +45,25 @@ impl Default for Attempts {
 impl<'a> Attempt<'a> {
     /// A login of this user from this address.
     pub fn new(attempts: &'a Attempts, address: Option<IpAddr>, user: &Arc<str>) -> Self {
-        Self { attempts, key: address.map(|address| (neighbourhood(address), Arc::clone(user))) }
+        let key = address.map(|address| (neighbourhood(address), Arc::clone(user)));
+        Self { attempts, key, has_had_turn: Cell::new(false) }
     }
 
-    /// Waits as long as its predecessors' failures ask for; false: that would be longer than this.
+    /// Waits as long as its predecessors' failures ask for, once; false: that would be longer than this. To be called again
+    /// before the client learns whether it was right: many may have begun while all was free.
     pub async fn wait_for_turn(&self, longest: Duration) -> bool {
-        let Some(key) = &self.key else { return true };
+        let Some(key) = self.key.as_ref().filter(|_| !self.has_had_turn.get()) else { return true };
         let now = Instant::now();
-        let of_user = self.attempts.by_user.lock().turn(key, now);
-        let wait = of_user.max(self.attempts.by_address.lock().turn(&key.0, now));
-        if wait.is_zero() {
-            return true;
-        }
+        let of_user = self.attempts.by_user.lock().turn(key, now, longest);
+        let of_address = self.attempts.by_address.lock().turn(&key.0, now, longest);
+        let Some(wait) = of_user.max(of_address) else { return true };
         if wait >= longest {
             return false;
         }
-        timers::sleep(wait).await;
+        self.has_had_turn.set(true);
+        if !wait.is_zero() {
+            timers::sleep(wait).await;
+        }
         true
     }
 

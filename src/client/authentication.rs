@@ -20,8 +20,10 @@ use crate::auth::hba::{
     Admission, CertificateDemand, CertificateName, Findings, Ldap, Method, Origin, Question, Roles, Verdict,
 };
 use crate::auth::{
-    AuthError, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramServer, Secret, TlsMode, Verifier, md5_answer, scram_server,
+    AuthError, ClientKey, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramServer, Secret, TlsMode, Verifier, md5_answer,
+    scram_server,
 };
+use crate::backend::hashing;
 use crate::metrics::LoginFailure;
 use crate::net::{ReadBuffer, Stream};
 use crate::wire::{Header, Replication, SqlState, backend, frame, frontend};
@@ -48,6 +50,7 @@ struct Login<'a> {
     claim: Claim<'a>,
     server: &'a Server,
     worker: &'a Worker,
+    attempt: &'a Attempt<'a>,
     /// It has shown a password that is not the user's.
     has_guessed: bool,
 }
@@ -72,13 +75,9 @@ pub async fn authenticate(
     let (admission, mut findings) = admission(stream, claim, server, worker).await?;
     check_certificate(stream, claim, admission, &mut findings, server, worker).await?;
     let attempt = Attempt::new(&server.attempts, claim.origin, claim.user);
-    if !attempt.wait_for_turn(server.limits.login_timeout).await {
-        worker.metrics.login_failed(LoginFailure::Throttled);
-        let message = "too many failed logins, try again later";
-        return Err(Farewell::told(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message));
-    }
+    let mut login = Login { stream, buffer, claim, server, worker, attempt: &attempt, has_guessed: false };
+    login.wait_for_turn().await?;
     let user = find_user(claim, server).await?;
-    let mut login = Login { stream, buffer, claim, server, worker, has_guessed: false };
     let proved = match login.prove(admission, &mut findings, user.as_ref()).await {
         Ok(proved) => proved,
         Err(farewell) => {
@@ -261,6 +260,16 @@ fn asked<'s>(claim: Claim<'_>, server: &'s Server) -> impl Iterator<Item = (&'s 
 }
 
 impl Login<'_> {
+    /// See [`Attempt::wait_for_turn`].
+    async fn wait_for_turn(&self) -> Result<(), Farewell> {
+        if self.attempt.wait_for_turn(self.server.limits.login_timeout).await {
+            return Ok(());
+        }
+        self.worker.metrics.login_failed(LoginFailure::Throttled);
+        let message = "too many failed logins, try again later";
+        Err(Farewell::told(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message))
+    }
+
     /// Answers what is known of the password by the proof, if it opens server connections and was not known before.
     async fn prove(
         &mut self,
@@ -318,6 +327,7 @@ impl Login<'_> {
             .map_err(|error| self.refused(&error, user))?;
         self.send(AUTHENTICATION_SASL_CONTINUE, first.as_bytes()).await?;
         let message = self.read_message().await?;
+        self.wait_for_turn().await?;
         let (last, proved) = scram.client_final(&message).map_err(|error| self.refused(&error, user))?;
         self.send(AUTHENTICATION_SASL_FINAL, last.as_bytes()).await?;
         Ok(Some(Secret::of_keys(proved.client_key().clone(), server_key)))
@@ -327,6 +337,7 @@ impl Login<'_> {
         let salt: [u8; 4] = rand::random();
         self.send(AUTHENTICATION_MD5_PASSWORD, &salt).await?;
         let answer = self.read_message().await?;
+        self.wait_for_turn().await?;
         let stored = user.and_then(|user| user.secret.md5(self.claim.user)).unwrap_or_default();
         let expected = md5_answer(&stored, salt);
         let is_right = answer.strip_suffix(b"\0").is_some_and(|answer| answer.ct_eq(expected.as_bytes()).into());
@@ -339,7 +350,9 @@ impl Login<'_> {
         let message = self.ask_cleartext().await?;
         let asked =
             Box::pin(self.server.directory.knows(ldap, self.claim.user, password_in(&message).unwrap_or_default()));
-        match asked.await {
+        let answer = asked.await;
+        self.wait_for_turn().await?;
+        match answer {
             Ok(true) => self.is_known(user),
             Ok(false) => {
                 self.has_guessed = true;
@@ -373,7 +386,11 @@ impl Login<'_> {
         // The same work for a user who does not exist.
         let mock = Verifier::mock(self.claim.user, &self.server.mock_secret);
         let verifier = user.map_or(&mock, |user| &user.verifier);
-        let client_key = password.and_then(|password| verifier.client_key_of(password));
+        let client_key = match password {
+            Some(password) => client_key_of(verifier.clone(), password.to_owned().into()).await,
+            None => None,
+        };
+        self.wait_for_turn().await?;
         let by_hash = |user: &User| {
             let stored = user.secret.md5(self.claim.user).filter(|_| user.secret.is_md5())?;
             let given = crate::auth::md5_stored(self.claim.user, password?);
@@ -429,6 +446,11 @@ impl Login<'_> {
             }
         }
     }
+}
+
+/// What proves this password to whoever knows the verifier, if it is the password.
+async fn client_key_of(verifier: Verifier, password: zeroize::Zeroizing<String>) -> Option<ClientKey> {
+    hashing::apart(move || verifier.client_key_of(&password)).await.flatten()
 }
 
 fn cause_of(user: Option<&User>) -> LoginFailure {

@@ -49,7 +49,7 @@ impl Directory {
                 password: password.to_owned().into(),
             };
             // A task of its own: whatever a server answers, it ends nobody's session, and dropping it ends the question.
-            let mut asking = Ends(tokio::spawn(question.ask()));
+            let mut asking = Ends(timers::spawn(question.ask()));
             match timers::timeout(LONGEST, &mut asking.0).await {
                 Ok(Ok(Ok(is_right))) => return Ok(is_right),
                 Ok(Ok(Err(why))) => failures.push(format!("{server}: {why}")),

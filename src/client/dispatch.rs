@@ -195,8 +195,9 @@ impl Client {
         }
         held.units = held.units.saturating_add(1);
         let first = self.session.gathered.first.as_ref().filter(|statement| is_first && !statement.is_plain_read());
-        held.only_cleans =
-            self.session.gathered.end == Some(End::Query) && first.is_some_and(|first| first.only_cleans());
+        held.only_cleans = self.session.gathered.end == Some(End::Query)
+            && !self.session.gathered.hides_code
+            && first.is_some_and(|first| first.only_cleans());
         let now = if is_first { held.begun } else { Instant::now() };
         held.asked = held.asked.or(Some(now));
         held.shape = None;

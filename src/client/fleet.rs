@@ -169,7 +169,7 @@ impl Crew {
             timekeeper.serve_this_thread();
             // It cannot change threads: so it is built where it runs.
             let mut builder = tokio::runtime::Builder::new_current_thread();
-            builder.enable_io().on_thread_park(outbox::send);
+            builder.enable_io().on_thread_park(outbox::end_turn);
             let runtime = builder.build_local(LocalOptions::default());
             let (runtime, outcome) = match runtime {
                 Ok(runtime) => (Some(runtime), Ok(())),

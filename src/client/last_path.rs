@@ -9,7 +9,9 @@ use crate::sql::MemoKey;
 pub(super) fn own_first(last: Option<&Picture>, session: &Session) -> bool {
     match last {
         Some(picture) => path_of(picture, session).own_first(),
-        None => session.settings.get("search_path").is_none_or(|path| !path.contains("pg_catalog")),
+        None => {
+            session.settings.get("search_path").is_none_or(|path| !path.to_ascii_lowercase().contains("pg_catalog"))
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub enum Stop {
     Fast,
     /// Clients are closed, nothing is written, recovery follows: SIGQUIT.
     Immediate,
+    /// New clients are refused, and the server ends when all others have left: SIGTERM.
+    Smart,
 }
 
 /// Why something could not be done to a node.
@@ -361,6 +363,7 @@ impl Stop {
         match self {
             Self::Fast => "INT",
             Self::Immediate => "QUIT",
+            Self::Smart => "TERM",
         }
     }
 }

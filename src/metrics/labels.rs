@@ -173,13 +173,22 @@ pub const fn pin_code(pin: Pin) -> &'static str {
         Pin::HoldCursor => "hold_cursor",
         Pin::Load => "load",
         Pin::UnknownSetting => "unknown_setting",
+        Pin::State => "state",
         Pin::Sequence => "sequence",
     }
 }
 
 /// Every pin.
-pub(super) const PINS: [Pin; 7] =
-    [Pin::Temporary, Pin::Listen, Pin::AdvisoryLock, Pin::HoldCursor, Pin::Load, Pin::UnknownSetting, Pin::Sequence];
+pub(super) const PINS: [Pin; 8] = [
+    Pin::Temporary,
+    Pin::Listen,
+    Pin::AdvisoryLock,
+    Pin::HoldCursor,
+    Pin::Load,
+    Pin::UnknownSetting,
+    Pin::State,
+    Pin::Sequence,
+];
 
 /// The word for a role, here and in `/topology`.
 pub const fn role_code(role: Role) -> &'static str {

@@ -6,10 +6,9 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::net::timers::timeout_at;
-
 use crate::backend::Login;
 use crate::net::Stream;
+use crate::net::timers::timeout_at;
 use crate::wire::frontend::{self, Bind, Parse};
 use crate::wire::{ErrorFields, Header, SqlState, backend, frame};
 

@@ -10,11 +10,12 @@
 //!   which each socket has, sees to that.
 //! - What a socket does not take is kept as its rest, and its task is woken to wait for it. Where sending fails otherwise,
 //!   the socket is shut down: whoever reads from it learns of it there.
-//! - A letter waits for nothing but what other tasks of the thread do in the same turn, and not for many of them.
+//! - A letter waits for nothing but what other tasks of the thread do in the same turn, and not for many of them. Where the
+//!   last turn had no more than one, the first is none: it is written at once, since no other is likely to come.
 
 #![expect(unsafe_code, reason = "io_uring is told of memory by its address; see Outbox::hand_over")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
@@ -26,6 +27,35 @@ use socket2::SockRef;
 
 thread_local! {
     static OUTBOX: RefCell<Option<Outbox>> = const { RefCell::new(None) };
+    static TURN: Turn = const { Turn { posts: Cell::new(0), letters: Cell::new(0), follows_a_busy_one: Cell::new(false) } };
+}
+
+/// What the thread does between two waits, as far as it is asked for often.
+struct Turn {
+    /// What was to be posted.
+    posts: Cell<u32>,
+    /// What waits in the outbox.
+    letters: Cell<u32>,
+    /// The last one had more than one post.
+    follows_a_busy_one: Cell<bool>,
+}
+
+impl Turn {
+    /// Something is to be posted. Answers whether it is likely to be all of this turn.
+    #[inline]
+    fn posts_alone(&self) -> bool {
+        let posts = self.posts.get();
+        self.posts.set(posts + 1);
+        posts == 0 && !self.follows_a_busy_one.get()
+    }
+
+    /// One in which nothing was posted tells nothing.
+    fn ends(&self) {
+        let posts = self.posts.replace(0);
+        if posts > 0 {
+            self.follows_a_busy_one.set(posts > 1);
+        }
+    }
 }
 
 /// What a socket remembers of its letters. Dropping it sends them, so it stands before the socket in whatever holds both.
@@ -73,7 +103,7 @@ const NO_ROOM: i32 = -libc::EAGAIN;
 /// What the system says where a signal came first: nothing was sent.
 const INTERRUPTED: i32 = -libc::EINTR;
 
-/// From now on this thread has an outbox. Whoever calls this has [`send`] called whenever the thread is about to wait.
+/// From now on this thread has an outbox. Whoever calls this has [`end_turn`] called whenever the thread is about to wait.
 pub fn open() -> io::Result<()> {
     let entries = u32::try_from(MOST_LETTERS).unwrap_or(u32::MAX);
     let mut builder = IoUring::builder();
@@ -94,8 +124,21 @@ pub fn open() -> io::Result<()> {
     Ok(())
 }
 
+/// The thread is about to wait: sends what has been collected.
+#[inline]
+pub fn end_turn() {
+    // A thread that is ending has no turn any more.
+    let letters = TURN.try_with(|turn| {
+        turn.ends();
+        turn.letters.get()
+    });
+    if letters.is_ok_and(|letters| letters > 0) {
+        send();
+    }
+}
+
 /// Sends what has been collected.
-pub fn send() {
+fn send() {
     // Woken outside: what a waker does, or its end, may come back here.
     let spent = OUTBOX.try_with(|outbox| outbox.borrow_mut().as_mut().map(Outbox::send));
     let Ok(Some((late, mut wakers))) = spent else { return };
@@ -111,9 +154,15 @@ pub fn send() {
 /// Somebody reads or writes while letters may be waiting: they do not wait for ever.
 #[inline]
 pub fn heed() {
+    if TURN.with(|turn| turn.letters.get() > 0) {
+        wait_no_longer();
+    }
+}
+
+fn wait_no_longer() {
     let is_time = OUTBOX.with(|outbox| {
         let mut outbox = outbox.borrow_mut();
-        let Some(outbox) = outbox.as_mut().filter(|outbox| !outbox.letters.is_empty()) else { return false };
+        let Some(outbox) = outbox.as_mut() else { return false };
         outbox.operations += 1;
         outbox.operations >= MOST_OPERATIONS
     });
@@ -126,7 +175,7 @@ impl Mark {
     /// Takes these bytes for the socket. False: they must be written by themselves.
     #[inline]
     pub fn post(&mut self, socket: RawFd, bytes: &[u8], waker: &Waker) -> bool {
-        if bytes.len() > LONGEST {
+        if bytes.len() > LONGEST || TURN.with(Turn::posts_alone) {
             return false;
         }
         let posted = OUTBOX.with(|outbox| {
@@ -206,6 +255,7 @@ impl Outbox {
         let mut letter = self.spare.pop().unwrap_or_default();
         letter.extend_from_slice(bytes);
         self.letters.push(Letter { socket, bytes: letter });
+        TURN.with(|turn| turn.letters.set(turn.letters.get() + 1));
         self.wakers.push(waker.clone());
         true
     }
@@ -224,6 +274,7 @@ impl Outbox {
         let mut wakers = std::mem::take(&mut self.wakers);
         self.batch += 1;
         self.operations = 0;
+        let _ = TURN.try_with(|turn| turn.letters.set(0));
         let mut outcomes = [0; MOST_LETTERS];
         let outcomes = outcomes.get_mut(..letters.len()).unwrap_or_default();
         match (&*letters, &mut *outcomes) {
@@ -338,7 +389,7 @@ mod tests {
     /// Runs this where a worker's clients run. False: the system has no io_uring for us.
     fn on_a_worker(test: impl Future<Output = ()> + 'static) -> bool {
         let runtime =
-            Builder::new_current_thread().enable_all().on_thread_park(send).build_local(LocalOptions::default());
+            Builder::new_current_thread().enable_all().on_thread_park(end_turn).build_local(LocalOptions::default());
         let has_outbox = open().is_ok();
         runtime.unwrap().block_on(async move { tokio::task::spawn_local(test).await.unwrap() });
         has_outbox
@@ -351,7 +402,13 @@ mod tests {
         (UnixStream::from_std(ours).unwrap().into(), others)
     }
 
+    /// As if others posted too.
+    fn is_busy() {
+        TURN.with(|turn| turn.follows_a_busy_one.set(true));
+    }
+
     async fn post(stream: &mut Stream, bytes: &[u8]) -> usize {
+        is_busy();
         std::future::poll_fn(|cx| stream.poll_post(cx, bytes)).await.unwrap()
     }
 
@@ -377,6 +434,32 @@ mod tests {
                 assert_eq!(next(others, 9).unwrap(), format!("first {number:03}").as_bytes());
             }
         });
+    }
+
+    #[test]
+    fn who_posts_alone_does_not_wait_for_others() {
+        let has_outbox = on_a_worker(async {
+            let pause = || crate::net::timers::sleep(Duration::from_millis(1));
+            let post = async |stream: &mut Stream| {
+                std::future::poll_fn(|cx| stream.poll_post(cx, b"x")).await.unwrap();
+            };
+            let ((mut one, mut first), (mut other, mut second)) = (pair(), pair());
+            pause().await;
+            post(&mut one).await;
+            assert!(next(&mut first, 1).is_some(), "at once");
+            post(&mut other).await;
+            let is_collected = next(&mut second, 1).is_none();
+            pause().await;
+            assert!(!is_collected || next(&mut second, 1).is_some());
+            // That turn had two.
+            post(&mut one).await;
+            assert_eq!(next(&mut first, 1).is_none(), is_collected);
+            pause().await;
+            assert!(!is_collected || next(&mut first, 1).is_some());
+            post(&mut one).await;
+            assert!(next(&mut first, 1).is_some(), "the last turn had one");
+        });
+        println!("by io_uring: {has_outbox}");
     }
 
     #[test]
@@ -419,6 +502,7 @@ mod tests {
             let mut sent = 0;
             let chunk: Vec<u8> = (0..=250).cycle().take(LONGEST - 1).collect();
             while !ours.is_late() && sent < 64 * 1024 * 1024 {
+                is_busy();
                 let ready = std::future::poll_fn(|cx| std::task::Poll::Ready(ours.poll_post(cx, &chunk))).await;
                 if !ready.is_ready() {
                     break;
@@ -453,6 +537,7 @@ mod tests {
             drop(others);
             let mut byte = [0; 1];
             // The other side has gone, or the write already says so.
+            is_busy();
             let _ = std::future::poll_fn(|cx| ours.poll_post(cx, b"lost")).await;
             post(&mut whole, b"kept").await;
             let read = tokio::io::AsyncReadExt::read(&mut ours, &mut byte);

@@ -2,14 +2,21 @@
 
 use crate::config::Config;
 
-/// Settings that differ and count only after a restart: sockets and threads are made once.
-pub(super) fn need_restart(before: &Config, now: &Config) -> Vec<&'static str> {
+/// Sockets and threads are made once: of those settings the running ones stay. Answers which differ, and count only after a
+/// restart.
+pub(super) fn keep_what_is_made_once(running: &Config, wanted: &mut Config) -> Vec<&'static str> {
     let checks = [
-        ("listen", before.listen != now.listen || before.listen_sockets != now.listen_sockets),
-        ("admin.listen", before.admin_listen != now.admin_listen),
-        ("workers", before.workers != now.workers),
-        ("io_uring", before.io_uring != now.io_uring),
-        ("log.format", before.log.json != now.log.json),
+        ("listen", running.listen != wanted.listen || running.listen_sockets != wanted.listen_sockets),
+        ("admin.listen", running.admin_listen != wanted.admin_listen),
+        ("workers", running.workers != wanted.workers),
+        ("io_uring", running.io_uring != wanted.io_uring),
+        ("log.format", running.log.json != wanted.log.json),
     ];
+    wanted.listen.clone_from(&running.listen);
+    wanted.listen_sockets.clone_from(&running.listen_sockets);
+    wanted.admin_listen = running.admin_listen;
+    wanted.workers = running.workers;
+    wanted.io_uring = running.io_uring;
+    wanted.log.json = running.log.json;
     checks.into_iter().filter(|(_, differs)| *differs).map(|(setting, _)| setting).collect()
 }

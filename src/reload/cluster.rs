@@ -164,10 +164,10 @@ impl RunningCluster {
         view.nodes.iter().map(|node| Arc::clone(&node.address)).zip(self.gates.iter().cloned()).collect()
     }
 
-    /// Waits until it can serve what the one before can, as long as its nodes may take to answer. Then it takes over, and
-    /// the one before does not act any more. Its primary is waited for longer: a node that is silent must be known to be down
-    /// before another is believed, and one that has not been found is fenced.
-    pub(super) async fn ready_as(&self, before: &Self) {
+    /// Waits until it can serve what the one before can, as long as its nodes may take to answer. Its primary is waited for
+    /// longer: a node that is silent must be known to be down before another is believed, and one that has not been found is
+    /// fenced. Err: it has found none, though the one before has one; why, in words.
+    pub(super) async fn ready_as(&self, before: &Self) -> Result<(), String> {
         let a_while = 2 * (self.config.monitor.interval + self.config.monitor.timeout);
         let begun = Instant::now();
         let mut changed = self.handle().changed;
@@ -179,11 +179,20 @@ impl RunningCluster {
             let deadline = if has_primary { begun + a_while } else { begun + 2 * a_while + PRIMARY_FOUND_WITHIN };
             // Dropping the wait for a view loses nothing: the next look sees it.
             if is_ready || timers::timeout_at(deadline, changed.changed()).await.is_err() {
-                break;
+                return if has_primary { Ok(()) } else { Err(without_primary(&view)) };
             }
         }
+    }
+
+    /// It takes over, and the one before does not act any more.
+    pub(super) fn follow(&self, before: &Self) {
         before.fences.in_force.store(false, Ordering::Release);
         self.take_over();
+    }
+
+    /// Nothing follows it: what was to be as of the next is as it was.
+    pub(super) fn stays(&self) {
+        self.tls.store(Arc::new(self.config.tls.clone()));
     }
 
     /// The gates that none of these clusters has.
@@ -244,6 +253,8 @@ impl Fences {
             } else if before != NodeState::Down && now.state == NodeState::Down {
                 let closed = gate.sever();
                 warn!(cluster = %new.cluster, node = %now.address, connections = closed, "node is down and its connections are closed");
+            } else if before != NodeState::Starting && now.state == NodeState::Starting {
+                gate.recall(); // a smart stop waits for them
             }
         }
     }
@@ -270,6 +281,13 @@ const PRIMARY_FOUND_WITHIN: Duration = Duration::from_secs(4);
 
 /// A node that has announced its stop and goes on is used again after this.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(60);
+
+/// Why there is no primary, and what its nodes say.
+fn without_primary(view: &View) -> String {
+    let nodes = view.nodes.iter().map(|node| format!("{}: {}", node.address, node.why));
+    let because = view.no_primary_because.as_deref().map(str::to_owned);
+    because.into_iter().chain(nodes).collect::<Vec<_>>().join("; ")
+}
 
 fn primary_address(view: &View) -> &str {
     view.primary().map_or("none", |node| &node.address)

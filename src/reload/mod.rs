@@ -59,6 +59,16 @@ pub enum Failure {
     /// Reading it was cut off.
     #[error("the configuration could not be read to its end")]
     CutOff,
+    /// By it a cluster would have no primary, and now it has one.
+    #[error(
+        "by this configuration no primary is found in cluster \"{cluster}\", which has one; so the old one stays in force: {because}"
+    )]
+    NoPrimary {
+        /// The cluster.
+        cluster: Arc<str>,
+        /// Why none is found.
+        because: String,
+    },
 }
 
 /// What a reload has come to.
@@ -141,9 +151,9 @@ impl Standing {
             config.routing.rules = Arc::new(rules.counting_on(&self.config.routing.rules));
         }
         self.adopt_again(&mut config);
-        let reloaded = Reloaded { need_restart: changes::need_restart(&self.config, &config) };
+        let reloaded = Reloaded { need_restart: changes::keep_what_is_made_once(&self.config, &mut config) };
 
-        let clusters = self.renew_clusters(&config).await;
+        let clusters = self.renew_clusters(&config).await?;
         let pictures = keep_catalogs(&mut self.catalogs, &config, &clusters);
         let server = Arc::new(server::make(&config, users, &clusters, pictures, &self.lasting));
         self.lasting.pools.set(server::plan(&config));
@@ -181,32 +191,41 @@ impl Standing {
     }
 
     /// The clusters of a new configuration: those that have not changed go on as they are, the others are watched anew
-    /// before they take over.
-    async fn renew_clusters(&mut self, config: &Config) -> Vec<RunningCluster> {
-        let mut clusters = Vec::with_capacity(config.clusters.len());
+    /// before they take over, all together.
+    async fn renew_clusters(&mut self, config: &Config) -> Result<Vec<RunningCluster>, Failure> {
+        let limits = limits_of(config);
+        let (mut clusters, mut renewed) = (Vec::with_capacity(config.clusters.len()), Vec::new());
         for wanted in &config.clusters {
-            let limits = limits_of(config);
             let before = self.clusters.iter().find(|running| running.name() == &*wanted.name);
             clusters.push(match before {
                 Some(running) if running.is_as(wanted, limits) => running.with_groups(wanted),
-                Some(running) => {
-                    let number = if running.has_nodes_of(wanted) { running.number } else { self.next_number };
-                    let renewed = RunningCluster::start(number, wanted, limits, Some(running));
-                    renewed.drain_as(running);
-                    renewed.ready_as(running).await;
-                    if number != running.number {
-                        self.lasting.pools.move_to(running.number, number, |node| running.keeps(node, wanted));
-                        self.next_number += 1;
-                    }
-                    renewed
+                Some(running) if running.has_nodes_of(wanted) => {
+                    renewed.push((clusters.len(), running, wanted));
+                    RunningCluster::start(running.number, wanted, limits, Some(running))
                 }
-                None => {
+                before => {
+                    renewed.extend(before.map(|running| (clusters.len(), running, wanted)));
                     self.next_number += 1;
-                    RunningCluster::start(self.next_number - 1, wanted, limits, None)
+                    RunningCluster::start(self.next_number - 1, wanted, limits, before)
                 }
             });
         }
-        clusters
+        let renewed =
+            || renewed.iter().filter_map(|(at, running, wanted)| Some((clusters.get(*at)?, *running, *wanted)));
+        for (cluster, running, wanted) in renewed() {
+            cluster.drain_as(running);
+            if let Err(because) = cluster.ready_as(running).await {
+                self.clusters.iter().for_each(RunningCluster::stays);
+                return Err(Failure::NoPrimary { cluster: Arc::clone(&wanted.name), because });
+            }
+        }
+        for (cluster, running, wanted) in renewed() {
+            cluster.follow(running);
+            if cluster.number != running.number {
+                self.lasting.pools.move_to(running.number, cluster.number, |node| running.keeps(node, wanted));
+            }
+        }
+        Ok(clusters)
     }
 
     /// Pools of clusters and databases that are gone, and of users that are or whose password has changed.

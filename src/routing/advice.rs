@@ -53,6 +53,7 @@ pub fn advice(reason: Reason) -> &'static str {
         Reason::PinnedHoldCursor => "close the cursor",
         Reason::PinnedLoad => "let the server load the library (session_preload_libraries)",
         Reason::PinnedUnknownSetting => "call set_config with the setting's name as a constant",
+        Reason::PinnedState => "do it on a connection of its own, and leave when it is done",
         Reason::PinnedSequence => "take the value from INSERT … RETURNING instead of currval",
         Reason::SessionMode => "set pool.mode to \"transaction\"",
     }

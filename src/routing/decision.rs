@@ -209,6 +209,8 @@ reasons! {
     PinnedLoad = "pinned_load", "the session has loaded a library into its server connection";
     /// See [`Pin::UnknownSetting`].
     PinnedUnknownSetting = "pinned_unknown_setting", "the session has changed a setting whose name is not known";
+    /// See [`Pin::State`].
+    PinnedState = "pinned_state", "the session keeps something on its server connection that only its end takes away";
     /// See [`Pin::Sequence`].
     PinnedSequence = "pinned_sequence", "the session asks for its sequence's current value";
     /// `pool.mode = "session"`.
@@ -277,6 +279,7 @@ impl From<Pin> for Reason {
             Pin::HoldCursor => Self::PinnedHoldCursor,
             Pin::Load => Self::PinnedLoad,
             Pin::UnknownSetting => Self::PinnedUnknownSetting,
+            Pin::State => Self::PinnedState,
             Pin::Sequence => Self::PinnedSequence,
         }
     }

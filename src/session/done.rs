@@ -125,7 +125,8 @@ impl Session {
     /// What is made without a schema's name may be temporary, by its search_path.
     fn makes_temporary_first(&self) -> bool {
         let path = self.settings.get("search_path").or(self.startup.get("search_path"));
-        self.catalog.path_is_uncertain || path.is_some_and(|path| path.contains("pg_temp"))
+        let is_temporary = |path: &str| path.to_ascii_lowercase().contains("pg_temp");
+        self.catalog.path_is_uncertain || path.map_or(self.makes_temporary_first, is_temporary)
     }
 
     /// Not the unnamed statement, which only a Query drops.

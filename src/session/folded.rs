@@ -76,6 +76,7 @@ impl Session {
             transaction,
             has_read: _,
             settled_writes: _,
+            makes_temporary_first: _,
             pins,
             // Who is pinned is not folded.
             told_pins: _,

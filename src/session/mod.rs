@@ -124,6 +124,8 @@ pub struct Session {
     has_read: bool,
     /// What has been written, or may have been, by transactions that have ended: others have not been told of it yet.
     settled_writes: bool,
+    /// What is made without a schema's name may be temporary, by the path that the session has begun with.
+    makes_temporary_first: bool,
     pins: Pins,
     /// Those of them that have been told as new.
     told_pins: Pins,
@@ -313,6 +315,7 @@ impl Session {
             transaction: Transaction::default(),
             has_read: false,
             settled_writes: false,
+            makes_temporary_first: false,
             pins: Pins::default(),
             told_pins: Pins::default(),
             touched: Vec::new(),
@@ -474,7 +477,7 @@ impl Session {
 
     /// DISCARD ALL makes the session's server connection as good as new.
     pub fn can_be_discarded(&self) -> bool {
-        self.is_idle() && !self.pins.has(Pin::Load) && !self.has_touched()
+        self.is_idle() && self.pins.can_be_discarded() && !self.has_touched()
     }
 
     /// Why the session keeps its lease, if it does.

@@ -7,8 +7,16 @@ use crate::sql::Pin;
 pub struct Pins(u8);
 
 /// Every pin, in the order of its bit.
-const ALL: [Pin; 7] =
-    [Pin::Temporary, Pin::Listen, Pin::AdvisoryLock, Pin::HoldCursor, Pin::Load, Pin::UnknownSetting, Pin::Sequence];
+const ALL: [Pin; 8] = [
+    Pin::Temporary,
+    Pin::Listen,
+    Pin::AdvisoryLock,
+    Pin::HoldCursor,
+    Pin::Load,
+    Pin::UnknownSetting,
+    Pin::State,
+    Pin::Sequence,
+];
 
 impl Pins {
     /// None.
@@ -38,9 +46,14 @@ impl Pins {
         self.0 = self.0 & !visible() | seen.0;
     }
 
-    /// DISCARD ALL has ended them; what is loaded stays.
+    /// DISCARD ALL has ended them; what is loaded or kept stays.
     pub fn discard(&mut self) {
-        self.0 &= bit(Pin::Load);
+        self.0 &= bit(Pin::Load) | bit(Pin::State);
+    }
+
+    /// DISCARD ALL would end them all.
+    pub fn can_be_discarded(self) -> bool {
+        self.0 & (bit(Pin::Load) | bit(Pin::State)) == 0
     }
 
     /// Those that are not among these.

@@ -122,6 +122,9 @@ impl Session {
         let has_prepared = !self.sql_prepared.is_empty();
         let code = std::mem::take(&mut self.remains).code.unwrap_or_default();
         let is_doubtful = code.doubt != Doubt::None;
+        if code.doubt == Doubt::Kept {
+            self.pins.add(Pin::State);
+        }
         self.touched.extend(code.settings);
         let mut seen = Pins::default();
         for row in rows {

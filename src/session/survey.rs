@@ -386,6 +386,14 @@ impl Session {
     fn meets(&mut self, statement: &Statement, text: &[u8], catalog: &Catalog<'_>, held: Held) {
         if safety::may_change_catalog(statement, catalog) {
             self.gathered.catalog_change.join(safety::change_of(statement));
+            self.makes_temporary_first = match catalog {
+                Catalog::Known { picture, .. } | Catalog::Unknown { last: Some(picture), .. } => {
+                    picture.makes_temporary_first(&self.identity.user)
+                }
+                // A look tells.
+                Catalog::Unknown { last: None, .. } => true,
+                Catalog::NotAsked => false,
+            };
         }
         let hides_code = safety::hides_code(statement, catalog);
         self.gathered.leaves(safety::leftovers(statement, catalog, hides_code).map(|left| left.named_in(text)));

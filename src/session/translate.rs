@@ -104,6 +104,7 @@ impl Session {
             frontend::FUNCTION_CALL => {
                 self.catalog.may_change.join(Change::Opaque);
                 self.transaction.may_have_written = true;
+                known.unseen = Some(self.id);
                 self.may_be_left(&Leftovers::doubtful(Doubt::Opaque));
                 self.draws(Draws::Maybe, known);
                 self.owed.push(Owed::FunctionCall);

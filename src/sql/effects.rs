@@ -269,7 +269,7 @@ impl<'a> Effects<'a> {
             }
             Some(Class::SessionState) => {
                 self.require(NeedsPrimary::Function(Arc::clone(&name.name)));
-                self.pin(Pin::UnknownSetting);
+                self.pin(Pin::State);
             }
             Some(Class::ReadsSetting) => self.reads_setting(arguments),
             Some(Class::ChangesSetting) => self.changes_setting(arguments),

@@ -31,6 +31,8 @@ pub enum Doubt {
     Opaque,
     /// It makes, locks or sets something that it does not name.
     Unnamed,
+    /// It keeps something in its session that the node does not show, and that nothing but the session's end takes away.
+    Kept,
 }
 
 impl Leftovers {
@@ -155,7 +157,8 @@ impl Leftovers {
             "do" if is_block(tokens.get(at + 1..).unwrap_or_default()) => self.doubt(Doubt::Opaque),
             "pg_temp" | "temp" | "temporary" | "pg_settings" => self.doubt(Doubt::Unnamed),
             _ if opens || is_attribute => match class_of(&Name { schema: None, name: Arc::clone(word) }) {
-                Some(Class::AdvisoryLock | Class::SessionState) => self.doubt(Doubt::Unnamed),
+                Some(Class::AdvisoryLock) => self.doubt(Doubt::Unnamed),
+                Some(Class::SessionState) => self.doubt(Doubt::Kept),
                 Some(Class::SequenceOfSession) => self.asks_sequence = true,
                 _ => {}
             },

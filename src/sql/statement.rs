@@ -349,6 +349,8 @@ pub enum Pin {
     Load,
     /// It has changed a setting whose name is not known (set_config with a computed name).
     UnknownSetting,
+    /// It keeps something that only its end takes away: a backup under way, connections of dblink, the state of random().
+    State,
     /// It has called nextval or setval, so that currval and lastval answer only there.
     Sequence,
 }
@@ -417,7 +419,7 @@ impl Part {
     pub fn only_cleans(&self) -> bool {
         let unlocks = |name: &Name| {
             name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
-                && name.name.starts_with("pg_advisory_unlock")
+                && matches!(&*name.name, "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all")
         };
         match self.kind {
             Kind::Close | Kind::Unlisten | Kind::Reset | Kind::Discard | Kind::Deallocate => true,
@@ -426,6 +428,8 @@ impl Part {
                     && self.functions.iter().all(unlocks)
                     && self.tables.is_empty()
                     && self.operators.is_empty()
+                    && self.attributes.is_empty()
+                    && self.types.is_empty()
             }
             _ => false,
         }

@@ -192,6 +192,7 @@ const CHANGES_CATALOG: &[&str] =
 const DOES_MORE: &[&str] = &[
     "abort",
     "alter",
+    "analyse",
     "analyze",
     "call",
     "checkpoint",
@@ -326,6 +327,10 @@ impl<'a> Scanner<'a> {
             Some(at) if self.quoting == Quoting::Sql => symbol.get(..at).unwrap_or_default(),
             _ => symbol,
         };
+        let symbol = match self.quoting {
+            Quoting::Sql => without_signs(symbol),
+            Quoting::None => symbol,
+        };
         self.skip(symbol.len());
         Token::Operator(symbol)
     }
@@ -426,6 +431,16 @@ fn clipped(name: &str) -> &str {
 
 fn is_name_start(c: char) -> bool {
     c.is_alphabetic() || c == '_' || !c.is_ascii()
+}
+
+/// As PostgreSQL splits what operators are written with: a sign at the end belongs to what follows, unless the operator has
+/// one of the characters that SQL's own do not begin with.
+fn without_signs(symbol: &str) -> &str {
+    if symbol.contains(['~', '!', '@', '#', '%', '^', '&', '|', '`', '?']) {
+        return symbol;
+    }
+    let bare = symbol.trim_end_matches(['+', '-']);
+    symbol.get(..bare.len().max(1)).unwrap_or(symbol)
 }
 
 fn is_operator(c: char) -> bool {

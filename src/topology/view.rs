@@ -159,6 +159,10 @@ impl View {
     /// The earliest sample of the present primary that was begun at or after `moment`: at or past every write that was
     /// acknowledged to us before `moment`.
     pub fn primary_sample_since(&self, moment: Instant) -> Option<Sample> {
+        // Of most moments that are asked for there is none yet.
+        if self.primary_samples.last().is_none_or(|sample| sample.begun < moment) {
+            return None;
+        }
         let at = self.primary_samples.partition_point(|sample| sample.begun < moment);
         self.primary_samples.get(at).copied()
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postgres::Client;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
-use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, parse, query};
+use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, function_call, parse, query};
 
 const FUNCTIONS: &str = "
     create function sets_by_set(value text) returns text language plpgsql as
@@ -484,5 +484,132 @@ fn the_time_of_a_prepared_literal_is_never_another_sessions() {
         let first = told(&mut one, true);
         assert_ne!(told(&mut other, true), first);
         assert_eq!(told(&mut one, false), first);
+    });
+}
+
+#[test]
+fn what_the_checks_policies_and_rules_of_a_write_leave_is_its_sessions_and_nobody_elses() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create function notes(value text) returns bool language plpgsql as
+                $$ begin perform set_config('app.tenant', value, false); return true; end $$;
+            create function noted() returns trigger language plpgsql as $$ begin return new; end $$;
+            create table checked (t text check (notes(t)));
+            create domain noting as text check (notes(value));
+            create table of_domain (t noting);
+            create table of_domains (t noting[]);
+            create table under_policy (t text);
+            alter table under_policy enable row level security;
+            alter table under_policy force row level security;
+            create policy p on under_policy for insert with check (notes(t));
+            create table ruled (t text);
+            create rule r as on insert to ruled do also select notes(new.t);
+            create table passed_on (t text);
+            create rule r as on insert to passed_on do instead insert into checked values (new.t);
+            create table triggering (t text);
+            create trigger t before insert on triggering for each row when (notes(new.t)) execute function noted();
+            create role guest login password 'guest';
+            grant all on all tables in schema public to guest";
+        cluster.node(0).sql(sql).unwrap();
+        let proxy = Proxy::start(
+            &cluster,
+            "[pool]\nsize = 1\n[routing]\nreads = 'primary'\n[[user]]\nname = 'guest'\npassword = 'guest'",
+        );
+        let guest = || RawClient::login(proxy.port(), "guest", &[]);
+        let (mut one, mut other) = (guest(), guest());
+        let tenant = |client: &mut RawClient| {
+            client.query("select coalesce(current_setting('app.tenant', true), '')")[1].clone()
+        };
+        for (table, value) in [
+            ("checked", "'a'"),
+            ("of_domain", "'b'"),
+            ("of_domains", "array['c']"),
+            ("under_policy", "'d'"),
+            ("ruled", "'e'"),
+            ("passed_on", "'f'"),
+            ("triggering", "'g'"),
+        ] {
+            let letter = value.trim_start_matches("array[").trim_end_matches(']').replace('\'', "");
+            let told = one.query(&format!("insert into {table} values ({value})"));
+            assert!(told.iter().any(|words| words == "INSERT 0 1" || words == "INSERT 0 0"), "{table}: {told:?}");
+            assert_eq!(tenant(&mut other), "row ", "{table}");
+            assert_eq!(tenant(&mut one), format!("row {letter}"), "{table}");
+        }
+    });
+}
+
+#[test]
+fn a_setting_that_a_function_call_message_leaves_is_nobody_elses() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        let set_config = cluster.node(0).sql("select 'set_config'::regproc::oid").unwrap().trim().parse().unwrap();
+        one.ask(&[&function_call(set_config, &["app.tenant", "a", "f"])], 1);
+        let told = other.ask(&[&query("begin"), &query("select current_setting('app.tenant', true)")], 2);
+        assert!(told.iter().any(|words| words == "row null" || words == "row "), "{told:?}");
+    });
+}
+
+#[test]
+fn a_temporary_table_by_the_path_of_a_role_is_its_sessions_and_nobody_elses() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create role guest login password 'guest'; grant all on schema public to guest;
+            alter role guest set search_path = pg_temp, public";
+        cluster.node(0).sql(sql).unwrap();
+        let user = "[pool]\nsize = 2\n[routing]\nreads = 'primary'\n[[user]]\nname = 'guest'\npassword = 'guest'";
+        let proxy = Proxy::start(&cluster, user);
+        let (mut one, mut other) =
+            (RawClient::login(proxy.port(), "guest", &[]), RawClient::login(proxy.port(), "guest", &[]));
+        let mut third = RawClient::connect(proxy.port(), &[]);
+        assert_eq!(one.query("create table secrets as select 42 as a").first().unwrap(), "SELECT 1");
+        assert_eq!(other.query("select to_regclass('secrets')")[1], "row null");
+        assert_eq!(one.query("select a from secrets")[1], "row 42");
+        third.query("select set_config('search_path', 'PG_TEMP, public', false)");
+        assert_eq!(third.query("create table own as select 43 as a").first().unwrap(), "SELECT 1");
+        assert_eq!(RawClient::connect(proxy.port(), &[]).query("select to_regclass('own')")[1], "row null");
+        assert_eq!(third.query("select a from own")[1], "row 43");
+    });
+}
+
+/// What nothing shows and nothing but the session's end takes away.
+#[test]
+fn what_is_kept_in_a_server_connection_keeps_its_session_there() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create extension dblink").unwrap();
+        let seeds = "create function seeds() returns void language plpgsql as $$ begin perform setseed(0.5); end $$";
+        cluster.node(0).sql(seeds).unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 2\n[routing]\nreads = 'primary'");
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        let to = format!("host=127.0.0.1 port={} user=bench password=bench dbname=bench", cluster.node(0).port());
+        assert_eq!(one.query(&format!("select dblink_connect('{to}')"))[1], "row OK");
+        let ask = "select * from dblink('select 42') as t(a int)";
+        for _ in 0..3 {
+            let told = other.query(ask);
+            assert!(told.iter().any(|words| words.starts_with("08003")), "another's connection: {told:?}");
+            assert_eq!(one.query(ask)[1], "row 42");
+        }
+        let process = |client: &mut RawClient| client.query("select pg_backend_pid()")[1].clone();
+        let mine = process(&mut one);
+        one.query("discard all");
+        assert_eq!(process(&mut one), mine);
+        drop(one);
+        other.query("select seeds()");
+        let mine = process(&mut other);
+        let mut third = RawClient::connect(proxy.port(), &[]);
+        for _ in 0..3 {
+            assert_ne!(process(&mut third), mine);
+            assert_eq!(process(&mut other), mine);
+        }
+        drop((other, third));
+        // A backup is begun and ended in one session.
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        one.query("select pg_backup_start('a', true)");
+        for _ in 0..3 {
+            assert!(other.query("select * from pg_backup_stop()").iter().any(|words| words.starts_with("55000")));
+        }
+        assert!(one.query("select labelfile like '%LABEL: a%' from pg_backup_stop(false)")[1] == "row t");
     });
 }

@@ -360,6 +360,72 @@ fn a_node_without_room_is_waited_for() {
 }
 
 #[test]
+fn a_node_with_room_for_fewer_than_the_pool_may_have_is_not_asked_for_more_again_and_again() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 20");
+        let mut clients: Vec<Client> = (0..30).map(|_| proxy.client()).collect();
+        let mut crowd = fill(&cluster, 0);
+        crowd.truncate(crowd.len() - 3);
+        let (refused, begun) = (|| proxy.metric("trunkline_pool_connection_failures_total", ""), Instant::now());
+        let before = refused();
+        thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(|| {
+                    for _ in 0..30 {
+                        client.batch_execute("with w as (insert into t values (1)) select pg_sleep(0.01)").unwrap();
+                    }
+                });
+            }
+        });
+        // At first all ask at once; then a few each half a second.
+        let most = 40.0 + 10.0 * begun.elapsed().as_secs_f64();
+        assert!(refused() - before <= most, "{} logins were refused in {:?}", refused() - before, begun.elapsed());
+        // What the others leave is taken, a little later.
+        drop(crowd);
+        assert_eq!(clients[0].query_one("select count(*) from t", &[]).unwrap().get::<_, i64>(0), 900);
+        let busy = || proxy.metric("trunkline_pool_connections", "state=\"leased\"");
+        let sleep = |client: &mut Client| client.batch_execute("insert into t select 1 from pg_sleep(5)").unwrap();
+        thread::scope(|scope| {
+            for client in clients.iter_mut().take(20) {
+                scope.spawn(|| sleep(client));
+            }
+            eventually("all that may be open are", Duration::from_secs(5), || busy() >= 20.0);
+        });
+    });
+}
+
+#[test]
+fn a_smart_stop_waits_for_no_connection_that_nobody_uses() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut clients: Vec<Client> = (0..5).map(|_| proxy.client()).collect();
+        thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(|| client.batch_execute("insert into t select 1 from pg_sleep(0.2)").unwrap());
+            }
+        });
+        let mut transaction = clients[0].transaction().unwrap();
+        transaction.execute("insert into t values (2)", &[]).unwrap();
+        thread::scope(|scope| {
+            let stopped = scope.spawn(|| cluster.node(0).stop(Stop::Smart));
+            thread::sleep(Duration::from_secs(3));
+            assert!(!stopped.is_finished(), "the open transaction is waited for");
+            transaction.commit().unwrap();
+            stopped.join().unwrap().unwrap();
+        });
+        cluster.node(0).start().unwrap();
+        for client in &mut clients {
+            client.execute("insert into t values (3)", &[]).unwrap();
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap().trim(), "11");
+    });
+}
+
+#[test]
 fn a_full_replica_takes_no_reads_and_costs_none() {
     limited(|| {
         let cluster = cluster();

@@ -22,11 +22,16 @@ pub(crate) struct RawClient {
 impl RawClient {
     /// Logs in as `bench` to `bench`, with these startup parameters.
     pub(crate) fn connect(port: u16, parameters: &[(&str, &str)]) -> Self {
+        Self::login(port, "bench", parameters)
+    }
+
+    /// The same as this role, whose password is its name.
+    pub(crate) fn login(port: u16, role: &str, parameters: &[(&str, &str)]) -> Self {
         let target = Target {
             endpoint: Endpoint::plain(format!("127.0.0.1:{port}").into()),
-            user: "bench".into(),
+            user: role.into(),
             database: "bench".into(),
-            password: Some(Secret::new("bench".to_owned())),
+            password: Some(Secret::new(role.to_owned())),
             salted_password: None,
             parameters: parameters.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
         };
@@ -251,6 +256,19 @@ pub(crate) fn close(statement: &str) -> Vec<u8> {
 /// A CopyData.
 pub(crate) fn copy_data(bytes: &[u8]) -> Vec<u8> {
     [b"d".as_slice(), &u32::try_from(bytes.len() + 4).unwrap().to_be_bytes(), bytes].concat()
+}
+
+/// A FunctionCall with these arguments as text.
+pub(crate) fn function_call(oid: u32, arguments: &[&str]) -> Vec<u8> {
+    let mut body = oid.to_be_bytes().to_vec();
+    body.extend([0, 0]);
+    body.extend(u16::try_from(arguments.len()).unwrap().to_be_bytes());
+    for argument in arguments {
+        body.extend(u32::try_from(argument.len()).unwrap().to_be_bytes());
+        body.extend_from_slice(argument.as_bytes());
+    }
+    body.extend([0, 0]);
+    [b"F".as_slice(), &u32::try_from(body.len() + 4).unwrap().to_be_bytes(), &body].concat()
 }
 
 /// A Sync.

@@ -190,6 +190,38 @@ fn what_needs_a_restart_is_said() {
         let log = proxy.log();
         assert!(log.contains("counts only after a restart") && log.contains("workers"), "{log}");
         assert!(log.contains("io_uring"), "{log}");
+        // It is said as long as it is so, and no longer.
+        let told = |proxy: &Proxy| proxy.log().matches("counts only after a restart").count();
+        let once = told(&proxy);
+        reload(&proxy, DONE, |_| {});
+        assert_eq!(told(&proxy), 2 * once);
+        reload(&proxy, DONE, |file| {
+            file.remove("workers");
+            file.remove("io_uring");
+        });
+        assert_eq!(told(&proxy), 2 * once);
+    });
+}
+
+#[test]
+fn a_reload_by_which_no_primary_would_be_found_changes_nothing() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        let mut transaction = client.transaction().unwrap();
+        transaction.execute("insert into t values (1)", &[]).unwrap();
+        // The monitor's role has another password by now. What it is logged in with goes on.
+        proxy.rewrite(|file| set(file["cluster"][0].as_table_mut().unwrap(), "monitor", "password", "another"));
+        proxy.signal("HUP");
+        let is_told = || proxy.log().contains("no primary is found") && proxy.log().contains("password authentication");
+        eventually("the reload is refused", 2 * SOON, is_told);
+        assert!(!proxy.log().contains(DONE), "{}", proxy.log());
+        transaction.execute("insert into t values (2)", &[]).unwrap();
+        transaction.commit().unwrap();
+        assert_eq!(client.query_one("select count(*) from t", &[]).unwrap().get::<_, i64>(0), 2);
+        proxy.client().execute("insert into t values (3)", &[]).unwrap();
     });
 }
 

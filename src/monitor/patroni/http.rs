@@ -11,9 +11,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::net::timers::timeout_at;
-
 use crate::config::PatroniUrl;
+use crate::net::timers::timeout_at;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
