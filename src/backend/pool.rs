@@ -162,9 +162,28 @@ impl Pool {
 
     /// A connection, warm or new, waiting in the queue up to the deadline.
     pub async fn lease(self: &Arc<Self>, worker: usize, deadline: Instant) -> Result<Lease, LeaseError> {
+        self.lease_by(worker, deadline, true).await
+    }
+
+    /// The same where another node may serve as well: the node's room for one more is not waited for.
+    pub async fn lease_or_elsewhere(self: &Arc<Self>, worker: usize, deadline: Instant) -> Result<Lease, LeaseError> {
+        self.lease_by(worker, deadline, false).await
+    }
+
+    /// The node has lately had no room for one more.
+    pub fn lacks_room(&self) -> bool {
+        self.slots.lacks_room()
+    }
+
+    async fn lease_by(
+        self: &Arc<Self>,
+        worker: usize,
+        deadline: Instant,
+        waits_for_room: bool,
+    ) -> Result<Lease, LeaseError> {
         loop {
             let now = Instant::now();
-            let grant = match self.slots.take(worker, now) {
+            let grant = match self.slots.take(worker, now, waits_for_room) {
                 Taken::Now(grant) => grant,
                 Taken::Wait(receiver) => match self.wait(receiver, now, deadline).await? {
                     Some(grant) => grant,

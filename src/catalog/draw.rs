@@ -3,6 +3,7 @@
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
+use super::inventory::ends_what_it_keeps;
 use super::path::Path;
 use super::picture::{Cast, Function, Left, Operator, PLAIN, Picture, Policy, Relation, Type, is_own};
 use super::{
@@ -409,9 +410,15 @@ impl<'a> Drawing<'a> {
                 written.filter_map(|oid| self.relation(*oid)).for_each(|relation| join(&relation.write_leaves));
             }
             Body::Text { statement, only_reads, .. } => {
+                let keeps_nothing = ends_what_it_keeps(statement);
                 for part in &statement.parts {
                     let called = part.functions.iter().flat_map(|name| self.any_named(name));
-                    called.for_each(|function| join(&function.leaves));
+                    called.for_each(|function| match &function.leaves {
+                        Some(left) if keeps_nothing && left.doubt == Doubt::Kept => {
+                            join(&Some(Box::new(Leftovers { doubt: Doubt::Opaque, ..(**left).clone() })));
+                        }
+                        left => join(left),
+                    });
                     // Words do not say which of the tables they write to.
                     let written = part.tables.iter().filter(|_| part.writes || !only_reads);
                     let written = written.flat_map(|name| self.picture.any_relations(name));
@@ -550,7 +557,7 @@ impl<'a> Drawing<'a> {
             found.push((oid, Found::WriteChanges));
         }
         let Some(mut left) = left.cloned() else { return };
-        if left.doubt == Doubt::Opaque {
+        if matches!(left.doubt, Doubt::Opaque | Doubt::Kept) {
             // Many triggers run made-up text or are written in C, and each write would cost a question more.
             left.doubt = Doubt::None;
         }

@@ -165,7 +165,11 @@ pub enum Language {
     PlPgSql,
     /// C: nothing to see.
     Native,
-    /// Another one: words, also in strings.
+    /// PL/Perl: words, also in strings.
+    Perl,
+    /// PL/Python: the same.
+    Python,
+    /// Another one: the same.
     Other,
 }
 
@@ -270,13 +274,16 @@ impl Body {
                 return Self::Text { statement: Box::new(statement), is_dynamic: false, only_reads: true, leftovers };
             }
             Language::PlPgSql => Quoting::Sql,
-            Language::Other => Quoting::None,
+            Language::Perl | Language::Python | Language::Other => Quoting::None,
         };
         let body = words::body(text, quoting);
         let only_reads = body.only_reads && language == Language::PlPgSql;
         let mut leftovers = Leftovers::of_body(text, quoting);
-        if language == Language::Other && keeps_globals(text) {
+        if keeps_globals(text, language) {
             leftovers.doubt(Doubt::Kept);
+        }
+        if ends_what_it_keeps(&body.statement) {
+            leftovers.doubt = leftovers.doubt.min(Doubt::Opaque);
         }
         Self::Text { statement: Box::new(body.statement), is_dynamic: body.is_dynamic, only_reads, leftovers }
     }
@@ -288,10 +295,21 @@ const RUNS_TEXT: &[&str] = &["connectby_text", "connectby_text_serial", "crossta
 /// Those that keep something of their own: dblink's connections.
 const KEEPS: &[&str] = &["dblink_connect"];
 
-/// It names what PL/Perl, PL/Python or PL/Tcl keep for a session's functions to share.
-fn keeps_globals(text: &str) -> bool {
-    let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
-    words.into_iter().any(|word| matches!(word, "_SHARED" | "GD" | "SD"))
+/// It names what PL/Perl or PL/Python keep for a session's functions to share. What is kept for one function (PL/Python's `SD`,
+/// PL/Tcl's `GD`) is for plans that it has made, which are anybody's.
+fn keeps_globals(text: &str, language: Language) -> bool {
+    let global = match language {
+        Language::Perl => "_SHARED",
+        Language::Python => "GD",
+        _ => return false,
+    };
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == global)
+}
+
+/// It also calls what ends a connection of dblink, or a backup: it is taken to leave none.
+pub(super) fn ends_what_it_keeps(statement: &Statement) -> bool {
+    let mut functions = statement.parts.iter().flat_map(|part| &part.functions);
+    functions.any(|name| matches!(&*name.name, "dblink_disconnect" | "pg_backup_stop" | "pg_stop_backup"))
 }
 
 impl Inventory {

@@ -89,12 +89,12 @@ impl Picture {
         self.server_path.as_deref() == setting
     }
 
-    /// What a session of this role begins with.
     /// By the path that this role begins with, what is made without a schema's name may be temporary.
     pub fn makes_temporary_first(&self, login: &str) -> bool {
         self.default_path(login).to_ascii_lowercase().contains("pg_temp")
     }
 
+    /// What a session of this role begins with.
     fn default_path(&self, login: &str) -> &str {
         let of_role = |here: bool| {
             self.role_paths

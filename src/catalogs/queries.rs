@@ -236,6 +236,8 @@ fn function(row: &Row<'_>) -> FunctionRow {
         "sql" => Language::Sql,
         "plpgsql" => Language::PlPgSql,
         "c" | "internal" => Language::Native,
+        "plperl" | "plperlu" => Language::Perl,
+        "plpython3u" | "plpythonu" | "plpython2u" => Language::Python,
         _ => Language::Other,
     };
     let is_aggregate = matches!(row.text(3), "a");

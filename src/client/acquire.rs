@@ -13,6 +13,7 @@ use super::farewell::Farewell;
 use super::handshake::Admitted;
 use super::pause::Pause;
 use super::server::{Cluster, Server};
+use super::unserved::Unserved;
 use super::worker::Worker;
 use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool};
 use crate::metrics::{FreshnessOutcome, Limit, LoginFailure, Retry, Target};
@@ -157,7 +158,10 @@ impl Client {
                     self.await_release(node, &mut changed).await;
                     begun = Instant::now();
                 }
-                Placement::Node(node, reason) => match self.timed_lease_at(intent, node, &view, &mut waited).await {
+                Placement::Node(node, reason) => match self
+                    .timed_lease_at(intent, node, &view, &avoided, &mut waited)
+                    .await
+                {
                     Ok(lease) if self.still_holds(intent, node, Instant::now()) && !self.database.pause.is_paused() => {
                         let chosen = view.node(node);
                         let role = chosen.map_or(Role::Unknown, |node| node.role);
@@ -179,11 +183,7 @@ impl Client {
                             self.worker.metrics.lease_waited(waited); // in vain
                         }
                         // One that lets nobody in is no reason to keep a read from the others.
-                        let is_last = !is_read(intent) || {
-                            let others: Excluded = avoided.iter().copied().chain([node]).collect();
-                            let next = self.place(intent, &view, &others, false, Instant::now());
-                            !matches!(next, Placement::Node(..))
-                        };
+                        let is_last = !self.has_another(intent, node, &view, &avoided);
                         failure = Some(self.after_failure(node, error, is_last)?);
                         if is_read(intent) && !excluded.contains(&node) {
                             excluded.push(node);
@@ -376,25 +376,45 @@ impl Client {
         intent: &Intent,
         node: NodeId,
         view: &View,
+        avoided: &[NodeId],
         waited: &mut Duration,
     ) -> Result<Lease, LeaseError> {
         let asked = Instant::now();
-        let lease = self.sound_lease_at(intent, node, view).await;
+        let lease = self.sound_lease_at(intent, node, view, avoided).await;
         *waited += asked.elapsed();
         lease
     }
 
     /// The same as [`Self::lease_at`]; a connection that has died unnoticed is closed.
-    async fn sound_lease_at(&mut self, intent: &Intent, node: NodeId, view: &View) -> Result<Lease, LeaseError> {
-        let mut lease = self.lease_at(intent, node, view).await?;
+    async fn sound_lease_at(
+        &mut self,
+        intent: &Intent,
+        node: NodeId,
+        view: &View,
+        avoided: &[NodeId],
+    ) -> Result<Lease, LeaseError> {
+        let mut lease = self.lease_at(intent, node, view, avoided).await?;
         if self.is_spent(&mut lease) { Err(LeaseError::Fenced) } else { Ok(lease) }
     }
 
     /// A lease of this node, as long as it is one that the statement may go to.
-    async fn lease_at(&mut self, intent: &Intent, node: NodeId, view: &View) -> Result<Lease, LeaseError> {
+    async fn lease_at(
+        &mut self,
+        intent: &Intent,
+        node: NodeId,
+        view: &View,
+        avoided: &[NodeId],
+    ) -> Result<Lease, LeaseError> {
         let Some(pool) = self.pool(node, view) else { return Err(LeaseError::Fenced) };
         let mut changed = self.cluster().changed.clone();
-        let lease = pool.lease(self.worker.number, Instant::now() + self.server.queue_timeout);
+        let deadline = Instant::now() + self.server.queue_timeout;
+        let may_go_elsewhere = pool.lacks_room() && self.has_another(intent, node, view, avoided);
+        let lease = async {
+            match may_go_elsewhere {
+                true => pool.lease_or_elsewhere(self.worker.number, deadline).await,
+                false => pool.lease(self.worker.number, deadline).await,
+            }
+        };
         tokio::pin!(lease);
         loop {
             tokio::select! {
@@ -411,6 +431,12 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// A read may be answered by another node than this, too.
+    fn has_another(&self, intent: &Intent, node: NodeId, view: &View, avoided: &[NodeId]) -> bool {
+        let others: Excluded = avoided.iter().copied().chain([node]).collect();
+        is_read(intent) && matches!(self.place(intent, view, &others, false, Instant::now()), Placement::Node(..))
     }
 
     /// The pool of this session at a node, remembered.
@@ -565,7 +591,12 @@ impl Client {
 
 /// A lease at any node that answers, for what a client must be told at login. While the database is paused it waits, as
 /// statements do.
-pub async fn any_node(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Result<Lease, Farewell> {
+pub(super) async fn any_node(
+    admitted: &Admitted,
+    card: &Card,
+    server: &Server,
+    worker: &Worker,
+) -> Result<Lease, Unserved> {
     let arrived = Instant::now();
     let mut deadline = arrived + server.hold;
     let (cluster, pause) = (server.cluster(&admitted.database), &admitted.database.pause);
@@ -600,23 +631,28 @@ async fn try_nodes(
     deadline: Instant,
     server: &Server,
     worker: &Worker,
-) -> Result<Result<Lease, Option<LeaseError>>, Farewell> {
+) -> Result<Result<Lease, Option<LeaseError>>, Unserved> {
     let mut last = None;
-    for node in view.primary().into_iter().chain(view.readable_replicas()) {
+    let mut nodes = view.primary().into_iter().chain(view.readable_replicas()).peekable();
+    while let Some(node) = nodes.next() {
         let (user, password) = (&admitted.identity.user, admitted.user.server_password.as_ref());
         let Some(pool) = server.pool(&admitted.database, user, node, password) else { continue };
-        match pool.lease(worker.number, deadline.min(Instant::now() + server.queue_timeout)).await {
+        let deadline = deadline.min(Instant::now() + server.queue_timeout);
+        let leased = match nodes.peek() {
+            Some(_) => pool.lease_or_elsewhere(worker.number, deadline).await,
+            None => pool.lease(worker.number, deadline).await,
+        };
+        match leased {
             Ok(lease) => return Ok(Ok(lease)),
             Err(LeaseError::Connect(ConnectError::Server { code, message, .. }))
                 if code == SqlState::INVALID_CATALOG_NAME =>
             {
-                return Err(Farewell::told(code, message));
+                return Err(Unserved::by(LoginFailure::UnknownDatabase, Farewell::told(code, message)));
             }
             Err(LeaseError::Connect(error)) if error.class() == ConnectClass::Denied => {
-                return Err(Farewell::told(
-                    SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-                    format!("the node refused the login: {error}"),
-                ));
+                let message = format!("the node refused the login: {error}");
+                let told = Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message);
+                return Err(Unserved::by(LoginFailure::NodeRefused, told));
             }
             Err(error) => last = Some(error),
         }
@@ -625,19 +661,20 @@ async fn try_nodes(
 }
 
 /// What a client is told that no node has served in time.
-fn nobody_serves(failure: Option<LeaseError>, worker: &Worker) -> Farewell {
+fn nobody_serves(failure: Option<LeaseError>, worker: &Worker) -> Unserved {
     let is_full = match &failure {
         Some(LeaseError::Full(crowd)) => Some(limit(*crowd)),
         Some(LeaseError::Connect(error)) if error.class() == ConnectClass::Full => Some(Limit::NodeConnections),
         _ => None,
     };
-    match is_full {
-        Some(limit) => worker.metrics.limit_met(limit),
-        None => worker.metrics.login_failed(LoginFailure::NoNode),
-    }
     let because = failure.map_or_else(|| "no node can serve".to_owned(), |error| error.to_string());
-    let code = if is_full.is_some() { SqlState::TOO_MANY_CONNECTIONS } else { SqlState::CANNOT_CONNECT_NOW };
-    Farewell::told(code, because)
+    match is_full {
+        Some(limit) => {
+            worker.metrics.limit_met(limit);
+            Farewell::told(SqlState::TOO_MANY_CONNECTIONS, because).into()
+        }
+        None => Unserved::by(LoginFailure::NoNode, Farewell::told(SqlState::CANNOT_CONNECT_NOW, because)),
+    }
 }
 
 /// Waits until the database is not paused any more.

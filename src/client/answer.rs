@@ -230,6 +230,7 @@ impl Client {
                 }
                 walk.leave_out(filled, message.len(), out);
             }
+            Reply::SessionEnds => held.ends_session = true,
             Reply::NodeEnds(code) => {
                 // What the node has done before its goodbye counts and goes to the client first. Where it has done
                 // nothing yet, nothing is shown, and the unit can be run again.

@@ -77,7 +77,7 @@ pub async fn authenticate(
     let attempt = Attempt::new(&server.attempts, claim.origin, claim.user);
     let mut login = Login { stream, buffer, claim, server, worker, attempt: &attempt, has_guessed: false };
     login.wait_for_turn().await?;
-    let user = find_user(claim, server).await?;
+    let user = find_user(claim, server, worker).await?;
     let proved = match login.prove(admission, &mut findings, user.as_ref()).await {
         Ok(proved) => proved,
         Err(farewell) => {
@@ -114,7 +114,7 @@ async fn admission<'s>(
     let mut findings = Findings::default();
     let is_rejected = loop {
         match server.rules_of_access.admission(&origin, &findings) {
-            Verdict::Asks(question) => find_out(question, claim, server, &mut findings).await?,
+            Verdict::Asks(question) => find_out(question, claim, server, worker, &mut findings).await?,
             Verdict::Admission(Admission { method: Method::Reject, .. }) => break true,
             Verdict::Admission(admission) => return Ok((admission, findings)),
             Verdict::Unlisted => break false,
@@ -144,6 +144,7 @@ async fn find_out(
     question: Question,
     claim: Claim<'_>,
     server: &Server,
+    worker: &Worker,
     findings: &mut Findings,
 ) -> Result<(), Farewell> {
     match question {
@@ -154,16 +155,17 @@ async fn find_out(
             };
             findings.host_name = Some(name);
         }
-        Question::Roles => findings.roles = Some(roles(claim, server).await?),
+        Question::Roles => findings.roles = Some(roles(claim, server, worker).await?),
     }
     Ok(())
 }
 
 /// The roles that the user is a member of; none where there is no cluster to ask.
-async fn roles(claim: Claim<'_>, server: &Server) -> Result<Arc<Roles>, Farewell> {
+async fn roles(claim: Claim<'_>, server: &Server, worker: &Worker) -> Result<Arc<Roles>, Farewell> {
     let Some(cluster) = claim.destination.map(|database| server.cluster(database)) else { return Ok(Arc::default()) };
     let Some(auth_query) = &cluster.auth_query else { return Ok(Arc::default()) };
     Box::pin(auth_query.roles(claim.user, cluster)).await.map_err(|_| {
+        worker.metrics.login_failed(LoginFailure::NoNode);
         let message = "membership in roles cannot be checked: no node of the cluster answers";
         Farewell::told(SqlState::CANNOT_CONNECT_NOW, message)
     })
@@ -176,12 +178,13 @@ async fn may_be(
     claim: Claim<'_>,
     findings: &mut Findings,
     server: &Server,
+    worker: &Worker,
 ) -> Result<bool, Farewell> {
     let Some(known_as) = known_as else { return Ok(false) };
     loop {
         match server.rules_of_access.may_be(admission, known_as, claim.user, findings) {
             Ok(is_so) => return Ok(is_so),
-            Err(question) => find_out(question, claim, server, findings).await?,
+            Err(question) => find_out(question, claim, server, worker, findings).await?,
         }
     }
 }
@@ -214,7 +217,7 @@ async fn check_certificate(
                 CertificateName::Common => stream.peer_name(),
                 CertificateName::Distinguished => stream.peer_distinguished_name(),
             };
-            may_be(admission, name.as_deref(), claim, findings, server).await?
+            may_be(admission, name.as_deref(), claim, findings, server, worker).await?
         }
         // The mode knows of no maps.
         _ => !names_it_by_mode || stream.peer_name().as_deref() == Some(&**claim.user),
@@ -227,12 +230,13 @@ async fn check_certificate(
 
 /// What is known of the user: from the configuration, else from the first cluster that is asked and knows it. One that does
 /// not answer might, so that none behind it decides.
-async fn find_user(claim: Claim<'_>, server: &Server) -> Result<Option<User>, Farewell> {
+async fn find_user(claim: Claim<'_>, server: &Server, worker: &Worker) -> Result<Option<User>, Farewell> {
     if let Some(user) = server.users.get(claim.user) {
         return Ok(Some(user.clone()));
     }
     for (auth_query, cluster) in asked(claim, server) {
         let found = Box::pin(auth_query.user(claim.user, cluster)).await.map_err(|_| {
+            worker.metrics.login_failed(LoginFailure::NoNode);
             let message = "the password cannot be checked: no node of the cluster answers";
             Farewell::told(SqlState::CANNOT_CONNECT_NOW, message)
         })?;
@@ -282,7 +286,7 @@ impl Login<'_> {
             Method::Trust | Method::Certificate => self.is_known(user),
             Method::Peer => {
                 let name = self.stream.socket().peer_uid().and_then(super::peer::name_of);
-                if may_be(admission, name.as_deref(), self.claim, findings, self.server).await? {
+                if may_be(admission, name.as_deref(), self.claim, findings, self.server, self.worker).await? {
                     return self.is_known(user);
                 }
                 self.worker.metrics.login_failed(LoginFailure::NotAllowed);
@@ -361,7 +365,8 @@ impl Login<'_> {
                 Err(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
             }
             Err(why) => {
-                tracing::warn!(user = %self.claim.user, %why, "no LDAP server could be asked about a password");
+                self.worker.metrics.login_failed(LoginFailure::NoDirectory);
+                tracing::warn!(user = &**self.claim.user, why, "no LDAP server could be asked about a password");
                 let message = "the password cannot be checked: no LDAP server answers as it should";
                 Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, message))
             }

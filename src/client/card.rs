@@ -1,7 +1,7 @@
 //! What others can see of a client: who it is, what it does, since when. Kept by its worker, without a lock.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -41,7 +41,7 @@ pub struct Card {
 /// What changes of it and is no copy of a number. In one cell, for a worker has thousands of cards.
 #[derive(Debug, Default)]
 struct Notes {
-    /// User and database; the address that belongs to them is the peer's.
+    /// User and database, which a client that is still logging in only claims; the address that belongs to them is the peer's.
     identity: Option<(Arc<str>, Arc<str>)>,
     /// None: it is empty.
     application_name: Option<Arc<str>>,
@@ -124,7 +124,7 @@ pub struct ClientReport {
     pub local: Option<SocketAddr>,
     /// When it connected.
     pub connected: SystemTime,
-    /// Who it is; None: it has not said.
+    /// Who it is, or claims to be while it is logging in; None: it has not said.
     pub identity: Option<Identity>,
     /// Its application_name.
     pub application_name: Arc<str>,
@@ -138,6 +138,13 @@ pub struct ClientReport {
     pub since: Instant,
     /// The node whose connection it holds.
     pub node: Option<Arc<str>>,
+}
+
+impl ClientReport {
+    /// Who it is; None: it has not proved it.
+    pub fn proved(&self) -> Option<&Identity> {
+        self.identity.as_ref().filter(|_| self.doing != Doing::LoggingIn)
+    }
 }
 
 impl Card {
@@ -161,16 +168,20 @@ impl Card {
         }
     }
 
-    /// It has proved who it is, over a stream that is encrypted like this.
-    pub fn is_of(&self, identity: &Identity, encryption: Option<Encryption>) {
+    /// A load balancer has said that it speaks for a client there. Of that one's port it is not asked.
+    pub fn comes_from(&self, address: IpAddr) {
+        self.peer.set(Some(SocketAddr::new(address, 0)));
+    }
+
+    /// It claims to be this user, and wants this database.
+    pub fn claims(&self, user: &Arc<str>, database: &Arc<str>) {
+        self.notes.borrow_mut().identity = Some((Arc::clone(user), Arc::clone(database)));
+    }
+
+    /// It has proved that it is this user of this database, over a stream that is encrypted like this.
+    pub fn is_of(&self, user: &Arc<str>, database: &Arc<str>, encryption: Option<Encryption>) {
+        self.claims(user, database);
         self.encryption.set(encryption);
-        self.notes.borrow_mut().identity = Some((Arc::clone(&identity.user), Arc::clone(&identity.database)));
-        // A load balancer has said for whom it speaks: of that one's port it is not asked.
-        if let Some(address) =
-            identity.address.filter(|address| self.peer.get().is_none_or(|peer| peer.ip() != *address))
-        {
-            self.peer.set(Some(SocketAddr::new(address, 0)));
-        }
         self.idles(Instant::now());
     }
 
@@ -354,12 +365,22 @@ impl Card {
         self.id
     }
 
-    /// It came for this database.
+    /// Its address.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer.get()
+    }
+
+    /// It came for this database, or wants to log in to it.
     pub fn came_for(&self, database: &str) -> bool {
         self.notes.borrow().identity.as_ref().is_some_and(|(_, known)| &**known == database)
     }
 
-    /// Who it is; None: it has not proved it.
+    /// It has proved who it is.
+    pub fn has_logged_in(&self) -> bool {
+        self.doing.get() != Doing::LoggingIn
+    }
+
+    /// Who it is, or claims to be while it is logging in; None: it has not said.
     pub fn identity(&self) -> Option<Identity> {
         let (user, database) = self.notes.borrow().identity.clone()?;
         Some(Identity { user, database, address: self.peer.get().map(|peer| peer.ip()) })
@@ -431,6 +452,24 @@ mod tests {
         card.idles(now);
         card.stirs(now + Duration::from_secs(5));
         assert_eq!((after(14), after(15)), (None, Some(Ending::Idle)));
+    }
+
+    #[test]
+    fn who_is_logging_in_is_known_by_what_it_claims() {
+        let balancer = "127.0.0.1:4711".parse().unwrap();
+        let card = Card::new(SessionId(1), Some(balancer), None);
+        assert!(card.report().identity.is_none() && !card.came_for("shop"));
+        let (ada, shop): (Arc<str>, Arc<str>) = ("ada".into(), "shop".into());
+        card.comes_from("10.0.0.7".parse().unwrap());
+        card.claims(&ada, &shop);
+        let report = card.report();
+        assert_eq!(report.peer, Some("10.0.0.7:0".parse().unwrap()));
+        assert_eq!(report.identity.as_ref().map(|claimed| (&*claimed.user, &*claimed.database)), Some(("ada", "shop")));
+        assert!(report.proved().is_none() && !card.has_logged_in());
+        assert!(card.came_for("shop") && !card.came_for("ada"));
+        card.is_of(&ada, &shop, None);
+        assert!(card.report().proved().is_some() && card.has_logged_in());
+        assert_eq!(card.report().peer, report.peer);
     }
 
     #[test]

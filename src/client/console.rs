@@ -1,6 +1,7 @@
 //! The way to the console: a client that asks for its database has proved who it is, and goes on there.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub struct Visitor {
     pub stream: Stream,
     /// What has been read of it and not been answered.
     pub unread: Box<[u8]>,
+    /// Where it is; None: not over IP.
+    pub address: Option<SocketAddr>,
     /// Who it is.
     pub user: Arc<str>,
     /// What it may do.

@@ -142,6 +142,8 @@ pub(super) struct HeldLease {
     pub(super) is_in_midst: bool,
     /// The client may have a part of a message only: nothing else can stand behind it.
     pub(super) is_half_told: bool,
+    /// The node has ended the session, and the client is told so.
+    pub(super) ends_session: bool,
     /// What has been emptied for what is under way.
     pub(super) emptied: Option<Emptied>,
 }
@@ -211,7 +213,7 @@ impl Client {
         place: Place,
         id: SessionId,
     ) -> Self {
-        place.card.is_of(&admitted.identity, stream.encryption());
+        place.card.is_of(&admitted.identity.user, &admitted.identity.database, stream.encryption());
         place.card.is_called(admitted.settings.get("application_name"));
         place.card.is_cancelled_by(&cancellable);
         let turn = worker.turn();

@@ -116,6 +116,7 @@ impl Client {
             has_more: false,
             is_in_midst: false,
             is_half_told: false,
+            ends_session: false,
             emptied: None,
         });
         self.send_unit(buffers)

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use tokio::io::AsyncWriteExt;
 
+use super::card::Card;
 use super::farewell::Farewell;
 use super::server::Server;
 use super::worker::Worker;
@@ -16,17 +17,18 @@ use crate::wire::{ProxyHeader, SqlState};
 /// The first byte of TLS's own handshake; as the first of a length it would be a packet of 360 MB.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// The startup message, and where the client is; the stream is TLS by now, if the client wanted it, and is taken where
-/// the client is to be told nothing more.
+/// The startup message, and where the client is, which its card tells from then on; the stream is TLS by now, if the client
+/// wanted it, and is taken where the client is to be told nothing more.
 pub async fn read_startup(
     place: &mut Option<Stream>,
     buffer: &mut ReadBuffer,
+    card: &Card,
     server: &Server,
     worker: &Worker,
 ) -> Result<(Startup, Option<IpAddr>), Farewell> {
     let tls = server.tls.clone();
     let mut has_asked_for_gss = false;
-    let origin = find_origin(place.as_mut().ok_or(Farewell::Left)?, buffer, server).await?;
+    let origin = find_origin(place.as_mut().ok_or(Farewell::Left)?, buffer, card, server).await?;
     loop {
         let stream = place.as_mut().ok_or(Farewell::Left)?;
         match read_packet(stream, buffer).await? {
@@ -82,6 +84,7 @@ pub async fn read_startup(
 async fn find_origin(
     stream: &mut Stream,
     buffer: &mut ReadBuffer,
+    card: &Card,
     server: &Server,
 ) -> Result<Option<IpAddr>, Farewell> {
     let Some(address) = stream.origin() else { return Ok(None) };
@@ -94,7 +97,10 @@ async fn find_origin(
                 buffer.consume(size);
                 return Ok(Some(match header {
                     ProxyHeader::Local => address,
-                    ProxyHeader::Client(client) => client,
+                    ProxyHeader::Client(client) => {
+                        card.comes_from(client);
+                        client
+                    }
                 }));
             }
             Ok(None) => {}

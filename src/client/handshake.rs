@@ -16,6 +16,7 @@ use super::farewell::Farewell;
 use super::greeting;
 use super::server::{Database, Server, User};
 use super::startup_settings::startup_settings;
+use super::unserved::Unserved;
 use super::welcome::{self, Welcome};
 use super::worker::Worker;
 use crate::backend::exchange::{Answer, ExchangeError};
@@ -25,7 +26,7 @@ use crate::net::{ReadBuffer, Stream, timers};
 use crate::session::ReportedAtLogin;
 use crate::session::reported::NEVER_REPORTED;
 use crate::session::settings::{at_read_committed, quote_literal, sql_to_read};
-use crate::session::{Identity, Settings};
+use crate::session::{Identity, Session, Settings};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::as_fatal;
 use crate::wire::startup::Startup;
@@ -56,9 +57,14 @@ const AUTHENTICATION_OK: u32 = 0;
 const MOST_OF_A_NAME: usize = 63;
 
 /// Startup and authentication on the stream in `place`, which is another one if the client wants TLS.
-pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker) -> Result<Admitted, Farewell> {
+pub async fn admit(
+    place: &mut Option<Stream>,
+    card: &Card,
+    server: &Server,
+    worker: &Worker,
+) -> Result<Admitted, Farewell> {
     let mut buffer = ReadBuffer::default();
-    let (startup, origin) = greeting::read_startup(place, &mut buffer, server, worker).await?;
+    let (startup, origin) = greeting::read_startup(place, &mut buffer, card, server, worker).await?;
     let stream = place.as_mut().ok_or(Farewell::Left)?;
     negotiate(stream, &startup).await?;
     let user = startup.parameter("user").filter(|user| !user.is_empty());
@@ -72,9 +78,11 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         .parameter("database")
         .filter(|name| !name.is_empty())
         .map_or_else(|| Arc::clone(&user), |name| cut(name).into());
+    card.claims(&user, &database);
     let replication = Replication::of(&startup).map_err(|error| {
         Farewell::hinted(SqlState::INVALID_PARAMETER_VALUE, error.to_string(), replication::VALID_VALUES)
     })?;
+    card.wants(replication);
     let is_of_console = *database == *console::NAME;
     if is_of_console && replication != Replication::None {
         return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, "the console has nothing to replicate"));
@@ -96,6 +104,7 @@ pub async fn admit(place: &mut Option<Stream>, server: &Server, worker: &Worker)
         return Err(Farewell::told(SqlState::INVALID_CATALOG_NAME, message));
     };
     if entry.pause.is_disabled() {
+        worker.metrics.login_failed(LoginFailure::Disabled);
         let message = format!("database \"{database}\" is disabled: it takes no new clients");
         return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, message));
     }
@@ -235,7 +244,7 @@ fn known(admitted: &Admitted, server: &Server) -> Option<Welcome> {
 /// What a server connection reports with the settings that the client asked for.
 async fn reported(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
     let Some(known) = known(admitted, server) else {
-        return ask(admitted, card, server, worker).await;
+        return ask(admitted, card, server, worker).await.map_err(|unserved| unserved.counted(worker));
     };
     // Something in the catalogs has changed, which is most often something else. Nobody waits long for that, nor while
     // statements have to wait.
@@ -243,7 +252,7 @@ async fn reported(admitted: &Admitted, card: &Card, server: &Server, worker: &Wo
         return Ok(known);
     }
     match timers::timeout(LONGEST_CHECK, ask(admitted, card, server, worker)).await {
-        Ok(Err(refusal @ Farewell::Quoted { .. })) => Err(refusal),
+        Ok(Err(refusal @ Unserved { farewell: Farewell::Quoted { .. }, .. })) => Err(refusal.counted(worker)),
         Ok(Ok(welcome)) => Ok(welcome),
         // Dropping the question closes its connection.
         Ok(Err(_)) | Err(_) => Ok(known),
@@ -254,15 +263,20 @@ async fn reported(admitted: &Admitted, card: &Card, server: &Server, worker: &Wo
 const LONGEST_CHECK: Duration = Duration::from_secs(1);
 
 /// Asks a server connection; where that is lost, as of a node that stands still, another one.
-async fn ask(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Result<Welcome, Farewell> {
+async fn ask(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Result<Welcome, Unserved> {
     let deadline = Instant::now() + server.hold;
     loop {
         match ask_once(admitted, card, server, worker).await? {
             Ok(welcome) => return Ok(welcome),
             Err(_) if Instant::now() < deadline => {}
-            Err(lost) => return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, lost.to_string())),
+            Err(lost) => return Err(untold(&lost)),
         }
     }
+}
+
+/// No node tells what the client must know.
+fn untold(why: &ExchangeError) -> Unserved {
+    Unserved::by(LoginFailure::NoNode, Farewell::told(SqlState::CANNOT_CONNECT_NOW, why.to_string()))
 }
 
 /// Asks one server connection. The error within is that it was lost.
@@ -271,7 +285,7 @@ async fn ask_once(
     card: &Card,
     server: &Server,
     worker: &Worker,
-) -> Result<Result<Welcome, ExchangeError>, Farewell> {
+) -> Result<Result<Welcome, ExchangeError>, Unserved> {
     let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
     let stamp = admitted.database.catalog.stamp();
@@ -279,7 +293,7 @@ async fn ask_once(
     let defaults = match defaults_of(user, lease.connection(), server).await {
         Ok(defaults) => defaults,
         Err(error) if !error.is_answer() => return Ok(Err(error)),
-        Err(error) => return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string())),
+        Err(error) => return Err(untold(&error)),
     };
     if server.welcomes.have_changed((cluster, Arc::clone(database), Arc::clone(user)), defaults) {
         // Whoever logs in from now on has the new ones, which no picture shows yet where they were set past Trunkline.
@@ -312,7 +326,7 @@ async fn defaults_of(user: &str, connection: &mut Connection, server: &Server) -
          AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) {user}))"
     );
     let deadline = tokio::time::Instant::now() + server.answer_timeout();
-    let rows = ask_in_utf8(connection, &at_read_committed(&sql), deadline).await?.rows;
+    let rows = ask_in_utf8(connection, &Session::unhurried(&sql), deadline).await?.rows;
     Ok(rows.into_iter().flatten().next().flatten().unwrap_or_default())
 }
 
@@ -329,15 +343,15 @@ async fn ask_in_utf8(
 }
 
 /// The client is told in the node's words. What has been tried is undone, so that the connection can serve others.
-async fn refuse(error: ExchangeError, mut lease: Lease, server: &Server) -> Farewell {
+async fn refuse(error: ExchangeError, mut lease: Lease, server: &Server) -> Unserved {
     let ExchangeError::Refused { code, fields, .. } = error else {
-        return Farewell::told(SqlState::CANNOT_CONNECT_NOW, error.to_string());
+        return untold(&error);
     };
     let deadline = tokio::time::Instant::now() + server.answer_timeout();
     if lease.connection().query("ROLLBACK", deadline).await.is_ok() {
         lease.give_back(Instant::now());
     }
-    Farewell::Quoted { code, fields: as_fatal(&fields) }
+    Unserved::by(LoginFailure::NodeRefused, Farewell::Quoted { code, fields: as_fatal(&fields) })
 }
 
 /// Makes the settings the connection's, and asks it for everything it would have reported, and for what we must know.

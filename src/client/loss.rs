@@ -227,7 +227,7 @@ impl Client {
         };
         if may_be_done && how.sent && !how.is_read {
             self.session.freshness.wrote(now);
-            self.cluster().last_write.wrote(now);
+            self.cluster().last_write.lost(now);
         }
     }
 

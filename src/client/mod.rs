@@ -40,6 +40,7 @@ pub mod server;
 pub mod shapes;
 pub mod startup_settings;
 pub mod tally;
+mod unserved;
 pub mod visit;
 pub mod welcome;
 pub mod worker;

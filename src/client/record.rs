@@ -14,7 +14,7 @@ use crate::wire::error_response::ErrorFields;
 pub(super) fn has_logged_in(card: &Card, server: &Server) {
     if server.logs_connections {
         let (id, client, user, database) = whose(card);
-        info!(id, client, %user, %database, "a client has logged in");
+        info!(id, client, user = &*user, database = &*database, "a client has logged in");
     }
 }
 
@@ -25,21 +25,22 @@ pub(super) fn ends(card: &Card, server: &Server, farewell: &Farewell) {
         Farewell::Quoted { code, fields } => {
             turned_away(card, *code, &String::from_utf8_lossy(ErrorFields::read(fields).message));
         }
-        Farewell::Left | Farewell::Lost(_) if server.logs_connections && card.identity().is_some() => {
+        Farewell::Left | Farewell::Lost(_) if server.logs_connections && card.has_logged_in() => {
             let (id, client, user, database) = whose(card);
-            info!(id, client, %user, %database, why = %farewell, "a client has left");
+            info!(id, client, user = &*user, database = &*database, why = %farewell, "a client has left");
         }
         _ => {}
     }
 }
 
-fn turned_away(card: &Card, code: SqlState, message: &str) {
+fn turned_away(card: &Card, code: SqlState, told: &str) {
     let (id, client, user, database) = whose(card);
-    info!(id, client, %user, %database, code = code.as_str(), message, "a client was turned away");
+    let (user, database, code) = (&*user, &*database, code.as_str());
+    info!(id, client, user, database, code, told, "a client was turned away");
 }
 
 /// Its number, address, user and database; empty what is not known, as the address of one that comes by a socket of this
-/// machine.
+/// machine. Texts of a client are logged as strings, never by their Display: so a newline in one begins no line of the log.
 fn whose(card: &Card) -> (u64, String, Arc<str>, Arc<str>) {
     let ClientReport { id, peer, identity, .. } = card.report();
     let address = peer.map(|peer| peer.to_string()).unwrap_or_default();

@@ -213,6 +213,9 @@ impl Client {
             return Ok(Turn::Still);
         }
         let Some(held) = &mut self.held else { return Ok(Turn::Still) };
+        if held.ends_session {
+            return Err(Farewell::Left);
+        }
         if held.farewell.is_some() {
             return Ok(Turn::Stop(Relayed::NodeLost(held.farewell)));
         }

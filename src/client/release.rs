@@ -137,11 +137,14 @@ impl Client {
         self.give_back(held.lease, now);
     }
 
-    /// The session is told what it has seen and done on this lease, and others that something may have been written.
-    pub(super) fn was_served_by(&mut self, held: &HeldLease, now: Instant) {
-        if self.session.served_by(held.lease.node(), held.may_lack, now) {
+    /// The session is told what it has seen and done on this lease, and others that something may have been written. Answers
+    /// whether it may.
+    pub(super) fn was_served_by(&mut self, held: &HeldLease, now: Instant) -> bool {
+        let has_written = self.session.served_by(held.lease.node(), held.may_lack, now);
+        if has_written {
             self.cluster().last_write.wrote(now);
         }
+        has_written
     }
 
     /// The lease goes back, as soon as no cancel is on its way to it any more.

@@ -24,7 +24,7 @@ use crate::backend::cancel::{CancelKeys, CancelTarget, Cancellable};
 use crate::backend::gate::{About, Pass};
 use crate::backend::quota::Claim;
 use crate::backend::{ConnectClass, ConnectError, Endpoint, Login, Target, connect};
-use crate::metrics::{Limit, WorkerMetrics};
+use crate::metrics::{Limit, LoginFailure, WorkerMetrics};
 use crate::net::{ReadBuffer, Stream, timers};
 use crate::topology::{Doubt, NodeId, View};
 use crate::wire::backend;
@@ -257,15 +257,20 @@ fn refused(error: ConnectError, node: NodeId, admitted: &Admitted, server: &Serv
     match error {
         // A node that starts or stops may be another's successor soon.
         ConnectError::Server { code, fields, .. } if class != ConnectClass::Starting => {
-            if class == ConnectClass::Full {
-                worker.metrics.limit_met(Limit::NodeConnections);
+            match class {
+                ConnectClass::Full => worker.metrics.limit_met(Limit::NodeConnections),
+                _ if code == SqlState::INVALID_CATALOG_NAME => {
+                    worker.metrics.login_failed(LoginFailure::UnknownDatabase);
+                }
+                _ => worker.metrics.login_failed(LoginFailure::NodeRefused),
             }
             Refused::ForGood(Farewell::Quoted { code, fields })
         }
-        error if class == ConnectClass::Denied => Refused::ForGood(Farewell::told(
-            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-            format!("the node refused the login: {error}"),
-        )),
+        error if class == ConnectClass::Denied => {
+            worker.metrics.login_failed(LoginFailure::NodeRefused);
+            let message = format!("the node refused the login: {error}");
+            Refused::ForGood(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
+        }
         error if class == ConnectClass::Short => Refused::ForNow(error.to_string()),
         error => {
             let doubt = if class == ConnectClass::Starting { Doubt::Stopping } else { Doubt::Lost };
@@ -279,7 +284,8 @@ impl Passage {
     /// Passes everything on until one side is gone, or the passage must end. Answers what the client is told, if a
     /// message can stand where it is, and the client.
     pub async fn run(mut self, place: &Place) -> (Farewell, Stream) {
-        place.card.is_of(&self.admitted.identity, self.client.encryption());
+        let identity = &self.admitted.identity;
+        place.card.is_of(&identity.user, &identity.database, self.client.encryption());
         place.card.is_called(self.admitted.startup.parameter("application_name"));
         place.card.is_cancelled_by(&self.entry.cancellable);
         place.card.runs_on(&self.node.pass.about().address, Instant::now(), false);

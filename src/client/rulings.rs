@@ -19,8 +19,8 @@ pub(super) fn count(ruling: &Ruling, rules: &RuleSet, session: &Session) {
         let first = session.gathered.first.as_ref().and_then(|statement| statement.parts.first());
         tracing::info!(
             rule = %rule.name,
-            user = %session.identity.user,
-            database = %session.identity.database,
+            user = &*session.identity.user,
+            database = &*session.identity.database,
             kind = first.map_or("", |part| part.kind.name()),
             reason = session.intent().map_or("", |intent| intent.reason().code()),
             "a rule matched a statement"

@@ -24,7 +24,7 @@ use crate::backend::cancel::Issued;
 use crate::metrics::{Limit, LoginFailure, Refusal as RefusalCause, Violator};
 use crate::net::{Stream, timers};
 use crate::session::wishes;
-use crate::session::{Identity, ReportedAtLogin, SessionId};
+use crate::session::{ReportedAtLogin, SessionId};
 use crate::wire::error_response::{Severity, put_body, put_error, put_error_with_hint};
 use crate::wire::{Replication, SqlState};
 
@@ -132,8 +132,7 @@ async fn login(
     server: &mut Arc<Server>,
     worker: &Rc<Worker>,
 ) -> Result<LoggedIn, Farewell> {
-    let mut admitted = handshake::admit(place, server, worker).await?;
-    card.wants(admitted.replication);
+    let mut admitted = handshake::admit(place, card, server, worker).await?;
     if admitted.replication != Replication::None {
         let stream = place.as_ref().ok_or(Farewell::Left)?;
         handshake::await_resume(stream, &mut admitted, card, server, worker).await?;
@@ -158,11 +157,11 @@ async fn visit_console(
     let refusal = match (server.console_right(&user), server.console.get()) {
         (Some(right), Some(console)) => {
             worker.metrics.login_ok();
-            let address = stream.origin();
-            let identity = Identity { user: Arc::clone(&user), database: console::NAME.into(), address };
-            place.card.is_of(&identity, stream.encryption());
+            let database: Arc<str> = console::NAME.into();
+            place.card.is_of(&user, &database, stream.encryption());
             let _visit = place.visits_console();
-            let mut visit = console(Visitor { stream, unread, user, right });
+            let address = place.card.peer();
+            let mut visit = console(Visitor { stream, unread, address, user, right });
             let until_told = std::future::poll_fn(|cx| {
                 if place.card.poll_ended(cx).is_ready() {
                     return Poll::Ready(());
@@ -266,7 +265,7 @@ impl Client {
     fn must_see_last_write(&mut self) {
         let cluster = self.cluster();
         // Where nobody is primary by design, there would be no position to find it by.
-        let moment = cluster.last_write.moment().filter(|_| !cluster.view.load().is_standby);
+        let moment = cluster.last_write.moment(Instant::now()).filter(|_| !cluster.view.load().is_standby);
         if let Some(moment) = moment {
             self.session.freshness.wrote(moment);
         }
@@ -278,8 +277,12 @@ impl Client {
         self.catalogs_changed(self.session.catalog_change());
         self.server.cancel_keys.remove(&self.cancellable);
         if let Some(mut held) = self.held.take() {
-            self.was_served_by(&held, Instant::now());
             let is_answered = self.session.is_idle() && !self.session.may_be_answered_more();
+            let now = Instant::now();
+            if self.was_served_by(&held, now) && !is_answered {
+                // The node may go on with it.
+                self.cluster().last_write.lost(now);
+            }
             let is_still = is_answered && held.passing_to_node == 0 && held.passing_to_client == 0 && !held.is_in_midst;
             // What code has prepared, nobody has looked for where the session has kept its server connection.
             let is_looked_at =

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::card::{Card, ClientReport};
+use super::console;
 use super::newest_view::NewestView;
 use super::parked;
 use super::parser::Parser;
@@ -82,6 +83,8 @@ pub enum Whom {
     Database(Arc<str>),
     /// The one of this session.
     Session(u64),
+    /// All but those at the console, or on their way there.
+    Served,
     /// All.
     Everybody,
 }
@@ -332,6 +335,7 @@ impl Worker {
         let count = self.places.end(|card| match whom {
             Whom::Database(name) => card.came_for(name),
             Whom::Session(id) => card.id().0 == *id,
+            Whom::Served => !card.came_for(console::NAME),
             Whom::Everybody => true,
         });
         tokio::task::spawn_local(parked::rouse(Rc::clone(self), Card::is_ended));

@@ -23,7 +23,13 @@ pub(super) struct Access {
 }
 
 /// Reads `[auth]`. What is wrong in files that are not TOML goes to `problems`.
-pub(super) fn read(root: &Table<'_>, folder: &Path, clusters: &[Cluster], problems: &mut Vec<Problem>) -> Access {
+pub(super) fn read(
+    root: &Table<'_>,
+    folder: &Path,
+    clusters: &[Cluster],
+    looks_at_certificates: bool,
+    problems: &mut Vec<Problem>,
+) -> Access {
     let table = root.section("auth");
     let rules = Lines::read(&table, ["hba", "hba_file"], folder);
     let maps = Lines::read(&table, ["ident", "ident_file"], folder);
@@ -51,13 +57,22 @@ pub(super) fn read(root: &Table<'_>, folder: &Path, clusters: &[Cluster], proble
     };
     let rules = rules.map_or_else(Rules::of_passwords, |lines| {
         let rules = Rules::parse(lines.text(), maps, surroundings);
-        rules.map_err(|found| lines.report(found, problems)).unwrap_or_default()
+        let rules = rules.map_err(|found| lines.report(found, problems)).unwrap_or_default();
+        // Nobody whom such a rule fits could ever come in.
+        if rules.asks_certificates() && !looks_at_certificates {
+            let what = "client certificates can only be checked if TLS is on and tls.ca is there";
+            let hint = "tls.ca names the authorities that sign them, and tls.certificate turns TLS on".to_owned();
+            lines.setting.dangling(what, Some(hint));
+        }
+        rules
     });
     Access { rules, ldap_tls, users }
 }
 
 /// Lines in a format of PostgreSQL's: a file, or a list in ours.
 struct Lines<'d> {
+    /// What gives them.
+    setting: Item<'d>,
     path: PathBuf,
     text: String,
     /// The list's.
@@ -73,16 +88,17 @@ impl<'d> Lines<'d> {
         }
         if let Some(item) = file {
             let text = read_file(&item, folder)?;
-            return Some(Self { path: folder.join(item.text()?), text, items: Vec::new() });
+            return Some(Self { path: folder.join(item.text()?), setting: item, text, items: Vec::new() });
         }
+        let setting = list?;
         // A line may hold a password.
-        let items = list?.secret_list("lines");
+        let items = setting.secret_list("lines");
         let texts: Vec<&str> = items.iter().map(|item| item.text().unwrap_or_default()).collect();
         if let Some((item, _)) = items.iter().zip(&texts).find(|(_, text)| text.contains('\n')) {
             item.problem("expected one line, found several", Some("a string for each".to_owned()));
         }
         // What it includes is beside the configuration.
-        Some(Self { path: table.file().to_path_buf(), text: texts.join("\n"), items })
+        Some(Self { setting, path: table.file().to_path_buf(), text: texts.join("\n"), items })
     }
 
     fn text(&self) -> Text<'_> {

@@ -115,7 +115,8 @@ impl Config {
         let root = document.root();
         let listen = listen::read(&root);
         let clusters = cluster::read_all(&root, folder);
-        let access = access::read(&root, folder, &clusters, &mut access_problems);
+        let to_clients = tls::to_clients(&root, folder);
+        let access = access::read(&root, folder, &clusters, to_clients.looks_at_certificates, &mut access_problems);
         let asks_cluster = clusters.iter().any(|cluster| cluster.auth_query.is_some());
         let config = Self {
             listen: listen.addresses,
@@ -124,7 +125,7 @@ impl Config {
             console_users: listen.admin.users,
             stats_users: listen.admin.stats_users,
             proxies: listen.proxies,
-            tls: tls::to_clients(&root, folder),
+            tls: to_clients.tls,
             workers: root.count("workers", one_per_two_cores(), 1..=1024),
             io_uring: root.flag("io_uring", true),
             max_clients: root.count("max_clients", 10_000, 1..=1_000_000),

@@ -8,13 +8,24 @@ use crate::auth::{ClientTls, NodeTls, TlsMode, TlsProblem, TlsTexts, TlsVersion}
 
 use super::document::{Item, Table};
 
-/// Towards clients; None: off.
-pub(super) fn to_clients(root: &Table<'_>, folder: &Path) -> Option<ClientTls> {
+/// Towards clients.
+pub(super) struct ToClients {
+    /// None: off.
+    pub(super) tls: Option<ClientTls>,
+    /// Certificates that clients show are looked at; so it is meant at least, where something else is wrong.
+    pub(super) looks_at_certificates: bool,
+}
+
+/// Towards clients.
+pub(super) fn to_clients(root: &Table<'_>, folder: &Path) -> ToClients {
     let section = Section::read(root.section("tls"), folder, "certificate", TlsMode::Allow);
-    if section.mode == TlsMode::Off || section.is_wrong {
-        return None;
+    let is_on = section.mode != TlsMode::Off;
+    let looks_at_certificates = is_on && section.authorities.is_some();
+    if !is_on || section.is_wrong {
+        return ToClients { tls: None, looks_at_certificates };
     }
-    ClientTls::new(section.mode, section.oldest, section.texts()).map_err(|problem| section.report(&problem)).ok()
+    let tls = ClientTls::new(section.mode, section.oldest, section.texts());
+    ToClients { tls: tls.map_err(|problem| section.report(&problem)).ok(), looks_at_certificates }
 }
 
 /// Towards the nodes of a cluster.

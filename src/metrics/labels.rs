@@ -57,16 +57,22 @@ labels! {
         Password = "password",
         /// The user is not configured.
         UnknownUser = "unknown_user",
-        /// The database is not configured.
+        /// The database is not configured, or its node has none of that name.
         UnknownDatabase = "unknown_database",
+        /// The database takes no new clients, because of DISABLE.
+        Disabled = "disabled",
         /// Access rules do not let this user in from there.
         NotAllowed = "not_allowed",
         /// Too many have failed from its address: it would have had to wait too long.
         Throttled = "throttled",
         /// It took longer than `login_timeout`.
         Timeout = "timeout",
-        /// No node could tell what the client must know about the server.
+        /// No node could tell what must be known of the user, or what the client must know about the server.
         NoNode = "no_node",
+        /// The node refused the user, or what the client came with.
+        NodeRefused = "node_refused",
+        /// No LDAP server could tell whether the password is right.
+        NoDirectory = "no_directory",
     }
 
     /// A limit of the configuration that a client or a statement has met.

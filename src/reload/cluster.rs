@@ -26,8 +26,10 @@ pub(super) struct RunningCluster {
     pub(super) number: usize,
     config: config::Cluster,
     limits: Limits,
-    /// One for as long as the cluster has its name: pools and monitors keep it.
+    /// One for as long as the cluster has its name: pools keep it.
     tls: Arc<ArcSwap<NodeTls>>,
+    /// The monitor's own, which may have to find out whether another one is right.
+    tls_of_monitor: Arc<ArcSwap<NodeTls>>,
     /// The same goes for when it was written to last.
     last_write: Arc<LastWrite>,
     gates: Arc<[Arc<Gate>]>,
@@ -49,7 +51,7 @@ impl RunningCluster {
         let known = before.map(|before| before.gates_for(cluster)).unwrap_or_default();
         let tls = before.map(|before| Arc::clone(&before.tls)).unwrap_or_default();
         let last_write = before.map(|before| Arc::clone(&before.last_write)).unwrap_or_default();
-        tls.store(Arc::new(cluster.tls.clone()));
+        let tls_of_monitor = Arc::new(ArcSwap::from_pointee(cluster.tls.clone()));
         let gate = |address: &Arc<str>| {
             let known = known.iter().find(|(other, _)| other == address);
             known.map_or_else(Arc::default, |(_, gate)| Arc::clone(gate))
@@ -62,8 +64,18 @@ impl RunningCluster {
         let fences = Arc::new(Fences { gates: Arc::clone(&gates), in_force: AtomicBool::new(false) });
         let (handle, runtime) = (before.map(Self::handle), tokio::runtime::Handle::current());
         let known = handle.as_ref().map(|monitor| monitor::Before { monitor, found: &seeds });
-        let monitor = Monitor::start(cluster, &tls, limits, fences.watch(), &gates, known, &runtime);
-        Self { number, config: cluster.clone(), limits, tls, last_write, gates, monitor: Arc::new(monitor), fences }
+        let monitor = Monitor::start(cluster, &tls_of_monitor, limits, fences.watch(), &gates, known, &runtime);
+        Self {
+            number,
+            config: cluster.clone(),
+            limits,
+            tls,
+            tls_of_monitor,
+            last_write,
+            gates,
+            monitor: Arc::new(monitor),
+            fences,
+        }
     }
 
     /// From now on, this one's views decide who is fenced.
@@ -138,15 +150,15 @@ impl RunningCluster {
         self.config.nodes.get(index).is_some_and(|address| wanted.nodes.get(index) == Some(address))
     }
 
-    /// The same, with the groups of this configuration, reads shared as it wants it, and TLS as it says for every
-    /// connection from now on.
+    /// The same, with the groups of this configuration, reads shared as it wants it, and TLS as it says as soon as that is
+    /// [in force](Self::encrypts_as_configured).
     pub(super) fn with_groups(&self, wanted: &config::Cluster) -> Self {
-        self.tls.store(Arc::new(wanted.tls.clone()));
         Self {
             number: self.number,
             config: wanted.clone(),
             limits: self.limits,
             tls: Arc::clone(&self.tls),
+            tls_of_monitor: Arc::clone(&self.tls_of_monitor),
             last_write: Arc::clone(&self.last_write),
             gates: Arc::clone(&self.gates),
             monitor: Arc::clone(&self.monitor),
@@ -190,9 +202,11 @@ impl RunningCluster {
         self.take_over();
     }
 
-    /// Nothing follows it: what was to be as of the next is as it was.
-    pub(super) fn stays(&self) {
-        self.tls.store(Arc::new(self.config.tls.clone()));
+    /// Every connection from now on is encrypted as this configuration says.
+    pub(super) fn encrypts_as_configured(&self) {
+        for tls in [&self.tls, &self.tls_of_monitor] {
+            tls.store(Arc::new(self.config.tls.clone()));
+        }
     }
 
     /// The gates that none of these clusters has.

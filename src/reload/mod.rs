@@ -84,6 +84,7 @@ impl Standing {
         let (lasting, newcomers) = Lasting::new(Pools::new(server::plan(&config)));
         let start = |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), None);
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
+        clusters.iter().for_each(RunningCluster::encrypts_as_configured);
         clusters.iter().for_each(RunningCluster::take_over);
         let users = server::make_users(&config, &lasting.mock_secret);
         let pictures = keep_catalogs(&mut catalogs, &config, &clusters);
@@ -150,10 +151,13 @@ impl Standing {
         if let Some(rules) = Arc::into_inner(std::mem::take(&mut config.routing.rules)) {
             config.routing.rules = Arc::new(rules.counting_on(&self.config.routing.rules));
         }
-        self.adopt_again(&mut config);
+        let adopted = self.adopted_again(&mut config);
         let reloaded = Reloaded { need_restart: changes::keep_what_is_made_once(&self.config, &mut config) };
 
         let clusters = self.renew_clusters(&config).await?;
+        // Nothing is refused from here on.
+        clusters.iter().for_each(RunningCluster::encrypts_as_configured);
+        self.adopted = adopted;
         let pictures = keep_catalogs(&mut self.catalogs, &config, &clusters);
         let server = Arc::new(server::make(&config, users, &clusters, pictures, &self.lasting));
         self.lasting.pools.set(server::plan(&config));
@@ -180,14 +184,14 @@ impl Standing {
 
     /// Databases that clients are there for, or that an operator holds back, keep their place, if what stands for every name is
     /// still there.
-    fn adopt_again(&mut self, config: &mut Config) {
+    fn adopted_again(&self, config: &mut Config) -> Vec<Arc<str>> {
         let any = config.databases.iter().find(|database| database.is_any()).cloned();
         let is_named = |name: &Arc<str>| config.databases.iter().any(|database| database.name == *name);
         let is_needed = |name: &Arc<str>| self.lasting.census.has_database(name) || self.lasting.pauses.is_held(name);
-        self.adopted.retain(|name| any.is_some() && !is_named(name) && is_needed(name));
-        let again = any.iter().flat_map(|any| self.adopted.iter().map(|name| any.named(name)));
-        let again: Vec<config::Database> = again.collect();
-        config.databases.extend(again);
+        let is_kept = |name: &&Arc<str>| any.is_some() && !is_named(name) && is_needed(name);
+        let adopted: Vec<Arc<str>> = self.adopted.iter().filter(is_kept).cloned().collect();
+        config.databases.extend(any.iter().flat_map(|any| adopted.iter().map(|name| any.named(name))));
+        adopted
     }
 
     /// The clusters of a new configuration: those that have not changed go on as they are, the others are watched anew
@@ -214,10 +218,8 @@ impl Standing {
             || renewed.iter().filter_map(|(at, running, wanted)| Some((clusters.get(*at)?, *running, *wanted)));
         for (cluster, running, wanted) in renewed() {
             cluster.drain_as(running);
-            if let Err(because) = cluster.ready_as(running).await {
-                self.clusters.iter().for_each(RunningCluster::stays);
-                return Err(Failure::NoPrimary { cluster: Arc::clone(&wanted.name), because });
-            }
+            let ready = cluster.ready_as(running).await;
+            ready.map_err(|because| Failure::NoPrimary { cluster: Arc::clone(&wanted.name), because })?;
         }
         for (cluster, running, wanted) in renewed() {
             cluster.follow(running);

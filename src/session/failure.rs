@@ -421,9 +421,10 @@ impl Session {
     }
 }
 
-/// A fast shutdown says goodbye before anything of an autocommit statement is done; so does a node that is no primary.
+/// A fast shutdown says goodbye before anything of an autocommit statement is done; so does a node that is no primary, and one
+/// on whose connection nothing had come for too long.
 fn proves_nothing_done(code: SqlState) -> bool {
-    code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CANNOT_CONNECT_NOW
+    [SqlState::ADMIN_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW, SqlState::IDLE_SESSION_TIMEOUT].contains(&code)
 }
 
 /// A statement that ends a transaction for good, or one that nobody has read.

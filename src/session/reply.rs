@@ -32,6 +32,8 @@ pub enum Reply {
     Stale(BytesMut),
     /// The node ends the connection, for this reason; no more will come.
     NodeEnds(SqlState),
+    /// The node ends this session, by a limit that is the session's own: it goes on as it is, and is the last.
+    SessionEnds,
     /// An error of a statement whose parallel worker was told to go, which mostly means that the node stops: another node
     /// may answer it.
     WorkerEnds(SqlState),
@@ -52,6 +54,11 @@ pub struct OutOfStep {
 #[inline]
 pub fn matters(tag: u8) -> bool {
     !matches!(tag, backend::DATA_ROW | backend::COPY_DATA)
+}
+
+/// A transaction has been left open, or has lasted, for longer than its session allows. Run again, it would be so again.
+fn ends_its_session(code: SqlState) -> bool {
+    code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT || code == SqlState::TRANSACTION_TIMEOUT
 }
 
 impl Session {
@@ -305,7 +312,7 @@ impl Session {
         }
         self.catalog_settles();
         if fields.ends_connection() {
-            return Reply::NodeEnds(fields.code);
+            return if ends_its_session(fields.code) { Reply::SessionEnds } else { Reply::NodeEnds(fields.code) };
         }
         self.flow.copy_in = false;
         self.commits_inside_failed();

@@ -37,6 +37,8 @@ states! {
     IN_FAILED_SQL_TRANSACTION = b"25P02";
     /// A transaction has been left open for too long.
     IDLE_IN_TRANSACTION_SESSION_TIMEOUT = b"25P03";
+    /// A transaction has taken too long.
+    TRANSACTION_TIMEOUT = b"25P04";
     /// No such prepared statement.
     INVALID_SQL_STATEMENT_NAME = b"26000";
     /// Not allowed to connect so.

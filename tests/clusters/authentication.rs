@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use postgres::NoTls;
 use trunkline::demo::cluster::Cluster;
 use trunkline::demo::installation::Installation;
+use trunkline::demo::node::Stop;
 
 use crate::certificates::Authority;
-use crate::fixture::{Proxy, cluster, eventually, limited, login};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, login};
 
 /// Users are asked of the cluster; `ada` is one of it, with this password.
 fn asking_cluster(password: &str, extra: &str) -> (Cluster, Proxy) {
@@ -274,6 +275,27 @@ fn whoever_tries_passwords_waits_longer_and_longer_and_others_do_not() {
         let begun = Instant::now();
         assert_eq!(refused(&proxy, "bench", "bench"), None);
         assert!(begun.elapsed() < Duration::from_secs(2));
+    });
+}
+
+#[test]
+fn a_login_that_fails_for_what_others_do_is_counted_by_its_cause() {
+    limited(|| {
+        let more = "[admin]\nusers = ['bench']\n[[database]]\nname = '*'\ncluster = 'main'\n\
+                    [[user]]\nname = 'ghost'\npassword = 'ghost'";
+        let (cluster, proxy) = asking_cluster("pencil", more);
+        let counted = |cause: &str| proxy.metric("trunkline_login_failures_total", &format!("cause=\"{cause}\""));
+        let nowhere = login(proxy.port(), "bench", "bench").dbname("nowhere").connect(NoTls).err().unwrap();
+        assert_eq!((nowhere.code().unwrap().code(), counted("unknown_database")), ("3D000", 1.0));
+        assert_eq!((refused(&proxy, "ghost", "ghost"), counted("node_refused")), (Some("28000".to_owned()), 1.0));
+        let mut console = console(&proxy);
+        console.simple_query("DISABLE bench").unwrap();
+        assert_eq!((refused(&proxy, "bench", "bench"), counted("disabled")), (Some("57P03".to_owned()), 1.0));
+        for node in cluster.nodes() {
+            node.stop(Stop::Immediate).unwrap();
+        }
+        // Nobody has asked for it while somebody could answer.
+        assert_eq!((refused(&proxy, "eve", "x"), counted("no_node")), (Some("57P03".to_owned()), 1.0));
     });
 }
 

@@ -1,5 +1,7 @@
 //! The console: psql and drivers at the database `trunkline`.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +14,7 @@ use trunkline::demo::installation::Installation;
 
 use crate::certificates::Authority;
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port};
+use crate::raw::{RawClient, startup_packet};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -363,6 +366,41 @@ fn clients_are_seen_and_can_be_sent_away() {
         assert!(proxy.client_config().connect(NoTls).is_err());
         console.simple_query("ENABLE bench").unwrap();
         proxy.client().simple_query("select 1").unwrap();
+    });
+}
+
+#[test]
+fn kill_reaches_who_is_logging_in_or_replicates_and_nobody_at_the_console() {
+    limited(|| {
+        let cluster = cluster();
+        let rules = "[auth]\nhba = ['host replication all all trust', 'host all all all md5']";
+        let proxy = Proxy::start(&cluster, &format!("{OPEN}\n{rules}"));
+        let (mut console, mut other) = (console(&proxy), console(&proxy));
+        let replicator = [("user", "bench"), ("database", "replication"), ("replication", "true")];
+        let (mut replicating, told) = RawClient::begin(proxy.port(), &startup_packet(0, &replicator));
+        assert_eq!(told.last().map(|(tag, _)| *tag), Some(b'Z'));
+        for (kill, resume) in [("KILL bench", "RESUME bench"), ("KILL", "RESUME")] {
+            let mut claiming = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+            claiming.set_read_timeout(Some(SOON)).unwrap();
+            claiming.write_all(&startup_packet(0, &[("user", "bench"), ("database", "bench")])).unwrap();
+            eventually("it is seen while it logs in", SOON, || {
+                rows(&mut console, "show clients").iter().any(|row| {
+                    (value(row, "state"), value(row, "user"), value(row, "database")) == ("login", "bench", "bench")
+                })
+            });
+            let pools = rows(&mut console, "show pools");
+            let mut of_bench = pools.iter().filter(|row| value(row, "database") == "bench");
+            assert!(of_bench.all(|row| value(row, "cl_active") == "0"), "it has proved nothing");
+            console.simple_query(kill).unwrap();
+            let mut said = Vec::new();
+            claiming.read_to_end(&mut said).unwrap();
+            let said = String::from_utf8_lossy(&said).into_owned();
+            assert!(said.contains("terminating connection due to administrator command"), "{kill}: {said}");
+            console.simple_query(resume).unwrap();
+        }
+        let gone = "57P01 terminating connection due to administrator command".to_owned();
+        assert_eq!(replicating.until_end().last(), Some(&gone));
+        other.simple_query("show version").expect("nobody at the console is sent away");
     });
 }
 

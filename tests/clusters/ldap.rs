@@ -229,7 +229,7 @@ fn an_empty_password_is_nobodys_and_a_directory_that_is_down_is_told() {
             slapd.port
         );
         let settings = format!("listen = [\"{}:6432\"]\n[auth]\nhba = [{rule}]\n{}", folder.display(), users());
-        let _proxy = Proxy::start(&cluster, &settings);
+        let proxy = Proxy::start(&cluster, &settings);
         let login = |password: &str| {
             let mut config = Config::new();
             config.host_path(&folder).port(6432).user("ada").password(password).dbname("bench");
@@ -250,5 +250,6 @@ fn an_empty_password_is_nobodys_and_a_directory_that_is_down_is_told() {
         drop(slapd);
         let (code, message) = login("in the directory").unwrap().unwrap();
         assert_eq!((code.as_str(), message.contains("LDAP")), ("57P03", true), "{message}");
+        assert_eq!(proxy.metric("trunkline_login_failures_total", "cause=\"no_directory\""), 2.0);
     });
 }

@@ -101,6 +101,35 @@ fn a_write_whose_answer_is_lost_is_reported_as_unknown_and_not_repeated() {
     });
 }
 
+/// It is done after it was told to be lost.
+#[test]
+fn who_comes_back_after_a_write_was_lost_sees_it_once_it_is_done() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(cluster.node(0)).unwrap();
+        }
+        let relays = relays(&cluster);
+        let proxy = before_relays(&cluster, &relays);
+        let mut client = proxy.client();
+        let writing = thread::spawn(move || client.batch_execute("insert into t select 1 from pg_sleep(1)"));
+        thread::sleep(Duration::from_millis(400));
+        relays[0].reset();
+        let error = writing.join().unwrap().unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some("08007"), "{error:?}");
+        for replica in &cluster.nodes()[1..] {
+            replica.pause_replay().unwrap();
+        }
+        let is_done = || cluster.node(0).sql("select count(*) from t").unwrap().trim() == "1";
+        eventually("the node has gone on with it", Duration::from_secs(5), is_done);
+        for _ in 0..4 {
+            let seen = proxy.client().query_one("select count(*) from t", &[]).unwrap().get::<_, i64>(0);
+            assert_eq!(seen, 1);
+        }
+    });
+}
+
 #[test]
 fn a_slow_client_slows_nobody_else() {
     limited(|| {

@@ -396,6 +396,23 @@ fn a_node_with_room_for_fewer_than_the_pool_may_have_is_not_asked_for_more_again
     });
 }
 
+/// Where it may be answered elsewhere, a read does not wait for what a replica has room for.
+#[test]
+fn a_replica_with_little_room_keeps_no_read_from_the_others() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 20\nqueue_timeout = '2s'").with_both_replicas(&cluster);
+        let mut clients: Vec<Client> = (0..16).map(|_| proxy.client()).collect();
+        let mut crowd = fill(&cluster, 1);
+        crowd.truncate(crowd.len() - 3);
+        thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(|| (0..2).for_each(|_| client.batch_execute("select pg_sleep(3)").unwrap()));
+            }
+        });
+    });
+}
+
 #[test]
 fn a_smart_stop_waits_for_no_connection_that_nobody_uses() {
     limited(|| {

@@ -535,3 +535,23 @@ fn users_of_the_cluster_come_to_every_database_of_the_cluster() {
         assert_eq!(ada.query_one("select current_user::text", &[]).unwrap().get::<_, &str>(0), "ada");
     });
 }
+
+/// The node's own limits end the session that has set them, or whose role has them: nothing is run again, and nobody is told
+/// to try it again.
+#[test]
+fn a_transaction_that_its_node_ends_for_being_idle_ends_its_session() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        for more in ["", "[failover]\nreplay = true"] {
+            let proxy = Proxy::start(&cluster, more);
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query("set idle_in_transaction_session_timeout = '300ms'");
+            client.query("begin");
+            client.query("insert into t values (1)");
+            let told = client.until_end();
+            assert_eq!(told, ["25P03 terminating connection due to idle-in-transaction timeout"], "{more}");
+            assert_eq!(RawClient::connect(proxy.port(), &[]).query("select count(*) from t")[1], "row 0");
+        }
+    });
+}

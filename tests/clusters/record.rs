@@ -5,11 +5,12 @@ use std::time::Duration;
 use postgres::NoTls;
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login};
+use crate::raw::{RawClient, startup_packet};
 
 const SOON: Duration = Duration::from_secs(10);
 
 /// Waits for a line of the log with all of these words.
-fn is_logged(proxy: &Proxy, words: &[&str]) {
+pub(crate) fn is_logged(proxy: &Proxy, words: &[&str]) {
     eventually(&format!("{words:?} in the log"), SOON, || {
         proxy.log().lines().any(|line| words.iter().all(|word| line.contains(word)))
     });
@@ -33,6 +34,33 @@ fn who_is_turned_away_is_logged_with_what_it_is_told() {
 }
 
 #[test]
+fn what_a_client_says_begins_no_line_of_the_log() {
+    limited(|| {
+        const FORGED: &str = "x\n9999 INFO forged";
+        let cluster = cluster();
+        for format in ["text", "json"] {
+            let settings = format!("[auth]\nhba = ['host all all all reject']\n[log]\nformat = '{format}'");
+            let proxy = Proxy::start(&cluster, &settings);
+            let begin = |parameters: &[(&str, &str)]| {
+                RawClient::begin(proxy.port(), &startup_packet(0, parameters));
+            };
+            begin(&[("user", FORGED), ("database", FORGED)]);
+            begin(&[("user", "bench"), ("database", "bench"), ("replication", FORGED)]);
+            is_logged(&proxy, &["turned away", "28000", "x\\n9999"]);
+            is_logged(&proxy, &["turned away", "22023", "x\\n9999", "bench"]);
+            let log = proxy.log();
+            assert!(!log.lines().any(|line| line.starts_with("9999")), "{log}");
+            for line in log.lines().filter(|line| format == "json" && line.contains("turned away")) {
+                let told: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert_eq!(told["fields"]["message"], "a client was turned away");
+                assert!(told["fields"]["told"].as_str().unwrap().contains(FORGED), "{line}");
+                assert_eq!(line.matches("\"message\"").count(), 1, "{line}");
+            }
+        }
+    });
+}
+
+#[test]
 fn who_comes_and_goes_is_logged_where_that_is_wanted() {
     limited(|| {
         let cluster = cluster();
@@ -51,7 +79,7 @@ fn a_command_that_changes_something_is_logged_in_its_own_words() {
         let cluster = cluster();
         let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']");
         console(&proxy).batch_execute("show pools; disable bench; enable bench").unwrap();
-        is_logged(&proxy, &["at the console", "DISABLE bench", "user=bench", "127.0.0.1"]);
+        is_logged(&proxy, &["at the console", "DISABLE bench", "user=\"bench\"", "127.0.0.1"]);
         is_logged(&proxy, &["at the console", "ENABLE bench"]);
         assert!(!proxy.log().contains("SHOW POOLS"), "looking changes nothing");
     });

@@ -10,6 +10,7 @@ use trunkline::wire::startup;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
 use crate::raw::{RawClient, startup_packet};
+use crate::record::is_logged;
 
 #[test]
 fn clients_and_nodes_are_reached_over_sockets_in_the_file_system() {
@@ -69,6 +70,7 @@ fn a_load_balancer_that_is_configured_says_where_its_clients_are() {
         assert_eq!(answer(trusting.port(), &header([10, 0, 0, 7])).0, Some(b'R'));
         let (first, said) = answer(trusting.port(), &header([192, 168, 0, 7]));
         assert!(first == Some(b'E') && said.contains("host \"192.168.0.7\""), "{said}");
+        is_logged(&trusting, &["turned away", "client=\"192.168.0.7:0\"", "user=\"bench\"", "database=\"bench\""]);
         assert_eq!(answer(trusting.port(), b"").0, None, "a balancer does not forget its header");
         let doubting = Proxy::start(&cluster, "");
         assert_eq!(answer(doubting.port(), &header([10, 0, 0, 7])).0, None, "nobody else is believed");

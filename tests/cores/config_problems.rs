@@ -77,6 +77,28 @@ fn the_full_configuration_shows_every_setting_with_its_default() {
 }
 
 #[test]
+fn rules_may_ask_for_certificates_only_where_they_can_be_checked() {
+    const TOLD: &str = "client certificates can only be checked if TLS is on and tls.ca is there";
+    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    fs::write(folder.path().join("hba.conf"), "hostssl all all all scram-sha-256 clientcert=verify-ca\n").unwrap();
+    let said = |auth: &str, tls: &str| {
+        fs::write(&path, format!("{reference}\n[auth]\n{auth}\n[tls]\n{tls}\n")).unwrap();
+        config::load(&path).err().map(|problems| problems.to_string()).unwrap_or_default()
+    };
+    let by_method = "hba = ['hostssl all all all cert']";
+    let (own, with_authorities) = ("certificate = 't.crt'\nkey = 't.key'", "certificate = 't.crt'\nca = 'ca.crt'");
+    for tls in ["", own, "ca = 'ca.crt'", "mode = 'off'\ncertificate = 't.crt'\nca = 'ca.crt'"] {
+        assert!(said(by_method, tls).contains(&format!("auth.hba: {TOLD}")), "{tls}");
+        assert!(said("hba_file = 'hba.conf'", tls).contains(&format!("auth.hba_file: {TOLD}")), "{tls}");
+    }
+    // That the files are not there is another problem.
+    assert!(!said(by_method, with_authorities).contains(TOLD));
+    assert_eq!(said("hba = ['hostssl all all all scram-sha-256']", ""), "");
+}
+
+#[test]
 fn passwords_come_from_a_file_or_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("bench.password"), "from a file\n").unwrap();

@@ -88,7 +88,8 @@ pub(super) async fn answer(command: &Command, giver: &Giver, desk: &Arc<Desk>) -
             let message = "only users of the console may change something, and you are one of its stats_users";
             return Err(Mistake::new(SqlState::INSUFFICIENT_PRIVILEGE, message));
         }
-        info!(%command, user = %giver.user, from = giver.from, "a command was given at the console");
+        let said = command.to_string();
+        info!(command = said, user = &*giver.user, from = giver.from, "a command was given at the console");
     }
     let server = desk.in_force.load_full();
     match command {
@@ -202,16 +203,10 @@ async fn reload(desk: &Desk) -> Result<Answer, Mistake> {
 /// As PgBouncer does: what comes next waits for RESUME.
 async fn kill(desk: &Desk, name: Option<&Arc<str>>) -> Result<Answer, Mistake> {
     let scope = scope(desk, name)?;
+    let whom = name.map_or(Whom::Served, |name| Whom::Database(Arc::clone(name)));
     let server = desk.in_force.load_full();
-    let meant: Vec<Arc<str>> = match name {
-        Some(name) => vec![Arc::clone(name)],
-        None => server.databases.keys().cloned().collect(),
-    };
     server.hold(&scope);
-    let mut killed = 0;
-    for database in meant {
-        killed += desk.fleet.kill(&Whom::Database(database)).await;
-    }
+    let killed = desk.fleet.kill(&whom).await;
     server.reconnect(&scope);
     let notice = format!("{killed} clients were sent away; RESUME lets others go on");
     Ok(Answer::Done { tag: "KILL", notice: Some(notice) })

@@ -27,8 +27,8 @@ const AUTHENTICATION_OK: u32 = 0;
 
 /// Answers a client until it leaves or is out of step.
 pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
-    let Visitor { mut stream, unread, user, right } = visitor;
-    let from = stream.socket().peer_address().map(|address| address.to_string()).unwrap_or_default();
+    let Visitor { mut stream, unread, address, user, right } = visitor;
+    let from = address.map(|address| address.to_string()).unwrap_or_default();
     let mut session = Session {
         desk,
         giver: Giver { user, right, from },

@@ -162,7 +162,7 @@ impl Rules {
         }
     }
 
-    /// Some rule asks for certificates.
+    /// Some rule asks for certificates: it lets in nobody where they cannot be checked.
     pub fn asks_certificates(&self) -> bool {
         self.rules.iter().any(|rule| rule.admission.certificate > CertificateDemand::None)
     }

@@ -74,7 +74,7 @@ struct Sums {
 pub(super) fn pools(server: &Server, reports: &[Report]) -> Table {
     let mut sums: BTreeMap<(Arc<str>, Arc<str>), Sums> = BTreeMap::new();
     for client in reports.iter().flat_map(|report| &report.clients) {
-        let Some(identity) = &client.identity else { continue };
+        let Some(identity) = client.proved() else { continue };
         let sum = sums.entry((Arc::clone(&identity.database), Arc::clone(&identity.user))).or_default();
         match client.doing {
             Doing::Waiting => sum.waiting += 1,

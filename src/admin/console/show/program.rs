@@ -15,7 +15,7 @@ const COMMANDS: [(&str, &str); 13] = [
     ("DRAIN node", "no new read goes to a replica; answers when nothing runs there any more"),
     ("ATTACH node", "reads go to a drained replica again"),
     ("RECONNECT [database]", "server connections are closed as they come back"),
-    ("KILL [database]", "sends the clients of a database away, and pauses it"),
+    ("KILL [database]", "sends the clients of a database away, or all but those at the console, and pauses it"),
     ("KILL_CLIENT id", "sends one client away"),
     ("RELOAD", "reads the configuration anew; what is wrong with it is answered, and changes nothing"),
     ("FORGET SHAPES", "SHOW SHAPES begins anew"),

@@ -117,5 +117,5 @@ pub(super) fn users(server: &Server, reports: &[Report]) -> Table {
 
 fn clients_of(reports: &[Report], is_meant: impl Fn(&Identity) -> bool) -> usize {
     let clients = reports.iter().flat_map(|report| &report.clients);
-    clients.filter(|client| client.identity.as_ref().is_some_and(&is_meant)).count()
+    clients.filter(|client| client.proved().is_some_and(&is_meant)).count()
 }
