@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::net::timers::{sleep, timeout};
 use arc_swap::Guard;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -23,6 +22,7 @@ use tracing::{debug, warn};
 
 use super::AdminState;
 use super::views::{Readiness, Topology};
+use crate::net::timers::{sleep, timeout};
 use crate::topology::View;
 
 /// Answer requests until `shutdown` is done, then finish those begun: that takes no longer than one request may.

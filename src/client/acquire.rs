@@ -370,7 +370,7 @@ impl Client {
                 && gate.is_some_and(|gate| gate.takes_writes()))
     }
 
-    /// The same as [`Self::sound_lease_at`]; the time that it took is added.
+    /// The same as [`Self::lease_at`]; a connection that has died unnoticed is closed, and the time that it took is added.
     async fn timed_lease_at(
         &mut self,
         intent: &Intent,
@@ -380,20 +380,9 @@ impl Client {
         waited: &mut Duration,
     ) -> Result<Lease, LeaseError> {
         let asked = Instant::now();
-        let lease = self.sound_lease_at(intent, node, view, avoided).await;
+        let lease = self.lease_at(intent, node, view, avoided).await;
         *waited += asked.elapsed();
-        lease
-    }
-
-    /// The same as [`Self::lease_at`]; a connection that has died unnoticed is closed.
-    async fn sound_lease_at(
-        &mut self,
-        intent: &Intent,
-        node: NodeId,
-        view: &View,
-        avoided: &[NodeId],
-    ) -> Result<Lease, LeaseError> {
-        let mut lease = self.lease_at(intent, node, view, avoided).await?;
+        let mut lease = lease?;
         if self.is_spent(&mut lease) { Err(LeaseError::Fenced) } else { Ok(lease) }
     }
 

@@ -184,18 +184,6 @@ pub const fn pin_code(pin: Pin) -> &'static str {
     }
 }
 
-/// Every pin.
-pub(super) const PINS: [Pin; 8] = [
-    Pin::Temporary,
-    Pin::Listen,
-    Pin::AdvisoryLock,
-    Pin::HoldCursor,
-    Pin::Load,
-    Pin::UnknownSetting,
-    Pin::State,
-    Pin::Sequence,
-];
-
 /// The word for a role, here and in `/topology`.
 pub const fn role_code(role: Role) -> &'static str {
     match role {

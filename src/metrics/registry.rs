@@ -13,12 +13,12 @@ use prometheus::{Registry, TextEncoder};
 use super::families::{self, Family};
 use super::histogram::{Histogram, HistogramSum};
 use super::labels::{
-    CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, PINS, Refusal, Retry, SQLSTATES, Target, Violator,
-    pin_code,
+    CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, Refusal, Retry, SQLSTATES, Target, Violator, pin_code,
 };
 use super::scrape::Scrape;
 use super::tally::{Tallies, Tally};
 use super::worker::WorkerMetrics;
+use crate::sql::Pin;
 
 /// Every metric of the process. Made once; workers take their [`WorkerMetrics`], others register a source.
 #[derive(Debug)]
@@ -153,7 +153,7 @@ impl Counts {
 
     fn server_connections(&self, scrape: &mut Scrape) {
         self.durations(scrape, &families::LEASE_WAIT, |w| &w.lease_wait);
-        self.labelled(scrape, &families::PINS, &PINS.map(pin_code), |w| &w.pins);
+        self.labelled(scrape, &families::PINS, &Pin::ALL.map(pin_code), |w| &w.pins);
         self.total(scrape, &families::PREPARED_REPLAYS, |w| &w.prepared_replays);
         self.total(scrape, &families::PARAMETER_REPLAYS, |w| &w.parameter_replays);
     }

@@ -6,7 +6,7 @@ use crate::sql::Pin;
 
 use super::histogram::Histogram;
 use super::labels::{
-    CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, PINS, Refusal, Retry, SQLSTATES, Target, Violator,
+    CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, Refusal, Retry, SQLSTATES, Target, Violator,
     sqlstate_index,
 };
 use super::tally::{Tallies, Tally};
@@ -41,7 +41,7 @@ pub struct WorkerMetrics {
     pub(super) freshness_wait: Histogram,
     pub(super) freshness_waits: Tallies<{ FreshnessOutcome::CODES.len() }>,
     pub(super) lease_wait: Histogram,
-    pub(super) pins: Tallies<{ PINS.len() }>,
+    pub(super) pins: Tallies<{ Pin::ALL.len() }>,
     pub(super) prepared_replays: Tally,
     pub(super) parameter_replays: Tally,
     pub(super) holds_begun: Tally,
@@ -233,7 +233,7 @@ impl WorkerMetrics {
     /// A session began to keep its server connection.
     #[inline]
     pub fn pinned(&self, pin: Pin) {
-        if let Some(index) = PINS.iter().position(|&known| known == pin) {
+        if let Some(index) = Pin::ALL.iter().position(|&known| known == pin) {
             self.pins.count(index);
         }
     }

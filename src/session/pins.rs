@@ -6,18 +6,6 @@ use crate::sql::Pin;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pins(u8);
 
-/// Every pin, in the order of its bit.
-const ALL: [Pin; 8] = [
-    Pin::Temporary,
-    Pin::Listen,
-    Pin::AdvisoryLock,
-    Pin::HoldCursor,
-    Pin::Load,
-    Pin::UnknownSetting,
-    Pin::State,
-    Pin::Sequence,
-];
-
 impl Pins {
     /// None.
     pub fn is_empty(self) -> bool {
@@ -63,7 +51,7 @@ impl Pins {
 
     /// All of them.
     pub fn iter(self) -> impl Iterator<Item = Pin> {
-        ALL.into_iter().filter(move |&pin| self.has(pin))
+        Pin::ALL.into_iter().filter(move |&pin| self.has(pin))
     }
 
     /// One of them, to be named as the reason.
@@ -90,7 +78,7 @@ mod tests {
     #[test]
     fn every_pin_has_its_own_bit() {
         let mut pins = Pins::default();
-        for pin in ALL {
+        for pin in Pin::ALL {
             assert!(pins.add(pin));
             assert!(!pins.add(pin));
         }

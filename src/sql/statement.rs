@@ -355,6 +355,20 @@ pub enum Pin {
     Sequence,
 }
 
+impl Pin {
+    /// Every one, in the order in which one of several is named as the reason.
+    pub const ALL: [Self; 8] = [
+        Self::Temporary,
+        Self::Listen,
+        Self::AdvisoryLock,
+        Self::HoldCursor,
+        Self::Load,
+        Self::UnknownSetting,
+        Self::State,
+        Self::Sequence,
+    ];
+}
+
 /// The direction of a COPY with the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CopyDirection {

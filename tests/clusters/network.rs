@@ -89,12 +89,7 @@ fn a_write_whose_answer_is_lost_is_reported_as_unknown_and_not_repeated() {
         cluster.node(0).sql("create table t (a int)").unwrap();
         let relays = relays(&cluster);
         let proxy = before_relays(&cluster, &relays);
-        let mut client = proxy.client();
-        let writing = thread::spawn(move || client.batch_execute("insert into t select 1 from pg_sleep(1)"));
-        thread::sleep(Duration::from_millis(400));
-        relays[0].reset();
-        let error = writing.join().unwrap().unwrap_err();
-        assert_eq!(error.code().map(|code| code.code()), Some("08007"), "{error:?}");
+        lose_a_write(&proxy, &relays[0]);
         thread::sleep(Duration::from_millis(1500));
         let written: u32 = cluster.node(0).sql("select count(*) from t").unwrap().parse().unwrap();
         assert!(written <= 1);
@@ -112,12 +107,7 @@ fn who_comes_back_after_a_write_was_lost_sees_it_once_it_is_done() {
         }
         let relays = relays(&cluster);
         let proxy = before_relays(&cluster, &relays);
-        let mut client = proxy.client();
-        let writing = thread::spawn(move || client.batch_execute("insert into t select 1 from pg_sleep(1)"));
-        thread::sleep(Duration::from_millis(400));
-        relays[0].reset();
-        let error = writing.join().unwrap().unwrap_err();
-        assert_eq!(error.code().map(|code| code.code()), Some("08007"), "{error:?}");
+        lose_a_write(&proxy, &relays[0]);
         for replica in &cluster.nodes()[1..] {
             replica.pause_replay().unwrap();
         }
@@ -147,6 +137,16 @@ fn a_slow_client_slows_nobody_else() {
         assert!(asked.elapsed() < Duration::from_secs(1));
         slow.join().unwrap().unwrap();
     });
+}
+
+/// Begins a write that takes a second; its connection to the node is reset meanwhile, and the client told that nobody knows.
+fn lose_a_write(proxy: &Proxy, relay: &Relay) {
+    let mut client = proxy.client();
+    let writing = thread::spawn(move || client.batch_execute("insert into t select 1 from pg_sleep(1)"));
+    thread::sleep(Duration::from_millis(400));
+    relay.reset();
+    let error = writing.join().unwrap().unwrap_err();
+    assert_eq!(error.code().map(|code| code.code()), Some("08007"), "{error:?}");
 }
 
 /// A relay before each node.
