@@ -305,7 +305,7 @@ fn open_ahead(server: &Server) {
     for pool in server.pools.select(is_meant) {
         tokio::spawn(async move {
             if let Err(error) = pool.open_ahead().await {
-                debug!(node = %pool.address(), %error, "a connection could not be opened ahead");
+                debug!(node = %pool.address(), error = error.to_string(), "a connection could not be opened ahead");
             }
         });
     }

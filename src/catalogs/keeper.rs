@@ -115,9 +115,14 @@ impl Keeper {
         if matches!(error, LoadError::TooLarge(_)) {
             self.handle.current.forget();
         }
+        // Names that clients have chosen, and words that may quote them: as strings they begin no line of the log.
         let words = error.to_string();
         if !matches!(error, LoadError::NoNode) && self.failure.as_ref() != Some(&words) {
-            warn!(database = %self.handle.database, error = %words, "the catalogs cannot be read; what is not PostgreSQL's own goes to the primary");
+            warn!(
+                database = &*self.handle.database,
+                error = &*words,
+                "the catalogs cannot be read; what is not PostgreSQL's own goes to the primary"
+            );
             self.failure = Some(words);
         }
     }
@@ -240,7 +245,7 @@ impl Keeper {
             upkeep.loads += 1;
             (upkeep.load_time, upkeep.checked) = (begun.elapsed(), Some(begun));
         });
-        info!(database = %self.handle.database, objects = picture.objects(), took = ?begun.elapsed(), "catalogs loaded");
+        info!(database = &*self.handle.database, objects = picture.objects(), took = ?begun.elapsed(), "catalogs loaded");
         self.digest = digest;
         self.handle.current.publish(picture);
         // Another database's keeper may have waited for the drawing.

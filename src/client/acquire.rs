@@ -463,7 +463,10 @@ impl Client {
             }
         };
         match error.class() {
-            ConnectClass::Denied if !is_last => debug!(node = node.0, %error, "the node refused a login"),
+            // Its words may quote the client's: a string begins no line of the log.
+            ConnectClass::Denied if !is_last => {
+                debug!(node = node.0, error = error.to_string(), "the node refused a login");
+            }
             ConnectClass::Denied => {
                 let message = format!("the node refused the login: {error}");
                 return Err(Refusal { code: SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message });

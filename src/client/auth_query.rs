@@ -87,7 +87,7 @@ impl AuthQuery {
     async fn ask_roles(&self, name: &str, cluster: &Cluster) -> Result<Arc<Roles>, String> {
         let rows = self.ask(MEMBERSHIP, name, cluster).await;
         let rows = rows.inspect_err(|why| {
-            tracing::warn!(cluster = %cluster.name, %why, "the cluster was asked for a user's roles and did not answer");
+            tracing::warn!(cluster = %cluster.name, why, "the cluster was asked for a user's roles and did not answer");
         })?;
         let roles = rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
         Ok(Arc::new(roles.map(|role| (&*role).into()).collect()))
@@ -97,7 +97,7 @@ impl AuthQuery {
     async fn ask_password(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Option<User>, String> {
         let rows = self.ask(&self.settings.query, name, cluster).await;
         let user = rows.and_then(|rows| self.user_in(rows, name));
-        user.inspect_err(|why| tracing::warn!(cluster = %cluster.name, %why, "auth_query got no answer"))
+        user.inspect_err(|why| tracing::warn!(cluster = %cluster.name, why, "auth_query got no answer"))
     }
 
     fn user_in(&self, rows: Vec<Row>, name: &Arc<str>) -> Result<Option<User>, String> {

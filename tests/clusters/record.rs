@@ -61,6 +61,22 @@ fn what_a_client_says_begins_no_line_of_the_log() {
 }
 
 #[test]
+fn nor_does_the_name_of_a_database_that_is_in_no_configuration() {
+    limited(|| {
+        const NAME: &str = "x\n9999 INFO forged";
+        let cluster = cluster();
+        cluster.node(0).sql(&format!("create database \"{NAME}\"")).unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let proxy = Proxy::start(&cluster, "[[database]]\nname = '*'\ncluster = 'main'");
+        let mut client = proxy.client_config().dbname(NAME).connect(NoTls).unwrap();
+        client.simple_query("select 1").unwrap();
+        is_logged(&proxy, &["catalogs loaded", "x\\n9999"]);
+        let log = proxy.log();
+        assert!(!log.lines().any(|line| line.starts_with("9999")), "{log}");
+    });
+}
+
+#[test]
 fn who_comes_and_goes_is_logged_where_that_is_wanted() {
     limited(|| {
         let cluster = cluster();
