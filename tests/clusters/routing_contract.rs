@@ -227,8 +227,8 @@ fn through_trunkline_nothing_is_answered_otherwise_that_is_answered_alike_twice_
         let mut wrong = Vec::new();
         for (number, case) in ran.iter().enumerate().filter(|(_, case)| !case.tells_of_node) {
             for (step, sql) in case.strings().into_iter().enumerate() {
-                let [once, again] = [0, 1].map(|run| &direct[run][number][step]);
-                let found = &through[number][step];
+                let [once, again] = [0, 1].map(|run| steady(&direct[run][number][step]));
+                let found = steady(&through[number][step]);
                 if once == again && once != found {
                     wrong.push(format!("{} {sql}\n    direct  {once:?}\n    through {found:?}", case.id));
                 }
@@ -237,6 +237,16 @@ fn through_trunkline_nothing_is_answered_otherwise_that_is_answered_alike_twice_
         assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
         assert!(proxy.metric("trunkline_statements_total", "target=\"replica\"") > 300.0);
     });
+}
+
+/// An answer as far as it is the same twice by more than chance: the times and buffers of a plan are measured.
+fn steady(answer: &Result<String, String>) -> Result<&str, &str> {
+    const MEASURED: [&str; 4] = ["actual time=", "Planning Time: ", "Execution Time: ", "Buffers: "];
+    match answer {
+        Ok(rows) if MEASURED.iter().any(|word| rows.contains(word)) => Ok("a plan, and what was measured"),
+        Ok(rows) => Ok(rows),
+        Err(code) => Err(code),
+    }
 }
 
 #[test]
