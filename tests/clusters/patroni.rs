@@ -138,6 +138,8 @@ fn a_leader_whose_patroni_stands_still_is_left_for_the_promoted_one() {
         let proxy = Proxy::over_patroni(cluster.folder(), &cluster.urls(), "");
         let mut client = proxy.client();
         client.batch_execute("create table t (a int)").unwrap();
+        // Whoever is promoted has the table then.
+        both_stream(&proxy);
         let old = cluster.leader().unwrap();
         cluster.member(old).freeze_patroni(true);
         // Its PostgreSQL goes on as a primary, and is one for us until another has a higher timeline.
