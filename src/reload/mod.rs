@@ -81,6 +81,7 @@ pub struct Reloaded {
 impl Standing {
     /// Everything that runs by this configuration. Call on the main runtime.
     pub fn start(config: Config, source: PathBuf, mut catalogs: Catalogs) -> Self {
+        say_what_fits_nobody(&config);
         let (lasting, newcomers) = Lasting::new(Pools::new(server::plan(&config)));
         let start = |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), None);
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
@@ -178,6 +179,7 @@ impl Standing {
         for setting in &reloaded.need_restart {
             warn!(setting, "a changed setting counts only after a restart");
         }
+        say_what_fits_nobody(&self.config);
         info!(config = %self.source.display(), "the configuration has been reloaded");
         Ok(reloaded)
     }
@@ -248,6 +250,13 @@ impl Standing {
             })
         };
         self.lasting.pools.retain(|key| is_there(key) && is_same_user(&key.user));
+    }
+}
+
+/// What is no mistake, and may be meant otherwise: PostgreSQL warns of it, too.
+fn say_what_fits_nobody(config: &Config) {
+    if config.access.asks_tls() && config.tls.is_none() {
+        warn!("TLS is off: access rules of hostssl fit nobody");
     }
 }
 

@@ -12,6 +12,7 @@ use trunkline::demo::node::Stop;
 
 use crate::certificates::Authority;
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login};
+use crate::record::is_logged;
 
 /// Users are asked of the cluster; `ada` is one of it, with this password.
 fn asking_cluster(password: &str, extra: &str) -> (Cluster, Proxy) {
@@ -296,6 +297,16 @@ fn a_login_that_fails_for_what_others_do_is_counted_by_its_cause() {
         }
         // Nobody has asked for it while somebody could answer.
         assert_eq!((refused(&proxy, "eve", "x"), counted("no_node")), (Some("57P03".to_owned()), 1.0));
+    });
+}
+
+#[test]
+fn rules_for_tls_where_it_is_off_are_warned_of() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[auth]\nhba = ['hostssl all all all trust', 'host all all all md5']");
+        is_logged(&proxy, &["WARN", "TLS is off", "hostssl"]);
+        assert_eq!(refused(&proxy, "bench", "wrong"), wrong(), "the next rule counts");
     });
 }
 

@@ -166,6 +166,11 @@ impl Rules {
     pub fn asks_certificates(&self) -> bool {
         self.rules.iter().any(|rule| rule.admission.certificate > CertificateDemand::None)
     }
+
+    /// Some rule is for TLS alone: it fits nobody where that is off.
+    pub fn asks_tls(&self) -> bool {
+        self.rules.iter().any(Rule::asks_tls)
+    }
 }
 
 /// One of them fits. What is not known counts only where none does without it.

@@ -61,6 +61,11 @@ impl Rule {
         Ok(Some(Self { kind, databases, users, addresses, admission }))
     }
 
+    /// It is for connections with TLS alone.
+    pub(super) fn asks_tls(&self) -> bool {
+        self.kind == Kind::HostTls
+    }
+
     pub(super) fn fits(&self, origin: &Origin<'_>, findings: &Findings) -> Fit {
         if !self.kind.fits(origin) {
             return Ok(false);

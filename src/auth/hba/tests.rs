@@ -127,6 +127,13 @@ fn a_certificate_may_be_asked_for_beside_the_password() {
 }
 
 #[test]
+fn rules_that_need_tls_are_known() {
+    assert!(read(RULES).asks_tls() && read("host all all all md5\nhostssl all all all md5").asks_tls());
+    assert!(!read("local all all md5\nhost all all all md5\nhostnossl all all all md5").asks_tls());
+    assert!(!Rules::of_passwords().asks_tls());
+}
+
+#[test]
 fn a_hosts_name_is_asked_for_only_where_it_decides() {
     let rules = read(
         "host shop ada db1.example.com trust\nhost shop all .Example.com md5\nhost shop mallory all reject\n\
