@@ -280,7 +280,11 @@ async fn reap(in_force: InForce, fleet: Arc<Fleet>) {
     loop {
         interval.tick().await;
         let server = in_force.load_full();
-        server.pools.reap(Instant::now(), |key| server.census.has(&key.database, &key.user));
+        let has_client = |key: &PoolKey| server.census.has(&key.database, &key.user);
+        server.pools.reap(Instant::now(), has_client);
+        // Those of the configuration keep what they have counted.
+        let is_to_stay = |key: &PoolKey| server.databases.contains_key(&key.database) || has_client(key);
+        server.pools.forget_unused(Instant::now(), is_to_stay);
         if server.pools.plan().default.min_size > 0 {
             open_ahead(&server);
         }

@@ -349,6 +349,11 @@ impl Pool {
         self.slots.reap(now, settings.idle_timeout, least, is_over)
     }
 
+    /// It has nothing, and nobody waits for anything; see [`Slots::is_unused`].
+    pub(super) fn is_unused(&self, now: Instant) -> bool {
+        self.slots.is_unused(now)
+    }
+
     /// Closes all idle connections, and takes none back.
     pub fn retire(&self) {
         self.slots.retire();

@@ -188,7 +188,12 @@ impl Pools {
                 pool.forget();
             }
         }
-        self.quotas.retain(|_, quota| !quota.pools().is_empty() || quota.is_used());
+        self.forget_unused_quotas();
+    }
+
+    /// Who counts in one holds it, and takes it under the lock that is held here.
+    fn forget_unused_quotas(&self) {
+        self.quotas.retain(|_, quota| Arc::strong_count(quota) > 1);
     }
 
     /// Closes the idle connections of these pools, and leased ones when they come back.
@@ -226,6 +231,19 @@ impl Pools {
         self.pools.iter().map(|pool| pool.reap(now, is_in_use(pool.key()))).sum()
     }
 
+    /// Forgets the pools that have nothing and that nobody has, but for those that are to stay: whoever asks for names that
+    /// there are not leaves nothing behind.
+    pub fn forget_unused(&self, now: Instant, is_to_stay: impl Fn(&PoolKey) -> bool) {
+        let is_unused = |pool: &Arc<Pool>| Arc::strong_count(pool) == 1 && pool.is_unused(now);
+        let unused = self.pools.iter().filter(|pool| is_unused(pool) && !is_to_stay(pool.key()));
+        let keys: Vec<PoolKey> = unused.map(|pool| pool.key().clone()).collect();
+        for key in keys {
+            // Whoever gets a pool takes it under the lock that is held here: none is forgotten that somebody has just got.
+            self.pools.remove_if(&key, |_, pool| is_unused(pool));
+        }
+        self.forget_unused_quotas();
+    }
+
     /// The pools that are meant.
     pub fn select(&self, is_meant: impl Fn(&PoolKey) -> bool) -> Vec<Arc<Pool>> {
         self.pools.iter().filter(|pool| is_meant(pool.key())).map(|pool| Arc::clone(&pool)).collect()
@@ -250,5 +268,69 @@ impl Pools {
         for pool in &self.pools {
             pool.retire();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hashbrown::HashMap;
+
+    use super::super::plan::Share;
+    use super::*;
+
+    fn pools() -> Pools {
+        let default = PoolSettings {
+            size: 2,
+            min_size: 0,
+            reserve_size: 0,
+            reserve_timeout: Duration::ZERO,
+            of_database: Some(1),
+            of_user: None,
+            workers: 1,
+            connect_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            lifetime: Duration::ZERO,
+        };
+        let share = Share { size: None, max_connections: Some(1) };
+        Pools::new(Plan { default, databases: [("*".into(), share)].into(), users: HashMap::new() })
+    }
+
+    fn key(database: &str) -> PoolKey {
+        let database: Arc<str> = database.into();
+        PoolKey { cluster: 0, node: NodeId(0), server_name: Arc::clone(&database), database, user: "ada".into() }
+    }
+
+    #[test]
+    fn a_pool_that_has_nothing_is_forgotten_once_nobody_has_it() {
+        let (pools, now) = (pools(), Instant::now());
+        let (gate, endpoint) = (Arc::new(Gate::default()), Endpoint::plain("127.0.0.1:1".into()));
+        let get = |database| pools.get(&key(database), &gate, &endpoint, None);
+        let held = get("held");
+        drop((get("left"), get("shop")));
+        let known = || {
+            let mut names: Vec<_> = pools.pools.iter().map(|pool| pool.key().database.to_string()).collect();
+            names.sort();
+            (names.join(" "), pools.quotas.len())
+        };
+        // Each database has a quota, and so has the user.
+        assert_eq!(known(), ("held left shop".to_owned(), 4));
+        pools.forget_unused(now, |key| &*key.database == "shop");
+        assert_eq!(known(), ("held shop".to_owned(), 3));
+        drop(held);
+        pools.forget_unused(now, |_| true);
+        assert_eq!(known(), ("held shop".to_owned(), 3));
+        pools.forget_unused(now, |_| false);
+        assert_eq!(known(), (String::new(), 0));
+    }
+
+    #[test]
+    fn a_limit_counts_on_as_long_as_somebody_counts_in_it() {
+        let (pools, now) = (pools(), Instant::now());
+        let claim = pools.claim_apart(&key("shop")).expect("there is room for one");
+        pools.forget_unused(now, |_| false);
+        assert_eq!(pools.claim_apart(&key("shop")).err(), Some(Crowd::Database(1)));
+        drop(claim);
+        pools.forget_unused(now, |_| false);
+        assert!(pools.quotas.is_empty() && pools.claim_apart(&key("shop")).is_ok());
     }
 }

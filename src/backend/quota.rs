@@ -71,11 +71,6 @@ impl Quota {
         self.state.lock().is_full()
     }
 
-    /// A connection counts in it.
-    pub(super) fn is_used(&self) -> bool {
-        self.state.lock().used > 0
-    }
-
     /// There are more than there may be: the limit has been lowered.
     pub(super) fn is_over(&self) -> bool {
         let state = self.state.lock();

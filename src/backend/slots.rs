@@ -331,6 +331,12 @@ impl Slots {
         drop(waiters);
     }
 
+    /// There is no connection, nobody waits, and nothing is remembered of the node's room for one.
+    pub fn is_unused(&self, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        state.total == 0 && state.nobody_waits() && state.room(now) == usize::MAX
+    }
+
     /// It has been forgotten.
     pub fn is_forgotten(&self) -> bool {
         self.state.lock().forgotten

@@ -1,5 +1,5 @@
 //! DROP DATABASE and its kin need a database that nobody else is connected to: what Trunkline keeps there itself is never
-//! in the way, and PostgreSQL's own refusal stays where clients are connected.
+//! in the way, and PostgreSQL's own refusal stays where clients are connected. What is kept of databases that there are not.
 
 use std::time::{Duration, Instant};
 
@@ -111,5 +111,22 @@ fn postgresql_refuses_while_clients_are_connected_and_no_longer() {
         eventually("its catalogs are known again", Duration::from_secs(20), || {
             proxy.metric("trunkline_catalog_current", "database=\"shop\"") == 1.0
         });
+    });
+}
+
+#[test]
+fn databases_that_there_are_not_leave_nothing_behind_but_those_of_the_configuration() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, ANY);
+        let names = ["shop".to_owned()].into_iter().chain((0..20).map(|number| format!("nowhere{number}")));
+        for name in names {
+            let gone = proxy.client_config().dbname(&name).connect(NoTls).err().expect("there is none");
+            assert_eq!(gone.code(), Some(&SqlState::UNDEFINED_DATABASE));
+        }
+        eventually("their pools are forgotten", Duration::from_secs(5), || {
+            proxy.metric("trunkline_pool_size", "database=\"nowhere") == 0.0
+        });
+        assert!(proxy.metric("trunkline_pool_connection_failures_total", "database=\"shop\"") > 0.0);
     });
 }
