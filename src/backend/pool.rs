@@ -16,7 +16,7 @@ use super::gate::{About, Gate};
 use super::lease::Lease;
 use super::plan::PoolSettings;
 use super::quota::Quota;
-use super::slots::{Counts, Crowd, Grant, Openings, Slot, Slots, Taken};
+use super::slots::{Counts, Crowd, Grant, Openings, Slot, Slots, Taken, Wanted};
 use crate::auth::{SaltedPassword, Secret};
 use crate::net::timers;
 use crate::session::Known;
@@ -162,12 +162,12 @@ impl Pool {
 
     /// A connection, warm or new, waiting in the queue up to the deadline.
     pub async fn lease(self: &Arc<Self>, worker: usize, deadline: Instant) -> Result<Lease, LeaseError> {
-        self.lease_by(worker, deadline, true).await
+        self.lease_by(worker, deadline, Wanted::ThisNode).await
     }
 
     /// The same where another node may serve as well: the node's room for one more is not waited for.
     pub async fn lease_or_elsewhere(self: &Arc<Self>, worker: usize, deadline: Instant) -> Result<Lease, LeaseError> {
-        self.lease_by(worker, deadline, false).await
+        self.lease_by(worker, deadline, Wanted::AnyNode).await
     }
 
     /// The node has lately had no room for one more.
@@ -175,15 +175,10 @@ impl Pool {
         self.slots.lacks_room()
     }
 
-    async fn lease_by(
-        self: &Arc<Self>,
-        worker: usize,
-        deadline: Instant,
-        waits_for_room: bool,
-    ) -> Result<Lease, LeaseError> {
+    async fn lease_by(self: &Arc<Self>, worker: usize, deadline: Instant, wanted: Wanted) -> Result<Lease, LeaseError> {
         loop {
             let now = Instant::now();
-            let grant = match self.slots.take(worker, now, waits_for_room) {
+            let grant = match self.slots.take(worker, now, wanted) {
                 Taken::Now(grant) => grant,
                 Taken::Wait(receiver) => match self.wait(receiver, now, deadline).await? {
                     Some(grant) => grant,

@@ -77,6 +77,15 @@ pub enum Grant {
     Open(Slot),
 }
 
+/// Whose connection will do for whoever asks for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// This node's alone: its room for one more is waited for.
+    ThisNode,
+    /// Another node's as well: its room is not waited for.
+    AnyNode,
+}
+
 /// What [`Slots::take`] answers.
 #[derive(Debug)]
 pub enum Taken {
@@ -158,9 +167,8 @@ impl Slots {
         slots
     }
 
-    /// An idle connection, a free slot, or a place in the queue. Nobody overtakes who waits. Who `waits_for_room` has no other
-    /// node to go to.
-    pub fn take(self: &Arc<Self>, worker: usize, now: Instant, waits_for_room: bool) -> Taken {
+    /// An idle connection, a free slot, or a place in the queue. Nobody overtakes who waits.
+    pub fn take(self: &Arc<Self>, worker: usize, now: Instant, wanted: Wanted) -> Taken {
         let (receiver, is_starved) = {
             let mut state = self.state.lock();
             if state.forgotten {
@@ -177,7 +185,7 @@ impl Slots {
                     return Taken::Now(Grant::Open(Slot(Some(Arc::clone(self)))));
                 }
             }
-            if is_without_room && (state.total == 0 || !waits_for_room) {
+            if is_without_room && (state.total == 0 || wanted == Wanted::AnyNode) {
                 return Taken::NoRoom;
             }
             let (sender, receiver) = oneshot::channel();
@@ -514,6 +522,7 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use super::Wanted::{AnyNode, ThisNode};
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
@@ -557,9 +566,9 @@ mod tests {
     #[test]
     fn a_slot_that_is_given_up_goes_to_the_first_who_waits() {
         let (slots, now) = (of_size(1), Instant::now());
-        let held = slot(slots.take(0, now, true));
-        let Taken::Wait(mut first) = slots.take(0, now, true) else { panic!("the pool is full") };
-        let Taken::Wait(mut second) = slots.take(0, now, true) else { panic!("the pool is full") };
+        let held = slot(slots.take(0, now, ThisNode));
+        let Taken::Wait(mut first) = slots.take(0, now, ThisNode) else { panic!("the pool is full") };
+        let Taken::Wait(mut second) = slots.take(0, now, ThisNode) else { panic!("the pool is full") };
         drop(held);
         let granted = first.try_recv().unwrap();
         assert!(second.try_recv().is_err());
@@ -571,10 +580,10 @@ mod tests {
     #[test]
     fn a_node_without_room_is_asked_for_more_by_few_and_by_more_if_it_has_some() {
         let (slots, begun) = (of_size(20), Instant::now());
-        let mut held: Vec<Slot> = (0..5).map(|_| slot(slots.take(0, begun, true))).collect();
+        let mut held: Vec<Slot> = (0..5).map(|_| slot(slots.take(0, begun, ThisNode))).collect();
         slots.no_room(begun);
         held.pop(); // the one that was refused
-        let mut places: Vec<_> = (0..15).map(|_| place(slots.take(0, begun, true))).collect();
+        let mut places: Vec<_> = (0..15).map(|_| place(slots.take(0, begun, ThisNode))).collect();
         assert_eq!(slots.crowd(), Crowd::Node(4));
         slots.serve(begun + ROOM_PAUSE / 2);
         let mut grants = || places.iter_mut().filter_map(granted).collect::<Vec<Slot>>();
@@ -591,7 +600,7 @@ mod tests {
         slots.no_room(at);
         asked.pop();
         assert_eq!(slots.counts().busy, 18);
-        let mut one_more = place(slots.take(0, at, true));
+        let mut one_more = place(slots.take(0, at, ThisNode));
         slots.serve(at);
         assert!(granted(&mut one_more).is_none());
         drop(held.pop());
@@ -601,23 +610,23 @@ mod tests {
     #[test]
     fn who_may_go_elsewhere_does_not_wait_for_room_and_a_long_pause_makes_some() {
         let (slots, begun) = (of_size(20), Instant::now());
-        let mut held: Vec<Slot> = (0..4).map(|_| slot(slots.take(0, begun, true))).collect();
+        let mut held: Vec<Slot> = (0..4).map(|_| slot(slots.take(0, begun, ThisNode))).collect();
         slots.no_room(begun);
         held.pop();
-        assert!(matches!(slots.take(0, begun, false), Taken::NoRoom));
-        let waits = place(slots.take(0, begun, true));
-        assert!(matches!(slots.take(0, begun, false), Taken::NoRoom), "behind who waits, too");
+        assert!(matches!(slots.take(0, begun, AnyNode), Taken::NoRoom));
+        let waits = place(slots.take(0, begun, ThisNode));
+        assert!(matches!(slots.take(0, begun, AnyNode), Taken::NoRoom), "behind who waits, too");
         drop(waits);
         let late = begun + 100 * ROOM_PAUSE;
-        held.extend((0..17).map(|_| slot(slots.take(0, late, false))));
-        place(slots.take(0, late, false));
+        held.extend((0..17).map(|_| slot(slots.take(0, late, AnyNode))));
+        place(slots.take(0, late, AnyNode));
     }
 
     #[test]
     fn the_last_slot_of_a_full_node_goes_to_who_waits_for_the_same_quota() {
         let ([one, other], now) = (sharing(1, 5), Instant::now());
-        let opening = slot(one.take(0, now, true));
-        let mut waits = place(other.take(0, now, true));
+        let opening = slot(one.take(0, now, ThisNode));
+        let mut waits = place(other.take(0, now, ThisNode));
         one.no_room(now);
         drop(opening);
         assert!(granted(&mut waits).is_some());
@@ -626,13 +635,13 @@ mod tests {
     #[test]
     fn where_a_node_has_no_room_at_all_nobody_waits_and_one_asks_at_a_time() {
         let (slots, begun) = (of_size(20), Instant::now());
-        let first = slot(slots.take(0, begun, true));
+        let first = slot(slots.take(0, begun, ThisNode));
         slots.no_room(begun);
         drop(first);
-        assert!(matches!(slots.take(0, begun, true), Taken::NoRoom));
+        assert!(matches!(slots.take(0, begun, ThisNode), Taken::NoRoom));
         let later = begun + ROOM_PAUSE;
-        let next = slot(slots.take(0, later, true));
-        let mut waits = place(slots.take(0, later, true));
+        let next = slot(slots.take(0, later, ThisNode));
+        let mut waits = place(slots.take(0, later, ThisNode));
         slots.no_room(later);
         drop(next);
         assert!(granted(&mut waits).is_none());
@@ -645,9 +654,9 @@ mod tests {
     #[test]
     fn who_has_left_the_queue_is_passed_over() {
         let (slots, now) = (of_size(1), Instant::now());
-        let held = slot(slots.take(0, now, true));
-        let Taken::Wait(gone) = slots.take(0, now, true) else { panic!("the pool is full") };
-        let Taken::Wait(mut waits) = slots.take(0, now, true) else { panic!("the pool is full") };
+        let held = slot(slots.take(0, now, ThisNode));
+        let Taken::Wait(gone) = slots.take(0, now, ThisNode) else { panic!("the pool is full") };
+        let Taken::Wait(mut waits) = slots.take(0, now, ThisNode) else { panic!("the pool is full") };
         drop(gone);
         drop(held);
         assert!(matches!(waits.try_recv(), Ok(Grant::Open(_))));
@@ -656,20 +665,20 @@ mod tests {
     #[test]
     fn a_grant_that_is_never_received_is_not_lost() {
         let (slots, now) = (of_size(1), Instant::now());
-        let held = slot(slots.take(0, now, true));
-        let Taken::Wait(gone) = slots.take(0, now, true) else { panic!("the pool is full") };
+        let held = slot(slots.take(0, now, ThisNode));
+        let Taken::Wait(gone) = slots.take(0, now, ThisNode) else { panic!("the pool is full") };
         drop(held);
         drop(gone);
         assert_eq!(slots.counts(), counts(1));
-        slot(slots.take(0, now, true));
+        slot(slots.take(0, now, ThisNode));
     }
 
     #[test]
     fn the_reserve_is_for_those_who_have_waited_and_for_no_more_than_it_has() {
         let bounds = Bounds { size: 1, reserve: 1, reserve_timeout: TIMEOUT, ..Bounds::default() };
         let (slots, now) = (Slots::new(bounds, 1, Vec::new()), Instant::now());
-        let held = slot(slots.take(0, now, true));
-        let mut places = [(); 3].map(|()| place(slots.take(0, now, true)));
+        let held = slot(slots.take(0, now, ThisNode));
+        let mut places = [(); 3].map(|()| place(slots.take(0, now, ThisNode)));
         slots.serve(now + TIMEOUT / 2);
         assert!(granted(&mut places[0]).is_none(), "it has not waited long enough");
         slots.serve(now + TIMEOUT);
@@ -684,27 +693,27 @@ mod tests {
     #[test]
     fn who_waits_for_a_quota_is_served_when_another_pool_gives_up_a_slot() {
         let ([one, other], now) = (sharing(2, 2), Instant::now());
-        let (first, second) = (slot(one.take(0, now, true)), slot(one.take(0, now, true)));
-        let mut waits = place(other.take(0, now, true));
+        let (first, second) = (slot(one.take(0, now, ThisNode)), slot(one.take(0, now, ThisNode)));
+        let mut waits = place(other.take(0, now, ThisNode));
         assert_eq!(other.crowd(), Crowd::Database(2));
         assert_eq!(one.crowd(), Crowd::Pool(2));
         drop(first);
         let served = granted(&mut waits).expect("there is room");
-        let mut next = place(one.take(0, now, true));
+        let mut next = place(one.take(0, now, ThisNode));
         assert!(granted(&mut next).is_none());
         drop(served);
         assert!(granted(&mut next).is_some());
         drop(second);
         assert_eq!((one.counts(), other.counts()), (counts(2), counts(2)));
-        assert!([(); 2].map(|()| one.take(0, now, true)).iter().all(|taken| matches!(taken, Taken::Now(_))));
+        assert!([(); 2].map(|()| one.take(0, now, ThisNode)).iter().all(|taken| matches!(taken, Taken::Now(_))));
     }
 
     #[test]
     fn of_two_pools_that_share_a_quota_the_one_that_has_waited_longer_goes_first() {
         let ([one, other], now) = (sharing(1, 2), Instant::now());
-        let held = slot(one.take(0, now, true));
-        let mut later = place(one.take(0, now + TIMEOUT, true));
-        let mut earlier = place(other.take(0, now, true));
+        let held = slot(one.take(0, now, ThisNode));
+        let mut later = place(one.take(0, now + TIMEOUT, ThisNode));
+        let mut earlier = place(other.take(0, now, ThisNode));
         drop(held);
         let served = granted(&mut earlier).expect("it came first");
         assert!(granted(&mut later).is_none());
@@ -715,13 +724,13 @@ mod tests {
     #[test]
     fn nobody_waits_for_somebody_who_has_left_the_queue() {
         let ([one, _], now) = (sharing(1, 1), Instant::now());
-        let held = slot(one.take(0, now, true));
-        let gone = place(one.take(0, now, true));
+        let held = slot(one.take(0, now, ThisNode));
+        let gone = place(one.take(0, now, ThisNode));
         // As when a failover closes what is leased, and drops what waits.
         drop(gone);
         drop(held);
-        let held = slot(one.take(0, now, true));
-        drop(place(one.take(0, now, true)));
+        let held = slot(one.take(0, now, ThisNode));
+        drop(place(one.take(0, now, ThisNode)));
         drop(held);
         drop(one.open_ahead(1, Instant::now()).expect("nobody waits"));
         assert_eq!(one.counts(), counts(1));
@@ -730,8 +739,8 @@ mod tests {
     #[test]
     fn a_connection_that_comes_back_goes_to_who_waits_elsewhere_also_behind_one_that_did_not() {
         let ([one, other], now) = (sharing(2, 2), Instant::now());
-        let (_held, _others) = (slot(one.take(0, now, true)), slot(other.take(0, now, true)));
-        let _waiting = [(); 2].map(|()| place(one.take(0, now, true)));
+        let (_held, _others) = (slot(one.take(0, now, ThisNode)), slot(other.take(0, now, ThisNode)));
+        let _waiting = [(); 2].map(|()| place(one.take(0, now, ThisNode)));
         // One comes back to `one`, and serves the first of the two.
         assert!(!one.yields_to_others(Some(now)));
         assert!(other.quotas[0].is_short() && other.yields_to_others(None));
@@ -744,11 +753,11 @@ mod tests {
         let bounds = Bounds { size: 9, is_limited: true, ..Bounds::default() };
         let (slots, now) = (Slots::new(bounds, 1, quotas), Instant::now());
         let other = Slots::new(bounds, 1, vec![database, Quota::new(None)]);
-        let held = slot(slots.take(0, now, true));
-        let _waits = [(); 9].map(|()| place(slots.take(0, now, true)));
+        let held = slot(slots.take(0, now, ThisNode));
+        let _waits = [(); 9].map(|()| place(slots.take(0, now, ThisNode)));
         assert_eq!(slots.crowd(), Crowd::User(1));
-        let others = [(); 4].map(|()| slot(other.take(0, now, true)));
-        drop(place(other.take(0, now, true)));
+        let others = [(); 4].map(|()| slot(other.take(0, now, ThisNode)));
+        drop(place(other.take(0, now, ThisNode)));
         drop((others, held));
     }
 
@@ -757,8 +766,8 @@ mod tests {
         let quota = Quota::new(Some(1));
         let bounds = Bounds { size: 3, is_limited: true, ..Bounds::default() };
         let (slots, now) = (Slots::new(bounds, 1, vec![Arc::clone(&quota)]), Instant::now());
-        let held = slot(slots.take(0, now, true));
-        let mut waits = place(slots.take(0, now, true));
+        let held = slot(slots.take(0, now, ThisNode));
+        let mut waits = place(slots.take(0, now, ThisNode));
         quota.set(Some(2));
         slots.set(bounds, now);
         let second = granted(&mut waits).expect("there is room");
@@ -766,20 +775,20 @@ mod tests {
         assert!(quota.is_over() && quota.is_short());
         drop(second);
         assert!(!quota.is_over());
-        place(slots.take(0, now, true));
+        place(slots.take(0, now, ThisNode));
         drop(held);
     }
 
     #[test]
     fn who_waits_when_its_pool_is_forgotten_is_sent_away_and_nobody_waits_there_again() {
         let (slots, now) = (of_size(1), Instant::now());
-        let held = slot(slots.take(0, now, true));
-        let mut waits = place(slots.take(0, now, true));
+        let held = slot(slots.take(0, now, ThisNode));
+        let mut waits = place(slots.take(0, now, ThisNode));
         slots.forget();
         assert_eq!(waits.try_recv().err(), Some(oneshot::error::TryRecvError::Closed));
-        assert!(matches!(slots.take(0, now, true), Taken::Never));
+        assert!(matches!(slots.take(0, now, ThisNode), Taken::Never));
         drop(held);
-        assert!(matches!(slots.take(0, now, true), Taken::Never));
+        assert!(matches!(slots.take(0, now, ThisNode), Taken::Never));
         assert_eq!(slots.counts().busy, 0);
     }
 
