@@ -299,9 +299,12 @@ impl Freshness {
 
     /// Positions of another history say nothing: the write is looked for anew on the present primary.
     fn forget_other_timelines(&mut self, view: &View) {
-        // A later one may have been told by another Trunkline, which knows more.
+        // A later one may have been told by another Trunkline, which knows more; unless it is known to be given up.
+        let is_given_up = |since| view.gave_up.is_some_and(|moment| since <= moment);
         if let (Some(floor), Some(present)) = (self.floor, present_timeline(view))
-            && floor.timeline.is_some_and(|timeline| timeline < present)
+            && floor
+                .timeline
+                .is_some_and(|timeline| timeline < present || timeline > present && is_given_up(floor.since))
         {
             self.floor = None;
             self.wrote = Some(self.wrote.map_or(floor.since, |moment| moment.max(floor.since)));
@@ -350,7 +353,11 @@ impl FromStr for Position {
 }
 
 fn present_timeline(view: &View) -> Option<Timeline> {
-    view.primary()?.position?.timeline
+    match view.primary() {
+        Some(primary) => primary.position?.timeline,
+        None if view.is_standby => view.primary_samples.last()?.timeline,
+        None => None,
+    }
 }
 
 /// The node has not been started again since.
@@ -513,6 +520,43 @@ mod tests {
             world.sample_on(FAR, 22, 0x300, Some(Timeline(2)));
             assert_eq!(world.allowed(&mut session), [FAR]);
         }
+    }
+
+    #[test]
+    fn what_was_seen_of_a_timeline_that_was_given_up_is_looked_for_anew() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.must_see("2:0/300".parse().unwrap(), world.at(10));
+        world.view.gave_up = Some(world.at(20));
+        world.sample(PRIMARY, 21, 0x900);
+        world.sample(NEAR, 22, 0x900);
+        assert_eq!(world.allowed(&mut session), [NEAR]);
+        // Another Trunkline may have seen it begin once more.
+        session.must_see("2:0/300".parse().unwrap(), world.at(30));
+        assert_eq!(world.allowed(&mut session), []);
+    }
+
+    #[test]
+    fn in_a_standby_cluster_a_session_may_leave_the_node_it_has_read_from() {
+        let mut world = World::new();
+        world.lose_primary();
+        world.view.is_standby = true;
+        let mut session = Freshness::default();
+        session.read(NEAR, world.at(10));
+        world.sample(FAR, 11, 0x900);
+        assert_eq!(world.allowed(&mut session), [NEAR]);
+        // It was lost for a moment, and may have been started again.
+        world.node(NEAR).up_since = Some(world.at(20));
+        assert_eq!(world.allowed(&mut session), []);
+        // What the leader had received by then, nobody has shown more of.
+        let led = |at, lsn, timeline| Sample { begun: at, lsn: Lsn(lsn), timeline: Some(Timeline(timeline)) };
+        world.view.primary_samples = Arc::new([led(world.at(30), 0x800, 1)]);
+        assert_eq!(world.allowed(&mut session), [FAR]);
+        // The other cluster goes on with another timeline.
+        world.view.primary_samples = Arc::new([led(world.at(40), 0x950, 2)]);
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample_on(FAR, 41, 0x950, Some(Timeline(2)));
+        assert_eq!(world.allowed(&mut session), [FAR]);
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl Authority {
         }
     }
 
+    /// When the last word was asked for.
+    pub(super) fn asked(&self) -> Option<Instant> {
+        self.word.as_ref().map(|word| word.begun)
+    }
+
     /// The cluster follows another one, and has no primary of its own.
     pub(super) fn is_standby_cluster(&self, now: Instant) -> bool {
         matches!(self.lock(now), Some(Lock::Standby(_)))

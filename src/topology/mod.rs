@@ -74,7 +74,7 @@ pub struct Topology {
     nodes: Vec<Node>,
     roles: Roles,
     authority: Authority,
-    /// The primary, or the last one: what the lag is measured against.
+    /// The leader, or the last one: what the lag is measured against.
     measured: Option<Claim>,
     /// When `measured` was accepted.
     accepted_at: Instant,
@@ -83,6 +83,8 @@ pub struct Topology {
     epoch: u64,
     /// The cluster follows another one, and nobody is to be primary.
     is_standby: bool,
+    /// When a higher timeline than the present one was given up.
+    gave_up: Option<Instant>,
     /// Who is primary, or why nobody is.
     verdict: Result<NodeId, Arc<str>>,
     /// When that was decided.
@@ -111,6 +113,7 @@ impl Topology {
             samples: VecDeque::with_capacity(SAMPLES),
             epoch: view.epoch,
             is_standby: false,
+            gave_up: None,
             verdict: Err("no node has been probed yet".into()),
             decided_at: now,
             view: Arc::new(view),
@@ -224,7 +227,13 @@ impl Topology {
                 self.measure(id);
                 self.judge(id);
             }
-            Err(failure) => node.failed(begun, failure),
+            Err(failure) => {
+                let is_full = failure == ProbeFailure::TooManyConnections;
+                node.failed(begun, failure);
+                if is_full {
+                    self.stands_still(id, begun);
+                }
+            }
         }
         self.decide(now)
     }
@@ -271,12 +280,19 @@ impl Topology {
         let was_urgent = self.is_urgent();
         let before = self.view();
         let held = self.roles.accepted();
+        if let Some(timeline) = self.roles.given_up_for(&self.nodes, &self.authority, now) {
+            self.roles.gives_up_above(timeline);
+            for node in &mut self.nodes {
+                node.gives_up_above(timeline);
+            }
+            self.gave_up = Some(now);
+        }
         self.verdict = self.roles.decide(&self.nodes, &self.authority, now);
         self.decided_at = now;
         self.is_standby = self.authority.is_standby_cluster(now);
         let accepted = self.roles.accepted();
-        if let Some(claim) = accepted {
-            self.measure_against(claim, now);
+        if let Some(leader) = self.leader(now) {
+            self.measure_against(leader, now);
         } else {
             self.samples.clear();
         }
@@ -289,7 +305,19 @@ impl Topology {
         self.effects(&before, has_changed, was_urgent)
     }
 
-    /// Lags are measured against the primary, from its first moment on.
+    /// What the others are measured against: the primary, or where there is none by design the node that brings them all
+    /// they have.
+    fn leader(&self, now: Instant) -> Option<Claim> {
+        self.roles.accepted().or_else(|| {
+            let Some(Lock::Standby(id)) = self.authority.lock(now) else { return None };
+            let node = self.node(id).filter(|node| node.is_answering() && node.is_replica())?;
+            let timeline = node.received()?.timeline?;
+            let report = node.report()?;
+            Some(Claim { node: id, system: report.system, timeline, postmaster_start: report.postmaster_start })
+        })
+    }
+
+    /// Lags are measured against the leader, from its first moment on.
     fn measure_against(&mut self, claim: Claim, now: Instant) {
         if place(self.measured) != place(Some(claim)) {
             self.accepted_at = now;
@@ -302,7 +330,9 @@ impl Topology {
         }
         let is_first = self.samples.is_empty();
         self.measured = Some(claim);
-        if let Some(sample) = self.node(claim.node).and_then(|node| node.position) {
+        let led =
+            self.node(claim.node).and_then(|node| if node.is_replica() { node.received() } else { node.position });
+        if let Some(sample) = led {
             self.note(sample);
         }
         if is_first {
@@ -313,10 +343,10 @@ impl Topology {
         }
     }
 
-    /// Notes a position of the accepted primary.
+    /// Notes a position of the leader.
     fn note(&mut self, sample: Sample) {
-        let is_of_primary = self.roles.accepted().is_some_and(|claim| sample.timeline == Some(claim.timeline));
-        if !is_of_primary {
+        let is_of_leader = self.measured.is_some_and(|leader| sample.timeline == Some(leader.timeline));
+        if !is_of_leader {
             return;
         }
         self.clock.note(sample);
@@ -342,6 +372,17 @@ impl Topology {
         }
     }
 
+    /// A replica that lives and does not tell where it is: it may have come no further.
+    fn stands_still(&mut self, id: NodeId, begun: Instant) {
+        let (clock, max_lag) = (&self.clock, self.settings.max_lag);
+        let Some(node) = self.nodes.get_mut(usize::from(id.0)).filter(|node| node.is_replica()) else { return };
+        let Some(position) = node.position.filter(|position| position.begun < begun) else { return };
+        node.lag.measure(clock, Sample { begun, ..position });
+        if node.lag.is_over(max_lag) {
+            node.lag.judge(max_lag);
+        }
+    }
+
     fn judge(&mut self, id: NodeId) {
         let max_lag = self.settings.max_lag;
         let is_measured = self.measured.is_some();
@@ -355,15 +396,17 @@ impl Topology {
     fn judge_reads(&mut self) {
         let primary = self.roles.accepted();
         let heard = primary.and_then(|claim| self.node(claim.node)?.heard());
-        for node in self.nodes.iter_mut().filter(|node| node.has_just_answered()) {
+        let obstacle_of = |node: &Node| why::obstacle(&self.roles, &self.nodes, node);
+        let obstacles: Vec<_> = self.nodes.iter().map(obstacle_of).collect();
+        for (node, obstacle) in self.nodes.iter_mut().zip(obstacles).filter(|(node, _)| node.has_just_answered()) {
             let is_forbidden = self.authority.forbids_reads(node.id);
             if primary.is_some() {
-                let obstacle = why::obstacle(&self.roles, node);
                 let is_cut_off = obstacle == Some(why::NOT_STREAMING) && node.heard() > heard;
                 node.has_followed = obstacle.is_none() || is_cut_off && node.has_followed;
                 node.takes_reads = !is_forbidden && node.has_followed;
             } else if self.is_standby {
-                node.takes_reads = !is_forbidden && node.is_replica();
+                let is_near = self.measured.is_none_or(|leader| node.is_near(leader));
+                node.takes_reads = !is_forbidden && node.is_replica() && is_near;
             } else {
                 node.takes_reads &= self.measured.is_none_or(|last| node.is_near(last));
             }
@@ -372,8 +415,8 @@ impl Topology {
 
     /// Writes anew why each node is as it is.
     fn explain(&mut self) {
-        for node in &mut self.nodes {
-            let mut words = why::why(&self.roles, node);
+        let all: Vec<_> = self.nodes.iter().map(|node| why::why(&self.roles, &self.nodes, node)).collect();
+        for (node, mut words) in self.nodes.iter_mut().zip(all) {
             if node.is_replica() && self.authority.forbids_reads(node.id) {
                 words.push_str("; takes no reads by its tag noloadbalance");
             }
@@ -400,6 +443,7 @@ impl Topology {
             no_primary_because: self.verdict.as_ref().err().cloned(),
             no_primary_since: self.verdict.is_err().then(|| self.view.no_primary_since.unwrap_or(now)),
             is_standby: self.is_standby,
+            gave_up: self.gave_up,
             nodes: self.nodes.iter().map(|node| self.picture(node, now)).collect(),
             primary_samples: samples,
         });
@@ -476,7 +520,7 @@ impl Topology {
             let can_read = node.role == Role::Replica && node.state == NodeState::Up;
             assert!(!node.takes_reads || can_read, "reads on a node that is {:?}, {:?}", node.role, node.state);
         }
-        let timeline = accepted.map(|claim| claim.timeline);
+        let timeline = self.measured.map(|leader| leader.timeline);
         let samples = &view.primary_samples;
         assert!(samples.iter().all(|sample| sample.timeline == timeline), "a sample of another timeline");
         assert!(samples.is_sorted_by(|one, next| one.begun < next.begun), "samples out of order");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::event::{PostmasterStart, ProbeFailure, ProbeReport, Receiver, ReportedRole, SystemId};
+use super::event::{PostmasterStart, ProbeFailure, ProbeReport, Receiver, ReportedRole, SeenTimeline, SystemId};
 use super::lag::ReplicaLag;
 use super::lsn::Timeline;
 use super::view::{NodeId, Sample};
@@ -298,11 +298,40 @@ impl Node {
         }
     }
 
+    /// Up to where a replica had the log at its last answer: what it may have passed on, whether it shows it or not.
+    pub(super) fn received(&self) -> Option<Sample> {
+        let ReportedRole::Replica { timeline, replay_lsn, receive_lsn, .. } = &self.report()?.role else { return None };
+        let lsn = (*replay_lsn).max(*receive_lsn)?;
+        Some(Sample { begun: self.heard()?, lsn, timeline: timeline.proven() })
+    }
+
     /// It streams from `address` by its own word.
     pub(super) fn streams_from(&self, address: &str) -> bool {
-        match self.receiver() {
-            Some(Receiver::Seen { is_streaming: true, sender: Some(sender) }) => sender.eq_ignore_ascii_case(address),
-            _ => false,
+        self.sender().is_some_and(|sender| sender.eq_ignore_ascii_case(address))
+    }
+
+    /// Whom it streams from, as its own configuration names it.
+    pub(super) fn sender(&self) -> Option<&str> {
+        match self.receiver()? {
+            Receiver::Seen { is_streaming: true, sender } => sender.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// By its last report it is of this timeline, beyond doubt.
+    pub(super) fn is_surely_of(&self, system: SystemId, timeline: Timeline) -> bool {
+        let seen = match self.report().map(|report| &report.role) {
+            Some(ReportedRole::Primary { timeline, .. }) => SeenTimeline::Exact(*timeline),
+            Some(ReportedRole::Replica { timeline, .. }) => *timeline,
+            None => SeenTimeline::Unknown,
+        };
+        self.system() == Some(system) && seen == SeenTimeline::Exact(timeline)
+    }
+
+    /// What it has shown of higher timelines has been given up.
+    pub(super) fn gives_up_above(&mut self, timeline: Timeline) {
+        if let Some((_, highest)) = &mut self.highest {
+            *highest = (*highest).min(timeline);
         }
     }
 }

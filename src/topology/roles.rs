@@ -23,7 +23,7 @@ use super::view::NodeId;
 pub(super) struct Roles {
     /// Pinned by configuration, or fixed by the first primary that was accepted.
     system: Option<SystemId>,
-    /// The highest timeline seen of that system; never falls.
+    /// The highest timeline seen of that system; falls only when it is seen to have been given up.
     highest: Option<Timeline>,
     /// The primary now.
     accepted: Option<Claim>,
@@ -147,6 +147,50 @@ impl Roles {
             Some(timeline) => timeline == accepted.timeline,
             None => self.first == Some(accepted.timeline),
         }
+    }
+
+    /// Whether a replica may have another history than the primary's under the same number: two nodes may have begun it,
+    /// each without the other. It has the primary's if it streams from it, or from one that does.
+    pub(super) fn is_of_rival(&self, nodes: &[Node], replica: &Node) -> bool {
+        let Some(accepted) = self.accepted else { return false };
+        let others = nodes.iter().filter(|node| node.id != accepted.node).filter_map(Node::last_claim);
+        let mut rivals = others.filter(|claim| claim.system == accepted.system && claim.timeline == accepted.timeline);
+        let has_rival = rivals.next().is_some();
+        let mut below = replica;
+        for _ in nodes {
+            let named = |address: &str| nodes.iter().find(|node| node.address.eq_ignore_ascii_case(address));
+            let Some(sender) = below.sender().and_then(named) else { return has_rival };
+            if sender.id == accepted.node {
+                return false;
+            }
+            let Some(ReportedRole::Replica { timeline, .. }) = sender.report().map(|report| &report.role) else {
+                return true;
+            };
+            if !self.is_followed_on(*timeline) {
+                return true;
+            }
+            below = sender;
+        }
+        has_rival
+    }
+
+    /// The timeline to go back to, where a higher one was begun and given up: who holds the lock claims it, and each node
+    /// that has shown the higher one was seen to be back on it before the lock was asked for.
+    pub(super) fn given_up_for(&self, nodes: &[Node], authority: &Authority, now: Instant) -> Option<Timeline> {
+        let (None, Some(system), Some(highest)) = (self.accepted, self.system, self.highest) else { return None };
+        let holder = nodes.get(usize::from(authority.primary(now)?.0))?;
+        let timeline = holder.claim(now, self.lease).filter(|claim| claim.system == system)?.timeline;
+        let asked = authority.asked()?;
+        let shown = nodes.iter().filter_map(|node| node.highest(system)).max();
+        let mut above = nodes.iter().filter(|node| node.highest(system) > Some(timeline));
+        let is_back =
+            |node: &Node| node.has_just_answered() && node.heard() < Some(asked) && node.is_surely_of(system, timeline);
+        (timeline < highest && shown == Some(highest) && above.all(is_back)).then_some(timeline)
+    }
+
+    /// Goes back to it.
+    pub(super) fn gives_up_above(&mut self, timeline: Timeline) {
+        self.highest = Some(timeline);
     }
 
     /// Decides anew; the error says in words why there is no primary.

@@ -100,9 +100,12 @@ pub struct View {
     pub no_primary_since: Option<Instant>,
     /// The cluster follows another one: that there is no primary is as it should be.
     pub is_standby: bool,
+    /// When a timeline above the present one was found to have been given up: what was seen of it before is gone.
+    pub gave_up: Option<Instant>,
     /// Every configured node, in order: index = [`NodeId`].
     pub nodes: Vec<NodeView>,
-    /// The primary's recent samples of its present timeline, oldest first.
+    /// The primary's recent samples of its present timeline, oldest first. In a standby cluster, how far the node had
+    /// received the log that the others have theirs from: nobody shows more than that.
     pub primary_samples: Arc<[Sample]>,
 }
 
@@ -131,6 +134,7 @@ impl View {
             no_primary_because: Some("no node has been probed yet".into()),
             no_primary_since: None,
             is_standby: false,
+            gave_up: None,
             nodes: addresses.iter().enumerate().map(unknown).collect(),
             primary_samples: Arc::new([]),
         }

@@ -10,7 +10,7 @@ use super::roles::{Roles, Standing, Support};
 pub(super) const NOT_STREAMING: &str = "does not stream from the primary";
 
 /// What keeps a node that answers from taking reads while there is a primary.
-pub(super) fn obstacle(roles: &Roles, node: &Node) -> Option<&'static str> {
+pub(super) fn obstacle(roles: &Roles, nodes: &[Node], node: &Node) -> Option<&'static str> {
     let Some(ReportedRole::Replica { timeline, receiver, is_replay_paused, .. }) =
         node.report().map(|report| &report.role)
     else {
@@ -28,6 +28,9 @@ pub(super) fn obstacle(roles: &Roles, node: &Node) -> Option<&'static str> {
             "may follow another timeline than the primary's, which the monitor's role may not see without pg_monitor",
         );
     }
+    if roles.is_of_rival(nodes, node) {
+        return Some("streams from a node that is not known to follow the primary");
+    }
     if node.lag.is_near() {
         return None;
     }
@@ -39,14 +42,14 @@ pub(super) fn obstacle(roles: &Roles, node: &Node) -> Option<&'static str> {
 }
 
 /// Why a node is as it is.
-pub(super) fn why(roles: &Roles, node: &Node) -> String {
+pub(super) fn why(roles: &Roles, nodes: &[Node], node: &Node) -> String {
     if let Some(failure) = node.failure() {
         return failure.to_string();
     }
     let mut words = match roles.standing(node) {
         Standing::Unknown => "not probed yet".to_owned(),
         Standing::Primary => primary_words(roles),
-        Standing::Replica => match (roles.accepted(), obstacle(roles, node)) {
+        Standing::Replica => match (roles.accepted(), obstacle(roles, nodes, node)) {
             (Some(_), None) => "follows the primary".to_owned(),
             (Some(_), Some(words)) => words.to_owned(),
             (None, _) if node.takes_reads => "followed the primary until it was lost".to_owned(),

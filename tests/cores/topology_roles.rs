@@ -11,6 +11,7 @@ use trunkline::topology::{
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
 const C: NodeId = NodeId(2);
+const D: NodeId = NodeId(3);
 
 /// A cluster told by hand: every step takes ten milliseconds.
 struct Story {
@@ -415,6 +416,123 @@ fn a_standby_cluster_is_read_and_has_no_primary() {
     story.lock(Lock::Standby(A));
     story.has_no_primary_because("standby cluster");
     assert_eq!(story.reads(), [A, B]);
+}
+
+/// A standby cluster's member: where it has received the log up to, and where it shows it.
+fn received(timeline: u32, sender: Option<usize>, lsns: (u64, u64)) -> ReportedRole {
+    let sender = sender.map(|index| address(index).into());
+    ReportedRole::Replica {
+        timeline: SeenTimeline::Exact(Timeline(timeline)),
+        replay_lsn: Some(Lsn(lsns.1)),
+        receive_lsn: Some(Lsn(lsns.0)),
+        receiver: Receiver::Seen { is_streaming: true, sender },
+        is_replay_paused: false,
+    }
+}
+
+#[test]
+fn in_a_standby_cluster_lags_are_measured_against_the_node_that_leads_it() {
+    let mut story = Story::of(3);
+    for step in 0..30 {
+        story.tell(A, Ok(received(1, None, (1000 + step, 1000 + step))));
+        story.tell(B, Ok(received(1, Some(0), (1000 + step, 1000 + step))));
+        story.tell(C, Ok(received(1, Some(0), (1000 + step, 1000))));
+        story.passes(50).lock(Lock::Standby(A));
+        if step == 0 {
+            assert_eq!(story.reads(), [A, B, C]);
+        }
+    }
+    assert_eq!(story.reads(), [A, B], "C shows what is older than a second");
+    // What the leader has received, and shows to nobody, somebody else may have shown.
+    story.tell(A, Ok(received(1, None, (2000, 1030))));
+    let samples = story.view().primary_samples.clone();
+    assert_eq!(samples.last().unwrap().lsn, Lsn(2000));
+    // Another timeline of the other cluster begins: who has not got there yet is not read.
+    story.tell(A, Ok(received(2, None, (2000, 2000))));
+    story.tell(B, Ok(received(1, Some(0), (2000, 2000))));
+    assert_eq!(story.reads(), [A]);
+    story.tell(B, Ok(received(2, Some(0), (2000, 2000))));
+    assert_eq!(story.reads(), [A, B]);
+}
+
+#[test]
+fn a_replica_of_the_rival_that_lost_takes_no_reads_though_its_timeline_has_the_same_number() {
+    let mut story = Story::whole();
+    story.claims(B, 2, 0);
+    story.claims(C, 2, 1);
+    story.follows(A, B, 2);
+    story.lock(Lock::Primary(C));
+    assert_eq!(story.view().primary, Some(C));
+    assert_eq!(story.reads(), []);
+    // Who streams from nobody knows whom may stream from the rival.
+    story.replicates(A, SeenTimeline::Exact(Timeline(2)), Receiver::Hidden);
+    assert_eq!(story.reads(), []);
+    story.follows(A, C, 2);
+    assert_eq!(story.reads(), [A]);
+    // The rival is demoted, and passes on what it gets from the primary.
+    story.follows(B, C, 2);
+    story.follows(A, B, 2);
+    assert_eq!(story.reads(), [A, B]);
+}
+
+#[test]
+fn a_replica_below_one_that_was_not_yet_seen_to_be_promoted_takes_no_reads() {
+    let mut story = Story::of(4);
+    story.claims(A, 1, 2);
+    story.follows(B, A, 1);
+    story.follows(C, A, 1);
+    story.follows(D, C, 1);
+    assert_eq!(story.reads(), [B, C, D]);
+    story.claims(B, 2, 0);
+    // C has been promoted, too; D was asked first.
+    story.follows(D, C, 2);
+    assert_eq!(story.reads(), []);
+    story.follows(C, B, 2);
+    assert_eq!(story.reads(), [C, D]);
+}
+
+#[test]
+fn a_promotion_that_was_given_up_ends_no_timeline_for_who_holds_the_lock() {
+    let mut story = Story::whole();
+    story.lock(Lock::Primary(A));
+    story.claims(B, 2, 0);
+    assert_eq!(story.view().primary, Some(B));
+    story.follows(C, B, 2);
+    // Patroni takes it back: all but one follow A again.
+    story.follows(B, A, 1);
+    story.claims(A, 1, 1);
+    story.claims(A, 1, 1);
+    story.lock(Lock::Primary(A));
+    story.has_no_primary_because("which is over");
+    // A node's control file may say less than it has seen.
+    story.replicates(C, SeenTimeline::AtLeast(Timeline(1)), Receiver::Absent);
+    story.lock(Lock::Primary(A));
+    story.has_no_primary_because("which is over");
+    story.follows(C, A, 1);
+    story.claims(A, 1, 2);
+    // The lock was asked for before.
+    story.has_no_primary_because("which is over");
+    assert_eq!(story.view().gave_up, None);
+    story.lock(Lock::Primary(A));
+    assert_eq!(story.view().primary, Some(A));
+    assert_eq!(story.reads(), [B, C]);
+    assert!(story.view().gave_up.is_some());
+}
+
+#[test]
+fn a_full_replica_that_may_stand_still_is_taken_off_after_a_while() {
+    let mut story = Story::whole();
+    for step in 0..30 {
+        let (timeline, insert_lsn) = (Timeline(1), Lsn(1000 + step));
+        story.tell(A, Ok(ReportedRole::Primary { timeline, insert_lsn, streaming_standbys: 2 }));
+        story.fails(B, ProbeFailure::TooManyConnections);
+        story.tell(C, Ok(received(1, Some(0), (1000 + step, 1000 + step))));
+        story.passes(50);
+        if step < 5 {
+            assert_eq!(story.reads(), [B, C]);
+        }
+    }
+    assert_eq!(story.reads(), [C]);
 }
 
 #[test]
