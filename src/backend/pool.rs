@@ -170,6 +170,11 @@ impl Pool {
         self.lease_by(worker, deadline, Wanted::AnyNode).await
     }
 
+    /// Whether one who asks now would have to wait.
+    pub fn is_crowded(&self, now: Instant) -> bool {
+        self.slots.is_crowded(now)
+    }
+
     /// The node has lately had no room for one more.
     pub fn lacks_room(&self) -> bool {
         self.slots.lacks_room()

@@ -223,6 +223,14 @@ impl Slots {
         state.room = Some(Room { most, more: 1, until: now + ROOM_PAUSE });
     }
 
+    /// Whether one who asks now would have to wait.
+    pub fn is_crowded(&self, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        let may_open =
+            state.total < state.bounds.size.min(state.room(now)) && !self.quotas.iter().any(|quota| quota.is_full());
+        !state.nobody_waits() || !may_open && state.idle.iter().all(Vec::is_empty)
+    }
+
     /// The node has lately had no room for one more.
     pub fn lacks_room(&self) -> bool {
         self.state.lock().room.is_some()
@@ -575,6 +583,23 @@ mod tests {
         drop(granted);
         assert!(matches!(second.try_recv(), Ok(Grant::Open(_))));
         assert_eq!(slots.counts(), counts(1));
+    }
+
+    #[test]
+    fn a_pool_is_crowded_where_one_more_would_wait() {
+        let ([slots, other], now) = (sharing(2, 5), Instant::now());
+        assert!(!slots.is_crowded(now));
+        let held = slot(slots.take(0, now, ThisNode));
+        assert!(!slots.is_crowded(now));
+        let _others = slot(other.take(0, now, ThisNode));
+        assert!(slots.is_crowded(now), "the quota is used up");
+        let waits = place(slots.take(0, now, ThisNode));
+        drop(waits);
+        drop(held);
+        assert!(!slots.is_crowded(now));
+        let small = of_size(1);
+        let _held = slot(small.take(0, now, ThisNode));
+        assert!(small.is_crowded(now));
     }
 
     #[test]

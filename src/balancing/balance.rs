@@ -61,6 +61,13 @@ impl Balance {
         self.seat(node).is_near
     }
 
+    /// Whether one may take what is meant for the other where that is busy: both in the preferred zone or not, both with a
+    /// weight or not.
+    pub fn are_alike(&self, one: NodeId, other: NodeId) -> bool {
+        let rank = |node| (self.seat(node).weight > 0, self.seat(node).is_near);
+        rank(one) == rank(other)
+    }
+
     fn seat(&self, node: NodeId) -> Seat {
         self.seats.get(usize::from(node.0)).copied().unwrap_or_default()
     }

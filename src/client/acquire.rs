@@ -153,6 +153,9 @@ impl Client {
             if matches!(placement, Placement::AwaitPrimary(_)) {
                 placement = self.place_stale(intent, &view, &avoided, now).unwrap_or(placement);
             }
+            if let Placement::Node(node, reason) = placement {
+                placement = self.less_crowded(intent, (node, reason), &view, &avoided, now);
+            }
             match placement {
                 Placement::Node(node, _) if held.contains(&node) => {
                     self.await_release(node, &mut changed).await;
@@ -420,6 +423,36 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Where a read would wait at the node it was placed at, another replica like it that has a server connection for this
+    /// session now: how many leases a node has tells nothing of one pool.
+    fn less_crowded(
+        &mut self,
+        intent: &Intent,
+        (node, reason): (NodeId, Reason),
+        view: &View,
+        avoided: &[NodeId],
+        now: Instant,
+    ) -> Placement {
+        let placed = Placement::Node(node, reason);
+        if !is_read(intent) || self.stays_with.is_some() || !self.is_crowded(node, view, now) {
+            return placed;
+        }
+        let mut tried: Excluded = avoided.iter().copied().chain([node]).collect();
+        while let Placement::Node(other, why) = self.place(intent, view, &tried, false, now) {
+            let is_replica = view.node(other).is_some_and(|node| node.takes_reads);
+            let is_alike = is_replica && self.cluster().balance.are_alike(node, other);
+            if is_alike && !self.is_crowded(other, view, now) {
+                return Placement::Node(other, why);
+            }
+            tried.push(other);
+        }
+        placed
+    }
+
+    fn is_crowded(&mut self, node: NodeId, view: &View, now: Instant) -> bool {
+        self.pool(node, view).is_none_or(|pool| pool.is_crowded(now))
     }
 
     /// A read may be answered by another node than this, too.

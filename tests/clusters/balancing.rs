@@ -72,6 +72,28 @@ fn a_sticky_session_stays_with_its_replica_while_others_go_elsewhere() {
 }
 
 #[test]
+fn a_read_does_not_queue_where_another_replica_has_a_connection_for_it() {
+    limited(|| {
+        let cluster = cluster();
+        let more = format!("{EVENTUAL}\n[pool]\nsize = 1\nqueue_timeout = '3s'");
+        let heavy = described(&cluster, "weight = 1000", "weight = 1", "slow_start = '0s'");
+        let proxy = Proxy::ruled(&cluster, "", &heavy, &more).with_both_replicas(&cluster);
+        let [first, second] = [1, 2].map(|number| cluster.node(number).port());
+        let mut sleeper = proxy.client();
+        let asleep = std::thread::spawn(move || sleeper.simple_query("select pg_sleep(8), inet_server_port()").is_ok());
+        eventually("it sleeps at the heavier one", Duration::from_secs(5), || {
+            let asked = "select count(*) from pg_stat_activity where query like '%pg_sleep(8)%' and state = 'active' \
+                         and pid <> pg_backend_pid()";
+            cluster.node(1).sql(asked).unwrap() == "1"
+        });
+        let begun = std::time::Instant::now();
+        assert_eq!(shares(&proxy, 20), BTreeMap::from([(second, 20)]), "{first} is full");
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        assert!(asleep.join().unwrap());
+    });
+}
+
+#[test]
 fn a_slow_replica_is_avoided_by_latency_and_not_by_weight() {
     limited(|| {
         let cluster = cluster();
