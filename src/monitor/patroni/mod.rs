@@ -6,6 +6,7 @@
 
 mod answer;
 mod http;
+mod without_reads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::net::timers;
 use crate::topology::{Event, Lock, NodeId, Word};
 
 use answer::{Answer, Leads, Member};
+use without_reads::WithoutReads;
 
 /// What is known of a cluster's Patroni; shared with whoever asks it for a switchover.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub(super) struct Patroni {
     apis: Mutex<Vec<PatroniUrl>>,
     /// Names of the members by their nodes.
     names: Mutex<BTreeMap<NodeId, String>>,
+    without_reads: Mutex<WithoutReads>,
     gates: Vec<Arc<Gate>>,
     drain: Duration,
 }
@@ -89,8 +92,20 @@ struct Prepared {
 }
 
 impl Patroni {
-    pub(super) fn new(urls: &[PatroniUrl], gates: Vec<Arc<Gate>>, drain: Duration) -> Self {
-        Self { apis: Mutex::new(urls.to_vec()), names: Mutex::default(), gates, drain }
+    /// `without_reads` are nodes that were taken out of reads when they were listed last.
+    pub(super) fn new(
+        urls: &[PatroniUrl],
+        gates: Vec<Arc<Gate>>,
+        drain: Duration,
+        without_reads: impl IntoIterator<Item = NodeId>,
+    ) -> Self {
+        let (apis, without_reads) = (Mutex::new(urls.to_vec()), Mutex::new(WithoutReads::new(without_reads)));
+        Self { apis, names: Mutex::default(), without_reads, gates, drain }
+    }
+
+    /// Nodes that an operator has taken out of reads by their tags.
+    pub(super) fn without_reads(&self) -> Vec<NodeId> {
+        self.without_reads.lock().nodes()
     }
 
     fn apis(&self) -> Vec<PatroniUrl> {
@@ -222,7 +237,7 @@ impl Source {
     }
 
     async fn take_in(&mut self, answer: &Answer, begun: Instant) {
-        let mut without_reads = Vec::new();
+        let mut listed = Vec::with_capacity(answer.members.len());
         let mut lock = Lock::Nobody;
         let mut names = BTreeMap::new();
         let looks_again = begun >= self.look_again;
@@ -235,9 +250,7 @@ impl Source {
             }
             let Some(node) = self.node_of(member, looks_again).await else { continue };
             names.insert(node, member.name.clone());
-            if member.is_without_reads() {
-                without_reads.push(node);
-            }
+            listed.push((node, member.is_without_reads()));
             match member.leads() {
                 Leads::Cluster => lock = Lock::Primary(node),
                 Leads::StandbyCluster => lock = Lock::Standby(node),
@@ -245,6 +258,8 @@ impl Source {
             }
         }
         *self.patroni.names.lock() = names;
+        self.patroni.without_reads.lock().listed(&listed);
+        let without_reads = self.patroni.without_reads();
         self.shared.handle(Event::Word(Word { begun, lock, without_reads, is_paused: answer.pause }));
         self.prepare_for_scheduled(answer, lock);
     }
