@@ -167,9 +167,9 @@ impl MonitorHandle {
         self.shared.set_drained(node, is_drained)
     }
 
-    /// An operator has taken this node out of reading.
-    pub fn is_drained(&self, node: NodeId) -> bool {
-        self.shared.is_drained(node)
+    /// Publishes a view that shows what an operator has drained, also while another monitor watched the cluster.
+    pub fn show_drained(&self) {
+        self.shared.show_drained();
     }
 
     /// Wakes everybody who waits for a new view, without one.
