@@ -50,6 +50,9 @@ pub enum LoadError {
     /// The node has not the role that it had.
     #[error("the node's role has changed")]
     Role,
+    /// The node is down.
+    #[error("the node is down")]
+    Down,
 }
 
 impl Keeper {
@@ -166,7 +169,12 @@ impl Keeper {
         let view = self.cluster.view.load_full();
         self.lines.retain(|(node, _)| !is_stopping(&view, *node));
         let node = self.ready_node(&view, changes).await?;
-        self.read(&view, node, changes).await?;
+        let mut cluster = self.cluster.clone();
+        // What is cut off in the middle is an error: its line is closed then.
+        tokio::select! {
+            read = self.read(&view, node, changes) => read?,
+            () = is_down(&mut cluster, node) => return Err(LoadError::Down),
+        }
         self.seen_suspicions = suspicions;
         Ok(())
     }
@@ -179,10 +187,16 @@ impl Keeper {
             let is_confirmed = self.handle.current.look().last().map_or(changes == 0, |last| last.changes() == changes);
             return replica.filter(|_| is_confirmed).ok_or(LoadError::NoNode);
         };
-        let position = self.line(view, primary).await?.value(queries::POSITION).await?;
+        let position = soon(self.line(view, primary).await?.value(queries::POSITION)).await?;
         let position: Lsn = position.and_then(|text| text.parse().ok()).ok_or(LoadError::Role)?;
         let Some(replica) = replica else { return Ok(primary) };
-        match self.has_replayed(view, replica, position.without_page_header()).await {
+        let mut cluster = self.cluster.clone();
+        // As in `refresh`.
+        let has_replayed = tokio::select! {
+            has_replayed = self.has_replayed(view, replica, position.without_page_header()) => has_replayed,
+            () = is_down(&mut cluster, replica) => Err(LoadError::Down),
+        };
+        match has_replayed {
             Ok(true) => Ok(replica),
             _ => {
                 self.lines.retain(|(node, _)| *node == primary);
@@ -195,7 +209,7 @@ impl Keeper {
         let deadline = Instant::now() + REPLAY_PATIENCE;
         let line = self.line(view, replica).await?;
         loop {
-            let replayed = line.value(queries::REPLAYED).await?;
+            let replayed = soon(line.value(queries::REPLAYED)).await?;
             let replayed: Lsn = replayed.and_then(|text| text.parse().ok()).ok_or(LoadError::Role)?;
             if replayed >= position {
                 return Ok(true);
@@ -210,8 +224,8 @@ impl Keeper {
     async fn read(&mut self, view: &View, node: NodeId, changes: u64) -> Result<(), LoadError> {
         let begun = Instant::now();
         let line = self.line(view, node).await?;
-        let server_path = line.value(queries::SERVER_PATH).await?;
-        line.rows(queries::BEGIN, |_| {}).await?;
+        let server_path = soon(line.value(queries::SERVER_PATH)).await?;
+        soon(line.rows(queries::BEGIN, |_| {})).await?;
         let digest = line.value(queries::DIGEST).await?;
         let known = self.handle.current.look().last().cloned();
         let is_as_before = |known: &Picture| {
@@ -266,6 +280,22 @@ impl Keeper {
             }
         };
         self.lines.get_mut(place).map(|(_, reader)| reader).ok_or(LoadError::NoNode)
+    }
+}
+
+/// The answer to what takes a node no time. Where it does not come, the line must be closed.
+async fn soon<T>(answer: impl Future<Output = Result<T, ReadError>>) -> Result<T, LoadError> {
+    Ok(timeout(LONGEST_ANSWER, answer).await.map_err(|_| LoadError::Timeout)??)
+}
+
+/// Returns when the node is known to be down; cancel-safe.
+async fn is_down(cluster: &mut ClusterView, node: NodeId) {
+    let is_so = |view: &View| view.node(node).is_some_and(|node| node.state == NodeState::Down);
+    while !is_so(&cluster.view.load()) {
+        if cluster.changed.changed().await.is_err() {
+            // Nobody watches it any more.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -325,6 +355,9 @@ async fn load_from(
 
 /// As long as connecting may take elsewhere.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is asked for a word, and not for the catalogs. A frozen node that is not known to be down yet must not hold us: reads of
+/// tables go to the primary meanwhile.
+const LONGEST_ANSWER: Duration = Duration::from_secs(2);
 /// A million objects take a few seconds; a node that takes longer is stuck.
 const LONGEST_LOAD: Duration = Duration::from_secs(600);
 /// After a failure, and at most.

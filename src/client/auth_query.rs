@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::memory::Memory;
 use super::server::{Cluster, User};
 use crate::auth::hba::Roles;
-use crate::auth::{Secret, Verifier};
+use crate::auth::{SaltedPassword, Secret, Verifier};
 use crate::backend::{Endpoint, Target, connect, exchange};
 use crate::config::{self, Allowance};
 
@@ -22,6 +23,8 @@ pub struct AuthQuery {
     memberships: Memory<Arc<str>, Arc<Roles>>,
     /// Questions at once: a flood of logins must not become a flood of connections.
     questions: Semaphore,
+    /// What the last question's login cost to derive: the next needs not. All nodes of a cluster store the same.
+    salted_password: Mutex<Option<SaltedPassword>>,
 }
 
 /// What is this old is asked again: so long a password that was changed on the cluster still counts.
@@ -40,7 +43,8 @@ impl AuthQuery {
     pub fn new(settings: config::AuthQuery, mock_secret: [u8; 32]) -> Self {
         // Names that do not exist are forgotten first.
         let (known, memberships) = (Memory::new(Option::is_some), Memory::new(|_| false));
-        Self { settings, mock_secret, known, memberships, questions: Semaphore::new(QUESTIONS_AT_ONCE) }
+        let (questions, salted_password) = (Semaphore::new(QUESTIONS_AT_ONCE), Mutex::default());
+        Self { settings, mock_secret, known, memberships, questions, salted_password }
     }
 
     /// What is known of this user, asked for if need be. While the cluster does not answer, what was known counts on;
@@ -133,11 +137,14 @@ impl AuthQuery {
             user: Arc::clone(&self.settings.user),
             database: Arc::clone(&self.settings.database),
             password: Some(self.settings.password.clone()),
-            salted_password: None,
+            salted_password: self.salted_password.lock().clone(),
             parameters: vec![("application_name".to_owned(), "trunkline auth_query".to_owned())],
         };
         let deadline = tokio::time::Instant::now() + DEADLINE;
         let mut login = connect(&target, deadline).await.map_err(|error| error.to_string())?;
+        if login.salted_password.is_some() {
+            self.salted_password.lock().clone_from(&login.salted_password);
+        }
         let answer = exchange::query_with(&mut login.stream, sql, name, deadline).await;
         Ok(answer.map_err(|error| error.to_string())?.rows)
     }

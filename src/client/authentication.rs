@@ -252,12 +252,13 @@ fn doubt(claim: Claim<'_>, server: &Server) {
     asked(claim, server).for_each(|(auth_query, _)| auth_query.doubt(claim.user));
 }
 
-/// The clusters that are asked for users: the one that the client wants to go to. The console is in none: each is asked, but
-/// of no others than those who may use it.
+/// The clusters that are asked for users: the one that the client wants to go to. A database that there is not is in none, nor
+/// is the console: each is asked, so that who mistypes a name is told that, and of the console of no others than those who may
+/// use it.
 fn asked<'s>(claim: Claim<'_>, server: &'s Server) -> impl Iterator<Item = (&'s AuthQuery, &'s Cluster)> {
     let clusters = match claim.destination {
         Some(database) => std::slice::from_ref(server.cluster(database)),
-        None if **claim.database == *console::NAME && server.console_right(claim.user).is_some() => &server.clusters,
+        None if **claim.database != *console::NAME || server.console_right(claim.user).is_some() => &server.clusters,
         None => &[],
     };
     clusters.iter().filter_map(|cluster| Some((cluster.auth_query.as_ref()?, cluster)))

@@ -112,7 +112,15 @@ impl Monitor {
         }
         tasks.spawn_on(shared::keep_time(Arc::clone(&shared)), runtime);
         let patroni = (!cluster.patroni.is_empty()).then(|| {
-            let patroni = Arc::new(Patroni::new(&cluster.patroni, gates.to_vec(), limits.drain));
+            let tagged = before.map(|before| before.monitor.without_reads()).unwrap_or_default();
+            let at = |address: &Arc<str>| nodes.iter().position(|node| node == address);
+            let number = |address: &Arc<str>| at(address).and_then(|index| u16::try_from(index).ok()).map(NodeId);
+            let patroni = Arc::new(Patroni::new(
+                &cluster.patroni,
+                gates.to_vec(),
+                limits.drain,
+                tagged.iter().filter_map(number),
+            ));
             let source = patroni::Source::new(
                 cluster.clone(),
                 Arc::clone(tls),
@@ -159,9 +167,9 @@ impl MonitorHandle {
         self.shared.set_drained(node, is_drained)
     }
 
-    /// An operator has taken this node out of reading.
-    pub fn is_drained(&self, node: NodeId) -> bool {
-        self.shared.is_drained(node)
+    /// Publishes a view that shows what an operator has drained, also while another monitor watched the cluster.
+    pub fn show_drained(&self) {
+        self.shared.show_drained();
     }
 
     /// Wakes everybody who waits for a new view, without one.
@@ -175,6 +183,13 @@ impl MonitorHandle {
         let patroni = self.patroni.as_ref().ok_or(SwitchoverError::NoPatroni)?;
         let primary = self.view.load().primary.ok_or(SwitchoverError::NoPrimary)?;
         patroni.switch_over(primary, candidate).await
+    }
+
+    /// Addresses of nodes that Patroni's tags take out of reads.
+    fn without_reads(&self) -> Vec<Arc<str>> {
+        let view = self.view.load();
+        let nodes = self.patroni.as_ref().map(|patroni| patroni.without_reads()).unwrap_or_default();
+        nodes.into_iter().filter_map(|node| Some(Arc::clone(&view.node(node)?.address))).collect()
     }
 
     /// What probing this node has brought; None if there is no such node.

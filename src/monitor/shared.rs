@@ -1,5 +1,6 @@
 //! What the watchers of a cluster share: its topology under one short lock, its published view, and wishes for nodes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +21,9 @@ pub(super) struct Shared {
     pub(super) view: Arc<ArcSwap<View>>,
     topology: Mutex<Topology>,
     nodes: Vec<Signals>,
+    /// Addresses of nodes that an operator has drained. All who watch the cluster share it, before a reload and after: what is
+    /// ordered while a reload waits counts for both.
+    drained: Arc<Mutex<BTreeSet<Arc<str>>>>,
     changed: watch::Sender<u64>,
     on_view: OnView,
     alarm: Alarm,
@@ -40,7 +44,6 @@ struct Alarm {
 pub(super) struct Signals {
     is_probe_wanted: AtomicBool,
     is_sample_wanted: AtomicBool,
-    is_drained: AtomicBool,
     /// Nanoseconds since the start.
     follow_until: AtomicU64,
     pub(super) woken: Notify,
@@ -65,6 +68,7 @@ impl Shared {
             view: Arc::new(ArcSwap::new(topology.view())),
             topology: Mutex::new(topology),
             nodes: (0..most_nodes(cluster)).map(|_| Signals::default()).collect(),
+            drained: before.map(|before| Arc::clone(&before.drained)).unwrap_or_default(),
             changed,
             on_view,
             alarm: Alarm { set_for: AtomicU64::new(0), moved_up: Notify::new() },
@@ -164,21 +168,28 @@ impl Shared {
     /// An operator takes a node out of reading, or puts it back; false: that changed nothing.
     pub(super) fn set_drained(&self, node: NodeId, is_drained: bool) -> bool {
         let topology = self.topology.lock();
-        let Some(signals) = self.signals(node) else { return false };
-        let has_changed = signals.is_drained.swap(is_drained, Ordering::SeqCst) != is_drained;
+        let view = topology.view();
+        let Some(address) = view.node(node).map(|node| Arc::clone(&node.address)) else { return false };
+        let has_changed = match is_drained {
+            true => self.drained.lock().insert(address),
+            false => self.drained.lock().remove(&address),
+        };
         if has_changed {
-            self.publish(topology.view());
+            self.publish(view);
         }
         has_changed
     }
 
-    pub(super) fn is_drained(&self, node: NodeId) -> bool {
-        self.signals(node).is_some_and(|signals| signals.is_drained.load(Ordering::SeqCst))
+    /// The view shows what an operator has drained, whoever watched the cluster then.
+    pub(super) fn show_drained(&self) {
+        let topology = self.topology.lock();
+        self.publish(topology.view());
     }
 
     /// A node that an operator has drained takes no reads, whatever topology would allow.
     fn without_drained(&self, mut view: Arc<View>) -> Arc<View> {
-        let is_affected = |node: &NodeView| node.takes_reads && self.is_drained(node.id);
+        let drained = self.drained.lock();
+        let is_affected = |node: &NodeView| node.takes_reads && drained.contains(&node.address);
         if view.nodes.iter().any(is_affected) {
             let view = Arc::make_mut(&mut view);
             for node in view.nodes.iter_mut().filter(|node| is_affected(node)) {

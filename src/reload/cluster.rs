@@ -200,6 +200,7 @@ impl RunningCluster {
     pub(super) fn follow(&self, before: &Self) {
         before.fences.in_force.store(false, Ordering::Release);
         self.take_over();
+        self.show_drained();
     }
 
     /// Every connection from now on is encrypted as this configuration says.
@@ -216,14 +217,9 @@ impl RunningCluster {
         self.gates.iter().filter(|gate| !is_kept(gate)).cloned().collect()
     }
 
-    /// What an operator has drained there stays so.
-    pub(super) fn drain_as(&self, before: &Self) {
-        let (view, known) = (self.handle().view(), before.handle().view());
-        for drained in known.nodes.iter().filter(|node| before.handle().is_drained(node.id)) {
-            if let Some(node) = view.nodes.iter().find(|node| node.address == drained.address) {
-                self.handle().set_drained(node.id, true);
-            }
-        }
+    /// What an operator has drained or attached at the one before shows here.
+    pub(super) fn show_drained(&self) {
+        self.handle().show_drained();
     }
 
     /// Nodes that both have.

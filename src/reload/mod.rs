@@ -170,6 +170,8 @@ impl Standing {
         // Every worker has it when this returns: whoever is woken now finds it.
         fleet.renew(&server).await;
         before.iter().for_each(RunningCluster::wake_all);
+        // An operator's last order may have gone to the monitor before.
+        self.clusters.iter().for_each(RunningCluster::show_drained);
         self.forget_pools(&server, &config);
         for gate in before.iter().flat_map(|cluster| cluster.gates_without(&self.clusters)) {
             tokio::spawn(leave(gate, config.limits.drain_timeout));
@@ -219,7 +221,6 @@ impl Standing {
         let renewed =
             || renewed.iter().filter_map(|(at, running, wanted)| Some((clusters.get(*at)?, *running, *wanted)));
         for (cluster, running, wanted) in renewed() {
-            cluster.drain_as(running);
             let ready = cluster.ready_as(running).await;
             ready.map_err(|because| Failure::NoPrimary { cluster: Arc::clone(&wanted.name), because })?;
         }

@@ -55,6 +55,26 @@ fn a_user_of_the_cluster_comes_in_by_a_proof_that_opens_its_server_connections()
 }
 
 #[test]
+fn a_user_of_the_cluster_who_mistypes_a_database_is_told_that_and_has_guessed_no_password() {
+    limited(|| {
+        let (_cluster, proxy) = asking_cluster("pencil", "");
+        let refused_at_typo = |user: &str, password: &str| {
+            let error = login(proxy.port(), user, password).dbname("typo").connect(NoTls).err().unwrap();
+            Some(error.code().unwrap().code().to_owned())
+        };
+        for _ in 0..12 {
+            assert_eq!(refused_at_typo("ada", "pencil"), Some("3D000".to_owned()));
+        }
+        assert_eq!(proxy.metric("trunkline_login_failures_total", "cause=\"unknown_database\""), 12.0);
+        let begun = Instant::now();
+        assert_eq!(refused(&proxy, "ada", "pencil"), None);
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert_eq!(refused_at_typo("ada", "wrong"), wrong());
+        assert_eq!(refused_at_typo("nobody", "wrong"), wrong());
+    });
+}
+
+#[test]
 fn a_password_changed_on_the_cluster_counts_within_seconds() {
     limited(|| {
         let (cluster, proxy) = asking_cluster("pencil", "");

@@ -322,6 +322,24 @@ fn what_is_changed_elsewhere_counts_within_the_refresh_interval_and_shows_no_err
     });
 }
 
+#[test]
+fn a_frozen_replica_does_not_keep_the_catalogs_from_being_read_after_a_change() {
+    limited(|| {
+        let (cluster, proxy) = prepared();
+        let mut client = proxy.client();
+        comes_back_to_replicas(&mut client, "select f()", cluster.node(0).port());
+        // Catalogs are read from the first replica that takes reads, and it still does.
+        cluster.node(1).freeze().unwrap();
+        client.batch_execute("create table fresh (a int)").unwrap();
+        eventually("the other replica is read", Duration::from_secs(12), || {
+            let read = "select inet_server_port() from (select count(*) from fresh) c";
+            thread::sleep(Duration::from_millis(20));
+            server_port(&mut client, read) == cluster.node(2).port()
+        });
+        cluster.node(1).thaw().unwrap();
+    });
+}
+
 fn on_primary(cluster: &Cluster, sql: &str) {
     cluster.node(0).sql(sql).unwrap();
     cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());

@@ -55,6 +55,30 @@ fn a_switchover_that_is_scheduled_in_patroni_costs_short_transactions_nothing() 
 }
 
 #[test]
+fn a_scheduled_switchover_that_patroni_gives_up_at_its_moment_lets_everybody_in_again() {
+    limited_to(LIMIT, || {
+        let cluster = PatroniCluster::start(Release::Newest, ["{}"; 3], None);
+        let proxy = Proxy::over_patroni(cluster.folder(), &cluster.urls(), "[failover]\ndrain = '1s'");
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a int)").unwrap();
+        let from = cluster.leader().unwrap();
+        let others = [(from + 1) % 3, (from + 2) % 3];
+        let answer = cluster.switch_over(from, others[0], Some(&in_seconds(6)));
+        assert!(answer.contains(" 202 "), "{answer}");
+        // The leader can ask nobody whether he is fit to lead.
+        others.iter().for_each(|other| cluster.member(*other).freeze_patroni(true));
+        for event in ["a scheduled switchover is prepared for", "a scheduled switchover was called off"] {
+            eventually(event, Duration::from_secs(20), || proxy.log().contains(event));
+        }
+        let begun = Instant::now();
+        let port = server_port(&mut client, "insert into t values (1) returning inet_server_port()");
+        assert_eq!(port, cluster.member(from).port());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        others.iter().for_each(|other| cluster.member(*other).freeze_patroni(false));
+    });
+}
+
+#[test]
 fn a_switchover_that_before_stop_announces_costs_short_transactions_nothing() {
     limited_to(LIMIT + PATIENCE * switchovers(), || {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/patroni/before_stop");

@@ -89,6 +89,35 @@ fn a_primary_whose_replica_is_silent_is_not_fenced_by_a_reload() {
     });
 }
 
+#[test]
+fn what_an_operator_drains_or_attaches_while_a_reload_waits_counts_after_it() {
+    limited(|| {
+        let cluster = cluster();
+        let nodes = [0, 1, 2].map(|number| cluster.node(number).address());
+        let patient = "[admin]\nusers = ['bench']\n[cluster.monitor]\ninterval = '200ms'\ntimeout = '2s'";
+        let proxy = Proxy::before(&cluster, &nodes, patient).with_both_replicas(&cluster);
+        let mut console = console(&proxy);
+        let other = cluster.node(2).address();
+        for (order, takes_reads, interval) in [("DRAIN", false, "210ms"), ("ATTACH", true, "220ms")] {
+            let before = proxy.log().matches(DONE).count();
+            // What takes over waits for a replica that takes reads now.
+            cluster.node(1).freeze().unwrap();
+            proxy.rewrite(|file| {
+                let monitor = file["cluster"][0].as_table_mut().unwrap()["monitor"].as_table_mut().unwrap();
+                monitor.insert("interval".to_owned(), interval.into());
+            });
+            proxy.signal("HUP");
+            thread::sleep(Duration::from_millis(500));
+            console.simple_query(&format!("{order} {other}")).unwrap();
+            assert_eq!(proxy.log().matches(DONE).count(), before, "the reload waits");
+            eventually("the configuration is reloaded", 2 * SOON, || proxy.log().matches(DONE).count() > before);
+            cluster.node(1).thaw().unwrap();
+            eventually("the thawed one takes reads", SOON, || proxy.takes_reads(cluster.node(1).address()));
+            assert_eq!(proxy.takes_reads(other), takes_reads, "after {order}");
+        }
+    });
+}
+
 fn nodes_of(proxy: &Proxy) -> Vec<Value> {
     let mut found = Vec::new();
     proxy.rewrite(|file| found.clone_from(nodes(file)));

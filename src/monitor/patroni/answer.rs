@@ -1,11 +1,13 @@
 //! What Patroni's `/cluster` answers, and how several answers become one word. Fields of Patroni 2 to 4.
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 /// One answer.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 pub(super) struct Answer {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "those_understood")]
     pub(super) members: Vec<Member>,
     #[serde(default)]
     pub(super) pause: bool,
@@ -21,15 +23,10 @@ pub(super) struct Member {
     api_url: Option<String>,
     host: Option<String>,
     port: Option<u16>,
+    /// As they stand in the member's own configuration, whatever that is. Only `noloadbalance` matters here: `nostream` and
+    /// `replicatefrom` show in what a node says itself.
     #[serde(default)]
-    tags: Tags,
-}
-
-/// Tags that matter to whoever reads; `nostream` and `replicatefrom` show in what a node says itself.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-struct Tags {
-    #[serde(default)]
-    noloadbalance: bool,
+    tags: Value,
 }
 
 /// A switchover that an operator has ordered for later.
@@ -86,7 +83,7 @@ impl Member {
 
     /// An operator wants no reads on it.
     pub(super) fn is_without_reads(&self) -> bool {
-        self.tags.noloadbalance
+        self.tags.get("noloadbalance").is_some_and(is_true)
     }
 }
 
@@ -94,6 +91,34 @@ impl Scheduled {
     /// When, in seconds since 1970.
     pub(super) fn at_seconds(&self) -> Option<f64> {
         seconds_since_1970(&self.at)
+    }
+}
+
+/// The members that are understood: one that is not costs nobody else its place. Where none is, the answer is wrong.
+fn those_understood<'de, D: Deserializer<'de>>(answer: D) -> Result<Vec<Member>, D::Error> {
+    let mut understood = Vec::new();
+    let mut problem = None;
+    for listed in Vec::<Value>::deserialize(answer)? {
+        match Member::deserialize(listed) {
+            Ok(member) => understood.push(member),
+            Err(error) => problem = Some(error),
+        }
+    }
+    match problem {
+        Some(problem) if understood.is_empty() => Err(D::Error::custom(problem)),
+        _ => Ok(understood),
+    }
+}
+
+/// By Python's rules, as Patroni itself reads a tag: the text "false" is true.
+fn is_true(tag: &Value) -> bool {
+    match tag {
+        Value::Null => false,
+        Value::Bool(is_set) => *is_set,
+        Value::Number(number) => number.as_f64().is_some_and(|number| number.abs() > 0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(entries) => !entries.is_empty(),
     }
 }
 
@@ -182,6 +207,32 @@ mod tests {
         assert_eq!((answer.leader(), answer.members[0].address()), (None, None));
         assert!(Answer::read(b"{\"members\": 5}").is_err());
         assert!(Answer::read(b"<html>").is_err());
+    }
+
+    #[test]
+    fn a_tag_is_true_where_patroni_takes_it_for_true() {
+        let is_without_reads = |tags: &str| {
+            let body = format!(r#"{{"members": [{{"name": "a", "role": "replica", "tags": {tags}}}]}}"#);
+            Answer::read(body.as_bytes()).unwrap().members[0].is_without_reads()
+        };
+        for value in ["true", "1", "0.5", r#""true""#, r#""false""#, "[0]"] {
+            assert!(is_without_reads(&format!(r#"{{"noloadbalance": {value}}}"#)), "{value}");
+        }
+        for value in ["false", "0", "0.0", "null", r#""""#, "[]", "{}"] {
+            assert!(!is_without_reads(&format!(r#"{{"noloadbalance": {value}}}"#)), "{value}");
+        }
+        for tags in ["null", "{}", "[]", "5"] {
+            assert!(!is_without_reads(tags), "{tags}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_is_not_understood_costs_no_other_its_place() {
+        let strange = br#"{"members": [{"name": "a", "role": "leader"}, {"name": "b", "port": "high"}, 7]}"#;
+        let answer = Answer::read(strange).unwrap();
+        assert_eq!((answer.members.len(), &*answer.leader().unwrap().name), (1, "a"));
+        assert!(Answer::read(br#"{"members": [{"name": "b", "port": "high"}]}"#).is_err());
+        assert_eq!(Answer::read(br#"{"members": []}"#).unwrap(), Answer::default());
     }
 
     #[test]

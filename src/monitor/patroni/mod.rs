@@ -5,7 +5,9 @@
 //! down changes nothing.
 
 mod answer;
+mod appointment;
 mod http;
+mod without_reads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +27,8 @@ use crate::net::timers;
 use crate::topology::{Event, Lock, NodeId, Word};
 
 use answer::{Answer, Leads, Member};
+use appointment::{Appointment, Fate};
+use without_reads::WithoutReads;
 
 /// What is known of a cluster's Patroni; shared with whoever asks it for a switchover.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ pub(super) struct Patroni {
     apis: Mutex<Vec<PatroniUrl>>,
     /// Names of the members by their nodes.
     names: Mutex<BTreeMap<NodeId, String>>,
+    without_reads: Mutex<WithoutReads>,
     gates: Vec<Arc<Gate>>,
     drain: Duration,
 }
@@ -79,18 +84,27 @@ pub(super) struct Source {
 
 /// A switchover that an operator has scheduled, and what is done for it.
 struct Prepared {
-    /// The moment, as Patroni writes it.
-    at: String,
-    /// The same moment here.
-    moment: Instant,
+    appointment: Appointment,
     gate: Arc<Gate>,
     /// Holds the gate when it is time.
     holding: AbortHandle,
 }
 
 impl Patroni {
-    pub(super) fn new(urls: &[PatroniUrl], gates: Vec<Arc<Gate>>, drain: Duration) -> Self {
-        Self { apis: Mutex::new(urls.to_vec()), names: Mutex::default(), gates, drain }
+    /// `without_reads` are nodes that were taken out of reads when they were listed last.
+    pub(super) fn new(
+        urls: &[PatroniUrl],
+        gates: Vec<Arc<Gate>>,
+        drain: Duration,
+        without_reads: impl IntoIterator<Item = NodeId>,
+    ) -> Self {
+        let (apis, without_reads) = (Mutex::new(urls.to_vec()), Mutex::new(WithoutReads::new(without_reads)));
+        Self { apis, names: Mutex::default(), without_reads, gates, drain }
+    }
+
+    /// Nodes that an operator has taken out of reads by their tags.
+    pub(super) fn without_reads(&self) -> Vec<NodeId> {
+        self.without_reads.lock().nodes()
     }
 
     fn apis(&self) -> Vec<PatroniUrl> {
@@ -222,7 +236,7 @@ impl Source {
     }
 
     async fn take_in(&mut self, answer: &Answer, begun: Instant) {
-        let mut without_reads = Vec::new();
+        let mut listed = Vec::with_capacity(answer.members.len());
         let mut lock = Lock::Nobody;
         let mut names = BTreeMap::new();
         let looks_again = begun >= self.look_again;
@@ -235,9 +249,7 @@ impl Source {
             }
             let Some(node) = self.node_of(member, looks_again).await else { continue };
             names.insert(node, member.name.clone());
-            if member.is_without_reads() {
-                without_reads.push(node);
-            }
+            listed.push((node, member.is_without_reads()));
             match member.leads() {
                 Leads::Cluster => lock = Lock::Primary(node),
                 Leads::StandbyCluster => lock = Lock::Standby(node),
@@ -245,8 +257,10 @@ impl Source {
             }
         }
         *self.patroni.names.lock() = names;
+        self.patroni.without_reads.lock().listed(&listed);
+        let without_reads = self.patroni.without_reads();
         self.shared.handle(Event::Word(Word { begun, lock, without_reads, is_paused: answer.pause }));
-        self.prepare_for_scheduled(answer, lock);
+        self.prepare_for_scheduled(answer, lock, begun);
     }
 
     /// The node at a member's address. Where the configuration lists no nodes, one that is new is watched from now on.
@@ -282,17 +296,13 @@ impl Source {
 
     /// Some time before the moment that an operator has scheduled, nobody new is let in at the primary; if that is called off,
     /// everybody is again.
-    fn prepare_for_scheduled(&mut self, answer: &Answer, lock: Lock) {
-        let at = answer.scheduled_switchover.as_ref().map(|scheduled| &scheduled.at);
-        // Once it has begun, the next primary ends the hold.
-        let is_called_off =
-            |prepared: &mut Prepared| at != Some(&prepared.at) && Instant::now() + INTERVAL < prepared.moment;
-        if let Some(prepared) = self.prepared_for.take_if(is_called_off) {
-            info!(cluster = %self.cluster.name, at = %prepared.at, "a scheduled switchover was called off");
-            prepared.holding.abort();
-            if prepared.gate.held(Instant::now()).is_some_and(|hold| hold.cause == HoldCause::Switchover) {
-                prepared.gate.release();
-            }
+    fn prepare_for_scheduled(&mut self, answer: &Answer, lock: Lock, begun: Instant) {
+        let at = answer.scheduled_switchover.as_ref().map(|scheduled| &*scheduled.at);
+        match self.prepared_for.as_ref().map(|prepared| prepared.appointment.fate(at, lock, begun)) {
+            Some(Fate::CalledOff) => self.let_in_again(),
+            // The next primary has ended the hold.
+            Some(Fate::Done) => self.prepared_for = None,
+            Some(Fate::Stands) | None => {}
         }
         let (Some(scheduled), Lock::Primary(node)) = (&answer.scheduled_switchover, lock) else { return };
         let Some(left) = scheduled.at_seconds().and_then(seconds_from_now) else { return };
@@ -308,11 +318,22 @@ impl Source {
             let until = Instant::now() + drain + SWITCHOVER_TIME;
             held.hold(Hold { cause: HoldCause::Switchover, until });
         });
-        self.prepared_for = Some(Prepared { at: scheduled.at.clone(), moment: Instant::now() + left, gate, holding });
+        let appointment = Appointment { at: scheduled.at.clone(), moment: Instant::now() + left, leader: node };
+        self.prepared_for = Some(Prepared { appointment, gate, holding });
+    }
+
+    /// What was prepared for will not be.
+    fn let_in_again(&mut self) {
+        let Some(prepared) = self.prepared_for.take() else { return };
+        info!(cluster = %self.cluster.name, at = %prepared.appointment.at, "a scheduled switchover was called off");
+        prepared.holding.abort();
+        if prepared.gate.held(Instant::now()).is_some_and(|hold| hold.cause == HoldCause::Switchover) {
+            prepared.gate.release();
+        }
     }
 
     fn is_prepared_for(&self, at: &str) -> bool {
-        self.prepared_for.as_ref().is_some_and(|prepared| prepared.at == at)
+        self.prepared_for.as_ref().is_some_and(|prepared| prepared.appointment.at == at)
     }
 }
 
