@@ -321,9 +321,18 @@ impl Imagined<'_> {
         if !(is_control || is_set) {
             return;
         }
-        match is_harmless.then(|| known.scene.play(sql)).flatten() {
-            Some(settings) => (self.settings, self.path_is_uncertain) = (settings, false),
-            None => self.path_is_uncertain |= changes_path(statement),
+        let prepares = statement.parts.iter().any(|part| part.transaction == TransactionControl::Prepare);
+        // Played, it would leave a transaction on the node that holds its locks until somebody ends it. What the scene has
+        // set outlives it as it does a COMMIT; what the same string sets beside it is not known.
+        let is_unplayed = prepares && statement.parts.len() > 1;
+        let played = match (prepares, is_harmless) {
+            (true, _) => known.scene.play("COMMIT"),
+            (false, true) => known.scene.play(sql),
+            (false, false) => None,
+        };
+        match played {
+            Some(settings) => (self.settings, self.path_is_uncertain) = (settings, is_unplayed),
+            None => self.path_is_uncertain |= is_unplayed || changes_path(statement),
         }
     }
 
