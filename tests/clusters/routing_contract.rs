@@ -144,6 +144,29 @@ fn explain_leaves_no_prepared_transaction_behind_and_stays_in_step() {
     });
 }
 
+#[test]
+fn explain_answers_as_the_user_that_is_named_in_its_pool_mode_and_by_its_defaults() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada login password 'ada'; create role eve login password 'eve'").unwrap();
+        cluster.node(0).sql("alter role eve set default_transaction_isolation = 'serializable'").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let users = "[[user]]\nname = 'ada'\npassword = 'ada'\npool_mode = 'session'\n\
+                     [[user]]\nname = 'eve'\npassword = 'eve'";
+        let proxy = Proxy::start(&cluster, users);
+        let explain = |user: &[&str], sql: &str| {
+            let config = proxy.config_path();
+            let arguments = ["explain", "--config", config.to_str().unwrap()];
+            let mut explain = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+            let output = explain.args(arguments).args(user).arg(sql).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert!(explain(&[], "SELECT 1").starts_with("target: replica\n"));
+        assert!(explain(&["--user", "ada"], "SELECT 1").starts_with("target: primary\nreason: session_mode\n"));
+        assert!(explain(&["--user", "eve"], "SELECT 1").starts_with("target: primary\nreason: serializable\n"));
+    });
+}
+
 /// How many strings a replica can answer, and those of them that would go to the primary. Hard ones do not count.
 fn missed_reads(cases: &[Case], answers: &[Vec<(String, String)>]) -> (usize, Vec<String>) {
     let strings = cases.iter().zip(answers).filter(|(case, _)| !case.hard).flat_map(|(case, told)| {
