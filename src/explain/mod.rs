@@ -21,6 +21,7 @@ use crate::session::Settings;
 use crate::session::pins::Pins;
 use crate::sql::{
     Cache, Kind, Name, NeedsPrimary, ParseSettings, Part, PreparedNames, SessionChange, Statement, TransactionControl,
+    fingerprint,
 };
 use scene::Scene;
 
@@ -77,6 +78,9 @@ struct Answer {
     target: &'static str,
     reason: &'static str,
     why: String,
+    /// By which a rule can name the statement; None where it is not parsed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
 }
 
 /// One line of input.
@@ -95,6 +99,9 @@ pub fn run(knowledge: Knowledge, input: Input) -> Result<(), Failure> {
         Input::Statement(sql) => {
             let answer = explainer.session().explain(&sql);
             writeln!(out, "target: {}\nreason: {}\nwhy:    {}", answer.target, answer.reason, answer.why)?;
+            if let Some(fingerprint) = answer.fingerprint {
+                writeln!(out, "fingerprint: {fingerprint}")?;
+            }
         }
         Input::JsonLines(lines) => {
             for (index, line) in lines.lines().enumerate() {
@@ -282,6 +289,8 @@ impl Imagined<'_> {
         if let Some(share) = rule.and_then(Rule::share_words) {
             answer.why.push_str(&format!(" ({share})"));
         }
+        // As rules see it, however the session's texts are read.
+        answer.fingerprint = fingerprint(sql, &ParseSettings::default()).map(|print| format!("{print:016x}"));
         answer
     }
 
@@ -466,7 +475,7 @@ fn mode_of(config: &Config, database: &str, user: &str) -> PoolMode {
 }
 
 fn told(target: &'static str, reason: Reason) -> Answer {
-    Answer { target, reason: reason.code(), why: reason.words().to_owned() }
+    Answer { target, reason: reason.code(), why: reason.words().to_owned(), fingerprint: None }
 }
 
 fn answer(intent: &Intent, statement: &Statement, found: Option<Found>) -> Answer {
@@ -475,11 +484,30 @@ fn answer(intent: &Intent, statement: &Statement, found: Option<Found>) -> Answe
         Intent::Read { .. } => "replica",
         Intent::Primary(_) => "primary",
         Intent::Refuse { message, .. } => {
-            return Answer { target: "refused", reason: reason.code(), why: message.to_string() };
+            return Answer { target: "refused", reason: reason.code(), why: message.to_string(), fingerprint: None };
         }
     };
     let from_text = statement.needs_primary().filter(|why| Reason::from(*why) == reason).map(NeedsPrimary::to_string);
     let from_catalog = found.filter(|found| Reason::from(found.why) == reason);
     let culprit = from_text.or_else(|| Some(format!("{}: {}", reason.words(), from_catalog?.name)));
-    Answer { target, reason: reason.code(), why: culprit.unwrap_or_else(|| reason.words().to_owned()) }
+    let why = culprit.unwrap_or_else(|| reason.words().to_owned());
+    Answer { target, reason: reason.code(), why, fingerprint: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explained(sql: &str) -> Answer {
+        Explainer::new(Knowledge::None).unwrap().session().explain(sql)
+    }
+
+    #[test]
+    fn the_fingerprint_is_the_one_that_rules_look_at() {
+        // The example of rules/README.md.
+        let answer = explained("select * from orders where customer = 7 order by made desc");
+        assert_eq!(answer.fingerprint.as_deref(), Some("50533359676b3469"));
+        assert!(serde_json::to_string(&answer).unwrap().ends_with(r#","fingerprint":"50533359676b3469"}"#));
+        assert!(!serde_json::to_string(&explained("selec 1")).unwrap().contains("fingerprint"));
+    }
 }
