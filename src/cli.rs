@@ -53,6 +53,9 @@ struct Explain {
     /// The database as clients name it; default: the first of the configuration.
     #[arg(long, value_name = "NAME", requires = "config")]
     database: Option<String>,
+    /// Who asks, for rules, search paths and pool modes; default: the first user of the configuration.
+    #[arg(long, value_name = "NAME", requires = "config")]
+    user: Option<String>,
     /// Lines of JSON, each a query string or an array of them that is one session; `-` is standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "sql")]
     json: Option<PathBuf>,
@@ -107,7 +110,7 @@ impl Explain {
         let knowledge = match self.config {
             None => Knowledge::None,
             Some(path) => match config::load(&path) {
-                Ok(config) => Knowledge::Cluster { config: Box::new(config), database: self.database },
+                Ok(config) => Knowledge::Cluster { config: Box::new(config), database: self.database, user: self.user },
                 Err(problems) => return Ok(refuse(&problems, &mut io::stderr())?),
             },
         };
@@ -184,7 +187,7 @@ mod tests {
             "trunkline explain SELECT",
             "trunkline explain --config F SELECT",
             "trunkline explain --json -",
-            "trunkline explain --config F --database D --json -",
+            "trunkline explain --config F --database D --user U --json -",
             "trunkline demo",
             "trunkline demo --seconds 60",
         ] {
@@ -199,6 +202,7 @@ mod tests {
             "trunkline run",
             "trunkline serve",
             "trunkline explain --database D SELECT",
+            "trunkline explain --user U SELECT",
             "trunkline explain --json - SELECT",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

@@ -21,22 +21,21 @@ pub fn end_point(certificate: &[u8]) -> Option<Box<[u8]>> {
     })
 }
 
-/// The common name of the certificate's subject: for PostgreSQL it is the user. The last one, if there are several;
-/// none that holds a zero byte, which could hide the rest of a name.
+/// The common name of the certificate's subject: for PostgreSQL it is the user. The first one, if there are several;
+/// none if that holds a zero byte, which could hide the rest of a name.
 pub fn common_name(certificate: &[u8]) -> Option<String> {
     let mut subject = subject(certificate)?;
-    let mut found = None;
     while !subject.0.is_empty() {
         let mut names = Der(subject.tagged(SET)?);
         while !names.0.is_empty() {
             let mut pair = names.sequence()?;
             if pair.tagged(OBJECT_IDENTIFIER)? == COMMON_NAME {
                 let (tag, value) = pair.element()?;
-                found = text(tag, value);
+                return text(tag, value).filter(|name| !name.contains('\0'));
             }
         }
     }
-    found.filter(|name| !name.contains('\0'))
+    None
 }
 
 /// The certificate's subject as RFC 2253 writes it, in OpenSSL's spelling, which is PostgreSQL's: the last part first,
@@ -231,10 +230,15 @@ mod tests {
     }
 
     #[test]
-    fn the_last_common_name_counts() {
+    fn the_first_common_name_counts_and_no_other_if_that_is_no_text() {
         let organisation = name(&[0x55, 4, 10], UTF8_STRING, b"shop");
-        let subject = [organisation, name(COMMON_NAME, UTF8_STRING, b"old"), name(COMMON_NAME, 0x13, b"ada")].concat();
-        assert_eq!(common_name(&certificate(&subject, SIGNATURES[2].0)).as_deref(), Some("ada"));
+        let of = |first: &[u8]| {
+            let second = name(COMMON_NAME, PRINTABLE_STRING, b"eve");
+            let subject = [&organisation[..], &name(COMMON_NAME, UTF8_STRING, first)[..], &second[..]].concat();
+            common_name(&certificate(&subject, SIGNATURES[2].0))
+        };
+        assert_eq!(of(b"ada").as_deref(), Some("ada"));
+        assert_eq!(of(b"ada\0"), None);
     }
 
     #[test]

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::conversation::{Client, NO_BLOCKS};
+use super::conversation::Client;
 use super::farewell::Farewell;
 use super::last_path;
+use super::mode::refused_block;
 use super::parser::{self, LONG};
 use super::rulings::{self, minute_of_the_day};
 use super::worker::Buffers;
@@ -175,8 +176,7 @@ impl Client {
     fn refuse_block(&mut self) {
         if !matches!(self.session.intent(), Some(Intent::Refuse { .. })) {
             self.worker.metrics.limit_met(Limit::StatementMode);
-            let (rule, message, sqlstate) = ("pool_mode".into(), NO_BLOCKS.into(), "0A000".into());
-            self.session.gathered.join(Intent::Refuse { rule, message, sqlstate });
+            self.session.gathered.join(refused_block());
         }
     }
 

@@ -25,6 +25,7 @@ mod last_path;
 mod last_words;
 mod loss;
 mod memory;
+mod mode;
 mod newest_view;
 pub mod parked;
 mod parser;
@@ -47,6 +48,8 @@ pub mod worker;
 
 pub use census::Census;
 pub use fleet::Fleet;
+pub use mode::in_mode;
 pub use pause::{NotPaused, Pause, Paused, Pauses, Scope};
+pub use rulings::minute_of_the_day;
 pub use server::{AnyDatabase, Cluster, Database, DatabaseCatalog, Server, User};
 pub use worker::{Report, Whom, Worker};

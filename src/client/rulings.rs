@@ -29,7 +29,7 @@ pub(super) fn count(ruling: &Ruling, rules: &RuleSet, session: &Session) {
 }
 
 /// Minutes since midnight UTC.
-pub(super) fn minute_of_the_day() -> u16 {
+pub fn minute_of_the_day() -> u16 {
     let minutes = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 60);
     u16::try_from(minutes % u64::from(MINUTES_OF_A_DAY)).unwrap_or(0)
 }

@@ -46,6 +46,15 @@ impl Welcomes {
         self.told.get(&key(cluster, database, user, settings)).map(|welcome| welcome.clone())
     }
 
+    /// What was reported to some client of this user that did not ask for any of these settings itself.
+    pub fn of_user(&self, cluster: usize, database: &str, user: &str, unset: &[&str]) -> Option<ReportedAtLogin> {
+        let fits = |key: &Key| {
+            (key.cluster, &*key.database, &*key.user) == (cluster, database, user)
+                && !key.settings.iter().any(|(name, _)| unset.contains(&&**name))
+        };
+        self.told.iter().find(|told| fits(told.key())).map(|told| Arc::clone(&told.value().reported))
+    }
+
     /// Remembers what was reported.
     pub fn put(&self, cluster: usize, database: &Arc<str>, user: &Arc<str>, welcome: &Welcome) {
         if self.told.len() >= MOST {

@@ -9,16 +9,19 @@ use serde::Serialize;
 
 use crate::catalog::{Found, Path, Picture};
 use crate::catalogs;
-use crate::config::Config;
+use crate::client::{in_mode, minute_of_the_day};
+use crate::config::{Config, PoolMode};
 use crate::routing::hints::Hints;
+use crate::routing::rules::{EVERY_SHARE, Rule};
 use crate::routing::{
-    Catalog, Defaults, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Sender, Transactions, intend, safety,
+    Catalog, Defaults, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, Transactions, Weighed,
+    safety, weigh,
 };
 use crate::session::Settings;
 use crate::session::pins::Pins;
 use crate::sql::{
-    Cache, Isolation, Kind, Name, NeedsPrimary, ParseSettings, Part, PreparedNames, SessionChange, Statement,
-    TransactionControl,
+    Cache, Kind, Name, NeedsPrimary, ParseSettings, Part, PreparedNames, SessionChange, Statement, TransactionControl,
+    fingerprint,
 };
 use scene::Scene;
 
@@ -41,6 +44,8 @@ pub enum Knowledge {
         config: Box<Config>,
         /// Which database, as clients name it; None: the first one.
         database: Option<String>,
+        /// Who asks; None: the first user.
+        user: Option<String>,
     },
 }
 
@@ -73,6 +78,9 @@ struct Answer {
     target: &'static str,
     reason: &'static str,
     why: String,
+    /// By which a rule can name the statement; None where it is not parsed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
 }
 
 /// One line of input.
@@ -91,6 +99,9 @@ pub fn run(knowledge: Knowledge, input: Input) -> Result<(), Failure> {
         Input::Statement(sql) => {
             let answer = explainer.session().explain(&sql);
             writeln!(out, "target: {}\nreason: {}\nwhy:    {}", answer.target, answer.reason, answer.why)?;
+            if let Some(fingerprint) = answer.fingerprint {
+                writeln!(out, "fingerprint: {fingerprint}")?;
+            }
         }
         Input::JsonLines(lines) => {
             for (index, line) in lines.lines().enumerate() {
@@ -116,8 +127,12 @@ struct Explainer {
     reads: Reads,
     heeds_hints: bool,
     optimistic: bool,
+    mode: PoolMode,
+    statement_bytes: usize,
     user: Arc<str>,
     database: Arc<str>,
+    /// What is set where a session begins.
+    at_start: Settings,
 }
 
 /// What is known of one session: as much as its statements tell.
@@ -159,28 +174,42 @@ impl Explainer {
                 reads: Reads::Replicas,
                 heeds_hints: true,
                 optimistic: false,
+                mode: PoolMode::Transaction,
+                statement_bytes: ParseSettings::default().max_bytes,
                 user: "".into(),
                 database: "".into(),
+                at_start: Settings::default(),
             }),
-            Knowledge::Cluster { config, database } => {
-                let user = config.users.first().map(|user| Arc::clone(&user.name)).unwrap_or_default();
+            Knowledge::Cluster { config, database, user } => {
+                let first = config.users.first().map(|user| Arc::clone(&user.name)).unwrap_or_default();
+                let user: Arc<str> = user.map_or(first, Into::into);
                 let first = config.databases.first().map(|database| Arc::clone(&database.name)).unwrap_or_default();
                 let database: Arc<str> = database.map_or(first, Into::into);
-                let cluster = Some(ask_cluster(&config, &database)?);
-                let (rules, reads, heeds_hints) = (config.routing.rules, config.routing.reads, config.routing.hints);
-                let optimistic = config.routing.transactions == Transactions::Optimistic;
-                Ok(Self { cluster, cache, rules, reads, heeds_hints, optimistic, user, database })
+                let mut known = ask_cluster(&config, &database, &user)?;
+                Ok(Self {
+                    at_start: known.scene.at_start().unwrap_or_default(),
+                    cluster: Some(known),
+                    cache,
+                    mode: mode_of(&config, &database, &user),
+                    statement_bytes: config.limits.statement_bytes,
+                    rules: config.routing.rules,
+                    reads: config.routing.reads,
+                    heeds_hints: config.routing.hints,
+                    optimistic: config.routing.transactions == Transactions::Optimistic,
+                    user,
+                    database,
+                })
             }
         }
     }
 
     fn session(&mut self) -> Imagined<'_> {
         Imagined {
+            settings: self.at_start.clone(),
             explainer: self,
             transaction: InTransaction::No,
             prepared: PreparedNames::default(),
             pins: Pins::default(),
-            settings: Settings::default(),
             path_is_uncertain: false,
             catalog_changes: Changes::default(),
         }
@@ -217,8 +246,8 @@ impl Imagined<'_> {
         });
         let facts = Facts {
             standing: &standing,
-            minute: 0,
-            draw: 0,
+            minute: minute_of_the_day(),
+            draw: EVERY_SHARE,
             heeds_hints: self.explainer.heeds_hints,
             reads: self.explainer.reads,
             transaction: self.transaction,
@@ -227,22 +256,28 @@ impl Imagined<'_> {
             prepared: &self.prepared,
             catalog,
         };
-        let intent = match self.pins.first() {
-            Some(pin) => Intent::Primary(Reason::from(pin)),
-            None => intend(&statement, sql, &facts, &self.explainer.rules),
+        let Weighed { intent, ruling } = match self.pins.first() {
+            Some(pin) => Weighed { intent: Intent::Primary(Reason::from(pin)), ruling: Ruling::default() },
+            None => {
+                let Weighed { intent, ruling } = weigh(&statement, sql, &facts, &self.explainer.rules);
+                Weighed { intent: in_mode(self.explainer.mode, intent, &statement), ruling }
+            }
         };
         let found = match &catalog {
             Catalog::Known { picture, path, .. } => self.find(picture, &statement, path),
             _ => None,
         };
-        let changes_catalog = safety::may_change_catalog(&statement, &catalog);
-        if changes_catalog {
+        // What is refused is not run.
+        let is_run = !matches!(intent, Intent::Refuse { .. });
+        if is_run && safety::may_change_catalog(&statement, &catalog) {
             self.catalog_changes.add(&statement);
         }
         let is_of_transaction =
             self.transaction == InTransaction::ReadOnly && matches!(intent, Intent::Primary(Reason::UnknownName));
-        self.follow(&statement, &intent);
-        self.try_settings(&statement, sql);
+        if is_run {
+            self.follow(&statement, &intent);
+            self.try_settings(&statement, sql);
+        }
         let mut answer = if is_of_transaction {
             // A cursor of the transaction, or an error wherever it goes.
             told("replica", Reason::ReadOnlyTransaction)
@@ -250,6 +285,12 @@ impl Imagined<'_> {
             answer(&intent, &statement, found)
         };
         answer.why.push_str(&self.unknown_hints(&statement));
+        let rule = ruling.rule.and_then(|number| self.explainer.rules.rule(number));
+        if let Some(share) = rule.and_then(Rule::share_words) {
+            answer.why.push_str(&format!(" ({share})"));
+        }
+        // As rules see it, however the session's texts are read.
+        answer.fingerprint = fingerprint(sql, &ParseSettings::default()).map(|print| format!("{print:016x}"));
         answer
     }
 
@@ -263,12 +304,7 @@ impl Imagined<'_> {
     }
 
     fn defaults(&self) -> Defaults {
-        let usual = Defaults::default();
-        let isolation = self.settings.get("default_transaction_isolation").and_then(Isolation::from_setting);
-        Defaults {
-            read_only: self.settings.get("default_transaction_read_only").is_some_and(|value| value == "on"),
-            isolation: isolation.unwrap_or(usual.isolation),
-        }
+        Defaults::of(|name| self.settings.get(name))
     }
 
     /// How its texts are read.
@@ -277,7 +313,7 @@ impl Imagined<'_> {
         ParseSettings {
             standard_conforming_strings: is("standard_conforming_strings", "on"),
             encoding_is_utf8: is("client_encoding", "UTF8"),
-            ..ParseSettings::default()
+            max_bytes: self.explainer.statement_bytes,
         }
     }
 
@@ -321,9 +357,18 @@ impl Imagined<'_> {
         if !(is_control || is_set) {
             return;
         }
-        match is_harmless.then(|| known.scene.play(sql)).flatten() {
-            Some(settings) => (self.settings, self.path_is_uncertain) = (settings, false),
-            None => self.path_is_uncertain |= changes_path(statement),
+        let prepares = statement.parts.iter().any(|part| part.transaction == TransactionControl::Prepare);
+        // Played, it would leave a transaction on the node that holds its locks until somebody ends it. What the scene has
+        // set outlives it as it does a COMMIT; what the same string sets beside it is not known.
+        let is_unplayed = prepares && statement.parts.len() > 1;
+        let played = match (prepares, is_harmless) {
+            (true, _) => known.scene.play("COMMIT"),
+            (false, true) => known.scene.play(sql),
+            (false, false) => None,
+        };
+        match played {
+            Some(settings) => (self.settings, self.path_is_uncertain) = (settings, is_unplayed),
+            None => self.path_is_uncertain |= is_unplayed || changes_path(statement),
         }
     }
 
@@ -402,7 +447,7 @@ fn changes_path(statement: &Statement) -> bool {
 }
 
 /// The catalogs of the running cluster, and a place to try settings on.
-fn ask_cluster(config: &Config, name: &Arc<str>) -> Result<Known, Failure> {
+fn ask_cluster(config: &Config, name: &Arc<str>, user: &Arc<str>) -> Result<Known, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let written = config.databases.iter().find(|database| database.name == *name).cloned();
     let any = || config.databases.iter().find(|database| database.is_any()).map(|any| any.named(name));
@@ -416,12 +461,21 @@ fn ask_cluster(config: &Config, name: &Arc<str>) -> Result<Known, Failure> {
         seed: rand::random(),
     };
     let picture = runtime.block_on(catalogs::load_once(cluster, &database.server_name, &settings))?;
-    let scene = Scene::new(runtime, config, cluster, &database.server_name);
+    let scene = Scene::new(runtime, config, cluster, &database.server_name, user);
     Ok(Known { picture, any_path: Path::any(), scene })
 }
 
+/// When a server connection of this user goes back to its pool of this database.
+fn mode_of(config: &Config, database: &str, user: &str) -> PoolMode {
+    let of_user = config.users.iter().find(|known| *known.name == *user).and_then(|user| user.allowance.pool_mode);
+    let written = config.databases.iter().find(|known| *known.name == *database);
+    let any = || config.databases.iter().find(|known| known.is_any());
+    let of_database = written.or_else(any).and_then(|database| database.allowance.pool_mode);
+    of_user.or(of_database).unwrap_or(config.pool.mode)
+}
+
 fn told(target: &'static str, reason: Reason) -> Answer {
-    Answer { target, reason: reason.code(), why: reason.words().to_owned() }
+    Answer { target, reason: reason.code(), why: reason.words().to_owned(), fingerprint: None }
 }
 
 fn answer(intent: &Intent, statement: &Statement, found: Option<Found>) -> Answer {
@@ -429,10 +483,31 @@ fn answer(intent: &Intent, statement: &Statement, found: Option<Found>) -> Answe
     let target = match intent {
         Intent::Read { .. } => "replica",
         Intent::Primary(_) => "primary",
-        Intent::Refuse { .. } => "refused",
+        Intent::Refuse { message, .. } => {
+            return Answer { target: "refused", reason: reason.code(), why: message.to_string(), fingerprint: None };
+        }
     };
     let from_text = statement.needs_primary().filter(|why| Reason::from(*why) == reason).map(NeedsPrimary::to_string);
     let from_catalog = found.filter(|found| Reason::from(found.why) == reason);
     let culprit = from_text.or_else(|| Some(format!("{}: {}", reason.words(), from_catalog?.name)));
-    Answer { target, reason: reason.code(), why: culprit.unwrap_or_else(|| reason.words().to_owned()) }
+    let why = culprit.unwrap_or_else(|| reason.words().to_owned());
+    Answer { target, reason: reason.code(), why, fingerprint: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explained(sql: &str) -> Answer {
+        Explainer::new(Knowledge::None).unwrap().session().explain(sql)
+    }
+
+    #[test]
+    fn the_fingerprint_is_the_one_that_rules_look_at() {
+        // The example of rules/README.md.
+        let answer = explained("select * from orders where customer = 7 order by made desc");
+        assert_eq!(answer.fingerprint.as_deref(), Some("50533359676b3469"));
+        assert!(serde_json::to_string(&answer).unwrap().ends_with(r#","fingerprint":"50533359676b3469"}"#));
+        assert!(!serde_json::to_string(&explained("selec 1")).unwrap().contains("fingerprint"));
+    }
 }

@@ -19,10 +19,12 @@ pub(super) struct Scene {
     login: Option<Login>,
 }
 
-/// Everything that a route may depend on.
+/// Everything that a route may depend on: what the session has set, and what transactions and texts are by default, which a
+/// role or a database may say otherwise.
 const READ: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('search_path', \
 'default_transaction_isolation', 'default_transaction_read_only', 'standard_conforming_strings', 'client_encoding') \
-AND source = 'session' UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
+AND (source = 'session' OR name NOT IN ('search_path', 'client_encoding')) \
+UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
 UNION ALL SELECT 'session_authorization', pg_catalog.current_setting('session_authorization')";
 
 const IS_STANDBY: &str = "SELECT pg_catalog.pg_is_in_recovery()";
@@ -31,10 +33,16 @@ const IS_STANDBY: &str = "SELECT pg_catalog.pg_is_in_recovery()";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Scene {
-    /// As the first user whose password is known, else as the monitor.
-    pub(super) fn new(runtime: Runtime, config: &Config, cluster: &Cluster, database: &Arc<str>) -> Self {
+    /// As this user if its password is known, else as the monitor.
+    pub(super) fn new(
+        runtime: Runtime,
+        config: &Config,
+        cluster: &Cluster,
+        database: &Arc<str>,
+        user: &Arc<str>,
+    ) -> Self {
         let plain = |secret: &Secret| secret.plain().map(|_| secret.clone());
-        let user = config.users.first().and_then(|user| {
+        let user = config.users.iter().find(|known| known.name == *user).and_then(|user| {
             let password = user.server_password.as_ref().and_then(plain).or_else(|| plain(&user.password))?;
             Some((Arc::clone(&user.name), password))
         });
@@ -59,20 +67,35 @@ impl Scene {
 
     /// Runs what sets something, and answers what is set then; None if that cannot be told.
     pub(super) fn play(&mut self, sql: &str) -> Option<Settings> {
+        self.run(Some(sql))
+    }
+
+    /// What is set where a session begins; None if that cannot be told.
+    pub(super) fn at_start(&mut self) -> Option<Settings> {
+        self.run(None)
+    }
+
+    fn run(&mut self, sql: Option<&str>) -> Option<Settings> {
         if self.login.is_none() {
             self.login = self.enter();
         }
         let stream = &mut self.login.as_mut()?.stream;
+        // Whoever has logged in here has become nobody else by that.
+        let user = self.nodes.first().map(|target| &target.user);
         self.runtime.block_on(async {
             let deadline = tokio::time::Instant::now() + PATIENCE;
-            // An error undoes what it undoes: what is set afterwards is what counts.
-            let _ = exchange::query(stream, sql, deadline).await;
+            if let Some(sql) = sql {
+                // An error undoes what it undoes: what is set afterwards is what counts.
+                let _ = exchange::query(stream, sql, deadline).await;
+            }
             let answer = exchange::query(stream, READ, deadline).await.ok()?;
             let pair = |row: Vec<Option<Arc<str>>>| match row.as_slice() {
                 [Some(name), Some(value)] => Some((Arc::clone(name), Arc::clone(value))),
                 _ => None,
             };
-            Some(Settings::new(answer.rows.into_iter().filter_map(pair)))
+            let is_own = |name: &str, value: &Arc<str>| name == "session_authorization" && Some(value) == user;
+            let set = answer.rows.into_iter().filter_map(pair).filter(|(name, value)| !is_own(name, value));
+            Some(Settings::new(set))
         })
     }
 

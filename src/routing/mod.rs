@@ -92,7 +92,7 @@ pub struct Facts<'a> {
     pub standing: &'a Standing,
     /// Minutes since midnight UTC, for rules that look at it.
     pub minute: u16,
-    /// Any number, for rules that take a share.
+    /// Any number, for rules that take a share; of [`rules::EVERY_SHARE`] they take all.
     pub draw: u64,
     /// Hints in comments count.
     pub heeds_hints: bool,
@@ -155,6 +155,20 @@ pub struct Defaults {
     pub read_only: bool,
     /// The session's default_transaction_isolation.
     pub isolation: Isolation,
+}
+
+impl Defaults {
+    /// The settings that say it.
+    pub const SETTINGS: [&'static str; 2] = ["default_transaction_read_only", "default_transaction_isolation"];
+
+    /// As settings say whose values `get` knows.
+    pub fn of<'v>(get: impl Fn(&str) -> Option<&'v str>) -> Self {
+        let [read_only, isolation] = Self::SETTINGS;
+        Self {
+            read_only: get(read_only) == Some("on"),
+            isolation: get(isolation).and_then(Isolation::from_setting).unwrap_or(Self::default().isolation),
+        }
+    }
 }
 
 impl Default for Defaults {

@@ -163,7 +163,7 @@ impl Session {
         self.gathered.begins && !self.owed.is_empty()
             || self.owed.iter().any(|owed| match owed {
                 super::owed::Owed::Query { statement, .. } | super::owed::Owed::Execute(Some(statement)) => {
-                    begins(statement)
+                    statement.begins_transaction()
                 }
                 _ => false,
             })
@@ -194,7 +194,7 @@ impl Session {
         self.gathered.begins_more |= self.gathered.begins && is_another;
         let is_bond = match self.gathered.begins_to_write {
             // What stands before it in its batch is in its transaction, too.
-            true if begins(statement) => is_another,
+            true if statement.begins_transaction() => is_another,
             true => !safety::leaves_no_bond(statement),
             // What stands behind a BEGIN READ ONLY in the same unit is not looked at closely.
             false if self.gathered.begins_more => true,
@@ -262,10 +262,6 @@ impl Modes {
             deferrable: named.deferrable.or(self.deferrable),
         }
     }
-}
-
-fn begins(statement: &Statement) -> bool {
-    statement.parts.iter().any(|part| matches!(part.transaction, TransactionControl::Begin(_)))
 }
 
 impl Access {

@@ -422,6 +422,11 @@ impl Statement {
         self.parts.iter().all(Part::only_cleans)
     }
 
+    /// One of its statements begins a transaction block.
+    pub fn begins_transaction(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.transaction, TransactionControl::Begin(_)))
+    }
+
     /// Our grammar has not accepted it.
     pub fn is_unparsed(&self) -> bool {
         self.parts.first().is_some_and(|part| part.needs_primary == Some(NeedsPrimary::Unparsed))

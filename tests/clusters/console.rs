@@ -475,6 +475,75 @@ fn shapes_name_what_fills_the_primary_without_its_literals_and_stats_count() {
     });
 }
 
+/// Target and reason that EXPLAIN ROUTE answers for the first database.
+fn explained(console: &mut Client, sql: &str) -> (String, String) {
+    let rows = rows(console, &format!("explain route {sql}"));
+    (value(&rows[0], "target").to_owned(), value(&rows[0], "reason").to_owned())
+}
+
+#[test]
+fn explain_route_and_show_routes_know_what_the_pool_mode_says() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0).port();
+        let proxy = Proxy::start(&cluster, &format!("{OPEN}\n[pool]\nmode = 'session'")).with_both_replicas(&cluster);
+        assert_eq!(server_port(&mut proxy.client(), "select inet_server_port()"), primary);
+        let told = explained(&mut console(&proxy), "select inet_server_port()");
+        assert_eq!(told, ("primary".to_owned(), "session_mode".to_owned()));
+        let routes = rows(&mut console(&proxy), "show routes");
+        assert_eq!(value(&routes[0], "reads_go_to"), value(&routes[0], "writes_go_to"));
+
+        let proxy = Proxy::start(&cluster, &format!("{OPEN}\n[pool]\nmode = 'statement'")).with_both_replicas(&cluster);
+        let error = proxy.client().batch_execute("begin").unwrap_err();
+        let told = rows(&mut console(&proxy), "explain route begin");
+        assert_eq!(value(&told[0], "target"), "refused");
+        assert_eq!(value(&told[0], "why"), error.as_db_error().unwrap().message());
+        assert_eq!(explained(&mut console(&proxy), "select 1").0, "replica");
+    });
+}
+
+#[test]
+fn explain_route_knows_how_transactions_of_the_role_begin() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("alter role bench set default_transaction_isolation = 'serializable'").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let proxy = Proxy::start(&cluster, OPEN).with_both_replicas(&cluster);
+        assert_eq!(server_port(&mut proxy.client(), "select inet_server_port()"), cluster.node(0).port());
+        let told = explained(&mut console(&proxy), "select 1");
+        assert_eq!(told, ("primary".to_owned(), "serializable".to_owned()));
+    });
+}
+
+#[test]
+fn explain_route_heeds_the_time_of_rules_and_the_limit_of_texts() {
+    limited(|| {
+        let cluster = cluster();
+        // Always but in the first minute of the day, which is no time that stands for all.
+        let rules = "[[rule]]\nname = 'by day'\ntime = '00:01-00:00'\nto = 'primary'";
+        let limits = "[limits]\nstatement_bytes = '1kB'";
+        let proxy = Proxy::ruled(&cluster, rules, "", &format!("{OPEN}\n{limits}")).with_both_replicas(&cluster);
+        let port = server_port(&mut proxy.client(), "select inet_server_port()");
+        let told = explained(&mut console(&proxy), "select inet_server_port()");
+        assert_eq!(told.0 == "primary", port == cluster.node(0).port(), "{told:?}");
+        let long = format!("select '{}'", "x".repeat(2000));
+        assert_eq!(explained(&mut console(&proxy), &long), ("primary".to_owned(), "too_large".to_owned()));
+    });
+}
+
+#[test]
+fn explain_route_says_of_how_many_statements_it_speaks_where_a_rule_takes_a_share() {
+    limited(|| {
+        let cluster = cluster();
+        let rules = "[[rule]]\nname = 'some'\nshare = '10%'\nto = 'primary'";
+        let proxy = Proxy::ruled(&cluster, rules, "", OPEN).with_both_replicas(&cluster);
+        let told = rows(&mut console(&proxy), "explain route select 1");
+        assert_eq!((value(&told[0], "target"), value(&told[0], "rule")), ("primary", "some"));
+        let share = "(rule some matches, which takes 10 % of such statements)";
+        assert!(value(&told[0], "why").ends_with(share), "{told:?}");
+    });
+}
+
 #[test]
 fn shutdown_ends_the_program() {
     limited(|| {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use trunkline::demo::client::{Client, ClientError};
 use trunkline::demo::cluster::Cluster;
 
-use crate::fixture::{Proxy, cluster, eventually, limited_to};
+use crate::fixture::{Proxy, cluster, eventually, limited, limited_to};
 use std::time::Duration;
 
 /// One case: a string or a session, and where each of its strings must go.
@@ -105,6 +105,68 @@ fn explain_answers_every_case() {
     });
 }
 
+#[test]
+fn explain_leaves_no_prepared_transaction_behind_and_stays_in_step() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = Client::connect(cluster.node(0).port(), "bench", "bench", "bench").unwrap();
+        client
+            .query(
+                "CREATE SCHEMA a; CREATE FUNCTION a.f() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'; \
+                 CREATE SCHEMA b; CREATE SEQUENCE b.s; \
+                 CREATE FUNCTION b.f() RETURNS int LANGUAGE sql AS 'SELECT nextval(''b.s'')::int'",
+            )
+            .unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let session = |strings: &[&str]| serde_json::to_string(strings).unwrap();
+        let alone = session(&[
+            "SET search_path = a",
+            "BEGIN",
+            "SET LOCAL search_path = b",
+            "PREPARE TRANSACTION 'explained'",
+            "SELECT f()",
+        ]);
+        // What the whole string sets is not known, until something is set that can be played.
+        let beside = session(&[
+            "BEGIN",
+            "SELECT 1; PREPARE TRANSACTION 'explained beside'; SET search_path = a",
+            "SELECT f()",
+            "SET search_path = a",
+            "SELECT f()",
+        ]);
+        let answers = explain_lines(&proxy, vec![alone, beside]);
+        let targets = |session: usize| -> Vec<&str> { answers[session].iter().map(|(target, _)| &**target).collect() };
+        assert_eq!(targets(0)[3..], ["primary", "replica"], "{answers:?}");
+        assert_eq!((targets(1)[2], targets(1)[4]), ("primary", "replica"), "{answers:?}");
+        let left = client.query("SELECT count(*) FROM pg_prepared_xacts").unwrap();
+        assert_eq!(left, [[Some("0".to_owned())]]);
+    });
+}
+
+#[test]
+fn explain_answers_as_the_user_that_is_named_in_its_pool_mode_and_by_its_defaults() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada login password 'ada'; create role eve login password 'eve'").unwrap();
+        cluster.node(0).sql("alter role eve set default_transaction_isolation = 'serializable'").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let users = "[[user]]\nname = 'ada'\npassword = 'ada'\npool_mode = 'session'\n\
+                     [[user]]\nname = 'eve'\npassword = 'eve'";
+        let proxy = Proxy::start(&cluster, users);
+        let explain = |user: &[&str], sql: &str| {
+            let config = proxy.config_path();
+            let arguments = ["explain", "--config", config.to_str().unwrap()];
+            let mut explain = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+            let output = explain.args(arguments).args(user).arg(sql).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert!(explain(&[], "SELECT 1").starts_with("target: replica\n"));
+        assert!(explain(&["--user", "ada"], "SELECT 1").starts_with("target: primary\nreason: session_mode\n"));
+        assert!(explain(&["--user", "eve"], "SELECT 1").starts_with("target: primary\nreason: serializable\n"));
+    });
+}
+
 /// How many strings a replica can answer, and those of them that would go to the primary. Hard ones do not count.
 fn missed_reads(cases: &[Case], answers: &[Vec<(String, String)>]) -> (usize, Vec<String>) {
     let strings = cases.iter().zip(answers).filter(|(case, _)| !case.hard).flat_map(|(case, told)| {
@@ -121,6 +183,11 @@ fn missed_reads(cases: &[Case], answers: &[Vec<(String, String)>]) -> (usize, Ve
 
 /// Where each string of each case would go, and why.
 fn explain(proxy: &Proxy, cases: &[Case]) -> Vec<Vec<(String, String)>> {
+    explain_lines(proxy, cases.iter().map(|case| serde_json::to_string(&case.strings()).unwrap()).collect())
+}
+
+/// The same of lines of JSON.
+fn explain_lines(proxy: &Proxy, lines: Vec<String>) -> Vec<Vec<(String, String)>> {
     let mut explain = Command::new(env!("CARGO_BIN_EXE_trunkline"))
         .args(["explain", "--config"])
         .arg(proxy.config_path())
@@ -129,9 +196,9 @@ fn explain(proxy: &Proxy, cases: &[Case]) -> Vec<Vec<(String, String)>> {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines: String = cases.iter().map(|case| serde_json::to_string(&case.strings()).unwrap() + "\n").collect();
+    let (count, text) = (lines.len(), lines.join("\n"));
     let mut input = explain.stdin.take().unwrap();
-    let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()).unwrap());
+    let writer = std::thread::spawn(move || input.write_all(text.as_bytes()).unwrap());
     let output = explain.wait_with_output().unwrap();
     writer.join().unwrap();
     assert!(output.status.success());
@@ -142,7 +209,7 @@ fn explain(proxy: &Proxy, cases: &[Case]) -> Vec<Vec<(String, String)>> {
         .map(|line| serde_json::from_str::<Vec<serde_json::Value>>(line).unwrap())
         .map(|line| line.iter().map(|a| (word(a, "target"), word(a, "reason") + ": " + &word(a, "why"))).collect())
         .collect();
-    assert_eq!(answers.len(), cases.len());
+    assert_eq!(answers.len(), count);
     answers
 }
 

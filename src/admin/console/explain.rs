@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use super::table::Table;
 use crate::catalog::Found;
-use crate::client::{Database, Server};
+use crate::client::{Database, Server, in_mode, minute_of_the_day};
 use crate::routing::place::Circumstances;
+use crate::routing::rules::{EVERY_SHARE, Rule};
 use crate::routing::{
     Catalog, Defaults, Facts, InTransaction, Intent, Placement, Reason, Sender, Weighed, advice, place, weigh,
 };
@@ -16,12 +17,14 @@ use crate::topology::View;
 /// One row for each database: they may be of other clusters, their catalogs differ, and rules may look at their name.
 pub(super) fn explain(sql: &str, user: &str, server: &Server) -> Table {
     let mut table = Table::new("database target node reason why rule advice");
-    let statement = classify(sql, &ParseSettings::default());
+    let settings = ParseSettings { max_bytes: server.limits.statement_bytes, ..ParseSettings::default() };
+    let statement = classify(sql, &settings);
     let mut databases: Vec<_> = server.databases.iter().collect();
     databases.sort_by_key(|(name, _)| *name);
     for (name, database) in databases {
         let (Weighed { intent, ruling }, found) = weigh_for(&statement, sql, (user, name, database), server);
-        let rule = ruling.rule.and_then(|number| server.rules.rule(number)).map(|rule| Arc::clone(&rule.name));
+        let intent = in_mode(server.mode_of(database, user), intent, &statement);
+        let rule = ruling.rule.and_then(|number| server.rules.rule(number));
         let view = server.cluster(database).view.load();
         let (node, reason) = find_node(&intent, &view, database, server);
         let target = match (&intent, node) {
@@ -30,10 +33,13 @@ pub(super) fn explain(sql: &str, user: &str, server: &Server) -> Table {
             (_, Some(_)) => "replica",
             (_, None) => "waits",
         };
-        let said = match &intent {
+        let mut said = match &intent {
             Intent::Refuse { message, .. } => message.to_string(),
             _ => words(&statement, reason, found.as_ref()),
         };
+        if let Some(share) = rule.and_then(Rule::share_words) {
+            said.push_str(&format!(" ({share})"));
+        }
         let hint = if target == "primary" { advice(reason) } else { "" };
         table.row([
             name.into(),
@@ -41,7 +47,7 @@ pub(super) fn explain(sql: &str, user: &str, server: &Server) -> Table {
             node.into(),
             reason.code().into(),
             said.into(),
-            rule.as_ref().into(),
+            rule.map(|rule| &rule.name).into(),
             hint.into(),
         ]);
     }
@@ -65,18 +71,26 @@ fn weigh_for(
     let sender = Sender { user, database: name, application_name: "", address: None };
     let facts = Facts {
         standing: &server.rules.standing(&sender),
-        minute: 0,
-        draw: 0,
+        minute: minute_of_the_day(),
+        draw: EVERY_SHARE,
         heeds_hints: server.hints,
         reads: server.reads,
         transaction: InTransaction::No,
         optimistic: server.optimistic,
-        defaults: Defaults::default(),
+        defaults: defaults(user, database, server),
         prepared: &PreparedNames::default(),
         catalog,
     };
     let found = picture.zip(path.as_ref()).and_then(|(picture, path)| picture.find(statement, path));
     (weigh(statement, sql, &facts, &server.rules), found)
+}
+
+/// How transactions of this user begin, as some client of it was told: no node is asked.
+fn defaults(user: &str, database: &Database, server: &Server) -> Defaults {
+    let cluster = server.cluster(database).number;
+    let told = server.welcomes.of_user(cluster, &database.server_name, user, &Defaults::SETTINGS);
+    let Some(told) = told else { return Defaults::default() };
+    Defaults::of(|name| told.iter().find(|(known, _)| **known == *name).map(|(_, value)| &**value))
 }
 
 /// The node it would be sent to; None: it would wait, or is refused.

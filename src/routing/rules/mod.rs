@@ -95,6 +95,11 @@ impl Share {
         }
     }
 
+    /// In percent, rounded up.
+    pub fn percent(self) -> u64 {
+        (u64::from(self.0) * 100).div_ceil(u64::from(Self::ALL.0))
+    }
+
     fn takes(self, draw: u64) -> bool {
         self == Self::ALL || draw >> 32 < u64::from(self.0)
     }
@@ -137,7 +142,7 @@ pub struct Moment {
     pub minute: u16,
     /// The statement is in a transaction.
     pub in_transaction: bool,
-    /// Any number: decides what is part of a share.
+    /// Any number: decides what is part of a share. [`EVERY_SHARE`] is part of all.
     pub draw: u64,
 }
 
@@ -291,8 +296,14 @@ impl RuleSet {
 /// Bytes; what a rule thinks of a longer text is not kept with it.
 const LONGEST_NOTED: usize = 4096;
 
+/// The draw for whoever only asks where a statement may go: every rule that takes a share takes it.
+pub const EVERY_SHARE: u64 = 0;
+
 /// Each rule draws for itself: two that take a half each leave a quarter.
 fn mixed(draw: u64, number: usize) -> u64 {
+    if draw == EVERY_SHARE {
+        return 0;
+    }
     let seed = draw ^ (number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -316,6 +327,12 @@ impl Rule {
     /// Hides `other` if it comes before it: whatever that one matches, this one decides.
     pub fn hides(&self, other: &Self) -> bool {
         !self.is_shadow && self.share == Share::ALL && self.when.covers(&other.when)
+    }
+
+    /// What is to be said of its decisions where it takes a share of the statements only.
+    pub fn share_words(&self) -> Option<String> {
+        (self.share != Share::ALL)
+            .then(|| format!("rule {} matches, which takes {} % of such statements", self.name, self.share.percent()))
     }
 
     /// It has decided a statement.

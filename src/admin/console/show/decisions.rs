@@ -10,19 +10,18 @@ use super::timestamp::written_instant;
 use crate::client::shapes::{DecisionCounts, DecisionReport};
 use crate::client::{Report, Server};
 use crate::metrics::Target;
-use crate::routing::rules::{Action, Share};
+use crate::routing::rules::Action;
 use crate::routing::terms::{Nodes, Otherwise, Terms};
 use crate::routing::{Reason, advice};
 
 pub(super) fn rules(server: &Server) -> Table {
     let mut table = Table::new("#position name action #share_percent #shadow #matched #would_change");
     for (position, rule) in server.rules.rules().iter().enumerate() {
-        let percent = (u64::from(rule.share.0) * 100).div_ceil(u64::from(Share::ALL.0));
         table.row([
             (position + 1).into(),
             (&rule.name).into(),
             action_words(&rule.action).into(),
-            percent.into(),
+            rule.share.percent().into(),
             rule.is_shadow.into(),
             rule.counts.matched.load(Ordering::Relaxed).into(),
             rule.counts.would_change.load(Ordering::Relaxed).into(),

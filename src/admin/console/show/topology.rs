@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::super::table::{Cell, Table};
 use crate::client::Server;
+use crate::config::PoolMode;
 use crate::metrics::labels::{role_code, state_code};
 use crate::routing::Reads;
 use crate::topology::{Role, View};
@@ -63,15 +64,17 @@ pub(super) fn routes(server: &Server) -> Table {
     for (name, database) in databases {
         let cluster = server.cluster(database);
         let view = cluster.view.load();
+        let mode = database.allowance.pool_mode.unwrap_or(server.mode);
+        let reads = if mode == PoolMode::Session { Reads::Primary } else { server.reads };
         table.row([
             name.into(),
             (&cluster.name).into(),
             (&database.server_name).into(),
-            database.allowance.pool_mode.unwrap_or(server.mode).word().into(),
+            mode.word().into(),
             server.reads.word().into(),
             server.consistency.word().into(),
             view.primary().map(|node| &node.address).into(),
-            readable(server, &view),
+            readable(reads, &view),
             database.pause.is_paused().into(),
             database.pause.is_disabled().into(),
         ]);
@@ -79,8 +82,8 @@ pub(super) fn routes(server: &Server) -> Table {
     table
 }
 
-fn readable(server: &Server, view: &View) -> Cell {
-    let nodes = view.nodes.iter().filter(|node| match (server.reads, node.role) {
+fn readable(reads: Reads, view: &View) -> Cell {
+    let nodes = view.nodes.iter().filter(|node| match (reads, node.role) {
         (Reads::Primary, _) => view.primary == Some(node.id),
         (_, Role::Replica) => node.takes_reads,
         (Reads::Any, _) => view.primary == Some(node.id),
