@@ -520,7 +520,7 @@ fn explain_route_heeds_the_time_of_rules_and_the_limit_of_texts() {
     limited(|| {
         let cluster = cluster();
         // Always but in the first minute of the day, which is no time that stands for all.
-        let rules = "[[rule]]\nname = 'by day'\ntime = '00:01-00:00'\nto = 'primary'";
+        let rules = "[[rule]]\nname = 'by-day'\ntime = '00:01-00:00'\nto = 'primary'";
         let limits = "[limits]\nstatement_bytes = '1kB'";
         let proxy = Proxy::ruled(&cluster, rules, "", &format!("{OPEN}\n{limits}")).with_both_replicas(&cluster);
         let port = server_port(&mut proxy.client(), "select inet_server_port()");
