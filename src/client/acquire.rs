@@ -442,7 +442,8 @@ impl Client {
         let mut tried: Excluded = avoided.iter().copied().chain([node]).collect();
         while let Placement::Node(other, why) = self.place(intent, view, &tried, false, now) {
             let is_replica = view.node(other).is_some_and(|node| node.takes_reads);
-            let is_alike = is_replica && self.cluster().balance.are_alike(node, other);
+            // What its rule falls back to is for when none of the nodes it wants can.
+            let is_alike = why == reason && is_replica && self.cluster().balance.are_alike(node, other);
             if is_alike && !self.is_crowded(other, view, now) {
                 return Placement::Node(other, why);
             }

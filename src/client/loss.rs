@@ -99,7 +99,8 @@ impl Client {
         }
         self.worker.metrics.retried(match code {
             SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED => Retry::RecoveryConflict,
-            _ => Retry::ReadOnly,
+            SqlState::READ_ONLY_SQL_TRANSACTION => Retry::ReadOnly,
+            _ => Retry::ReplicaError,
         });
         self.database.catalog.suspected();
         self.session.rewind();

@@ -91,9 +91,7 @@ fn read_file(item: &Item<'_>, folder: &Path) -> Option<String> {
             return None;
         }
     };
-    // Editors and `echo` end a file with a newline that is not of the password.
-    let line = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
-    Some(line.to_owned())
+    Some(text.lines().next().unwrap_or_default().to_owned())
 }
 
 fn read_environment(item: &Item<'_>) -> Option<String> {

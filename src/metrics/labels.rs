@@ -113,6 +113,9 @@ labels! {
         ConnectFailed = "connect_failed",
         /// A replica refused to write (25006): with a loaded catalog this must stay at zero.
         ReadOnly = "read_only",
+        /// A replica answered with an error that the primary may not make: something it may not have yet, or cannot do. Most are
+        /// mistakes of the statement's, and the primary says the same.
+        ReplicaError = "replica_error",
         /// The node was lost during a read of which nothing had been passed on.
         NodeLost = "node_lost",
         /// A replica cancelled a read for the sake of replay (40001, 40P01 or 57P01 of a recovery conflict).

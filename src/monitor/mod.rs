@@ -172,6 +172,11 @@ impl MonitorHandle {
         self.shared.show_drained();
     }
 
+    /// The same once the monitor before watches no more.
+    pub fn settle_drained(&self) {
+        self.shared.settle_drained();
+    }
+
     /// Wakes everybody who waits for a new view, without one.
     pub fn wake_all(&self) {
         self.shared.wake_all();

@@ -24,6 +24,8 @@ pub(super) struct Shared {
     /// Addresses of nodes that an operator has drained. All who watch the cluster share it, before a reload and after: what is
     /// ordered while a reload waits counts for both.
     drained: Arc<Mutex<BTreeSet<Arc<str>>>>,
+    /// The configuration names its nodes; others are found.
+    has_list: bool,
     changed: watch::Sender<u64>,
     on_view: OnView,
     alarm: Alarm,
@@ -69,6 +71,7 @@ impl Shared {
             topology: Mutex::new(topology),
             nodes: (0..most_nodes(cluster)).map(|_| Signals::default()).collect(),
             drained: before.map(|before| Arc::clone(&before.drained)).unwrap_or_default(),
+            has_list: !cluster.nodes.is_empty(),
             changed,
             on_view,
             alarm: Alarm { set_for: AtomicU64::new(0), moved_up: Notify::new() },
@@ -184,6 +187,16 @@ impl Shared {
     pub(super) fn show_drained(&self) {
         let topology = self.topology.lock();
         self.publish(topology.view());
+    }
+
+    /// No reload waits any more: of a node that is not in the configuration nothing is remembered.
+    pub(super) fn settle_drained(&self) {
+        let topology = self.topology.lock();
+        let view = topology.view();
+        if self.has_list {
+            self.drained.lock().retain(|address| view.nodes.iter().any(|node| node.address == *address));
+        }
+        self.publish(view);
     }
 
     /// A node that an operator has drained takes no reads, whatever topology would allow.

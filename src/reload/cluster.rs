@@ -200,7 +200,7 @@ impl RunningCluster {
     pub(super) fn follow(&self, before: &Self) {
         before.fences.in_force.store(false, Ordering::Release);
         self.take_over();
-        self.show_drained();
+        self.handle().show_drained();
     }
 
     /// Every connection from now on is encrypted as this configuration says.
@@ -217,9 +217,9 @@ impl RunningCluster {
         self.gates.iter().filter(|gate| !is_kept(gate)).cloned().collect()
     }
 
-    /// What an operator has drained or attached at the one before shows here.
-    pub(super) fn show_drained(&self) {
-        self.handle().show_drained();
+    /// What an operator has drained or attached at the one before shows here, and stays with nodes that are here.
+    pub(super) fn settle_drained(&self) {
+        self.handle().settle_drained();
     }
 
     /// Nodes that both have.

@@ -171,7 +171,7 @@ impl Standing {
         fleet.renew(&server).await;
         before.iter().for_each(RunningCluster::wake_all);
         // An operator's last order may have gone to the monitor before.
-        self.clusters.iter().for_each(RunningCluster::show_drained);
+        self.clusters.iter().for_each(RunningCluster::settle_drained);
         self.forget_pools(&server, &config);
         for gate in before.iter().flat_map(|cluster| cluster.gates_without(&self.clusters)) {
             tokio::spawn(leave(gate, config.limits.drain_timeout));

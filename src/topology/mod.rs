@@ -146,6 +146,7 @@ impl Topology {
         self.roles.remember(&before.roles, number);
         self.measured = before.measured.map(|claim| Claim { node: number(claim.node).unwrap_or(roles::GONE), ..claim });
         self.clock.remember(&before.clock);
+        self.gave_up = before.gave_up;
         if has_authority {
             self.authority.remember(&before.authority, number);
         }
@@ -311,15 +312,23 @@ impl Topology {
         self.roles.accepted().or_else(|| {
             let Some(Lock::Standby(id)) = self.authority.lock(now) else { return None };
             let node = self.node(id).filter(|node| node.is_answering() && node.is_replica())?;
-            let timeline = node.received()?.timeline?;
+            let own = node.received()?.timeline?;
             let report = node.report()?;
+            // One that gets the log from an archive learns of a timeline late; what it has passed on tells of it.
+            let passes_on = |below: &&Node| below.has_just_answered() && below.streams_from(&node.address);
+            let below = self.nodes.iter().filter(passes_on).filter_map(|below| below.position?.timeline);
+            let timeline = if node.is_surely_of(report.system, own) { own } else { below.fold(own, Timeline::max) };
             Some(Claim { node: id, system: report.system, timeline, postmaster_start: report.postmaster_start })
         })
     }
 
     /// Lags are measured against the leader, from its first moment on.
     fn measure_against(&mut self, claim: Claim, now: Instant) {
-        if place(self.measured) != place(Some(claim)) {
+        let is_led = self.roles.accepted().is_none();
+        // Where another node begins to lead a standby cluster, the history stays the same, and what was known of it is true.
+        let goes_on =
+            is_led && self.measured.is_some_and(|last| last.system == claim.system && last.timeline == claim.timeline);
+        if !goes_on && place(self.measured) != place(Some(claim)) {
             self.accepted_at = now;
             self.clock.clear();
             self.samples.clear();
@@ -330,10 +339,14 @@ impl Topology {
         }
         let is_first = self.samples.is_empty();
         self.measured = Some(claim);
-        let led =
-            self.node(claim.node).and_then(|node| if node.is_replica() { node.received() } else { node.position });
-        if let Some(sample) = led {
-            self.note(sample);
+        let sample = self.node(claim.node).and_then(|node| if is_led { node.received() } else { node.position });
+        if let Some(sample) = sample {
+            if !is_led {
+                self.note(sample);
+            } else if self.clock.newest_position().is_none_or(|newest| sample.lsn >= newest) {
+                // One that leads since just now may lack what the one before has passed on.
+                self.note(Sample { timeline: Some(claim.timeline), ..sample });
+            }
         }
         if is_first {
             for id in self.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
@@ -405,8 +418,9 @@ impl Topology {
                 node.has_followed = obstacle.is_none() || is_cut_off && node.has_followed;
                 node.takes_reads = !is_forbidden && node.has_followed;
             } else if self.is_standby {
-                let is_near = self.measured.is_none_or(|leader| node.is_near(leader));
-                node.takes_reads = !is_forbidden && node.is_replica() && is_near;
+                // Who leads is behind nobody here.
+                let is_near = |leader: Claim| leader.node == node.id || node.is_near(leader);
+                node.takes_reads = !is_forbidden && node.is_replica() && self.measured.is_none_or(is_near);
             } else {
                 node.takes_reads &= self.measured.is_none_or(|last| node.is_near(last));
             }

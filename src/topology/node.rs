@@ -29,6 +29,8 @@ pub(super) struct Node {
     last_begun: Option<Instant>,
     /// The beginning of the newest probe that proved it to be alive.
     alive: Option<Instant>,
+    /// The beginning of the probe that brought the last report.
+    reported: Option<Instant>,
     /// The highest timeline it has proven, and of which database system.
     highest: Option<(SystemId, Timeline)>,
     failure: Option<ProbeFailure>,
@@ -79,6 +81,7 @@ impl Node {
             report: None,
             last_begun: None,
             alive: None,
+            reported: None,
             highest: None,
             failure: None,
             misses: 0,
@@ -113,6 +116,7 @@ impl Node {
 
     /// A probe answered.
     pub(super) fn answered(&mut self, begun: Instant, report: ProbeReport, now: Instant) {
+        let report = self.with_known_timeline(report);
         if self.has_restarted(&report) {
             self.up_since = Some(now);
             self.position = None;
@@ -121,6 +125,7 @@ impl Node {
         }
         self.last_begun = Some(begun);
         self.alive = Some(begun);
+        self.reported = Some(begun);
         self.failure = None;
         self.misses = 0;
         self.good_probes = self.good_probes.saturating_add(1);
@@ -132,6 +137,20 @@ impl Node {
         self.learn_timeline(&report);
         self.learn_position(begun, &report);
         self.report = Some(report);
+    }
+
+    /// A replica that has lost its upstream knows its timeline only from its control file, which may be late. While it runs it
+    /// never goes back.
+    fn with_known_timeline(&self, mut report: ProbeReport) -> ProbeReport {
+        let last = self
+            .report()
+            .filter(|last| last.postmaster_start == report.postmaster_start && last.system == report.system);
+        if let ReportedRole::Replica { timeline: SeenTimeline::AtLeast(least), .. } = &mut report.role
+            && let Some(ReportedRole::Replica { timeline, .. }) = last.map(|last| &last.role)
+        {
+            *least = timeline.proven().map_or(*least, |known| known.max(*least));
+        }
+        report
     }
 
     /// The connection over which it was asked had ended by itself.
@@ -302,7 +321,7 @@ impl Node {
     pub(super) fn received(&self) -> Option<Sample> {
         let ReportedRole::Replica { timeline, replay_lsn, receive_lsn, .. } = &self.report()?.role else { return None };
         let lsn = (*replay_lsn).max(*receive_lsn)?;
-        Some(Sample { begun: self.heard()?, lsn, timeline: timeline.proven() })
+        Some(Sample { begun: self.reported?, lsn, timeline: timeline.proven() })
     }
 
     /// It streams from `address` by its own word.

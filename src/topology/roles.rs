@@ -163,11 +163,15 @@ impl Roles {
             if sender.id == accepted.node {
                 return false;
             }
-            let Some(ReportedRole::Replica { timeline, .. }) = sender.report().map(|report| &report.role) else {
-                return true;
-            };
-            if !self.is_followed_on(*timeline) {
-                return true;
+            match sender.report().map(|report| &report.role) {
+                None => return has_rival,
+                Some(ReportedRole::Primary { .. }) => return true,
+                Some(ReportedRole::Replica { timeline: SeenTimeline::Exact(timeline), .. })
+                    if *timeline != accepted.timeline =>
+                {
+                    return true;
+                }
+                Some(ReportedRole::Replica { .. }) => {}
             }
             below = sender;
         }

@@ -14,7 +14,7 @@ use trunkline::demo::installation::Installation;
 
 use crate::certificates::Authority;
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port};
-use crate::raw::{RawClient, startup_packet};
+use crate::raw::{RawClient, SYNC, bind_portal, parse, query, startup_packet};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -512,6 +512,29 @@ fn explain_route_knows_how_transactions_of_the_role_begin() {
         assert_eq!(server_port(&mut proxy.client(), "select inet_server_port()"), cluster.node(0).port());
         let told = explained(&mut console(&proxy), "select 1");
         assert_eq!(told, ("primary".to_owned(), "serializable".to_owned()));
+    });
+}
+
+#[test]
+fn what_one_client_may_ask_for_at_once_is_bounded() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut console = RawClient::console(proxy.port());
+        let portals: Vec<Vec<u8>> = (0..=1000).map(|number| bind_portal(&number.to_string(), "s")).collect();
+        let mut messages: Vec<&[u8]> = vec![];
+        let (prepare, begin) = (parse("s", "SHOW VERSION"), query("BEGIN"));
+        messages.extend([&*begin, &prepare]);
+        messages.extend(portals.iter().map(|portal| &**portal));
+        messages.push(SYNC);
+        let told = console.ask(&messages, 2);
+        assert!(told.iter().any(|words| words.starts_with("54000") && words.contains("too many portals")), "{told:?}");
+        // A megabyte of commands is answered as it is read: not all answers are there before the first is sent.
+        let many = "SHOW CONFIG;".repeat(20_000);
+        console.send(&[&query(&many)]);
+        assert!(console.until(b'Z').len() > 1);
+        let peak = proxy.peak_megabytes();
+        assert!(peak < 200, "{peak} MB");
     });
 }
 

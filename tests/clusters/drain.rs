@@ -56,6 +56,17 @@ fn a_stopping_trunkline_refuses_new_clients_but_cancels_and_opens_its_console() 
 }
 
 #[test]
+fn an_order_at_the_console_is_obeyed_though_whoever_gave_it_leaves_at_once() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut console = RawClient::console(proxy.port());
+        console.send(&[&query("SHUTDOWN"), b"X\0\0\0\x04"]);
+        eventually("it has ended", SOON, || has_ended(&proxy));
+    });
+}
+
+#[test]
 fn idle_clients_that_hold_their_server_connection_are_told_at_once() {
     limited(|| {
         for mode in ["transaction", "session"] {

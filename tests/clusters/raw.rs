@@ -27,10 +27,19 @@ impl RawClient {
 
     /// The same as this role, whose password is its name.
     pub(crate) fn login(port: u16, role: &str, parameters: &[(&str, &str)]) -> Self {
+        Self::login_to(port, role, "bench", parameters)
+    }
+
+    /// As `bench` at the console.
+    pub(crate) fn console(port: u16) -> Self {
+        Self::login_to(port, "bench", "trunkline", &[])
+    }
+
+    fn login_to(port: u16, role: &str, database: &str, parameters: &[(&str, &str)]) -> Self {
         let target = Target {
             endpoint: Endpoint::plain(format!("127.0.0.1:{port}").into()),
             user: role.into(),
-            database: "bench".into(),
+            database: database.into(),
             password: Some(Secret::new(role.to_owned())),
             salted_password: None,
             parameters: parameters.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),

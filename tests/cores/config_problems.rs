@@ -101,7 +101,7 @@ fn rules_may_ask_for_certificates_only_where_they_can_be_checked() {
 #[test]
 fn passwords_come_from_a_file_or_the_environment() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("bench.password"), "from a file\n").unwrap();
+    fs::write(folder.path().join("bench.password"), "from a file\nand not this\n\n").unwrap();
     let text = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
     let by_file = text.replace("password = \"bench\"", "password_file = \"bench.password\"");
     // Cargo sets this one for every test.

@@ -456,6 +456,76 @@ fn in_a_standby_cluster_lags_are_measured_against_the_node_that_leads_it() {
 }
 
 #[test]
+fn a_standby_clusters_leader_that_loses_its_upstream_is_still_on_its_timeline() {
+    let mut story = Story::of(2);
+    story.tell(A, Ok(received(2, None, (1000, 1000))));
+    story.tell(B, Ok(received(2, Some(0), (1000, 1000))));
+    story.lock(Lock::Standby(A));
+    assert_eq!(story.reads(), [A, B]);
+    // Its control file is late.
+    story.replicates(A, SeenTimeline::AtLeast(Timeline(1)), Receiver::Absent);
+    assert_eq!(story.reads(), [A, B]);
+    assert!(story.view().primary_samples.iter().all(|sample| sample.timeline == Some(Timeline(2))));
+    // One that gets the log from an archive never says more; who streams from it does.
+    let mut story = Story::of(2);
+    story.replicates(A, SeenTimeline::AtLeast(Timeline(1)), Receiver::Absent);
+    story.follows(B, A, 2);
+    story.lock(Lock::Standby(A));
+    assert_eq!(story.reads(), [A, B]);
+    assert_eq!(story.view().primary_samples.last().unwrap().timeline, Some(Timeline(2)));
+}
+
+#[test]
+fn a_standby_clusters_leader_that_is_full_tells_no_new_position() {
+    let mut story = Story::of(2);
+    story.tell(A, Ok(received(1, None, (1000, 1000))));
+    story.tell(B, Ok(received(1, Some(0), (1000, 1000))));
+    story.lock(Lock::Standby(A));
+    let answered = story.view().primary_samples.last().unwrap().begun;
+    story.passes(200);
+    story.fails(A, ProbeFailure::TooManyConnections);
+    story.lock(Lock::Standby(A));
+    assert_eq!(story.view().primary_samples.last().unwrap().begun, answered);
+}
+
+#[test]
+fn who_leads_a_standby_cluster_next_tells_no_position_below_the_last_ones() {
+    let mut story = Story::of(3);
+    story.tell(A, Ok(received(1, None, (900, 900))));
+    story.tell(B, Ok(received(1, Some(0), (850, 850))));
+    story.tell(C, Ok(received(1, Some(0), (860, 860))));
+    story.lock(Lock::Standby(A));
+    story.fails(A, ProbeFailure::Refused);
+    story.lock(Lock::Standby(B));
+    story.tell(B, Ok(received(1, None, (850, 850))));
+    assert_eq!(story.view().primary_samples.last().map(|sample| sample.lsn), None, "C may not show what A did");
+    story.tell(B, Ok(received(1, None, (910, 850))));
+    assert_eq!(story.view().primary_samples.last().map(|sample| sample.lsn), Some(Lsn(910)));
+}
+
+#[test]
+fn a_replica_below_one_that_lets_nobody_in_takes_reads() {
+    let mut story = Story::of(3);
+    story.claims(A, 1, 1);
+    story.fails(B, ProbeFailure::TooManyConnections);
+    story.follows(C, B, 1);
+    assert_eq!(story.view().primary, Some(A));
+    assert_eq!(story.reads(), [C]);
+}
+
+#[test]
+fn a_replica_below_one_that_has_lost_its_upstream_takes_reads() {
+    let mut story = Story::whole();
+    story.claims(A, 2, 2);
+    story.follows(B, A, 2);
+    story.follows(C, B, 2);
+    assert_eq!(story.reads(), [B, C]);
+    story.replicates(B, SeenTimeline::AtLeast(Timeline(1)), Receiver::Absent);
+    story.follows(C, B, 2);
+    assert!(story.reads().contains(&C), "{:?}", story.reads());
+}
+
+#[test]
 fn a_replica_of_the_rival_that_lost_takes_no_reads_though_its_timeline_has_the_same_number() {
     let mut story = Story::whole();
     story.claims(B, 2, 0);
@@ -516,6 +586,10 @@ fn a_promotion_that_was_given_up_ends_no_timeline_for_who_holds_the_lock() {
     story.lock(Lock::Primary(A));
     assert_eq!(story.view().primary, Some(A));
     assert_eq!(story.reads(), [B, C]);
+    assert!(story.view().gave_up.is_some());
+    // Nor does a reload forget it.
+    let mut story = story.watched_anew(&[0, 1, 2]);
+    story.claims(A, 1, 2);
     assert!(story.view().gave_up.is_some());
 }
 

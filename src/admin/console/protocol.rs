@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 use hashbrown::HashMap;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::command::{self, Command};
 use super::control::{self, Answer, Giver, Mistake};
@@ -22,6 +22,9 @@ const LARGEST_MESSAGE: usize = 1 << 20;
 
 /// Statements and portals that one client may have at the console: drivers close what they no longer need.
 const MOST_NAMES: usize = 1000;
+
+/// More than this is written before the next command is answered: many commands come in one message.
+const MUCH: usize = 64 * 1024;
 
 const AUTHENTICATION_OK: u32 = 0;
 
@@ -42,20 +45,16 @@ pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
     put_welcome(&mut out);
     let mut input = BytesMut::from(&*unread);
     loop {
-        match session.answer_all(&mut input, &mut out).await {
-            Ok(true) => {}
-            Ok(false) => return drop(stream.write_all(&out).await),
-            Err(Truncated) => {
-                put_error(&mut out, Severity::Fatal, SqlState::PROTOCOL_VIOLATION, "invalid message", None);
-                return drop(stream.write_all(&out).await);
-            }
+        let answered = session.answer_all(&mut input, &mut out, &mut stream).await;
+        if answered.is_err() {
+            put_error(&mut out, Severity::Fatal, SqlState::PROTOCOL_VIOLATION, "invalid message", None);
         }
         let written = stream.write_all_buf(&mut out).await;
         if let Some(order) = session.order.take() {
             // Nobody takes it when the program is stopping already.
             let _ = desk.orders.send(order);
         }
-        if written.is_err() {
+        if written.is_err() || !matches!(answered, Ok(true)) {
             return;
         }
         if !matches!(stream.read_buf(&mut input).await, Ok(1..)) {
@@ -106,7 +105,12 @@ struct Portal {
 
 impl Session<'_> {
     /// Answers every whole message; false: the client says goodbye.
-    async fn answer_all(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<bool, Truncated> {
+    async fn answer_all(
+        &mut self,
+        input: &mut BytesMut,
+        out: &mut BytesMut,
+        stream: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<bool, Truncated> {
         while let Some(header) = Header::peek(input).map_err(|_| Truncated)? {
             if header.size > LARGEST_MESSAGE {
                 return Err(Truncated);
@@ -117,12 +121,21 @@ impl Session<'_> {
             if header.tag == frontend::TERMINATE {
                 return Ok(false);
             }
-            self.answer(header.tag, &body, out).await?;
+            self.answer(header.tag, &body, out, stream).await?;
+            if !write_much(out, stream).await {
+                return Ok(false);
+            }
         }
         Ok(true)
     }
 
-    async fn answer(&mut self, tag: u8, body: &[u8], out: &mut BytesMut) -> Result<(), Truncated> {
+    async fn answer(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        out: &mut BytesMut,
+        stream: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<(), Truncated> {
         if tag == frontend::SYNC {
             self.skips = false;
             self.put_ready(out);
@@ -132,7 +145,7 @@ impl Session<'_> {
             return Ok(());
         }
         match tag {
-            frontend::QUERY => self.answer_query(frontend::query_text(body)?, out).await,
+            frontend::QUERY => self.answer_query(frontend::query_text(body)?, out, stream).await,
             frontend::PARSE => self.parse(Parse::read(body)?, out),
             frontend::BIND => self.bind(Bind::read(body)?, out)?,
             frontend::DESCRIBE => self.describe(frontend::target_fields(body)?, out).await,
@@ -148,7 +161,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn answer_query(&mut self, text: &[u8], out: &mut BytesMut) {
+    async fn answer_query(&mut self, text: &[u8], out: &mut BytesMut, stream: &mut (impl AsyncWrite + Unpin)) {
         let text = String::from_utf8_lossy(text);
         let commands = command::split(&text);
         if commands.is_empty() {
@@ -171,6 +184,9 @@ impl Session<'_> {
                     put_mistake(&mistake, out);
                     break;
                 }
+            }
+            if !write_much(out, stream).await {
+                break;
             }
         }
         self.put_ready(out);
@@ -231,6 +247,10 @@ impl Session<'_> {
             self.fail(&no_such_statement(bind.statement), out);
             return Ok(());
         };
+        if self.portals.len() >= MOST_NAMES && !self.portals.contains_key(bind.portal) {
+            self.fail(&Mistake::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many portals"), out);
+            return Ok(());
+        }
         self.portals.insert(bind.portal.into(), Portal { command, formats: Formats(formats), found: None });
         backend::put_bare(out, backend::BIND_COMPLETE);
         Ok(())
@@ -304,6 +324,11 @@ impl Session<'_> {
         self.skips = true;
         put_mistake(mistake, out);
     }
+}
+
+/// Writes what has been answered if it is much; false: the client is gone.
+async fn write_much(out: &mut BytesMut, stream: &mut (impl AsyncWrite + Unpin)) -> bool {
+    out.len() < MUCH || stream.write_all_buf(out).await.is_ok()
 }
 
 fn no_such_statement(name: &[u8]) -> Mistake {
