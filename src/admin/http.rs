@@ -92,35 +92,47 @@ async fn serve_connection(stream: TcpStream, state: Arc<AdminState>) {
 type Answer = Response<Full<Bytes>>;
 
 fn answer(state: &AdminState, method: &Method, path: &str) -> Answer {
-    let get: fn(&AdminState) -> Answer = match path {
-        "/" => |_| text(StatusCode::OK, PLAIN, INDEX.to_owned()),
-        "/metrics" => |state| text(StatusCode::OK, prometheus::TEXT_FORMAT, state.metrics.render()),
-        "/live" => |_| text(StatusCode::OK, PLAIN, "ok\n".to_owned()),
-        "/ready" => ready,
-        "/topology" => topology,
-        _ => return text(StatusCode::NOT_FOUND, PLAIN, format!("no such path\n\n{INDEX}")),
-    };
     if method != Method::GET && method != Method::HEAD {
         return method_not_allowed();
     }
-    get(state)
+    match path {
+        "/" => text(StatusCode::OK, PLAIN, INDEX.to_owned()),
+        "/metrics" => text(StatusCode::OK, prometheus::TEXT_FORMAT, state.metrics.render()),
+        "/live" => text(StatusCode::OK, PLAIN, "ok\n".to_owned()),
+        "/ready" => ready(state, &published(state)),
+        "/topology" => topology(state),
+        _ => match path.strip_prefix("/ready/") {
+            Some(name) => cluster_ready(state, name),
+            None => text(StatusCode::NOT_FOUND, PLAIN, format!("no such path\n\n{INDEX}")),
+        },
+    }
 }
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 const INDEX: &str = "Trunkline
-/metrics   counts for Prometheus
-/live      200 while the process serves
-/ready     200 while every cluster has a primary or a replica that takes reads, 503 otherwise and while stopping
-/topology  clusters, their nodes, roles, positions and lag, as JSON
+/metrics     counts for Prometheus
+/live        200 while the process is there
+/ready       200 while a cluster has a primary or a replica that takes reads, 503 otherwise and while stopping
+/ready/NAME  the same of the cluster of this name
+/topology    clusters, their nodes, roles, positions and lag, as JSON
 ";
 
-fn ready(state: &AdminState) -> Answer {
-    let views = published(state);
+fn ready(state: &AdminState, views: &[Guard<Arc<View>>]) -> Answer {
     let readiness =
         Readiness::of(views.iter().map(|view| &***view), state.draining.load(Ordering::Relaxed), paused(state));
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, &readiness)
+}
+
+/// Names of clusters are letters, digits, `_`, `-` and `.`: nothing that a path would escape.
+fn cluster_ready(state: &AdminState, name: &str) -> Answer {
+    let mut views = published(state);
+    views.retain(|view| *view.cluster == *name);
+    if views.is_empty() {
+        return text(StatusCode::NOT_FOUND, PLAIN, "no cluster of this name is configured\n".to_owned());
+    }
+    ready(state, &views)
 }
 
 fn topology(state: &AdminState) -> Answer {

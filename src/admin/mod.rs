@@ -1,5 +1,5 @@
-//! For operators: HTTP (`/metrics`, `/live`, `/ready`, `/topology`), which reads what others publish and changes
-//! nothing, and the console.
+//! For operators: HTTP (`/metrics`, `/live`, `/ready`, `/ready/NAME`, `/topology`), which reads what others publish and
+//! changes nothing, and the console.
 
 pub mod console;
 mod http;

@@ -86,7 +86,7 @@ fn healthy() -> View {
 
 #[tokio::test]
 async fn live_says_ok_and_the_index_names_every_path() {
-    let admin = Admin::start(vec![]).await;
+    let admin = Admin::start(vec![healthy()]).await;
     assert_eq!(admin.get("/live").await, (200, "ok\n".to_owned()));
     let (status, index) = admin.get("/").await;
     assert_eq!(status, 200);
@@ -130,11 +130,34 @@ async fn a_cluster_is_ready_with_a_primary_or_a_readable_replica() {
 }
 
 #[tokio::test]
-async fn one_unusable_cluster_makes_it_not_ready() {
-    let admin = Admin::start(vec![healthy(), View::unknown("other", &["c:5432".into()])]).await;
+async fn one_unusable_cluster_does_not_take_the_others_away() {
+    let lost = |name: &str| View::unknown(name, &["c:5432".into()]);
+    let admin = Admin::start(vec![healthy(), lost("other")]).await;
     let (status, body) = admin.get_json("/ready").await;
-    assert_eq!(status, 503);
+    assert_eq!((status, &body["ready"]), (200, &json!(true)));
     assert_eq!((&body["clusters"][0]["ready"], &body["clusters"][1]["ready"]), (&json!(true), &json!(false)));
+
+    admin.state.views.load()[0].store(Arc::new(lost("main")));
+    let (status, body) = admin.get_json("/ready").await;
+    assert_eq!((status, &body["ready"]), (503, &json!(false)));
+}
+
+#[tokio::test]
+async fn each_cluster_is_asked_for_by_its_name() {
+    let admin = Admin::start(vec![healthy(), View::unknown("other", &["c:5432".into()])]).await;
+    let (status, body) = admin.get_json("/ready/main").await;
+    let expected = json!({
+        "ready": true, "draining": false, "paused": [], "clusters": [{ "name": "main", "ready": true, "why": null }],
+    });
+    assert_eq!((status, body), (200, expected));
+    let (status, body) = admin.get_json("/ready/other").await;
+    assert_eq!((status, &body["clusters"][0]["name"]), (503, &json!("other")));
+    for unknown in ["/ready/third", "/ready/", "/ready/main/"] {
+        let expected = (404, "no cluster of this name is configured\n".to_owned());
+        assert_eq!(admin.get(unknown).await, expected, "{unknown}");
+    }
+    admin.state.draining.store(true, Ordering::Relaxed);
+    assert_eq!(admin.get("/ready/main").await.0, 503);
 }
 
 #[tokio::test]

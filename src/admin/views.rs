@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::metrics::labels::{role_code, state_code};
 use crate::topology::{NodeView, View};
 
-/// The answer of `/ready`.
+/// The answer of `/ready`, and of `/ready/NAME` with that cluster alone.
 #[derive(Debug, Serialize)]
 pub struct Readiness {
     /// Send clients here.
@@ -32,10 +32,11 @@ pub struct ClusterReadiness {
 }
 
 impl Readiness {
-    /// Ready is who is not stopping and has a primary or a readable replica in every cluster.
+    /// Ready is who is not stopping and has a primary or a readable replica in at least one cluster: a lost cluster must
+    /// not take the clients of the others away.
     pub fn of<'a>(views: impl IntoIterator<Item = &'a View>, draining: bool, paused: Vec<String>) -> Self {
         let clusters: Vec<_> = views.into_iter().map(ClusterReadiness::of).collect();
-        Self { ready: !draining && clusters.iter().all(|cluster| cluster.ready), draining, paused, clusters }
+        Self { ready: !draining && clusters.iter().any(|cluster| cluster.ready), draining, paused, clusters }
     }
 }
 

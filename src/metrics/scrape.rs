@@ -93,11 +93,12 @@ impl Scrape {
         }
     }
 
-    /// A cluster's epoch and primary; each node's role, state and lag.
+    /// A cluster's epoch and primary, or that it has none by design; each node's role, state and lag.
     pub fn view(&mut self, view: &View) {
         let cluster = &*view.cluster;
         self.gauge(&families::CLUSTER_EPOCH, &[cluster], view.epoch as f64);
         self.gauge(&families::CLUSTER_PRIMARY, &[cluster], truth(view.primary().is_some()));
+        self.gauge(&families::CLUSTER_STANDBY, &[cluster], truth(view.is_standby));
         for node in &view.nodes {
             self.node(cluster, node);
         }

@@ -133,11 +133,23 @@ fn a_view_shows_roles_states_and_lag() {
     let text = metrics.render();
     assert_eq!(value(&text, r#"trunkline_cluster_epoch{cluster="main"}"#), 3.0);
     assert_eq!(value(&text, r#"trunkline_cluster_primary_known{cluster="main"}"#), 1.0);
+    assert_eq!(value(&text, r#"trunkline_cluster_standby{cluster="main"}"#), 0.0);
     assert_eq!(value(&text, r#"trunkline_node_role{cluster="main",node="a:5432",role="primary"}"#), 1.0);
     assert_eq!(value(&text, r#"trunkline_node_role{cluster="main",node="a:5432",role="replica"}"#), 0.0);
     assert_eq!(value(&text, r#"trunkline_node_state{cluster="main",node="b:5432",state="unknown"}"#), 1.0);
     assert_eq!(value(&text, r#"trunkline_node_lag_seconds{cluster="main",node="b:5432"}"#), 1.5);
     assert!(!text.contains("trunkline_node_lag_bytes"), "unknown lag is absent, not zero");
+}
+
+#[test]
+fn a_cluster_that_follows_another_says_so() {
+    let mut view = View::unknown("main", &["a:5432".into()]);
+    view.is_standby = true;
+    let metrics = Metrics::new(1, REASONS);
+    metrics.add_source(move |scrape| scrape.view(&view));
+    let text = metrics.render();
+    assert_eq!(value(&text, r#"trunkline_cluster_standby{cluster="main"}"#), 1.0);
+    assert_eq!(value(&text, r#"trunkline_cluster_primary_known{cluster="main"}"#), 0.0);
 }
 
 #[test]

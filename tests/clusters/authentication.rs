@@ -129,6 +129,9 @@ fn the_console_asks_each_cluster_that_may_be_asked() {
         );
         let nodes = [cluster.node(0).address(), cluster.node(1).address()];
         let proxy = Proxy::before(&cluster, &nodes, &second);
+        eventually("the second cluster is known, too", Duration::from_secs(8), || {
+            proxy.metric("trunkline_cluster_primary_known", "cluster=\"second\"") == 1.0
+        });
         let connect = |password| login(proxy.port(), "ada", password).dbname("trunkline").connect(NoTls);
         connect("pencil").unwrap().simple_query("show databases").unwrap();
         assert_eq!(connect("wrong").err().unwrap().code().unwrap().code(), "28P01");

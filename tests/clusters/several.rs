@@ -1,9 +1,10 @@
 //! Several Trunklines over one cluster, behind HAProxy with the configuration that `several/` ships.
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use postgres::{Config, NoTls};
+use postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use toml::Table;
 use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::Stop;
@@ -12,6 +13,9 @@ use trunkline::demo::port::Port;
 use crate::fixture::{Proxy, cluster, console, eventually, http_get, limited, login, server_port};
 
 const SOON: Duration = Duration::from_secs(10);
+
+/// Where HAProxy connects from: another address than that of who comes to a Trunkline without it.
+const HAPROXY: &str = "127.0.0.2";
 
 #[test]
 fn one_that_is_killed_is_left_for_the_other() {
@@ -38,6 +42,7 @@ fn one_that_waits_for_its_clients_gets_no_new_ones_and_costs_none_an_error() {
         assert_eq!(several.clients().map(|clients| clients > 0.0), [true, true], "both serve");
         let [one, other] = &several.trunklines;
         let mut console = console(one);
+        assert!(!addresses(&mut console).contains(HAPROXY), "clients have their own address");
         console.simple_query("shutdown wait_for_clients").unwrap();
         drop(console);
         eventually("HAProxy knows", SOON, || several.haproxy.says("one", "DOWN"));
@@ -80,7 +85,8 @@ struct Several {
 impl Several {
     fn start() -> Self {
         let cluster = cluster();
-        let trunklines = [0, 1].map(|_| Proxy::start(&cluster, "[admin]\nusers = ['bench']"));
+        let extra = format!("proxy_protocol_from = ['{HAPROXY}/32']\n[admin]\nusers = ['bench']");
+        let trunklines = [0, 1].map(|_| Proxy::start(&cluster, &extra));
         trunklines[0].client().batch_execute("create table t (a int)").unwrap();
         let haproxy = Haproxy::start(&cluster, &trunklines);
         Self { haproxy, trunklines, cluster }
@@ -89,6 +95,16 @@ impl Several {
     fn clients(&self) -> [f64; 2] {
         [0, 1].map(|number: usize| self.trunklines[number].metric("trunkline_clients", ""))
     }
+}
+
+/// The addresses of a Trunkline's clients.
+fn addresses(console: &mut Client) -> BTreeSet<String> {
+    let shown = console.simple_query("show clients").unwrap();
+    let address = |message: SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => Some(row.get("addr").unwrap().to_owned()),
+        _ => None,
+    };
+    shown.into_iter().filter_map(address).collect()
 }
 
 /// Ended when dropped.
@@ -106,12 +122,13 @@ impl Haproxy {
         let server = |trunkline: &Proxy| {
             let configuration: Table = std::fs::read_to_string(trunkline.config_path()).unwrap().parse().unwrap();
             let admin = configuration["admin"]["listen"].as_str().unwrap().to_owned();
-            format!("127.0.0.1:{} port {}", trunkline.port(), admin.rsplit_once(':').unwrap().1)
+            format!("127.0.0.1:{} port {} source {HAPROXY}", trunkline.port(), admin.rsplit_once(':').unwrap().1)
         };
         let configuration = shipped
             .replace("127.0.0.1:5432", &format!("127.0.0.1:{}", port.number()))
             .replace("10.0.0.11:6432", &server(&trunklines[0]))
-            .replace("10.0.0.12:6432", &server(&trunklines[1]));
+            .replace("10.0.0.12:6432", &server(&trunklines[1]))
+            .replace("/run/haproxy/admin.sock", cluster.folder().join("haproxy.sock").to_str().unwrap());
         let configuration = format!(
             "{configuration}\nfrontend statistics\n    mode http\n    bind 127.0.0.1:{}\n    stats enable\n    stats uri /\n",
             statistics.number()
