@@ -126,7 +126,7 @@ fn kill(process: &str) {
 fn a_read_in_flight_on_a_frozen_replica_is_answered_by_another() {
     limited(|| {
         let cluster = cluster();
-        let proxy = Proxy::start(&cluster, "");
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
         let mut clients: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
         let asked = Instant::now();
         thread::scope(|scope| {

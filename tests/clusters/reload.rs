@@ -118,6 +118,21 @@ fn what_an_operator_drains_or_attaches_while_a_reload_waits_counts_after_it() {
     });
 }
 
+#[test]
+fn a_node_that_is_drained_and_taken_out_of_the_configuration_comes_back_to_take_reads() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']").with_both_replicas(&cluster);
+        let drained = cluster.node(2).address();
+        console(&proxy).simple_query(&format!("DRAIN {drained}")).unwrap();
+        assert!(!proxy.takes_reads(drained));
+        let mut gone = None;
+        reload(&proxy, DONE, |file| gone = nodes(file).pop());
+        reload(&proxy, DONE, |file| nodes(file).push(gone.unwrap()));
+        eventually("it takes reads", SOON, || proxy.takes_reads(drained));
+    });
+}
+
 fn nodes_of(proxy: &Proxy) -> Vec<Value> {
     let mut found = Vec::new();
     proxy.rewrite(|file| found.clone_from(nodes(file)));

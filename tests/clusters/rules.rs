@@ -38,6 +38,25 @@ fn a_group_takes_the_reads_of_its_rule_and_its_fallback_those_it_cannot() {
 }
 
 #[test]
+fn a_group_whose_pools_are_full_is_waited_for_and_not_fallen_back_from() {
+    limited(|| {
+        let cluster = cluster();
+        let second = cluster.node(2).port();
+        let rules = "[[rule]]\nname = 'kind'\napplication_name = 'kind'\nto = 'group:reports'\nfallback = 'replicas'";
+        let small = "[routing]\nconsistency = 'eventual'\n[pool]\nsize = 1";
+        let proxy = Proxy::ruled(&cluster, rules, &reports_on_the_second(&cluster), small).with_both_replicas(&cluster);
+        let mut sleeper = named(&proxy, "kind");
+        let asleep = std::thread::spawn(move || sleeper.simple_query("select pg_sleep(2)").is_ok());
+        eventually("it sleeps there", Duration::from_secs(5), || {
+            let asked = "select count(*) from pg_stat_activity where query = 'select pg_sleep(2)' and state = 'active'";
+            cluster.node(2).sql(asked).unwrap() == "1"
+        });
+        assert_eq!(ports(&mut named(&proxy, "kind"), WHERE, 5), BTreeMap::from([(second, 5)]));
+        assert!(asleep.join().unwrap());
+    });
+}
+
+#[test]
 fn a_refusal_has_the_words_and_the_sqlstate_of_its_rule_inside_a_transaction_too() {
     limited(|| {
         let cluster = cluster();
