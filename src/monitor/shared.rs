@@ -191,12 +191,11 @@ impl Shared {
 
     /// No reload waits any more: of a node that is not in the configuration nothing is remembered.
     pub(super) fn settle_drained(&self) {
-        let topology = self.topology.lock();
-        let view = topology.view();
         if self.has_list {
+            let view = self.topology.lock().view();
             self.drained.lock().retain(|address| view.nodes.iter().any(|node| node.address == *address));
         }
-        self.publish(view);
+        self.show_drained();
     }
 
     /// A node that an operator has drained takes no reads, whatever topology would allow.

@@ -56,7 +56,7 @@ pub use wishes::Wishes;
 
 use crate::catalog::Change;
 use crate::routing::{Catalog, Defaults, Freshness, InTransaction, Intent, Reads, RuleSet, Ruling, Standing};
-use crate::sql::{Isolation, Pin, PreparedNames, Statement, TransactionControl};
+use crate::sql::{Pin, PreparedNames, Statement, TransactionControl};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 use doubt::Doubts;
@@ -360,14 +360,11 @@ impl Session {
 
     /// A setting that decides how texts and literals are read may have changed.
     fn read_anew(&mut self) {
-        let default = |name| self.settings.get(name).or_else(|| self.reported.get(name));
         self.wishes = Wishes::of(|name| self.settings.get(name));
-        self.defaults = Defaults {
-            read_only: self.reported.get("default_transaction_read_only") == Some("on"),
-            isolation: default(reported::NEVER_REPORTED)
-                .and_then(Isolation::from_setting)
-                .unwrap_or(Isolation::ReadCommitted),
-        };
+        self.defaults = Defaults::of(|name| {
+            let set = if name == reported::NEVER_REPORTED { self.settings.get(name) } else { None };
+            set.or_else(|| self.reported.get(name))
+        });
         self.reading = self.reading_now();
         self.dialect = Dialect {
             standard_conforming_strings: self.reported.get("standard_conforming_strings") != Some("off"),

@@ -339,14 +339,15 @@ impl Topology {
         }
         let is_first = self.samples.is_empty();
         self.measured = Some(claim);
-        let sample = self.node(claim.node).and_then(|node| if is_led { node.received() } else { node.position });
+        let newest = self.clock.newest_position();
+        let sample = self.node(claim.node).and_then(|node| match is_led {
+            // One that leads since just now may lack what the one before has passed on.
+            true => node.received().filter(|sample| newest.is_none_or(|newest| sample.lsn >= newest)),
+            false => node.position,
+        });
         if let Some(sample) = sample {
-            if !is_led {
-                self.note(sample);
-            } else if self.clock.newest_position().is_none_or(|newest| sample.lsn >= newest) {
-                // One that leads since just now may lack what the one before has passed on.
-                self.note(Sample { timeline: Some(claim.timeline), ..sample });
-            }
+            let timeline = if is_led { Some(claim.timeline) } else { sample.timeline };
+            self.note(Sample { timeline, ..sample });
         }
         if is_first {
             for id in self.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
