@@ -279,16 +279,16 @@ async fn reap(in_force: InForce, fleet: Arc<Fleet>) {
     let mut interval = timers::interval(REAP_INTERVAL);
     loop {
         interval.tick().await;
-        let server = in_force.load_full();
+        let (server, now) = (in_force.load_full(), Instant::now());
         let has_client = |key: &PoolKey| server.census.has(&key.database, &key.user);
-        server.pools.reap(Instant::now(), has_client);
+        server.pools.reap(now, has_client);
         // Those of the configuration keep what they have counted.
         let is_to_stay = |key: &PoolKey| server.databases.contains_key(&key.database) || has_client(key);
-        server.pools.forget_unused(Instant::now(), is_to_stay);
+        server.pools.forget_unused(now, is_to_stay);
         if server.pools.plan().default.min_size > 0 {
             open_ahead(&server);
         }
-        fleet.heed_limits();
+        fleet.heed_limits(now);
     }
 }
 

@@ -17,17 +17,18 @@ from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, CLIENTS, MOST_I
 WARM_UP = 0.9
 
 
-def measure_cells(routes, place, cells=CELLS, anew=False):
+def measure_cells(routes, cluster, cells=CELLS, anew=False):
     """Rounds outside, routes inside: whatever else the machine does meets all of them alike. `anew`: so does where a proxy
     happens to lie in memory, as each begins each round as a new process."""
     results = {}
     for round_number in range(ROUNDS):
+        cluster.vacuum()
         for route in routes if anew and round_number else []:
             route.stop()
             route.must_start(clients=max(CLIENTS))
         for cell in cells:
             for route in routes:
-                outcome = run_cell(route, place, *cell)
+                outcome = run_cell(route, cluster.place, *cell)
                 results.setdefault((cell, route.name), []).append(outcome)
                 print(f"round {round_number + 1}/{ROUNDS} {' '.join(map(str, cell))} {route.name}: {outcome}", file=sys.stderr)
     return results

@@ -89,7 +89,7 @@ async fn serve_connection(stream: TcpStream, state: Arc<AdminState>) {
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 fn answer(state: &AdminState, method: &Method, path: &str) -> Answer {
     if method != Method::GET && method != Method::HEAD {
@@ -98,7 +98,7 @@ fn answer(state: &AdminState, method: &Method, path: &str) -> Answer {
     match path {
         "/" => text(StatusCode::OK, PLAIN, INDEX.to_owned()),
         "/metrics" => text(StatusCode::OK, prometheus::TEXT_FORMAT, state.metrics.render()),
-        "/live" => text(StatusCode::OK, PLAIN, "ok\n".to_owned()),
+        "/live" => live(state.metrics.most_silent(Instant::now())),
         "/ready" => ready(state, &published(state)),
         "/topology" => topology(state),
         _ => match path.strip_prefix("/ready/") {
@@ -112,11 +112,26 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 
 const INDEX: &str = "Trunkline
 /metrics     counts for Prometheus
-/live        200 while the process is there
+/live        200 while the process is there and its threads turn, 503 when one hangs
 /ready       200 while a cluster has a primary or a replica that takes reads, 503 otherwise and while stopping
 /ready/NAME  the same of the cluster of this name
 /topology    clusters, their nodes, roles, positions and lag, as JSON
 ";
+
+/// A worker computes for no longer than milliseconds, or is preempted: one that is silent for so long serves its clients no
+/// more. Restarting costs all clients, so a machine that stands still for a moment must not be taken for it.
+const HANGS: Duration = Duration::from_secs(30);
+
+/// By the worker that has been silent for longest.
+pub(super) fn live(most_silent: Option<(usize, Duration)>) -> Answer {
+    match most_silent {
+        Some((worker, silence)) if silence >= HANGS => {
+            let why = format!("worker {worker} hangs: no sign of life for {} s\n", silence.as_secs());
+            text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, why)
+        }
+        _ => text(StatusCode::OK, PLAIN, "ok\n".to_owned()),
+    }
+}
 
 fn ready(state: &AdminState, views: &[Guard<Arc<View>>]) -> Answer {
     let readiness =

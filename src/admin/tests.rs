@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::AdminState;
-use super::http::{Limits, serve_within};
+use super::http::{Limits, live, serve_within};
 use crate::metrics::{Metrics, Target};
 use crate::net::timers;
 use crate::topology::{Lsn, NodeId, NodeState, Role, Sample, Timeline, View};
@@ -94,6 +94,12 @@ async fn live_says_ok_and_the_index_names_every_path() {
         assert!(index.contains(path));
         assert_eq!(admin.get(path).await.0, 200, "{path}");
     }
+}
+
+#[test]
+fn a_worker_that_hangs_is_told_from_one_that_was_preempted() {
+    let after = |seconds| live(Some((1, Duration::from_secs(seconds)))).status().as_u16();
+    assert_eq!([0, 29, 30, 3600].map(after), [200, 200, 503, 503]);
 }
 
 #[tokio::test]
@@ -192,6 +198,15 @@ async fn topology_shows_what_routing_sees() {
         ],
     }]});
     assert_eq!(body, expected);
+}
+
+#[tokio::test]
+async fn a_node_that_is_forgotten_is_not_shown() {
+    let mut view = healthy();
+    view.nodes[1].is_forgotten = true;
+    let admin = Admin::start(vec![view]).await;
+    let (_, body) = admin.get_json("/topology").await;
+    assert_eq!(body["clusters"][0]["nodes"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ impl ClusterTopology {
             epoch: view.epoch,
             primary: view.primary().map(|node| node.address.to_string()),
             no_primary_because: view.no_primary_because.as_deref().map(str::to_owned),
-            nodes: view.nodes.iter().map(|node| NodeTopology::of(node, now)).collect(),
+            nodes: view.shown_nodes().map(|node| NodeTopology::of(node, now)).collect(),
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -15,7 +16,7 @@ use super::places::{Count, Counted};
 use super::server::Server;
 use super::visit::serve;
 use super::worker::{Report, Whom, Worker};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Pulse};
 use crate::net::{Stream, Unwatched, outbox, timers};
 use crate::session::SessionId;
 
@@ -27,6 +28,7 @@ pub struct Fleet {
 struct Crew {
     orders: UnboundedSender<Order>,
     clients: Count,
+    pulse: Arc<Pulse>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -41,7 +43,7 @@ enum Order {
     Kill(Whom, oneshot::Sender<usize>),
     /// Forget recent decisions.
     ForgetShapes,
-    /// See whose time is over.
+    /// See whose time is over, and give a sign of life.
     HeedLimits,
     /// Take no new clients.
     Close,
@@ -100,10 +102,10 @@ impl Fleet {
     }
 
     /// Ends the clients that have been idle for too long, cancels reads that take too long, and shows what workers count by
-    /// themselves. To be called once a second.
-    pub fn heed_limits(&self) {
-        for crew in &self.crews {
-            // A worker that is gone has no clients.
+    /// themselves, that they turn at all among it. To be called once a second.
+    pub fn heed_limits(&self, now: Instant) {
+        for crew in self.crews.iter().filter(|crew| crew.pulse.ask(now)) {
+            // A worker that is gone has no clients, and owes its sign of life for ever.
             let _ = crew.orders.send(Order::HeedLimits);
         }
     }
@@ -162,6 +164,7 @@ impl Crew {
     ) -> std::io::Result<Self> {
         let (orders, receiver) = unbounded_channel();
         let clients = Count::default();
+        let (pulse, beats) = (metrics.pulse(number), metrics.pulse(number));
         let (metrics, count) = (metrics.worker(number), clients.clone());
         let (built, is_built) = std::sync::mpsc::sync_channel(1);
         let timekeeper = timekeeper.clone();
@@ -182,15 +185,15 @@ impl Crew {
                 tracing::info!(%error, "io_uring cannot be used: each answer is sent by itself, which costs more");
             }
             let worker = Worker::new(number, metrics, server, count);
-            runtime.block_on(obey(receiver, &worker, &sessions));
+            runtime.block_on(obey(receiver, &worker, &sessions, &beats));
         };
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(work)?;
         is_built.recv().map_err(std::io::Error::other)??;
-        Ok(Self { orders, clients, thread: Some(thread) })
+        Ok(Self { orders, clients, pulse, thread: Some(thread) })
     }
 }
 
-async fn obey(mut orders: UnboundedReceiver<Order>, worker: &std::rc::Rc<Worker>, sessions: &AtomicU64) {
+async fn obey(mut orders: UnboundedReceiver<Order>, worker: &std::rc::Rc<Worker>, sessions: &AtomicU64, pulse: &Pulse) {
     tokio::task::spawn_local(parked::attend(std::rc::Rc::clone(worker)));
     // Cancel-safe: an order that is not received stays in the channel.
     while let Some(order) = orders.recv().await {
@@ -205,7 +208,10 @@ async fn obey(mut orders: UnboundedReceiver<Order>, worker: &std::rc::Rc<Worker>
             Order::Report(told) => drop(told.send(worker.report())),
             Order::Kill(whom, done) => drop(done.send(worker.kill(&whom))),
             Order::ForgetShapes => worker.shapes.borrow_mut().clear(),
-            Order::HeedLimits => worker.heed_limits(),
+            Order::HeedLimits => {
+                worker.heed_limits();
+                pulse.answer();
+            }
             Order::Serve(client, counted) => {
                 let Ok(client) = client.watched() else { continue };
                 let id = SessionId(sessions.fetch_add(1, Ordering::Relaxed));

@@ -106,4 +106,5 @@ families! {
     BUILD = Gauge "trunkline_build_info" ["version"] "Always 1; the label tells Trunkline's version.";
     UPTIME = Gauge "trunkline_uptime_seconds" [] "Seconds since the process began.";
     WORKERS = Gauge "trunkline_workers" [] "Threads that serve clients.";
+    WORKER_SILENCE = Gauge "trunkline_worker_silence_seconds" ["worker"] "Seconds that the thread has owed a sign of life, for which it is asked once a second: near 0 while it turns.";
 }

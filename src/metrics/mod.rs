@@ -3,6 +3,7 @@
 pub mod families;
 mod histogram;
 pub mod labels;
+mod pulse;
 mod registry;
 mod scrape;
 mod tally;
@@ -10,6 +11,7 @@ mod worker;
 
 pub use histogram::Histogram;
 pub use labels::{CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, Refusal, Retry, Target, Violator};
+pub use pulse::Pulse;
 pub use registry::Metrics;
 pub use scrape::{CatalogCounts, CatalogPicture, PoolCounts, PoolName, Scrape};
 pub use worker::{CacheCounts, Hold, WorkerMetrics};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use prometheus::core::{Collector, Desc};
@@ -15,6 +15,7 @@ use super::histogram::{Histogram, HistogramSum};
 use super::labels::{
     CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, Refusal, Retry, SQLSTATES, Target, Violator, pin_code,
 };
+use super::pulse::Pulse;
 use super::scrape::Scrape;
 use super::tally::{Tallies, Tally};
 use super::worker::WorkerMetrics;
@@ -32,6 +33,7 @@ type Source = Box<dyn Fn(&mut Scrape) + Send + Sync>;
 /// What the collector that is given away to the registry shares with us.
 struct Counts {
     workers: Box<[Arc<WorkerMetrics>]>,
+    pulses: Box<[Arc<Pulse>]>,
     reasons: &'static [&'static str],
     sources: RwLock<Vec<Source>>,
     begun: Instant,
@@ -40,11 +42,13 @@ struct Counts {
 impl Metrics {
     /// Metrics of a process with this many workers, and a table of every reason of a routing decision.
     pub fn new(workers: usize, reasons: &'static [&'static str]) -> Self {
+        let begun = Instant::now();
         let counts = Arc::new(Counts {
             workers: (0..workers).map(|_| Arc::new(WorkerMetrics::new(reasons.len()))).collect(),
+            pulses: (0..workers).map(|_| Arc::new(Pulse::new(begun))).collect(),
             reasons,
             sources: RwLock::default(),
-            begun: Instant::now(),
+            begun,
         });
         let registry = Registry::new();
         registry
@@ -59,6 +63,20 @@ impl Metrics {
     /// If the number is not below that given to [`Self::new`]: workers that share counts slow each other down.
     pub fn worker(&self, number: usize) -> Arc<WorkerMetrics> {
         Arc::clone(self.counts.workers.get(number).expect("a worker's number is below the number of workers"))
+    }
+
+    /// The sign of life of the worker of this number.
+    ///
+    /// # Panics
+    /// As [`Self::worker`] does.
+    pub fn pulse(&self, number: usize) -> Arc<Pulse> {
+        Arc::clone(self.counts.pulses.get(number).expect("a worker's number is below the number of workers"))
+    }
+
+    /// The worker that has owed a sign of life for longest, and for how long.
+    pub fn most_silent(&self, now: Instant) -> Option<(usize, Duration)> {
+        let silences = self.counts.pulses.iter().map(|pulse| pulse.silence(now));
+        silences.enumerate().max_by_key(|(_, silence)| *silence)
     }
 
     /// At every scrape, `source` adds what it can see. It must be quick and must not wait; it stays for ever, so what
@@ -94,6 +112,10 @@ impl Counts {
         scrape.gauge(&families::BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
         scrape.gauge(&families::UPTIME, &[], self.begun.elapsed().as_secs_f64());
         scrape.gauge(&families::WORKERS, &[], self.workers.len() as f64);
+        let now = Instant::now();
+        for (number, pulse) in self.pulses.iter().enumerate() {
+            scrape.gauge(&families::WORKER_SILENCE, &[&number.to_string()], pulse.silence(now).as_secs_f64());
+        }
     }
 
     fn clients(&self, scrape: &mut Scrape) {

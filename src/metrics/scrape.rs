@@ -99,7 +99,7 @@ impl Scrape {
         self.gauge(&families::CLUSTER_EPOCH, &[cluster], view.epoch as f64);
         self.gauge(&families::CLUSTER_PRIMARY, &[cluster], truth(view.primary().is_some()));
         self.gauge(&families::CLUSTER_STANDBY, &[cluster], truth(view.is_standby));
-        for node in &view.nodes {
+        for node in view.shown_nodes() {
             self.node(cluster, node);
         }
     }

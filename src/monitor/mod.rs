@@ -169,7 +169,7 @@ impl MonitorHandle {
 
     /// Publishes a view that shows what an operator has drained, also while another monitor watched the cluster.
     pub fn show_drained(&self) {
-        self.shared.show_drained();
+        self.shared.show_anew();
     }
 
     /// The same once the monitor before watches no more.

@@ -46,6 +46,8 @@ struct Alarm {
 pub(super) struct Signals {
     is_probe_wanted: AtomicBool,
     is_sample_wanted: AtomicBool,
+    /// Nobody needs to know of it any more.
+    is_forgotten: AtomicBool,
     /// Nanoseconds since the start.
     follow_until: AtomicU64,
     pub(super) woken: Notify,
@@ -127,6 +129,15 @@ impl Shared {
         Some(node)
     }
 
+    /// The node is not asked any more, and not shown; or it is again.
+    pub(super) fn forget(&self, node: NodeId, is_forgotten: bool) {
+        let Some(signals) = self.signals(node) else { return };
+        if signals.is_forgotten.swap(is_forgotten, Ordering::SeqCst) != is_forgotten {
+            self.show_anew();
+            signals.woken.notify_one();
+        }
+    }
+
     /// How often the node wants to be probed now.
     pub(super) fn probe_interval(&self, node: NodeId) -> Duration {
         self.topology.lock().probe_interval(node, Instant::now())
@@ -161,7 +172,7 @@ impl Shared {
     }
 
     fn publish(&self, view: Arc<View>) {
-        let view = self.without_drained(view);
+        let view = self.without_forgotten(self.without_drained(view));
         // What lost its role is fenced before anyone can act on the new epoch.
         (self.on_view)(&self.view.load(), &view);
         self.view.store(view);
@@ -183,8 +194,8 @@ impl Shared {
         has_changed
     }
 
-    /// The view shows what an operator has drained, whoever watched the cluster then.
-    pub(super) fn show_drained(&self) {
+    /// The view shows what an operator has drained, whoever watched the cluster then, and what is forgotten.
+    pub(super) fn show_anew(&self) {
         let topology = self.topology.lock();
         self.publish(topology.view());
     }
@@ -195,7 +206,7 @@ impl Shared {
             let view = self.topology.lock().view();
             self.drained.lock().retain(|address| view.nodes.iter().any(|node| node.address == *address));
         }
-        self.show_drained();
+        self.show_anew();
     }
 
     /// A node that an operator has drained takes no reads, whatever topology would allow.
@@ -208,6 +219,15 @@ impl Shared {
                 node.takes_reads = false;
                 node.why = "drained by an operator".into();
             }
+        }
+        view
+    }
+
+    fn without_forgotten(&self, mut view: Arc<View>) -> Arc<View> {
+        let is_forgotten = |node: &NodeView| self.signals(node.id).is_some_and(Signals::is_forgotten);
+        if view.nodes.iter().any(is_forgotten) {
+            let view = Arc::make_mut(&mut view);
+            view.nodes.iter_mut().for_each(|node| node.is_forgotten = is_forgotten(node));
         }
         view
     }
@@ -238,7 +258,7 @@ pub fn most_nodes(cluster: &config::Cluster) -> usize {
 }
 
 /// Addresses that Patroni may list while the process runs. Each costs a few hundred bytes.
-const MOST_DISCOVERED: usize = 256;
+const MOST_DISCOVERED: usize = 1024;
 
 impl Signals {
     /// Wishes for a probe.
@@ -255,6 +275,11 @@ impl Signals {
     /// A probe is wanted.
     pub(super) fn is_probe_wanted(&self) -> bool {
         self.is_probe_wanted.load(Ordering::SeqCst)
+    }
+
+    /// It is not to be asked.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.is_forgotten.load(Ordering::SeqCst)
     }
 
     /// Takes the wish for a sample, if there is one. Whoever wishes from now on gets another.

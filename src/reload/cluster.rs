@@ -294,7 +294,7 @@ const LONGEST_GOODBYE: Duration = Duration::from_secs(60);
 
 /// Why there is no primary, and what its nodes say.
 fn without_primary(view: &View) -> String {
-    let nodes = view.nodes.iter().map(|node| format!("{}: {}", node.address, node.why));
+    let nodes = view.shown_nodes().map(|node| format!("{}: {}", node.address, node.why));
     let because = view.no_primary_because.as_deref().map(str::to_owned);
     because.into_iter().chain(nodes).collect::<Vec<_>>().join("; ")
 }
@@ -305,7 +305,7 @@ fn primary_address(view: &View) -> &str {
 
 fn show_probes(monitor: &MonitorHandle, scrape: &mut Scrape) {
     let view = monitor.view();
-    for node in &view.nodes {
+    for node in view.shown_nodes() {
         let Some(counters) = monitor.counters(node.id) else { continue };
         scrape.probes(&view.cluster, &node.address, &counters.durations, counters.failed.load(Ordering::Relaxed));
     }

@@ -485,6 +485,7 @@ impl Topology {
             takes_reads,
             reads_since: takes_reads.then(|| before.unwrap_or(now)),
             is_leaving: node.report().is_some_and(|report| report.is_leaving),
+            is_forgotten: false,
             position: node.position,
             up_since: node.up_since,
             lag_bytes: node.position.filter(|_| is_replica).and_then(behind),

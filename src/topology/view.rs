@@ -69,6 +69,8 @@ pub struct NodeView {
     pub reads_since: Option<Instant>,
     /// It is about to be stopped, by the announcement of whoever stops it.
     pub is_leaving: bool,
+    /// It was found, is listed no more and has not answered for long: nobody asks it any more, and operators do not see it.
+    pub is_forgotten: bool,
     /// Its newest position.
     pub position: Option<Sample>,
     /// Since when it has surely run without a restart: one that was started again may have gone back to an earlier
@@ -120,6 +122,7 @@ impl View {
             takes_reads: false,
             reads_since: None,
             is_leaving: false,
+            is_forgotten: false,
             position: None,
             up_since: None,
             lag_bytes: None,
@@ -143,6 +146,11 @@ impl View {
     /// The node with this id; None if the id is of another configuration.
     pub fn node(&self, id: NodeId) -> Option<&NodeView> {
         self.nodes.get(usize::from(id.0))
+    }
+
+    /// The nodes that operators see.
+    pub fn shown_nodes(&self) -> impl Iterator<Item = &NodeView> {
+        self.nodes.iter().filter(|node| !node.is_forgotten)
     }
 
     /// The accepted primary.

@@ -58,6 +58,11 @@ fn what_is_counted_elsewhere_moves_in_a_trunkline_that_serves() {
             eventually(&format!("{name} {labels}"), Duration::from_secs(5), || proxy.metric(name, labels) > 0.0);
         }
         assert_eq!(proxy.metric("trunkline_pool_connections", "state=\"opening\""), 0.0);
+        // Who had never answered would be silent by now for as long as the process is there, but for a second.
+        eventually("uptime", Duration::from_secs(10), || proxy.metric("trunkline_uptime_seconds", "") > 5.0);
+        eventually("a sign of life", Duration::from_secs(2), || {
+            proxy.metric("trunkline_worker_silence_seconds", "") < 1.0
+        });
     });
 }
 

@@ -215,7 +215,7 @@ async fn kill(desk: &Desk, name: Option<&Arc<str>>) -> Result<Answer, Mistake> {
 fn find_node(desk: &Desk, address: &str) -> Result<(usize, crate::topology::NodeId), Mistake> {
     let server = desk.in_force.load();
     for (number, cluster) in server.clusters.iter().enumerate() {
-        if let Some(node) = cluster.view.load().nodes.iter().find(|node| *node.address == *address) {
+        if let Some(node) = cluster.view.load().shown_nodes().find(|node| *node.address == *address) {
             return Ok((number, node.id));
         }
     }

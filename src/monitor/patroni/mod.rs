@@ -7,6 +7,7 @@
 mod answer;
 mod appointment;
 mod http;
+mod long_gone;
 mod without_reads;
 
 use std::collections::BTreeMap;
@@ -24,10 +25,11 @@ use crate::auth::NodeTls;
 use crate::backend::{Endpoint, Gate, Hold, HoldCause};
 use crate::config::{self, PatroniUrl};
 use crate::net::timers;
-use crate::topology::{Event, Lock, NodeId, Word};
+use crate::topology::{Event, Lock, NodeId, NodeState, NodeView, Word};
 
 use answer::{Answer, Leads, Member};
 use appointment::{Appointment, Fate};
+use long_gone::LongGone;
 use without_reads::WithoutReads;
 
 /// What is known of a cluster's Patroni; shared with whoever asks it for a switchover.
@@ -80,6 +82,9 @@ pub(super) struct Source {
     /// APIs that did not answer when they were last asked, then: logged once, and not asked as often, for Patroni goes on
     /// with a question that nobody waits for any more.
     silent: BTreeMap<Arc<str>, Instant>,
+    /// Nodes and APIs that were found, are listed no more and do not answer.
+    gone_nodes: LongGone<NodeId>,
+    gone_apis: LongGone<Arc<str>>,
 }
 
 /// A switchover that an operator has scheduled, and what is done for it.
@@ -188,6 +193,8 @@ impl Source {
             watchers: JoinSet::new(),
             prepared_for: None,
             silent: BTreeMap::new(),
+            gone_nodes: LongGone::default(),
+            gone_apis: LongGone::default(),
         }
     }
 
@@ -256,6 +263,7 @@ impl Source {
                 Leads::Nothing => {}
             }
         }
+        self.forget_who_is_gone(answer, &names, begun);
         *self.patroni.names.lock() = names;
         self.patroni.without_reads.lock().listed(&listed);
         let without_reads = self.patroni.without_reads();
@@ -282,6 +290,32 @@ impl Source {
         }
         self.nodes.insert(address, found);
         found
+    }
+
+    /// Of nodes and APIs that were found: those of the configuration are asked for ever.
+    fn forget_who_is_gone(&mut self, answer: &Answer, listed: &BTreeMap<NodeId, String>, now: Instant) {
+        if self.cluster.nodes.is_empty() {
+            let is_dead =
+                |node: &&NodeView| matches!(node.state, NodeState::Down | NodeState::Unknown | NodeState::Foreign);
+            let view = self.shared.view.load();
+            let missing = view.nodes.iter().filter(is_dead).map(|node| node.id).filter(|id| !listed.contains_key(id));
+            let gone = self.gone_nodes.missing(missing, now);
+            for node in &view.nodes {
+                let is_gone = gone.contains(&node.id);
+                if is_gone && !node.is_forgotten {
+                    info!(cluster = %self.cluster.name, node = %node.address, "Patroni lists a node no more, which is long silent: it is forgotten");
+                }
+                self.shared.forget(node.id, is_gone);
+            }
+        }
+        let is_listed = |api: &str| answer.members.iter().any(|member| member.api_address() == Some(api));
+        let is_configured = |api: &str| self.cluster.patroni.iter().any(|url| *url.address == *api);
+        let missing = self.silent.keys().filter(|api| !is_listed(api) && !is_configured(api)).cloned();
+        for api in self.gone_apis.missing(missing, now) {
+            info!(cluster = %self.cluster.name, api = %api, "Patroni lists a member no more, which is long silent: it is forgotten");
+            self.silent.remove(&api);
+            self.patroni.apis.lock().retain(|known| known.address != api);
+        }
     }
 
     fn watch(&mut self, address: &str) -> Option<NodeId> {

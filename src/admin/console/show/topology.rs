@@ -18,7 +18,7 @@ pub(super) fn clusters(server: &Server) -> Table {
             view.epoch.into(),
             view.primary().map(|node| &node.address).into(),
             view.no_primary_because.as_deref().map(str::to_owned).into(),
-            view.nodes.len().into(),
+            view.shown_nodes().count().into(),
             view.readable_replicas().count().into(),
         ]);
     }
@@ -32,7 +32,7 @@ pub(super) fn nodes(server: &Server) -> Table {
     let now = Instant::now();
     for cluster in &server.clusters {
         let view = cluster.view.load();
-        for node in &view.nodes {
+        for node in view.shown_nodes() {
             let position = node.position;
             let gate = cluster.gate(node.id);
             table.row([

@@ -1,0 +1,48 @@
+//! What is gone for good: members come and go, and where each new one has an address of its own, as in Kubernetes, those of
+//! the old ones would be asked for ever.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Longer than any outage after which a member comes back unlisted meanwhile; one that comes back later is listed again then.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+
+/// Since when each has been missing without a break.
+#[derive(Debug)]
+pub(super) struct LongGone<K>(BTreeMap<K, Instant>);
+
+impl<K> Default for LongGone<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Clone> LongGone<K> {
+    /// These are missing now, and no others. Answers those that have been for so long that they need not be known any more.
+    pub(super) fn missing(&mut self, missing: impl IntoIterator<Item = K>, now: Instant) -> Vec<K> {
+        let before = std::mem::take(&mut self.0);
+        let since = |key: &K| before.get(key).copied().unwrap_or(now);
+        self.0 = missing.into_iter().map(|key| (key.clone(), since(&key))).collect();
+        let is_long = |since: &Instant| now.saturating_duration_since(*since) >= FORGOTTEN_AFTER;
+        self.0.iter().filter(|(_, since)| is_long(since)).map(|(key, _)| key.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_is_missing_for_an_hour_without_a_break_is_gone() {
+        let begun = Instant::now();
+        let mut gone = LongGone::default();
+        assert!(gone.missing(["old", "restarted"], begun).is_empty());
+        assert!(gone.missing(["old"], begun + 30 * MINUTE).is_empty());
+        assert!(gone.missing(["old", "restarted"], begun + 31 * MINUTE).is_empty());
+        assert_eq!(gone.missing(["old", "restarted"], begun + 60 * MINUTE), ["old"]);
+        assert_eq!(gone.missing(["restarted"], begun + 91 * MINUTE), ["restarted"]);
+        assert!(gone.missing(["old"], begun + 92 * MINUTE).is_empty());
+    }
+}
