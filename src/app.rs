@@ -280,6 +280,7 @@ async fn reap(in_force: InForce, fleet: Arc<Fleet>) {
     loop {
         interval.tick().await;
         let (server, now) = (in_force.load_full(), Instant::now());
+        fleet.heed_limits(now);
         let has_client = |key: &PoolKey| server.census.has(&key.database, &key.user);
         server.pools.reap(now, has_client);
         // Those of the configuration keep what they have counted.
@@ -288,7 +289,6 @@ async fn reap(in_force: InForce, fleet: Arc<Fleet>) {
         if server.pools.plan().default.min_size > 0 {
             open_ahead(&server);
         }
-        fleet.heed_limits(now);
     }
 }
 

@@ -112,7 +112,7 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 
 const INDEX: &str = "Trunkline
 /metrics     counts for Prometheus
-/live        200 while the process is there and its threads turn, 503 when one hangs
+/live        200 while the process is there and its workers turn, 503 when one hangs
 /ready       200 while a cluster has a primary or a replica that takes reads, 503 otherwise and while stopping
 /ready/NAME  the same of the cluster of this name
 /topology    clusters, their nodes, roles, positions and lag, as JSON

@@ -46,7 +46,7 @@ struct Alarm {
 pub(super) struct Signals {
     is_probe_wanted: AtomicBool,
     is_sample_wanted: AtomicBool,
-    /// Nobody needs to know of it any more.
+    /// Operators need not see it any more.
     is_forgotten: AtomicBool,
     /// Nanoseconds since the start.
     follow_until: AtomicU64,
@@ -129,12 +129,11 @@ impl Shared {
         Some(node)
     }
 
-    /// The node is not asked any more, and not shown; or it is again.
+    /// The node is not shown any more; or it is again. It is asked as before: for who is primary, each node's word counts.
     pub(super) fn forget(&self, node: NodeId, is_forgotten: bool) {
         let Some(signals) = self.signals(node) else { return };
         if signals.is_forgotten.swap(is_forgotten, Ordering::SeqCst) != is_forgotten {
             self.show_anew();
-            signals.woken.notify_one();
         }
     }
 
@@ -277,8 +276,8 @@ impl Signals {
         self.is_probe_wanted.load(Ordering::SeqCst)
     }
 
-    /// It is not to be asked.
-    pub(super) fn is_forgotten(&self) -> bool {
+    /// It is not to be shown.
+    fn is_forgotten(&self) -> bool {
         self.is_forgotten.load(Ordering::SeqCst)
     }
 

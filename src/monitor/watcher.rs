@@ -79,11 +79,6 @@ impl Watcher {
     /// Waits until there is something to ask.
     async fn next(&mut self, signals: &Signals) -> Question {
         loop {
-            if signals.is_forgotten() {
-                self.line = None;
-                signals.woken.notified().await;
-                continue;
-            }
             let now = Instant::now();
             let (question, due) = self.due(signals, now);
             if due <= now {

@@ -69,7 +69,7 @@ pub struct NodeView {
     pub reads_since: Option<Instant>,
     /// It is about to be stopped, by the announcement of whoever stops it.
     pub is_leaving: bool,
-    /// It was found, is listed no more and has not answered for long: nobody asks it any more, and operators do not see it.
+    /// It was found, is listed no more, and for long it has been silent or another cluster's: operators do not see it.
     pub is_forgotten: bool,
     /// Its newest position.
     pub position: Option<Sample>,

@@ -286,7 +286,8 @@ impl Source {
             looked_up.unwrap_or_default()
         };
         if found.is_none() && known.is_none() {
-            warn!(cluster = %self.cluster.name, member = %member.name, address, "Patroni lists a member that is not among the nodes");
+            let why = if self.cluster.nodes.is_empty() { "too many addresses" } else { "not among the nodes" };
+            warn!(cluster = %self.cluster.name, member = %member.name, address, why, "Patroni lists a member that is not used");
         }
         self.nodes.insert(address, found);
         found
@@ -303,7 +304,7 @@ impl Source {
             for node in &view.nodes {
                 let is_gone = gone.contains(&node.id);
                 if is_gone && !node.is_forgotten {
-                    info!(cluster = %self.cluster.name, node = %node.address, "Patroni lists a node no more, which is long silent: it is forgotten");
+                    info!(cluster = %self.cluster.name, node = %node.address, "Patroni lists a node no more, which has long been silent or another cluster's: it is forgotten");
                 }
                 self.shared.forget(node.id, is_gone);
             }
