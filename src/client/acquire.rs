@@ -126,6 +126,7 @@ impl Client {
                 _ => {}
             }
         }
+        let (metrics, mut hold) = (Arc::clone(&self.worker.metrics), None);
         loop {
             if self.database.pause.is_paused() {
                 await_resume(&self.database.pause, arrived, &self.server, &self.worker).await?;
@@ -140,6 +141,7 @@ impl Client {
             let view = self.cluster().view.load_full();
             self.session.freshness.settle(&view);
             if self.is_careful(intent) && self.session.freshness.is_ahead_of(&view) {
+                hold.get_or_insert_with(|| metrics.hold());
                 self.await_primary(&mut changed, &view, begun).await?;
                 continue;
             }
@@ -156,8 +158,12 @@ impl Client {
             if let Placement::Node(node, reason) = placement {
                 placement = self.less_crowded(intent, (node, reason), &view, &avoided, now);
             }
+            if matches!(placement, Placement::Node(node, _) if !held.contains(&node)) {
+                hold = None;
+            }
             match placement {
                 Placement::Node(node, _) if held.contains(&node) => {
+                    hold.get_or_insert_with(|| metrics.hold());
                     self.await_release(node, &mut changed).await;
                     begun = Instant::now();
                 }
@@ -211,6 +217,7 @@ impl Client {
                 // The one that would take it is held, and so is every other.
                 Placement::AwaitPrimary(_) if is_read(intent) && !held.is_empty() && excluded.is_empty() => {
                     if let Some(node) = held.first() {
+                        hold.get_or_insert_with(|| metrics.hold());
                         self.await_release(*node, &mut changed).await;
                         begun = Instant::now();
                     }
@@ -222,6 +229,7 @@ impl Client {
                 }
                 Placement::AwaitPrimary(_) => {
                     excluded.clear();
+                    hold.get_or_insert_with(|| metrics.hold());
                     // By the moment that no stale read was placed for: later it may have come, and nobody would look again.
                     match self.stale_from(intent, &view).filter(|moment| now < *moment) {
                         Some(moment) => drop(self.await_view(&mut changed, moment).await),
@@ -242,7 +250,6 @@ impl Client {
     /// Waits until the node lets somebody in again, or another may take the statement. Such a wait is somebody's wish and
     /// has an end of its own: it does not count as one for a primary that is lost.
     async fn await_release(&self, node: NodeId, changed: &mut tokio::sync::watch::Receiver<u64>) {
-        let _hold = self.worker.metrics.hold();
         let Some(gate) = self.cluster().gate(node) else { return };
         tokio::select! {
             // Dropping either loses nothing: the next look sees what has changed.
@@ -556,7 +563,6 @@ impl Client {
 
     /// Holds the statement until there is a new view. False: the moment has come before it.
     async fn await_view(&self, changed: &mut tokio::sync::watch::Receiver<u64>, until: Instant) -> bool {
-        let _hold = self.worker.metrics.hold();
         // Either a new view or the moment; dropping the wait for a view loses nothing, the next look sees it.
         timers::timeout_at(until.into(), changed.changed()).await.is_ok()
     }

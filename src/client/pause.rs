@@ -62,6 +62,15 @@ pub enum NotPaused {
     Resumed,
 }
 
+/// An operator's pause that has not come to be yet: dropping it ends what it has begun.
+struct Attempt<'a> {
+    server: &'a Server,
+    scope: &'a Scope,
+    /// What there was, and what of it was not paused, before it.
+    before: Vec<Arc<Pause>>,
+    begun: Vec<Arc<Pause>>,
+}
+
 /// While it lives, a cluster's statements wait.
 #[must_use = "dropping it resumes"]
 pub struct Paused {
@@ -159,6 +168,18 @@ impl Pauses {
     }
 }
 
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.begun.iter().for_each(|pause| _ = pause.end(Cause::Operator));
+        let is_in = |pauses: &[Arc<Pause>], pause: &Arc<Pause>| pauses.iter().any(|one| Arc::ptr_eq(one, pause));
+        if is_in(&self.begun, &self.server.pauses.others) {
+            // What has become known meanwhile is paused only because all were.
+            let since = self.server.pauses_of(self.scope).into_iter().filter(|pause| !is_in(&self.before, pause));
+            since.for_each(|pause| _ = pause.end(Cause::Operator));
+        }
+    }
+}
+
 impl Drop for Paused {
     fn drop(&mut self) {
         for pause in &self.pauses {
@@ -169,21 +190,13 @@ impl Drop for Paused {
 
 impl Server {
     /// Pauses until RESUME. Returns when no server connection is in use any more, and has closed the idle ones; or,
-    /// when that is not so by the deadline, resumes and says how many were.
+    /// when that is not so by the deadline, resumes and says how many were. Cancel-safe: whoever has asked may be sent away.
     pub async fn pause(&self, scope: &Scope, deadline: Instant) -> Result<(), NotPaused> {
         let before = self.pauses_of(scope);
-        let begun = self.hold(scope);
-        let quiet = self.quiet(scope, Cause::Operator, deadline).await;
-        if quiet.is_err() {
-            begun.iter().for_each(|pause| _ = pause.end(Cause::Operator));
-            let is_in = |pauses: &[Arc<Pause>], pause: &Arc<Pause>| pauses.iter().any(|one| Arc::ptr_eq(one, pause));
-            if is_in(&begun, &self.pauses.others) {
-                // What has become known meanwhile is paused only because all were.
-                let since = self.pauses_of(scope).into_iter().filter(|pause| !is_in(&before, pause));
-                since.for_each(|pause| _ = pause.end(Cause::Operator));
-            }
-        }
-        quiet
+        let mut attempt = Attempt { server: self, scope, before, begun: self.hold(scope) };
+        self.quiet(scope, Cause::Operator, deadline).await?;
+        attempt.begun.clear();
+        Ok(())
     }
 
     /// Begins an operator's pause. Answers what was not paused before: the rest stays so, whatever becomes of this attempt.
@@ -199,8 +212,15 @@ impl Server {
 
     /// Ends an operator's pause; false: there was none.
     pub fn resume(&self, scope: &Scope) -> bool {
+        // First, as it begins: so that none becomes known between them that is like the others were.
+        let others = *scope == Scope::All && self.pauses.others.end(Cause::Operator);
         // Each of them, whatever the first one answers.
-        self.pauses_of(scope).iter().filter(|pause| pause.end(Cause::Operator)).count() > 0
+        self.pauses_of(scope).iter().filter(|pause| pause.end(Cause::Operator)).count() > 0 || others
+    }
+
+    /// Statements of some database wait, it may be of one that nobody has come to yet.
+    pub fn is_paused(&self) -> bool {
+        self.pauses.others.is_paused() || self.databases.values().any(|database| database.pause.is_paused())
     }
 
     /// Pauses a cluster for a switchover, until what is returned is dropped. The deadline is for open transactions.

@@ -16,6 +16,7 @@ use super::conversation::Gone;
 use super::farewell::{Farewell, SENT_AWAY};
 use super::handshake::{self, Admitted};
 use super::places::Place;
+use super::record;
 use super::server::Server;
 use super::tally::Tally;
 use super::visit::ended;
@@ -286,6 +287,7 @@ impl Passage {
     pub async fn run(mut self, place: &Place) -> (Farewell, Stream) {
         let identity = &self.admitted.identity;
         place.card.is_of(&identity.user, &identity.database, self.client.encryption());
+        record::has_logged_in(&place.card, &self.server);
         place.card.is_called(self.admitted.startup.parameter("application_name"));
         place.card.is_cancelled_by(&self.entry.cancellable);
         place.card.runs_on(&self.node.pass.about().address, Instant::now(), false);

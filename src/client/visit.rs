@@ -84,6 +84,9 @@ pub(super) async fn attend(mut client: Box<Client>) {
     }
 }
 
+/// PostgreSQL's words for a login that has taken too long.
+const TOO_LATE: &str = "canceling authentication due to timeout";
+
 /// A login that takes no longer than this, unless an operator ends it. While it waits for RESUME, its time stands still.
 async fn in_time(
     limit: Duration,
@@ -112,7 +115,9 @@ async fn in_time(
         }
         is_over.as_mut().poll(cx).map(|()| {
             worker.metrics.login_failed(LoginFailure::Timeout);
-            Err(Farewell::Left)
+            // As PostgreSQL has it: who has not said who he is, is not answered.
+            let has_begun = card.identity().is_some();
+            Err(if has_begun { Farewell::told(SqlState::QUERY_CANCELED, TOO_LATE) } else { Farewell::Left })
         })
     })
     .await

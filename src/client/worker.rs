@@ -235,7 +235,9 @@ impl Worker {
 
     /// The configuration has been read anew: each client follows at its next unit, an idle one now.
     pub fn renew(self: &Rc<Self>, server: Arc<Server>) {
-        if server.limits.statement_cache_bytes != self.server.borrow().limits.statement_cache_bytes {
+        // What was too long may not be any more.
+        let of = |server: &Server| (server.limits.statement_cache_bytes, server.limits.statement_bytes);
+        if of(&server) != of(&self.server.borrow()) {
             *self.cache.borrow_mut() = new_cache(&server);
         }
         self.parse.set(usual_settings(&server));

@@ -147,6 +147,12 @@ fn a_login_that_does_not_come_to_its_end_is_ended() {
         let longest = open.into_iter().map(end_of).max().unwrap();
         assert!(longest < Duration::from_secs(4), "{longest:?}");
         assert!(dripping.join().unwrap() < Duration::from_secs(4));
+        // Who has said who he is, is told.
+        let mut late = connect(&proxy);
+        late.write_all(&startup_message()).unwrap();
+        let mut told = Vec::new();
+        late.read_to_end(&mut told).unwrap();
+        assert!(String::from_utf8_lossy(&told).contains("C57014\0Mcanceling authentication due to timeout\0"));
         assert!(proxy.resident_megabytes() < before + 40, "{} MB", proxy.resident_megabytes());
         healthy.was_served();
     });

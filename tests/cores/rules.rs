@@ -85,6 +85,15 @@ fn what_was_noted_of_a_statement_gives_the_same_verdict_as_a_fresh_look() {
 }
 
 #[test]
+fn a_tag_and_a_comment_in_one_rule_must_both_be_there() {
+    let rules = load("[[rule]]\nname = 'x'\ntag = 'nightly*'\ncomment = 'controller=reports'\nto = 'primary'");
+    let is_met = |line: &str| judge(line, &rules).ends_with("by x");
+    assert!(is_met("user=shop: /* trunkline: tag=nightly-2 */ SELECT 1 /*controller='reports'*/"));
+    assert!(!is_met("user=shop: /* trunkline: tag=nightly-2 */ SELECT 1"));
+    assert!(!is_met("user=shop: SELECT 1 /*controller='reports'*/"));
+}
+
+#[test]
 fn a_share_is_kept_to_and_each_rule_draws_for_itself() {
     let rules = load(
         "[[rule]]\nname = 'a'\nshare = '50%'\nto = 'group:reports'\n\

@@ -23,8 +23,10 @@ pub struct Conditions {
     pub tables: Vec<NamePattern>,
     /// One of the functions it calls.
     pub functions: Vec<NamePattern>,
-    /// One of the tags in its comments.
+    /// One of the tags in its comments, as `tag=` gives it.
     pub tags: Vec<TagPattern>,
+    /// One of the tags in its comments, by any key.
+    pub comments: Vec<TagPattern>,
     /// It has an UPDATE or DELETE without WHERE.
     pub unfiltered: bool,
     /// Its fingerprint.
@@ -53,6 +55,7 @@ impl Conditions {
             && names_one(&self.tables, parts.iter().flat_map(|part| &part.tables))
             && names_one(&self.functions, parts.iter().flat_map(|part| &part.functions))
             && any_or_empty(&self.tags, |tag| has_tag(statement, tag))
+            && any_or_empty(&self.comments, |tag| has_tag(statement, tag))
             && (!self.unfiltered || parts.iter().any(|part| part.unfiltered))
             && any_or_empty(&self.fingerprints, |wanted| fingerprint == Some(*wanted))
     }
@@ -84,6 +87,7 @@ impl Conditions {
             && covers_list(&self.tables, &other.tables, NamePattern::covers)
             && covers_list(&self.functions, &other.functions, NamePattern::covers)
             && covers_list(&self.tags, &other.tags, TagPattern::covers)
+            && covers_list(&self.comments, &other.comments, TagPattern::covers)
             && (!self.unfiltered || other.unfiltered)
             && covers_list(&self.fingerprints, &other.fingerprints, u64::eq)
             && covers_list(&self.hours, &other.hours, Hours::covers)

@@ -98,8 +98,11 @@ impl TagPattern {
 }
 
 impl Network {
-    /// None if the prefix is longer than an address.
+    /// None if the prefix is longer than an address. An IPv4 network that is written as an IPv6 one is meant as the former.
     pub fn new(address: IpAddr, prefix: u8) -> Option<Self> {
+        if let (IpAddr::V4(address), 96..=128, true) = (address.to_canonical(), prefix, address.is_ipv6()) {
+            return Self::new(address.into(), prefix - 96);
+        }
         let longest = if address.is_ipv4() { 32 } else { 128 };
         (prefix <= longest).then(|| Self { address: masked(address, prefix), prefix })
     }
@@ -178,6 +181,8 @@ mod tests {
         let network = |address: &str, prefix| Network::new(address.parse().unwrap(), prefix).unwrap();
         let ten = network("10.1.2.3", 8);
         assert!(ten.contains("10.200.0.1".parse().unwrap()) && ten.contains("::ffff:10.0.0.1".parse().unwrap()));
+        let mapped = Network::new("::ffff:10.9.8.7".parse().unwrap(), 104).unwrap();
+        assert_eq!(mapped, Network::new("10.0.0.0".parse().unwrap(), 8).unwrap());
         assert!(!ten.contains("11.0.0.1".parse().unwrap()) && !ten.contains("::1".parse().unwrap()));
         assert!(network("0.0.0.0", 0).contains("255.1.1.1".parse().unwrap()));
         assert!(network("fe80::", 10).contains("fe80::1".parse().unwrap()));

@@ -45,7 +45,7 @@ pub(super) fn version() -> Table {
 
 pub(super) fn state(server: &Server) -> Table {
     let word = |fact: bool| if fact { "yes" } else { "no" };
-    let is_paused = server.databases.values().any(|database| database.pause.is_paused());
+    let is_paused = server.is_paused();
     let mut table = Table::new("key value");
     table.row(["active".into(), word(!is_paused).into()]);
     table.row(["paused".into(), word(is_paused).into()]);
