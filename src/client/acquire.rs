@@ -561,7 +561,7 @@ impl Client {
         Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
     }
 
-    /// Holds the statement until there is a new view. False: the moment has come before it.
+    /// Waits for a new view; whoever calls counts the statement as held. False: the moment has come before it.
     async fn await_view(&self, changed: &mut tokio::sync::watch::Receiver<u64>, until: Instant) -> bool {
         // Either a new view or the moment; dropping the wait for a view loses nothing, the next look sees it.
         timers::timeout_at(until.into(), changed.changed()).await.is_ok()

@@ -1,5 +1,5 @@
-//! What is gone for good: members come and go, and where each new one has an address of its own, as in Kubernetes, those of
-//! the old ones would be asked for ever.
+//! What is gone for good: members come and go, and where each new one has an address of its own, as in Kubernetes, nodes at old
+//! ones would be shown for ever, and their APIs asked.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
