@@ -29,6 +29,9 @@ pub enum Cause {
     Disabled = 4,
 }
 
+/// An operator's pause stays until RESUME. As long as this is not set, it goes with the attempt that has begun it.
+const STAYS: u8 = 8;
+
 /// The pauses of all databases, by the names that clients ask for.
 #[derive(Debug, Default)]
 pub struct Pauses {
@@ -62,7 +65,7 @@ pub enum NotPaused {
     Resumed,
 }
 
-/// An operator's pause that has not come to be yet: dropping it ends what it has begun.
+/// An operator's pause that has not come to be yet: dropping it ends what it has begun, and nobody has been promised since.
 struct Attempt<'a> {
     server: &'a Server,
     scope: &'a Scope,
@@ -125,9 +128,25 @@ impl Pause {
 
     /// One cause less; false: it was not there.
     pub fn end(&self, cause: Cause) -> bool {
-        let was_there = self.causes.fetch_and(!(cause as u8), Ordering::AcqRel) & cause as u8 != 0;
+        let its = if cause == Cause::Operator { cause as u8 | STAYS } else { cause as u8 };
+        let was_there = self.causes.fetch_and(!its, Ordering::AcqRel) & cause as u8 != 0;
         self.changed.send_replace(());
         was_there
+    }
+
+    /// An operator's pause, if there is one, stays from now on.
+    fn stay(&self) {
+        let staying = |causes| (causes & Cause::Operator as u8 != 0).then_some(causes | STAYS);
+        // Nothing has changed if somebody has resumed.
+        let _ = self.causes.fetch_update(Ordering::AcqRel, Ordering::Acquire, staying);
+    }
+
+    /// An operator's pause ends if it does not [stay](Self::stay).
+    fn give_up(&self) {
+        let given_up = |causes| (causes & STAYS == 0).then_some(causes & !(Cause::Operator as u8));
+        // Nothing has changed if it stays.
+        let _ = self.causes.fetch_update(Ordering::AcqRel, Ordering::Acquire, given_up);
+        self.changed.send_replace(());
     }
 }
 
@@ -141,11 +160,8 @@ impl Pauses {
     /// The pause of a database, the same as long as the process runs.
     pub fn of(&self, database: &Arc<str>) -> Arc<Pause> {
         let like_others = || {
-            let pause = Pause::default();
-            if self.others.has(Cause::Operator) {
-                pause.begin(Cause::Operator);
-            }
-            Arc::new(pause)
+            let causes = self.others.causes.load(Ordering::Acquire) & (Cause::Operator as u8 | STAYS);
+            Arc::new(Pause { causes: AtomicU8::new(causes), ..Pause::default() })
         };
         Arc::clone(&self.named.entry(Arc::clone(database)).or_insert_with(like_others))
     }
@@ -170,12 +186,12 @@ impl Pauses {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.begun.iter().for_each(|pause| _ = pause.end(Cause::Operator));
+        self.begun.iter().for_each(|pause| pause.give_up());
         let is_in = |pauses: &[Arc<Pause>], pause: &Arc<Pause>| pauses.iter().any(|one| Arc::ptr_eq(one, pause));
         if is_in(&self.begun, &self.server.pauses.others) {
             // What has become known meanwhile is paused only because all were.
             let since = self.server.pauses_of(self.scope).into_iter().filter(|pause| !is_in(&self.before, pause));
-            since.for_each(|pause| _ = pause.end(Cause::Operator));
+            since.for_each(|pause| pause.give_up());
         }
     }
 }
@@ -193,14 +209,21 @@ impl Server {
     /// when that is not so by the deadline, resumes and says how many were. Cancel-safe: whoever has asked may be sent away.
     pub async fn pause(&self, scope: &Scope, deadline: Instant) -> Result<(), NotPaused> {
         let before = self.pauses_of(scope);
-        let mut attempt = Attempt { server: self, scope, before, begun: self.hold(scope) };
+        let mut attempt = Attempt { server: self, scope, before, begun: self.begin_to_pause(scope) };
         self.quiet(scope, Cause::Operator, deadline).await?;
         attempt.begun.clear();
+        self.stay_paused(scope);
         Ok(())
     }
 
-    /// Begins an operator's pause. Answers what was not paused before: the rest stays so, whatever becomes of this attempt.
-    pub fn hold(&self, scope: &Scope) -> Vec<Arc<Pause>> {
+    /// Pauses until RESUME, and waits for nothing.
+    pub fn hold(&self, scope: &Scope) {
+        self.begin_to_pause(scope);
+        self.stay_paused(scope);
+    }
+
+    /// Begins an operator's pause. Answers what was not paused before.
+    fn begin_to_pause(&self, scope: &Scope) -> Vec<Arc<Pause>> {
         let mut begun = Vec::new();
         if *scope == Scope::All {
             // First, so that none becomes known between them and the others that is like neither.
@@ -208,6 +231,15 @@ impl Server {
         }
         begun.extend(self.pauses_of(scope).into_iter().filter(|pause| pause.begin(Cause::Operator)));
         begun
+    }
+
+    /// An operator has been told that it is paused, whatever becomes of the attempts of others.
+    fn stay_paused(&self, scope: &Scope) {
+        if *scope == Scope::All {
+            // First, as it begins.
+            self.pauses.others.stay();
+        }
+        self.pauses_of(scope).iter().for_each(|pause| pause.stay());
     }
 
     /// Ends an operator's pause; false: there was none.

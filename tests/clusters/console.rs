@@ -260,6 +260,39 @@ fn a_pause_that_somebody_ends_while_it_waits_is_not_answered_as_done() {
 }
 
 #[test]
+fn what_one_operator_was_told_is_paused_stays_so_when_anothers_wider_pause_gives_up() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create database second").unwrap();
+        let second = "[failover]\npause_timeout = '2s'\n[[database]]\nname = 'second'\ncluster = 'main'";
+        let proxy = Proxy::start(&cluster, &format!("{OPEN}\n{second}"));
+        let (mut narrow, mut open) = (console(&proxy), proxy.client());
+        let paused = |console: &mut Client| -> Vec<(String, String)> {
+            let row = |row: &Vec<_>| (value(row, "name").to_owned(), value(row, "paused").to_owned());
+            let mut all: Vec<_> = rows(console, "show databases").iter().map(row).collect();
+            all.retain(|(name, _)| name == "bench" || name == "second");
+            all.sort();
+            all
+        };
+        let expected = |bench: &str, second: &str| -> Vec<(String, String)> {
+            vec![("bench".into(), bench.into()), ("second".into(), second.into())]
+        };
+        for command in ["PAUSE second", "KILL second"] {
+            open.batch_execute("begin; select 1").unwrap();
+            let mut wide = console(&proxy);
+            let wide = thread::spawn(move || wide.simple_query("PAUSE").map(drop));
+            eventually("all are paused", SOON, || paused(&mut narrow) == expected("1", "1"));
+            narrow.simple_query(command).unwrap();
+            assert_eq!(wide.join().unwrap().unwrap_err().code().unwrap().code(), "55000");
+            assert_eq!(paused(&mut narrow), expected("0", "1"), "{command}");
+            open.batch_execute("commit").unwrap();
+            narrow.simple_query("RESUME").unwrap();
+            assert_eq!(paused(&mut narrow), expected("0", "0"), "{command}");
+        }
+    });
+}
+
+#[test]
 fn databases_that_are_asked_for_by_any_name_are_paused_and_disabled_as_others() {
     limited(|| {
         let cluster = cluster();
