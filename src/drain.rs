@@ -1,5 +1,6 @@
 //! How the program stops: at once, or when what its clients do has come to an end.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tracing::info;
 
 use crate::admin::AdminState;
 use crate::admin::console::Shutdown;
-use crate::client::{Fleet, Server, Whom};
+use crate::client::{Census, Fleet, Server, Whom};
 use crate::net::timers;
 
 /// What tells the program to stop.
@@ -26,7 +27,7 @@ pub struct Stops {
 /// Clients that leave are looked for this often: nobody notices so short a wait for the end.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long those that are left may take what they are told: who reads at all takes it at once.
+/// How long those that are left may take for what they are told: who reads at all takes it at once.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// Returns once the program may end. SIGINT stops at once. SIGTERM stops when the last transaction has ended, or after
@@ -36,7 +37,8 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 pub async fn until_stopped(in_force: &ArcSwap<Server>, fleet: &Fleet, state: &AdminState, mut stops: Stops) {
     let mut how = stops.next().await;
     while how != Shutdown::Now {
-        info!(clients = fleet.served(), ?how, "draining");
+        let census = Arc::clone(&in_force.load().census);
+        info!(clients = census.now(), ?how, "draining");
         state.draining.store(true, Ordering::Relaxed);
         let limit = match how {
             Shutdown::AfterTransactions => {
@@ -51,7 +53,7 @@ pub async fn until_stopped(in_force: &ArcSwap<Server>, fleet: &Fleet, state: &Ad
         // Dropping the others loses nothing: who has left is looked at anew, and the next way has a limit of its own.
         tokio::select! {
             stronger = stops.stronger_than(how) => how = stronger,
-            () = is_empty(fleet) => return,
+            () = is_over(&census, fleet) => return,
             () = passed(limit) => return send_away(fleet).await,
         }
     }
@@ -78,7 +80,17 @@ impl Stops {
     }
 }
 
-/// Nobody is served any more but at the console.
+/// Everybody has left who was let in but at the console. Those who have said nothing yet, or are refused just now, are waited
+/// for no longer than a moment: there may always be some.
+async fn is_over(census: &Census, fleet: &Fleet) {
+    while census.now() > 0 {
+        timers::sleep(LOOK).await;
+    }
+    // Dropping it loses nothing: they are nobody's clients.
+    let _ = timers::timeout(LAST_MOMENT, is_empty(fleet)).await;
+}
+
+/// Nobody is there any more but at the console.
 async fn is_empty(fleet: &Fleet) {
     while fleet.served() > 0 {
         timers::sleep(LOOK).await;

@@ -41,6 +41,11 @@ impl Census {
         Some(Seat { census: Arc::clone(self), of: None })
     }
 
+    /// How many there are.
+    pub fn now(&self) -> usize {
+        self.0.lock().all
+    }
+
     /// A client is there for this database.
     pub fn has_database(&self, database: &Arc<str>) -> bool {
         self.0.lock().databases.contains_key(database)

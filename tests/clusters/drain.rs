@@ -149,6 +149,22 @@ fn nobody_waits_for_clients_of_the_console() {
 }
 
 #[test]
+fn nobody_waits_for_connections_that_have_said_nothing_and_for_those_that_are_being_refused() {
+    limited(|| {
+        for way in ["SHUTDOWN WAIT_FOR_CLIENTS", "SHUTDOWN WAIT_FOR_SERVERS"] {
+            let cluster = cluster();
+            let proxy = Proxy::start(&cluster, OPEN);
+            let client = proxy.client();
+            let _silent = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+            console(&proxy).simple_query(way).unwrap();
+            refuses_new_clients(&proxy);
+            drop(client);
+            eventually(way, SOON, || has_ended(&proxy));
+        }
+    });
+}
+
+#[test]
 fn a_stronger_way_to_stop_takes_the_place_of_a_weaker_one_and_not_the_other_way_round() {
     limited(|| {
         let cluster = cluster();
