@@ -15,6 +15,7 @@ use super::hashing;
 use crate::auth::{AuthError, LoginStep, NodeTls, SaltedPassword, Secret, ServerLogin, TlsMode};
 use crate::net::Stream;
 use crate::net::timers::timeout_at;
+use crate::wire::error_response::as_fatal;
 use crate::wire::writer::Writer;
 use crate::wire::{CancelKey, ErrorFields, Header, Replication, Severity, SqlState, backend, frame, frontend, startup};
 
@@ -143,6 +144,26 @@ impl ConnectError {
         }
     }
 
+    /// What a client is told of a login that is [denied](ConnectClass::Denied): the node's own words where they are about the
+    /// client, else that it was the node's, for its own proof may have been right.
+    pub fn denial(&self) -> (SqlState, String) {
+        match self {
+            Self::Server { code, message, .. } if is_about_client(*code) => (*code, message.to_string()),
+            error => {
+                let message = format!("the node refused the login: {error}");
+                (SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
+            }
+        }
+    }
+
+    /// The same at the end of the client's connection, with all that the node says.
+    pub fn denial_in_full(&self) -> Option<(SqlState, Box<[u8]>)> {
+        match self {
+            Self::Server { code, fields, .. } if is_about_client(*code) => Some((*code, as_fatal(fields))),
+            _ => None,
+        }
+    }
+
     /// The same once more, if the node has said it.
     pub(super) fn repeated(&self) -> Option<Self> {
         let Self::Server { severity, code, message, fields } = self else { return None };
@@ -156,11 +177,16 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | EADDRNOTAVAIL | ENOBUFS | ENOMEM))
 }
 
+/// There is no such database, or this role may not connect to it: no matter how it proves who it is.
+fn is_about_client(code: SqlState) -> bool {
+    matches!(code, SqlState::INVALID_CATALOG_NAME | SqlState::INSUFFICIENT_PRIVILEGE)
+}
+
 fn class_of(code: SqlState) -> ConnectClass {
     match code {
         SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW => ConnectClass::Starting,
         SqlState::TOO_MANY_CONNECTIONS => ConnectClass::Full,
-        SqlState::INVALID_CATALOG_NAME | SqlState::INSUFFICIENT_PRIVILEGE => ConnectClass::Denied,
+        code if is_about_client(code) => ConnectClass::Denied,
         SqlState([b'2', b'8', ..]) => ConnectClass::Denied,
         _ => ConnectClass::Broken,
     }

@@ -509,8 +509,8 @@ impl Client {
                 debug!(node = node.0, error = error.to_string(), "the node refused a login");
             }
             ConnectClass::Denied => {
-                let message = format!("the node refused the login: {error}");
-                return Err(Refusal { code: SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message });
+                let (code, message) = error.denial();
+                return Err(Refusal { code, message });
             }
             // Of the node it tells nothing.
             ConnectClass::Full | ConnectClass::Short => {}
@@ -676,15 +676,9 @@ async fn try_nodes(
         };
         match leased {
             Ok(lease) => return Ok(Ok(lease)),
-            Err(LeaseError::Connect(ConnectError::Server { code, message, .. }))
-                if code == SqlState::INVALID_CATALOG_NAME =>
-            {
-                return Err(Unserved::by(LoginFailure::UnknownDatabase, Farewell::told(code, message)));
-            }
-            Err(LeaseError::Connect(error)) if error.class() == ConnectClass::Denied => {
-                let message = format!("the node refused the login: {error}");
-                let told = Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message);
-                return Err(Unserved::by(LoginFailure::NodeRefused, told));
+            // Whom the primary lets in, a replica may not yet know.
+            Err(LeaseError::Connect(error)) if is_denied(&error) && view.primary.is_none_or(|id| id == node.id) => {
+                return Err(denied(&error));
             }
             Err(error) => last = Some(error),
         }
@@ -692,8 +686,31 @@ async fn try_nodes(
     Ok(Err(last))
 }
 
+fn is_denied(error: &ConnectError) -> bool {
+    error.class() == ConnectClass::Denied
+}
+
+/// A node does not let the client's role in.
+fn denied(error: &ConnectError) -> Unserved {
+    match error.denial_in_full() {
+        Some((code, fields)) if code == SqlState::INVALID_CATALOG_NAME => {
+            Unserved::by(LoginFailure::UnknownDatabase, Farewell::Quoted { code, fields })
+        }
+        Some((code, fields)) => Unserved::by(LoginFailure::NodeRefused, Farewell::Quoted { code, fields }),
+        None => {
+            let (code, message) = error.denial();
+            Unserved::by(LoginFailure::NodeRefused, Farewell::told(code, message))
+        }
+    }
+}
+
 /// What a client is told that no node has served in time.
 fn nobody_serves(failure: Option<LeaseError>, worker: &Worker) -> Unserved {
+    if let Some(LeaseError::Connect(error)) = &failure
+        && is_denied(error)
+    {
+        return denied(error);
+    }
     let is_full = match &failure {
         Some(LeaseError::Full(crowd)) => Some(limit(*crowd)),
         Some(LeaseError::Connect(error)) if error.class() == ConnectClass::Full => Some(Limit::NodeConnections),

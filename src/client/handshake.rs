@@ -252,7 +252,7 @@ async fn reported(admitted: &Admitted, card: &Card, server: &Server, worker: &Wo
         return Ok(known);
     }
     match timers::timeout(LONGEST_CHECK, ask(admitted, card, server, worker)).await {
-        Ok(Err(refusal @ Unserved { farewell: Farewell::Quoted { .. }, .. })) => Err(refusal.counted(worker)),
+        Ok(Err(refusal)) if refusal.is_denied() => Err(refusal.counted(worker)),
         Ok(Ok(welcome)) => Ok(welcome),
         // Dropping the question closes its connection.
         Ok(Err(_)) | Err(_) => Ok(known),

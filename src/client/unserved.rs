@@ -18,6 +18,11 @@ impl Unserved {
         Self { farewell, cause: Some(cause) }
     }
 
+    /// A node has answered, and does not let this client in.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self.cause, Some(LoginFailure::NodeRefused | LoginFailure::UnknownDatabase))
+    }
+
     /// The login fails for it: that is counted. Answers what the client is told.
     pub(super) fn counted(self, worker: &Worker) -> Farewell {
         self.cause.into_iter().for_each(|cause| worker.metrics.login_failed(cause));

@@ -1,6 +1,8 @@
 //! Who a session has become (SET ROLE, SET SESSION AUTHORIZATION), and the settings that depend on it, on every node.
 
-use crate::fixture::{Proxy, cluster, limited};
+use postgres::NoTls;
+
+use crate::fixture::{Proxy, cluster, console, limited, login};
 use crate::raw::RawClient;
 
 fn caught_up(cluster: &trunkline::demo::cluster::Cluster) {
@@ -68,6 +70,39 @@ fn becoming_another_user_ends_the_role() {
 }
 
 /// The server connection on which a session became that role still is it, until it serves another.
+#[test]
+fn who_may_not_connect_any_more_is_told_so_in_the_servers_words() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada login password 'a'").unwrap();
+        cluster.node(0).sql("create database shop").unwrap();
+        caught_up(&cluster);
+        let extra = "[admin]\nusers = ['bench']\n[[user]]\nname = 'ada'\npassword = 'a'\n\
+                     [[database]]\nname = 'shop'\ncluster = 'main'";
+        let proxy = Proxy::start(&cluster, extra);
+        let ada = || login(proxy.port(), "ada", "a").dbname("shop").connect(NoTls);
+        let mut before = ada().unwrap();
+        before.batch_execute("select 1").unwrap();
+        let mut owner = proxy.client_config().dbname("shop").connect(NoTls).unwrap();
+        owner.batch_execute("revoke connect on database shop from public").unwrap();
+        caught_up(&cluster);
+        console(&proxy).simple_query("RECONNECT shop").unwrap();
+        let told = |error: postgres::Error| {
+            let error = error.as_db_error().unwrap();
+            (error.code().code().to_owned(), error.message().to_owned())
+        };
+        let expected = ("42501".to_owned(), "permission denied for database \"shop\"".to_owned());
+        // What she was told at a login before says nothing of this one.
+        let refused = ada().err().expect("she may not connect");
+        assert_eq!(refused.as_db_error().unwrap().detail(), Some("User does not have CONNECT privilege."));
+        assert_eq!(told(refused), expected);
+        assert_eq!(told(before.batch_execute("select 1").unwrap_err()), expected);
+        owner.batch_execute("grant connect on database shop to public").unwrap();
+        before.batch_execute("select 1").unwrap();
+        ada().unwrap();
+    });
+}
+
 #[test]
 fn who_logs_in_does_not_meet_a_role_that_is_gone() {
     limited(|| {
