@@ -8,6 +8,7 @@ mod answer;
 mod appointment;
 mod http;
 mod long_gone;
+mod whereabouts;
 mod without_reads;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use crate::topology::{Event, Lock, NodeId, NodeState, NodeView, Word};
 use answer::{Answer, Leads, Member};
 use appointment::{Appointment, Fate};
 use long_gone::LongGone;
+use whereabouts::Whereabouts;
 use without_reads::WithoutReads;
 
 /// What is known of a cluster's Patroni; shared with whoever asks it for a switchover.
@@ -71,9 +73,11 @@ pub(super) struct Source {
     cluster: config::Cluster,
     /// TLS towards its nodes.
     tls: Arc<ArcSwap<NodeTls>>,
-    /// Nodes at addresses that members are listed with; None: not one of the configured nodes, when that was last looked up.
-    nodes: BTreeMap<String, Option<NodeId>>,
-    /// Those that were not are looked up again then: a name may not have resolved.
+    /// Where the nodes of the configuration are.
+    whereabouts: Whereabouts,
+    /// Where the configuration lists none: the nodes that were found. None: there were too many, when last looked.
+    found: BTreeMap<String, Option<NodeId>>,
+    /// For those there may be room then.
     look_again: Instant,
     /// Tasks that watch nodes found by Patroni.
     watchers: JoinSet<()>,
@@ -187,8 +191,9 @@ impl Source {
             tls,
             patroni,
             shared,
+            whereabouts: Whereabouts::new(&cluster.nodes),
             cluster,
-            nodes: (0..).map(number).zip(watched).map(|(node, address)| (address.to_string(), node)).collect(),
+            found: (0..).map(number).zip(watched).map(|(node, address)| (address.to_string(), node)).collect(),
             look_again: Instant::now(),
             watchers: JoinSet::new(),
             prepared_for: None,
@@ -243,6 +248,7 @@ impl Source {
     }
 
     async fn take_in(&mut self, answer: &Answer, begun: Instant) {
+        self.look_up(answer, begun).await;
         let mut listed = Vec::with_capacity(answer.members.len());
         let mut lock = Lock::Nobody;
         let mut names = BTreeMap::new();
@@ -254,7 +260,7 @@ impl Source {
             if let Some(api) = member.api_address() {
                 self.patroni.learn_api(api);
             }
-            let Some(node) = self.node_of(member, looks_again).await else { continue };
+            let Some(node) = self.node_of(member, looks_again) else { continue };
             names.insert(node, member.name.clone());
             listed.push((node, member.is_without_reads()));
             match member.leads() {
@@ -271,26 +277,38 @@ impl Source {
         self.prepare_for_scheduled(answer, lock, begun);
     }
 
+    /// Where the configuration lists nodes, members are looked for among them.
+    async fn look_up(&mut self, answer: &Answer, begun: Instant) {
+        if self.cluster.nodes.is_empty() {
+            return;
+        }
+        let listed =
+            answer.members.iter().filter_map(|member| Some((member.name.clone(), member.address()?))).collect();
+        for (member, address) in self.whereabouts.are_listed(listed, begun, ANSWER_WITHIN).await {
+            self.say_unused(&member, &address, "not among the nodes");
+        }
+    }
+
     /// The node at a member's address. Where the configuration lists no nodes, one that is new is watched from now on.
-    async fn node_of(&mut self, member: &Member, looks_again: bool) -> Option<NodeId> {
+    fn node_of(&mut self, member: &Member, looks_again: bool) -> Option<NodeId> {
         let address = member.address()?;
-        let known = self.nodes.get(&address).copied();
+        if !self.cluster.nodes.is_empty() {
+            return self.whereabouts.node_of(&address);
+        }
+        let known = self.found.get(&address).copied();
         if let Some(known) = known.filter(|known| known.is_some() || !looks_again) {
             return known;
         }
-        let found = if self.cluster.nodes.is_empty() {
-            self.watch(&address)
-        } else {
-            // Names that take longer are looked up again: the lock's word must not wait for them.
-            let looked_up = timers::timeout(ANSWER_WITHIN, configured(&self.cluster.nodes, &address)).await;
-            looked_up.unwrap_or_default()
-        };
+        let found = self.watch(&address);
         if found.is_none() && known.is_none() {
-            let why = if self.cluster.nodes.is_empty() { "too many addresses" } else { "not among the nodes" };
-            warn!(cluster = %self.cluster.name, member = %member.name, address, why, "Patroni lists a member that is not used");
+            self.say_unused(&member.name, &address, "too many addresses");
         }
-        self.nodes.insert(address, found);
+        self.found.insert(address, found);
         found
+    }
+
+    fn say_unused(&self, member: &str, address: &str, why: &str) {
+        warn!(cluster = %self.cluster.name, member, address, why, "Patroni lists a member that is not used");
     }
 
     /// Of nodes and APIs that were found: those of the configuration are asked for ever.
@@ -380,23 +398,6 @@ async fn ask(api: &PatroniUrl, deadline: tokio::time::Instant) -> Result<Answer,
     Answer::read(&body).map_err(|error| format!("gives an answer that is not understood: {error}"))
 }
 
-/// The configured node that is meant by an address: spelt the same, or of the same numbers.
-async fn configured(nodes: &[Arc<str>], address: &str) -> Option<NodeId> {
-    let id = |index: usize| u16::try_from(index).ok().map(NodeId);
-    if let Some(index) = nodes.iter().position(|node| **node == *address) {
-        return id(index);
-    }
-    let meant: Vec<_> = tokio::net::lookup_host(address).await.ok()?.collect();
-    for (index, node) in nodes.iter().enumerate() {
-        if let Ok(mut resolved) = tokio::net::lookup_host(&**node).await
-            && resolved.any(|resolved| meant.contains(&resolved))
-        {
-            return id(index);
-        }
-    }
-    None
-}
-
 /// By the wall clock, as Patroni counts too.
 fn seconds_from_now(at: f64) -> Option<f64> {
     Some(at - SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
@@ -407,7 +408,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const HURRIED_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two questions to a member that did not answer.
 const SILENT_INTERVAL: Duration = Duration::from_secs(3);
-/// Between two looks for the node of a member that is none of them.
+/// Between two looks whether there is room for a member.
 const UNKNOWN_INTERVAL: Duration = Duration::from_secs(10);
 /// Patroni answers from its own copy of the store, or waits for the store.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
