@@ -112,7 +112,7 @@ impl Session {
 
     /// Literals that mean the time are made that time once, by the Parse: no other session is to have this one's.
     pub(super) fn parse_of_its_own(&mut self, text: &[u8]) -> Option<ParseId> {
-        if !text.contains(&b'\'') || !mentions_clock(text) || !words::has_literal(text, mentions_clock) {
+        if !words::may_have_literal(text) || !mentions_clock(text) || !words::has_literal(text, mentions_clock) {
             return None;
         }
         self.unnamed_count += 1;

@@ -44,11 +44,20 @@ pub(super) fn tokens(text: &str, quoting: Quoting) -> Vec<Token<'_>> {
     std::iter::from_fn(|| scanner.next()).collect()
 }
 
-/// One of the literals of this text is meant; of those in which backslashes mean something, nothing is known.
+/// One of the literals of this text is meant, as it is written there.
 #[cold]
 pub fn has_literal(text: &[u8], is_meant: impl Fn(&[u8]) -> bool) -> bool {
     let text = String::from_utf8_lossy(text);
-    tokens(&text, Quoting::Sql).iter().any(|token| matches!(token, Token::String(inner) if is_meant(inner.as_bytes())))
+    let is_one =
+        |token: &Token<'_>| matches!(token, Token::String(inner) | Token::Quoted(inner) if is_meant(inner.as_bytes()));
+    tokens(&text, Quoting::Sql).iter().any(is_one)
+}
+
+/// This text may have a literal: in quotes, or between two dollars.
+#[inline]
+pub fn may_have_literal(text: &[u8]) -> bool {
+    let is_parameter = |at: usize| text.get(at + 1).is_some_and(u8::is_ascii_digit);
+    memchr::memchr2_iter(b'\'', b'$', text).any(|at| text.get(at) == Some(&b'\'') || !is_parameter(at))
 }
 
 #[derive(Default)]
@@ -257,6 +266,8 @@ pub(super) enum Token<'a> {
     Operator(&'a str),
     /// What is in quotes, as it is written; not where backslashes may mean something.
     String(&'a str),
+    /// The same of an escape string and of what is between dollars.
+    Quoted(&'a str),
     /// `(`.
     Open,
     /// `)`.
@@ -394,15 +405,17 @@ impl<'a> Scanner<'a> {
 
     fn escape_string(&mut self) -> Token<'a> {
         self.skip(1);
+        let inner = self.rest;
         while let Some(c) = self.rest.chars().next() {
+            let length = inner.len() - self.rest.len();
             self.skip(c.len_utf8());
             match c {
-                '\'' => break,
+                '\'' => return Token::Quoted(inner.get(..length).unwrap_or_default()),
                 '\\' => self.skip(self.rest.chars().next().map_or(0, char::len_utf8)),
                 _ => {}
             }
         }
-        Token::Other
+        Token::Quoted(inner)
     }
 
     /// A parameter, or a string between two equal tags.
@@ -415,9 +428,9 @@ impl<'a> Scanner<'a> {
         }
         let tag = self.rest.get(..tag + 2).unwrap_or_default();
         self.skip(tag.len());
-        let end = self.rest.find(tag).map_or(self.rest.len(), |at| at + tag.len());
-        self.skip(end);
-        Token::Other
+        let (inner, after) = self.rest.split_once(tag).unwrap_or((self.rest, ""));
+        self.rest = after;
+        Token::Quoted(inner)
     }
 }
 

@@ -474,16 +474,20 @@ fn the_time_of_a_prepared_literal_is_never_another_sessions() {
         let cluster = cluster();
         let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
         let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
-        let told = |client: &mut RawClient, is_new: bool| {
-            let parse = if is_new { parse("s", "select 'now'::timestamptz::text") } else { Vec::new() };
-            client
-                .ask(&[&parse, &bind("s", &[]), &execute(), SYNC], 1)
-                .into_iter()
-                .find(|words| words.starts_with("row"))
-        };
-        let first = told(&mut one, true);
-        assert_ne!(told(&mut other, true), first);
-        assert_eq!(told(&mut one, false), first);
+        for (name, literal) in ["'now'", "E'now'", "$$now$$", "$a$now$a$"].iter().enumerate() {
+            let name = name.to_string();
+            let told = |client: &mut RawClient, is_new: bool| {
+                let sql = format!("select {literal}::timestamptz::text");
+                let parse = if is_new { parse(&name, &sql) } else { Vec::new() };
+                client
+                    .ask(&[&parse, &bind(&name, &[]), &execute(), SYNC], 1)
+                    .into_iter()
+                    .find(|words| words.starts_with("row"))
+            };
+            let first = told(&mut one, true);
+            assert_ne!(told(&mut other, true), first, "{literal}");
+            assert_eq!(told(&mut one, false), first, "{literal}");
+        }
     });
 }
 
