@@ -55,6 +55,9 @@ pub enum Failure {
 /// Server connections that are over are looked for this often.
 const REAP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Databases that are gone are looked for this often.
+const MISSING_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A file descriptor or buffer that is missing now may be there again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -339,6 +342,7 @@ async fn obey(
     stop: UnboundedSender<Shutdown>,
 ) {
     let on_swap: OnSwap = Box::new(move |server| state.show(server));
+    let mut look_for_missing = timers::interval(MISSING_INTERVAL);
     loop {
         // All are cancel-safe: what has not been received stays.
         let order = tokio::select! {
@@ -346,6 +350,10 @@ async fn obey(
             Some(order) = ordered.recv() => order,
             Some(name) = standing.newcomer() => {
                 standing.adopt(name, &fleet, &on_swap).await;
+                continue;
+            }
+            _ = look_for_missing.tick() => {
+                standing.disown_missing(&fleet, &on_swap).await;
                 continue;
             }
         };

@@ -25,6 +25,8 @@ pub struct Current {
     suspicions: AtomicU64,
     /// Loading has been tried: what is known now is all there is for the moment.
     was_tried: AtomicBool,
+    /// The nodes had no such database when they were asked last.
+    is_missing: AtomicBool,
     upkeep: Mutex<Upkeep>,
 }
 
@@ -103,6 +105,16 @@ impl Current {
     /// Whether loading has been tried.
     pub fn was_tried(&self) -> bool {
         self.was_tried.load(Ordering::Acquire)
+    }
+
+    /// Whether the nodes have such a database, as whoever asked for it last was told.
+    pub fn exists(&self, exists: bool) {
+        self.is_missing.store(!exists, Ordering::Release);
+    }
+
+    /// The nodes had no such database when they were asked last.
+    pub fn is_missing(&self) -> bool {
+        self.is_missing.load(Ordering::Acquire)
     }
 
     /// Nothing is known any more.

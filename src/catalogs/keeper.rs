@@ -14,6 +14,7 @@ use crate::catalog::{Inventory, Picture, TooLarge};
 use crate::config;
 use crate::net::timers::{self, timeout};
 use crate::topology::{Lsn, NodeId, NodeState, Role, View};
+use crate::wire::SqlState;
 
 /// The task that keeps one database's picture.
 pub(super) struct Keeper {
@@ -55,10 +56,22 @@ pub enum LoadError {
     Down,
 }
 
+impl LoadError {
+    /// There is no such database.
+    fn is_of_missing(&self) -> bool {
+        matches!(self, Self::Connect(ConnectError::Server { code: SqlState::INVALID_CATALOG_NAME, .. }))
+    }
+}
+
 impl Keeper {
     pub(super) fn new(handle: Handle, monitor: config::Monitor, cluster: ClusterView, settings: Settings) -> Self {
         let lines = Vec::new();
         Self { handle, monitor, cluster, settings, lines, digest: None, seen_suspicions: 0, failure: None }
+    }
+
+    /// Cluster and database.
+    pub(super) fn of(&self) -> (usize, Arc<str>) {
+        (self.handle.cluster, Arc::clone(&self.handle.database))
     }
 
     /// Keeps it until it is dropped.
@@ -84,6 +97,7 @@ impl Keeper {
         let refreshed = timeout(LONGEST_LOAD, self.refresh()).await.unwrap_or(Err(LoadError::Timeout));
         if !matches!(refreshed, Err(LoadError::NoNode)) {
             self.handle.current.tried();
+            self.handle.current.exists(!matches!(&refreshed, Err(error) if error.is_of_missing()));
         }
         match refreshed {
             Ok(()) => {

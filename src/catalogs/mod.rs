@@ -8,6 +8,7 @@ mod keeper;
 mod queries;
 mod reader;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::auth::NodeTls;
 use crate::backend::Absence;
@@ -42,6 +43,8 @@ enum Order {
     Keep(Vec<Keeper>),
     /// This one too.
     Also(Box<Keeper>),
+    /// Those of this cluster and this database no more.
+    NoMore(usize, Arc<str>),
 }
 
 /// A database whose picture is wanted.
@@ -133,8 +136,22 @@ impl Catalogs {
         &self.handles
     }
 
+    /// Keeps this database's picture no more.
+    pub fn keep_no_more(&mut self, cluster: usize, database: &Arc<str>) {
+        self.handles.retain(|handle| handle.cluster != cluster || handle.database != *database);
+        if let Some(orders) = &self.orders {
+            // As above.
+            let _ = orders.send(Order::NoMore(cluster, Arc::clone(database)));
+        }
+    }
+
+    /// The databases whose pictures are kept.
+    pub fn handles(&self) -> &[Handle] {
+        &self.handles
+    }
+
     /// Keeps the picture of this database too. The others are kept as before.
-    pub fn keep_also(&mut self, wanted: Wanted, refresh: Duration, lists: &Arc<FunctionLists>) -> &[Handle] {
+    pub fn keep_also(&mut self, wanted: Wanted, refresh: Duration, lists: &Arc<FunctionLists>) {
         let Wanted { cluster, database, monitor, view } = wanted;
         let is_kept = self.handles.iter().any(|handle| handle.cluster == cluster && handle.database == database);
         if !is_kept && let Some(orders) = &self.orders {
@@ -144,25 +161,38 @@ impl Catalogs {
             let _ = orders.send(Order::Also(Box::new(Keeper::new(handle.clone(), monitor, view, settings))));
             self.handles.push(handle);
         }
-        &self.handles
     }
 }
 
 /// Runs the keepers of the last order, until there are no more orders.
 async fn obey(mut orders: UnboundedReceiver<Order>) {
-    let mut tasks = JoinSet::new();
+    let (mut tasks, mut kept) = (JoinSet::new(), BTreeMap::new());
     // Cancel-safe: an order that is not received stays in the channel.
     while let Some(order) = orders.recv().await {
         match order {
             Order::Keep(keepers) => {
                 tasks.abort_all();
+                kept.clear();
                 for keeper in keepers {
-                    tasks.spawn(keeper.run());
+                    begin(keeper, &mut tasks, &mut kept);
                 }
             }
-            Order::Also(keeper) => drop(tasks.spawn(keeper.run())),
+            Order::Also(keeper) => begin(*keeper, &mut tasks, &mut kept),
+            Order::NoMore(cluster, database) => {
+                if let Some(keeper) = kept.remove(&(cluster, database)) {
+                    keeper.abort();
+                }
+            }
         }
     }
+}
+
+/// Their keepers, by cluster and database.
+type Kept = BTreeMap<(usize, Arc<str>), AbortHandle>;
+
+fn begin(keeper: Keeper, tasks: &mut JoinSet<()>, kept: &mut Kept) {
+    let of = keeper.of();
+    kept.insert(of, tasks.spawn(keeper.run()));
 }
 
 impl Drop for Catalogs {

@@ -145,7 +145,7 @@ pub(super) struct HeldLease {
     /// The node has ended the session, and the client is told so.
     pub(super) ends_session: bool,
     /// What has been emptied for what is under way.
-    pub(super) emptied: Option<Emptied>,
+    pub(super) emptied: Option<Box<Emptied>>,
 }
 
 impl HeldLease {

@@ -186,6 +186,11 @@ impl DatabaseCatalog {
         away
     }
 
+    /// The nodes had no such database when they were asked last.
+    pub fn is_missing(&self) -> bool {
+        self.current.is_missing()
+    }
+
     /// What is known now.
     pub fn look(&self) -> Known {
         self.current.look()

@@ -183,7 +183,7 @@ fn read_sqlstate(item: &Item<'_>) -> Option<Arc<str>> {
 
 /// Whether the rule can do what it says with what it matches.
 fn check_reach(table: &Table<'_>, to: Option<&Item<'_>>, when: &Conditions, action: &Action) -> bool {
-    let Some(to) = to else { return true };
+    let Some(to) = to else { return terms_count(table, when, action) };
     if when.in_transaction == Some(true) && !table.flag("log", false) {
         let what = "a transaction stays where it has begun: a rule can only refuse or log what is in it";
         to.problem(what, None);
@@ -201,6 +201,16 @@ fn check_reach(table: &Table<'_>, to: Option<&Item<'_>>, when: &Conditions, acti
         return false;
     }
     true
+}
+
+/// Whether terms that say not where to can count for anything that the rule matches.
+fn terms_count(table: &Table<'_>, when: &Conditions, action: &Action) -> bool {
+    let matches_reads = when.kinds.is_empty() || !when.kinds.iter().all(|kind| never_reads(*kind));
+    if !matches!(action, Action::Read(_)) || matches_reads && !when.unfiltered {
+        return true;
+    }
+    idle_terms(table, "it matches only what never runs on a replica, and terms are for reads");
+    false
 }
 
 /// No statement of the kind can run on a replica, whatever it says.

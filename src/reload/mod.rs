@@ -20,6 +20,7 @@ use crate::client::console::Console;
 use crate::client::{Fleet, Server};
 use crate::config::{self, Config, Problems, Shown};
 use crate::monitor::Limits;
+use crate::routing::rules::Action;
 use cluster::RunningCluster;
 use server::Lasting;
 
@@ -81,7 +82,7 @@ pub struct Reloaded {
 impl Standing {
     /// Everything that runs by this configuration. Call on the main runtime.
     pub fn start(config: Config, source: PathBuf, mut catalogs: Catalogs) -> Self {
-        say_what_fits_nobody(&config);
+        say_what_has_no_effect(&config);
         let (lasting, newcomers) = Lasting::new(Pools::new(server::plan(&config)));
         let start = |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), None);
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
@@ -115,8 +116,42 @@ impl Standing {
         self.config.databases.push(database);
         let Some(wanted) = wanted else { return };
         let routing = &self.config.routing;
-        let pictures = self.catalogs.keep_also(wanted, routing.catalog_refresh, &routing.functions);
+        self.catalogs.keep_also(wanted, routing.catalog_refresh, &routing.functions);
+        self.swap(fleet, on_swap).await;
+    }
+
+    /// Databases that had been given a place lose it when the nodes have none of this name, no client is there for it, and no
+    /// operator holds it back.
+    pub async fn disown_missing(&mut self, fleet: &Fleet, on_swap: &OnSwap) {
+        let server = self.in_force.load_full();
+        let is_missing = |name: &Arc<str>| server.database(name).is_some_and(|database| database.catalog.is_missing());
+        let is_gone = |name: &Arc<str>| is_missing(name) && !self.lasting.is_needed(name);
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.adopted).into_iter().partition(is_gone);
+        self.adopted = kept;
+        if gone.is_empty() {
+            return;
+        }
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.config.databases).into_iter().partition(|database| gone.contains(&database.name));
+        self.config.databases = kept;
+        for database in gone {
+            let is_same = |other: &config::Database| {
+                (other.cluster, &other.server_name) == (database.cluster, &database.server_name)
+            };
+            // By another name its picture may be wanted still.
+            if let Some(cluster) = self.clusters.get(database.cluster)
+                && !self.config.databases.iter().any(is_same)
+            {
+                self.catalogs.keep_no_more(cluster.number, &database.server_name);
+            }
+        }
+        self.swap(fleet, on_swap).await;
+    }
+
+    /// The configuration has more databases or fewer than the one in force: it takes its place.
+    async fn swap(&self, fleet: &Fleet, on_swap: &OnSwap) {
         let users = self.in_force.load().users.clone();
+        let pictures = self.catalogs.handles();
         let server = Arc::new(server::make(&self.config, users, &self.clusters, pictures, &self.lasting));
         self.in_force.store(Arc::clone(&server));
         on_swap(&server);
@@ -181,7 +216,7 @@ impl Standing {
         for setting in &reloaded.need_restart {
             warn!(setting, "a changed setting counts only after a restart");
         }
-        say_what_fits_nobody(&self.config);
+        say_what_has_no_effect(&self.config);
         info!(config = %self.source.display(), "the configuration has been reloaded");
         Ok(reloaded)
     }
@@ -191,8 +226,7 @@ impl Standing {
     fn adopted_again(&self, config: &mut Config) -> Vec<Arc<str>> {
         let any = config.databases.iter().find(|database| database.is_any()).cloned();
         let is_named = |name: &Arc<str>| config.databases.iter().any(|database| database.name == *name);
-        let is_needed = |name: &Arc<str>| self.lasting.census.has_database(name) || self.lasting.pauses.is_held(name);
-        let is_kept = |name: &&Arc<str>| any.is_some() && !is_named(name) && is_needed(name);
+        let is_kept = |name: &&Arc<str>| any.is_some() && !is_named(name) && self.lasting.is_needed(name);
         let adopted: Vec<Arc<str>> = self.adopted.iter().filter(is_kept).cloned().collect();
         config.databases.extend(any.iter().flat_map(|any| adopted.iter().map(|name| any.named(name))));
         adopted
@@ -255,7 +289,18 @@ impl Standing {
 }
 
 /// What is no mistake, and may be meant otherwise: PostgreSQL warns of it, too.
-fn say_what_fits_nobody(config: &Config) {
+fn say_what_has_no_effect(config: &Config) {
+    let most = config.routing.max_lag;
+    for rule in config.routing.rules.rules() {
+        if let Action::Read(terms) = &rule.action
+            && terms.max_lag.is_some_and(|max_lag| max_lag > most)
+        {
+            warn!(
+                rule = &*rule.name,
+                "a rule's max_lag beyond routing.max_lag has no effect: no replica that far behind takes reads"
+            );
+        }
+    }
     if config.access.asks_tls() && config.tls.is_none() {
         warn!("TLS is off: access rules of hostssl fit nobody");
     }

@@ -62,6 +62,11 @@ impl Lasting {
         drop(self.console.set(console));
     }
 
+    /// A client is there for this database, or an operator holds it back.
+    pub(super) fn is_needed(&self, database: &Arc<str>) -> bool {
+        self.census.has_database(database) || self.pauses.is_held(database)
+    }
+
     fn newcomer(&self) -> Box<dyn Fn(Arc<str>) + Send + Sync> {
         let newcomers = self.newcomers.clone();
         // While the program stops nobody listens any more.

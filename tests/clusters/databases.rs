@@ -1,6 +1,7 @@
 //! DROP DATABASE and its kin need a database that nobody else is connected to: what Trunkline keeps there itself is never
 //! in the way, and PostgreSQL's own refusal stays where clients are connected. What is kept of databases that there are not.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
@@ -102,8 +103,13 @@ fn postgresql_refuses_while_clients_are_connected_and_no_longer() {
         let error = client.batch_execute("drop database shop").unwrap_err();
         assert_eq!(error.code(), Some(&SqlState::OBJECT_IN_USE));
         visitor.batch_execute("insert into t values (1)").unwrap();
-        drop(visitor);
+        // As PostgreSQL, it waits a while for whoever is about to leave.
+        let leaving = thread::spawn(move || {
+            thread::sleep(Duration::from_secs(1));
+            drop(visitor);
+        });
         quickly(&mut client, "drop database shop");
+        leaving.join().unwrap();
         // The keeper comes back although the session keeps its server connection.
         quickly(&mut client, "create database shop");
         let mut visitor = client_of(&proxy, "shop");
@@ -111,6 +117,36 @@ fn postgresql_refuses_while_clients_are_connected_and_no_longer() {
         eventually("its catalogs are known again", Duration::from_secs(20), || {
             proxy.metric("trunkline_catalog_current", "database=\"shop\"") == 1.0
         });
+    });
+}
+
+#[test]
+fn a_database_that_is_gone_keeps_no_place_and_has_one_again_when_it_is_back() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, ANY);
+        let mut client = proxy.client();
+        let is_there = || proxy.has_metric("trunkline_catalog_current", "database=\"extra\"");
+        for round in 0..2 {
+            client.batch_execute("create database extra").unwrap();
+            let mut visitor = client_of(&proxy, "extra");
+            visitor.batch_execute("create table t (a int)").unwrap();
+            eventually("its catalogs are known", Duration::from_secs(20), || {
+                proxy.metric("trunkline_catalog_current", "database=\"extra\"") == 1.0
+            });
+            if round == 0 {
+                // Somebody is there for it.
+                cluster.node(0).sql("drop database extra with (force)").unwrap();
+                thread::sleep(Duration::from_secs(8));
+                assert!(is_there());
+                drop(visitor);
+            } else {
+                drop(visitor);
+                client.batch_execute("drop database extra").unwrap();
+            }
+            eventually("its place is free", Duration::from_secs(30), || !is_there());
+        }
+        assert!(proxy.has_metric("trunkline_catalog_current", "database=\"bench\""));
     });
 }
 

@@ -220,12 +220,21 @@ impl Proxy {
 
     /// The sum of a metric over all its labels that contain `labels`.
     pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
+        self.samples(name, labels).iter().sum()
+    }
+
+    /// There is such a metric.
+    pub(crate) fn has_metric(&self, name: &str, labels: &str) -> bool {
+        !self.samples(name, labels).is_empty()
+    }
+
+    fn samples(&self, name: &str, labels: &str) -> Vec<f64> {
         self.page("/metrics")
             .lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
             .filter(|line| line.contains(labels))
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .sum()
+            .collect()
     }
 }
 

@@ -8,6 +8,7 @@ use postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
 use crate::raw::{RawClient, query};
+use crate::record::is_logged;
 
 const WHERE: &str = "select inet_server_port()";
 
@@ -53,6 +54,18 @@ fn a_group_whose_pools_are_full_is_waited_for_and_not_fallen_back_from() {
         });
         assert_eq!(ports(&mut named(&proxy, "kind"), WHERE, 5), BTreeMap::from([(second, 5)]));
         assert!(asleep.join().unwrap());
+    });
+}
+
+#[test]
+fn a_max_lag_that_no_replica_reaches_while_it_takes_reads_is_warned_of() {
+    limited(|| {
+        let cluster = cluster();
+        let rule = |name: &str, lag: &str| format!("[[rule]]\nname = '{name}'\nuser = 'bi'\nmax_lag = '{lag}'\n");
+        let rules = rule("short", "4s") + &rule("long", "6s").replace("'bi'", "'etl'");
+        let proxy = Proxy::ruled(&cluster, &rules, "", "[routing]\nmax_lag = '5s'");
+        is_logged(&proxy, &["WARN", "max_lag", "long"]);
+        assert!(!proxy.log().lines().any(|line| line.contains("max_lag") && line.contains("short")));
     });
 }
 
