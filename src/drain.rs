@@ -83,11 +83,17 @@ impl Stops {
 /// Everybody has left who was let in but at the console. Those who have said nothing yet, or are refused just now, are waited
 /// for no longer than a moment: there may always be some.
 async fn is_over(census: &Census, fleet: &Fleet) {
-    while census.now() > 0 {
-        timers::sleep(LOOK).await;
+    loop {
+        while census.now() > 0 {
+            timers::sleep(LOOK).await;
+        }
+        // Dropping it loses nothing: it only looks.
+        let is_empty = timers::timeout(LAST_MOMENT, is_empty(fleet)).await.is_ok();
+        // A worker that had not heard of the stop yet may have let somebody in.
+        if is_empty || census.now() == 0 {
+            return;
+        }
     }
-    // Dropping it loses nothing: they are nobody's clients.
-    let _ = timers::timeout(LAST_MOMENT, is_empty(fleet)).await;
 }
 
 /// Nobody is there any more but at the console.

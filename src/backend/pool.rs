@@ -21,6 +21,7 @@ use crate::auth::{SaltedPassword, Secret};
 use crate::net::timers;
 use crate::session::Known;
 use crate::topology::NodeId;
+use crate::wire::SqlState;
 
 /// The server connections of one (node, database, user).
 pub struct Pool {
@@ -225,7 +226,7 @@ impl Pool {
         if let Some(moment) = reserve {
             match timers::timeout_at(moment.into(), &mut place).await {
                 Ok(granted) => return Ok(granted.ok()),
-                Err(_) => self.slots.serve(Instant::now()),
+                Err(_) => self.slots.serve_or_make_room(Instant::now()),
             }
         }
         match timers::timeout_at(deadline.into(), place).await {
@@ -251,6 +252,19 @@ impl Pool {
                 Err(error)
             }
         }
+    }
+
+    /// A node has refused the password that connections are opened with. Whoever was refused for it has another: that counts
+    /// from now on. Answers whether it is another.
+    pub fn relearn(&self, error: &ConnectError, own: Option<&Secret>) -> bool {
+        let is_refused = matches!(error, ConnectError::Server { code: SqlState([b'2', b'8', ..]), .. });
+        let Some(own) = own.filter(|_| is_refused) else { return false };
+        let mut password = self.password.lock();
+        let is_another = !password.as_ref().is_some_and(|known| known.is_same(own));
+        if is_another {
+            *password = Some(own.clone());
+        }
+        is_another
     }
 
     /// Connections are opened with this from now on.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::connect::Target;
 use super::endpoint::Endpoint;
 use super::gate::Gate;
-use super::plan::{Plan, PoolSettings};
+use super::plan::Plan;
 use super::pool::Pool;
 use super::quota::{Claim, Quota};
 use super::slots::{Counts, Crowd};
@@ -38,6 +38,15 @@ pub struct PoolKey {
 enum Owner {
     Database(Arc<str>),
     User(Arc<str>),
+}
+
+impl Owner {
+    fn limit(&self, plan: &Plan) -> Option<usize> {
+        match self {
+            Self::Database(name) => plan.of_database(name).max_connections,
+            Self::User(name) => plan.of_user(name).max_connections,
+        }
+    }
 }
 
 /// A cluster's number, a node, and whose connections are meant.
@@ -99,29 +108,28 @@ impl Pools {
         let target = Target { password: proved.or_else(|| password.cloned()), ..target };
         let make = || {
             let settings = self.plan.load().of(key);
-            let quotas = self.quotas_of(key, &settings);
+            let quotas = self.quotas_of(key);
             Pool::new(key.node, target, Arc::clone(gate), settings, quotas)
         };
         Arc::clone(&self.pools.entry(key.clone()).or_insert_with(make))
     }
 
     /// What the connections of a pool count in: its database's quota, then its user's.
-    fn quotas_of(&self, key: &PoolKey, settings: &PoolSettings) -> Vec<Arc<Quota>> {
-        let quota = |owner, limit| {
-            let quota = self.quotas.entry((key.cluster, key.node, owner)).or_insert_with(|| Quota::new(limit));
-            Arc::clone(&quota)
+    fn quotas_of(&self, key: &PoolKey) -> Vec<Arc<Quota>> {
+        let quota = |owner: Owner| {
+            // The plan is looked at under the lock through which another one goes to each quota.
+            let limit = owner.clone();
+            let make = || Quota::new(limit.limit(&self.plan.load()));
+            Arc::clone(&self.quotas.entry((key.cluster, key.node, owner)).or_insert_with(make))
         };
-        vec![
-            quota(Owner::Database(Arc::clone(&key.database)), settings.of_database),
-            quota(Owner::User(Arc::clone(&key.user)), settings.of_user),
-        ]
+        vec![quota(Owner::Database(Arc::clone(&key.database))), quota(Owner::User(Arc::clone(&key.user)))]
     }
 
     /// A connection beside the pool of this key counts in the same limits; Err: one of them is met.
     pub fn claim_apart(&self, key: &PoolKey) -> Result<Claim, Crowd> {
         let settings = self.plan.load().of(key);
         let (of_database, of_user) = (settings.of_database, settings.of_user);
-        Quota::claim_apart(self.quotas_of(key, &settings)).ok_or(match (of_database, of_user) {
+        Quota::claim_apart(self.quotas_of(key)).ok_or(match (of_database, of_user) {
             (_, Some(most)) if of_database.is_none_or(|other| other > most) => Crowd::User(most),
             (most, _) => Crowd::Database(most.unwrap_or_default()),
         })
@@ -137,10 +145,7 @@ impl Pools {
         let plan = Arc::new(plan);
         self.plan.store(Arc::clone(&plan));
         for quota in &self.quotas {
-            quota.set(match &quota.key().2 {
-                Owner::Database(name) => plan.of_database(name).max_connections,
-                Owner::User(name) => plan.of_user(name).max_connections,
-            });
+            quota.set(quota.key().2.limit(&plan));
         }
         let now = Instant::now();
         for pool in &self.pools {
@@ -275,7 +280,7 @@ impl Pools {
 mod tests {
     use hashbrown::HashMap;
 
-    use super::super::plan::Share;
+    use super::super::plan::{PoolSettings, Share};
     use super::*;
 
     fn pools() -> Pools {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::slots::Slots;
+use super::slots::{self, Slots};
 
 /// A limit over several pools. Every slot in use counts in each quota of its pool.
 ///
@@ -40,10 +40,7 @@ pub struct Claim(Vec<Arc<Quota>>);
 impl Drop for Claim {
     fn drop(&mut self) {
         Quota::release(&self.0);
-        let now = Instant::now();
-        for pool in self.0.iter().flat_map(|quota| quota.pools()) {
-            pool.serve(now);
-        }
+        slots::serve_in_order(slots::relatives(&self.0), Instant::now());
     }
 }
 

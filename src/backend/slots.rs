@@ -213,7 +213,7 @@ impl Slots {
     /// There may be so many connections from now on. More than that are closed as they come back.
     pub fn set(self: &Arc<Self>, bounds: Bounds, now: Instant) {
         self.state.lock().bounds = bounds;
-        self.serve(now);
+        self.serve_or_make_room(now);
     }
 
     /// The node has no room for what somebody is opening. To be called before that one gives its slot up.
@@ -236,9 +236,22 @@ impl Slots {
         self.state.lock().room.is_some()
     }
 
-    /// Gives what may be opened to those who wait. To be called when somebody has waited for the reserve's timeout.
+    /// Gives what may be opened to those who wait.
     pub fn serve(self: &Arc<Self>, now: Instant) {
         self.serve_first(&mut self.state.lock(), now);
+    }
+
+    /// The same; where only a quota is in the way, an idle connection of another pool is closed for them. To be called when
+    /// somebody has waited for the reserve's timeout.
+    pub fn serve_or_make_room(self: &Arc<Self>, now: Instant) {
+        let is_starved = {
+            let mut state = self.state.lock();
+            self.serve_first(&mut state, now);
+            state.bounds.is_limited && state.first_waiter().is_some_and(|since| state.total < state.most(since, now))
+        };
+        if is_starved {
+            self.make_room();
+        }
     }
 
     /// An idle connection at once, or nothing.
@@ -301,11 +314,12 @@ impl Slots {
         is_too_old: impl Fn(&Connection) -> bool,
     ) -> usize {
         let mut ended = Vec::new();
+        let has_room = self.state.lock().room.is_some();
+        if has_room {
+            self.serve_or_make_room(now);
+        }
         {
             let mut state = self.state.lock();
-            if state.room.is_some() {
-                self.serve_first(&mut state, now);
-            }
             let mut left = state.total;
             for idle in &mut state.idle {
                 let is_over = |connection: &mut Box<Connection>| {
@@ -405,20 +419,24 @@ impl Slots {
                 return self.serve_first(&mut state, now);
             }
         }
-        let mut waiting: Vec<(Instant, Arc<Self>)> =
-            self.relatives().into_iter().filter_map(|pool| Some((pool.waits_since()?, pool))).collect();
-        waiting.sort_by_key(|(since, _)| *since);
-        waiting.iter().for_each(|(_, pool)| pool.serve(now));
+        let mut pools = relatives(&self.quotas);
+        if self.quotas.is_empty() {
+            pools.push(Arc::clone(self));
+        }
+        serve_in_order(pools, now);
     }
 
     /// Rights to open go to those who wait, in order, as long as there are any.
     fn serve_first(self: &Arc<Self>, state: &mut State, now: Instant) {
         while !state.nobody_waits() {
             let Some(first) = state.waiters.front() else { return };
-            let has_waited = now.saturating_duration_since(first.since) >= state.bounds.reserve_timeout;
-            let most = state.bounds.size + if has_waited { state.bounds.reserve } else { 0 };
-            if state.total >= most.min(state.room(now)) || !Quota::claim(&self.quotas) {
+            let since = first.since;
+            if state.total >= state.most(since, now) {
                 return;
+            }
+            if !Quota::claim(&self.quotas) {
+                // Whoever gives one back looks whether it is wanted here.
+                return self.quotas.iter().for_each(|quota| quota.set_short(true));
             }
             state.total += 1;
             let Some(waiter) = state.waiters.pop_front() else { return };
@@ -434,8 +452,9 @@ impl Slots {
 
     /// Closes the connection that has been idle longest among those that take the place this pool needs.
     fn make_room(&self) {
+        // Of all: one that has just been freed may be another's before it is served here.
+        self.quotas.iter().for_each(|quota| quota.set_short(true));
         for quota in self.quotas.iter().filter(|quota| quota.is_full()) {
-            quota.set_short(true);
             let others = quota.pools().into_iter().filter(|pool| !std::ptr::eq(&**pool, self));
             let idle = others.filter_map(|pool| Some((pool.idle_since()?, pool)));
             let longest = idle.min_by_key(|(since, _)| *since);
@@ -477,15 +496,21 @@ impl Slots {
         let longest = lists.min_by_key(|idle| idle.first().map(|connection| connection.returned))?;
         Some(longest.remove(0))
     }
+}
 
-    /// Itself, and the pools that share a quota with it.
-    fn relatives(self: &Arc<Self>) -> Vec<Arc<Self>> {
-        let mut pools: Vec<Arc<Self>> = self.quotas.iter().flat_map(|quota| quota.pools()).collect();
-        pools.push(Arc::clone(self));
-        pools.sort_by_key(|pool| Arc::as_ptr(pool).addr());
-        pools.dedup_by(|one, other| Arc::ptr_eq(one, other));
-        pools
-    }
+/// The pools that count in these quotas, each once.
+pub(super) fn relatives(quotas: &[Arc<Quota>]) -> Vec<Arc<Slots>> {
+    let mut pools: Vec<Arc<Slots>> = quotas.iter().flat_map(|quota| quota.pools()).collect();
+    pools.sort_by_key(|pool| Arc::as_ptr(pool).addr());
+    pools.dedup_by(|one, other| Arc::ptr_eq(one, other));
+    pools
+}
+
+/// Gives what may be opened to those who wait in these pools, to the longest first.
+pub(super) fn serve_in_order(pools: Vec<Arc<Slots>>, now: Instant) {
+    let mut waiting: Vec<_> = pools.into_iter().filter_map(|pool| Some((pool.waits_since()?, pool))).collect();
+    waiting.sort_by_key(|(since, _)| *since);
+    waiting.iter().for_each(|(_, pool)| pool.serve(now));
 }
 
 impl State {
@@ -505,6 +530,13 @@ impl State {
             self.room = Some(wider).filter(|room| room.most < enough);
         }
         self.room.map_or(usize::MAX, |room| room.most)
+    }
+
+    /// As many as may be open for one who waits since then.
+    fn most(&mut self, since: Instant, now: Instant) -> usize {
+        let has_waited = now.saturating_duration_since(since) >= self.bounds.reserve_timeout;
+        let most = self.bounds.size + if has_waited { self.bounds.reserve } else { 0 };
+        most.min(self.room(now))
     }
 
     /// Nobody is in the queue, once those have been taken out of it who have left while they were first.

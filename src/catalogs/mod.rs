@@ -169,6 +169,7 @@ async fn obey(mut orders: UnboundedReceiver<Order>) {
     let (mut tasks, mut kept) = (JoinSet::new(), BTreeMap::new());
     // Cancel-safe: an order that is not received stays in the channel.
     while let Some(order) = orders.recv().await {
+        while tasks.try_join_next().is_some() {} // of keepers that were ended
         match order {
             Order::Keep(keepers) => {
                 tasks.abort_all();

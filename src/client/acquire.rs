@@ -490,6 +490,8 @@ impl Client {
     /// if this is the last node to be asked.
     fn after_failure(&self, node: NodeId, error: LeaseError, is_last: bool) -> Result<ConnectError, Refusal> {
         let error = match error {
+            // The pool may have been made, or taught, by a login from before the password was changed.
+            LeaseError::Connect(error) if self.knows_better(node, &error) => return Ok(error),
             LeaseError::Connect(error) => error,
             error => {
                 if let LeaseError::Full(crowd) = &error {
@@ -519,6 +521,12 @@ impl Client {
         }
         self.worker.metrics.retried(Retry::ConnectFailed);
         Ok(error)
+    }
+
+    /// The password that the pool has is refused, and the session has another.
+    fn knows_better(&self, node: NodeId, error: &ConnectError) -> bool {
+        let pool = self.pools.get(usize::from(node.0)).and_then(Option::as_ref);
+        pool.is_some_and(|pool| pool.relearn(error, self.password.as_ref()))
     }
 
     /// Waits a little for another attempt, or gives up when that has lasted too long.
@@ -665,19 +673,28 @@ async fn try_nodes(
     worker: &Worker,
 ) -> Result<Result<Lease, Option<LeaseError>>, Unserved> {
     let mut last = None;
-    let mut nodes = view.primary().into_iter().chain(view.readable_replicas()).peekable();
-    while let Some(node) = nodes.next() {
-        let (user, password) = (&admitted.identity.user, admitted.user.server_password.as_ref());
-        let Some(pool) = server.pool(&admitted.database, user, node, password) else { continue };
+    let (user, password) = (&admitted.identity.user, admitted.user.server_password.as_ref());
+    let nodes = view.primary().into_iter().chain(view.readable_replicas());
+    let pools: Vec<_> =
+        nodes.filter_map(|node| Some((node, server.pool(&admitted.database, user, node, password)?))).collect();
+    // Where others queue only if there is no other.
+    let (crowded, free): (Vec<_>, Vec<_>) = pools.iter().partition(|(_, pool)| pool.is_crowded(Instant::now()));
+    let mut pools = free.into_iter().chain(crowded).peekable();
+    while let Some((node, pool)) = pools.next() {
         let deadline = deadline.min(Instant::now() + server.queue_timeout);
-        let leased = match nodes.peek() {
+        let mut leased = match pools.peek() {
             Some(_) => pool.lease_or_elsewhere(worker.number, deadline).await,
             None => pool.lease(worker.number, deadline).await,
         };
+        if let Err(LeaseError::Connect(error)) = &leased
+            && pool.relearn(error, password)
+        {
+            leased = pool.lease(worker.number, deadline).await;
+        }
         match leased {
             Ok(lease) => return Ok(Ok(lease)),
             // Whom the primary lets in, a replica may not yet know.
-            Err(LeaseError::Connect(error)) if is_denied(&error) && view.primary.is_none_or(|id| id == node.id) => {
+            Err(LeaseError::Connect(error)) if is_denied(&error) && view.primary == Some(node.id) => {
                 return Err(denied(&error));
             }
             Err(error) => last = Some(error),
@@ -709,7 +726,8 @@ fn nobody_serves(failure: Option<LeaseError>, worker: &Worker) -> Unserved {
     if let Some(LeaseError::Connect(error)) = &failure
         && is_denied(error)
     {
-        return denied(error);
+        // What a replica says alone may not be true of its primary, and counts only because nobody else says anything.
+        return Unserved::by(LoginFailure::NoNode, denied(error).farewell);
     }
     let is_full = match &failure {
         Some(LeaseError::Full(crowd)) => Some(limit(*crowd)),

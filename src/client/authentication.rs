@@ -90,7 +90,8 @@ pub async fn authenticate(
     };
     let user = user.ok_or_else(|| wrong_password(claim.user))?;
     let secret = user.server_password.clone().or(proved);
-    if let (Some(secret), Some(database)) = (&secret, claim.destination) {
+    // By a configuration that has been replaced meanwhile, the password may have been another.
+    if let (Some(secret), Some(database), true) = (&secret, claim.destination, worker.serves_by(server)) {
         server.pools.learn(server.cluster(database).number, claim.user, secret);
     }
     Ok(User { server_password: secret, ..user })

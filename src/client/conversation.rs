@@ -333,6 +333,8 @@ impl Client {
             self.stays_with = None;
         }
         self.mode = server.mode_of(&database, &self.session.identity.user);
+        // By the configuration it has logged in with, it may have had a place.
+        server.has_let_in(&database.name);
         (self.server, self.database, self.password) = (server, database, password);
         self.pools.clear();
         Ok(())

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::server::{Database, Server};
@@ -38,6 +39,8 @@ pub struct Pauses {
     named: DashMap<Arc<str>, Arc<Pause>>,
     /// Of those that have none of their own. Whatever becomes known while all are paused begins with its causes.
     others: Arc<Pause>,
+    /// Held where pauses come to stay or end, so that an operator is not told of one that another's attempt ends meanwhile.
+    settling: Mutex<()>,
 }
 
 /// What is paused.
@@ -134,19 +137,16 @@ impl Pause {
         was_there
     }
 
-    /// An operator's pause, if there is one, stays from now on.
+    /// An operator's pause stays from now on.
     fn stay(&self) {
-        let staying = |causes| (causes & Cause::Operator as u8 != 0).then_some(causes | STAYS);
-        // Nothing has changed if somebody has resumed.
-        let _ = self.causes.fetch_update(Ordering::AcqRel, Ordering::Acquire, staying);
+        self.causes.fetch_or(Cause::Operator as u8 | STAYS, Ordering::AcqRel);
     }
 
     /// An operator's pause ends if it does not [stay](Self::stay).
     fn give_up(&self) {
-        let given_up = |causes| (causes & STAYS == 0).then_some(causes & !(Cause::Operator as u8));
-        // Nothing has changed if it stays.
-        let _ = self.causes.fetch_update(Ordering::AcqRel, Ordering::Acquire, given_up);
-        self.changed.send_replace(());
+        if !self.has_any(STAYS) {
+            self.end(Cause::Operator);
+        }
     }
 }
 
@@ -186,6 +186,7 @@ impl Pauses {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
+        let _settling = self.server.pauses.settling.lock();
         self.begun.iter().for_each(|pause| pause.give_up());
         let is_in = |pauses: &[Arc<Pause>], pause: &Arc<Pause>| pauses.iter().any(|one| Arc::ptr_eq(one, pause));
         if is_in(&self.begun, &self.server.pauses.others) {
@@ -211,6 +212,11 @@ impl Server {
         let before = self.pauses_of(scope);
         let mut attempt = Attempt { server: self, scope, before, begun: self.begin_to_pause(scope) };
         self.quiet(scope, Cause::Operator, deadline).await?;
+        let settling = self.pauses.settling.lock();
+        if !self.pauses_of(scope).iter().all(|pause| pause.has(Cause::Operator)) {
+            drop(settling); // which ending the attempt takes, too
+            return Err(NotPaused::Resumed);
+        }
         attempt.begun.clear();
         self.stay_paused(scope);
         Ok(())
@@ -218,8 +224,16 @@ impl Server {
 
     /// Pauses until RESUME, and waits for nothing.
     pub fn hold(&self, scope: &Scope) {
-        self.begin_to_pause(scope);
+        let _settling = self.pauses.settling.lock();
         self.stay_paused(scope);
+    }
+
+    fn stay_paused(&self, scope: &Scope) {
+        if *scope == Scope::All {
+            // First, as below.
+            self.pauses.others.stay();
+        }
+        self.pauses_of(scope).iter().for_each(|pause| pause.stay());
     }
 
     /// Begins an operator's pause. Answers what was not paused before.
@@ -233,17 +247,9 @@ impl Server {
         begun
     }
 
-    /// An operator has been told that it is paused, whatever becomes of the attempts of others.
-    fn stay_paused(&self, scope: &Scope) {
-        if *scope == Scope::All {
-            // First, as it begins.
-            self.pauses.others.stay();
-        }
-        self.pauses_of(scope).iter().for_each(|pause| pause.stay());
-    }
-
     /// Ends an operator's pause; false: there was none.
     pub fn resume(&self, scope: &Scope) -> bool {
+        let _settling = self.pauses.settling.lock();
         // First, as it begins: so that none becomes known between them that is like the others were.
         let others = *scope == Scope::All && self.pauses.others.end(Cause::Operator);
         // Each of them, whatever the first one answers.

@@ -230,6 +230,10 @@ async fn attempt(
     let about = About::new(&target, Some(&stream), cancel_key.process_id);
     let handle = stream.second_handle().map_err(|error| Refused::ForNow(error.to_string()))?;
     let pass = gate.enter(handle, fenced, about).ok_or_else(lost)?;
+    // It may have been fenced between the look for a primary and the one at its generation.
+    if !gate.takes_writes() {
+        return Err(lost());
+    }
     let cancel_target = CancelTarget::new(&target.endpoint, cancel_key);
     Ok((ServerEnd { stream, pass, _claim: claim }, Told { parameters, cancel_target }))
 }

@@ -229,8 +229,8 @@ impl Worker {
 
     /// This is by the configuration in force: a comparison of two pointers, for it is asked at each unit.
     #[inline]
-    pub fn serves_by(&self, server: &Arc<Server>) -> bool {
-        Arc::ptr_eq(&self.server.borrow(), server)
+    pub fn serves_by(&self, server: &Server) -> bool {
+        std::ptr::eq(&**self.server.borrow(), server)
     }
 
     /// The configuration has been read anew: each client follows at its next unit, an idle one now.

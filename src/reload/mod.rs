@@ -135,6 +135,7 @@ impl Standing {
             std::mem::take(&mut self.config.databases).into_iter().partition(|database| gone.contains(&database.name));
         self.config.databases = kept;
         for database in gone {
+            self.forget_welcomes(&database);
             let is_same = |other: &config::Database| {
                 (other.cluster, &other.server_name) == (database.cluster, &database.server_name)
             };
@@ -146,6 +147,13 @@ impl Standing {
             }
         }
         self.swap(fleet, on_swap).await;
+    }
+
+    /// What clients of a database without a place were told is judged by no look at its catalogs.
+    fn forget_welcomes(&self, database: &config::Database) {
+        if let Some(cluster) = self.clusters.get(database.cluster) {
+            self.lasting.welcomes.forget_database(cluster.number, &database.server_name);
+        }
     }
 
     /// The configuration has more databases or fewer than the one in force: it takes its place.
@@ -193,7 +201,13 @@ impl Standing {
         let clusters = self.renew_clusters(&config).await?;
         // Nothing is refused from here on.
         clusters.iter().for_each(RunningCluster::encrypts_as_configured);
-        self.adopted = adopted;
+        for name in std::mem::replace(&mut self.adopted, adopted) {
+            if !self.adopted.contains(&name)
+                && let Some(database) = self.config.databases.iter().find(|database| database.name == name)
+            {
+                self.forget_welcomes(database);
+            }
+        }
         let pictures = keep_catalogs(&mut self.catalogs, &config, &clusters);
         let server = Arc::new(server::make(&config, users, &clusters, pictures, &self.lasting));
         self.lasting.pools.set(server::plan(&config));

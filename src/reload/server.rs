@@ -23,7 +23,7 @@ pub(super) struct Lasting {
     pub(super) mock_secret: [u8; 32],
     pub(super) pools: Arc<Pools>,
     cancel_keys: Arc<CancelKeys>,
-    welcomes: Arc<Welcomes>,
+    pub(super) welcomes: Arc<Welcomes>,
     pub(super) pauses: Arc<Pauses>,
     host_names: Arc<HostNames>,
     attempts: Arc<Attempts>,

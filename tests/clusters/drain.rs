@@ -1,5 +1,6 @@
 //! How Trunkline stops: who is told what, who goes on until when, and that it ends.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -158,8 +159,19 @@ fn nobody_waits_for_connections_that_have_said_nothing_and_for_those_that_are_be
             let _silent = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
             console(&proxy).simple_query(way).unwrap();
             refuses_new_clients(&proxy);
+            // Somebody always comes.
+            let port = proxy.port();
+            let newcomers = [(); 4].map(|()| {
+                std::thread::spawn(move || {
+                    while let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
+                        // It may end in the middle.
+                        let _ = stream.write_all(&startup_packet(0, &[("user", "bench"), ("database", "bench")]));
+                        let _ = stream.read_to_end(&mut Vec::new());
+                    }
+                })
+            });
             drop(client);
-            eventually(way, SOON, || has_ended(&proxy));
+            eventually(way, SOON, || newcomers.iter().all(|newcomers| newcomers.is_finished()));
         }
     });
 }

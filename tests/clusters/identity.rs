@@ -69,7 +69,6 @@ fn becoming_another_user_ends_the_role() {
     });
 }
 
-/// The server connection on which a session became that role still is it, until it serves another.
 #[test]
 fn who_may_not_connect_any_more_is_told_so_in_the_servers_words() {
     limited(|| {
@@ -103,6 +102,7 @@ fn who_may_not_connect_any_more_is_told_so_in_the_servers_words() {
     });
 }
 
+/// The server connection on which a session became that role still is it, until it serves another.
 #[test]
 fn who_logs_in_does_not_meet_a_role_that_is_gone() {
     limited(|| {

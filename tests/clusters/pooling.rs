@@ -211,6 +211,48 @@ fn the_reserve_is_opened_for_who_has_waited_and_closed_when_nobody_does() {
 }
 
 #[test]
+fn a_reserve_that_a_quota_keeps_from_being_opened_gets_the_place_of_an_idle_connection() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada login password 'a'").unwrap();
+        let extra = "[pool]\nsize = 1\nreserve_size = 1\nreserve_timeout = '300ms'\nqueue_timeout = '20s'\n\
+                     [database]\nmax_connections = 2\n[[user]]\nname = 'ada'\npassword = 'a'";
+        let proxy = Proxy::start(&cluster, extra);
+        let ada = || login(proxy.port(), "ada", "a").connect(NoTls).unwrap();
+        let (mut one, mut other) = (ada(), ada());
+        one.batch_execute("begin; select txid_current()").unwrap();
+        let mut idle = proxy.client();
+        idle.batch_execute("begin; select txid_current(); commit").unwrap();
+        let begun = Instant::now();
+        other.batch_execute("begin; select txid_current()").unwrap();
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        // Nobody is idle now: whoever comes back gives way.
+        other.batch_execute("commit").unwrap();
+        idle.batch_execute("begin; select txid_current()").unwrap();
+        let waiting = thread::spawn(move || other.batch_execute("begin; select txid_current(); commit"));
+        thread::sleep(Duration::from_millis(600));
+        idle.batch_execute("commit").unwrap();
+        eventually("the reserve is opened", SOON, || waiting.is_finished());
+        waiting.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_login_of_a_new_kind_is_answered_by_a_replica_where_the_primarys_pool_is_full() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1").with_both_replicas(&cluster);
+        let mut open = proxy.client();
+        open.batch_execute("begin; select txid_current()").unwrap();
+        let begun = Instant::now();
+        let mut reads = proxy.client_config().application_name("reports").connect(NoTls).unwrap();
+        reads.query_one("select 1", &[]).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        open.batch_execute("commit").unwrap();
+    });
+}
+
+#[test]
 fn every_server_connection_has_its_wait_told_and_no_other_wait_is_in_it() {
     limited(|| {
         let cluster = cluster();

@@ -21,7 +21,12 @@ pub(super) struct Whereabouts {
     /// None: not one of the nodes'.
     known: BTreeMap<String, Option<NodeId>>,
     look_again: Instant,
+    /// A look at what is known already: nobody waits for it.
+    looking: JoinSet<Numbers>,
 }
+
+/// What names stand for, as far as it could be found.
+type Numbers = BTreeMap<String, Vec<SocketAddr>>;
 
 /// A member's name and its address.
 pub(super) type Listed = (String, String);
@@ -34,7 +39,13 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 impl Whereabouts {
     pub(super) fn new(nodes: &[Arc<str>]) -> Self {
-        Self { nodes: nodes.to_vec(), listed: BTreeSet::new(), known: BTreeMap::new(), look_again: Instant::now() }
+        Self {
+            nodes: nodes.to_vec(),
+            listed: BTreeSet::new(),
+            known: BTreeMap::new(),
+            look_again: Instant::now(),
+            looking: JoinSet::new(),
+        }
     }
 
     /// Whose this address is, if it is a node's.
@@ -42,38 +53,58 @@ impl Whereabouts {
         self.spelt_like(address).or_else(|| self.known.get(address).copied().flatten())
     }
 
-    /// These members are listed now. Answers those at addresses that are new and no node's. What takes longer than is given
-    /// counts as not to be looked up: the lock's word must not wait for it.
+    /// These members are listed now. Answers those at addresses that are new and no node's. Only new ones are waited for, and
+    /// what takes longer than is given counts as not to be looked up: the lock's word must not wait for it.
     pub(super) async fn are_listed(
         &mut self,
         listed: BTreeSet<Listed>,
         now: Instant,
         patience: Duration,
     ) -> Vec<Listed> {
+        if let Some(Ok(numbers)) = self.looking.try_join_next() {
+            self.know(&numbers);
+        }
         let is_same = self.listed == listed;
         self.listed = listed;
         if is_same && now < self.look_again {
             return Vec::new();
         }
         self.look_again = now + INTERVAL;
-        let others =
-            self.listed.iter().map(|(_, address)| address).filter(|address| self.spelt_like(address).is_none());
-        let others: BTreeSet<&String> = others.collect();
+        let others = self.others();
         if others.is_empty() {
+            self.known.clear();
             return Vec::new();
         }
-        let names = self.nodes.iter().map(|node| node.to_string()).chain(others.iter().map(|&other| other.clone()));
-        let resolved = look_up(names, patience).await;
-        let nodes: Vec<Resolved> = self.nodes.iter().map(|node| resolved.get(&**node).cloned()).collect();
-        let now_of = |other: &String| {
-            let before = self.known.get(other).copied().flatten();
-            (other.clone(), whose(before, resolved.get(other).map(Vec::as_slice), &nodes))
+        let names = self.nodes.iter().map(|node| node.to_string()).chain(others.iter().cloned());
+        let look = look_up(names.collect(), patience);
+        let before = self.known.clone();
+        // One that is under way is of what was listed before.
+        self.looking.abort_all();
+        if others.iter().all(|other| before.contains_key(other)) {
+            self.looking = JoinSet::new();
+            self.looking.spawn(look);
+            return Vec::new();
+        }
+        self.know(&look.await);
+        let is_strange = |address: &String| self.known.get(address) == Some(&None) && !before.contains_key(address);
+        self.listed.iter().filter(|(_, address)| is_strange(address)).cloned().collect()
+    }
+
+    /// Addresses of members that are not spelt as a node's.
+    fn others(&self) -> BTreeSet<String> {
+        let addresses = self.listed.iter().map(|(_, address)| address);
+        addresses.filter(|address| self.spelt_like(address).is_none()).cloned().collect()
+    }
+
+    /// These were found for the nodes' names and the members' addresses.
+    fn know(&mut self, numbers: &Numbers) {
+        let nodes: Vec<Resolved> = self.nodes.iter().map(|node| numbers.get(&**node).cloned()).collect();
+        let now_of = |other: String| {
+            let before = self.known.get(&other).copied().flatten();
+            let whose = whose(before, numbers.get(&other).map(Vec::as_slice), &nodes);
+            (other, whose)
         };
-        let known: BTreeMap<_, _> = others.into_iter().map(now_of).collect();
-        let is_strange = |address: &String| known.get(address) == Some(&None) && !self.known.contains_key(address);
-        let strangers = self.listed.iter().filter(|(_, address)| is_strange(address)).cloned().collect();
-        self.known = known;
-        strangers
+        self.known = self.others().into_iter().map(now_of).collect();
     }
 
     fn spelt_like(&self, address: &str) -> Option<NodeId> {
@@ -96,7 +127,7 @@ fn whose(before: Option<NodeId>, numbers: Option<&[SocketAddr]>, nodes: &[Resolv
 }
 
 /// What these names stand for, as far as that can be told in time.
-async fn look_up(names: impl Iterator<Item = String>, patience: Duration) -> BTreeMap<String, Vec<SocketAddr>> {
+async fn look_up(names: Vec<String>, patience: Duration) -> Numbers {
     let deadline = tokio::time::Instant::now() + patience;
     let mut under_way = JoinSet::new();
     for name in names {
@@ -152,7 +183,12 @@ mod tests {
         assert!(whereabouts.are_listed(listed(), now + INTERVAL, patience).await.is_empty(), "that is known already");
         // Whoever was there comes back as another.
         whereabouts.nodes = vec!["localhost:9".into(), "127.0.0.1:5433".into()];
-        whereabouts.are_listed(listed(), now + INTERVAL * 2, patience).await;
+        let mut again = now + INTERVAL * 2;
+        while whose(&whereabouts)[2].is_none() {
+            whereabouts.are_listed(listed(), again, patience).await;
+            tokio::task::yield_now().await;
+            again += INTERVAL / 1000;
+        }
         assert_eq!(whose(&whereabouts), [None, Some(NodeId(1)), Some(NodeId(0))]);
     }
 }
