@@ -1,5 +1,6 @@
 //! From an intent to a lease: waiting for a primary, for freshness, for a free server connection, each with a deadline.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -672,19 +673,29 @@ async fn try_nodes(
     server: &Server,
     worker: &Worker,
 ) -> Result<Result<Lease, Option<LeaseError>>, Unserved> {
-    let mut last = None;
     let (user, password) = (&admitted.identity.user, admitted.user.server_password.as_ref());
-    let nodes = view.primary().into_iter().chain(view.readable_replicas());
-    let pools: Vec<_> =
-        nodes.filter_map(|node| Some((node, server.pool(&admitted.database, user, node, password)?))).collect();
-    // Where others queue only if there is no other.
-    let (crowded, free): (Vec<_>, Vec<_>) = pools.iter().partition(|(_, pool)| pool.is_crowded(Instant::now()));
-    let mut pools = free.into_iter().chain(crowded).peekable();
-    while let Some((node, pool)) = pools.next() {
+    let mut nodes = view.primary().into_iter().chain(view.readable_replicas()).peekable();
+    let (mut crowded, mut last) = (VecDeque::new(), None);
+    loop {
+        let (node, pool) = match nodes.next() {
+            Some(node) => {
+                let Some(pool) = server.pool(&admitted.database, user, node, password) else { continue };
+                if pool.is_crowded(Instant::now()) {
+                    // Where others queue it is asked only if no other can.
+                    crowded.push_back((node, pool));
+                    continue;
+                }
+                (node, pool)
+            }
+            None => match crowded.pop_front() {
+                Some(next) => next,
+                None => return Ok(Err(last)),
+            },
+        };
         let deadline = deadline.min(Instant::now() + server.queue_timeout);
-        let mut leased = match pools.peek() {
-            Some(_) => pool.lease_or_elsewhere(worker.number, deadline).await,
-            None => pool.lease(worker.number, deadline).await,
+        let mut leased = match nodes.peek().is_some() || !crowded.is_empty() {
+            true => pool.lease_or_elsewhere(worker.number, deadline).await,
+            false => pool.lease(worker.number, deadline).await,
         };
         if let Err(LeaseError::Connect(error)) = &leased
             && pool.relearn(error, password)
@@ -700,7 +711,6 @@ async fn try_nodes(
             Err(error) => last = Some(error),
         }
     }
-    Ok(Err(last))
 }
 
 fn is_denied(error: &ConnectError) -> bool {

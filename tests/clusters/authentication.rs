@@ -95,6 +95,39 @@ fn a_password_changed_on_the_cluster_counts_within_seconds() {
 }
 
 #[test]
+fn a_pool_that_an_older_session_has_made_with_its_password_is_taught_the_new_one() {
+    limited(|| {
+        let (cluster, proxy) = asking_cluster("pencil", "[admin]\nusers = ['bench']");
+        let proxy = proxy.with_both_replicas(&cluster);
+        let mut old = login(proxy.port(), "ada", "pencil").connect(NoTls).unwrap();
+        cluster.node(0).sql("alter role ada password 'changed'").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let mut new = None;
+        eventually("the new password counts", Duration::from_secs(8), || {
+            new = login(proxy.port(), "ada", "changed").connect(NoTls).ok();
+            new.is_some()
+        });
+        let mut new = new.unwrap();
+        // Whatever has been proved is forgotten, and the replicas' pools are made by what the older session once proved.
+        console(&proxy).simple_query("RELOAD").unwrap();
+        let failed = || proxy.metric("trunkline_pool_connection_failures_total", "user=\"ada\"");
+        for _ in 0..8 {
+            old.query_one("select 1", &[]).unwrap();
+        }
+        assert!(failed() > 0.0, "the older session's password opens nothing any more");
+        let ports = |client: &mut postgres::Client| -> Vec<i32> {
+            (0..20).map(|_| client.query_one("select inet_server_port()", &[]).unwrap().get(0)).collect()
+        };
+        ports(&mut new);
+        let before = failed();
+        let primary = i32::from(cluster.node(0).port());
+        assert!(!ports(&mut new).contains(&primary), "replicas take its reads");
+        assert!(!ports(&mut old).contains(&primary), "and the older one's, too");
+        assert_eq!(failed(), before);
+    });
+}
+
+#[test]
 fn users_of_a_cluster_may_use_the_console_if_they_are_named_for_it() {
     limited(|| {
         let (cluster, proxy) = asking_cluster("pencil", "[admin]\nusers = ['ada', 'nobody']");
