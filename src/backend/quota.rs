@@ -117,7 +117,9 @@ impl Quota {
             let longest = idle.min_by_key(|(since, _)| *since);
             drop(longest.and_then(|(_, pool)| pool.take_longest_idle()));
         }
-        Self::claim(&quotas).then_some(Claim(quotas))
+        // Not eagerly: dropping one gives back what it has not claimed.
+        let is_claimed = Self::claim(&quotas);
+        is_claimed.then(|| Claim(quotas))
     }
 
     /// One connection less in all of these.

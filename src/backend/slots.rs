@@ -467,6 +467,9 @@ impl Slots {
     fn yields_to_others(&self, first: Option<Instant>) -> bool {
         self.quotas.iter().filter(|quota| quota.is_short()).any(|quota| {
             quota.set_short(false);
+            if !quota.is_full() {
+                return false; // nobody waits because of it
+            }
             let others = quota.pools().into_iter().filter(|pool| !std::ptr::eq(&**pool, self));
             let since = others.filter_map(|pool| pool.waits_since()).min();
             let is_over = quota.is_over();

@@ -25,9 +25,6 @@ use crate::wire::{SqlState, frontend};
 /// A unit whose server connections cannot be made its session's in time is told so in the end.
 const MOST_WAITS: usize = 2;
 
-/// A server connection that is lost while it takes that up is replaced by another so often.
-const MOST_REPLAYS: usize = 16;
-
 impl Client {
     /// The unit goes on its way on a new lease.
     pub(super) async fn begin(
@@ -336,17 +333,10 @@ impl Client {
                                connection within pool.queue_timeout";
                 self.refuse(Refusal { code: SqlState::QUERY_CANCELED, message: message.to_owned() }, buffers).await
             }
-            // The connection was bad; nothing of the client's has been sent. Where it is so again and again, it may be what
-            // the session has set.
-            error => {
-                let before = self.lost_on.len();
-                if before >= MOST_REPLAYS {
-                    let message = format!("what the session has prepared or set cannot be taken up again: {error}");
-                    return self.refuse(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message }, buffers).await;
-                }
-                self.lost_on.push(lease.node());
+            // The connection was bad; nothing of the client's has been sent.
+            _ => {
                 self.worker.metrics.retried(Retry::NotSent);
-                timers::sleep(Duration::from_millis(1 << before.min(6))).await;
+                timers::sleep(Duration::from_millis(1)).await;
                 Ok(())
             }
         }
