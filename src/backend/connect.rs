@@ -156,10 +156,10 @@ impl ConnectError {
         }
     }
 
-    /// The same at the end of the client's connection, with all that the node says.
-    pub fn denial_in_full(&self) -> Option<(SqlState, Box<[u8]>)> {
+    /// The node's own words for that in full, where a client's connection ends with them.
+    pub fn denial_in_full(&self) -> Option<Box<[u8]>> {
         match self {
-            Self::Server { code, fields, .. } if is_about_client(*code) => Some((*code, as_fatal(fields))),
+            Self::Server { code, fields, .. } if is_about_client(*code) => Some(as_fatal(fields)),
             _ => None,
         }
     }

@@ -43,6 +43,8 @@ pub struct Pool {
     openings: OpeningCounts,
     /// What the node said when it had no room for one more connection.
     no_room: Mutex<Option<ConnectError>>,
+    /// The password that a node has refused last.
+    refused: Mutex<Option<Secret>>,
 }
 
 /// The worker of a connection that was opened for nobody: whoever leases it first takes it over.
@@ -99,6 +101,11 @@ impl Drop for Opening<'_> {
     }
 }
 
+/// The node does not take this proof of who it is.
+fn is_refusal(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::Server { code: SqlState([b'2', b'8', ..]), .. })
+}
+
 impl Pool {
     /// An empty pool.
     pub fn new(
@@ -122,6 +129,7 @@ impl Pool {
             ahead_again: Mutex::new(None),
             openings: OpeningCounts::default(),
             no_room: Mutex::default(),
+            refused: Mutex::default(),
         })
     }
 
@@ -254,13 +262,18 @@ impl Pool {
         }
     }
 
-    /// A node has refused the password that connections are opened with. Whoever was refused for it has another: that counts
-    /// from now on. Answers whether it is another.
+    /// A node has refused the password that a connection was opened with. Whoever was refused for it has another: that counts
+    /// from now on, unless somebody has taught the pool one meanwhile. Answers whether another attempt may succeed.
     pub fn relearn(&self, error: &ConnectError, own: Option<&Secret>) -> bool {
-        let is_refused = matches!(error, ConnectError::Server { code: SqlState([b'2', b'8', ..]), .. });
-        let Some(own) = own.filter(|_| is_refused) else { return false };
+        let Some(own) = own.filter(|_| is_refusal(error)) else { return false };
+        let is_same = |one: &Option<Secret>, other: &Secret| one.as_ref().is_some_and(|one| one.is_same(other));
         let mut password = self.password.lock();
-        let is_another = !password.as_ref().is_some_and(|known| known.is_same(own));
+        if let Some(refused) = &*self.refused.lock()
+            && !is_same(&password, refused)
+        {
+            return true;
+        }
+        let is_another = !is_same(&password, own);
         if is_another {
             *password = Some(own.clone());
         }
@@ -298,7 +311,9 @@ impl Pool {
             salted_password: self.salted_password.lock().clone(),
             ..self.target.clone()
         };
-        let login = connect::connect(&target, deadline).await.inspect_err(|error| self.failed(error))?;
+        let login = connect::connect(&target, deadline)
+            .await
+            .inspect_err(|error| self.failed(error, target.password.as_ref()))?;
         if login.salted_password.is_some() {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
@@ -326,8 +341,11 @@ impl Pool {
         Ok(Lease::new(Box::new(connection), Arc::clone(self)))
     }
 
-    /// It could not be opened; its slot is still its own.
-    fn failed(&self, error: &ConnectError) {
+    /// It could not be opened with this password; its slot is still its own.
+    fn failed(&self, error: &ConnectError, password: Option<&Secret>) {
+        if is_refusal(error) {
+            *self.refused.lock() = password.cloned();
+        }
         if error.class() == ConnectClass::Full {
             *self.no_room.lock() = error.repeated();
             self.slots.no_room(Instant::now());

@@ -86,6 +86,13 @@ impl Quota {
         self.state.lock().pools.iter().filter_map(Weak::upgrade).collect()
     }
 
+    /// Closes the connection that has been idle longest in these of its pools. Answers whether there was one.
+    pub(super) fn close_longest_idle(&self, is_meant: impl Fn(&Slots) -> bool) -> bool {
+        let pools = self.pools().into_iter().filter(|pool| is_meant(pool));
+        let longest = pools.filter_map(|pool| Some((pool.idle_since()?, pool))).min_by_key(|(since, _)| *since);
+        longest.and_then(|(_, pool)| pool.take_longest_idle()).is_some()
+    }
+
     /// Somebody may wait because of it.
     pub(super) fn is_short(&self) -> bool {
         self.is_short.load(Ordering::Acquire)
@@ -113,9 +120,7 @@ impl Quota {
             return Some(Claim(quotas));
         }
         for quota in quotas.iter().filter(|quota| quota.is_full()) {
-            let idle = quota.pools().into_iter().filter_map(|pool| Some((pool.idle_since()?, pool)));
-            let longest = idle.min_by_key(|(since, _)| *since);
-            drop(longest.and_then(|(_, pool)| pool.take_longest_idle()));
+            quota.close_longest_idle(|_| true);
         }
         // Not eagerly: dropping one gives back what it has not claimed.
         let is_claimed = Self::claim(&quotas);

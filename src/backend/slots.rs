@@ -241,17 +241,14 @@ impl Slots {
         self.serve_first(&mut self.state.lock(), now);
     }
 
-    /// The same; where only a quota is in the way, an idle connection of another pool is closed for them. To be called when
+    /// The same; where only a quota is in the way, idle connections of other pools are closed for them. To be called when
     /// somebody has waited for the reserve's timeout.
     pub fn serve_or_make_room(self: &Arc<Self>, now: Instant) {
-        let is_starved = {
-            let mut state = self.state.lock();
-            self.serve_first(&mut state, now);
-            state.bounds.is_limited && state.first_waiter().is_some_and(|since| state.total < state.most(since, now))
+        let is_starved = || {
+            self.serve(now);
+            self.state.lock().bounds.is_limited && self.waits_since(now).is_some()
         };
-        if is_starved {
-            self.make_room();
-        }
+        while is_starved() && self.make_room() {}
     }
 
     /// An idle connection at once, or nothing.
@@ -450,31 +447,29 @@ impl Slots {
         }
     }
 
-    /// Closes the connection that has been idle longest among those that take the place this pool needs.
-    fn make_room(&self) {
+    /// Closes the connection that has been idle longest among those that take the place this pool needs. Answers whether
+    /// there was one.
+    fn make_room(&self) -> bool {
         // Of all: one that has just been freed may be another's before it is served here.
         self.quotas.iter().for_each(|quota| quota.set_short(true));
-        for quota in self.quotas.iter().filter(|quota| quota.is_full()) {
-            let others = quota.pools().into_iter().filter(|pool| !std::ptr::eq(&**pool, self));
-            let idle = others.filter_map(|pool| Some((pool.idle_since()?, pool)));
-            let longest = idle.min_by_key(|(since, _)| *since);
-            drop(longest.and_then(|(_, pool)| pool.take_longest_idle()));
-        }
+        let full = self.quotas.iter().filter(|quota| quota.is_full());
+        full.filter(|quota| quota.close_longest_idle(|pool| !std::ptr::eq(pool, self))).count() > 0
     }
 
     /// Somebody else needs the place of a connection that has come back more than those who wait here, the first of them
     /// since `first`.
     fn yields_to_others(&self, first: Option<Instant>) -> bool {
+        let now = Instant::now();
         self.quotas.iter().filter(|quota| quota.is_short()).any(|quota| {
             quota.set_short(false);
             if !quota.is_full() {
                 return false; // nobody waits because of it
             }
             let others = quota.pools().into_iter().filter(|pool| !std::ptr::eq(&**pool, self));
-            let since = others.filter_map(|pool| pool.waits_since()).min();
+            let since = others.filter_map(|pool| pool.waits_since(now)).min();
             let is_over = quota.is_over();
             // The connection serves one of those who wait here.
-            if is_over || since.is_some() || self.waits_since().is_some() {
+            if is_over || since.is_some() || self.waits_since(now).is_some() {
                 quota.set_short(true);
             }
             let goes_first = |since: Instant| first.is_none_or(|first| since + PATIENCE < first);
@@ -483,10 +478,10 @@ impl Slots {
     }
 
     /// Since when somebody waits here for a right to open, which its own size would give.
-    fn waits_since(&self) -> Option<Instant> {
-        let state = self.state.lock();
-        let most = (state.bounds.size + state.bounds.reserve).min(state.room.map_or(usize::MAX, |room| room.most));
-        state.first_waiter().filter(|_| state.total < most)
+    fn waits_since(&self, now: Instant) -> Option<Instant> {
+        let mut state = self.state.lock();
+        let since = state.first_waiter()?;
+        (state.total < state.most(since, now)).then_some(since)
     }
 
     pub(super) fn idle_since(&self) -> Option<Instant> {
@@ -511,7 +506,7 @@ pub(super) fn relatives(quotas: &[Arc<Quota>]) -> Vec<Arc<Slots>> {
 
 /// Gives what may be opened to those who wait in these pools, to the longest first.
 pub(super) fn serve_in_order(pools: Vec<Arc<Slots>>, now: Instant) {
-    let mut waiting: Vec<_> = pools.into_iter().filter_map(|pool| Some((pool.waits_since()?, pool))).collect();
+    let mut waiting: Vec<_> = pools.into_iter().filter_map(|pool| Some((pool.waits_since(now)?, pool))).collect();
     waiting.sort_by_key(|(since, _)| *since);
     waiting.iter().for_each(|(_, pool)| pool.serve(now));
 }

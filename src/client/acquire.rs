@@ -719,16 +719,16 @@ fn is_denied(error: &ConnectError) -> bool {
 
 /// A node does not let the client's role in.
 fn denied(error: &ConnectError) -> Unserved {
-    match error.denial_in_full() {
-        Some((code, fields)) if code == SqlState::INVALID_CATALOG_NAME => {
-            Unserved::by(LoginFailure::UnknownDatabase, Farewell::Quoted { code, fields })
-        }
-        Some((code, fields)) => Unserved::by(LoginFailure::NodeRefused, Farewell::Quoted { code, fields }),
-        None => {
-            let (code, message) = error.denial();
-            Unserved::by(LoginFailure::NodeRefused, Farewell::told(code, message))
-        }
-    }
+    let (code, message) = error.denial();
+    let cause = match code {
+        SqlState::INVALID_CATALOG_NAME => LoginFailure::UnknownDatabase,
+        _ => LoginFailure::NodeRefused,
+    };
+    let farewell = match error.denial_in_full() {
+        Some(fields) => Farewell::Quoted { code, fields },
+        None => Farewell::told(code, message),
+    };
+    Unserved::by(cause, farewell)
 }
 
 /// What a client is told that no node has served in time.

@@ -273,8 +273,8 @@ fn refused(error: ConnectError, node: NodeId, admitted: &Admitted, server: &Serv
         }
         error if class == ConnectClass::Denied => {
             worker.metrics.login_failed(LoginFailure::NodeRefused);
-            let message = format!("the node refused the login: {error}");
-            Refused::ForGood(Farewell::told(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message))
+            let (code, message) = error.denial();
+            Refused::ForGood(Farewell::told(code, message))
         }
         error if class == ConnectClass::Short => Refused::ForNow(error.to_string()),
         error => {

@@ -114,7 +114,7 @@ impl Monitor {
         let patroni = (!cluster.patroni.is_empty()).then(|| {
             let tagged = before.map(|before| before.monitor.without_reads()).unwrap_or_default();
             let at = |address: &Arc<str>| nodes.iter().position(|node| node == address);
-            let number = |address: &Arc<str>| at(address).and_then(|index| u16::try_from(index).ok()).map(NodeId);
+            let number = |address: &Arc<str>| at(address).and_then(NodeId::at);
             let patroni = Arc::new(Patroni::new(
                 &cluster.patroni,
                 gates.to_vec(),

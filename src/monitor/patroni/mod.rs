@@ -186,14 +186,13 @@ impl Source {
         shared: Arc<Shared>,
         watched: &[Arc<str>],
     ) -> Self {
-        let number = |index: usize| u16::try_from(index).ok().map(NodeId);
         Self {
             tls,
             patroni,
             shared,
             whereabouts: Whereabouts::new(&cluster.nodes),
             cluster,
-            found: (0..).map(number).zip(watched).map(|(node, address)| (address.to_string(), node)).collect(),
+            found: (0..).map(NodeId::at).zip(watched).map(|(node, address)| (address.to_string(), node)).collect(),
             look_again: Instant::now(),
             watchers: JoinSet::new(),
             prepared_for: None,

@@ -78,10 +78,9 @@ impl Whereabouts {
         let names = self.nodes.iter().map(|node| node.to_string()).chain(others.iter().cloned());
         let look = look_up(names.collect(), patience);
         let before = self.known.clone();
-        // One that is under way is of what was listed before.
-        self.looking.abort_all();
+        // One that is under way is of what was listed before: it ends here.
+        self.looking = JoinSet::new();
         if others.iter().all(|other| before.contains_key(other)) {
-            self.looking = JoinSet::new();
             self.looking.spawn(look);
             return Vec::new();
         }
@@ -108,12 +107,8 @@ impl Whereabouts {
     }
 
     fn spelt_like(&self, address: &str) -> Option<NodeId> {
-        id(self.nodes.iter().position(|node| **node == *address)?)
+        NodeId::at(self.nodes.iter().position(|node| **node == *address)?)
     }
-}
-
-fn id(index: usize) -> Option<NodeId> {
-    u16::try_from(index).ok().map(NodeId)
 }
 
 /// Whose these numbers are, by those of the nodes.
@@ -121,7 +116,7 @@ fn whose(before: Option<NodeId>, numbers: Option<&[SocketAddr]>, nodes: &[Resolv
     let Some(numbers) = numbers else { return before };
     let shares = |node: &Resolved| node.iter().flatten().any(|number| numbers.contains(number));
     if let Some(index) = nodes.iter().position(shares) {
-        return id(index);
+        return NodeId::at(index);
     }
     before.filter(|node| nodes.get(usize::from(node.0)).is_none_or(Option::is_none))
 }
