@@ -69,8 +69,9 @@ impl From<FrameError> for ExchangeError {
     }
 }
 
-/// Largest answer of our own queries: settings and positions, a few hundred bytes each.
-const LARGEST_ANSWER: usize = 1 << 20;
+/// Largest message of an answer to our own queries. They are some hundred bytes, but for a setting that a session has put a
+/// document into: PostgreSQL has values of 1 GB at most.
+const LARGEST_MESSAGE: usize = 1 << 30;
 
 /// Sends one simple query and reads its answer up to ReadyForQuery. Not cancel-safe: a connection on which it was
 /// dropped in the middle must be closed; [`super::connection::Connection::query`] sees to that.
@@ -182,7 +183,7 @@ async fn read_to_ready(
     let mut types: Box<[u8]> = Box::default();
     loop {
         let Some(header) = Header::peek(buffer)?.filter(|header| buffer.len() >= header.size) else {
-            if buffer.len() > LARGEST_ANSWER {
+            if buffer.len() > LARGEST_MESSAGE {
                 return Err(ExchangeError::Protocol);
             }
             let least = least_to_come(buffer)?;

@@ -68,7 +68,7 @@ impl Client {
         if matches!(intent, Intent::Read { .. }) && self.session.freshness.wants_to_move() && self.is_careful(intent) {
             return None;
         }
-        let excluded = if is_read(intent) { self.lost_on.as_slice() } else { &[] };
+        let excluded = if is_read(intent) { self.losses.on.as_slice() } else { &[] };
         let Placement::Node(node, reason) = self.place(intent, view, excluded, true, now) else { return None };
         if self.cluster().gate(node)?.held(now).is_some() {
             return None;
@@ -115,7 +115,7 @@ impl Client {
         let arrived = Instant::now();
         self.place.card.waits(arrived);
         let mut begun = arrived;
-        let mut excluded = if is_read(intent) { self.lost_on.clone() } else { Excluded::new() };
+        let mut excluded = if is_read(intent) { self.losses.on.clone() } else { Excluded::new() };
         let mut failure = None;
         // Of all that may be waited for, what was waited for a server connection.
         let mut waited = Duration::ZERO;
@@ -367,7 +367,7 @@ impl Client {
     /// What is run again, because a node was lost with it, is not run on a connection that has died unnoticed: it is not
     /// run again for ever.
     fn is_spent(&self, lease: &mut Lease) -> bool {
-        !self.lost_on.is_empty() && lease.connection().has_spoken()
+        !self.losses.on.is_empty() && lease.connection().has_spoken()
     }
 
     /// A statement that needs the primary goes only to the node that is primary now: a wait may have lasted.

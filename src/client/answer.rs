@@ -215,7 +215,7 @@ impl Client {
             }
             // On each node at most once: a function may have raised it.
             Reply::WorkerEnds(code) => {
-                let is_new = self.lost_on.len() < self.pools.len().max(2);
+                let is_new = self.losses.on.len() < self.pools.len().max(2);
                 if held.is_unseen_read() && !walk.is_answered && is_new {
                     out.clear();
                     return Err(Stop::Relayed(Relayed::NodeLost(Some(code))));

@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::acquire::{Acquired, Refusal};
@@ -21,6 +20,7 @@ use super::emptied::Emptied;
 use super::farewell::Farewell;
 use super::handshake::Admitted;
 use super::last_path::LastPath;
+use super::loss::Losses;
 use super::parser::Apart;
 use super::places::Place;
 use super::relay::Relayed;
@@ -57,12 +57,8 @@ pub struct Client {
     pub(super) is_listened_to: bool,
     /// Bytes of a message from the client that nobody wants, and that have not come yet.
     pub(super) dropping: usize,
-    /// Nodes that were lost while they had the present unit: it is run again elsewhere.
-    pub(super) lost_on: SmallVec<[NodeId; 4]>,
-    /// The node that was lost last with what runs now, without a word: it may have died of it.
-    pub(super) died_last: Option<Death>,
-    /// The node that has said goodbye first to what runs now.
-    pub(super) parted: Option<Death>,
+    /// What the present unit has lost so far.
+    pub(super) losses: Losses,
     pub(super) paths: LastPath,
     /// The replica that it reads from as long as it can, where that is configured.
     pub(super) stays_with: Option<NodeId>,
@@ -79,15 +75,6 @@ pub struct Client {
     pub(super) seat: Seat,
     /// A long text of its next message.
     pub(super) apart: Option<Box<Apart>>,
-}
-
-/// A node that was lost with a unit.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Death {
-    /// Which.
-    pub(super) node: NodeId,
-    /// When the unit noticed.
-    pub(super) seen: Instant,
 }
 
 /// A lease, and what is known of the unit that runs on it.
@@ -239,9 +226,7 @@ impl Client {
             cancellable,
             is_listened_to: false,
             dropping: 0,
-            lost_on: SmallVec::new(),
-            died_last: None,
-            parted: None,
+            losses: Losses::default(),
             paths: LastPath::default(),
             stays_with: None,
             turn,

@@ -25,6 +25,9 @@ use crate::wire::{SqlState, frontend};
 /// A unit whose server connections cannot be made its session's in time is told so in the end.
 const MOST_WAITS: usize = 2;
 
+/// So is one for which new server connections end again and again before they are its session's.
+const MOST_UNPREPARED: usize = 4;
+
 impl Client {
     /// The unit goes on its way on a new lease.
     pub(super) async fn begin(
@@ -309,7 +312,7 @@ impl Client {
 
     async fn replay_failed(
         &mut self,
-        lease: Lease,
+        mut lease: Lease,
         error: ExchangeError,
         buffers: &mut Buffers,
     ) -> Result<(), Farewell> {
@@ -323,9 +326,9 @@ impl Client {
             ExchangeError::Refused { code, message, .. } => self.refuse(Refusal { code, message }, buffers).await,
             // It waits for a lock, or the node stands still.
             ExchangeError::Timeout => {
-                self.lost_on.push(lease.node());
+                self.losses.on.push(lease.node());
                 tokio::task::spawn_local(stop_statement(lease));
-                if self.lost_on.len() < MOST_WAITS {
+                if self.losses.on.len() < MOST_WAITS {
                     self.worker.metrics.retried(Retry::NotSent);
                     return Ok(());
                 }
@@ -333,8 +336,22 @@ impl Client {
                                connection within pool.queue_timeout";
                 self.refuse(Refusal { code: SqlState::QUERY_CANCELED, message: message.to_owned() }, buffers).await
             }
-            // The connection was bad; nothing of the client's has been sent.
+            // Nothing of the client's has been sent. Those that end behind the first were there before; but where new ones
+            // end, too, it is what they take up that ends them.
             _ => {
+                let (count, last) = &mut self.losses.unprepared;
+                if last.is_none_or(|last| lease.connection().opened > last) {
+                    (*count, *last) = (*count + 1, Some(Instant::now()));
+                }
+                let count = *count;
+                drop(lease);
+                if count >= MOST_UNPREPARED {
+                    let message = format!(
+                        "{count} server connections were lost, one after the other, while they took up what the session \
+                         has prepared or set"
+                    );
+                    return self.refuse(Refusal { code: SqlState::CONNECTION_FAILURE, message }, buffers).await;
+                }
                 self.worker.metrics.retried(Retry::NotSent);
                 timers::sleep(Duration::from_millis(1)).await;
                 Ok(())

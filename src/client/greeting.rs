@@ -87,7 +87,7 @@ async fn find_origin(
     card: &Card,
     server: &Server,
 ) -> Result<Option<IpAddr>, Farewell> {
-    let Some(address) = stream.origin() else { return Ok(None) };
+    let Some(address) = stream.origin()? else { return Ok(None) };
     if !server.proxies.iter().any(|network| network.contains(address)) {
         return Ok(Some(address));
     }

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::conversation::{Client, Death, HeldLease};
+use smallvec::SmallVec;
+
+use super::conversation::{Client, HeldLease};
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::backend::Lease;
@@ -23,6 +25,29 @@ const MOST_RUNS: usize = 8;
 
 /// A node that stops has said so to all of its sessions, and to the monitor, long before this.
 const LONGEST_PARTING: Duration = Duration::from_secs(2);
+
+/// What is lost with a unit while it is run again.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// Nodes that were lost while they had it: it is run again elsewhere.
+    pub(super) on: SmallVec<[NodeId; 4]>,
+    /// The node that was lost last with it, without a word: it may have died of it.
+    pub(super) died_last: Option<Death>,
+    /// The node that has said goodbye first to it.
+    pub(super) parted: Option<Death>,
+    /// How many server connections have ended, each opened behind the end of the one before, while they were made its
+    /// session's; and when the last of them did.
+    pub(super) unprepared: (usize, Option<Instant>),
+}
+
+/// A node that was lost with a unit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Death {
+    /// Which.
+    pub(super) node: NodeId,
+    /// When the unit noticed.
+    pub(super) seen: Instant,
+}
 
 impl Client {
     /// The unit at the front of the input cannot run on the replica that is held.
@@ -145,9 +170,9 @@ impl Client {
         // died of it; nor has one whose postmaster is gone, which a statement does not reach.
         let is_unexplained = held.sent && farewell.is_none() && !held.lease.connection().pass.is_severed();
         let is_suspect =
-            is_unexplained && self.died_last.is_some_and(|before| self.is_another_death(before, &mut held));
+            is_unexplained && self.losses.died_last.is_some_and(|before| self.is_another_death(before, &mut held));
         let is_ended = farewell == Some(SqlState::ADMIN_SHUTDOWN) && self.was_ended(&mut held, now);
-        let may_run_again = !is_ended && (farewell.is_some() || (self.lost_on.len() < MOST_RUNS && !is_suspect));
+        let may_run_again = !is_ended && (farewell.is_some() || (self.losses.on.len() < MOST_RUNS && !is_suspect));
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
         let how = Circumstances {
             farewell,
@@ -161,9 +186,9 @@ impl Client {
         // While a transaction is run again nothing of it can have been committed, and the client is shown nothing.
         let is_replaying = self.log.as_ref().is_some_and(|log| log.is_muted());
         let may_replay = is_replaying || (!is_torn && self.session.may_replay(&how));
-        let is_patient = !is_ended && (farewell.is_some() || self.lost_on.len() < MOST_RUNS);
+        let is_patient = !is_ended && (farewell.is_some() || self.losses.on.len() < MOST_RUNS);
         if may_replay && is_patient && self.begin_again(buffers) {
-            self.lost_on.push(node);
+            self.losses.on.push(node);
             return Ok(());
         }
         if is_replaying {
@@ -182,9 +207,9 @@ impl Client {
         match loss {
             Loss::RunAgain => {
                 self.worker.metrics.retried(if how.sent { Retry::NodeLost } else { Retry::NotSent });
-                self.lost_on.push(node);
+                self.losses.on.push(node);
                 let death = Death { node, seen: now };
-                self.died_last = match self.died_last {
+                self.losses.died_last = match self.losses.died_last {
                     Some(before) if before.node == node => Some(before),
                     before => is_unexplained.then_some(death).or(before),
                 };
@@ -245,14 +270,14 @@ impl Client {
     /// since, or goes on. So it was not the node that was ended but the statement, by an operator or by itself.
     fn was_ended(&mut self, held: &mut HeldLease, now: Instant) -> bool {
         let death = Death { node: held.lease.node(), seen: now };
-        let before = *self.parted.get_or_insert(death);
+        let before = *self.losses.parted.get_or_insert(death);
         let view = self.cluster().view.load();
         let has_gone_on = view
             .node(before.node)
             .is_some_and(|node| node.state == NodeState::Up && node.up_since.is_some_and(|since| since <= before.seen));
         drop(view);
         if !has_gone_on {
-            self.parted = Some(death);
+            self.losses.parted = Some(death);
             return false;
         }
         let has_let_in = before.node == death.node && held.lease.connection().opened > before.seen;
@@ -266,9 +291,7 @@ impl Client {
 
     /// What comes now has been lost nowhere yet.
     pub(super) fn forget_losses(&mut self) {
-        self.lost_on.clear();
-        self.died_last = None;
-        self.parted = None;
+        self.losses = Losses::default();
     }
 
     /// Everything since BEGIN stands at the front of the input again; what the client has seen of it will be compared.

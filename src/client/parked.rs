@@ -7,12 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smallvec::SmallVec;
-
 use super::card::Card;
 use super::census::Seat;
 use super::conversation::Client;
 use super::last_path::LastPath;
+use super::loss::Losses;
 use super::places::Place;
 use super::server::{Database, Server};
 use super::visit;
@@ -165,9 +164,7 @@ impl Parked {
             tally: worker.tally(&identity.database),
             is_listened_to: false,
             dropping: 0,
-            lost_on: SmallVec::new(),
-            died_last: None,
-            parted: None,
+            losses: Losses::default(),
             paths: LastPath::default(),
             stays_with: self.stays_with,
             turn: worker.turn(),

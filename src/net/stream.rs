@@ -151,9 +151,12 @@ impl Stream {
         }
     }
 
-    /// Where the other side is; None: on this machine's file system.
-    pub fn origin(&self) -> Option<IpAddr> {
-        self.socket().peer_address().map(|address| address.ip())
+    /// Where the other side is; None: on this machine's file system. Of a connection that has been reset it cannot be said.
+    pub fn origin(&self) -> io::Result<Option<IpAddr>> {
+        match &self.socket().kind {
+            Kind::Tcp(stream) => stream.peer_addr().map(|address| Some(address.ip())),
+            Kind::Unix(_) => Ok(None),
+        }
     }
 
     /// The connection is encrypted.
@@ -280,7 +283,7 @@ impl Socket {
         })
     }
 
-    /// The other side's address; None on a socket in the file system.
+    /// The other side's address; None on a socket in the file system, and where the other side is gone.
     pub fn peer_address(&self) -> Option<SocketAddr> {
         match &self.kind {
             Kind::Tcp(stream) => stream.peer_addr().ok(),

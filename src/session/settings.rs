@@ -83,7 +83,8 @@ impl Settings {
     ///
     /// Values go through set_config, which reads them as a configuration file would: SET would take a list such as a
     /// search_path for one name. They are set by whoever logged in, who may set more than whom the session has become
-    /// since: that comes last, the session's user before its role, since setting the one puts back the other.
+    /// since: that comes last, the session's user before its role, since setting the one puts back the other. Nobody needs
+    /// the values back, which may be long.
     pub fn sql_from(&self, from: &Self) -> Option<String> {
         if self == from {
             return None;
@@ -104,7 +105,8 @@ impl Settings {
         changed.sort_by_key(|(name, _)| precedence(name));
         for (position, (name, value)) in changed.iter().enumerate() {
             sql.push_str(if position == 0 { "SELECT " } else { "," });
-            let _ = write!(sql, "pg_catalog.set_config({},{},false)", quote_literal(name), quote_literal(value));
+            let _ =
+                write!(sql, "pg_catalog.set_config({},{},false) IS NULL", quote_literal(name), quote_literal(value));
         }
         (!sql.is_empty()).then_some(sql)
     }
@@ -238,14 +240,14 @@ mod tests {
         let sql = settings(&[("work_mem", "8MB"), ("role", "ada")]).sql_from(&settings(&[("my.x", "1")])).unwrap();
         assert_eq!(
             sql,
-            r#"RESET "my"."x";SELECT pg_catalog.set_config('work_mem','8MB',false),pg_catalog.set_config('role','ada',false)"#
+            r#"RESET "my"."x";SELECT pg_catalog.set_config('work_mem','8MB',false) IS NULL,pg_catalog.set_config('role','ada',false) IS NULL"#
         );
     }
 
     #[test]
     fn what_a_datestyle_leaves_open_is_the_servers_and_not_the_last_sessions() {
         let came = settings(&[("datestyle", "ISO")]);
-        let set = "SELECT pg_catalog.set_config('datestyle','ISO',false)";
+        let set = "SELECT pg_catalog.set_config('datestyle','ISO',false) IS NULL";
         assert_eq!(came.sql_from(&Settings::default()).unwrap(), set);
         assert_eq!(
             came.sql_from(&settings(&[("datestyle", "ISO, DMY")])).unwrap(),
@@ -259,8 +261,8 @@ mod tests {
         let became = settings(&[("session_authorization", "ada"), ("lo_compat_privileges", "on")]);
         assert_eq!(
             became.sql_from(&settings(&[("session_authorization", "ada"), ("role", "eve")])).unwrap(),
-            "RESET ROLE;RESET SESSION AUTHORIZATION;SELECT pg_catalog.set_config('lo_compat_privileges','on',false),\
-             pg_catalog.set_config('session_authorization','ada',false)"
+            "RESET ROLE;RESET SESSION AUTHORIZATION;SELECT pg_catalog.set_config('lo_compat_privileges','on',false) \
+             IS NULL,pg_catalog.set_config('session_authorization','ada',false) IS NULL"
         );
     }
 

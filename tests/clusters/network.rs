@@ -96,6 +96,29 @@ fn a_write_whose_answer_is_lost_is_reported_as_unknown_and_not_repeated() {
     });
 }
 
+/// As where a node dies of what it is sent.
+#[test]
+fn a_session_whose_settings_end_every_server_connection_is_told_so_and_nobody_else() {
+    limited(|| {
+        let cluster = cluster();
+        let relays = relays(&cluster);
+        let addresses: Vec<SocketAddr> = relays.iter().map(Relay::address).collect();
+        let proxy = Proxy::before(&cluster, &addresses, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut marked, mut other) = (proxy.client(), proxy.client());
+        marked.batch_execute("set app.mark = 'a mark of its own'").unwrap();
+        other.batch_execute("select 1").unwrap();
+        relays.iter().for_each(|relay| relay.carry(Carriage::Without("a mark of its own")));
+        for _ in 0..3 {
+            let error = marked.batch_execute("select 1").unwrap_err();
+            assert_eq!(error.code().map(|code| code.code()), Some("08006"), "{error:?}");
+            other.batch_execute("select 1").unwrap();
+        }
+        relays.iter().for_each(Relay::mend);
+        let mark: String = marked.query_one("select current_setting('app.mark')", &[]).unwrap().get(0);
+        assert_eq!(mark, "a mark of its own");
+    });
+}
+
 /// It is done after it was told to be lost.
 #[test]
 fn who_comes_back_after_a_write_was_lost_sees_it_once_it_is_done() {

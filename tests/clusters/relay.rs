@@ -26,6 +26,8 @@ pub(crate) enum Carriage {
     Slow(Duration),
     /// Not at all, while connections stay open and new ones are accepted.
     Stalled,
+    /// As they come, until one brings these: it is closed in their place.
+    Without(&'static str),
 }
 
 struct Shared {
@@ -210,7 +212,12 @@ fn carry(mut from: TcpStream, mut to: TcpStream, shared: &Shared, ends_by_reset:
         }
         let piece = if carriage == Carriage::OneByte { 1 } else { buffer.len() };
         let bytes = buffer.get(..length).unwrap_or_default();
-        if length == 0 || bytes.chunks(piece).any(|piece| to.write_all(piece).is_err()) {
+        let is_cut =
+            matches!(carriage, Carriage::Without(cut) if bytes.windows(cut.len()).any(|part| part == cut.as_bytes()));
+        if is_cut {
+            let _ = from.shutdown(Shutdown::Both);
+        }
+        if is_cut || length == 0 || bytes.chunks(piece).any(|piece| to.write_all(piece).is_err()) {
             break;
         }
     }

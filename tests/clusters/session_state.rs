@@ -32,6 +32,22 @@ fn a_setting_is_kept_over_transactions_and_never_leaks() {
     });
 }
 
+#[test]
+fn a_setting_of_megabytes_is_kept_as_any_other() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let (mut owner, mut other) = (proxy.client(), proxy.client());
+        owner.batch_execute("select set_config('app.document', repeat('ä', 1500000), false)").unwrap();
+        for round in 0..3 {
+            let seen = first_value(&mut other, "select coalesce(current_setting('app.document', true), '')");
+            assert_eq!(seen, "", "round {round}");
+            let size = first_value(&mut owner, "select octet_length(current_setting('app.document'))::text");
+            assert_eq!(size, "3000000", "round {round}");
+        }
+    });
+}
+
 /// `ISO` leaves the order of day and month as it is.
 #[test]
 fn a_datestyle_without_an_order_has_the_servers_and_not_the_last_sessions() {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres::{Config, NoTls};
+use socket2::SockRef;
 use trunkline::wire::startup;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
-use crate::raw::{RawClient, startup_packet};
+use crate::raw::{RawClient, query, startup_packet};
 use crate::record::is_logged;
 
 #[test]
@@ -59,6 +60,24 @@ fn answer(port: u16, before: &[u8]) -> (Option<u8>, String) {
     let mut said = Vec::new();
     let _ = stream.read_to_end(&mut said);
     (said.first().copied(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Its address cannot be asked for any more, which does not make it one of this machine.
+#[test]
+fn who_is_gone_before_it_is_looked_at_is_not_taken_for_somebody_on_a_local_socket() {
+    limited(|| {
+        let cluster = cluster();
+        let rules = "[auth]\nhba = [\"local all all trust\", \"host all all all md5\"]\n[admin]\nusers = ['bench']";
+        let proxy = Proxy::start(&cluster, rules);
+        let asks = [startup_packet(0, &[("user", "bench"), ("database", "trunkline")]), query("SHUTDOWN")].concat();
+        for _ in 0..200 {
+            let mut stream = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+            stream.write_all(&asks).unwrap();
+            // It ends by a reset.
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        proxy.client().batch_execute("select 1").unwrap();
+    });
 }
 
 #[test]
