@@ -303,6 +303,9 @@ impl Client {
         if self.session.all_answered() {
             self.place.card.rests(is_open, now);
             held.emptied = None;
+            if !is_open {
+                self.transaction_ended(now);
+            }
             self.session.take_new_pins().iter().for_each(|pin| self.worker.metrics.pinned(pin));
         }
     }

@@ -88,6 +88,8 @@ pub(super) struct HeldLease {
     pub(super) reason: Reason,
     /// What its first unit counts as; None: another unit has gone the same way since.
     pub(super) shape: Option<Key>,
+    /// Since when a transaction is under way that is not counted yet.
+    pub(super) transaction: Option<Instant>,
     /// Since when statements are under way whose time is not counted yet.
     pub(super) asked: Option<Instant>,
     /// Units sent that run something.

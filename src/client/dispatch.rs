@@ -99,6 +99,7 @@ impl Client {
             begun,
             reason,
             shape: None,
+            transaction: Some(begun),
             asked: None,
             units: 0,
             passing_to_node: 0,
@@ -203,6 +204,7 @@ impl Client {
             && !self.session.gathered.hides_code
             && first.is_some_and(|first| first.only_cleans());
         let now = if is_first { held.begun } else { Instant::now() };
+        held.transaction = held.transaction.or(Some(now));
         held.asked = held.asked.or(Some(now));
         held.shape = None;
         self.worker.metrics.statements_routed(target(held.role), held.reason.index(), runs);

@@ -27,6 +27,8 @@ impl Client {
         let touched = self.find_remains(buffers).await?;
         if self.session.may_release() {
             self.finish(buffers);
+        } else {
+            self.transaction_ended(Instant::now());
         }
         self.grant_wishes(&touched, buffers).await
     }
@@ -105,6 +107,12 @@ impl Client {
         self.flush(buffers).await
     }
 
+    /// The transaction that was under way on the lease is counted, if it is not already.
+    pub(super) fn transaction_ended(&mut self, now: Instant) {
+        let Some(begun) = self.held.as_mut().and_then(|held| held.transaction.take()) else { return };
+        self.tally.count(|totals| totals.transaction_ended(begun, now));
+    }
+
     /// Gives the lease back.
     pub(super) fn finish(&mut self, buffers: &mut Buffers) {
         buffers.keep_nothing();
@@ -122,8 +130,9 @@ impl Client {
             self.session.hide_wishes();
         }
         self.tally.count(|totals| {
-            totals.transactions += 1;
-            totals.transaction_time += took;
+            if let Some(begun) = held.transaction {
+                totals.transaction_ended(begun, now);
+            }
             totals.query_time += of_statements;
         });
         if held.is_measured && self.server.weighs_latency(&self.database) {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ops::AddAssign;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Counts of one worker's clients of one database.
 #[derive(Debug, Default)]
@@ -57,6 +57,13 @@ impl Totals {
             query_time: self.query_time.saturating_sub(earlier.query_time),
             wait_time: self.wait_time.saturating_sub(earlier.wait_time),
         }
+    }
+
+    /// A transaction.
+    #[inline]
+    pub fn transaction_ended(&mut self, begun: Instant, now: Instant) {
+        self.transactions += 1;
+        self.transaction_time += now.saturating_duration_since(begun);
     }
 
     /// Bytes from a client.

@@ -474,6 +474,42 @@ fn who_is_sent_away_while_trunkline_asks_for_its_settings_leaves_no_answer_to_th
 }
 
 #[test]
+fn transactions_are_counted_one_by_one_however_long_their_session_keeps_its_server_connection() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut console = console(&proxy);
+        let mut count = |column: &str| {
+            let stats = rows(&mut console, "show stats");
+            let bench = stats.iter().find(|row| value(row, "database") == "bench").unwrap();
+            value(bench, column).parse::<u64>().unwrap()
+        };
+        let run = |client: &mut Client| {
+            for _ in 0..5 {
+                client.batch_execute("select 1").unwrap();
+            }
+            client.batch_execute("begin").unwrap();
+            client.batch_execute("select 1 from pg_sleep(0.05)").unwrap();
+            client.batch_execute("commit").unwrap();
+        };
+        let mut client = proxy.client();
+        let before = (count("total_xact_count"), count("total_xact_time"));
+        run(&mut client);
+        assert_eq!(count("total_xact_count") - before.0, 6, "pooled");
+        let mut kept = proxy.client();
+        kept.batch_execute("listen nobody").unwrap();
+        thread::sleep(Duration::from_millis(300));
+        run(&mut kept);
+        assert_eq!(count("total_xact_count") - before.0, 13, "one that listens");
+        kept.batch_execute("unlisten *").unwrap();
+        run(&mut kept);
+        assert_eq!(count("total_xact_count") - before.0, 20, "one that listens no more");
+        let waited = count("total_xact_time") - before.1;
+        assert!((150_000..290_000).contains(&waited), "what it has waited between them is in none: {waited} us");
+    });
+}
+
+#[test]
 fn shapes_name_what_fills_the_primary_without_its_literals_and_stats_count() {
     limited(|| {
         let cluster = cluster();
