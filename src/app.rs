@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
-use crate::admin::console::{Desk, Order, Shutdown};
+use crate::admin::console::{Desk, Reload};
 use crate::admin::{self, AdminState};
 use crate::backend::PoolKey;
 use crate::catalogs::Catalogs;
@@ -137,13 +137,14 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
         tokio::spawn(accept_local(listener, Arc::clone(&fleet), Arc::clone(&in_force), metrics.worker(0)));
     }
     tokio::spawn(reap(Arc::clone(&in_force), Arc::clone(&fleet)));
-    let (orders, ordered) = unbounded_channel();
+    let (reloads, ordered_reloads) = unbounded_channel();
+    let (stops, ordered_stops) = unbounded_channel();
+    let orders = (reloads, stops);
     let desk = Desk::new(Arc::clone(&in_force), Arc::clone(&fleet), Arc::clone(standing.settings()), orders);
     standing.open_console(desk.console());
     tokio::spawn(async move { desk.keep_averages().await });
-    let (stop, ordered_stops) = unbounded_channel();
     tokio::spawn(say_what_is_not_heeded(pause, restart));
-    tokio::spawn(obey((ordered, hangup), standing, Arc::clone(&fleet), Arc::clone(&state), set_level, stop));
+    tokio::spawn(keep_up((ordered_reloads, hangup), standing, Arc::clone(&fleet), Arc::clone(&state), set_level));
     info!(config = %path.display(), version = env!("CARGO_PKG_VERSION"), workers, "trunkline serves");
 
     let stops = Stops { ordered: ordered_stops, interrupt, terminate };
@@ -196,7 +197,8 @@ fn show(server: &Server, scrape: &mut Scrape) {
         scrape.rule_matches(&rule.name, rule.counts.matched());
         scrape.rule_would_change(&rule.name, rule.counts.would_change());
     }
-    for (key, counts) in server.pools.counts() {
+    // Another pool of the same database and user is of no configuration any more: one set of labels stands for one.
+    for (key, counts) in server.pools.counts().into_iter().filter(|(key, _)| server.has_pool(key)) {
         let Some(cluster) = server.clusters.iter().find(|cluster| cluster.number == key.cluster) else { continue };
         let view = cluster.view.load();
         let Some(node) = view.node(key.node) else { continue };
@@ -284,10 +286,11 @@ async fn reap(in_force: InForce, fleet: Arc<Fleet>) {
         interval.tick().await;
         let (server, now) = (in_force.load_full(), Instant::now());
         fleet.heed_limits(now);
-        let has_client = |key: &PoolKey| server.census.has(&key.database, &key.user);
+        let has_client = |key: &PoolKey| server.has_pool(key) && server.census.has(&key.database, &key.user);
         server.pools.reap(now, has_client);
         // Those of the configuration keep what they have counted.
-        let is_to_stay = |key: &PoolKey| server.databases.contains_key(&key.database) || has_client(key);
+        let is_of_configuration = |key: &PoolKey| server.databases.contains_key(&key.database) && server.has_pool(key);
+        let is_to_stay = |key: &PoolKey| is_of_configuration(key) || has_client(key);
         server.pools.forget_unused(now, is_to_stay);
         if server.pools.plan().default.min_size > 0 {
             open_ahead(&server);
@@ -307,7 +310,7 @@ fn open_ahead(server: &Server) {
             is_of_use && cluster.gate(key.node).is_some_and(|gate| gate.held(now).is_none())
         });
         let is_paused = || server.database(&key.database).is_none_or(|database| database.pause.is_paused());
-        is_in_use && server.census.has(&key.database, &key.user) && !is_paused()
+        is_in_use && server.has_pool(key) && server.census.has(&key.database, &key.user) && !is_paused()
     };
     for pool in server.pools.select(is_meant) {
         tokio::spawn(async move {
@@ -333,21 +336,20 @@ async fn say_what_is_not_heeded(mut pause: Signal, mut restart: Signal) {
 
 /// SIGHUP and the console's RELOAD read the configuration anew. What is wrong with it is logged and answered, and the old
 /// one stays in force.
-async fn obey(
-    (mut ordered, mut hangup): (UnboundedReceiver<Order>, Signal),
+async fn keep_up(
+    (mut ordered, mut hangup): (UnboundedReceiver<Reload>, Signal),
     mut standing: Standing,
     fleet: Arc<Fleet>,
     state: Arc<AdminState>,
     set_level: SetLevel,
-    stop: UnboundedSender<Shutdown>,
 ) {
     let on_swap: OnSwap = Box::new(move |server| state.show(server));
     let mut look_for_missing = timers::interval(MISSING_INTERVAL);
     loop {
         // All are cancel-safe: what has not been received stays.
-        let order = tokio::select! {
-            _ = hangup.recv() => Order::Reload(oneshot::channel().0),
-            Some(order) = ordered.recv() => order,
+        let told = tokio::select! {
+            _ = hangup.recv() => oneshot::channel().0,
+            Some(told) = ordered.recv() => told,
             Some(name) = standing.newcomer() => {
                 standing.adopt(name, &fleet, &on_swap).await;
                 continue;
@@ -357,19 +359,11 @@ async fn obey(
                 continue;
             }
         };
-        match order {
-            Order::Reload(told) => {
-                let reloaded = standing.reload(&fleet, &set_level, &on_swap).await;
-                if let Err(problems) = &reloaded {
-                    error!(%problems, "the configuration is wrong: the old one stays in force");
-                }
-                // Whoever has asked may have gone.
-                let _ = told.send(reloaded.map(|done| done.need_restart).map_err(|problems| problems.to_string()));
-            }
-            Order::Shutdown(how) => {
-                // Nobody takes it when the program ends already.
-                let _ = stop.send(how);
-            }
+        let reloaded = standing.reload(&fleet, &set_level, &on_swap).await;
+        if let Err(problems) = &reloaded {
+            error!(%problems, "the configuration is wrong: the old one stays in force");
         }
+        // Whoever has asked may have gone.
+        let _ = told.send(reloaded.map(|done| done.need_restart).map_err(|problems| problems.to_string()));
     }
 }

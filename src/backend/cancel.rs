@@ -98,7 +98,9 @@ impl CancelTarget {
 pub enum CancelOutcome {
     /// The node has got it.
     Sent,
-    /// The session runs nothing on a node.
+    /// The session runs nothing on a node: it was waiting to, and waits no more.
+    Waiting,
+    /// It runs nothing, and waits for nothing.
     Idle,
     /// No session has this key.
     Unknown,
@@ -155,8 +157,15 @@ impl CancelKeys {
         match session.begin_cancel() {
             Some(cancel) => cancel.arrive().await,
             None => {
-                session.now.lock().waiting.iter().for_each(|waiting| waiting.notify_waiters());
-                CancelOutcome::Idle
+                let now = session.now.lock();
+                // Whoever waits has it, too.
+                match now.waiting.as_ref().filter(|waiting| Arc::strong_count(waiting) > 1) {
+                    Some(waiting) => {
+                        waiting.notify_waiters();
+                        CancelOutcome::Waiting
+                    }
+                    None => CancelOutcome::Idle,
+                }
             }
         }
     }

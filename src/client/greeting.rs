@@ -45,6 +45,7 @@ pub async fn read_startup(
                 use crate::backend::cancel::CancelOutcome as Outcome;
                 worker.metrics.cancelled(match server.cancel_keys.cancel(&key).await {
                     Outcome::Sent => CancelOutcome::Forwarded,
+                    Outcome::Waiting => CancelOutcome::Waiting,
                     Outcome::Idle => CancelOutcome::Idle,
                     Outcome::Unknown => CancelOutcome::UnknownKey,
                     Outcome::Failed => CancelOutcome::Failed,

@@ -336,6 +336,13 @@ impl Server {
         Some(self.pools.get(&key, cluster.gate(node.id)?, &endpoint, password))
     }
 
+    /// Clients of this configuration have this pool. Whoever waits while it is read anew may make one of those before again.
+    pub fn has_pool(&self, key: &PoolKey) -> bool {
+        self.database(&key.database).is_some_and(|database| {
+            database.server_name == key.server_name && self.cluster(&database).number == key.cluster
+        })
+    }
+
     /// What tells the pool of this user in this database at this node from others.
     pub fn pool_key(&self, database: &Database, user: &Arc<str>, node: NodeId) -> PoolKey {
         PoolKey {

@@ -140,6 +140,8 @@ labels! {
     CancelOutcome {
         /// Passed on to the node that runs the statement.
         Forwarded = "forwarded",
+        /// The statement was waiting for a server connection, and waits no more.
+        Waiting = "waiting",
         /// Nothing was running any more.
         Idle = "idle",
         /// Nobody has this key.

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::{info, warn};
 
-use crate::backend::{Gate, PoolKey, Pools};
+use crate::backend::{Gate, Pools};
 use crate::catalogs::{self, Catalogs};
 use crate::client::console::Console;
 use crate::client::{Fleet, Server};
@@ -292,13 +292,7 @@ impl Standing {
             // Of those that stand in no configuration, neither before nor now, the cluster keeps the passwords.
             password(config) == password(&self.config)
         };
-        let is_there = |key: &PoolKey| {
-            let database = server.database(&key.database);
-            database.is_some_and(|database| {
-                database.server_name == key.server_name && server.cluster(&database).number == key.cluster
-            })
-        };
-        self.lasting.pools.retain(|key| is_there(key) && is_same_user(&key.user));
+        self.lasting.pools.retain(|key| server.has_pool(key) && is_same_user(&key.user));
     }
 }
 

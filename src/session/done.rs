@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Session;
 use super::known::{Known, UnnamedId};
 use super::prepared::{Prepared, Reading, StatementId};
+use super::settings::is_identity;
+use super::{Session, Settings};
 use crate::sql::{Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
 use crate::wire::frontend::Parse;
 
@@ -88,6 +89,9 @@ impl Session {
                 SessionChange::DiscardAll => {
                     self.forgets_drawn(known);
                     self.touch_all();
+                    if self.begins_as_role() || self.settings.iter().any(|(name, _)| is_identity(name)) {
+                        self.touch(&"session_authorization".into());
+                    }
                     self.pins.discard();
                     self.told_pins.discard();
                     self.all_deallocated(known);
@@ -205,14 +209,16 @@ impl Session {
         }
     }
 
-    /// Every setting that was ever changed may be back at its beginning.
+    /// Every setting that was ever changed may be back at its beginning, but for who the session is.
     fn touch_all(&mut self) {
-        let names: Vec<_> = self.settings.iter().map(|(name, _)| Arc::clone(name)).collect();
-        self.touched.extend(names);
-        self.touched.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
+        let names = |settings: &Settings| -> Vec<Arc<str>> {
+            settings.iter().filter(|(name, _)| !is_identity(name)).map(|(name, _)| Arc::clone(name)).collect()
+        };
+        self.touched.extend(names(&self.settings));
+        self.touched.extend(names(&self.startup));
         self.touched.sort_unstable();
         self.touched.dedup();
-        self.reset.extend(self.startup.iter().map(|(name, _)| Arc::clone(name)));
+        self.reset.extend(names(&self.startup));
     }
 }
 

@@ -72,10 +72,11 @@ impl Session {
     /// What the node answered to the settings asked for. Answers what is now set on the server connection: RESET has put
     /// back what the server begins with there, and for the session means what the client began with.
     pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) -> Settings {
+        let begins_as_role = self.begins_as_role();
         for (name, value) in names.iter().zip(values) {
-            // Who logged in, a role that is nobody's, and a setting of an unloaded library put back, need no replay.
+            // Who logged in, a role that is nobody's where nobody's is what one begins with, and a setting of an unloaded library put back, need no replay.
             let value = value.filter(|value| match &**name {
-                "role" => **value != *"none",
+                "role" => begins_as_role || **value != *NO_ROLE,
                 "session_authorization" => *value != self.identity.user,
                 _ => true,
             });
@@ -104,9 +105,14 @@ impl Session {
         }
     }
 
+    /// Who logs in as this user has another role from the beginning.
+    pub(super) fn begins_as_role(&self) -> bool {
+        self.reported.at_login(reported::ROLE).is_some_and(|role| role != NO_ROLE)
+    }
+
     /// The role that the session acts as: what SET ROLE or SET SESSION AUTHORIZATION has made of its user.
     pub fn role(&self) -> &str {
-        let set = |name| self.settings.get(name).filter(|role| !role.is_empty() && *role != "none");
+        let set = |name| self.settings.get(name).filter(|role| !role.is_empty() && *role != NO_ROLE);
         set("role").or_else(|| set("session_authorization")).unwrap_or(&self.identity.user)
     }
 
@@ -195,6 +201,9 @@ impl Session {
     }
 }
 
+/// The value of `role` where none is set.
+const NO_ROLE: &str = "none";
+
 /// Puts back whatever a function or procedure may have left behind unseen. What sessions have prepared stays.
-const FORGET_ALL: &str = "RESET SESSION AUTHORIZATION;RESET ALL;CLOSE ALL;UNLISTEN *;\
+const FORGET_ALL: &str = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;CLOSE ALL;UNLISTEN *;\
     SELECT pg_catalog.pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";

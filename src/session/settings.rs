@@ -92,7 +92,8 @@ impl Settings {
         let mut sql = String::new();
         let is_somebody_else = from.iter().any(|(name, _)| is_identity(name));
         if is_somebody_else {
-            sql.push_str("RESET ROLE;RESET SESSION AUTHORIZATION;");
+            // In this order: the role of the login is the last word.
+            sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
         }
         for (name, _) in from.iter().filter(|(name, value)| self.begins_anew(name, value)) {
             let _ = write!(sql, "RESET {};", quote_name(name));
@@ -135,7 +136,7 @@ fn is_relative(name: &str) -> bool {
 }
 
 /// It says who the session is, and so what it may set.
-fn is_identity(name: &str) -> bool {
+pub(super) fn is_identity(name: &str) -> bool {
     precedence(name) > 0
 }
 
@@ -261,7 +262,7 @@ mod tests {
         let became = settings(&[("session_authorization", "ada"), ("lo_compat_privileges", "on")]);
         assert_eq!(
             became.sql_from(&settings(&[("session_authorization", "ada"), ("role", "eve")])).unwrap(),
-            "RESET ROLE;RESET SESSION AUTHORIZATION;SELECT pg_catalog.set_config('lo_compat_privileges','on',false) \
+            "RESET SESSION AUTHORIZATION;RESET ROLE;SELECT pg_catalog.set_config('lo_compat_privileges','on',false) \
              IS NULL,pg_catalog.set_config('session_authorization','ada',false) IS NULL"
         );
     }

@@ -318,7 +318,11 @@ impl<'a> Effects<'a> {
         } else {
             settings::Scope::Session
         };
-        settings::change(&name.to_ascii_lowercase(), scope, string_constant(value), self);
+        let name = name.to_ascii_lowercase();
+        match scope {
+            settings::Scope::Session if is_null(value) => settings::reset(&name, self),
+            _ => settings::change(&name, scope, string_constant(value), self),
+        }
     }
 
     fn changes_unknown_setting(&mut self) {
@@ -730,6 +734,11 @@ pub(super) fn boolean_constant(node: &Node) -> Option<bool> {
         a_const::Val::Sval(value) => settings::boolean(&value.sval),
         _ => None,
     }
+}
+
+/// The literal NULL.
+fn is_null(node: &Node) -> bool {
+    matches!(&node.node, Some(Tree::AConst(constant)) if constant.isnull)
 }
 
 fn constant(node: &Node) -> Option<&a_const::Val> {

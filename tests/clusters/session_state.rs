@@ -33,6 +33,58 @@ fn a_setting_is_kept_over_transactions_and_never_leaks() {
 }
 
 #[test]
+fn who_gives_up_the_role_of_its_login_gives_up_nobody_elses() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role owner; grant owner to bench; alter role bench set role = owner").unwrap();
+        let proxy = Proxy::start(&cluster, &format!("{SHARED}\n[routing]\nreads = 'primary'"));
+        let (mut one, mut other) = (proxy.client(), proxy.client());
+        let mut direct = login(cluster.node(0).port(), "bench", "bench").connect(NoTls).unwrap();
+        let who = "select current_user::text";
+        assert_eq!((first_value(&mut one, who), first_value(&mut other, who)), ("owner".into(), "owner".into()));
+        for give_up in
+            ["set role none", "set session authorization bench", "discard all", "reset session authorization"]
+        {
+            one.batch_execute(give_up).unwrap();
+            direct.batch_execute(give_up).unwrap();
+            let told = first_value(&mut direct, who);
+            for round in 0..2 {
+                assert_eq!(first_value(&mut other, who), "owner", "{give_up}, {round}");
+                assert_eq!(first_value(&mut one, who), told, "{give_up}, {round}");
+            }
+            assert_eq!(first_value(&mut proxy.client(), who), "owner", "{give_up}");
+            one.batch_execute("reset role").unwrap();
+            direct.batch_execute("reset role").unwrap();
+            assert_eq!(first_value(&mut other, who), "owner", "{give_up}");
+            assert_eq!(first_value(&mut one, who), "owner", "{give_up}, and back");
+        }
+    });
+}
+
+#[test]
+fn what_reset_all_leaves_as_it_is_stays() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role first; create role second").unwrap();
+        let proxy = Proxy::start(&cluster, &format!("{SHARED}\n[routing]\nreads = 'primary'"));
+        let mut client = RawClient::connect(proxy.port(), &[("role", "first"), ("search_path", "app")]);
+        let mut other = RawClient::connect(proxy.port(), &[]);
+        client.query("set role second");
+        client.query("set search_path = elsewhere");
+        client.query("reset all");
+        for _ in 0..2 {
+            assert_eq!(other.query("select current_user")[1], "row bench");
+            assert_eq!(client.query("select current_user")[1], "row second");
+            assert_eq!(client.query("show search_path")[1], "row app");
+        }
+        client.query("set search_path = elsewhere");
+        client.query("select set_config('search_path', null, false)");
+        assert_eq!(other.query("select current_user")[1], "row bench");
+        assert_eq!(client.query("show search_path")[1], "row app");
+    });
+}
+
+#[test]
 fn a_setting_of_megabytes_is_kept_as_any_other() {
     limited(|| {
         let cluster = cluster();

@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::command::{Command, Unknown};
 use super::table::Table;
-use super::{Desk, Order, explain, show};
+use super::{Desk, Shutdown, explain, show};
 use crate::client::console::Right;
 use crate::client::pause::Cause;
 use crate::client::{NotPaused, Scope, Whom};
@@ -64,9 +64,9 @@ impl From<Unknown> for Mistake {
 
 impl Command {
     /// What is ordered once the client has been told that it is done: it may end the client, too.
-    pub(super) fn order_after(&self) -> Option<Order> {
+    pub(super) fn stop_after(&self) -> Option<Shutdown> {
         match self {
-            Self::Shutdown(how) => Some(Order::Shutdown(*how)),
+            Self::Shutdown(how) => Some(*how),
             _ => None,
         }
     }
@@ -143,7 +143,7 @@ pub(super) async fn answer(command: &Command, giver: &Giver, desk: &Arc<Desk>) -
                 }
             }
         }
-        // Once the client has been answered: see [`Command::order_after`].
+        // Once the client has been answered: see [`Command::stop_after`].
         Command::Shutdown(_) => done("SHUTDOWN"),
         Command::ForgetShapes => {
             desk.fleet.forget_shapes();
@@ -179,14 +179,10 @@ fn not_paused(cause: NotPaused) -> Mistake {
     }
 }
 
-fn ask(desk: &Desk, order: Order) -> Result<(), Mistake> {
-    let stopping = |_| Mistake::new(SqlState::CANNOT_CONNECT_NOW, "the program is stopping");
-    desk.orders.send(order).map_err(stopping)
-}
-
 async fn reload(desk: &Desk) -> Result<Answer, Mistake> {
     let (sender, answer) = oneshot::channel();
-    ask(desk, Order::Reload(sender))?;
+    // Where nobody takes it, nobody answers either.
+    let _ = desk.reloads.send(sender);
     match answer.await {
         Ok(Ok(need_restart)) => {
             let said = format!("only a restart changes: {}", need_restart.join(", "));

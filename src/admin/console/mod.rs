@@ -28,21 +28,17 @@ pub struct Desk {
     pub fleet: Arc<Fleet>,
     /// The settings in force.
     pub settings: Arc<ArcSwap<Vec<Shown>>>,
-    /// What only the program as a whole can do.
-    pub orders: UnboundedSender<Order>,
+    /// Read the configuration anew.
+    pub reloads: UnboundedSender<Reload>,
+    /// Stop. Of its own: no reload that takes long is waited for.
+    pub stops: UnboundedSender<Shutdown>,
     /// When the program began.
     pub begun: Instant,
     averages: Averages,
 }
 
-/// What only the program as a whole can do.
-#[derive(Debug)]
-pub enum Order {
-    /// Read the configuration anew; the answer is what needs a restart, or what is wrong.
-    Reload(oneshot::Sender<Result<Vec<&'static str>, String>>),
-    /// Stop.
-    Shutdown(Shutdown),
-}
+/// Who asks for a reload is told what needs a restart, or what is wrong.
+pub type Reload = oneshot::Sender<Result<Vec<&'static str>, String>>;
 
 /// How to stop. A later one is stronger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,10 +57,10 @@ impl Desk {
         in_force: Arc<ArcSwap<Server>>,
         fleet: Arc<Fleet>,
         settings: Arc<ArcSwap<Vec<Shown>>>,
-        orders: UnboundedSender<Order>,
+        (reloads, stops): (UnboundedSender<Reload>, UnboundedSender<Shutdown>),
     ) -> Arc<Self> {
         let begun = Instant::now();
-        Arc::new(Self { in_force, fleet, settings, orders, begun, averages: Averages::default() })
+        Arc::new(Self { in_force, fleet, settings, reloads, stops, begun, averages: Averages::default() })
     }
 
     /// What answers clients at this desk.

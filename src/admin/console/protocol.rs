@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::command::{self, Command};
 use super::control::{self, Answer, Giver, Mistake};
 use super::table::{Formats, Table};
-use super::{Desk, Order};
+use super::{Desk, Shutdown};
 use crate::client::console::Visitor;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{Severity, put_error, put_error_with_hint, put_notice};
@@ -38,7 +38,7 @@ pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
         names: HashMap::new(),
         portals: HashMap::new(),
         skips: false,
-        order: None,
+        stop: None,
         status: TransactionStatus::Idle,
     };
     let mut out = BytesMut::new();
@@ -50,9 +50,9 @@ pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
             put_error(&mut out, Severity::Fatal, SqlState::PROTOCOL_VIOLATION, "invalid message", None);
         }
         let written = stream.write_all_buf(&mut out).await;
-        if let Some(order) = session.order.take() {
+        if let Some(how) = session.stop.take() {
             // Nobody takes it when the program is stopping already.
-            let _ = desk.orders.send(order);
+            let _ = desk.stops.send(how);
         }
         if written.is_err() || !matches!(answered, Ok(true)) {
             return;
@@ -90,8 +90,8 @@ struct Session<'d> {
     portals: HashMap<Box<[u8]>, Portal>,
     /// After an error: everything is skipped up to Sync.
     skips: bool,
-    /// To be given once what has been answered is written.
-    order: Option<Order>,
+    /// To be ordered once what has been answered is written.
+    stop: Option<Shutdown>,
     /// Transactions mean nothing here; but drivers that begin them want to hear that they are in one, and keep portals.
     status: TransactionStatus,
 }
@@ -202,7 +202,7 @@ impl Session<'_> {
     /// Does what is asked; what must wait until the client has been answered is noted.
     async fn obey(&mut self, command: &Command) -> Result<Answer, Mistake> {
         let answer = control::answer(command, &self.giver, self.desk).await?;
-        self.order = command.order_after().or(self.order.take());
+        self.stop = command.stop_after().or(self.stop.take());
         Ok(answer)
     }
 
