@@ -425,7 +425,7 @@ impl Changes {
 /// It sets something, for the session or the transaction.
 fn sets(change: &SessionChange) -> bool {
     use SessionChange::*;
-    matches!(change, Set(_) | SetLocal(_) | Reset(_) | ResetAll | DiscardAll)
+    matches!(change, Set(_) | SetLocal(_) | Reset(_) | ResetLocal(_) | ResetAll | DiscardAll)
 }
 
 /// It reads no table and calls nothing but set_config.
@@ -438,7 +438,10 @@ fn only_sets(part: &Part) -> bool {
 
 fn changes_path(statement: &Statement) -> bool {
     statement.parts.iter().flat_map(|part| &part.session).any(|change| match change {
-        SessionChange::Set(name) | SessionChange::SetLocal(name) | SessionChange::Reset(name) => {
+        SessionChange::Set(name)
+        | SessionChange::SetLocal(name)
+        | SessionChange::Reset(name)
+        | SessionChange::ResetLocal(name) => {
             matches!(&**name, "search_path" | "role" | "session_authorization")
         }
         SessionChange::ResetAll | SessionChange::DiscardAll => true,

@@ -87,7 +87,9 @@ impl Session {
         let of_name = |name: &str| if decides_literals(name) { Changes::Reading } else { Changes::Settings };
         let by_session = part.session.iter().map(|change| match change {
             SessionChange::Set(name) | SessionChange::Reset(name) if is_carried(name) => of_name(name),
-            SessionChange::SetLocal(name) if decides_literals(name) => Changes::Reading,
+            SessionChange::SetLocal(name) | SessionChange::ResetLocal(name) if decides_literals(name) => {
+                Changes::Reading
+            }
             SessionChange::ResetAll | SessionChange::DiscardAll if self.has_own_settings() => Changes::Reading,
             _ => Changes::Nothing,
         });

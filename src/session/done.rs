@@ -47,6 +47,9 @@ impl Session {
         if is_unseen && !is_proven_read {
             known.unseen = Some(self.id);
         }
+        if part.transaction.ends() {
+            self.reset_locally.clear();
+        }
         match part.transaction {
             TransactionControl::Rollback { .. } | TransactionControl::RollbackTo => self.reset.clear(),
             // An aborted transaction is rolled back by it.
@@ -78,19 +81,14 @@ impl Session {
                     self.reset_for_good.retain(|reset| reset != name);
                     self.touch(name);
                 }
-                SessionChange::Reset(name) => {
-                    self.touch(name);
-                    if self.startup.get(name).is_some() {
-                        self.reset.push(Arc::clone(name));
-                    }
-                }
+                SessionChange::Reset(name) => self.is_reset(name),
                 SessionChange::ResetAll => self.touch_all(),
                 SessionChange::DiscardSequences => self.forgets_drawn(known),
                 SessionChange::DiscardAll => {
                     self.forgets_drawn(known);
                     self.touch_all();
                     if self.begins_as_role() || self.settings.iter().any(|(name, _)| is_identity(name)) {
-                        self.touch(&"session_authorization".into());
+                        self.is_reset(&"session_authorization".into());
                     }
                     self.pins.discard();
                     self.told_pins.discard();
@@ -112,10 +110,25 @@ impl Session {
                         self.may_have_unpinned(); // or never pinned: it may only have been planned
                     }
                 }
-                // It is back to what it was when the transaction has ended, and only reading it tells.
-                SessionChange::SetLocal(name) if Reading::is_never_reported(name) => self.touch(name),
-                SessionChange::SetLocal(_) | SessionChange::DiscardSome | SessionChange::Ask => {}
+                SessionChange::SetLocal(name) => {
+                    self.reset_locally.retain(|reset| reset != name);
+                    self.set_locally(name);
+                }
+                SessionChange::ResetLocal(name) => {
+                    if self.startup.get(name).is_some() {
+                        self.reset_locally.push(Arc::clone(name));
+                    }
+                    self.set_locally(name);
+                }
+                SessionChange::DiscardSome | SessionChange::Ask => {}
             }
+        }
+    }
+
+    /// It is back to what it was when the transaction has ended, and of some only reading tells what that is.
+    fn set_locally(&mut self, name: &Arc<str>) {
+        if Reading::is_never_reported(name) {
+            self.touch(name);
         }
     }
 
@@ -206,6 +219,17 @@ impl Session {
         }
         if **name == *"session_authorization" {
             self.touch(&"role".into()); // PostgreSQL puts it back
+        }
+    }
+
+    /// This setting is back at what the server connection began with.
+    fn is_reset(&mut self, name: &Arc<str>) {
+        self.touch(name);
+        if self.startup.get(name).is_some() {
+            self.reset.push(Arc::clone(name));
+        }
+        if **name == *"session_authorization" {
+            self.is_reset(&"role".into()); // PostgreSQL puts it back
         }
     }
 

@@ -86,6 +86,7 @@ impl Session {
             keeps_lease,
             reset: _,
             reset_for_good: _,
+            reset_locally: _,
             flow,
             reported,
             shown_wishes: _,
@@ -142,6 +143,7 @@ impl Session {
             && !self.remains.are_any()
             && self.reset.is_empty()
             && self.reset_for_good.is_empty()
+            && self.reset_locally.is_empty()
             && self.shown_wishes.is_empty()
             && self.at_begin.is_none()
             && self.reported.if_unchanged().is_some()

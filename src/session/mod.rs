@@ -141,6 +141,8 @@ pub struct Session {
     reset: Vec<Arc<str>>,
     /// Those that no ROLLBACK takes back any more.
     reset_for_good: Vec<Arc<str>>,
+    /// Those that SET LOCAL has put back, up to the end of the transaction.
+    reset_locally: Vec<Arc<str>>,
     flow: Flow,
     reported: Reported,
     wishes: Wishes,
@@ -324,6 +326,7 @@ impl Session {
             keeps_lease: false,
             reset: Vec::new(),
             reset_for_good: Vec::new(),
+            reset_locally: Vec::new(),
             flow: Flow::default(),
             reported: Reported::default(),
             dialect: Dialect::default(),

@@ -16,7 +16,7 @@ impl Session {
 
     /// RESET has put back settings to what the server connection began with, where the session began with something else.
     pub fn has_reset(&self) -> bool {
-        !self.reset.is_empty() || !self.reset_for_good.is_empty()
+        !self.reset.is_empty() || !self.reset_for_good.is_empty() || !self.reset_locally.is_empty()
     }
 
     /// The same within a transaction, of which the next statement is still to come.
@@ -30,9 +30,13 @@ impl Session {
 
     /// The SQL that goes on with a RESET within a transaction to where the session began.
     pub fn reset_on(&mut self) -> String {
+        let locally = std::mem::take(&mut self.reset_locally);
         let reset = self.take_reset();
-        let own = reset.iter().filter_map(|name| Some((&**name, self.startup.get(name)?)));
-        own.map(|(name, value)| settings::sql_to_set(name, value)).collect()
+        let own = |names: &[Arc<str>], scope: &str| -> String {
+            let own = names.iter().filter_map(|name| Some((name, self.startup.get(name)?)));
+            own.map(|(name, value)| settings::sql_to_set(scope, name, value)).collect()
+        };
+        own(&reset, "SET") + &own(&locally, "SET LOCAL")
     }
 
     /// No setting is to go back to what the client came with.
@@ -41,6 +45,7 @@ impl Session {
     }
 
     fn take_reset(&mut self) -> Vec<Arc<str>> {
+        self.reset_locally.clear();
         let mut reset = std::mem::take(&mut self.reset_for_good);
         reset.append(&mut self.reset);
         reset

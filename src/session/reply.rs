@@ -130,6 +130,9 @@ impl Session {
         }
         if status == TransactionStatus::Idle {
             self.reported.settle();
+            if !self.reset_locally.is_empty() {
+                self.reset_locally.clear();
+            }
             if !self.reset.is_empty() {
                 self.reset_for_good.append(&mut self.reset);
             }
@@ -333,6 +336,7 @@ impl Session {
             }
         }
         self.reset.clear(); // it is undone
+        self.reset_locally.clear();
         let ours = self.name_in_error(body, &fields, known);
         self.skip_failed(known);
         if matches!(fields.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) {
@@ -452,7 +456,8 @@ impl Session {
         known.reports_now(name, std::str::from_utf8(value).ok());
         if let Ok(value) = std::str::from_utf8(value) {
             // RESET puts back what the server connection began with; for the client that is what it came with itself.
-            let is_reset = self.reset.iter().chain(&self.reset_for_good).any(|reset| reset.eq_ignore_ascii_case(name))
+            let mut reset = self.reset.iter().chain(&self.reset_for_good).chain(&self.reset_locally);
+            let is_reset = reset.any(|reset| reset.eq_ignore_ascii_case(name))
                 && self.startup.get(&name.to_ascii_lowercase()).is_some();
             if let Some(at_login) = self.reported.at_login(name).filter(|_| is_reset) {
                 if self.reported.get(name) == Some(at_login) {

@@ -148,14 +148,14 @@ fn precedence(name: &str) -> u8 {
     }
 }
 
-/// The SQL that sets it without a query, so that the transaction may still be given its modes.
-pub fn sql_to_set(name: &str, value: &str) -> String {
+/// The SQL that sets it, for the session or (`SET LOCAL`) the transaction, without a query, so that the transaction may still be given its modes.
+pub fn sql_to_set(set: &str, name: &str, value: &str) -> String {
     let values = match LISTS_OF_NAMES.contains(&name) {
         true => names_in(value),
         false => vec![value.to_owned()],
     };
     let literals: Vec<_> = values.iter().map(|value| quote_literal(value)).collect();
-    format!("SET {} TO {};", quote_name(name), literals.join(","))
+    format!("{set} {} TO {};", quote_name(name), literals.join(","))
 }
 
 /// SET takes a string for one name of these.
@@ -226,7 +226,7 @@ mod tests {
             ("search_path", "\"$user\", Public,\"a \"\"B\"", "SET \"search_path\" TO '$user','public','a \"B';"),
             ("search_path", "", "SET \"search_path\" TO '';"),
         ] {
-            assert_eq!(sql_to_set(name, value), sql);
+            assert_eq!(sql_to_set("SET", name, value), sql);
         }
     }
 

@@ -487,7 +487,10 @@ fn changes_path(statement: &Statement) -> bool {
     let decides = |name: &str| matches!(name, "search_path" | "role" | "session_authorization");
     statement.parts.iter().any(|part| {
         part.session.iter().any(|change| match change {
-            SessionChange::Set(name) | SessionChange::SetLocal(name) | SessionChange::Reset(name) => decides(name),
+            SessionChange::Set(name)
+            | SessionChange::SetLocal(name)
+            | SessionChange::Reset(name)
+            | SessionChange::ResetLocal(name) => decides(name),
             SessionChange::ResetAll | SessionChange::DiscardAll => true,
             _ => false,
         })

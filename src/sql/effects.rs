@@ -319,9 +319,9 @@ impl<'a> Effects<'a> {
             settings::Scope::Session
         };
         let name = name.to_ascii_lowercase();
-        match scope {
-            settings::Scope::Session if is_null(value) => settings::reset(&name, self),
-            _ => settings::change(&name, scope, string_constant(value), self),
+        match is_null(value) {
+            true => settings::reset(&name, scope, self),
+            false => settings::change(&name, scope, string_constant(value), self),
         }
     }
 

@@ -99,7 +99,9 @@ impl Leftovers {
             match change {
                 SessionChange::Set(name) | SessionChange::Reset(name) => left.sets(name),
                 SessionChange::Pin(Pin::Sequence) => left.asks_sequence = true,
-                SessionChange::SetLocal(name) => left.reads_otherwise |= decides_literals(name),
+                SessionChange::SetLocal(name) | SessionChange::ResetLocal(name) => {
+                    left.reads_otherwise |= decides_literals(name)
+                }
                 SessionChange::Ask => {}
                 _ => left.doubt(Doubt::Unnamed),
             }

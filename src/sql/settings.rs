@@ -67,13 +67,17 @@ pub fn is_carried(name: &str) -> bool {
     !matches!(name, "transaction_read_only" | "transaction_isolation" | "transaction_deferrable" | "seed")
 }
 
-/// RESET of `name`, which is in lower case.
-pub(super) fn reset(name: &str, effects: &mut Effects<'_>) {
-    match name {
-        "transaction_read_only" | "transaction_isolation" | "transaction_deferrable" => {
+/// RESET of `name`, which is in lower case, or SET TO DEFAULT.
+pub(super) fn reset(name: &str, scope: Scope, effects: &mut Effects<'_>) {
+    match (name, scope) {
+        ("transaction_read_only" | "transaction_isolation" | "transaction_deferrable", Scope::Session) => {
             effects.require(NeedsPrimary::NodeSetting(name.into()));
         }
-        _ => effects.leave(SessionChange::Reset(Arc::from(name))),
+        ("transaction_read_only" | "transaction_isolation" | "transaction_deferrable" | "seed", Scope::Transaction) => {
+            change(name, scope, None, effects);
+        }
+        (_, Scope::Session) => effects.leave(SessionChange::Reset(Arc::from(name))),
+        (_, Scope::Transaction) => effects.leave(SessionChange::ResetLocal(Arc::from(name))),
     }
 }
 

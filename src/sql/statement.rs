@@ -303,6 +303,8 @@ pub enum SessionChange {
     SetLocal(Arc<str>),
     /// RESET of one setting, or SET … TO DEFAULT.
     Reset(Arc<str>),
+    /// SET LOCAL … TO DEFAULT: gone with the transaction.
+    ResetLocal(Arc<str>),
     /// RESET ALL.
     ResetAll,
     /// DISCARD ALL.

@@ -224,15 +224,12 @@ fn set_variable(node: &VariableSetStmt, effects: &mut Effects<'_>) -> Kind {
             Kind::Set
         }
         VariableSetKind::VarSetDefault => {
-            match scope {
-                Scope::Session => settings::reset(&name, effects),
-                Scope::Transaction => settings::change(&name, scope, None, effects),
-            }
+            settings::reset(&name, scope, effects);
             Kind::Set
         }
         VariableSetKind::VarSetMulti => set_several(&name, &node.args, effects),
         VariableSetKind::VarReset => {
-            settings::reset(&name, effects);
+            settings::reset(&name, Scope::Session, effects);
             Kind::Reset
         }
         VariableSetKind::VarResetAll => {

@@ -358,6 +358,17 @@ fn reset_goes_back_to_what_the_client_came_with_wherever_it_stands() {
         assert_eq!(client.query("set application_name to default"), ["SET", "application_name=mine", "I"]);
         expect(&mut client, "one by one");
         client.query("set search_path = pg_catalog");
+        client.query("set application_name = 'other'");
+        client.query("begin");
+        client.query("set local search_path to default");
+        assert_eq!(client.query("set local application_name to default"), ["SET", "application_name=mine", "T"]);
+        client.query("select set_config('app.tenant', null, true)");
+        expect(&mut client, "for a transaction");
+        assert_eq!(client.query("commit"), ["COMMIT", "application_name=other", "I"]);
+        assert_eq!(shown(&mut client, "search_path"), "row pg_catalog", "behind that transaction");
+        client.query("begin; set local search_path to default; commit; select 1 / 0");
+        assert_eq!(shown(&mut client, "search_path"), "row pg_catalog", "behind it in a string");
+        client.query("set application_name to default");
         assert_eq!(client.query("begin; reset search_path; commit; select 1 / 0").last().unwrap(), "I");
         expect(&mut client, "committed before what fails");
         client.query("set search_path = pg_catalog");
