@@ -70,8 +70,8 @@ impl From<FrameError> for ExchangeError {
 }
 
 /// Largest message of an answer to our own queries. They are some hundred bytes, but for a setting that a session has put a
-/// document into: PostgreSQL has values of 1 GB at most.
-const LARGEST_MESSAGE: usize = 1 << 30;
+/// document into, which is kept for it and sent along: a longer one ends it.
+const LARGEST_MESSAGE: usize = 16 << 20;
 
 /// Sends one simple query and reads its answer up to ReadyForQuery. Not cancel-safe: a connection on which it was
 /// dropped in the middle must be closed; [`super::connection::Connection::query`] sees to that.

@@ -70,6 +70,9 @@ impl Client {
         buffers: &mut Buffers,
     ) -> Result<(), Farewell> {
         let Acquired { mut lease, role, reason, may_lack } = acquired;
+        if self.losses.unprepared.0 > 0 {
+            self.losses.unprepared = (0, None);
+        }
         let is_measured = is_read && !self.session.gathered.begins;
         let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
         let timeout = terms.and_then(|terms| terms.timeout);

@@ -24,7 +24,7 @@ use crate::backend::{Connection, Lease, PoolKey};
 use crate::metrics::{Limit, LoginFailure, Refusal};
 use crate::net::{ReadBuffer, Stream, timers};
 use crate::session::ReportedAtLogin;
-use crate::session::reported::{NEVER_REPORTED, ROLE};
+use crate::session::reported::NEVER_REPORTED;
 use crate::session::settings::{at_read_committed, quote_literal, sql_to_read};
 use crate::session::{Identity, Session, Settings};
 use crate::wire::backend::{self, TransactionStatus};
@@ -183,7 +183,7 @@ pub(super) async fn tell(
     worker: &Worker,
 ) -> Result<(), Farewell> {
     let mut out = BytesMut::with_capacity(1024);
-    for (name, value) in reported.iter().filter(|(name, _)| ![NEVER_REPORTED, ROLE].contains(&&**name)) {
+    for (name, value) in reported.iter().filter(|(name, _)| **name != *NEVER_REPORTED) {
         backend::put_parameter_status(&mut out, name, value);
     }
     backend::put_backend_key(&mut out, key);
@@ -372,7 +372,7 @@ async fn with_settings(
         connection.known.settings = settings.clone();
     }
     let reported = connection.parameters.iter().map(|(name, _)| &**name);
-    let names: Vec<Arc<str>> = reported.chain([NEVER_REPORTED, ROLE]).map(Into::into).collect();
+    let names: Vec<Arc<str>> = reported.chain([NEVER_REPORTED]).map(Into::into).collect();
     let sql = at_read_committed(&sql_to_read(&names));
     let answer = connection.query(&sql, deadline).await?;
     let values = answer.rows.into_iter().next().unwrap_or_default();

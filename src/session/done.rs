@@ -47,14 +47,11 @@ impl Session {
         if is_unseen && !is_proven_read {
             known.unseen = Some(self.id);
         }
-        if part.transaction.ends() {
-            self.reset_locally.clear();
-        }
         match part.transaction {
-            TransactionControl::Rollback { .. } | TransactionControl::RollbackTo => self.reset.clear(),
+            TransactionControl::Rollback { .. } | TransactionControl::RollbackTo => self.nothing_is_reset(),
             // An aborted transaction is rolled back by it.
             TransactionControl::Commit { .. } | TransactionControl::Prepare if tag.starts_with(b"ROLLBACK") => {
-                self.reset.clear();
+                self.nothing_is_reset();
             }
             // Another transaction may have begun, and the one before is there for all to see.
             TransactionControl::Commit { .. } | TransactionControl::Prepare => {
@@ -77,8 +74,7 @@ impl Session {
             self.change_sql_prepared(change);
             match change {
                 SessionChange::Set(name) => {
-                    self.reset.retain(|reset| reset != name);
-                    self.reset_for_good.retain(|reset| reset != name);
+                    self.is_set(name);
                     self.touch(name);
                 }
                 SessionChange::Reset(name) => self.is_reset(name),
@@ -87,7 +83,7 @@ impl Session {
                 SessionChange::DiscardAll => {
                     self.forgets_drawn(known);
                     self.touch_all();
-                    if self.begins_as_role() || self.settings.iter().any(|(name, _)| is_identity(name)) {
+                    if self.settings.iter().any(|(name, _)| is_identity(name)) {
                         self.is_reset(&"session_authorization".into());
                     }
                     self.pins.discard();
@@ -136,6 +132,7 @@ impl Session {
     fn settings_are_committed(&mut self) {
         self.touched_for_good |= !self.touched.is_empty() || self.may_lose_remains();
         self.reset_for_good.append(&mut self.reset);
+        self.reset_locally.clear();
         self.at_begin = None;
     }
 
@@ -222,15 +219,36 @@ impl Session {
         }
     }
 
+    /// This setting is what the session has set it to, and nothing that was put back before.
+    fn is_set(&mut self, name: &Arc<str>) {
+        for reset in [&mut self.reset, &mut self.reset_for_good, &mut self.reset_locally] {
+            reset.retain(|reset| reset != name);
+        }
+        match &**name {
+            "role" => self.role_is_reset = false,
+            "session_authorization" => self.is_set(&"role".into()), // PostgreSQL leaves none
+            _ => {}
+        }
+    }
+
     /// This setting is back at what the server connection began with.
     fn is_reset(&mut self, name: &Arc<str>) {
         self.touch(name);
         if self.startup.get(name).is_some() {
             self.reset.push(Arc::clone(name));
         }
-        if **name == *"session_authorization" {
-            self.is_reset(&"role".into()); // PostgreSQL puts it back
+        match &**name {
+            "role" => self.role_is_reset = true,
+            "session_authorization" => self.is_reset(&"role".into()), // PostgreSQL puts it back
+            _ => {}
         }
+    }
+
+    /// What has been put back since the transaction began is not.
+    pub(super) fn nothing_is_reset(&mut self) {
+        self.reset.clear();
+        self.reset_locally.clear();
+        self.role_is_reset = false;
     }
 
     /// Every setting that was ever changed may be back at its beginning, but for who the session is.

@@ -87,6 +87,7 @@ impl Session {
             reset: _,
             reset_for_good: _,
             reset_locally: _,
+            role_is_reset: _,
             flow,
             reported,
             shown_wishes: _,

@@ -143,6 +143,8 @@ pub struct Session {
     reset_for_good: Vec<Arc<str>>,
     /// Those that SET LOCAL has put back, up to the end of the transaction.
     reset_locally: Vec<Arc<str>>,
+    /// The role is the one that is given at login again.
+    role_is_reset: bool,
     flow: Flow,
     reported: Reported,
     wishes: Wishes,
@@ -327,6 +329,7 @@ impl Session {
             reset: Vec::new(),
             reset_for_good: Vec::new(),
             reset_locally: Vec::new(),
+            role_is_reset: false,
             flow: Flow::default(),
             reported: Reported::default(),
             dialect: Dialect::default(),

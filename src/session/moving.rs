@@ -46,6 +46,7 @@ impl Session {
 
     fn take_reset(&mut self) -> Vec<Arc<str>> {
         self.reset_locally.clear();
+        self.role_is_reset = false;
         let mut reset = std::mem::take(&mut self.reset_for_good);
         reset.append(&mut self.reset);
         reset
@@ -77,11 +78,12 @@ impl Session {
     /// What the node answered to the settings asked for. Answers what is now set on the server connection: RESET has put
     /// back what the server begins with there, and for the session means what the client began with.
     pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) -> Settings {
-        let begins_as_role = self.begins_as_role();
+        // None may be another than the login's own role, which it is where it has been put back.
+        let is_own_role = std::mem::take(&mut self.role_is_reset);
         for (name, value) in names.iter().zip(values) {
-            // Who logged in, a role that is nobody's where nobody's is what one begins with, and a setting of an unloaded library put back, need no replay.
+            // Who logged in, and a setting of an unloaded library put back, need no replay.
             let value = value.filter(|value| match &**name {
-                "role" => begins_as_role || **value != *NO_ROLE,
+                "role" => !is_own_role || **value != *NO_ROLE,
                 "session_authorization" => *value != self.identity.user,
                 _ => true,
             });
@@ -108,11 +110,6 @@ impl Session {
             Some(known) => known.into(),
             None => value.replace(char::REPLACEMENT_CHARACTER, "?").into(),
         }
-    }
-
-    /// Who logs in as this user has another role from the beginning.
-    pub(super) fn begins_as_role(&self) -> bool {
-        self.reported.at_login(reported::ROLE).is_some_and(|role| role != NO_ROLE)
     }
 
     /// The role that the session acts as: what SET ROLE or SET SESSION AUTHORIZATION has made of its user.

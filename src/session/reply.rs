@@ -335,8 +335,7 @@ impl Session {
                 return Reply::Hide; // what draws behind it is done, and says so
             }
         }
-        self.reset.clear(); // it is undone
-        self.reset_locally.clear();
+        self.nothing_is_reset();
         let ours = self.name_in_error(body, &fields, known);
         self.skip_failed(known);
         if matches!(fields.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) {

@@ -14,10 +14,7 @@ use crate::wire::backend;
 /// have another value than PostgreSQL itself.
 pub const NEVER_REPORTED: &str = "default_transaction_isolation";
 
-/// Another: who logs in may begin as another role.
-pub const ROLE: &str = "role";
-
-/// Names and values of the ParameterStatus messages of a login, of [`NEVER_REPORTED`] and of [`ROLE`]; shared by all who were told the
+/// Names and values of the ParameterStatus messages of a login, and of [`NEVER_REPORTED`]; shared by all who were told the
 /// same. A pointer of one word, for thousands of parked sessions have it.
 pub type ReportedAtLogin = Arc<Vec<(Box<str>, Box<str>)>>;
 

@@ -318,11 +318,7 @@ impl<'a> Effects<'a> {
         } else {
             settings::Scope::Session
         };
-        let name = name.to_ascii_lowercase();
-        match is_null(value) {
-            true => settings::reset(&name, scope, self),
-            false => settings::change(&name, scope, string_constant(value), self),
-        }
+        settings::change(&name.to_ascii_lowercase(), scope, string_constant(value), self);
     }
 
     fn changes_unknown_setting(&mut self) {
@@ -734,11 +730,6 @@ pub(super) fn boolean_constant(node: &Node) -> Option<bool> {
         a_const::Val::Sval(value) => settings::boolean(&value.sval),
         _ => None,
     }
-}
-
-/// The literal NULL.
-fn is_null(node: &Node) -> bool {
-    matches!(&node.node, Some(Tree::AConst(constant)) if constant.isnull)
 }
 
 fn constant(node: &Node) -> Option<&a_const::Val> {

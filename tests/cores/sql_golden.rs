@@ -98,6 +98,7 @@ fn change_in_short(change: &trunkline::sql::SessionChange) -> String {
         Set(name) => format!("Set({name})"),
         SetLocal(name) => format!("SetLocal({name})"),
         Reset(name) => format!("Reset({name})"),
+        ResetLocal(name) => format!("ResetLocal({name})"),
         Execute(name) => format!("Execute({name})"),
         Deallocate(name) => format!("Deallocate({name})"),
         Pin(pin) => format!("Pin({pin:?})"),
