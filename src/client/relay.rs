@@ -144,11 +144,8 @@ impl Client {
     /// Everything is answered and the lease is kept: what the pool's mode wants of that.
     pub(super) fn done_by_mode(&self) -> Option<Relayed> {
         match self.mode {
-            PoolMode::Transaction | PoolMode::Session if self.session.has_reset_in_transaction() => {
-                Some(Relayed::Touched)
-            }
             PoolMode::Transaction => {
-                let wants_it = self.session.wants_look() || self.session.has_reset();
+                let wants_it = self.session.wants_look() || self.session.has_discarded();
                 (wants_it && self.session.is_idle()).then_some(Relayed::Touched)
             }
             PoolMode::Session => {
@@ -391,7 +388,7 @@ impl Client {
     /// Everything is answered, and settings are read back as soon as the client has the answers: what comes next is looked at
     /// by them.
     fn waits_to_read_settings(&self) -> bool {
-        let has_unread = self.session.has_touched() || self.session.has_reset();
+        let has_unread = self.session.has_touched() || self.session.has_discarded();
         has_unread && self.session.all_answered() && (self.session.may_release() || self.done_by_mode().is_some())
     }
 

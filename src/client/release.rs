@@ -38,9 +38,6 @@ impl Client {
         if self.session.may_be_answered_more() {
             self.regain_step(buffers).await?;
         }
-        if self.session.has_reset_in_transaction() {
-            return self.reset_on(buffers).await;
-        }
         let touched = self.find_remains(buffers).await?;
         self.grant_wishes(&touched, buffers).await
     }
@@ -57,7 +54,7 @@ impl Client {
         if !touched.is_empty() && self.held.is_some() {
             self.read_settings(&touched, buffers).await?;
         } else {
-            self.session.forget_reset(); // nothing of it is carried
+            self.session.forget_discarded(); // nothing of it is carried
         }
         self.session.take_new_pins().iter().for_each(|pin| self.worker.metrics.pinned(pin));
         Ok(touched)
@@ -173,14 +170,7 @@ impl Client {
         let values = answer.rows.into_iter().next().unwrap_or_default();
         held.lease.connection().known.settings = self.session.settings_read(names, values);
         self.place.card.is_called(self.session.settings.get("application_name"));
-        self.replay_after_reset(buffers).await
-    }
-
-    /// RESET within a transaction has gone back to what the server connection began with: on to where the session did.
-    async fn reset_on(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
-        let sql = self.session.reset_on();
-        // Once: what cancels it ends the client's transaction with it.
-        self.ask(&sql, None, buffers).await.map(drop)
+        self.replay_after_discard(buffers).await
     }
 
     /// A query of Trunkline's own, behind what the session has run on its server connection. Where something cancels it,
@@ -215,9 +205,9 @@ impl Client {
         Farewell::told(SqlState::ADMIN_SHUTDOWN, "the session's settings were lost with its server connection")
     }
 
-    /// RESET goes back to what the client came with, which the server connection does not know; and the client is told
+    /// DISCARD ALL goes back to what the client came with, which the server connection does not know; and the client is told
     /// what changes by that, as a server would tell it.
-    async fn replay_after_reset(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+    async fn replay_after_discard(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(held) = &mut self.held else { return Ok(()) };
         let connection = held.lease.connection();
         let Some(mut sql) = self.session.settings.sql_from(&connection.known.settings) else { return Ok(()) };

@@ -48,10 +48,10 @@ impl Session {
             known.unseen = Some(self.id);
         }
         match part.transaction {
-            TransactionControl::Rollback { .. } | TransactionControl::RollbackTo => self.nothing_is_reset(),
+            TransactionControl::Rollback { .. } | TransactionControl::RollbackTo => self.role_is_reset = false,
             // An aborted transaction is rolled back by it.
             TransactionControl::Commit { .. } | TransactionControl::Prepare if tag.starts_with(b"ROLLBACK") => {
-                self.nothing_is_reset();
+                self.role_is_reset = false;
             }
             // Another transaction may have begun, and the one before is there for all to see.
             TransactionControl::Commit { .. } | TransactionControl::Prepare => {
@@ -73,10 +73,7 @@ impl Session {
         for change in &part.session {
             self.change_sql_prepared(change);
             match change {
-                SessionChange::Set(name) => {
-                    self.is_set(name);
-                    self.touch(name);
-                }
+                SessionChange::Set(name) => self.is_set(name),
                 SessionChange::Reset(name) => self.is_reset(name),
                 SessionChange::ResetAll => self.touch_all(),
                 SessionChange::DiscardSequences => self.forgets_drawn(known),
@@ -106,16 +103,7 @@ impl Session {
                         self.may_have_unpinned(); // or never pinned: it may only have been planned
                     }
                 }
-                SessionChange::SetLocal(name) => {
-                    self.reset_locally.retain(|reset| reset != name);
-                    self.set_locally(name);
-                }
-                SessionChange::ResetLocal(name) => {
-                    if self.startup.get(name).is_some() {
-                        self.reset_locally.push(Arc::clone(name));
-                    }
-                    self.set_locally(name);
-                }
+                SessionChange::SetLocal(name) | SessionChange::ResetLocal(name) => self.set_locally(name),
                 SessionChange::DiscardSome | SessionChange::Ask => {}
             }
         }
@@ -131,8 +119,6 @@ impl Session {
     /// What the transaction has set stands from now on, and it is not run again, also where another one has begun.
     fn settings_are_committed(&mut self) {
         self.touched_for_good |= !self.touched.is_empty() || self.may_lose_remains();
-        self.reset_for_good.append(&mut self.reset);
-        self.reset_locally.clear();
         self.at_begin = None;
     }
 
@@ -219,36 +205,17 @@ impl Session {
         }
     }
 
-    /// This setting is what the session has set it to, and nothing that was put back before.
+    /// This setting is what the session has set it to.
     fn is_set(&mut self, name: &Arc<str>) {
-        for reset in [&mut self.reset, &mut self.reset_for_good, &mut self.reset_locally] {
-            reset.retain(|reset| reset != name);
-        }
-        match &**name {
-            "role" => self.role_is_reset = false,
-            "session_authorization" => self.is_set(&"role".into()), // PostgreSQL leaves none
-            _ => {}
-        }
-    }
-
-    /// This setting is back at what the server connection began with.
-    fn is_reset(&mut self, name: &Arc<str>) {
+        self.role_is_reset &= !is_identity(name); // with a session authorization, PostgreSQL leaves no role
         self.touch(name);
-        if self.startup.get(name).is_some() {
-            self.reset.push(Arc::clone(name));
-        }
-        match &**name {
-            "role" => self.role_is_reset = true,
-            "session_authorization" => self.is_reset(&"role".into()), // PostgreSQL puts it back
-            _ => {}
-        }
     }
 
-    /// What has been put back since the transaction began is not.
-    pub(super) fn nothing_is_reset(&mut self) {
-        self.reset.clear();
-        self.reset_locally.clear();
-        self.role_is_reset = false;
+    /// This setting is back at what the session began with.
+    fn is_reset(&mut self, name: &Arc<str>) {
+        // With the session authorization, PostgreSQL puts back the role.
+        self.role_is_reset |= is_identity(name) && self.startup.get("role").is_none();
+        self.touch(name);
     }
 
     /// Every setting that was ever changed may be back at its beginning, but for who the session is.
@@ -260,7 +227,6 @@ impl Session {
         self.touched.extend(names(&self.startup));
         self.touched.sort_unstable();
         self.touched.dedup();
-        self.reset.extend(names(&self.startup));
     }
 }
 

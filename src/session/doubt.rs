@@ -79,7 +79,7 @@ impl Session {
         if self.owed.is_empty() {
             return false;
         }
-        let waits = self.settings_are_under_way() || self.has_reset() && !self.flow.batch_open;
+        let waits = self.settings_are_under_way() || self.has_discarded() && !self.flow.batch_open;
         if waits && begins_something(tag) && !self.flow.skipping {
             return true;
         }

@@ -226,7 +226,9 @@ impl Session {
     fn owes_only_ends(&self) -> bool {
         !self.flow.batch_open
             && self.owed.iter().all(|owed| match owed {
-                Owed::Query { statement, completed } => *completed == statement.parts.len(),
+                Owed::Query { statement, completed, woven } => {
+                    *completed == statement.parts.len() && woven.as_ref().is_none_or(|woven| woven.is_done())
+                }
                 Owed::Sync(_) => true,
                 _ => false,
             })

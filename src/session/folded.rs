@@ -84,9 +84,7 @@ impl Session {
             touched_for_good: _,
             remains: _,
             keeps_lease,
-            reset: _,
-            reset_for_good: _,
-            reset_locally: _,
+            discarded: _,
             role_is_reset: _,
             flow,
             reported,
@@ -142,9 +140,7 @@ impl Session {
             && self.portals.is_empty()
             && self.touched.is_empty()
             && !self.remains.are_any()
-            && self.reset.is_empty()
-            && self.reset_for_good.is_empty()
-            && self.reset_locally.is_empty()
+            && !self.discarded
             && self.shown_wishes.is_empty()
             && self.at_begin.is_none()
             && self.reported.if_unchanged().is_some()

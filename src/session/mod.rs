@@ -39,6 +39,7 @@ mod story;
 mod survey;
 pub mod translate;
 pub mod wishes;
+mod woven;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -136,13 +137,8 @@ pub struct Session {
     remains: Remains,
     /// The pool's mode gives the session one server connection until it leaves.
     keeps_lease: bool,
-    /// Of those that it came with, the ones put back to what the server connection began with, and not yet to what the
-    /// session did.
-    reset: Vec<Arc<str>>,
-    /// Those that no ROLLBACK takes back any more.
-    reset_for_good: Vec<Arc<str>>,
-    /// Those that SET LOCAL has put back, up to the end of the transaction.
-    reset_locally: Vec<Arc<str>>,
+    /// DISCARD ALL has put back all settings to what the server connection began with, and not yet to what the session did.
+    discarded: bool,
     /// The role is the one that is given at login again.
     role_is_reset: bool,
     flow: Flow,
@@ -326,9 +322,7 @@ impl Session {
             touched_for_good: false,
             remains: Remains::default(),
             keeps_lease: false,
-            reset: Vec::new(),
-            reset_for_good: Vec::new(),
-            reset_locally: Vec::new(),
+            discarded: false,
             role_is_reset: false,
             flow: Flow::default(),
             reported: Reported::default(),

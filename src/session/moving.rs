@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::known::Known;
 use super::{Session, Settings, reported, settings};
 use crate::sql::{Isolation, is_carried};
-use crate::wire::backend::TransactionStatus;
 
 impl Session {
     /// Settings have been changed whose values must be asked of the node.
@@ -14,42 +13,16 @@ impl Session {
         !self.touched.is_empty() || self.has_remains()
     }
 
-    /// RESET has put back settings to what the server connection began with, where the session began with something else.
-    pub fn has_reset(&self) -> bool {
-        !self.reset.is_empty() || !self.reset_for_good.is_empty() || !self.reset_locally.is_empty()
-    }
-
-    /// The same within a transaction, of which the next statement is still to come.
-    pub fn has_reset_in_transaction(&self) -> bool {
-        self.has_reset()
-            && self.transaction.status == TransactionStatus::Open
-            && self.owed.is_empty()
-            && !self.flow.batch_open
-            && !self.flow.copy_in
-    }
-
-    /// The SQL that goes on with a RESET within a transaction to where the session began.
-    pub fn reset_on(&mut self) -> String {
-        let locally = std::mem::take(&mut self.reset_locally);
-        let reset = self.take_reset();
-        let own = |names: &[Arc<str>], scope: &str| -> String {
-            let own = names.iter().filter_map(|name| Some((name, self.startup.get(name)?)));
-            own.map(|(name, value)| settings::sql_to_set(scope, name, value)).collect()
-        };
-        own(&reset, "SET") + &own(&locally, "SET LOCAL")
+    /// DISCARD ALL has put back all settings to what the server connection began with, where the session may have begun with
+    /// something else.
+    pub fn has_discarded(&self) -> bool {
+        self.discarded
     }
 
     /// No setting is to go back to what the client came with.
-    pub fn forget_reset(&mut self) {
-        self.take_reset();
-    }
-
-    fn take_reset(&mut self) -> Vec<Arc<str>> {
-        self.reset_locally.clear();
+    pub fn forget_discarded(&mut self) {
+        self.discarded = false;
         self.role_is_reset = false;
-        let mut reset = std::mem::take(&mut self.reset_for_good);
-        reset.append(&mut self.reset);
-        reset
     }
 
     /// Settings that the client has been told to be committed are on the server connection only.
@@ -60,7 +33,7 @@ impl Session {
     /// What has been changed is gone with its server connection, and is changed again elsewhere.
     pub fn forget_touched(&mut self) {
         self.take_touched();
-        self.forget_reset();
+        self.forget_discarded();
         self.forget_remains();
     }
 
@@ -75,7 +48,7 @@ impl Session {
         touched
     }
 
-    /// What the node answered to the settings asked for. Answers what is now set on the server connection: RESET has put
+    /// What the node answered to the settings asked for. Answers what is now set on the server connection: DISCARD ALL has put
     /// back what the server begins with there, and for the session means what the client began with.
     pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) -> Settings {
         // None may be another than the login's own role, which it is where it has been put back.
@@ -91,9 +64,11 @@ impl Session {
             self.settings = self.settings.with(name, value);
         }
         let there = self.settings.clone();
-        for name in self.take_reset() {
-            let Some((_, value)) = self.startup.iter().find(|(startup, _)| **startup == name) else { continue };
-            self.settings = self.settings.with(&name, Some(Arc::clone(value)));
+        if std::mem::take(&mut self.discarded) {
+            let startup = self.startup.clone();
+            for (name, value) in startup.iter().filter(|(name, _)| names.contains(name)) {
+                self.settings = self.settings.with(name, Some(Arc::clone(value)));
+            }
         }
         self.read_anew();
         there

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::known::UnnamedId;
 use super::mirrored::Mirror;
 use super::prepared::{Prepared, StatementId};
+use super::woven::Woven;
 use crate::sql::Statement;
 
 /// What a reply answers.
@@ -17,6 +18,8 @@ pub enum Owed {
         statement: Arc<Statement>,
         /// How many of its statements are done.
         completed: usize,
+        /// What of ours stands in it.
+        woven: Option<Box<Woven>>,
     },
     /// A Parse.
     Parse {
@@ -76,6 +79,8 @@ pub enum Owed {
     OurBind,
     /// An Execute of ours that discards sequences, within a client's batch.
     OurDiscard,
+    /// An Execute of ours that sets something, within a client's batch.
+    OurSet,
     /// A Sync.
     Sync(Asker),
     /// A FunctionCall.
@@ -105,6 +110,7 @@ impl Owed {
             | Self::CopyEnd
             | Self::OurBind
             | Self::OurDiscard
+            | Self::OurSet
             | Self::DiscardSequences { .. } => Asker::Us,
             _ => Asker::Client,
         }
@@ -217,6 +223,15 @@ impl OwedReplies {
     /// The next to be answered, to note progress.
     pub fn front_mut(&mut self) -> Option<&mut Owed> {
         self.queue.front_mut()
+    }
+
+    /// What of ours stands in the Query that is answered next.
+    #[inline]
+    pub fn woven(&mut self) -> Option<&mut Woven> {
+        match self.queue.front_mut() {
+            Some(Owed::Query { woven, .. }) => woven.as_deref_mut(),
+            _ => None,
+        }
     }
 
     /// The next has been answered.

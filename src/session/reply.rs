@@ -9,6 +9,7 @@ use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId};
 use super::sequences::Drawn;
 use super::translate::{RESERVED, closed_names};
+use super::woven::Woven;
 use super::{Ended, Session};
 use crate::catalog::Change;
 use crate::sql::Statement;
@@ -70,8 +71,11 @@ impl Session {
                 if matches!(self.owed.front(), Some(Owed::DiscardSequences { .. })) {
                     return Ok(Reply::Hide);
                 }
-                if matches!(self.owed.front(), Some(Owed::OurDiscard)) {
+                if matches!(self.owed.front(), Some(Owed::OurDiscard | Owed::OurSet)) {
                     return self.answered(tag, |_| true).map(|_| Reply::Hide);
+                }
+                if self.owed.woven().is_some_and(Woven::is_next) {
+                    return Ok(Reply::Hide);
                 }
                 self.completed(body, known);
                 self.catalog_settles();
@@ -99,10 +103,25 @@ impl Session {
                     matches!(self.owed.front(), Some(Owed::Execute(_))) && !self.owed.iter().any(Owed::ends_with_ready);
                 Ok(Reply::Forward)
             }
-            backend::NOTICE_RESPONSE => Ok(notice(body)),
+            backend::NOTICE_RESPONSE => Ok(self.noticed(body)),
             backend::NOTIFICATION_RESPONSE => Ok(self.notified(body, known)),
             backend::PARAMETER_STATUS => Ok(self.reported_anew(body, known)),
             _ => Ok(Reply::Forward),
+        }
+    }
+
+    /// The warning of a server that is being torn down is about its own connection, which is not the client's.
+    fn noticed(&mut self, body: &[u8]) -> Reply {
+        if tells_of_death(ErrorFields::read(body).code) {
+            return Reply::NodeDies;
+        }
+        match self.unwoven(body) {
+            Some(body) => {
+                let mut out = BytesMut::with_capacity(body.len() + frame::HEADER);
+                error_response::put_notice_body(&mut out, &body);
+                Reply::Replace(out)
+            }
+            None => Reply::Forward,
         }
     }
 
@@ -130,12 +149,6 @@ impl Session {
         }
         if status == TransactionStatus::Idle {
             self.reported.settle();
-            if !self.reset_locally.is_empty() {
-                self.reset_locally.clear();
-            }
-            if !self.reset.is_empty() {
-                self.reset_for_good.append(&mut self.reset);
-            }
             self.transaction.modes = None;
             self.settled_writes |= self.transaction.may_have_written;
             self.transaction.is_bound &= !self.owed.is_empty();
@@ -168,17 +181,21 @@ impl Session {
     /// A suspended portal counts too: INSERT … RETURNING has done all of its work by then.
     fn completed(&mut self, tag: &[u8], known: &mut Known) {
         match self.owed.front_mut() {
-            Some(Owed::Query { statement, completed }) => {
+            Some(Owed::Query { statement, completed, woven }) => {
                 let part = *completed;
                 *completed += 1;
                 self.flow.copy_in = false;
                 if statement.is_plain_read() {
                     return;
                 }
+                if let Some(woven) = woven {
+                    woven.stands_behind(part);
+                }
                 let statement = Arc::clone(statement);
                 self.owed.is_not_exceeded();
                 self.unseen_is_done(&statement, tag);
                 self.done(&statement, part, tag, known);
+                self.discarded |= statement.discards_all();
             }
             Some(Owed::Execute(_)) => {
                 self.flow.copy_in = false;
@@ -279,7 +296,7 @@ impl Session {
     fn has_done_nothing_unparsed(&self) -> bool {
         self.transaction.status == TransactionStatus::Idle
             && self.owed.iter().all(|owed| match owed {
-                Owed::Query { statement, completed } => *completed == 0 && statement.is_unparsed(),
+                Owed::Query { statement, completed, .. } => *completed == 0 && statement.is_unparsed(),
                 Owed::Execute(statement) => statement.as_ref().is_some_and(|statement| statement.is_unparsed()),
                 Owed::FunctionCall => false,
                 _ => true,
@@ -335,14 +352,20 @@ impl Session {
                 return Reply::Hide; // what draws behind it is done, and says so
             }
         }
-        self.nothing_is_reset();
+        self.role_is_reset = false;
         let ours = self.name_in_error(body, &fields, known);
         self.skip_failed(known);
         if matches!(fields.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) {
             return Reply::WorkerEnds(fields.code);
         }
-        if worth_a_retry(fields.code) {
+        let unwoven = self.unwoven(body);
+        if worth_a_retry(fields.code) && (unwoven.is_none() || self.catalog.on_replica) {
             return Reply::Refused(fields.code);
+        }
+        if let Some(body) = unwoven {
+            let mut out = BytesMut::with_capacity(body.len() + frame::HEADER);
+            error_response::put_body(&mut out, &body);
+            return Reply::Replace(out);
         }
         match ours {
             Some((ours, name)) => Reply::Replace(with_client_name(body, &ours, &name)),
@@ -454,10 +477,8 @@ impl Session {
         let Ok(name) = std::str::from_utf8(name) else { return Reply::Forward };
         known.reports_now(name, std::str::from_utf8(value).ok());
         if let Ok(value) = std::str::from_utf8(value) {
-            // RESET puts back what the server connection began with; for the client that is what it came with itself.
-            let mut reset = self.reset.iter().chain(&self.reset_for_good).chain(&self.reset_locally);
-            let is_reset = reset.any(|reset| reset.eq_ignore_ascii_case(name))
-                && self.startup.get(&name.to_ascii_lowercase()).is_some();
+            // DISCARD ALL puts back what the server connection began with; for the client that is what it came with itself.
+            let is_reset = self.discarded && self.startup.get(&name.to_ascii_lowercase()).is_some();
             if let Some(at_login) = self.reported.at_login(name).filter(|_| is_reset) {
                 if self.reported.get(name) == Some(at_login) {
                     return Reply::Hide;
@@ -495,11 +516,6 @@ fn worth_a_retry(code: SqlState) -> bool {
         SqlState::INTERNAL_ERROR,
     ]
     .contains(&code)
-}
-
-/// The warning of a server that is being torn down is about its own connection, which is not the client's.
-fn notice(body: &[u8]) -> Reply {
-    if tells_of_death(ErrorFields::read(body).code) { Reply::NodeDies } else { Reply::Forward }
 }
 
 /// A warning of this kind comes from a server that is being torn down.

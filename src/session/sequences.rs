@@ -4,11 +4,10 @@
 use bytes::BytesMut;
 
 use super::owed::Owed;
-use super::translate::RESERVED;
 use super::{Known, Session, SessionId};
 use crate::sql::Draws;
 use crate::wire::backend::TransactionStatus;
-use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::frontend;
 
 /// Makes a server connection forget what currval and lastval would answer.
 const DISCARD: &str = "DISCARD SEQUENCES";
@@ -106,13 +105,7 @@ impl Session {
     /// The same within the client's batch, where no Query may stand, or in one of ours before it, which leaves the unnamed
     /// statement as it is.
     fn discard_sequences_by_batch(&mut self, known: &mut Known, out: &mut BytesMut) {
-        self.put_ours(Parse { name: RESERVED, text: DISCARD.as_bytes(), types: &[0, 0] }, out);
-        frontend::put_bind(out, Bind { portal: RESERVED, statement: RESERVED, rest: &[0; 6] }, 0);
-        self.owed.push(Owed::OurBind);
-        frontend::put_execute(out, RESERVED);
-        self.owed.push(Owed::OurDiscard);
-        frontend::put_target(out, frontend::CLOSE, Target::Portal, RESERVED);
-        self.owed.push(Owed::OurClose);
+        self.put_executed(DISCARD, Owed::OurDiscard, out);
         known.drawn = Drawn::default();
     }
 }

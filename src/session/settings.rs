@@ -140,7 +140,8 @@ pub(super) fn is_identity(name: &str) -> bool {
     precedence(name) > 0
 }
 
-fn precedence(name: &str) -> u8 {
+/// Who the session is comes last, its user before its role: setting the one puts back the other.
+pub(super) fn precedence(name: &str) -> u8 {
     match name {
         "role" => 2,
         "session_authorization" => 1,
@@ -149,13 +150,17 @@ fn precedence(name: &str) -> u8 {
 }
 
 /// The SQL that sets it, for the session or (`SET LOCAL`) the transaction, without a query, so that the transaction may still be given its modes.
-pub fn sql_to_set(set: &str, name: &str, value: &str) -> String {
+///
+/// Where the server connection does not take what it is sent for UTF-8, `in_utf8` is false, and other letters than those of ASCII
+/// are escaped.
+pub fn sql_to_set(set: &str, name: &str, value: &str, in_utf8: bool) -> String {
     let values = match LISTS_OF_NAMES.contains(&name) {
         true => names_in(value),
         false => vec![value.to_owned()],
     };
-    let literals: Vec<_> = values.iter().map(|value| quote_literal(value)).collect();
-    format!("{set} {} TO {};", quote_name(name), literals.join(","))
+    let quote = if in_utf8 { quote_literal } else { quote_literal_in_ascii };
+    let literals: Vec<_> = values.iter().map(|value| quote(value)).collect();
+    format!("{set} {} TO {}", quote_name(name), literals.join(","))
 }
 
 /// SET takes a string for one name of these.
@@ -210,6 +215,22 @@ pub fn quote_literal(text: &str) -> String {
     if quoted.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
 }
 
+/// The same, without any letter that encodings have different bytes for.
+fn quote_literal_in_ascii(text: &str) -> String {
+    if text.is_ascii() {
+        return quote_literal(text);
+    }
+    let mut literal = String::from("E'");
+    for character in text.chars() {
+        let _ = match character {
+            '\'' | '\\' => write!(literal, "{character}{character}"),
+            ascii if ascii.is_ascii() => write!(literal, "{ascii}"),
+            other => write!(literal, "\\U{:08x}", u32::from(other)),
+        };
+    }
+    literal + "'"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,12 +242,12 @@ mod tests {
     #[test]
     fn what_is_set_by_set_is_a_list_where_the_setting_is_one_of_names() {
         for (name, value, sql) in [
-            ("application_name", "it's, me", "SET \"application_name\" TO 'it''s, me';"),
-            ("my.x", "", "SET \"my\".\"x\" TO '';"),
-            ("search_path", "\"$user\", Public,\"a \"\"B\"", "SET \"search_path\" TO '$user','public','a \"B';"),
-            ("search_path", "", "SET \"search_path\" TO '';"),
+            ("application_name", "it's, me", "SET \"application_name\" TO 'it''s, me'"),
+            ("my.x", "", "SET \"my\".\"x\" TO ''"),
+            ("search_path", "\"$user\", Public,\"a \"\"B\"", "SET \"search_path\" TO '$user','public','a \"B'"),
+            ("search_path", "", "SET \"search_path\" TO ''"),
         ] {
-            assert_eq!(sql_to_set("SET", name, value), sql);
+            assert_eq!(sql_to_set("SET", name, value, true), sql);
         }
     }
 

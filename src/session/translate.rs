@@ -97,7 +97,9 @@ impl Session {
                 if let Some(statement) = &statement {
                     self.expect_change(statement, false);
                 }
+                let goes_on = statement.as_deref().map(|statement| self.goes_on_behind(statement)).unwrap_or_default();
                 self.send(message.whole, Owed::Execute(statement), out);
+                goes_on.iter().for_each(|set| self.put_executed(set, Owed::OurSet, out));
             }
             frontend::SYNC => self.translate_sync(message, out),
             frontend::FLUSH => out.extend_from_slice(message.whole),
@@ -138,26 +140,32 @@ impl Session {
         if statement.is_plain_read() {
             out.extend_from_slice(message.whole);
             self.flow.batch_open = false;
-            self.owed.push(Owed::Query { statement, completed: 0 });
+            self.owed.push(Owed::Query { statement, completed: 0, woven: None });
             return;
         }
         self.draws(self.gathered.draws.unwrap_or(Draws::Maybe), known);
         self.put_mirrors(&statement, known, out);
-        let mut stand_ins = Vec::new();
+        let (mut stand_ins, mut woven) = (Vec::new(), None);
         if self.deallocates_ours(&statement, known) {
             self.put_ours(EMPTY, out);
             frontend::put_query(out, DEALLOCATE_RESERVED);
         } else {
             stand_ins = self.stand_ins(&statement, known);
             stand_ins.iter().for_each(|name| self.put_stand_in(name, out));
-            out.extend_from_slice(message.whole);
+            match self.weave(&statement, message.body) {
+                Some((text, with)) => {
+                    frontend::put_query(out, &text);
+                    woven = Some(Box::new(with));
+                }
+                None => out.extend_from_slice(message.whole),
+            }
         }
         if statement.parts.iter().flat_map(|part| &part.session).any(closes_names) {
             self.doubts.query_closes_names(self.owed.moment());
         }
         self.expect_change(&statement, true);
         self.flow.batch_open = false;
-        self.owed.push(Owed::Query { statement, completed: 0 });
+        self.owed.push(Owed::Query { statement, completed: 0, woven });
         if !stand_ins.is_empty() {
             stand_ins.iter().for_each(|name| self.put_close_of_mirror(name, out));
             frontend::put_bare(out, frontend::FLUSH);
@@ -205,6 +213,18 @@ impl Session {
         self.put_our_close(name, out);
         frontend::put_parse(out, Parse { name, text, types });
         self.owed.push(Owed::OurParse);
+    }
+
+    /// A statement of ours that is executed at once, within a batch.
+    #[cold]
+    pub(super) fn put_executed(&mut self, sql: &str, owed: Owed, out: &mut BytesMut) {
+        self.put_ours(Parse { name: RESERVED, text: sql.as_bytes(), types: &[0, 0] }, out);
+        frontend::put_bind(out, Bind { portal: RESERVED, statement: RESERVED, rest: &[0; 6] }, 0);
+        self.owed.push(Owed::OurBind);
+        frontend::put_execute(out, RESERVED);
+        self.owed.push(owed);
+        frontend::put_target(out, frontend::CLOSE, Target::Portal, RESERVED);
+        self.owed.push(Owed::OurClose);
     }
 
     /// An empty statement under a client's name, for one Query.

@@ -29,7 +29,7 @@ pub use leftovers::{
 };
 pub use memo::{Memo, MemoKey};
 pub use noted::{Bits, Findings};
-pub use parse::{ParseSettings, classify, classify_bytes, fingerprint, too_large};
+pub use parse::{ParseSettings, classify, classify_bytes, ends_of_statements, fingerprint, too_large};
 pub use prepared::PreparedNames;
 pub use redacted::redacted;
 pub use relations::differs_between_nodes;

@@ -59,6 +59,17 @@ pub fn classify(text: &str, settings: &ParseSettings) -> Statement {
     }
 }
 
+/// Where each statement of a query string ends, in bytes: before its semicolon, or with the string. Empty for what is not
+/// parsed.
+pub fn ends_of_statements(text: &str, settings: &ParseSettings) -> Vec<usize> {
+    let Ok(tree) = pg_query::parse(text, options(settings)) else { return Vec::new() };
+    let end = |raw: &grammar::RawStmt| match (usize::try_from(raw.stmt_location), usize::try_from(raw.stmt_len)) {
+        (Ok(begin), Ok(length @ 1..)) => begin + length,
+        _ => text.len(),
+    };
+    tree.protobuf.stmts.iter().map(end).collect()
+}
+
 /// A number that all texts share which differ only in literals, spaces and comments, as pg_stat_statements' kin have it
 /// (`pg_query`'s fingerprint). None for what is not parsed.
 pub fn fingerprint(text: &str, settings: &ParseSettings) -> Option<u64> {

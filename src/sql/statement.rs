@@ -410,6 +410,11 @@ impl Statement {
             _ => None,
         }
     }
+
+    /// It is DISCARD ALL, which stands alone.
+    pub fn discards_all(&self) -> bool {
+        self.only().is_some_and(|part| part.session.contains(&SessionChange::DiscardAll))
+    }
 }
 
 impl Statement {

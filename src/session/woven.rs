@@ -1,0 +1,226 @@
+//! What is put back goes on to what the client came with: RESET leads to what the server connection began with, which
+//! for most sessions is something else. So behind it, in the same string or batch, stand SETs of ours, whose answers
+//! nobody sees. They are undone where it is undone, and what comes behind meets what PostgreSQL would have it meet.
+
+use std::sync::Arc;
+
+use super::settings::{is_identity, precedence, sql_to_set};
+use super::{Dialect, Session};
+use crate::sql::{ParseSettings, Part, SessionChange, Statement, ends_of_statements};
+use crate::wire::backend::TransactionStatus;
+use crate::wire::error_response;
+use crate::wire::frontend;
+
+/// SETs of ours in a client's query string.
+#[derive(Debug, Default)]
+pub struct Woven {
+    /// Behind which of its statements they stand, and how many.
+    behind: Vec<(usize, usize)>,
+    /// How many of them are answered next.
+    pending: usize,
+    /// Where they begin in the client's own text, and how long they are: both in characters.
+    places: Vec<(usize, usize)>,
+}
+
+impl Woven {
+    /// A statement of the client's is done: what stands behind it is next.
+    pub(super) fn stands_behind(&mut self, part: usize) {
+        self.pending = self.behind.iter().find(|(behind, _)| *behind == part).map_or(0, |(_, count)| *count);
+    }
+
+    /// What is answered now is ours.
+    pub(super) fn is_next(&mut self) -> bool {
+        let is_ours = self.pending > 0;
+        self.pending -= usize::from(is_ours);
+        is_ours
+    }
+
+    /// None of ours is under way behind what is done.
+    pub(super) fn is_done(&self) -> bool {
+        self.pending == 0
+    }
+
+    /// A position in what was sent, counted from 1, as one in the client's own text.
+    fn own_position(&self, position: usize) -> usize {
+        let mut own = position;
+        for &(begin, length) in &self.places {
+            if own > begin {
+                own = own.saturating_sub(length).max(begin);
+            }
+        }
+        own
+    }
+}
+
+impl Session {
+    /// The text of a Query with SETs of ours in it, if this statement needs some. DISCARD ALL, which stands alone, goes on
+    /// when the session is idle.
+    pub(super) fn weave(&self, statement: &Statement, body: &[u8]) -> Option<(String, Woven)> {
+        if self.startup.is_empty() {
+            return None;
+        }
+        let is_block = statement.parts.len() > 1;
+        let sets: Vec<_> = statement.parts.iter().map(|part| self.goes_on_behind_part(part, is_block)).collect();
+        if sets.iter().all(Vec::is_empty) || statement.discards_all() {
+            return None;
+        }
+        let text = std::str::from_utf8(frontend::query_text(body).ok()?).ok()?;
+        let Dialect { standard_conforming_strings, encoding_is_utf8 } = self.dialect;
+        let settings = ParseSettings { standard_conforming_strings, encoding_is_utf8, ..ParseSettings::default() };
+        let ends = ends_of_statements(text, &settings);
+        debug_assert_eq!(ends.len(), sets.len(), "each statement of a string has a part");
+        let (mut whole, mut woven, mut begin) = (String::with_capacity(text.len() + 64), Woven::default(), 0);
+        for (part, (end, sets)) in ends.into_iter().zip(sets).enumerate().filter(|(_, (_, sets))| !sets.is_empty()) {
+            whole.push_str(text.get(begin..end)?);
+            // On a line of its own: a comment may stand at the end of the string.
+            let inserted = format!("\n;{}", sets.join(";"));
+            woven.places.push((text.get(..end)?.chars().count(), inserted.chars().count()));
+            woven.behind.push((part, sets.len()));
+            whole.push_str(&inserted);
+            begin = end;
+        }
+        whole.push_str(text.get(begin..)?);
+        Some((whole, woven))
+    }
+
+    /// What is to be set behind an Execute of this statement.
+    pub(super) fn goes_on_behind(&self, statement: &Statement) -> Vec<String> {
+        if self.startup.is_empty() || statement.is_plain_read() {
+            return Vec::new();
+        }
+        statement.parts.iter().flat_map(|part| self.goes_on_behind_part(part, false)).collect()
+    }
+
+    /// The SETs that take what this part puts back on to what the client came with.
+    fn goes_on_behind_part(&self, part: &Part, is_block: bool) -> Vec<String> {
+        let mut sets = Vec::new();
+        for change in &part.session {
+            match change {
+                // PostgreSQL puts back the role along with it.
+                SessionChange::Reset(name) if **name == *"session_authorization" => {
+                    self.goes_on("SET", &|own| is_identity(own), &mut sets);
+                }
+                SessionChange::Reset(name) => self.goes_on("SET", &|own| *own == **name, &mut sets),
+                SessionChange::ResetAll => self.goes_on("SET", &|own| !is_identity(own), &mut sets),
+                SessionChange::DiscardAll => self.goes_on("SET", &|_| true, &mut sets),
+                SessionChange::ResetLocal(name) if is_block || self.is_in_block() => {
+                    self.goes_on("SET LOCAL", &|own| *own == **name, &mut sets);
+                }
+                SessionChange::Execute(name) => {
+                    if let Some(prepared) = self.names.get(name.as_bytes()) {
+                        let inner = prepared.statement.parts.iter();
+                        let puts_back =
+                            |part: &&Part| !part.session.iter().any(|c| matches!(c, SessionChange::Execute(_)));
+                        sets.extend(inner.filter(puts_back).flat_map(|part| self.goes_on_behind_part(part, is_block)));
+                    }
+                }
+                _ => {}
+            }
+        }
+        sets
+    }
+
+    /// SET LOCAL does something: in what is sent before, or in the batch, a transaction has begun.
+    fn is_in_block(&self) -> bool {
+        self.transaction.status != TransactionStatus::Idle || self.awaits_begin()
+    }
+
+    fn goes_on(&self, set: &str, is_put_back: &dyn Fn(&str) -> bool, sets: &mut Vec<String>) {
+        let mut own: Vec<(&Arc<str>, &Arc<str>)> = self.startup.iter().filter(|(name, _)| is_put_back(name)).collect();
+        own.sort_by_key(|(name, _)| precedence(name));
+        let in_utf8 = self.dialect.encoding_is_utf8;
+        sets.extend(own.into_iter().map(|(name, value)| sql_to_set(set, name, value, in_utf8)));
+    }
+
+    /// The body of an error or a notice about a Query in which something of ours stands, with the position that it has in the
+    /// client's own text.
+    pub(super) fn unwoven(&mut self, body: &[u8]) -> Option<Vec<u8>> {
+        let woven = self.owed.woven()?;
+        error_response::with_position(body, |position| woven.own_position(position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::reply::Reply;
+    use crate::session::story::Story;
+    use crate::sql::classify_bytes;
+
+    fn story() -> Story {
+        Story::begin_with(&[("search_path", "app, public"), ("role", "ada"), ("my.name", "Zoë")])
+    }
+
+    fn woven(story: &Story, text: &str) -> String {
+        let statement = classify_bytes(text.as_bytes(), &ParseSettings::default());
+        story.session.weave(&statement, format!("{text}\0").as_bytes()).map(|(text, _)| text).unwrap_or_default()
+    }
+
+    const PATH: &str = "\n;SET \"search_path\" TO 'app','public'";
+
+    #[test]
+    fn what_is_put_back_goes_on_behind_its_own_statement() {
+        let story = story();
+        for (text, expected) in [
+            ("reset search_path", format!("reset search_path{PATH}")),
+            ("reset search_path -- so it is", format!("reset search_path -- so it is{PATH}")),
+            ("select 'ä'; reset search_path ; select 2;", format!("select 'ä'; reset search_path {PATH}; select 2;")),
+            ("set search_path to default;;", format!("set search_path to default{PATH};;")),
+            ("reset role;select 1", "reset role\n;SET \"role\" TO 'ada';select 1".to_owned()),
+            (
+                "reset all",
+                format!("reset all\n;SET \"my\".\"name\" TO 'Zoë'{};", &PATH[1..]).trim_end_matches(';').to_owned(),
+            ),
+            (
+                "begin; set local my.name to default",
+                "begin; set local my.name to default\n;SET LOCAL \"my\".\"name\" TO 'Zoë'".to_owned(),
+            ),
+            ("set local my.name to default", String::new()),
+            ("reset work_mem; set search_path = x", String::new()),
+            ("discard all", String::new()),
+        ] {
+            assert_eq!(woven(&story, text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn in_an_encoding_of_its_own_a_value_is_sent_in_letters_that_all_have() {
+        let mut story = story();
+        story.session.told(vec![("client_encoding".into(), "LATIN1".into())].into());
+        assert_eq!(woven(&story, "reset my.name"), "reset my.name\n;SET \"my\".\"name\" TO E'Zo\\U000000eb'");
+    }
+
+    #[test]
+    fn nobody_is_told_of_it_and_an_error_stands_where_it_stood() {
+        let mut story = story();
+        story.send(b'Q', "select 'ä'; reset search_path; select typo\0".as_bytes());
+        for (tag, told) in [("SELECT 1\0", Reply::Forward), ("RESET\0", Reply::Forward), ("SET\0", Reply::Hide)] {
+            assert_eq!(story.hear(b'C', tag.as_bytes()), told, "{tag}");
+        }
+        let there = "select 'ä'; reset search_path; select typo".chars().count() - 3;
+        let sent = there + PATH.chars().count();
+        for (position, expected) in [(there, sent), (8, 8), (29, 29 + PATH.chars().count() - 2)] {
+            let body = |position: usize| format!("SERROR\0C42703\0M?\0P{position}\0\0");
+            let Reply::Replace(told) = story.hear(b'E', body(expected).as_bytes()) else { panic!("not replaced") };
+            assert_eq!(told.get(5..).unwrap(), body(position).as_bytes(), "{position}");
+        }
+        story.hear_all("Z");
+        assert!(story.session.is_idle());
+    }
+
+    #[test]
+    fn in_a_batch_it_is_executed_behind_it() {
+        let mut story = story();
+        story.parse("", "reset search_path");
+        story.bind("");
+        assert_eq!(story.execute(), "ECPBEC");
+        story.sync();
+        story.hear_all("12");
+        assert_eq!(story.hear(b'C', b"RESET\0"), Reply::Forward);
+        for (tag, body) in [(b'3', ""), (b'1', ""), (b'2', ""), (b'C', "SET\0"), (b'3', "")] {
+            assert_eq!(story.hear(tag, body.as_bytes()), Reply::Hide);
+        }
+        story.hear_all("Z");
+        assert!(story.session.is_idle());
+    }
+}
