@@ -64,6 +64,12 @@ impl Session {
             self.settings = self.settings.with(name, value);
         }
         let there = self.settings.clone();
+        // SET gives an empty list of names one that is empty.
+        for name in names.iter().filter(|name| self.startup.get(name) == Some("")) {
+            if self.settings.get(name) == Some("\"\"") {
+                self.settings = self.settings.with(name, Some("".into()));
+            }
+        }
         if std::mem::take(&mut self.discarded) {
             let startup = self.startup.clone();
             for (name, value) in startup.iter().filter(|(name, _)| names.contains(name)) {

@@ -115,6 +115,13 @@ impl Session {
         if tells_of_death(ErrorFields::read(body).code) {
             return Reply::NodeDies;
         }
+        let is_ours = match self.owed.front() {
+            Some(Owed::Query { woven: Some(woven), .. }) => !woven.is_done(),
+            front => matches!(front, Some(Owed::OurSet)),
+        };
+        if is_ours {
+            return Reply::Hide;
+        }
         match self.unwoven(body) {
             Some(body) => {
                 let mut out = BytesMut::with_capacity(body.len() + frame::HEADER);

@@ -83,12 +83,12 @@ impl Session {
         Some((whole, woven))
     }
 
-    /// What is to be set behind an Execute of this statement.
+    /// What is to be set behind an Execute of this statement: a batch is a transaction of its own, where SET LOCAL counts.
     pub(super) fn goes_on_behind(&self, statement: &Statement) -> Vec<String> {
         if self.startup.is_empty() || statement.is_plain_read() {
             return Vec::new();
         }
-        statement.parts.iter().flat_map(|part| self.goes_on_behind_part(part, false)).collect()
+        statement.parts.iter().flat_map(|part| self.goes_on_behind_part(part, true)).collect()
     }
 
     /// The SETs that take what this part puts back on to what the client came with.

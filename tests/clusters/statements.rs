@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use trunkline::demo::cluster::Cluster;
 
-use crate::fixture::{Proxy, cluster, limited};
+use crate::fixture::{Proxy, cluster, limited, login};
 use crate::raw::{
     COPY_DONE, FLUSH, RawClient, SYNC, bind, bind_binary, close, copy_data, describe, execute, parse, query,
 };
@@ -597,6 +597,93 @@ fn what_comes_in_one_write_with_a_reset_meets_what_its_client_began_with() {
             }
         }
         assert_eq!(cluster.node(0).sql("select count(*) from public.here").unwrap(), "1", "nothing went astray");
+    });
+}
+
+/// The answers to these scripts of a client that came with a search_path and a role.
+fn behind_a_reset(port: u16) -> Vec<(String, Vec<String>)> {
+    let came_with = [("search_path", "app"), ("role", "first"), ("application_name", "came")];
+    let mut client = RawClient::connect(port, &came_with);
+    let who = "select a || current_user from here order by 1";
+    let mut told = Vec::new();
+    for reset in
+        ["reset all", "reset search_path", "set search_path to default", "reset role", "set local role to default"]
+    {
+        for script in [
+            format!("{reset}; {who}; select 2"),
+            format!("{reset}; insert into here values (current_user) returning tableoid = 'app.here'::regclass"),
+            format!("select 'ä'; {reset} /* as it was */ ; {who}; select 1 / 0"),
+            format!("begin; set search_path = public; {reset}; {who}; rollback; {who}"),
+            format!("begin; {reset}; {who}; commit; {who}"),
+            format!("begin; {reset}; savepoint s; set search_path = public; rollback to s; {who}; commit; {who}"),
+            format!("begin; savepoint s; {reset}; select 1 / 0"),
+            format!("rollback to s; {who}; commit; {who}"),
+            format!(
+                "begin isolation level read committed; {reset}; set transaction isolation level serializable; {who}; commit"
+            ),
+            format!("begin; {reset}; {reset}; set local search_path = public; {who}; commit; {who}"),
+            format!("{reset} -- and no more"),
+        ] {
+            for before in ["set search_path = public", "set role second", "set application_name = 'other'"] {
+                client.query(before);
+            }
+            told.push((script.clone(), client.query(&script)));
+            told.push((script, client.query("show search_path")));
+        }
+        client.query("rollback");
+        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        for reset in [reset, "discard all"] {
+            client.query("set search_path = public");
+            let whole = [run(reset), run(who), run(who)].concat();
+            told.push((format!("{reset} in a batch"), client.ask(&[&whole, SYNC], 1)));
+            client.query("set role second; begin; set search_path = public");
+            told.push((format!("{reset} in a transaction"), client.ask(&[&run(reset), &run(who), SYNC], 1)));
+            told.push((format!("{reset} behind it"), client.query("rollback")));
+            told.push((format!("{reset} behind it"), client.query(who)));
+        }
+    }
+    told
+}
+
+#[test]
+fn what_stands_behind_a_reset_in_its_string_or_batch_meets_what_its_client_began_with() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create role first; create role second; grant first, second to bench").unwrap();
+        primary.sql("create schema app; create table app.here as select 'app' as a").unwrap();
+        primary.sql("create table here as select 'public' as a").unwrap();
+        primary.sql("grant all on schema app to first, second; grant all on app.here, here to first, second").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(primary).unwrap());
+        let expected = behind_a_reset(primary.port());
+        for config in ["[routing]\nreads = 'primary'", "[pool]\nsize = 1", "[pool]\nmode = 'session'"] {
+            primary.sql("delete from app.here where a <> 'app'; delete from here where a <> 'public'").unwrap();
+            let proxy = Proxy::start(&cluster, config);
+            let told = behind_a_reset(proxy.port());
+            for (told, expected) in told.iter().zip(&expected) {
+                assert_eq!(told, expected, "{config}");
+            }
+            let mut other = RawClient::connect(proxy.port(), &[]);
+            assert_eq!(
+                other.query("select current_user || current_setting('search_path')")[1],
+                "row bench\"$user\", public"
+            );
+        }
+    });
+}
+
+#[test]
+fn an_error_behind_a_reset_is_told_where_it_stands() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        for port in [cluster.node(0).port(), proxy.port()] {
+            let mut config = login(port, "bench", "bench");
+            let mut client = config.options("-c search_path=app").connect(postgres::NoTls).unwrap();
+            let error = client.batch_execute("select 'ä'; reset search_path; select typo").unwrap_err();
+            let position = error.as_db_error().and_then(|error| error.position());
+            assert_eq!(position, Some(&postgres::error::ErrorPosition::Original(39)), "{error:?}");
+        }
     });
 }
 
