@@ -54,7 +54,7 @@ impl Client {
         if !touched.is_empty() && self.held.is_some() {
             self.read_settings(&touched, buffers).await?;
         } else {
-            self.session.forget_discarded(); // nothing of it is carried
+            self.session.forget_put_back(); // nothing of it is carried
         }
         self.session.take_new_pins().iter().for_each(|pin| self.worker.metrics.pinned(pin));
         Ok(touched)

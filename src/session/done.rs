@@ -73,7 +73,10 @@ impl Session {
         for change in &part.session {
             self.change_sql_prepared(change);
             match change {
-                SessionChange::Set(name) => self.is_set(name),
+                SessionChange::Set(name) => {
+                    self.set_by_code |= part.kind != Kind::Set;
+                    self.is_set(name);
+                }
                 SessionChange::Reset(name) => self.is_reset(name),
                 SessionChange::ResetAll => self.touch_all(),
                 SessionChange::DiscardSequences => self.forgets_drawn(known),

@@ -85,6 +85,7 @@ impl Session {
             remains: _,
             keeps_lease,
             discarded: _,
+            set_by_code: _,
             role_is_reset: _,
             flow,
             reported,

@@ -139,6 +139,8 @@ pub struct Session {
     keeps_lease: bool,
     /// DISCARD ALL has put back all settings to what the server connection began with, and not yet to what the session did.
     discarded: bool,
+    /// Code has changed some of what it has touched, or may have put it back to what the server connection began with.
+    set_by_code: bool,
     /// The role is the one that is given at login again.
     role_is_reset: bool,
     flow: Flow,
@@ -323,6 +325,7 @@ impl Session {
             remains: Remains::default(),
             keeps_lease: false,
             discarded: false,
+            set_by_code: false,
             role_is_reset: false,
             flow: Flow::default(),
             reported: Reported::default(),

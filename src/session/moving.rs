@@ -20,8 +20,9 @@ impl Session {
     }
 
     /// No setting is to go back to what the client came with.
-    pub fn forget_discarded(&mut self) {
+    pub fn forget_put_back(&mut self) {
         self.discarded = false;
+        self.set_by_code = false;
         self.role_is_reset = false;
     }
 
@@ -33,7 +34,7 @@ impl Session {
     /// What has been changed is gone with its server connection, and is changed again elsewhere.
     pub fn forget_touched(&mut self) {
         self.take_touched();
-        self.forget_discarded();
+        self.forget_put_back();
         self.forget_remains();
     }
 
@@ -48,9 +49,21 @@ impl Session {
         touched
     }
 
-    /// What the node answered to the settings asked for. Answers what is now set on the server connection: DISCARD ALL has put
-    /// back what the server begins with there, and for the session means what the client began with.
-    pub fn settings_read(&mut self, names: &[Arc<str>], values: Vec<Option<Arc<str>>>) -> Settings {
+    /// Those of them that code may have put back to what the server connection began with, where the client has come with
+    /// something else. Where a value comes from tells.
+    fn may_be_put_back<'a>(&self, names: &'a [Arc<str>]) -> impl Iterator<Item = &'a Arc<str>> {
+        let startup = if self.set_by_code { self.startup.clone() } else { Settings::default() };
+        names.iter().filter(move |name| startup.get(name).is_some())
+    }
+
+    /// What the node answered to the settings asked for. Answers what is now set on the server connection: DISCARD ALL and
+    /// code may have put back what the server begins with there, and for the session mean what the client began with.
+    pub fn settings_read(&mut self, names: &[Arc<str>], mut values: Vec<Option<Arc<str>>>) -> Settings {
+        let sources = values.split_off(names.len().min(values.len()));
+        let is_put_back = |source: &Option<Arc<str>>| source.as_deref().is_some_and(|source| source != "session");
+        let doubtful = self.may_be_put_back(names).zip(&sources);
+        let mut put_back: Vec<_> = doubtful.filter(|(_, source)| is_put_back(source)).map(|(name, _)| name).collect();
+        self.set_by_code = false;
         // None may be another than the login's own role, which it is where it has been put back.
         let is_own_role = std::mem::take(&mut self.role_is_reset);
         for (name, value) in names.iter().zip(values) {
@@ -71,10 +84,11 @@ impl Session {
             }
         }
         if std::mem::take(&mut self.discarded) {
-            let startup = self.startup.clone();
-            for (name, value) in startup.iter().filter(|(name, _)| names.contains(name)) {
-                self.settings = self.settings.with(name, Some(Arc::clone(value)));
-            }
+            put_back = names.iter().collect();
+        }
+        let startup = self.startup.clone();
+        for (name, value) in startup.iter().filter(|(name, _)| put_back.contains(name)) {
+            self.settings = self.settings.with(name, Some(Arc::clone(value)));
         }
         self.read_anew();
         there
@@ -142,7 +156,8 @@ impl Session {
 
     /// The query that reads these settings back, on a server connection that has just changed them.
     pub fn settings_query(&self, names: &[Arc<str>]) -> String {
-        let sql = settings::sql_to_read(names);
+        let mut sql = settings::sql_to_read(names);
+        self.may_be_put_back(names).for_each(|name| sql.push_str(&settings::sql_of_source(name)));
         // Its transactions may have become SERIALIZABLE by this very change.
         match names.iter().any(|name| **name == *reported::NEVER_REPORTED) {
             true => settings::at_read_committed(&sql),

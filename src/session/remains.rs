@@ -68,7 +68,9 @@ impl Session {
 
     /// Settings that code has changed, by name.
     pub(super) fn take_settings_left(&mut self) -> Vec<Arc<str>> {
-        self.remains.code.take().map(|code| code.settings).unwrap_or_default()
+        let left = self.remains.code.take().map(|code| code.settings).unwrap_or_default();
+        self.set_by_code |= !left.is_empty();
+        left
     }
 
     /// Something of the session is on its server connection that nobody has asked about yet.
@@ -125,6 +127,7 @@ impl Session {
         if code.doubt == Doubt::Kept {
             self.pins.add(Pin::State);
         }
+        self.set_by_code |= is_doubtful || !code.settings.is_empty();
         self.touched.extend(code.settings);
         let mut seen = Pins::default();
         for row in rows {

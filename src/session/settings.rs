@@ -198,6 +198,12 @@ pub fn sql_to_read(names: &[Arc<str>]) -> String {
     sql
 }
 
+/// One more column: where the value of this setting comes from; NULL of some that are never listed.
+pub fn sql_of_source(name: &str) -> String {
+    let name = quote_literal(name);
+    format!(",(SELECT source FROM pg_catalog.pg_settings WHERE pg_catalog.lower(name)={name})")
+}
+
 /// A query of ours for a server connection whose transactions may be SERIALIZABLE by default, which a standby refuses.
 pub fn at_read_committed(sql: &str) -> String {
     format!("BEGIN ISOLATION LEVEL READ COMMITTED;{sql};COMMIT")

@@ -59,7 +59,8 @@ impl Session {
         if self.startup.is_empty() {
             return None;
         }
-        let is_block = statement.parts.len() > 1;
+        // Elsewhere SET LOCAL does nothing. What stands behind a BEGIN waits until that is answered.
+        let is_block = statement.only().is_none() || self.transaction.status != TransactionStatus::Idle;
         let sets: Vec<_> = statement.parts.iter().map(|part| self.goes_on_behind_part(part, is_block)).collect();
         if sets.iter().all(Vec::is_empty) || statement.discards_all() {
             return None;
@@ -103,7 +104,7 @@ impl Session {
                 SessionChange::Reset(name) => self.goes_on("SET", &|own| *own == **name, &mut sets),
                 SessionChange::ResetAll => self.goes_on("SET", &|own| !is_identity(own), &mut sets),
                 SessionChange::DiscardAll => self.goes_on("SET", &|_| true, &mut sets),
-                SessionChange::ResetLocal(name) if is_block || self.is_in_block() => {
+                SessionChange::ResetLocal(name) if is_block => {
                     self.goes_on("SET LOCAL", &|own| *own == **name, &mut sets);
                 }
                 SessionChange::Execute(name) => {
@@ -118,11 +119,6 @@ impl Session {
             }
         }
         sets
-    }
-
-    /// SET LOCAL does something: in what is sent before, or in the batch, a transaction has begun.
-    fn is_in_block(&self) -> bool {
-        self.transaction.status != TransactionStatus::Idle || self.awaits_begin()
     }
 
     fn goes_on(&self, set: &str, is_put_back: &dyn Fn(&str) -> bool, sets: &mut Vec<String>) {

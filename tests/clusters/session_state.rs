@@ -375,6 +375,49 @@ fn reset_goes_back_to_what_the_client_came_with_wherever_it_stands() {
     });
 }
 
+#[test]
+fn what_code_puts_back_goes_back_to_what_the_client_came_with() {
+    limited(|| {
+        let cluster = cluster();
+        let code = "create function puts_back() returns int language plpgsql as $$ begin reset work_mem; return 1; end $$; \
+            create function sets() returns int language plpgsql as $$ begin set work_mem = '7MB'; return 1; end $$; \
+            create function runs(what text) returns int language plpgsql as $$ begin execute what; return 1; end $$";
+        cluster.node(0).sql(code).unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        for config in [SHARED, "[pool]\nmode = 'session'"] {
+            let proxy = Proxy::start(&cluster, config);
+            let mut other = RawClient::connect(proxy.port(), &[("work_mem", "8MB")]);
+            for port in [cluster.node(0).port(), proxy.port()] {
+                let mut client = RawClient::connect(port, &[("work_mem", "9MB"), ("DateStyle", "German")]);
+                for (script, expected) in [
+                    ("select puts_back()", "9MB"),
+                    ("select set_config('work_mem', null, false)", "9MB"),
+                    ("select set_config('work_mem', null, false) where false", "5MB"),
+                    ("do $$ begin reset work_mem; end $$", "9MB"),
+                    ("do $$ begin execute 'reset ' || 'work_mem'; end $$", "9MB"),
+                    ("select runs('reset work_mem')", "9MB"),
+                    ("select runs('reset all')", "9MB"),
+                    ("select sets()", "7MB"),
+                    ("select set_config('work_mem', '4MB', false)", "4MB"),
+                    ("begin; select puts_back(); rollback", "5MB"),
+                ] {
+                    // A server connection that stays the session's is not looked at for what made-up text has done.
+                    if config != SHARED && (script.contains("execute") || script.contains("runs")) {
+                        continue;
+                    }
+                    client.query("set work_mem = '5MB'; set datestyle = 'SQL, DMY'");
+                    client.query(script);
+                    let shown = client.query("show work_mem");
+                    assert!(shown.contains(&format!("row {expected}")), "{config}, {script}: {shown:?}");
+                    assert_eq!(other.query("show work_mem")[1], "row 8MB", "{config}, {script}");
+                    let style = if script.contains("reset all") { "row German, DMY" } else { "row SQL, DMY" };
+                    assert!(client.query("show datestyle").contains(&style.to_owned()), "{config}, {script}");
+                }
+            }
+        }
+    });
+}
+
 /// A table of the same name in two schemas, each with the name of its own.
 fn two_schemas(cluster: &Cluster) {
     cluster.node(0).sql("create schema tenant; create table t as select 'public' as a").unwrap();
