@@ -47,6 +47,15 @@ impl AuthQuery {
         Self { settings, mock_secret, known, memberships, questions, salted_password }
     }
 
+    /// It asks as this configuration wants it.
+    pub fn is_as(&self, wanted: &config::AuthQuery) -> bool {
+        let mine = &self.settings;
+        mine.user == wanted.user
+            && mine.password.plain() == wanted.password.plain()
+            && mine.database == wanted.database
+            && mine.query == wanted.query
+    }
+
     /// What is known of this user, asked for if need be. While the cluster does not answer, what was known counts on;
     /// Err: nothing was.
     pub async fn user(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Option<User>, String> {

@@ -262,7 +262,7 @@ fn asked<'s>(claim: Claim<'_>, server: &'s Server) -> impl Iterator<Item = (&'s 
         None if **claim.database != *console::NAME || server.console_right(claim.user).is_some() => &server.clusters,
         None => &[],
     };
-    clusters.iter().filter_map(|cluster| Some((cluster.auth_query.as_ref()?, cluster)))
+    clusters.iter().filter_map(|cluster| Some((cluster.auth_query.as_deref()?, cluster)))
 }
 
 impl Login<'_> {

@@ -114,7 +114,7 @@ pub struct Cluster {
     /// The gates of its nodes, in order.
     pub gates: Arc<[Arc<Gate>]>,
     /// Where users are looked for that stand in no configuration.
-    pub auth_query: Option<AuthQuery>,
+    pub auth_query: Option<Arc<AuthQuery>>,
     /// TLS towards its nodes, for every connection that is made from now on.
     pub tls: Arc<ArcSwap<NodeTls>>,
     /// When a session has written to it last.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -32,6 +32,8 @@ pub(super) struct RunningCluster {
     tls_of_monitor: Arc<ArcSwap<NodeTls>>,
     /// The same goes for when it was written to last.
     last_write: Arc<LastWrite>,
+    /// What is remembered of its users, while it has its nodes and is asked in the same way.
+    auth_query: Arc<ArcSwapOption<AuthQuery>>,
     gates: Arc<[Arc<Gate>]>,
     monitor: Arc<Monitor>,
     fences: Arc<Fences>,
@@ -51,6 +53,8 @@ impl RunningCluster {
         let known = before.map(|before| before.gates_for(cluster)).unwrap_or_default();
         let tls = before.map(|before| Arc::clone(&before.tls)).unwrap_or_default();
         let last_write = before.map(|before| Arc::clone(&before.last_write)).unwrap_or_default();
+        let same = before.filter(|before| before.has_nodes_of(cluster) && before.config.patroni == cluster.patroni);
+        let auth_query = same.map(|before| Arc::clone(&before.auth_query)).unwrap_or_default();
         let tls_of_monitor = Arc::new(ArcSwap::from_pointee(cluster.tls.clone()));
         let gate = |address: &Arc<str>| {
             let known = known.iter().find(|(other, _)| other == address);
@@ -72,6 +76,7 @@ impl RunningCluster {
             tls,
             tls_of_monitor,
             last_write,
+            auth_query,
             gates,
             monitor: Arc::new(monitor),
             fences,
@@ -105,7 +110,7 @@ impl RunningCluster {
             name: Arc::clone(&self.config.name),
             number: self.number,
             gates: Arc::clone(&self.gates),
-            auth_query: self.config.auth_query.clone().map(|settings| AuthQuery::new(settings, *mock_secret)),
+            auth_query: self.asks_for_users(mock_secret),
             tls: Arc::clone(&self.tls),
             last_write: Arc::clone(&self.last_write),
             view: Arc::clone(&handle.view),
@@ -118,6 +123,15 @@ impl RunningCluster {
             groups: self.config.groups.clone(),
             balance: self.config.balance.clone(),
         }
+    }
+
+    /// Who asks it for its users: the same as before, where nothing has changed in how.
+    fn asks_for_users(&self, mock_secret: &[u8; 32]) -> Option<Arc<AuthQuery>> {
+        let wanted = self.config.auth_query.as_ref();
+        let before = self.auth_query.load_full().filter(|before| wanted.is_some_and(|wanted| before.is_as(wanted)));
+        let asks = before.or_else(|| wanted.map(|wanted| Arc::new(AuthQuery::new(wanted.clone(), *mock_secret))));
+        self.auth_query.store(asks.clone());
+        asks
     }
 
     /// As those see it who read its databases' catalogs.
@@ -160,6 +174,7 @@ impl RunningCluster {
             tls: Arc::clone(&self.tls),
             tls_of_monitor: Arc::clone(&self.tls_of_monitor),
             last_write: Arc::clone(&self.last_write),
+            auth_query: Arc::clone(&self.auth_query),
             gates: Arc::clone(&self.gates),
             monitor: Arc::clone(&self.monitor),
             fences: Arc::clone(&self.fences),

@@ -38,6 +38,28 @@ fn nodes(configuration: &mut Table) -> &mut Vec<Value> {
 const DONE: &str = "the configuration has been reloaded";
 
 #[test]
+fn what_is_known_of_a_clusters_users_outlives_a_reload() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create role ada login password 'ada'; create role asker login superuser password 'a'").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(primary).unwrap());
+        let proxy = Proxy::start(&cluster, "[cluster.auth_query]\nuser = 'asker'\npassword = 'a'");
+        login(proxy.port(), "ada", "ada").connect(NoTls).unwrap();
+        primary.sql("alter role asker nologin").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(primary).unwrap());
+        reload(&proxy, DONE, |file| set(file, "pool", "size", 7));
+        login(proxy.port(), "ada", "ada").connect(NoTls).unwrap();
+        // Asked in another way, it is asked anew.
+        reload(&proxy, DONE, |file| {
+            let query = "select usename, passwd from pg_shadow where usename = $1 and true";
+            file["cluster"][0]["auth_query"].as_table_mut().unwrap().insert("query".to_owned(), query.into());
+        });
+        login(proxy.port(), "ada", "ada").connect(NoTls).err().unwrap();
+    });
+}
+
+#[test]
 fn clients_go_on_while_everything_that_can_change_does() {
     limited(|| {
         let cluster = cluster();
