@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use prometheus::core::{Collector, Desc};
+use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 
@@ -54,6 +55,8 @@ impl Metrics {
         registry
             .register(Box::new(Summing::new(Arc::clone(&counts))))
             .expect("the registry is empty, and a test checks the names and labels of all families");
+        // What Prometheus' own clients tell of their process, by their names: process_cpu_seconds_total and its kin.
+        registry.register(Box::new(ProcessCollector::for_self())).expect("no family of ours begins with process_");
         Self { registry, counts }
     }
 

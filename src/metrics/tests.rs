@@ -33,6 +33,23 @@ fn names_follow_the_conventions() {
 }
 
 #[test]
+fn the_process_tells_of_itself_as_prometheus_own_clients_do() {
+    let text = Metrics::new(1, REASONS).render();
+    for sample in [
+        "process_cpu_seconds_total",
+        "process_open_fds",
+        "process_max_fds",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "process_threads",
+        "process_start_time_seconds",
+    ] {
+        assert!(value(&text, sample) >= 0.0, "{sample}");
+    }
+    assert!(value(&text, "process_resident_memory_bytes") > 1e6);
+}
+
+#[test]
 fn the_readme_lists_every_metric() {
     let row = |family: &families::Family| {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();

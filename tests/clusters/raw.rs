@@ -1,6 +1,6 @@
 //! A client that sends bytes as it is told to, and tells what came back in short words.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
@@ -147,9 +147,12 @@ impl RawClient {
                 return Some((header.tag, message[frame::HEADER..].to_vec()));
             }
             let mut bytes = [0; 1 << 16];
-            match self.stream.read(&mut bytes).unwrap() {
-                0 => return None,
-                count => self.unread.extend_from_slice(&bytes[..count]),
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return None,
+                Ok(count) => self.unread.extend_from_slice(&bytes[..count]),
+                // With a timeout, a read is not begun again by the system when a signal has come.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("{error}"),
             }
         }
     }
