@@ -25,6 +25,7 @@ use crate::metrics::{
 use crate::net::{descriptors, listener, timers};
 use crate::reload::{InForce, OnSwap, SetLevel, Standing};
 use crate::routing::Reason;
+use crate::systemd;
 
 /// Why the program could not start or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +146,9 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     tokio::spawn(async move { desk.keep_averages().await });
     tokio::spawn(say_what_is_not_heeded(pause, restart));
     tokio::spawn(keep_up((ordered_reloads, hangup), standing, Arc::clone(&fleet), Arc::clone(&state), set_level));
+    tokio::spawn(systemd::keep_watchdog(metrics));
     info!(config = %path.display(), version = env!("CARGO_PKG_VERSION"), workers, "trunkline serves");
+    systemd::ready();
 
     let stops = Stops { ordered: ordered_stops, interrupt, terminate };
     drain::until_stopped(&in_force, &fleet, &state, stops).await;
@@ -359,7 +362,9 @@ async fn keep_up(
                 continue;
             }
         };
+        systemd::reloading();
         let reloaded = standing.reload(&fleet, &set_level, &on_swap).await;
+        systemd::ready();
         if let Err(problems) = &reloaded {
             error!(%problems, "the configuration is wrong: the old one stays in force");
         }

@@ -13,6 +13,7 @@ use crate::admin::AdminState;
 use crate::admin::console::Shutdown;
 use crate::client::{Census, Fleet, Server, Whom};
 use crate::net::timers;
+use crate::systemd;
 
 /// What tells the program to stop.
 pub struct Stops {
@@ -36,6 +37,7 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// nothing.
 pub async fn until_stopped(in_force: &ArcSwap<Server>, fleet: &Fleet, state: &AdminState, mut stops: Stops) {
     let mut how = stops.next().await;
+    systemd::stopping(in_force.load().limits.drain_timeout);
     while how != Shutdown::Now {
         let census = Arc::clone(&in_force.load().census);
         info!(clients = census.now(), ?how, "draining");

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod net;
 
 pub mod backend;
+pub mod systemd;
 
 pub mod catalogs;
 pub mod client;

@@ -63,7 +63,7 @@ pub(crate) fn cluster() -> Cluster {
 }
 
 /// The program under test: `TRUNKLINE_PROGRAM` names another build of it.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     std::env::var_os("TRUNKLINE_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_trunkline").into()).into()
 }
 

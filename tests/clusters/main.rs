@@ -54,6 +54,7 @@ mod startup;
 mod state;
 mod statements;
 mod switchover;
+mod systemd;
 mod tls;
 mod transactions;
 mod traps;

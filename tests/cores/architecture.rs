@@ -10,7 +10,7 @@ const RANKS: &[&[&str]] = &[
     &["routing"],
     &["session"],
     &["config", "memory", "metrics", "net"],
-    &["backend"],
+    &["backend", "systemd"],
     &["client", "monitor", "catalogs"],
     &["admin"],
     &["reload", "drain"],
