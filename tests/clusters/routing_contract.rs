@@ -283,10 +283,11 @@ fn answers_at(port: u16, proxy: Option<&Proxy>, cases: &[Case]) -> Vec<Vec<Resul
 fn through_trunkline_nothing_is_answered_otherwise_that_is_answered_alike_twice_by_the_primary() {
     limited_to(LIMIT, || {
         let cases = cases();
-        let direct = [(); 2].map(|()| {
+        let by_primary = || {
             let cluster = furnished();
             answers_at(cluster.node(0).port(), None, &cases)
-        });
+        };
+        let direct = [by_primary(), by_primary()];
         let cluster = furnished();
         let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
         let through = answers_at(proxy.port(), Some(&proxy), &cases);
@@ -297,10 +298,19 @@ fn through_trunkline_nothing_is_answered_otherwise_that_is_answered_alike_twice_
                 let [once, again] = [0, 1].map(|run| steady(&direct[run][number][step]));
                 let found = steady(&through[number][step]);
                 if once == again && once != found {
-                    wrong.push(format!("{} {sql}\n    direct  {once:?}\n    through {found:?}", case.id));
+                    let told = format!("{} {sql}\n    direct  {once:?}\n    through {found:?}", case.id);
+                    wrong.push(((number, step), told));
                 }
             }
         }
+        // A sample may count the same twice by chance; three times more, it does not.
+        for _ in 0..3 {
+            if !wrong.is_empty() {
+                let more = by_primary();
+                wrong.retain(|((number, step), _)| steady(&more[*number][*step]) == steady(&direct[0][*number][*step]));
+            }
+        }
+        let wrong: Vec<_> = wrong.into_iter().map(|(_, told)| told).collect();
         assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
         assert!(proxy.metric("trunkline_statements_total", "target=\"replica\"") > 300.0);
     });
