@@ -165,10 +165,10 @@ impl Client {
         walk.is_answered |= is_ready;
         walk.answered += usize::from(is_ready && !matches!(reply, Reply::Hide));
         match &reply {
-            Reply::Forward | Reply::Refused(_) if tells_of_its_unit(header.tag) => {
+            Reply::Forward | Reply::Refused(_, None) if tells_of_its_unit(header.tag) => {
                 shown(log, message);
             }
-            Reply::Replace(bytes) | Reply::Stale(bytes) => {
+            Reply::Replace(bytes) | Reply::Stale(bytes) | Reply::Refused(_, Some(bytes)) => {
                 shown(log, bytes);
             }
             _ => {}
@@ -183,7 +183,7 @@ impl Client {
         }
         match reply {
             // What is in force now the client is told, whatever it has heard of it before.
-            Reply::Forward | Reply::Replace(_) | Reply::Refused(_) | Reply::WorkerEnds(_) | Reply::Stale(_)
+            Reply::Forward | Reply::Replace(_) | Reply::Refused(..) | Reply::WorkerEnds(_) | Reply::Stale(_)
                 if walk.is_muted && header.tag != backend::PARAMETER_STATUS =>
             {
                 walk.leave_out(filled, message.len(), out);
@@ -207,10 +207,13 @@ impl Client {
                     out.extend_from_slice(&bytes);
                 }
             }
-            Reply::Refused(code) => {
+            Reply::Refused(code, told) => {
                 if refuses(held, &self.session, code) {
                     walk.leave_out(filled, message.len(), out);
                     out.clear();
+                } else if let Some(told) = told {
+                    walk.leave_out(filled, message.len(), out);
+                    out.extend_from_slice(&told);
                 }
             }
             // On each node at most once: a function may have raised it.

@@ -145,7 +145,7 @@ impl Client {
     pub(super) fn done_by_mode(&self) -> Option<Relayed> {
         match self.mode {
             PoolMode::Transaction => {
-                let wants_it = self.session.wants_look() || self.session.has_discarded();
+                let wants_it = self.session.wants_look() || self.session.wants_to_go_on();
                 (wants_it && self.session.is_idle()).then_some(Relayed::Touched)
             }
             PoolMode::Session => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::known::{Known, UnnamedId};
 use super::prepared::{Prepared, Reading, StatementId};
 use super::settings::is_identity;
-use super::{Session, Settings};
+use super::{PutBack, Session, Settings};
 use crate::sql::{Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
 use crate::wire::frontend::Parse;
 
@@ -74,16 +74,24 @@ impl Session {
             self.change_sql_prepared(change);
             match change {
                 SessionChange::Set(name) => {
-                    self.set_by_code |= part.kind != Kind::Set;
+                    if part.kind != Kind::Set {
+                        self.puts_back(PutBack::Code);
+                    }
                     self.is_set(name);
                 }
-                SessionChange::Reset(name) => self.is_reset(name),
-                SessionChange::ResetAll => self.touch_all(),
+                SessionChange::Reset(name) => {
+                    self.may_not_go_on();
+                    self.is_reset(name);
+                }
+                SessionChange::ResetAll => {
+                    self.may_not_go_on();
+                    self.touch_all();
+                }
                 SessionChange::DiscardSequences => self.forgets_drawn(known),
                 SessionChange::DiscardAll => {
                     self.forgets_drawn(known);
                     self.touch_all();
-                    if self.settings.iter().any(|(name, _)| is_identity(name)) {
+                    if self.settings.iter().chain(self.startup.iter()).any(|(name, _)| is_identity(name)) {
                         self.is_reset(&"session_authorization".into());
                     }
                     self.pins.discard();
@@ -109,6 +117,13 @@ impl Session {
                 SessionChange::SetLocal(name) | SessionChange::ResetLocal(name) => self.set_locally(name),
                 SessionChange::DiscardSome | SessionChange::Ask => {}
             }
+        }
+    }
+
+    /// Whoever the session acts as may not be let set what has been put back.
+    fn may_not_go_on(&mut self) {
+        if !self.startup.is_empty() && self.may_be_somebody_else() {
+            self.puts_back(PutBack::Code);
         }
     }
 

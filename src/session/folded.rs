@@ -7,7 +7,7 @@ use super::known::UnnamedId;
 use super::pins::Pins;
 use super::prepared::{Prepared, Settled};
 use super::reported::ReportedAtLogin;
-use super::{CatalogEffects, Flow, Identity, Session, SessionId, Settings, Transaction};
+use super::{CatalogEffects, Flow, Identity, PutBack, Session, SessionId, Settings, Transaction};
 use crate::routing::Freshness;
 use crate::routing::freshness::Rested;
 
@@ -84,8 +84,7 @@ impl Session {
             touched_for_good: _,
             remains: _,
             keeps_lease,
-            discarded: _,
-            set_by_code: _,
+            put_back: _,
             role_is_reset: _,
             flow,
             reported,
@@ -141,7 +140,7 @@ impl Session {
             && self.portals.is_empty()
             && self.touched.is_empty()
             && !self.remains.are_any()
-            && !self.discarded
+            && self.put_back == PutBack::Nobody
             && self.shown_wishes.is_empty()
             && self.at_begin.is_none()
             && self.reported.if_unchanged().is_some()

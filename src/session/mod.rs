@@ -137,10 +137,8 @@ pub struct Session {
     remains: Remains,
     /// The pool's mode gives the session one server connection until it leaves.
     keeps_lease: bool,
-    /// DISCARD ALL has put back all settings to what the server connection began with, and not yet to what the session did.
-    discarded: bool,
-    /// Code has changed some of what it has touched, or may have put it back to what the server connection began with.
-    set_by_code: bool,
+    /// What it has touched may be back at what the server connection began with, and not at what the session did.
+    put_back: PutBack,
     /// The role is the one that is given at login again.
     role_is_reset: bool,
     flow: Flow,
@@ -170,6 +168,20 @@ struct CatalogEffects {
     path_is_uncertain: bool,
     /// The lease is on a replica.
     on_replica: bool,
+}
+
+/// Who may have put back settings to what the server connection began with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum PutBack {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// Code, some of them.
+    Code,
+    /// DISCARD ALL in a batch, which commits by itself: what goes on behind it may be undone.
+    Batch,
+    /// DISCARD ALL by itself, all of them.
+    Discard,
 }
 
 /// What a session had prepared when its transaction began.
@@ -324,8 +336,7 @@ impl Session {
             touched_for_good: false,
             remains: Remains::default(),
             keeps_lease: false,
-            discarded: false,
-            set_by_code: false,
+            put_back: PutBack::default(),
             role_is_reset: false,
             flow: Flow::default(),
             reported: Reported::default(),

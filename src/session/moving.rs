@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::known::Known;
-use super::{Session, Settings, reported, settings};
+use super::{PutBack, Session, Settings, reported, settings};
 use crate::sql::{Isolation, is_carried};
 
 impl Session {
@@ -16,13 +16,16 @@ impl Session {
     /// DISCARD ALL has put back all settings to what the server connection began with, where the session may have begun with
     /// something else.
     pub fn has_discarded(&self) -> bool {
-        self.discarded
+        self.put_back == PutBack::Discard
+    }
+
+    pub(super) fn puts_back(&mut self, by: PutBack) {
+        self.put_back = self.put_back.max(by);
     }
 
     /// No setting is to go back to what the client came with.
     pub fn forget_put_back(&mut self) {
-        self.discarded = false;
-        self.set_by_code = false;
+        self.put_back = PutBack::Nobody;
         self.role_is_reset = false;
     }
 
@@ -52,7 +55,8 @@ impl Session {
     /// Those of them that code may have put back to what the server connection began with, where the client has come with
     /// something else. Where a value comes from tells.
     fn may_be_put_back<'a>(&self, names: &'a [Arc<str>]) -> impl Iterator<Item = &'a Arc<str>> {
-        let startup = if self.set_by_code { self.startup.clone() } else { Settings::default() };
+        let is_doubtful = matches!(self.put_back, PutBack::Code | PutBack::Batch);
+        let startup = if is_doubtful { self.startup.clone() } else { Settings::default() };
         names.iter().filter(move |name| startup.get(name).is_some())
     }
 
@@ -60,10 +64,18 @@ impl Session {
     /// code may have put back what the server begins with there, and for the session mean what the client began with.
     pub fn settings_read(&mut self, names: &[Arc<str>], mut values: Vec<Option<Arc<str>>>) -> Settings {
         let sources = values.split_off(names.len().min(values.len()));
-        let is_put_back = |source: &Option<Arc<str>>| source.as_deref().is_some_and(|source| source != "session");
-        let doubtful = self.may_be_put_back(names).zip(&sources);
-        let mut put_back: Vec<_> = doubtful.filter(|(_, source)| is_put_back(source)).map(|(name, _)| name).collect();
-        self.set_by_code = false;
+        let mut put_back: Vec<&Arc<str>> = Vec::new();
+        for (name, source) in self.may_be_put_back(names).zip(&sources) {
+            let value = names.iter().position(|other| other == name).and_then(|at| values.get(at)?.as_deref());
+            let is_put_back = match source.as_deref() {
+                Some(source) => source != "session",
+                // It is never listed: behind DISCARD ALL it is what it is then.
+                None => self.put_back == PutBack::Batch && matches!(value, None | Some("" | NO_ROLE)),
+            };
+            if is_put_back {
+                put_back.push(name);
+            }
+        }
         // None may be another than the login's own role, which it is where it has been put back.
         let is_own_role = std::mem::take(&mut self.role_is_reset);
         for (name, value) in names.iter().zip(values) {
@@ -83,7 +95,7 @@ impl Session {
                 self.settings = self.settings.with(name, Some("".into()));
             }
         }
-        if std::mem::take(&mut self.discarded) {
+        if std::mem::take(&mut self.put_back) == PutBack::Discard {
             put_back = names.iter().collect();
         }
         let startup = self.startup.clone();

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::known::Known;
 use super::pins::Pins;
 use super::reply::Reply;
-use super::{Session, settings};
+use super::{PutBack, Session, settings};
 use crate::sql::{Doubt, Kind, Leftovers, Part, Pin, Statement};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frame;
@@ -69,7 +69,9 @@ impl Session {
     /// Settings that code has changed, by name.
     pub(super) fn take_settings_left(&mut self) -> Vec<Arc<str>> {
         let left = self.remains.code.take().map(|code| code.settings).unwrap_or_default();
-        self.set_by_code |= !left.is_empty();
+        if !left.is_empty() {
+            self.puts_back(PutBack::Code);
+        }
         left
     }
 
@@ -86,6 +88,14 @@ impl Session {
 
     fn doubt(&self) -> Doubt {
         self.remains.code.as_ref().map_or(Doubt::None, |code| code.doubt)
+    }
+
+    /// Code has changed what the client has come with, or may have put it back.
+    pub fn wants_to_go_on(&self) -> bool {
+        let came_with = |names: &[Arc<str>]| names.iter().any(|name| self.startup.get(name).is_some());
+        self.has_discarded()
+            || self.put_back != PutBack::Nobody && came_with(&self.touched)
+            || self.remains.code.as_ref().is_some_and(|code| came_with(&code.settings))
     }
 
     /// Code may have left something where the session cannot have it back.
@@ -127,7 +137,9 @@ impl Session {
         if code.doubt == Doubt::Kept {
             self.pins.add(Pin::State);
         }
-        self.set_by_code |= is_doubtful || !code.settings.is_empty();
+        if is_doubtful || !code.settings.is_empty() {
+            self.puts_back(PutBack::Code);
+        }
         self.touched.extend(code.settings);
         let mut seen = Pins::default();
         for row in rows {

@@ -10,7 +10,7 @@ use super::prepared::{Prepared, StatementId};
 use super::sequences::Drawn;
 use super::translate::{RESERVED, closed_names};
 use super::woven::Woven;
-use super::{Ended, Session};
+use super::{Ended, PutBack, Session};
 use crate::catalog::Change;
 use crate::sql::Statement;
 use crate::wire::backend::{self, TransactionStatus};
@@ -26,8 +26,9 @@ pub enum Reply {
     Hide,
     /// These bytes go to the client in its place.
     Replace(BytesMut),
-    /// An error that need not be the last word: the same statement on the primary may succeed. See [`Session::rewind`].
-    Refused(SqlState),
+    /// An error that need not be the last word: the same statement on the primary may succeed. See [`Session::rewind`]. If it
+    /// is the last, these bytes go to the client, or else the reply.
+    Refused(SqlState, Told),
     /// The columns of a statement have changed on this node, which is told with these bytes in place of the reply. On the
     /// primary they may not have.
     Stale(BytesMut),
@@ -42,6 +43,9 @@ pub enum Reply {
     /// was done is not known.
     NodeDies,
 }
+
+/// What goes to the client in place of a reply, if something does.
+pub type Told = Option<BytesMut>;
 
 /// The node's words make no sense here: its connection has lost the beat and must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -119,7 +123,8 @@ impl Session {
             Some(Owed::Query { woven: Some(woven), .. }) => !woven.is_done(),
             front => matches!(front, Some(Owed::OurSet)),
         };
-        if is_ours {
+        // A SET LOCAL of ours does as little as the client's own, which has been warned of.
+        if is_ours && ErrorFields::read(body).code.as_str() == "25P01" {
             return Reply::Hide;
         }
         match self.unwoven(body) {
@@ -202,7 +207,9 @@ impl Session {
                 self.owed.is_not_exceeded();
                 self.unseen_is_done(&statement, tag);
                 self.done(&statement, part, tag, known);
-                self.discarded |= statement.discards_all();
+                if statement.discards_all() {
+                    self.puts_back(PutBack::Discard);
+                }
             }
             Some(Owed::Execute(_)) => {
                 self.flow.copy_in = false;
@@ -214,6 +221,9 @@ impl Session {
                         }
                         self.unseen_is_done(&statement, tag);
                         self.done(&statement, 0, tag, known);
+                        if statement.discards_all() {
+                            self.puts_back(PutBack::Batch);
+                        }
                     }
                     // What was bound by a name that only the node knows: whatever it is, it may have written.
                     Some(Owed::Execute(None)) => self.transaction.may_have_written |= !self.catalog.on_replica,
@@ -365,14 +375,16 @@ impl Session {
         if matches!(fields.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) {
             return Reply::WorkerEnds(fields.code);
         }
-        let unwoven = self.unwoven(body);
-        if worth_a_retry(fields.code) && (unwoven.is_none() || self.catalog.on_replica) {
-            return Reply::Refused(fields.code);
-        }
-        if let Some(body) = unwoven {
+        let unwoven = self.unwoven(body).map(|body| {
             let mut out = BytesMut::with_capacity(body.len() + frame::HEADER);
             error_response::put_body(&mut out, &body);
-            return Reply::Replace(out);
+            out
+        });
+        if worth_a_retry(fields.code) {
+            return Reply::Refused(fields.code, unwoven);
+        }
+        if let Some(told) = unwoven {
+            return Reply::Replace(told);
         }
         match ours {
             Some((ours, name)) => Reply::Replace(with_client_name(body, &ours, &name)),
@@ -485,7 +497,7 @@ impl Session {
         known.reports_now(name, std::str::from_utf8(value).ok());
         if let Ok(value) = std::str::from_utf8(value) {
             // DISCARD ALL puts back what the server connection began with; for the client that is what it came with itself.
-            let is_reset = self.discarded && self.startup.get(&name.to_ascii_lowercase()).is_some();
+            let is_reset = self.has_discarded() && self.startup.get(&name.to_ascii_lowercase()).is_some();
             if let Some(at_login) = self.reported.at_login(name).filter(|_| is_reset) {
                 if self.reported.get(name) == Some(at_login) {
                     return Reply::Hide;

@@ -2,11 +2,10 @@
 //! for most sessions is something else. So behind it, in the same string or batch, stand SETs of ours, whose answers
 //! nobody sees. They are undone where it is undone, and what comes behind meets what PostgreSQL would have it meet.
 
-use std::sync::Arc;
-
+use super::owed::Owed;
 use super::settings::{is_identity, precedence, sql_to_set};
-use super::{Dialect, Session};
-use crate::sql::{ParseSettings, Part, SessionChange, Statement, ends_of_statements};
+use super::{Dialect, Session, Settings};
+use crate::sql::{ParseSettings, Part, SessionChange, Statement, ends_of_statements, is_anybodys};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response;
 use crate::wire::frontend;
@@ -59,9 +58,12 @@ impl Session {
         if self.startup.is_empty() {
             return None;
         }
-        // Elsewhere SET LOCAL does nothing. What stands behind a BEGIN waits until that is answered.
-        let is_block = statement.only().is_none() || self.transaction.status != TransactionStatus::Idle;
-        let sets: Vec<_> = statement.parts.iter().map(|part| self.goes_on_behind_part(part, is_block)).collect();
+        // Elsewhere SET LOCAL does nothing.
+        let is_block =
+            statement.only().is_none() || self.transaction.status != TransactionStatus::Idle || self.begins();
+        let in_utf8 = self.dialect.encoding_is_utf8;
+        let of_part = |part| self.goes_on_behind_part(part, is_block, in_utf8);
+        let sets: Vec<_> = statement.parts.iter().map(of_part).collect();
         if sets.iter().all(Vec::is_empty) || statement.discards_all() {
             return None;
         }
@@ -89,43 +91,56 @@ impl Session {
         if self.startup.is_empty() || statement.is_plain_read() {
             return Vec::new();
         }
-        statement.parts.iter().flat_map(|part| self.goes_on_behind_part(part, true)).collect()
+        // What stands before it in the batch may have changed the encoding.
+        statement.parts.iter().flat_map(|part| self.goes_on_behind_part(part, true, false)).collect()
     }
 
     /// The SETs that take what this part puts back on to what the client came with.
-    fn goes_on_behind_part(&self, part: &Part, is_block: bool) -> Vec<String> {
-        let mut sets = Vec::new();
+    fn goes_on_behind_part(&self, part: &Part, is_block: bool, in_utf8: bool) -> Vec<String> {
+        let mut own = Vec::new();
         for change in &part.session {
             match change {
-                // PostgreSQL puts back the role along with it.
-                SessionChange::Reset(name) if **name == *"session_authorization" => {
-                    self.goes_on("SET", &|own| is_identity(own), &mut sets);
-                }
-                SessionChange::Reset(name) => self.goes_on("SET", &|own| *own == **name, &mut sets),
-                SessionChange::ResetAll => self.goes_on("SET", &|own| !is_identity(own), &mut sets),
-                SessionChange::DiscardAll => self.goes_on("SET", &|_| true, &mut sets),
+                SessionChange::Reset(name) => self.goes_on("SET", &|own| goes_with(own, name), &mut own),
+                SessionChange::ResetAll => self.goes_on("SET", &|own| !is_identity(own), &mut own),
+                SessionChange::DiscardAll => self.goes_on("SET", &|_| true, &mut own),
                 SessionChange::ResetLocal(name) if is_block => {
-                    self.goes_on("SET LOCAL", &|own| *own == **name, &mut sets);
-                }
-                SessionChange::Execute(name) => {
-                    if let Some(prepared) = self.names.get(name.as_bytes()) {
-                        let inner = prepared.statement.parts.iter();
-                        let puts_back =
-                            |part: &&Part| !part.session.iter().any(|c| matches!(c, SessionChange::Execute(_)));
-                        sets.extend(inner.filter(puts_back).flat_map(|part| self.goes_on_behind_part(part, is_block)));
-                    }
+                    self.goes_on("SET LOCAL", &|own| goes_with(own, name), &mut own);
                 }
                 _ => {}
             }
         }
-        sets
+        own.into_iter().map(|(set, name, value)| sql_to_set(set, name, value, in_utf8)).collect()
     }
 
-    fn goes_on(&self, set: &str, is_put_back: &dyn Fn(&str) -> bool, sets: &mut Vec<String>) {
-        let mut own: Vec<(&Arc<str>, &Arc<str>)> = self.startup.iter().filter(|(name, _)| is_put_back(name)).collect();
-        own.sort_by_key(|(name, _)| precedence(name));
-        let in_utf8 = self.dialect.encoding_is_utf8;
-        sets.extend(own.into_iter().map(|(name, value)| sql_to_set(set, name, value, in_utf8)));
+    /// The session may act as another role than that of its login.
+    pub(super) fn may_be_somebody_else(&self) -> bool {
+        let is_another = |settings: &Settings| settings.iter().any(|(name, _)| is_identity(name));
+        let touches_identity = self.touched.iter().any(|name| is_identity(name));
+        touches_identity || is_another(&self.settings) || is_another(&self.startup)
+    }
+
+    /// A BEGIN is under way.
+    fn begins(&self) -> bool {
+        self.owed.iter().any(|owed| match owed {
+            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => statement.begins_transaction(),
+            _ => false,
+        })
+    }
+
+    /// What the client came with of what is put back. RESET asks nobody whether they may: what somebody else than who has
+    /// logged in may not set is left to when the session is idle.
+    fn goes_on<'a>(
+        &'a self,
+        set: &'static str,
+        is_put_back: &dyn Fn(&str) -> bool,
+        sets: &mut Vec<(&'static str, &'a str, &'a str)>,
+    ) {
+        let is_somebody_else = self.may_be_somebody_else();
+        let may_set = |name: &str| !is_somebody_else || is_identity(name) || is_anybodys(name);
+        let own = self.startup.iter().filter(|(name, _)| is_put_back(name) && may_set(name));
+        let mut own: Vec<_> = own.map(|(name, value)| (set, &**name, &**value)).collect();
+        own.sort_by_key(|(_, name, _)| precedence(name));
+        sets.append(&mut own);
     }
 
     /// The body of an error or a notice about a Query in which something of ours stands, with the position that it has in the
@@ -134,6 +149,11 @@ impl Session {
         let woven = self.owed.woven()?;
         error_response::with_position(body, |position| woven.own_position(position))
     }
+}
+
+/// A setting is put back with this one: with the session authorization, PostgreSQL puts back the role.
+fn goes_with(own: &str, name: &str) -> bool {
+    own == name || name == "session_authorization" && is_identity(own)
 }
 
 #[cfg(test)]
@@ -197,7 +217,7 @@ mod tests {
         let sent = there + PATH.chars().count();
         for (position, expected) in [(there, sent), (8, 8), (29, 29 + PATH.chars().count() - 2)] {
             let body = |position: usize| format!("SERROR\0C42703\0M?\0P{position}\0\0");
-            let Reply::Replace(told) = story.hear(b'E', body(expected).as_bytes()) else { panic!("not replaced") };
+            let Reply::Refused(_, Some(told)) = story.hear(b'E', body(expected).as_bytes()) else { panic!("as it is") };
             assert_eq!(told.get(5..).unwrap(), body(position).as_bytes(), "{position}");
         }
         story.hear_all("Z");

@@ -29,6 +29,13 @@ pub fn answers_alike(name: &str) -> bool {
     name.contains('.') || OF_SESSION.binary_search(&name).is_ok()
 }
 
+/// Any user may set it.
+pub fn is_anybodys(name: &str) -> bool {
+    /// Of those below, the ones that need a superuser, or the right to set them.
+    const PRIVILEGED: [&str; 3] = ["lc_messages", "log_parameter_max_length_on_error", "session_replication_role"];
+    answers_alike(name) && !PRIVILEGED.contains(&name)
+}
+
 /// SET or set_config of `name`, which is in lower case, to a value (None: it is not a plain literal).
 pub(super) fn change(name: &str, scope: Scope, value: Option<&str>, effects: &mut Effects<'_>) {
     match name {

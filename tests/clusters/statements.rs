@@ -602,7 +602,7 @@ fn what_comes_in_one_write_with_a_reset_meets_what_its_client_began_with() {
 
 /// The answers to these scripts of a client that came with a search_path and a role.
 fn behind_a_reset(port: u16) -> Vec<(String, Vec<String>)> {
-    let came_with = [("search_path", "app"), ("role", "first"), ("application_name", "came")];
+    let came_with = [("search_path", "app"), ("role", "first"), ("application_name", "came"), ("log_statement", "ddl")];
     let mut client = RawClient::connect(port, &came_with);
     let who = "select a || current_user from here order by 1";
     let mut told = Vec::new();
@@ -640,7 +640,22 @@ fn behind_a_reset(port: u16) -> Vec<(String, Vec<String>)> {
             told.push((format!("{reset} in a transaction"), client.ask(&[&run(reset), &run(who), SYNC], 1)));
             told.push((format!("{reset} behind it"), client.query("rollback")));
             told.push((format!("{reset} behind it"), client.query(who)));
+            client.query("set search_path = public");
+            let undone = [run(reset), run("select 1 / 0")].concat();
+            // What the server reports between is told, and corrected with the next answer.
+            let rows = |mut told: Vec<String>| {
+                told.retain(|told| told.starts_with("row") || told.starts_with("22012"));
+                told
+            };
+            told.push((format!("{reset} before what fails"), rows(client.ask(&[&undone, SYNC], 1))));
+            told.push((format!("{reset} before what fails, behind it"), rows(client.query(who))));
         }
+        client.query("set search_path = public; set role second");
+        let at_once = [query("begin"), query("set local search_path to default"), query(who), query("rollback")];
+        let at_once: Vec<&[u8]> = at_once.iter().map(Vec::as_slice).collect();
+        told.push(("in one write".to_owned(), client.ask(&at_once, 4)));
+        told.push(("of a superuser's".to_owned(), client.query("reset all; select current_user")));
+        told.push(("of a superuser's, behind it".to_owned(), client.query("show log_statement")));
     }
     told
 }
@@ -683,6 +698,10 @@ fn an_error_behind_a_reset_is_told_where_it_stands() {
             let error = client.batch_execute("select 'ä'; reset search_path; select typo").unwrap_err();
             let position = error.as_db_error().and_then(|error| error.position());
             assert_eq!(position, Some(&postgres::error::ErrorPosition::Original(39)), "{error:?}");
+            client.batch_execute("begin read only; select 1").unwrap();
+            let error = client.batch_execute("select 1; reset search_path; select typo").unwrap_err();
+            let position = error.as_db_error().and_then(|error| error.position());
+            assert_eq!(position, Some(&postgres::error::ErrorPosition::Original(37)), "{error:?}");
         }
     });
 }

@@ -548,7 +548,7 @@ impl World {
             if tag == b'D' { Reply::Forward } else { client.session.reply(tag, &body, &mut connection.known).unwrap() };
         client.session.shown();
         match reply {
-            Reply::Forward | Reply::Refused(_) => client.told.push(words(tag, &body)),
+            Reply::Forward | Reply::Refused(..) => client.told.push(words(tag, &body)),
             Reply::Replace(bytes) | Reply::Stale(bytes) => {
                 client.told.push(words(bytes[0], &bytes[frame::HEADER..]));
             }
