@@ -37,7 +37,6 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// nothing.
 pub async fn until_stopped(in_force: &ArcSwap<Server>, fleet: &Fleet, state: &AdminState, mut stops: Stops) {
     let mut how = stops.next().await;
-    systemd::stopping(in_force.load().limits.drain_timeout);
     while how != Shutdown::Now {
         let census = Arc::clone(&in_force.load().census);
         info!(clients = census.now(), ?how, "draining");
@@ -52,6 +51,8 @@ pub async fn until_stopped(in_force: &ArcSwap<Server>, fleet: &Fleet, state: &Ad
                 None
             }
         };
+        // Told that the program stops, systemd would end one that waits for its clients without a limit.
+        limit.into_iter().for_each(systemd::stopping);
         // Dropping the others loses nothing: who has left is looked at anew, and the next way has a limit of its own.
         tokio::select! {
             stronger = stops.stronger_than(how) => how = stronger,
