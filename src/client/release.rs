@@ -170,7 +170,7 @@ impl Client {
         let values = answer.rows.into_iter().next().unwrap_or_default();
         held.lease.connection().known.settings = self.session.settings_read(names, values);
         self.place.card.is_called(self.session.settings.get("application_name"));
-        self.replay_after_discard(buffers).await
+        self.replay_put_back(buffers).await
     }
 
     /// A query of Trunkline's own, behind what the session has run on its server connection. Where something cancels it,
@@ -205,9 +205,9 @@ impl Client {
         Farewell::told(SqlState::ADMIN_SHUTDOWN, "the session's settings were lost with its server connection")
     }
 
-    /// DISCARD ALL goes back to what the client came with, which the server connection does not know; and the client is told
+    /// What DISCARD ALL or code has put back goes on to what the client came with, which the server connection does not know; and the client is told
     /// what changes by that, as a server would tell it.
-    async fn replay_after_discard(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+    async fn replay_put_back(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(held) = &mut self.held else { return Ok(()) };
         let connection = held.lease.connection();
         let Some(mut sql) = self.session.settings.sql_from(&connection.known.settings) else { return Ok(()) };

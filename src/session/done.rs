@@ -91,7 +91,7 @@ impl Session {
                 SessionChange::DiscardAll => {
                     self.forgets_drawn(known);
                     self.touch_all();
-                    if self.settings.iter().chain(self.startup.iter()).any(|(name, _)| is_identity(name)) {
+                    if self.settings.has_identity() || self.startup.has_identity() {
                         self.is_reset(&"session_authorization".into());
                     }
                     self.pins.discard();

@@ -52,33 +52,26 @@ impl Session {
         touched
     }
 
-    /// Those of them that code may have put back to what the server connection began with, where the client has come with
-    /// something else. Where a value comes from tells.
-    fn may_be_put_back<'a>(&self, names: &'a [Arc<str>]) -> impl Iterator<Item = &'a Arc<str>> {
-        let is_doubtful = matches!(self.put_back, PutBack::Code | PutBack::Batch);
-        let startup = if is_doubtful { self.startup.clone() } else { Settings::default() };
-        names.iter().filter(move |name| startup.get(name).is_some())
+    /// It may be back at what the server connection began with, where the client has come with something else. Where its value
+    /// comes from tells.
+    fn may_be_put_back(&self, name: &str) -> bool {
+        matches!(self.put_back, PutBack::Code | PutBack::Batch) && self.startup.get(name).is_some()
     }
 
     /// What the node answered to the settings asked for. Answers what is now set on the server connection: DISCARD ALL and
     /// code may have put back what the server begins with there, and for the session mean what the client began with.
     pub fn settings_read(&mut self, names: &[Arc<str>], mut values: Vec<Option<Arc<str>>>) -> Settings {
-        let sources = values.split_off(names.len().min(values.len()));
-        let mut put_back: Vec<&Arc<str>> = Vec::new();
-        for (name, source) in self.may_be_put_back(names).zip(&sources) {
-            let value = names.iter().position(|other| other == name).and_then(|at| values.get(at)?.as_deref());
-            let is_put_back = match source.as_deref() {
-                Some(source) => source != "session",
-                // It is never listed: behind DISCARD ALL it is what it is then.
-                None => self.put_back == PutBack::Batch && matches!(value, None | Some("" | NO_ROLE)),
-            };
-            if is_put_back {
-                put_back.push(name);
-            }
-        }
+        let mut sources = values.split_off(names.len().min(values.len())).into_iter();
+        let mut put_back = Vec::new();
         // None may be another than the login's own role, which it is where it has been put back.
         let is_own_role = std::mem::take(&mut self.role_is_reset);
         for (name, value) in names.iter().zip(values) {
+            let is_put_back = match self.may_be_put_back(name).then(|| sources.next().flatten()) {
+                Some(Some(source)) => *source != *"session",
+                // It is never listed: behind DISCARD ALL it is what it is then.
+                Some(None) => self.put_back == PutBack::Batch && matches!(value.as_deref(), None | Some("" | NO_ROLE)),
+                None => self.put_back == PutBack::Discard,
+            };
             // Who logged in, and a setting of an unloaded library put back, need no replay.
             let value = value.filter(|value| match &**name {
                 "role" => !is_own_role || **value != *NO_ROLE,
@@ -86,22 +79,19 @@ impl Session {
                 _ => true,
             });
             let value = value.map(|value| self.legible(name, value));
+            // SET gives an empty list of names one that is empty.
+            let is_emptied = value.as_deref() == Some("\"\"") && self.startup.get(name) == Some("");
+            if is_put_back || is_emptied {
+                put_back.push(name);
+            }
             self.settings = self.settings.with(name, value);
         }
         let there = self.settings.clone();
-        // SET gives an empty list of names one that is empty.
-        for name in names.iter().filter(|name| self.startup.get(name) == Some("")) {
-            if self.settings.get(name) == Some("\"\"") {
-                self.settings = self.settings.with(name, Some("".into()));
-            }
-        }
-        if std::mem::take(&mut self.put_back) == PutBack::Discard {
-            put_back = names.iter().collect();
-        }
         let startup = self.startup.clone();
         for (name, value) in startup.iter().filter(|(name, _)| put_back.contains(name)) {
             self.settings = self.settings.with(name, Some(Arc::clone(value)));
         }
+        self.put_back = PutBack::Nobody;
         self.read_anew();
         there
     }
@@ -169,7 +159,8 @@ impl Session {
     /// The query that reads these settings back, on a server connection that has just changed them.
     pub fn settings_query(&self, names: &[Arc<str>]) -> String {
         let mut sql = settings::sql_to_read(names);
-        self.may_be_put_back(names).for_each(|name| sql.push_str(&settings::sql_of_source(name)));
+        let doubtful = names.iter().filter(|name| self.may_be_put_back(name));
+        doubtful.for_each(|name| sql.push_str(&settings::sql_of_source(name)));
         // Its transactions may have become SERIALIZABLE by this very change.
         match names.iter().any(|name| **name == *reported::NEVER_REPORTED) {
             true => settings::at_read_committed(&sql),

@@ -28,7 +28,7 @@ pub enum Reply {
     Replace(BytesMut),
     /// An error that need not be the last word: the same statement on the primary may succeed. See [`Session::rewind`]. If it
     /// is the last, these bytes go to the client, or else the reply.
-    Refused(SqlState, Told),
+    Refused(SqlState, Option<BytesMut>),
     /// The columns of a statement have changed on this node, which is told with these bytes in place of the reply. On the
     /// primary they may not have.
     Stale(BytesMut),
@@ -43,9 +43,6 @@ pub enum Reply {
     /// was done is not known.
     NodeDies,
 }
-
-/// What goes to the client in place of a reply, if something does.
-pub type Told = Option<BytesMut>;
 
 /// The node's words make no sense here: its connection has lost the beat and must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,7 +113,8 @@ impl Session {
 
     /// The warning of a server that is being torn down is about its own connection, which is not the client's.
     fn noticed(&mut self, body: &[u8]) -> Reply {
-        if tells_of_death(ErrorFields::read(body).code) {
+        let code = ErrorFields::read(body).code;
+        if tells_of_death(code) {
             return Reply::NodeDies;
         }
         let is_ours = match self.owed.front() {
@@ -124,17 +122,10 @@ impl Session {
             front => matches!(front, Some(Owed::OurSet)),
         };
         // A SET LOCAL of ours does as little as the client's own, which has been warned of.
-        if is_ours && ErrorFields::read(body).code.as_str() == "25P01" {
+        if is_ours && code.as_str() == "25P01" {
             return Reply::Hide;
         }
-        match self.unwoven(body) {
-            Some(body) => {
-                let mut out = BytesMut::with_capacity(body.len() + frame::HEADER);
-                error_response::put_notice_body(&mut out, &body);
-                Reply::Replace(out)
-            }
-            None => Reply::Forward,
-        }
+        self.unwoven(backend::NOTICE_RESPONSE, body).map_or(Reply::Forward, Reply::Replace)
     }
 
     fn ready(&mut self, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
@@ -375,11 +366,7 @@ impl Session {
         if matches!(fields.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) {
             return Reply::WorkerEnds(fields.code);
         }
-        let unwoven = self.unwoven(body).map(|body| {
-            let mut out = BytesMut::with_capacity(body.len() + frame::HEADER);
-            error_response::put_body(&mut out, &body);
-            out
-        });
+        let unwoven = self.unwoven(backend::ERROR_RESPONSE, body);
         if worth_a_retry(fields.code) {
             return Reply::Refused(fields.code, unwoven);
         }

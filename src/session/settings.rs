@@ -61,6 +61,11 @@ impl Settings {
         self.0.is_none()
     }
 
+    /// Who the session is has been changed.
+    pub(super) fn has_identity(&self) -> bool {
+        self.iter().any(|(name, _)| is_identity(name))
+    }
+
     /// All names and values, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
         self.0.iter().flat_map(|changed| changed.values.iter())
@@ -90,7 +95,7 @@ impl Settings {
             return None;
         }
         let mut sql = String::new();
-        let is_somebody_else = from.iter().any(|(name, _)| is_identity(name));
+        let is_somebody_else = from.has_identity();
         if is_somebody_else {
             // In this order: the role of the login is the last word.
             sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");

@@ -2,9 +2,11 @@
 //! for most sessions is something else. So behind it, in the same string or batch, stand SETs of ours, whose answers
 //! nobody sees. They are undone where it is undone, and what comes behind meets what PostgreSQL would have it meet.
 
+use bytes::BytesMut;
+
 use super::owed::Owed;
 use super::settings::{is_identity, precedence, sql_to_set};
-use super::{Dialect, Session, Settings};
+use super::{Dialect, Session};
 use crate::sql::{ParseSettings, Part, SessionChange, Statement, ends_of_statements, is_anybodys};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response;
@@ -55,7 +57,7 @@ impl Session {
     /// The text of a Query with SETs of ours in it, if this statement needs some. DISCARD ALL, which stands alone, goes on
     /// when the session is idle.
     pub(super) fn weave(&self, statement: &Statement, body: &[u8]) -> Option<(String, Woven)> {
-        if self.startup.is_empty() {
+        if self.startup.is_empty() || !puts_back(statement) || statement.discards_all() {
             return None;
         }
         // Elsewhere SET LOCAL does nothing.
@@ -64,7 +66,7 @@ impl Session {
         let in_utf8 = self.dialect.encoding_is_utf8;
         let of_part = |part| self.goes_on_behind_part(part, is_block, in_utf8);
         let sets: Vec<_> = statement.parts.iter().map(of_part).collect();
-        if sets.iter().all(Vec::is_empty) || statement.discards_all() {
+        if sets.iter().all(Vec::is_empty) {
             return None;
         }
         let text = std::str::from_utf8(frontend::query_text(body).ok()?).ok()?;
@@ -88,7 +90,7 @@ impl Session {
 
     /// What is to be set behind an Execute of this statement: a batch is a transaction of its own, where SET LOCAL counts.
     pub(super) fn goes_on_behind(&self, statement: &Statement) -> Vec<String> {
-        if self.startup.is_empty() || statement.is_plain_read() {
+        if self.startup.is_empty() || !puts_back(statement) {
             return Vec::new();
         }
         // What stands before it in the batch may have changed the encoding.
@@ -100,23 +102,22 @@ impl Session {
         let mut own = Vec::new();
         for change in &part.session {
             match change {
-                SessionChange::Reset(name) => self.goes_on("SET", &|own| goes_with(own, name), &mut own),
-                SessionChange::ResetAll => self.goes_on("SET", &|own| !is_identity(own), &mut own),
-                SessionChange::DiscardAll => self.goes_on("SET", &|_| true, &mut own),
+                SessionChange::Reset(name) => own.extend(self.goes_on("SET", |own| goes_with(own, name), in_utf8)),
+                SessionChange::ResetAll => own.extend(self.goes_on("SET", |own| !is_identity(own), in_utf8)),
+                SessionChange::DiscardAll => own.extend(self.goes_on("SET", |_| true, in_utf8)),
                 SessionChange::ResetLocal(name) if is_block => {
-                    self.goes_on("SET LOCAL", &|own| goes_with(own, name), &mut own);
+                    own.extend(self.goes_on("SET LOCAL", |own| goes_with(own, name), in_utf8));
                 }
                 _ => {}
             }
         }
-        own.into_iter().map(|(set, name, value)| sql_to_set(set, name, value, in_utf8)).collect()
+        own
     }
 
     /// The session may act as another role than that of its login.
     pub(super) fn may_be_somebody_else(&self) -> bool {
-        let is_another = |settings: &Settings| settings.iter().any(|(name, _)| is_identity(name));
         let touches_identity = self.touched.iter().any(|name| is_identity(name));
-        touches_identity || is_another(&self.settings) || is_another(&self.startup)
+        touches_identity || self.settings.has_identity() || self.startup.has_identity()
     }
 
     /// A BEGIN is under way.
@@ -129,26 +130,28 @@ impl Session {
 
     /// What the client came with of what is put back. RESET asks nobody whether they may: what somebody else than who has
     /// logged in may not set is left to when the session is idle.
-    fn goes_on<'a>(
-        &'a self,
-        set: &'static str,
-        is_put_back: &dyn Fn(&str) -> bool,
-        sets: &mut Vec<(&'static str, &'a str, &'a str)>,
-    ) {
+    fn goes_on(&self, set: &str, is_put_back: impl Fn(&str) -> bool, in_utf8: bool) -> Vec<String> {
         let is_somebody_else = self.may_be_somebody_else();
         let may_set = |name: &str| !is_somebody_else || is_identity(name) || is_anybodys(name);
         let own = self.startup.iter().filter(|(name, _)| is_put_back(name) && may_set(name));
-        let mut own: Vec<_> = own.map(|(name, value)| (set, &**name, &**value)).collect();
-        own.sort_by_key(|(_, name, _)| precedence(name));
-        sets.append(&mut own);
+        let mut own: Vec<_> = own.collect();
+        own.sort_by_key(|(name, _)| precedence(name));
+        own.into_iter().map(|(name, value)| sql_to_set(set, name, value, in_utf8)).collect()
     }
 
-    /// The body of an error or a notice about a Query in which something of ours stands, with the position that it has in the
-    /// client's own text.
-    pub(super) fn unwoven(&mut self, body: &[u8]) -> Option<Vec<u8>> {
+    /// An error or a notice about a Query in which something of ours stands, with the position that it has in the client's own
+    /// text.
+    pub(super) fn unwoven(&mut self, tag: u8, body: &[u8]) -> Option<BytesMut> {
         let woven = self.owed.woven()?;
-        error_response::with_position(body, |position| woven.own_position(position))
+        error_response::with_position(tag, body, |position| woven.own_position(position))
     }
+}
+
+/// Something is put back by it.
+fn puts_back(statement: &Statement) -> bool {
+    use SessionChange::{DiscardAll, Reset, ResetAll, ResetLocal};
+    let mut changes = statement.parts.iter().flat_map(|part| &part.session);
+    changes.any(|change| matches!(change, Reset(_) | ResetLocal(_) | ResetAll | DiscardAll))
 }
 
 /// A setting is put back with this one: with the session authorization, PostgreSQL puts back the role.

@@ -111,31 +111,26 @@ pub fn as_fatal(fields: &[u8]) -> Box<[u8]> {
     (&*fatal).into()
 }
 
-/// The body of an ErrorResponse or NoticeResponse, with another position in the query string in place of the one it tells;
-/// None if it tells none.
-pub fn with_position(body: &[u8], other: impl Fn(usize) -> usize) -> Option<Vec<u8>> {
-    let (mut changed, mut is_told) = (Vec::with_capacity(body.len() + 1), false);
-    let mut reader = Reader::new(body);
-    while let Ok(field @ 1..) = reader.u8() {
-        let value = reader.cstr().ok()?;
-        changed.push(field);
-        let position = (field == b'P').then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten();
-        match position {
-            Some(position) => {
-                is_told = true;
-                changed.extend_from_slice(other(position).to_string().as_bytes());
+/// An ErrorResponse or NoticeResponse of these fields, with another position in the query string in place of the one they tell;
+/// None if they tell none.
+pub fn with_position(tag: u8, body: &[u8], other: impl Fn(usize) -> usize) -> Option<BytesMut> {
+    let (mut changed, mut is_told) = (BytesMut::with_capacity(frame::HEADER + body.len()), false);
+    Writer::new(&mut changed).message(tag, |out| {
+        let mut reader = Reader::new(body);
+        while let Ok(field @ 1..) = reader.u8() {
+            let Ok(value) = reader.cstr() else { break };
+            out.put_u8(field);
+            match std::str::from_utf8(value).ok().and_then(|value| value.parse().ok()).filter(|_| field == b'P') {
+                Some(position) => {
+                    is_told = true;
+                    put_cstr(out, other(position).to_string().as_bytes());
+                }
+                None => put_cstr(out, value),
             }
-            None => changed.extend_from_slice(value),
         }
-        changed.push(0);
-    }
-    changed.push(0);
+        out.put_u8(0);
+    });
     is_told.then_some(changed)
-}
-
-/// Appends a NoticeResponse whose fields are these bytes.
-pub fn put_notice_body(out: &mut BytesMut, fields: &[u8]) {
-    Writer::new(out).message(backend::NOTICE_RESPONSE, |body| body.put_slice(fields));
 }
 
 /// Appends a NoticeResponse.
@@ -191,8 +186,9 @@ mod tests {
     #[test]
     fn another_position_is_told_in_place_of_the_one_that_is() {
         let fields = b"SERROR\0C42601\0Mno\0P17\0Fscan.l\0\0";
-        assert_eq!(with_position(fields, |position| position - 10).unwrap(), b"SERROR\0C42601\0Mno\0P7\0Fscan.l\0\0");
-        assert_eq!(with_position(b"SERROR\0Mno\0\0", |position| position), None);
+        let told = with_position(backend::ERROR_RESPONSE, fields, |position| position - 10).unwrap();
+        assert_eq!(&told[frame::HEADER..], b"SERROR\0C42601\0Mno\0P7\0Fscan.l\0\0");
+        assert_eq!(with_position(backend::ERROR_RESPONSE, b"SERROR\0Mno\0\0", |position| position), None);
     }
 
     #[test]
