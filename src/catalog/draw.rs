@@ -10,7 +10,9 @@ use super::{
     Body, FunctionLists, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind, RelationRow, Volatility, Why,
 };
 use crate::sql::functions::{Class, class_of};
-use crate::sql::{Doubt, Kind, Leftovers, Name, NeedsPrimary, Statement, answers_alike, differs_between_nodes};
+use crate::sql::{
+    Doubt, Kind, Leftovers, Name, NeedsPrimary, Statement, answers_alike, differs_between_nodes, setting_name,
+};
 
 impl Picture {
     /// The picture that these rows make. `id` is not 0 and unique while the process runs; `changes` says which changes
@@ -629,7 +631,7 @@ impl<'a> Drawing<'a> {
         let asks = self.rows.builtins.get(&oid).is_some_and(|name| &**name == "current_setting");
         if asks {
             let mut names = tree.constants.iter().filter(|(function, _)| *function == oid).map(|(_, name)| name);
-            let is_alike = |name: &str| answers_alike(&name.to_ascii_lowercase());
+            let is_alike = |name: &str| answers_alike(&setting_name(name));
             return (!tree.names_setting(oid) || !names.all(|name| is_alike(name))).then_some(Why::Function);
         }
         self.of_called(oid).or_else(|| self.function(oid)?.default_why)

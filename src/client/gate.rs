@@ -80,7 +80,8 @@ impl Client {
         }
         let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
         let in_transaction = self.session.status() != TransactionStatus::Idle;
-        if self.server.optimistic && !self.session.all_answered() && self.session.awaits_begin() {
+        let awaits_begin = self.server.optimistic && self.session.awaits_begin();
+        if !self.session.all_answered() && (awaits_begin || in_transaction && self.session.awaits_end()) {
             self.session.gathered.clear(); // to be looked at again when it is answered
             return Ok(Gate::Closed(Turn::Still));
         }
@@ -133,6 +134,11 @@ impl Client {
             return Ok(Gate::More);
         };
         let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
+        let before = buffers.to_node.len();
+        if !self.session.may_be_refused(&mut buffers.to_node) {
+            let is_asked = buffers.to_node.len() > before;
+            return Ok(Gate::Closed(if is_asked { Turn::Moved } else { Turn::Still }));
+        }
         let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
         self.take_unit_off(buffers);
         self.session.gathered.clear();
@@ -159,6 +165,7 @@ impl Client {
         if let Some(held) = self.held.take() {
             self.was_served_by(&held, Instant::now());
         }
+        self.catalogs_changed(self.session.catalog_change());
         self.worker.metrics.error_sent(code.as_str());
         self.cancellable.runs_nothing();
         buffers.forget_node();

@@ -361,15 +361,21 @@ async fn with_settings(
     server: &Server,
 ) -> Result<crate::wire::startup::Parameters, ExchangeError> {
     let deadline = tokio::time::Instant::now() + server.answer_timeout();
-    let mut sql = settings.sql_from(&connection.known.settings);
+    // What it refuses is refused, though some of it does not last.
+    let begun = settings.at_beginning();
+    let sql_from = |there: &Settings| {
+        let parts: Vec<_> = settings.sql_from(there).into_iter().chain(begun.sql_from(settings)).collect();
+        (!parts.is_empty()).then(|| parts.join(";"))
+    };
+    let mut sql = sql_from(&connection.known.settings);
     if sql.as_ref().is_some_and(|sql| connection.misreads(sql)) {
         connection.turn_to_utf8(deadline).await?;
-        sql = settings.sql_from(&connection.known.settings);
+        sql = sql_from(&connection.known.settings);
     }
     if let Some(sql) = sql {
         let sql = at_read_committed(&sql);
         connection.query(&sql, deadline).await?;
-        connection.known.settings = settings.clone();
+        connection.known.settings = begun;
     }
     let reported = connection.parameters.iter().map(|(name, _)| &**name);
     let names: Vec<Arc<str>> = reported.chain([NEVER_REPORTED]).map(Into::into).collect();

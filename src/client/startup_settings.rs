@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::session::Settings;
+use crate::sql::setting_name;
 use crate::wire::startup::{self, Startup};
 
 /// Startup parameters that are no settings.
@@ -36,7 +37,7 @@ pub fn startup_settings(startup: &Startup) -> Result<Settings, OptionsError> {
     }
     for (name, value) in &startup.parameters {
         if !NOT_SETTINGS.contains(&&**name) && !startup::is_option(name) {
-            settings.push((name.to_lowercase().into(), (&**value).into()));
+            settings.push((setting_name(name).into(), (&**value).into()));
         }
     }
     Ok(Settings::new(settings))
@@ -94,7 +95,7 @@ fn read_flag(flag: char, value: String, settings: &mut Pairs) -> Result<(), Opti
         'c' | '-' => {
             let sign = if flag == 'c' { "-c " } else { "--" };
             let (name, given) = value.split_once('=').ok_or_else(|| OptionsError::NoValue(sign, value.clone()))?;
-            set(&name.replace('-', "_").to_lowercase(), given);
+            set(&setting_name(&name.replace('-', "_")), given);
         }
         'B' => set("shared_buffers", &value),
         'N' => set("max_connections", &value),

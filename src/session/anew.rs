@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::owed::Owed;
 use super::{Ended, Held, Session};
 use crate::routing::{Defaults, InTransaction, safety};
 use crate::sql::{Isolation, Kind, Part, Statement, TransactionControl, TransactionModes};
@@ -161,12 +162,13 @@ impl Session {
     /// something else, which may end a transaction.
     pub fn awaits_begin(&self) -> bool {
         self.gathered.begins && !self.owed.is_empty()
-            || self.owed.iter().any(|owed| match owed {
-                super::owed::Owed::Query { statement, .. } | super::owed::Owed::Execute(Some(statement)) => {
-                    statement.begins_transaction()
-                }
-                _ => false,
-            })
+            || self.owed.iter().filter_map(Owed::statement).any(Statement::begins_transaction)
+    }
+
+    /// A COMMIT or ROLLBACK is on its way: what comes behind it is not in the transaction.
+    pub fn awaits_end(&self) -> bool {
+        let mut parts = self.owed.iter().filter_map(Owed::statement).flat_map(|statement| &statement.parts);
+        parts.any(|part| part.transaction.ends())
     }
 
     /// Notes the transactions that this statement of a unit ends and begins.

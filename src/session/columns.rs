@@ -158,7 +158,11 @@ impl Session {
     /// The node has told the types of the parameters of what was to be described next. Answers who has asked.
     pub(super) fn described_parameters(&self, types: &[u8], known: &mut Known) -> Option<Asker> {
         let asked = self.owed.front()?;
-        if let Owed::Describe { of: Some(prepared), .. } | Owed::DescribeUnnamed(prepared) = asked {
+        // Of very many, which go on to the client as they come, only the first are here: they tell nothing.
+        let are_all = backend::are_all_parameters(types);
+        if let Owed::Describe { of: Some(prepared), .. } | Owed::DescribeUnnamed(prepared) = asked
+            && are_all
+        {
             prepared.tell_types(types);
             if let Owed::Describe { .. } = asked {
                 known.described_parameters(prepared.id, Parameters::told(types));
@@ -317,6 +321,20 @@ mod tests {
                 assert!(told.windows(5).any(|code| code == b"0A000"));
             }
         }
+    }
+
+    #[test]
+    fn types_of_which_only_the_first_are_here_tell_nothing() {
+        let mut story = Story::begin();
+        story.parse("a", "insert into t values ($1)");
+        story.send(b'D', b"Sa\0");
+        story.sync();
+        story.hear_all("1");
+        assert_eq!(story.hear(b't', &[78, 32, 0, 0, 0, 23]), Reply::Forward);
+        story.hear_all("nZ");
+        let prepared = Arc::clone(story.session.names.get(b"a").unwrap());
+        assert_eq!(prepared.types(), [0, 0]);
+        assert!(prepared.is_alike(&Known::default()));
     }
 
     #[test]

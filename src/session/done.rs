@@ -129,6 +129,7 @@ impl Session {
 
     /// It is back to what it was when the transaction has ended, and of some only reading tells what that is.
     fn set_locally(&mut self, name: &Arc<str>) {
+        self.acts_as_another |= is_identity(name);
         if Reading::is_never_reported(name) {
             self.touch(name);
         }

@@ -9,6 +9,7 @@ use crate::sql::{Kind, Part, TransactionControl};
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{Severity, put_error};
+use crate::wire::frontend;
 
 /// What becomes of the session.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,13 +44,7 @@ impl Session {
     pub fn lost(&mut self, how: Circumstances) -> Loss {
         // What has been looked at stands in the input still, and is looked at anew.
         self.gathered = Gathered::default();
-        let ended = std::mem::take(&mut self.transaction.ended);
-        if matches!(ended, Ended::Yes | Ended::Followed) {
-            // Its outcome stands, and the client has been told: what has gone wrong is only what comes after it.
-            self.transaction.status = TransactionStatus::Idle;
-            self.at_begin = None;
-            self.forget_modes();
-        }
+        let ended = self.leave_what_has_ended();
         if !self.pins.is_empty() || self.keeps_lease {
             return Loss::End("the server connection that held this session's state was lost");
         }
@@ -100,6 +95,37 @@ impl Session {
             SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
             "the server connection was lost and the outcome of the statement is not known",
         )
+    }
+
+    /// The outcome of a transaction that has ended stands, and the client has been told: what goes wrong now is only what
+    /// comes after it.
+    fn leave_what_has_ended(&mut self) -> Ended {
+        let ended = std::mem::take(&mut self.transaction.ended);
+        if matches!(ended, Ended::Yes | Ended::Followed) {
+            self.transaction.status = TransactionStatus::Idle;
+            self.at_begin = None;
+            self.forget_modes();
+        }
+        ended
+    }
+
+    /// What has been gathered is to be refused. Answers whether what was sent of its batch before can be undone with its lease;
+    /// else something commits there, and must have been answered first: it is asked for.
+    pub fn may_be_refused(&mut self, out: &mut BytesMut) -> bool {
+        let commits_inside = self
+            .owed
+            .iter()
+            .filter_map(Owed::statement)
+            .flat_map(|statement| &statement.parts)
+            .any(|part| part.commits_inside);
+        if commits_inside || self.commit_is_under_way() {
+            if !std::mem::replace(&mut self.gathered.is_flushed, true) {
+                frontend::put_bare(out, frontend::FLUSH);
+            }
+            return false;
+        }
+        self.leave_what_has_ended();
+        true
     }
 
     /// What is under way is forgotten, to be surveyed and translated anew for another node.

@@ -75,6 +75,7 @@ impl Session {
             owed: _,
             transaction,
             has_read: _,
+            acts_as_another: _,
             settled_writes: _,
             makes_temporary_first: _,
             pins,

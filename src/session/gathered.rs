@@ -65,6 +65,8 @@ pub struct Gathered {
     pub binds: bool,
     /// COMMIT is in it.
     pub commits: bool,
+    /// Before it is refused, what has been sent of its batch has been asked to be answered.
+    pub is_flushed: bool,
     /// What decides whether it is part of a rule's share.
     pub draw: Option<u64>,
     /// The first statement in it, to be named in records and counters.
@@ -146,6 +148,7 @@ impl Gathered {
         self.end = None;
         self.executes = 0;
         self.commits = false;
+        self.is_flushed = false;
         self.catalog_change = Change::None;
         self.leftovers = None;
         self.binds = false;

@@ -123,6 +123,8 @@ pub struct Session {
     transaction: Transaction,
     /// In its transaction a query has been sent to a replica: the modes cannot be set any more.
     has_read: bool,
+    /// For as long as its transaction lasts, it may act as another role.
+    acts_as_another: bool,
     /// What has been written, or may have been, by transactions that have ended: others have not been told of it yet.
     settled_writes: bool,
     /// What is made without a schema's name may be temporary, by the path that the session has begun with.
@@ -302,6 +304,7 @@ impl<'a> Surroundings<'a> {
 impl Session {
     /// A session that has just logged in, with the settings of its startup message.
     pub fn new(id: SessionId, identity: Identity, startup: Settings) -> Self {
+        let startup = startup.at_beginning();
         Self {
             id,
             process_id: 0,
@@ -328,6 +331,7 @@ impl Session {
             owed: OwedReplies::default(),
             transaction: Transaction::default(),
             has_read: false,
+            acts_as_another: false,
             settled_writes: false,
             makes_temporary_first: false,
             pins: Pins::default(),

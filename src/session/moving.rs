@@ -69,7 +69,7 @@ impl Session {
             let is_put_back = match self.may_be_put_back(name).then(|| sources.next().flatten()) {
                 Some(Some(source)) => *source != *"session",
                 // It is never listed: behind DISCARD ALL it is what it is then.
-                Some(None) => self.put_back == PutBack::Batch && matches!(value.as_deref(), None | Some("" | NO_ROLE)),
+                Some(None) => self.put_back == PutBack::Batch && self.is_at_its_beginning(name, value.as_deref()),
                 None => self.put_back == PutBack::Discard,
             };
             // Who logged in, and a setting of an unloaded library put back, need no replay.
@@ -94,6 +94,14 @@ impl Session {
         self.put_back = PutBack::Nobody;
         self.read_anew();
         there
+    }
+
+    /// It has the value that settings that are never listed have where nothing is set.
+    fn is_at_its_beginning(&self, name: &str, value: Option<&str>) -> bool {
+        match value {
+            None | Some("" | NO_ROLE) => true,
+            Some(value) => name == "session_authorization" && *value == *self.identity.user,
+        }
     }
 
     /// A value that was not sent in UTF-8 cannot be read as a whole: the one that is known stays if it may be the same, else its

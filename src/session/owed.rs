@@ -116,6 +116,14 @@ impl Owed {
         }
     }
 
+    /// The client's statement that it runs, if that is known.
+    pub fn statement(&self) -> Option<&Statement> {
+        match self {
+            Self::Query { statement, .. } | Self::Execute(Some(statement)) => Some(statement),
+            _ => None,
+        }
+    }
+
     /// Whoever waits for it waits for no more than that something is closed, or for nothing.
     fn only_closes(&self) -> bool {
         matches!(self, Self::CloseStatement(_) | Self::ClosePortal | Self::Sync(_)) || self.asker() == Asker::Us

@@ -156,6 +156,7 @@ impl Session {
             self.settled_writes |= self.transaction.may_have_written;
             self.transaction.is_bound &= !self.owed.is_empty();
             self.transaction.has_acted &= !self.owed.is_empty();
+            self.acts_as_another &= !self.owed.is_empty();
             // Those of batches that are on their way already stay.
             self.portals.retain(|portal| !self.owed.is_settled(portal.bound));
         }
@@ -216,8 +217,8 @@ impl Session {
                             self.puts_back(PutBack::Batch);
                         }
                     }
-                    // What was bound by a name that only the node knows: whatever it is, it may have written.
-                    Some(Owed::Execute(None)) => self.transaction.may_have_written |= !self.catalog.on_replica,
+                    // What was bound by a name that only the node knows.
+                    Some(Owed::Execute(None)) => self.may_do_anything(known),
                     _ => {}
                 }
             }
@@ -403,6 +404,7 @@ impl Session {
                 self.settle_unnamed(None);
             }
         }
+        let answered = self.portals.iter().filter(|portal| self.owed.is_settled(portal.bound)).count();
         let names = &mut self.names;
         // What was to be closed first is still there, what was to be made first is not.
         let mut untouched = Vec::new();
@@ -422,6 +424,9 @@ impl Session {
         for (id, is_there) in untouched {
             self.settle_statement(id, is_there, known);
         }
+        // What was bound by the same name before may still be there: nobody knows it any more.
+        let skipped = self.portals.iter().skip(answered).filter(|portal| self.owed.is_settled(portal.bound)).count();
+        drop(self.portals.drain(answered..answered + skipped));
         self.flow.skipping = !sync_is_sent;
         if !sync_is_sent {
             // Also where a Query has been sent behind: the node waits for a Sync.

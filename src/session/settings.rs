@@ -56,6 +56,15 @@ impl Settings {
         self.0.as_ref()?.values.get(name).map(|value| &**value)
     }
 
+    /// What a session begins with that asks for these: as itself. PostgreSQL reads a `session_authorization` that somebody comes
+    /// with, may refuse it, and does not heed it.
+    pub fn at_beginning(&self) -> Self {
+        match self.get(SESSION_AUTHORIZATION) {
+            Some(_) => self.with(&SESSION_AUTHORIZATION.into(), None),
+            None => self.clone(),
+        }
+    }
+
     /// Nothing has been changed.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
@@ -135,6 +144,9 @@ pub const CLIENT_ENCODING: &str = "client_encoding";
 /// PostgreSQL's own name of it.
 pub const UTF8: &str = "UTF8";
 
+/// Who the session acts as, whatever its role.
+const SESSION_AUTHORIZATION: &str = "session_authorization";
+
 /// What its value does not say stays as it is: `ISO` is no order of the day and the month.
 fn is_relative(name: &str) -> bool {
     name == "datestyle"
@@ -149,7 +161,7 @@ pub(super) fn is_identity(name: &str) -> bool {
 pub(super) fn precedence(name: &str) -> u8 {
     match name {
         "role" => 2,
-        "session_authorization" => 1,
+        SESSION_AUTHORIZATION => 1,
         _ => 0,
     }
 }

@@ -104,10 +104,7 @@ impl Session {
             frontend::SYNC => self.translate_sync(message, out),
             frontend::FLUSH => out.extend_from_slice(message.whole),
             frontend::FUNCTION_CALL => {
-                self.catalog.may_change.join(Change::Opaque);
-                self.transaction.may_have_written = true;
-                known.unseen = Some(self.id);
-                self.may_be_left(&Leftovers::doubtful(Doubt::Opaque));
+                self.may_do_anything(known);
                 self.draws(Draws::Maybe, known);
                 self.owed.push(Owed::FunctionCall);
                 out.extend_from_slice(message.whole);
@@ -122,6 +119,17 @@ impl Session {
             _ => return Err(Truncated),
         }
         Ok(())
+    }
+
+    /// What is run, or has been, is not known, or not what it does.
+    #[cold]
+    pub(super) fn may_do_anything(&mut self, known: &mut Known) {
+        if !self.catalog.on_replica {
+            self.catalog.may_change.join(Change::Opaque);
+            self.transaction.may_have_written = true;
+        }
+        known.unseen = Some(self.id);
+        self.may_be_left(&Leftovers::doubtful(Doubt::Opaque));
     }
 
     /// The bytes go as they are, in an extended batch.
@@ -636,6 +644,37 @@ mod tests {
         story.hear(b'C', b"COPY 1\0");
         story.hear_all("Z");
         assert!(story.session.is_idle());
+    }
+
+    #[test]
+    fn a_portal_that_is_there_because_a_message_was_skipped_may_have_done_anything() {
+        const SKIPPED: [&[(u8, &[u8])]; 3] =
+            [&[(b'C', b"Pp\0")], &[(b'P', b"\0select 1\0\0\0"), (b'B', b"p\0\0\0\0\0\0\0\0")], &[]];
+        for skipped in SKIPPED {
+            let mut story = Story::begin();
+            story.send(b'Q', b"begin\0");
+            story.hear(b'C', b"BEGIN\0");
+            story.hear(b'Z', b"T");
+            story.parse("", "set my.x = 1");
+            story.send(b'B', b"p\0\0\0\0\0\0\0\0");
+            story.sync();
+            story.hear_all("12");
+            story.hear(b'Z', b"T");
+            story.bind("nowhere");
+            skipped.iter().for_each(|(tag, body)| drop(story.send(*tag, body)));
+            story.sync();
+            story.hear(b'E', b"SERROR\0C26000\0M?\0\0");
+            story.hear(b'Z', b"E");
+            story.send(b'Q', b"rollback to s\0");
+            story.hear(b'C', b"ROLLBACK\0");
+            story.hear(b'Z', b"T");
+            story.send(b'E', b"p\0\0\0\0\0");
+            story.hear(b'C', b"SET\0");
+            let is_known = skipped.is_empty();
+            assert_eq!(story.known.unseen, (!is_known).then_some(story.session.id), "{skipped:?}");
+            assert_eq!(story.session.touched.len(), usize::from(is_known), "{skipped:?}");
+            assert!(is_known || story.session.wants_look(), "{skipped:?}");
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@ use bytes::BytesMut;
 
 use super::owed::Owed;
 use super::settings::{is_identity, precedence, sql_to_set};
-use super::{Dialect, Session};
-use crate::sql::{ParseSettings, Part, SessionChange, Statement, ends_of_statements, is_anybodys};
+use super::{Dialect, Ended, Session};
+use crate::sql::{ParseSettings, Part, SessionChange, Statement, TransactionControl, ends_of_statements, is_anybodys};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response;
 use crate::wire::frontend;
@@ -61,10 +61,9 @@ impl Session {
             return None;
         }
         // Elsewhere SET LOCAL does nothing.
-        let is_block =
-            statement.only().is_none() || self.transaction.status != TransactionStatus::Idle || self.begins();
-        let in_utf8 = self.dialect.encoding_is_utf8;
-        let of_part = |part| self.goes_on_behind_part(part, is_block, in_utf8);
+        let is_block = statement.only().is_none() || self.stands_in_block();
+        let manner = self.manner(statement, is_block, self.dialect.encoding_is_utf8);
+        let of_part = |part| self.goes_on_behind_part(part, manner);
         let sets: Vec<_> = statement.parts.iter().map(of_part).collect();
         if sets.iter().all(Vec::is_empty) {
             return None;
@@ -94,19 +93,31 @@ impl Session {
             return Vec::new();
         }
         // What stands before it in the batch may have changed the encoding.
-        statement.parts.iter().flat_map(|part| self.goes_on_behind_part(part, true, false)).collect()
+        let manner = self.manner(statement, true, false);
+        statement.parts.iter().flat_map(|part| self.goes_on_behind_part(part, manner)).collect()
+    }
+
+    fn manner(&self, statement: &Statement, is_block: bool, in_utf8: bool) -> Manner {
+        let before = self.owed.iter().filter_map(Owed::statement);
+        let becomes_somebody_else = before.chain([statement]).any(sets_identity);
+        Manner {
+            is_block,
+            // A database without an encoding takes bytes as they are, and knows no letters.
+            in_utf8: in_utf8 || self.reported.get("server_encoding") == Some("SQL_ASCII"),
+            by_anybody: becomes_somebody_else || self.may_be_somebody_else(),
+        }
     }
 
     /// The SETs that take what this part puts back on to what the client came with.
-    fn goes_on_behind_part(&self, part: &Part, is_block: bool, in_utf8: bool) -> Vec<String> {
+    fn goes_on_behind_part(&self, part: &Part, manner: Manner) -> Vec<String> {
         let mut own = Vec::new();
         for change in &part.session {
             match change {
-                SessionChange::Reset(name) => own.extend(self.goes_on("SET", |own| goes_with(own, name), in_utf8)),
-                SessionChange::ResetAll => own.extend(self.goes_on("SET", |own| !is_identity(own), in_utf8)),
-                SessionChange::DiscardAll => own.extend(self.goes_on("SET", |_| true, in_utf8)),
-                SessionChange::ResetLocal(name) if is_block => {
-                    own.extend(self.goes_on("SET LOCAL", |own| goes_with(own, name), in_utf8));
+                SessionChange::Reset(name) => own.extend(self.goes_on("SET", |own| goes_with(own, name), manner)),
+                SessionChange::ResetAll => own.extend(self.goes_on("SET", |own| !is_identity(own), manner)),
+                SessionChange::DiscardAll => own.extend(self.goes_on("SET", |_| true, manner)),
+                SessionChange::ResetLocal(name) if manner.is_block => {
+                    own.extend(self.goes_on("SET LOCAL", |own| goes_with(own, name), manner));
                 }
                 _ => {}
             }
@@ -117,26 +128,36 @@ impl Session {
     /// The session may act as another role than that of its login.
     pub(super) fn may_be_somebody_else(&self) -> bool {
         let touches_identity = self.touched.iter().any(|name| is_identity(name));
-        touches_identity || self.settings.has_identity() || self.startup.has_identity()
+        let acts = touches_identity || self.acts_as_another;
+        acts || self.settings.has_identity() || self.startup.has_identity()
     }
 
-    /// A BEGIN is under way.
-    fn begins(&self) -> bool {
-        self.owed.iter().any(|owed| match owed {
-            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => statement.begins_transaction(),
-            _ => false,
+    /// What is sent now stands in a transaction block, if all that is under way is done.
+    fn stands_in_block(&self) -> bool {
+        let control = |statement: &Statement| {
+            statement.parts.iter().rev().find_map(|part| match part.transaction {
+                TransactionControl::Begin(_) => Some(true),
+                TransactionControl::Commit { chain } | TransactionControl::Rollback { chain } => Some(chain),
+                TransactionControl::Prepare => Some(false),
+                _ => None,
+            })
+        };
+        self.owed.iter().rev().filter_map(Owed::statement).find_map(control).unwrap_or(match self.transaction.ended {
+            Ended::Yes | Ended::Followed => false,
+            Ended::Chained => true,
+            // A BEGIN may have been answered before its ReadyForQuery.
+            Ended::No => self.transaction.status != TransactionStatus::Idle || self.transaction.modes.is_some(),
         })
     }
 
-    /// What the client came with of what is put back. RESET asks nobody whether they may: what somebody else than who has
+    /// What the client came with of what is put back. RESET ALL asks nobody whether they may: what somebody else than who has
     /// logged in may not set is left to when the session is idle.
-    fn goes_on(&self, set: &str, is_put_back: impl Fn(&str) -> bool, in_utf8: bool) -> Vec<String> {
-        let is_somebody_else = self.may_be_somebody_else();
-        let may_set = |name: &str| !is_somebody_else || is_identity(name) || is_anybodys(name);
+    fn goes_on(&self, set: &str, is_put_back: impl Fn(&str) -> bool, manner: Manner) -> Vec<String> {
+        let may_set = |name: &str| !manner.by_anybody || is_identity(name) || is_anybodys(name);
         let own = self.startup.iter().filter(|(name, _)| is_put_back(name) && may_set(name));
         let mut own: Vec<_> = own.collect();
         own.sort_by_key(|(name, _)| precedence(name));
-        own.into_iter().map(|(name, value)| sql_to_set(set, name, value, in_utf8)).collect()
+        own.into_iter().map(|(name, value)| sql_to_set(set, name, value, manner.in_utf8)).collect()
     }
 
     /// An error or a notice about a Query in which something of ours stands, with the position that it has in the client's own
@@ -145,6 +166,24 @@ impl Session {
         let woven = self.owed.woven()?;
         error_response::with_position(tag, body, |position| woven.own_position(position))
     }
+}
+
+/// How what is put back goes on.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    /// It stands in a transaction block.
+    is_block: bool,
+    /// The server connection takes what it is sent for UTF-8, or for bytes.
+    in_utf8: bool,
+    /// Whoever the session is then must have the right to set it.
+    by_anybody: bool,
+}
+
+/// Behind it the session may be somebody else.
+fn sets_identity(statement: &Statement) -> bool {
+    use SessionChange::{Set, SetLocal};
+    let mut changes = statement.parts.iter().flat_map(|part| &part.session);
+    changes.any(|change| matches!(change, Set(name) | SetLocal(name) if is_identity(name)))
 }
 
 /// Something is put back by it.
@@ -207,6 +246,65 @@ mod tests {
         let mut story = story();
         story.session.told(vec![("client_encoding".into(), "LATIN1".into())].into());
         assert_eq!(woven(&story, "reset my.name"), "reset my.name\n;SET \"my\".\"name\" TO E'Zo\\U000000eb'");
+    }
+
+    #[test]
+    fn in_a_database_without_an_encoding_it_is_sent_as_it_came() {
+        let mut story = story();
+        let encodings = ["client_encoding", "server_encoding"].map(|name| (name.into(), "SQL_ASCII".into()));
+        story.session.told(encodings.to_vec().into());
+        assert_eq!(woven(&story, "reset my.name"), "reset my.name\n;SET \"my\".\"name\" TO 'Zoë'");
+    }
+
+    #[test]
+    fn whoever_may_not_set_it_is_not_made_to() {
+        let begin = || {
+            let settings = [("auto_explain.log_min_duration", "0"), ("log_statement", "ddl"), ("search_path", "app")];
+            Story::begin_with(&settings)
+        };
+        let anybodys = "\n;SET \"search_path\" TO 'app'";
+        let all = "\n;SET \"auto_explain\".\"log_min_duration\" TO '0';SET \"log_statement\" TO 'ddl';";
+        assert_eq!(woven(&begin(), "reset all"), format!("reset all{all}{}", &anybodys[2..]));
+        for before in ["set role bob", "set session authorization bob", "select set_config('role', 'bob', false)"] {
+            let text = format!("{before}; reset all");
+            assert_eq!(woven(&begin(), &text), format!("{text}{anybodys}"));
+        }
+        let mut local = begin();
+        for (text, tag) in [("begin", "BEGIN"), ("set local role bob", "SET")] {
+            local.send(b'Q', format!("{text}\0").as_bytes());
+            local.hear(b'C', format!("{tag}\0").as_bytes());
+            local.hear(b'Z', b"T");
+        }
+        assert_eq!(woven(&local, "reset all"), format!("reset all{anybodys}"));
+        let mut batch = begin();
+        for (text, sent) in [("set role bob", "E"), ("reset all", "ECPBEC")] {
+            batch.parse("", text);
+            batch.bind("");
+            assert_eq!(batch.execute(), sent, "{text}");
+        }
+    }
+
+    #[test]
+    fn set_local_goes_on_where_a_block_is_open_by_then() {
+        const LOCAL: &str = "set local search_path to default";
+        let mut begun = story();
+        begun.parse("", "begin");
+        begun.bind("");
+        begun.execute();
+        begun.hear_all("12");
+        begun.hear(b'C', b"BEGIN\0");
+        assert_eq!(woven(&begun, LOCAL), format!("{LOCAL}\n;SET LOCAL{}", &PATH[5..]));
+        for is_answered in [true, false] {
+            let mut ended = story();
+            ended.send(b'Q', b"begin\0");
+            if is_answered {
+                ended.hear(b'C', b"BEGIN\0");
+                ended.hear(b'Z', b"T");
+            }
+            assert!(!woven(&ended, LOCAL).is_empty());
+            ended.send(b'Q', b"commit\0");
+            assert_eq!(woven(&ended, LOCAL), "");
+        }
     }
 
     #[test]

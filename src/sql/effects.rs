@@ -299,7 +299,7 @@ impl<'a> Effects<'a> {
     fn reads_setting(&mut self, arguments: &[Node]) {
         self.literal_decides = true;
         match arguments.first().and_then(string_constant) {
-            Some(name) => settings::read(&name.to_ascii_lowercase(), self),
+            Some(name) => settings::read(&settings::setting_name(name), self),
             None => self.require(NeedsPrimary::NodeSetting("current_setting".into())),
         }
     }
@@ -318,7 +318,7 @@ impl<'a> Effects<'a> {
         } else {
             settings::Scope::Session
         };
-        settings::change(&name.to_ascii_lowercase(), scope, string_constant(value), self);
+        settings::change(&settings::setting_name(name), scope, string_constant(value), self);
     }
 
     fn changes_unknown_setting(&mut self) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::functions::{Class, class_of};
+use super::settings::setting_name;
 use super::statement::{Name, Part, Pin, SessionChange, Statement};
 use super::words::{Quoting, Token, is_block, tokens, writes_rows_only};
 
@@ -192,8 +193,8 @@ impl Leftovers {
                 self.doubt(Doubt::Unnamed);
                 return;
             }
-            (_, [Token::Dot, Token::Word(second), ..]) => format!("{first}.{second}").to_ascii_lowercase().into(),
-            _ => first.to_ascii_lowercase().into(),
+            (_, [Token::Dot, Token::Word(second), ..]) => setting_name(&format!("{first}.{second}")).into(),
+            _ => setting_name(first).into(),
         };
         self.sets(&name);
     }
@@ -224,12 +225,12 @@ impl Leftovers {
     /// The first argument of `set_config`.
     fn named_setting(&mut self, arguments: &[Token<'_>]) {
         match arguments {
-            [Token::String(name), Token::Comma, ..] => self.sets(&name.to_ascii_lowercase().into()),
+            [Token::String(name), Token::Comma, ..] => self.sets(&setting_name(name).into()),
             // In another language's string the quotes are tokens of their own.
             [Token::Other, Token::Word(first), Token::Dot, Token::Word(second), Token::Other, ..] => {
                 self.sets(&format!("{first}.{second}").into());
             }
-            [Token::Other, Token::Word(name), Token::Other, ..] => self.sets(name),
+            [Token::Other, Token::Word(name), Token::Other, ..] => self.sets(&setting_name(name).into()),
             _ => self.doubt(Doubt::Unnamed),
         }
     }

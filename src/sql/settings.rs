@@ -14,6 +14,16 @@ pub(super) enum Scope {
     Transaction,
 }
 
+/// The name that PostgreSQL knows a setting by, in lower case: some have kept an older one, too.
+pub fn setting_name(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    match &*name {
+        "sort_mem" => "work_mem".to_owned(),
+        "vacuum_mem" => "maintenance_work_mem".to_owned(),
+        _ => name,
+    }
+}
+
 /// SHOW or current_setting of `name`, which is in lower case.
 pub(super) fn read(name: &str, effects: &mut Effects<'_>) {
     if name.starts_with("trunkline.") {
@@ -33,7 +43,23 @@ pub fn answers_alike(name: &str) -> bool {
 pub fn is_anybodys(name: &str) -> bool {
     /// Of those below, the ones that need a superuser, or the right to set them.
     const PRIVILEGED: [&str; 3] = ["lc_messages", "log_parameter_max_length_on_error", "session_replication_role"];
-    answers_alike(name) && !PRIVILEGED.contains(&name)
+    /// Libraries with settings that need them, too.
+    const LIBRARIES: [&str; 9] = [
+        "auto_explain",
+        "pg_qualstats",
+        "pg_stat_kcache",
+        "pg_stat_monitor",
+        "pg_stat_statements",
+        "pg_wait_sampling",
+        "pgaudit",
+        "plperl",
+        "plpgsql",
+    ];
+    let is_privileged = match name.split_once('.') {
+        Some((library, _)) => LIBRARIES.contains(&library),
+        None => PRIVILEGED.contains(&name),
+    };
+    answers_alike(name) && !is_privileged
 }
 
 /// SET or set_config of `name`, which is in lower case, to a value (None: it is not a plain literal).

@@ -23,7 +23,7 @@ pub(super) fn statement(node: &Tree, effects: &mut Effects<'_>) -> Kind {
         Tree::TransactionStmt(transaction) => control(transaction, effects),
         Tree::VariableSetStmt(set) => set_variable(set, effects),
         Tree::VariableShowStmt(show) => {
-            settings::read(&show.name.to_ascii_lowercase(), effects);
+            settings::read(&settings::setting_name(&show.name), effects);
             Kind::Show
         }
         Tree::DiscardStmt(discard) => discard_state(discard, effects),
@@ -212,7 +212,7 @@ fn definitions(options: &[Node]) -> impl Iterator<Item = (&str, Option<&Node>)> 
 }
 
 fn set_variable(node: &VariableSetStmt, effects: &mut Effects<'_>) -> Kind {
-    let name = node.name.to_ascii_lowercase();
+    let name = settings::setting_name(&node.name);
     let scope = if node.is_local { Scope::Transaction } else { Scope::Session };
     match node.kind() {
         VariableSetKind::VarSetValue | VariableSetKind::VarSetCurrent => {

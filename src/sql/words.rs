@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::statement::{Argument, Call, Kind, Name, NeedsPrimary, Part, Statement};
-use super::{answers_alike, effects, functions, relations};
+use super::{answers_alike, effects, functions, relations, setting_name};
 
 /// What the words of a body tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl Reader {
 /// The setting that is asked for is named, and every node answers alike.
 fn reads_alike(arguments: &[Token<'_>]) -> bool {
     matches!(arguments, [Token::String(name), Token::Comma | Token::Close, ..]
-        if answers_alike(&name.to_ascii_lowercase()))
+        if answers_alike(&setting_name(name)))
 }
 
 /// What stands behind a DO is a block, which may be anything, and not what ON CONFLICT does.

@@ -112,6 +112,11 @@ pub fn put_bare(out: &mut BytesMut, tag: u8) {
     Writer::new(out).message(tag, |_| {});
 }
 
+/// The body of a ParameterDescription is here as a whole.
+pub fn are_all_parameters(body: &[u8]) -> bool {
+    body.split_first_chunk().is_some_and(|(count, types)| types.len() == 4 * usize::from(u16::from_be_bytes(*count)))
+}
+
 /// Appends a ParameterDescription of no parameters.
 pub fn put_no_parameters(out: &mut BytesMut) {
     Writer::new(out).message(PARAMETER_DESCRIPTION, |body| body.put_u16(0));

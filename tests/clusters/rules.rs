@@ -7,7 +7,7 @@ use postgres::error::SqlState;
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
-use crate::raw::{RawClient, query};
+use crate::raw::{FLUSH, RawClient, SYNC, bind, execute, parse, query};
 use crate::record::is_logged;
 
 const WHERE: &str = "select inet_server_port()";
@@ -89,6 +89,53 @@ fn a_refusal_has_the_words_and_the_sqlstate_of_its_rule_inside_a_transaction_too
         drop(transaction);
         assert_eq!(client.execute("delete from t where true", &[]).unwrap(), 1, "the insert was rolled back");
         assert!(proxy.metric("trunkline_rule_matches_total", "rule=\"no\"") >= 3.0);
+    });
+}
+
+#[test]
+fn a_refusal_behind_a_commit_in_its_batch_does_not_speak_of_what_is_committed() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let rules = "[[rule]]\nname = 'no'\nwhere = false\nrefuse = 'all of it?'\nsqlstate = 'ZZ042'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "");
+        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for (number, is_answered) in [(1, true), (2, false)] {
+            client.query("begin");
+            client.query(&format!("insert into t values ({number})"));
+            let mut told = Vec::new();
+            client.send(&[&run("commit"), if is_answered { FLUSH } else { b"" }]);
+            if is_answered {
+                told = client.until(b'C');
+            } else {
+                eventually("it is sent", Duration::from_secs(10), || {
+                    cluster.node(0).sql(&format!("select count(*) from t where a = {number}")).unwrap().trim() == "1"
+                });
+            }
+            told.extend(client.ask(&[&run("insert into t values (10)"), &run("delete from t"), SYNC], 1));
+            let at = |words: &str| told.iter().position(|told| told.starts_with(words)).expect(words);
+            assert!(at("COMMIT") < at("ZZ042"), "{told:?}");
+            assert_eq!(told.last().unwrap(), "I", "{told:?}");
+            assert_eq!(
+                client.query("select string_agg(a::text, ',' order by a) from t")[1],
+                ["row 1", "row 1,2"][number - 1]
+            );
+        }
+    });
+}
+
+#[test]
+fn a_read_behind_a_commit_in_one_write_goes_where_it_may_itself() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let port = "select inet_server_port()";
+        client.query("begin read only");
+        assert_ne!(client.query(port)[1], format!("row {}", cluster.node(0).port()));
+        let told = client.ask(&[&query("commit"), &query(&format!("{port} /* trunkline: primary */"))], 2);
+        assert!(told.contains(&format!("row {}", cluster.node(0).port())), "{told:?}");
     });
 }
 

@@ -687,6 +687,84 @@ fn what_stands_behind_a_reset_in_its_string_or_batch_meets_what_its_client_began
     });
 }
 
+/// The answers to these scripts of a superuser who came with what others may not set, and acts as another role.
+fn behind_another_role(port: u16) -> Vec<(String, Vec<String>)> {
+    let mut told = Vec::new();
+    let settings = [("log_statement", "ddl"), ("work_mem", "5MB"), ("search_path", "app")];
+    let mut client = RawClient::connect(port, &settings);
+    let shown = ["show log_statement", "show search_path", "select current_user || session_user"];
+    for script in [
+        "set role second; reset all; show search_path; reset role",
+        "select set_config('role', 'second', false); reset all; select current_user; reset role",
+        "begin; set local role second; reset all; show search_path; commit",
+        "set session authorization second; reset all; select session_user; reset session authorization",
+        "set work_mem = '6MB'; reset sort_mem; show work_mem",
+        "set sort_mem = '6MB'",
+        "show work_mem",
+        "reset work_mem",
+        "show sort_mem",
+    ] {
+        told.push((script.to_owned(), client.query(script)));
+        told.extend(shown.map(|sql| (format!("{sql} behind {script}"), client.query(sql))));
+    }
+    for sql in ["begin", "set local role second", "reset all", "show search_path", "commit", "show log_statement"] {
+        told.push((sql.to_owned(), client.query(sql)));
+    }
+    let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+    let batch = ["set role second", "reset all", "select current_user", "reset role"].map(run).concat();
+    told.push(("in a batch".to_owned(), client.ask(&[&batch, SYNC], 1)));
+    told.extend(shown.map(|sql| (format!("{sql} behind a batch"), client.query(sql))));
+    let mut client = RawClient::connect(port, &[("session_authorization", "second")]);
+    client.ask(&[&run("discard all"), &run("select 1 / 0"), SYNC], 1);
+    told.push(("undone behind DISCARD ALL".to_owned(), client.query("select current_user || session_user")));
+    told
+}
+
+#[test]
+fn a_reset_under_another_role_asks_nobody_and_its_settings_are_there_again_behind_it() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role second; grant second to bench; create schema app").unwrap();
+        cluster.node(0).sql("grant usage on schema app to second").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let expected = behind_another_role(cluster.node(0).port());
+        for config in ["[routing]\nreads = 'primary'", "[pool]\nsize = 1", "[pool]\nmode = 'session'"] {
+            let proxy = Proxy::start(&cluster, config);
+            for (told, expected) in behind_another_role(proxy.port()).iter().zip(&expected) {
+                assert_eq!(told, expected, "{config}");
+            }
+            let mut other = RawClient::connect(proxy.port(), &[]);
+            assert_eq!(other.query("select current_user || current_setting('work_mem')")[1], "row bench4MB");
+        }
+    });
+}
+
+#[test]
+fn a_statement_of_twenty_thousand_parameters_is_run_wherever_it_comes_to() {
+    limited(|| {
+        const PARAMETERS: usize = 20_000;
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 2");
+        let rows: Vec<_> = (1..=PARAMETERS).map(|number| format!("(${number})")).collect();
+        let insert = format!("insert into t values {}", rows.join(","));
+        let values = vec![&b"7"[..]; PARAMETERS];
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let told = client.ask(&[&parse("a", &insert), &describe("a"), SYNC], 1);
+        assert!(told.iter().all(|told| !told.starts_with("08P01")), "{told:?}");
+        let insert = [bind("a", &values), execute()].concat();
+        let mut holder = RawClient::connect(proxy.port(), &[]);
+        for is_held in [false, true] {
+            // The connection that knows the statement is another's for as long as this lasts.
+            if is_held {
+                holder.query("begin; insert into t values (0)");
+            }
+            let told = client.ask(&[&insert, SYNC], 1);
+            assert!(told.contains(&format!("INSERT 0 {PARAMETERS}")), "{told:?}");
+        }
+    });
+}
+
 #[test]
 fn an_error_behind_a_reset_is_told_where_it_stands() {
     limited(|| {
