@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,15 +11,18 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tracing::{debug, error, info, warn};
 
-use crate::admin::console::{Desk, Reload};
+use crate::admin::console::{Desk, Reload, Shutdown};
 use crate::admin::{self, AdminState};
 use crate::backend::PoolKey;
+use crate::backend::cancel::CancelKeys;
 use crate::catalogs::Catalogs;
 use crate::client::{Fleet, Server};
 use crate::config::{self, Config, Source};
 use crate::drain::{self, Stops};
+use crate::handover::{Others, Predecessor, Sockets, Stop, Successor};
 use crate::metrics::{
     CatalogCounts, CatalogPicture, Limit, Metrics, PoolCounts, PoolName, Refusal, Scrape, WorkerMetrics,
 };
@@ -42,6 +46,9 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
+    /// The process that has started this one hands nothing over.
+    #[error("cannot take over from the process that has started this one")]
+    TakeOver(#[source] io::Error),
     /// A socket in the file system cannot be listened at.
     #[error("cannot listen at {}", path.display())]
     ListenAt {
@@ -87,7 +94,7 @@ struct Signals {
     hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
-    /// Kept for a restart that loses no client. Until there is one, it does not end the process.
+    /// A successor is to take over.
     restart: Signal,
     /// With PgBouncer it pauses. Here it does not, nor does it end the process.
     pause: Signal,
@@ -108,16 +115,9 @@ impl Signals {
 async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<(), Failure> {
     let Signals { hangup, interrupt, terminate, restart, pause } = Signals::caught()?;
     let metrics = Arc::new(Metrics::new(config.workers, Reason::CODES));
-    let mut listeners = Vec::new();
-    for &address in &config.listen {
-        listeners.push(listen(address)?);
-    }
-    let mut sockets = Vec::new();
-    for path in &config.listen_sockets {
-        let listener = listener::listen_at(path);
-        sockets.push(listener.map_err(|source| Failure::ListenAt { path: path.clone(), source })?);
-    }
-    let admin_listener = config.admin_listen.map(listen).transpose()?;
+    let mut predecessor = Predecessor::find().map_err(Failure::TakeOver)?;
+    let doors = Doors::open(&config, &mut predecessor)?;
+    let sockets = doors.sockets()?;
     let (workers, has_outbox, path) = (config.workers, config.io_uring, source.0.clone());
     let standing = Standing::start(config, source.0, Catalogs::start()?);
     let in_force = Arc::clone(standing.in_force());
@@ -128,30 +128,38 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
 
     let fleet = Arc::new(Fleet::start(workers, has_outbox, &in_force.load_full(), &metrics)?);
     let state = Arc::new(AdminState::new(Arc::clone(&metrics), &in_force.load()));
-    if let Some(listener) = admin_listener {
-        tokio::spawn(admin::serve(listener, Arc::clone(&state), std::future::pending()));
+    let keys = Arc::clone(&in_force.load().cancel_keys);
+    if predecessor.is_some() {
+        doubt_writes(&in_force.load());
     }
-    for listener in listeners {
-        tokio::spawn(accept(listener, Arc::clone(&fleet), Arc::clone(&in_force), metrics.worker(0)));
-    }
-    for listener in sockets {
-        tokio::spawn(accept_local(listener, Arc::clone(&fleet), Arc::clone(&in_force), metrics.worker(0)));
-    }
-    tokio::spawn(reap(Arc::clone(&in_force), Arc::clone(&fleet)));
+    let entrance = doors.entrance(&fleet, &in_force, &state, &metrics);
+    let bond = match predecessor {
+        Some(predecessor) => Some(predecessor.serves(&keys).await.map_err(Failure::TakeOver)?),
+        None => None,
+    };
+    let others = Arc::new(Others::new(bond));
+    tokio::spawn(reap(Arc::clone(&in_force), Arc::clone(&fleet), Arc::clone(&others)));
     let (reloads, ordered_reloads) = unbounded_channel();
     let (stops, ordered_stops) = unbounded_channel();
-    let orders = (reloads, stops);
+    let orders = (reloads, stops.clone());
     let desk = Desk::new(Arc::clone(&in_force), Arc::clone(&fleet), Arc::clone(standing.settings()), orders);
     standing.open_console(desk.console());
     tokio::spawn(async move { desk.keep_averages().await });
-    tokio::spawn(say_what_is_not_heeded(pause, restart));
+    tokio::spawn(say_what_is_not_heeded(pause));
     tokio::spawn(keep_up((ordered_reloads, hangup), standing, Arc::clone(&fleet), Arc::clone(&state), set_level));
-    tokio::spawn(systemd::keep_watchdog(metrics));
+    let watchdog = tokio::spawn(systemd::keep_watchdog(metrics)).abort_handle();
+    let (handed_over, has_handed_over) = oneshot::channel();
+    let restart = Restart { ordered: restart, sockets, entrance, watchdog, in_force: Arc::clone(&in_force), keys };
+    let stop = move |how| {
+        // Who stops is there for as long as the program runs.
+        let _ = stops.send(how);
+    };
+    tokio::spawn(restart.when_ordered(Arc::clone(&others), handed_over, stop));
     info!(config = %path.display(), version = env!("CARGO_PKG_VERSION"), workers, "trunkline serves");
     systemd::ready();
 
     let stops = Stops { ordered: ordered_stops, interrupt, terminate };
-    drain::until_stopped(&in_force, &fleet, &state, stops).await;
+    drain::until_stopped(&in_force, &fleet, &state, stops, (&others, has_handed_over)).await;
     in_force.load().pools.retire();
     info!("trunkline stops");
     Ok(())
@@ -168,8 +176,128 @@ async fn await_catalogs(server: &Server) {
     }
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    listener::listen(address).map_err(|source| Failure::Listen { address, source })
+/// Where others come in, each by its name in a [handover](crate::handover).
+struct Doors {
+    clients: Vec<(String, TcpListener)>,
+    local: Vec<(String, UnixListener)>,
+    admin: Option<(String, TcpListener)>,
+}
+
+/// What goes on at the doors.
+struct Entrance {
+    tasks: Vec<AbortHandle>,
+    /// Closes that of operators.
+    admin: oneshot::Sender<()>,
+}
+
+impl Doors {
+    /// Those of the configuration: the predecessor's where it has them.
+    fn open(config: &Config, predecessor: &mut Option<Predecessor>) -> Result<Self, Failure> {
+        let mut listen = |address: SocketAddr, name: String| {
+            let opened = match predecessor.as_mut().and_then(|predecessor| predecessor.take(&name)) {
+                Some(socket) => listener::inherited(socket),
+                None => listener::listen(address),
+            };
+            opened.map(|listener| (name, listener)).map_err(|source| Failure::Listen { address, source })
+        };
+        let clients = config.listen.iter().map(|address| listen(*address, format!("clients {address}")));
+        let clients = clients.collect::<Result<_, _>>()?;
+        let admin = config.admin_listen.map(|address| listen(address, format!("admin {address}"))).transpose()?;
+        let mut local = Vec::new();
+        for path in &config.listen_sockets {
+            let name = format!("clients {}", path.display());
+            let opened = match predecessor.as_mut().and_then(|predecessor| predecessor.take(&name)) {
+                Some(socket) => listener::inherited_local(socket),
+                None => listener::listen_at(path),
+            };
+            local.push((name, opened.map_err(|source| Failure::ListenAt { path: path.clone(), source })?));
+        }
+        Ok(Self { clients, local, admin })
+    }
+
+    /// For a successor.
+    fn sockets(&self) -> io::Result<Sockets> {
+        let tcp = self.clients.iter().chain(&self.admin).map(|(name, listener)| (name, listener.as_fd()));
+        let local = self.local.iter().map(|(name, listener)| (name, listener.as_fd()));
+        tcp.chain(local).map(|(name, socket)| Ok((name.clone(), socket.try_clone_to_owned()?))).collect()
+    }
+
+    /// Lets others in.
+    fn entrance(self, fleet: &Arc<Fleet>, in_force: &InForce, state: &Arc<AdminState>, metrics: &Metrics) -> Entrance {
+        let (admin, is_closed) = oneshot::channel();
+        if let Some((_, listener)) = self.admin {
+            tokio::spawn(admin::serve(listener, Arc::clone(state), async { drop(is_closed.await) }));
+        }
+        let mut tasks = Vec::new();
+        for (_, listener) in self.clients {
+            let served = accept(listener, Arc::clone(fleet), Arc::clone(in_force), metrics.worker(0));
+            tasks.push(tokio::spawn(served).abort_handle());
+        }
+        for (_, listener) in self.local {
+            let served = accept_local(listener, Arc::clone(fleet), Arc::clone(in_force), metrics.worker(0));
+            tasks.push(tokio::spawn(served).abort_handle());
+        }
+        Entrance { tasks, admin }
+    }
+}
+
+/// An online restart.
+struct Restart {
+    ordered: Signal,
+    sockets: Sockets,
+    entrance: Entrance,
+    watchdog: AbortHandle,
+    in_force: InForce,
+    keys: Arc<CancelKeys>,
+}
+
+impl Restart {
+    /// SIGUSR2 starts a successor. Once that serves, this process takes nobody any more. If it never does, nothing has
+    /// happened. Clients may come to both meanwhile.
+    async fn when_ordered(mut self, others: Arc<Others>, handed_over: oneshot::Sender<()>, stop: impl Fn(Shutdown)) {
+        let mut successor = loop {
+            if self.ordered.recv().await.is_none() {
+                return;
+            }
+            info!("a successor is started");
+            others.may_succeed(true);
+            doubt_writes(&self.in_force.load());
+            match self.succeeded().await {
+                Ok(successor) => break successor,
+                Err(error) => error!(%error, "there is no successor: all goes on here"),
+            }
+            others.may_succeed(false);
+        };
+        let process = successor.process();
+        systemd::is_succeeded_by(process);
+        self.watchdog.abort();
+        self.entrance.tasks.iter().for_each(AbortHandle::abort);
+        // Whoever asks just now is answered.
+        let _ = self.entrance.admin.send(());
+        drop(self.sockets);
+        successor.goes_on_alone().await;
+        info!(successor = process, "the successor serves: this process goes on for the clients that it has");
+        let _ = handed_over.send(());
+        let stop = |how| {
+            stop(match how {
+                Stop::AfterTransactions => Shutdown::AfterTransactions,
+                Stop::Now => Shutdown::Now,
+            });
+        };
+        successor.serve(&self.keys, stop).await;
+    }
+
+    async fn succeeded(&self) -> io::Result<Successor> {
+        let mut successor = Successor::start(&self.sockets)?;
+        successor.until_it_serves().await?;
+        Ok(successor)
+    }
+}
+
+/// Another process may write for its clients, at any time.
+fn doubt_writes(server: &Server) {
+    let now = Instant::now();
+    server.clusters.iter().for_each(|cluster| cluster.last_write.lost(now));
 }
 
 /// What only the parts in force know of themselves.
@@ -283,12 +411,15 @@ fn refuse(mut client: impl io::Write, counts: &WorkerMetrics) {
     let _ = client.write(&out);
 }
 
-async fn reap(in_force: InForce, fleet: Arc<Fleet>) {
+async fn reap(in_force: InForce, fleet: Arc<Fleet>, others: Arc<Others>) {
     let mut interval = timers::interval(REAP_INTERVAL);
     loop {
         interval.tick().await;
         let (server, now) = (in_force.load_full(), Instant::now());
         fleet.heed_limits(now);
+        if others.are_there() {
+            doubt_writes(&server);
+        }
         let has_client = |key: &PoolKey| server.has_pool(key) && server.census.has(&key.database, &key.user);
         server.pools.reap(now, has_client);
         // Those of the configuration keep what they have counted.
@@ -324,16 +455,10 @@ fn open_ahead(server: &Server) {
     }
 }
 
-/// Signals that PgBouncer knows and Trunkline does not: whoever sends them learns it, and no client does.
-async fn say_what_is_not_heeded(mut pause: Signal, mut restart: Signal) {
-    loop {
-        // Both are cancel-safe.
-        tokio::select! {
-            _ = pause.recv() => warn!("SIGUSR1 is not heeded: say PAUSE at the console"),
-            _ = restart.recv() => {
-                warn!("SIGUSR2 is not heeded: there is no restart yet that loses no client; RESUME is said at the console");
-            }
-        }
+/// A signal that PgBouncer knows and Trunkline does not: whoever sends it learns it, and no client does.
+async fn say_what_is_not_heeded(mut pause: Signal) {
+    while pause.recv().await.is_some() {
+        warn!("SIGUSR1 is not heeded: say PAUSE at the console");
     }
 }
 

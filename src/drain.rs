@@ -7,11 +7,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::admin::AdminState;
 use crate::admin::console::Shutdown;
 use crate::client::{Census, Fleet, Server, Whom};
+use crate::handover::{Others, Stop};
 use crate::net::timers;
 use crate::systemd;
 
@@ -35,14 +37,35 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// `drain_timeout`, when those that are left are told. The console's SHUTDOWN has these two ways and a third. Nobody new is
 /// served meanwhile but at the console. A stronger way takes the place of one that is under way, and a weaker one changes
 /// nothing.
-pub async fn until_stopped(in_force: &ArcSwap<Server>, fleet: &Fleet, state: &AdminState, mut stops: Stops) {
-    let mut how = stops.next().await;
+///
+/// One that has a successor ends when its clients have left, and its own predecessor has ended, which is asked for what only
+/// that knows. One that stops has its predecessor stop, too.
+pub async fn until_stopped(
+    in_force: &ArcSwap<Server>,
+    fleet: &Fleet,
+    state: &AdminState,
+    mut stops: Stops,
+    (others, has_handed_over): (&Others, oneshot::Receiver<()>),
+) {
+    let is_of_no_use = async {
+        match has_handed_over.await {
+            Ok(()) => is_empty(fleet).await,
+            Err(_) => std::future::pending().await,
+        }
+        others.predecessor_gone().await;
+    };
+    // Dropping either loses nothing: what has been handed over stays so.
+    let mut how = tokio::select! {
+        how = stops.next() => how,
+        () = is_of_no_use => return,
+    };
     while how != Shutdown::Now {
         let census = Arc::clone(&in_force.load().census);
         info!(clients = census.now(), ?how, "draining");
         state.draining.store(true, Ordering::Relaxed);
         let limit = match how {
             Shutdown::AfterTransactions => {
+                others.stop_predecessor(Stop::AfterTransactions);
                 fleet.drain();
                 Some(in_force.load().limits.drain_timeout)
             }
@@ -56,10 +79,17 @@ pub async fn until_stopped(in_force: &ArcSwap<Server>, fleet: &Fleet, state: &Ad
         // Dropping the others loses nothing: who has left is looked at anew, and the next way has a limit of its own.
         tokio::select! {
             stronger = stops.stronger_than(how) => how = stronger,
-            () = is_over(&census, fleet) => return,
+            () = all_are_over(&census, fleet, others) => return,
             () = passed(limit) => return send_away(fleet).await,
         }
     }
+    others.stop_predecessor(Stop::Now);
+}
+
+/// It is over here, and with the predecessor.
+async fn all_are_over(census: &Census, fleet: &Fleet, others: &Others) {
+    is_over(census, fleet).await;
+    others.predecessor_gone().await;
 }
 
 impl Stops {

@@ -23,6 +23,7 @@ pub mod systemd;
 
 pub mod catalogs;
 pub mod client;
+pub mod handover;
 pub mod monitor;
 
 pub mod admin;

@@ -32,6 +32,11 @@ pub fn stopping(limit: Duration) {
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(limit)]);
 }
 
+/// The main process is another one from now on, which tells all that is to be told.
+pub fn is_succeeded_by(process: u32) {
+    tell(&[NotifyState::MainPid(process)]);
+}
+
 /// Gives the sign of life that is asked for, if it is, for as long as all workers turn. Does not return then.
 pub async fn keep_watchdog(metrics: Arc<Metrics>) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };

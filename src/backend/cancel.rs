@@ -1,7 +1,7 @@
 //! Carries a client's CancelRequest to the one server connection that runs its statement.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -9,7 +9,8 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Notify, oneshot};
 
 use super::connect::{self, ConnectError};
 use super::endpoint::Endpoint;
@@ -20,7 +21,12 @@ use crate::wire::{CancelKey, startup};
 #[derive(Debug, Default)]
 pub struct CancelKeys {
     sessions: DashMap<u32, Arc<Cancellable>>,
+    /// Asks another process.
+    elsewhere: OnceLock<UnboundedSender<Elsewhere>>,
 }
+
+/// A key that is not known here, and who waits for what becomes of it elsewhere.
+pub type Elsewhere = (CancelKey, oneshot::Sender<CancelOutcome>);
 
 /// The key of a session that may not begin: it is given back with this, unless the session [has begun](Self::begun).
 #[derive(Debug)]
@@ -145,8 +151,27 @@ impl CancelKeys {
         self.sessions.remove(&cancellable.key.process_id);
     }
 
+    /// Another process is to be asked for keys that are not known here, from now on.
+    pub fn ask_elsewhere(&self, asked: UnboundedSender<Elsewhere>) {
+        // There is one at most.
+        let _ = self.elsewhere.set(asked);
+    }
+
     /// Cancels what the owner of this key runs.
     pub async fn cancel(&self, key: &CancelKey) -> CancelOutcome {
+        match (self.cancel_here(key).await, self.elsewhere.get()) {
+            (CancelOutcome::Unknown, Some(elsewhere)) => {
+                let (told, answer) = oneshot::channel();
+                // With that process, its sessions are gone.
+                let _ = elsewhere.send((key.clone(), told));
+                let answer = timers::timeout(LONGEST_WAIT, answer).await;
+                answer.map_or(CancelOutcome::Failed, |answer| answer.unwrap_or(CancelOutcome::Unknown))
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn cancel_here(&self, key: &CancelKey) -> CancelOutcome {
         let Some(session) = self.sessions.get(&key.process_id).map(|session| Arc::clone(&session)) else {
             return CancelOutcome::Unknown;
         };

@@ -1,5 +1,7 @@
 //! The console: psql and drivers at the database `trunkline`.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output};
@@ -63,6 +65,52 @@ fn psql_shows_everything_and_is_told_what_is_not_a_command() {
         for row in rows(&mut console, "show help").iter().filter(|row| value(row, "command").starts_with("SHOW ")) {
             rows(&mut console, value(row, "command"));
         }
+    });
+}
+
+/// What stands in backticks in the first cells of the manual's tables, by the heading above.
+fn manual() -> BTreeMap<String, Vec<String>> {
+    let text = fs::read_to_string("src/admin/console/README.md").unwrap();
+    let (mut manual, mut heading) = (BTreeMap::<String, Vec<String>>::new(), String::new());
+    for line in text.lines() {
+        if let Some(words) = line.strip_prefix("### ") {
+            heading = words.to_owned();
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let cell = row.split_once("` |").unwrap_or_else(|| panic!("{line}")).0;
+            let names = cell.split("`, `").map(|name| name.replace("\\|", "|"));
+            manual.entry(heading.clone()).or_default().extend(names);
+        }
+    }
+    manual
+}
+
+#[test]
+fn the_manual_has_every_command_and_every_column() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut console = console(&proxy);
+        let mut manual = manual();
+        let told: Vec<String> =
+            rows(&mut console, "SHOW HELP").iter().map(|row| value(row, "command").to_owned()).collect();
+        let commands = manual.remove("Commands").unwrap();
+        let others: Vec<&str> =
+            told.iter().filter(|told| !told.starts_with("SHOW ")).flat_map(|told| told.split(", ")).collect();
+        for command in &others {
+            assert!(commands.iter().any(|known| known == command), "{command} is not in the manual");
+        }
+        assert_eq!(commands.len(), others.len() + 1, "beside SHOW, no more than there are: {commands:?}");
+        for command in told.iter().filter(|told| told.starts_with("SHOW ")) {
+            let columns = manual.remove(command).unwrap_or_else(|| panic!("{command} is not in the manual"));
+            let messages = console.simple_query(command).unwrap();
+            let described = messages.iter().find_map(|message| match message {
+                SimpleQueryMessage::RowDescription(columns) => Some(columns),
+                _ => None,
+            });
+            let described: Vec<&str> = described.unwrap().iter().map(|column| column.name()).collect();
+            assert_eq!(columns, described, "{command}");
+        }
+        assert!(manual.is_empty(), "no such commands: {:?}", manual.keys());
     });
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use trunkline::demo::node::Node;
 use trunkline::demo::server::Places;
 
-use crate::fixture::{cluster, limited, program};
+use crate::fixture::{cluster, eventually, limited, program};
+use crate::restart::Process;
 
 /// What is told next, but for signs of life; how many of those came before.
 fn told(socket: &UnixDatagram) -> (String, usize) {
@@ -50,8 +51,13 @@ fn systemd_is_told_what_the_program_does_and_that_it_lives() {
         // Each third of two seconds; the machine may stand still for some of them.
         assert!((2..=8).contains(&signs), "{signs} signs of life in three seconds");
         assert_eq!(told(&socket).0, "READY=1");
-        signal("TERM");
+        signal("USR2");
+        let main = told(&socket).0;
+        let successor = Process(main.strip_prefix("MAINPID=").unwrap().parse().unwrap());
+        assert_eq!(told(&socket).0, "READY=1");
+        assert!(served.wait().unwrap().success(), "it has no clients");
+        successor.signal("TERM");
         assert_eq!(told(&socket).0, "STOPPING=1\nEXTEND_TIMEOUT_USEC=35000000");
-        assert!(served.wait().unwrap().success());
+        eventually("it has ended", Duration::from_secs(20), || successor.has_ended());
     });
 }

@@ -11,7 +11,7 @@ const RANKS: &[&[&str]] = &[
     &["session"],
     &["config", "memory", "metrics", "net"],
     &["backend", "systemd"],
-    &["client", "monitor", "catalogs"],
+    &["client", "monitor", "catalogs", "handover"],
     &["admin"],
     &["reload", "drain"],
     &["app", "demo", "explain"],

@@ -31,6 +31,23 @@ fn every_setting_is_in_the_manual_with_its_default_and_bounds() {
     assert!(shown.len() > 40, "only {} settings were found", shown.len());
 }
 
+/// What the settings of other poolers are called here is called so.
+#[test]
+fn settings_that_others_are_compared_with_are_settings() {
+    let text = fs::read_to_string("src/config/coming-from.md").unwrap();
+    let shown = shown_settings();
+    let section = |name: &str| shown.keys().any(|known| known.split('.').next() == name.split('.').next());
+    let mut found = 0;
+    for here in text.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | ")).map(|(_, here)| here) {
+        let quoted = here.split('`').skip(1).step_by(2).map(|quoted| quoted.split(" = ").next().unwrap_or(quoted));
+        for name in quoted.filter(|name| name.contains('.') && section(name)) {
+            assert!(shown.contains_key(name), "there is no setting {name}: {here}");
+            found += 1;
+        }
+    }
+    assert!(found > 50, "only {found} were looked at");
+}
+
 /// Every row of the manual's tables: the setting's name, and the row's cells.
 fn rows_of_the_manual() -> BTreeMap<String, Vec<String>> {
     let text = fs::read_to_string("src/config/README.md").unwrap();

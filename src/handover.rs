@@ -1,0 +1,429 @@
+//! A restart that no client notices: a new process of the program takes over the sockets that clients connect to, and those
+//! who are there already stay with the old one until they leave.
+//!
+//! The two are joined by a pair of sockets, of which the successor's end is its standard input. First the predecessor sends
+//! [`Sockets`]; the successor [serves](Predecessor::serves) when it is ready, and waits until the predecessor takes nobody
+//! any more. As long as both are there, the successor passes on what is meant for the predecessor: requests to
+//! cancel, whose keys it does not know, and the order to stop.
+
+use std::collections::HashMap;
+use std::env;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+use tracing::{info, warn};
+
+use crate::backend::cancel::{CancelKeys, CancelOutcome, Elsewhere};
+use crate::net::timers;
+use crate::wire::CancelKey;
+
+/// Listening sockets, each with what it is for.
+pub type Sockets = Vec<(String, OwnedFd)>;
+
+/// Tells a process that it has a predecessor.
+const MARK: &str = "TRUNKLINE_TAKES_OVER";
+
+/// Both must speak alike: this stands before the names of the sockets.
+const VERSION: &str = "trunkline handover 1";
+
+/// As many as the kernel passes on in one message.
+const MOST_SOCKETS: usize = 253;
+
+/// How long a successor may take until it serves.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// By then a process whose end of the sockets is closed has ended.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// The successor serves clients. No answer but [`GO`].
+const READY: u8 = b'R';
+/// A CancelRequest has come to the successor whose key it does not know.
+const CANCEL: u8 = b'C';
+/// The successor stops, and so is its predecessor to do.
+const STOP: u8 = b'S';
+
+/// What the predecessor answers to [`READY`]: it takes nobody any more.
+const GO: u8 = b'G';
+
+/// What is to be stopped, as far as it is worth passing on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// When transactions have ended, or after `limits.drain_timeout`.
+    AfterTransactions,
+    /// At once.
+    Now,
+}
+
+/// The process that this one takes over from.
+#[derive(Debug)]
+pub struct Predecessor {
+    stream: StdUnixStream,
+    sockets: HashMap<String, OwnedFd>,
+}
+
+/// The same once this one serves: it is there for as long as it has clients.
+#[derive(Debug)]
+pub struct Bond {
+    stream: StdUnixStream,
+    is_gone: watch::Receiver<bool>,
+}
+
+/// The processes beside this one that serve clients of the same cluster, and may write for them.
+#[derive(Debug, Default)]
+pub struct Others {
+    predecessor: Option<Bond>,
+    has_successor: AtomicBool,
+}
+
+/// The process that takes over from this one.
+#[derive(Debug)]
+pub struct Successor {
+    child: Child,
+    stream: UnixStream,
+}
+
+impl Predecessor {
+    /// Who has started this process to take over, if anybody has. To be called before anything reads the standard input.
+    pub fn find() -> io::Result<Option<Self>> {
+        if env::var_os(MARK).is_none() {
+            return Ok(None);
+        }
+        let mut stream = StdUnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let (names, sockets) = receive(&mut stream)?;
+        let mut names = names.lines();
+        if names.next() != Some(VERSION) {
+            return Err(io::Error::other("the predecessor hands over in another way: stop it, and start anew"));
+        }
+        Ok(Some(Self { stream, sockets: names.map(str::to_owned).zip(sockets).collect() }))
+    }
+
+    /// The socket of this name, if the predecessor has one.
+    pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        self.sockets.remove(name)
+    }
+
+    /// Clients are served here: returns once the predecessor takes none any more. What nobody has taken of its sockets is
+    /// closed. From now on these keys are asked for there, where they are not known here.
+    pub async fn serves(self, keys: &CancelKeys) -> io::Result<Bond> {
+        drop(self.sockets);
+        self.stream.set_nonblocking(true)?;
+        let direct = self.stream.try_clone()?;
+        let mut stream = UnixStream::from_std(self.stream)?;
+        let is_ready = stream.write_all(&frame(READY, 0, &[])).await.is_ok();
+        if !is_ready || !matches!(stream.read_u8().await, Ok(GO)) {
+            // Whatever has become of it, there are clients here.
+            warn!("the predecessor has gone in the middle of its handover");
+        }
+        let (asked, to_send) = unbounded_channel();
+        let (gone, is_gone) = watch::channel(false);
+        keys.ask_elsewhere(asked);
+        let (from, to) = stream.into_split();
+        tokio::spawn(async move {
+            ask(to_send, from, to).await;
+            // Nobody may wait for it any more.
+            let _ = gone.send(true);
+        });
+        Ok(Bond { stream: direct, is_gone })
+    }
+}
+
+impl Others {
+    /// With this predecessor.
+    pub fn new(predecessor: Option<Bond>) -> Self {
+        Self { predecessor, has_successor: AtomicBool::new(false) }
+    }
+
+    /// There are any.
+    pub fn are_there(&self) -> bool {
+        let has_predecessor = self.predecessor.as_ref().is_some_and(|bond| !*bond.is_gone.borrow());
+        has_predecessor || self.has_successor.load(Ordering::Relaxed)
+    }
+
+    /// There may be a successor from now on, or there is none.
+    pub fn may_succeed(&self, may: bool) {
+        self.has_successor.store(may, Ordering::Relaxed);
+    }
+
+    /// Returns when the predecessor has ended; at once, if there was none. Cancel-safe.
+    pub async fn predecessor_gone(&self) {
+        if let Some(bond) = &self.predecessor {
+            // Where nobody could tell any more, it is gone, too.
+            let _ = bond.is_gone.clone().wait_for(|is_gone| *is_gone).await;
+        }
+    }
+
+    /// This process stops, and its predecessor is to do the same.
+    pub fn stop_predecessor(&self, how: Stop) {
+        let Some(bond) = &self.predecessor else { return };
+        let how = match how {
+            Stop::AfterTransactions => b'T',
+            Stop::Now => b'N',
+        };
+        // Few bytes, written at once, before this process may end. A predecessor that is gone needs none.
+        let _ = (&bond.stream).write(&frame(STOP, 0, &[how]));
+    }
+}
+
+/// Sends requests to cancel, and tells those who wait what became of them, until the predecessor is gone.
+async fn ask(mut to_send: UnboundedReceiver<Elsewhere>, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let (mut number, mut waiting) = (0_u32, HashMap::<u32, oneshot::Sender<CancelOutcome>>::new());
+    let mut answer = [0; ANSWER];
+    loop {
+        let mut filled = 0;
+        while filled < ANSWER {
+            // Both are cancel-safe.
+            tokio::select! {
+                asked = to_send.recv() => {
+                    let Some((key, told)) = asked else { return };
+                    number = number.wrapping_add(1);
+                    if to.write_all(&frame(CANCEL, number, &key_bytes(&key))).await.is_err() {
+                        return;
+                    }
+                    waiting.insert(number, told);
+                }
+                read = from.read(answer.get_mut(filled..).unwrap_or_default()) => match read {
+                    Ok(count) if count > 0 => filled += count,
+                    _ => return,
+                },
+            }
+        }
+        let [outcome, number @ ..] = answer;
+        if let Some(told) = waiting.remove(&u32::from_be_bytes(number)) {
+            // Who has asked may have gone.
+            let _ = told.send(outcome_of(outcome));
+        }
+    }
+}
+
+/// Bytes of what became of a request to cancel: that, and the request's number.
+const ANSWER: usize = 5;
+
+impl Successor {
+    /// Starts the program anew, as it was started, to take over these sockets.
+    pub fn start(sockets: &Sockets) -> io::Result<Self> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        let mut words = env::args_os();
+        let program = words.next().ok_or_else(|| io::Error::other("nobody knows how the program was started"))?;
+        let mut command = Command::new(program);
+        command.args(words).stdin(OwnedFd::from(theirs)).env(MARK, "1");
+        // It is the watchdog's from then on.
+        command.env_remove("WATCHDOG_PID");
+        let mut child = command.spawn()?;
+        let begun = send(&ours, sockets).and_then(|()| {
+            ours.set_nonblocking(true)?;
+            UnixStream::from_std(ours)
+        });
+        match begun {
+            Ok(stream) => Ok(Self { child, stream }),
+            Err(error) => {
+                end(&mut child);
+                Err(error)
+            }
+        }
+    }
+
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it serves. Err: it does not, and is gone.
+    pub async fn until_it_serves(&mut self) -> io::Result<()> {
+        let mut header = [0; HEADER];
+        let read = timers::timeout(READY_WITHIN, self.stream.read_exact(&mut header)).await;
+        let why = match read {
+            Ok(Ok(_)) if header[0] == READY => return Ok(()),
+            Ok(Ok(_)) => "it speaks otherwise",
+            Ok(Err(_)) => "it has ended",
+            Err(_) => "it takes too long",
+        };
+        end(&mut self.child);
+        Err(io::Error::other(why))
+    }
+
+    /// This process takes nobody any more: the successor is told.
+    pub async fn goes_on_alone(&mut self) {
+        // If it has ended meanwhile, that is noticed below.
+        let _ = self.stream.write_all(&[GO]).await;
+    }
+
+    /// Does what it passes on, until it ends.
+    pub async fn serve(mut self, keys: &Arc<CancelKeys>, stop: impl Fn(Stop)) {
+        let (from, to) = self.stream.into_split();
+        let (answers, to_send) = unbounded_channel();
+        tokio::spawn(answer(to_send, to));
+        // However it ends, the successor is gone.
+        let _ = obey(from, keys, &answers, &stop).await;
+        info!("the successor has ended, or goes its own way");
+        timers::sleep(LAST_MOMENT).await;
+        // One that is still there is nobody's to end.
+        let _ = self.child.try_wait();
+    }
+}
+
+/// Does what the successor passes on.
+async fn obey(
+    mut from: OwnedReadHalf,
+    keys: &Arc<CancelKeys>,
+    answers: &UnboundedSender<[u8; ANSWER]>,
+    stop: &impl Fn(Stop),
+) -> io::Result<()> {
+    loop {
+        let mut header = [0; HEADER];
+        from.read_exact(&mut header).await?;
+        let [kind, n0, n1, n2, n3, high, low] = header;
+        let mut body = vec![0; usize::from(u16::from_be_bytes([high, low]))];
+        from.read_exact(&mut body).await?;
+        match (kind, body.split_first_chunk()) {
+            (CANCEL, Some((process_id, secret))) => {
+                let key = CancelKey { process_id: u32::from_be_bytes(*process_id), secret: secret.into() };
+                let (keys, answers) = (Arc::clone(keys), answers.clone());
+                tokio::spawn(async move {
+                    let outcome = code_of(keys.cancel(&key).await);
+                    // A successor that is gone waits for nothing.
+                    let _ = answers.send([outcome, n0, n1, n2, n3]);
+                });
+            }
+            (STOP, _) if body == b"N" => stop(Stop::Now),
+            (STOP, _) => stop(Stop::AfterTransactions),
+            _ => return Err(io::Error::other("the successor speaks otherwise")),
+        }
+    }
+}
+
+async fn answer(mut to_send: UnboundedReceiver<[u8; ANSWER]>, mut to: OwnedWriteHalf) {
+    while let Some(answer) = to_send.recv().await {
+        if to.write_all(&answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// It is over with it, if it is not already.
+fn end(child: &mut Child) {
+    // One that has ended is what is wanted.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Bytes before what a frame to the predecessor says: its kind, its number, how many bytes follow.
+const HEADER: usize = 7;
+
+fn frame(kind: u8, number: u32, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
+    let mut frame = vec![kind];
+    frame.extend(number.to_be_bytes());
+    frame.extend(length.to_be_bytes());
+    frame.extend_from_slice(body);
+    frame
+}
+
+fn key_bytes(key: &CancelKey) -> Vec<u8> {
+    [&key.process_id.to_be_bytes()[..], &key.secret].concat()
+}
+
+/// Each with the byte that stands for it.
+const OUTCOMES: [(CancelOutcome, u8); 5] = [
+    (CancelOutcome::Sent, b's'),
+    (CancelOutcome::Waiting, b'w'),
+    (CancelOutcome::Idle, b'i'),
+    (CancelOutcome::Unknown, b'u'),
+    (CancelOutcome::Failed, b'f'),
+];
+
+fn code_of(outcome: CancelOutcome) -> u8 {
+    OUTCOMES.iter().find(|(known, _)| *known == outcome).map_or(b'f', |(_, code)| *code)
+}
+
+fn outcome_of(code: u8) -> CancelOutcome {
+    OUTCOMES.iter().find(|(_, known)| *known == code).map_or(CancelOutcome::Failed, |(outcome, _)| *outcome)
+}
+
+/// Sends the names of the sockets, a line each, and the sockets themselves along with the first byte.
+fn send(mut stream: &StdUnixStream, sockets: &Sockets) -> io::Result<()> {
+    if sockets.len() > MOST_SOCKETS {
+        return Err(io::Error::other(format!("no more than {MOST_SOCKETS} sockets can be handed over")));
+    }
+    let names: Vec<&str> = [VERSION].into_iter().chain(sockets.iter().map(|(name, _)| &**name)).collect();
+    let names = names.join("\n");
+    let length = u32::try_from(names.len()).map_err(io::Error::other)?;
+    let bytes = [&length.to_be_bytes()[..], names.as_bytes()].concat();
+    let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other("the sockets do not fit into one message"));
+    }
+    let sent = sendmsg(stream, &[IoSlice::new(&bytes)], &mut beside, SendFlags::NOSIGNAL)?;
+    stream.write_all(bytes.get(sent..).unwrap_or_default())
+}
+
+/// What [`send`] has sent.
+fn receive(stream: &mut StdUnixStream) -> io::Result<(String, Vec<OwnedFd>)> {
+    let mut length = [0; 4];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(&*stream, &mut [IoSliceMut::new(&mut length)], &mut beside, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    let mut sockets = Vec::new();
+    for message in beside.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            sockets.extend(descriptors);
+        }
+    }
+    stream.read_exact(length.get_mut(received..).unwrap_or_default())?;
+    let mut names = vec![0; usize::try_from(u32::from_be_bytes(length)).map_err(io::Error::other)?];
+    stream.read_exact(&mut names)?;
+    let names = String::from_utf8(names).map_err(io::Error::other)?;
+    Ok((names, sockets))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn sockets_arrive_under_their_names_and_can_be_listened_at() {
+        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let sockets: Sockets = listeners
+            .into_iter()
+            .zip(&addresses)
+            .map(|(l, address)| (format!("clients {address}"), l.into()))
+            .collect();
+        let (ours, mut theirs) = StdUnixStream::pair().unwrap();
+        send(&ours, &sockets).unwrap();
+        drop(sockets);
+        let (names, received) = receive(&mut theirs).unwrap();
+        assert_eq!(names.lines().next(), Some(VERSION));
+        for ((name, socket), address) in names.lines().skip(1).zip(received).zip(&addresses) {
+            assert_eq!(name, format!("clients {address}"));
+            let listener = TcpListener::from(socket);
+            assert_eq!(listener.local_addr().unwrap(), *address);
+            std::net::TcpStream::connect(address).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_became_of_a_request_to_cancel_survives_the_way() {
+        for (outcome, _) in OUTCOMES {
+            assert_eq!(outcome_of(code_of(outcome)), outcome);
+        }
+    }
+}

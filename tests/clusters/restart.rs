@@ -1,0 +1,178 @@
+//! An online restart: SIGUSR2 starts a successor, and no client notices.
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::fixture::{Proxy, cluster, eventually, limited};
+use crate::raw::{RawClient, query};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A process that is nobody's child; killed when dropped.
+pub(crate) struct Process(pub(crate) u32);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal("KILL");
+    }
+}
+
+impl Process {
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.0, name);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        has_ended(self.0)
+    }
+}
+
+/// One that has ended may wait for whoever is to hear of it.
+fn has_ended(process: u32) -> bool {
+    fs::read_to_string(format!("/proc/{process}/stat"))
+        .map_or(true, |stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
+}
+
+fn signal(process: u32, name: &str) {
+    // One that is gone gets none.
+    let _ = Command::new("kill").args(["-s", name, &process.to_string()]).output().unwrap();
+}
+
+/// SIGUSR2 to this process, and what takes over from it.
+fn succeeded(proxy: &Proxy, process: u32) -> Process {
+    let before = successors(proxy).len();
+    signal(process, "USR2");
+    eventually("it has a successor", SOON, || successors(proxy).len() > before);
+    Process(*successors(proxy).last().unwrap())
+}
+
+fn successors(proxy: &Proxy) -> Vec<u32> {
+    let log = proxy.log();
+    let numbers = log.lines().filter_map(|line| line.split("successor=").nth(1));
+    numbers.map(|number| number.split_whitespace().next().unwrap().parse().unwrap()).collect()
+}
+
+/// Cancels what this client runs, once it runs on the primary.
+fn is_cancelled(cluster: &trunkline::demo::cluster::Cluster, client: &mut RawClient) {
+    client.send(&[&query("begin; select pg_sleep(60)")]);
+    eventually("it runs", SOON, || {
+        let sql = "select count(*) from pg_stat_activity where query like '%pg_sleep(60)' and state = 'active'";
+        cluster.node(0).sql(sql).unwrap().trim() == "1"
+    });
+    client.canceller()();
+    let told = client.until(b'Z');
+    assert!(told.iter().any(|told| told.starts_with("57014")), "{told:?}");
+    client.query("rollback");
+}
+
+#[test]
+fn a_restart_is_noticed_by_nobody_and_what_is_meant_for_the_old_process_gets_there() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        cluster.node(0).sql("create table kept (a int)").unwrap();
+        let port = proxy.port();
+        let (stopped, connected) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let connecting = thread::spawn({
+            let (stopped, connected) = (Arc::clone(&stopped), Arc::clone(&connected));
+            move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    assert!(RawClient::connect(port, &[]).query("select 1").contains(&"row 1".to_owned()));
+                    connected.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let some_more = || {
+            let before = connected.load(Ordering::Relaxed);
+            eventually("others connect", SOON, || connected.load(Ordering::Relaxed) > before + 10);
+        };
+        let mut old = RawClient::connect(port, &[]);
+        let mut idle = RawClient::connect(port, &[("application_name", "idle")]);
+        old.query("create temp table mine (a int); begin; insert into kept values (1)");
+        some_more();
+        let second = succeeded(&proxy, proxy.pid());
+        some_more();
+        assert_eq!(old.query("commit")[0], "COMMIT");
+        assert!(old.query("insert into mine values (7) returning a").contains(&"row 7".to_owned()));
+        is_cancelled(&cluster, &mut idle);
+        let mut young = RawClient::connect(port, &[]);
+        young.query("begin");
+        let third = succeeded(&proxy, second.0);
+        some_more();
+        assert!(old.query("select a from mine").contains(&"row 7".to_owned()));
+        is_cancelled(&cluster, &mut idle);
+        is_cancelled(&cluster, &mut RawClient::connect(port, &[]));
+        assert!(proxy.page("/metrics").contains("trunkline_"));
+        assert!(young.query("select count(*) from kept").contains(&"row 1".to_owned()));
+        drop((old, young));
+        thread::sleep(Duration::from_secs(2));
+        assert!(!has_ended(proxy.pid()) && !second.has_ended(), "the first has a client, and the second the first");
+        drop(idle);
+        eventually("the first has ended", SOON, || has_ended(proxy.pid()));
+        eventually("the second has ended", SOON, || second.has_ended());
+        some_more();
+        stopped.store(true, Ordering::Relaxed);
+        connecting.join().unwrap();
+        third.signal("TERM");
+        eventually("the third stops", SOON, || third.has_ended());
+    });
+}
+
+#[test]
+fn without_a_successor_all_goes_on() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let good = fs::read_to_string(proxy.config_path()).unwrap();
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        fs::write(proxy.config_path(), format!("no_such_setting = 1\n{good}")).unwrap();
+        signal(proxy.pid(), "USR2");
+        eventually("it has ended", SOON, || proxy.log().contains("there is no successor"));
+        assert!(proxy.log().contains("no_such_setting"), "{}", proxy.log());
+        assert!(client.query("select 1").contains(&"row 1".to_owned()));
+        assert!(RawClient::connect(proxy.port(), &[]).query("select 1").contains(&"row 1".to_owned()));
+        fs::write(proxy.config_path(), good).unwrap();
+        let _second = succeeded(&proxy, proxy.pid());
+        assert!(client.query("select 1").contains(&"row 1".to_owned()));
+    });
+}
+
+#[test]
+fn what_was_written_through_one_process_is_read_through_the_other() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let mut old = RawClient::connect(proxy.port(), &[]);
+        let _second = succeeded(&proxy, proxy.pid());
+        cluster.nodes()[1..].iter().for_each(|replica| replica.pause_replay().unwrap());
+        for written in 1..=3 {
+            old.query("insert into t values (1)");
+            let told = RawClient::connect(proxy.port(), &[]).query("select count(*) from t");
+            assert!(told.contains(&format!("row {written}")), "{told:?}");
+        }
+        cluster.nodes()[1..].iter().for_each(|replica| replica.resume_replay().unwrap());
+    });
+}
+
+#[test]
+fn who_stops_the_successor_stops_its_predecessor_too() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut idle = RawClient::connect(proxy.port(), &[]);
+        let mut busy = RawClient::connect(proxy.port(), &[]);
+        busy.query("begin");
+        let second = succeeded(&proxy, proxy.pid());
+        second.signal("TERM");
+        assert!(idle.until_end()[0].starts_with("57P01"));
+        thread::sleep(Duration::from_secs(1));
+        assert!(!second.has_ended(), "a transaction is open");
+        assert_eq!(busy.query("commit")[0], "COMMIT");
+        eventually("both have ended", SOON, || second.has_ended() && has_ended(proxy.pid()));
+    });
+}
