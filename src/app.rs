@@ -1,32 +1,26 @@
 //! The running program: a checked configuration in, clients served until a signal ends it. Knows all parts.
 
 use std::io::{self, IsTerminal};
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio::sync::{oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use crate::admin::console::{Desk, Reload, Shutdown};
-use crate::admin::{self, AdminState};
+use crate::admin::AdminState;
+use crate::admin::console::{Desk, Reload};
 use crate::backend::PoolKey;
-use crate::backend::cancel::CancelKeys;
 use crate::catalogs::Catalogs;
-use crate::client::{Fleet, Server};
+use crate::client::{self, Fleet, Server};
 use crate::config::{self, Config, Source};
 use crate::drain::{self, Stops};
-use crate::handover::{Others, Predecessor, Sockets, Stop, Successor};
-use crate::metrics::{
-    CatalogCounts, CatalogPicture, Limit, Metrics, PoolCounts, PoolName, Refusal, Scrape, WorkerMetrics,
-};
-use crate::net::{descriptors, listener, timers};
+use crate::entrance::restart::{Restart, doubt_writes};
+use crate::entrance::{Closed, Doors, House};
+use crate::handover::{Others, Predecessor};
+use crate::metrics::{CatalogCounts, CatalogPicture, Metrics, PoolCounts, PoolName, Scrape};
+use crate::net::{descriptors, timers};
 use crate::reload::{InForce, OnSwap, SetLevel, Standing};
 use crate::routing::Reason;
 use crate::systemd;
@@ -37,27 +31,15 @@ pub enum Failure {
     /// The operating system refuses a thread, a signal or a runtime.
     #[error("cannot start")]
     Start(#[from] io::Error),
-    /// An address cannot be listened at.
-    #[error("cannot listen at {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    /// Clients or operators cannot come in.
+    #[error(transparent)]
+    Closed(#[from] Closed),
     /// The process that has started this one hands nothing over.
     #[error("cannot take over from the process that has started this one")]
     TakeOver(#[source] io::Error),
-    /// A socket in the file system cannot be listened at.
-    #[error("cannot listen at {}", path.display())]
-    ListenAt {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    /// The process that has started this one serves better than this could.
+    #[error("no node of cluster {0} is seen to be of use: what serves it already is not to end")]
+    Blind(Arc<str>),
 }
 
 /// Server connections that are over are looked for this often.
@@ -65,9 +47,6 @@ const REAP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Databases that are gone are looked for this often.
 const MISSING_INTERVAL: Duration = Duration::from_secs(5);
-
-/// A file descriptor or buffer that is missing now may be there again after this.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves clients until a signal ends it.
 pub fn run(config: Config, source: Source) -> Result<(), Failure> {
@@ -124,17 +103,28 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     let shown = Arc::clone(&in_force);
     metrics.add_source(move |scrape| show(&shown.load(), scrape));
 
-    await_catalogs(&in_force.load_full()).await;
-
-    let fleet = Arc::new(Fleet::start(workers, has_outbox, &in_force.load_full(), &metrics)?);
-    let state = Arc::new(AdminState::new(Arc::clone(&metrics), &in_force.load()));
-    let keys = Arc::clone(&in_force.load().cancel_keys);
-    if predecessor.is_some() {
-        doubt_writes(&in_force.load());
+    let server = in_force.load_full();
+    match &mut predecessor {
+        Some(predecessor) => {
+            await_nodes(&server).await?;
+            await_catalogs(&server, NOBODY_WAITS).await;
+            doubt_writes(&server);
+            predecessor.is_asked_for(&server.cancel_keys);
+        }
+        None => await_catalogs(&server, ALL_WAIT).await,
     }
-    let entrance = doors.entrance(&fleet, &in_force, &state, &metrics);
+
+    let fleet = Arc::new(Fleet::start(workers, has_outbox, &server, &metrics)?);
+    let state = Arc::new(AdminState::new(Arc::clone(&metrics), &server));
+    let house = House {
+        fleet: Arc::clone(&fleet),
+        in_force: Arc::clone(&in_force),
+        state: Arc::clone(&state),
+        metrics: Arc::clone(&metrics),
+    };
+    let entrance = doors.entrance(&house);
     let bond = match predecessor {
-        Some(predecessor) => Some(predecessor.serves(&keys).await.map_err(Failure::TakeOver)?),
+        Some(predecessor) => Some(predecessor.serves().await.map_err(Failure::TakeOver)?),
         None => None,
     };
     let others = Arc::new(Others::new(bond));
@@ -148,156 +138,52 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     tokio::spawn(say_what_is_not_heeded(pause));
     tokio::spawn(keep_up((ordered_reloads, hangup), standing, Arc::clone(&fleet), Arc::clone(&state), set_level));
     let watchdog = tokio::spawn(systemd::keep_watchdog(metrics)).abort_handle();
-    let (handed_over, has_handed_over) = oneshot::channel();
-    let restart = Restart { ordered: restart, sockets, entrance, watchdog, in_force: Arc::clone(&in_force), keys };
+    let (handed_over, is_handed_over) = watch::channel(false);
+    let restart = Restart { ordered: restart, sockets, house, others: Arc::clone(&others), watchdog, handed_over };
     let stop = move |how| {
         // Who stops is there for as long as the program runs.
         let _ = stops.send(how);
     };
-    tokio::spawn(restart.when_ordered(Arc::clone(&others), handed_over, stop));
+    tokio::spawn(restart.when_ordered(entrance, stop));
     info!(config = %path.display(), version = env!("CARGO_PKG_VERSION"), workers, "trunkline serves");
     systemd::ready();
 
     let stops = Stops { ordered: ordered_stops, interrupt, terminate };
-    drain::until_stopped(&in_force, &fleet, &state, stops, (&others, has_handed_over)).await;
+    drain::until_stopped(&in_force, &fleet, &state, stops, (&others, is_handed_over)).await;
     in_force.load().pools.retire();
     info!("trunkline stops");
     Ok(())
 }
 
+/// How long a database's catalogs may take where everybody waits for them; one that takes longer is served without.
+const ALL_WAIT: Duration = Duration::from_secs(1);
+
+/// The same where a predecessor serves meanwhile.
+const NOBODY_WAITS: Duration = Duration::from_secs(20);
+
 /// Who comes in the first moment waits in the listener's queue: without the catalogs, its reads would go to the primary.
-async fn await_catalogs(server: &Server) {
-    /// A database that takes longer is served without its catalogs until they are there.
-    const LONGEST: Duration = Duration::from_secs(1);
+async fn await_catalogs(server: &Server, longest: Duration) {
     let begun = Instant::now();
     let all_tried = || server.databases.values().all(|database| database.catalog.was_tried());
-    while !all_tried() && begun.elapsed() < LONGEST {
+    while !all_tried() && begun.elapsed() < longest {
         timers::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Where others come in, each by its name in a [handover](crate::handover).
-struct Doors {
-    clients: Vec<(String, TcpListener)>,
-    local: Vec<(String, UnixListener)>,
-    admin: Option<(String, TcpListener)>,
-}
-
-/// What goes on at the doors.
-struct Entrance {
-    tasks: Vec<AbortHandle>,
-    /// Closes that of operators.
-    admin: oneshot::Sender<()>,
-}
-
-impl Doors {
-    /// Those of the configuration: the predecessor's where it has them.
-    fn open(config: &Config, predecessor: &mut Option<Predecessor>) -> Result<Self, Failure> {
-        let mut listen = |address: SocketAddr, name: String| {
-            let opened = match predecessor.as_mut().and_then(|predecessor| predecessor.take(&name)) {
-                Some(socket) => listener::inherited(socket),
-                None => listener::listen(address),
-            };
-            opened.map(|listener| (name, listener)).map_err(|source| Failure::Listen { address, source })
-        };
-        let clients = config.listen.iter().map(|address| listen(*address, format!("clients {address}")));
-        let clients = clients.collect::<Result<_, _>>()?;
-        let admin = config.admin_listen.map(|address| listen(address, format!("admin {address}"))).transpose()?;
-        let mut local = Vec::new();
-        for path in &config.listen_sockets {
-            let name = format!("clients {}", path.display());
-            let opened = match predecessor.as_mut().and_then(|predecessor| predecessor.take(&name)) {
-                Some(socket) => listener::inherited_local(socket),
-                None => listener::listen_at(path),
-            };
-            local.push((name, opened.map_err(|source| Failure::ListenAt { path: path.clone(), source })?));
+/// A successor serves once it sees what to serve with: by a configuration that is wrong it never does.
+async fn await_nodes(server: &Server) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let is_blind = |cluster: &&client::Cluster| {
+        let view = cluster.view.load();
+        view.primary().is_none() && view.readable_replicas().next().is_none()
+    };
+    while let Some(cluster) = server.clusters.iter().find(is_blind) {
+        if begun.elapsed() > NOBODY_WAITS {
+            return Err(Failure::Blind(Arc::clone(&cluster.name)));
         }
-        Ok(Self { clients, local, admin })
+        timers::sleep(Duration::from_millis(5)).await;
     }
-
-    /// For a successor.
-    fn sockets(&self) -> io::Result<Sockets> {
-        let tcp = self.clients.iter().chain(&self.admin).map(|(name, listener)| (name, listener.as_fd()));
-        let local = self.local.iter().map(|(name, listener)| (name, listener.as_fd()));
-        tcp.chain(local).map(|(name, socket)| Ok((name.clone(), socket.try_clone_to_owned()?))).collect()
-    }
-
-    /// Lets others in.
-    fn entrance(self, fleet: &Arc<Fleet>, in_force: &InForce, state: &Arc<AdminState>, metrics: &Metrics) -> Entrance {
-        let (admin, is_closed) = oneshot::channel();
-        if let Some((_, listener)) = self.admin {
-            tokio::spawn(admin::serve(listener, Arc::clone(state), async { drop(is_closed.await) }));
-        }
-        let mut tasks = Vec::new();
-        for (_, listener) in self.clients {
-            let served = accept(listener, Arc::clone(fleet), Arc::clone(in_force), metrics.worker(0));
-            tasks.push(tokio::spawn(served).abort_handle());
-        }
-        for (_, listener) in self.local {
-            let served = accept_local(listener, Arc::clone(fleet), Arc::clone(in_force), metrics.worker(0));
-            tasks.push(tokio::spawn(served).abort_handle());
-        }
-        Entrance { tasks, admin }
-    }
-}
-
-/// An online restart.
-struct Restart {
-    ordered: Signal,
-    sockets: Sockets,
-    entrance: Entrance,
-    watchdog: AbortHandle,
-    in_force: InForce,
-    keys: Arc<CancelKeys>,
-}
-
-impl Restart {
-    /// SIGUSR2 starts a successor. Once that serves, this process takes nobody any more. If it never does, nothing has
-    /// happened. Clients may come to both meanwhile.
-    async fn when_ordered(mut self, others: Arc<Others>, handed_over: oneshot::Sender<()>, stop: impl Fn(Shutdown)) {
-        let mut successor = loop {
-            if self.ordered.recv().await.is_none() {
-                return;
-            }
-            info!("a successor is started");
-            others.may_succeed(true);
-            doubt_writes(&self.in_force.load());
-            match self.succeeded().await {
-                Ok(successor) => break successor,
-                Err(error) => error!(%error, "there is no successor: all goes on here"),
-            }
-            others.may_succeed(false);
-        };
-        let process = successor.process();
-        systemd::is_succeeded_by(process);
-        self.watchdog.abort();
-        self.entrance.tasks.iter().for_each(AbortHandle::abort);
-        // Whoever asks just now is answered.
-        let _ = self.entrance.admin.send(());
-        drop(self.sockets);
-        successor.goes_on_alone().await;
-        info!(successor = process, "the successor serves: this process goes on for the clients that it has");
-        let _ = handed_over.send(());
-        let stop = |how| {
-            stop(match how {
-                Stop::AfterTransactions => Shutdown::AfterTransactions,
-                Stop::Now => Shutdown::Now,
-            });
-        };
-        successor.serve(&self.keys, stop).await;
-    }
-
-    async fn succeeded(&self) -> io::Result<Successor> {
-        let mut successor = Successor::start(&self.sockets)?;
-        successor.until_it_serves().await?;
-        Ok(successor)
-    }
-}
-
-/// Another process may write for its clients, at any time.
-fn doubt_writes(server: &Server) {
-    let now = Instant::now();
-    server.clusters.iter().for_each(|cluster| cluster.last_write.lost(now));
+    Ok(())
 }
 
 /// What only the parts in force know of themselves.
@@ -347,68 +233,6 @@ fn show(server: &Server, scrape: &mut Scrape) {
             },
         );
     }
-}
-
-async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: InForce, counts: Arc<WorkerMetrics>) {
-    loop {
-        let accepted = listener.accept().await.and_then(|(client, _)| {
-            // One that is gone already takes no options; whoever serves it finds out.
-            let _ = listener::set_options(&client);
-            client.into_std()
-        });
-        match accepted {
-            Ok(client) if has_room(&fleet, &in_force) => fleet.dispatch(client.into()),
-            Ok(client) => refuse(&client, &counts),
-            Err(error) => could_not_accept(&error, &counts).await,
-        }
-    }
-}
-
-async fn accept_local(listener: UnixListener, fleet: Arc<Fleet>, in_force: InForce, counts: Arc<WorkerMetrics>) {
-    loop {
-        match listener.accept().await.and_then(|(client, _)| client.into_std()) {
-            Ok(client) if has_room(&fleet, &in_force) => fleet.dispatch(client.into()),
-            Ok(client) => refuse(&client, &counts),
-            Err(error) => could_not_accept(&error, &counts).await,
-        }
-    }
-}
-
-/// Not for want of memory or file descriptors only: one that has left again before it was accepted is an error, too, and
-/// nobody is turned away then.
-async fn could_not_accept(error: &io::Error, counts: &WorkerMetrics) {
-    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-        return;
-    }
-    counts.client_refused(Refusal::System);
-    warn!(%error, "a client could not be accepted");
-    timers::sleep(ACCEPT_PAUSE).await;
-}
-
-/// Whether there is room for one more connection. Beside the clients, there must be some for those who come to cancel, to
-/// the console, or to be told that there are too many clients.
-fn has_room(fleet: &Fleet, in_force: &InForce) -> bool {
-    /// As few as these cost nothing, and a flood is stopped by it.
-    const BESIDE: usize = 100;
-    fleet.clients() < in_force.load().max_clients.saturating_add(BESIDE)
-}
-
-/// A connection too many is told so at once, before anything else.
-fn refuse(mut client: impl io::Write, counts: &WorkerMetrics) {
-    counts.client_refused(Refusal::TooManyClients);
-    counts.limit_met(Limit::Clients);
-    counts.error_sent("53300");
-    use crate::wire::error_response::{Severity, put_error};
-    let mut out = bytes::BytesMut::new();
-    put_error(
-        &mut out,
-        Severity::Fatal,
-        crate::wire::SqlState::TOO_MANY_CONNECTIONS,
-        "sorry, too many clients already",
-        None,
-    );
-    // The socket does not block: a client whose buffer is full on the first byte is no loss.
-    let _ = client.write(&out);
 }
 
 async fn reap(in_force: InForce, fleet: Arc<Fleet>, others: Arc<Others>) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::admin::AdminState;
@@ -45,14 +45,20 @@ pub async fn until_stopped(
     fleet: &Fleet,
     state: &AdminState,
     mut stops: Stops,
-    (others, has_handed_over): (&Others, oneshot::Receiver<()>),
+    (others, mut is_handed_over): (&Others, watch::Receiver<bool>),
 ) {
     let is_of_no_use = async {
-        match has_handed_over.await {
-            Ok(()) => is_empty(fleet).await,
-            Err(_) => std::future::pending().await,
+        loop {
+            // Who tells it is there for as long as it may change.
+            if is_handed_over.wait_for(|is_so| *is_so).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            is_empty(fleet).await;
+            others.predecessor_gone().await;
+            if *is_handed_over.borrow() {
+                return;
+            }
         }
-        others.predecessor_gone().await;
     };
     // Dropping either loses nothing: what has been handed over stays so.
     let mut how = tokio::select! {
@@ -80,7 +86,10 @@ pub async fn until_stopped(
         tokio::select! {
             stronger = stops.stronger_than(how) => how = stronger,
             () = all_are_over(&census, fleet, others) => return,
-            () = passed(limit) => return send_away(fleet).await,
+            () = passed(limit) => {
+                send_away(fleet).await;
+                break;
+            }
         }
     }
     others.stop_predecessor(Stop::Now);

@@ -26,7 +26,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::backend::cancel::{CancelKeys, CancelOutcome, Elsewhere};
 use crate::net::timers;
@@ -47,8 +47,8 @@ const MOST_SOCKETS: usize = 253;
 /// How long a successor may take until it serves.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// By then a process whose end of the sockets is closed has ended.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// How long a predecessor may take to take nobody any more.
+const GO_WITHIN: Duration = Duration::from_secs(10);
 
 /// The successor serves clients. No answer but [`GO`].
 const READY: u8 = b'R';
@@ -74,6 +74,7 @@ pub enum Stop {
 pub struct Predecessor {
     stream: StdUnixStream,
     sockets: HashMap<String, OwnedFd>,
+    asked: Option<UnboundedReceiver<Elsewhere>>,
 }
 
 /// The same once this one serves: it is there for as long as it has clients.
@@ -90,11 +91,36 @@ pub struct Others {
     has_successor: AtomicBool,
 }
 
-/// The process that takes over from this one.
+/// The process that takes over from this one. Until it has, it ends with this.
 #[derive(Debug)]
 pub struct Successor {
-    child: Child,
+    child: Started,
     stream: UnixStream,
+}
+
+/// A process that ends when nobody is interested in it any more, unless it has been let go.
+#[derive(Debug)]
+struct Started(Option<Child>);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // One that has ended is what is wanted.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// How a successor has parted from this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// It has passed on an order to stop, and stopped.
+    Ordered,
+    /// It has died.
+    Dead,
+    /// It says what is not understood.
+    Odd,
 }
 
 impl Predecessor {
@@ -109,7 +135,7 @@ impl Predecessor {
         if names.next() != Some(VERSION) {
             return Err(io::Error::other("the predecessor hands over in another way: stop it, and start anew"));
         }
-        Ok(Some(Self { stream, sockets: names.map(str::to_owned).zip(sockets).collect() }))
+        Ok(Some(Self { stream, sockets: names.map(str::to_owned).zip(sockets).collect(), asked: None }))
     }
 
     /// The socket of this name, if the predecessor has one.
@@ -117,24 +143,32 @@ impl Predecessor {
         self.sockets.remove(name)
     }
 
+    /// From now on it is asked for keys that are not known here; it answers once this one [serves](Self::serves).
+    pub fn is_asked_for(&mut self, keys: &CancelKeys) {
+        let (asked, to_ask) = unbounded_channel();
+        keys.ask_elsewhere(asked);
+        self.asked = Some(to_ask);
+    }
+
     /// Clients are served here: returns once the predecessor takes none any more. What nobody has taken of its sockets is
-    /// closed. From now on these keys are asked for there, where they are not known here.
-    pub async fn serves(self, keys: &CancelKeys) -> io::Result<Bond> {
+    /// closed.
+    pub async fn serves(self) -> io::Result<Bond> {
         drop(self.sockets);
         self.stream.set_nonblocking(true)?;
         let direct = self.stream.try_clone()?;
         let mut stream = UnixStream::from_std(self.stream)?;
         let is_ready = stream.write_all(&frame(READY, 0, &[])).await.is_ok();
-        if !is_ready || !matches!(stream.read_u8().await, Ok(GO)) {
+        let answer = timers::timeout(GO_WITHIN, stream.read_u8()).await;
+        if !is_ready || !matches!(answer, Ok(Ok(GO))) {
             // Whatever has become of it, there are clients here.
-            warn!("the predecessor has gone in the middle of its handover");
+            warn!("the predecessor has gone, or hangs, in the middle of its handover");
         }
-        let (asked, to_send) = unbounded_channel();
         let (gone, is_gone) = watch::channel(false);
-        keys.ask_elsewhere(asked);
         let (from, to) = stream.into_split();
         tokio::spawn(async move {
-            ask(to_send, from, to).await;
+            if let Some(to_ask) = self.asked {
+                ask(to_ask, from, to).await;
+            }
             // Nobody may wait for it any more.
             let _ = gone.send(true);
         });
@@ -223,56 +257,46 @@ impl Successor {
         command.args(words).stdin(OwnedFd::from(theirs)).env(MARK, "1");
         // It is the watchdog's from then on.
         command.env_remove("WATCHDOG_PID");
-        let mut child = command.spawn()?;
-        let begun = send(&ours, sockets).and_then(|()| {
-            ours.set_nonblocking(true)?;
-            UnixStream::from_std(ours)
-        });
-        match begun {
-            Ok(stream) => Ok(Self { child, stream }),
-            Err(error) => {
-                end(&mut child);
-                Err(error)
-            }
-        }
+        let child = Started(Some(command.spawn()?));
+        // The other end is the successor's alone: when that ends, this is told.
+        drop(command);
+        send(&ours, sockets)?;
+        ours.set_nonblocking(true)?;
+        Ok(Self { child, stream: UnixStream::from_std(ours)? })
     }
 
     /// Its process.
     pub fn process(&self) -> u32 {
-        self.child.id()
+        self.child.0.as_ref().map_or(0, Child::id)
     }
 
-    /// Waits until it serves. Err: it does not, and is gone.
+    /// Waits until it serves. Err: why it does not.
     pub async fn until_it_serves(&mut self) -> io::Result<()> {
         let mut header = [0; HEADER];
-        let read = timers::timeout(READY_WITHIN, self.stream.read_exact(&mut header)).await;
-        let why = match read {
+        let why = match timers::timeout(READY_WITHIN, self.stream.read_exact(&mut header)).await {
             Ok(Ok(_)) if header[0] == READY => return Ok(()),
-            Ok(Ok(_)) => "it speaks otherwise",
-            Ok(Err(_)) => "it has ended",
-            Err(_) => "it takes too long",
+            Ok(Ok(_)) => "the process that was started speaks otherwise",
+            Ok(Err(_)) => "the process that was started has ended; what it has said stands above",
+            Err(_) => "the process that was started takes too long",
         };
-        end(&mut self.child);
         Err(io::Error::other(why))
     }
 
-    /// This process takes nobody any more: the successor is told.
-    pub async fn goes_on_alone(&mut self) {
-        // If it has ended meanwhile, that is noticed below.
+    /// This process takes nobody any more: the successor is told, and then `let_go`. Does what it passes on, until it parts.
+    pub async fn serve(mut self, keys: &Arc<CancelKeys>, let_go: impl FnOnce(), stop: impl Fn(Stop)) -> Parting {
+        let child = self.child.0.take();
+        // If it has died meanwhile, that is noticed below.
         let _ = self.stream.write_all(&[GO]).await;
-    }
-
-    /// Does what it passes on, until it ends.
-    pub async fn serve(mut self, keys: &Arc<CancelKeys>, stop: impl Fn(Stop)) {
+        let_go();
         let (from, to) = self.stream.into_split();
         let (answers, to_send) = unbounded_channel();
         tokio::spawn(answer(to_send, to));
-        // However it ends, the successor is gone.
-        let _ = obey(from, keys, &answers, &stop).await;
-        info!("the successor has ended, or goes its own way");
-        timers::sleep(LAST_MOMENT).await;
-        // One that is still there is nobody's to end.
-        let _ = self.child.try_wait();
+        let parting = obey(from, keys, &answers, &stop).await;
+        if let Some(mut child) = child.filter(|_| parting != Parting::Odd) {
+            // Its end of the sockets is closed: it ends.
+            tokio::task::spawn_blocking(move || child.wait());
+        }
+        parting
     }
 }
 
@@ -282,13 +306,18 @@ async fn obey(
     keys: &Arc<CancelKeys>,
     answers: &UnboundedSender<[u8; ANSWER]>,
     stop: &impl Fn(Stop),
-) -> io::Result<()> {
+) -> Parting {
+    let mut parting = Parting::Dead;
     loop {
         let mut header = [0; HEADER];
-        from.read_exact(&mut header).await?;
+        if from.read_exact(&mut header).await.is_err() {
+            return parting;
+        }
         let [kind, n0, n1, n2, n3, high, low] = header;
         let mut body = vec![0; usize::from(u16::from_be_bytes([high, low]))];
-        from.read_exact(&mut body).await?;
+        if from.read_exact(&mut body).await.is_err() {
+            return parting;
+        }
         match (kind, body.split_first_chunk()) {
             (CANCEL, Some((process_id, secret))) => {
                 let key = CancelKey { process_id: u32::from_be_bytes(*process_id), secret: secret.into() };
@@ -299,9 +328,11 @@ async fn obey(
                     let _ = answers.send([outcome, n0, n1, n2, n3]);
                 });
             }
-            (STOP, _) if body == b"N" => stop(Stop::Now),
-            (STOP, _) => stop(Stop::AfterTransactions),
-            _ => return Err(io::Error::other("the successor speaks otherwise")),
+            (STOP, _) => {
+                parting = Parting::Ordered;
+                stop(if body == b"N" { Stop::Now } else { Stop::AfterTransactions });
+            }
+            _ => return Parting::Odd,
         }
     }
 }
@@ -312,13 +343,6 @@ async fn answer(mut to_send: UnboundedReceiver<[u8; ANSWER]>, mut to: OwnedWrite
             return;
         }
     }
-}
-
-/// It is over with it, if it is not already.
-fn end(child: &mut Child) {
-    // One that has ended is what is wanted.
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 /// Bytes before what a frame to the predecessor says: its kind, its number, how many bytes follow.

@@ -29,6 +29,7 @@ pub mod monitor;
 pub mod admin;
 
 pub mod drain;
+pub mod entrance;
 pub mod reload;
 
 pub mod app;

@@ -58,7 +58,13 @@ impl Client {
         if self.session.is_skipping() {
             return Ok(Gate::Open);
         }
-        if let Some(Intent::Refuse { .. }) = self.session.intent()
+        let is_refused = matches!(self.session.intent(), Some(Intent::Refuse { .. }));
+        // It may have been refused for a transaction that is over then, or for want of one that is begun.
+        if is_refused && !is_open && (self.session.awaits_begin() || self.session.awaits_end()) {
+            self.session.gathered.clear();
+            return Ok(Gate::Closed(Turn::Still));
+        }
+        if is_refused
             && (self.session.all_answered() || self.session.owes_only_open_batch())
             && held.passing_to_client == 0
         {
@@ -72,18 +78,22 @@ impl Client {
             if self.session.gathered.needs_own_sequences() && self.waits_to_discard_sequences() {
                 return Ok(Gate::Closed(Turn::Still));
             }
-            return Ok(if matches!(self.session.intent(), Some(Intent::Refuse { .. })) {
-                Gate::Closed(Turn::Still)
-            } else {
-                Gate::Open
-            });
+            return Ok(if is_refused { Gate::Closed(Turn::Still) } else { Gate::Open });
         }
         let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
         let in_transaction = self.session.status() != TransactionStatus::Idle;
-        let awaits_begin = self.server.optimistic && self.session.awaits_begin();
-        if !self.session.all_answered() && (awaits_begin || in_transaction && self.session.awaits_end()) {
+        if self.server.optimistic && !self.session.all_answered() && self.session.awaits_begin() {
             self.session.gathered.clear(); // to be looked at again when it is answered
             return Ok(Gate::Closed(Turn::Still));
+        }
+        if is_open
+            && self.session.all_answered()
+            && self.session.has_ended_in_batch()
+            && self.session.intent().is_some()
+        {
+            self.session.end_batch(&mut buffers.to_node);
+            self.session.gathered.clear();
+            return Ok(Gate::Closed(Turn::Moved));
         }
         // Each read of its own must have seen everything up to its own beginning.
         let is_strong =
@@ -138,6 +148,10 @@ impl Client {
         if !self.session.may_be_refused(&mut buffers.to_node) {
             let is_asked = buffers.to_node.len() > before;
             return Ok(Gate::Closed(if is_asked { Turn::Moved } else { Turn::Still }));
+        }
+        if self.session.gathered.is_flushed {
+            self.session.gathered.clear(); // to be looked at again: it may not be refused behind what has ended
+            return Ok(Gate::Closed(Turn::Moved));
         }
         let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
         self.take_unit_off(buffers);

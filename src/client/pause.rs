@@ -261,6 +261,18 @@ impl Server {
         self.pauses.others.is_paused() || self.databases.values().any(|database| database.pause.is_paused())
     }
 
+    /// What operators have said at the console that a process which begins anew would not know of.
+    pub fn said_by_operators(&self) -> Option<String> {
+        let disabled = self.databases.iter().find(|(_, database)| database.pause.is_disabled());
+        let drained = self.clusters.iter().find_map(|cluster| (cluster.drained)().into_iter().next());
+        match (self.is_paused(), disabled, drained) {
+            (true, ..) => Some("statements are paused".to_owned()),
+            (_, Some((name, _)), _) => Some(format!("database {name} is disabled")),
+            (_, _, Some(node)) => Some(format!("node {node} is drained")),
+            (false, None, None) => None,
+        }
+    }
+
     /// Pauses a cluster for a switchover, until what is returned is dropped. The deadline is for open transactions.
     pub async fn pause_cluster(&self, cluster: &Arc<str>, deadline: Instant) -> Result<Paused, NotPaused> {
         let scope = Scope::Cluster(Arc::clone(cluster));

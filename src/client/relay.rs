@@ -360,7 +360,10 @@ impl Client {
             return Ok(Surveyed::Message);
         };
         let there = rest.get(..header.size.min(rest.len())).unwrap_or_default();
-        if self.waits_to_read_settings() || self.session.must_wait(header.tag, body_of(there)) {
+        if self.waits_to_read_settings()
+            || self.session.must_wait(header.tag, body_of(there))
+            || self.waits_for_an_end()
+        {
             return Ok(Surveyed::Doubtful);
         }
         let Some(message) = rest.get(..header.size) else {
@@ -390,6 +393,16 @@ impl Client {
     fn waits_to_read_settings(&self) -> bool {
         let has_unread = self.session.has_touched() || self.session.has_discarded();
         has_unread && self.session.all_answered() && (self.session.may_release() || self.done_by_mode().is_some())
+    }
+
+    /// On a replica, what comes behind the end of a transaction that is not answered is looked at when it is.
+    fn waits_for_an_end(&self) -> bool {
+        self.session.gathered.size == 0
+            && self.session.status() != TransactionStatus::Idle
+            && !self.session.all_answered()
+            && self.held.as_ref().is_some_and(|held| held.role != Role::Primary)
+            && !self.session.batch_is_open()
+            && self.session.awaits_end()
     }
 
     /// What an earlier part of the batch has bound on a replica is executed there, wherever the rest of the batch must go:

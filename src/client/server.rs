@@ -131,6 +131,8 @@ pub struct Cluster {
     pub doubt: Box<dyn Fn(NodeId, Doubt) + Send + Sync>,
     /// Takes a node out of reading, or puts it back; false: that changed nothing.
     pub set_drained: Box<dyn Fn(NodeId, bool) -> bool + Send + Sync>,
+    /// Addresses of the nodes that have been taken out of it.
+    pub drained: Box<dyn Fn() -> Vec<Arc<str>> + Send + Sync>,
     /// Shows what probing its nodes has brought.
     pub show_probes: Box<dyn Fn(&mut Scrape) + Send + Sync>,
     /// Named groups of nodes.
@@ -219,7 +221,7 @@ impl DatabaseCatalog {
     }
 
     /// Code that has run in another database may have changed what sessions begin with: who logs in next finds out.
-    fn changed_elsewhere(&self) {
+    pub fn changed_elsewhere(&self) {
         self.current.changed_elsewhere();
     }
 

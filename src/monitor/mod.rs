@@ -167,6 +167,11 @@ impl MonitorHandle {
         self.shared.set_drained(node, is_drained)
     }
 
+    /// Addresses of the nodes that an operator has taken out of reading.
+    pub fn drained(&self) -> Vec<Arc<str>> {
+        self.shared.drained()
+    }
+
     /// Publishes a view that shows what an operator has drained, also while another monitor watched the cluster.
     pub fn show_drained(&self) {
         self.shared.show_anew();

@@ -193,6 +193,11 @@ impl Shared {
         has_changed
     }
 
+    /// Addresses of the nodes that an operator has taken out of reading.
+    pub(super) fn drained(&self) -> Vec<Arc<str>> {
+        self.drained.lock().iter().cloned().collect()
+    }
+
     /// The view shows what an operator has drained, whoever watched the cluster then, and what is forgotten.
     pub(super) fn show_anew(&self) {
         let topology = self.topology.lock();

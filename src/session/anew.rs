@@ -168,7 +168,15 @@ impl Session {
     /// A COMMIT or ROLLBACK is on its way: what comes behind it is not in the transaction.
     pub fn awaits_end(&self) -> bool {
         let mut parts = self.owed.iter().filter_map(Owed::statement).flat_map(|statement| &statement.parts);
-        parts.any(|part| part.transaction.ends())
+        let may_end = parts.any(|part| part.transaction.ends())
+            || self.owed.iter().any(|owed| matches!(owed, Owed::Execute(None)))
+            || matches!(self.transaction.ended, Ended::Yes | Ended::Followed);
+        may_end && !self.owed.is_empty()
+    }
+
+    /// A transaction has ended within the open batch: what comes behind it is not in it, wherever it goes.
+    pub fn has_ended_in_batch(&self) -> bool {
+        self.flow.batch_open && matches!(self.transaction.ended, Ended::Yes | Ended::Followed)
     }
 
     /// Notes the transactions that this statement of a unit ends and begins.

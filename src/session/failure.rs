@@ -244,6 +244,7 @@ impl Session {
             Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
                 !statement.is_plain_read() && statement.parts.iter().any(&mut commits)
             }
+            Owed::Execute(None) => true,
             _ => false,
         })
     }
@@ -339,6 +340,9 @@ impl Session {
     /// An error for each ReadyForQuery that is owed, and for a batch without its Sync, which is skipped up to it.
     fn report(&mut self, code: SqlState, message: &str) -> Loss {
         let is_open = self.flow.batch_open;
+        if self.transaction.status == TransactionStatus::Idle {
+            self.forget_modes(); // of a BEGIN that is lost with what is reported
+        }
         let mut out = BytesMut::new();
         put_error(&mut out, Severity::Error, code, message, None);
         self.tell_what_is_undone(&mut out);
@@ -426,6 +430,7 @@ impl Session {
     pub fn fail_batch(&mut self, code: SqlState, message: &str, end: super::End, out: &mut BytesMut) {
         self.rewind();
         self.portals.clear();
+        self.forget_modes(); // of a BEGIN that is undone with it
         self.refuse_unit(code, message, end, out);
     }
 
@@ -467,6 +472,20 @@ mod tests {
     use super::*;
     use crate::session::story::Story;
     use crate::sql::{ParseSettings, classify_bytes};
+
+    #[test]
+    fn a_begin_that_is_undone_with_its_batch_says_nothing_of_the_next() {
+        let mut story = Story::begin();
+        story.parse("", "begin");
+        story.bind("");
+        story.execute();
+        story.hear_all("12");
+        story.hear(b'C', b"BEGIN\0");
+        assert!(story.session.transaction.modes.is_some());
+        let mut out = BytesMut::new();
+        story.session.fail_batch(SqlState::INSUFFICIENT_PRIVILEGE, "no", crate::session::End::Sync, &mut out);
+        assert!(story.session.transaction.modes.is_none());
+    }
 
     impl Story {
         fn open_transaction(&mut self) {

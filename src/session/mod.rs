@@ -398,6 +398,7 @@ impl Session {
     fn in_transaction(&self, held: Held) -> InTransaction {
         match (self.transaction.status, held) {
             (TransactionStatus::Idle, _) => InTransaction::No,
+            _ if self.has_ended_in_batch() => InTransaction::No,
             (_, Held::Replica) => match self.transaction.modes {
                 Some(modes) if !modes.is_read_only() => InTransaction::Optimistic,
                 _ => InTransaction::ReadOnly,

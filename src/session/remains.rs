@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::known::Known;
 use super::pins::Pins;
 use super::reply::Reply;
+use super::settings::is_identity;
 use super::{PutBack, Session, settings};
 use crate::sql::{Doubt, Kind, Leftovers, Part, Pin, Statement};
 use crate::wire::backend::{self, TransactionStatus};
@@ -96,6 +97,14 @@ impl Session {
         self.has_discarded()
             || self.put_back != PutBack::Nobody && came_with(&self.touched)
             || self.remains.code.as_ref().is_some_and(|code| came_with(&code.settings))
+    }
+
+    /// Code may have made the session act as another role.
+    pub(super) fn code_may_act_as_another(&self) -> bool {
+        let may = |code: &Leftovers| {
+            code.doubt != Doubt::None || !code.unknown.is_empty() || code.settings.iter().any(|name| is_identity(name))
+        };
+        self.remains.code.as_deref().is_some_and(may)
     }
 
     /// Code may have left something where the session cannot have it back.

@@ -344,6 +344,10 @@ impl Session {
             return if ends_its_session(fields.code) { Reply::SessionEnds } else { Reply::NodeEnds(fields.code) };
         }
         self.flow.copy_in = false;
+        let was_run = !matches!(fields.code.as_str(), "34000" | "25P02");
+        if was_run && matches!(self.owed.front(), Some(Owed::Execute(None))) {
+            self.may_do_anything(known);
+        }
         self.commits_inside_failed();
         if self.is_in_batch_of_ours() {
             // Nothing of it has the client asked for: whoever executes a mirror that was refused is told that there is none.

@@ -323,6 +323,7 @@ impl Session {
         let goes_by_ours = self.goes_by_ours(bind.statement, known);
         let statement = self.prepared_for_use(bind.statement, known, limit, out);
         self.portals.retain(|portal| *portal.name != *bind.portal);
+        let mut bound = None;
         match statement {
             Some(prepared) if goes_by_ours && prepared.has_changed(known) => {
                 self.put_our_close(RESERVED, out);
@@ -332,7 +333,7 @@ impl Session {
                 return;
             }
             Some(prepared) => {
-                self.binds(bind.portal, Arc::clone(&prepared.statement));
+                bound = Some(Arc::clone(&prepared.statement));
                 if self.deallocates_ours(&prepared.statement, known) {
                     let text = DEALLOCATE_RESERVED.as_bytes();
                     self.put_ours(Parse { name: DEALLOCATES, text, types: &[0, 0] }, out);
@@ -350,11 +351,13 @@ impl Session {
                 frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
             }
             None => {
-                if let Some((statement, _)) = self.given_by_sql(bind.statement) {
-                    self.binds(bind.portal, statement);
-                }
+                bound = self.given_by_sql(bind.statement).map(|(statement, _)| statement);
                 out.extend_from_slice(message.whole);
             }
+        }
+        if let Some(statement) = bound {
+            // Behind what of ours stands before it: that is answered though the Bind may fail.
+            self.binds(bind.portal, statement);
         }
         self.flow.batch_open = true;
         self.owed.push(Owed::Bind);
@@ -648,10 +651,17 @@ mod tests {
 
     #[test]
     fn a_portal_that_is_there_because_a_message_was_skipped_may_have_done_anything() {
-        const SKIPPED: [&[(u8, &[u8])]; 3] =
-            [&[(b'C', b"Pp\0")], &[(b'P', b"\0select 1\0\0\0"), (b'B', b"p\0\0\0\0\0\0\0\0")], &[]];
+        const SKIPPED: [&[(u8, &[u8])]; 4] = [
+            &[(b'C', b"Pp\0")],
+            &[(b'P', b"\0select 1\0\0\0"), (b'B', b"p\0\0\0\0\0\0\0\0")],
+            &[],
+            &[(b'P', b"\0deallocate a\0\0\0"), (b'B', b"p\0\0\0\0\0\0\0\0")],
+        ];
         for skipped in SKIPPED {
             let mut story = Story::begin();
+            story.parse("a", "select 1");
+            story.sync();
+            story.hear_all("1tnZ");
             story.send(b'Q', b"begin\0");
             story.hear(b'C', b"BEGIN\0");
             story.hear(b'Z', b"T");

@@ -128,7 +128,7 @@ impl Session {
     /// The session may act as another role than that of its login.
     pub(super) fn may_be_somebody_else(&self) -> bool {
         let touches_identity = self.touched.iter().any(|name| is_identity(name));
-        let acts = touches_identity || self.acts_as_another;
+        let acts = touches_identity || self.acts_as_another || self.code_may_act_as_another();
         acts || self.settings.has_identity() || self.startup.has_identity()
     }
 

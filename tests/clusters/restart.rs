@@ -1,13 +1,14 @@
 //! An online restart: SIGUSR2 starts a successor, and no client notices.
 
 use std::fs;
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::fixture::{Proxy, cluster, eventually, limited};
+use crate::fixture::{Proxy, cluster, console, eventually, limited};
 use crate::raw::{RawClient, query};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -138,6 +139,70 @@ fn without_a_successor_all_goes_on() {
         fs::write(proxy.config_path(), good).unwrap();
         let _second = succeeded(&proxy, proxy.pid());
         assert!(client.query("select 1").contains(&"row 1".to_owned()));
+    });
+}
+
+#[test]
+fn where_the_successor_dies_clients_come_in_again() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for number in 1..=2 {
+            drop(succeeded(&proxy, proxy.pid()));
+            eventually("it is known", SOON, || proxy.log().matches("the successor has died").count() == number);
+            eventually("somebody listens", SOON, || TcpStream::connect(("127.0.0.1", proxy.port())).is_ok());
+            assert!(RawClient::connect(proxy.port(), &[]).query("select 1").contains(&"row 1".to_owned()));
+            assert!(proxy.page("/metrics").contains("trunkline_"));
+            assert!(client.query("select 1").contains(&"row 1".to_owned()));
+        }
+        let second = succeeded(&proxy, proxy.pid());
+        drop(client);
+        eventually("the first has ended", SOON, || has_ended(proxy.pid()));
+        assert!(!second.has_ended());
+    });
+}
+
+#[test]
+fn who_is_told_to_stop_has_no_successor() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut busy = RawClient::connect(proxy.port(), &[]);
+        busy.query("begin");
+        proxy.signal("TERM");
+        eventually("it drains", SOON, || proxy.log().contains("draining"));
+        proxy.signal("USR2");
+        eventually("it is refused", SOON, || proxy.log().contains("this process stops"));
+        assert_eq!(busy.query("commit")[0], "COMMIT");
+        eventually("it has ended", SOON, || has_ended(proxy.pid()));
+        assert!(TcpStream::connect(("127.0.0.1", proxy.port())).is_err());
+    });
+}
+
+#[test]
+fn what_operators_have_said_is_not_forgotten_by_a_restart() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']").with_both_replicas(&cluster);
+        let replica = cluster.node(1).address();
+        let mut console = console(&proxy);
+        for (number, (said, taken_back)) in [
+            ("pause", "resume".to_owned()),
+            ("disable bench", "enable bench".to_owned()),
+            (&*format!("drain {replica}"), format!("attach {replica}")),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            console.simple_query(said).unwrap();
+            proxy.signal("USR2");
+            eventually("it is refused", SOON, || {
+                proxy.log().matches("which a successor would not know").count() > number
+            });
+            console.simple_query(&taken_back).unwrap();
+        }
+        let _second = succeeded(&proxy, proxy.pid());
     });
 }
 

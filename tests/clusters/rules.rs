@@ -126,6 +126,52 @@ fn a_refusal_behind_a_commit_in_its_batch_does_not_speak_of_what_is_committed() 
 }
 
 #[test]
+fn a_rule_for_transactions_does_not_mean_what_comes_behind_their_end_in_one_write() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let rules = "[[rule]]\nname = 'within'\ntransaction = true\ntable = 't'\nkind = 'select'\nrefuse = 'no'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("begin; insert into t values (1)");
+        let told = client.ask(&[&query("commit"), &query("select count(*) from t")], 2);
+        assert!(told.contains(&"row 1".to_owned()), "{told:?}");
+        client.query("begin; insert into t values (1)");
+        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        client.send(&[&run("commit")]);
+        eventually("it is sent", Duration::from_secs(10), || {
+            cluster.node(0).sql("select count(*) from t").unwrap().trim() == "2"
+        });
+        let told = client.ask(&[&run("select count(*) from t"), SYNC], 1);
+        assert!(told.contains(&"row 2".to_owned()), "{told:?}");
+        client.query("begin; insert into t values (1)");
+        let told = client.query("select count(*) from t");
+        assert!(told[0].starts_with("42501"), "{told:?}");
+        client.query("rollback");
+    });
+}
+
+#[test]
+fn what_comes_behind_a_commit_in_its_batch_is_in_no_transaction() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        for sql in ["insert into t values (1)", "select inet_server_port() /* trunkline: primary */"] {
+            client.query("begin read only; select 1");
+            client.send(&[&run("commit"), FLUSH]);
+            assert_eq!(client.until(b'C').last().unwrap(), "COMMIT");
+            let told = client.ask(&[&run(sql), SYNC], 1);
+            assert_eq!(told.last().unwrap(), "I", "{told:?}");
+            let port = format!("row {}", cluster.node(0).port());
+            assert!(told.contains(&"INSERT 0 1".to_owned()) || told.contains(&port), "{told:?}");
+        }
+    });
+}
+
+#[test]
 fn a_read_behind_a_commit_in_one_write_goes_where_it_may_itself() {
     limited(|| {
         let cluster = cluster();

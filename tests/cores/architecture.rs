@@ -13,7 +13,7 @@ const RANKS: &[&[&str]] = &[
     &["backend", "systemd"],
     &["client", "monitor", "catalogs", "handover"],
     &["admin"],
-    &["reload", "drain"],
+    &["reload", "drain", "entrance"],
     &["app", "demo", "explain"],
     // The command line chooses among them; nothing but main knows it.
     &["cli"],

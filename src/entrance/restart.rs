@@ -1,0 +1,130 @@
+//! An online restart: SIGUSR2 starts a successor, and once that serves, nobody comes in here any more.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::signal::unix::Signal;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tracing::{error, info, warn};
+
+use super::{Doors, Entrance, House};
+use crate::admin::console::Shutdown;
+use crate::client::Server;
+use crate::handover::{Others, Parting, Sockets, Stop, Successor};
+use crate::systemd;
+
+/// An online restart.
+pub struct Restart {
+    /// SIGUSR2.
+    pub ordered: Signal,
+    /// Of the doors.
+    pub sockets: Sockets,
+    /// What they lead to.
+    pub house: House,
+    /// Who else serves the same clusters.
+    pub others: Arc<Others>,
+    /// Gives signs of life.
+    pub watchdog: AbortHandle,
+    /// Told when nobody comes in any more, and when somebody does again.
+    pub handed_over: watch::Sender<bool>,
+}
+
+impl Restart {
+    /// SIGUSR2 starts a successor. Once that serves, nobody comes in here any more; clients may come to both meanwhile. If it
+    /// never does, nothing has happened, and if it dies, they come in here again.
+    pub async fn when_ordered(mut self, mut entrance: Entrance, stop: impl Fn(Shutdown)) {
+        let stop = |how| {
+            stop(match how {
+                Stop::AfterTransactions => Shutdown::AfterTransactions,
+                Stop::Now => Shutdown::Now,
+            });
+        };
+        while self.ordered.recv().await.is_some() {
+            let successor = match self.succeeded().await {
+                Ok(successor) => successor,
+                Err(error) => {
+                    error!(%error, "there is no successor: all goes on here");
+                    continue;
+                }
+            };
+            let process = successor.process();
+            systemd::is_succeeded_by(process);
+            self.watchdog.abort();
+            entrance.close();
+            let keys = Arc::clone(&self.house.in_force.load().cancel_keys);
+            let let_go = || {
+                info!(successor = process, "the successor serves: this process goes on for the clients that it has");
+                self.handed_over.send_replace(true);
+            };
+            let parting = {
+                let mut serving = std::pin::pin!(successor.serve(&keys, let_go, &stop));
+                loop {
+                    // Both are cancel-safe: the one is only borrowed.
+                    tokio::select! {
+                        parting = &mut serving => break parting,
+                        _ = self.ordered.recv() => warn!(successor = process, "a successor serves already: SIGUSR2 is for that"),
+                    }
+                }
+            };
+            match parting {
+                Parting::Ordered => return,
+                Parting::Odd => return error!("the successor speaks otherwise: it goes its own way"),
+                Parting::Dead => error!("the successor has died: clients come in here again"),
+            }
+            self.others.may_succeed(false);
+            self.handed_over.send_replace(false);
+            entrance = match Doors::again(&self.sockets) {
+                Ok(doors) => doors.entrance(&self.house),
+                Err(error) => return error!(%error, "nobody can come in here again"),
+            };
+            systemd::is_succeeded_by(std::process::id());
+            self.watchdog = tokio::spawn(systemd::keep_watchdog(Arc::clone(&self.house.metrics))).abort_handle();
+        }
+    }
+
+    async fn succeeded(&self) -> io::Result<Successor> {
+        self.is_allowed()?;
+        info!("a successor is started");
+        self.others.may_succeed(true);
+        doubt_writes(&self.house.in_force.load());
+        let successor = self.started().await;
+        if successor.is_err() {
+            self.others.may_succeed(false);
+        }
+        successor
+    }
+
+    async fn started(&self) -> io::Result<Successor> {
+        let mut successor = Successor::start(&self.sockets)?;
+        successor.until_it_serves().await?;
+        // Whoever has told this process to stop meanwhile has not meant another to go on.
+        self.is_allowed()?;
+        Ok(successor)
+    }
+
+    fn is_allowed(&self) -> io::Result<()> {
+        let because = if std::process::id() == 1 {
+            "this is the first process of its container, which ends with it".to_owned()
+        } else if self.house.state.draining.load(Ordering::Relaxed) {
+            "this process stops".to_owned()
+        } else if let Some(said) = self.house.in_force.load().said_by_operators() {
+            format!("{said}, which a successor would not know")
+        } else {
+            return Ok(());
+        };
+        Err(io::Error::other(because))
+    }
+}
+
+/// Another process may write for its clients, and change catalogs for them, at any time.
+pub fn doubt_writes(server: &Server) {
+    let now = Instant::now();
+    server.clusters.iter().for_each(|cluster| cluster.last_write.lost(now));
+    for database in server.databases.values() {
+        database.catalog.changed_elsewhere();
+        database.catalog.suspected();
+    }
+}
