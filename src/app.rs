@@ -122,11 +122,11 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
         state: Arc::clone(&state),
         metrics: Arc::clone(&metrics),
     };
-    let entrance = doors.entrance(&house);
     let bond = match predecessor {
         Some(predecessor) => Some(predecessor.serves().await.map_err(Failure::TakeOver)?),
         None => None,
     };
+    let entrance = doors.entrance(&house);
     let others = Arc::new(Others::new(bond));
     tokio::spawn(reap(Arc::clone(&in_force), Arc::clone(&fleet), Arc::clone(&others)));
     let (reloads, ordered_reloads) = unbounded_channel();
@@ -237,11 +237,13 @@ fn show(server: &Server, scrape: &mut Scrape) {
 
 async fn reap(in_force: InForce, fleet: Arc<Fleet>, others: Arc<Others>) {
     let mut interval = timers::interval(REAP_INTERVAL);
+    let mut were_there = false;
     loop {
         interval.tick().await;
         let (server, now) = (in_force.load_full(), Instant::now());
         fleet.heed_limits(now);
-        if others.are_there() {
+        // Once more behind their end: nobody has told what they have done last.
+        if std::mem::replace(&mut were_there, others.are_there()) || were_there {
             doubt_writes(&server);
         }
         let has_client = |key: &PoolKey| server.has_pool(key) && server.census.has(&key.database, &key.user);

@@ -81,7 +81,10 @@ pub async fn until_stopped(
             }
         };
         // Told that the program stops, systemd would end one that waits for its clients without a limit.
-        limit.into_iter().for_each(systemd::stopping);
+        // And of one that has a successor it has heard the last.
+        if !*is_handed_over.borrow() {
+            limit.into_iter().for_each(systemd::stopping);
+        }
         // Dropping the others loses nothing: who has left is looked at anew, and the next way has a limit of its own.
         tokio::select! {
             stronger = stops.stronger_than(how) => how = stronger,

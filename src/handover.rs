@@ -21,7 +21,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -50,12 +50,15 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a predecessor may take to take nobody any more.
 const GO_WITHIN: Duration = Duration::from_secs(10);
 
-/// The successor serves clients. No answer but [`GO`].
+/// The successor is ready, with the names of the sockets that it has taken, a line each. No answer but [`GO`].
 const READY: u8 = b'R';
 /// A CancelRequest has come to the successor whose key it does not know.
 const CANCEL: u8 = b'C';
 /// The successor stops, and so is its predecessor to do.
 const STOP: u8 = b'S';
+
+/// The successor has a successor of its own.
+const PASSED_ON: u8 = b'P';
 
 /// What the predecessor answers to [`READY`]: it takes nobody any more.
 const GO: u8 = b'G';
@@ -74,6 +77,8 @@ pub enum Stop {
 pub struct Predecessor {
     stream: StdUnixStream,
     sockets: HashMap<String, OwnedFd>,
+    /// Names of those that have been taken.
+    taken: Vec<String>,
     asked: Option<UnboundedReceiver<Elsewhere>>,
 }
 
@@ -117,6 +122,8 @@ impl Drop for Started {
 pub enum Parting {
     /// It has passed on an order to stop, and stopped.
     Ordered,
+    /// It has ended, and somebody else lets clients in by now.
+    PassedOn,
     /// It has died.
     Dead,
     /// It says what is not understood.
@@ -135,12 +142,19 @@ impl Predecessor {
         if names.next() != Some(VERSION) {
             return Err(io::Error::other("the predecessor hands over in another way: stop it, and start anew"));
         }
-        Ok(Some(Self { stream, sockets: names.map(str::to_owned).zip(sockets).collect(), asked: None }))
+        Ok(Some(Self {
+            stream,
+            sockets: names.map(str::to_owned).zip(sockets).collect(),
+            taken: Vec::new(),
+            asked: None,
+        }))
     }
 
     /// The socket of this name, if the predecessor has one.
     pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
-        self.sockets.remove(name)
+        let socket = self.sockets.remove(name);
+        self.taken.extend(socket.is_some().then(|| name.to_owned()));
+        socket
     }
 
     /// From now on it is asked for keys that are not known here; it answers once this one [serves](Self::serves).
@@ -150,17 +164,17 @@ impl Predecessor {
         self.asked = Some(to_ask);
     }
 
-    /// Clients are served here: returns once the predecessor takes none any more. What nobody has taken of its sockets is
-    /// closed.
+    /// All is ready here: returns once the predecessor takes nobody any more. What has not been taken of its sockets is closed.
+    /// Nobody may have been let in here before: until it has agreed, the predecessor may end this process.
     pub async fn serves(self) -> io::Result<Bond> {
         drop(self.sockets);
         self.stream.set_nonblocking(true)?;
         let direct = self.stream.try_clone()?;
         let mut stream = UnixStream::from_std(self.stream)?;
-        let is_ready = stream.write_all(&frame(READY, 0, &[])).await.is_ok();
+        let is_ready = stream.write_all(&frame(READY, 0, self.taken.join("\n").as_bytes())).await.is_ok();
         let answer = timers::timeout(GO_WITHIN, stream.read_u8()).await;
         if !is_ready || !matches!(answer, Ok(Ok(GO))) {
-            // Whatever has become of it, there are clients here.
+            // Whatever has become of it, clients are to be served.
             warn!("the predecessor has gone, or hangs, in the middle of its handover");
         }
         let (gone, is_gone) = watch::channel(false);
@@ -198,6 +212,14 @@ impl Others {
         if let Some(bond) = &self.predecessor {
             // Where nobody could tell any more, it is gone, too.
             let _ = bond.is_gone.clone().wait_for(|is_gone| *is_gone).await;
+        }
+    }
+
+    /// Somebody takes over from this process, too: if it dies now, the predecessor's clients have not lost who lets them in.
+    pub fn pass_on(&self) {
+        if let Some(bond) = &self.predecessor {
+            // One that is gone need not know.
+            let _ = (&bond.stream).write(&frame(PASSED_ON, 0, &[]));
         }
     }
 
@@ -270,11 +292,13 @@ impl Successor {
         self.child.0.as_ref().map_or(0, Child::id)
     }
 
-    /// Waits until it serves. Err: why it does not.
-    pub async fn until_it_serves(&mut self) -> io::Result<()> {
-        let mut header = [0; HEADER];
-        let why = match timers::timeout(READY_WITHIN, self.stream.read_exact(&mut header)).await {
-            Ok(Ok(_)) if header[0] == READY => return Ok(()),
+    /// Waits until it is ready. Answers the names of the sockets that it has taken. Err: why it is not.
+    pub async fn until_it_is_ready(&mut self) -> io::Result<Vec<String>> {
+        let why = match timers::timeout(READY_WITHIN, read_frame(&mut self.stream)).await {
+            Ok(Ok((READY, _, names))) => {
+                let names = String::from_utf8(names).map_err(io::Error::other)?;
+                return Ok(names.lines().map(str::to_owned).collect());
+            }
             Ok(Ok(_)) => "the process that was started speaks otherwise",
             Ok(Err(_)) => "the process that was started has ended; what it has said stands above",
             Err(_) => "the process that was started takes too long",
@@ -293,8 +317,8 @@ impl Successor {
         tokio::spawn(answer(to_send, to));
         let parting = obey(from, keys, &answers, &stop).await;
         if let Some(mut child) = child.filter(|_| parting != Parting::Odd) {
-            // Its end of the sockets is closed: it ends.
-            tokio::task::spawn_blocking(move || child.wait());
+            // Its end of the sockets is closed: it ends. This process may end before that.
+            std::thread::spawn(move || child.wait());
         }
         parting
     }
@@ -308,26 +332,19 @@ async fn obey(
     stop: &impl Fn(Stop),
 ) -> Parting {
     let mut parting = Parting::Dead;
-    loop {
-        let mut header = [0; HEADER];
-        if from.read_exact(&mut header).await.is_err() {
-            return parting;
-        }
-        let [kind, n0, n1, n2, n3, high, low] = header;
-        let mut body = vec![0; usize::from(u16::from_be_bytes([high, low]))];
-        if from.read_exact(&mut body).await.is_err() {
-            return parting;
-        }
+    while let Ok((kind, number, body)) = read_frame(&mut from).await {
         match (kind, body.split_first_chunk()) {
             (CANCEL, Some((process_id, secret))) => {
                 let key = CancelKey { process_id: u32::from_be_bytes(*process_id), secret: secret.into() };
                 let (keys, answers) = (Arc::clone(keys), answers.clone());
                 tokio::spawn(async move {
+                    let [n0, n1, n2, n3] = number.to_be_bytes();
                     let outcome = code_of(keys.cancel(&key).await);
                     // A successor that is gone waits for nothing.
                     let _ = answers.send([outcome, n0, n1, n2, n3]);
                 });
             }
+            (PASSED_ON, _) => parting = Parting::PassedOn,
             (STOP, _) => {
                 parting = Parting::Ordered;
                 stop(if body == b"N" { Stop::Now } else { Stop::AfterTransactions });
@@ -335,6 +352,15 @@ async fn obey(
             _ => return Parting::Odd,
         }
     }
+    parting
+}
+
+/// The next frame of the successor: its kind, its number, what it says.
+async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, u32, Vec<u8>)> {
+    let (kind, number) = (from.read_u8().await?, from.read_u32().await?);
+    let mut body = vec![0; usize::from(from.read_u16().await?)];
+    from.read_exact(&mut body).await?;
+    Ok((kind, number, body))
 }
 
 async fn answer(mut to_send: UnboundedReceiver<[u8; ANSWER]>, mut to: OwnedWriteHalf) {
@@ -345,9 +371,7 @@ async fn answer(mut to_send: UnboundedReceiver<[u8; ANSWER]>, mut to: OwnedWrite
     }
 }
 
-/// Bytes before what a frame to the predecessor says: its kind, its number, how many bytes follow.
-const HEADER: usize = 7;
-
+/// A frame to the predecessor: its kind, its number, how many bytes follow.
 fn frame(kind: u8, number: u32, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
     let mut frame = vec![kind];

@@ -402,6 +402,7 @@ impl Client {
             && !self.session.all_answered()
             && self.held.as_ref().is_some_and(|held| held.role != Role::Primary)
             && !self.session.batch_is_open()
+            && !self.session.copies_in()
             && self.session.awaits_end()
     }
 

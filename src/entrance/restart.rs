@@ -54,6 +54,7 @@ impl Restart {
             systemd::is_succeeded_by(process);
             self.watchdog.abort();
             entrance.close();
+            self.others.pass_on();
             let keys = Arc::clone(&self.house.in_force.load().cancel_keys);
             let let_go = || {
                 info!(successor = process, "the successor serves: this process goes on for the clients that it has");
@@ -70,11 +71,11 @@ impl Restart {
                 }
             };
             match parting {
-                Parting::Ordered => return,
+                Parting::Ordered | Parting::PassedOn => return,
                 Parting::Odd => return error!("the successor speaks otherwise: it goes its own way"),
                 Parting::Dead => error!("the successor has died: clients come in here again"),
             }
-            self.others.may_succeed(false);
+            self.is_alone();
             self.handed_over.send_replace(false);
             entrance = match Doors::again(&self.sockets) {
                 Ok(doors) => doors.entrance(&self.house),
@@ -85,24 +86,32 @@ impl Restart {
         }
     }
 
-    async fn succeeded(&self) -> io::Result<Successor> {
+    async fn succeeded(&mut self) -> io::Result<Successor> {
         self.is_allowed()?;
         info!("a successor is started");
         self.others.may_succeed(true);
         doubt_writes(&self.house.in_force.load());
         let successor = self.started().await;
         if successor.is_err() {
-            self.others.may_succeed(false);
+            self.is_alone();
         }
         successor
     }
 
-    async fn started(&self) -> io::Result<Successor> {
+    async fn started(&mut self) -> io::Result<Successor> {
         let mut successor = Successor::start(&self.sockets)?;
-        successor.until_it_serves().await?;
+        let taken = successor.until_it_is_ready().await?;
         // Whoever has told this process to stop meanwhile has not meant another to go on.
         self.is_allowed()?;
+        // Where nobody lets anybody in, nobody is to knock.
+        self.sockets.retain(|(name, _)| taken.contains(name));
         Ok(successor)
+    }
+
+    /// Nobody else serves any more: what has been done last counts as done at any time.
+    fn is_alone(&self) {
+        doubt_writes(&self.house.in_force.load());
+        self.others.may_succeed(false);
     }
 
     fn is_allowed(&self) -> io::Result<()> {
