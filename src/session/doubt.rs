@@ -25,6 +25,8 @@ pub(super) struct Doubts {
     pub(super) settings: Option<Change>,
     /// Of code that may change how literals are read by what is prepared behind it.
     pub(super) by_code: bool,
+    /// Of what closes all statements, in a batch.
+    none_left: Option<Moment>,
     /// Of what makes or closes a statement of ours on the server connection.
     statements: Vec<(StatementId, Moment)>,
 }
@@ -47,6 +49,16 @@ impl Doubts {
         self.query = Some(now);
     }
 
+    /// All statements are closed now, in a batch.
+    pub(super) fn none_will_be_left(&mut self, now: Moment) {
+        self.none_left = Some(now);
+    }
+
+    /// What closes all of them may be on its way.
+    pub(super) fn may_none_be_left(&self, owed: &OwedReplies) -> bool {
+        self.none_left.is_some_and(|moment| !owed.is_settled(moment))
+    }
+
     /// This statement is made or closed on the server connection now.
     pub(super) fn statement_changes(&mut self, id: StatementId, owed: &OwedReplies) {
         self.statements.retain(|(other, moment)| *other != id && !owed.is_settled(*moment));
@@ -57,6 +69,7 @@ impl Doubts {
     pub(super) fn are_none(&self) -> bool {
         self.unnamed.is_none()
             && self.query.is_none()
+            && self.none_left.is_none()
             && self.settings.is_none()
             && !self.by_code
             && self.statements.is_empty()
