@@ -6,6 +6,7 @@ use super::conversation::Client;
 use super::farewell::Farewell;
 use super::relay::{Relayed, Turn};
 use super::worker::Buffers;
+use crate::config::PoolMode;
 use crate::metrics::Target;
 use crate::routing::{Consistency, Intent, Reason};
 use crate::session::End;
@@ -60,7 +61,8 @@ impl Client {
         }
         let is_refused = matches!(self.session.intent(), Some(Intent::Refuse { .. }));
         // It may have been refused for a transaction that is over then, or for want of one that is begun.
-        if is_refused && !is_open && (self.session.awaits_begin() || self.session.awaits_end()) {
+        let may_be_judged_anew = is_refused && self.may_be_judged_anew();
+        if may_be_judged_anew && !is_open && (self.session.awaits_begin() || self.session.awaits_end()) {
             self.session.gathered.clear();
             return Ok(Gate::Closed(Turn::Still));
         }
@@ -138,6 +140,11 @@ impl Client {
             && !self.session.all_answered()
     }
 
+    /// What is refused may depend on the transaction that it stands in. Where the pool's mode allows none, it does not.
+    fn may_be_judged_anew(&self) -> bool {
+        self.mode != PoolMode::Statement
+    }
+
     /// A statement is refused on a lease that is held: its batch and its transaction cannot go on.
     fn refuse_here(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let Some(Intent::Refuse { message, sqlstate, .. }) = self.session.intent().cloned() else {
@@ -149,7 +156,7 @@ impl Client {
             let is_asked = buffers.to_node.len() > before;
             return Ok(Gate::Closed(if is_asked { Turn::Moved } else { Turn::Still }));
         }
-        if self.session.gathered.is_flushed {
+        if self.session.gathered.is_flushed && self.may_be_judged_anew() {
             self.session.gathered.clear(); // to be looked at again: it may not be refused behind what has ended
             return Ok(Gate::Closed(Turn::Moved));
         }
