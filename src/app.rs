@@ -173,10 +173,7 @@ async fn await_catalogs(server: &Server, longest: Duration) {
 /// A successor serves once it sees what to serve with: by a configuration that is wrong it never does.
 async fn await_nodes(server: &Server) -> Result<(), Failure> {
     let begun = Instant::now();
-    let is_blind = |cluster: &&client::Cluster| {
-        let view = cluster.view.load();
-        view.primary().is_none() && view.readable_replicas().next().is_none()
-    };
+    let is_blind = |cluster: &&client::Cluster| !cluster.view.load().serves();
     while let Some(cluster) = server.clusters.iter().find(is_blind) {
         if begun.elapsed() > NOBODY_WAITS {
             return Err(Failure::Blind(Arc::clone(&cluster.name)));

@@ -217,21 +217,23 @@ impl Others {
 
     /// Somebody takes over from this process, too: if it dies now, the predecessor's clients have not lost who lets them in.
     pub fn pass_on(&self) {
-        if let Some(bond) = &self.predecessor {
-            // One that is gone need not know.
-            let _ = (&bond.stream).write(&frame(PASSED_ON, 0, &[]));
-        }
+        self.tell_predecessor(&frame(PASSED_ON, 0, &[]));
     }
 
     /// This process stops, and its predecessor is to do the same.
     pub fn stop_predecessor(&self, how: Stop) {
-        let Some(bond) = &self.predecessor else { return };
         let how = match how {
             Stop::AfterTransactions => b'T',
             Stop::Now => b'N',
         };
-        // Few bytes, written at once, before this process may end. A predecessor that is gone needs none.
-        let _ = (&bond.stream).write(&frame(STOP, 0, &[how]));
+        self.tell_predecessor(&frame(STOP, 0, &[how]));
+    }
+
+    fn tell_predecessor(&self, frame: &[u8]) {
+        if let Some(bond) = &self.predecessor {
+            // Few bytes, written at once, before this process may end. A predecessor that is gone needs none.
+            let _ = (&bond.stream).write(frame);
+        }
     }
 }
 

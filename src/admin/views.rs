@@ -50,7 +50,7 @@ impl ClusterReadiness {
             (false, true) => Some(format!("reads only, no primary: {no_primary}")),
             (false, false) => Some(format!("no replica takes reads, and no primary: {no_primary}")),
         };
-        Self { name: view.cluster.to_string(), ready: has_primary || has_readable, why }
+        Self { name: view.cluster.to_string(), ready: view.serves(), why }
     }
 }
 

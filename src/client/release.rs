@@ -205,8 +205,8 @@ impl Client {
         Farewell::told(SqlState::ADMIN_SHUTDOWN, "the session's settings were lost with its server connection")
     }
 
-    /// What DISCARD ALL or code has put back goes on to what the client came with, which the server connection does not know; and the client is told
-    /// what changes by that, as a server would tell it.
+    /// What DISCARD ALL or code has put back goes on to what the client came with, which the server connection does not know;
+    /// and the client is told what changes by that, as a server would tell it.
     async fn replay_put_back(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(held) = &mut self.held else { return Ok(()) };
         let connection = held.lease.connection();

@@ -386,13 +386,8 @@ impl Session {
 
     /// Something under way ends sessions of the node, perhaps its own: run again it would end others, and again its own.
     fn ends_sessions(&self) -> bool {
-        self.owed.iter().any(|owed| match owed {
-            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
-                let mut functions = statement.parts.iter().flat_map(|part| &part.functions);
-                functions.any(|function| &*function.name == "pg_terminate_backend")
-            }
-            _ => false,
-        })
+        let parts = self.owed.iter().filter_map(Owed::statement).flat_map(|statement| &statement.parts);
+        parts.flat_map(|part| &part.functions).any(|function| &*function.name == "pg_terminate_backend")
     }
 
     /// What a replica has refused of it can be run at another node: alone, or with its transaction, which goes on.

@@ -558,11 +558,8 @@ impl Session {
 
     /// The catalogs that something under way may change, whatever becomes of it.
     pub fn catalog_change(&self) -> Change {
-        let is_too_large = |owed: &owed::Owed| match owed {
-            owed::Owed::Query { statement, .. } | owed::Owed::Execute(Some(statement)) => statement.is_too_large(),
-            _ => false,
-        };
-        let unseen = if self.owed.iter().any(is_too_large) { Change::Opaque } else { Change::None };
+        let mut under_way = self.owed.iter().filter_map(owed::Owed::statement);
+        let unseen = if under_way.any(Statement::is_too_large) { Change::Opaque } else { Change::None };
         self.catalog.may_change.max(self.catalog.has_changed).max(unseen)
     }
 

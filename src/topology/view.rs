@@ -175,6 +175,11 @@ impl View {
         self.nodes.iter().filter(|node| node.role == Role::Replica && node.takes_reads)
     }
 
+    /// There is a primary, or a replica that takes reads.
+    pub fn serves(&self) -> bool {
+        self.primary().is_some() || self.readable_replicas().next().is_some()
+    }
+
     /// The earliest sample of the present primary that was begun at or after `moment`: at or past every write that was
     /// acknowledged to us before `moment`.
     pub fn primary_sample_since(&self, moment: Instant) -> Option<Sample> {

@@ -171,8 +171,7 @@ impl Proxy {
 
     /// Sends it a signal, as in `signal("HUP")`.
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
-        assert!(status.success());
+        assert!(signalled(self.pid(), name));
     }
 
     /// The file it was started with.
@@ -286,6 +285,11 @@ pub(crate) fn shown(client: &mut Client, name: &str) -> String {
 pub(crate) fn server_port(client: &mut Client, sql: &str) -> u16 {
     let port: i32 = client.query_one(sql, &[]).unwrap().get(0);
     port.try_into().unwrap()
+}
+
+/// Sends a signal to a process. False: there is none.
+pub(crate) fn signalled(process: u32, name: &str) -> bool {
+    Command::new("kill").args(["-s", name, &process.to_string()]).output().unwrap().status.success()
 }
 
 /// Asks again every few milliseconds until the answer is yes; panics with `what` when the time is over.

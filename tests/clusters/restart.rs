@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::fixture::{Proxy, cluster, console, eventually, limited};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, signalled};
 use crate::raw::{RawClient, query};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -24,7 +23,8 @@ impl Drop for Process {
 
 impl Process {
     pub(crate) fn signal(&self, name: &str) {
-        signal(self.0, name);
+        // One that is gone gets none.
+        let _ = signalled(self.0, name);
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -38,15 +38,10 @@ fn has_ended(process: u32) -> bool {
         .map_or(true, |stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
 }
 
-fn signal(process: u32, name: &str) {
-    // One that is gone gets none.
-    let _ = Command::new("kill").args(["-s", name, &process.to_string()]).output().unwrap();
-}
-
 /// SIGUSR2 to this process, and what takes over from it.
 fn succeeded(proxy: &Proxy, process: u32) -> Process {
     let before = successors(proxy).len();
-    signal(process, "USR2");
+    assert!(signalled(process, "USR2"));
     eventually("it has a successor", SOON, || successors(proxy).len() > before);
     Process(*successors(proxy).last().unwrap())
 }
@@ -131,7 +126,7 @@ fn without_a_successor_all_goes_on() {
         let good = fs::read_to_string(proxy.config_path()).unwrap();
         let mut client = RawClient::connect(proxy.port(), &[]);
         fs::write(proxy.config_path(), format!("no_such_setting = 1\n{good}")).unwrap();
-        signal(proxy.pid(), "USR2");
+        proxy.signal("USR2");
         eventually("it has ended", SOON, || proxy.log().contains("there is no successor"));
         assert!(proxy.log().contains("no_such_setting"), "{}", proxy.log());
         assert!(client.query("select 1").contains(&"row 1".to_owned()));

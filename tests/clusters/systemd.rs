@@ -9,7 +9,7 @@ use std::time::Duration;
 use trunkline::demo::node::Node;
 use trunkline::demo::server::Places;
 
-use crate::fixture::{cluster, eventually, limited, program};
+use crate::fixture::{cluster, eventually, limited, program, signalled};
 use crate::restart::Process;
 
 /// What is told next, but for signs of life; how many of those came before.
@@ -39,10 +39,8 @@ fn systemd_is_told_what_the_program_does_and_that_it_lives() {
         command.args(["--pdeathsig", "KILL", "--"]).arg(program()).args(["run", "--config"]).arg(config);
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "2000000");
         let mut served = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let signal = |name: &str| {
-            let sent = Command::new("kill").args(["-s", name, &served.id().to_string()]).status().unwrap();
-            assert!(sent.success());
-        };
+        let main = served.id();
+        let signal = |name: &str| assert!(signalled(main, name));
         assert_eq!(told(&socket).0, "READY=1");
         std::thread::sleep(Duration::from_secs(3));
         signal("HUP");
