@@ -11,7 +11,7 @@ use super::worker::Buffers;
 use crate::backend::Lease;
 use crate::catalog::Change;
 use crate::metrics::{Loss as LossCount, Retry};
-use crate::routing::{Intent, Reason};
+use crate::routing::{Catalog, Intent, Reason, safety};
 use crate::session::Loss;
 use crate::session::failure::Circumstances;
 use crate::topology::{Doubt, NodeId, NodeState};
@@ -128,12 +128,24 @@ impl Client {
             _ => Retry::ReplicaError,
         });
         self.database.catalog.suspected();
+        if code == SqlState::READ_ONLY_SQL_TRANSACTION {
+            self.remember_writer();
+        }
         self.session.rewind();
         if let Some(log) = &mut self.log {
             log.clear();
         }
         self.put_back(buffers);
         self.session.gathered.join(Intent::Primary(Reason::Retried));
+    }
+
+    /// What a replica has refused because it writes goes to the primary from now on, until the catalogs change.
+    fn remember_writer(&mut self) {
+        let Some(writer) = self.session.take_refused_writer() else { return };
+        let known = self.database.catalog.look();
+        let Some(picture) = known.picture() else { return };
+        let resolved = self.paths.resolve(picture, &self.session);
+        safety::note_writer(&writer, &Catalog::Known { picture, path: &resolved.path, key: resolved.key });
     }
 
     /// The unit's messages stand at the front of the input again.

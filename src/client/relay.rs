@@ -362,9 +362,13 @@ impl Client {
         let there = rest.get(..header.size.min(rest.len())).unwrap_or_default();
         if self.waits_to_read_settings()
             || self.session.must_wait(header.tag, body_of(there))
-            || self.waits_for_an_end()
+            || self.waits_for_an_end(header.tag)
         {
             return Ok(Surveyed::Doubtful);
+        }
+        if self.stands_behind_an_end(header.tag) {
+            self.session.cut_batch();
+            return Ok(Surveyed::Message);
         }
         let Some(message) = rest.get(..header.size) else {
             return Ok(match self.survey_partial(header, buffers)? {
@@ -396,14 +400,23 @@ impl Client {
     }
 
     /// On a replica, what comes behind the end of a transaction that is not answered is looked at when it is.
-    fn waits_for_an_end(&self) -> bool {
-        self.session.gathered.size == 0
-            && self.session.status() != TransactionStatus::Idle
-            && !self.session.all_answered()
-            && self.held.as_ref().is_some_and(|held| held.role != Role::Primary)
-            && !self.session.batch_is_open()
-            && !self.session.copies_in()
-            && self.session.awaits_end()
+    fn waits_for_an_end(&self, tag: u8) -> bool {
+        let is_behind = match self.session.batch_is_open() {
+            true => names_statement(tag),
+            false => self.session.status() != TransactionStatus::Idle && !self.session.copies_in(),
+        };
+        is_behind && self.session.gathered.size == 0 && self.is_on_replica() && self.session.awaits_end()
+    }
+
+    /// On a replica, the end of a transaction is the last that is sent of its batch before it is answered: what stands behind
+    /// it is in no transaction, and may have to go elsewhere.
+    fn stands_behind_an_end(&self, tag: u8) -> bool {
+        let gathered = &self.session.gathered;
+        gathered.ends && gathered.executes > 0 && names_statement(tag) && self.is_on_replica()
+    }
+
+    fn is_on_replica(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.role != Role::Primary)
     }
 
     /// What an earlier part of the batch has bound on a replica is executed there, wherever the rest of the batch must go:
@@ -413,8 +426,7 @@ impl Client {
         if gathered.intent.is_some() || gathered.executes == 0 {
             return;
         }
-        let is_on_replica = self.held.as_ref().is_some_and(|held| held.role != Role::Primary);
-        if is_on_replica && self.session.batch_is_open() {
+        if self.is_on_replica() && self.session.batch_is_open() {
             self.session.gathered.end.get_or_insert(End::Flush);
         }
     }
@@ -451,6 +463,19 @@ enum Surveyed {
     Doubtful,
     /// The client says goodbye: once all it has asked for is done.
     Goodbye,
+}
+
+/// A message of this type runs a statement, or speaks of one.
+fn names_statement(tag: u8) -> bool {
+    matches!(
+        tag,
+        frontend::QUERY
+            | frontend::PARSE
+            | frontend::BIND
+            | frontend::DESCRIBE
+            | frontend::EXECUTE
+            | frontend::FUNCTION_CALL
+    )
 }
 
 /// Writes what the client takes now; None: nothing.

@@ -92,6 +92,15 @@ pub fn catalog_verdict(statement: &Statement, catalog: &Catalog<'_>) -> Option<V
     Some(verdict)
 }
 
+/// A replica has refused to run the statement, because it writes: that is noted as what the catalog says of it.
+pub fn note_writer(statement: &Statement, catalog: &Catalog<'_>) {
+    let (Catalog::Known { key: Some(key), .. }, Some(verdict)) = (catalog, catalog_verdict(statement, catalog)) else {
+        return;
+    };
+    let why = verdict.why.or(Some(Why::Function));
+    statement.memo.set(*key, Verdict { why, ..verdict }.to_note());
+}
+
 /// The statement may change the catalogs. While they are not known, whatever calls an unknown function may.
 pub fn may_change_catalog(statement: &Statement, catalog: &Catalog<'_>) -> bool {
     catalog_verdict(statement, catalog).map_or_else(

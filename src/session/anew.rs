@@ -47,12 +47,27 @@ impl Session {
     /// What has been gathered ends the transaction first: what that was bound to, nothing behind it sees, so it can be begun
     /// and ended elsewhere. One that has failed is rolled back by whatever ends it.
     pub fn ends_before_all_else(&self) -> bool {
-        let ends = match self.first_control() {
-            Some(TransactionControl::Commit { chain: false } | TransactionControl::Rollback { chain: false }) => true,
-            Some(control) => control.ends() && self.transaction.status == TransactionStatus::Failed,
-            None => false,
-        };
+        let ends = self.first_control().is_some_and(|control| self.is_ended_by(control));
         ends && self.all_answered() && !self.batch_is_open() && self.can_end_anew()
+    }
+
+    /// The same, and more stands behind it in its string: that is in no transaction.
+    pub fn leaves_transaction(&self) -> bool {
+        self.gathered.first.as_ref().is_some_and(|first| first.parts.len() > 1) && self.ends_before_all_else()
+    }
+
+    /// What stands behind the first statement of this string is not in the transaction that is open on a replica.
+    pub(super) fn is_left_by(&self, statement: &Statement) -> bool {
+        let is_open = self.transaction.status != TransactionStatus::Idle && self.gathered.first.is_none();
+        let first = statement.parts.first().filter(|_| is_open && statement.parts.len() > 1);
+        first.is_some_and(|first| self.is_ended_by(&first.transaction))
+    }
+
+    fn is_ended_by(&self, control: &TransactionControl) -> bool {
+        match control {
+            TransactionControl::Commit { chain: false } | TransactionControl::Rollback { chain: false } => true,
+            control => control.ends() && self.transaction.status == TransactionStatus::Failed,
+        }
     }
 
     /// What the first statement that has been gathered does to the transaction.
@@ -167,11 +182,8 @@ impl Session {
 
     /// A COMMIT or ROLLBACK is on its way: what comes behind it is not in the transaction.
     pub fn awaits_end(&self) -> bool {
-        let mut parts = self.owed.iter().filter_map(Owed::statement).flat_map(|statement| &statement.parts);
-        let may_end = parts.any(|part| part.transaction.ends())
-            || self.owed.iter().any(|owed| matches!(owed, Owed::Execute(None)))
-            || matches!(self.transaction.ended, Ended::Yes | Ended::Followed);
-        may_end && !self.owed.is_empty()
+        let has_ended = matches!(self.transaction.ended, Ended::Yes | Ended::Followed);
+        self.owed.has_an_end() || has_ended && !self.owed.is_empty()
     }
 
     /// A transaction has ended within the open batch: what comes behind it is not in it, wherever it goes.

@@ -240,6 +240,16 @@ mod tests {
     }
 
     #[test]
+    fn a_function_call_ends_its_batch() {
+        let mut story = Story::begin();
+        story.parse("", "select 1");
+        story.send(b'F', &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        assert!(!story.session.batch_is_open());
+        story.hear_all("1VZ");
+        assert!(story.session.may_release());
+    }
+
+    #[test]
     fn a_name_of_another_batch_is_waited_for() {
         let mut story = Story::begin();
         story.bind("nobody");

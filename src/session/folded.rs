@@ -62,6 +62,7 @@ impl Session {
             settled_unnamed: _,
             unshown_unnamed: _,
             unshown_sql: _,
+            refused_writer: _,
             unnamed_count,
             doubts: _,
             undescribed: _,

@@ -112,6 +112,8 @@ pub struct Session {
     unshown_sql: Option<Box<PreparedNames>>,
     /// It has sent an EXECUTE by SQL.
     executes_by_sql: bool,
+    /// What a node has refused to run because it writes, until somebody asks.
+    refused_writer: Option<Arc<Statement>>,
     portals: Vec<Portal>,
     /// Where it has drawn from a sequence, or may have, last: the server process.
     drew_on: u32,
@@ -324,6 +326,7 @@ impl Session {
             sql_prepared: PreparedNames::default(),
             unshown_sql: None,
             executes_by_sql: false,
+            refused_writer: None,
             portals: Vec::new(),
             drew_on: 0,
             forgotten_draws: 0,
@@ -388,6 +391,11 @@ impl Session {
             standard_conforming_strings: self.reported.get("standard_conforming_strings") != Some("off"),
             encoding_is_utf8: self.reported.get("client_encoding").is_none_or(|encoding| encoding == "UTF8"),
         };
+    }
+
+    /// What a node has refused to run, with 25006, since this was asked last.
+    pub fn take_refused_writer(&mut self) -> Option<Arc<Statement>> {
+        self.refused_writer.take()
     }
 
     /// Where the unit may go. One without a statement (a lone Sync) may go anywhere.

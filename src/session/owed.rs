@@ -118,10 +118,21 @@ impl Owed {
 
     /// The client's statement that it runs, if that is known.
     pub fn statement(&self) -> Option<&Statement> {
+        self.shared_statement().map(|statement| &**statement)
+    }
+
+    /// The same, to be kept.
+    pub fn shared_statement(&self) -> Option<&Arc<Statement>> {
         match self {
             Self::Query { statement, .. } | Self::Execute(Some(statement)) => Some(statement),
             _ => None,
         }
+    }
+
+    /// It ends a transaction, for all that is known of it.
+    fn may_end_transaction(&self) -> bool {
+        let ends = |statement: &Statement| statement.parts.iter().any(|part| part.transaction.ends());
+        matches!(self, Self::Execute(None)) || self.statement().is_some_and(ends)
     }
 
     /// Whoever waits for it waits for no more than that something is closed, or for nothing.
@@ -165,6 +176,8 @@ pub struct OwedReplies {
     queue: VecDeque<Owed>,
     /// How many were ever owed.
     count: u64,
+    /// When what may end a transaction was sent last.
+    last_end: Option<Moment>,
     /// How many of them were Syncs.
     batch: u64,
     /// Statements answered, or skipped behind an error, since they were last asked for.
@@ -188,9 +201,17 @@ pub struct Moment {
 impl OwedReplies {
     /// One more is owed.
     pub fn push(&mut self, owed: Owed) {
+        if owed.may_end_transaction() {
+            self.last_end = Some(self.moment());
+        }
         self.count += 1;
         self.batch += u64::from(matches!(owed, Owed::Sync(_)));
         self.queue.push_back(owed);
+    }
+
+    /// What may end a transaction is not answered yet.
+    pub fn has_an_end(&self) -> bool {
+        self.last_end.is_some_and(|moment| !self.is_settled(moment))
     }
 
     /// When the next that is owed will have been sent.

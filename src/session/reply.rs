@@ -367,6 +367,9 @@ impl Session {
         }
         self.role_is_reset = false;
         let ours = self.name_in_error(body, &fields, known);
+        if fields.code == SqlState::READ_ONLY_SQL_TRANSACTION {
+            self.refused_writer = self.owed.front().and_then(Owed::shared_statement).cloned();
+        }
         self.skip_failed(known);
         if matches!(fields.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) {
             return Reply::WorkerEnds(fields.code);

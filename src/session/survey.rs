@@ -9,7 +9,7 @@ use super::gathered::End;
 use super::prepared::{Prepared, Reading};
 use super::{Held, Identity, Session, Surroundings, anew};
 use crate::catalog::Path;
-use crate::routing::{Catalog, Facts, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
+use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
 use crate::sql::{Draws, Isolation, Pin, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
@@ -340,6 +340,10 @@ impl Session {
         if !executed.is_empty() {
             self.meets_executed(&executed, text, &catalog, around.held);
         }
+        let transaction = match around.held == Held::Replica && self.is_left_by(statement) {
+            true => InTransaction::No,
+            false => self.in_transaction(around.held),
+        };
         let facts = Facts {
             standing: &self.standing,
             heeds_hints: around.heeds_hints,
@@ -347,7 +351,7 @@ impl Session {
             // One draw for all messages of a unit: a Bind goes where its Parse went.
             draw: *self.gathered.draw.get_or_insert(around.draw),
             reads: around.reads,
-            transaction: self.in_transaction(around.held),
+            transaction,
             optimistic: around.optimistic,
             defaults: self.defaults,
             prepared: &self.sql_prepared,

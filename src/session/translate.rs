@@ -107,6 +107,7 @@ impl Session {
                 self.may_do_anything(known);
                 self.draws(Draws::Maybe, known);
                 self.owed.push(Owed::FunctionCall);
+                self.flow.batch_open = false;
                 out.extend_from_slice(message.whole);
             }
             frontend::COPY_DATA => out.extend_from_slice(message.whole),

@@ -62,6 +62,32 @@ fn what_writes_below_its_first_word_runs_on_the_primary() {
 }
 
 #[test]
+fn what_a_replica_has_refused_because_it_writes_is_asked_of_the_primary_from_then_on() {
+    limited(|| {
+        let cluster = cluster();
+        let function = "create function log_access(text) returns int language sql as \
+                        'insert into log values ($1) returning 1'";
+        cluster.node(0).sql("create table log (what text)").unwrap();
+        cluster.node(0).sql(function).unwrap();
+        // The operator is wrong about it.
+        let proxy = Proxy::start(&cluster, "[routing]\nsafe_functions = ['log_access']").with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for number in 1..=5 {
+            let told = client.query(&format!("select log_access('simple {number}')"));
+            assert!(told.contains(&"row 1".to_owned()), "{told:?}");
+        }
+        assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 1.0);
+        for _ in 0..5 {
+            let run = [parse("", "select log_access('extended'), 2"), bind("", &[]), execute(), SYNC.to_vec()].concat();
+            let told = client.ask(&[&run], 1);
+            assert!(told.iter().any(|told| told.starts_with("row 1")), "{told:?}");
+        }
+        assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 2.0);
+        assert!(client.query("select count(*) from log").contains(&"row 10".to_owned()));
+    });
+}
+
+#[test]
 fn a_read_write_transaction_stays_on_the_primary() {
     limited(|| {
         let cluster = cluster();

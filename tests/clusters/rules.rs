@@ -172,6 +172,36 @@ fn what_comes_behind_a_commit_in_its_batch_is_in_no_transaction() {
 }
 
 #[test]
+fn what_stands_right_behind_a_commit_goes_where_it_may_itself() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        let port = format!("row {}", cluster.node(0).port());
+        for sql in ["insert into t values (1)", "select inet_server_port() /* trunkline: primary */"] {
+            for ways in [
+                vec![[run("commit"), run(sql), SYNC.to_vec()].concat()],
+                vec![[run("commit"), FLUSH.to_vec(), run(sql), SYNC.to_vec()].concat()],
+                vec![run("commit"), [run(sql), SYNC.to_vec()].concat()],
+            ] {
+                for before in ["select 1", "set app.tenant = '7'"] {
+                    client.query(&format!("begin read only; {before}"));
+                    let told = client.ask(&ways.iter().map(Vec::as_slice).collect::<Vec<_>>(), 1);
+                    assert_eq!(told.last().unwrap(), "I", "{told:?}");
+                    assert!(told.contains(&"INSERT 0 1".to_owned()) || told.contains(&port), "{told:?}");
+                }
+            }
+            client.query("begin read only; select 1");
+            let told = client.query(&format!("commit; {sql}"));
+            assert!(told.contains(&"INSERT 0 1".to_owned()) || told.contains(&port), "{told:?}");
+        }
+        assert_eq!(client.query("select current_setting('app.tenant')")[1], "row 7");
+    });
+}
+
+#[test]
 fn a_read_behind_a_commit_in_one_write_goes_where_it_may_itself() {
     limited(|| {
         let cluster = cluster();
