@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,7 +17,7 @@ use crate::catalogs::Catalogs;
 use crate::client::{self, Fleet, Server};
 use crate::config::{self, Config, Source};
 use crate::drain::{self, Stops};
-use crate::entrance::restart::{Restart, doubt_writes};
+use crate::entrance::restart::{Restart, doubt_writes, keep_doubting_writes};
 use crate::entrance::{Closed, Doors, House};
 use crate::handover::{Others, Predecessor};
 use crate::metrics::{CatalogCounts, CatalogPicture, Metrics, PoolCounts, PoolName, Scrape};
@@ -40,6 +41,9 @@ pub enum Failure {
     /// The process that has started this one serves better than this could.
     #[error("no node of cluster {0} is seen to be of use: what serves it already is not to end")]
     Blind(Arc<str>),
+    /// The process that has taken over from this one has died while this one was told to stop.
+    #[error("the process that had taken over has died: nobody serves any more")]
+    Orphaned,
 }
 
 /// Server connections that are over are looked for this often.
@@ -152,7 +156,7 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     drain::until_stopped(&in_force, &fleet, &state, stops, (&others, is_handed_over)).await;
     in_force.load().pools.retire();
     info!("trunkline stops");
-    Ok(())
+    if others.have_died() { Err(Failure::Orphaned) } else { Ok(()) }
 }
 
 /// How long a database's catalogs may take where everybody waits for them; one that takes longer is served without.
@@ -239,9 +243,12 @@ async fn reap(in_force: InForce, fleet: Arc<Fleet>, others: Arc<Others>) {
         interval.tick().await;
         let (server, now) = (in_force.load_full(), Instant::now());
         fleet.heed_limits(now);
-        // Once more behind their end: nobody has told what they have done last.
-        if std::mem::replace(&mut were_there, others.are_there()) || were_there {
-            doubt_writes(&server);
+        let are_there = others.are_there();
+        match (std::mem::replace(&mut were_there, are_there), are_there) {
+            (_, true) => keep_doubting_writes(&server),
+            // Nobody has told what they have done last.
+            (true, false) => doubt_writes(&server),
+            (false, false) => {}
         }
         let has_client = |key: &PoolKey| server.has_pool(key) && server.census.has(&key.database, &key.user);
         server.pools.reap(now, has_client);
@@ -294,7 +301,8 @@ async fn keep_up(
     state: Arc<AdminState>,
     set_level: SetLevel,
 ) {
-    let on_swap: OnSwap = Box::new(move |server| state.show(server));
+    let shown = Arc::clone(&state);
+    let on_swap: OnSwap = Box::new(move |server| shown.show(server));
     let mut look_for_missing = timers::interval(MISSING_INTERVAL);
     loop {
         // All are cancel-safe: what has not been received stays.
@@ -313,8 +321,9 @@ async fn keep_up(
         systemd::reloading();
         let reloaded = standing.reload(&fleet, &set_level, &on_swap).await;
         systemd::ready();
-        if let Err(problems) = &reloaded {
-            error!(%problems, "the configuration is wrong: the old one stays in force");
+        match &reloaded {
+            Ok(_) => drop(state.reloads.fetch_add(1, Ordering::Relaxed)),
+            Err(problems) => error!(%problems, "the configuration is wrong: the old one stays in force"),
         }
         // Whoever has asked may have gone.
         let _ = told.send(reloaded.map(|done| done.need_restart).map_err(|problems| problems.to_string()));

@@ -55,7 +55,8 @@ pub async fn until_stopped(
             }
             is_empty(fleet).await;
             others.predecessor_gone().await;
-            if *is_handed_over.borrow() {
+            // Clients may have come in again meanwhile.
+            if *is_handed_over.borrow() && fleet.served() == 0 {
                 return;
             }
         }
@@ -65,7 +66,7 @@ pub async fn until_stopped(
         how = stops.next() => how,
         () = is_of_no_use => return,
     };
-    while how != Shutdown::Now {
+    while how < Shutdown::Told {
         let census = Arc::clone(&in_force.load().census);
         info!(clients = census.now(), ?how, "draining");
         state.draining.store(true, Ordering::Relaxed);
@@ -89,11 +90,15 @@ pub async fn until_stopped(
         tokio::select! {
             stronger = stops.stronger_than(how) => how = stronger,
             () = all_are_over(&census, fleet, others) => return,
-            () = passed(limit) => {
-                send_away(fleet).await;
-                break;
-            }
+            () = passed(limit) => how = Shutdown::Told,
         }
+    }
+    if how == Shutdown::Told {
+        state.draining.store(true, Ordering::Relaxed);
+        others.stop_predecessor(Stop::Told);
+        send_away(fleet).await;
+        // It has the same time, from a moment later on.
+        let _ = timers::timeout(LAST_MOMENT + LOOK, others.predecessor_gone()).await;
     }
     others.stop_predecessor(Stop::Now);
 }

@@ -47,7 +47,7 @@ const MOST_SOCKETS: usize = 253;
 /// How long a successor may take until it serves.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long a predecessor may take to take nobody any more.
+/// How long a predecessor takes at most to take nobody any more, unless it hangs.
 const GO_WITHIN: Duration = Duration::from_secs(10);
 
 /// The successor is ready, with the names of the sockets that it has taken, a line each. No answer but [`GO`].
@@ -57,8 +57,10 @@ const CANCEL: u8 = b'C';
 /// The successor stops, and so is its predecessor to do.
 const STOP: u8 = b'S';
 
-/// The successor has a successor of its own.
+/// The successor has a successor of its own, with the names of the sockets that it has taken, a line each.
 const PASSED_ON: u8 = b'P';
+/// That has died: the successor lets clients in again.
+const TAKEN_BACK: u8 = b'B';
 
 /// What the predecessor answers to [`READY`]: it takes nobody any more.
 const GO: u8 = b'G';
@@ -68,8 +70,19 @@ const GO: u8 = b'G';
 pub enum Stop {
     /// When transactions have ended, or after `limits.drain_timeout`.
     AfterTransactions,
+    /// At once, as soon as those who are left have been told.
+    Told,
     /// At once.
     Now,
+}
+
+/// What a successor passes on, beside requests to cancel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// It stops, and so is this process to do.
+    Stop(Stop),
+    /// It has a successor itself, that has taken the sockets of these names: nobody listens at others.
+    Keep(Vec<String>),
 }
 
 /// The process that this one takes over from.
@@ -94,6 +107,8 @@ pub struct Bond {
 pub struct Others {
     predecessor: Option<Bond>,
     has_successor: AtomicBool,
+    /// A successor has died while this process stopped: nobody lets anybody in.
+    is_last: AtomicBool,
 }
 
 /// The process that takes over from this one. Until it has, it ends with this.
@@ -172,10 +187,19 @@ impl Predecessor {
         let direct = self.stream.try_clone()?;
         let mut stream = UnixStream::from_std(self.stream)?;
         let is_ready = stream.write_all(&frame(READY, 0, self.taken.join("\n").as_bytes())).await.is_ok();
-        let answer = timers::timeout(GO_WITHIN, stream.read_u8()).await;
-        if !is_ready || !matches!(answer, Ok(Ok(GO))) {
+        let answered = {
+            let mut answer = std::pin::pin!(stream.read_u8());
+            loop {
+                match timers::timeout(GO_WITHIN, &mut answer).await {
+                    Ok(answer) => break answer.ok(),
+                    // It has the doors until it says otherwise, and may yet end this process.
+                    Err(_) => warn!("the predecessor hangs in the middle of its handover: it is waited for"),
+                }
+            }
+        };
+        if !is_ready || answered != Some(GO) {
             // Whatever has become of it, clients are to be served.
-            warn!("the predecessor has gone, or hangs, in the middle of its handover");
+            warn!("the predecessor has gone in the middle of its handover");
         }
         let (gone, is_gone) = watch::channel(false);
         let (from, to) = stream.into_split();
@@ -193,7 +217,7 @@ impl Predecessor {
 impl Others {
     /// With this predecessor.
     pub fn new(predecessor: Option<Bond>) -> Self {
-        Self { predecessor, has_successor: AtomicBool::new(false) }
+        Self { predecessor, ..Self::default() }
     }
 
     /// There are any.
@@ -216,14 +240,31 @@ impl Others {
     }
 
     /// Somebody takes over from this process, too: if it dies now, the predecessor's clients have not lost who lets them in.
-    pub fn pass_on(&self) {
-        self.tell_predecessor(&frame(PASSED_ON, 0, &[]));
+    /// These are the sockets that it has taken.
+    pub fn pass_on(&self, names: &[String]) {
+        self.tell_predecessor(&frame(PASSED_ON, 0, names.join("\n").as_bytes()));
+    }
+
+    /// This process lets clients in again.
+    pub fn take_back(&self) {
+        self.tell_predecessor(&frame(TAKEN_BACK, 0, &[]));
+    }
+
+    /// The successor has died, and this process lets nobody in either, because it stops.
+    pub fn are_all_gone(&self) {
+        self.is_last.store(true, Ordering::Relaxed);
+    }
+
+    /// Nobody lets clients in when this process ends, though somebody should.
+    pub fn have_died(&self) -> bool {
+        self.is_last.load(Ordering::Relaxed)
     }
 
     /// This process stops, and its predecessor is to do the same.
     pub fn stop_predecessor(&self, how: Stop) {
         let how = match how {
             Stop::AfterTransactions => b'T',
+            Stop::Told => b'L',
             Stop::Now => b'N',
         };
         self.tell_predecessor(&frame(STOP, 0, &[how]));
@@ -309,7 +350,12 @@ impl Successor {
     }
 
     /// This process takes nobody any more: the successor is told, and then `let_go`. Does what it passes on, until it parts.
-    pub async fn serve(mut self, keys: &Arc<CancelKeys>, let_go: impl FnOnce(), stop: impl Fn(Stop)) -> Parting {
+    pub async fn serve(
+        mut self,
+        keys: &Arc<CancelKeys>,
+        let_go: impl FnOnce(),
+        mut heed: impl FnMut(Order),
+    ) -> Parting {
         let child = self.child.0.take();
         // If it has died meanwhile, that is noticed below.
         let _ = self.stream.write_all(&[GO]).await;
@@ -317,7 +363,7 @@ impl Successor {
         let (from, to) = self.stream.into_split();
         let (answers, to_send) = unbounded_channel();
         tokio::spawn(answer(to_send, to));
-        let parting = obey(from, keys, &answers, &stop).await;
+        let parting = obey(from, keys, &answers, &mut heed).await;
         if let Some(mut child) = child.filter(|_| parting != Parting::Odd) {
             // Its end of the sockets is closed: it ends. This process may end before that.
             std::thread::spawn(move || child.wait());
@@ -331,7 +377,7 @@ async fn obey(
     mut from: OwnedReadHalf,
     keys: &Arc<CancelKeys>,
     answers: &UnboundedSender<[u8; ANSWER]>,
-    stop: &impl Fn(Stop),
+    heed: &mut impl FnMut(Order),
 ) -> Parting {
     let mut parting = Parting::Dead;
     while let Ok((kind, number, body)) = read_frame(&mut from).await {
@@ -346,10 +392,18 @@ async fn obey(
                     let _ = answers.send([outcome, n0, n1, n2, n3]);
                 });
             }
-            (PASSED_ON, _) => parting = Parting::PassedOn,
+            (PASSED_ON, _) => {
+                parting = Parting::PassedOn;
+                heed(Order::Keep(String::from_utf8_lossy(&body).lines().map(str::to_owned).collect()));
+            }
+            (TAKEN_BACK, _) => parting = Parting::Dead,
             (STOP, _) => {
                 parting = Parting::Ordered;
-                stop(if body == b"N" { Stop::Now } else { Stop::AfterTransactions });
+                heed(Order::Stop(match &*body {
+                    b"N" => Stop::Now,
+                    b"L" => Stop::Told,
+                    _ => Stop::AfterTransactions,
+                }));
             }
             _ => return Parting::Odd,
         }

@@ -6,7 +6,7 @@ mod http;
 pub mod views;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use arc_swap::ArcSwap;
 
@@ -27,12 +27,20 @@ pub struct AdminState {
     pub pauses: ArcSwap<Vec<(Arc<str>, Arc<Pause>)>>,
     /// Trunkline is stopping: `/ready` says no, so that a load balancer sends nobody new.
     pub draining: AtomicBool,
+    /// How often the configuration has been read anew.
+    pub reloads: AtomicU64,
 }
 
 impl AdminState {
     /// Shows what is in force.
     pub fn new(metrics: Arc<Metrics>, server: &Server) -> Self {
-        let state = Self { metrics, views: ArcSwap::default(), pauses: ArcSwap::default(), draining: false.into() };
+        let state = Self {
+            metrics,
+            views: ArcSwap::default(),
+            pauses: ArcSwap::default(),
+            draining: false.into(),
+            reloads: 0.into(),
+        };
         state.show(server);
         state
     }

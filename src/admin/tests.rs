@@ -36,6 +36,7 @@ impl Admin {
             views: ArcSwap::from_pointee(views),
             pauses: ArcSwap::default(),
             draining: AtomicBool::new(false),
+            reloads: 0.into(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -31,8 +31,6 @@ pub struct Connection {
     pub cancel_target: Arc<CancelTarget>,
     /// Its place at the node's gate.
     pub pass: Pass,
-    /// The pool's generation when it was opened.
-    pub generation: u64,
     /// When its opening began: its node lets it in later.
     pub opened: Instant,
     /// From when its age is counted.

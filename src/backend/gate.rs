@@ -69,13 +69,34 @@ pub struct About {
     pub opened: SystemTime,
     /// What it is for.
     pub replication: Replication,
+    /// None: it is in no pool.
+    era: Option<Era>,
+    standing: Standing,
     /// A session holds it.
     is_leased: AtomicBool,
 }
 
+/// The time of a pool that a connection is of: what was opened before the newest is not lent again.
+#[derive(Debug)]
+pub struct Era {
+    number: u64,
+    newest: Arc<AtomicU64>,
+}
+
+impl Era {
+    /// The newest.
+    pub fn now(newest: &Arc<AtomicU64>) -> Self {
+        Self { number: newest.load(Ordering::Acquire), newest: Arc::clone(newest) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.number != self.newest.load(Ordering::Acquire)
+    }
+}
+
 impl About {
     /// A connection that has just been opened, for a session.
-    pub fn new(target: &Target, stream: Option<&Stream>, process: u32) -> Arc<Self> {
+    pub fn new(target: &Target, stream: Option<&Stream>, process: u32, era: Option<Era>) -> Arc<Self> {
         let socket = stream.map(Stream::socket);
         Arc::new(Self {
             database: Arc::clone(&target.database),
@@ -87,6 +108,8 @@ impl About {
             process,
             opened: SystemTime::now(),
             replication: target.replication(),
+            era,
+            standing: Standing::default(),
             is_leased: AtomicBool::new(true),
         })
     }
@@ -94,6 +117,20 @@ impl About {
     /// A session holds it.
     pub fn is_leased(&self) -> bool {
         self.is_leased.load(Ordering::Relaxed)
+    }
+
+    /// Its pool opens others in its place.
+    pub fn is_outdated(&self) -> bool {
+        self.era.as_ref().is_some_and(Era::is_over)
+    }
+
+    /// It is closed as soon as nobody holds it.
+    pub fn is_leaving(&self) -> bool {
+        self.standing.now() != SOUND || self.is_outdated()
+    }
+
+    fn is_of(&self, newest: &Arc<AtomicU64>) -> bool {
+        self.era.as_ref().is_some_and(|era| Arc::ptr_eq(&era.newest, newest))
     }
 
     /// A session holds it from now on, or does not any more.
@@ -108,7 +145,6 @@ struct Entry {
     about: Arc<About>,
     /// A second handle to the socket: shutting it down wakes whoever waits on the first.
     socket: Unwatched,
-    standing: Arc<Standing>,
 }
 
 /// How the node stands to a connection; it only gets worse.
@@ -137,7 +173,6 @@ impl Standing {
 pub struct Pass {
     gate: Arc<Gate>,
     id: u64,
-    standing: Arc<Standing>,
     about: Arc<About>,
 }
 
@@ -147,6 +182,11 @@ impl Gate {
         self.open.lock().values().map(|entry| Arc::clone(&entry.about)).collect()
     }
 
+    /// How many of a pool's connections are to be closed, and are still open. A pool is known by its newest era.
+    pub fn leaving(&self, pool: &Arc<AtomicU64>) -> usize {
+        self.open.lock().values().filter(|entry| entry.about.is_of(pool) && entry.about.is_leaving()).count()
+    }
+
     /// The generation that a connection begun now belongs to; see [`Gate::enter`].
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -154,15 +194,14 @@ impl Gate {
 
     /// A connection that was begun at this generation is open. None: the node has been fenced since.
     pub fn enter(self: &Arc<Self>, socket: Unwatched, generation: u64, about: Arc<About>) -> Option<Pass> {
-        let standing = Arc::new(Standing::default());
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.lock();
         // Under the lock that `sever` holds: nobody slips in between its count and its sweep.
         if self.generation() != generation {
             return None;
         }
-        open.insert(id, Entry { about: Arc::clone(&about), socket, standing: Arc::clone(&standing) });
-        Some(Pass { gate: Arc::clone(self), id, standing, about })
+        open.insert(id, Entry { about: Arc::clone(&about), socket });
+        Some(Pass { gate: Arc::clone(self), id, about })
     }
 
     /// Closes every connection to the node, leased or idle. When this returns, none of them can bring an answer that
@@ -181,7 +220,7 @@ impl Gate {
         let mut open = self.open.lock();
         self.generation.fetch_add(1, Ordering::AcqRel);
         let ended = open.extract_if(|_, entry| is_meant(&entry.about)).map(|(_, entry)| {
-            entry.standing.falls_to(SEVERED);
+            entry.about.standing.falls_to(SEVERED);
             entry.socket.end();
         });
         ended.count()
@@ -192,7 +231,7 @@ impl Gate {
     pub fn recall(&self) {
         let open = self.open.lock();
         let of_sessions = open.values().filter(|entry| entry.about.replication == Replication::None);
-        of_sessions.for_each(|entry| entry.standing.falls_to(RECALLED));
+        of_sessions.for_each(|entry| entry.about.standing.falls_to(RECALLED));
     }
 
     /// The node has won or lost the primary's role. Said before the view that says so is published: a connection opened
@@ -274,13 +313,13 @@ const DRAIN_POLL: Duration = Duration::from_millis(1);
 impl Pass {
     /// The node was fenced: nothing that the connection still says counts.
     pub fn is_severed(&self) -> bool {
-        self.standing.now() == SEVERED
+        self.about.standing.now() == SEVERED
     }
 
     /// The connection may be lent.
     #[inline]
     pub fn is_sound(&self) -> bool {
-        self.standing.now() == SOUND
+        self.about.standing.now() == SOUND
     }
 
     /// What others can see of the connection.
@@ -336,7 +375,7 @@ mod tests {
                 salted_password: None,
                 parameters: Vec::new(),
             };
-            About::new(&target, None, 1)
+            About::new(&target, None, 1, None)
         };
         let pass = gate.enter(socket.try_clone().unwrap().into(), before, about()).unwrap();
         assert_eq!(gate.connections().len(), 1);

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::cancel::CancelTarget;
 use super::connect::{self, ConnectClass, ConnectError, Target};
 use super::connection::Connection;
-use super::gate::{About, Gate};
+use super::gate::{About, Era, Gate};
 use super::lease::Lease;
 use super::plan::PoolSettings;
 use super::quota::Quota;
@@ -32,8 +32,8 @@ pub struct Pool {
     settings: ArcSwap<PoolSettings>,
     /// The lifetime of the settings; milliseconds. Apart, because each lease asks for it when it comes back.
     lifetime: AtomicU64,
-    /// Connections of an earlier generation are closed instead of lent again.
-    generation: AtomicU64,
+    /// Connections of an earlier [`Era`] are closed instead of lent again.
+    newest: Arc<AtomicU64>,
     /// What the last login cost to derive: the next needs not.
     salted_password: Mutex<Option<SaltedPassword>>,
     /// What is proved to the node.
@@ -124,7 +124,7 @@ impl Pool {
             slots,
             lifetime: AtomicU64::new(millis(settings.lifetime)),
             settings: ArcSwap::from_pointee(settings),
-            generation: AtomicU64::new(0),
+            newest: Arc::default(),
             salted_password: Mutex::new(None),
             ahead_again: Mutex::new(None),
             openings: OpeningCounts::default(),
@@ -143,14 +143,23 @@ impl Pool {
 
     /// Connections opened before are closed: idle ones now, leased ones when they come back.
     pub fn reconnect(&self, now: Instant) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.begin_anew();
         self.reap(now, false);
     }
 
     /// All idle connections, to be closed; leased ones are when they come back.
     pub fn empty(&self) -> Vec<Box<Connection>> {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.begin_anew();
         self.slots.take_all_idle()
+    }
+
+    fn begin_anew(&self) {
+        self.newest.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many of its connections are to be closed, and are still open.
+    pub(super) fn leaving(&self) -> usize {
+        self.gate.leaving(&self.newest)
     }
 
     /// A warm connection at once, or nothing: the quick way, without a future.
@@ -287,7 +296,7 @@ impl Pool {
 
     fn lend(self: &Arc<Self>, mut connection: Box<Connection>, worker: usize) -> Option<Lease> {
         // How old it is was looked at when it came back, and each second since.
-        if self.is_outdated(&connection) || !connection.pass.is_sound() || !connection.is_quiet() {
+        if connection.pass.about().is_outdated() || !connection.pass.is_sound() || !connection.is_quiet() {
             return None;
         }
         let connection = connection.adopt(worker).ok()?;
@@ -304,7 +313,7 @@ impl Pool {
     async fn open_now(self: &Arc<Self>, slot: Slot, worker: usize) -> Result<Lease, LeaseError> {
         let opened = Instant::now();
         let fenced = self.gate.generation();
-        let generation = self.generation.load(Ordering::Acquire);
+        let era = Era::now(&self.newest);
         let deadline = tokio::time::Instant::now() + self.settings.load().connect_timeout;
         let target = Target {
             password: self.password.lock().clone(),
@@ -318,7 +327,7 @@ impl Pool {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
         let second_handle = login.stream.second_handle().map_err(ConnectError::Io)?;
-        let about = About::new(&self.target, Some(&login.stream), login.cancel_key.process_id);
+        let about = About::new(&self.target, Some(&login.stream), login.cancel_key.process_id, Some(era));
         let pass = self.gate.enter(second_handle, fenced, about).ok_or(LeaseError::Fenced)?;
         let now = Instant::now();
         // Not all at once: connections opened together would otherwise end together.
@@ -330,7 +339,6 @@ impl Pool {
             parameters: login.parameters.into(),
             cancel_target: CancelTarget::new(&self.target.endpoint, login.cancel_key),
             pass,
-            generation,
             opened,
             ages_from: now.checked_sub(jitter).unwrap_or(now),
             returned: now,
@@ -362,12 +370,8 @@ impl Pool {
         self.slots.put(connection);
     }
 
-    fn is_outdated(&self, connection: &Connection) -> bool {
-        connection.generation != self.generation.load(Ordering::Acquire)
-    }
-
     fn is_too_old(&self, connection: &Connection, now: Instant) -> bool {
-        self.is_outdated(connection)
+        connection.pass.about().is_outdated()
             || now.saturating_duration_since(connection.ages_from).as_millis()
                 > u128::from(self.lifetime.load(Ordering::Relaxed))
     }
@@ -393,6 +397,7 @@ impl Pool {
 
     /// Lends nothing any more: idle connections are closed now, others when they come back, and who waits is sent away.
     pub(super) fn forget(&self) {
+        self.begin_anew();
         self.slots.forget();
     }
 

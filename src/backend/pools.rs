@@ -261,10 +261,19 @@ impl Pools {
 
     /// Leases of the pools that are meant, also of those that have been forgotten.
     pub fn leases(&self, is_meant: impl Fn(&PoolKey) -> bool) -> usize {
+        self.count(is_meant, |pool| pool.counts().busy)
+    }
+
+    /// Connections of them that are to be closed, and are still open.
+    pub fn leaving(&self, is_meant: impl Fn(&PoolKey) -> bool) -> usize {
+        self.count(is_meant, Pool::leaving)
+    }
+
+    fn count(&self, is_meant: impl Fn(&PoolKey) -> bool, of: impl Fn(&Pool) -> usize) -> usize {
         // While it is locked none is moved or forgotten.
         let retired = self.retired.lock();
-        let forgotten = retired.iter().filter(|(key, _)| is_meant(key)).map(|(_, pool)| pool.counts().busy);
-        let others = self.pools.iter().filter(|pool| is_meant(pool.key())).map(|pool| pool.counts().busy);
+        let forgotten = retired.iter().filter(|(key, _)| is_meant(key)).map(|(_, pool)| of(pool));
+        let others = self.pools.iter().filter(|pool| is_meant(pool.key())).map(|pool| of(&pool));
         forgotten.sum::<usize>() + others.sum::<usize>()
     }
 

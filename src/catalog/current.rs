@@ -41,6 +41,8 @@ pub struct Upkeep {
     pub failures: u64,
     /// How long the last load took.
     pub load_time: Duration,
+    /// How long the last look took, whether it has loaded anything or not.
+    pub look_time: Duration,
     /// When the picture was last found to be true.
     pub checked: Option<Instant>,
 }

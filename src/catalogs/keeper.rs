@@ -250,7 +250,7 @@ impl Keeper {
             picture.confirm(changes);
             self.handle.current.count(|upkeep| {
                 upkeep.confirmations += 1;
-                upkeep.checked = Some(begun);
+                (upkeep.look_time, upkeep.checked) = (begun.elapsed(), Some(begun));
             });
             return Ok(());
         }
@@ -272,6 +272,7 @@ impl Keeper {
         self.handle.current.count(|upkeep| {
             upkeep.loads += 1;
             (upkeep.load_time, upkeep.checked) = (begun.elapsed(), Some(begun));
+            upkeep.look_time = upkeep.load_time;
         });
         info!(database = &*self.handle.database, objects = picture.objects(), took = ?begun.elapsed(), "catalogs loaded");
         self.digest = digest;

@@ -317,6 +317,11 @@ impl Server {
         self.pools.reconnect(|key| self.is_named(scope, &key.database), Instant::now());
     }
 
+    /// How many server connections of these databases are to be closed, and are still open.
+    pub fn leaving(&self, scope: &Scope) -> usize {
+        self.pools.leaving(|key| self.is_named(scope, &key.database))
+    }
+
     /// The scope names this database. By nothing else pools are told apart here: a reload may have forgotten them, or given
     /// their cluster another number, and what is done there is still done.
     fn is_named(&self, scope: &Scope, name: &Arc<str>) -> bool {

@@ -1,5 +1,6 @@
 //! What all clients share: who may connect, to which clusters, through which pools, by which rules.
 
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -133,6 +134,9 @@ pub struct Cluster {
     pub set_drained: Box<dyn Fn(NodeId, bool) -> bool + Send + Sync>,
     /// Addresses of the nodes that have been taken out of it.
     pub drained: Box<dyn Fn() -> Vec<Arc<str>> + Send + Sync>,
+    /// Has Patroni switch over, to the member of this name or to the one that it finds best, while nobody new is let in at
+    /// the primary. Answers Patroni's words, or why it is not done.
+    pub switch_over: Box<dyn Fn(Option<Arc<str>>) -> Switchover + Send + Sync>,
     /// Shows what probing its nodes has brought.
     pub show_probes: Box<dyn Fn(&mut Scrape) + Send + Sync>,
     /// Named groups of nodes.
@@ -140,6 +144,9 @@ pub struct Cluster {
     /// How its nodes share reads.
     pub balance: Balance,
 }
+
+/// A switchover under way.
+pub type Switchover = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
 
 /// A database that clients ask for.
 #[derive(Clone, Debug)]
@@ -229,6 +236,15 @@ impl DatabaseCatalog {
     pub fn suspected(&self) {
         self.current.suspected();
         self.wake.notify_one();
+    }
+
+    /// Another process may have changed what the picture shows: a look tells, for a tenth of the time at most.
+    pub fn may_have_changed(&self, now: Instant) {
+        let Upkeep { checked, look_time, .. } = self.current.upkeep();
+        let pause = look_time.saturating_mul(10).max(Duration::from_secs(1));
+        if checked.is_none_or(|checked| now.saturating_duration_since(checked) >= pause) {
+            self.suspected();
+        }
     }
 
     /// A statement names what the picture has not: it may have been made since, past Trunkline. Whoever names again and

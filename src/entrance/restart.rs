@@ -12,8 +12,8 @@ use tracing::{error, info, warn};
 
 use super::{Doors, Entrance, House};
 use crate::admin::console::Shutdown;
-use crate::client::Server;
-use crate::handover::{Others, Parting, Sockets, Stop, Successor};
+use crate::client::{Database, Server};
+use crate::handover::{Order, Others, Parting, Sockets, Stop, Successor};
 use crate::systemd;
 
 /// An online restart.
@@ -39,6 +39,7 @@ impl Restart {
         let stop = |how| {
             stop(match how {
                 Stop::AfterTransactions => Shutdown::AfterTransactions,
+                Stop::Told => Shutdown::Told,
                 Stop::Now => Shutdown::Now,
             });
         };
@@ -54,14 +55,22 @@ impl Restart {
             systemd::is_succeeded_by(process);
             self.watchdog.abort();
             entrance.close();
-            self.others.pass_on();
+            self.others.pass_on(&self.names());
             let keys = Arc::clone(&self.house.in_force.load().cancel_keys);
             let let_go = || {
                 info!(successor = process, "the successor serves: this process goes on for the clients that it has");
                 self.handed_over.send_replace(true);
             };
+            let (sockets, others) = (&mut self.sockets, &self.others);
+            let heed = |order| match order {
+                Order::Stop(how) => stop(how),
+                Order::Keep(names) => {
+                    sockets.retain(|(name, _)| names.contains(name));
+                    others.pass_on(&names);
+                }
+            };
             let parting = {
-                let mut serving = std::pin::pin!(successor.serve(&keys, let_go, &stop));
+                let mut serving = std::pin::pin!(successor.serve(&keys, let_go, heed));
                 loop {
                     // Both are cancel-safe: the one is only borrowed.
                     tokio::select! {
@@ -73,15 +82,23 @@ impl Restart {
             match parting {
                 Parting::Ordered | Parting::PassedOn => return,
                 Parting::Odd => return error!("the successor speaks otherwise: it goes its own way"),
-                Parting::Dead => error!("the successor has died: clients come in here again"),
+                Parting::Dead => {}
             }
             self.is_alone();
+            let process = std::process::id();
+            if self.house.state.draining.load(Ordering::Relaxed) {
+                self.others.are_all_gone();
+                systemd::is_succeeded_by(process);
+                return error!("the successor has died, and this process stops: nobody lets clients in");
+            }
+            error!("the successor has died: clients come in here again");
+            self.others.take_back();
             self.handed_over.send_replace(false);
             entrance = match Doors::again(&self.sockets) {
                 Ok(doors) => doors.entrance(&self.house),
                 Err(error) => return error!(%error, "nobody can come in here again"),
             };
-            systemd::is_succeeded_by(std::process::id());
+            systemd::is_succeeded_by(process);
             self.watchdog = tokio::spawn(systemd::keep_watchdog(Arc::clone(&self.house.metrics))).abort_handle();
         }
     }
@@ -99,13 +116,24 @@ impl Restart {
     }
 
     async fn started(&mut self) -> io::Result<Successor> {
+        let reloads = || self.house.state.reloads.load(Ordering::Relaxed);
+        let before = reloads();
         let mut successor = Successor::start(&self.sockets)?;
         let taken = successor.until_it_is_ready().await?;
         // Whoever has told this process to stop meanwhile has not meant another to go on.
         self.is_allowed()?;
+        if reloads() != before {
+            return Err(io::Error::other(
+                "the configuration was read anew meanwhile, and the successor may have the old one",
+            ));
+        }
         // Where nobody lets anybody in, nobody is to knock.
         self.sockets.retain(|(name, _)| taken.contains(name));
         Ok(successor)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.sockets.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// Nobody else serves any more: what has been done last counts as done at any time.
@@ -128,12 +156,21 @@ impl Restart {
     }
 }
 
-/// Another process may write for its clients, and change catalogs for them, at any time.
+/// Another process has written for its clients, it may be, and changed catalogs for them.
 pub fn doubt_writes(server: &Server) {
+    doubt(server, |database, _| database.catalog.suspected());
+}
+
+/// The same as long as there is one, over and over: catalogs that take long to look at are not looked at all the time.
+pub fn keep_doubting_writes(server: &Server) {
+    doubt(server, |database, now| database.catalog.may_have_changed(now));
+}
+
+fn doubt(server: &Server, catalog: impl Fn(&Database, Instant)) {
     let now = Instant::now();
     server.clusters.iter().for_each(|cluster| cluster.last_write.lost(now));
     for database in server.databases.values() {
         database.catalog.changed_elsewhere();
-        database.catalog.suspected();
+        catalog(database, now);
     }
 }

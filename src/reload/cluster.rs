@@ -105,7 +105,7 @@ impl RunningCluster {
     pub(super) fn for_clients(&self, mock_secret: &[u8; 32]) -> client::Cluster {
         let handle = self.handle();
         let (sampler, follower, doubter, drainer) = (handle.clone(), handle.clone(), handle.clone(), handle.clone());
-        let (prober, drained) = (handle.clone(), handle.clone());
+        let (prober, drained, switcher) = (handle.clone(), handle.clone(), handle.clone());
         client::Cluster {
             name: Arc::clone(&self.config.name),
             number: self.number,
@@ -120,6 +120,10 @@ impl RunningCluster {
             doubt: Box::new(move |node, cause| doubter.doubt(node, cause)),
             set_drained: Box::new(move |node, drained| drainer.set_drained(node, drained)),
             drained: Box::new(move || drained.drained()),
+            switch_over: Box::new(move |to| {
+                let switcher = switcher.clone();
+                Box::pin(async move { switcher.switch_over(to.as_deref()).await.map_err(|error| error.to_string()) })
+            }),
             show_probes: Box::new(move |scrape| show_probes(&prober, scrape)),
             groups: self.config.groups.clone(),
             balance: self.config.balance.clone(),

@@ -289,6 +289,31 @@ fn pause_gives_up_when_a_transaction_does_not_end_and_what_is_paused_too_long_is
 }
 
 #[test]
+fn what_is_to_be_closed_can_be_waited_for() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']\n[failover]\npause_timeout = '500ms'");
+        let mut console = console(&proxy);
+        let mut client = proxy.client();
+        client.simple_query("begin; select txid_current()").unwrap();
+        console.simple_query("wait_close").unwrap();
+        console.simple_query("reconnect").unwrap();
+        let needed = |console: &mut Client| {
+            let servers = rows(console, "show servers");
+            servers.iter().filter(|row| value(row, "close_needed") == "1").count()
+        };
+        assert_eq!(needed(&mut console), 1);
+        let error = console.simple_query("wait_close bench").unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "55000");
+        assert_eq!(error.message(), "1 server connections that are to be closed are still in use");
+        client.simple_query("commit").unwrap();
+        console.simple_query("wait_close bench").unwrap();
+        assert_eq!(needed(&mut console), 0);
+    });
+}
+
+#[test]
 fn a_pause_that_somebody_ends_while_it_waits_is_not_answered_as_done() {
     limited(|| {
         let cluster = cluster();

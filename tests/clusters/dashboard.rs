@@ -167,6 +167,7 @@ fn serve(listener: TcpListener, stopped: oneshot::Receiver<()>) {
         views: ArcSwap::from_pointee(vec![Arc::new(ArcSwap::from_pointee(lagging_view()))]),
         pauses: ArcSwap::default(),
         draining: AtomicBool::new(false),
+        reloads: 0.into(),
     };
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();

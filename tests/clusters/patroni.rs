@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use postgres::Client;
 
-use crate::fixture::{Proxy, eventually, limited_to, server_port};
+use crate::fixture::{Proxy, console, eventually, limited_to, server_port};
 use crate::patroni_cluster::{PatroniCluster, Release};
 
 /// A cluster of Patroni takes 15 to 30 s to come up.
@@ -51,6 +51,25 @@ fn a_switchover_that_is_scheduled_in_patroni_costs_short_transactions_nothing() 
         let longest = load.end();
         // A second of letting transactions end, and what Patroni takes.
         assert!(longest < Duration::from_secs(10), "{longest:?}");
+    });
+}
+
+#[test]
+fn a_switchover_that_the_console_asks_for_costs_short_transactions_nothing() {
+    limited_to(LIMIT, || {
+        let cluster = PatroniCluster::start(Release::Newest, ["{}"; 3], None);
+        let extra = "[failover]\ndrain = '1s'\n[admin]\nusers = ['bench']";
+        let proxy = Proxy::over_patroni(cluster.folder(), &cluster.urls(), extra);
+        both_stream(&proxy);
+        let load = Load::begin(&proxy, transfer);
+        let from = cluster.leader().unwrap();
+        let mut console = console(&proxy);
+        let unknown = console.simple_query("switchover to nobody").unwrap_err();
+        assert_eq!(unknown.as_db_error().unwrap().code().code(), "55000");
+        console.simple_query("switchover").unwrap();
+        eventually("another leads", Duration::from_secs(20), || cluster.leader().is_some_and(|leader| leader != from));
+        thread::sleep(Duration::from_secs(2));
+        load.end();
     });
 }
 

@@ -236,3 +236,89 @@ fn who_stops_the_successor_stops_its_predecessor_too() {
         eventually("both have ended", SOON, || second.has_ended() && has_ended(proxy.pid()));
     });
 }
+
+#[test]
+fn where_a_successors_successor_dies_the_one_before_it_takes_its_place_and_then_the_first_again() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let second = succeeded(&proxy, proxy.pid());
+        let third = succeeded(&proxy, second.0);
+        for (number, process) in [third, second].into_iter().enumerate() {
+            drop(process);
+            eventually("it is known", SOON, || proxy.log().matches("the successor has died").count() > number);
+            eventually("somebody listens", SOON, || TcpStream::connect(("127.0.0.1", proxy.port())).is_ok());
+            assert!(RawClient::connect(proxy.port(), &[]).query("select 1").contains(&"row 1".to_owned()));
+            assert!(client.query("select 1").contains(&"row 1".to_owned()));
+        }
+    });
+}
+
+#[test]
+fn who_comes_in_again_meanwhile_is_served_by_a_process_that_had_nobody() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let first = RawClient::connect(proxy.port(), &[]);
+        let second = succeeded(&proxy, proxy.pid());
+        drop(succeeded(&proxy, second.0));
+        eventually("it is known", SOON, || proxy.log().contains("the successor has died"));
+        let mut late = RawClient::connect(proxy.port(), &[]);
+        late.query("begin");
+        let _fourth = succeeded(&proxy, second.0);
+        drop(first);
+        eventually("the first has ended", SOON, || has_ended(proxy.pid()));
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!(late.query("commit")[0], "COMMIT");
+        drop(late);
+        eventually("the second has ended", SOON, || second.has_ended());
+    });
+}
+
+#[test]
+fn whoever_is_left_at_the_predecessor_at_the_end_of_a_drain_is_told() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[limits]\ndrain_timeout = '500ms'");
+        let mut busy = RawClient::connect(proxy.port(), &[]);
+        busy.query("begin");
+        let second = succeeded(&proxy, proxy.pid());
+        second.signal("TERM");
+        let told = busy.until_end();
+        assert!(told.first().is_some_and(|told| told.starts_with("57P01")), "{told:?}");
+        eventually("both have ended", SOON, || second.has_ended() && has_ended(proxy.pid()));
+    });
+}
+
+#[test]
+fn a_process_that_stops_while_its_successor_dies_does_not_end_well() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut busy = RawClient::connect(proxy.port(), &[]);
+        busy.query("begin");
+        let second = succeeded(&proxy, proxy.pid());
+        proxy.signal("TERM");
+        eventually("it drains", SOON, || proxy.log().contains("draining"));
+        drop(second);
+        eventually("it is known", SOON, || proxy.log().contains("the successor has died"));
+        assert_eq!(busy.query("commit")[0], "COMMIT");
+        eventually("it has ended", SOON, || has_ended(proxy.pid()));
+        assert!(proxy.log().contains("nobody serves any more"), "{}", proxy.log());
+    });
+}
+
+#[test]
+fn what_is_reloaded_while_a_successor_starts_is_not_forgotten() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        proxy.signal("USR2");
+        eventually("it starts", SOON, || proxy.log().contains("a successor is started"));
+        proxy.signal("HUP");
+        eventually("it is refused", SOON, || proxy.log().contains("read anew meanwhile"));
+        assert!(RawClient::connect(proxy.port(), &[]).query("select 1").contains(&"row 1".to_owned()));
+        let _second = succeeded(&proxy, proxy.pid());
+    });
+}

@@ -24,8 +24,12 @@ pub(super) enum Command {
     KillClient(u64),
     /// RECONNECT of a database, or of all.
     Reconnect(Option<Arc<str>>),
+    /// WAIT_CLOSE of a database, or of all.
+    WaitClose(Option<Arc<str>>),
     /// DRAIN (true) or ATTACH (false) of a node.
     Drain(Arc<str>, bool),
+    /// SWITCHOVER of a cluster, or of the only one, to a member of Patroni, or to the one that it finds best.
+    Switchover(Option<Arc<str>>, Option<Arc<str>>),
     /// SHUTDOWN.
     Shutdown(Shutdown),
     /// FORGET SHAPES.
@@ -54,9 +58,14 @@ impl fmt::Display for Command {
             Self::Enable(name, false) => ("DISABLE", Some(&**name)),
             Self::Kill(name) => ("KILL", name.as_deref()),
             Self::Reconnect(name) => ("RECONNECT", name.as_deref()),
+            Self::WaitClose(name) => ("WAIT_CLOSE", name.as_deref()),
             Self::Drain(node, true) => ("DRAIN", Some(&**node)),
             Self::Drain(node, false) => ("ATTACH", Some(&**node)),
-            Self::Shutdown(Shutdown::Now) => ("SHUTDOWN", None),
+            Self::Switchover(cluster, None) => ("SWITCHOVER", cluster.as_deref()),
+            Self::Switchover(cluster, Some(to)) => {
+                return write!(out, "SWITCHOVER {} TO {to}", cluster.as_deref().unwrap_or_default());
+            }
+            Self::Shutdown(Shutdown::Told | Shutdown::Now) => ("SHUTDOWN", None),
             Self::Shutdown(Shutdown::AfterTransactions) => ("SHUTDOWN WAIT_FOR_SERVERS", None),
             Self::Shutdown(Shutdown::AfterClients) => ("SHUTDOWN WAIT_FOR_CLIENTS", None),
             Self::ForgetShapes => ("FORGET SHAPES", None),
@@ -183,9 +192,14 @@ pub(super) fn read(text: &str) -> Result<Command, Unknown> {
         ["KILL"] | ["KILL", _] => Command::Kill(name(1)),
         ["KILL_CLIENT", id] => Command::KillClient(read_id(id)?),
         ["RECONNECT"] | ["RECONNECT", _] => Command::Reconnect(name(1)),
+        ["WAIT_CLOSE"] | ["WAIT_CLOSE", _] => Command::WaitClose(name(1)),
         ["DRAIN" | "ATTACH", _] | ["DRAIN" | "ATTACH", "NODE", _] => {
             Command::Drain(name(words.len() - 1).unwrap_or_default(), upper.first() == Some(&"DRAIN"))
         }
+        ["SWITCHOVER"] => Command::Switchover(None, None),
+        ["SWITCHOVER", "TO", _] => Command::Switchover(None, name(2)),
+        ["SWITCHOVER", _] => Command::Switchover(name(1), None),
+        ["SWITCHOVER", _, "TO", _] => Command::Switchover(name(1), name(3)),
         ["SHUTDOWN"] => Command::Shutdown(Shutdown::Now),
         ["SHUTDOWN", "WAIT_FOR_SERVERS"] => Command::Shutdown(Shutdown::AfterTransactions),
         ["SHUTDOWN", "WAIT_FOR_CLIENTS"] => Command::Shutdown(Shutdown::AfterClients),
@@ -267,6 +281,8 @@ mod tests {
         assert_eq!(read("pause \"MyDb\""), Ok(Command::Pause(Some("MyDb".into()))));
         assert_eq!(read("PAUSE"), Ok(Command::Pause(None)));
         assert_eq!(read("drain node 10.0.0.1:5432"), Ok(Command::Drain("10.0.0.1:5432".into(), true)));
+        assert_eq!(read("switchover to Node2"), Ok(Command::Switchover(None, Some("Node2".into()))));
+        assert_eq!(read("switchover main"), Ok(Command::Switchover(Some("main".into()), None)));
         assert_eq!(read("set application_name = 'x'"), Ok(Command::Courtesy("SET")));
     }
 

@@ -1,7 +1,7 @@
 //! The commands that change something, and who may give them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::info;
@@ -133,6 +133,7 @@ pub(super) async fn answer(command: &Command, giver: &Giver, desk: &Arc<Desk>) -
             server.reconnect(&scope);
             done("RECONNECT")
         }
+        Command::WaitClose(name) => wait_close(desk, name.as_ref()).await,
         Command::Drain(node, true) => drain(desk, node).await,
         Command::Drain(node, false) => {
             let (cluster, id) = find_node(desk, node)?;
@@ -143,6 +144,7 @@ pub(super) async fn answer(command: &Command, giver: &Giver, desk: &Arc<Desk>) -
                 }
             }
         }
+        Command::Switchover(cluster, to) => switch_over(desk, cluster.as_ref(), to.clone()).await,
         // Once the client has been answered: see [`Command::stop_after`].
         Command::Shutdown(_) => done("SHUTDOWN"),
         Command::ForgetShapes => {
@@ -208,6 +210,28 @@ async fn kill(desk: &Desk, name: Option<&Arc<str>>) -> Result<Answer, Mistake> {
     Ok(Answer::Done { tag: "KILL", notice: Some(notice) })
 }
 
+/// Returns when what RECONNECT, a reload or a fence has left to be closed is closed.
+async fn wait_close(desk: &Desk, name: Option<&Arc<str>>) -> Result<Answer, Mistake> {
+    let scope = scope(desk, name)?;
+    let server = desk.in_force.load_full();
+    let deadline = Instant::now() + server.pause_timeout;
+    loop {
+        let left = server.leaving(&scope);
+        if left == 0 {
+            return done("WAIT_CLOSE");
+        }
+        if Instant::now() >= deadline {
+            let message = format!("{left} server connections that are to be closed are still in use");
+            let hint = "SHOW SERVERS has 1 for close_needed there; failover.pause_timeout is how long WAIT_CLOSE waits";
+            return Err(Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint(hint));
+        }
+        timers::sleep(LOOK).await;
+    }
+}
+
+/// So often a command looks whether what it waits for has come.
+const LOOK: Duration = Duration::from_millis(5);
+
 fn find_node(desk: &Desk, address: &str) -> Result<(usize, crate::topology::NodeId), Mistake> {
     let server = desk.in_force.load();
     for (number, cluster) in server.clusters.iter().enumerate() {
@@ -216,6 +240,27 @@ fn find_node(desk: &Desk, address: &str) -> Result<(usize, crate::topology::Node
         }
     }
     Err(Mistake::new(SqlState::UNDEFINED_OBJECT, format!("there is no node {address}")).hint("SHOW NODES names them"))
+}
+
+/// New statements wait, open transactions may end, and Patroni promotes another; returns when it has.
+async fn switch_over(desk: &Desk, name: Option<&Arc<str>>, to: Option<Arc<str>>) -> Result<Answer, Mistake> {
+    let server = desk.in_force.load_full();
+    let named = |hint: &str| {
+        let known: Vec<&str> = server.clusters.iter().map(|cluster| &*cluster.name).collect();
+        Mistake::new(SqlState::UNDEFINED_OBJECT, hint).hint(format!("there is: {}", known.join(", ")))
+    };
+    let cluster = match (name, &*server.clusters) {
+        (None, [only]) => only,
+        (None, _) => return Err(named("which cluster is to switch over must be said")),
+        (Some(name), clusters) => clusters
+            .iter()
+            .find(|cluster| cluster.name == *name)
+            .ok_or_else(|| named(&format!("there is no cluster \"{name}\"")))?,
+    };
+    match (cluster.switch_over)(to).await {
+        Ok(words) => Ok(Answer::Done { tag: "SWITCHOVER", notice: Some(words) }),
+        Err(why) => Err(Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, why)),
+    }
 }
 
 /// No new read goes there; returns when the last lease has come back, or says how many are left.
@@ -231,7 +276,7 @@ async fn drain(desk: &Desk, address: &str) -> Result<Answer, Mistake> {
     let deadline = Instant::now() + server.pause_timeout;
     let leases = || cluster.gate(id).map_or(0, |gate| gate.leases());
     while leases() > 0 && Instant::now() < deadline {
-        timers::sleep(std::time::Duration::from_millis(5)).await;
+        timers::sleep(LOOK).await;
     }
     server.pools.reconnect(|key| key.cluster == cluster.number && key.node == id, Instant::now());
     let left = leases();

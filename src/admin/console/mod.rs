@@ -47,6 +47,8 @@ pub enum Shutdown {
     AfterClients,
     /// When transactions have ended, or after `limits.drain_timeout`.
     AfterTransactions,
+    /// At once, as soon as those who are left have been told.
+    Told,
     /// At once.
     Now,
 }

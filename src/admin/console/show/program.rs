@@ -7,7 +7,7 @@ use crate::client::{Report, Server};
 use crate::config::Shown;
 
 /// Commands beside SHOW, and what they are for.
-const COMMANDS: [(&str, &str); 13] = [
+const COMMANDS: [(&str, &str); 15] = [
     ("EXPLAIN ROUTE statement", "where a statement would go now, and why"),
     ("PAUSE [database]", "new statements wait, open transactions finish; answers when nothing runs any more"),
     ("RESUME [database]", "statements go on"),
@@ -15,6 +15,8 @@ const COMMANDS: [(&str, &str); 13] = [
     ("DRAIN node", "no new read goes to a replica; answers when nothing runs there any more"),
     ("ATTACH node", "reads go to a drained replica again"),
     ("RECONNECT [database]", "server connections are closed as they come back"),
+    ("SWITCHOVER [cluster] [TO member]", "Patroni promotes another; statements wait, open transactions may end"),
+    ("WAIT_CLOSE [database]", "answers when those that are to be closed are closed"),
     ("KILL [database]", "sends the clients of a database away, or all but those at the console, and pauses it"),
     ("KILL_CLIENT id", "sends one client away"),
     ("RELOAD", "reads the configuration anew; what is wrong with it is answered, and changes nothing"),

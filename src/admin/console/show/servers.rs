@@ -30,7 +30,7 @@ pub(super) fn servers(server: &Server) -> Table {
                 (&*connected).into(),
                 0_u64.into(),
                 0_u64.into(),
-                false.into(),
+                about.is_leaving().into(),
                 "".into(),
                 "".into(),
                 u64::from(about.process).into(),
