@@ -119,9 +119,12 @@ pub async fn admit(
         Farewell::told(SqlState::TOO_MANY_CONNECTIONS, message)
     })?;
     // As the server: nobody learns what is wrong with them who has not proved who it is.
-    let settings = startup_settings(&startup).map_err(|error| match error.hint() {
-        Some(hint) => Farewell::hinted(SqlState::SYNTAX_ERROR, error.to_string(), hint),
-        None => Farewell::told(SqlState::SYNTAX_ERROR, error.to_string()),
+    let settings = startup_settings(&startup).map_err(|error| {
+        worker.metrics.login_failed(LoginFailure::NodeRefused);
+        match error.hint() {
+            Some(hint) => Farewell::hinted(SqlState::SYNTAX_ERROR, error.to_string(), hint),
+            None => Farewell::told(SqlState::SYNTAX_ERROR, error.to_string()),
+        }
     })?;
     // By the configuration's own copies of the names: of a thousand clients there is one.
     let configured = server.users.get_key_value(&user).map(|(name, _)| Arc::clone(name));

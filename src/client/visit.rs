@@ -176,6 +176,7 @@ async fn visit_console(
             return until_told.await;
         }
         (None, _) => {
+            worker.metrics.login_failed(LoginFailure::NotAllowed);
             let message = format!(
                 "user \"{user}\" may not use the console: add it to users or stats_users in the [admin] section of the \
                  configuration"

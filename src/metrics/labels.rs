@@ -61,7 +61,7 @@ labels! {
         UnknownDatabase = "unknown_database",
         /// The database takes no new clients, because of DISABLE.
         Disabled = "disabled",
-        /// Access rules do not let this user in from there.
+        /// Access rules do not let this user in from there, or it may not use the console.
         NotAllowed = "not_allowed",
         /// Too many have failed from its address: it would have had to wait too long.
         Throttled = "throttled",
@@ -69,7 +69,7 @@ labels! {
         Timeout = "timeout",
         /// No node could tell what must be known of the user, or what the client must know about the server.
         NoNode = "no_node",
-        /// The node refused the user, or what the client came with.
+        /// The node refused the user, or what the client came with; or would have.
         NodeRefused = "node_refused",
         /// No LDAP server could tell whether the password is right.
         NoDirectory = "no_directory",

@@ -145,6 +145,7 @@ fn who_is_not_named_does_not_get_in_and_who_may_look_may_not_change() {
         let connect = |user: &str, password| login(proxy.port(), user, password).dbname("trunkline").connect(NoTls);
         let refused = connect("bob", "b").err().unwrap();
         assert_eq!(refused.code().unwrap().code(), "42501");
+        assert_eq!(proxy.metric("trunkline_login_failures_total", "cause=\"not_allowed\""), 1.0);
         let mut ada = connect("ada", "a").unwrap();
         assert_eq!(rows(&mut ada, "show databases").len(), 1);
         for command in ["RELOAD", "PAUSE", "KILL bench", "SHUTDOWN"] {
