@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use hashbrown::HashMap;
@@ -74,6 +74,8 @@ pub struct About {
     standing: Standing,
     /// A session holds it.
     is_leased: AtomicBool,
+    /// Named statements that were on it when it was last given back.
+    statements: AtomicU32,
 }
 
 /// The time of a pool that a connection is of: what was opened before the newest is not lent again.
@@ -111,6 +113,7 @@ impl About {
             era,
             standing: Standing::default(),
             is_leased: AtomicBool::new(true),
+            statements: AtomicU32::new(0),
         })
     }
 
@@ -133,10 +136,22 @@ impl About {
         self.era.as_ref().is_some_and(|era| Arc::ptr_eq(&era.newest, newest))
     }
 
-    /// A session holds it from now on, or does not any more.
+    /// How many named statements were on it when it was last given back.
+    pub fn statements(&self) -> u32 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    /// A session holds it from now on.
     #[inline]
-    pub(super) fn set_leased(&self, is_leased: bool) {
-        self.is_leased.store(is_leased, Ordering::Relaxed);
+    pub(super) fn is_lent(&self) {
+        self.is_leased.store(true, Ordering::Relaxed);
+    }
+
+    /// No session holds it any more, and so many named statements are on it.
+    #[inline]
+    pub(super) fn is_back(&self, statements: usize) {
+        self.is_leased.store(false, Ordering::Relaxed);
+        self.statements.store(u32::try_from(statements).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Lease {
 impl Lease {
     pub(super) fn new(connection: Box<Connection>, pool: Arc<Pool>) -> Self {
         pool.gate().leased();
-        connection.pass.about().set_leased(true);
+        connection.pass.about().is_lent();
         Self { connection: Some(connection), pool }
     }
 
@@ -40,7 +40,7 @@ impl Lease {
     pub fn give_back(mut self, now: Instant) {
         if let Some(connection) = self.connection.take() {
             self.pool.gate().returned();
-            connection.pass.about().set_leased(false);
+            connection.pass.about().is_back(connection.known.count_statements());
             self.pool.put(connection, now);
         }
     }

@@ -176,9 +176,12 @@ impl Client {
         } else {
             held.at_hand = false;
         }
-        let remade = self.session.take_remade();
-        if remade > 0 {
-            self.worker.metrics.prepared_replayed(remade);
+        let preparing = self.session.take_preparing();
+        if !preparing.is_nothing() {
+            self.tally.count(|totals| totals.add_preparing(preparing));
+            if preparing.remade > 0 {
+                self.worker.metrics.prepared_replayed(preparing.remade);
+            }
         }
         buffers.input.consume(size);
         self.session.gathered.clear();
@@ -309,6 +312,7 @@ impl Client {
         self.cancellable.runs_on(connection);
         let (messages, asked) = self.session.verification(&mut connection.known, self.server.prepared_statements);
         self.worker.metrics.prepared_replayed(asked.len());
+        self.tally.count(|totals| totals.server_parses += asked.len() as u64);
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
         let described = connection.describe(&messages, deadline).await?;
         self.session.verified(&mut connection.known, &asked, described.parsed, &described.told);

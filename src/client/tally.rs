@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
+use crate::session::Preparing;
+
 /// Counts of one worker's clients of one database.
 #[derive(Debug, Default)]
 pub struct Tally(Cell<Totals>);
@@ -27,6 +29,12 @@ pub struct Totals {
     pub query_time: Duration,
     /// Time waited for a server connection.
     pub wait_time: Duration,
+    /// Parse messages of clients, sent on their way.
+    pub client_parses: u64,
+    /// Parse messages sent to nodes, Trunkline's own for its clients included.
+    pub server_parses: u64,
+    /// Bind messages of clients, sent on their way.
+    pub binds: u64,
 }
 
 impl Tally {
@@ -56,6 +64,9 @@ impl Totals {
             transaction_time: self.transaction_time.saturating_sub(earlier.transaction_time),
             query_time: self.query_time.saturating_sub(earlier.query_time),
             wait_time: self.wait_time.saturating_sub(earlier.wait_time),
+            client_parses: self.client_parses.saturating_sub(earlier.client_parses),
+            server_parses: self.server_parses.saturating_sub(earlier.server_parses),
+            binds: self.binds.saturating_sub(earlier.binds),
         }
     }
 
@@ -64,6 +75,13 @@ impl Totals {
     pub fn transaction_ended(&mut self, begun: Instant, now: Instant) {
         self.transactions += 1;
         self.transaction_time += now.saturating_duration_since(begun);
+    }
+
+    /// Statements were prepared and bound.
+    pub fn add_preparing(&mut self, preparing: Preparing) {
+        self.client_parses += u64::from(preparing.asked);
+        self.server_parses += u64::from(preparing.sent);
+        self.binds += u64::from(preparing.bound);
     }
 
     /// Bytes from a client.
@@ -89,5 +107,8 @@ impl AddAssign for Totals {
         self.transaction_time += other.transaction_time;
         self.query_time += other.query_time;
         self.wait_time += other.wait_time;
+        self.client_parses += other.client_parses;
+        self.server_parses += other.server_parses;
+        self.binds += other.binds;
     }
 }

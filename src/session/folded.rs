@@ -71,8 +71,8 @@ impl Session {
             portals: _,
             drew_on,
             forgotten_draws,
-            // Told with what it was made for.
-            remade: _,
+            // Taken when it was sent.
+            preparing: _,
             owed: _,
             transaction,
             has_read: _,

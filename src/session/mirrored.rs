@@ -74,7 +74,7 @@ impl Session {
         let is_apart = !self.flow.batch_open;
         for (name, prepared) in &lacking {
             self.put_close_of_mirror(name, out);
-            frontend::put_parse(out, Parse { name: name.as_bytes(), text: &prepared.text, types: prepared.types() });
+            self.put_parse(Parse { name: name.as_bytes(), text: &prepared.text, types: prepared.types() }, out);
             self.owed.push(Owed::Mirror(Mirror { name: Arc::clone(name), id: prepared.id }));
             if is_apart {
                 frontend::put_bare(out, frontend::SYNC);

@@ -28,6 +28,7 @@ mod moving;
 pub mod owed;
 pub mod pins;
 pub mod prepared;
+pub mod preparing;
 mod remains;
 pub mod replay;
 pub mod reply;
@@ -49,6 +50,7 @@ pub use failure::Loss;
 pub use folded::Folded;
 pub use gathered::{End, Gathered};
 pub use known::{Known, SessionId};
+pub use preparing::Preparing;
 pub use replay::TransactionLog;
 pub use reply::{Reply, matters, tells_of_death};
 pub use reported::{Reported, ReportedAtLogin, Reports};
@@ -119,8 +121,7 @@ pub struct Session {
     drew_on: u32,
     /// How often it has forgotten what it has drawn, on all server connections.
     forgotten_draws: u32,
-    /// Its prepared statements that were made again on a server connection, and not told yet.
-    remade: u16,
+    preparing: Preparing,
     owed: OwedReplies,
     transaction: Transaction,
     /// In its transaction a query has been sent to a replica: the modes cannot be set any more.
@@ -330,7 +331,7 @@ impl Session {
             portals: Vec::new(),
             drew_on: 0,
             forgotten_draws: 0,
-            remade: 0,
+            preparing: Preparing::default(),
             owed: OwedReplies::default(),
             transaction: Transaction::default(),
             has_read: false,

@@ -223,7 +223,7 @@ impl Session {
     #[cold]
     pub(super) fn put_ours(&mut self, Parse { name, text, types }: Parse<'_>, out: &mut BytesMut) {
         self.put_our_close(name, out);
-        frontend::put_parse(out, Parse { name, text, types });
+        self.put_parse(Parse { name, text, types }, out);
         self.owed.push(Owed::OurParse);
     }
 
@@ -243,15 +243,17 @@ impl Session {
     #[cold]
     fn put_stand_in(&mut self, name: &Arc<str>, out: &mut BytesMut) {
         self.put_close_of_mirror(name, out);
-        frontend::put_parse(out, Parse { name: name.as_bytes(), text: b"", types: &[0, 0] });
+        self.put_parse(Parse { name: name.as_bytes(), text: b"", types: &[0, 0] }, out);
         self.owed.push(Owed::OurParse);
     }
 
     fn translate_parse(&mut self, whole: &[u8], parse: Parse<'_>, known: &mut Known, limit: usize, out: &mut BytesMut) {
         let Some(prepared) = self.gathered.parsed.pop_front() else { return };
+        self.preparing.asked += 1;
         self.put_mirrors(&prepared.statement, known, out);
         self.flow.batch_open = true;
         if parse.name.is_empty() {
+            self.preparing.sent += 1;
             self.unnamed_count += 1;
             let id = UnnamedId(self.id, self.unnamed_count);
             self.unnamed = Some((Arc::clone(&prepared), id));
@@ -260,7 +262,7 @@ impl Session {
         } else if self.names.get(parse.name).is_some() || self.sql_prepared_has(parse.name) {
             // The name is taken: PostgreSQL says so, or what else is wrong. The statement that has it must not be touched.
             self.put_ours(EMPTY, out);
-            frontend::put_parse(out, Parse { name: RESERVED, ..parse });
+            self.put_parse(Parse { name: RESERVED, ..parse }, out);
             self.owed.push(Owed::ParseTaken(parse.name.into()));
         } else {
             if known.uses(prepared.id) || self.doubts.has(prepared.id, &self.owed) {
@@ -289,12 +291,6 @@ impl Session {
         self.owed.push(Owed::Parse { name: [].into(), prepared, unnamed: Some(id), by });
     }
 
-    /// How many of its prepared statements were made again on its server connection, since this was asked last.
-    #[inline]
-    pub fn take_remade(&mut self) -> usize {
-        std::mem::take(&mut self.remade).into()
-    }
-
     /// The server connection gets this statement under our name, which it does not have.
     pub(super) fn parse_named(
         &mut self,
@@ -308,10 +304,10 @@ impl Session {
         if let Some(oldest) = known.add(prepared.id, limit) {
             self.put_close(oldest, out);
         }
-        self.remade = self.remade.saturating_add(u16::from(by == Asker::Us));
+        self.preparing.remade += usize::from(by == Asker::Us);
         self.doubts.statement_changes(prepared.id, &self.owed);
         let ours = prepared.id.server_name();
-        frontend::put_parse(out, Parse { name: &ours, text: &prepared.text, types: prepared.types() });
+        self.put_parse(Parse { name: &ours, text: &prepared.text, types: prepared.types() }, out);
         self.owed.push(Owed::Parse { name: name.into(), prepared: Arc::clone(prepared), unnamed: None, by });
     }
 
@@ -323,6 +319,7 @@ impl Session {
         limit: usize,
         out: &mut BytesMut,
     ) {
+        self.preparing.bound += 1;
         self.put_mirrors_of(bind.statement, known, out);
         let goes_by_ours = self.goes_by_ours(bind.statement, known);
         let statement = self.prepared_for_use(bind.statement, known, limit, out);
@@ -533,8 +530,8 @@ impl Session {
             }
             Some((prepared, id)) => {
                 let (prepared, id) = (Arc::clone(prepared), *id);
-                self.remade = self.remade.saturating_add(1);
-                frontend::put_parse(out, Parse { name: b"", text: &prepared.text, types: prepared.types() });
+                self.preparing.remade += 1;
+                self.put_parse(Parse { name: b"", text: &prepared.text, types: prepared.types() }, out);
                 self.owes_unnamed(Arc::clone(&prepared), id, Asker::Us, known);
                 Some(prepared)
             }
@@ -628,7 +625,6 @@ pub(super) fn closed_names(statement: &Statement) -> Option<&SessionChange> {
 
 #[cfg(test)]
 mod tests {
-    use crate::session::Known;
     use crate::session::story::Story;
 
     #[test]
@@ -708,22 +704,5 @@ mod tests {
             story.execute();
         }
         assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
-    }
-
-    #[test]
-    fn what_is_parsed_again_for_its_client_is_counted_and_what_the_client_parses_is_not() {
-        let mut story = Story::begin();
-        story.parse("a", "select 1");
-        story.sync();
-        story.hear_all("1nZ");
-        story.parse("", "select 2");
-        story.sync();
-        story.hear_all("1Z");
-        assert_eq!(story.session.take_remade(), 0);
-        story.known = Known::default();
-        assert_eq!((story.bind("a"), story.bind("")), ("PB".to_owned(), "PB".to_owned()));
-        assert_eq!((story.session.take_remade(), story.session.take_remade()), (2, 0));
-        assert_eq!((story.bind("a"), story.bind("")), ("B".to_owned(), "B".to_owned()));
-        assert_eq!(story.session.take_remade(), 0, "they are there now");
     }
 }

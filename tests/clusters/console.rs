@@ -584,6 +584,45 @@ fn transactions_are_counted_one_by_one_however_long_their_session_keeps_its_serv
 }
 
 #[test]
+fn parses_of_clients_are_told_apart_from_those_that_nodes_get() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut console = console(&proxy);
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a int)").unwrap();
+        let counts = |console: &mut Client| -> [u64; 3] {
+            let stats = rows(console, "show stats");
+            let bench = stats.iter().find(|row| value(row, "database") == "bench").unwrap();
+            ["total_client_parse_count", "total_server_parse_count", "total_bind_count"]
+                .map(|column| value(bench, column).parse().unwrap())
+        };
+        let there = |console: &mut Client| -> u64 {
+            rows(console, "show servers")
+                .iter()
+                .map(|row| value(row, "prepared_statements").parse::<u64>().unwrap())
+                .sum()
+        };
+        assert_eq!((counts(&mut console), there(&mut console)), ([0, 0, 0], 0), "a Query prepares nothing");
+        let insert = client.prepare("insert into t values ($1)").unwrap();
+        for number in 0..3 {
+            client.execute(&insert, &[&number]).unwrap();
+        }
+        assert_eq!((counts(&mut console), there(&mut console)), ([1, 1, 3], 1));
+        console.simple_query("RECONNECT bench").unwrap();
+        client.execute(&insert, &[&3]).unwrap();
+        assert_eq!((counts(&mut console), there(&mut console)), ([1, 2, 4], 1), "made again on another connection");
+        drop(insert);
+        client.batch_execute("insert into t values (4)").unwrap();
+        assert_eq!((counts(&mut console), there(&mut console)), ([1, 2, 4], 1), "it stays there for others");
+        let totals = rows(&mut console, "show totals");
+        let total =
+            |name: &str| value(totals.iter().find(|row| value(row, "name") == name).unwrap(), "value").to_owned();
+        assert_eq!((total("total_ps_server_parse_count"), total("total_ps_bind_count")), ("2".into(), "4".into()));
+    });
+}
+
+#[test]
 fn shapes_name_what_fills_the_primary_without_its_literals_and_stats_count() {
     limited(|| {
         let cluster = cluster();

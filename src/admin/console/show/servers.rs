@@ -36,7 +36,7 @@ pub(super) fn servers(server: &Server) -> Table {
                 u64::from(about.process).into(),
                 about.encryption.map_or_else(String::new, |encryption| encryption.to_string()).into(),
                 "".into(),
-                0_u64.into(),
+                u64::from(about.statements()).into(),
                 u64::from(about.process).into(),
                 (&about.address).into(),
                 (&cluster.name).into(),

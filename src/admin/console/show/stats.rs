@@ -11,8 +11,9 @@ use crate::client::tally::Totals;
 pub(super) async fn stats(desk: &Arc<Desk>) -> Table {
     let mut table = Table::new(
         "database #total_server_assignment_count #total_xact_count #total_query_count #total_received #total_sent \
-         #total_xact_time #total_query_time #total_wait_time #avg_server_assignment_count #avg_xact_count \
-         #avg_query_count #avg_recv #avg_sent #avg_xact_time #avg_query_time #avg_wait_time",
+         #total_xact_time #total_query_time #total_wait_time #total_client_parse_count #total_server_parse_count \
+         #total_bind_count #avg_server_assignment_count #avg_xact_count #avg_query_count #avg_recv #avg_sent \
+         #avg_xact_time #avg_query_time #avg_wait_time #avg_client_parse_count #avg_server_parse_count #avg_bind_count",
     );
     for (name, totals) in by_database(desk).await {
         let cells = sums(&totals).into_iter().chain(rates(&desk.averages.of(&name)));
@@ -24,7 +25,7 @@ pub(super) async fn stats(desk: &Arc<Desk>) -> Table {
 pub(super) async fn totals(desk: &Arc<Desk>) -> Table {
     let mut table = Table::new(
         "database #server_assignment_count #xact_count #query_count #bytes_received #bytes_sent #xact_time #query_time \
-         #wait_time",
+         #wait_time #client_parse_count #server_parse_count #bind_count",
     );
     for (name, totals) in by_database(desk).await {
         table.row([Cell::from(&name)].into_iter().chain(sums(&totals)));
@@ -33,9 +34,10 @@ pub(super) async fn totals(desk: &Arc<Desk>) -> Table {
 }
 
 pub(super) async fn averages(desk: &Arc<Desk>) -> Table {
+    // PgBouncer has these three names with their prefix here, and only here.
     let mut table = Table::new(
         "database #server_assignment_count #xact_count #query_count #bytes_received #bytes_sent #xact_time #query_time \
-         #wait_time",
+         #wait_time #avg_client_parse_count #avg_server_parse_count #avg_bind_count",
     );
     for name in by_database(desk).await.keys() {
         table.row([Cell::from(name)].into_iter().chain(rates(&desk.averages.of(name))));
@@ -59,7 +61,8 @@ pub(super) async fn over_all(desk: &Arc<Desk>) -> Table {
     table
 }
 
-const NAMES: [&str; 8] = [
+/// As SHOW TOTALS has them, behind `total_` and `avg_`.
+const NAMES: [&str; COUNTS] = [
     "server_assignment_count",
     "xact_count",
     "query_count",
@@ -68,7 +71,13 @@ const NAMES: [&str; 8] = [
     "xact_time",
     "query_time",
     "wait_time",
+    "ps_client_parse_count",
+    "ps_server_parse_count",
+    "ps_bind_count",
 ];
+
+/// How many numbers there are of each database.
+const COUNTS: usize = 11;
 
 /// Every database that is configured, also if nobody has come for it yet.
 async fn by_database(desk: &Arc<Desk>) -> ByDatabase {
@@ -80,7 +89,7 @@ async fn by_database(desk: &Arc<Desk>) -> ByDatabase {
 }
 
 /// Times are in microseconds.
-fn sums(totals: &Totals) -> [Cell; 8] {
+fn sums(totals: &Totals) -> [Cell; COUNTS] {
     [
         totals.assignments.into(),
         totals.transactions.into(),
@@ -90,11 +99,14 @@ fn sums(totals: &Totals) -> [Cell; 8] {
         totals.transaction_time.as_micros().into(),
         totals.query_time.as_micros().into(),
         totals.wait_time.as_micros().into(),
+        totals.client_parses.into(),
+        totals.server_parses.into(),
+        totals.binds.into(),
     ]
 }
 
 /// Counts and bytes per second; the time of one transaction, of one statement, and waited in a second.
-fn rates(totals: &Totals) -> [Cell; 8] {
+fn rates(totals: &Totals) -> [Cell; COUNTS] {
     let per_second = |count: u64| Cell::from(count / PERIOD.as_secs());
     let of_one = |time: Duration, count: u64| Cell::from(time.as_micros() / u128::from(count.max(1)));
     [
@@ -106,5 +118,8 @@ fn rates(totals: &Totals) -> [Cell; 8] {
         of_one(totals.transaction_time, totals.transactions),
         of_one(totals.query_time, totals.queries),
         (totals.wait_time.as_micros() / u128::from(PERIOD.as_secs())).into(),
+        per_second(totals.client_parses),
+        per_second(totals.server_parses),
+        per_second(totals.binds),
     ]
 }
