@@ -14,6 +14,9 @@ pub enum Farewell {
     /// Its connection broke.
     #[error("the client's connection was lost")]
     Lost(#[source] io::Error),
+    /// Its node was lost when it had a part of a message: whatever it were told, it would take for the rest of that.
+    #[error("the node was lost in the middle of a row, so the connection was closed")]
+    Torn,
     /// It is told why, and the connection is closed.
     #[error("{message} ({code})")]
     Told {

@@ -229,7 +229,10 @@ impl Client {
                 Ok(())
             }
             // The client waits for the rest of a message: nothing else could be said to it.
-            _ if is_torn => Err(Farewell::Left),
+            loss if is_torn => {
+                self.count_untold(&loss);
+                Err(Farewell::Torn)
+            }
             Loss::Answered(out) => {
                 self.forget_losses();
                 buffers.forget_node();
@@ -242,16 +245,29 @@ impl Client {
                 if out.is_empty() {
                     return Ok(());
                 }
-                self.worker.metrics.error_sent(code.as_str());
-                self.worker.metrics.transaction_lost(match code {
-                    SqlState::SERIALIZATION_FAILURE | SqlState::ADMIN_SHUTDOWN => LossCount::RolledBack,
-                    SqlState::CONNECTION_FAILURE => LossCount::CutShort,
-                    _ => LossCount::Unknown,
-                });
+                self.count_reported(code);
                 buffers.to_client.extend_from_slice(&out);
                 self.flush(buffers).await
             }
             Loss::End(message) => Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, message)),
+        }
+    }
+
+    fn count_reported(&self, code: SqlState) {
+        self.worker.metrics.error_sent(code.as_str());
+        self.worker.metrics.transaction_lost(match code {
+            SqlState::SERIALIZATION_FAILURE | SqlState::ADMIN_SHUTDOWN => LossCount::RolledBack,
+            SqlState::CONNECTION_FAILURE => LossCount::CutShort,
+            _ => LossCount::Unknown,
+        });
+    }
+
+    /// What the client would be told counts as if it were.
+    fn count_untold(&self, loss: &Loss) {
+        match loss {
+            Loss::Report(code, out) if !out.is_empty() => self.count_reported(*code),
+            Loss::End(_) => self.worker.metrics.error_sent(SqlState::ADMIN_SHUTDOWN.as_str()),
+            Loss::Report(..) | Loss::Answered(_) | Loss::RunAgain => {}
         }
     }
 

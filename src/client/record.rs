@@ -18,7 +18,7 @@ pub(super) fn has_logged_in(card: &Card, server: &Server) {
     }
 }
 
-/// It leaves, or is turned away. Who had not logged in is not said to have left.
+/// It leaves, is cut off, or is turned away. Who had not logged in is not said to have left.
 pub(super) fn ends(card: &Card, server: &Server, farewell: &Farewell) {
     match farewell {
         Farewell::Told { code, message, .. } => turned_away(card, *code, message),
@@ -28,6 +28,10 @@ pub(super) fn ends(card: &Card, server: &Server, farewell: &Farewell) {
         Farewell::Left | Farewell::Lost(_) if server.logs_connections && card.has_logged_in() => {
             let (id, client, user, database) = whose(card);
             info!(id, client, user = &*user, database = &*database, why = %farewell, "a client has left");
+        }
+        Farewell::Torn if server.logs_connections => {
+            let (id, client, user, database) = whose(card);
+            info!(id, client, user = &*user, database = &*database, why = %farewell, "a client was cut off");
         }
         _ => {}
     }

@@ -211,7 +211,12 @@ async fn say_farewell(stream: &mut Stream, farewell: &Farewell, worker: &Worker)
             send_last(stream, &out).await;
         }
         Farewell::NotPostgres => worker.metrics.client_refused(RefusalCause::NotPostgres),
-        Farewell::Left | Farewell::Lost(_) | Farewell::Cancel | Farewell::ToConsole(..) | Farewell::Parks => {}
+        Farewell::Left
+        | Farewell::Lost(_)
+        | Farewell::Torn
+        | Farewell::Cancel
+        | Farewell::ToConsole(..)
+        | Farewell::Parks => {}
     }
 }
 

@@ -110,12 +110,64 @@ fn a_primary_that_crashes_leaves_only_writes_in_flight_in_doubt() {
     });
 }
 
+#[test]
+fn who_is_cut_off_in_the_middle_of_a_row_gets_nothing_else_and_is_counted_and_logged_as_that() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[log]\nconnections = true");
+        let lost = |outcome| proxy.metric("trunkline_transactions_lost_total", &format!("outcome=\"{outcome}\""));
+        let untold = |code| proxy.metric("trunkline_errors_sent_total", &format!("sqlstate=\"{code}\""));
+        let wide = |verb: &str| format!("{verb} repeat('x', {WIDE}) as wide");
+        let cases = [
+            ("", wide("select"), "cut_short", "08006"),
+            ("", wide("insert into t values (1) returning"), "unknown", "08007"),
+            ("begin; insert into t values (1)", wide("select"), "rolled_back", "40001"),
+        ];
+        for (before, sql, outcome, code) in cases {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            if !before.is_empty() {
+                client.query(before);
+            }
+            let sent = proxy.metric("trunkline_client_sent_bytes_total", "");
+            client.send(&[&query(&sql)]);
+            let of_row = || proxy.metric("trunkline_client_sent_bytes_total", "") - sent;
+            eventually("a part of the row has come", Duration::from_secs(10), || of_row() > 100_000.0);
+            kill_where(&cluster, "query like '%as wide%' and pid <> pg_backend_pid()");
+            let told = client.until_end();
+            assert!(told.iter().all(|told| told.starts_with('T')), "{told:?}");
+            let (row, value) = client.unread().split_at("D....".len() + 2 + 4);
+            assert!(row.starts_with(b"D") && value.len() < WIDE, "{row:?}");
+            assert!(value.iter().all(|byte| *byte == b'x'), "{code} was written into the row");
+            assert_eq!((lost(outcome), untold(code)), (1.0, 1.0), "{outcome}");
+            eventually("all are there again", Duration::from_secs(20), || {
+                cluster.nodes().iter().all(|node| node.sql("select 1").is_ok())
+            });
+        }
+        let log = proxy.log();
+        let cut_off = log.lines().filter(|line| line.contains("cut off") && line.contains("in the middle of a row"));
+        assert_eq!(cut_off.count(), 3, "{log}");
+        assert!(!log.contains("the client left"), "{log}");
+    });
+}
+
+/// Bytes of a row: more than all sockets and buffers on its way take from a node.
+const WIDE: usize = 50_000_000;
+
 /// The postmaster then ends all others and recovers, in a tenth of a second and without a new start of its own.
 fn kill_a_backend(node: &Node) {
     let mut victim = login(node.port(), "bench", "bench").connect(NoTls).unwrap();
     let pid: i32 = victim.query_one("select pg_backend_pid()", &[]).unwrap().get(0);
     kill(&pid.to_string());
     eventually("it recovers", Duration::from_secs(20), || node.sql("select 1").is_ok());
+}
+
+/// Kills the server process of each session that this is true of, wherever it is.
+fn kill_where(cluster: &Cluster, condition: &str) {
+    for node in cluster.nodes() {
+        let pids = node.sql(&format!("select pid from pg_stat_activity where {condition}")).unwrap();
+        pids.lines().for_each(kill);
+    }
 }
 
 fn kill(process: &str) {
