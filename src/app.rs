@@ -319,11 +319,11 @@ async fn keep_up(
             }
         };
         systemd::reloading();
+        state.reloads.fetch_add(1, Ordering::Relaxed);
         let reloaded = standing.reload(&fleet, &set_level, &on_swap).await;
         systemd::ready();
-        match &reloaded {
-            Ok(_) => drop(state.reloads.fetch_add(1, Ordering::Relaxed)),
-            Err(problems) => error!(%problems, "the configuration is wrong: the old one stays in force"),
+        if let Err(problems) = &reloaded {
+            error!(%problems, "the configuration is wrong: the old one stays in force");
         }
         // Whoever has asked may have gone.
         let _ = told.send(reloaded.map(|done| done.need_restart).map_err(|problems| problems.to_string()));

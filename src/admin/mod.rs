@@ -27,7 +27,7 @@ pub struct AdminState {
     pub pauses: ArcSwap<Vec<(Arc<str>, Arc<Pause>)>>,
     /// Trunkline is stopping: `/ready` says no, so that a load balancer sends nobody new.
     pub draining: AtomicBool,
-    /// How often the configuration has been read anew.
+    /// How often the configuration was to be read anew.
     pub reloads: AtomicU64,
 }
 

@@ -164,7 +164,9 @@ impl Client {
             }
             (rest, last) = (after, Some(header.tag));
         }
-        let is_cut = self.session.gathered.end == Some(End::Flush) && last != Some(frontend::FLUSH);
+        // What comes behind it may wait for the answers, and copy data that is stray asks for none.
+        let is_cut =
+            matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy)) && last != Some(frontend::FLUSH);
         if is_cut && held.passing_to_node == 0 {
             held.flush_part(&mut buffers.to_node);
         }

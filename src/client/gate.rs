@@ -83,7 +83,8 @@ impl Client {
             return Ok(if is_refused { Gate::Closed(Turn::Still) } else { Gate::Open });
         }
         let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
-        let in_transaction = self.session.status() != TransactionStatus::Idle && !self.session.leaves_transaction();
+        let was_in_transaction = self.session.status() != TransactionStatus::Idle;
+        let in_transaction = was_in_transaction && !self.session.leaves_transaction();
         if self.server.optimistic && !self.session.all_answered() && self.session.awaits_begin() {
             self.session.gathered.clear(); // to be looked at again when it is answered
             return Ok(Gate::Closed(Turn::Still));
@@ -103,7 +104,7 @@ impl Client {
         // Nor may one that must be fresh be read behind one that need not.
         let is_stale = held.may_lack
             && self.own_consistency() != Consistency::Eventual
-            && !in_transaction
+            && !was_in_transaction
             && !self.session.batch_is_open();
         let fits = match self.session.intent() {
             None => true,

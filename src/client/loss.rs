@@ -141,7 +141,10 @@ impl Client {
 
     /// What a replica has refused because it writes goes to the primary from now on, until the catalogs change.
     fn remember_writer(&mut self) {
-        let Some(writer) = self.session.take_refused_writer() else { return };
+        // What an EXECUTE runs is another statement in each session.
+        let Some(writer) = self.session.take_refused_writer().filter(|writer| !writer.executes_by_name()) else {
+            return;
+        };
         let known = self.database.catalog.look();
         let Some(picture) = known.picture() else { return };
         let resolved = self.paths.resolve(picture, &self.session);

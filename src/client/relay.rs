@@ -411,8 +411,10 @@ impl Client {
     /// On a replica, the end of a transaction is the last that is sent of its batch before it is answered: what stands behind
     /// it is in no transaction, and may have to go elsewhere.
     fn stands_behind_an_end(&self, tag: u8) -> bool {
-        let gathered = &self.session.gathered;
-        gathered.ends && gathered.executes > 0 && names_statement(tag) && self.is_on_replica()
+        self.session.gathered.has_ended()
+            && self.session.status() != TransactionStatus::Idle
+            && names_statement(tag)
+            && self.is_on_replica()
     }
 
     fn is_on_replica(&self) -> bool {

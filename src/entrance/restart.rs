@@ -89,6 +89,7 @@ impl Restart {
             if self.house.state.draining.load(Ordering::Relaxed) {
                 self.others.are_all_gone();
                 systemd::is_succeeded_by(process);
+                tokio::spawn(systemd::keep_watchdog(Arc::clone(&self.house.metrics)));
                 return error!("the successor has died, and this process stops: nobody lets clients in");
             }
             error!("the successor has died: clients come in here again");

@@ -57,6 +57,8 @@ pub struct Gathered {
     pub begins: bool,
     /// Something in it ends a transaction.
     pub ends: bool,
+    /// How many of its messages ran a statement before one was bound that ends a transaction.
+    pub ends_behind: Option<u32>,
     /// The BEGIN is of a transaction that may write, where none is open.
     pub begins_to_write: bool,
     /// Another statement is in it beside the BEGIN.
@@ -91,6 +93,11 @@ pub enum End {
 }
 
 impl Gathered {
+    /// The end of a transaction that was bound in it is executed.
+    pub fn has_ended(&self) -> bool {
+        self.ends_behind.is_some_and(|before| self.executes > before)
+    }
+
     /// One more intent: the unit goes where the strictest of them may go.
     pub fn join(&mut self, intent: Intent) {
         self.intent = Some(match self.intent.take() {
@@ -137,6 +144,7 @@ impl Gathered {
         self.changes_session = false;
         self.begins = false;
         self.ends = false;
+        self.ends_behind = None;
         self.begins_to_write = false;
         self.begins_more = false;
     }

@@ -131,8 +131,7 @@ impl Owed {
 
     /// It ends a transaction, for all that is known of it.
     fn may_end_transaction(&self) -> bool {
-        let ends = |statement: &Statement| statement.parts.iter().any(|part| part.transaction.ends());
-        matches!(self, Self::Execute(None)) || self.statement().is_some_and(ends)
+        matches!(self, Self::Execute(None)) || self.statement().is_some_and(Statement::ends_transaction)
     }
 
     /// Whoever waits for it waits for no more than that something is closed, or for nothing.

@@ -434,6 +434,17 @@ impl Statement {
         self.parts.iter().any(|part| matches!(part.transaction, TransactionControl::Begin(_)))
     }
 
+    /// One of its statements ends a transaction block.
+    pub fn ends_transaction(&self) -> bool {
+        self.parts.iter().any(|part| part.transaction.ends())
+    }
+
+    /// It is, or has in it, an EXECUTE: what that runs its session knows.
+    pub fn executes_by_name(&self) -> bool {
+        let mut changes = self.parts.iter().flat_map(|part| &part.session);
+        changes.any(|change| matches!(change, SessionChange::Execute(_)))
+    }
+
     /// Our grammar has not accepted it.
     pub fn is_unparsed(&self) -> bool {
         self.parts.first().is_some_and(|part| part.needs_primary == Some(NeedsPrimary::Unparsed))
