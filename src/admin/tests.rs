@@ -15,7 +15,7 @@ use super::AdminState;
 use super::http::{Limits, live, serve_within};
 use crate::metrics::{Metrics, Target};
 use crate::net::timers;
-use crate::topology::{Lsn, NodeId, NodeState, Role, Sample, Timeline, View};
+use crate::topology::{Cause, Lsn, NodeId, NodeState, Role, Sample, Timeline, View};
 
 /// Less patient than the real ones, so that a test can see them at work.
 const LIMITS: Limits = Limits { connections: 8, time: Duration::from_millis(500) };
@@ -119,7 +119,7 @@ async fn a_cluster_is_ready_with_a_primary_or_a_readable_replica() {
 
     let mut view = healthy();
     view.primary = None;
-    view.no_primary_because = Some("a:5432 does not answer".into());
+    view.no_primary_because = Some(Cause::Unclaimed.because("a:5432 does not answer"));
     admin.state.views.load()[0].store(Arc::new(view.clone()));
     let (status, body) = admin.get_json("/ready").await;
     assert_eq!(status, 200);

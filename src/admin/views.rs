@@ -44,7 +44,7 @@ impl ClusterReadiness {
     fn of(view: &View) -> Self {
         let has_primary = view.primary().is_some();
         let has_readable = view.readable_replicas().next().is_some();
-        let no_primary = view.no_primary_because.as_deref().unwrap_or("not known");
+        let no_primary = view.why_no_primary().unwrap_or("not known");
         let why = match (has_primary, has_readable) {
             (true, _) => None,
             (false, true) => Some(format!("reads only, no primary: {no_primary}")),
@@ -114,7 +114,7 @@ impl ClusterTopology {
             name: view.cluster.to_string(),
             epoch: view.epoch,
             primary: view.primary().map(|node| node.address.to_string()),
-            no_primary_because: view.no_primary_because.as_deref().map(str::to_owned),
+            no_primary_because: view.why_no_primary().map(str::to_owned),
             nodes: view.shown_nodes().map(|node| NodeTopology::of(node, now)).collect(),
         }
     }

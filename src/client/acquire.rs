@@ -565,7 +565,7 @@ impl Client {
             return Ok(());
         }
         self.worker.metrics.limit_met(Limit::Hold);
-        let because = view.no_primary_because.as_deref().unwrap_or("it cannot be connected to");
+        let because = view.why_no_primary().unwrap_or("it cannot be connected to");
         let message = format!("no primary within {} ms: {because}", self.server.hold.as_millis());
         Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
     }

@@ -178,7 +178,7 @@ async fn connect_to_primary(
                 Err(Refused::ForNow(why)) => format!("the primary cannot be connected to: {why}"),
             },
             None => {
-                let because = view.no_primary_because.as_deref().unwrap_or("it cannot be connected to");
+                let because = view.why_no_primary().unwrap_or("it cannot be connected to");
                 format!("no primary within {} ms: {because}", server.hold.as_millis())
             }
         };

@@ -92,6 +92,7 @@ families! {
     // Topology.
     CLUSTER_EPOCH = Gauge "trunkline_cluster_epoch" ["cluster"] "Epoch of the cluster's view: rises by one whenever the primary changes, is lost or is found again.";
     CLUSTER_PRIMARY = Gauge "trunkline_cluster_primary_known" ["cluster"] "1 while the cluster has a confirmed primary, else 0.";
+    CLUSTER_NO_PRIMARY = Gauge "trunkline_cluster_no_primary" ["cluster", "cause"] "1 for the cause why the cluster has no primary, 0 for the others, and for all while it has one.";
     CLUSTER_STANDBY = Gauge "trunkline_cluster_standby" ["cluster"] "1 while the cluster follows another one and so has no primary, else 0.";
     NODE_UP = Gauge "trunkline_node_up" ["cluster", "node"] "1 while the node answers probes and is usable, else 0.";
     NODE_ROLE = Gauge "trunkline_node_role" ["cluster", "node", "role"] "1 for the role that the node has, 0 for the others.";

@@ -7,7 +7,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram as HistogramSample, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use crate::topology::{NodeState, NodeView, View};
+use crate::topology::{Cause, NodeState, NodeView, View};
 
 use super::families::{self, Family, Kind};
 use super::histogram::{Histogram, HistogramSum};
@@ -93,11 +93,15 @@ impl Scrape {
         }
     }
 
-    /// A cluster's epoch and primary, or that it has none by design; each node's role, state and lag.
+    /// A cluster's epoch and primary, or why it has none; each node's role, state and lag.
     pub fn view(&mut self, view: &View) {
         let cluster = &*view.cluster;
         self.gauge(&families::CLUSTER_EPOCH, &[cluster], view.epoch as f64);
         self.gauge(&families::CLUSTER_PRIMARY, &[cluster], truth(view.primary().is_some()));
+        let because = view.no_primary_because.as_ref().map(|because| because.cause);
+        for cause in Cause::ALL {
+            self.gauge(&families::CLUSTER_NO_PRIMARY, &[cluster, cause.code()], truth(because == Some(cause)));
+        }
         self.gauge(&families::CLUSTER_STANDBY, &[cluster], truth(view.is_standby));
         for node in view.shown_nodes() {
             self.node(cluster, node);

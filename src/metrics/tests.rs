@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::families::{self, Kind};
 use super::*;
 use crate::sql::Pin;
-use crate::topology::{NodeId, NodeState, Role, View};
+use crate::topology::{Cause, NodeId, NodeState, Role, View};
 
 const REASONS: &[&str] = &["read", "write"];
 
@@ -156,6 +158,28 @@ fn a_view_shows_roles_states_and_lag() {
     assert_eq!(value(&text, r#"trunkline_node_state{cluster="main",node="b:5432",state="unknown"}"#), 1.0);
     assert_eq!(value(&text, r#"trunkline_node_lag_seconds{cluster="main",node="b:5432"}"#), 1.5);
     assert!(!text.contains("trunkline_node_lag_bytes"), "unknown lag is absent, not zero");
+}
+
+#[test]
+fn why_a_cluster_has_no_primary_is_told_by_one_of_few_causes() {
+    let metrics = Metrics::new(1, REASONS);
+    let view = Arc::new(Mutex::new(View::unknown("main", &["a:5432".into()])));
+    let scraped = Arc::clone(&view);
+    metrics.add_source(move |scrape| scrape.view(&scraped.lock()));
+    let told = || {
+        let text = metrics.render();
+        let of = |cause: Cause| {
+            value(&text, &format!(r#"trunkline_cluster_no_primary{{cluster="main",cause="{}"}}"#, cause.code()))
+        };
+        Cause::ALL.into_iter().filter(|cause| of(*cause) == 1.0).collect::<Vec<_>>()
+    };
+    assert_eq!(told(), [Cause::NotAsked]);
+    view.lock().no_primary_because = Some(Cause::Ambiguous.because("a:5432 and b:5432"));
+    assert_eq!(told(), [Cause::Ambiguous]);
+    view.lock().no_primary_because = None;
+    assert_eq!(told(), []);
+    let manual = include_str!("README.md");
+    assert!(Cause::ALL.iter().all(|cause| manual.contains(&format!("`{}` (", cause.code()))), "one is not explained");
 }
 
 #[test]

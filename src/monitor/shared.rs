@@ -322,7 +322,7 @@ pub(super) async fn keep_time(shared: Arc<Shared>) {
 
 fn log_primary(view: &View, from: Option<NodeId>, to: Option<NodeId>) {
     let name = |id: Option<NodeId>| id.and_then(|id| view.node(id)).map_or("none", |node| &*node.address);
-    let why = view.primary().map_or_else(|| view.no_primary_because.as_deref(), |node| Some(&*node.why)).unwrap_or("");
+    let why = view.primary().map_or_else(|| view.why_no_primary(), |node| Some(&*node.why)).unwrap_or("");
     if to.is_some() {
         info!(cluster = %view.cluster, epoch = view.epoch, from = name(from), to = name(to), why, "the primary changed");
     } else {

@@ -315,7 +315,7 @@ const LONGEST_GOODBYE: Duration = Duration::from_secs(60);
 /// Why there is no primary, and what its nodes say.
 fn without_primary(view: &View) -> String {
     let nodes = view.shown_nodes().map(|node| format!("{}: {}", node.address, node.why));
-    let because = view.no_primary_because.as_deref().map(str::to_owned);
+    let because = view.why_no_primary().map(str::to_owned);
     because.into_iter().chain(nodes).collect::<Vec<_>>().join("; ")
 }
 

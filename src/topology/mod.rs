@@ -8,6 +8,7 @@ mod authority;
 mod event;
 mod lag;
 pub mod lsn;
+mod no_primary;
 mod node;
 mod roles;
 pub mod view;
@@ -22,6 +23,7 @@ pub use event::{
     Doubt, Event, PostmasterStart, ProbeFailure, ProbeReport, Receiver, ReportedRole, SeenTimeline, SystemId,
 };
 pub use lsn::{Lsn, Timeline};
+pub use no_primary::{Cause, NoPrimary};
 pub use view::{NodeId, NodeState, NodeView, Role, Sample, View};
 
 use authority::Authority;
@@ -86,7 +88,7 @@ pub struct Topology {
     /// When a higher timeline than the present one was given up.
     gave_up: Option<Instant>,
     /// Who is primary, or why nobody is.
-    verdict: Result<NodeId, Arc<str>>,
+    verdict: Result<NodeId, NoPrimary>,
     /// When that was decided.
     decided_at: Instant,
     view: Arc<View>,
@@ -114,7 +116,7 @@ impl Topology {
             epoch: view.epoch,
             is_standby: false,
             gave_up: None,
-            verdict: Err("no node has been probed yet".into()),
+            verdict: Err(Cause::NotAsked.because(view::NOT_PROBED)),
             decided_at: now,
             view: Arc::new(view),
         }

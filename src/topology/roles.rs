@@ -9,12 +9,12 @@
 //! successor nor anyone who follows that one, then the former primary looks like one whose replicas are all down.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::authority::Authority;
 use super::event::{Receiver, ReportedRole, SeenTimeline, SystemId};
 use super::lsn::Timeline;
+use super::no_primary::{Cause, NoPrimary};
 use super::node::{Claim, Health, Node};
 use super::view::NodeId;
 
@@ -197,8 +197,8 @@ impl Roles {
         self.highest = Some(timeline);
     }
 
-    /// Decides anew; the error says in words why there is no primary.
-    pub(super) fn decide(&mut self, nodes: &[Node], authority: &Authority, now: Instant) -> Result<NodeId, Arc<str>> {
+    /// Decides anew; the error says why there is no primary.
+    pub(super) fn decide(&mut self, nodes: &[Node], authority: &Authority, now: Instant) -> Result<NodeId, NoPrimary> {
         // After a standstill of ours its answer may come before anyone has noticed that its time was over.
         if self.until.is_some_and(|until| until <= now) {
             self.accepted = None;
@@ -245,7 +245,7 @@ impl Roles {
     }
 
     /// One check after the other; the first that fails says why there is no primary.
-    fn choose(&mut self, nodes: &[Node], authority: &Authority, now: Instant) -> Result<(Claim, Support), Arc<str>> {
+    fn choose(&mut self, nodes: &[Node], authority: &Authority, now: Instant) -> Result<(Claim, Support), NoPrimary> {
         let system = self.system_of(nodes)?;
         self.raise_highest(nodes, system);
         if self.last.is_none() || !self.has_asked_all {
@@ -261,7 +261,7 @@ impl Roles {
             all_asked_since(nodes, now, self.lease)?;
         }
         let claim = match claims.as_slice() {
-            [] if authority.is_standby_cluster(now) => return Err(STANDBY_CLUSTER.into()),
+            [] if authority.is_standby_cluster(now) => return Err(Cause::Standby.because(STANDBY_CLUSTER)),
             [] => return Err(self.nobody(nodes, system)),
             [claim] => *claim,
             rivals => return self.settle(nodes, rivals, authority.primary(now), now),
@@ -274,17 +274,17 @@ impl Roles {
     }
 
     /// The cluster's database system: fixed, or while no primary has been accepted, that of most nodes.
-    fn system_of(&self, nodes: &[Node]) -> Result<SystemId, Arc<str>> {
+    fn system_of(&self, nodes: &[Node]) -> Result<SystemId, NoPrimary> {
         if let Some(system) = self.system {
             return Ok(system);
         }
         let count = |system| nodes.iter().filter(|node| node.system() == Some(system)).count();
         let Some(best) = nodes.iter().filter_map(Node::system).max_by_key(|system| count(*system)) else {
-            return Err("no node has answered yet".into());
+            return Err(Cause::Unclaimed.because("no node has answered yet"));
         };
         let is_tied = nodes.iter().filter_map(Node::system).any(|other| other != best && count(other) == count(best));
         if is_tied {
-            return Err("nodes belong to different database systems, and no majority tells which one is meant".into());
+            return Err(Cause::MixedSystems.because(MIXED_SYSTEMS));
         }
         Ok(best)
     }
@@ -337,7 +337,7 @@ impl Roles {
         rivals: &[Claim],
         holder: Option<NodeId>,
         now: Instant,
-    ) -> Result<(Claim, Support), Arc<str>> {
+    ) -> Result<(Claim, Support), NoPrimary> {
         if let Some(claim) = holder.and_then(|holder| unchallenged(nodes, rivals, holder)) {
             return Ok(self.kept(claim).unwrap_or((claim, Support::Lock)));
         }
@@ -365,8 +365,8 @@ impl Roles {
         claim: Claim,
         holder: Option<NodeId>,
         now: Instant,
-    ) -> Result<Support, Arc<str>> {
-        let node = nodes.get(usize::from(claim.node.0)).ok_or("unknown node")?;
+    ) -> Result<Support, NoPrimary> {
+        let node = nodes.get(usize::from(claim.node.0)).ok_or_else(|| Cause::Unconfirmed.because("unknown node"))?;
         let opposed = opposition(nodes, node).or_else(|| held_elsewhere(nodes, node, holder));
         let since = match (self.unopposed, &opposed) {
             (_, Some(_)) => None,
@@ -376,14 +376,14 @@ impl Roles {
         self.unopposed = since.map(|since| (node.id, since));
 
         if !node.has_just_answered() {
-            return Err(format!("{} claims to be primary and missed its last probe", node.address).into());
+            return Err(unconfirmed(node, "claims to be primary and missed its last probe"));
         }
         let is_promotion = self.last.is_some_and(|last| claim.timeline > last.timeline);
         if is_promotion {
             return Ok(Support::Promotion);
         }
         if node.health != Health::Good {
-            return Err(format!("{} answers again as primary; one more probe confirms it", node.address).into());
+            return Err(unconfirmed(node, "answers again as primary; one more probe confirms it"));
         }
         if nodes.len() == 1 {
             return Ok(Support::OnlyNode);
@@ -403,13 +403,10 @@ impl Roles {
         }
         match (opposed, since) {
             (Some(words), _) => {
-                Err(format!("{} claims to be primary, no replica streams from it, {words}", node.address).into())
+                Err(unconfirmed(node, &format!("claims to be primary, no replica streams from it, {words}")))
             }
             (None, Some(since)) if now >= since + UNOPPOSED_FOR => Ok(Support::Unopposed),
-            _ => {
-                Err(format!("{} claims to be primary and no replica streams from it; waiting for one", node.address)
-                    .into())
-            }
+            _ => Err(unconfirmed(node, "claims to be primary and no replica streams from it; waiting for one")),
         }
     }
 
@@ -421,7 +418,7 @@ impl Roles {
     }
 
     /// Why nobody claims the highest timeline.
-    fn nobody(&self, nodes: &[Node], system: SystemId) -> Arc<str> {
+    fn nobody(&self, nodes: &[Node], system: SystemId) -> NoPrimary {
         let mut words = String::from("no node that answers is a primary");
         if let Some(highest) = self.highest {
             let _ = write!(words, " on timeline {}", highest.0);
@@ -435,7 +432,7 @@ impl Roles {
                 _ => Ok(()),
             };
         }
-        words.into()
+        Cause::Unclaimed.because(words)
     }
 
     /// How long evidence is believed.
@@ -453,17 +450,19 @@ impl Roles {
 }
 
 /// Until every node has answered or failed once, a former primary that answers first would win.
-fn all_asked(nodes: &[Node]) -> Result<(), Arc<str>> {
+fn all_asked(nodes: &[Node]) -> Result<(), NoPrimary> {
     match nodes.iter().find(|node| node.health == Health::Unasked) {
-        Some(node) => Err(format!("{} has not been asked yet", node.address).into()),
+        Some(node) => Err(Cause::NotAsked.because(format!("{} has not been asked yet", node.address))),
         None => Ok(()),
     }
 }
 
 /// After a standstill of ours, what was heard before it speaks neither for nor against anyone.
-fn all_asked_since(nodes: &[Node], now: Instant, lease: Duration) -> Result<(), Arc<str>> {
+fn all_asked_since(nodes: &[Node], now: Instant, lease: Duration) -> Result<(), NoPrimary> {
     match nodes.iter().find(|node| node.is_unheard(now, lease)) {
-        Some(node) => Err(format!("{} has not been asked since Trunkline stood still", node.address).into()),
+        Some(node) => {
+            Err(Cause::NotAsked.because(format!("{} has not been asked since Trunkline stood still", node.address)))
+        }
         None => Ok(()),
     }
 }
@@ -528,7 +527,11 @@ fn is_live_replica(nodes: &[Node], address: &str) -> bool {
     named.any(|node| node.has_just_answered() && node.is_replica())
 }
 
-fn ambiguous(nodes: &[Node], rivals: &[Claim]) -> Arc<str> {
+fn unconfirmed(node: &Node, words: &str) -> NoPrimary {
+    Cause::Unconfirmed.because(format!("{} {words}", node.address))
+}
+
+fn ambiguous(nodes: &[Node], rivals: &[Claim]) -> NoPrimary {
     let mut words = String::from("ambiguous:");
     for claim in rivals {
         let address = nodes.get(usize::from(claim.node.0)).map_or("", |node| &node.address);
@@ -536,24 +539,25 @@ fn ambiguous(nodes: &[Node], rivals: &[Claim]) -> Arc<str> {
         let _ = write!(words, " {address} claims timeline {} with {count} streaming;", claim.timeline.0);
     }
     words.push_str(" one must be demoted");
-    words.into()
+    Cause::Ambiguous.because(words)
 }
 
-fn contested(nodes: &[Node], contest: &Contest, node: &Node) -> Arc<str> {
+fn contested(nodes: &[Node], contest: &Contest, node: &Node) -> NoPrimary {
     let rivals = contest.rivals.iter().filter(|id| **id != node.id);
     let names: Vec<&str> = rivals.filter_map(|id| nodes.get(usize::from(id.0))).map(|rival| &*rival.address).collect();
     let names = names.join(", ");
-    format!(
+    Cause::Ambiguous.because(format!(
         "ambiguous: {} and {names} claimed timeline {}, and no replica streams from it",
         node.address, contest.timeline.0
-    )
-    .into()
+    ))
 }
 
 /// A node that is not watched any more: none has this number.
 pub(super) const GONE: NodeId = NodeId(u16::MAX);
 /// Why there is no primary where there is none by design.
 const STANDBY_CLUSTER: &str = "a standby cluster: it follows another cluster and takes no writes";
+/// Why there is none while nobody knows which cluster is meant.
+const MIXED_SYSTEMS: &str = "nodes belong to different database systems, and no majority tells which one is meant";
 /// How long a lone claimant must be unopposed: long enough for replicas that start together with it, or with us, to be
 /// seen, and for a primary that is just being promoted to answer.
 pub(super) const UNOPPOSED_FOR: Duration = Duration::from_secs(2);

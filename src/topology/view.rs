@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::lsn::{Lsn, Timeline};
+use super::no_primary::{Cause, NoPrimary};
 
 /// A node of one cluster: its place in the configured list, stable while the process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +92,9 @@ pub struct NodeView {
     pub why: Arc<str>,
 }
 
+/// Why there is no primary at first.
+pub(super) const NOT_PROBED: &str = "no node has been probed yet";
+
 /// A cluster as it was at one moment.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -104,7 +108,7 @@ pub struct View {
     /// monitor stood still, must wait for the next view.
     pub primary_until: Option<Instant>,
     /// Why there is no primary, when there is none.
-    pub no_primary_because: Option<Arc<str>>,
+    pub no_primary_because: Option<NoPrimary>,
     /// Since when there is no primary, when there is none.
     pub no_primary_since: Option<Instant>,
     /// The cluster follows another one: that there is no primary is as it should be.
@@ -141,7 +145,7 @@ impl View {
             epoch: 0,
             primary: None,
             primary_until: None,
-            no_primary_because: Some("no node has been probed yet".into()),
+            no_primary_because: Some(Cause::NotAsked.because(NOT_PROBED)),
             no_primary_since: None,
             is_standby: false,
             gave_up: None,
@@ -163,6 +167,11 @@ impl View {
     /// The accepted primary.
     pub fn primary(&self) -> Option<&NodeView> {
         self.primary.and_then(|id| self.node(id))
+    }
+
+    /// Why there is no primary, in words, when there is none.
+    pub fn why_no_primary(&self) -> Option<&str> {
+        self.no_primary_because.as_ref().map(|because| &*because.words)
     }
 
     /// The accepted primary, while its evidence is fresh enough to send it a write that begins now.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use trunkline::topology::{
-    Doubt, Effect, Event, Lock, Lsn, NodeId, NodeState, PostmasterStart, ProbeFailure, ProbeReport, Receiver,
+    Cause, Doubt, Effect, Event, Lock, Lsn, NodeId, NodeState, PostmasterStart, ProbeFailure, ProbeReport, Receiver,
     ReportedRole, Role, Sample, SeenTimeline, SystemId, Timeline, Topology, TopologySettings, View, Word,
 };
 
@@ -112,8 +112,12 @@ impl Story {
     fn has_no_primary_because(&self, words: &str) {
         let view = self.view();
         assert_eq!(view.primary, None);
-        let because = view.no_primary_because.clone().unwrap();
+        let because = view.why_no_primary().unwrap();
         assert!(because.contains(words), "{because}");
+    }
+
+    fn cause(&self) -> Option<Cause> {
+        self.view().no_primary_because.as_ref().map(|because| because.cause)
     }
 }
 
@@ -133,10 +137,12 @@ fn a_primary_with_followers_is_accepted_once_every_node_was_asked() {
     let mut story = Story::of(3);
     story.claims(A, 1, 2);
     story.has_no_primary_because("node1:5432 has not been asked yet");
+    assert_eq!(story.cause(), Some(Cause::NotAsked));
     story.follows(B, A, 1);
     story.fails(C, ProbeFailure::Timeout);
     assert_eq!((story.view().primary, story.view().epoch), (Some(A), 1));
     assert_eq!(story.reads(), [B]);
+    assert_eq!(story.cause(), None);
 }
 
 #[test]
@@ -154,6 +160,7 @@ fn a_replica_alone_tells_that_a_timeline_is_over() {
     let mut story = Story::whole();
     story.follows(C, B, 2);
     story.has_no_primary_because("node0:5432 claims timeline 1, which is over");
+    assert_eq!(story.cause(), Some(Cause::Unclaimed));
     story.claims(B, 2, 1);
     assert_eq!((story.view().primary, story.view().epoch), (Some(B), 3));
     assert_eq!(story.reads(), [C]);
@@ -231,6 +238,7 @@ fn after_a_standstill_of_ours_a_former_primary_that_answers_first_does_not_win()
     let mut story = Story::whole();
     story.passes(30_000).claims(A, 1, 0);
     story.has_no_primary_because("node1:5432 has not been asked since");
+    assert_eq!(story.cause(), Some(Cause::NotAsked));
     story.claims(B, 2, 0);
     story.has_no_primary_because("node2:5432 has not been asked since");
     story.follows(C, B, 2);
@@ -264,6 +272,7 @@ fn a_restarted_primary_comes_back_after_two_good_probes() {
     assert_eq!((story.view().primary, story.state(A)), (None, NodeState::Starting));
     story.claims(A, 1, 0);
     story.has_no_primary_because("one more probe confirms it");
+    assert_eq!(story.cause(), Some(Cause::Unconfirmed));
     story.claims(A, 1, 0);
     assert_eq!((story.view().primary, story.view().epoch), (Some(A), 3));
 }
@@ -296,6 +305,7 @@ fn a_node_that_lives_and_does_not_let_us_look_speaks_against_a_lone_primary() {
         story.passes(100);
     }
     story.has_no_primary_because("node1:5432 does not let the monitor log in");
+    assert_eq!(story.cause(), Some(Cause::Unconfirmed));
 }
 
 #[test]
@@ -325,6 +335,7 @@ fn two_that_promoted_to_the_same_timeline_are_both_refused_until_one_is_demoted(
     assert_eq!(story.view().primary, Some(B));
     story.claims(C, 2, 0);
     story.has_no_primary_because("ambiguous: node1:5432 claims timeline 2 with 0 streaming");
+    assert_eq!(story.cause(), Some(Cause::Ambiguous));
     assert_eq!((story.state(B), story.state(C)), (NodeState::UnconfirmedPrimary, NodeState::UnconfirmedPrimary));
     for _ in 0..100 {
         story.fails(A, ProbeFailure::Refused);
@@ -333,6 +344,7 @@ fn two_that_promoted_to_the_same_timeline_are_both_refused_until_one_is_demoted(
         story.passes(100);
     }
     story.has_no_primary_because("ambiguous: node1:5432 and node2:5432 claimed timeline 2");
+    assert_eq!(story.cause(), Some(Cause::Ambiguous));
     assert_eq!(story.topology.deadline(), None);
     story.follows(C, B, 2);
     story.follows(C, B, 2);
@@ -415,6 +427,7 @@ fn a_standby_cluster_is_read_and_has_no_primary() {
     assert_eq!(story.reads(), []);
     story.lock(Lock::Standby(A));
     story.has_no_primary_because("standby cluster");
+    assert_eq!(story.cause(), Some(Cause::Standby));
     assert_eq!(story.reads(), [A, B]);
 }
 
@@ -649,6 +662,7 @@ fn without_a_majority_nobody_knows_which_cluster_is_meant() {
     story.system = 8;
     story.claims(B, 2, 1);
     story.has_no_primary_because("different database systems");
+    assert_eq!(story.cause(), Some(Cause::MixedSystems));
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub(super) fn clusters(server: &Server) -> Table {
             (&cluster.name).into(),
             view.epoch.into(),
             view.primary().map(|node| &node.address).into(),
-            view.no_primary_because.as_deref().map(str::to_owned).into(),
+            view.why_no_primary().map(str::to_owned).into(),
             view.shown_nodes().count().into(),
             view.readable_replicas().count().into(),
         ]);
