@@ -1,5 +1,5 @@
 //! The command line: what can be asked of the program, and what `check` answers. The rest is done by [`crate::app`],
-//! [`crate::explain`] and [`crate::demo`].
+//! [`crate::explain`], [`crate::init`] and [`crate::demo`].
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Problems, Source};
 use crate::explain::{self, Input, Knowledge};
+use crate::init::{self, GivenUrl};
 use crate::{app, demo};
 
 /// PostgreSQL query-routing load balancer: writes to the primary, reads over fresh replicas, pooled, failover followed.
@@ -35,6 +36,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Look at a running cluster, and write a configuration for it.
+    Init(Init),
     /// Say where statements would go, and why.
     Explain(Explain),
     /// Start a primary, two replicas and Trunkline before them, from the PostgreSQL found on this machine.
@@ -43,6 +46,17 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 86_400, hide_default_value = true, value_parser = clap::value_parser!(u64).range(6..=86_400))]
         seconds: u64,
     },
+}
+
+#[derive(Debug, Args)]
+struct Init {
+    /// Any node, or several, and who asks: postgres://user:password@host:port/database as libpq has it. Without a password,
+    /// that of PGPASSWORD; default port 5432, default database the user's name.
+    #[arg(long, value_name = "URL")]
+    from: GivenUrl,
+    /// A new file, with the password in another one beside it; default: standard output, and the password is to be in PGPASSWORD.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +93,7 @@ impl Command {
         match self {
             Self::Run { config } => run(config),
             Self::Check { config } => Ok(check(&config, &mut io::stdout(), &mut io::stderr())?),
+            Self::Init(init) => init.answer(),
             Self::Explain(explain) => explain.answer(),
             Self::Demo { seconds } => Ok(demo::run(Duration::from_secs(seconds))?),
         }
@@ -102,6 +117,21 @@ fn check(path: &Path, answer: &mut dyn Write, complaints: &mut dyn Write) -> io:
             Ok(ExitCode::SUCCESS)
         }
         Err(problems) => refuse(&problems, complaints),
+    }
+}
+
+impl Init {
+    fn answer(self) -> Result<ExitCode, Box<dyn Error>> {
+        let url = match self.from.read(std::env::var("PGPASSWORD").ok()) {
+            Ok(url) => url,
+            Err(problem) => {
+                // Not by clap, which would show the URL.
+                eprintln!("trunkline: --from: {problem}");
+                return Ok(ExitCode::from(MISTAKE));
+            }
+        };
+        init::run(&url, self.output.as_deref())?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -164,6 +194,9 @@ fn with_causes(error: &dyn Error) -> String {
     words
 }
 
+/// The status of a mistake in the arguments, clap's own.
+const MISTAKE: u8 = 2;
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -184,6 +217,8 @@ mod tests {
         for line in [
             "trunkline run --config F",
             "trunkline check --config F",
+            "trunkline init --from postgres://u:p@h/d",
+            "trunkline init --from postgres://u:p@h/d --output F",
             "trunkline explain SELECT",
             "trunkline explain --config F SELECT",
             "trunkline explain --json -",
@@ -201,6 +236,7 @@ mod tests {
             "trunkline",
             "trunkline run",
             "trunkline serve",
+            "trunkline init",
             "trunkline explain --database D SELECT",
             "trunkline explain --user U SELECT",
             "trunkline explain --json - SELECT",

@@ -46,6 +46,12 @@ pub(super) fn parse(text: &str) -> Option<Arc<str>> {
     Some(format!("{}:{port}", host.to_ascii_lowercase()).into())
 }
 
+/// Whether it could stand in `cluster.nodes`: `host:port`, or `/folder:port`.
+pub fn is_node_address(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(host, port)| (is_host(host) || is_folder(host)) && is_port(port))
+}
+
 /// Whether listening on both would fail: the same, or one of them is every interface.
 pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let is_any = a.ip().is_unspecified() || b.ip().is_unspecified();

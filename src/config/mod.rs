@@ -41,6 +41,7 @@ use crate::routing::{Consistency, Reads, RuleSet, Transactions};
 
 use document::Document;
 
+pub use address::is_node_address;
 pub use problem::{Place, Problem, Problems};
 pub use shown::Shown;
 

@@ -56,6 +56,11 @@ impl Places {
         Ok(Self { folder, clients: Port::take()?, admin: Port::take()? })
     }
 
+    /// The file that the configuration is written to.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("trunkline.toml")
+    }
+
     /// A configuration like that of the README: these ports, these nodes, role and database `bench`.
     pub fn configuration(&self, nodes: &[SocketAddr]) -> String {
         let addresses: Vec<String> = nodes.iter().map(|node| format!("\"{node}\"")).collect();
@@ -136,10 +141,6 @@ impl Drop for Server {
 }
 
 impl Places {
-    fn config_path(&self) -> PathBuf {
-        self.folder.join("trunkline.toml")
-    }
-
     fn log_path(&self) -> PathBuf {
         self.folder.join("trunkline.log")
     }

@@ -22,7 +22,7 @@ use crate::config;
 use crate::metrics::Histogram;
 use crate::topology::{Doubt, NodeId, TopologySettings, View};
 
-pub use patroni::SwitchoverError;
+pub use patroni::{SwitchoverError, listed_by};
 
 use patroni::Patroni;
 use shared::Shared;

@@ -79,9 +79,7 @@ impl Proxy {
 
     /// The same, where the nodes are reached by other addresses, as through a relay.
     pub(crate) fn before(cluster: &Cluster, nodes: &[SocketAddr], extra: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let places = Places::take(cluster.folder().join(format!("trunkline{number}"))).unwrap();
+        let places = places(cluster);
         let mut configuration: Table = places.configuration(nodes).parse().unwrap();
         lay_over(&mut configuration, extra.parse().unwrap());
         let started = Server::start(&program(), places, &toml::to_string(&configuration).unwrap());
@@ -96,6 +94,18 @@ impl Proxy {
         cluster.remove("nodes");
         cluster.insert("patroni".to_owned(), urls.to_vec().into());
         lay_over(&mut configuration, extra.parse().unwrap());
+        let started = Server::start(&program(), places, &toml::to_string(&configuration).unwrap());
+        Self(started.unwrap_or_else(|problem| panic!("{problem}")))
+    }
+
+    /// Starts Trunkline with the configuration that `write` puts into the file it is given, but for where it listens.
+    pub(crate) fn written(cluster: &Cluster, write: impl FnOnce(&Path)) -> Self {
+        let places = places(cluster);
+        write(&places.config_path());
+        let mut configuration: Table = std::fs::read_to_string(places.config_path()).unwrap().parse().unwrap();
+        let ours: Table = places.configuration(&[]).parse().unwrap();
+        configuration.insert("listen".to_owned(), ours["listen"].clone());
+        lay_over(&mut configuration, Table::from_iter([("admin".to_owned(), ours["admin"].clone())]));
         let started = Server::start(&program(), places, &toml::to_string(&configuration).unwrap());
         Self(started.unwrap_or_else(|problem| panic!("{problem}")))
     }
@@ -243,6 +253,13 @@ impl Drop for Proxy {
             eprintln!("--- log of trunkline (port {})\n{}", self.port(), self.0.log());
         }
     }
+}
+
+/// A folder for one more Trunkline beside the cluster, and ports.
+fn places(cluster: &Cluster) -> Places {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    Places::take(cluster.folder().join(format!("trunkline{number}"))).unwrap()
 }
 
 /// Tables are merged, an array of tables grows, or one table is laid over its first; everything else is replaced.

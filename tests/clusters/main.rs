@@ -29,6 +29,7 @@ mod freshness;
 mod history;
 mod hostile;
 mod identity;
+mod init;
 mod ldap;
 mod leftovers;
 mod long_run;

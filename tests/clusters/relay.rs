@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// Carries bytes between whoever connects and one address, until it is told otherwise.
 pub(crate) struct Relay {
@@ -32,6 +32,8 @@ pub(crate) enum Carriage {
 
 struct Shared {
     target: SocketAddr,
+    /// The address of this machine that it connects from.
+    source: Ipv4Addr,
     state: Mutex<State>,
     changed: Condvar,
     stopped: AtomicBool,
@@ -58,11 +60,17 @@ struct Pair {
 impl Relay {
     /// Listens on a port of its own and connects whoever comes to `target`.
     pub(crate) fn to(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::between((Ipv4Addr::LOCALHOST, 0).into(), Ipv4Addr::LOCALHOST, target)
+    }
+
+    /// Listens here, and connects from there: two addresses of this machine, which so looks like another one.
+    pub(crate) fn between(here: SocketAddr, source: Ipv4Addr, target: SocketAddr) -> Self {
+        let listener = TcpListener::bind(here).unwrap();
         let address = listener.local_addr().unwrap();
         let state = State { carriage: Carriage::Whole, refuses: false, farewell: None, refused: 0, pairs: Vec::new() };
         let shared = Arc::new(Shared {
             target,
+            source,
             state: Mutex::new(state),
             changed: Condvar::new(),
             stopped: AtomicBool::new(false),
@@ -161,6 +169,16 @@ impl Shared {
         self.state.lock().unwrap()
     }
 
+    fn connect(&self) -> std::io::Result<TcpStream> {
+        if self.source == Ipv4Addr::LOCALHOST {
+            return TcpStream::connect(self.target);
+        }
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((self.source, 0)).into())?;
+        socket.connect(&self.target.into())?;
+        Ok(socket.into())
+    }
+
     /// What is said to a connection that is refused; None: it is carried.
     fn is_refusing(&self) -> Option<Option<&'static [u8]>> {
         let mut state = self.state();
@@ -185,7 +203,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             refuse(inward, farewell);
             continue;
         }
-        let Ok(outward) = TcpStream::connect(shared.target) else { continue };
+        let Ok(outward) = shared.connect() else { continue };
         let _ = (inward.set_nodelay(true), outward.set_nodelay(true));
         let pair = Pair { inward, outward, ends_by_reset: Arc::new(AtomicBool::new(false)) };
         for (from, to) in [(&pair.inward, &pair.outward), (&pair.outward, &pair.inward)] {

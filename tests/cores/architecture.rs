@@ -14,7 +14,7 @@ const RANKS: &[&[&str]] = &[
     &["client", "monitor", "catalogs", "handover"],
     &["admin"],
     &["reload", "drain", "entrance"],
-    &["app", "demo", "explain"],
+    &["app", "demo", "explain", "init"],
     // The command line chooses among them; nothing but main knows it.
     &["cli"],
     &["main"],

@@ -397,6 +397,12 @@ async fn ask(api: &PatroniUrl, deadline: tokio::time::Instant) -> Result<Answer,
     Answer::read(&body).map_err(|error| format!("gives an answer that is not understood: {error}"))
 }
 
+/// `host:port` of each node that the Patroni with this REST API lists; the error says why it lists none.
+pub async fn listed_by(api: &Arc<str>, deadline: tokio::time::Instant) -> Result<Vec<String>, String> {
+    let answer = ask(&PatroniUrl { address: Arc::clone(api), login: None }, deadline).await?;
+    Ok(answer.members.iter().filter_map(Member::address).collect())
+}
+
 /// By the wall clock, as Patroni counts too.
 fn seconds_from_now(at: f64) -> Option<f64> {
     Some(at - SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
