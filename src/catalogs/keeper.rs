@@ -334,15 +334,16 @@ async fn open(monitor: &config::Monitor, endpoint: Endpoint, database: &Arc<str>
     Ok(Reader::new(login))
 }
 
-/// Loads a picture once, from the first node that answers; a replica if one is there.
+/// Loads a picture once, from the first of the nodes at these addresses that answers; a replica if one is there.
 pub async fn load_once(
     cluster: &config::Cluster,
+    nodes: &[Arc<str>],
     database: &Arc<str>,
     settings: &Settings,
 ) -> Result<Arc<Picture>, LoadError> {
     let mut last = LoadError::NoNode;
     let mut fallback = None;
-    for address in &cluster.nodes {
+    for address in nodes {
         match timeout(LONGEST_LOAD, load_from(cluster, address, database)).await.unwrap_or(Err(LoadError::Timeout)) {
             Ok((inventory, Role::Replica)) => return Ok(draw(inventory, settings, 0)),
             Ok((inventory, _)) => fallback = Some(inventory),

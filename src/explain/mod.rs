@@ -11,6 +11,7 @@ use crate::catalog::{Found, Path, Picture};
 use crate::catalogs;
 use crate::client::{in_mode, minute_of_the_day};
 use crate::config::{Config, PoolMode};
+use crate::monitor::{self, Limits};
 use crate::routing::hints::Hints;
 use crate::routing::rules::{EVERY_SHARE, Rule};
 use crate::routing::{
@@ -58,6 +59,9 @@ pub enum Failure {
     /// The cluster does not tell.
     #[error("the cluster's catalogs cannot be read")]
     Catalogs(#[from] catalogs::LoadError),
+    /// There is nobody to ask.
+    #[error("Patroni does not say where the nodes of the cluster {0:?} are")]
+    NoNodes(Arc<str>),
     /// The configuration has no such database.
     #[error("the configuration has no database {0:?}")]
     NoDatabase(String),
@@ -463,8 +467,13 @@ fn ask_cluster(config: &Config, name: &Arc<str>, user: &Arc<str>) -> Result<Know
         lists: Arc::clone(&config.routing.functions),
         seed: rand::random(),
     };
-    let picture = runtime.block_on(catalogs::load_once(cluster, &database.server_name, &settings))?;
-    let scene = Scene::new(runtime, config, cluster, &database.server_name, user);
+    let view = runtime.block_on(monitor::look(cluster, Limits::of(config)));
+    let nodes: Vec<Arc<str>> = view.nodes.iter().map(|node| Arc::clone(&node.address)).collect();
+    if nodes.is_empty() {
+        return Err(Failure::NoNodes(Arc::clone(&cluster.name)));
+    }
+    let picture = runtime.block_on(catalogs::load_once(cluster, &nodes, &database.server_name, &settings))?;
+    let scene = Scene::new(runtime, config, cluster, &nodes, &database.server_name, user);
     Ok(Known { picture, any_path: Path::any(), scene })
 }
 

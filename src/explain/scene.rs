@@ -38,6 +38,7 @@ impl Scene {
         runtime: Runtime,
         config: &Config,
         cluster: &Cluster,
+        nodes: &[Arc<str>],
         database: &Arc<str>,
         user: &Arc<str>,
     ) -> Self {
@@ -57,7 +58,7 @@ impl Scene {
             salted_password: None,
             parameters: vec![("application_name".to_owned(), "trunkline explain".to_owned())],
         };
-        Self { runtime, nodes: cluster.nodes.iter().map(target).collect(), login: None }
+        Self { runtime, nodes: nodes.iter().map(target).collect(), login: None }
     }
 
     /// Another session begins.

@@ -2,6 +2,7 @@
 //! [`crate::topology::Topology`], which decides. Views are published for whoever wants to read them.
 
 mod line;
+mod look;
 mod patroni;
 mod probe;
 mod shared;
@@ -18,10 +19,11 @@ use tokio::task::JoinSet;
 
 use crate::auth::NodeTls;
 use crate::backend::{Endpoint, Gate, Target};
-use crate::config;
+use crate::config::{self, Config};
 use crate::metrics::Histogram;
 use crate::topology::{Doubt, NodeId, TopologySettings, View};
 
+pub use look::{PRIMARY_FOUND_WITHIN, look};
 pub use patroni::{SwitchoverError, listed_by};
 
 use patroni::Patroni;
@@ -56,6 +58,13 @@ pub struct Limits {
     pub max_lag: Duration,
     /// How long open transactions may go on before a planned switchover.
     pub drain: Duration,
+}
+
+impl Limits {
+    /// As the configuration has them.
+    pub fn of(config: &Config) -> Self {
+        Self { max_lag: config.routing.max_lag, drain: config.failover.drain }
+    }
 }
 
 /// What others may ask of a monitor; cheap to clone.

@@ -16,7 +16,7 @@ use crate::client;
 use crate::client::auth_query::AuthQuery;
 use crate::config;
 use crate::metrics::Scrape;
-use crate::monitor::{self, Limits, Monitor, MonitorHandle, OnView};
+use crate::monitor::{self, Limits, Monitor, MonitorHandle, OnView, PRIMARY_FOUND_WITHIN};
 use crate::net::timers;
 use crate::topology::{NodeId, NodeState, NodeView, Role, View};
 
@@ -211,7 +211,7 @@ impl RunningCluster {
             let deadline = if has_primary { begun + a_while } else { begun + 2 * a_while + PRIMARY_FOUND_WITHIN };
             // Dropping the wait for a view loses nothing: the next look sees it.
             if is_ready || timers::timeout_at(deadline, changed.changed()).await.is_err() {
-                return if has_primary { Ok(()) } else { Err(without_primary(&view)) };
+                return if has_primary { Ok(()) } else { Err(view.without_primary()) };
             }
         }
     }
@@ -306,18 +306,8 @@ fn hold_who_leaves(old: &View, new: &View, node: &NodeView, gate: &Gate) {
     }
 }
 
-/// What the topology takes to believe a primary, beside its probes.
-const PRIMARY_FOUND_WITHIN: Duration = Duration::from_secs(4);
-
 /// A node that has announced its stop and goes on is used again after this.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(60);
-
-/// Why there is no primary, and what its nodes say.
-fn without_primary(view: &View) -> String {
-    let nodes = view.shown_nodes().map(|node| format!("{}: {}", node.address, node.why));
-    let because = view.why_no_primary().map(str::to_owned);
-    because.into_iter().chain(nodes).collect::<Vec<_>>().join("; ")
-}
 
 fn primary_address(view: &View) -> &str {
     view.primary().map_or("none", |node| &node.address)

@@ -84,7 +84,7 @@ impl Standing {
     pub fn start(config: Config, source: PathBuf, mut catalogs: Catalogs) -> Self {
         say_what_has_no_effect(&config);
         let (lasting, newcomers) = Lasting::new(Pools::new(server::plan(&config)));
-        let start = |(number, cluster)| RunningCluster::start(number, cluster, limits_of(&config), None);
+        let start = |(number, cluster)| RunningCluster::start(number, cluster, Limits::of(&config), None);
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
         clusters.iter().for_each(RunningCluster::encrypts_as_configured);
         clusters.iter().for_each(RunningCluster::take_over);
@@ -249,7 +249,7 @@ impl Standing {
     /// The clusters of a new configuration: those that have not changed go on as they are, the others are watched anew
     /// before they take over, all together.
     async fn renew_clusters(&mut self, config: &Config) -> Result<Vec<RunningCluster>, Failure> {
-        let limits = limits_of(config);
+        let limits = Limits::of(config);
         let (mut clusters, mut renewed) = (Vec::with_capacity(config.clusters.len()), Vec::new());
         for wanted in &config.clusters {
             let before = self.clusters.iter().find(|running| running.name() == &*wanted.name);
@@ -322,10 +322,6 @@ async fn leave(gate: Arc<Gate>, timeout: Duration) {
     if closed > 0 {
         warn!(connections = closed, "connections to a node that is no longer in the configuration are closed");
     }
-}
-
-fn limits_of(config: &Config) -> Limits {
-    Limits { max_lag: config.routing.max_lag, drain: config.failover.drain }
 }
 
 /// The pictures of every database that clients may ask for.

@@ -189,6 +189,13 @@ impl View {
         self.primary().is_some() || self.readable_replicas().next().is_some()
     }
 
+    /// Why there is no primary, and what its nodes say, in words for an operator.
+    pub fn without_primary(&self) -> String {
+        let nodes = self.shown_nodes().map(|node| format!("{}: {}", node.address, node.why));
+        let because = self.why_no_primary().map(str::to_owned);
+        because.into_iter().chain(nodes).collect::<Vec<_>>().join("; ")
+    }
+
     /// The earliest sample of the present primary that was begun at or after `moment`: at or past every write that was
     /// acknowledged to us before `moment`.
     pub fn primary_sample_since(&self, moment: Instant) -> Option<Sample> {

@@ -24,6 +24,7 @@ mod crowd;
 mod dashboard;
 mod databases;
 mod drain;
+mod explain;
 mod failover;
 mod freshness;
 mod history;

@@ -116,6 +116,11 @@ impl Patroni {
         self.without_reads.lock().nodes()
     }
 
+    /// Its members have been listed, and some of them are nodes of the cluster.
+    pub(super) fn has_spoken(&self) -> bool {
+        !self.names.lock().is_empty()
+    }
+
     fn apis(&self) -> Vec<PatroniUrl> {
         self.apis.lock().clone()
     }
