@@ -204,8 +204,8 @@ impl Client {
                     }
                 },
                 Placement::Refused => {
-                    let message = "none of the nodes that a rule gives for this read can take it now";
-                    return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message: message.to_owned() });
+                    let message = Placement::REFUSED.to_owned();
+                    return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message });
                 }
                 Placement::AwaitFreshness => {
                     let found = self.await_freshness(intent, &excluded).await;

@@ -1,22 +1,24 @@
 //! `trunkline explain`: where statements would go, and why.
 
 mod scene;
+mod seen;
 
 use std::io::{self, BufRead, BufWriter, Write};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::catalog::{Found, Path, Picture};
 use crate::catalogs;
 use crate::client::{in_mode, minute_of_the_day};
-use crate::config::{Config, PoolMode};
+use crate::config::{Cluster, Config, PoolMode};
 use crate::monitor::{self, Limits};
 use crate::routing::hints::Hints;
 use crate::routing::rules::{EVERY_SHARE, Rule};
 use crate::routing::{
-    Catalog, Defaults, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, Transactions, Weighed,
-    safety, weigh,
+    Catalog, Defaults, Facts, InTransaction, Intent, Placement, Reads, Reason, RuleSet, Ruling, Sender, Transactions,
+    Weighed, safety, weigh,
 };
 use crate::session::Settings;
 use crate::session::pins::Pins;
@@ -24,7 +26,9 @@ use crate::sql::{
     Cache, Kind, Name, NeedsPrimary, ParseSettings, Part, PreparedNames, SessionChange, Statement, TransactionControl,
     fingerprint,
 };
+use crate::topology::View;
 use scene::Scene;
+use seen::Seen;
 
 /// What is asked.
 pub enum Input {
@@ -87,6 +91,31 @@ struct Answer {
     fingerprint: Option<String>,
 }
 
+/// Where a statement would go, and why.
+#[derive(Clone, Copy)]
+struct Route {
+    target: Target,
+    reason: Reason,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Primary,
+    Replica,
+    /// It is refused.
+    Nowhere,
+}
+
+impl Target {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Nowhere => "refused",
+        }
+    }
+}
+
 /// One line of input.
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
@@ -126,6 +155,8 @@ pub fn run(knowledge: Knowledge, input: Input) -> Result<(), Failure> {
 /// Caches and rules, over all sessions of the input.
 struct Explainer {
     cluster: Option<Known>,
+    /// What its nodes have shown; None: any replica takes any read.
+    seen: Option<Seen>,
     cache: Cache,
     rules: Arc<RuleSet>,
     reads: Reads,
@@ -173,6 +204,7 @@ impl Explainer {
         match knowledge {
             Knowledge::None => Ok(Self {
                 cluster: None,
+                seen: None,
                 cache,
                 rules: Arc::default(),
                 reads: Reads::Replicas,
@@ -189,10 +221,11 @@ impl Explainer {
                 let user: Arc<str> = user.map_or(first, Into::into);
                 let first = config.databases.first().map(|database| Arc::clone(&database.name)).unwrap_or_default();
                 let database: Arc<str> = database.map_or(first, Into::into);
-                let mut known = ask_cluster(&config, &database, &user)?;
+                let (mut known, seen) = ask_cluster(&config, &database, &user)?;
                 Ok(Self {
                     at_start: known.scene.at_start().unwrap_or_default(),
                     cluster: Some(known),
+                    seen,
                     cache,
                     mode: mode_of(&config, &database, &user),
                     statement_bytes: config.limits.statement_bytes,
@@ -271,22 +304,23 @@ impl Imagined<'_> {
             Catalog::Known { picture, path, .. } => self.find(picture, &statement, path),
             _ => None,
         };
+        let route = self.route(&intent);
         // What is refused is not run.
-        let is_run = !matches!(intent, Intent::Refuse { .. });
+        let is_run = route.target != Target::Nowhere;
         if is_run && safety::may_change_catalog(&statement, &catalog) {
             self.catalog_changes.add(&statement);
         }
         let is_of_transaction =
             self.transaction == InTransaction::ReadOnly && matches!(intent, Intent::Primary(Reason::UnknownName));
         if is_run {
-            self.follow(&statement, &intent);
+            self.follow(&statement, route);
             self.try_settings(&statement, sql);
         }
         let mut answer = if is_of_transaction {
             // A cursor of the transaction, or an error wherever it goes.
-            told("replica", Reason::ReadOnlyTransaction)
+            told(Route { target: Target::Replica, reason: Reason::ReadOnlyTransaction })
         } else {
-            answer(&intent, &statement, found)
+            answer(&intent, route, &statement, found)
         };
         answer.why.push_str(&self.unknown_hints(&statement));
         let rule = ruling.rule.and_then(|number| self.explainer.rules.rule(number));
@@ -296,6 +330,24 @@ impl Imagined<'_> {
         // As rules see it, however the session's texts are read.
         answer.fingerprint = fingerprint(sql, &ParseSettings::default()).map(|print| format!("{print:016x}"));
         answer
+    }
+
+    /// Where it goes. A transaction stays where it has begun, and is looked upon as one that reads only on a replica.
+    fn route(&self, intent: &Intent) -> Route {
+        let reason = intent.reason();
+        let (target, reason) = match (intent, &self.explainer.seen) {
+            (Intent::Refuse { .. }, _) => (Target::Nowhere, reason),
+            (Intent::Primary(_), _) => (Target::Primary, reason),
+            (Intent::Read { .. }, Some(seen)) if self.transaction == InTransaction::No => match seen.place(intent) {
+                Placement::Node(node, reason) if seen.is_primary(node) => (Target::Primary, reason),
+                Placement::Node(_, reason) => (Target::Replica, reason),
+                Placement::AwaitPrimary(reason) => (Target::Primary, reason),
+                Placement::AwaitFreshness => (Target::Replica, reason),
+                Placement::Refused => (Target::Nowhere, reason),
+            },
+            (Intent::Read { .. }, _) => (Target::Replica, reason),
+        };
+        Route { target, reason }
     }
 
     /// Hints that say nothing are no mistake of the statement's; here they are told.
@@ -377,13 +429,13 @@ impl Imagined<'_> {
     }
 
     /// What the statement leaves in the session, if it succeeds.
-    fn follow(&mut self, statement: &Statement, intent: &Intent) {
+    fn follow(&mut self, statement: &Statement, route: Route) {
         for part in &statement.parts {
             match part.transaction {
                 TransactionControl::Begin(_) => {
-                    self.transaction = match intent {
-                        Intent::Read { reason: Reason::OptimisticTransaction, .. } => InTransaction::Optimistic,
-                        Intent::Read { .. } => InTransaction::ReadOnly,
+                    self.transaction = match (route.target, route.reason) {
+                        (Target::Replica, Reason::OptimisticTransaction) => InTransaction::Optimistic,
+                        (Target::Replica, _) => InTransaction::ReadOnly,
                         _ => InTransaction::ReadWrite,
                     };
                 }
@@ -392,7 +444,7 @@ impl Imagined<'_> {
                 | TransactionControl::Prepare => self.transaction = InTransaction::No,
                 _ => {}
             }
-            if self.transaction == InTransaction::Optimistic && matches!(intent, Intent::Primary(_)) {
+            if self.transaction == InTransaction::Optimistic && route.target == Target::Primary {
                 self.transaction = InTransaction::ReadWrite;
             }
             for change in &part.session {
@@ -453,8 +505,8 @@ fn changes_path(statement: &Statement) -> bool {
     })
 }
 
-/// The catalogs of the running cluster, and a place to try settings on.
-fn ask_cluster(config: &Config, name: &Arc<str>, user: &Arc<str>) -> Result<Known, Failure> {
+/// The catalogs of the running cluster, a place to try settings on, and what its nodes have shown.
+fn ask_cluster(config: &Config, name: &Arc<str>, user: &Arc<str>) -> Result<(Known, Option<Seen>), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let written = config.databases.iter().find(|database| database.name == *name).cloned();
     let any = || config.databases.iter().find(|database| database.is_any()).map(|any| any.named(name));
@@ -472,9 +524,21 @@ fn ask_cluster(config: &Config, name: &Arc<str>, user: &Arc<str>) -> Result<Know
     if nodes.is_empty() {
         return Err(Failure::NoNodes(Arc::clone(&cluster.name)));
     }
+    let seen = see(&view, cluster, config.routing.reads)?;
     let picture = runtime.block_on(catalogs::load_once(cluster, &nodes, &database.server_name, &settings))?;
     let scene = Scene::new(runtime, config, cluster, &nodes, &database.server_name, user);
-    Ok(Known { picture, any_path: Path::any(), scene })
+    Ok((Known { picture, any_path: Path::any(), scene }, seen))
+}
+
+/// What the look at the nodes says of reads. Where it shows nobody who serves, whoever asks is told, and statements are
+/// answered without it.
+fn see(view: &Arc<View>, cluster: &Cluster, reads: Reads) -> io::Result<Option<Seen>> {
+    if !view.serves() {
+        let why = view.without_primary();
+        writeln!(io::stderr(), "trunkline: where reads go is told as if a replica took them: {why}")?;
+        return Ok(None);
+    }
+    Ok(Some(Seen::new(Arc::clone(view), Instant::now(), cluster, reads)))
 }
 
 /// When a server connection of this user goes back to its pool of this database.
@@ -486,24 +550,24 @@ fn mode_of(config: &Config, database: &str, user: &str) -> PoolMode {
     of_user.or(of_database).unwrap_or(config.pool.mode)
 }
 
-fn told(target: &'static str, reason: Reason) -> Answer {
-    Answer { target, reason: reason.code(), why: reason.words().to_owned(), fingerprint: None }
+fn told(route: Route) -> Answer {
+    let Route { target, reason } = route;
+    Answer { target: target.words(), reason: reason.code(), why: reason.words().to_owned(), fingerprint: None }
 }
 
-fn answer(intent: &Intent, statement: &Statement, found: Option<Found>) -> Answer {
-    let reason = intent.reason();
-    let target = match intent {
-        Intent::Read { .. } => "replica",
-        Intent::Primary(_) => "primary",
-        Intent::Refuse { message, .. } => {
-            return Answer { target: "refused", reason: reason.code(), why: message.to_string(), fingerprint: None };
-        }
+fn answer(intent: &Intent, route: Route, statement: &Statement, found: Option<Found>) -> Answer {
+    let reason = route.reason;
+    let refused = match intent {
+        Intent::Refuse { message, .. } => Some(&**message),
+        _ => (route.target == Target::Nowhere).then_some(Placement::REFUSED),
     };
+    if let Some(message) = refused {
+        return Answer { why: message.to_owned(), ..told(route) };
+    }
     let from_text = statement.needs_primary().filter(|why| Reason::from(*why) == reason).map(NeedsPrimary::to_string);
     let from_catalog = found.filter(|found| Reason::from(found.why) == reason);
     let culprit = from_text.or_else(|| Some(format!("{}: {}", reason.words(), from_catalog?.name)));
-    let why = culprit.unwrap_or_else(|| reason.words().to_owned());
-    Answer { target, reason: reason.code(), why, fingerprint: None }
+    Answer { why: culprit.unwrap_or_else(|| reason.words().to_owned()), ..told(route) }
 }
 
 #[cfg(test)]
@@ -512,6 +576,44 @@ mod tests {
 
     fn explained(sql: &str) -> Answer {
         Explainer::new(Knowledge::None).unwrap().session().explain(sql)
+    }
+
+    /// Answers, as target and reason, of one session where the nodes have shown this.
+    fn told_by(seen: Seen, optimistic: bool, session: &[&str]) -> Vec<(&'static str, &'static str)> {
+        let explainer = Explainer::new(Knowledge::None).unwrap();
+        let mut explainer = Explainer { seen: Some(seen), optimistic, ..explainer };
+        let mut session_of = explainer.session();
+        session.iter().map(|sql| session_of.explain(sql)).map(|answer| (answer.target, answer.reason)).collect()
+    }
+
+    #[test]
+    fn without_a_readable_replica_reads_and_transactions_that_read_are_the_primarys() {
+        let session = ["SELECT 1", "BEGIN READ ONLY", "SELECT 1", "COMMIT", "CREATE TABLE t ()"];
+        let [read, begin, within, _, write] = told_by(seen::tests::cluster(0, Reads::Replicas), false, &session)[..]
+        else {
+            panic!("five answers")
+        };
+        assert_eq!((read, begin), (("primary", "no_replica"), ("primary", "no_replica")));
+        assert_eq!((within, write.0), (("primary", "transaction"), "primary"));
+        let optimistic = told_by(seen::tests::cluster(0, Reads::Replicas), true, &["BEGIN", "SELECT 1"]);
+        assert_eq!(optimistic, [("primary", "no_replica"), ("primary", "transaction")]);
+    }
+
+    #[test]
+    fn with_a_readable_replica_answers_are_those_of_no_look() {
+        for session in [&["SELECT 1", "BEGIN READ ONLY", "SELECT 1", "COMMIT"][..], &["CREATE TABLE t ()"]] {
+            let mut unseen = Explainer::new(Knowledge::None).unwrap();
+            let mut unseen = unseen.session();
+            let unseen: Vec<_> = session.iter().map(|sql| unseen.explain(sql)).map(|a| (a.target, a.reason)).collect();
+            assert_eq!(told_by(seen::tests::cluster(1, Reads::Replicas), false, session), unseen);
+        }
+    }
+
+    #[test]
+    fn a_hint_and_reads_any_are_heeded() {
+        let session = ["SELECT 1", "/* trunkline: replica */ SELECT 1"];
+        let told = told_by(seen::tests::cluster(0, Reads::Any), false, &session);
+        assert_eq!(told, [("primary", "read"), ("primary", "no_replica")]);
     }
 
     #[test]

@@ -48,6 +48,11 @@ pub enum Placement {
     Refused,
 }
 
+impl Placement {
+    /// What a client is told of [`Placement::Refused`].
+    pub const REFUSED: &'static str = "none of the nodes that a rule gives for this read can take it now";
+}
+
 /// Finds the node for an intent that is not refused.
 pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement {
     let reason = intent.reason();

@@ -1,4 +1,4 @@
-//! `explain --config`: nodes found as `run` finds them.
+//! `explain --config`: nodes found as `run` finds them, reads placed by how they are.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -6,22 +6,71 @@ use std::process::Command;
 use std::thread;
 
 use trunkline::demo::cluster::Cluster;
+use trunkline::demo::node::Stop;
 
 use crate::fixture::{Proxy, cluster, limited};
 
 #[test]
-fn nodes_are_found_by_patroni() {
+fn a_read_goes_to_the_primary_while_no_replica_takes_reads() {
     limited(|| {
         let cluster = cluster();
         let proxy = Proxy::start(&cluster, "");
-        let url = patroni(members(&cluster, "{}"));
-        proxy.rewrite(|configuration| {
-            let cluster = configuration["cluster"][0].as_table_mut().unwrap();
-            cluster.remove("nodes");
-            cluster.insert("patroni".to_owned(), vec![url].into());
-        });
-        assert_eq!(told(&proxy, &["SELECT 1", "INSERT INTO t VALUES (1)"])[0], owned(("replica", "read")));
+        assert_eq!(told(&proxy, &["SELECT 1"]), [("replica", "read")].map(owned));
+        stop_replicas(&cluster);
+        let told = told(&proxy, &["SELECT 1", "BEGIN READ ONLY", "SELECT 1", "COMMIT"]);
+        let first = [("primary", "no_replica"), ("primary", "no_replica"), ("primary", "transaction")].map(owned);
+        assert_eq!(told[..3], first, "{told:?}");
     });
+}
+
+#[test]
+fn a_rule_says_what_happens_while_its_nodes_take_no_reads() {
+    limited(|| {
+        let cluster = cluster();
+        let rules = "[[rule]]\nname = 'strict'\ntable = 'pg_class'\nto = 'replicas'\nfallback = 'refuse'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "[routing]\nreads = 'any'");
+        let session = ["SELECT count(*) FROM pg_class", "SELECT 1"];
+        assert_eq!(told(&proxy, &session)[0], owned(("replica", "rule")));
+        stop_replicas(&cluster);
+        assert_eq!(told(&proxy, &session), [("refused", "rule"), ("primary", "read")].map(owned));
+    });
+}
+
+#[test]
+fn a_read_that_no_node_can_take_now_is_answered_as_a_replicas_and_that_is_said() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        cluster.node(0).stop(Stop::Fast).unwrap();
+        let (told, complaints) = explain(&proxy, &["SELECT 1"]);
+        assert_eq!(told, [("replica", "read")].map(owned));
+        assert!(
+            complaints.starts_with("trunkline: where reads go is told as if a replica took them: "),
+            "{complaints}"
+        );
+    });
+}
+
+#[test]
+fn nodes_are_found_by_patroni_and_its_tags_are_obeyed() {
+    limited(|| {
+        let cluster = cluster();
+        let [all, none] = ["{}", r#"{"noloadbalance": true}"#].map(|tags| members(&cluster, tags));
+        for (body, expected) in [(all, ("replica", "read")), (none, ("primary", "no_replica"))] {
+            let proxy = Proxy::start(&cluster, "");
+            let url = patroni(body);
+            proxy.rewrite(|configuration| {
+                let cluster = configuration["cluster"][0].as_table_mut().unwrap();
+                cluster.remove("nodes");
+                cluster.insert("patroni".to_owned(), vec![url].into());
+            });
+            assert_eq!(told(&proxy, &["SELECT 1", "SELECT 2"]), [expected; 2].map(owned));
+        }
+    });
+}
+
+fn stop_replicas(cluster: &Cluster) {
+    [1, 2].iter().for_each(|replica| cluster.node(*replica).stop(Stop::Fast).unwrap());
 }
 
 /// Target and reason of each statement of a session.
