@@ -20,10 +20,11 @@ pub(super) struct Scene {
 }
 
 /// Everything that a route may depend on: what the session has set, and what transactions and texts are by default, which a
-/// role or a database may say otherwise.
+/// role or a database may say otherwise. The name that the scene itself came with is not the session's.
 const READ: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('search_path', \
-'default_transaction_isolation', 'default_transaction_read_only', 'standard_conforming_strings', 'client_encoding') \
-AND (source = 'session' OR name NOT IN ('search_path', 'client_encoding')) \
+'default_transaction_isolation', 'default_transaction_read_only', 'standard_conforming_strings', 'client_encoding', \
+'application_name') \
+AND (source = 'session' OR name NOT IN ('search_path', 'client_encoding', 'application_name')) \
 UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
 UNION ALL SELECT 'session_authorization', pg_catalog.current_setting('session_authorization')";
 

@@ -1,4 +1,4 @@
-//! `explain --config`: nodes found as `run` finds them, reads placed by how they are.
+//! `explain --config`: nodes found as `run` finds them, reads placed by how they are, rules by the session's own name.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -66,6 +66,29 @@ fn nodes_are_found_by_patroni_and_its_tags_are_obeyed() {
             });
             assert_eq!(told(&proxy, &["SELECT 1", "SELECT 2"]), [expected; 2].map(owned));
         }
+    });
+}
+
+#[test]
+fn a_rule_on_application_name_sees_what_the_session_has_set() {
+    limited(|| {
+        let cluster = cluster();
+        let rules = "[[rule]]\nname = 'x'\napplication_name = 'x'\nto = 'primary'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "");
+        let session = [
+            "SELECT 1",
+            "SET application_name = 'x'",
+            "SELECT 1",
+            "RESET application_name",
+            "SELECT 1",
+            "BEGIN",
+            "SET LOCAL application_name = 'x'",
+            "COMMIT",
+            "SELECT 1",
+        ];
+        let told = told(&proxy, &session);
+        let reads = [0, 2, 4, 8].map(|at| (&*told[at].0, &*told[at].1));
+        assert_eq!(reads, [("replica", "read"), ("primary", "rule"), ("replica", "read"), ("replica", "read")]);
     });
 }
 
