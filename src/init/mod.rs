@@ -1,6 +1,6 @@
 //! `trunkline init`: looks at a cluster, and writes a configuration for it.
 //!
-//! A [`Search`] says whom to ask, an [`Inquiry`] asks one node, and a [`Draft`] is the text of what was found. Nothing is
+//! A `Search` says whom to ask, an `Inquiry` asks one node, and a `Draft` is the text of what was found. Nothing is
 //! changed in the cluster.
 
 mod conninfo;
