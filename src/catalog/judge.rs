@@ -39,10 +39,12 @@ pub enum Why {
     Cast,
     /// A type's check does.
     Domain,
+    /// A replica has refused it, because something in it writes.
+    Writes,
 }
 
 impl Why {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Function,
         Self::UnknownFunction,
         Self::UnknownRelation,
@@ -54,6 +56,7 @@ impl Why {
         Self::Operator,
         Self::Cast,
         Self::Domain,
+        Self::Writes,
     ];
 }
 

@@ -412,9 +412,9 @@ impl Client {
     /// it is in no transaction, and may have to go elsewhere.
     fn stands_behind_an_end(&self, tag: u8) -> bool {
         self.session.gathered.has_ended()
-            && self.session.status() != TransactionStatus::Idle
             && names_statement(tag)
             && self.is_on_replica()
+            && (self.session.status() != TransactionStatus::Idle || self.session.owes_begin())
     }
 
     fn is_on_replica(&self) -> bool {

@@ -255,7 +255,7 @@ impl From<&NeedsPrimary> for Reason {
 impl From<Why> for Reason {
     fn from(why: Why) -> Self {
         match why {
-            Why::Function => Self::Function,
+            Why::Function | Why::Writes => Self::Function,
             Why::UnknownFunction => Self::UnknownFunction,
             Why::UnknownRelation => Self::UnknownRelation,
             Why::Relation => Self::Relation,

@@ -97,7 +97,7 @@ pub fn note_writer(statement: &Statement, catalog: &Catalog<'_>) {
     let (Catalog::Known { key: Some(key), .. }, Some(verdict)) = (catalog, catalog_verdict(statement, catalog)) else {
         return;
     };
-    let why = verdict.why.or(Some(Why::Function));
+    let why = verdict.why.or(Some(Why::Writes));
     statement.memo.set(*key, Verdict { why, ..verdict }.to_note());
 }
 
@@ -212,7 +212,10 @@ pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool
         _ => catalog_verdict(statement, catalog).and_then(|verdict| verdict.why),
     };
     // What has come up a moment ago the replica has not got either, and a foreign table answers it as it does the primary.
-    !matches!(why, None | Some(Why::Unlogged | Why::Foreign | Why::UnknownRelation | Why::UnknownFunction))
+    !matches!(
+        why,
+        None | Some(Why::Unlogged | Why::Foreign | Why::UnknownRelation | Why::UnknownFunction | Why::Writes)
+    )
 }
 
 /// Whatever the catalogs say, it means the same: no relation, and no call or operator that a user's own could be meant by.

@@ -176,8 +176,12 @@ impl Session {
     /// A BEGIN is on its way: what comes behind it cannot be judged before it is answered. Nor can one that stands behind
     /// something else, which may end a transaction.
     pub fn awaits_begin(&self) -> bool {
-        self.gathered.begins && !self.owed.is_empty()
-            || self.owed.iter().filter_map(Owed::statement).any(Statement::begins_transaction)
+        self.gathered.begins && !self.owed.is_empty() || self.owes_begin()
+    }
+
+    /// A BEGIN has been sent and is not answered.
+    pub fn owes_begin(&self) -> bool {
+        self.owed.iter().filter_map(Owed::statement).any(Statement::begins_transaction)
     }
 
     /// A COMMIT or ROLLBACK is on its way: what comes behind it is not in the transaction.

@@ -129,11 +129,6 @@ impl Owed {
         }
     }
 
-    /// It ends a transaction, for all that is known of it.
-    fn may_end_transaction(&self) -> bool {
-        matches!(self, Self::Execute(None)) || self.statement().is_some_and(Statement::ends_transaction)
-    }
-
     /// Whoever waits for it waits for no more than that something is closed, or for nothing.
     fn only_closes(&self) -> bool {
         matches!(self, Self::CloseStatement(_) | Self::ClosePortal | Self::Sync(_)) || self.asker() == Asker::Us
@@ -200,12 +195,14 @@ pub struct Moment {
 impl OwedReplies {
     /// One more is owed.
     pub fn push(&mut self, owed: Owed) {
-        if owed.may_end_transaction() {
-            self.last_end = Some(self.moment());
-        }
         self.count += 1;
         self.batch += u64::from(matches!(owed, Owed::Sync(_)));
         self.queue.push_back(owed);
+    }
+
+    /// What is sent next ends a transaction, for all that is known of it.
+    pub fn expect_end(&mut self) {
+        self.last_end = Some(self.moment());
     }
 
     /// What may end a transaction is not answered yet.

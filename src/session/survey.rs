@@ -213,7 +213,7 @@ impl Session {
                 if (is_inside || self.gathered.begins) && values.is_some_and(anew::mentions_clock) {
                     self.gathered.bind();
                 }
-                if values.is_some() && prepared.statement.ends_transaction() {
+                if !prepared.statement.is_plain_read() && values.is_some() && prepared.statement.ends_transaction() {
                     self.gathered.ends_behind = Some(self.gathered.executes);
                 }
                 self.join(&prepared.statement, &prepared.text, around)

@@ -92,6 +92,9 @@ impl Session {
                 if !statement.as_ref().is_some_and(|statement| statement.is_plain_read()) {
                     let by_text = || statement.as_deref().map_or(Draws::Maybe, Draws::of_text);
                     self.draws(self.gathered.draws.or(draws).unwrap_or_else(by_text), known);
+                    if statement.as_ref().is_none_or(|statement| statement.ends_transaction()) {
+                        self.owed.expect_end();
+                    }
                 }
                 self.expect_names_closed(statement.as_deref());
                 if let Some(statement) = &statement {
@@ -174,6 +177,9 @@ impl Session {
         }
         self.expect_change(&statement, true);
         self.flow.batch_open = false;
+        if statement.ends_transaction() {
+            self.owed.expect_end();
+        }
         self.owed.push(Owed::Query { statement, completed: 0, woven });
         if !stand_ins.is_empty() {
             stand_ins.iter().for_each(|name| self.put_close_of_mirror(name, out));

@@ -193,6 +193,11 @@ fn what_stands_right_behind_a_commit_goes_where_it_may_itself() {
                     assert!(told.contains(&"INSERT 0 1".to_owned()) || told.contains(&port), "{told:?}");
                 }
             }
+            // Behind a BEGIN that is not answered yet.
+            let units = [[run("begin read only"), run("select 1")], [run("commit"), run(sql)]];
+            let units = units.map(|unit| [&unit.concat(), SYNC].concat());
+            let told = client.ask(&[&units.concat()], 2);
+            assert!(told.contains(&"INSERT 0 1".to_owned()) || told.contains(&port), "{told:?}");
             client.query("begin read only; select 1");
             let told = client.query(&format!("commit; {sql}"));
             assert!(told.contains(&"INSERT 0 1".to_owned()) || told.contains(&port), "{told:?}");
