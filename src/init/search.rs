@@ -56,7 +56,9 @@ impl Search {
 
     /// What has come of that.
     pub(super) fn answered(&mut self, place: &Place, answer: Result<Node, String>) {
-        let outcome = answer.map_or_else(Outcome::Nobody, |node| self.admit(node));
+        let source = self.asked.iter().find(|asked| asked.place == *place).map(|asked| asked.source.clone());
+        let is_guessed = matches!(source, Some(Source::FollowerOf(_)));
+        let outcome = answer.map_or_else(Outcome::Nobody, |node| self.admit(node, is_guessed));
         if let Some(asked) = self.asked.iter_mut().find(|asked| asked.place == *place) {
             asked.outcome = Some(outcome);
         }
@@ -85,10 +87,12 @@ impl Search {
     pub(super) fn conclude(self) -> Finding {
         let listed =
             |api: &Api| -> BTreeSet<usize> { api.listed.iter().filter_map(|place| self.node_at(place)).collect() };
-        // What Patroni lists may be another cluster of the same machine.
-        let ours: Vec<&Api> = self.patroni.iter().filter(|api| !listed(api).is_empty()).collect();
-        let all_listed: BTreeSet<usize> = ours.iter().flat_map(|api| listed(api)).collect();
-        let patroni_lists_all = all_listed.len() == self.nodes.len();
+        // What Patroni lists may be another cluster of the same machine, or a standby cluster, which has a Patroni of its own.
+        let primary = self.nodes.iter().position(Node::is_primary);
+        let lists_ours =
+            |nodes: &BTreeSet<usize>| primary.map_or(!nodes.is_empty(), |primary| nodes.contains(&primary));
+        let ours: Vec<&Api> = self.patroni.iter().filter(|api| lists_ours(&listed(api))).collect();
+        let patroni_lists_all = ours.iter().any(|api| listed(api).len() == self.nodes.len());
         let patroni: Vec<Place> = ours.into_iter().map(|api| api.place.clone()).collect();
         let is_ours = |absent: &Absent| !matches!(&absent.source, Source::Patroni(api) if !patroni.contains(api));
         let (absent, unfound) = (self.absent().into_iter().filter(is_ours).collect(), self.unfound());
@@ -106,13 +110,16 @@ impl Search {
         self.asked.push(Asked { place, source, outcome });
     }
 
-    /// A node has answered, one that is known already perhaps.
-    fn admit(&mut self, node: Node) -> Outcome {
+    /// A node has answered, one that is known already perhaps. At a place that was guessed at, a replica was looked for.
+    fn admit(&mut self, node: Node, is_guessed: bool) -> Outcome {
         if let Some(known) = self.nodes.iter().position(|known| known.is_same(&node)) {
             return Outcome::Node(known);
         }
         if self.nodes.first().is_some_and(|first| first.system != node.system) {
             return Outcome::Nobody("it is another cluster's, for its system identifier is another one".to_owned());
+        }
+        if is_guessed && node.is_primary() && self.nodes.iter().any(Node::is_primary) {
+            return Outcome::Nobody("it is a primary, too: a copy that was promoted, perhaps".to_owned());
         }
         if let Role::Replica { upstream, .. } = &node.role {
             upstream.iter().for_each(|place| self.look_at(place.clone(), Source::UpstreamOf(node.place.clone())));
@@ -288,6 +295,34 @@ mod tests {
         let Role::Replica { upstream, .. } = &finding.nodes[2].role else { panic!("{finding:?}") };
         assert_eq!(*upstream, [place("10.0.0.1:5432")]);
         assert_eq!((finding.absent.len(), finding.unfound.len()), (0, 0), "{finding:?}");
+    }
+
+    #[test]
+    fn a_promoted_copy_where_a_replica_was_looked_for_is_no_node() {
+        let mut copy = primary("10.0.0.2:5432", Vec::new());
+        copy.start = crate::topology::PostmasterStart(7);
+        let there =
+            [("10.0.0.1:5432", primary("10.0.0.1:5432", vec![follower("b", "10.0.0.2")])), ("10.0.0.2:5432", copy)];
+        let mut search = Search::new(&[place("10.0.0.1:5432")]);
+        asked(&mut search, &there);
+        let finding = search.conclude();
+        assert_eq!(addresses(&finding), ["10.0.0.1:5432"]);
+        let [unfound] = &*finding.unfound else { panic!("{finding:?}") };
+        assert!(unfound.tried[0].1.contains("promoted"), "{unfound:?}");
+    }
+
+    #[test]
+    fn the_patroni_of_a_standby_cluster_is_left_out() {
+        let there = [
+            ("10.0.0.1:5432", primary("10.0.0.1:5432", Vec::new())),
+            ("10.0.0.2:5432", replica("10.0.0.2:5432", "10.0.0.1:5432")),
+        ];
+        let mut search = Search::new(&[place("10.0.0.1:5432"), place("10.0.0.2:5432")]);
+        asked(&mut search, &there);
+        search.patroni_answered(place("10.0.0.1:8008"), vec![place("10.0.0.1:5432")]);
+        search.patroni_answered(place("10.0.0.2:8008"), vec![place("10.0.0.2:5432")]);
+        let finding = search.conclude();
+        assert_eq!((finding.patroni, finding.patroni_lists_all), (vec![place("10.0.0.1:8008")], false));
     }
 
     #[test]
