@@ -156,7 +156,7 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     drain::until_stopped(&in_force, &fleet, &state, stops, (&others, is_handed_over)).await;
     in_force.load().pools.retire();
     info!("trunkline stops");
-    if others.have_died() { Err(Failure::Orphaned) } else { Ok(()) }
+    if others.is_orphaned() { Err(Failure::Orphaned) } else { Ok(()) }
 }
 
 /// How long a database's catalogs may take where everybody waits for them; one that takes longer is served without.

@@ -107,8 +107,8 @@ pub struct Bond {
 pub struct Others {
     predecessor: Option<Bond>,
     has_successor: AtomicBool,
-    /// A successor has died while this process stopped: nobody lets anybody in.
-    is_last: AtomicBool,
+    /// The successor has died while this process stops: nobody lets anybody in.
+    is_orphaned: AtomicBool,
 }
 
 /// The process that takes over from this one. Until it has, it ends with this.
@@ -251,13 +251,13 @@ impl Others {
     }
 
     /// The successor has died, and this process lets nobody in either, because it stops.
-    pub fn are_all_gone(&self) {
-        self.is_last.store(true, Ordering::Relaxed);
+    pub fn leave_an_orphan(&self) {
+        self.is_orphaned.store(true, Ordering::Relaxed);
     }
 
     /// Nobody lets clients in when this process ends, though somebody should.
-    pub fn have_died(&self) -> bool {
-        self.is_last.load(Ordering::Relaxed)
+    pub fn is_orphaned(&self) -> bool {
+        self.is_orphaned.load(Ordering::Relaxed)
     }
 
     /// This process stops, and its predecessor is to do the same.

@@ -34,6 +34,23 @@ pub enum TlsMode {
     VerifyFull,
 }
 
+impl TlsMode {
+    /// Every one by its name in the configuration.
+    pub const NAMES: [(&str, Self); 6] = [
+        ("off", Self::Off),
+        ("allow", Self::Allow),
+        ("prefer", Self::Prefer),
+        ("require", Self::Require),
+        ("verify-ca", Self::VerifyCa),
+        ("verify-full", Self::VerifyFull),
+    ];
+
+    /// The configuration's word.
+    pub fn word(self) -> &'static str {
+        Self::NAMES.into_iter().find(|(_, mode)| *mode == self).map_or("", |(name, _)| name)
+    }
+}
+
 /// The oldest TLS that is spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TlsVersion {

@@ -13,7 +13,6 @@ use super::worker::Buffers;
 use crate::catalog::Change;
 use crate::session::replay::Differs;
 use crate::session::{Reply, Session, TransactionLog, matters};
-use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response::{Severity, put_error};
 use crate::wire::{ErrorFields, Header, SqlState, backend};
@@ -116,7 +115,7 @@ impl Client {
             return Ok(false);
         }
         // What has been answered before it is passed on first: then only what has failed may be run again.
-        if header.tag == backend::ERROR_RESPONSE && walk.answered > 0 && held.role != Role::Primary {
+        if header.tag == backend::ERROR_RESPONSE && walk.answered > 0 && held.is_on_replica() {
             held.has_more = true;
             return Ok(false);
         }
@@ -316,7 +315,7 @@ impl Client {
 
 /// A replica refuses with this what the primary may answer in its place. False: the client is told.
 fn refuses(held: &mut HeldLease, session: &Session, code: SqlState) -> bool {
-    let may_move = held.is_unseen_read() && held.role != Role::Primary && session.can_be_run_elsewhere();
+    let may_move = held.is_unseen_read() && held.is_on_replica() && session.can_be_run_elsewhere();
     if may_move {
         held.refused = Some(code);
         held.is_refused_within = session.status() != TransactionStatus::Idle;

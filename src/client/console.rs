@@ -9,7 +9,7 @@ use super::server::Server;
 use crate::net::Stream;
 
 /// The database under whose name the console answers.
-pub const NAME: &str = "trunkline";
+pub const NAME: &str = crate::config::CONSOLE;
 
 /// Answers a client of the console until it leaves.
 pub type Console = Box<dyn Fn(Visitor) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;

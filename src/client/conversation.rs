@@ -138,6 +138,10 @@ pub(super) struct HeldLease {
 }
 
 impl HeldLease {
+    pub(super) fn is_on_replica(&self) -> bool {
+        self.role != Role::Primary
+    }
+
     /// What is under way is a read of which nobody has seen anything: another node may answer it.
     pub(super) fn is_unseen_read(&self) -> bool {
         self.is_read && self.at_hand && !self.forwarded
@@ -151,7 +155,7 @@ impl HeldLease {
     /// A batch is cut here. What comes behind may need the primary, for which a replica must have answered this part; of
     /// itself it keeps its last replies up to the Sync.
     pub(super) fn flush_part(&self, to_node: &mut BytesMut) {
-        if self.role != Role::Primary {
+        if self.is_on_replica() {
             frontend::put_bare(to_node, frontend::FLUSH);
         }
     }

@@ -21,7 +21,6 @@ use crate::metrics::Violator;
 use crate::net::Stream;
 use crate::routing::Intent;
 use crate::session::End;
-use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::{SqlState, frontend};
 
@@ -418,7 +417,7 @@ impl Client {
     }
 
     fn is_on_replica(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.role != Role::Primary)
+        self.held.as_ref().is_some_and(HeldLease::is_on_replica)
     }
 
     /// What an earlier part of the batch has bound on a replica is executed there, wherever the rest of the batch must go:
@@ -440,7 +439,7 @@ impl Client {
             let is_first = !self.session.awaits_replies();
             let size = buffers.kept.len() + self.session.gathered.size;
             if is_first || self.session.status() != TransactionStatus::Idle || size > MOST_KEPT {
-                let can_move = held.role != Role::Primary && is_first && self.session.can_begin_anew();
+                let can_move = held.is_on_replica() && is_first && self.session.can_begin_anew();
                 held.at_hand = can_move && !self.session.batch_is_open();
                 buffers.keep_nothing();
             }

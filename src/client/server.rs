@@ -242,16 +242,18 @@ impl DatabaseCatalog {
     pub fn may_have_changed(&self, now: Instant) {
         let Upkeep { checked, look_time, .. } = self.current.upkeep();
         let pause = look_time.saturating_mul(10).max(Duration::from_secs(1));
-        if checked.is_none_or(|checked| now.saturating_duration_since(checked) >= pause) {
-            self.suspected();
-        }
+        self.suspected_unless(checked, now, pause);
     }
 
     /// A statement names what the picture has not: it may have been made since, past Trunkline. Whoever names again and
     /// again what there is not makes nobody look all the time.
     pub fn missed(&self, now: Instant) {
-        let checked = self.current.upkeep().checked;
-        if checked.is_none_or(|checked| now.saturating_duration_since(checked) >= BETWEEN_MISSES) {
+        self.suspected_unless(self.current.upkeep().checked, now, BETWEEN_MISSES);
+    }
+
+    /// The picture was found to be true less than a pause ago.
+    fn suspected_unless(&self, checked: Option<Instant>, now: Instant, pause: Duration) {
+        if checked.is_none_or(|checked| now.saturating_duration_since(checked) >= pause) {
             self.suspected();
         }
     }

@@ -6,10 +6,10 @@ use super::document::{Distinct, Item, Table, nearest};
 use super::{Allowance, Cluster, Database, name};
 
 /// The console answers under this name; a database of the same name could not be reached.
-const CONSOLE: &str = "trunkline";
+pub const CONSOLE: &str = "trunkline";
 
 /// Stands for every name, as in PgBouncer's configuration.
-const ANY: &str = "*";
+pub const ANY_DATABASE: &str = "*";
 
 /// All databases of a file.
 pub(super) fn read_all(root: &Table<'_>, clusters: &[Cluster]) -> Vec<Database> {
@@ -21,12 +21,12 @@ pub(super) fn read_all(root: &Table<'_>, clusters: &[Cluster]) -> Vec<Database> 
 impl Database {
     /// It stands for every name that is not written.
     pub fn is_any(&self) -> bool {
-        *self.name == *ANY
+        *self.name == *ANY_DATABASE
     }
 
     /// What it is for a client that asks for this name.
     pub fn named(&self, name: &Arc<str>) -> Self {
-        let server_name = if *self.server_name == *ANY { name } else { &self.server_name };
+        let server_name = if *self.server_name == *ANY_DATABASE { name } else { &self.server_name };
         Self { name: Arc::clone(name), server_name: Arc::clone(server_name), ..self.clone() }
     }
 

@@ -42,6 +42,8 @@ use crate::routing::{Consistency, Reads, RuleSet, Transactions};
 use document::Document;
 
 pub use address::is_node_address;
+pub use database::{ANY_DATABASE, CONSOLE};
+pub use pool::USUAL_POOL_SIZE;
 pub use problem::{Place, Problem, Problems};
 pub use shown::Shown;
 

@@ -9,6 +9,9 @@ use super::{Allowance, Pool, PoolMode};
 const MODES: [(&str, PoolMode); 3] =
     [("transaction", PoolMode::Transaction), ("session", PoolMode::Session), ("statement", PoolMode::Statement)];
 
+/// The default of `pool.size`.
+pub const USUAL_POOL_SIZE: usize = 20;
+
 const SIZES: RangeInclusive<usize> = 1..=10_000;
 
 /// No process has more sockets than this.
@@ -22,7 +25,7 @@ impl Pool {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         let pool = Self {
             mode: table.choice("mode", &MODES, PoolMode::Transaction),
-            size: table.count("size", 20, SIZES),
+            size: table.count("size", USUAL_POOL_SIZE, SIZES),
             min_size: table.count("min_size", 0, 0..=10_000),
             reserve_size: table.count("reserve_size", 0, 0..=10_000),
             reserve_timeout: table.duration("reserve_timeout", Duration::from_secs(5), Duration::ZERO..=HOUR),

@@ -62,7 +62,7 @@ impl<'d> Section<'d> {
         let mode_item = table.get("mode");
         let default = if table.get(switch).is_some() { mode_with } else { TlsMode::Off };
         let section = Self {
-            mode: table.choice("mode", &MODES, default),
+            mode: table.choice("mode", &TlsMode::NAMES, default),
             oldest: table.choice("min_version", &VERSIONS, TlsVersion::V1_2),
             certificate: PemFile::read(&table, "certificate", folder),
             key: PemFile::read(&table, "key", folder),
@@ -112,14 +112,5 @@ impl<'d> PemFile<'d> {
         Some(Self { item, text })
     }
 }
-
-const MODES: [(&str, TlsMode); 6] = [
-    ("off", TlsMode::Off),
-    ("allow", TlsMode::Allow),
-    ("prefer", TlsMode::Prefer),
-    ("require", TlsMode::Require),
-    ("verify-ca", TlsMode::VerifyCa),
-    ("verify-full", TlsMode::VerifyFull),
-];
 
 const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];

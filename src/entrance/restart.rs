@@ -85,11 +85,9 @@ impl Restart {
                 Parting::Dead => {}
             }
             self.is_alone();
-            let process = std::process::id();
             if self.house.state.draining.load(Ordering::Relaxed) {
-                self.others.are_all_gone();
-                systemd::is_succeeded_by(process);
-                tokio::spawn(systemd::keep_watchdog(Arc::clone(&self.house.metrics)));
+                self.others.leave_an_orphan();
+                self.is_supervised_again();
                 return error!("the successor has died, and this process stops: nobody lets clients in");
             }
             error!("the successor has died: clients come in here again");
@@ -99,8 +97,7 @@ impl Restart {
                 Ok(doors) => doors.entrance(&self.house),
                 Err(error) => return error!(%error, "nobody can come in here again"),
             };
-            systemd::is_succeeded_by(process);
-            self.watchdog = tokio::spawn(systemd::keep_watchdog(Arc::clone(&self.house.metrics))).abort_handle();
+            self.is_supervised_again();
         }
     }
 
@@ -131,6 +128,12 @@ impl Restart {
         // Where nobody lets anybody in, nobody is to knock.
         self.sockets.retain(|(name, _)| taken.contains(name));
         Ok(successor)
+    }
+
+    /// Whoever supervises the service looks at this process again.
+    fn is_supervised_again(&mut self) {
+        systemd::is_succeeded_by(std::process::id());
+        self.watchdog = tokio::spawn(systemd::keep_watchdog(Arc::clone(&self.house.metrics))).abort_handle();
     }
 
     fn names(&self) -> Vec<String> {

@@ -3,6 +3,8 @@
 use super::finding::{Absent, Finding, Node, Role, Source, Unfound};
 use super::url::Url;
 use crate::auth::TlsMode;
+use crate::config::{ANY_DATABASE, CONSOLE, USUAL_POOL_SIZE};
+use crate::session::settings::quote_identifier;
 
 /// What a configuration is made of.
 pub(super) struct Draft<'d> {
@@ -95,7 +97,7 @@ impl Draft<'_> {
             None if mode == TlsMode::Off => "\"prefer\" asks each time.",
             None => "No node had to prove who it is: that takes a `ca`, and \"verify-full\".",
         };
-        let mut text = format!("[cluster.tls]\n# {seen} {why}\nmode = {}\n", quoted(word(mode)));
+        let mut text = format!("[cluster.tls]\n# {seen} {why}\nmode = {}\n", quoted(mode.word()));
         for (key, file) in [("ca", &wish.authorities), ("certificate", &wish.certificate), ("key", &wish.key)] {
             if let Some(file) = file {
                 text += &format!("{key} = {}\n", quoted(&file.to_string_lossy()));
@@ -105,7 +107,7 @@ impl Draft<'_> {
     }
 
     fn monitor(&self) -> String {
-        let grant = format!("GRANT pg_monitor TO {};", identifier(&self.url.user));
+        let grant = format!("GRANT pg_monitor TO {};", quote_identifier(&self.url.user));
         let sees_all = self.finding.nodes.iter().all(|node| node.sees_replication);
         let rights = match sees_all {
             true => String::new(),
@@ -158,7 +160,7 @@ impl Draft<'_> {
             }
         };
         let first = match own {
-            ANY => String::new(),
+            ANY_DATABASE => String::new(),
             _ => format!("[[database]]\nname = {}\n{server_name}cluster = \"main\"\n\n", quoted(name)),
         };
         format!(
@@ -304,17 +306,6 @@ fn address(node: &Node) -> String {
     quoted(&node.place.to_string())
 }
 
-fn word(mode: TlsMode) -> &'static str {
-    match mode {
-        TlsMode::Off => "off",
-        TlsMode::Allow => "allow",
-        TlsMode::Prefer => "prefer",
-        TlsMode::Require => "require",
-        TlsMode::VerifyCa => "verify-ca",
-        TlsMode::VerifyFull => "verify-full",
-    }
-}
-
 /// A string of TOML, on one line whatever is in it.
 fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
@@ -330,11 +321,6 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// An identifier of SQL.
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// A name that somebody else has chosen, in a comment.
 fn shown(name: &str) -> String {
     quoted(&plain(name))
@@ -345,13 +331,8 @@ pub(super) fn plain(words: &str) -> String {
     words.chars().take(LONGEST_WORDS).map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
-/// The name of the console among databases, and what a database of that name is called here.
-const CONSOLE: &str = "trunkline";
+/// What a database that has the console's name is called here.
 const RENAMED: &str = "trunkline_database";
-/// Stands for every database that is not written.
-const ANY: &str = "*";
-/// The default of `pool.size`.
-const USUAL_POOL_SIZE: usize = 20;
 /// Databases whose names are shown.
 const MOST_NAMES: usize = 20;
 /// A few lines.

@@ -217,15 +217,12 @@ fn secret(text: String) -> Result<Secret, UrlProblem> {
 }
 
 fn mode(word: &str) -> Result<TlsMode, UrlProblem> {
-    match word {
-        "disable" => Ok(TlsMode::Off),
-        "allow" => Ok(TlsMode::Allow),
-        "prefer" => Ok(TlsMode::Prefer),
-        "require" => Ok(TlsMode::Require),
-        "verify-ca" => Ok(TlsMode::VerifyCa),
-        "verify-full" => Ok(TlsMode::VerifyFull),
-        _ => Err(UrlProblem::SslMode),
+    if word == "disable" {
+        return Ok(TlsMode::Off);
     }
+    // The others have the same names in the configuration.
+    let named = TlsMode::NAMES.into_iter().find(|(name, mode)| *name == word && *mode != TlsMode::Off);
+    named.map(|(_, mode)| mode).ok_or(UrlProblem::SslMode)
 }
 
 /// As libpq, 0 is the default.

@@ -135,7 +135,7 @@ impl Session {
         if let Some((owner, prepared)) = &known.sql_prepared {
             for (name, _) in prepared.iter().filter(|(name, text)| *owner != self.id || !self.has_prepared(name, text))
             {
-                sql.push_str(&format!(";DEALLOCATE \"{}\"", name.replace('"', "\"\"")));
+                sql.push_str(&format!(";DEALLOCATE {}", settings::quote_identifier(name)));
             }
         }
         (!sql.is_empty()).then_some(sql)

@@ -228,8 +228,12 @@ pub fn at_read_committed(sql: &str) -> String {
 
 /// A name with each of its dotted parts in double quotes.
 fn quote_name(name: &str) -> String {
-    let parts: Vec<_> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
-    parts.join(".")
+    name.split('.').map(quote_identifier).collect::<Vec<_>>().join(".")
+}
+
+/// A name in double quotes, dots and all.
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A literal that reads the same whatever standard_conforming_strings says.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postgres::Client;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
-use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, function_call, parse, query};
+use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, function_call, parse, query, run_unnamed};
 
 const FUNCTIONS: &str = "
     create function sets_by_set(value text) returns text language plpgsql as
@@ -332,7 +332,7 @@ fn what_a_view_an_operator_or_a_cast_leaves_is_its_sessions_and_nobody_elses() {
         let mut one = RawClient::connect(proxy.port(), &[]);
         let mut other = RawClient::connect(proxy.port(), &[]);
         let work_mem = |client: &mut RawClient| client.query("select current_setting('work_mem') from s")[1].clone();
-        let batch = |sql: &str| [parse("", sql), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        let batch = |sql: &str| [run_unnamed(sql), SYNC.to_vec()].concat();
         for (sql, left) in
             [("select * from tuned", "row 2MB"), ("select row(1, 2)::pair === row(1, 2)::pair", "row 3MB")]
         {
@@ -422,7 +422,7 @@ fn while_nothing_is_known_of_a_database_what_its_views_leave_is_nobody_elses() {
         let elsewhere = "monitor = { user = 'watch', password = 'watch', database = 'postgres' }";
         let proxy = Proxy::ruled(&cluster, "", elsewhere, "[pool]\nsize = 1");
         let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
-        let batch = |sql: &str| [parse("", sql), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        let batch = |sql: &str| [run_unnamed(sql), SYNC.to_vec()].concat();
         for message in [query("select * from tuned"), batch("select * from tuned")] {
             one.ask(&[&message], 1);
             assert_eq!(other.query("select current_setting('work_mem') from s")[1], "row 4MB");

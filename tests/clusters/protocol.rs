@@ -6,7 +6,7 @@ use std::time::Duration;
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
-use crate::raw::{COPY_DONE, FLUSH, RawClient, SYNC, TERMINATE, bind, copy_data, execute, parse, query};
+use crate::raw::{COPY_DONE, FLUSH, RawClient, SYNC, TERMINATE, bind, copy_data, execute, parse, query, run_unnamed};
 
 /// Few server connections, so that clients meet on them.
 const SHARED: &str = "[pool]\nsize = 2";
@@ -210,8 +210,8 @@ fn a_goodbye_in_the_middle_lets_go_of_what_was_begun() {
         let cluster = cluster();
         cluster.node(0).sql("create table t (a int)").unwrap();
         let proxy = Proxy::start(&cluster, SHARED);
-        let insert = [parse("", "insert into t values (1)"), bind("", &[]), execute()].concat();
-        let copy_by_execute = [parse("", "copy t from stdin"), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        let insert = run_unnamed("insert into t values (1)");
+        let copy_by_execute = [run_unnamed("copy t from stdin"), SYNC.to_vec()].concat();
         for begun in [query("copy t from stdin"), copy_by_execute, insert] {
             let mut client = RawClient::connect(proxy.port(), &[]);
             client.query("begin");
@@ -258,7 +258,7 @@ fn a_batch_larger_than_the_buffer_goes_on_at_the_primary_where_it_writes() {
         let proxy = Proxy::start(&cluster, "[limits]\nbuffer_bytes = '64kB'\n[routing]\nconsistency = 'eventual'")
             .with_both_replicas(&cluster);
         let mut client = RawClient::connect(proxy.port(), &[]);
-        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        let run = run_unnamed;
         let write = [run("insert into t values (1)"), SYNC.to_vec()].concat();
         let primary = format!("row {}", cluster.node(0).port());
         let mut cut = 0;

@@ -243,6 +243,11 @@ pub(crate) fn execute() -> Vec<u8> {
     b"E\0\0\0\x09\0\0\0\0\0".to_vec()
 }
 
+/// What runs a statement without values that is not prepared before, up to its Sync.
+pub(crate) fn run_unnamed(sql: &str) -> Vec<u8> {
+    [parse("", sql), bind("", &[]), execute()].concat()
+}
+
 /// A Bind of a portal of this name, without values.
 pub(crate) fn bind_portal(portal: &str, statement: &str) -> Vec<u8> {
     let (portal, statement) = (portal.as_bytes(), statement.as_bytes());

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
-use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
+use crate::raw::{RawClient, SYNC, bind, execute, parse, query, run_unnamed};
 
 #[test]
 fn reads_come_from_both_replicas_and_never_from_the_primary() {
@@ -78,7 +78,7 @@ fn what_a_replica_has_refused_because_it_writes_is_asked_of_the_primary_from_the
         }
         assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 1.0);
         for _ in 0..5 {
-            let run = [parse("", "select log_access('extended'), 2"), bind("", &[]), execute(), SYNC.to_vec()].concat();
+            let run = [run_unnamed("select log_access('extended'), 2"), SYNC.to_vec()].concat();
             let told = client.ask(&[&run], 1);
             assert!(told.iter().any(|told| told.starts_with("row 1")), "{told:?}");
         }

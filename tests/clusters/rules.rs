@@ -7,7 +7,7 @@ use postgres::error::SqlState;
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
-use crate::raw::{FLUSH, RawClient, SYNC, bind, execute, parse, query};
+use crate::raw::{FLUSH, RawClient, SYNC, query, run_unnamed};
 use crate::record::is_logged;
 
 const WHERE: &str = "select inet_server_port()";
@@ -99,7 +99,7 @@ fn a_refusal_behind_a_commit_in_its_batch_does_not_speak_of_what_is_committed() 
         cluster.node(0).sql("create table t (a int)").unwrap();
         let rules = "[[rule]]\nname = 'no'\nwhere = false\nrefuse = 'all of it?'\nsqlstate = 'ZZ042'";
         let proxy = Proxy::ruled(&cluster, rules, "", "");
-        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        let run = run_unnamed;
         let mut client = RawClient::connect(proxy.port(), &[]);
         for (number, is_answered) in [(1, true), (2, false)] {
             client.query("begin");
@@ -137,7 +137,7 @@ fn a_rule_for_transactions_does_not_mean_what_comes_behind_their_end_in_one_writ
         let told = client.ask(&[&query("commit"), &query("select count(*) from t")], 2);
         assert!(told.contains(&"row 1".to_owned()), "{told:?}");
         client.query("begin; insert into t values (1)");
-        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        let run = run_unnamed;
         client.send(&[&run("commit")]);
         eventually("it is sent", Duration::from_secs(10), || {
             cluster.node(0).sql("select count(*) from t").unwrap().trim() == "2"
@@ -158,7 +158,7 @@ fn what_comes_behind_a_commit_in_its_batch_is_in_no_transaction() {
         cluster.node(0).sql("create table t (a int)").unwrap();
         let proxy = Proxy::start(&cluster, "");
         let mut client = RawClient::connect(proxy.port(), &[]);
-        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        let run = run_unnamed;
         for sql in ["insert into t values (1)", "select inet_server_port() /* trunkline: primary */"] {
             client.query("begin read only; select 1");
             client.send(&[&run("commit"), FLUSH]);
@@ -178,7 +178,7 @@ fn what_stands_right_behind_a_commit_goes_where_it_may_itself() {
         cluster.node(0).sql("create table t (a int)").unwrap();
         let proxy = Proxy::start(&cluster, "");
         let mut client = RawClient::connect(proxy.port(), &[]);
-        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        let run = run_unnamed;
         let port = format!("row {}", cluster.node(0).port());
         for sql in ["insert into t values (1)", "select inet_server_port() /* trunkline: primary */"] {
             for ways in [

@@ -9,7 +9,7 @@ use postgres::{Client, NoTls};
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login};
-use crate::raw::{FLUSH, RawClient, SYNC, TERMINATE, bind, close, execute, parse, query};
+use crate::raw::{FLUSH, RawClient, SYNC, TERMINATE, bind, close, execute, parse, query, run_unnamed};
 
 /// One server connection per node, so that every client's statements meet on it.
 const SHARED: &str = "[pool]\nsize = 1";
@@ -588,8 +588,8 @@ fn what_fails_behind_a_flush_undoes_what_stands_before_it() {
         let mut client = RawClient::connect(proxy.port(), &[]);
         let usual = client.query("show work_mem");
         for fails in ["insert into nowhere values (1)", "select 1 / 0", "set nothing_known = 1"] {
-            let set = [parse("", "set work_mem = '7MB'"), bind("", &[]), execute(), FLUSH.to_vec()].concat();
-            let rest = [parse("", fails), bind("", &[]), execute(), SYNC.to_vec()].concat();
+            let set = [run_unnamed("set work_mem = '7MB'"), FLUSH.to_vec()].concat();
+            let rest = [run_unnamed(fails), SYNC.to_vec()].concat();
             let answer = client.ask(&[&set, &rest], 1);
             assert_eq!(answer.last().unwrap(), "I", "{fails}: {answer:?}");
             assert_eq!(client.query("show work_mem"), usual, "{fails}");
@@ -610,8 +610,8 @@ fn what_follows_an_error_on_a_replica_up_to_its_sync_is_dropped_wherever_it_woul
         let proxy = Proxy::start(&cluster, SHARED).with_both_replicas(&cluster);
         let mut client = RawClient::connect(proxy.port(), &[]);
         for dropped in ["insert into kept values (1)", "create temp table t (a int)", "no sql", "select * from kept"] {
-            let fails = [parse("", "select 1 / 0"), bind("", &[]), execute(), FLUSH.to_vec()].concat();
-            let rest = [parse("", dropped), bind("", &[]), execute(), SYNC.to_vec()].concat();
+            let fails = [run_unnamed("select 1 / 0"), FLUSH.to_vec()].concat();
+            let rest = [run_unnamed(dropped), SYNC.to_vec()].concat();
             for pause in [false, true] {
                 let mut told = Vec::new();
                 if pause {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use trunkline::demo::node::Node;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
-use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, parse};
+use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, parse, run_unnamed};
 
 /// Everything on the primary and on one server connection.
 const ONE: &str = "[pool]\nsize = 1\n[routing]\nreads = \"primary\"";
@@ -36,7 +36,7 @@ fn currval_is_never_another_sessions() {
         // And behind another statement of its batch.
         one.query("select nextval('s')");
         other.query("begin");
-        let insert = [parse("", "insert into plain values (1)"), bind("", &[]), execute()].concat();
+        let insert = run_unnamed("insert into plain values (1)");
         let foreign = other.ask(&[&insert, &parse("", "select lastval()"), &bind("", &[]), &execute(), SYNC], 1);
         assert!(foreign.iter().any(|told| told.starts_with("55000")), "{foreign:?}");
         other.query("rollback");
@@ -68,7 +68,7 @@ fn what_commits_in_its_middle_runs_by_a_batch_also_where_another_has_drawn() {
             .unwrap();
         let proxy = Proxy::start(&cluster, ONE);
         let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
-        let batch = |sql: &str| [parse("", sql), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        let batch = |sql: &str| [run_unnamed(sql), SYNC.to_vec()].concat();
         for (sql, tag) in [
             ("call commits()", "CALL"),
             ("do $$ begin commit; perform 1; end $$", "DO"),

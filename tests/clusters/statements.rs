@@ -9,6 +9,7 @@ use trunkline::demo::cluster::Cluster;
 use crate::fixture::{Proxy, cluster, limited, login};
 use crate::raw::{
     COPY_DONE, FLUSH, RawClient, SYNC, bind, bind_binary, close, copy_data, describe, execute, parse, query,
+    run_unnamed,
 };
 
 /// A client, and through Trunkline another one that leaves its own statements on every server connection whenever it can.
@@ -591,7 +592,7 @@ fn what_comes_in_one_write_with_a_reset_meets_what_its_client_began_with() {
                 let told = client.ask(&[&query("set search_path = public"), &query(reset), &query(write)], 3);
                 assert!(told.contains(&"row t".to_owned()), "{reset}: {told:?}");
                 client.query("set search_path = public");
-                let reset = [parse("", reset), bind("", &[]), execute(), SYNC.to_vec()].concat();
+                let reset = [run_unnamed(reset), SYNC.to_vec()].concat();
                 let told = client.ask(&[&reset, &query(read)], 2);
                 assert!(told.contains(&"row app".to_owned()), "{told:?}");
             }
@@ -631,7 +632,7 @@ fn behind_a_reset(port: u16) -> Vec<(String, Vec<String>)> {
             told.push((script, client.query("show search_path")));
         }
         client.query("rollback");
-        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        let run = run_unnamed;
         for reset in [reset, "discard all"] {
             client.query("set search_path = public");
             let whole = [run(reset), run(who), run(who)].concat();
@@ -710,7 +711,7 @@ fn behind_another_role(port: u16) -> Vec<(String, Vec<String>)> {
     for sql in ["begin", "set local role second", "reset all", "show search_path", "commit", "show log_statement"] {
         told.push((sql.to_owned(), client.query(sql)));
     }
-    let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+    let run = run_unnamed;
     let batch = ["set role second", "reset all", "select current_user", "reset role"].map(run).concat();
     told.push(("in a batch".to_owned(), client.ask(&[&batch, SYNC], 1)));
     told.extend(shown.map(|sql| (format!("{sql} behind a batch"), client.query(sql))));
@@ -816,7 +817,7 @@ fn what_is_bound_in_one_read_and_executed_in_another_is_seen() {
         cluster.node(0).sql("create role ada").unwrap();
         let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
         let (mut client, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
-        let slow = [parse("", "select pg_sleep(0.2)"), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        let slow = [run_unnamed("select pg_sleep(0.2)"), SYNC.to_vec()].concat();
         // The second batch is bound while the first one runs, and executed behind its end.
         client.send(&[&slow, &parse("", "set role ada"), &bind("", &[])]);
         client.until(b'Z');
@@ -873,7 +874,7 @@ fn a_batch_that_a_replica_refuses_before_its_sync_is_answered_by_the_primary() {
             assert!(client.query("select 1").contains(&"row 1".to_owned()));
         }
         // The answer of what stands before it is on its way.
-        let read = [parse("", "select 2"), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        let read = [run_unnamed("select 2"), SYNC.to_vec()].concat();
         client.send(&[&read, &asks]);
         assert!(client.until(b'Z').contains(&"row 2".to_owned()));
         let told = client.until(b'E');

@@ -5,7 +5,7 @@ use std::time::Duration;
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
-use crate::raw::{FLUSH, RawClient, SYNC, bind, bind_portal, execute, execute_portal, parse, query};
+use crate::raw::{FLUSH, RawClient, SYNC, bind, bind_portal, execute, execute_portal, parse, query, run_unnamed};
 
 const OPTIMISTIC: &str = "[routing]\ntransactions = \"optimistic\"\nfreshness_wait = \"1s\"";
 
@@ -275,7 +275,7 @@ fn optimistic_transactions_keep_the_order_of_a_pipeline() {
             assert!(counts >= 2, "{told:?}");
         }
         // Extended, in one batch and in several.
-        let messages = |sql| [parse("", sql), bind("", &[]), execute()].concat();
+        let messages = run_unnamed;
         let told = client.ask(&[&messages("begin"), SYNC, &messages(WHERE), SYNC, &messages("delete from t"), SYNC], 3);
         has(&told, "DELETE 4");
         has(&client.ask(&[&messages("commit"), SYNC], 1), "COMMIT");
@@ -443,7 +443,7 @@ fn of_a_transaction_that_trunkline_ends_the_client_is_told_that_its_settings_are
             assert_eq!(client.query("set local timezone = 'Asia/Tokyo'"), ["SET", "TimeZone=Asia/Tokyo", "T"]);
             port
         };
-        let draw = [parse("", "select nextval('s')"), bind("", &[]), execute(), SYNC.to_vec()].concat();
+        let draw = [run_unnamed("select nextval('s')"), SYNC.to_vec()].concat();
         for message in [query("select nextval('s')"), draw] {
             begin(&mut client);
             let told = client.ask(&[&message], 1);

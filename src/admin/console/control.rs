@@ -51,6 +51,11 @@ impl Mistake {
         Self { code, message: message.into(), hint: None }
     }
 
+    /// Somebody has named something else than one of these.
+    fn naming(self, known: &[&str]) -> Self {
+        self.hint(format!("there is: {}", known.join(", ")))
+    }
+
     fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
@@ -168,7 +173,7 @@ fn scope(desk: &Desk, name: Option<&Arc<str>>) -> Result<Scope, Mistake> {
     let mut known: Vec<&str> = server.databases.keys().map(|name| &**name).collect();
     known.sort_unstable();
     let mistake = Mistake::new(SqlState::INVALID_CATALOG_NAME, format!("there is no database \"{name}\""));
-    Err(mistake.hint(format!("there is: {}", known.join(", "))))
+    Err(mistake.naming(&known))
 }
 
 fn not_paused(cause: NotPaused) -> Mistake {
@@ -245,18 +250,18 @@ fn find_node(desk: &Desk, address: &str) -> Result<(usize, crate::topology::Node
 /// New statements wait, open transactions may end, and Patroni promotes another; returns when it has.
 async fn switch_over(desk: &Desk, name: Option<&Arc<str>>, to: Option<Arc<str>>) -> Result<Answer, Mistake> {
     let server = desk.in_force.load_full();
-    let named = |hint: &str| {
-        let known: Vec<&str> = server.clusters.iter().map(|cluster| &*cluster.name).collect();
-        Mistake::new(SqlState::UNDEFINED_OBJECT, hint).hint(format!("there is: {}", known.join(", ")))
-    };
     let cluster = match (name, &*server.clusters) {
-        (None, [only]) => only,
-        (None, _) => return Err(named("which cluster is to switch over must be said")),
-        (Some(name), clusters) => clusters
-            .iter()
-            .find(|cluster| cluster.name == *name)
-            .ok_or_else(|| named(&format!("there is no cluster \"{name}\"")))?,
+        (None, [only]) => Ok(only),
+        (None, _) => Err("which cluster is to switch over must be said".to_owned()),
+        (Some(name), clusters) => {
+            let meant = clusters.iter().find(|cluster| cluster.name == *name);
+            meant.ok_or_else(|| format!("there is no cluster \"{name}\""))
+        }
     };
+    let cluster = cluster.map_err(|message| {
+        let known: Vec<&str> = server.clusters.iter().map(|cluster| &*cluster.name).collect();
+        Mistake::new(SqlState::UNDEFINED_OBJECT, message).naming(&known)
+    })?;
     match (cluster.switch_over)(to).await {
         Ok(words) => Ok(Answer::Done { tag: "SWITCHOVER", notice: Some(words) }),
         Err(why) => Err(Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, why)),
