@@ -1,5 +1,6 @@
 """Where everything runs: a temporary folder, free ports, and every process that was started."""
 
+import argparse
 import glob
 import os
 import pathlib
@@ -13,6 +14,11 @@ import tempfile
 import time
 
 HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
+
+
+def takes_no_arguments(what):
+    """Ends with `what` for --help, and with an error for any other argument: parameters come by environment."""
+    argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 
 class Workplace:
