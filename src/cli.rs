@@ -165,7 +165,9 @@ fn refuse(problems: &Problems, complaints: &mut dyn Write) -> io::Result<ExitCod
 
 fn summary(config: &Config) -> String {
     let nodes = config.clusters.iter().map(|cluster| cluster.nodes.len()).sum();
-    let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    let addresses = config.listen.iter().map(ToString::to_string);
+    let sockets = config.listen_sockets.iter().map(|path| path.display().to_string());
+    let listen: Vec<String> = addresses.chain(sockets).collect();
     format!(
         "{} with {}, {}, {}, {}; clients at {}",
         counted(config.clusters.len(), "cluster"),

@@ -1,9 +1,12 @@
 """What is measured: cells of pgbench, bulk, memory; CPU and memory are those of a proxy's own processes."""
 
+import bisect
 import glob
+import math
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,15 +14,21 @@ from concurrent.futures import ProcessPoolExecutor
 
 from .client import Client
 from .place import environment
-from .settings import BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, CLIENTS, MOST_IDLE_UNPOOLED, ROUNDS, SCRIPTS, SLOW_READERS
+from .settings import (
+    BULK_MB, BULK_ROUNDS, CELL_SECONDS, CELLS, CLIENTS, HOLDS_NOTHING, MOST_IDLE_UNPOOLED, ROUNDS, SCRIPTS, SLOW_READERS)
 
 # Connecting costs what a password's proof costs; a cell begins when that is over, and ends before pgbench does.
 WARM_UP = 0.9
+# Routes take turns of so many seconds.
+TURN = 0.25
+# What was under way when a turn began was waited for since the last one.
+SETTLING = 0.01
 
 
 def measure_cells(routes, cluster, cells=CELLS, anew=False):
-    """Rounds outside, routes inside: whatever else the machine does meets all of them alike. `anew`: so does where a proxy
-    happens to lie in memory, as each begins each round as a new process."""
+    """Rounds outside, routes inside: whatever else the machine does meets all of them alike; where nobody waits for what another
+    holds, they take turns of a quarter of a second. `anew`: so does where a proxy happens to lie in memory, as each begins
+    each round as a new process."""
     results = {}
     for route in routes:
         # A server's process is slow until it has met each page, and no later: a pool that is filled in the first round would pay there.
@@ -30,8 +39,9 @@ def measure_cells(routes, cluster, cells=CELLS, anew=False):
             route.stop()
             route.must_start(clients=max(CLIENTS))
         for cell in cells:
-            for route in routes:
-                outcome = run_cell(route, cluster.place, *cell)
+            outcomes = run_in_turns(routes, cluster.place, *cell) if cell[0] in HOLDS_NOTHING else [
+                run_cell(route, cluster.place, *cell) for route in routes]
+            for route, outcome in zip(routes, outcomes):
                 results.setdefault((cell, route.name), []).append(outcome)
                 print(f"round {round_number + 1}/{ROUNDS} {' '.join(map(str, cell))} {route.name}: {outcome}", file=sys.stderr)
     return results
@@ -45,17 +55,75 @@ def run_cell(route, place, script, protocol, clients):
     time.sleep(CELL_SECONDS)
     ended, used, machine = time.time(), cpu_seconds(route) - before, machine_seconds() - machine
     said = "".join(pgbench.communicate()[1] for pgbench in running)
-    latencies = read_latencies(logs, begun, ended)
+    latencies = read_latencies(logs, [(begun, ended)])
     if any(pgbench.returncode for pgbench in running) or not latencies or "aborted" in said:
         return {"failed": failure(said)}
-    return {"tps": len(latencies) / (ended - begun), "p50": percentile(latencies, 0.5) / 1000,
-            "p99": percentile(latencies, 0.99) / 1000, "cpu": used * 1e6 / len(latencies),
-            "machine": machine * 1e6 / len(latencies)}
+    return figures(latencies, ended - begun, used, machine)
 
 
-def begin(route, place, port, logs, script, protocol, clients):
+def run_in_turns(routes, place, script, protocol, clients):
+    """The same of all routes at once, each of which is stopped but for its turns. So it may hold nothing that others wait for."""
+    turns = max(1, round(CELL_SECONDS / TURN))
+    seconds = math.ceil(WARM_UP + turns * len(routes) * (TURN + 2 * SETTLING)) + 1
+    contests = [Contest(route, place, number, script, protocol, clients, seconds) for number, route in enumerate(routes)]
+    time.sleep(WARM_UP)
+    for contest in contests:
+        contest.stop()
+    for turn in range(turns):
+        # Nobody always comes behind the same one.
+        for contest in contests[turn % len(contests):] + contests[:turn % len(contests)]:
+            contest.take_turn()
+    for contest in contests:
+        contest.signal(signal.SIGCONT)
+    return [contest.outcome() for contest in contests]
+
+
+class Contest:
+    """A route's part of a cell that is measured in turns."""
+
+    def __init__(self, route, place, number, script, protocol, clients, seconds):
+        self.route, self.logs = route, place.folder / f"transactions{number}"
+        each = clients // len(route.ports)
+        self.running = [begin(route, place, port, self.logs, script, protocol, each, seconds) for port in route.ports]
+        self.processes, self.turns, self.used, self.machine = [], [], 0.0, 0.0
+
+    def stop(self):
+        self.signal(signal.SIGSTOP)
+        # Found once: looking for them takes longer than a turn may be disturbed.
+        self.processes = family(self.route.process.pid) if self.route.is_proxy else []
+
+    def signal(self, what):
+        for pgbench in self.running:
+            pgbench.send_signal(what)
+
+    def take_turn(self):
+        self.signal(signal.SIGCONT)
+        time.sleep(SETTLING)
+        begun, before, machine = time.time(), sum(map(run_time, self.processes)), machine_seconds()
+        time.sleep(TURN)
+        ended, used, machine = time.time(), sum(map(run_time, self.processes)) - before, machine_seconds() - machine
+        self.signal(signal.SIGSTOP)
+        # What is under way is still answered.
+        time.sleep(SETTLING)
+        self.turns.append((begun, ended))
+        self.used, self.machine = self.used + used, self.machine + machine
+
+    def outcome(self):
+        said = "".join(pgbench.communicate()[1] for pgbench in self.running)
+        latencies = read_latencies(self.logs, self.turns)
+        if any(pgbench.returncode for pgbench in self.running) or not latencies or "aborted" in said:
+            return {"failed": failure(said)}
+        return figures(latencies, sum(ended - begun for begun, ended in self.turns), self.used, self.machine)
+
+
+def figures(latencies, seconds, used, machine):
+    return {"tps": len(latencies) / seconds, "p50": percentile(latencies, 0.5) / 1000, "p99": percentile(latencies, 0.99) / 1000,
+            "cpu": used * 1e6 / len(latencies), "machine": machine * 1e6 / len(latencies)}
+
+
+def begin(route, place, port, logs, script, protocol, clients, seconds=CELL_SECONDS + 1):
     command = [place.programs / "pgbench", "-n", "-b", SCRIPTS[script], "-M", protocol, "-c", clients, "-j", min(clients, 2 // len(route.ports)),
-               "-T", CELL_SECONDS + 1, "-l", f"--log-prefix={logs}",
+               "-T", seconds, "-l", f"--log-prefix={logs}",
                "-h", "127.0.0.1", "-p", port, "-U", "bench", route.database(protocol)]
     return subprocess.Popen(list(map(str, command)), cwd=place.folder, text=True, env=environment(),
                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -66,14 +134,17 @@ def failure(said):
     return (errors or ["no transactions"])[0]
 
 
-def read_latencies(prefix, begun, ended):
-    """pgbench's log has a line for each transaction: client, number, microseconds it took, script, and when it ended."""
-    latencies = []
+def read_latencies(prefix, turns):
+    """pgbench's log has a line for each transaction: client, number, microseconds it took, script, and when it ended. Those count
+    that began and ended within one of these turns, which are in order."""
+    latencies, begins = [], [begun for begun, _ in turns]
     for path in glob.glob(f"{prefix}.*"):
         with open(path) as log:
             for line in log:
                 fields = line.split(" ", 6)
-                if begun <= int(fields[4]) + int(fields[5]) / 1e6 < ended:
+                ended = int(fields[4]) + int(fields[5]) / 1e6
+                turn = bisect.bisect_right(begins, ended - int(fields[2]) / 1e6) - 1
+                if turn >= 0 and ended < turns[turn][1]:
                     latencies.append(int(fields[2]))
         os.unlink(path)
     return sorted(latencies)

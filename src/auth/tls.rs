@@ -139,28 +139,8 @@ impl NodeTls {
         if mode == TlsMode::Off {
             return Ok(Self::default());
         }
-        let provider = Arc::new(ring::default_provider());
-        let roots = match texts.authorities {
-            Some(authorities) => Some(roots(authorities)?),
-            None if mode >= TlsMode::VerifyCa => return Err(TlsProblem::AuthoritiesMissing),
-            None => None,
-        };
-        // As libpq: whoever names authorities wants them to count, also with `require`.
-        let names_it = mode == TlsMode::VerifyFull;
-        let verifier = NodeVerifier { roots, names_it, provider: Arc::clone(&provider) };
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions(oldest));
-        let builder = builder.map_err(TlsProblem::Refused)?;
-        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match (texts.certificate, texts.key) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(chain), Some(key)) => {
-                builder.with_client_auth_cert(certificates(chain)?, private_key(key)?).map_err(TlsProblem::Pair)?
-            }
-            (Some(_), None) => return Err(TlsProblem::KeyMissing),
-            (None, Some(_)) => return Err(TlsProblem::CertificateMissing),
-        };
+        let mut config = towards_servers(mode, oldest, texts)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        config.resumption = rustls::client::Resumption::disabled();
         Ok(Self { mode, config: Some(Arc::new(config)) })
     }
 
@@ -175,11 +155,36 @@ impl NodeTls {
     }
 }
 
-/// TLS towards servers of other kinds, each of which must be vouched for by these authorities and be who it is called.
+/// TLS towards servers that speak something else than PostgreSQL, or have yet to be told that we do. Off is no mode of it.
+pub fn towards_servers(mode: TlsMode, oldest: TlsVersion, texts: TlsTexts<'_>) -> Result<ClientConfig, TlsProblem> {
+    let provider = Arc::new(ring::default_provider());
+    let roots = match texts.authorities {
+        Some(authorities) => Some(roots(authorities)?),
+        None if mode >= TlsMode::VerifyCa => return Err(TlsProblem::AuthoritiesMissing),
+        None => None,
+    };
+    // As libpq: whoever names authorities wants them to count, also with `require`.
+    let names_it = mode == TlsMode::VerifyFull;
+    let verifier = Verifier { roots, names_it, provider: Arc::clone(&provider) };
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions(oldest));
+    let builder = builder.map_err(TlsProblem::Refused)?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match (texts.certificate, texts.key) {
+        (None, None) => builder.with_no_client_auth(),
+        (Some(chain), Some(key)) => {
+            builder.with_client_auth_cert(certificates(chain)?, private_key(key)?).map_err(TlsProblem::Pair)?
+        }
+        (Some(_), None) => return Err(TlsProblem::KeyMissing),
+        (None, Some(_)) => return Err(TlsProblem::CertificateMissing),
+    };
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+/// The same, each vouched for by these authorities and being who it is called.
 pub fn trusting(authorities: &[u8]) -> Result<Arc<ClientConfig>, TlsProblem> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let builder = builder.with_protocol_versions(versions(TlsVersion::V1_2)).map_err(TlsProblem::Refused)?;
-    Ok(Arc::new(builder.with_root_certificates(roots(authorities)?).with_no_client_auth()))
+    let texts = TlsTexts { authorities: Some(authorities), ..TlsTexts::default() };
+    towards_servers(TlsMode::VerifyFull, TlsVersion::V1_2, texts).map(Arc::new)
 }
 
 impl fmt::Debug for ClientTls {
@@ -249,15 +254,15 @@ fn roots(pem: &[u8]) -> Result<RootCertStore, TlsProblem> {
     Ok(roots)
 }
 
-/// Trusts a node's certificate as far as the mode says: anybody's, one of our authorities, or that and its own name.
+/// Trusts a server's certificate as far as the mode says: anybody's, one of our authorities', or that with its own name.
 #[derive(Debug)]
-struct NodeVerifier {
+struct Verifier {
     roots: Option<RootCertStore>,
     names_it: bool,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for NodeVerifier {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 
 use super::cancel::CancelTarget;
@@ -122,6 +123,20 @@ impl Connection {
         let answer = answer?;
         self.hear(&answer);
         Ok(answer.described)
+    }
+
+    /// Nothing is prepared under these names any more, whether it was or not.
+    pub async fn close_statements(
+        &mut self,
+        names: &[Arc<str>],
+        deadline: tokio::time::Instant,
+    ) -> Result<(), ExchangeError> {
+        let mut messages = BytesMut::new();
+        for name in names {
+            frontend::put_target(&mut messages, frontend::CLOSE, frontend::Target::Statement, name.as_bytes());
+        }
+        frontend::put_bare(&mut messages, frontend::SYNC);
+        self.describe(&messages, deadline).await.map(drop)
     }
 
     /// An answer is awaited from now on, until whoever sends has read it.

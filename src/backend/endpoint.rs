@@ -64,7 +64,7 @@ impl Endpoint {
         let Some(config) = tls.config().filter(|_| way != Way::Plain) else { return Ok(stream.into()) };
         match ask_for_tls(&mut stream).await? {
             b'S' => {
-                let name = server_name(&self.address)?;
+                let name = server_name(&self.address).map_err(ConnectError::Tls)?;
                 Stream::from(stream).connect(config, name).await.map_err(handshake_failure)
             }
             b'N' if way == Way::EncryptedIfPossible => Ok(stream.into()),
@@ -89,15 +89,15 @@ async fn ask_for_tls(stream: &mut TcpStream) -> Result<u8, ConnectError> {
     stream.read_u8().await.map_err(ConnectError::Io)
 }
 
-/// What a node's certificate must name: the host as it is configured.
-fn server_name(address: &str) -> Result<ServerName<'static>, ConnectError> {
+/// What the certificate of whoever listens at `host:port` must name: the host as it stands there.
+pub fn server_name(address: &str) -> io::Result<ServerName<'static>> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(ServerName::from(address));
     }
     let name = host.strip_suffix('.').unwrap_or(host).to_owned();
-    ServerName::try_from(name).map_err(|error| ConnectError::Tls(io::Error::other(error)))
+    ServerName::try_from(name).map_err(io::Error::other)
 }
 
 /// What TLS itself finds wrong stays wrong; a connection that broke may not break again.

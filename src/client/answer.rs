@@ -110,8 +110,9 @@ impl Client {
             walk.passes(header.tag, message.len());
         };
         let is_whole = message.len() == header.size;
-        // What is for us is not passed on, and so it must be whole.
-        if !is_whole && (header.size <= LARGEST_LOOKED_AT || self.session.awaits_for_itself()) {
+        // What is for us is not passed on, and so it must be whole; and so must be what other words may take the place of.
+        let may_be_replaced = matches!(header.tag, backend::ERROR_RESPONSE | backend::NOTICE_RESPONSE);
+        if !is_whole && (header.size <= LARGEST_LOOKED_AT || may_be_replaced || self.session.awaits_for_itself()) {
             return Ok(false);
         }
         // What has been answered before it is passed on first: then only what has failed may be run again.

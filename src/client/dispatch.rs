@@ -247,21 +247,35 @@ impl Client {
     /// Makes the server connection's settings and SQL-prepared statements the session's.
     async fn make_ours(&mut self, lease: &mut Lease) -> Result<(), ExchangeError> {
         let connection = lease.connection();
-        let mut sql = self.session.replay(&connection.known);
+        let mut settings = self.session.settings.clone();
+        let mut sql = self.session.replay(&settings, &connection.known);
+        let strange = self.session.strange_statements(&connection.known);
         let missing = self.session.missing_prepares(&connection.known);
-        if sql.is_none() && missing.is_empty() {
+        if sql.is_none() && strange.is_empty() && missing.is_empty() {
             return Ok(());
         }
         // What is replayed may wait for a lock.
         self.cancellable.runs_on(connection);
         let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
-        if sql.as_ref().is_some_and(|sql| connection.misreads(sql)) {
+        if sql.as_deref().into_iter().chain(strange.iter().map(|name| &**name)).any(|sql| connection.misreads(sql)) {
             connection.turn_to_utf8(deadline).await?;
-            sql = self.session.replay(&connection.known);
+            sql = self.session.replay(&settings, &connection.known);
+        }
+        if !strange.is_empty() {
+            connection.close_statements(&strange, deadline).await?;
         }
         if let Some(sql) = sql.map(|sql| self.session.guarded_on(&connection.known, sql)) {
             self.worker.metrics.parameters_replayed(1);
-            connection.query(&sql, deadline).await?;
+            match (connection.query(&sql, deadline).await, self.session.settings_it_keeps()) {
+                (Ok(_), _) => {}
+                (Err(ExchangeError::Refused { code, .. }), Some(kept)) if code != SqlState::QUERY_CANCELED => {
+                    if let Some(sql) = self.session.replay(&kept, &connection.known) {
+                        connection.query(&self.session.guarded_on(&connection.known, sql), deadline).await?;
+                    }
+                    settings = kept;
+                }
+                (Err(error), _) => return Err(error),
+            }
         }
         let mut refused = Vec::new();
         for prepare in missing {
@@ -273,7 +287,7 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        self.session.replayed(&mut connection.known, &refused);
+        self.session.replayed(&mut connection.known, settings, &refused);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::metrics::Limit;
 use crate::net::ReadBuffer;
 use crate::routing::{Catalog, Intent, Reads, Ruling};
 use crate::session::{End, Held, Surroundings};
-use crate::sql::Statement;
+use crate::sql::{CopyDirection, Statement};
 use crate::wire::{Header, SqlState, backend, frame, frontend};
 
 /// A batch for the primary that is longer than this is not collected whole before it is sent: what few batches exceed, so
@@ -45,6 +45,7 @@ impl Client {
             let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
             let Some(header) = peek(rest)? else {
                 self.cut_endless();
+                self.cut_before_copy();
                 return Ok(());
             };
             if let Some(message) = rest.get(..header.size) {
@@ -64,6 +65,16 @@ impl Client {
     fn cut_endless(&mut self) {
         if self.session.gathered.size >= self.server.limits.buffer_bytes {
             self.session.cut_batch();
+        }
+    }
+
+    /// COPY FROM STDIN asks for its data without a Sync, and whoever waits for that has sent none.
+    fn cut_before_copy(&mut self) {
+        let gathered = &mut self.session.gathered;
+        let takes_data = |statement: &Statement| statement.parts.iter().any(|part| part.copy == CopyDirection::In);
+        let is_copy = gathered.parsed.back().is_some_and(|prepared| takes_data(&prepared.statement));
+        if gathered.executes > 0 && is_copy && matches!(gathered.intent, Some(Intent::Primary(_))) {
+            gathered.end.get_or_insert(End::Flush);
         }
     }
 

@@ -20,7 +20,14 @@ pub(super) fn to_listen_on(item: &Item<'_>) -> Option<SocketAddr> {
 /// The path of the socket that an item like `/folder:port` means, as libpq looks for it.
 pub(super) fn socket_to_listen_on(item: &Item<'_>) -> Option<PathBuf> {
     let (folder, port) = item.as_str()?.rsplit_once(':').filter(|(folder, port)| is_folder(folder) && is_port(port))?;
-    Some(PathBuf::from(folder).join(format!(".s.PGSQL.{port}")))
+    let path = PathBuf::from(folder).join(format!(".s.PGSQL.{port}"));
+    if path.as_os_str().len() > LONGEST_SOCKET {
+        item.problem(
+            format!("{} has more than {LONGEST_SOCKET} bytes", path.display()),
+            Some("take a shorter folder".to_owned()),
+        );
+    }
+    Some(path)
 }
 
 /// A node's `host:port`, the host in lower case; or `/folder:port`.
@@ -57,6 +64,9 @@ pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let is_any = a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && (a.ip() == b.ip() || is_any && a.is_ipv4() == b.is_ipv4())
 }
+
+/// What the kernel has room for, less the zero behind it.
+const LONGEST_SOCKET: usize = 107;
 
 /// An absolute path.
 fn is_folder(text: &str) -> bool {
@@ -98,7 +108,11 @@ fn hint_for_listening(text: &str) -> Option<String> {
 
 fn hint_for_node(text: &str) -> Option<String> {
     if text.parse::<Ipv6Addr>().is_ok() {
-        return Some(format!("write \"[{text}]:5432\""));
+        let with_port = text.rsplit_once(':').filter(|(host, port)| host.parse::<Ipv6Addr>().is_ok() && is_port(port));
+        return Some(match with_port {
+            Some((host, port)) => format!("write \"[{host}]:{port}\", or \"[{text}]:5432\" if {port} is no port"),
+            None => format!("write \"[{text}]:5432\""),
+        });
     }
     if text.starts_with('/') {
         return Some(format!("write \"{text}:5432\""));

@@ -27,8 +27,8 @@ impl Cluster {
         if let Some(item) = table.get("name") {
             names.admit(&name, &item);
         }
-        let patroni = patroni::read(&table);
-        let nodes = read_nodes(&table, distinct_nodes, patroni.is_some());
+        let patroni = patroni::read(&table, folder);
+        let nodes = read_nodes(&table, distinct_nodes, patroni.urls.is_some());
         let seats = Seats::read(&table, &nodes);
         let groups = read_groups(&table, &nodes, &seats);
         let balance = seats.balance(&table);
@@ -36,7 +36,8 @@ impl Cluster {
         let tls = super::tls::to_nodes(&table, folder);
         let auth_query = AuthQuery::read(&table, folder);
         table.finish();
-        Self { name, nodes, patroni: patroni.unwrap_or_default(), groups, balance, tls, auth_query, monitor }
+        let (patroni, patroni_tls) = (patroni.urls.unwrap_or_default(), patroni.tls);
+        Self { name, nodes, patroni, patroni_tls, groups, balance, tls, auth_query, monitor }
     }
 }
 

@@ -75,7 +75,13 @@ impl<'d> Document<'d> {
             }
             last_line = line;
             let is_echo = is_unclosed && message.starts_with(ECHO_OF_UNCLOSED);
-            let hint = is_echo.then(|| "is a bracket before it not closed?".to_owned());
+            let hint = match message {
+                _ if is_echo => Some("is a bracket before it not closed?"),
+                // A word that begins as true or false do.
+                _ if message.starts_with(NO_BOOLEAN) => Some("a word stands in quotes"),
+                _ => None,
+            };
+            let hint = hint.map(str::to_owned);
             self.report(start, "", format!("not valid TOML: {message}"), hint);
             if is_echo {
                 self.swallowed_from = Some(line);
@@ -432,6 +438,9 @@ impl Distinct {
 
 /// How the parser says that the text ends within brackets.
 const UNCLOSED: [&str; 2] = ["unclosed array", "unclosed inline table"];
+
+/// How it says that a value begins as `true` or `false`, and is neither.
+const NO_BOOLEAN: &str = "invalid boolean";
 
 /// How it says that a line within brackets does not belong there.
 const ECHO_OF_UNCLOSED: &str = "missing comma between";

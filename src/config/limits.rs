@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Limits;
 use super::document::Table;
+use crate::units;
 
 impl Limits {
     /// The section; every setting has a default.
@@ -41,5 +42,10 @@ impl Limits {
 fn timeout(table: &Table<'_>, key: &'static str) -> Option<Duration> {
     const DAY: Duration = Duration::from_secs(24 * 3600);
     let example = Duration::from_secs(600);
-    table.get(key).and_then(|item| item.duration(example, &(Duration::from_secs(1)..=7 * DAY)))
+    let item = table.get(key)?;
+    if item.as_str().and_then(units::duration) == Some(Duration::ZERO) {
+        item.problem("0 does not turn it off", Some("leave it out".to_owned()));
+        return None;
+    }
+    item.duration(example, &(Duration::from_secs(1)..=7 * DAY))
 }

@@ -24,14 +24,20 @@ impl Log {
 
 fn read_level(item: &Item<'_>) -> Option<String> {
     let text = item.text()?;
-    // A bare word that is no level would be taken for the name of a module, and nothing would be logged.
-    let is_bare_word = !text.contains(['=', ',', '[']);
+    // A bare word that is no level would be taken for the name of a module, and nothing else would be logged.
+    let is_no_level = |word: &&str| !word.contains(['=', '[', ']', '{', '}', '"']) && !LEVELS.contains(word);
+    let stranger = text.split(',').map(str::trim).find(is_no_level);
     let is_filter = EnvFilter::try_new(text).is_ok() && !text.trim().is_empty();
-    if is_bare_word && !LEVELS.contains(&text) || !is_filter {
+    if stranger.is_some() || !is_filter {
         item.wrong(
             "error, warn, info, debug, trace or a filter as in \"info,trunkline::monitor=debug\"",
-            nearest(text, &LEVELS),
+            nearest(stranger.unwrap_or(text), &LEVELS),
         );
+        return None;
+    }
+    // Without a level of its own, a filter leaves out whatever it does not name: warnings and errors, too.
+    if !text.split(',').any(|word| LEVELS.contains(&word.trim())) {
+        item.problem("has no level for all that it does not name", Some(format!("write \"info,{text}\"")));
         return None;
     }
     Some(text.to_owned())

@@ -168,6 +168,9 @@ pub struct Cluster {
     /// Patroni's REST API on one or more of its members, as in "http://db1:8008"; all others are found by these. Default
     /// none: only the nodes themselves are asked.
     pub patroni: Vec<PatroniUrl>,
+    /// TLS towards those that begin with `https://`; `[cluster.patroni_tls]` has what `[cluster.tls]` has, but a mode
+    /// below "require".
+    pub patroni_tls: Option<Arc<rustls::ClientConfig>>,
     /// Groups of nodes for rules and hints: name to indexes into `nodes`. `tag:NAME` and `zone:NAME` are made of what
     /// `[[cluster.node]]` says of the nodes.
     pub groups: Vec<(Arc<str>, Vec<u16>)>,
@@ -186,6 +189,8 @@ pub struct Cluster {
 pub struct PatroniUrl {
     /// `host:port`.
     pub address: Arc<str>,
+    /// It is asked over TLS.
+    pub is_https: bool,
     /// Name and password in front of the address, as HTTP's Basic authentication wants them.
     pub login: Option<Secret>,
 }
@@ -195,7 +200,7 @@ impl PartialEq for PatroniUrl {
         fn login(url: &PatroniUrl) -> Option<&str> {
             url.login.as_ref().and_then(Secret::plain)
         }
-        self.address == other.address && login(self) == login(other)
+        self.address == other.address && self.is_https == other.is_https && login(self) == login(other)
     }
 }
 

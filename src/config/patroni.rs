@@ -1,32 +1,57 @@
-//! `cluster.patroni`: where Patroni's REST API is.
+//! `cluster.patroni` and `cluster.patroni_tls`: where Patroni's REST API is, and TLS on the way there.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustls::ClientConfig;
 
-use super::PatroniUrl;
-use super::address;
 use super::document::{Item, Table};
+use super::{PatroniUrl, address, tls};
 use crate::auth::Secret;
 
-/// The list, if it is written.
-pub(super) fn read(table: &Table<'_>) -> Option<Vec<PatroniUrl>> {
-    let list = table.get("patroni")?;
-    let items = list.secret_list("URLs");
-    if items.is_empty() && list.is_list() {
+/// What a cluster's table says of Patroni.
+pub(super) struct Patroni {
+    /// The list, if it is written.
+    pub(super) urls: Option<Vec<PatroniUrl>>,
+    /// Whom to trust where a URL begins with `https://`.
+    pub(super) tls: Option<Arc<ClientConfig>>,
+}
+
+pub(super) fn read(table: &Table<'_>, folder: &Path) -> Patroni {
+    let to_patroni = tls::to_patroni(table, folder);
+    let list = table.get("patroni");
+    let items = list.as_ref().map(|list| list.secret_list("URLs")).unwrap_or_default();
+    if let Some(list) = list.as_ref().filter(|list| items.is_empty() && list.is_list()) {
         list.problem("the list is empty: one member of Patroni is needed to find the others", None);
     }
-    Some(items.iter().filter_map(url).collect())
+    let read: Vec<(&Item<'_>, PatroniUrl)> = items.iter().filter_map(|item| Some((item, url(item)?))).collect();
+    let mut over_tls = read.iter().filter(|(_, url)| url.is_https).map(|(item, _)| item).peekable();
+    match (over_tls.peek(), table.get("patroni_tls")) {
+        (None, Some(section)) if read.len() == items.len() && to_patroni.tls.is_some() => {
+            section.dangling(
+                "no URL of `patroni` begins with https://",
+                Some("only such ones are asked over TLS".to_owned()),
+            );
+        }
+        (Some(_), _) if to_patroni.tls.is_none() && !to_patroni.is_wrong => {
+            let hint = "write a file of PEM as `ca` into [cluster.patroni_tls], or mode = \"require\" to trust anybody";
+            over_tls.for_each(|item| item.problem("nothing says whom to trust there", Some(hint.to_owned())));
+        }
+        _ => {}
+    }
+    Patroni { urls: list.map(|_| read.into_iter().map(|(_, url)| url).collect()), tls: to_patroni.tls }
 }
 
 fn url(item: &Item<'_>) -> Option<PatroniUrl> {
     const EXPECTED: &str = "the URL of Patroni's REST API as in \"http://db1.example.net:8008\"";
     // It may hold a password.
     let text = item.secret_text()?;
-    let Some(rest) = text.strip_prefix("http://") else {
-        let hint = text.starts_with("https://").then(|| "TLS to Patroni is not there yet".to_owned());
-        item.problem(format!("expected {EXPECTED}"), hint);
+    let schemes = [("http://", false), ("https://", true)];
+    let found = schemes.into_iter().find_map(|(scheme, is_https)| Some((text.strip_prefix(scheme)?, is_https)));
+    let Some((rest, is_https)) = found else {
+        item.problem(format!("expected {EXPECTED}"), None);
         return None;
     };
     let (login, rest) = match rest.rsplit_once('@') {
@@ -42,5 +67,5 @@ fn url(item: &Item<'_>) -> Option<PatroniUrl> {
         return None;
     }
     let login = login.map(|login| Secret::new(STANDARD.encode(login)));
-    Some(PatroniUrl { address: Arc::clone(&address), login })
+    Some(PatroniUrl { address: Arc::clone(&address), is_https, login })
 }

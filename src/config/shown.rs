@@ -45,6 +45,16 @@ impl Config {
                 let members: Vec<_> = members.iter().filter_map(|at| cluster.nodes.get(usize::from(*at))).collect();
                 texts.push((key(&format!("group.{name}")), listed(&members)));
             }
+            let patroni = cluster.patroni.iter().map(|url| {
+                let scheme = if url.is_https { "https" } else { "http" };
+                format!("{scheme}://{}", url.address)
+            });
+            texts.push((key("patroni"), listed(&patroni.collect::<Vec<_>>())));
+            texts.push((key("tls.mode"), cluster.tls.mode().word().to_owned()));
+            if let Some(auth_query) = &cluster.auth_query {
+                texts.push((key("auth_query.user"), auth_query.user.to_string()));
+                texts.push((key("auth_query.database"), auth_query.database.to_string()));
+            }
             texts.push((key("monitor.user"), cluster.monitor.user.to_string()));
             texts.push((key("monitor.database"), cluster.monitor.database.to_string()));
             texts.push((key("monitor.interval"), duration(cluster.monitor.interval)));

@@ -1,9 +1,13 @@
-//! `[tls]` and `[cluster.tls]`: TLS towards clients and towards nodes. The files are read here, and again by each reload.
+//! `[tls]`, `[cluster.tls]` and `[cluster.patroni_tls]`: TLS towards clients, nodes and Patroni. The files are read here, and
+//! again by each reload.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use rustls::ClientConfig;
 use zeroize::Zeroizing;
 
+use crate::auth::tls::towards_servers;
 use crate::auth::{ClientTls, NodeTls, TlsMode, TlsProblem, TlsTexts, TlsVersion};
 
 use super::document::{Item, Table};
@@ -18,7 +22,7 @@ pub(super) struct ToClients {
 
 /// Towards clients.
 pub(super) fn to_clients(root: &Table<'_>, folder: &Path) -> ToClients {
-    let section = Section::read(root.section("tls"), folder, "certificate", TlsMode::Allow);
+    let section = Section::read(root.section("tls"), folder, &TlsMode::NAMES, ("certificate", TlsMode::Allow));
     let is_on = section.mode != TlsMode::Off;
     let looks_at_certificates = is_on && section.authorities.is_some();
     if !is_on || section.is_wrong {
@@ -30,7 +34,7 @@ pub(super) fn to_clients(root: &Table<'_>, folder: &Path) -> ToClients {
 
 /// Towards the nodes of a cluster.
 pub(super) fn to_nodes(cluster: &Table<'_>, folder: &Path) -> NodeTls {
-    let section = Section::read(cluster.section("tls"), folder, "ca", TlsMode::VerifyFull);
+    let section = Section::read(cluster.section("tls"), folder, &TlsMode::NAMES, ("ca", TlsMode::VerifyFull));
     if section.is_wrong {
         return NodeTls::default();
     }
@@ -38,7 +42,31 @@ pub(super) fn to_nodes(cluster: &Table<'_>, folder: &Path) -> NodeTls {
     tls.map_err(|problem| section.report(&problem)).unwrap_or_default()
 }
 
-/// What both sections have.
+/// Towards the REST API of a cluster's Patroni.
+pub(super) struct ToPatroni {
+    /// None: nothing says whom to trust, or something is wrong with it.
+    pub(super) tls: Option<Arc<ClientConfig>>,
+    /// A problem is reported already.
+    pub(super) is_wrong: bool,
+}
+
+/// Towards the REST API of a cluster's Patroni: where it is asked over TLS, it is not asked without.
+pub(super) fn to_patroni(cluster: &Table<'_>, folder: &Path) -> ToPatroni {
+    let modes: Vec<_> = TlsMode::NAMES.into_iter().filter(|(_, mode)| *mode >= TlsMode::Require).collect();
+    let section = Section::read(cluster.section("patroni_tls"), folder, &modes, ("ca", TlsMode::VerifyFull));
+    if section.is_wrong || section.mode == TlsMode::Off {
+        return ToPatroni { tls: None, is_wrong: section.is_wrong };
+    }
+    match towards_servers(section.mode, section.oldest, section.texts()) {
+        Ok(tls) => ToPatroni { tls: Some(Arc::new(tls)), is_wrong: false },
+        Err(problem) => {
+            section.report(&problem);
+            ToPatroni { tls: None, is_wrong: true }
+        }
+    }
+}
+
+/// What all sections have.
 struct Section<'d> {
     mode: TlsMode,
     oldest: TlsVersion,
@@ -57,12 +85,17 @@ struct PemFile<'d> {
 }
 
 impl<'d> Section<'d> {
-    /// Whoever names the file `switch` wants TLS, and gets `mode_with` it unless a mode is written.
-    fn read(table: Table<'d>, folder: &Path, switch: &'static str, mode_with: TlsMode) -> Self {
+    /// Whoever names the file `switch` wants TLS, and gets `mode_with` it unless one of these modes is written.
+    fn read(
+        table: Table<'d>,
+        folder: &Path,
+        modes: &[(&str, TlsMode)],
+        (switch, mode_with): (&'static str, TlsMode),
+    ) -> Self {
         let mode_item = table.get("mode");
         let default = if table.get(switch).is_some() { mode_with } else { TlsMode::Off };
         let section = Self {
-            mode: table.choice("mode", &TlsMode::NAMES, default),
+            mode: table.choice("mode", modes, default),
             oldest: table.choice("min_version", &VERSIONS, TlsVersion::V1_2),
             certificate: PemFile::read(&table, "certificate", folder),
             key: PemFile::read(&table, "key", folder),
@@ -71,7 +104,12 @@ impl<'d> Section<'d> {
             is_wrong: false,
         };
         let files = [&section.certificate, &section.key, &section.authorities];
-        let is_wrong = files.into_iter().flatten().any(|file| file.text.is_none());
+        let mut is_wrong = files.into_iter().flatten().any(|file| file.text.is_none());
+        let without_effect = files.into_iter().flatten().map(|file| &file.item).next();
+        if let (TlsMode::Off, None, Some(item)) = (section.mode, &section.mode_item, without_effect) {
+            item.problem("has no effect, for TLS is off", Some(format!("it takes a `{switch}`, or a mode")));
+            is_wrong = true;
+        }
         table.finish();
         Self { is_wrong, ..section }
     }

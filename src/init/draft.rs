@@ -1,6 +1,7 @@
 //! The text of a configuration, of what was seen of a cluster. Passwords are not in it: it says where they are.
 
 use super::finding::{Absent, Finding, Node, Role, Source, Unfound};
+use super::place::Place;
 use super::url::Url;
 use crate::auth::TlsMode;
 use crate::config::{ANY_DATABASE, CONSOLE, USUAL_POOL_SIZE};
@@ -72,7 +73,10 @@ impl Draft<'_> {
             "# The comments are what was seen. Roles are discovered and followed, and never configured.".to_owned(),
         );
         let mut list = vec!["nodes = [".to_owned()];
-        list.extend(nodes.iter().flat_map(|node| [format!("    # {}", seen(node)), format!("    {},", address(node))]));
+        list.extend(nodes.iter().flat_map(|node| {
+            let also = node.also.iter().map(|place| format!("    # {}", plain(&answers_also(place))));
+            [format!("    # {}", seen(node))].into_iter().chain(also).chain([format!("    {},", address(node))])
+        }));
         list.extend(absent.iter().map(|absent| format!("    # {}", plain(&not_used(absent)))));
         list.extend(unfound.iter().map(|unfound| format!("    # {}", plain(&self.not_found(unfound)))));
         if !nodes.iter().any(Node::is_primary) {
@@ -273,6 +277,11 @@ impl Draft<'_> {
     fn database(&self) -> String {
         quoted(&self.url.database)
     }
+}
+
+/// An address that moves between servers is none of a node.
+fn answers_also(place: &Place) -> String {
+    format!("it answers at {place}, too: name it so, if the address below moves between servers")
 }
 
 /// What a node has said of itself.

@@ -43,6 +43,8 @@ pub(super) struct Node {
     pub(super) followers: Vec<Follower>,
     /// Those that the role that asked may connect to.
     pub(super) databases: Vec<String>,
+    /// Where else it answers.
+    pub(super) also: Vec<Place>,
 }
 
 /// What a node is.
@@ -147,6 +149,7 @@ pub(super) mod examples {
             reads_passwords: false,
             followers,
             databases: vec!["postgres".to_owned(), "shop".to_owned()],
+            also: Vec::new(),
             place: place(address),
         }
     }

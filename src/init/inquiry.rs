@@ -135,6 +135,7 @@ fn read_node(place: &Place, row: &Row) -> Result<Node, InquiryError> {
         reads_passwords: is(10),
         followers: Vec::new(),
         databases: Vec::new(),
+        also: Vec::new(),
     })
 }
 

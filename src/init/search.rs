@@ -113,6 +113,7 @@ impl Search {
     /// A node has answered, one that is known already perhaps. At a place that was guessed at, a replica was looked for.
     fn admit(&mut self, node: Node, is_guessed: bool) -> Outcome {
         if let Some(known) = self.nodes.iter().position(|known| known.is_same(&node)) {
+            self.nodes.iter_mut().skip(known).take(1).for_each(|known| known.also.push(node.place.clone()));
             return Outcome::Node(known);
         }
         if self.nodes.first().is_some_and(|first| first.system != node.system) {
@@ -339,6 +340,7 @@ mod tests {
         asked(&mut search, &there);
         let finding = search.conclude();
         assert_eq!(finding.nodes.len(), 1);
+        assert_eq!(finding.nodes[0].also, [place("10.0.0.1:5432")]);
         let why: Vec<&str> = finding.absent.iter().map(|absent| &*absent.why).collect();
         assert!(matches!(why[..], [other, "connection refused"] if other.contains("another cluster")), "{why:?}");
     }

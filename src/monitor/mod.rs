@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use rustls::ClientConfig;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -124,12 +125,8 @@ impl Monitor {
             let tagged = before.map(|before| before.monitor.without_reads()).unwrap_or_default();
             let at = |address: &Arc<str>| nodes.iter().position(|node| node == address);
             let number = |address: &Arc<str>| at(address).and_then(NodeId::at);
-            let patroni = Arc::new(Patroni::new(
-                &cluster.patroni,
-                gates.to_vec(),
-                limits.drain,
-                tagged.iter().filter_map(number),
-            ));
+            let patroni =
+                Arc::new(Patroni::new(cluster, gates.to_vec(), limits.drain, tagged.iter().filter_map(number)));
             let source = patroni::Source::new(
                 cluster.clone(),
                 Arc::clone(tls),
@@ -202,6 +199,13 @@ impl MonitorHandle {
         let patroni = self.patroni.as_ref().ok_or(SwitchoverError::NoPatroni)?;
         let primary = self.view.load().primary.ok_or(SwitchoverError::NoPrimary)?;
         patroni.switch_over(primary, candidate).await
+    }
+
+    /// From now on, these are trusted where Patroni is asked over TLS.
+    pub fn trust_at_patroni(&self, tls: Option<Arc<ClientConfig>>) {
+        if let Some(patroni) = &self.patroni {
+            patroni.trust(tls);
+        }
     }
 
     /// Addresses of nodes that Patroni's tags take out of reads.

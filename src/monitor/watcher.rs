@@ -11,7 +11,7 @@ use super::probe::{self, PROBE, PROBE_NAME, SAMPLE, SAMPLE_NAME};
 use super::shared::{Shared, Signals};
 use crate::backend::{ConnectClass, ConnectError, Target, connect};
 use crate::net::timers;
-use crate::topology::{Event, NodeId, ProbeFailure, ProbeReport, Sample};
+use crate::topology::{Event, NodeId, PostmasterStart, ProbeFailure, ProbeReport, Sample, SystemId};
 use crate::wire::SqlState;
 
 /// The task that watches one node.
@@ -28,6 +28,8 @@ pub(super) struct Watcher {
     probes_on_line: u32,
     last_probe: Option<Instant>,
     last_sample: Option<Instant>,
+    /// Who has answered last.
+    server: Option<(SystemId, PostmasterStart)>,
     /// Why the last fresh connection failed although the kept one works; logged once per cause.
     fresh_problem: Option<ConnectClass>,
     /// Logins in a row that have not ended in time, or were cut off.
@@ -59,6 +61,7 @@ impl Watcher {
             probes_on_line: 0,
             last_probe: None,
             last_sample: None,
+            server: None,
             fresh_problem: None,
             vain_logins: 0,
         }
@@ -163,9 +166,16 @@ impl Watcher {
                 Err(LineError::Timeout) => self.fall_back(ConnectClass::Silent, ProbeFailure::Timeout, kept),
                 answer => {
                     (self.probes_on_line, self.fresh_problem, self.vain_logins) = (0, None, 0);
-                    // A fresh line in place of one that is as good as ever: it is the same server.
-                    self.has_lost_line |= kept.is_some_and(|mut kept| kept.line.has_stirred());
-                    self.take_in(line, answer)
+                    // A fresh line in place of one that is as good as ever leads to the same server, or the name has moved.
+                    let (had_line, before) = (kept.is_some(), self.server);
+                    let goes_on = kept.is_some_and(|mut kept| !kept.line.has_stirred());
+                    self.has_lost_line |= had_line && !goes_on;
+                    let report = self.take_in(line, answer);
+                    if goes_on && report.is_ok() && before != self.server {
+                        warn!(node = %self.target.endpoint.address, "its address leads to another server now, and the former one goes on");
+                        self.shared.handle(Event::Moved { node: self.id });
+                    }
+                    report
                 }
             },
             Err((class, failure)) => self.fall_back(class, failure, kept),
@@ -208,7 +218,9 @@ impl Watcher {
         match answer {
             Ok(row) => {
                 self.line = Some(line);
-                probe::read_report(&row).map_err(|column| ProbeFailure::Protocol(format!("no {column}").into()))
+                let report = probe::read_report(&row);
+                self.server = report.as_ref().ok().map(ProbeReport::server).or(self.server);
+                report.map_err(|column| ProbeFailure::Protocol(format!("no {column}").into()))
             }
             Err(error) => {
                 self.line = error.keeps_line().then_some(line);

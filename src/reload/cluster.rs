@@ -228,6 +228,7 @@ impl RunningCluster {
         for tls in [&self.tls, &self.tls_of_monitor] {
             tls.store(Arc::new(self.config.tls.clone()));
         }
+        self.handle().trust_at_patroni(self.config.patroni_tls.clone());
     }
 
     /// The gates that none of these clusters has.
@@ -269,10 +270,15 @@ impl Fences {
     }
 
     /// A node that has lost the primary's role is fenced before the view that says so is published; so is one that is
-    /// down, for what was asked of a frozen node would be waited for as long as it is frozen.
+    /// down, for what was asked of a frozen node would be waited for as long as it is frozen, and one whose address leads
+    /// elsewhere now.
     fn act(&self, old: &View, new: &View) {
         for (now, gate) in new.nodes.iter().zip(&*self.gates) {
             let before = old.node(now.id).map_or(NodeState::Unknown, |node| node.state);
+            if old.node(now.id).is_some_and(|node| node.moves != now.moves) {
+                let closed = gate.sever();
+                warn!(cluster = %new.cluster, node = %now.address, connections = closed, "connections to the server that the node was before are closed");
+            }
             gate.admit_writes(now.role == Role::Primary);
             hold_who_leaves(old, new, now, gate);
             // One that is stopping, while no other has its role, ends its sessions by itself and says how far they came.

@@ -63,6 +63,7 @@ impl Session {
             unshown_unnamed: _,
             unshown_sql: _,
             refused_writer: _,
+            refused_mirror: _,
             unnamed_count,
             doubts: _,
             undescribed: _,

@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(story.send(b'Q', b"execute a\0"), "Q");
         story.hear_all("Z");
         assert!(!story.session.is_at_home(&story.known), "it is taken away before the server connection is lent again");
-        assert_eq!(story.session.replay(&story.known).as_deref(), Some(";DEALLOCATE \"a\""));
+        assert_eq!(story.session.strange_statements(&story.known), ["a".into()]);
         assert_eq!(story.send(b'Q', b"execute b\0"), "Q", "it has prepared nothing of that name");
     }
 
@@ -221,10 +221,19 @@ mod tests {
         let mut story = prepared();
         story.send(b'Q', b"execute a\0");
         story.hear_all("3");
-        assert_eq!(story.hear(b'E', b"SERROR\0C42P01\0M?\0\0"), Reply::Hide);
+        let (why, told) = (b"SERROR\0C42P01\0M?\0\0", |code| match code {
+            Reply::Refused(code, Some(told)) => (code.to_string(), told.to_vec()),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(story.hear(b'E', why), Reply::Hide);
         assert_eq!(story.hear(b'Z', b"I"), Reply::Hide);
-        assert_eq!(story.hear(b'E', b"SERROR\0C26000\0M?\0\0"), Reply::Forward);
+        let (code, told) = told(story.hear(b'E', b"SERROR\0C26000\0M?\0\0"));
+        assert_eq!((&*code, told.get(5..)), ("42P01", Some(&why[..])), "why there is none");
         assert_eq!(story.hear(b'Z', b"I"), Reply::Forward);
+        // It was told once.
+        assert_eq!(story.send(b'Q', b"execute b\0"), "Q");
+        assert_eq!(story.hear(b'E', b"SERROR\0C26000\0M?\0\0"), Reply::Forward);
+        story.hear_all("Z");
         assert!(!story.known.has_mirror(story.session.id, "a"));
     }
 

@@ -116,6 +116,8 @@ pub struct Session {
     executes_by_sql: bool,
     /// What a node has refused to run because it writes, until somebody asks.
     refused_writer: Option<Arc<Statement>>,
+    /// Why it has refused to prepare what an EXECUTE by SQL that is on its way will not find.
+    refused_mirror: Option<Box<[u8]>>,
     portals: Vec<Portal>,
     /// Where it has drawn from a sequence, or may have, last: the server process.
     drew_on: u32,
@@ -328,6 +330,7 @@ impl Session {
             unshown_sql: None,
             executes_by_sql: false,
             refused_writer: None,
+            refused_mirror: None,
             portals: Vec::new(),
             drew_on: 0,
             forgotten_draws: 0,

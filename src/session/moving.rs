@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::known::Known;
-use super::{PutBack, Session, Settings, reported, settings};
-use crate::sql::{Isolation, is_carried};
+use super::{End, PutBack, Session, Settings, reported, settings};
+use crate::sql::{Isolation, SessionChange, is_carried};
 
 impl Session {
     /// Settings have been changed whose values must be asked of the node.
@@ -123,22 +123,45 @@ impl Session {
         set("role").or_else(|| set("session_authorization")).unwrap_or(&self.identity.user)
     }
 
-    /// The SQL that makes this server connection the session's own; None if it is.
-    pub fn replay(&self, known: &Known) -> Option<String> {
-        let mut sql = match known.unseen {
+    /// The SQL that gives this server connection these settings, the session's own or [some of
+    /// them](Self::settings_it_keeps), and nothing that others have left; None if it is so.
+    pub fn replay(&self, settings: &Settings, known: &Known) -> Option<String> {
+        match known.unseen {
             Some(owner) if owner != self.id => {
-                let anew = self.settings.sql_from(&Settings::default()).unwrap_or_default();
-                format!("{FORGET_ALL};{anew}")
+                let anew = settings.sql_from(&Settings::default()).unwrap_or_default();
+                Some(format!("{FORGET_ALL};{anew}"))
             }
-            _ => self.settings.sql_from(&known.settings).unwrap_or_default(),
-        };
-        if let Some((owner, prepared)) = &known.sql_prepared {
-            for (name, _) in prepared.iter().filter(|(name, text)| *owner != self.id || !self.has_prepared(name, text))
-            {
-                sql.push_str(&format!(";DEALLOCATE {}", settings::quote_identifier(name)));
-            }
+            _ => settings.sql_from(&known.settings),
         }
-        (!sql.is_empty()).then_some(sql)
+    }
+
+    /// The names of what was prepared by SQL on this server connection, and is not the session's or no longer. Code may have
+    /// deallocated some of it.
+    pub fn strange_statements(&self, known: &Known) -> Vec<Arc<str>> {
+        let Some((owner, prepared)) = &known.sql_prepared else { return Vec::new() };
+        let is_strange = |name: &str, text: &str| *owner != self.id || !self.has_prepared(name, text);
+        prepared.iter().filter(|(name, text)| is_strange(name, text)).map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// The settings without those that the unit begins by putting back or setting anew, where it does: one of them may have
+    /// become what no server takes any more, as a role that was dropped, and this is how to be rid of it.
+    pub fn settings_it_keeps(&self) -> Option<Settings> {
+        let gathered = &self.gathered;
+        let is_alone = gathered.end == Some(End::Query) || gathered.executes == 1 && gathered.parsed.len() <= 1;
+        let part = gathered.first.as_ref().filter(|_| is_alone)?.only()?;
+        let goes = |name: &str| {
+            part.session.iter().any(|change| match change {
+                SessionChange::DiscardAll => true,
+                SessionChange::ResetAll => !settings::is_identity(name),
+                SessionChange::Set(changed) | SessionChange::Reset(changed) => {
+                    **changed == *name || **changed == *"session_authorization" && settings::is_identity(name)
+                }
+                _ => false,
+            })
+        };
+        let kept = self.settings.iter().filter(|(name, _)| !goes(name));
+        let kept = Settings::new(kept.map(|(name, value)| (Arc::clone(name), Arc::clone(value))));
+        (kept != self.settings).then_some(kept)
     }
 
     /// A query of ours as this session's server connections take it.
@@ -194,10 +217,10 @@ impl Session {
         self.sql_prepared.iter().filter(|p| !is_there(&p.name, &p.text)).map(|p| Arc::clone(&p.text)).collect()
     }
 
-    /// The replay has been done: the server connection is as the session wants it, but for these PREPAREs, which it has
-    /// refused.
-    pub fn replayed(&self, known: &mut Known, refused: &[Arc<str>]) {
-        known.settings = self.settings.clone();
+    /// The replay has been done: the server connection has these settings and is else as the session wants it, but for these
+    /// PREPAREs, which it has refused.
+    pub fn replayed(&self, known: &mut Known, settings: Settings, refused: &[Arc<str>]) {
+        known.settings = settings;
         known.unseen = known.unseen.filter(|owner| *owner == self.id);
         known.sql_prepared = if self.sql_prepared.is_empty() {
             None

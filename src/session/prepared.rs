@@ -171,6 +171,11 @@ impl StatementId {
         })
     }
 
+    /// This is one of our names.
+    pub fn is_of(name: &[u8]) -> bool {
+        Self::first_in(name).is_some_and(|id| name == id.server_name())
+    }
+
     /// Its name on server connections.
     pub fn server_name(self) -> [u8; 35] {
         let mut name = *b"tl_00000000000000000000000000000000";

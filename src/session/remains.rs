@@ -10,7 +10,7 @@ use super::pins::Pins;
 use super::reply::Reply;
 use super::settings::is_identity;
 use super::{PutBack, Session, settings};
-use crate::sql::{Doubt, Kind, Leftovers, Part, Pin, Statement};
+use crate::sql::{Doubt, Kind, Leftovers, Part, Pin, SessionChange, Statement};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frame;
 
@@ -33,8 +33,8 @@ impl Remains {
 /// Settings that the view of all settings does not show.
 const NEVER_LISTED: [&str; 2] = ["role", "session_authorization"];
 
-/// One row for each setting that the session has changed, in lower case as names are kept, one for each pin that has a cause, and
-/// one with the number of statements of ours; the first column says which.
+/// One row for each setting that the session has changed, in lower case as names are kept, one for each pin that has a cause, one
+/// for each statement that was prepared by SQL, and one with the number of those of ours; the first column says which.
 const SQL: &str = "\
 SELECT 'setting', pg_catalog.lower(name) FROM pg_catalog.pg_settings WHERE source = 'session' \
 UNION ALL SELECT 'temporary', NULL WHERE pg_catalog.pg_my_temp_schema() <> 0 AND EXISTS (SELECT FROM pg_catalog.pg_depend \
@@ -43,9 +43,9 @@ UNION ALL SELECT 'listen', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_listenin
 UNION ALL SELECT 'lock', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
  WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
 UNION ALL SELECT 'cursor', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
-UNION ALL SELECT CASE WHEN from_sql THEN 'prepared' ELSE 'ours' END, \
- pg_catalog.count(*) FILTER (WHERE name ~ '^tl_[0-9a-f]{32}$')::pg_catalog.text \
- FROM pg_catalog.pg_prepared_statements GROUP BY from_sql";
+UNION ALL SELECT 'prepared', name FROM pg_catalog.pg_prepared_statements WHERE from_sql \
+UNION ALL SELECT 'ours', pg_catalog.count(*)::pg_catalog.text \
+ FROM pg_catalog.pg_prepared_statements WHERE NOT from_sql AND name ~ '^tl_[0-9a-f]{32}$'";
 
 /// Settings of users' own are not listed either: what these functions may set, of which nothing is known yet, is to be
 /// asked for by the names that stand in them.
@@ -140,7 +140,6 @@ impl Session {
 
     /// What the node has answered to it: pins are what has a cause, and every setting is to be read that may be another.
     pub fn looked(&mut self, rows: &[Vec<Option<Arc<str>>>]) {
-        let has_prepared = !self.sql_prepared.is_empty();
         let code = std::mem::take(&mut self.remains).code.unwrap_or_default();
         let is_doubtful = code.doubt != Doubt::None;
         if code.doubt == Doubt::Kept {
@@ -150,7 +149,7 @@ impl Session {
             self.puts_back(PutBack::Code);
         }
         self.touched.extend(code.settings);
-        let mut seen = Pins::default();
+        let (mut seen, mut prepared) = (Pins::default(), Vec::new());
         for row in rows {
             match (row.first().and_then(Option::as_deref), row.get(1)) {
                 (Some("setting"), Some(Some(name))) if is_doubtful => self.touched.push(Arc::clone(name)),
@@ -158,18 +157,28 @@ impl Session {
                 (Some("listen"), _) => drop(seen.add(Pin::Listen)),
                 (Some("lock"), _) => drop(seen.add(Pin::AdvisoryLock)),
                 (Some("cursor"), _) => drop(seen.add(Pin::HoldCursor)),
-                // What code has prepared is known by nobody's text.
-                (Some("prepared"), _) if is_doubtful && !has_prepared => {
-                    self.pins.add(Pin::UnknownSetting);
-                }
+                (Some("prepared"), Some(Some(name))) if is_doubtful => prepared.push(Arc::clone(name)),
                 _ => {}
             }
         }
         self.pins.are_seen(seen);
         if is_doubtful {
+            self.prepared_is_seen(&prepared);
             let known: Vec<_> = self.settings.iter().map(|(name, _)| Arc::clone(name)).collect();
             self.touched.extend(known);
             self.touched.extend(NEVER_LISTED.map(Arc::from));
+        }
+    }
+
+    /// These are prepared by SQL, and no others: code may have prepared some, and deallocated others.
+    fn prepared_is_seen(&mut self, names: &[Arc<str>]) {
+        if names.iter().any(|name| self.sql_prepared.get(name).is_none()) {
+            // What code has prepared is known by nobody's text.
+            self.pins.add(Pin::UnknownSetting);
+        }
+        let gone = self.sql_prepared.iter().map(|prepared| &prepared.name).filter(|name| !names.contains(name));
+        for name in gone.cloned().collect::<Vec<_>>() {
+            self.sql_prepared.apply(&SessionChange::Deallocate(name));
         }
     }
 

@@ -144,6 +144,9 @@ impl Session {
             self.settle_unnamed(None);
             known.unnamed_settles(None);
         }
+        if owed.asker() == Asker::Client {
+            self.refused_mirror = None;
+        }
         self.transaction.status = status;
         let ended = std::mem::take(&mut self.transaction.ended);
         self.flow.copy_in = false;
@@ -350,9 +353,17 @@ impl Session {
         }
         self.commits_inside_failed();
         if self.is_in_batch_of_ours() {
-            // Nothing of it has the client asked for: whoever executes a mirror that was refused is told that there is none.
+            // Nothing of it has the client asked for: whoever executes a mirror that was refused is told so then.
+            if matches!(self.owed.front(), Some(Owed::Mirror(_))) {
+                self.refused_mirror = Some(body.into());
+            }
             self.skip_failed(known);
             return Reply::Hide;
+        }
+        if matches!(fields.code.as_str(), "26000" | "25P02")
+            && let Some(refusal) = self.refused_mirror.take()
+        {
+            return self.failed_for(&refusal, known);
         }
         if matches!(self.owed.front(), Some(Owed::Stale)) {
             let told = self.changed_columns();
@@ -384,6 +395,17 @@ impl Session {
         match ours {
             Some((ours, name)) => Reply::Replace(with_client_name(body, &ours, &name)),
             None => Reply::Forward,
+        }
+    }
+
+    /// The node has failed for this reason, and tells another one, or none.
+    fn failed_for(&mut self, body: &[u8], known: &mut Known) -> Reply {
+        let mut told = BytesMut::new();
+        error_response::put_body(&mut told, body);
+        match self.failed(body, known) {
+            Reply::Forward => Reply::Replace(told),
+            Reply::Refused(code, None) => Reply::Refused(code, Some(told)),
+            other => other,
         }
     }
 

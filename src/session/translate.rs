@@ -618,7 +618,7 @@ fn describes(message: &Message<'_>, name: &[u8]) -> bool {
 
 /// No client's names reach names of ours: what they stand for is other sessions'.
 fn is_ours(name: &[u8]) -> bool {
-    name.starts_with(b"tl_")
+    name == RESERVED || name == DEALLOCATES || StatementId::is_of(name)
 }
 
 /// The name of a statement that deallocates the reserved one.

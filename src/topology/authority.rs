@@ -16,6 +16,8 @@ pub struct Word {
     pub lock: Lock,
     /// Members that an operator has taken out of reads (`noloadbalance`).
     pub without_reads: Vec<NodeId>,
+    /// All its members that are among the nodes.
+    pub listed: Vec<NodeId>,
     /// An operator has stopped it from acting.
     pub is_paused: bool,
 }
@@ -42,6 +44,12 @@ impl Lock {
     }
 }
 
+impl Word {
+    fn stands(&self) -> bool {
+        matches!(self.lock, Lock::Standby(_))
+    }
+}
+
 /// The last word, and how long it counts.
 #[derive(Debug, Default)]
 pub(super) struct Authority {
@@ -54,6 +62,7 @@ impl Authority {
         self.word = before.word.as_ref().map(|word| Word {
             lock: word.lock.with_numbers(&number),
             without_reads: word.without_reads.iter().copied().filter_map(&number).collect(),
+            listed: word.listed.iter().copied().filter_map(&number).collect(),
             ..*word
         });
     }
@@ -65,9 +74,18 @@ impl Authority {
         }
     }
 
-    /// Who holds the lock, as far as that has been said lately.
+    /// Who holds the lock, as far as that has been said lately. That a cluster follows another one stands until something
+    /// else is said or [seen](Self::is_led): a silence makes it no primary's.
     pub(super) fn lock(&self, now: Instant) -> Option<Lock> {
-        self.word.as_ref().filter(|word| now < word.begun + BELIEVED_FOR).map(|word| word.lock)
+        let word = self.word.as_ref()?;
+        (word.stands() || now < word.begun + BELIEVED_FOR).then_some(word.lock)
+    }
+
+    /// The cluster has a primary, whatever was said before.
+    pub(super) fn is_led(&mut self, now: Instant) {
+        if let Some(word) = self.word.as_mut().filter(|word| now >= word.begun + BELIEVED_FOR) {
+            word.lock = Lock::Nobody;
+        }
     }
 
     /// The node that holds the lock as the primary.
@@ -88,14 +106,14 @@ impl Authority {
         matches!(self.lock(now), Some(Lock::Standby(_)))
     }
 
+    /// Whether the node is a member, as far as is known.
+    pub(super) fn lists(&self, node: NodeId) -> bool {
+        self.word.as_ref().is_none_or(|word| word.listed.contains(&node))
+    }
+
     /// Whether the node is to take no reads. What an operator wished stands until another word is said.
     pub(super) fn forbids_reads(&self, node: NodeId) -> bool {
         self.word.as_ref().is_some_and(|word| word.without_reads.contains(&node))
-    }
-
-    /// When the word about the lock stops to count.
-    pub(super) fn believed_until(&self) -> Option<Instant> {
-        self.word.as_ref().map(|word| word.begun + BELIEVED_FOR)
     }
 }
 

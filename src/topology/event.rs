@@ -35,6 +35,11 @@ pub enum Event {
         /// The node.
         node: NodeId,
     },
+    /// The address of a node leads to another server now, and the one that it led to goes on.
+    Moved {
+        /// The node.
+        node: NodeId,
+    },
     /// A session met something strange on a node. It decides nothing; it asks for an early probe.
     Doubt {
         /// The node in doubt.
@@ -98,6 +103,13 @@ pub struct ProbeReport {
     pub is_leaving: bool,
     /// What it says it is.
     pub role: ReportedRole,
+}
+
+impl ProbeReport {
+    /// Which server says so, from one start to the next.
+    pub fn server(&self) -> (SystemId, PostmasterStart) {
+        (self.system, self.postmaster_start)
+    }
 }
 
 /// What a node says it is.

@@ -162,10 +162,8 @@ impl Topology {
     /// When to call [`Self::tick`] if no event comes before. What has run out by the last decision is in it already: from then
     /// on only events bring news.
     pub fn deadline(&self) -> Option<Instant> {
-        // A word about the lock only ever supports a claim, and what was accepted stays so: only a cluster that has no
-        // primary on its word changes when the word stops to count.
-        let word = self.authority.believed_until().filter(|_| self.is_standby);
-        let all = self.roles.deadlines(&self.nodes).into_iter().chain([word]).flatten();
+        // A word about the lock only ever supports a claim, and what was accepted stays so: that it stops to count changes nothing.
+        let all = self.roles.deadlines(&self.nodes).into_iter().flatten();
         all.filter(|deadline| *deadline >= self.decided_at).min()
     }
 
@@ -190,6 +188,12 @@ impl Topology {
                     node.reconnected();
                 }
                 Vec::new()
+            }
+            Event::Moved { node } => {
+                if let Some(node) = self.node_mut(node) {
+                    node.moves += 1;
+                }
+                self.decide(now)
             }
             Event::Doubt { node, .. } => self.doubted(node),
             Event::Word(word) => {
@@ -292,8 +296,11 @@ impl Topology {
         }
         self.verdict = self.roles.decide(&self.nodes, &self.authority, now);
         self.decided_at = now;
-        self.is_standby = self.authority.is_standby_cluster(now);
         let accepted = self.roles.accepted();
+        if accepted.is_some() {
+            self.authority.is_led(now);
+        }
+        self.is_standby = self.authority.is_standby_cluster(now);
         if let Some(leader) = self.leader(now) {
             self.measure_against(leader, now);
         } else {
@@ -490,6 +497,7 @@ impl Topology {
             is_forgotten: false,
             position: node.position,
             up_since: node.up_since,
+            moves: node.moves,
             lag_bytes: node.position.filter(|_| is_replica).and_then(behind),
             lag: node.lag.lag().filter(|_| is_replica),
             why: Arc::clone(&node.why),

@@ -17,6 +17,8 @@ pub(super) struct Node {
     pub(super) position: Option<Sample>,
     /// When it first answered after what was, or may have been, a restart.
     pub(super) up_since: Option<Instant>,
+    /// See [`NodeView::moves`](super::view::NodeView::moves).
+    pub(super) moves: u32,
     pub(super) lag: ReplicaLag,
     /// Whether it may take reads, as last decided.
     pub(super) takes_reads: bool,
@@ -38,6 +40,7 @@ pub(super) struct Node {
     good_probes: u8,
     /// Its connection was lost since its last answer.
     may_have_restarted: bool,
+    starting_since: Option<Instant>,
 }
 
 /// How a node answers.
@@ -66,6 +69,13 @@ pub(super) struct Claim {
     pub(super) postmaster_start: PostmasterStart,
 }
 
+impl Claim {
+    /// By whatever addresses they are reached: a server and a copy of it are not started in the same microsecond.
+    pub(super) fn is_of_same_server(&self, other: &Self) -> bool {
+        self.system == other.system && self.postmaster_start == other.postmaster_start
+    }
+}
+
 impl Node {
     pub(super) fn new(id: NodeId, address: Arc<str>) -> Self {
         Self {
@@ -74,6 +84,7 @@ impl Node {
             health: Health::Unasked,
             position: None,
             up_since: None,
+            moves: 0,
             lag: ReplicaLag::default(),
             takes_reads: false,
             has_followed: false,
@@ -87,7 +98,13 @@ impl Node {
             misses: 0,
             good_probes: 0,
             may_have_restarted: false,
+            starting_since: None,
         }
+    }
+
+    /// Since when every probe of it was told that it is starting.
+    pub(super) fn starting_since(&self) -> Option<Instant> {
+        self.starting_since
     }
 
     /// Takes over what another watch has learnt of it. How it is now must still be asked.
@@ -127,6 +144,7 @@ impl Node {
         self.alive = Some(begun);
         self.reported = Some(begun);
         self.failure = None;
+        self.starting_since = None;
         self.misses = 0;
         self.good_probes = self.good_probes.saturating_add(1);
         self.health = match self.health {
@@ -174,6 +192,10 @@ impl Node {
         }
         self.good_probes = 0;
         self.may_have_restarted = true;
+        self.starting_since = match failure {
+            ProbeFailure::Starting => self.starting_since.or(Some(begun)),
+            _ => None,
+        };
         self.health = match failure {
             // One error may be this probe's alone: it was cancelled, or in the way of recovery.
             ProbeFailure::Timeout | ProbeFailure::Lost | ProbeFailure::NotAsked(_) | ProbeFailure::Protocol(_) => {

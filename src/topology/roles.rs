@@ -1,7 +1,7 @@
 //! Who is primary: the one file that decides it. Claims, timelines and followers in; a verdict out.
 //!
 //! A claim is accepted if its node is of this database system, its timeline is not below the highest ever seen, no
-//! rival claims as much, and something supports it (see [`Support`]). A primary that goes on answering is left only for
+//! rival claims as much, and something supports it (see [`Support`]). A server by two addresses is no rival of itself. A primary that goes on answering is left only for
 //! a strictly higher timeline. Two that cannot be told apart are both refused, unless one of them holds the lock of an
 //! authority and no other has more followers.
 //!
@@ -31,6 +31,8 @@ pub(super) struct Roles {
     until: Option<Instant>,
     /// The primary now, or the last one.
     last: Option<Claim>,
+    /// When it was accepted last.
+    last_accepted: Option<Instant>,
     /// The timeline of the first primary.
     first: Option<Timeline>,
     /// What the primary was accepted for.
@@ -94,6 +96,7 @@ impl Roles {
             accepted: None,
             until: None,
             last: None,
+            last_accepted: None,
             first: None,
             support: None,
             contest: None,
@@ -153,14 +156,15 @@ impl Roles {
     /// each without the other. It has the primary's if it streams from it, or from one that does.
     pub(super) fn is_of_rival(&self, nodes: &[Node], replica: &Node) -> bool {
         let Some(accepted) = self.accepted else { return false };
-        let others = nodes.iter().filter(|node| node.id != accepted.node).filter_map(Node::last_claim);
+        let is_primary = |claim: &Claim| claim.node == accepted.node || claim.is_of_same_server(&accepted);
+        let others = nodes.iter().filter_map(Node::last_claim).filter(|claim| !is_primary(claim));
         let mut rivals = others.filter(|claim| claim.system == accepted.system && claim.timeline == accepted.timeline);
         let has_rival = rivals.next().is_some();
         let mut below = replica;
         for _ in nodes {
             let named = |address: &str| nodes.iter().find(|node| node.address.eq_ignore_ascii_case(address));
             let Some(sender) = below.sender().and_then(named) else { return has_rival };
-            if sender.id == accepted.node {
+            if sender.id == accepted.node || sender.last_claim().is_some_and(|claim| is_primary(&claim)) {
                 return false;
             }
             match sender.report().map(|report| &report.role) {
@@ -179,17 +183,28 @@ impl Roles {
     }
 
     /// The timeline to go back to, where a higher one was begun and given up: who holds the lock claims it, and each node
-    /// that has shown the higher one was seen to be back on it before the lock was asked for.
+    /// that has shown the higher one was seen to be back on it before the lock was asked for; or it is gone: the authority lists
+    /// it no more, it has long been silent, and whoever answers is surely on that timeline.
     pub(super) fn given_up_for(&self, nodes: &[Node], authority: &Authority, now: Instant) -> Option<Timeline> {
         let (None, Some(system), Some(highest)) = (self.accepted, self.system, self.highest) else { return None };
         let holder = nodes.get(usize::from(authority.primary(now)?.0))?;
         let timeline = holder.claim(now, self.lease).filter(|claim| claim.system == system)?.timeline;
         let asked = authority.asked()?;
-        let shown = nodes.iter().filter_map(|node| node.highest(system)).max();
-        let mut above = nodes.iter().filter(|node| node.highest(system) > Some(timeline));
+        let above = || nodes.iter().filter(|node| node.highest(system) > Some(timeline));
         let is_back =
             |node: &Node| node.has_just_answered() && node.heard() < Some(asked) && node.is_surely_of(system, timeline);
-        (timeline < highest && shown == Some(highest) && above.all(is_back)).then_some(timeline)
+        let is_gone = |node: &Node| {
+            let is_silent = node.heard().is_none_or(|heard| heard + GONE_FOR <= now);
+            !authority.lists(node.id) && node.is_unreachable() && is_silent
+        };
+        // Who has shown the highest may not be watched any more.
+        let is_untold = above().all(|node| node.highest(system) < Some(highest)) || above().any(is_gone);
+        let agrees = |node: &Node| match node.has_just_answered() {
+            true => node.is_surely_of(system, timeline),
+            false => node.health != Health::Unasked,
+        };
+        let is_over = above().all(|node| is_back(node) || is_gone(node)) && (!is_untold || nodes.iter().all(agrees));
+        (timeline < highest && is_over).then_some(timeline)
     }
 
     /// Goes back to it.
@@ -207,6 +222,7 @@ impl Roles {
         if let Ok((claim, support)) = verdict {
             self.system = Some(claim.system);
             self.last = Some(claim);
+            self.last_accepted = Some(now);
             self.first.get_or_insert(claim.timeline);
             self.support = Some(support);
         }
@@ -252,7 +268,7 @@ impl Roles {
             all_asked(nodes)?;
             self.has_asked_all = true;
         }
-        let claims = self.fresh_claims(nodes, system, now);
+        let claims = self.fresh_claims(nodes, system, authority.primary(now), now);
         self.note_contest(nodes, &claims, now);
         if claims.len() != 1 {
             self.unopposed = None;
@@ -297,10 +313,25 @@ impl Roles {
         self.highest = kept.max(seen);
     }
 
-    /// Claims of the highest timeline by nodes that answer.
-    fn fresh_claims(&self, nodes: &[Node], system: SystemId, now: Instant) -> Vec<Claim> {
+    /// Claims of the highest timeline by nodes that answer. A server that is reached by several addresses claims once: by
+    /// that of the primary, of the lock's holder, or the first.
+    fn fresh_claims(&self, nodes: &[Node], system: SystemId, holder: Option<NodeId>, now: Instant) -> Vec<Claim> {
         let claims = nodes.iter().filter_map(|node| node.claim(now, self.lease));
-        claims.filter(|claim| claim.system == system && Some(claim.timeline) == self.highest).collect()
+        let claims: Vec<Claim> =
+            claims.filter(|claim| claim.system == system && Some(claim.timeline) == self.highest).collect();
+        let accepted = self.accepted.map(|claim| claim.node);
+        let rank = |claim: &Claim| (Some(claim.node) != accepted, Some(claim.node) != holder, claim.node);
+        let comes_first =
+            |claim: &Claim| claims.iter().all(|other| !other.is_of_same_server(claim) || rank(claim) <= rank(other));
+        claims.iter().filter(|claim| comes_first(claim)).copied().collect()
+    }
+
+    /// The primary's address, if this node is that server by another one.
+    pub(super) fn primary_beside<'n>(&self, nodes: &'n [Node], node: &Node) -> Option<&'n str> {
+        let accepted = self.accepted.filter(|accepted| accepted.node != node.id)?;
+        let is_same = node.last_claim().is_some_and(|claim| claim.is_of_same_server(&accepted));
+        let primary = nodes.get(usize::from(accepted.node.0)).filter(|_| is_same)?;
+        Some(&primary.address)
     }
 
     /// The primary stays while it answers; a postmaster that was started again on the same timeline is still it.
@@ -367,7 +398,7 @@ impl Roles {
         now: Instant,
     ) -> Result<Support, NoPrimary> {
         let node = nodes.get(usize::from(claim.node.0)).ok_or_else(|| Cause::Unconfirmed.because("unknown node"))?;
-        let opposed = opposition(nodes, node).or_else(|| held_elsewhere(nodes, node, holder));
+        let opposed = self.opposition(nodes, node).or_else(|| held_elsewhere(nodes, node, holder));
         let since = match (self.unopposed, &opposed) {
             (_, Some(_)) => None,
             (Some((id, since)), None) if id == node.id => Some(since),
@@ -410,11 +441,27 @@ impl Roles {
         }
     }
 
-    /// The last primary, its postmaster never stopped, and nobody else has been seen to claim its timeline.
+    /// What speaks against the only claimant: a node that may hide another primary, or follows one that is hidden from us. One
+    /// that has been starting since before the last primary was lost cannot have been promoted: where that one comes back, it
+    /// is not waited for, for it may recover for hours, or for ever.
+    fn opposition(&self, nodes: &[Node], claimant: &Node) -> Option<String> {
+        let last = claimant.last_claim().zip(self.last);
+        let is_last = last.is_some_and(|(claim, last)| claim.node == last.node && claim.timeline == last.timeline);
+        let was_lost = self.last_accepted.filter(|_| is_last);
+        let has_waited = |node: &Node| node.starting_since().is_some_and(|since| Some(since) <= was_lost);
+        let others = nodes.iter().filter(|node| node.id != claimant.id && !has_waited(node));
+        others.filter_map(|node| speaks_against(nodes, node, claimant)).next()
+    }
+
+    /// The last primary, its postmaster never stopped, nobody else has been seen to claim its timeline, and nobody follows
+    /// somebody else, who may have been promoted.
     fn has_returned(&self, nodes: &[Node], claim: Claim) -> bool {
-        let mut others = nodes.iter().filter(|node| node.id != claim.node).filter_map(Node::last_claim);
+        let others = nodes.iter().filter(|node| node.id != claim.node).filter_map(Node::last_claim);
+        let mut others = others.filter(|other| !other.is_of_same_server(&claim));
         let is_lower = |other: Claim| other.system != claim.system || other.timeline < claim.timeline;
-        self.last == Some(claim) && others.all(is_lower)
+        let claimant = nodes.get(usize::from(claim.node.0));
+        let is_left = |claimant: &Node| nodes.iter().any(|node| follows_another(nodes, node, claimant));
+        self.last == Some(claim) && others.all(is_lower) && !claimant.is_some_and(is_left)
     }
 
     /// Why nobody claims the highest timeline.
@@ -483,11 +530,6 @@ fn followers(nodes: &[Node], id: NodeId) -> u32 {
     own.max(u32::try_from(by_replicas).unwrap_or(u32::MAX))
 }
 
-/// What speaks against the only claimant: a node that may hide another primary, or follows one that is hidden from us.
-fn opposition(nodes: &[Node], claimant: &Node) -> Option<String> {
-    nodes.iter().filter(|node| node.id != claimant.id).find_map(|node| speaks_against(nodes, node, claimant))
-}
-
 fn speaks_against(nodes: &[Node], node: &Node, claimant: &Node) -> Option<String> {
     if node.is_unreachable() {
         return None;
@@ -496,14 +538,20 @@ fn speaks_against(nodes: &[Node], node: &Node, claimant: &Node) -> Option<String
         let words = node.failure().map_or_else(|| "has not been asked yet".to_owned(), ToString::to_string);
         return Some(format!("and {} {words}", node.address));
     }
-    if node.system() != claimant.system() || node.streams_from(&claimant.address) {
-        return None;
+    follows_another(nodes, node, claimant).then(|| format!("and {} follows another node", node.address))
+}
+
+/// It has just answered, and its receiver runs and is not known to be the claimant's.
+fn follows_another(nodes: &[Node], node: &Node, claimant: &Node) -> bool {
+    let is_asked = node.id != claimant.id && node.has_just_answered() && node.system() == claimant.system();
+    if !is_asked || node.streams_from(&claimant.address) {
+        return false;
     }
     match node.receiver() {
         // It claims a lower timeline, or its receiver does not run: no word for anyone else.
-        None | Some(Receiver::Absent) => None,
-        Some(Receiver::Seen { sender: Some(sender), .. }) if is_live_replica(nodes, sender) => None,
-        Some(_) => Some(format!("and {} follows another node", node.address)),
+        None | Some(Receiver::Absent) => false,
+        Some(Receiver::Seen { sender: Some(sender), .. }) => !is_live_replica(nodes, sender),
+        Some(_) => true,
     }
 }
 
@@ -552,6 +600,8 @@ fn contested(nodes: &[Node], contest: &Contest, node: &Node) -> NoPrimary {
     ))
 }
 
+/// How long a node that the authority does not list has been silent before what it has shown counts no more.
+const GONE_FOR: Duration = Duration::from_secs(30);
 /// A node that is not watched any more: none has this number.
 pub(super) const GONE: NodeId = NodeId(u16::MAX);
 /// Why there is no primary where there is none by design.

@@ -84,6 +84,9 @@ pub struct NodeView {
     /// Since when it has surely run without a restart: one that was started again may have gone back to an earlier
     /// position, and what was read from it before this moment proves nothing. None before it has answered.
     pub up_since: Option<Instant>,
+    /// How often its address has come to lead to another server while the one before went on: connections that were made
+    /// before lead to that one.
+    pub moves: u32,
     /// Bytes behind the primary; None while unknown, and for the primary itself.
     pub lag_bytes: Option<u64>,
     /// Time behind the primary by our clock; None while unknown, and for the primary itself.
@@ -136,6 +139,7 @@ impl View {
             is_forgotten: false,
             position: None,
             up_since: None,
+            moves: 0,
             lag_bytes: None,
             lag: None,
             why: "not probed yet".into(),

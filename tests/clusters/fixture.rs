@@ -88,11 +88,17 @@ impl Proxy {
 
     /// The same, where only Patroni is named: `urls` of its REST API.
     pub(crate) fn over_patroni(folder: &Path, urls: &[String], extra: &str) -> Self {
+        Self::over_patroni_as(folder, urls, "", extra)
+    }
+
+    /// The same, with `of_cluster` laid over the settings of the cluster.
+    pub(crate) fn over_patroni_as(folder: &Path, urls: &[String], of_cluster: &str, extra: &str) -> Self {
         let places = Places::take(folder.join("trunkline")).unwrap();
         let mut configuration: Table = places.configuration(&[]).parse().unwrap();
         let cluster = configuration["cluster"][0].as_table_mut().unwrap();
         cluster.remove("nodes");
         cluster.insert("patroni".to_owned(), urls.to_vec().into());
+        lay_over(cluster, of_cluster.parse().unwrap());
         lay_over(&mut configuration, extra.parse().unwrap());
         let started = Server::start(&program(), places, &toml::to_string(&configuration).unwrap());
         Self(started.unwrap_or_else(|problem| panic!("{problem}")))

@@ -52,6 +52,7 @@ impl Watched {
             name: "test".into(),
             nodes,
             patroni: Vec::new(),
+            patroni_tls: None,
             groups: Vec::new(),
             balance: Default::default(),
             tls: Default::default(),

@@ -49,6 +49,27 @@ fn a_replica_cut_off_costs_no_read_and_returns_once_mended() {
 }
 
 #[test]
+fn where_a_nodes_name_comes_to_lead_to_another_server_the_former_one_is_left() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let name = Relay::to(cluster.node(0).address());
+        let proxy = Proxy::before(&cluster, &[name.address(), cluster.node(2).address()], "");
+        let mut client = proxy.client();
+        let write = "insert into t values (1) returning inet_server_port()";
+        assert_eq!(server_port(&mut client, write), cluster.node(0).port());
+        // Its successor has its name; it goes on, as one does that is cut off.
+        cluster.node(1).promote().unwrap();
+        name.lead_to(cluster.node(1).address());
+        let event = "connections to the server that the node was before are closed";
+        eventually(event, Duration::from_secs(15), || proxy.log().contains(event));
+        for _ in 0..5 {
+            assert_eq!(server_port(&mut client, write), cluster.node(1).port());
+        }
+    });
+}
+
+#[test]
 fn a_read_on_a_connection_that_is_reset_runs_again_elsewhere() {
     limited(|| {
         let cluster = cluster();

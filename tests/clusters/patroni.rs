@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use postgres::Client;
 
+use crate::certificates::Authority;
 use crate::fixture::{Proxy, console, eventually, limited_to, server_port};
 use crate::patroni_cluster::{PatroniCluster, Release};
 
@@ -70,6 +71,36 @@ fn a_switchover_that_the_console_asks_for_costs_short_transactions_nothing() {
         eventually("another leads", Duration::from_secs(20), || cluster.leader().is_some_and(|leader| leader != from));
         thread::sleep(Duration::from_secs(2));
         load.end();
+    });
+}
+
+#[test]
+fn patroni_is_asked_over_tls_and_only_where_it_shows_that_it_is_itself() {
+    limited_to(LIMIT, || {
+        let cluster = PatroniCluster::start_with_certificates(Release::Newest);
+        let (certificate, key) = cluster.authority().sign("trunkline");
+        let tls = format!(
+            "[patroni_tls]\nca = {:?}\ncertificate = {certificate:?}\nkey = {key:?}",
+            cluster.authority().certificate()
+        );
+        // One is named; the others are learnt to be asked over TLS, too.
+        let proxy = Proxy::over_patroni_as(cluster.folder(), &cluster.urls()[..1], &tls, "[admin]\nusers = ['bench']");
+        both_stream(&proxy);
+        let from = cluster.leader().unwrap();
+        console(&proxy).simple_query("switchover").unwrap();
+        eventually("another leads", Duration::from_secs(20), || cluster.leader().is_some_and(|leader| leader != from));
+        assert!(!proxy.log().contains("a member of Patroni does not answer"), "{}", proxy.log());
+
+        // Whoever is vouched for by somebody else is not believed.
+        let other = Authority::new(cluster.folder().join("other"));
+        proxy.rewrite(|configuration| {
+            let other = other.certificate().display().to_string();
+            configuration["cluster"][0]["patroni_tls"]["ca"] = other.into();
+        });
+        proxy.signal("HUP");
+        eventually("nobody is believed", Duration::from_secs(10), || {
+            proxy.log().contains("a member of Patroni does not answer") && proxy.log().contains("TLS: ")
+        });
     });
 }
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 use trunkline::demo::installation::Installation;
 use trunkline::demo::port::Port;
 
+use crate::certificates::Authority;
 use crate::fixture::{eventually, http_get, login};
 
 /// Which Patroni.
@@ -28,6 +29,8 @@ pub(crate) struct PatroniCluster {
     members: Vec<Member>,
     etcd: Child,
     folder: tempfile::TempDir,
+    /// Its APIs are asked over TLS, and are vouched for by this one.
+    authority: Option<Authority>,
 }
 
 /// One Patroni with its PostgreSQL.
@@ -51,15 +54,26 @@ impl Release {
 impl PatroniCluster {
     /// Starts all members; each has `tags[i]` as the YAML of its tags. Returns when all stream.
     pub(crate) fn start(release: Release, tags: [&str; 3], before_stop: Option<&str>) -> Self {
+        Self::start_as(release, tags, before_stop, false)
+    }
+
+    /// Members whose APIs are asked over TLS, and do what is ordered only by whoever shows a certificate.
+    pub(crate) fn start_with_certificates(release: Release) -> Self {
+        Self::start_as(release, ["{}"; 3], None, true)
+    }
+
+    fn start_as(release: Release, tags: [&str; 3], before_stop: Option<&str>, has_certificates: bool) -> Self {
         let installation = Installation::find().unwrap();
         let folder = tempfile::Builder::new().prefix("trunkline-patroni-").tempdir_in("/tmp").unwrap();
         installation.own(folder.path()).unwrap();
+        let authority = has_certificates.then(|| Authority::new(folder.path().join("tls")));
+        let api = authority.as_ref().map(api_with_certificate).unwrap_or_default();
         let (etcd, store) = start_etcd(&installation, folder.path());
         let start = |(number, tags): (usize, &&str)| {
-            Member::start(&installation, folder.path(), release, (number, tags), store, before_stop)
+            Member::start(&installation, folder.path(), release, (number, tags), store, (before_stop, &api))
         };
         let members = tags.iter().enumerate().map(start).collect();
-        let cluster = Self { members, etcd, folder };
+        let cluster = Self { members, etcd, folder, authority };
         cluster.prepare();
         cluster
     }
@@ -81,7 +95,28 @@ impl PatroniCluster {
 
     /// URLs of every member's REST API.
     pub(crate) fn urls(&self) -> Vec<String> {
-        self.members.iter().map(|member| format!("http://127.0.0.1:{}", member.api.number())).collect()
+        self.members.iter().map(|member| self.url(member)).collect()
+    }
+
+    fn url(&self, member: &Member) -> String {
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", member.api.number())
+    }
+
+    /// Who vouches for its APIs.
+    pub(crate) fn authority(&self) -> &Authority {
+        self.authority.as_ref().unwrap()
+    }
+
+    /// What a member answers to GET.
+    fn answer(&self, member: &Member, path: &str) -> Option<String> {
+        let Some(authority) = &self.authority else {
+            return http_get(member.api.number(), path).ok().map(|(_, body)| body);
+        };
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "2", "--cacert"]).arg(authority.certificate());
+        let output = curl.arg(self.url(member) + path).output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     }
 
     /// A member by its number.
@@ -91,8 +126,8 @@ impl PatroniCluster {
 
     /// What `/cluster` says, of the first member that answers.
     pub(crate) fn said(&self) -> Option<Value> {
-        let answers = self.members.iter().filter_map(|member| http_get(member.api.number(), "/cluster").ok());
-        answers.filter_map(|(_, body)| serde_json::from_str(&body).ok()).next()
+        let answers = self.members.iter().filter_map(|member| self.answer(member, "/cluster"));
+        answers.filter_map(|body| serde_json::from_str(&body).ok()).next()
     }
 
     /// The number of the member that leads.
@@ -150,7 +185,7 @@ impl Member {
         release: Release,
         (number, tags): (usize, &str),
         store: u16,
-        before_stop: Option<&str>,
+        (before_stop, of_api): (Option<&str>, &str),
     ) -> Self {
         let (name, api, postgres) = (format!("pg{number}"), Port::take().unwrap(), Port::take().unwrap());
         let data = folder.join(&name);
@@ -160,6 +195,7 @@ impl Member {
         let configuration = CONFIGURATION
             .replace("{name}", &name)
             .replace("{api}", &api.number().to_string())
+            .replace("{of_api}", of_api)
             .replace("{store}", &store.to_string())
             .replace("{port}", &postgres.number().to_string())
             .replace("{folder}", folder.to_str().unwrap())
@@ -222,6 +258,17 @@ impl Drop for PatroniCluster {
     }
 }
 
+/// More lines of `restapi`, and the section behind it by which members trust each other.
+fn api_with_certificate(authority: &Authority) -> String {
+    let (certificate, key) = authority.sign_for_server("patroni");
+    let [authority, certificate, key] =
+        [authority.certificate(), certificate, key].map(|file| file.display().to_string());
+    format!(
+        "  certfile: {certificate}\n  keyfile: {key}\n  cafile: {authority}\n  verify_client: optional\n\
+         ctl:\n  cacert: {authority}\n  certfile: {certificate}\n  keyfile: {key}\n"
+    )
+}
+
 fn start_etcd(installation: &Installation, folder: &Path) -> (Child, u16) {
     let (clients, peers) = (Port::take().unwrap(), Port::take().unwrap());
     let log = File::create(folder.join("etcd.log")).unwrap();
@@ -247,7 +294,7 @@ name: {name}
 restapi:
   listen: 127.0.0.1:{api}
   connect_address: 127.0.0.1:{api}
-etcd3:
+{of_api}etcd3:
   host: 127.0.0.1:{store}
 bootstrap:
   dcs:

@@ -460,6 +460,24 @@ fn a_transaction_that_is_left_idle_is_rolled_back_and_its_client_ended() {
 }
 
 #[test]
+fn an_error_is_told_in_other_words_however_long_it_is() {
+    limited(|| {
+        let cluster = cluster();
+        let long = "x".repeat(200_000);
+        let body = format!("begin perform pg_sleep(20), '{long}'; end");
+        let function = format!("create function f() returns void stable language plpgsql as $$ {body} $$");
+        let mut direct = login(cluster.node(0).port(), "bench", "bench").connect(NoTls).unwrap();
+        direct.batch_execute(&function).unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let proxy = Proxy::start(&cluster, "[limits]\nquery_timeout = '1s'");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let told = "57014 canceling statement due to query_timeout";
+        assert_eq!(client.query("select f()"), ["T", told, "I"]);
+        assert_eq!(client.query("select 7").get(1).map(String::as_str), Some("row 7"));
+    });
+}
+
+#[test]
 fn a_read_that_takes_too_long_is_cancelled_and_never_a_write() {
     limited(|| {
         let cluster = cluster();

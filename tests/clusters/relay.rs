@@ -31,7 +31,6 @@ pub(crate) enum Carriage {
 }
 
 struct Shared {
-    target: SocketAddr,
     /// The address of this machine that it connects from.
     source: Ipv4Addr,
     state: Mutex<State>,
@@ -40,6 +39,7 @@ struct Shared {
 }
 
 struct State {
+    target: SocketAddr,
     carriage: Carriage,
     refuses: bool,
     /// What is said to who is refused, once it has said something; None: nothing, at once.
@@ -67,9 +67,9 @@ impl Relay {
     pub(crate) fn between(here: SocketAddr, source: Ipv4Addr, target: SocketAddr) -> Self {
         let listener = TcpListener::bind(here).unwrap();
         let address = listener.local_addr().unwrap();
-        let state = State { carriage: Carriage::Whole, refuses: false, farewell: None, refused: 0, pairs: Vec::new() };
+        let state =
+            State { target, carriage: Carriage::Whole, refuses: false, farewell: None, refused: 0, pairs: Vec::new() };
         let shared = Arc::new(Shared {
-            target,
             source,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -89,6 +89,11 @@ impl Relay {
     pub(crate) fn carry(&self, carriage: Carriage) {
         self.shared.state().carriage = carriage;
         self.shared.changed.notify_all();
+    }
+
+    /// New connections are carried there from now on; those that are open stay, as where a name is moved.
+    pub(crate) fn lead_to(&self, target: SocketAddr) {
+        self.shared.state().target = target;
     }
 
     /// Closes every connection (FIN) and every new one at once, until [`Relay::mend`].
@@ -170,12 +175,13 @@ impl Shared {
     }
 
     fn connect(&self) -> std::io::Result<TcpStream> {
+        let target = self.state().target;
         if self.source == Ipv4Addr::LOCALHOST {
-            return TcpStream::connect(self.target);
+            return TcpStream::connect(target);
         }
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((self.source, 0)).into())?;
-        socket.connect(&self.target.into())?;
+        socket.connect(&target.into())?;
         Ok(socket.into())
     }
 

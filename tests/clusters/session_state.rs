@@ -9,7 +9,9 @@ use postgres::{Client, NoTls};
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login};
-use crate::raw::{FLUSH, RawClient, SYNC, TERMINATE, bind, close, execute, parse, query, run_unnamed};
+use crate::raw::{
+    COPY_DONE, FLUSH, RawClient, SYNC, TERMINATE, bind, close, copy_data, execute, parse, query, run_unnamed,
+};
 
 /// One server connection per node, so that every client's statements meet on it.
 const SHARED: &str = "[pool]\nsize = 1";
@@ -29,6 +31,107 @@ fn a_setting_is_kept_over_transactions_and_never_leaks() {
         }
         tuned.batch_execute("reset work_mem").unwrap();
         assert_eq!(shown(&mut tuned, "work_mem"), usual);
+    });
+}
+
+#[test]
+fn what_code_has_deallocated_is_missed_by_nobody_else() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{SHARED}\n[routing]\nreads = 'primary'"));
+        let (mut one, mut other) = (proxy.client(), proxy.client());
+        for deallocate in ["deallocate s", "deallocate all"] {
+            one.batch_execute("prepare s as select 1").unwrap();
+            one.batch_execute(&format!("do $$ begin execute '{deallocate}'; end $$")).unwrap();
+            other.batch_execute("create table if not exists t (a int); insert into t values (1)").unwrap();
+            other.batch_execute("prepare s as select 2; execute s; deallocate s").unwrap();
+            let missed = one.batch_execute("execute s").unwrap_err();
+            assert_eq!(missed.code().unwrap().code(), "26000", "{deallocate}");
+        }
+    });
+}
+
+#[test]
+fn a_name_that_only_looks_like_ours_is_the_clients_own() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{SHARED}\n[routing]\nreads = 'primary'"));
+        let told = |port| {
+            let mut client = RawClient::login(port, "bench", &[]);
+            let mut told = client.query("prepare tl_x as select 'A'");
+            told.extend(client.ask(&[&bind("tl_x", &[]), &execute(), SYNC], 1));
+            told.extend(client.ask(&[&close("tl_x"), SYNC], 1));
+            told.extend(client.query("execute tl_x"));
+            told.extend(client.ask(&[&bind("tl_x", &[]), SYNC], 1));
+            told
+        };
+        assert_eq!(told(proxy.port()), told(cluster.node(0).port()));
+        let mut other = proxy.client();
+        assert!(other.batch_execute("execute tl_x").is_err());
+        other.batch_execute("prepare tl_x as select 2; execute tl_x").unwrap();
+    });
+}
+
+#[test]
+fn why_what_is_executed_by_sql_cannot_be_prepared_is_told() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{SHARED}\n[routing]\nreads = 'primary'"));
+        let told = |port| {
+            let mut client = RawClient::login(port, "bench", &[]);
+            client.query("create table gone (a int)");
+            client.ask(&[&parse("a", "select * from gone"), SYNC], 1);
+            let mut told = client.query("begin");
+            told.extend(client.query("drop table gone"));
+            told.extend(client.query("execute a"));
+            told.extend(client.query("execute a"));
+            told.extend(client.query("rollback"));
+            client.query("drop table gone");
+            told.extend(client.query("execute a"));
+            told
+        };
+        let (through, direct) = (told(proxy.port()), told(cluster.node(0).port()));
+        assert_eq!(through, direct);
+        assert!(through.iter().any(|message| message.contains("42P01")), "{through:?}");
+    });
+}
+
+#[test]
+fn a_session_gets_rid_of_a_role_that_is_none_any_more() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{SHARED}\n[routing]\nreads = 'primary'"));
+        for cure in ["reset role", "discard all", "set role none", "set role other"] {
+            cluster.node(0).sql("create role passing; create role other; grant passing, other to bench").unwrap();
+            let (mut client, mut witness) = (proxy.client(), proxy.client());
+            client.batch_execute("set work_mem = '7MB'; set role passing").unwrap();
+            assert_eq!(shown(&mut witness, "role"), "none");
+            cluster.node(0).sql("drop role passing").unwrap();
+            assert!(client.batch_execute("select 1").is_err(), "the role cannot be taken up any more");
+            client.batch_execute(cure).unwrap_or_else(|error| panic!("{cure}: {error:?}"));
+            let role = if cure.ends_with("other") { "other" } else { "none" };
+            assert_eq!(shown(&mut client, "role"), role, "{cure}");
+            let kept = if cure == "discard all" { shown(&mut witness, "work_mem") } else { "7MB".to_owned() };
+            assert_eq!(shown(&mut client, "work_mem"), kept, "{cure}");
+            assert_eq!(shown(&mut witness, "role"), "none", "{cure}");
+            drop(client);
+            cluster.node(0).sql("drop role other").unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_copy_asks_for_its_data_without_a_sync() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let mut client = RawClient::login(proxy.port(), "bench", &[]);
+        client.query("create table copied (a int)");
+        client.send(&[&run_unnamed("copy copied from stdin")]);
+        client.until(b'G');
+        let told = client.ask(&[&copy_data(b"1\n2\n"), COPY_DONE, SYNC], 1);
+        assert!(told.iter().any(|message| message.contains("COPY 2")), "{told:?}");
+        assert!(client.query("select count(*) from copied").iter().any(|message| message.contains('2')));
     });
 }
 

@@ -18,12 +18,25 @@ struct Story {
     topology: Topology,
     now: Instant,
     system: u64,
+    /// These two addresses lead to one server.
+    twins: Option<(NodeId, NodeId)>,
+    /// No member of Patroni's.
+    unlisted: Option<NodeId>,
+    /// Rises when nodes are started again.
+    restarts: i64,
 }
 
 impl Story {
     fn of(count: usize) -> Self {
         let now = Instant::now();
-        Self { topology: unknown((0..count).collect(), Duration::from_secs(1), now), now, system: 7 }
+        Self {
+            topology: unknown((0..count).collect(), Duration::from_secs(1), now),
+            now,
+            system: 7,
+            twins: None,
+            unlisted: None,
+            restarts: 0,
+        }
     }
 
     /// A on timeline 1, B and C stream from it.
@@ -52,9 +65,10 @@ impl Story {
         let begun = self.now;
         self.now += Duration::from_millis(10);
         let system = SystemId(self.system);
+        let server = self.twins.filter(|(_, second)| *second == node).map_or(node, |(first, _)| first);
         let report = |role| ProbeReport {
             system,
-            postmaster_start: PostmasterStart(1),
+            postmaster_start: PostmasterStart(i64::from(server.0) + self.restarts),
             server_version: 150_000,
             is_leaving: false,
             role,
@@ -91,7 +105,8 @@ impl Story {
     fn word(&mut self, lock: Lock, without_reads: &[NodeId]) -> &mut Self {
         let begun = self.now;
         self.now += Duration::from_millis(10);
-        let word = Word { begun, lock, without_reads: without_reads.to_vec(), is_paused: false };
+        let listed = [A, B, C, D].into_iter().filter(|node| Some(*node) != self.unlisted).collect();
+        let word = Word { begun, lock, without_reads: without_reads.to_vec(), listed, is_paused: false };
         self.topology.handle(Event::Word(word), self.now);
         self
     }
@@ -353,6 +368,42 @@ fn two_that_promoted_to_the_same_timeline_are_both_refused_until_one_is_demoted(
 }
 
 #[test]
+fn a_server_by_two_addresses_is_no_rival_of_itself() {
+    let mut story = Story::of(4);
+    story.twins = Some((A, D));
+    story.claims(D, 1, 2);
+    story.claims(A, 1, 2);
+    story.follows(B, A, 1);
+    story.follows(C, D, 1);
+    assert_eq!((story.view().primary, story.state(D)), (Some(A), NodeState::UnconfirmedPrimary));
+    let view = story.view();
+    assert_eq!(
+        &*view.node(D).unwrap().why,
+        "is the server that is the primary as node0:5432: used by that address alone"
+    );
+    assert_eq!(story.reads(), [B, C]);
+    // What is reached by one of them is reached by the other, until one leads elsewhere.
+    for _ in 0..2 {
+        story.fails(A, ProbeFailure::Timeout);
+        story.claims(D, 1, 2);
+    }
+    assert_eq!(story.view().primary, Some(D));
+    story.claims(A, 1, 2);
+    assert_eq!(story.view().primary, Some(D), "the primary stays while it answers");
+    story.twins = Some((B, D));
+    story.fails(A, ProbeFailure::Refused);
+    story.fails(A, ProbeFailure::Refused);
+    story.claims(B, 2, 1);
+    story.claims(D, 2, 1);
+    story.follows(C, B, 2);
+    assert_eq!((story.view().primary, story.reads()), (Some(B), vec![C]));
+    // A copy of it is a rival.
+    story.twins = None;
+    story.claims(D, 2, 1);
+    story.has_no_primary_because("ambiguous");
+}
+
+#[test]
 fn followers_decide_between_two_that_promoted_to_the_same_timeline() {
     let mut story = Story::whole();
     story.claims(B, 2, 0);
@@ -607,6 +658,104 @@ fn a_promotion_that_was_given_up_ends_no_timeline_for_who_holds_the_lock() {
 }
 
 #[test]
+fn who_is_gone_holds_up_nobody_who_goes_back_to_the_timeline_before() {
+    let given_up = |unlisted| {
+        let mut story = Story::whole();
+        story.unlisted = unlisted;
+        story.lock(Lock::Primary(A));
+        story.claims(B, 2, 0);
+        assert_eq!(story.view().primary, Some(B));
+        for _ in 0..40 {
+            story.passes(1000).fails(B, ProbeFailure::Refused);
+            story.claims(A, 1, 1);
+            story.follows(C, A, 1);
+            story.lock(Lock::Primary(A));
+        }
+        story
+    };
+    given_up(None).has_no_primary_because("which is over");
+    assert_eq!(given_up(Some(B)).view().primary, Some(A));
+    // Nor does one that the configuration names no more.
+    let mut story = given_up(None).watched_anew(&[0, 2]);
+    story.claims(A, 1, 1);
+    story.has_no_primary_because("has not been asked");
+    story.follows(B, A, 1);
+    story.lock(Lock::Primary(A));
+    story.claims(A, 1, 1);
+    assert_eq!(story.view().primary, Some(A));
+}
+
+#[test]
+fn a_primary_that_comes_back_waits_for_nobody_who_was_starting_before() {
+    let comes_back = |was_starting: bool| {
+        let mut story = Story::of(2);
+        story.claims(A, 1, 1);
+        story.follows(B, A, 1);
+        let starts = |story: &mut Story| drop(story.fails(B, ProbeFailure::Starting));
+        if was_starting {
+            starts(&mut story);
+            story.claims(A, 1, 0);
+        }
+        story.fails(A, ProbeFailure::Refused);
+        starts(&mut story);
+        story.restarts += 10;
+        for _ in 0..30 {
+            story.passes(100).claims(A, 1, 0);
+            starts(&mut story);
+        }
+        story
+    };
+    assert_eq!(comes_back(true).view().primary, Some(A));
+    comes_back(false).has_no_primary_because("and node1:5432");
+}
+
+#[test]
+fn a_former_primary_is_not_back_while_a_replica_follows_somebody_else() {
+    let mut story = Story::whole();
+    story.fails(B, ProbeFailure::Refused);
+    story.fails(B, ProbeFailure::Refused);
+    story.fails(A, ProbeFailure::Timeout);
+    story.fails(A, ProbeFailure::Timeout);
+    story.replicates(C, SeenTimeline::AtLeast(Timeline(1)), Receiver::Hidden);
+    story.passes(10_000);
+    for _ in 0..30 {
+        story.fails(B, ProbeFailure::Refused);
+        story.claims(A, 1, 0);
+        story.replicates(C, SeenTimeline::AtLeast(Timeline(1)), Receiver::Hidden);
+    }
+    story.has_no_primary_because("node2:5432 follows another node");
+}
+
+#[test]
+fn a_standby_cluster_whose_patroni_is_silent_stays_one_until_somebody_leads() {
+    let mut story = Story::of(2);
+    story.follows(A, C, 1);
+    story.follows(B, A, 1);
+    story.lock(Lock::Standby(A));
+    assert_eq!((story.view().is_standby, story.reads()), (true, vec![A, B]));
+    for _ in 0..10 {
+        story.passes(1000).follows(A, C, 1);
+        story.follows(B, A, 1);
+    }
+    assert_eq!((story.view().is_standby, story.reads()), (true, vec![A, B]));
+    story.claims(A, 2, 1);
+    story.claims(A, 2, 1);
+    assert_eq!((story.view().is_standby, story.view().primary), (false, Some(A)));
+    story.fails(A, ProbeFailure::Refused);
+    assert!(!story.view().is_standby, "what was said before counts no more");
+}
+
+#[test]
+fn what_moves_is_seen_to_have_moved() {
+    let mut story = Story::whole();
+    let now = story.now;
+    story.topology.handle(Event::Moved { node: B }, now);
+    let view = story.view();
+    let moves: Vec<u32> = view.nodes.iter().map(|node| node.moves).collect();
+    assert_eq!(moves, [0, 1, 0]);
+}
+
+#[test]
 fn a_full_replica_that_may_stand_still_is_taken_off_after_a_while() {
     let mut story = Story::whole();
     for step in 0..30 {
@@ -773,7 +922,7 @@ fn an_answer_that_comes_after_that_to_a_later_probe_tells_nothing() {
     story.passes(10).fails(A, ProbeFailure::Refused);
     let before = story.view();
     let role = ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(1000), streaming_standbys: 2 };
-    let (system, postmaster_start) = (SystemId(7), PostmasterStart(1));
+    let (system, postmaster_start) = (SystemId(7), PostmasterStart(0));
     let report = ProbeReport { system, postmaster_start, server_version: 150_000, is_leaving: false, role };
     let late = Event::Probe { node: A, begun, result: Ok(report) };
     assert_eq!(story.topology.handle(late, story.now), []);

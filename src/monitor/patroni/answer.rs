@@ -66,10 +66,12 @@ impl Member {
         Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
     }
 
-    /// `host:port` of its REST API.
-    pub(super) fn api_address(&self) -> Option<&str> {
-        let rest = self.api_url.as_deref()?.strip_prefix("http://")?;
-        rest.split('/').next().filter(|address| address.contains(':'))
+    /// `host:port` of its REST API, and whether it is asked over TLS.
+    pub(super) fn api(&self) -> Option<(&str, bool)> {
+        let (scheme, rest) = self.api_url.as_deref()?.split_once("://")?;
+        let is_https = scheme == "https";
+        let address = rest.split('/').next().filter(|address| address.contains(':'))?;
+        (is_https || scheme == "http").then_some((address, is_https))
     }
 
     /// `master` is what Patroni said before version 4 in some answers.
@@ -194,7 +196,7 @@ mod tests {
         assert_eq!(addresses, ["127.0.0.1:5432", "127.0.0.1:5433", "db3.example:5432"]);
         let without: Vec<_> = answer.members.iter().map(Member::is_without_reads).collect();
         assert_eq!(without, [false, true, false]);
-        assert_eq!(answer.members[1].api_address(), Some("127.0.0.1:8009"));
+        assert_eq!(answer.members[1].api(), Some(("127.0.0.1:8009", false)));
         assert!(answer.pause);
         assert_eq!(answer.scheduled_switchover.unwrap().at_seconds(), Some(1_769_862_600.0));
     }

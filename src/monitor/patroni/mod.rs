@@ -11,12 +11,13 @@ mod long_gone;
 mod whereabouts;
 mod without_reads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
+use rustls::ClientConfig;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
@@ -30,6 +31,7 @@ use crate::topology::{Event, Lock, NodeId, NodeState, NodeView, Word};
 
 use answer::{Answer, Leads, Member};
 use appointment::{Appointment, Fate};
+use http::Api;
 use long_gone::LongGone;
 use whereabouts::Whereabouts;
 use without_reads::WithoutReads;
@@ -39,6 +41,10 @@ use without_reads::WithoutReads;
 pub(super) struct Patroni {
     /// Every API that is known, with its login.
     apis: Mutex<Vec<PatroniUrl>>,
+    /// Those that were listed last, beside those of the configuration: another may be another cluster's by now.
+    listed: Mutex<BTreeSet<Arc<str>>>,
+    /// Whom to trust where they are asked over TLS; a reload may say otherwise.
+    tls: ArcSwapOption<ClientConfig>,
     /// Names of the members by their nodes.
     names: Mutex<BTreeMap<NodeId, String>>,
     without_reads: Mutex<WithoutReads>,
@@ -102,13 +108,20 @@ struct Prepared {
 impl Patroni {
     /// `without_reads` are nodes that were taken out of reads when they were listed last.
     pub(super) fn new(
-        urls: &[PatroniUrl],
+        cluster: &config::Cluster,
         gates: Vec<Arc<Gate>>,
         drain: Duration,
         without_reads: impl IntoIterator<Item = NodeId>,
     ) -> Self {
-        let (apis, without_reads) = (Mutex::new(urls.to_vec()), Mutex::new(WithoutReads::new(without_reads)));
-        Self { apis, names: Mutex::default(), without_reads, gates, drain }
+        Self {
+            apis: Mutex::new(cluster.patroni.clone()),
+            listed: Mutex::new(cluster.patroni.iter().map(|url| Arc::clone(&url.address)).collect()),
+            tls: ArcSwapOption::new(cluster.patroni_tls.clone()),
+            names: Mutex::default(),
+            without_reads: Mutex::new(WithoutReads::new(without_reads)),
+            gates,
+            drain,
+        }
     }
 
     /// Nodes that an operator has taken out of reads by their tags.
@@ -121,18 +134,35 @@ impl Patroni {
         !self.names.lock().is_empty()
     }
 
-    fn apis(&self) -> Vec<PatroniUrl> {
-        self.apis.lock().clone()
+    /// From now on, these are trusted.
+    pub(super) fn trust(&self, tls: Option<Arc<ClientConfig>>) {
+        self.tls.store(tls);
     }
 
-    /// One more API; it is logged in to as the first one is.
-    fn learn_api(&self, address: &str) {
+    fn apis(&self) -> Vec<Api> {
+        let tls = self.tls.load_full();
+        self.apis.lock().iter().map(|url| Api { url: url.clone(), tls: tls.clone() }).collect()
+    }
+
+    /// The API is one of the configuration, or of a member that was listed last.
+    fn is_listed(&self, api: &str) -> bool {
+        self.listed.lock().contains(api)
+    }
+
+    /// One more API; it is logged in to as the first one is, unless the password would be seen on the way for the first time.
+    fn learn_api(&self, address: &str, is_https: bool) {
         let mut apis = self.apis.lock();
-        if apis.iter().any(|api| *api.address == *address) || apis.len() >= MOST_APIS {
+        if let Some(known) = apis.iter_mut().find(|api| *api.address == *address) {
+            // It has got a certificate since.
+            known.is_https |= is_https;
             return;
         }
-        let login = apis.first().and_then(|api| api.login.clone());
-        apis.push(PatroniUrl { address: address.into(), login });
+        if apis.len() >= MOST_APIS {
+            return;
+        }
+        let as_safe = apis.first().filter(|first| is_https || !first.is_https);
+        let login = as_safe.and_then(|first| first.login.clone());
+        apis.push(PatroniUrl { address: address.into(), is_https, login });
     }
 
     /// Lets nobody new in at the primary, lets open transactions end, and has Patroni switch over. Answers Patroni's words.
@@ -166,7 +196,7 @@ impl Patroni {
 
     async fn ask_for_switchover(&self, body: String) -> Result<String, SwitchoverError> {
         let mut last = String::from("none is known");
-        for api in self.apis() {
+        for api in self.apis().into_iter().filter(|api| self.is_listed(&api.url.address)) {
             let deadline = tokio::time::Instant::now() + SWITCHOVER_TIME;
             match http::post(&api, "/switchover", body.clone(), deadline).await {
                 Ok((status, words)) => {
@@ -174,8 +204,8 @@ impl Patroni {
                     return if status.is_success() { Ok(words) } else { Err(SwitchoverError::Refused(words)) };
                 }
                 // Another may be asked only if this one cannot have begun it.
-                Err(error @ http::HttpError::Connect(_)) => last = format!("{} {error}", api.address),
-                Err(error) => return Err(SwitchoverError::Unreachable(format!("{} {error}", api.address))),
+                Err(error) if error.is_before_request() => last = format!("{} {error}", api.url.address),
+                Err(error) => return Err(SwitchoverError::Unreachable(format!("{} {error}", api.url.address))),
             }
         }
         Err(SwitchoverError::Unreachable(last))
@@ -224,12 +254,11 @@ impl Source {
     async fn ask_all(&mut self, begun: Instant) -> Vec<Answer> {
         let deadline = tokio::time::Instant::from_std(begun + ANSWER_WITHIN);
         let mut asked = JoinSet::new();
-        let is_due =
-            |api: &PatroniUrl| self.silent.get(&api.address).is_none_or(|last| begun >= *last + SILENT_INTERVAL);
+        let is_due = |api: &Api| self.silent.get(&api.url.address).is_none_or(|last| begun >= *last + SILENT_INTERVAL);
         for api in self.patroni.apis().into_iter().filter(is_due) {
             asked.spawn(async move {
                 let answer = ask(&api, deadline).await;
-                (api.address, answer)
+                (api.url.address, answer)
             });
         }
         let mut answers = Vec::new();
@@ -237,7 +266,10 @@ impl Source {
             match joined {
                 Ok((address, Ok(answer))) => {
                     self.silent.remove(&address);
-                    answers.push(answer);
+                    // It has a voice again once others list it.
+                    if self.patroni.is_listed(&address) {
+                        answers.push(answer);
+                    }
                 }
                 Ok((address, Err(problem))) => {
                     if !self.silent.contains_key(&address) {
@@ -261,8 +293,8 @@ impl Source {
             self.look_again = begun + UNKNOWN_INTERVAL;
         }
         for member in &answer.members {
-            if let Some(api) = member.api_address() {
-                self.patroni.learn_api(api);
+            if let Some((address, is_https)) = member.api() {
+                self.patroni.learn_api(address, is_https);
             }
             let Some(node) = self.node_of(member, looks_again) else { continue };
             names.insert(node, member.name.clone());
@@ -277,7 +309,8 @@ impl Source {
         *self.patroni.names.lock() = names;
         self.patroni.without_reads.lock().listed(&listed);
         let without_reads = self.patroni.without_reads();
-        self.shared.handle(Event::Word(Word { begun, lock, without_reads, is_paused: answer.pause }));
+        let listed = listed.iter().map(|(node, _)| *node).collect();
+        self.shared.handle(Event::Word(Word { begun, lock, without_reads, listed, is_paused: answer.pause }));
         self.prepare_for_scheduled(answer, lock, begun);
     }
 
@@ -331,11 +364,15 @@ impl Source {
                 self.shared.forget(node.id, is_gone);
             }
         }
-        let is_listed = |api: &str| answer.members.iter().any(|member| member.api_address() == Some(api));
+        let is_listed =
+            |api: &str| answer.members.iter().any(|member| member.api().is_some_and(|(address, _)| address == api));
         let is_configured = |api: &str| self.cluster.patroni.iter().any(|url| *url.address == *api);
-        let missing = self.silent.keys().filter(|api| !is_listed(api) && !is_configured(api)).cloned();
-        for api in self.gone_apis.missing(missing, now) {
-            info!(cluster = %self.cluster.name, api = %api, "Patroni lists a member no more, which is long silent: it is forgotten");
+        let apis: Vec<Arc<str>> = self.patroni.apis.lock().iter().map(|url| Arc::clone(&url.address)).collect();
+        let (listed, others): (BTreeSet<_>, BTreeSet<_>) =
+            apis.into_iter().partition(|api| is_listed(api) || is_configured(api));
+        *self.patroni.listed.lock() = listed;
+        for api in self.gone_apis.missing(others, now) {
+            info!(cluster = %self.cluster.name, api = %api, "Patroni has long listed a member no more: it is forgotten");
             self.silent.remove(&api);
             self.patroni.apis.lock().retain(|known| known.address != api);
         }
@@ -394,7 +431,7 @@ impl Source {
     }
 }
 
-async fn ask(api: &PatroniUrl, deadline: tokio::time::Instant) -> Result<Answer, String> {
+async fn ask(api: &Api, deadline: tokio::time::Instant) -> Result<Answer, String> {
     let (status, body) = http::get(api, "/cluster", deadline).await.map_err(|error| error.to_string())?;
     if !status.is_success() {
         return Err(format!("answers {status}"));
@@ -404,7 +441,8 @@ async fn ask(api: &PatroniUrl, deadline: tokio::time::Instant) -> Result<Answer,
 
 /// `host:port` of each node that the Patroni with this REST API lists; the error says why it lists none.
 pub async fn listed_by(api: &Arc<str>, deadline: tokio::time::Instant) -> Result<Vec<String>, String> {
-    let answer = ask(&PatroniUrl { address: Arc::clone(api), login: None }, deadline).await?;
+    let url = PatroniUrl { address: Arc::clone(api), is_https: false, login: None };
+    let answer = ask(&Api { url, tls: None }, deadline).await?;
     Ok(answer.members.iter().filter_map(Member::address).collect())
 }
 
