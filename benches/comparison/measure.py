@@ -5,6 +5,7 @@ import glob
 import math
 import os
 import pathlib
+import random
 import re
 import signal
 import subprocess
@@ -19,15 +20,16 @@ from .settings import (
 
 # Connecting costs what a password's proof costs; a cell begins when that is over, and ends before pgbench does.
 WARM_UP = 0.9
-# Routes take turns of so many seconds.
-TURN = 0.25
+# Routes take turns of so many seconds: longer than it takes a server's pages to come into the processor's caches again.
+TURN = 0.5
+ORDER = random.Random(1)
 # What was under way when a turn began was waited for since the last one.
 SETTLING = 0.01
 
 
 def measure_cells(routes, cluster, cells=CELLS, anew=False):
     """Rounds outside, routes inside: whatever else the machine does meets all of them alike; where nobody waits for what another
-    holds, they take turns of a quarter of a second. `anew`: so does where a proxy happens to lie in memory, as each begins
+    holds, they take turns of half a second. `anew`: so does where a proxy happens to lie in memory, as each begins
     each round as a new process."""
     results = {}
     for route in routes:
@@ -69,9 +71,9 @@ def run_in_turns(routes, place, script, protocol, clients):
     time.sleep(WARM_UP)
     for contest in contests:
         contest.stop()
-    for turn in range(turns):
-        # Nobody always comes behind the same one.
-        for contest in contests[turn % len(contests):] + contests[:turn % len(contests)]:
+    for _ in range(turns):
+        # Nobody always comes behind the same one, whose server has its pages in the processor's caches.
+        for contest in ORDER.sample(contests, len(contests)):
             contest.take_turn()
     for contest in contests:
         contest.signal(signal.SIGCONT)

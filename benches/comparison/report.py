@@ -35,7 +35,7 @@ def introduction(cluster, routes):
     versions = ", ".join(f"{route.name} {route.version}" if route.is_proxy else f"PostgreSQL {route.version}" for route in known)
     return (f"Made by `make bench` on {time.strftime('%Y-%m-%d')}: {versions}; a virtual machine of {os.cpu_count()} cores ({processor()}) "
             f"shared by pgbench, the proxy, a primary and two replicas; medians of {ROUNDS} interleaved round{'s' if ROUNDS > 1 else ''} "
-            f"of {CELL_SECONDS} s, of reads in turns of a quarter of a second ({BULK_ROUNDS} of {BULK_MB} MB for bulk). HAProxy relays bytes to the primary; PgBouncer pools transactions "
+            f"of {CELL_SECONDS} s, of reads in turns of half a second ({BULK_ROUNDS} of {BULK_MB} MB for bulk). HAProxy relays bytes to the primary; PgBouncer pools transactions "
             "of the primary (sessions where statements are prepared, if it is older than 1.21); Pgpool-II and Trunkline parse every "
             f"statement and send reads to the replicas; with one replica Trunkline reads from as many servers as PgBouncer. {ways or ''}"
             "The last column compares Trunkline with PgBouncer, round by round.")

@@ -573,6 +573,7 @@ impl<'a> Look<'a> {
             if let Some(why) = function.why.or(function.default_why.filter(|_| function.arguments > 1)) {
                 return Err(Found { why, name: Arc::clone(attribute) });
             }
+            picture.arguments_of(function).iter().for_each(|&oid| self.may_be_made(oid));
             function.results.iter().for_each(|&oid| self.may_occur(oid));
         }
         Ok(())

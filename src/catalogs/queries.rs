@@ -61,7 +61,7 @@ pub(super) async fn read(reader: &mut Reader) -> Result<Inventory, ReadError> {
         .and_then(|version| version.parse().ok())
         .unwrap_or_default();
     read_relations(reader, &mut rows).await?;
-    read_types(reader, &mut rows).await?;
+    read_types(reader, version, &mut rows).await?;
     read_functions(reader, version, &mut rows).await?;
     read_operators(reader, &mut rows).await?;
     read_settings(reader, &mut rows).await?;
@@ -173,7 +173,9 @@ fn tree(row: &Row<'_>, column: usize) -> Mentions {
     Mentions::of(row.text(column)).distinct()
 }
 
-async fn read_types(reader: &mut Reader, rows: &mut Inventory) -> Result<(), ReadError> {
+async fn read_types(reader: &mut Reader, version: u32, rows: &mut Inventory) -> Result<(), ReadError> {
+    /// The first version that has multiranges.
+    const MULTIRANGES: u32 = 140_000;
     // The type of a table's rows is known by the table, and an array by what it holds.
     let sql = "SELECT t.oid, t.typnamespace, t.typname, 'v' IN (i.provolatile, o.provolatile) FROM pg_type t \
                LEFT JOIN pg_class c ON c.oid = t.typrelid LEFT JOIN pg_proc i ON i.oid = t.typinput AND i.oid >= 16384 \
@@ -198,6 +200,10 @@ async fn read_types(reader: &mut Reader, rows: &mut Inventory) -> Result<(), Rea
                WHERE t.oid >= 16384 AND a.atttypid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped \
                UNION ALL SELECT rngtypid, rngsubtype FROM pg_range WHERE rngsubtype >= 16384";
     reader.rows(sql, |row| rows.type_parts.push((row.number(0), row.number(1)))).await?;
+    if version >= MULTIRANGES {
+        let sql = "SELECT rngmultitypid, rngtypid FROM pg_range WHERE rngmultitypid >= 16384";
+        reader.rows(sql, |row| rows.type_parts.push((row.number(0), row.number(1)))).await?;
+    }
     let sql = "SELECT contypid, conbin FROM pg_constraint WHERE contypid >= 16384 AND conbin IS NOT NULL";
     reader.rows(sql, |row| rows.domain_checks.push((row.number(0), tree(row, 1)))).await?;
     let sql = "SELECT c.opcintype, p.amproc::oid FROM pg_opclass c JOIN pg_amproc p ON p.amprocfamily = c.opcfamily \
@@ -288,7 +294,8 @@ async fn read_operators(reader: &mut Reader, rows: &mut Inventory) -> Result<(),
     let sql = "SELECT DISTINCT o.amopopr::oid, p.amproc::oid FROM pg_amop o JOIN pg_amproc p ON p.amprocfamily = o.amopfamily \
                WHERE o.amopopr >= 16384 AND p.amproc::oid >= 16384";
     reader.rows(sql, |row| rows.operator_supports.push((row.number(0), row.number(1)))).await?;
-    let sql = "SELECT castsource, casttarget, castfunc, castcontext = 'i' FROM pg_cast WHERE oid >= 16384";
+    // What stands where a condition or a number of rows does is cast as in an assignment.
+    let sql = "SELECT castsource, casttarget, castfunc, castcontext <> 'e' FROM pg_cast WHERE oid >= 16384";
     reader
         .rows(sql, |row| {
             rows.casts.push(CastRow {

@@ -19,6 +19,7 @@ use crate::session::replay::Sent;
 use crate::session::translate::Message;
 use crate::session::{End, Held, TransactionLog};
 use crate::topology::Role;
+use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response::{put_notice, put_warning};
 use crate::wire::{SqlState, frontend};
 
@@ -268,7 +269,10 @@ impl Client {
             self.worker.metrics.parameters_replayed(1);
             match (connection.query(&sql, deadline).await, self.session.settings_it_keeps()) {
                 (Ok(_), _) => {}
-                (Err(ExchangeError::Refused { code, .. }), Some(kept)) if code != SqlState::QUERY_CANCELED => {
+                (Err(ExchangeError::Refused { code, answer, .. }), Some(kept)) if code != SqlState::QUERY_CANCELED => {
+                    if answer.status != TransactionStatus::Idle {
+                        connection.query("ROLLBACK", deadline).await?;
+                    }
                     if let Some(sql) = self.session.replay(&kept, &connection.known) {
                         connection.query(&self.session.guarded_on(&connection.known, sql), deadline).await?;
                     }

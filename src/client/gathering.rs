@@ -72,7 +72,9 @@ impl Client {
     fn cut_before_copy(&mut self) {
         let gathered = &mut self.session.gathered;
         let takes_data = |statement: &Statement| statement.parts.iter().any(|part| part.copy == CopyDirection::In);
-        let is_copy = gathered.parsed.back().is_some_and(|prepared| takes_data(&prepared.statement));
+        // Where it was prepared before, the unit begins with it.
+        let last = gathered.parsed.back().map(|prepared| &prepared.statement).or(gathered.first.as_ref());
+        let is_copy = last.is_some_and(|statement| takes_data(statement));
         if gathered.executes > 0 && is_copy && matches!(gathered.intent, Some(Intent::Primary(_))) {
             gathered.end.get_or_insert(End::Flush);
         }

@@ -47,7 +47,9 @@ impl Client {
         if self.session.wants_look() && self.held.is_some() {
             let (sql, again) = (self.session.look_query(), self.session.look_query_unhurried());
             let answer = self.ask(&sql, Some(&again), buffers).await?;
-            self.session.looked(&answer.rows);
+            if let Some(held) = &mut self.held {
+                self.session.looked(&answer.rows, &held.lease.connection().known);
+            }
             self.forget_deallocated(&answer.rows, buffers).await?;
         }
         let touched = self.session.take_touched();

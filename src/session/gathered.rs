@@ -121,6 +121,9 @@ impl Gathered {
     pub fn leaves(&mut self, left: Option<Box<Leftovers>>) {
         let Some(left) = left else { return };
         self.asks_sequence |= left.may_ask_sequence();
+        if left.opens_cursor {
+            self.bind();
+        }
         if !left.is_clean() || left.reads_otherwise {
             self.leftovers.get_or_insert_default().join(&left);
         }

@@ -139,7 +139,7 @@ impl Session {
     }
 
     /// What the node has answered to it: pins are what has a cause, and every setting is to be read that may be another.
-    pub fn looked(&mut self, rows: &[Vec<Option<Arc<str>>>]) {
+    pub fn looked(&mut self, rows: &[Vec<Option<Arc<str>>>], known: &Known) {
         let code = std::mem::take(&mut self.remains).code.unwrap_or_default();
         let is_doubtful = code.doubt != Doubt::None;
         if code.doubt == Doubt::Kept {
@@ -163,7 +163,7 @@ impl Session {
         }
         self.pins.are_seen(seen);
         if is_doubtful {
-            self.prepared_is_seen(&prepared);
+            self.prepared_is_seen(&prepared, known);
             let known: Vec<_> = self.settings.iter().map(|(name, _)| Arc::clone(name)).collect();
             self.touched.extend(known);
             self.touched.extend(NEVER_LISTED.map(Arc::from));
@@ -171,14 +171,15 @@ impl Session {
     }
 
     /// These are prepared by SQL, and no others: code may have prepared some, and deallocated others.
-    fn prepared_is_seen(&mut self, names: &[Arc<str>]) {
+    fn prepared_is_seen(&mut self, names: &[Arc<str>], known: &Known) {
         if names.iter().any(|name| self.sql_prepared.get(name).is_none()) {
             // What code has prepared is known by nobody's text.
             self.pins.add(Pin::UnknownSetting);
         }
-        let gone = self.sql_prepared.iter().map(|prepared| &prepared.name).filter(|name| !names.contains(name));
-        for name in gone.cloned().collect::<Vec<_>>() {
-            self.sql_prepared.apply(&SessionChange::Deallocate(name));
+        // What the node has refused to prepare was not there before either.
+        let were_there = known.sql_prepared.iter().filter(|(owner, _)| *owner == self.id).flat_map(|(_, all)| all);
+        for (name, _) in were_there.filter(|(name, _)| !names.contains(name)) {
+            self.sql_prepared.apply(&SessionChange::Deallocate(Arc::clone(name)));
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Leftovers {
     pub asks_sequence: bool,
     /// It changes how literals are read, if only until its transaction ends.
     pub reads_otherwise: bool,
+    /// It opens a cursor, which its transaction may go on to read.
+    pub opens_cursor: bool,
 }
 
 /// How much of what code leaves is not known: each includes the ones before it.
@@ -44,7 +46,7 @@ impl Leftovers {
 
     /// It leaves nothing, and asks for nothing of what is in its session.
     pub fn is_none(&self) -> bool {
-        self.is_clean() && !self.asks_sequence && !self.reads_otherwise
+        self.is_clean() && !self.asks_sequence && !self.reads_otherwise && !self.opens_cursor
     }
 
     /// It leaves nothing.
@@ -65,13 +67,14 @@ impl Leftovers {
     /// What the other one leaves, too; answers whether that is more.
     pub fn join(&mut self, other: &Self) -> bool {
         let size = |left: &Self| {
-            let Self { settings, doubt, unknown, asks_sequence, reads_otherwise } = left;
-            (settings.len(), *doubt, unknown.len(), *asks_sequence, *reads_otherwise)
+            let Self { settings, doubt, unknown, asks_sequence, reads_otherwise, opens_cursor } = left;
+            (settings.len(), *doubt, unknown.len(), *asks_sequence, *reads_otherwise, *opens_cursor)
         };
         let before = size(self);
         self.doubt(other.doubt);
         self.asks_sequence |= other.asks_sequence;
         self.reads_otherwise |= other.reads_otherwise;
+        self.opens_cursor |= other.opens_cursor;
         other.settings.iter().for_each(|name| self.sets(name));
         other.unknown.iter().for_each(|name| self.calls_unknown(name));
         before != size(self)
@@ -152,6 +155,7 @@ impl Leftovers {
         let is_attribute = at.checked_sub(1).and_then(|before| tokens.get(before)) == Some(&Token::Dot);
         match &**word {
             "set" | "reset" if begins_command(tokens, at) => self.command(tokens.get(at + 1..).unwrap_or_default()),
+            "open" if begins_command(tokens, at) => self.opens_cursor = true,
             "set_config" if opens => self.call(tokens.get(at + 2..).unwrap_or_default()),
             "deallocate" | "discard" | "listen" | "load" | "prepare" | "unlisten" if begins_command(tokens, at) => {
                 self.doubt(Doubt::Unnamed);
@@ -299,6 +303,14 @@ mod tests {
         assert_eq!(named("SELECT f(a.b, 'c') FROM s.t AS a"), Vec::<Arc<str>>::new());
         let known = Box::new(Leftovers::default()).named_in(b"SELECT f('a.b')");
         assert_eq!(known.settings, Vec::<Arc<str>>::new());
+    }
+
+    #[test]
+    fn a_body_that_opens_a_cursor_is_known() {
+        for text in ["BEGIN OPEN c FOR SELECT 1; RETURN c; END", "begin if a then open c for execute b; end if; end"] {
+            assert!(Leftovers::of_body(text, Quoting::Sql).opens_cursor, "{text}");
+        }
+        assert!(!Leftovers::of_body("BEGIN SELECT open INTO x FROM t; END", Quoting::Sql).opens_cursor);
     }
 
     #[test]

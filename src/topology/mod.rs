@@ -294,6 +294,9 @@ impl Topology {
             }
             self.gave_up = Some(now);
         }
+        if let Some(holder) = self.authority.primary(now).and_then(|holder| self.node_mut(holder)) {
+            holder.is_chosen();
+        }
         self.verdict = self.roles.decide(&self.nodes, &self.authority, now);
         self.decided_at = now;
         let accepted = self.roles.accepted();

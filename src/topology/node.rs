@@ -41,6 +41,8 @@ pub(super) struct Node {
     /// Its connection was lost since its last answer.
     may_have_restarted: bool,
     starting_since: Option<Instant>,
+    /// Timelines above this one, which it has shown, were given up while it was gone: they count no more.
+    passed_over: Option<Timeline>,
 }
 
 /// How a node answers.
@@ -99,6 +101,7 @@ impl Node {
             good_probes: 0,
             may_have_restarted: false,
             starting_since: None,
+            passed_over: None,
         }
     }
 
@@ -112,6 +115,7 @@ impl Node {
         self.report.clone_from(&before.report);
         self.highest = before.highest;
         self.up_since = before.up_since;
+        self.passed_over = before.passed_over;
         self.may_have_restarted = before.may_have_restarted;
         (self.takes_reads, self.has_followed) = (before.takes_reads, before.has_followed);
         self.lag.clone_from(&before.lag);
@@ -225,6 +229,10 @@ impl Node {
             ReportedRole::Replica { timeline, .. } => timeline.proven(),
         };
         let Some(timeline) = seen else { return };
+        if self.passed_over.is_some_and(|over| timeline > over) {
+            return;
+        }
+        self.passed_over = None;
         self.highest = match self.highest {
             Some((system, highest)) if system == report.system => Some((system, highest.max(timeline))),
             _ => Some((report.system, timeline)),
@@ -369,10 +377,22 @@ impl Node {
         self.system() == Some(system) && seen == SeenTimeline::Exact(timeline)
     }
 
-    /// What it has shown of higher timelines has been given up.
+    /// What it has shown of higher timelines has been given up. One that is not there to be asked may come back on it.
     pub(super) fn gives_up_above(&mut self, timeline: Timeline) {
-        if let Some((_, highest)) = &mut self.highest {
-            *highest = (*highest).min(timeline);
+        let Some((_, highest)) = &mut self.highest else { return };
+        if *highest > timeline && self.failure.is_some() {
+            self.passed_over = Some(timeline);
+        }
+        *highest = (*highest).min(timeline);
+    }
+
+    /// It leads by the authority's word: what it shows counts.
+    pub(super) fn is_chosen(&mut self) {
+        if self.passed_over.take().is_some()
+            && let Some(report) = self.report.take()
+        {
+            self.learn_timeline(&report);
+            self.report = Some(report);
         }
     }
 }

@@ -352,6 +352,15 @@ impl Roles {
                 claim.is_some_and(|claim| claim.system == contest.system && claim.timeline == contest.timeline)
             };
             contest.rivals.retain(still_claims);
+            // One that was started again was seen by one of its addresses first.
+            let claim = |id: &NodeId| nodes.get(usize::from(id.0)).and_then(Node::last_claim);
+            let mut servers: Vec<Claim> = Vec::new();
+            contest.rivals.retain(|id| {
+                let Some(claim) = claim(id) else { return true };
+                let is_new = !servers.iter().any(|server| server.is_of_same_server(&claim));
+                servers.push(claim);
+                is_new
+            });
         }
         if self.contest.as_ref().is_some_and(|contest| contest.rivals.len() < 2) {
             self.contest = None;

@@ -41,6 +41,25 @@ fn is_on_primary(client: &mut RawClient, cluster: &Cluster) -> bool {
 }
 
 #[test]
+fn a_cursor_that_a_function_opens_is_read_where_it_is() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create table t (a int); insert into t values (7); create function opens() returns refcursor \
+            language plpgsql as $$ declare c refcursor := 'rc'; begin open c for select a from t; return c; end $$";
+        cluster.node(0).sql(sql).unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        for (extra, begin) in [(PATIENT, "begin read only"), (OPTIMISTIC, "begin"), (PATIENT, "begin")] {
+            let proxy = Proxy::start(&cluster, extra);
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            has(&client.query(begin), "BEGIN");
+            has(&client.query("select opens()"), "row rc");
+            has(&client.query("fetch all from rc"), "row 7");
+            has(&client.query("commit"), "COMMIT");
+        }
+    });
+}
+
+#[test]
 fn an_optimistic_transaction_reads_from_a_replica_until_it_writes() {
     limited(|| {
         let cluster = prepared();

@@ -397,6 +397,16 @@ fn a_server_by_two_addresses_is_no_rival_of_itself() {
     story.claims(D, 2, 1);
     story.follows(C, B, 2);
     assert_eq!((story.view().primary, story.reads()), (Some(B), vec![C]));
+    // A restart that one of them shows first is no contest for long.
+    story.restarts += 10;
+    story.claims(B, 2, 0);
+    story.restarts -= 10;
+    story.claims(D, 2, 0);
+    story.restarts += 10;
+    story.claims(D, 2, 0);
+    story.claims(B, 2, 0);
+    story.follows(C, B, 2);
+    assert_eq!(story.view().primary, Some(B));
     // A copy of it is a rival.
     story.twins = None;
     story.claims(D, 2, 1);
@@ -674,7 +684,18 @@ fn who_is_gone_holds_up_nobody_who_goes_back_to_the_timeline_before() {
         story
     };
     given_up(None).has_no_primary_because("which is over");
-    assert_eq!(given_up(Some(B)).view().primary, Some(A));
+    let mut story = given_up(Some(B));
+    assert_eq!(story.view().primary, Some(A));
+    // It comes back on what was given up, past Patroni, and is not taken for promoted.
+    for _ in 0..5 {
+        story.claims(B, 2, 0);
+        story.claims(A, 1, 1);
+        story.lock(Lock::Primary(A));
+    }
+    assert_eq!((story.view().primary, story.state(B)), (Some(A), NodeState::UnconfirmedPrimary));
+    story.lock(Lock::Primary(B));
+    story.claims(B, 2, 1);
+    assert_eq!(story.view().primary, Some(B));
     // Nor does one that the configuration names no more.
     let mut story = given_up(None).watched_anew(&[0, 2]);
     story.claims(A, 1, 1);

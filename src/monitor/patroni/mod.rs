@@ -41,6 +41,8 @@ use without_reads::WithoutReads;
 pub(super) struct Patroni {
     /// Every API that is known, with its login.
     apis: Mutex<Vec<PatroniUrl>>,
+    /// So many of them, the first ones, are those of the configuration.
+    configured: usize,
     /// Those that were listed last, beside those of the configuration: another may be another cluster's by now.
     listed: Mutex<BTreeSet<Arc<str>>>,
     /// Whom to trust where they are asked over TLS; a reload may say otherwise.
@@ -115,6 +117,7 @@ impl Patroni {
     ) -> Self {
         Self {
             apis: Mutex::new(cluster.patroni.clone()),
+            configured: cluster.patroni.len(),
             listed: Mutex::new(cluster.patroni.iter().map(|url| Arc::clone(&url.address)).collect()),
             tls: ArcSwapOption::new(cluster.patroni_tls.clone()),
             names: Mutex::default(),
@@ -152,9 +155,11 @@ impl Patroni {
     /// One more API; it is logged in to as the first one is, unless the password would be seen on the way for the first time.
     fn learn_api(&self, address: &str, is_https: bool) {
         let mut apis = self.apis.lock();
-        if let Some(known) = apis.iter_mut().find(|api| *api.address == *address) {
-            // It has got a certificate since.
-            known.is_https |= is_https;
+        let configured = self.configured;
+        if let Some((at, known)) = apis.iter_mut().enumerate().find(|(_, api)| *api.address == *address) {
+            // It has got a certificate since, or has none any more; but a password is sent as safely as at first.
+            let may_follow = at >= configured && (is_https || known.login.is_none());
+            known.is_https = if may_follow { is_https } else { known.is_https };
             return;
         }
         if apis.len() >= MOST_APIS {
