@@ -20,10 +20,11 @@ from .settings import (
 
 # Connecting costs what a password's proof costs; a cell begins when that is over, and ends before pgbench does.
 WARM_UP = 0.9
-# Routes take turns of so many seconds: longer than it takes a server's pages to come into the processor's caches again.
+# Routes take turns of so many seconds, before each of which a server's pages come into the processor's caches again.
 TURN = 0.5
+WARMING = 0.15
 ORDER = random.Random(1)
-# What was under way when a turn began was waited for since the last one.
+# What is under way when a turn ends is still answered.
 SETTLING = 0.01
 
 
@@ -66,7 +67,7 @@ def run_cell(route, place, script, protocol, clients):
 def run_in_turns(routes, place, script, protocol, clients):
     """The same of all routes at once, each of which is stopped but for its turns. So it may hold nothing that others wait for."""
     turns = max(1, round(CELL_SECONDS / TURN))
-    seconds = math.ceil(WARM_UP + turns * len(routes) * (TURN + 2 * SETTLING)) + 1
+    seconds = math.ceil(WARM_UP + turns * len(routes) * (WARMING + TURN + 2 * SETTLING)) + 1
     contests = [Contest(route, place, number, script, protocol, clients, seconds) for number, route in enumerate(routes)]
     time.sleep(WARM_UP)
     for contest in contests:
@@ -100,12 +101,11 @@ class Contest:
 
     def take_turn(self):
         self.signal(signal.SIGCONT)
-        time.sleep(SETTLING)
+        time.sleep(WARMING)
         begun, before, machine = time.time(), sum(map(run_time, self.processes)), machine_seconds()
         time.sleep(TURN)
         ended, used, machine = time.time(), sum(map(run_time, self.processes)) - before, machine_seconds() - machine
         self.signal(signal.SIGSTOP)
-        # What is under way is still answered.
         time.sleep(SETTLING)
         self.turns.append((begun, ended))
         self.used, self.machine = self.used + used, self.machine + machine
