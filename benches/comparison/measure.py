@@ -51,17 +51,11 @@ def measure_cells(routes, cluster, cells=CELLS, anew=False):
 
 
 def run_cell(route, place, script, protocol, clients):
-    logs = place.folder / "transactions"
-    running = [begin(route, place, port, logs, script, protocol, clients // len(route.ports)) for port in route.ports]
+    contest = Contest(route, place, 0, script, protocol, clients, CELL_SECONDS + 1)
     time.sleep(WARM_UP)
-    begun, before, machine = time.time(), cpu_seconds(route), machine_seconds()
-    time.sleep(CELL_SECONDS)
-    ended, used, machine = time.time(), cpu_seconds(route) - before, machine_seconds() - machine
-    said = "".join(pgbench.communicate()[1] for pgbench in running)
-    latencies = read_latencies(logs, [(begun, ended)])
-    if any(pgbench.returncode for pgbench in running) or not latencies or "aborted" in said:
-        return {"failed": failure(said)}
-    return figures(latencies, ended - begun, used, machine)
+    contest.find_processes()
+    contest.measure(CELL_SECONDS)
+    return contest.outcome()
 
 
 def run_in_turns(routes, place, script, protocol, clients):
@@ -71,7 +65,9 @@ def run_in_turns(routes, place, script, protocol, clients):
     contests = [Contest(route, place, number, script, protocol, clients, seconds) for number, route in enumerate(routes)]
     time.sleep(WARM_UP)
     for contest in contests:
-        contest.stop()
+        contest.signal(signal.SIGSTOP)
+    for contest in contests:
+        contest.find_processes()
     for _ in range(turns):
         # Nobody always comes behind the same one, whose server has its pages in the processor's caches.
         for contest in ORDER.sample(contests, len(contests)):
@@ -82,7 +78,7 @@ def run_in_turns(routes, place, script, protocol, clients):
 
 
 class Contest:
-    """A route's part of a cell that is measured in turns."""
+    """A route's part of a cell, measured once or in turns."""
 
     def __init__(self, route, place, number, script, protocol, clients, seconds):
         self.route, self.logs = route, place.folder / f"transactions{number}"
@@ -90,9 +86,8 @@ class Contest:
         self.running = [begin(route, place, port, self.logs, script, protocol, each, seconds) for port in route.ports]
         self.processes, self.turns, self.used, self.machine = [], [], 0.0, 0.0
 
-    def stop(self):
-        self.signal(signal.SIGSTOP)
-        # Found once: looking for them takes longer than a turn may be disturbed.
+    def find_processes(self):
+        """Once: looking for them takes longer than a turn may be disturbed."""
         self.processes = family(self.route.process.pid) if self.route.is_proxy else []
 
     def signal(self, what):
@@ -102,11 +97,14 @@ class Contest:
     def take_turn(self):
         self.signal(signal.SIGCONT)
         time.sleep(WARMING)
-        begun, before, machine = time.time(), sum(map(run_time, self.processes)), machine_seconds()
-        time.sleep(TURN)
-        ended, used, machine = time.time(), sum(map(run_time, self.processes)) - before, machine_seconds() - machine
+        self.measure(TURN)
         self.signal(signal.SIGSTOP)
         time.sleep(SETTLING)
+
+    def measure(self, seconds):
+        begun, before, machine = time.time(), sum(map(run_time, self.processes)), machine_seconds()
+        time.sleep(seconds)
+        ended, used, machine = time.time(), sum(map(run_time, self.processes)) - before, machine_seconds() - machine
         self.turns.append((begun, ended))
         self.used, self.machine = self.used + used, self.machine + machine
 
@@ -115,15 +113,12 @@ class Contest:
         latencies = read_latencies(self.logs, self.turns)
         if any(pgbench.returncode for pgbench in self.running) or not latencies or "aborted" in said:
             return {"failed": failure(said)}
-        return figures(latencies, sum(ended - begun for begun, ended in self.turns), self.used, self.machine)
+        seconds = sum(ended - begun for begun, ended in self.turns)
+        return {"tps": len(latencies) / seconds, "p50": percentile(latencies, 0.5) / 1000, "p99": percentile(latencies, 0.99) / 1000,
+                "cpu": self.used * 1e6 / len(latencies), "machine": self.machine * 1e6 / len(latencies)}
 
 
-def figures(latencies, seconds, used, machine):
-    return {"tps": len(latencies) / seconds, "p50": percentile(latencies, 0.5) / 1000, "p99": percentile(latencies, 0.99) / 1000,
-            "cpu": used * 1e6 / len(latencies), "machine": machine * 1e6 / len(latencies)}
-
-
-def begin(route, place, port, logs, script, protocol, clients, seconds=CELL_SECONDS + 1):
+def begin(route, place, port, logs, script, protocol, clients, seconds):
     command = [place.programs / "pgbench", "-n", "-b", SCRIPTS[script], "-M", protocol, "-c", clients, "-j", min(clients, 2 // len(route.ports)),
                "-T", seconds, "-l", f"--log-prefix={logs}",
                "-h", "127.0.0.1", "-p", port, "-U", "bench", route.database(protocol)]

@@ -113,7 +113,9 @@ impl Search {
     /// A node has answered, one that is known already perhaps. At a place that was guessed at, a replica was looked for.
     fn admit(&mut self, node: Node, is_guessed: bool) -> Outcome {
         if let Some(known) = self.nodes.iter().position(|known| known.is_same(&node)) {
-            self.nodes.iter_mut().skip(known).take(1).for_each(|known| known.also.push(node.place.clone()));
+            if let Some(known) = self.nodes.get_mut(known) {
+                known.also.push(node.place);
+            }
             return Outcome::Node(known);
         }
         if self.nodes.first().is_some_and(|first| first.system != node.system) {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::known::Known;
+use super::woven::goes_with;
 use super::{End, PutBack, Session, Settings, reported, settings};
 use crate::sql::{Isolation, SessionChange, is_carried};
 
@@ -153,9 +154,7 @@ impl Session {
             part.session.iter().any(|change| match change {
                 SessionChange::DiscardAll => true,
                 SessionChange::ResetAll => !settings::is_identity(name),
-                SessionChange::Set(changed) | SessionChange::Reset(changed) => {
-                    **changed == *name || **changed == *"session_authorization" && settings::is_identity(name)
-                }
+                SessionChange::Set(changed) | SessionChange::Reset(changed) => goes_with(name, changed),
                 _ => false,
             })
         };

@@ -194,7 +194,7 @@ fn puts_back(statement: &Statement) -> bool {
 }
 
 /// A setting is put back with this one: with the session authorization, PostgreSQL puts back the role.
-fn goes_with(own: &str, name: &str) -> bool {
+pub(super) fn goes_with(own: &str, name: &str) -> bool {
     own == name || name == "session_authorization" && is_identity(own)
 }
 

@@ -347,19 +347,16 @@ impl Roles {
             self.contest = None;
         }
         if let Some(contest) = &mut self.contest {
-            let still_claims = |id: &NodeId| {
-                let claim = nodes.get(usize::from(id.0)).and_then(Node::last_claim);
-                claim.is_some_and(|claim| claim.system == contest.system && claim.timeline == contest.timeline)
-            };
-            contest.rivals.retain(still_claims);
-            // One that was started again was seen by one of its addresses first.
-            let claim = |id: &NodeId| nodes.get(usize::from(id.0)).and_then(Node::last_claim);
+            let (system, timeline) = (contest.system, contest.timeline);
             let mut servers: Vec<Claim> = Vec::new();
+            // A server that was started again was seen by one of its addresses first: it is one rival, not two.
             contest.rivals.retain(|id| {
-                let Some(claim) = claim(id) else { return true };
-                let is_new = !servers.iter().any(|server| server.is_of_same_server(&claim));
-                servers.push(claim);
-                is_new
+                let claim = nodes.get(usize::from(id.0)).and_then(Node::last_claim);
+                let claim = claim.filter(|claim| claim.system == system && claim.timeline == timeline);
+                let is_new = |claim: &Claim| !servers.iter().any(|server| server.is_of_same_server(claim));
+                let claim = claim.filter(is_new);
+                servers.extend(claim);
+                claim.is_some()
             });
         }
         if self.contest.as_ref().is_some_and(|contest| contest.rivals.len() < 2) {
@@ -458,8 +455,8 @@ impl Roles {
         let is_last = last.is_some_and(|(claim, last)| claim.node == last.node && claim.timeline == last.timeline);
         let was_lost = self.last_accepted.filter(|_| is_last);
         let has_waited = |node: &Node| node.starting_since().is_some_and(|since| Some(since) <= was_lost);
-        let others = nodes.iter().filter(|node| node.id != claimant.id && !has_waited(node));
-        others.filter_map(|node| speaks_against(nodes, node, claimant)).next()
+        let mut others = nodes.iter().filter(|node| node.id != claimant.id && !has_waited(node));
+        others.find_map(|node| speaks_against(nodes, node, claimant))
     }
 
     /// The last primary, its postmaster never stopped, nobody else has been seen to claim its timeline, and nobody follows
