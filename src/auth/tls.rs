@@ -13,6 +13,7 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
+use sha2::{Digest, Sha256};
 
 use super::certificate;
 
@@ -72,6 +73,18 @@ pub struct TlsTexts<'a> {
     pub authorities: Option<&'a [u8]>,
 }
 
+impl TlsTexts<'_> {
+    fn digest(self, beginning: &[u8]) -> [u8; 32] {
+        let mut digest = Sha256::new_with_prefix(beginning);
+        for text in [self.certificate, self.key, self.authorities] {
+            let text = text.unwrap_or_default();
+            digest.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+            digest.update(text);
+        }
+        digest.finalize().into()
+    }
+}
+
 /// TLS towards clients.
 #[derive(Clone)]
 pub struct ClientTls {
@@ -85,6 +98,8 @@ pub struct ClientTls {
 pub struct NodeTls {
     mode: TlsMode,
     config: Option<Arc<ClientConfig>>,
+    /// Of all that it is made of.
+    digest: [u8; 32],
 }
 
 /// The protocol's name in TLS itself (ALPN), which a client that begins with TLS must give.
@@ -141,7 +156,13 @@ impl NodeTls {
         }
         let mut config = towards_servers(mode, oldest, texts)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Self { mode, config: Some(Arc::new(config)) })
+        let digest = texts.digest(format!("{mode:?} {oldest:?}").as_bytes());
+        Ok(Self { mode, config: Some(Arc::new(config)), digest })
+    }
+
+    /// It is made of the same: what one of them trusts, the other does.
+    pub fn is_as(&self, other: &Self) -> bool {
+        self.digest == other.digest
     }
 
     /// How much a node must prove.

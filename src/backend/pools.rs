@@ -179,11 +179,11 @@ impl Pools {
     }
 
     /// Forgets the pools that are not wanted any more: idle connections are closed, leased ones when they come back.
-    pub fn retain(&self, is_wanted: impl Fn(&PoolKey) -> bool) {
+    pub fn retain(&self, is_wanted: impl Fn(&PoolKey, &Pool) -> bool) {
         // Passwords may be others now: what is proved next counts, and until then what each session has proved.
         self.keyring.clear();
-        let keys: Vec<PoolKey> =
-            self.pools.iter().map(|pool| pool.key().clone()).filter(|key| !is_wanted(key)).collect();
+        let unwanted = self.pools.iter().filter(|pool| !is_wanted(pool.key(), pool.value()));
+        let keys: Vec<PoolKey> = unwanted.map(|pool| pool.key().clone()).collect();
         for key in keys {
             // Whoever counts leases finds it in one of both.
             let mut retired = self.retired.lock();

@@ -301,8 +301,8 @@ impl Slots {
         }
     }
 
-    /// Closes idle connections that are too old, idle for too long as long as there are more than `least`, or closed by
-    /// their node; who waits for room at the node may ask for it. Answers how many.
+    /// Closes idle connections that are too old, idle for too long as long as there are more than `least`, more than there
+    /// may be, or closed by their node; who waits for room at the node may ask for it. Answers how many.
     pub fn reap(
         self: &Arc<Self>,
         now: Instant,
@@ -317,11 +317,12 @@ impl Slots {
         }
         {
             let mut state = self.state.lock();
-            let mut left = state.total;
+            let (mut left, size) = (state.total, state.bounds.size);
             for idle in &mut state.idle {
                 let is_over = |connection: &mut Box<Connection>| {
                     let has_idled = now.saturating_duration_since(connection.returned) > idle_timeout;
-                    let is_over = has_idled && left > least || is_too_old(connection) || !connection.is_quiet();
+                    let is_too_many = left > size || has_idled && left > least;
+                    let is_over = is_too_many || is_too_old(connection) || !connection.is_quiet();
                     left = left.saturating_sub(usize::from(is_over));
                     is_over
                 };
@@ -452,8 +453,15 @@ impl Slots {
     fn make_room(&self) -> bool {
         // Of all: one that has just been freed may be another's before it is served here.
         self.quotas.iter().for_each(|quota| quota.set_short(true));
-        let full = self.quotas.iter().filter(|quota| quota.is_full());
-        full.filter(|quota| quota.close_longest_idle(|pool| !std::ptr::eq(pool, self))).count() > 0
+        let full = || self.quotas.iter().filter(|quota| quota.is_full());
+        // As long as another quota is in the way, it would be in vain.
+        let has_idle = |quota: &Arc<Quota>| {
+            quota.pools().into_iter().any(|pool| !std::ptr::eq(&*pool, self) && pool.idle_since().is_some())
+        };
+        if !full().all(has_idle) {
+            return false;
+        }
+        full().filter(|quota| quota.close_longest_idle(|pool| !std::ptr::eq(pool, self))).count() > 0
     }
 
     /// Somebody else needs the place of a connection that has come back more than those who wait here, the first of them
@@ -466,6 +474,8 @@ impl Slots {
                 return false; // nobody waits because of it
             }
             let others = quota.pools().into_iter().filter(|pool| !std::ptr::eq(&**pool, self));
+            // Where another quota is in the way as well, what has come back is of no use there.
+            let others = others.filter(|pool| pool.quotas.iter().all(|own| Arc::ptr_eq(own, quota) || !own.is_full()));
             let since = others.filter_map(|pool| pool.waits_since(now)).min();
             let is_over = quota.is_over();
             // The connection serves one of those who wait here.

@@ -279,7 +279,7 @@ impl<'a> Drawing<'a> {
     fn of_function(&self, row: &FunctionRow) -> Need {
         let schema = self.schema_name(row.schema);
         let is_listed = |patterns: &[super::FunctionPattern]| patterns.iter().any(|p| p.matches(schema, &row.name));
-        if is_listed(&self.lists.primary) {
+        if is_listed(&self.lists.primary) || is_listed(&self.lists.session) {
             return Some(Why::Function);
         }
         if is_listed(&self.lists.safe) || (row.language == Language::Native && is_harmless(&row.name)) {
@@ -373,6 +373,10 @@ impl<'a> Drawing<'a> {
             Body::Keeps => left.doubt(Doubt::Kept),
             Body::Text { leftovers, .. } => left = leftovers.clone(),
             Body::Tree(mentions) => left = self.left_by_tree(mentions),
+        }
+        let schema = self.schema_name(row.schema);
+        if self.lists.session.iter().any(|pattern| pattern.matches(schema, &row.name)) {
+            left.doubt(Doubt::Kept);
         }
         (!left.is_none()).then(|| Box::new(left))
     }

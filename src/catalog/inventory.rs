@@ -295,6 +295,15 @@ const RUNS_TEXT: &[&str] = &["connectby_text", "connectby_text_serial", "crossta
 /// Those that keep something of their own: dblink's connections.
 const KEEPS: &[&str] = &["dblink_connect"];
 
+/// Libraries of extensions whose volatile functions do: variables, hypothetical indexes, what the next calls go by.
+const KEEPING: &[&str] = &["hll", "hypopg", "orafce", "pg_variables", "set_user", "temporal_tables"];
+
+/// A function of this library, as `pg_proc.probin` names it, keeps something of its own if it is volatile.
+pub fn is_keeping(library: &str) -> bool {
+    let name = library.rsplit('/').next().unwrap_or_default();
+    KEEPING.contains(&name.strip_suffix(".so").unwrap_or(name))
+}
+
 /// It names what PL/Perl or PL/Python keep for a session's functions to share. What is kept for one function (PL/Python's `SD`,
 /// PL/Tcl's `GD`) is for plans that it has made, which are anybody's.
 fn keeps_globals(text: &str, language: Language) -> bool {

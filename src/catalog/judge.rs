@@ -124,7 +124,7 @@ impl Verdict {
 impl Picture {
     /// Why the statement needs the primary, as far as the catalogs tell; all that its text tells is left out.
     pub fn find(&self, statement: &Statement, path: &Path) -> Option<Found> {
-        statement.parts.iter().find_map(|part| Look::new(self, path).part(part).err())
+        statement.parts.iter().find_map(|part| Look::new(self, path).of(statement).part(part).err())
     }
 
     /// The statement may change the catalogs.
@@ -147,7 +147,7 @@ impl Picture {
     /// is told by [`Self::leftovers`].
     pub fn hides_code(&self, statement: &Statement, path: &Path) -> bool {
         let runs_code = |part: &Part| {
-            let look = Look { only_code: true, ..Look::new(self, path) }.part(part);
+            let look = Look { only_code: true, ..Look::new(self, path) }.of(statement).part(part);
             look.is_err()
         };
         statement.parts.iter().any(runs_code)
@@ -442,11 +442,21 @@ struct Look<'a> {
     /// Relations that need the primary and run nothing are passed over, and those that are not known: mostly, they are
     /// temporary. So are functions that are called by their names.
     only_code: bool,
+    /// Values may be cast by their text, or by what a Parse declares.
+    names_types: bool,
 }
 
 impl<'a> Look<'a> {
     fn new(picture: &'a Picture, path: &'a Path) -> Self {
-        Self { picture, path, sources: SmallVec::new(), targets: SmallVec::new(), only_code: false }
+        let (sources, targets) = (SmallVec::new(), SmallVec::new());
+        Self { picture, path, sources, targets, only_code: false, names_types: false }
+    }
+
+    /// A part of this statement is looked at: parameters are made of the types that are declared.
+    fn of(mut self, statement: &Statement) -> Self {
+        statement.declared.iter().for_each(|&oid| self.may_be_made(oid));
+        self.names_types |= !statement.declared.is_empty();
+        self
     }
 
     fn part(&mut self, part: &Part) -> Result<(), Found> {
@@ -467,7 +477,7 @@ impl<'a> Look<'a> {
             self.targets.extend_from_slice(&self.sources);
         }
         self.made()?;
-        self.cast(!part.types.is_empty())?;
+        self.cast(self.names_types || !part.types.is_empty())?;
         if part.sorts || !part.operators.is_empty() || !part.calls.is_empty() { self.compared() } else { Ok(()) }
     }
 

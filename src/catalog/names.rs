@@ -14,6 +14,9 @@ pub struct FunctionLists {
     pub safe: Vec<FunctionPattern>,
     /// These need the primary.
     pub primary: Vec<FunctionPattern>,
+    /// These keep something of their own in their session, where nobody can see it: they need the primary, and whoever has
+    /// called them keeps its server connection.
+    pub session: Vec<FunctionPattern>,
 }
 
 impl FunctionPattern {

@@ -3,7 +3,7 @@
 use super::reader::{ReadError, Reader, Row};
 use crate::catalog::{
     Body, CastRow, FunctionRow, Inventory, Language, Mentions, Oid, OperatorRow, RelationKind, RelationRow, RoleRow,
-    TypeRow, Volatility,
+    TypeRow, Volatility, is_keeping,
 };
 
 /// Names are looked for where PostgreSQL has its own, whatever the account's settings are.
@@ -218,7 +218,7 @@ async fn read_functions(reader: &mut Reader, version: u32, rows: &mut Inventory)
     let sql = format!(
         "SELECT p.oid, p.pronamespace, p.proname, p.prokind, p.provolatile, l.lanname, p.pronargdefaults, \
          p.provariadic <> 0, p.proargtypes, p.prorettype, p.proallargtypes, p.proargdefaults, {body}, \
-         CASE WHEN l.lanname <> 'internal' THEN p.prosrc END \
+         CASE WHEN l.lanname <> 'internal' THEN p.prosrc END, p.probin \
          FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid >= 16384"
     );
     let mut functions = Vec::new();
@@ -250,6 +250,7 @@ fn function(row: &Row<'_>) -> FunctionRow {
     let body = match row.maybe(12) {
         Some(tree) => Body::Tree(Mentions::of(tree).distinct()),
         None if is_aggregate => Body::Hidden,
+        None if row.text(4) == "v" && row.maybe(14).is_some_and(is_keeping) => Body::Keeps,
         None => Body::read(row.text(13), language),
     };
     let mut results = row.numbers(10);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -32,6 +33,23 @@ pub struct Refusal {
     pub code: SqlState,
     /// What it is told.
     pub message: String,
+}
+
+/// Why there is no lease.
+#[derive(Debug)]
+pub enum Unmet {
+    /// The client is told this.
+    Refused(Refusal),
+    /// The client has hung up while it waited: what it asked for is not run.
+    Left,
+    /// Its database is another one by now: what it asks for may mean something else there.
+    Anew,
+}
+
+impl From<Refusal> for Unmet {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 /// A lease, and what routing said of it.
@@ -93,25 +111,20 @@ impl Client {
     }
 
     /// A lease, waiting where it must be waited, unless the client cancels.
-    pub async fn acquire(&mut self, intent: &Intent) -> Result<Acquired, Refusal> {
+    pub async fn acquire(&mut self, intent: &Intent) -> Result<Acquired, Unmet> {
         let cancellable = Arc::clone(&self.cancellable);
-        tokio::select! {
+        let because = tokio::select! {
             // Dropping the wait for a cancel loses nothing: one that comes later finds what runs by then.
-            () = cancellable.cancelled() => Err(Refusal {
-                code: SqlState::QUERY_CANCELED,
-                message: "canceling statement due to user request".to_owned(),
-            }),
+            () = cancellable.cancelled() => "canceling statement due to user request",
             // Dropping the wait for a lease gives back its place in the queue, and a lease that has just been granted.
-            acquired = self.wait_for_lease(intent) => acquired,
+            acquired = self.wait_for_lease(intent) => return acquired,
             // As with a cancel.
-            () = too_late(intent) => Err(Refusal {
-                code: SqlState::QUERY_CANCELED,
-                message: "canceling statement due to the timeout of its rule".to_owned(),
-            }),
-        }
+            () = too_late(intent) => "canceling statement due to the timeout of its rule",
+        };
+        Err(Refusal { code: SqlState::QUERY_CANCELED, message: because.to_owned() }.into())
     }
 
-    async fn wait_for_lease(&mut self, intent: &Intent) -> Result<Acquired, Refusal> {
+    async fn wait_for_lease(&mut self, intent: &Intent) -> Result<Acquired, Unmet> {
         let arrived = Instant::now();
         self.place.card.waits(arrived);
         let mut begun = arrived;
@@ -129,12 +142,23 @@ impl Client {
         }
         let (metrics, mut hold) = (Arc::clone(&self.worker.metrics), None);
         loop {
+            if self.has_hung_up() {
+                return Err(Unmet::Left);
+            }
             if self.database.pause.is_paused() {
-                await_resume(&self.database.pause, arrived, &self.server, &self.worker).await?;
+                tokio::select! {
+                    // Dropping either loses nothing.
+                    resumed = await_resume(&self.database.pause, arrived, &self.server, &self.worker) => resumed?,
+                    () = self.hangs_up() => continue,
+                }
                 begun = Instant::now();
             }
             if self.is_outdated() {
+                let before = (self.cluster().number, Arc::clone(&self.database));
                 self.renew().map_err(|gone| Refusal { code: SqlState::ADMIN_SHUTDOWN, message: gone.to_string() })?;
+                if (self.cluster().number, &*self.database.server_name) != (before.0, &*before.1.server_name) {
+                    return Err(Unmet::Anew);
+                }
                 excluded.clear();
             }
             let mut changed = self.cluster().changed.clone();
@@ -169,9 +193,13 @@ impl Client {
                     begun = Instant::now();
                 }
                 Placement::Node(node, reason) => match self
-                    .timed_lease_at(intent, node, &view, &avoided, &mut waited)
+                    .timed_lease_at(intent, (node, reason), &view, &avoided, &mut waited)
                     .await
                 {
+                    Ok(lease) if self.has_hung_up() => {
+                        lease.give_back(Instant::now());
+                        return Err(Unmet::Left);
+                    }
                     Ok(lease) if self.still_holds(intent, node, Instant::now()) && !self.database.pause.is_paused() => {
                         let chosen = view.node(node);
                         let role = chosen.map_or(Role::Unknown, |node| node.role);
@@ -205,7 +233,7 @@ impl Client {
                 },
                 Placement::Refused => {
                     let message = Placement::REFUSED.to_owned();
-                    return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message });
+                    return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message }.into());
                 }
                 Placement::AwaitFreshness => {
                     let found = self.await_freshness(intent, &excluded).await;
@@ -241,6 +269,32 @@ impl Client {
         }
     }
 
+    /// It has waited for longer than most do, and has closed its connection.
+    fn has_hung_up(&self) -> bool {
+        self.place.card.waits_long(Instant::now()) && self.stream.socket().has_ended()
+    }
+
+    /// Returns when it has hung up. Whatever else the task is woken by, [`Card::heed`] wakes it each second.
+    async fn hangs_up(&self) {
+        std::future::poll_fn(|_| if self.has_hung_up() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    /// The same, or when another node than the one that it queues at has a server connection for it.
+    async fn waits_in_vain(&mut self, intent: &Intent, placed: (NodeId, Reason), avoided: &[NodeId]) {
+        std::future::poll_fn(|_| {
+            let now = Instant::now();
+            if !self.place.card.waits_long(now) {
+                return Poll::Pending;
+            }
+            let mut is_freer = || {
+                let view = self.cluster().view.load_full();
+                self.less_crowded(intent, placed, &view, avoided, now) != Placement::Node(placed.0, placed.1)
+            };
+            if is_freer() || self.stream.socket().has_ended() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     /// Nodes that let nobody new in.
     fn held_nodes(&self, view: &View) -> Excluded {
         let now = Instant::now();
@@ -256,6 +310,7 @@ impl Client {
             // Dropping either loses nothing: the next look sees what has changed.
             () = gate.until_released() => {}
             _ = changed.changed() => {}
+            () = self.hangs_up() => {}
         }
     }
 
@@ -385,13 +440,14 @@ impl Client {
     async fn timed_lease_at(
         &mut self,
         intent: &Intent,
-        node: NodeId,
+        placed: (NodeId, Reason),
         view: &View,
         avoided: &[NodeId],
         waited: &mut Duration,
     ) -> Result<Lease, LeaseError> {
         let asked = Instant::now();
-        let lease = self.lease_at(intent, node, view, avoided).await;
+        let deadline = asked + self.server.queue_timeout.saturating_sub(*waited);
+        let lease = self.lease_at(intent, placed, view, avoided, deadline).await;
         *waited += asked.elapsed();
         let mut lease = lease?;
         if self.is_spent(&mut lease) { Err(LeaseError::Fenced) } else { Ok(lease) }
@@ -401,18 +457,19 @@ impl Client {
     async fn lease_at(
         &mut self,
         intent: &Intent,
-        node: NodeId,
+        (node, reason): (NodeId, Reason),
         view: &View,
         avoided: &[NodeId],
+        deadline: Instant,
     ) -> Result<Lease, LeaseError> {
         let Some(pool) = self.pool(node, view) else { return Err(LeaseError::Fenced) };
         let mut changed = self.cluster().changed.clone();
-        let deadline = Instant::now() + self.server.queue_timeout;
         let may_go_elsewhere = pool.lacks_room() && self.has_another(intent, node, view, avoided);
+        let worker = self.worker.number;
         let lease = async {
             match may_go_elsewhere {
-                true => pool.lease_or_elsewhere(self.worker.number, deadline).await,
-                false => pool.lease(self.worker.number, deadline).await,
+                true => pool.lease_or_elsewhere(worker, deadline).await,
+                false => pool.lease(worker, deadline).await,
             }
         };
         tokio::pin!(lease);
@@ -420,6 +477,8 @@ impl Client {
             tokio::select! {
                 biased;
                 lease = &mut lease => return lease,
+                // Whoever called sees why.
+                () = self.waits_in_vain(intent, (node, reason), avoided) => return Err(LeaseError::Fenced),
                 // A frozen node would be waited for in vain. Dropping the wait gives up a place in the queue or a
                 // connection that is being opened, and nothing else.
                 Ok(()) = changed.changed() => {
@@ -570,10 +629,14 @@ impl Client {
         Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
     }
 
-    /// Waits for a new view; whoever calls counts the statement as held. False: the moment has come before it.
+    /// Waits for a new view, or until the client hangs up; whoever calls counts the statement as held. False: the moment has
+    /// come before it.
     async fn await_view(&self, changed: &mut tokio::sync::watch::Receiver<u64>, until: Instant) -> bool {
-        // Either a new view or the moment; dropping the wait for a view loses nothing, the next look sees it.
-        timers::timeout_at(until.into(), changed.changed()).await.is_ok()
+        tokio::select! {
+            // Dropping either loses nothing: the next look sees the view.
+            in_time = timers::timeout_at(until.into(), changed.changed()) => in_time.is_ok(),
+            () = self.hangs_up() => true,
+        }
     }
 
     /// Waits, a few milliseconds at most, until a replica has what the session must see.

@@ -11,8 +11,10 @@ use super::memory::Memory;
 use super::server::{Cluster, User};
 use crate::auth::hba::Roles;
 use crate::auth::{SaltedPassword, Secret, Verifier};
-use crate::backend::{Endpoint, Target, connect, exchange};
+use crate::backend::exchange::{self, ExchangeError};
+use crate::backend::{ConnectClass, ConnectError, Endpoint, Target, connect};
 use crate::config::{self, Allowance};
+use crate::wire::SqlState;
 
 /// Asks a cluster for its users.
 pub struct AuthQuery {
@@ -23,6 +25,8 @@ pub struct AuthQuery {
     memberships: Memory<Arc<str>, Arc<Roles>>,
     /// Questions at once: a flood of logins must not become a flood of connections.
     questions: Semaphore,
+    /// The same for names that somebody is known by: these do not wait behind names that are made up.
+    questions_of_known: Semaphore,
     /// What the last question's login cost to derive: the next needs not. All nodes of a cluster store the same.
     salted_password: Mutex<Option<SaltedPassword>>,
 }
@@ -42,9 +46,10 @@ impl AuthQuery {
     /// Nothing is known yet.
     pub fn new(settings: config::AuthQuery, mock_secret: [u8; 32]) -> Self {
         // Names that do not exist are forgotten first.
-        let (known, memberships) = (Memory::new(Option::is_some), Memory::new(|_| false));
-        let (questions, salted_password) = (Semaphore::new(QUESTIONS_AT_ONCE), Mutex::default());
-        Self { settings, mock_secret, known, memberships, questions, salted_password }
+        let (known, memberships) = (Memory::new(Option::is_some), Memory::new(|roles: &Arc<Roles>| !roles.is_empty()));
+        let [questions, questions_of_known] = [QUESTIONS_AT_ONCE; 2].map(Semaphore::new);
+        let salted_password = Mutex::default();
+        Self { settings, mock_secret, known, memberships, questions, questions_of_known, salted_password }
     }
 
     /// It asks as this configuration wants it.
@@ -57,14 +62,14 @@ impl AuthQuery {
     }
 
     /// What is known of this user, asked for if need be. While the cluster does not answer, what was known counts on;
-    /// Err: nothing was.
-    pub async fn user(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Option<User>, String> {
+    /// Err: nothing was, or the question itself is refused.
+    pub async fn user(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Option<User>, Unanswered> {
         self.recall_or(&self.known, name, self.ask_password(name, cluster)).await
     }
 
     /// The roles that this user is a member of, directly or not, itself included; none: there is no such user. While the
-    /// cluster does not answer, what was known counts on; Err: nothing was.
-    pub async fn roles(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Arc<Roles>, String> {
+    /// cluster does not answer, what was known counts on; Err: nothing was, or the question itself is refused.
+    pub async fn roles(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Arc<Roles>, Unanswered> {
         self.recall_or(&self.memberships, name, self.ask_roles(name, cluster)).await
     }
 
@@ -78,12 +83,13 @@ impl AuthQuery {
         &self,
         memory: &Memory<Arc<str>, T>,
         name: &Arc<str>,
-        question: impl Future<Output = Result<T, String>>,
-    ) -> Result<T, String> {
+        question: impl Future<Output = Result<T, Unanswered>>,
+    ) -> Result<T, Unanswered> {
         if let Some(known) = memory.recall(name, FRESH) {
             return Ok(known);
         }
-        let _question = self.questions.acquire().await.map_err(|error| error.to_string())?;
+        let questions = if memory.has_dear(name) { &self.questions_of_known } else { &self.questions };
+        let _question = questions.acquire().await.map_err(|error| Unanswered::Silence(error.to_string()))?;
         // Somebody else may have asked while we waited.
         if let Some(known) = memory.recall(name, FRESH) {
             return Ok(known);
@@ -93,27 +99,28 @@ impl AuthQuery {
                 memory.keep(Arc::clone(name), answer.clone());
                 Ok(answer)
             }
-            Err(why) => memory.recall(name, Duration::MAX).ok_or(why),
+            Err(Unanswered::Silence(why)) => memory.recall_at_all(name).ok_or(Unanswered::Silence(why)),
+            Err(refused) => Err(refused),
         }
     }
 
-    async fn ask_roles(&self, name: &str, cluster: &Cluster) -> Result<Arc<Roles>, String> {
+    async fn ask_roles(&self, name: &str, cluster: &Cluster) -> Result<Arc<Roles>, Unanswered> {
         let rows = self.ask(MEMBERSHIP, name, cluster).await;
         let rows = rows.inspect_err(|why| {
-            tracing::warn!(cluster = %cluster.name, why, "the cluster was asked for a user's roles and did not answer");
+            tracing::warn!(cluster = %cluster.name, %why, "the cluster was asked for a user's roles and did not answer");
         })?;
         let roles = rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
         Ok(Arc::new(roles.map(|role| (&*role).into()).collect()))
     }
 
     /// What is known of the user's password.
-    async fn ask_password(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Option<User>, String> {
+    async fn ask_password(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Option<User>, Unanswered> {
         let rows = self.ask(&self.settings.query, name, cluster).await;
         let user = rows.and_then(|rows| self.user_in(rows, name));
-        user.inspect_err(|why| tracing::warn!(cluster = %cluster.name, why, "auth_query got no answer"))
+        user.inspect_err(|why| tracing::warn!(cluster = %cluster.name, %why, "auth_query got no answer"))
     }
 
-    fn user_in(&self, rows: Vec<Row>, name: &Arc<str>) -> Result<Option<User>, String> {
+    fn user_in(&self, rows: Vec<Row>, name: &Arc<str>) -> Result<Option<User>, Unanswered> {
         let mut rows = rows.into_iter();
         let Some(row) = rows.next() else { return Ok(None) };
         // Name and password; of two rows nobody could say which is meant.
@@ -122,25 +129,31 @@ impl AuthQuery {
                 let secret = Secret::new(secret.as_deref().unwrap_or_default().to_owned());
                 Ok(Some(User::new(name, secret, None, &self.mock_secret)))
             }
-            _ => Err("auth_query does not answer one row of the user's name and password".to_owned()),
+            // A function that answers one row whatever it finds has found nobody.
+            [None, ..] => Ok(None),
+            _ => {
+                let why = "auth_query does not answer one row of the user's name and password";
+                Err(Unanswered::Refused(why.to_owned()))
+            }
         }
     }
 
-    /// The primary knows best; a replica may know something of a moment ago.
-    async fn ask(&self, sql: &str, name: &str, cluster: &Cluster) -> Result<Vec<Row>, String> {
+    /// The primary knows best; a replica may know something of a moment ago. Whoever refuses the question decides: what was
+    /// known before may have been taken back since.
+    async fn ask(&self, sql: &str, name: &str, cluster: &Cluster) -> Result<Vec<Row>, Unanswered> {
         let view = cluster.view.load_full();
-        let mut failure = "no node can be asked".to_owned();
+        let mut silence = "no node can be asked".to_owned();
         for node in view.primary().into_iter().chain(view.readable_replicas()) {
             let endpoint = Endpoint::new(Arc::clone(&node.address), Arc::clone(&cluster.tls));
             match self.ask_node(sql, name, endpoint).await {
-                Ok(rows) => return Ok(rows),
-                Err(why) => failure = why,
+                Err(Unanswered::Silence(why)) => silence = why,
+                answer => return answer,
             }
         }
-        Err(failure)
+        Err(Unanswered::Silence(silence))
     }
 
-    async fn ask_node(&self, sql: &str, name: &str, endpoint: Endpoint) -> Result<Vec<Row>, String> {
+    async fn ask_node(&self, sql: &str, name: &str, endpoint: Endpoint) -> Result<Vec<Row>, Unanswered> {
         let target = Target {
             endpoint,
             user: Arc::clone(&self.settings.user),
@@ -150,13 +163,57 @@ impl AuthQuery {
             parameters: vec![("application_name".to_owned(), "trunkline auth_query".to_owned())],
         };
         let deadline = tokio::time::Instant::now() + DEADLINE;
-        let mut login = connect(&target, deadline).await.map_err(|error| error.to_string())?;
+        let mut login = connect(&target, deadline).await?;
         if login.salted_password.is_some() {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
-        let answer = exchange::query_with(&mut login.stream, sql, name, deadline).await;
-        Ok(answer.map_err(|error| error.to_string())?.rows)
+        Ok(exchange::query_with(&mut login.stream, sql, name, deadline).await?.rows)
     }
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// No node could say.
+    #[error("{0}")]
+    Silence(String),
+    /// A node does not let the question be asked, or answers something else.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Unanswered {
+    /// What a client is told of it.
+    pub fn words(&self) -> &'static str {
+        match self {
+            Self::Silence(_) => "no node of the cluster answers",
+            Self::Refused(_) => "the cluster does not answer auth_query as it should",
+        }
+    }
+}
+
+impl From<ConnectError> for Unanswered {
+    fn from(error: ConnectError) -> Self {
+        match error.class() {
+            ConnectClass::Denied => Self::Refused(error.to_string()),
+            _ => Self::Silence(error.to_string()),
+        }
+    }
+}
+
+impl From<ExchangeError> for Unanswered {
+    fn from(error: ExchangeError) -> Self {
+        match &error {
+            ExchangeError::Refused { code, .. } if !is_of_the_moment(*code) => Self::Refused(error.to_string()),
+            _ => Self::Silence(error.to_string()),
+        }
+    }
+}
+
+/// It tells of the node and not of the question: another time the same would be answered.
+fn is_of_the_moment(code: SqlState) -> bool {
+    const CLASSES: [&str; 7] = ["08", "40", "53", "55", "57", "58", "XX"];
+    CLASSES.iter().any(|class| code.as_str().starts_with(class))
 }
 
 type Row = Vec<Option<Arc<str>>>;

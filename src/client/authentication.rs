@@ -165,9 +165,9 @@ async fn find_out(
 async fn roles(claim: Claim<'_>, server: &Server, worker: &Worker) -> Result<Arc<Roles>, Farewell> {
     let Some(cluster) = claim.destination.map(|database| server.cluster(database)) else { return Ok(Arc::default()) };
     let Some(auth_query) = &cluster.auth_query else { return Ok(Arc::default()) };
-    Box::pin(auth_query.roles(claim.user, cluster)).await.map_err(|_| {
+    Box::pin(auth_query.roles(claim.user, cluster)).await.map_err(|why| {
         worker.metrics.login_failed(LoginFailure::NoNode);
-        let message = "membership in roles cannot be checked: no node of the cluster answers";
+        let message = format!("membership in roles cannot be checked: {}", why.words());
         Farewell::told(SqlState::CANNOT_CONNECT_NOW, message)
     })
 }
@@ -236,9 +236,9 @@ async fn find_user(claim: Claim<'_>, server: &Server, worker: &Worker) -> Result
         return Ok(Some(user.clone()));
     }
     for (auth_query, cluster) in asked(claim, server) {
-        let found = Box::pin(auth_query.user(claim.user, cluster)).await.map_err(|_| {
+        let found = Box::pin(auth_query.user(claim.user, cluster)).await.map_err(|why| {
             worker.metrics.login_failed(LoginFailure::NoNode);
-            let message = "the password cannot be checked: no node of the cluster answers";
+            let message = format!("the password cannot be checked: {}", why.words());
             Farewell::told(SqlState::CANNOT_CONNECT_NOW, message)
         })?;
         if found.is_some() {

@@ -55,6 +55,12 @@ struct Notes {
 /// A client that has said nothing for so long is parked.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// What has been cancelled is over by then, unless something keeps the node from heeding it.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Most that wait have what they wait for by then.
+const A_WHILE: Duration = Duration::from_millis(100);
+
 /// Soon is within so many times that.
 const SOON: u32 = 8;
 
@@ -74,6 +80,8 @@ pub enum Ending {
     Idle,
     /// It has sent nothing for `idle_in_transaction_timeout`.
     IdleInTransaction,
+    /// Its statement has been cancelled by `query_timeout`, and goes on.
+    Overdue,
 }
 
 /// What a client does.
@@ -238,6 +246,7 @@ impl Card {
     #[inline]
     pub fn goes_on(&self, timed_from: Option<Instant>) {
         self.doing.set(Doing::Active);
+        self.is_overdue.set(false);
         self.is_timed.set(timed_from.is_some());
         if let Some(now) = timed_from {
             self.since.set(now);
@@ -294,9 +303,20 @@ impl Card {
                 self.is_overdue.set(cancel.is_some());
                 return cancel;
             }
+            // The node cannot stop what it sends to a client that does not take it.
+            Doing::Active if self.is_overdue.get() && is_over(limits.query_timeout.map(|limit| limit + GRACE)) => {
+                self.end(Ending::Overdue);
+            }
+            // It looks whether its client is still there.
+            Doing::Waiting if self.waits_long(now) => self.wake(),
             _ => {}
         }
         None
+    }
+
+    /// It has waited for a while.
+    pub fn waits_long(&self, now: Instant) -> bool {
+        self.doing.get() == Doing::Waiting && self.has_lasted(A_WHILE, now)
     }
 
     /// Has its task look whether something is wanted of it.
@@ -312,7 +332,9 @@ impl Card {
 
     /// Is to be parked if it has said nothing for long; answers whether that is so.
     pub fn park_if_quiet(&self, now: Instant) -> bool {
-        let is_quiet = self.doing.get() == Doing::Idle && self.has_lasted(self.patience(), now);
+        // Over TLS it keeps its task.
+        let may_be_parked = self.encryption.get().is_none();
+        let is_quiet = may_be_parked && self.doing.get() == Doing::Idle && self.has_lasted(self.patience(), now);
         self.is_to_park.set(is_quiet);
         is_quiet
     }

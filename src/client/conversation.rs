@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::acquire::{Acquired, Refusal};
+use super::acquire::{Acquired, Refusal, Unmet};
 use super::alarm::Alarm;
 use super::card::Doing;
 use super::census::Seat;
@@ -35,7 +35,7 @@ use crate::config::PoolMode;
 use crate::metrics::{Limit, Target};
 use crate::net::{ReadBuffer, Stream};
 use crate::routing::{Intent, Reason, safety};
-use crate::session::{End, Held, Session, SessionId, TransactionLog};
+use crate::session::{End, Held, Identity, Session, SessionId, TransactionLog};
 use crate::topology::{NodeId, Role};
 use crate::wire::{SqlState, frontend};
 
@@ -55,6 +55,8 @@ pub struct Client {
     pub(super) tally: Rc<Tally>,
     /// It has been found to have sent nothing, and since then whoever hears of something wakes the task.
     pub(super) is_listened_to: bool,
+    /// What it is told is being written: the client may have a part of it.
+    pub(super) is_flushing: bool,
     /// Bytes of a message from the client that nobody wants, and that have not come yet.
     pub(super) dropping: usize,
     /// What the present unit has lost so far.
@@ -75,6 +77,8 @@ pub struct Client {
     pub(super) seat: Seat,
     /// A long text of its next message.
     pub(super) apart: Option<Box<Apart>>,
+    /// The configuration that it has looked at last while it kept its lease.
+    pub(super) looked_at: Option<Arc<Server>>,
 }
 
 /// A lease, and what is known of the unit that runs on it.
@@ -112,8 +116,9 @@ pub(super) struct HeldLease {
     pub(super) is_read: bool,
     /// It ends by itself: what it takes tells how quick the node is.
     pub(super) is_measured: bool,
-    /// Cancels it when its rule's time is over.
-    #[expect(dead_code, reason = "it goes off by itself, and dropping it calls that off")]
+    /// The time that its rule gives it, until the unit is whole that is to be timed.
+    pub(super) timeout: Option<Duration>,
+    /// Cancels it when that time is over.
     pub(super) alarm: Option<Alarm>,
     /// It may be cancelled when a time is over: nothing else may run on its connection until it is answered.
     pub(super) is_timed: bool,
@@ -231,6 +236,7 @@ impl Client {
             pools: Vec::new(),
             cancellable,
             is_listened_to: false,
+            is_flushing: false,
             dropping: 0,
             losses: Losses::default(),
             paths: LastPath::default(),
@@ -239,6 +245,7 @@ impl Client {
             log: None,
             early,
             place,
+            looked_at: None,
         }
     }
 
@@ -307,14 +314,36 @@ impl Client {
         !self.worker.serves_by(&self.server)
     }
 
-    /// From here on, the configuration in force counts. Without a lease only: it belongs to a pool of the one before.
+    /// With its lease kept, it has found that it may go on by the configuration in force as it goes on.
+    pub(super) fn has_looked_at_reload(&self) -> bool {
+        self.looked_at.as_ref().is_some_and(|server| self.worker.serves_by(server))
+    }
+
+    /// A client that keeps its lease ends, too, where its database or user is gone. Otherwise the configuration in force counts,
+    /// unless nodes or databases are others by it, or its server connection would go back at another time: the lease is of the
+    /// one before.
+    fn renew_while_held(&mut self) -> Result<(), Gone> {
+        let server = self.worker.server();
+        let (database, user) = (self.database_in(&server)?, &self.session.identity.user);
+        let is_same = server.cluster(&database).number == self.cluster().number
+            && database.server_name == self.database.server_name
+            && server.mode_of(&database, user) == self.mode;
+        self.looked_at = Some(server);
+        if is_same { self.renew() } else { Ok(()) }
+    }
+
+    /// Its database by this configuration, if it may use it still.
+    fn database_in(&self, server: &Server) -> Result<Arc<Database>, Gone> {
+        let Identity { user, database, .. } = &self.session.identity;
+        let database = server.database(database).ok_or(Gone::Database)?;
+        if server.may_have(user, &database) { Ok(database) } else { Err(Gone::User) }
+    }
+
+    /// From here on, the configuration in force counts. Not with a lease of other nodes: it belongs to a pool of the one before.
     pub(super) fn renew(&mut self) -> Result<(), Gone> {
         let server = self.worker.server();
-        let database = server.database(&self.session.identity.database).ok_or(Gone::Database)?;
+        let database = self.database_in(&server)?;
         let user = server.users.get(&self.session.identity.user);
-        if !server.may_have(&self.session.identity.user, &database) {
-            return Err(Gone::User);
-        }
         // What the client has proved itself is good as long as nothing else is configured.
         let password = user.and_then(|user| user.server_password.clone()).or(self.password.take());
         if server.cluster(&database).number != self.cluster().number {
@@ -327,6 +356,7 @@ impl Client {
         // By the configuration it has logged in with, it may have had a place.
         server.has_let_in(&database.name);
         (self.server, self.database, self.password) = (server, database, password);
+        self.looked_at = None;
         self.pools.clear();
         Ok(())
     }
@@ -418,6 +448,9 @@ impl Client {
                 Ok(())
             }
             Unusual::Relayed(Relayed::Drained) => Err(Farewell::sent_away()),
+            Unusual::Relayed(Relayed::Outdated) => {
+                self.renew_while_held().map_err(|gone| Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string()))
+            }
             Unusual::Relayed(Relayed::InBlock) => {
                 self.worker.metrics.limit_met(Limit::StatementMode);
                 Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, NO_BLOCKS))
@@ -485,9 +518,14 @@ impl Client {
                 }
                 Ok(())
             }
-            Err(refusal) => {
+            Err(Unmet::Refused(refusal)) => {
                 self.worker.metrics.statement_routed(Target::None, intent.reason().index());
                 self.refuse(refusal, buffers).await
+            }
+            Err(Unmet::Left) => Err(Farewell::Left),
+            Err(Unmet::Anew) => {
+                self.session.gathered.clear();
+                Ok(())
             }
         }
     }
@@ -525,7 +563,9 @@ impl Client {
     pub(super) async fn flush(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         self.worker.metrics.sent_to_client(buffers.to_client.len());
         self.tally.count(|totals| totals.add_sent(buffers.to_client.len()));
+        self.is_flushing = true;
         self.stream.write_all_buf(&mut buffers.to_client).await?;
+        self.is_flushing = false;
         Ok(())
     }
 }

@@ -77,7 +77,6 @@ impl Client {
         let is_measured = is_read && !self.session.gathered.begins;
         let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
         let timeout = terms.and_then(|terms| terms.timeout);
-        let alarm = timeout.map(|timeout| Alarm::set(timeout, &self.server, &self.cancellable));
         // What ends with a Flush goes on: it is timed with what ends it.
         let has_limit = is_measured && self.server.limits.query_timeout.is_some();
         let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
@@ -115,8 +114,9 @@ impl Client {
             at_hand: ends_here,
             is_read,
             is_measured,
-            is_timed: has_limit || alarm.is_some(),
-            alarm,
+            is_timed: has_limit || timeout.is_some(),
+            timeout,
+            alarm: None,
             refused: None,
             is_refused_within: false,
             farewell: None,
@@ -127,7 +127,16 @@ impl Client {
             ends_session: false,
             emptied: None,
         });
+        if ends_here {
+            self.set_alarm();
+        }
         self.send_unit(buffers)
+    }
+
+    /// The read is whole now that its rule gives a time.
+    pub(super) fn set_alarm(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        held.alarm = held.timeout.take().map(|timeout| Alarm::set(timeout, &self.server, &self.cancellable));
     }
 
     /// Translates what has been gathered. Its messages are kept while it may have to be run again.

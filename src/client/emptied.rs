@@ -40,7 +40,8 @@ impl Client {
     pub(super) async fn empty_databases(&self) -> Box<Emptied> {
         let mut emptied = Box::<Emptied>::default();
         // The one in force: whoever keeps its lease still goes by an older one, which lacks databases of newcomers.
-        let (server, cluster, worker) = (self.worker.server(), self.cluster().number, self.worker.number);
+        let (server, worker) = (self.worker.server(), self.worker.number);
+        let cluster = server.number_of(self.cluster());
         for name in &self.session.gathered.empties {
             // Dropping it loses nothing: it only looks.
             if timers::timeout(LONGEST_FAREWELL, server.left_by_clients(cluster, name, LOOK)).await.is_ok() {

@@ -1,6 +1,7 @@
 //! From a client's first byte to its first ReadyForQuery: startup, authentication, what it is told of the server.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -172,7 +173,14 @@ pub async fn welcome(
     if admitted.database.pause.is_paused() && known(admitted, server).is_none() {
         await_resume(stream, admitted, card, server, worker).await?;
     }
-    let Welcome { reported, settings, .. } = reported(admitted, card, server, worker).await?;
+    let Welcome { reported, settings, .. } = loop {
+        tokio::select! {
+            // Dropping the question closes its connection.
+            told = reported(admitted, card, server, worker) => break told?,
+            () = watched_anew(admitted, server, worker) => {}
+        }
+        follow(admitted, server, worker)?;
+    };
     admitted.settings = settings;
     tell(stream, &reported, key, worker).await?;
     Ok(reported)
@@ -214,6 +222,11 @@ pub(super) async fn await_resume(
         resumed = acquire::await_resume_to_log_in(&pause, Instant::now(), card, server, worker) => resumed?,
         () = until_hung_up(stream) => return Err(Farewell::Left),
     }
+    follow(admitted, server, worker)
+}
+
+/// From here on, the configuration in force counts.
+pub(super) fn follow(admitted: &mut Admitted, server: &mut Arc<Server>, worker: &Worker) -> Result<(), Farewell> {
     if worker.serves_by(server) {
         return Ok(());
     }
@@ -226,6 +239,22 @@ pub(super) async fn await_resume(
     }
     admitted.database = database;
     Ok(())
+}
+
+/// Returns when by the configuration in force the client's nodes are watched by somebody else: those that it waits for may be
+/// none of them. Every client is woken when there is another one.
+pub(super) async fn watched_anew(admitted: &Admitted, server: &Server, worker: &Worker) {
+    let is_watched_anew = || {
+        let now = worker.server();
+        let database = now.destination(&admitted.identity.database, admitted.replication);
+        let before = &server.cluster(&admitted.database).view;
+        database.is_none_or(|database| !Arc::ptr_eq(&now.cluster(&database).view, before))
+    };
+    let look = |_: &mut Context<'_>| match !worker.serves_by(server) && is_watched_anew() {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    };
+    std::future::poll_fn(look).await;
 }
 
 /// Returns when the client is gone. It has nothing to say before it is logged in.

@@ -161,11 +161,12 @@ impl Client {
     }
 
     /// The catalogs may have changed by what the session has sent. By the configuration in force: the session's own may be an
-    /// older one, which lacks databases of newcomers.
+    /// older one, which lacks databases of newcomers, and knows the cluster by another number.
     pub(super) fn catalogs_changed(&self, change: Change) {
         if change != Change::None {
             self.database.catalog.changed();
-            self.worker.server().catalogs_changed(self.cluster().number, &self.database.server_name, change);
+            let server = self.worker.server();
+            server.catalogs_changed(server.number_of(self.cluster()), &self.database.server_name, change);
         }
     }
 

@@ -9,7 +9,8 @@ use dashmap::DashMap;
 /// Answers by what was asked, each with its moment.
 #[derive(Debug)]
 pub(super) struct Memory<K: Eq + Hash, V> {
-    known: DashMap<K, (V, Instant)>,
+    /// With its moment; None: it is doubted.
+    known: DashMap<K, (V, Option<Instant>)>,
     /// Whether an answer is forgotten only when all are.
     is_dear: fn(&V) -> bool,
 }
@@ -28,7 +29,24 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.known.get(key).filter(|entry| entry.1.elapsed() < age).map(|entry| entry.0.clone())
+        let is_young = |asked: Instant| asked.elapsed() < age;
+        self.known.get(key).filter(|entry| entry.1.is_some_and(is_young)).map(|entry| entry.0.clone())
+    }
+
+    /// What was answered last, however old or doubted it is.
+    pub(super) fn recall_at_all<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        self.known.get(key).map(|entry| entry.0.clone())
+    }
+
+    /// Something is known that is forgotten last.
+    pub(super) fn has_dear<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.known.get(key).is_some_and(|entry| (self.is_dear)(&entry.0))
     }
 
     /// This was answered just now.
@@ -39,15 +57,17 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
         if self.known.len() >= MOST {
             self.known.clear();
         }
-        self.known.insert(key, (answer, Instant::now()));
+        self.known.insert(key, (answer, Some(Instant::now())));
     }
 
-    /// It may have been wrong, if it is older than this.
+    /// It may have been wrong, if it is older than this: it is asked again, and counts only where nobody answers.
     pub(super) fn doubt<Q: Eq + Hash + ?Sized>(&self, key: &Q, age: Duration)
     where
         K: Borrow<Q>,
     {
-        self.known.remove_if(key, |_, (_, asked)| asked.elapsed() > age);
+        if let Some(mut entry) = self.known.get_mut(key) {
+            entry.1 = entry.1.filter(|asked| asked.elapsed() <= age);
+        }
     }
 }
 
@@ -68,5 +88,6 @@ mod tests {
         assert_eq!(memory.recall(&0, day), Some(true));
         memory.doubt(&0, Duration::ZERO);
         assert_eq!(memory.recall(&0, day), None);
+        assert_eq!(memory.recall_at_all(&0), Some(true));
     }
 }

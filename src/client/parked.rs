@@ -163,6 +163,7 @@ impl Parked {
             cancellable,
             tally: worker.tally(&identity.database),
             is_listened_to: false,
+            is_flushing: false,
             dropping: 0,
             losses: Losses::default(),
             paths: LastPath::default(),
@@ -175,6 +176,7 @@ impl Parked {
             worker,
             rule: None,
             apart: None,
+            looked_at: None,
             seat: self.seat,
         })
     }

@@ -47,6 +47,8 @@ pub enum Relayed {
     Empties,
     /// The lease is kept, but nothing is under way, and clients are asked to leave.
     Drained,
+    /// The lease is kept, but nothing is under way, and another configuration is in force.
+    Outdated,
 }
 
 /// What has happened to one direction in a turn.
@@ -136,6 +138,9 @@ impl Client {
         }
         if self.worker.is_draining() && self.session.is_idle() && buffers.input.is_empty() {
             return Some(Relayed::Drained);
+        }
+        if self.is_outdated() && self.session.is_idle() && !self.has_looked_at_reload() {
+            return Some(Relayed::Outdated);
         }
         self.done_by_mode()
     }
@@ -446,7 +451,11 @@ impl Client {
             held.is_read &= matches!(self.session.intent(), None | Some(Intent::Read { .. }));
             let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
             let is_timed = held.is_timed && held.is_read && ends_here;
+            let is_ruled = is_timed && held.timeout.is_some();
             self.place.card.goes_on(is_timed.then(Instant::now));
+            if is_ruled {
+                self.set_alarm();
+            }
         }
         self.send_unit(buffers)
     }

@@ -104,10 +104,17 @@ pub async fn open(
     place: &mut Option<Stream>,
     mut admitted: Admitted,
     card: &Card,
-    server: &Arc<Server>,
+    server: &mut Arc<Server>,
     worker: &Rc<Worker>,
 ) -> Result<Passage, Farewell> {
-    let (node, login) = Box::pin(connect_to_primary(&admitted, card, server, worker)).await?;
+    let (node, login) = loop {
+        tokio::select! {
+            // Dropping it closes a connection that has not said who it is for.
+            connected = Box::pin(connect_to_primary(&admitted, card, server, worker)) => break connected?,
+            () = handshake::watched_anew(&admitted, server, worker) => {}
+        }
+        handshake::follow(&mut admitted, server, worker)?;
+    };
     let entry = Entry::new(&admitted, server, worker);
     entry.cancellable.runs_at(&login.cancel_target);
     let mut client = place.take().ok_or(Farewell::Left)?;

@@ -295,6 +295,11 @@ impl Server {
         &self.clusters[database.cluster]
     }
 
+    /// The number that a cluster of another configuration has in this one, where it may have other nodes.
+    pub fn number_of(&self, cluster: &Cluster) -> usize {
+        self.clusters.iter().find(|here| here.name == cluster.name).map_or(cluster.number, |here| here.number)
+    }
+
     /// What a client gets that asks for this name. What stands for every name has no catalogs, and is paused with all only,
     /// until it has a place of its own.
     pub fn database(&self, name: &Arc<str>) -> Option<Arc<Database>> {
@@ -361,6 +366,11 @@ impl Server {
         self.database(&key.database).is_some_and(|database| {
             database.server_name == key.server_name && self.cluster(&database).number == key.cluster
         })
+    }
+
+    /// The gate of the node that a pool is of.
+    pub fn gate_of(&self, key: &PoolKey) -> Option<&Arc<Gate>> {
+        self.clusters.iter().find(|cluster| cluster.number == key.cluster)?.gate(key.node)
     }
 
     /// What tells the pool of this user in this database at this node from others.

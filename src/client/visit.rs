@@ -244,6 +244,11 @@ pub(super) fn ended(why: Ending, worker: &Worker) -> Farewell {
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             "terminating connection due to idle-in-transaction timeout",
         ),
+        Ending::Overdue => (
+            Limit::Query,
+            SqlState::QUERY_CANCELED,
+            "terminating connection because its statement has not ended when query_timeout canceled it",
+        ),
     };
     worker.metrics.limit_met(limit);
     Farewell::told(code, message)
@@ -257,7 +262,7 @@ impl Client {
             Err(why) => ended(why, &self.worker),
         };
         // Within a message, the client would take what it is told for the rest of it.
-        let is_half_told = self.held.as_ref().is_some_and(|held| held.is_half_told);
+        let is_half_told = self.is_flushing || self.held.as_ref().is_some_and(|held| held.is_half_told);
         if is_half_told { Farewell::Left } else { why }
     }
 

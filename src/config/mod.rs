@@ -342,7 +342,8 @@ pub struct Routing {
     /// A look whether the catalogs have been changed otherwise than through Trunkline, this often. Default 30 s, bounds
     /// 1 s to 1 day.
     pub catalog_refresh: Duration,
-    /// `safe_functions`: may run on replicas whatever the catalogs say of them; `primary_functions`: need the primary.
+    /// `safe_functions`: may run on replicas whatever the catalogs say of them; `primary_functions`: need the primary;
+    /// `session_functions`: need it, and leave something in their session that cannot be carried to another connection.
     /// Names, `schema.name` or patterns with `*`, compared exactly. PostgreSQL's own functions that need the primary
     /// cannot be made safe. Default none.
     pub functions: Arc<FunctionLists>,

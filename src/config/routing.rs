@@ -33,6 +33,7 @@ impl Routing {
             functions: Arc::new(FunctionLists {
                 safe: read_functions(&table, "safe_functions"),
                 primary: read_functions(&table, "primary_functions"),
+                session: read_functions(&table, "session_functions"),
             }),
             hints: table.flag("hints", true),
             rules: Arc::new(rules),

@@ -151,6 +151,7 @@ impl RunningCluster {
         self.has_nodes_of(wanted)
             && self.limits == limits
             && self.config.patroni == wanted.patroni
+            && self.config.tls.is_as(&wanted.tls)
             && mine.user == other.user
             && mine.password.plain() == other.password.plain()
             && mine.database == other.database
@@ -169,8 +170,8 @@ impl RunningCluster {
         self.config.nodes.get(index).is_some_and(|address| wanted.nodes.get(index) == Some(address))
     }
 
-    /// The same, with the groups of this configuration, reads shared as it wants it, and TLS as it says as soon as that is
-    /// [in force](Self::encrypts_as_configured).
+    /// The same, with the groups of this configuration, reads shared as it wants it, and TLS towards Patroni as it says as soon
+    /// as that is [in force](Self::encrypts_as_configured).
     pub(super) fn with_groups(&self, wanted: &config::Cluster) -> Self {
         Self {
             number: self.number,

@@ -281,7 +281,8 @@ impl Standing {
         Ok(clusters)
     }
 
-    /// Pools of clusters and databases that are gone, and of users that are or whose password has changed.
+    /// Pools of clusters and databases that are gone, and of users that are or whose password has changed; and of nodes that
+    /// Patroni has listed while two monitors watched: they may have other numbers by now, and are fenced by other gates.
     fn forget_pools(&self, server: &Server, config: &Config) {
         let is_same_user = |name: &str| {
             let password = |config: &Config| {
@@ -292,7 +293,10 @@ impl Standing {
             // Of those that stand in no configuration, neither before nor now, the cluster keeps the passwords.
             password(config) == password(&self.config)
         };
-        self.lasting.pools.retain(|key| server.has_pool(key) && is_same_user(&key.user));
+        self.lasting.pools.retain(|key, pool| {
+            let is_fenced = || server.gate_of(key).is_some_and(|gate| Arc::ptr_eq(gate, pool.gate()));
+            server.has_pool(key) && is_fenced() && is_same_user(&key.user)
+        });
     }
 }
 

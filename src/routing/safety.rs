@@ -74,7 +74,9 @@ fn objects(statement: &Statement, catalog: &Catalog<'_>) -> Result<(), Reason> {
     }
     match catalog_verdict(statement, catalog) {
         Some(verdict) => verdict.why.map_or(Ok(()), |why| Err(Reason::from(why))),
-        None if statement.parts.iter().all(|part| names_nothing(part, catalog)) => Ok(()),
+        None if statement.declared.is_empty() && statement.parts.iter().all(|part| names_nothing(part, catalog)) => {
+            Ok(())
+        }
         None => Err(Reason::CatalogUnknown),
     }
 }
@@ -128,7 +130,7 @@ pub fn runs_unseen(statement: &Statement, catalog: &Catalog<'_>) -> bool {
     let Catalog::Unknown { last, .. } = catalog else { return false };
     let may_run =
         |part: &Part| part.writes || may_fire_event_trigger(part) || last.is_none() && !names_nothing(part, catalog);
-    statement.parts.iter().any(may_run)
+    last.is_none() && !statement.declared.is_empty() || statement.parts.iter().any(may_run)
 }
 
 /// Event triggers may run with it. PostgreSQL 17 and later run them with REINDEX, too.

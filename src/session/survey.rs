@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::gathered::End;
 use super::prepared::{Prepared, Reading};
 use super::{Held, Identity, Session, Surroundings, anew};
-use crate::catalog::Path;
+use crate::catalog::{FIRST_OWN, Path};
 use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
 use crate::sql::{Draws, Isolation, Pin, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
@@ -185,7 +185,11 @@ impl Session {
             }
             _ => {
                 let by = self.parse_of_its_own(parse.text);
-                Arc::new(Prepared::new(parse.text, parse.types, (around.classify)(parse.text), reading, by))
+                let mut statement = (around.classify)(parse.text);
+                if parse.declared().any(|oid| oid >= FIRST_OWN) {
+                    statement = declaring(&statement, &parse);
+                }
+                Arc::new(Prepared::new(parse.text, parse.types, statement, reading, by))
             }
         };
         let is_refused_before = self.is_refused();
@@ -487,6 +491,15 @@ impl Session {
             self.standing = rules.standing(&Sender { user, database, application_name, address: *address });
         }
     }
+}
+
+/// The statement with parameters of the types that this Parse declares, of those that may have code of users.
+#[cold]
+fn declaring(statement: &Statement, parse: &Parse<'_>) -> Arc<Statement> {
+    let mut types: Vec<u32> = parse.declared().filter(|oid| *oid >= FIRST_OWN).collect();
+    types.sort_unstable();
+    types.dedup();
+    Arc::new(statement.declaring(types.into()))
 }
 
 /// Where names are looked for may be another place after it, or already in it.

@@ -256,6 +256,9 @@ impl<'a> Effects<'a> {
     fn function(&mut self, name: Name, arguments: &[Node]) {
         self.reads_clock |= matches!(&*name.name, "now" | "transaction_timestamp" | "age");
         match functions::class_of(&name) {
+            Some(Class::Safe) if asks_for_the_server(&name) => {
+                self.require(NeedsPrimary::Function(Arc::clone(&name.name)));
+            }
             Some(Class::Safe) => {}
             Some(Class::NamesObject) => self.literal_decides = true,
             Some(Class::Primary) => self.require(NeedsPrimary::Function(Arc::clone(&name.name))),
@@ -310,15 +313,13 @@ impl<'a> Effects<'a> {
         let [name, value, is_local] = arguments else {
             return self.changes_unknown_setting();
         };
-        let Some(name) = string_constant(name) else {
-            return self.changes_unknown_setting();
-        };
-        let scope = if boolean_constant(is_local) == Some(true) {
-            settings::Scope::Transaction
-        } else {
-            settings::Scope::Session
-        };
-        settings::change(&settings::setting_name(name), scope, string_constant(value), self);
+        let is_local = boolean_constant(is_local) == Some(true);
+        let scope = if is_local { settings::Scope::Transaction } else { settings::Scope::Session };
+        match string_constant(name) {
+            Some(name) => settings::change(&settings::setting_name(name), scope, string_constant(value), self),
+            None if is_local => settings::change_any_locally(self),
+            None => self.changes_unknown_setting(),
+        }
     }
 
     fn changes_unknown_setting(&mut self) {
@@ -672,6 +673,12 @@ pub(super) fn planned_kind(node: &Tree) -> Option<Kind> {
         Tree::MergeStmt(_) => Some(Kind::Merge),
         _ => None,
     }
+}
+
+/// libpq and pg_dump ask in this form what kind of server theirs is, and go by it from then on: pg_dump leaves the rows of
+/// unlogged tables out of a standby's dump. Theirs is the whole cluster.
+fn asks_for_the_server(name: &Name) -> bool {
+    &*name.name == "pg_is_in_recovery" && name.schema.is_some()
 }
 
 /// What is known of a call's arguments; None where they cannot be counted.

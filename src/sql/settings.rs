@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::effects::Effects;
+use super::leftovers::{REPORTED_FOR_LITERALS, UNREPORTED_FOR_LITERALS};
 use super::statement::{Isolation, NeedsPrimary, Pin, SessionChange, TransactionControl, TransactionModes};
 
 /// How long a changed setting stays.
@@ -92,6 +93,15 @@ pub(super) fn change(name: &str, scope: Scope, value: Option<&str>, effects: &mu
             Scope::Session => SessionChange::Set(name.into()),
             Scope::Transaction => SessionChange::SetLocal(name.into()),
         }),
+    }
+}
+
+/// `set_config(name, …, true)` of a name that only running it tells: whatever a session's statements depend on may be set, up to
+/// the end of the transaction. Its modes cannot be any more: the call has taken a snapshot.
+pub(super) fn change_any_locally(effects: &mut Effects<'_>) {
+    let of_literals = REPORTED_FOR_LITERALS.iter().chain(&UNREPORTED_FOR_LITERALS);
+    for name in ["search_path", "role", "session_authorization"].iter().chain(of_literals) {
+        effects.leave(SessionChange::SetLocal(name.to_ascii_lowercase().into()));
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Statement {
     pub remarks: Option<Box<Remarks>>,
     /// What rules have found out about it.
     pub noted: Noted,
+    /// Types of users' own that a Parse has declared for its parameters, by their numbers in the catalogs.
+    pub declared: Box<[u32]>,
     is_plain_read: bool,
 }
 
@@ -388,7 +390,12 @@ impl Statement {
     pub fn new(parts: Box<[Part]>, shape_decides: bool) -> Self {
         let is_plain_read = matches!(&*parts, [part] if part.is_plain_read());
         let (memo, noted) = (Memo::default(), Noted::default());
-        Self { parts, shape_decides, memo, remarks: None, noted, is_plain_read }
+        Self { parts, shape_decides, memo, remarks: None, noted, declared: Box::default(), is_plain_read }
+    }
+
+    /// The same, with parameters of these types of users' own: it may mean something else.
+    pub fn declaring(&self, types: Box<[u32]>) -> Self {
+        Self { declared: types, ..self.clone() }
     }
 
     /// It is one SELECT of which the text names nothing that needs the primary or stays in the session: of what is asked of

@@ -55,6 +55,12 @@ impl<'a> Parse<'a> {
         let mut reader = Reader::new(body);
         Ok(Self { name: reader.cstr()?, text: reader.cstr()?, types: reader.rest() })
     }
+
+    /// The types of the parameters that it declares, in order; 0 where the server is to find it.
+    pub fn declared(&self) -> impl Iterator<Item = u32> {
+        let (types, _) = self.types.get(2..).unwrap_or_default().as_chunks();
+        types.iter().map(|oid| u32::from_be_bytes(*oid))
+    }
 }
 
 /// A Bind: its portal, its statement, and the formats and values as they stand.

@@ -95,6 +95,31 @@ fn a_password_changed_on_the_cluster_counts_within_seconds() {
 }
 
 #[test]
+fn a_lookup_that_answers_nobody_or_is_refused_lets_nobody_in_by_what_was_known() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        let sql = "create role ada login password 'pencil'; create table t (a int); grant all on t to ada;
+            create function lookup(name text, out uname name, out phash text) language plpgsql security definer as
+            $$ begin select usename, passwd from pg_shadow where usename = name into uname, phash; end $$";
+        primary.sql(sql).unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(primary).unwrap());
+        let auth_query = "[cluster.auth_query]\nuser = 'bench'\npassword = 'bench'\ndatabase = 'bench'\nquery = 'select * from lookup($1)'";
+        let proxy = Proxy::start(&cluster, auth_query);
+        assert_eq!(refused(&proxy, "ada", "pencil"), None);
+        assert_eq!(refused(&proxy, "nobody", "wrong"), wrong());
+        primary.sql("alter role ada nologin").unwrap();
+        eventually("ada stays outside", Duration::from_secs(8), || refused(&proxy, "ada", "pencil") == wrong());
+        primary.sql("alter role ada login").unwrap();
+        eventually("ada comes in", Duration::from_secs(8), || refused(&proxy, "ada", "pencil").is_none());
+        primary.sql("drop function lookup").unwrap();
+        eventually("nobody is let in by what was known", Duration::from_secs(8), || {
+            refused(&proxy, "ada", "pencil") == Some("57P03".to_owned())
+        });
+    });
+}
+
+#[test]
 fn a_pool_that_an_older_session_has_made_with_its_password_is_taught_the_new_one() {
     limited(|| {
         let (cluster, proxy) = asking_cluster("pencil", "[admin]\nusers = ['bench']");

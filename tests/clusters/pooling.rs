@@ -11,7 +11,7 @@ use postgres::{Client, NoTls, SimpleQueryMessage};
 use trunkline::wire::{CancelKey, startup};
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port, shown};
-use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
+use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, parse, query};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -207,6 +207,75 @@ fn the_reserve_is_opened_for_who_has_waited_and_closed_when_nobody_does() {
         waits.batch_execute("commit").unwrap();
         holds.batch_execute("commit").unwrap();
         eventually("one is left", SOON, || cluster.node(0).sql(OURS).unwrap() == "1");
+    });
+}
+
+#[test]
+fn what_somebody_waited_for_who_has_hung_up_is_not_run() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\nqueue_timeout = '60s'\n[admin]\nusers = ['bench']");
+        let mut holds = proxy.client();
+        holds.batch_execute("begin; insert into t values (1)").unwrap();
+        let clients = || proxy.metric("trunkline_clients", "");
+        let before = clients();
+        for goodbye in [&[][..], TERMINATE] {
+            let mut gone = RawClient::connect(proxy.port(), &[]);
+            gone.send(&[&query("insert into t values (2)")]);
+            thread::sleep(Duration::from_millis(300));
+            gone.send(&[goodbye]);
+        }
+        eventually("they are gone while they wait", SOON, || clients() <= before);
+        // Another is gone when it is its turn, and nobody has looked yet.
+        let mut late = RawClient::connect(proxy.port(), &[]);
+        late.send(&[&query("insert into t values (3)")]);
+        thread::sleep(Duration::from_millis(300));
+        drop(late);
+        holds.batch_execute("commit").unwrap();
+        let mut next = proxy.client();
+        next.batch_execute("insert into t values (4)").unwrap();
+        let found = cluster.node(0).sql("select string_agg(a::text, ',' order by a) from t").unwrap();
+        assert_eq!(found, "1,4");
+    });
+}
+
+#[test]
+fn more_connections_than_there_may_be_since_a_reload_are_closed() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut clients: Vec<_> = (0..4).map(|_| proxy.client()).collect();
+        clients.iter_mut().for_each(|client| client.batch_execute("begin; select txid_current()").unwrap());
+        clients.iter_mut().for_each(|client| client.batch_execute("commit").unwrap());
+        assert_eq!(cluster.node(0).sql(OURS).unwrap(), "4");
+        proxy.rewrite(|file| {
+            let pool = file.entry("pool").or_insert_with(|| toml::Table::new().into());
+            pool.as_table_mut().unwrap().insert("size".to_owned(), 2.into());
+        });
+        proxy.signal("HUP");
+        eventually("two are left", SOON, || cluster.node(0).sql(OURS).unwrap() == "2");
+    });
+}
+
+#[test]
+fn a_read_that_waits_at_one_replica_goes_to_another_that_has_become_free() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\nqueue_timeout = '60s'").with_both_replicas(&cluster);
+        let long = |seconds: u32| {
+            let mut client = proxy.client();
+            thread::spawn(move || client.batch_execute(&format!("select pg_sleep({seconds})")).unwrap())
+        };
+        let (slow, quick) = (long(20), long(2));
+        thread::sleep(Duration::from_millis(500));
+        let waiting: Vec<_> = (0..2).map(|_| long(0)).collect();
+        let begun = Instant::now();
+        waiting.into_iter().for_each(|waits| waits.join().unwrap());
+        assert!(begun.elapsed() < SOON && !slow.is_finished(), "{:?}", begun.elapsed());
+        quick.join().unwrap();
+        drop(proxy);
+        drop(slow);
     });
 }
 

@@ -217,6 +217,14 @@ pub(crate) fn parse(name: &str, sql: &str) -> Vec<u8> {
     built(|out| frontend::put_parse(out, parse))
 }
 
+/// A Parse that declares these types of its parameters.
+pub(crate) fn parse_declaring(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
+    let mut declared = u16::try_from(types.len()).unwrap().to_be_bytes().to_vec();
+    declared.extend(types.iter().flat_map(|oid| oid.to_be_bytes()));
+    let parse = Parse { name: name.as_bytes(), text: sql.as_bytes(), types: &declared };
+    built(|out| frontend::put_parse(out, parse))
+}
+
 /// A Bind of the unnamed portal, with these values as text.
 pub(crate) fn bind(statement: &str, values: &[&[u8]]) -> Vec<u8> {
     bind_formats(statement, &[0, 0], values)

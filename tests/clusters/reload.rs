@@ -245,6 +245,68 @@ fn who_keeps_a_connection_to_a_cluster_that_is_watched_no_more_is_cut_off_when_i
 }
 
 #[test]
+fn what_is_created_over_a_reload_counts_for_everybody_at_once() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        let reads = "create function f() returns int language sql stable as 'select inet_server_port()'";
+        primary.sql(reads).unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(primary).unwrap());
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let (mut changes, mut reads) = (proxy.client(), proxy.client());
+        changes.batch_execute("begin; select txid_current()").unwrap();
+        reload(&proxy, DONE, |file| nodes(file).reverse());
+        eventually("the replicas take the call", SOON, || server_port(&mut reads, "select f()") != primary.port());
+        let hides = "create or replace function f() returns int language plpgsql volatile as \
+                     'begin if false then create table t (); end if; return inet_server_port(); end'";
+        changes.batch_execute(hides).unwrap();
+        changes.batch_execute("commit").unwrap();
+        for _ in 0..4 {
+            assert_eq!(server_port(&mut reads, "select f()"), primary.port());
+        }
+    });
+}
+
+#[test]
+fn who_keeps_a_server_connection_goes_by_what_has_been_reloaded_too() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada login password 'one'").unwrap();
+        let proxy = Proxy::start(&cluster, "[[user]]\nname = 'ada'\npassword = 'one'");
+        let mut ada = login(proxy.port(), "ada", "one").connect(NoTls).unwrap();
+        let mut keeps = proxy.client();
+        ada.batch_execute("listen news").unwrap();
+        keeps.batch_execute("listen news").unwrap();
+        let rules = cluster.folder().join("refusing.toml");
+        std::fs::write(&rules, "[[rule]]\nname = 'none'\nkind = 'delete'\nrefuse = 'not today'").unwrap();
+        reload(&proxy, DONE, |file| set(file, "routing", "rules", vec![rules.to_str().unwrap()]));
+        let refused = keeps.batch_execute("delete from pg_class where false").unwrap_err();
+        assert_eq!(refused.as_db_error().map(|error| error.message()), Some("not today"));
+        keeps.batch_execute("notify news, 'still heard'").unwrap();
+        ada.batch_execute("select 1").unwrap();
+        reload(&proxy, DONE, |file| {
+            file["user"].as_array_mut().unwrap().retain(|user| user["name"].as_str() != Some("ada"));
+        });
+        eventually("ada is sent away", SOON, || ada.simple_query("select 2").is_err());
+        keeps.simple_query("select 2").unwrap();
+    });
+}
+
+#[test]
+fn a_reload_by_which_nodes_are_trusted_no_more_changes_nothing() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        // None of them speaks TLS.
+        reload(&proxy, "the old one stays in force", |file| {
+            let tls: Table = toml::from_str("mode = 'require'").unwrap();
+            file["cluster"][0].as_table_mut().unwrap().insert("tls".to_owned(), tls.into());
+        });
+        proxy.client().batch_execute("begin; select 1; commit").unwrap();
+    });
+}
+
+#[test]
 fn what_needs_a_restart_is_said() {
     limited(|| {
         let cluster = cluster();

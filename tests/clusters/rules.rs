@@ -7,7 +7,7 @@ use postgres::error::SqlState;
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
-use crate::raw::{FLUSH, RawClient, SYNC, query, run_unnamed};
+use crate::raw::{FLUSH, RawClient, SYNC, bind, execute, parse, query, run_unnamed};
 use crate::record::is_logged;
 
 const WHERE: &str = "select inet_server_port()";
@@ -424,6 +424,32 @@ fn a_rules_timeout_cancels_reads_and_never_a_write() {
             client.batch_execute("select 1").unwrap();
         }
         assert_eq!(client.query_one("select count(*) from t", &[]).unwrap().get::<_, i64>(0), 3);
+    });
+}
+
+#[test]
+fn a_rules_timeout_does_not_reach_a_write_behind_a_read_of_its_batch() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let rules = "[[rule]]\nname = 'quick'\nuser = 'bench'\ntimeout = '300ms'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "");
+        proxy.rewrite(|file| file["cluster"][0]["nodes"].as_array_mut().unwrap().truncate(1));
+        proxy.signal("HUP");
+        eventually("reads are on the primary", Duration::from_secs(5), || {
+            server_port(&mut proxy.client(), WHERE) == cluster.node(0).port()
+        });
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        client.send(&[&run("select 1"), FLUSH]);
+        client.until(b'C');
+        let answer = client.ask(&[&run("insert into t select 1 from pg_sleep(1)"), SYNC], 1);
+        assert!(answer.contains(&"INSERT 0 1".to_owned()), "{answer:?}");
+        // A read whose batch ends later is timed when it is whole.
+        client.send(&[&parse("a", "select pg_sleep(30)"), FLUSH]);
+        client.until(b'1');
+        let answer = client.ask(&[&bind("a", &[]), &execute(), SYNC], 1);
+        assert!(answer.iter().any(|told| told.starts_with("57014")), "{answer:?}");
     });
 }
 

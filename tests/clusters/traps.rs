@@ -8,6 +8,7 @@ use postgres::{Client, SimpleQueryMessage};
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+use crate::raw::{RawClient, SYNC, bind, execute, parse_declaring};
 
 /// A cluster with objects that write when they are read, and Trunkline before it.
 fn prepared() -> (Cluster, Proxy) {
@@ -70,6 +71,56 @@ fn an_operator_a_cast_a_default_and_a_policy_that_write_run_on_the_primary() {
         answered(&mut client, "set role reader");
         answered(&mut client, "select * from guarded");
         assert_eq!(cluster.node(0).sql("select count(*) > 0 from log where what = 'policy'").unwrap(), "t");
+    });
+}
+
+#[test]
+fn a_type_that_only_a_parse_declares_is_looked_into() {
+    limited(|| {
+        let (cluster, proxy) = prepared();
+        let primary = cluster.node(0);
+        // What a replica has replayed of a sequence is ahead of what the primary answers.
+        let sql = "create function latest() returns bigint language sql stable as 'select last_value from tickets';
+            create domain drawn as bigint check (value <= latest()); create type pair as (a drawn, b int);
+            create type mood as enum ('good', 'bad'); select nextval('tickets')";
+        proxy.client().batch_execute(sql).unwrap();
+        caught_up(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let oid = |name: &str| primary.sql(&format!("select '{name}'::regtype::oid")).unwrap().parse::<u32>().unwrap();
+        let mut ask = |name: &str, types: &[u32], values: &[&[u8]]| {
+            let sql = format!("select {}", (1..=types.len()).map(|n| format!("${n}")).collect::<Vec<_>>().join(", "));
+            let (asked, given) = (parse_declaring(name, &sql, types), bind(name, values));
+            client.ask(&[&[asked, given, execute(), SYNC.to_vec()].concat()], 1)
+        };
+        for (name, kind, value) in [("", "drawn", "5"), ("a", "drawn[]", "{5}"), ("b", "pair", "(5,1)")] {
+            let answer = ask(name, &[25, oid(kind)], &[b"x", value.as_bytes()]);
+            assert!(answer.iter().any(|told| told.starts_with("23514")), "{kind}: {answer:?}");
+        }
+        // The same text with other types is another statement, and what has no code is read anywhere.
+        let on_replicas = || proxy.metric("trunkline_statements_total", "target=\"replica\"");
+        for (types, value) in [([25, 20], "5"), ([25, oid("mood")], "good")] {
+            let before = on_replicas();
+            let answer = ask("", &types, &[b"x", value.as_bytes()]);
+            assert!(answer.contains(&"row x".to_owned()), "{answer:?}");
+            assert!(on_replicas() > before, "{value}");
+        }
+    });
+}
+
+#[test]
+fn a_dump_has_the_rows_of_unlogged_tables() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create unlogged table t as select generate_series(1, 1000) as a").unwrap();
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let installation = trunkline::demo::installation::Installation::find().unwrap();
+        let mut dump = installation.command("pg_dump");
+        dump.args(["-h", "127.0.0.1", "-U", "bench", "-p", &proxy.port().to_string(), "bench"])
+            .env("PGPASSWORD", "bench");
+        let output = dump.output().unwrap();
+        let (dumped, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{said}");
+        assert_eq!(dumped.lines().filter(|line| line.parse::<u32>().is_ok()).count(), 1000);
     });
 }
 
