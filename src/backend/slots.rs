@@ -453,15 +453,8 @@ impl Slots {
     fn make_room(&self) -> bool {
         // Of all: one that has just been freed may be another's before it is served here.
         self.quotas.iter().for_each(|quota| quota.set_short(true));
-        let full = || self.quotas.iter().filter(|quota| quota.is_full());
-        // As long as another quota is in the way, it would be in vain.
-        let has_idle = |quota: &Arc<Quota>| {
-            quota.pools().into_iter().any(|pool| !std::ptr::eq(&*pool, self) && pool.idle_since().is_some())
-        };
-        if !full().all(has_idle) {
-            return false;
-        }
-        full().filter(|quota| quota.close_longest_idle(|pool| !std::ptr::eq(pool, self))).count() > 0
+        let full = self.quotas.iter().filter(|quota| quota.is_full());
+        full.filter(|quota| quota.close_longest_idle(|pool| !std::ptr::eq(pool, self))).count() > 0
     }
 
     /// Somebody else needs the place of a connection that has come back more than those who wait here, the first of them
@@ -474,8 +467,6 @@ impl Slots {
                 return false; // nobody waits because of it
             }
             let others = quota.pools().into_iter().filter(|pool| !std::ptr::eq(&**pool, self));
-            // Where another quota is in the way as well, what has come back is of no use there.
-            let others = others.filter(|pool| pool.quotas.iter().all(|own| Arc::ptr_eq(own, quota) || !own.is_full()));
             let since = others.filter_map(|pool| pool.waits_since(now)).min();
             let is_over = quota.is_over();
             // The connection serves one of those who wait here.

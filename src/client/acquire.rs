@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -42,7 +42,7 @@ pub enum Unmet {
     Refused(Refusal),
     /// The client has hung up while it waited: what it asked for is not run.
     Left,
-    /// Its database is another one by now: what it asks for may mean something else there.
+    /// Its nodes or its database are others by now, or its pool's mode: what it asks for is looked at again.
     Anew,
 }
 
@@ -154,9 +154,9 @@ impl Client {
                 begun = Instant::now();
             }
             if self.is_outdated() {
-                let before = (self.cluster().number, Arc::clone(&self.database));
+                let before = (self.cluster().number, Arc::clone(&self.database.server_name), self.mode);
                 self.renew().map_err(|gone| Refusal { code: SqlState::ADMIN_SHUTDOWN, message: gone.to_string() })?;
-                if (self.cluster().number, &*self.database.server_name) != (before.0, &*before.1.server_name) {
+                if (self.cluster().number, Arc::clone(&self.database.server_name), self.mode) != before {
                     return Err(Unmet::Anew);
                 }
                 excluded.clear();
@@ -222,7 +222,11 @@ impl Client {
                         }
                         // One that lets nobody in is no reason to keep a read from the others.
                         let is_last = !self.has_another(intent, node, &view, &avoided);
+                        let is_first = failure.is_none();
                         failure = Some(self.after_failure(node, error, is_last)?);
+                        if is_first {
+                            self.worker.metrics.retried(Retry::ConnectFailed);
+                        }
                         if is_read(intent) && !excluded.contains(&node) {
                             excluded.push(node);
                             self.turn = self.worker.turn();
@@ -236,11 +240,12 @@ impl Client {
                     return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message }.into());
                 }
                 Placement::AwaitFreshness => {
+                    let asked = Instant::now();
                     let found = self.await_freshness(intent, &excluded).await;
                     let now = Instant::now();
                     self.session.freshness.waited(found, now);
                     let outcome = if found { FreshnessOutcome::Replica } else { FreshnessOutcome::Primary };
-                    self.worker.metrics.freshness_waited(outcome, begun.elapsed());
+                    self.worker.metrics.freshness_waited(outcome, now - asked);
                     may_wait = found;
                 }
                 // The one that would take it is held, and so is every other.
@@ -274,23 +279,27 @@ impl Client {
         self.place.card.waits_long(Instant::now()) && self.stream.socket().has_ended()
     }
 
-    /// Returns when it has hung up. Whatever else the task is woken by, [`Card::heed`] wakes it each second.
+    /// Returns when it has hung up, for which it looks when [`Card::heed`] has it do so.
     async fn hangs_up(&self) {
-        std::future::poll_fn(|_| if self.has_hung_up() { Poll::Ready(()) } else { Poll::Pending }).await;
+        let look = |_: &mut Context<'_>| match self.place.card.is_to_look() && self.has_hung_up() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        };
+        std::future::poll_fn(look).await;
     }
 
     /// The same, or when another node than the one that it queues at has a server connection for it.
     async fn waits_in_vain(&mut self, intent: &Intent, placed: (NodeId, Reason), avoided: &[NodeId]) {
         std::future::poll_fn(|_| {
-            let now = Instant::now();
-            if !self.place.card.waits_long(now) {
+            if !self.place.card.is_to_look() {
                 return Poll::Pending;
             }
+            let now = Instant::now();
             let mut is_freer = || {
                 let view = self.cluster().view.load_full();
                 self.less_crowded(intent, placed, &view, avoided, now) != Placement::Node(placed.0, placed.1)
             };
-            if is_freer() || self.stream.socket().has_ended() { Poll::Ready(()) } else { Poll::Pending }
+            if is_freer() || self.has_hung_up() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -446,8 +455,7 @@ impl Client {
         waited: &mut Duration,
     ) -> Result<Lease, LeaseError> {
         let asked = Instant::now();
-        let deadline = asked + self.server.queue_timeout.saturating_sub(*waited);
-        let lease = self.lease_at(intent, placed, view, avoided, deadline).await;
+        let lease = self.lease_at(intent, placed, view, avoided).await;
         *waited += asked.elapsed();
         let mut lease = lease?;
         if self.is_spent(&mut lease) { Err(LeaseError::Fenced) } else { Ok(lease) }
@@ -460,10 +468,10 @@ impl Client {
         (node, reason): (NodeId, Reason),
         view: &View,
         avoided: &[NodeId],
-        deadline: Instant,
     ) -> Result<Lease, LeaseError> {
         let Some(pool) = self.pool(node, view) else { return Err(LeaseError::Fenced) };
         let mut changed = self.cluster().changed.clone();
+        let deadline = Instant::now() + self.server.queue_timeout;
         let may_go_elsewhere = pool.lacks_room() && self.has_another(intent, node, view, avoided);
         let worker = self.worker.number;
         let lease = async {
@@ -579,7 +587,6 @@ impl Client {
             ConnectClass::Starting => (self.cluster().doubt)(node, Doubt::Stopping),
             _ => (self.cluster().doubt)(node, Doubt::Lost),
         }
-        self.worker.metrics.retried(Retry::ConnectFailed);
         Ok(error)
     }
 
@@ -649,8 +656,10 @@ impl Client {
             changed.mark_unchanged();
             let view = self.cluster().view.load_full();
             self.session.freshness.settle(&view);
-            if !matches!(self.place(intent, &view, excluded, true, Instant::now()), Placement::AwaitFreshness) {
-                return true;
+            match self.place(intent, &view, excluded, true, Instant::now()) {
+                Placement::AwaitFreshness => {}
+                Placement::Node(node, _) => return view.node(node).is_some_and(|node| node.role != Role::Primary),
+                _ => return false,
             }
             if timers::timeout_at(deadline.into(), changed.changed()).await.is_err() {
                 return false;

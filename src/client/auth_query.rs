@@ -138,8 +138,8 @@ impl AuthQuery {
         }
     }
 
-    /// The primary knows best; a replica may know something of a moment ago. Whoever refuses the question decides: what was
-    /// known before may have been taken back since.
+    /// The primary knows best; a replica may know something of a moment ago. Where the primary refuses the question, what was
+    /// known before may have been taken back since; a replica may refuse what it lacks, or because it is one.
     async fn ask(&self, sql: &str, name: &str, cluster: &Cluster) -> Result<Vec<Row>, Unanswered> {
         let view = cluster.view.load_full();
         let mut silence = "no node can be asked".to_owned();
@@ -147,6 +147,7 @@ impl AuthQuery {
             let endpoint = Endpoint::new(Arc::clone(&node.address), Arc::clone(&cluster.tls));
             match self.ask_node(sql, name, endpoint).await {
                 Err(Unanswered::Silence(why)) => silence = why,
+                Err(Unanswered::Refused(why)) if view.primary != Some(node.id) => silence = why,
                 answer => return answer,
             }
         }

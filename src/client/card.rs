@@ -32,8 +32,8 @@ pub struct Card {
     is_timed: Cell<bool>,
     /// It has been cancelled for that.
     is_overdue: Cell<bool>,
-    /// It is to be parked, unless it has something to say.
-    is_to_park: Cell<bool>,
+    /// What its task is to do when it is polled next.
+    wish: Cell<Wish>,
     /// How often it has spoken soon after it was parked: the longer it is waited for the next time.
     restlessness: Cell<u8>,
 }
@@ -50,6 +50,16 @@ struct Notes {
     waker: Option<Waker>,
     /// What cancels its statement.
     cancellable: Option<Arc<Cancellable>>,
+}
+
+/// What a client's task is wanted to do, asked once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Nothing,
+    /// To be parked, unless it has something to say.
+    Park,
+    /// To look whether what it waits for is still of use.
+    Look,
 }
 
 /// A client that has said nothing for so long is parked.
@@ -171,7 +181,7 @@ impl Card {
             ending: Cell::new(None),
             is_timed: Cell::new(false),
             is_overdue: Cell::new(false),
-            is_to_park: Cell::new(false),
+            wish: Cell::new(Wish::Nothing),
             restlessness: Cell::new(0),
         }
     }
@@ -308,10 +318,27 @@ impl Card {
                 self.end(Ending::Overdue);
             }
             // It looks whether its client is still there.
-            Doing::Waiting if self.waits_long(now) => self.wake(),
+            Doing::Waiting if self.waits_long(now) => {
+                self.wish.set(Wish::Look);
+                self.wake();
+            }
             _ => {}
         }
         None
+    }
+
+    /// It is to look whether what it waits for is still of use. Asked once.
+    pub fn is_to_look(&self) -> bool {
+        self.is_wanted_to(Wish::Look)
+    }
+
+    #[inline]
+    fn is_wanted_to(&self, wish: Wish) -> bool {
+        let is_wanted = self.wish.get() == wish;
+        if is_wanted {
+            self.wish.set(Wish::Nothing);
+        }
+        is_wanted
     }
 
     /// It has waited for a while.
@@ -335,14 +362,14 @@ impl Card {
         // Over TLS it keeps its task.
         let may_be_parked = self.encryption.get().is_none();
         let is_quiet = may_be_parked && self.doing.get() == Doing::Idle && self.has_lasted(self.patience(), now);
-        self.is_to_park.set(is_quiet);
+        self.wish.set(if is_quiet { Wish::Park } else { Wish::Nothing });
         is_quiet
     }
 
     /// It is to be parked. Asked once: then it is parked, or has something to say.
     #[inline]
     pub fn is_to_park(&self) -> bool {
-        self.is_to_park.replace(false)
+        self.is_wanted_to(Wish::Park)
     }
 
     /// It is parked: nobody is woken for it.

@@ -325,7 +325,10 @@ impl Client {
     fn renew_while_held(&mut self) -> Result<(), Gone> {
         let server = self.worker.server();
         let (database, user) = (self.database_in(&server)?, &self.session.identity.user);
+        // Patroni may have listed nodes in another order to whoever watches them now.
+        let gate = |held: &HeldLease| server.cluster(&database).gate(held.lease.node()).map(Arc::as_ptr);
         let is_same = server.cluster(&database).number == self.cluster().number
+            && self.held.as_ref().is_none_or(|held| gate(held) == Some(Arc::as_ptr(held.lease.pool().gate())))
             && database.server_name == self.database.server_name
             && server.mode_of(&database, user) == self.mode;
         self.looked_at = Some(server);
@@ -519,7 +522,8 @@ impl Client {
                 Ok(())
             }
             Err(Unmet::Refused(refusal)) => {
-                self.worker.metrics.statement_routed(Target::None, intent.reason().index());
+                let count = self.session.gathered.executes.max(1);
+                self.worker.metrics.statements_routed(Target::None, intent.reason().index(), count);
                 self.refuse(refusal, buffers).await
             }
             Err(Unmet::Left) => Err(Farewell::Left),

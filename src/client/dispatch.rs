@@ -366,6 +366,9 @@ impl Client {
             ExchangeError::Timeout => {
                 self.losses.on.push(lease.node());
                 tokio::task::spawn_local(stop_statement(lease));
+                if self.stream.socket().has_ended() {
+                    return Err(Farewell::Left); // nobody is there to whom it could be run again
+                }
                 if self.losses.on.len() < MOST_WAITS {
                     self.worker.metrics.retried(Retry::NotSent);
                     return Ok(());

@@ -116,7 +116,9 @@ impl Client {
         } else if is_inside {
             self.leave_transaction();
         } else if let Some(held) = self.held.take() {
-            self.give_back(held.lease, Instant::now());
+            let now = Instant::now();
+            self.account_for(&held, now);
+            self.give_back(held.lease, now);
         }
         if is_inside && !is_refused_within {
             // What stands behind the refused one has begun it, and begins it again.
@@ -215,6 +217,7 @@ impl Client {
             log.clear();
         }
         self.session.forget_begin();
+        let ended = self.outcome(how);
         let loss = self.session.lost(how);
         self.note_doubt(&loss, how, is_torn, now);
         if self.session.has_untold_loss() {
@@ -234,7 +237,7 @@ impl Client {
             }
             // The client waits for the rest of a message: nothing else could be said to it.
             loss if is_torn => {
-                self.count_untold(&loss);
+                self.count_untold(&loss, ended);
                 Err(Farewell::Torn)
             }
             Loss::Answered(out) => {
@@ -253,7 +256,22 @@ impl Client {
                 buffers.to_client.extend_from_slice(&out);
                 self.flush(buffers).await
             }
-            Loss::End(message) => Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, message)),
+            Loss::End(message) => {
+                ended.into_iter().for_each(|outcome| self.worker.metrics.transaction_lost(outcome));
+                Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, message))
+            }
+        }
+    }
+
+    /// What becomes of the transaction that a session is in, or of the statement that it runs, if it ends with its server
+    /// connection; None: it was idle.
+    fn outcome(&self, how: Circumstances) -> Option<LossCount> {
+        let is_open = self.session.status() != backend::TransactionStatus::Idle;
+        let may_be_done = self.session.awaits_replies() && how.sent && !how.is_read;
+        if may_be_done && (!is_open || self.session.commit_is_under_way()) {
+            Some(LossCount::Unknown)
+        } else {
+            is_open.then_some(LossCount::RolledBack)
         }
     }
 
@@ -267,10 +285,13 @@ impl Client {
     }
 
     /// What the client would be told counts as if it were.
-    fn count_untold(&self, loss: &Loss) {
+    fn count_untold(&self, loss: &Loss, ended: Option<LossCount>) {
         match loss {
             Loss::Report(code, out) if !out.is_empty() => self.count_reported(*code),
-            Loss::End(_) => self.worker.metrics.error_sent(SqlState::ADMIN_SHUTDOWN.as_str()),
+            Loss::End(_) => {
+                self.worker.metrics.error_sent(SqlState::ADMIN_SHUTDOWN.as_str());
+                ended.into_iter().for_each(|outcome| self.worker.metrics.transaction_lost(outcome));
+            }
             Loss::Report(..) | Loss::Answered(_) | Loss::RunAgain => {}
         }
     }

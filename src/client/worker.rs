@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use hashbrown::HashMap;
 
 use super::card::{Card, ClientReport};
 use super::console;
@@ -56,7 +57,7 @@ pub struct Worker {
     pub places: Places,
     /// Hears of the parked ones.
     watch: RefCell<Option<Watch>>,
-    tallies: RefCell<Vec<(Arc<str>, Rc<Tally>)>>,
+    tallies: RefCell<HashMap<Arc<str>, Rc<Tally>>>,
     /// What clients have come with lately.
     settings: RefCell<VecDeque<Settings>>,
     /// Where they have come to lately.
@@ -238,7 +239,8 @@ impl Worker {
         // What was too long may not be any more.
         let of = |server: &Server| (server.limits.statement_cache_bytes, server.limits.statement_bytes);
         if of(&server) != of(&self.server.borrow()) {
-            *self.cache.borrow_mut() = new_cache(&server);
+            let mut cache = self.cache.borrow_mut();
+            *cache = new_cache(&server).counting_on(&cache);
         }
         self.parse.set(usual_settings(&server));
         *self.server.borrow_mut() = server;
@@ -304,12 +306,15 @@ impl Worker {
     /// Where clients of this database are counted.
     pub fn tally(&self, database: &Arc<str>) -> Rc<Tally> {
         let mut tallies = self.tallies.borrow_mut();
-        if let Some((_, tally)) = tallies.iter().find(|(name, _)| name == database) {
+        if let Some(tally) = tallies.get(database) {
             return Rc::clone(tally);
         }
-        let tally = Rc::new(Tally::default());
-        tallies.push((Arc::clone(database), Rc::clone(&tally)));
-        tally
+        if tallies.len() >= MOST_TALLIES {
+            // What stands for every name, and has nobody left, is forgotten: names come and go with it.
+            let server = self.server.borrow();
+            tallies.retain(|name, tally| Rc::strong_count(tally) > 1 || server.databases.contains_key(name));
+        }
+        Rc::clone(tallies.entry(Arc::clone(database)).or_default())
     }
 
     /// The same settings, as those hold them who have come with them before: so they are equal at a glance, and of a
@@ -363,14 +368,13 @@ impl Worker {
         self.publish();
         let (server, now) = (self.server(), Instant::now());
         let limits = &server.limits;
-        if !limits.are_looked_at() {
-            return;
-        }
         for cancel in self.places.heed(limits, now) {
             self.metrics.limit_met(Limit::Query);
             tokio::task::spawn_local(async move { cancel.arrive().await });
         }
-        tokio::task::spawn_local(parked::rouse(Rc::clone(self), Card::is_ended));
+        if limits.are_looked_at() {
+            tokio::task::spawn_local(parked::rouse(Rc::clone(self), Card::is_ended));
+        }
     }
 }
 
@@ -394,6 +398,9 @@ fn usual_settings(server: &Server) -> ParseSettings {
 fn new_cache(server: &Server) -> sql::Cache {
     sql::Cache::with_seed(server.limits.statement_cache_bytes, rand::random()).classifying_by(timed)
 }
+
+/// So many databases are counted by a worker before those are forgotten that nobody has configured and nobody is there for.
+const MOST_TALLIES: usize = 1000;
 
 /// The one of those known lately that is the same, or a new one.
 fn shared<T: Clone>(known: &mut VecDeque<T>, is_same: impl Fn(&T) -> bool, new: impl FnOnce() -> T) -> T {

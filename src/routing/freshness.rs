@@ -219,6 +219,11 @@ impl Freshness {
     /// so call it when nothing of the session is under way.
     pub fn must_see(&mut self, position: Position, now: Instant) {
         self.home = None;
+        let known = self.floor.and_then(|floor| floor.timeline).zip(position.timeline);
+        if known.is_some_and(|(own, told)| told < own) {
+            // Of an earlier history: where it is in the later one, only the primary tells.
+            return self.wrote(now);
+        }
         self.raise(position.lsn, position.timeline, now);
     }
 

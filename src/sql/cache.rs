@@ -62,6 +62,12 @@ impl Cache {
         self
     }
 
+    /// It takes the place of another, whose counts go on.
+    pub fn counting_on(mut self, before: &Self) -> Self {
+        self.counters = before.counters;
+        self
+    }
+
     /// What the query string is, as [`classify_bytes`] has it.
     pub fn get(&mut self, text: &[u8], settings: &ParseSettings) -> Arc<Statement> {
         let sort = Sort::of(By::Text, settings);

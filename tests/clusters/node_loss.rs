@@ -91,6 +91,33 @@ fn a_transaction_that_is_lost_while_its_client_is_quiet_is_counted_at_once_and_i
 }
 
 #[test]
+fn what_a_session_loses_that_ends_with_its_node_is_counted() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let lost = |outcome| proxy.metric("trunkline_transactions_lost_total", &format!("outcome=\"{outcome}\""));
+        let listening = || {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query("listen news");
+            client
+        };
+        let (mut idle, mut open, mut writes) = (listening(), listening(), listening());
+        idle.query("select 1");
+        open.query("begin; insert into t values (1)");
+        writes.send(&[&query("insert into t select 2 from pg_sleep(30)")]);
+        thread::sleep(Duration::from_millis(300));
+        cluster.node(0).kill().unwrap();
+        cluster.node(0).start().unwrap();
+        for client in [&mut idle, &mut open, &mut writes] {
+            let end = client.until_end();
+            assert!(end.iter().any(|told| told.starts_with("57P01")), "{end:?}");
+        }
+        assert_eq!((lost("rolled_back"), lost("unknown"), lost("cut_short")), (1.0, 1.0, 0.0));
+    });
+}
+
+#[test]
 fn a_primary_that_crashes_leaves_only_writes_in_flight_in_doubt() {
     limited(|| {
         for how in ["immediate", "killed", "backend"] {

@@ -235,8 +235,18 @@ fn what_somebody_waited_for_who_has_hung_up_is_not_run() {
         holds.batch_execute("commit").unwrap();
         let mut next = proxy.client();
         next.batch_execute("insert into t values (4)").unwrap();
+        // Nor while it is paused.
+        console(&proxy).simple_query("PAUSE").unwrap();
+        let before = clients();
+        let mut paused = RawClient::connect(proxy.port(), &[]);
+        paused.send(&[&query("insert into t values (5)")]);
+        thread::sleep(Duration::from_millis(300));
+        drop(paused);
+        eventually("it is gone", SOON, || clients() <= before);
+        console(&proxy).simple_query("RESUME").unwrap();
+        next.batch_execute("insert into t values (6)").unwrap();
         let found = cluster.node(0).sql("select string_agg(a::text, ',' order by a) from t").unwrap();
-        assert_eq!(found, "1,4");
+        assert_eq!(found, "1,4,6");
     });
 }
 

@@ -138,6 +138,27 @@ const COURTESIES: [(&str, &str); 8] = [
     ("RESET", "RESET"),
 ];
 
+/// First words of those that take something behind them.
+const COMMANDS: [&str; 17] = [
+    "SHOW",
+    "HELP",
+    "RELOAD",
+    "PAUSE",
+    "RESUME",
+    "ENABLE",
+    "DISABLE",
+    "KILL",
+    "KILL_CLIENT",
+    "RECONNECT",
+    "WAIT_CLOSE",
+    "DRAIN",
+    "ATTACH",
+    "SWITCHOVER",
+    "SHUTDOWN",
+    "FORGET",
+    "EXPLAIN",
+];
+
 /// Settings of a session that drivers set and that mean nothing here.
 const SETTINGS_OF_DRIVERS: [&str; 12] = [
     "application_name",
@@ -156,26 +177,65 @@ const SETTINGS_OF_DRIVERS: [&str; 12] = [
 
 /// The commands of a text, which semicolons separate.
 pub(super) fn split(text: &str) -> Vec<&str> {
-    let (mut parts, mut begin, mut quote) = (Vec::new(), 0, None);
-    for (at, character) in text.char_indices() {
-        match (quote, character) {
-            (None, '\'' | '"') => quote = Some(character),
-            (Some(open), _) if open == character => quote = None,
-            (None, ';') => {
-                parts.extend(text.get(begin..at));
-                begin = at + 1;
-            }
-            _ => {}
+    let (mut parts, mut rest) = (Vec::new(), text);
+    let mut at = 0;
+    while let Some(character) = rest.get(at..).and_then(|behind| behind.chars().next()) {
+        if character == ';' {
+            parts.extend(rest.get(..at));
+            rest = rest.get(at + 1..).unwrap_or_default();
+            at = 0;
+        } else {
+            at += length_of_whole(rest.get(at..).unwrap_or_default()).unwrap_or(character.len_utf8());
         }
     }
-    parts.extend(text.get(begin..));
+    parts.push(rest);
     parts.retain(|part| !part.trim().is_empty());
     parts
 }
 
+/// How long what the text begins with is, if no semicolon separates anything in it: a quoted text or name, what stands in
+/// dollar quotes, a comment.
+fn length_of_whole(text: &str) -> Option<usize> {
+    let up_to = |end: &str, from: usize| {
+        let behind = text.get(from..).unwrap_or_default();
+        Some(behind.find(end).map_or(text.len(), |at| from + at + end.len()))
+    };
+    match text.as_bytes() {
+        [b'\'', ..] => up_to("'", 1),
+        [b'"', ..] => up_to("\"", 1),
+        [b'-', b'-', ..] => up_to("\n", 2),
+        [b'/', b'*', ..] => up_to("*/", 2),
+        [b'$', ..] => {
+            let tag = text.get(1..)?.split_once('$')?.0;
+            let is_tag =
+                tag.chars().all(|c| c.is_alphanumeric() || c == '_') && !tag.starts_with(|c: char| c.is_numeric());
+            let quote = text.get(..tag.len() + 2)?;
+            if is_tag { up_to(quote, quote.len()) } else { None }
+        }
+        _ => None,
+    }
+}
+
+/// The words of a command, of which a quoted one may have blanks in it.
+fn words(text: &str) -> Vec<&str> {
+    let (mut words, mut rest) = (Vec::new(), text.trim_start());
+    while !rest.is_empty() {
+        let mut length = 0;
+        while let Some(next) =
+            rest.get(length..).and_then(|behind| behind.chars().next()).filter(|c| !c.is_whitespace())
+        {
+            let quoted = rest.get(length..).filter(|_| matches!(next, '\'' | '"')).and_then(length_of_whole);
+            length += quoted.unwrap_or(next.len_utf8());
+        }
+        words.extend(rest.get(..length));
+        rest = rest.get(length..).unwrap_or_default().trim_start();
+    }
+    words
+}
+
 /// What a text between semicolons asks.
 pub(super) fn read(text: &str) -> Result<Command, Unknown> {
-    let words: Vec<&str> = text.split_whitespace().collect();
+    let words = words(text);
     let upper: Vec<String> = words.iter().map(|word| word.to_ascii_uppercase()).collect();
     let upper: Vec<&str> = upper.iter().map(|word| &**word).collect();
     let name = |at: usize| words.get(at).map(|word| Arc::from(unquoted(word)));
@@ -215,6 +275,12 @@ pub(super) fn read(text: &str) -> Result<Command, Unknown> {
         }
         [first, ..] => match COURTESIES.iter().find(|(word, _)| word == first) {
             Some((_, tag)) => Command::Courtesy(tag),
+            None if COMMANDS.contains(first) => {
+                return Err(Unknown {
+                    message: format!("what stands behind {first} is not what the console knows there"),
+                    hint: "SHOW HELP lists its commands; a name with blanks stands in double quotes".to_owned(),
+                });
+            }
             None => return Err(unknown(first)),
         },
     })
@@ -277,7 +343,8 @@ mod tests {
     #[test]
     fn commands_are_read_whatever_their_case() {
         assert_eq!(read("show pools"), Ok(Command::Show(Subject::Pools)));
-        assert_eq!(read("  Pause  \"My Db\" ").unwrap_err().message, "the console has no command PAUSE");
+        assert_eq!(read("  Pause  \"My Db\" "), Ok(Command::Pause(Some("My Db".into()))));
+        assert!(read("pause My Db").unwrap_err().message.contains("behind PAUSE"));
         assert_eq!(read("pause \"MyDb\""), Ok(Command::Pause(Some("MyDb".into()))));
         assert_eq!(read("PAUSE"), Ok(Command::Pause(None)));
         assert_eq!(read("drain node 10.0.0.1:5432"), Ok(Command::Drain("10.0.0.1:5432".into(), true)));
@@ -295,6 +362,12 @@ mod tests {
     #[test]
     fn semicolons_in_quotes_do_not_separate() {
         assert_eq!(split("show pools; explain route select ';' ;;"), ["show pools", " explain route select ';' "]);
+        for whole in
+            ["explain route do $$ begin f(); end $$", "/* don't; */ show pools", "$a$ ; $$ ; $a$", "-- ;'\n show pools"]
+        {
+            assert_eq!(split(&format!("{whole}; help")), [whole, " help"]);
+        }
+        assert_eq!(split("explain route select $1; help"), ["explain route select $1", " help"]);
     }
 
     #[test]
