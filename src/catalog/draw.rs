@@ -658,7 +658,8 @@ impl<'a> Drawing<'a> {
         let name = self.rows.builtins.get(&oid)?;
         let is_listed = self.lists.primary.iter().any(|pattern| pattern.matches("pg_catalog", name));
         let class = class_of(&Name { schema: None, name: (**name).into() });
-        let is_safe = matches!(class, Some(Class::Safe | Class::NamesObject | Class::ReadsSetting));
+        // Which setting it asks for is seen where its name is written only.
+        let is_safe = matches!(class, Some(Class::Safe | Class::NamesObject));
         // Those that nobody has judged are steps of the server's own views.
         (is_listed || class.is_some() && !is_safe).then_some(Why::Function)
     }

@@ -292,8 +292,8 @@ impl Body {
 /// Those of PostgreSQL's extensions that are not volatile and run text: tablefunc's and xml2's.
 const RUNS_TEXT: &[&str] = &["connectby_text", "connectby_text_serial", "crosstab", "crosstab_hash", "xpath_table"];
 
-/// Those that keep something of their own: dblink's connections.
-const KEEPS: &[&str] = &["dblink_connect"];
+/// Those that keep something of their own: dblink's connections, what isn takes for a number.
+const KEEPS: &[&str] = &["accept_weak_input", "dblink_connect"];
 
 /// Libraries of extensions whose volatile functions do: variables, hypothetical indexes, what the next calls go by.
 const KEEPING: &[&str] = &["hll", "hypopg", "orafce", "pg_variables", "set_user", "temporal_tables"];

@@ -412,6 +412,11 @@ const NAME: Oid = 19;
 /// record, any, anyelement, anynonarray, anycompatible and anycompatiblenonarray: any table's row will do.
 const TAKE_ROWS: [Oid; 6] = [2249, 2276, 2283, 2776, 5077, 5079];
 
+/// The type of a row of one of PostgreSQL's own relations, which have numbers of their own or those that initdb gives out.
+fn is_system_row(oid: Oid) -> bool {
+    matches!(oid, 71 | 75 | 81 | 83 | 1248 | 2842 | 2843 | 4066 | 6101 | 10_000..FIRST_OWN)
+}
+
 /// An argument can be taken for this type without being cast. When in doubt, it can.
 fn can_become(given: &Argument, wanted: Oid) -> bool {
     let is_string = matches!(wanted, TEXT | OTHER_TEXT_FIRST..=OTHER_TEXT_LAST | NAME);
@@ -576,7 +581,8 @@ impl<'a> Look<'a> {
         let name = Name { schema: None, name: Arc::clone(attribute) };
         let call = Call { name, arguments: Some(SmallVec::from_elem(Argument::Unknown, 1)) };
         for function in picture.candidates(&call, path) {
-            let may_be = |oid: &Oid| applies || TAKE_ROWS.contains(oid) || self.sources.contains(oid);
+            let may_be =
+                |oid: &Oid| applies || TAKE_ROWS.contains(oid) || is_system_row(*oid) || self.sources.contains(oid);
             if !picture.arguments_of(function).first().is_some_and(may_be) {
                 continue;
             }
@@ -585,6 +591,10 @@ impl<'a> Look<'a> {
             }
             picture.arguments_of(function).iter().for_each(|&oid| self.may_be_made(oid));
             function.results.iter().for_each(|&oid| self.may_occur(oid));
+        }
+        // And a cast where t is a type.
+        for oid in picture.types_named(&call.name, path).filter(|_| applies) {
+            self.may_be_made(oid);
         }
         Ok(())
     }

@@ -241,12 +241,14 @@ impl Client {
                 }
                 Placement::AwaitFreshness => {
                     let asked = Instant::now();
-                    let found = self.await_freshness(intent, &excluded).await;
-                    let now = Instant::now();
-                    self.session.freshness.waited(found, now);
-                    let outcome = if found { FreshnessOutcome::Replica } else { FreshnessOutcome::Primary };
-                    self.worker.metrics.freshness_waited(outcome, now - asked);
-                    may_wait = found;
+                    // Where nobody can answer now, the wait was neither of use nor in vain.
+                    if let Some(found) = self.await_freshness(intent, &excluded).await {
+                        let now = Instant::now();
+                        self.session.freshness.waited(found, now);
+                        let outcome = if found { FreshnessOutcome::Replica } else { FreshnessOutcome::Primary };
+                        self.worker.metrics.freshness_waited(outcome, now - asked);
+                        may_wait = found;
+                    }
                 }
                 // The one that would take it is held, and so is every other.
                 Placement::AwaitPrimary(_) if is_read(intent) && !held.is_empty() && excluded.is_empty() => {
@@ -646,8 +648,8 @@ impl Client {
         }
     }
 
-    /// Waits, a few milliseconds at most, until a replica has what the session must see.
-    async fn await_freshness(&mut self, intent: &Intent, excluded: &[NodeId]) -> bool {
+    /// Waits, a few milliseconds at most, until a replica has what the session must see; None: no node can answer any more.
+    async fn await_freshness(&mut self, intent: &Intent, excluded: &[NodeId]) -> Option<bool> {
         let deadline = Instant::now() + self.server.freshness_wait;
         self.ask_for_positions();
         self.follow_replicas(deadline);
@@ -658,11 +660,11 @@ impl Client {
             self.session.freshness.settle(&view);
             match self.place(intent, &view, excluded, true, Instant::now()) {
                 Placement::AwaitFreshness => {}
-                Placement::Node(node, _) => return view.node(node).is_some_and(|node| node.role != Role::Primary),
-                _ => return false,
+                Placement::Node(node, _) => return view.node(node).map(|node| node.role != Role::Primary),
+                _ => return None,
             }
             if timers::timeout_at(deadline.into(), changed.changed()).await.is_err() {
-                return false;
+                return Some(false);
             }
         }
     }

@@ -362,7 +362,11 @@ impl Card {
         // Over TLS it keeps its task.
         let may_be_parked = self.encryption.get().is_none();
         let is_quiet = may_be_parked && self.doing.get() == Doing::Idle && self.has_lasted(self.patience(), now);
-        self.wish.set(if is_quiet { Wish::Park } else { Wish::Nothing });
+        if is_quiet {
+            self.wish.set(Wish::Park);
+        } else {
+            self.is_wanted_to(Wish::Park);
+        }
         is_quiet
     }
 

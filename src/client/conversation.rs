@@ -325,10 +325,7 @@ impl Client {
     fn renew_while_held(&mut self) -> Result<(), Gone> {
         let server = self.worker.server();
         let (database, user) = (self.database_in(&server)?, &self.session.identity.user);
-        // Patroni may have listed nodes in another order to whoever watches them now.
-        let gate = |held: &HeldLease| server.cluster(&database).gate(held.lease.node()).map(Arc::as_ptr);
-        let is_same = server.cluster(&database).number == self.cluster().number
-            && self.held.as_ref().is_none_or(|held| gate(held) == Some(Arc::as_ptr(held.lease.pool().gate())))
+        let is_same = server.cluster(&database).has_nodes_of(self.cluster())
             && database.server_name == self.database.server_name
             && server.mode_of(&database, user) == self.mode;
         self.looked_at = Some(server);
@@ -349,7 +346,7 @@ impl Client {
         let user = server.users.get(&self.session.identity.user);
         // What the client has proved itself is good as long as nothing else is configured.
         let password = user.and_then(|user| user.server_password.clone()).or(self.password.take());
-        if server.cluster(&database).number != self.cluster().number {
+        if !server.cluster(&database).has_nodes_of(self.cluster()) {
             // Nodes have other numbers there.
             self.session.freshness.renumbered();
             self.forget_losses();

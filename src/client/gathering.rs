@@ -16,7 +16,7 @@ use crate::metrics::Limit;
 use crate::net::ReadBuffer;
 use crate::routing::{Catalog, Intent, Reads, Ruling};
 use crate::session::{End, Held, Surroundings};
-use crate::sql::{CopyDirection, Statement};
+use crate::sql::Statement;
 use crate::wire::{Header, SqlState, backend, frame, frontend};
 
 /// A batch for the primary that is longer than this is not collected whole before it is sent: what few batches exceed, so
@@ -71,11 +71,7 @@ impl Client {
     /// COPY FROM STDIN asks for its data without a Sync, and whoever waits for that has sent none.
     fn cut_before_copy(&mut self) {
         let gathered = &mut self.session.gathered;
-        let takes_data = |statement: &Statement| statement.parts.iter().any(|part| part.copy == CopyDirection::In);
-        // Where it was prepared before, the unit begins with it.
-        let last = gathered.parsed.back().map(|prepared| &prepared.statement).or(gathered.first.as_ref());
-        let is_copy = last.is_some_and(|statement| takes_data(statement));
-        if gathered.executes > 0 && is_copy && matches!(gathered.intent, Some(Intent::Primary(_))) {
+        if gathered.takes_data() && matches!(gathered.intent, Some(Intent::Primary(_))) {
             gathered.end.get_or_insert(End::Flush);
         }
     }

@@ -217,7 +217,6 @@ impl Client {
             log.clear();
         }
         self.session.forget_begin();
-        let ended = self.outcome(how);
         let loss = self.session.lost(how);
         self.note_doubt(&loss, how, is_torn, now);
         if self.session.has_untold_loss() {
@@ -237,7 +236,7 @@ impl Client {
             }
             // The client waits for the rest of a message: nothing else could be said to it.
             loss if is_torn => {
-                self.count_untold(&loss, ended);
+                self.count_untold(&loss);
                 Err(Farewell::Torn)
             }
             Loss::Answered(out) => {
@@ -256,27 +255,19 @@ impl Client {
                 buffers.to_client.extend_from_slice(&out);
                 self.flush(buffers).await
             }
-            Loss::End(message) => {
-                ended.into_iter().for_each(|outcome| self.worker.metrics.transaction_lost(outcome));
+            Loss::End(message, cost) => {
+                cost.into_iter().for_each(|code| self.count_lost(code));
                 Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, message))
             }
         }
     }
 
-    /// What becomes of the transaction that a session is in, or of the statement that it runs, if it ends with its server
-    /// connection; None: it was idle.
-    fn outcome(&self, how: Circumstances) -> Option<LossCount> {
-        let is_open = self.session.status() != backend::TransactionStatus::Idle;
-        let may_be_done = self.session.awaits_replies() && how.sent && !how.is_read;
-        if may_be_done && (!is_open || self.session.commit_is_under_way()) {
-            Some(LossCount::Unknown)
-        } else {
-            is_open.then_some(LossCount::RolledBack)
-        }
-    }
-
     fn count_reported(&self, code: SqlState) {
         self.worker.metrics.error_sent(code.as_str());
+        self.count_lost(code);
+    }
+
+    fn count_lost(&self, code: SqlState) {
         self.worker.metrics.transaction_lost(match code {
             SqlState::SERIALIZATION_FAILURE | SqlState::ADMIN_SHUTDOWN => LossCount::RolledBack,
             SqlState::CONNECTION_FAILURE => LossCount::CutShort,
@@ -285,12 +276,12 @@ impl Client {
     }
 
     /// What the client would be told counts as if it were.
-    fn count_untold(&self, loss: &Loss, ended: Option<LossCount>) {
+    fn count_untold(&self, loss: &Loss) {
         match loss {
             Loss::Report(code, out) if !out.is_empty() => self.count_reported(*code),
-            Loss::End(_) => {
+            Loss::End(_, cost) => {
                 self.worker.metrics.error_sent(SqlState::ADMIN_SHUTDOWN.as_str());
-                ended.into_iter().for_each(|outcome| self.worker.metrics.transaction_lost(outcome));
+                cost.iter().for_each(|code| self.count_lost(*code));
             }
             Loss::Report(..) | Loss::Answered(_) | Loss::RunAgain => {}
         }
@@ -301,7 +292,7 @@ impl Client {
     fn note_doubt(&mut self, loss: &Loss, how: Circumstances, is_torn: bool, now: Instant) {
         let may_be_done = match loss {
             Loss::Report(code, _) => is_torn || *code == SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
-            Loss::End(_) => true,
+            Loss::End(..) => true,
             Loss::RunAgain | Loss::Answered(_) => false,
         };
         if may_be_done && how.sent && !how.is_read {

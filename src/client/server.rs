@@ -413,6 +413,16 @@ impl Server {
 }
 
 impl Cluster {
+    /// Its nodes are those of this one by another configuration, each with its number: Patroni may have listed some in another
+    /// order to whoever watches them now.
+    pub fn has_nodes_of(&self, other: &Self) -> bool {
+        let is_watched_on = Arc::ptr_eq(&self.view, &other.view);
+        let address =
+            |cluster: &Self, node: &NodeView| cluster.view.load().node(node.id).map(|node| Arc::clone(&node.address));
+        let has_same = |node: &NodeView| address(self, node).is_some_and(|address| address == node.address);
+        self.number == other.number && (is_watched_on || other.view.load().nodes.iter().all(has_same))
+    }
+
     /// The gate of a node.
     pub fn gate(&self, node: NodeId) -> Option<&Arc<Gate>> {
         self.gates.get(usize::from(node.0))

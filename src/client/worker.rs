@@ -310,7 +310,7 @@ impl Worker {
             return Rc::clone(tally);
         }
         if tallies.len() >= MOST_TALLIES {
-            // What stands for every name, and has nobody left, is forgotten: names come and go with it.
+            // Of what stands for every name, those are forgotten that nobody uses now: names come and go with it.
             let server = self.server.borrow();
             tallies.retain(|name, tally| Rc::strong_count(tally) > 1 || server.databases.contains_key(name));
         }

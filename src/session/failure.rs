@@ -20,8 +20,9 @@ pub enum Loss {
     Answered(BytesMut),
     /// The client is told with these bytes, and the session goes on.
     Report(SqlState, BytesMut),
-    /// What the session had on its server connection is gone: it must end, with this message.
-    End(&'static str),
+    /// What the session had on its server connection is gone: it must end, with this message. What of it is lost besides, by the
+    /// SQLSTATE that one would be told who could go on; None: nothing was under way.
+    End(&'static str, Option<SqlState>),
 }
 
 /// How the node was lost.
@@ -46,12 +47,14 @@ impl Session {
         self.gathered = Gathered::default();
         let ended = self.leave_what_has_ended();
         if !self.pins.is_empty() || self.keeps_lease {
-            return Loss::End("the server connection that held this session's state was lost");
+            let cost = self.cost_of_ending(how);
+            return Loss::End("the server connection that held this session's state was lost", cost);
         }
         let is_left = self.may_lose_remains() && (self.owed.is_empty() || self.touched_for_good);
         let is_committed = self.transaction.status == TransactionStatus::Idle || self.touched_for_good;
         if is_committed && (is_left || !self.touched.is_empty()) {
-            return Loss::End("the session's settings were lost with its server connection");
+            let cost = self.cost_of_ending(how);
+            return Loss::End("the session's settings were lost with its server connection", cost);
         }
         let can_begin_anew = self.can_begin_anew();
         self.forget_remains();
@@ -95,6 +98,35 @@ impl Session {
             SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
             "the server connection was lost and the outcome of the statement is not known",
         )
+    }
+
+    /// What the transaction or statement that is under way comes to, if the session ends with the node.
+    fn cost_of_ending(&self, how: Circumstances) -> Option<SqlState> {
+        let refused = how.farewell.is_some_and(proves_nothing_done) && !how.forwarded;
+        if self.transaction.status != TransactionStatus::Idle {
+            return Some(match self.commit_is_under_way() && !refused {
+                true => SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+                false => SqlState::SERIALIZATION_FAILURE,
+            });
+        }
+        if !how.sent || self.runs_nothing() {
+            None
+        } else if refused && !self.can_commit_inside() {
+            Some(SqlState::ADMIN_SHUTDOWN)
+        } else if how.is_read || self.only_reads() {
+            Some(SqlState::CONNECTION_FAILURE)
+        } else {
+            Some(SqlState::TRANSACTION_RESOLUTION_UNKNOWN)
+        }
+    }
+
+    /// Nothing that is under way writes.
+    fn only_reads(&self) -> bool {
+        self.owed.iter().all(|owed| match owed {
+            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => statement.needs_primary().is_none(),
+            Owed::Execute(None) | Owed::FunctionCall => false,
+            _ => true,
+        })
     }
 
     /// The outcome of a transaction that has ended stands, and the client has been told: what goes wrong now is only what
@@ -655,7 +687,7 @@ mod tests {
                 text.split(';').for_each(|_| drop(story.hear(b'C', b"COMMIT\0")));
                 story.hear(b'Z', b"T");
             }
-            assert_eq!(matches!(story.lose(), Loss::End(_)), is_committed, "{ends:?}");
+            assert_eq!(matches!(story.lose(), Loss::End(..)), is_committed, "{ends:?}");
         }
     }
 
@@ -670,7 +702,7 @@ mod tests {
                 story.hear(b'Z', b"T");
             }
             story.send(b'Q', b"insert into t values (1)\0");
-            assert_eq!(matches!(story.lose(), Loss::End(_)), is_committed, "{end}");
+            assert_eq!(matches!(story.lose(), Loss::End(..)), is_committed, "{end}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::prepared::{Given, Prepared, StatementId};
 use crate::catalog::Change;
 use crate::routing::{Intent, Reason};
-use crate::sql::{Draws, Leftovers, Statement};
+use crate::sql::{CopyDirection, Draws, Leftovers, Statement};
 
 /// The unit as far as it has been looked at.
 #[derive(Debug, Default)]
@@ -65,6 +65,8 @@ pub struct Gathered {
     pub begins_more: bool,
     /// On a replica it would bind its transaction to that node.
     pub binds: bool,
+    /// What is bound last in it takes data from the client.
+    pub binds_copy_in: bool,
     /// COMMIT is in it.
     pub commits: bool,
     /// Before it is refused, what has been sent of its batch has been asked to be answered.
@@ -139,6 +141,14 @@ impl Gathered {
         }
     }
 
+    /// It runs something, and takes data from the client last.
+    pub fn takes_data(&self) -> bool {
+        // Where its Parse is here, its Bind has not been looked at by itself.
+        let takes =
+            |prepared: &Arc<Prepared>| prepared.statement.parts.iter().any(|part| part.copy == CopyDirection::In);
+        self.executes > 0 && (self.binds_copy_in || self.parsed.back().is_some_and(takes))
+    }
+
     /// What is noted of statements that are no plain reads.
     fn clear_what_reads_lack(&mut self) {
         self.draws = None;
@@ -163,6 +173,7 @@ impl Gathered {
         self.catalog_change = Change::None;
         self.leftovers = None;
         self.binds = false;
+        self.binds_copy_in = false;
         if self.draws.is_some() {
             self.clear_what_reads_lack();
         }

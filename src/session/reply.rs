@@ -125,6 +125,12 @@ impl Session {
         if is_ours && code.as_str() == "25P01" {
             return Reply::Hide;
         }
+        // What a text is warned of when it is parsed, the client has been told at its own Parse.
+        let is_parsed_again =
+            matches!(self.owed.front(), Some(Owed::Parse { by: Asker::Us, .. } | Owed::Mirror(_) | Owed::OurParse));
+        if is_parsed_again {
+            return Reply::Hide;
+        }
         self.unwoven(backend::NOTICE_RESPONSE, body).map_or(Reply::Forward, Reply::Replace)
     }
 
@@ -276,7 +282,10 @@ impl Session {
                 }
                 Ok(Reply::Forward)
             }
-            Some(Owed::ClosePortal) => Ok(Reply::Forward),
+            Some(Owed::ClosePortal) => {
+                self.may_have_unpinned(); // it may be a cursor of SQL, WITH HOLD
+                Ok(Reply::Forward)
+            }
             Some(Owed::CloseOurs(id)) => {
                 self.settle_statement(id, false, known);
                 Ok(Reply::Hide)

@@ -10,7 +10,7 @@ use super::prepared::{Prepared, Reading};
 use super::{Held, Identity, Session, Surroundings, anew};
 use crate::catalog::{FIRST_OWN, Path};
 use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
-use crate::sql::{Draws, Isolation, Pin, SessionChange, Statement, TransactionControl};
+use crate::sql::{CopyDirection, Draws, Isolation, Part, Pin, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
@@ -217,8 +217,12 @@ impl Session {
                 if (is_inside || self.gathered.begins) && values.is_some_and(anew::mentions_clock) {
                     self.gathered.bind();
                 }
-                if !prepared.statement.is_plain_read() && values.is_some() && prepared.statement.ends_transaction() {
-                    self.gathered.ends_behind = Some(self.gathered.executes);
+                if !prepared.statement.is_plain_read() && values.is_some() {
+                    let takes_data = |part: &Part| part.copy == CopyDirection::In;
+                    self.gathered.binds_copy_in = prepared.statement.parts.iter().any(takes_data);
+                    if prepared.statement.ends_transaction() {
+                        self.gathered.ends_behind = Some(self.gathered.executes);
+                    }
                 }
                 self.join(&prepared.statement, &prepared.text, around)
             }

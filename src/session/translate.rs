@@ -158,7 +158,8 @@ impl Session {
         self.draws(self.gathered.draws.unwrap_or(Draws::Maybe), known);
         self.put_mirrors(&statement, known, out);
         let (mut stand_ins, mut woven) = (Vec::new(), None);
-        if self.deallocates_ours(&statement, known) {
+        if let Some(name) = self.deallocates_ours(&statement, known) {
+            self.close_mirror_under_way(&name, out);
             self.put_ours(EMPTY, out);
             frontend::put_query(out, DEALLOCATE_RESERVED);
         } else {
@@ -206,10 +207,19 @@ impl Session {
     /// DEALLOCATE by SQL, and nothing else, of a statement that was prepared through the protocol: on the server
     /// connection it has a name of ours, and stays there for other sessions, as with Close.
     /// Its mirror goes under its own name.
-    fn deallocates_ours(&self, statement: &Statement, known: &Known) -> bool {
-        let Some(part) = statement.only().filter(|part| part.kind == Kind::Deallocate) else { return false };
-        matches!(&*part.session, [SessionChange::Deallocate(name)]
-            if self.names.get(name.as_bytes()).is_some() && !known.has_mirror(self.id, name))
+    fn deallocates_ours(&self, statement: &Statement, known: &Known) -> Option<Arc<str>> {
+        let part = statement.only().filter(|part| part.kind == Kind::Deallocate)?;
+        let [SessionChange::Deallocate(name)] = &*part.session else { return None };
+        let is_ours = self.names.get(name.as_bytes()).is_some() && !known.has_mirror(self.id, name);
+        is_ours.then(|| Arc::clone(name))
+    }
+
+    /// A mirror of this name is on its way, of which nobody can tell yet whether it will be there: none is left.
+    fn close_mirror_under_way(&mut self, name: &Arc<str>, out: &mut BytesMut) {
+        if self.owed.iter().any(|owed| matches!(owed, Owed::Mirror(mirror) if mirror.name == *name)) {
+            self.flow.batch_open = true;
+            self.put_close_of_mirror(name, out);
+        }
     }
 
     /// What this statement closes does not exist for what comes behind it in the batch.
@@ -341,7 +351,8 @@ impl Session {
             }
             Some(prepared) => {
                 bound = Some(Arc::clone(&prepared.statement));
-                if self.deallocates_ours(&prepared.statement, known) {
+                if let Some(name) = self.deallocates_ours(&prepared.statement, known) {
+                    self.close_mirror_under_way(&name, out);
                     let text = DEALLOCATE_RESERVED.as_bytes();
                     self.put_ours(Parse { name: DEALLOCATES, text, types: &[0, 0] }, out);
                     self.put_ours(EMPTY, out);
@@ -501,6 +512,7 @@ impl Session {
     /// A Sync of our own: ends the batch on this node, so that it may go on at another, or anew.
     pub fn end_batch(&mut self, out: &mut BytesMut) {
         frontend::put_bare(out, frontend::SYNC);
+        self.undescribed = None;
         self.flow.batch_open = false;
         self.owed.push(Owed::Sync(Asker::Us));
     }

@@ -579,6 +579,12 @@ impl Visitor for Effects<'_> {
         if let [_, .., last] = &*node.fields {
             self.attribute(last);
         }
+        // The number of a command within its transaction is not in the write-ahead log. No column may be called like that.
+        if let Some(Tree::String(name)) = node.fields.last().and_then(|last| last.node.as_ref())
+            && matches!(&*name.sval, "cmin" | "cmax")
+        {
+            self.require(NeedsPrimary::Relation(name.sval.as_str().into()));
+        }
         node.branches(self);
     }
 

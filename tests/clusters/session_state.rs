@@ -132,6 +132,12 @@ fn a_copy_asks_for_its_data_without_a_sync() {
         let told = client.ask(&[&copy_data(b"1\n2\n"), COPY_DONE, SYNC], 1);
         assert!(told.iter().any(|message| message.contains("COPY 2")), "{told:?}");
         assert!(client.query("select count(*) from copied").iter().any(|message| message.contains('2')));
+        // Nor where it was prepared before, and something else comes first.
+        client.ask(&[&parse("copies", "copy copied from stdin"), SYNC], 1);
+        client.send(&[&run_unnamed("begin"), &bind("copies", &[]), &execute()]);
+        client.until(b'G');
+        let told = client.ask(&[&copy_data(b"3\n"), COPY_DONE, &run_unnamed("commit"), SYNC], 1);
+        assert!(told.iter().any(|message| message.contains("COPY 1")), "{told:?}");
     });
 }
 

@@ -303,6 +303,27 @@ fn a_deallocate_among_other_statements_of_a_query_closes_the_name() {
 }
 
 #[test]
+fn what_is_deallocated_right_behind_its_execute_by_sql_is_gone() {
+    same_answers(|player| {
+        for begin in ["select 0", "begin"] {
+            for is_batch in [false, true] {
+                player.ask(&[&parse("a", SHARED[0]), SYNC], 1);
+                player.query(begin);
+                match is_batch {
+                    false => player.ask(&[&query("execute a"), &query("deallocate a")], 2),
+                    true => player.ask(&[&run_unnamed("execute a"), &run_unnamed("deallocate a"), SYNC], 1),
+                }
+                player.query("prepare a as select 3");
+                player.query("execute a");
+                player.query("rollback");
+                player.query("execute a");
+                player.query("deallocate all");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_close_takes_what_was_prepared_by_sql_and_its_name_is_taken() {
     same_answers(|player| {
         player.query("prepare a as select 'by sql'");

@@ -108,6 +108,33 @@ fn a_type_that_only_a_parse_declares_is_looked_into() {
 }
 
 #[test]
+fn attribute_notation_calls_what_takes_a_row_of_the_system_and_casts() {
+    limited(|| {
+        let (cluster, proxy) = prepared();
+        let mut client = proxy.client();
+        let hides = "language plpgsql volatile as 'begin if false then create table x (); end if;";
+        client
+            .batch_execute(&format!(
+                "create function at(pg_database) returns int {hides} return inet_server_port(); end';
+                 create function checks(int) returns bool {hides} return true; end';
+                 create domain checked as int check (checks(value))"
+            ))
+            .unwrap();
+        caught_up(&cluster);
+        let primary = cluster.node(0).port();
+        for sql in [
+            "select d.at from pg_database d limit 1",
+            "select inet_server_port(), ('77').checked",
+            "select inet_server_port(), (relpages).checked from pg_class limit 1",
+            "select inet_server_port(), cmin from log",
+        ] {
+            let found = (0..4).map(|_| answered(&mut client, sql).first().cloned());
+            assert!(found.flatten().all(|port| port == primary.to_string()), "{sql}");
+        }
+    });
+}
+
+#[test]
 fn a_dump_has_the_rows_of_unlogged_tables() {
     limited(|| {
         let cluster = cluster();

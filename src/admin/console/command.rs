@@ -138,7 +138,7 @@ const COURTESIES: [(&str, &str); 8] = [
     ("RESET", "RESET"),
 ];
 
-/// First words of those that take something behind them.
+/// First words of the console's own.
 const COMMANDS: [&str; 17] = [
     "SHOW",
     "HELP",
@@ -277,7 +277,9 @@ pub(super) fn read(text: &str) -> Result<Command, Unknown> {
             Some((_, tag)) => Command::Courtesy(tag),
             None if COMMANDS.contains(first) => {
                 return Err(Unknown {
-                    message: format!("what stands behind {first} is not what the console knows there"),
+                    message: format!(
+                        "{first} is a command of the console, but not with what stands behind it, or with nothing"
+                    ),
                     hint: "SHOW HELP lists its commands; a name with blanks stands in double quotes".to_owned(),
                 });
             }
@@ -344,7 +346,7 @@ mod tests {
     fn commands_are_read_whatever_their_case() {
         assert_eq!(read("show pools"), Ok(Command::Show(Subject::Pools)));
         assert_eq!(read("  Pause  \"My Db\" "), Ok(Command::Pause(Some("My Db".into()))));
-        assert!(read("pause My Db").unwrap_err().message.contains("behind PAUSE"));
+        assert!(read("pause My Db").unwrap_err().message.starts_with("PAUSE is a command"));
         assert_eq!(read("pause \"MyDb\""), Ok(Command::Pause(Some("MyDb".into()))));
         assert_eq!(read("PAUSE"), Ok(Command::Pause(None)));
         assert_eq!(read("drain node 10.0.0.1:5432"), Ok(Command::Drain("10.0.0.1:5432".into(), true)));
