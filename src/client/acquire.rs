@@ -242,7 +242,7 @@ impl Client {
                 Placement::AwaitFreshness => {
                     let asked = Instant::now();
                     // Where nobody can answer now, the wait was neither of use nor in vain.
-                    if let Some(found) = self.await_freshness(intent, &excluded).await {
+                    if let Some(found) = self.await_freshness(intent, &avoided).await {
                         let now = Instant::now();
                         self.session.freshness.waited(found, now);
                         let outcome = if found { FreshnessOutcome::Replica } else { FreshnessOutcome::Primary };

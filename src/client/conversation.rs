@@ -325,7 +325,10 @@ impl Client {
     fn renew_while_held(&mut self) -> Result<(), Gone> {
         let server = self.worker.server();
         let (database, user) = (self.database_in(&server)?, &self.session.identity.user);
+        // A node that Patroni has listed meanwhile has another gate.
+        let gate = |held: &HeldLease| server.cluster(&database).gate(held.lease.node()).map(Arc::as_ptr);
         let is_same = server.cluster(&database).has_nodes_of(self.cluster())
+            && self.held.as_ref().is_none_or(|held| gate(held) == Some(Arc::as_ptr(held.lease.pool().gate())))
             && database.server_name == self.database.server_name
             && server.mode_of(&database, user) == self.mode;
         self.looked_at = Some(server);

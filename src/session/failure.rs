@@ -47,13 +47,13 @@ impl Session {
         self.gathered = Gathered::default();
         let ended = self.leave_what_has_ended();
         if !self.pins.is_empty() || self.keeps_lease {
-            let cost = self.cost_of_ending(how);
+            let cost = self.cost_of_ending(how, ended);
             return Loss::End("the server connection that held this session's state was lost", cost);
         }
         let is_left = self.may_lose_remains() && (self.owed.is_empty() || self.touched_for_good);
         let is_committed = self.transaction.status == TransactionStatus::Idle || self.touched_for_good;
         if is_committed && (is_left || !self.touched.is_empty()) {
-            let cost = self.cost_of_ending(how);
+            let cost = self.cost_of_ending(how, ended);
             return Loss::End("the session's settings were lost with its server connection", cost);
         }
         let can_begin_anew = self.can_begin_anew();
@@ -101,10 +101,13 @@ impl Session {
     }
 
     /// What the transaction or statement that is under way comes to, if the session ends with the node.
-    fn cost_of_ending(&self, how: Circumstances) -> Option<SqlState> {
+    fn cost_of_ending(&self, how: Circumstances, ended: Ended) -> Option<SqlState> {
+        if ended == Ended::Yes && self.owes_only_ends() {
+            return None;
+        }
         let refused = how.farewell.is_some_and(proves_nothing_done) && !how.forwarded;
         if self.transaction.status != TransactionStatus::Idle {
-            return Some(match self.commit_is_under_way() && !refused {
+            return Some(match how.sent && self.commit_is_under_way() && !refused {
                 true => SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
                 false => SqlState::SERIALIZATION_FAILURE,
             });

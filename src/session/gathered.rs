@@ -65,7 +65,7 @@ pub struct Gathered {
     pub begins_more: bool,
     /// On a replica it would bind its transaction to that node.
     pub binds: bool,
-    /// What is bound last in it takes data from the client.
+    /// Something that takes data from the client is bound in it.
     pub binds_copy_in: bool,
     /// COMMIT is in it.
     pub commits: bool,
@@ -141,7 +141,7 @@ impl Gathered {
         }
     }
 
-    /// It runs something, and takes data from the client last.
+    /// It runs something, and may take data from the client.
     pub fn takes_data(&self) -> bool {
         // Where its Parse is here, its Bind has not been looked at by itself.
         let takes =

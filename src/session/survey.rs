@@ -219,7 +219,7 @@ impl Session {
                 }
                 if !prepared.statement.is_plain_read() && values.is_some() {
                     let takes_data = |part: &Part| part.copy == CopyDirection::In;
-                    self.gathered.binds_copy_in = prepared.statement.parts.iter().any(takes_data);
+                    self.gathered.binds_copy_in |= prepared.statement.parts.iter().any(takes_data);
                     if prepared.statement.ends_transaction() {
                         self.gathered.ends_behind = Some(self.gathered.executes);
                     }

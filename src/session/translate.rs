@@ -96,6 +96,8 @@ impl Session {
                         self.owed.expect_end();
                     }
                 }
+                let other = statement.as_deref().filter(|statement| !statement.is_plain_read());
+                let closed = other.and_then(|statement| self.deallocates_ours(statement, known));
                 self.expect_names_closed(statement.as_deref());
                 if let Some(statement) = &statement {
                     self.expect_change(statement, false);
@@ -103,6 +105,7 @@ impl Session {
                 let goes_on = statement.as_deref().map(|statement| self.goes_on_behind(statement)).unwrap_or_default();
                 self.send(message.whole, Owed::Execute(statement), out);
                 goes_on.iter().for_each(|set| self.put_executed(set, Owed::OurSet, out));
+                closed.iter().for_each(|name| self.close_mirror_under_way(name, out));
             }
             frontend::SYNC => self.translate_sync(message, out),
             frontend::FLUSH => out.extend_from_slice(message.whole),
@@ -351,8 +354,7 @@ impl Session {
             }
             Some(prepared) => {
                 bound = Some(Arc::clone(&prepared.statement));
-                if let Some(name) = self.deallocates_ours(&prepared.statement, known) {
-                    self.close_mirror_under_way(&name, out);
+                if self.deallocates_ours(&prepared.statement, known).is_some() {
                     let text = DEALLOCATE_RESERVED.as_bytes();
                     self.put_ours(Parse { name: DEALLOCATES, text, types: &[0, 0] }, out);
                     self.put_ours(EMPTY, out);

@@ -343,7 +343,18 @@ impl<'a> Effects<'a> {
         }
     }
 
+    /// A row's `cmin` and `cmax`, the numbers of commands within their transactions, are not in the write-ahead log. No table's
+    /// column may be called like that.
+    fn number_of_command(&mut self, node: &Node) {
+        if let Some(Tree::String(name)) = &node.node
+            && matches!(&*name.sval, "cmin" | "cmax")
+        {
+            self.require(NeedsPrimary::Relation(name.sval.as_str().into()));
+        }
+    }
+
     fn attribute(&mut self, node: &Node) {
+        self.number_of_command(node);
         let Some(Tree::String(string)) = &node.node else { return };
         let attribute = string.sval.as_str();
         if !self.attributes.iter().any(|known| **known == *attribute) {
@@ -579,11 +590,8 @@ impl Visitor for Effects<'_> {
         if let [_, .., last] = &*node.fields {
             self.attribute(last);
         }
-        // The number of a command within its transaction is not in the write-ahead log. No column may be called like that.
-        if let Some(Tree::String(name)) = node.fields.last().and_then(|last| last.node.as_ref())
-            && matches!(&*name.sval, "cmin" | "cmax")
-        {
-            self.require(NeedsPrimary::Relation(name.sval.as_str().into()));
+        if let [only] = &*node.fields {
+            self.number_of_command(only);
         }
         node.branches(self);
     }
