@@ -6,6 +6,8 @@ pub enum Change {
     /// It changes none.
     #[default]
     None,
+    /// It most likely changes none, and a look will tell.
+    Suspected,
     /// Those of the session's own database.
     OfDatabase,
     /// The same, by code of which nobody knows whether it also changes what all databases of the cluster share.

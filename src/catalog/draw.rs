@@ -42,6 +42,7 @@ struct Drawing<'a> {
     /// What sorting by an operator or looking it up in an index calls.
     support_functions: HashMap<Oid, Vec<Oid>>,
     owners: HashMap<Oid, (Box<str>, bool)>,
+    schema_names: HashMap<Oid, Box<str>>,
     /// Where the rows are of relations that something can be said of.
     special_rows: HashMap<Oid, usize>,
     /// PostgreSQL's own relations whose rows differ between nodes.
@@ -69,6 +70,7 @@ impl<'a> Drawing<'a> {
         }
         let differs = |name: &str| differs_between_nodes(&Name { schema: None, name: name.into() });
         let of_node = rows.system_relations.iter().filter(|(_, name)| differs(name)).map(|(oid, _)| *oid).collect();
+        let schema_names = rows.schemas.iter().map(|(oid, name)| (*oid, name.clone())).collect();
         let owners = rows.roles.iter().map(|role| (role.oid, (role.name.clone(), role.is_exempt))).collect();
         Self {
             picture,
@@ -79,6 +81,7 @@ impl<'a> Drawing<'a> {
             operator_functions: HashMap::new(),
             support_functions,
             owners,
+            schema_names,
             special_rows: HashMap::new(),
             of_node,
             children,
@@ -540,8 +543,9 @@ impl<'a> Drawing<'a> {
     /// written to.
     fn follow_writes(&self, found: &mut Vec<(Oid, Found)>) {
         for (oid, function) in &self.rows.triggers {
+            let changes = self.changes_when_written(*function);
             let Some(function) = self.function(*function) else { continue };
-            self.write_runs(*oid, function.changes_catalog, function.leaves.as_deref(), found);
+            self.write_runs(*oid, changes, function.leaves.as_deref(), found);
         }
         for (oid, tree) in self.rows.defaults.iter().chain(&self.rows.write_rules) {
             let mut left = self.left_by_tree(tree);
@@ -549,12 +553,21 @@ impl<'a> Drawing<'a> {
             called().filter_map(|function| function.leaves.as_deref()).for_each(|other| {
                 left.join(other);
             });
-            self.write_runs(*oid, called().any(|function| function.changes_catalog), Some(&left), found);
+            let changes = tree.functions.iter().any(|oid| self.changes_when_written(*oid));
+            self.write_runs(*oid, changes, Some(&left), found);
         }
         for (oid, other) in self.written_with() {
             let Some(other) = self.relation(other) else { continue };
             self.write_runs(oid, other.write_changes, other.write_leaves.as_deref(), found);
         }
+    }
+
+    /// It may change the catalogs, as a trigger or for a column's default. What is written in C does there what it is for: if
+    /// each write counted as a change, no picture would be believed.
+    fn changes_when_written(&self, function: Oid) -> bool {
+        let row = self.function_places.get(&function).and_then(|place| self.rows.functions.get(*place));
+        let is_hidden = row.is_some_and(|row| matches!(row.body, Body::Hidden));
+        !is_hidden && self.function(function).is_some_and(|function| function.changes_catalog)
     }
 
     fn write_runs(&self, oid: Oid, changes: bool, left: Option<&Leftovers>, found: &mut Vec<(Oid, Found)>) {
@@ -600,6 +613,14 @@ impl<'a> Drawing<'a> {
     /// A view reads with the rights of its owner.
     fn reads_under_policy(&self, tree: &Mentions, view: Option<&RelationRow>) -> bool {
         let Some(view) = view.filter(|view| !view.is_invoker) else { return false };
+        // But one of an invoker within it with the rights of whoever reads it, whoever that is.
+        let binds_anybody = |oid: &Oid| {
+            self.row(*oid).is_some_and(|row| row.is_invoker)
+                && self.relation(*oid).is_some_and(|relation| !relation.policies.is_empty())
+        };
+        if tree.relations.iter().any(binds_anybody) {
+            return true;
+        }
         let owner = self.owners.get(&view.owner);
         let is_exempt = owner.is_some_and(|(_, is_exempt)| *is_exempt);
         let is_owner = |policy: &Policy| policy.owner.is_some() && policy.owner.as_ref() == owner.map(|(name, _)| name);
@@ -677,7 +698,7 @@ impl<'a> Drawing<'a> {
     }
 
     fn schema_name(&self, oid: Oid) -> &str {
-        self.picture.schemas.iter().find(|(_, known)| **known == oid).map(|(name, _)| &**name).unwrap_or_default()
+        self.schema_names.get(&oid).map(|name| &**name).unwrap_or_default()
     }
 
     fn function(&self, oid: Oid) -> Option<&Function> {

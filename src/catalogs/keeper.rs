@@ -27,6 +27,8 @@ pub(super) struct Keeper {
     digest: Option<String>,
     /// Suspicions that have been looked into.
     seen_suspicions: u64,
+    /// Of the primary whose catalogs they are; None: there has been none yet.
+    epoch: Option<u64>,
     failure: Option<String>,
 }
 
@@ -66,7 +68,8 @@ impl LoadError {
 impl Keeper {
     pub(super) fn new(handle: Handle, monitor: config::Monitor, cluster: ClusterView, settings: Settings) -> Self {
         let lines = Vec::new();
-        Self { handle, monitor, cluster, settings, lines, digest: None, seen_suspicions: 0, failure: None }
+        let (digest, epoch, failure) = (None, None, None);
+        Self { handle, monitor, cluster, settings, lines, digest, seen_suspicions: 0, epoch, failure }
     }
 
     /// Cluster and database.
@@ -153,14 +156,16 @@ impl Keeper {
         }
         let due = timers::sleep(self.settings.refresh);
         tokio::pin!(due);
+        let mut views = self.cluster.changed.clone();
         loop {
-            // Both waits stand in `current` and in the clock: dropping one loses nothing.
+            // All waits stand in `current`, in views and in the clock: dropping one loses nothing.
             tokio::select! {
                 () = &mut due => return,
                 () = self.handle.wake.notified() => {}
+                Ok(()) = views.changed() => {}
                 () = timers::sleep(LOOK) => {}
             }
-            if is_stale() || self.is_with_one_that_stops() {
+            if is_stale() || self.is_with_one_that_stops() || self.has_another_primary(&self.cluster.view.load()) {
                 return;
             }
             if current.suspicions() != self.seen_suspicions {
@@ -171,6 +176,11 @@ impl Keeper {
         }
     }
 
+    /// Another server is primary than the one whose catalogs are known: it may lack changes that were acknowledged.
+    fn has_another_primary(&self, view: &View) -> bool {
+        view.primary.is_some() && self.epoch.is_some_and(|epoch| epoch != view.epoch)
+    }
+
     /// A node that is stopping may wait for whoever is connected to it.
     fn is_with_one_that_stops(&self) -> bool {
         let view = self.cluster.view.load();
@@ -179,8 +189,14 @@ impl Keeper {
 
     async fn refresh(&mut self) -> Result<(), LoadError> {
         let suspicions = self.handle.current.suspicions();
-        let changes = self.handle.current.changes();
         let view = self.cluster.view.load_full();
+        if self.has_another_primary(&view) {
+            self.handle.current.changed();
+        }
+        if view.primary.is_some() {
+            self.epoch = Some(view.epoch);
+        }
+        let changes = self.handle.current.changes();
         self.lines.retain(|(node, _)| !is_stopping(&view, *node));
         let node = self.ready_node(&view, changes).await?;
         let mut cluster = self.cluster.clone();
@@ -253,6 +269,10 @@ impl Keeper {
                 (upkeep.look_time, upkeep.checked) = (begun.elapsed(), Some(begun));
             });
             return Ok(());
+        }
+        // Without a primary, a replica that tells something else may only be behind.
+        if view.primary.is_none() && self.handle.current.look().last().is_some() {
+            return self.end(view, node).await;
         }
         let line = self.line(view, node).await?;
         let mut inventory = queries::read(line).await?;

@@ -97,7 +97,8 @@ impl Client {
             true => pool.try_lease_where(self.worker.number, own).or_else(|| pool.try_lease(self.worker.number)),
             false => pool.try_lease(self.worker.number),
         }?;
-        if !self.still_holds(intent, node, now) || self.database.pause.is_paused() {
+        let chosen = view.node(node)?;
+        if !self.still_holds(intent, chosen, now) || self.database.pause.is_paused() {
             lease.give_back(now);
             return None;
         }
@@ -105,7 +106,6 @@ impl Client {
         if self.is_spent(&mut lease) {
             return None;
         }
-        let chosen = view.node(node)?;
         worker.metrics.lease_was_free();
         Some(Acquired { lease, role: chosen.role, reason, may_lack: self.may_lack(intent, chosen) })
     }
@@ -192,49 +192,52 @@ impl Client {
                     self.await_release(node, &mut changed).await;
                     begun = Instant::now();
                 }
-                Placement::Node(node, reason) => match self
-                    .timed_lease_at(intent, (node, reason), &view, &avoided, &mut waited)
-                    .await
-                {
-                    Ok(lease) if self.has_hung_up() => {
-                        lease.give_back(Instant::now());
-                        return Err(Unmet::Left);
-                    }
-                    Ok(lease) if self.still_holds(intent, node, Instant::now()) && !self.database.pause.is_paused() => {
-                        let chosen = view.node(node);
-                        let role = chosen.map_or(Role::Unknown, |node| node.role);
-                        let may_lack = reason == Reason::Stale || chosen.is_none_or(|node| self.may_lack(intent, node));
-                        self.worker.metrics.lease_waited(waited);
-                        self.tally.count(|totals| totals.wait_time += arrived.elapsed());
-                        return Ok(Acquired { lease, role, reason, may_lack });
-                    }
-                    // What has changed meanwhile is in force before it is in the view.
-                    Ok(lease) => {
-                        lease.give_back(Instant::now());
-                        let _ = timers::timeout(RETRY_PAUSE, changed.changed()).await;
-                    }
-                    Err(LeaseError::Fenced) => {}
-                    // It was remembered after the reload had reached this worker, and before it forgot its pools.
-                    Err(LeaseError::Forgotten) => self.pools.clear(),
-                    Err(error) => {
-                        if matches!(error, LeaseError::Full(_)) {
-                            self.worker.metrics.lease_waited(waited); // in vain
+                Placement::Node(node, reason) => {
+                    match self.timed_lease_at(intent, (node, reason), &view, &avoided, &mut waited).await {
+                        Ok(lease) if self.has_hung_up() => {
+                            lease.give_back(Instant::now());
+                            return Err(Unmet::Left);
                         }
-                        // One that lets nobody in is no reason to keep a read from the others.
-                        let is_last = !self.has_another(intent, node, &view, &avoided);
-                        let is_first = failure.is_none();
-                        failure = Some(self.after_failure(node, error, is_last)?);
-                        if is_first {
-                            self.worker.metrics.retried(Retry::ConnectFailed);
+                        Ok(lease)
+                            if view.node(node).is_some_and(|node| self.still_holds(intent, node, Instant::now()))
+                                && !self.database.pause.is_paused() =>
+                        {
+                            let chosen = view.node(node);
+                            let role = chosen.map_or(Role::Unknown, |node| node.role);
+                            let may_lack =
+                                reason == Reason::Stale || chosen.is_none_or(|node| self.may_lack(intent, node));
+                            self.worker.metrics.lease_waited(waited);
+                            self.tally.count(|totals| totals.wait_time += arrived.elapsed());
+                            return Ok(Acquired { lease, role, reason, may_lack });
                         }
-                        if is_read(intent) && !excluded.contains(&node) {
-                            excluded.push(node);
-                            self.turn = self.worker.turn();
-                        } else {
-                            self.try_later(failure.as_ref(), begun).await?;
+                        // What has changed meanwhile is in force before it is in the view.
+                        Ok(lease) => {
+                            lease.give_back(Instant::now());
+                            let _ = timers::timeout(RETRY_PAUSE, changed.changed()).await;
+                        }
+                        Err(LeaseError::Fenced) => {}
+                        // It was remembered after the reload had reached this worker, and before it forgot its pools.
+                        Err(LeaseError::Forgotten) => self.pools.clear(),
+                        Err(error) => {
+                            if matches!(error, LeaseError::Full(_)) {
+                                self.worker.metrics.lease_waited(waited); // in vain
+                            }
+                            // One that lets nobody in is no reason to keep a read from the others.
+                            let is_last = !self.has_another(intent, node, &view, &avoided);
+                            let is_first = failure.is_none();
+                            failure = Some(self.after_failure(node, error, is_last)?);
+                            if is_first {
+                                self.worker.metrics.retried(Retry::ConnectFailed);
+                            }
+                            if is_read(intent) && !excluded.contains(&node) {
+                                excluded.push(node);
+                                self.turn = self.worker.turn();
+                            } else {
+                                self.try_later(failure.as_ref(), begun).await?;
+                            }
                         }
                     }
-                },
+                }
                 Placement::Refused => {
                     let message = Placement::REFUSED.to_owned();
                     return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message }.into());
@@ -436,13 +439,14 @@ impl Client {
         !self.losses.on.is_empty() && lease.connection().has_spoken()
     }
 
-    /// A statement that needs the primary goes only to the node that is primary now: a wait may have lasted.
-    fn still_holds(&self, intent: &Intent, node: NodeId, now: Instant) -> bool {
+    /// What was placed on the primary goes only to the node that is primary now: a wait may have lasted.
+    fn still_holds(&self, intent: &Intent, chosen: &NodeView, now: Instant) -> bool {
+        let node = chosen.id;
         let gate = self.cluster().gate(node);
         if gate.is_none_or(|gate| gate.held(now).is_some()) {
             return false;
         }
-        is_read(intent)
+        (is_read(intent) && chosen.role != Role::Primary)
             || (self.cluster().view.load().trusted_primary(now) == Some(node)
                 && gate.is_some_and(|gate| gate.takes_writes()))
     }

@@ -240,8 +240,9 @@ impl Client {
         let decision = (target(held.role), reason);
         let key = self.worker.shapes.borrow_mut().made(statement, held.lease.pool().address(), decision, now, text);
         held.shape = is_first.then_some(key);
+        let rule = self.rule.take();
         if self.session.wishes().notices {
-            let rule = self.rule.take().and_then(|number| self.server.rules.rule(number));
+            let rule = rule.and_then(|number| self.server.rules.rule(number));
             let by = rule.map(|rule| format!(", rule {}", rule.name)).unwrap_or_default();
             let node = held.lease.pool().address();
             let words = reason.words();

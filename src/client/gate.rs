@@ -77,6 +77,11 @@ impl Client {
             return Ok(Gate::Closed(Turn::Still));
         }
         if held.role == Role::Primary {
+            // What a rule or a hint says of a read by itself counts where it is placed: it waits for its turn.
+            let has_terms = matches!(self.session.intent(), Some(Intent::Read { terms: Some(_), .. }));
+            if has_terms && !is_open && !self.session.keeps_lease() {
+                return Ok(Gate::Closed(Turn::Still));
+            }
             if self.session.gathered.needs_own_sequences() && self.waits_to_discard_sequences() {
                 return Ok(Gate::Closed(Turn::Still));
             }

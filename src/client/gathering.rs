@@ -95,6 +95,7 @@ impl Client {
     /// Takes the unit off the input; what has not come of it is dropped as it comes.
     pub(super) fn take_unit_off(&mut self, buffers: &mut Buffers) {
         buffers.input.consume(self.session.gathered.size);
+        self.rule = None;
         self.dropping = self.session.gathered.missing;
     }
 

@@ -165,7 +165,9 @@ impl Client {
     /// The catalogs may have changed by what the session has sent. By the configuration in force: the session's own may be an
     /// older one, which lacks databases of newcomers, and knows the cluster by another number.
     pub(super) fn catalogs_changed(&self, change: Change) {
-        if change != Change::None {
+        if change == Change::Suspected {
+            self.database.catalog.may_have_changed(Instant::now());
+        } else if change != Change::None {
             self.database.catalog.changed();
             let server = self.worker.server();
             server.catalogs_changed(server.number_of(self.cluster()), &self.database.server_name, change);

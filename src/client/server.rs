@@ -388,7 +388,7 @@ impl Server {
     /// told of what they share with this one. Of code it is seldom known, and most changes nothing of that: their logins
     /// find out.
     pub fn catalogs_changed(&self, cluster: usize, server_name: &str, change: Change) {
-        if change == Change::None {
+        if change <= Change::Suspected {
             return;
         }
         let of_cluster = || self.databases.values().filter(|other| self.cluster(other).number == cluster);
@@ -397,7 +397,7 @@ impl Server {
         match change {
             Change::Shared => others.for_each(|other| other.catalog.changed()),
             Change::Opaque => others.for_each(|other| other.catalog.changed_elsewhere()),
-            Change::None | Change::OfDatabase => {}
+            Change::None | Change::Suspected | Change::OfDatabase => {}
         }
     }
 

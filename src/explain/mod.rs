@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::catalog::{Found, Path, Picture};
+use crate::catalog::{Change, Found, Path, Picture};
 use crate::catalogs;
 use crate::client::{in_mode, minute_of_the_day};
 use crate::config::{Cluster, Config, PoolMode};
@@ -307,7 +307,7 @@ impl Imagined<'_> {
         let route = self.route(&intent);
         // What is refused is not run.
         let is_run = route.target != Target::Nowhere;
-        if is_run && safety::may_change_catalog(&statement, &catalog) {
+        if is_run && safety::change_by(&statement, &catalog) > Change::Suspected {
             self.catalog_changes.add(&statement);
         }
         let is_of_transaction =

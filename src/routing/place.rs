@@ -134,7 +134,9 @@ fn pick(nodes: &Nodes, terms: Option<&Terms>, view: &View, now: &Circumstances<'
     let strategy = terms.and_then(|terms| terms.strategy).unwrap_or(now.balance.strategy);
     let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
     let mut why_not = WhyNot::Missing;
-    let readable = view.readable_replicas().chain(view.primary().filter(|_| with_primary));
+    // One that was last seen too long ago may be none any more.
+    let is_trusted = |node: &&NodeView| with_primary && view.trusted_primary(now.now) == Some(node.id);
+    let readable = view.readable_replicas().chain(view.primary().filter(is_trusted));
     for node in readable.filter(|node| is_meant(node) && !now.excluded.contains(&node.id)) {
         if !is_within(max_lag, node) {
             why_not = why_not.max(WhyNot::TooFarBehind);

@@ -103,16 +103,25 @@ pub fn note_writer(statement: &Statement, catalog: &Catalog<'_>) {
     statement.memo.set(*key, Verdict { why, ..verdict }.to_note());
 }
 
-/// The statement may change the catalogs. While they are not known, whatever calls an unknown function may.
-pub fn may_change_catalog(statement: &Statement, catalog: &Catalog<'_>) -> bool {
-    catalog_verdict(statement, catalog).map_or_else(
-        || statement.parts.iter().any(|part| part.changes_catalog || part.calls_unknown),
-        |verdict| verdict.changes_catalog,
-    )
+/// Whose catalogs the statement may change. While they are not known, what was known last is asked: if whatever is called then
+/// counted as a change, they would never be known again where something is called all the time.
+pub fn change_by(statement: &Statement, catalog: &Catalog<'_>) -> Change {
+    let by_text = || statement.parts.iter().any(|part| part.changes_catalog || part.calls_unknown);
+    let changes = match catalog {
+        Catalog::Unknown { last: Some(last), .. } => last.changes_catalog(statement, &Path::any()),
+        _ => catalog_verdict(statement, catalog).map_or_else(by_text, |verdict| verdict.changes_catalog),
+    };
+    if changes {
+        change_of(statement)
+    } else if matches!(catalog, Catalog::Unknown { .. }) && by_text() {
+        Change::Suspected
+    } else {
+        Change::None
+    }
 }
 
-/// Whose catalogs they are that a statement changes which [may](may_change_catalog).
-pub fn change_of(statement: &Statement) -> Change {
+/// Whose catalogs they are that a statement changes which does.
+fn change_of(statement: &Statement) -> Change {
     let is_plain = |part: &Part| part.kind == Kind::Ddl || !(part.changes_catalog || part.calls_unknown || part.writes);
     if statement.parts.iter().any(|part| part.changes_shared) {
         Change::Shared

@@ -403,7 +403,7 @@ impl Session {
 
     /// Something under way may have been done though the node says that it was not asked to finish: more than one
     /// statement, or one that commits in its middle. What is only prepared or closed does nothing.
-    fn can_commit_inside(&self) -> bool {
+    pub(super) fn can_commit_inside(&self) -> bool {
         let mut executed = 0;
         for owed in self.owed.iter() {
             let statement = match owed {

@@ -350,6 +350,9 @@ impl Session {
         let fields = ErrorFields::read(body);
         if fields.code == SqlState::SYNTAX_ERROR && self.has_done_nothing_unparsed() {
             self.catalog.may_change = Change::None;
+        } else if self.transaction.status == TransactionStatus::Idle && !self.can_commit_inside() {
+            // What it has changed is undone, unless code has done it elsewhere.
+            self.catalog.may_change = self.catalog.may_change.min(Change::Suspected);
         }
         self.catalog_settles();
         if fields.ends_connection() {

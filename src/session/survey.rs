@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::gathered::End;
 use super::prepared::{Prepared, Reading};
 use super::{Held, Identity, Session, Surroundings, anew};
-use crate::catalog::{FIRST_OWN, Path};
+use crate::catalog::{Change, FIRST_OWN, Path};
 use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
 use crate::sql::{CopyDirection, Draws, Isolation, Part, Pin, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
@@ -399,8 +399,9 @@ impl Session {
     /// The unit runs this statement, by itself or by an EXECUTE.
     #[inline]
     fn meets(&mut self, statement: &Statement, text: &[u8], catalog: &Catalog<'_>, held: Held) {
-        if safety::may_change_catalog(statement, catalog) {
-            self.gathered.catalog_change.join(safety::change_of(statement));
+        let change = safety::change_by(statement, catalog);
+        self.gathered.catalog_change.join(change);
+        if change > Change::Suspected {
             self.makes_temporary_first = match catalog {
                 Catalog::Known { picture, .. } | Catalog::Unknown { last: Some(picture), .. } => {
                     picture.makes_temporary_first(&self.identity.user)

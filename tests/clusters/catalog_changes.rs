@@ -1,6 +1,8 @@
 //! Catalogs that change while clients read: what is changed through Trunkline counts from the next statement on, what is
 //! changed elsewhere within the refresh interval, and no client ever sees an error of it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,6 +96,43 @@ fn what_is_changed_through_trunkline_counts_from_the_next_statement_on() {
         }
         comes_back_to_replicas(&mut other, "select f()", primary);
         assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"read_only\""), 0.0);
+    });
+}
+
+#[test]
+fn catalogs_are_believed_again_while_functions_are_called_and_triggers_in_c_run_all_the_time() {
+    limited(|| {
+        let (cluster, proxy) = prepared();
+        let primary = cluster.node(0).port();
+        let mut one = proxy.client();
+        let sql = "create extension moddatetime; create table kept (a int, at timestamp);
+            create trigger keeps before update on kept for each row execute function moddatetime(at);
+            insert into kept values (1)";
+        one.batch_execute(sql).unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let busy: Vec<_> = ["select f()", "update kept set a = a + 1", "select no_such_function()"]
+            .into_iter()
+            .map(|sql| {
+                let (mut client, is_over) = (proxy.client(), Arc::clone(&is_over));
+                thread::spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let _ = client.batch_execute(sql);
+                    }
+                })
+            })
+            .collect();
+        for make in ["alter table u set unlogged", "alter table u set logged"] {
+            one.batch_execute(make).unwrap();
+        }
+        comes_back_to_replicas(&mut one, "select inet_server_port() from u", primary);
+        // And they stay so.
+        let unknown = || proxy.metric("trunkline_statements_total", "reason=\"catalog_unknown\"");
+        let before = unknown();
+        thread::sleep(Duration::from_secs(2));
+        let more = unknown() - before;
+        is_over.store(true, Ordering::Relaxed);
+        busy.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(more < 100.0, "{more} statements were judged without catalogs");
     });
 }
 
