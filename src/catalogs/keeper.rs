@@ -270,8 +270,10 @@ impl Keeper {
             });
             return Ok(());
         }
-        // Without a primary, a replica that tells something else may only be behind.
-        if view.primary.is_none() && self.handle.current.look().last().is_some() {
+        // While the primary is lost, a replica that tells something else may only be behind. Where there has been none, or the
+        // cluster follows another one, what replicas have got is all there is.
+        let is_lost = view.primary.is_none() && self.epoch.is_some() && !view.is_standby;
+        if is_lost && self.handle.current.look().last().is_some() {
             return self.end(view, node).await;
         }
         let line = self.line(view, node).await?;
