@@ -7,7 +7,8 @@ use super::inventory::ends_what_it_keeps;
 use super::path::Path;
 use super::picture::{Cast, Function, Left, Operator, PLAIN, Picture, Policy, Relation, Type, is_own};
 use super::{
-    Body, FunctionLists, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind, RelationRow, Volatility, Why,
+    Body, FunctionLists, FunctionPattern, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind, RelationRow,
+    Volatility, Why,
 };
 use crate::sql::functions::{Class, class_of};
 use crate::sql::{
@@ -279,9 +280,13 @@ impl<'a> Drawing<'a> {
         is_new
     }
 
-    fn of_function(&self, row: &FunctionRow) -> Need {
+    fn is_listed(&self, row: &FunctionRow, patterns: &[FunctionPattern]) -> bool {
         let schema = self.schema_name(row.schema);
-        let is_listed = |patterns: &[super::FunctionPattern]| patterns.iter().any(|p| p.matches(schema, &row.name));
+        patterns.iter().any(|pattern| pattern.matches(schema, &row.name))
+    }
+
+    fn of_function(&self, row: &FunctionRow) -> Need {
+        let is_listed = |patterns: &[FunctionPattern]| self.is_listed(row, patterns);
         if is_listed(&self.lists.primary) || is_listed(&self.lists.session) {
             return Some(Why::Function);
         }
@@ -377,8 +382,7 @@ impl<'a> Drawing<'a> {
             Body::Text { leftovers, .. } => left = leftovers.clone(),
             Body::Tree(mentions) => left = self.left_by_tree(mentions),
         }
-        let schema = self.schema_name(row.schema);
-        if self.lists.session.iter().any(|pattern| pattern.matches(schema, &row.name)) {
+        if self.is_listed(row, &self.lists.session) {
             left.doubt(Doubt::Kept);
         }
         (!left.is_none()).then(|| Box::new(left))

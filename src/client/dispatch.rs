@@ -133,10 +133,12 @@ impl Client {
         self.send_unit(buffers)
     }
 
-    /// The read is whole now that its rule gives a time.
+    /// The read is whole now, and its time begins, if its rule gives it one.
     pub(super) fn set_alarm(&mut self) {
         let Some(held) = &mut self.held else { return };
-        held.alarm = held.timeout.take().map(|timeout| Alarm::set(timeout, &self.server, &self.cancellable));
+        if let Some(timeout) = held.timeout.take() {
+            held.alarm = Some(Alarm::set(timeout, &self.server, &self.cancellable));
+        }
     }
 
     /// Translates what has been gathered. Its messages are kept while it may have to be run again.

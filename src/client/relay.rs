@@ -451,9 +451,8 @@ impl Client {
             held.is_read &= matches!(self.session.intent(), None | Some(Intent::Read { .. }));
             let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
             let is_timed = held.is_timed && held.is_read && ends_here;
-            let is_ruled = is_timed && held.timeout.is_some();
             self.place.card.goes_on(is_timed.then(Instant::now));
-            if is_ruled {
+            if is_timed {
                 self.set_alarm();
             }
         }

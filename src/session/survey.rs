@@ -10,7 +10,7 @@ use super::prepared::{Prepared, Reading};
 use super::{Held, Identity, Session, Surroundings, anew};
 use crate::catalog::{Change, FIRST_OWN, Path};
 use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
-use crate::sql::{CopyDirection, Draws, Isolation, Part, Pin, SessionChange, Statement, TransactionControl};
+use crate::sql::{CopyDirection, Draws, FOR_NAMES, Isolation, Part, Pin, SessionChange, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
@@ -509,7 +509,7 @@ fn declaring(statement: &Statement, parse: &Parse<'_>) -> Arc<Statement> {
 
 /// Where names are looked for may be another place after it, or already in it.
 fn changes_path(statement: &Statement) -> bool {
-    let decides = |name: &str| matches!(name, "search_path" | "role" | "session_authorization");
+    let decides = |name: &str| FOR_NAMES.contains(&name);
     statement.parts.iter().any(|part| {
         part.session.iter().any(|change| match change {
             SessionChange::Set(name)

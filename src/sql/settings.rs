@@ -96,11 +96,14 @@ pub(super) fn change(name: &str, scope: Scope, value: Option<&str>, effects: &mu
     }
 }
 
+/// Where names are looked for depends on these settings.
+pub const FOR_NAMES: [&str; 3] = ["search_path", "role", "session_authorization"];
+
 /// `set_config(name, …, true)` of a name that only running it tells: whatever a session's statements depend on may be set, up to
 /// the end of the transaction. Its modes cannot be any more: the call has taken a snapshot.
 pub(super) fn change_any_locally(effects: &mut Effects<'_>) {
     let of_literals = REPORTED_FOR_LITERALS.iter().chain(&UNREPORTED_FOR_LITERALS);
-    for name in ["search_path", "role", "session_authorization"].iter().chain(of_literals) {
+    for name in FOR_NAMES.iter().chain(of_literals) {
         effects.leave(SessionChange::SetLocal(name.to_ascii_lowercase().into()));
     }
 }

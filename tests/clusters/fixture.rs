@@ -299,6 +299,15 @@ pub(crate) fn console(proxy: &Proxy) -> Client {
     login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap()
 }
 
+/// What pg_dump makes of the database.
+pub(crate) fn dumped(proxy: &Proxy) -> String {
+    let mut dump = Installation::find().unwrap().command("pg_dump");
+    dump.args(["-h", "127.0.0.1", "-U", "bench", "-p", &proxy.port().to_string(), "bench"]).env("PGPASSWORD", "bench");
+    let output = dump.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// The value of a setting, as SHOW has it.
 pub(crate) fn shown(client: &mut Client, name: &str) -> String {
     client.query_one(&format!("show {name}"), &[]).unwrap().get(0)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use postgres::error::SqlState;
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
-use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+use crate::fixture::{Proxy, cluster, dumped, eventually, limited, server_port};
 use crate::raw::{FLUSH, RawClient, SYNC, bind, execute, parse, query, run_unnamed};
 use crate::record::is_logged;
 
@@ -476,14 +476,7 @@ fn pg_dump_goes_through_the_rules_of_its_example() {
         let rules = std::fs::read_to_string("rules/pg-dump.toml").unwrap();
         let at_any_time = rules.replace("06:00-20:00", "23:58-23:59");
         let proxy = Proxy::ruled(&cluster, &at_any_time, "", "");
-        let installation = trunkline::demo::installation::Installation::find().unwrap();
-        let mut dump = installation.command("pg_dump");
-        dump.args(["-h", "127.0.0.1", "-U", "bench", "-p", &proxy.port().to_string(), "bench"])
-            .env("PGPASSWORD", "bench");
-        let output = dump.output().unwrap();
-        let (dumped, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{said}");
-        assert_eq!(dumped.lines().filter(|line| line.parse::<u32>().is_ok()).count(), 1000);
+        assert_eq!(dumped(&proxy).lines().filter(|line| line.parse::<u32>().is_ok()).count(), 1000);
         assert!(proxy.metric("trunkline_rule_matches_total", "rule=\"dumps-of-one-server\"") > 0.0);
         assert_eq!(proxy.metric("trunkline_statements_total", "target=\"replica\""), 0.0);
     });

@@ -7,7 +7,7 @@ use postgres::error::SqlState;
 use postgres::{Client, SimpleQueryMessage};
 use trunkline::demo::cluster::Cluster;
 
-use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+use crate::fixture::{Proxy, cluster, dumped, eventually, limited, server_port};
 use crate::raw::{RawClient, SYNC, bind, execute, parse_declaring};
 
 /// A cluster with objects that write when they are read, and Trunkline before it.
@@ -140,14 +140,7 @@ fn a_dump_has_the_rows_of_unlogged_tables() {
         let cluster = cluster();
         cluster.node(0).sql("create unlogged table t as select generate_series(1, 1000) as a").unwrap();
         let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
-        let installation = trunkline::demo::installation::Installation::find().unwrap();
-        let mut dump = installation.command("pg_dump");
-        dump.args(["-h", "127.0.0.1", "-U", "bench", "-p", &proxy.port().to_string(), "bench"])
-            .env("PGPASSWORD", "bench");
-        let output = dump.output().unwrap();
-        let (dumped, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{said}");
-        assert_eq!(dumped.lines().filter(|line| line.parse::<u32>().is_ok()).count(), 1000);
+        assert_eq!(dumped(&proxy).lines().filter(|line| line.parse::<u32>().is_ok()).count(), 1000);
     });
 }
 
