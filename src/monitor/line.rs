@@ -17,6 +17,8 @@ pub(super) struct Line {
     stream: Stream,
     input: BytesMut,
     output: BytesMut,
+    /// The end of its last answer was not waited for.
+    owes: bool,
 }
 
 /// One row of text columns; None for NULL.
@@ -35,34 +37,51 @@ pub(super) enum LineError {
     Protocol(&'static str),
 }
 
-impl LineError {
-    /// The connection can be used again.
-    pub(super) fn keeps_line(&self) -> bool {
-        matches!(self, Self::Server { .. })
-    }
-}
-
 impl Line {
     /// Prepares `queries` on a new connection: (name, text) each.
     pub(super) async fn prepare(login: Login, queries: &[(&str, &str)], deadline: Instant) -> Result<Self, LineError> {
-        let mut line = Self { stream: login.stream, input: BytesMut::new(), output: BytesMut::new() };
+        let mut line = Self { stream: login.stream, input: BytesMut::new(), output: BytesMut::new(), owes: false };
         for (name, text) in queries {
             let parse = Parse { name: name.as_bytes(), text: text.as_bytes(), types: NO_TYPES };
             frontend::put_parse(&mut line.output, parse);
         }
-        match line.exchange(deadline).await {
+        match in_time(deadline, line.exchange()).await {
             Ok(None) => Ok(line),
             Ok(Some(_)) => Err(LineError::Protocol("a row where none was asked for")),
             Err(error) => Err(error),
         }
     }
 
-    /// Asks a prepared query of one row.
+    /// Asks a prepared query of one row. An answer that is still owed is heard out first, and tells nothing: it was asked
+    /// for too long ago.
     pub(super) async fn ask(&mut self, name: &str, deadline: Instant) -> Result<Row, LineError> {
-        let bind = Bind { portal: b"", statement: name.as_bytes(), rest: NO_VALUES };
-        frontend::put_bind(&mut self.output, bind, 0);
-        frontend::put_execute(&mut self.output, b"");
-        self.exchange(deadline).await?.ok_or(LineError::Protocol("no row"))
+        let answer = in_time(deadline, async {
+            if self.owes {
+                match self.hear_out().await {
+                    Ok(_) | Err(LineError::Server { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            let bind = Bind { portal: b"", statement: name.as_bytes(), rest: NO_VALUES };
+            frontend::put_bind(&mut self.output, bind, 0);
+            frontend::put_execute(&mut self.output, b"");
+            self.exchange().await
+        });
+        answer.await?.ok_or(LineError::Protocol("no row"))
+    }
+
+    /// Its last question was not answered in time: it may be yet.
+    pub(super) fn owes(&self) -> bool {
+        self.owes
+    }
+
+    /// It can be used again behind this: nothing has come that cannot be understood, and no question is sent in part.
+    pub(super) fn outlives(&self, error: &LineError) -> bool {
+        match error {
+            LineError::Server { .. } => true,
+            LineError::Timeout => self.output.is_empty(),
+            LineError::Lost(_) | LineError::Protocol(_) => false,
+        }
     }
 
     /// Waits until the node says something unasked, or hangs up. Dropping this loses nothing: what has come is kept, and
@@ -78,17 +97,16 @@ impl Line {
         !self.input.is_empty() || !self.stream.is_quiet()
     }
 
-    async fn exchange(&mut self, deadline: Instant) -> Result<Option<Row>, LineError> {
+    async fn exchange(&mut self) -> Result<Option<Row>, LineError> {
         frontend::put_bare(&mut self.output, frontend::SYNC);
-        match timeout_at(deadline, self.send_and_receive()).await {
-            Ok(result) => result,
-            Err(_) => Err(LineError::Timeout),
-        }
-    }
-
-    async fn send_and_receive(&mut self) -> Result<Option<Row>, LineError> {
         self.stream.write_all(&self.output).await.map_err(LineError::Lost)?;
         self.output.clear();
+        self.owes = true;
+        self.hear_out().await
+    }
+
+    /// To the end of the answer that is owed.
+    async fn hear_out(&mut self) -> Result<Option<Row>, LineError> {
         let (mut row, mut failure) = (None, None);
         loop {
             let (tag, body) = self.message().await?;
@@ -102,7 +120,10 @@ impl Line {
                         return Err(LineError::Lost(io::ErrorKind::ConnectionAborted.into()));
                     }
                 }
-                backend::READY_FOR_QUERY => return failure.map_or(Ok(row), Err),
+                backend::READY_FOR_QUERY => {
+                    self.owes = false;
+                    return failure.map_or(Ok(row), Err);
+                }
                 _ => {}
             }
         }
@@ -133,6 +154,10 @@ impl Drop for Line {
         // So that the node does not log a lost connection.
         self.stream.leave_with(&frontend::GOODBYE);
     }
+}
+
+async fn in_time<T>(deadline: Instant, work: impl Future<Output = Result<T, LineError>>) -> Result<T, LineError> {
+    timeout_at(deadline, work).await.unwrap_or(Err(LineError::Timeout))
 }
 
 fn read_row(body: &[u8]) -> Result<Row, LineError> {

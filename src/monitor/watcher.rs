@@ -11,7 +11,7 @@ use super::probe::{self, PROBE, PROBE_NAME, SAMPLE, SAMPLE_NAME};
 use super::shared::{Shared, Signals};
 use crate::backend::{ConnectClass, ConnectError, Target, connect};
 use crate::net::timers;
-use crate::topology::{Event, NodeId, PostmasterStart, ProbeFailure, ProbeReport, Sample, SystemId};
+use crate::topology::{Event, NodeId, PostmasterStart, ProbeFailure, ProbeReport, ReportedRole, Sample, SystemId};
 use crate::wire::SqlState;
 
 /// The task that watches one node.
@@ -22,6 +22,8 @@ pub(super) struct Watcher {
     shared: Arc<Shared>,
     /// The kept connection.
     line: Option<Line>,
+    /// A probe has answered over it.
+    is_line_proven: bool,
     /// A kept connection has ended by itself since the last report.
     has_lost_line: bool,
     /// Probes since the last one over a fresh connection.
@@ -39,8 +41,13 @@ pub(super) struct Watcher {
 /// The kept connection, asked while a fresh one was opened.
 struct Kept {
     line: Line,
+    /// It owed an answer before.
+    owed: bool,
     answer: Result<Row, LineError>,
 }
+
+/// A fresh connection and its answer, or why there is none.
+type Fresh = Result<(Line, Result<Row, LineError>), (ConnectClass, ProbeFailure)>;
 
 /// What to ask next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +64,7 @@ impl Watcher {
             timeout,
             shared,
             line: None,
+            is_line_proven: false,
             has_lost_line: false,
             probes_on_line: 0,
             last_probe: None,
@@ -120,9 +128,10 @@ impl Watcher {
         self.last_probe.map_or(now, |last| last + SHORTEST_INTERVAL)
     }
 
-    /// Samples are taken over a connection on which a probe has answered, and only there.
+    /// Samples are taken over a connection on which a probe has answered, and only there; not while that owes an answer, for
+    /// which a probe does not wait alone.
     fn sample_due(&self, signals: &Signals, now: Instant) -> Option<Instant> {
-        self.line.as_ref()?;
+        self.line.as_ref().filter(|line| self.is_line_proven && !line.owes())?;
         if signals.is_sample_wanted() {
             return Some(now);
         }
@@ -134,9 +143,11 @@ impl Watcher {
         signals.take_probe();
         // A probe brings a position too, begun after every wish that stands now.
         signals.take_sample();
-        let begun = Instant::now();
-        (self.last_probe, self.last_sample) = (Some(begun), Some(begun));
-        let result = self.look((begun + self.timeout).into()).await;
+        let (mut begun, mut result) = self.begin_look().await;
+        // Where we ourselves have stood still, that nothing came in time says nothing of the node.
+        if result == Err(ProbeFailure::Timeout) && begun.elapsed() > self.timeout + STANDSTILL {
+            (begun, result) = self.begin_look().await;
+        }
         signals.counters.durations.record(begun.elapsed());
         signals.counters.failed.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
         if result.is_ok() && std::mem::take(&mut self.has_lost_line) {
@@ -145,10 +156,18 @@ impl Watcher {
         self.shared.handle(Event::Probe { node: self.id, begun, result });
     }
 
+    async fn begin_look(&mut self) -> (Instant, Result<ProbeReport, ProbeFailure>) {
+        let begun = Instant::now();
+        (self.last_probe, self.last_sample) = (Some(begun), Some(begun));
+        (begun, self.look(begun).await)
+    }
+
     /// One look at the node: over the kept connection, or from time to time over a fresh one, as a postmaster that
-    /// stands still answers on old connections only.
-    async fn look(&mut self, deadline: tokio::time::Instant) -> Result<ProbeReport, ProbeFailure> {
-        let is_fresh_due = self.probes_on_line >= PROBES_PER_CONNECTION;
+    /// stands still answers on old connections only. Over both where the kept one owes an answer: it may only be slow.
+    async fn look(&mut self, begun: Instant) -> Result<ProbeReport, ProbeFailure> {
+        let deadline = (begun + self.timeout).into();
+        let owes = self.line.as_ref().is_some_and(Line::owes);
+        let is_fresh_due = owes || self.probes_on_line >= PROBES_PER_CONNECTION;
         self.probes_on_line += 1;
         if !is_fresh_due && let Some(mut line) = self.line.take() {
             let answer = ask(&mut line, deadline).await;
@@ -158,27 +177,62 @@ impl Watcher {
                 result => return result,
             }
         }
-        // Both at once: a login that hangs takes no time from the kept connection.
-        let kept = self.line.take();
-        let (opened, kept) = tokio::join!(self.open(deadline), ask_kept(kept, deadline));
-        match opened {
-            Ok(mut line) => match ask(&mut line, deadline).await {
-                Err(LineError::Timeout) => self.fall_back(ConnectClass::Silent, ProbeFailure::Timeout, kept),
-                answer => {
-                    (self.probes_on_line, self.fresh_problem, self.vain_logins) = (0, None, 0);
-                    // A fresh line in place of one that is as good as ever leads to the same server, or the name has moved.
-                    let (had_line, before) = (kept.is_some(), self.server);
-                    let goes_on = kept.is_some_and(|mut kept| !kept.line.has_stirred());
-                    self.has_lost_line |= had_line && !goes_on;
-                    let report = self.take_in(line, answer);
-                    if goes_on && report.is_ok() && before != self.server {
-                        warn!(node = %self.target.endpoint.address, "its address leads to another server now, and the former one goes on");
-                        self.shared.handle(Event::Moved { node: self.id });
-                    }
-                    report
+        // Both at once: neither takes time from the other.
+        let (kept, before) = (self.line.take(), self.server);
+        let (fresh, kept) = self.ask_both(kept, begun).await;
+        match fresh {
+            Ok((line, answer)) => {
+                (self.probes_on_line, self.fresh_problem, self.vain_logins) = (0, None, 0);
+                // A fresh line in place of one that is as good as ever leads to the same server, or the name has moved.
+                let has_ended = kept.is_some_and(|mut kept| kept.answer.is_err() || kept.line.has_stirred());
+                self.has_lost_line |= has_ended;
+                let report = self.take_in(line, answer);
+                if !has_ended && before.is_some() && report.is_ok() && before != self.server {
+                    warn!(node = %self.target.endpoint.address, "its address leads to another server now, and the former one goes on");
+                    self.shared.handle(Event::Moved { node: self.id });
                 }
-            },
+                report
+            }
             Err((class, failure)) => self.fall_back(class, failure, kept),
+        }
+    }
+
+    /// Asks the kept connection and a fresh one. What the kept one says is waited for where the fresh one brings nothing,
+    /// unless it has been waited for before, and the node says no.
+    async fn ask_both(&mut self, kept: Option<Line>, begun: Instant) -> (Fresh, Option<Kept>) {
+        let deadline = (begun + self.timeout).into();
+        let (shared, node, server) = (Arc::clone(&self.shared), self.id, self.server);
+        let (mut is_kept_asked, owed) = (kept.is_some(), kept.as_ref().is_some_and(Line::owes));
+        let mut kept = std::pin::pin!(ask_kept(kept, deadline));
+        let mut fresh = std::pin::pin!(self.ask_anew(deadline));
+        let mut heard = None;
+        let fresh = loop {
+            tokio::select! {
+                fresh = &mut fresh => break fresh,
+                answer = &mut kept, if is_kept_asked => {
+                    (is_kept_asked, heard) = (false, answer);
+                    // What it proves counts now, however long a login takes.
+                    let sample = heard.as_ref().and_then(|kept| kept.sample(begun, server));
+                    if let Some(sample) = sample {
+                        shared.handle(Event::Sample { node, sample, is_in_recovery: false });
+                    }
+                }
+            }
+        };
+        let says_no =
+            |class: &ConnectClass| matches!(class, ConnectClass::Down | ConnectClass::Lost | ConnectClass::Starting);
+        let is_of_use = fresh.as_ref().is_err_and(|(class, _)| !(owed && says_no(class)));
+        if is_kept_asked && is_of_use {
+            heard = kept.await;
+        }
+        (fresh, heard)
+    }
+
+    async fn ask_anew(&mut self, deadline: tokio::time::Instant) -> Fresh {
+        let mut line = self.open(deadline).await?;
+        match ask(&mut line, deadline).await {
+            Err(LineError::Timeout) => Err((ConnectClass::Silent, ProbeFailure::Timeout)),
+            answer => Ok((line, answer)),
         }
     }
 
@@ -189,16 +243,36 @@ impl Watcher {
         failure: ProbeFailure,
         kept: Option<Kept>,
     ) -> Result<ProbeReport, ProbeFailure> {
-        let is_vain = matches!(class, ConnectClass::Silent | ConnectClass::Lost);
+        let is_vain = matches!(class, ConnectClass::Silent | ConnectClass::Lost | ConnectClass::Down);
         self.vain_logins = if is_vain { self.vain_logins.saturating_add(1) } else { 0 };
-        // A login costs a busy machine much more than an answer does.
-        let is_busy = is_vain && self.vain_logins < VAIN_LOGINS;
-        let Some(kept) = kept.filter(|_| is_busy || tells_nothing_of_health(class)) else { return Err(failure) };
+        let Some(kept) = kept else { return Err(failure) };
+        let is_mute = kept.owed && matches!(kept.answer, Err(LineError::Timeout));
+        let kept_answer = self.take_in(kept.line, kept.answer);
+        if is_mute {
+            self.line = None;
+        }
+        self.has_lost_line |= self.line.is_none();
+        let report = match kept_answer {
+            Ok(report) => report,
+            // Only a living node says that it is full.
+            Err(kept_failure) if class != ConnectClass::Full && tells_nothing_of_health(class) => {
+                return Err(kept_failure);
+            }
+            Err(_) => return Err(failure),
+        };
+        // A login costs a busy machine much more than an answer does. And whoever answers as the primary is the primary, even
+        // if it lets nobody in: who has a connection to it goes on. One that stops waits for those to leave.
+        let is_busy = self.vain_logins < VAIN_LOGINS;
+        let is_primary = matches!(report.role, ReportedRole::Primary { .. });
+        if class == ConnectClass::Starting || !(is_busy || is_primary) {
+            self.line = None;
+            return Err(failure);
+        }
         if self.fresh_problem.replace(class) != Some(class) {
             warn!(node = %self.target.endpoint.address, %failure, "the monitor cannot log in anew; its old connection works");
         }
-        self.probes_on_line = if is_vain { PROBES_PER_CONNECTION } else { 0 };
-        self.take_in(kept.line, kept.answer)
+        self.probes_on_line = if is_vain && is_busy { PROBES_PER_CONNECTION } else { 0 };
+        Ok(report)
     }
 
     async fn open(&mut self, deadline: tokio::time::Instant) -> Result<Line, (ConnectClass, ProbeFailure)> {
@@ -219,11 +293,13 @@ impl Watcher {
             Ok(row) => {
                 self.line = Some(line);
                 let report = probe::read_report(&row);
+                self.is_line_proven = report.is_ok();
                 self.server = report.as_ref().ok().map(ProbeReport::server).or(self.server);
                 report.map_err(|column| ProbeFailure::Protocol(format!("no {column}").into()))
             }
             Err(error) => {
-                self.line = error.keeps_line().then_some(line);
+                self.is_line_proven &= line.owes();
+                self.line = line.outlives(&error).then_some(line);
                 Err(line_failure(&error))
             }
         }
@@ -237,7 +313,7 @@ impl Watcher {
         let answer = line.ask(SAMPLE_NAME, (begun + self.timeout).into()).await;
         let Some(position) = answer.as_ref().ok().and_then(probe::read_position) else {
             // A probe tells what is wrong, over a fresh connection if this one is of no use any more.
-            let is_kept = answer.map_or_else(|error| error.keeps_line(), |_| true);
+            let is_kept = answer.map_or_else(|error| line.outlives(&error), |_| true);
             self.has_lost_line |= !is_kept;
             self.line = is_kept.then_some(line);
             signals.want_probe();
@@ -258,8 +334,19 @@ async fn ask(line: &mut Line, deadline: tokio::time::Instant) -> Result<Row, Lin
 
 async fn ask_kept(line: Option<Line>, deadline: tokio::time::Instant) -> Option<Kept> {
     let mut line = line?;
+    let owed = line.owes();
     let answer = ask(&mut line, deadline).await;
-    Some(Kept { line, answer })
+    Some(Kept { line, owed, answer })
+}
+
+impl Kept {
+    /// Where this server stands, if it is the primary and was asked then.
+    fn sample(&self, begun: Instant, server: Option<(SystemId, PostmasterStart)>) -> Option<Sample> {
+        let report = probe::read_report(self.answer.as_ref().ok()?).ok()?;
+        let ReportedRole::Primary { timeline, insert_lsn, .. } = report.role else { return None };
+        let sample = Sample { begun, lsn: insert_lsn, timeline: Some(timeline) };
+        Some(sample).filter(|_| server == Some(report.server()))
+    }
 }
 
 async fn stirred(line: Option<&mut Line>) {
@@ -318,9 +405,11 @@ fn words(error: &dyn std::error::Error) -> String {
 
 /// So many probes go over one connection; the next over a fresh one.
 const PROBES_PER_CONNECTION: u32 = 9;
-/// So many logins in a row do not end in time, or are cut off, before a node is missed whose old connection answers: it lets
-/// nobody in any more. Fewer are what a machine shows that has more to do than it can.
+/// So many logins in a row do not end in time, are cut off or refused, before a replica is missed whose old connection
+/// answers: it lets nobody in any more. Fewer are what a machine shows that has more to do than it can.
 const VAIN_LOGINS: u32 = 4;
+/// Timers are never so late, unless the whole process has stood still.
+const STANDSTILL: Duration = Duration::from_millis(250);
 /// Between two probes of a node, however many doubt it.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// Between two samples while somebody waits for the node to catch up; the timer rounds up to its milliseconds.

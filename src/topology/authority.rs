@@ -117,5 +117,6 @@ impl Authority {
     }
 }
 
-/// Patroni is asked every second, and one answer that is missed is no silence. Its own lock lives for 20 to 30 s.
-const BELIEVED_FOR: Duration = Duration::from_secs(4);
+/// Patroni is asked every second, and who has not answered again after three: what one round misses is no silence. Its own
+/// lock lives for 20 to 30 s.
+const BELIEVED_FOR: Duration = Duration::from_secs(6);

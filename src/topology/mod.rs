@@ -226,6 +226,7 @@ impl Topology {
         result: Result<ProbeReport, ProbeFailure>,
         now: Instant,
     ) -> Vec<Effect> {
+        let interval = self.settings.interval;
         let Some(node) = self.node_mut(id).filter(|node| node.is_news(begun)) else { return Vec::new() };
         match result {
             Ok(report) if node.contradicts(begun, &report) => return vec![Effect::Probe(id)],
@@ -236,7 +237,7 @@ impl Topology {
             }
             Err(failure) => {
                 let is_full = failure == ProbeFailure::TooManyConnections;
-                node.failed(begun, failure);
+                node.failed(begun, failure, interval);
                 if is_full {
                     self.stands_still(id, begun);
                 }
@@ -247,6 +248,8 @@ impl Topology {
 
     fn sampled(&mut self, id: NodeId, sample: Sample, is_in_recovery: bool, now: Instant) -> Vec<Effect> {
         let accepted = self.roles.accepted();
+        // What has run out by now has, whatever this proves.
+        let is_due = self.deadline().is_some_and(|deadline| deadline <= now);
         let Some(node) = self.node_mut(id) else { return Vec::new() };
         let is_primary = accepted.is_some_and(|accepted| accepted.node == id);
         // A claim of another timeline than the last one wants a whole probe, not a position alone.
@@ -267,9 +270,10 @@ impl Topology {
         if is_lost {
             self.judge(id);
         }
-        if is_lost || self.deadline().is_some_and(|deadline| deadline <= now) {
+        if is_lost || is_due {
             return self.decide(now);
         }
+        self.roles.renew(&self.nodes);
         self.publish(now);
         vec![Effect::Publish]
     }

@@ -31,12 +31,16 @@ pub(super) struct Node {
     last_begun: Option<Instant>,
     /// The beginning of the newest probe that proved it to be alive.
     alive: Option<Instant>,
+    /// The beginning of the newest sample that showed it to be what its last report says.
+    confirmed: Option<Instant>,
     /// The beginning of the probe that brought the last report.
     reported: Option<Instant>,
     /// The highest timeline it has proven, and of which database system.
     highest: Option<(SystemId, Timeline)>,
     failure: Option<ProbeFailure>,
     misses: u8,
+    /// The beginning of the last probe that counts as missed.
+    missed: Option<Instant>,
     good_probes: u8,
     /// Its connection was lost since its last answer.
     may_have_restarted: bool,
@@ -94,10 +98,12 @@ impl Node {
             report: None,
             last_begun: None,
             alive: None,
+            confirmed: None,
             reported: None,
             highest: None,
             failure: None,
             misses: 0,
+            missed: None,
             good_probes: 0,
             may_have_restarted: false,
             starting_since: None,
@@ -186,8 +192,8 @@ impl Node {
         self.may_have_restarted || !is_same
     }
 
-    /// A probe failed.
-    pub(super) fn failed(&mut self, begun: Instant, failure: ProbeFailure) {
+    /// A probe failed, where probes are so far apart.
+    pub(super) fn failed(&mut self, begun: Instant, failure: ProbeFailure, interval: Duration) {
         self.last_begun = Some(begun);
         if failure == ProbeFailure::TooManyConnections && self.is_answering() {
             // Only a living node can say so. What it was before the crowd came stays true.
@@ -203,7 +209,7 @@ impl Node {
         self.health = match failure {
             // One error may be this probe's alone: it was cancelled, or in the way of recovery.
             ProbeFailure::Timeout | ProbeFailure::Lost | ProbeFailure::NotAsked(_) | ProbeFailure::Protocol(_) => {
-                self.missed()
+                self.missed(begun, &failure, interval)
             }
             ProbeFailure::Starting => Health::Starting,
             ProbeFailure::Refused
@@ -214,8 +220,20 @@ impl Node {
         self.failure = Some(failure);
     }
 
-    fn missed(&mut self) -> Health {
+    fn missed(&mut self, begun: Instant, failure: &ProbeFailure, interval: Duration) -> Health {
+        // What leads is not lost over one moment in which it was asked twice, nor over what we lack ourselves: its evidence
+        // runs out. Of a replica there are others.
+        let is_same_moment = || self.missed.is_some_and(|missed| begun < missed + interval.min(ONE_MOMENT));
+        let tells_little = match failure {
+            ProbeFailure::Timeout => false,
+            ProbeFailure::NotAsked(_) => true,
+            _ => self.misses > 0 && is_same_moment(),
+        };
+        if tells_little && self.is_answering() && self.last_claim().is_some() {
+            return Health::Suspect;
+        }
         self.misses = self.misses.saturating_add(1);
+        self.missed = Some(begun);
         match self.health {
             Health::Down => Health::Down,
             _ if self.misses >= MISSES_TO_BE_DOWN => Health::Down,
@@ -251,7 +269,8 @@ impl Node {
         self.position = lsn.map(|lsn| Sample { begun, lsn, timeline });
     }
 
-    /// A light sample; false if it is older than what is known.
+    /// A light sample, of the role and timeline that it is known to have, which proves that it still has them; false if it is
+    /// older than what is known.
     pub(super) fn sampled(&mut self, sample: Sample) -> bool {
         if self.position.is_some_and(|known| sample.begun <= known.begun) {
             return false;
@@ -260,12 +279,13 @@ impl Node {
         // timeline or on one that grew out of it.
         let timeline = sample.timeline.or(self.position.and_then(|known| known.timeline));
         self.position = Some(Sample { timeline, ..sample });
+        self.confirmed = Some(sample.begun);
         true
     }
 
     /// Its word that it is the primary, as long as it answers and its evidence is younger than `lease`.
     pub(super) fn claim(&self, now: Instant, lease: Duration) -> Option<Claim> {
-        let is_fresh = self.alive.is_some_and(|alive| now < alive + lease);
+        let is_fresh = self.evidence_until(lease).is_some_and(|until| now < until);
         if self.is_answering() && is_fresh { self.last_claim() } else { None }
     }
 
@@ -283,7 +303,7 @@ impl Node {
 
     /// When its evidence runs out.
     pub(super) fn evidence_until(&self, lease: Duration) -> Option<Instant> {
-        self.alive.map(|alive| alive + lease)
+        self.alive.max(self.confirmed).map(|newest| newest + lease)
     }
 
     /// It answers probes, or missed only one.
@@ -401,3 +421,5 @@ impl Node {
 const PROBES_TO_RETURN: u8 = 2;
 /// One lost packet is no failure; a second silence is.
 const MISSES_TO_BE_DOWN: u8 = 2;
+/// What goes wrong twice within this may have gone wrong once.
+const ONE_MOMENT: Duration = Duration::from_millis(200);

@@ -240,6 +240,11 @@ impl Roles {
         [evidence, unopposed, contest]
     }
 
+    /// A sample may have proven the primary once more; nothing has run out before.
+    pub(super) fn renew(&mut self, nodes: &[Node]) {
+        self.until = self.evidence_until(nodes);
+    }
+
     fn evidence_until(&self, nodes: &[Node]) -> Option<Instant> {
         nodes.get(usize::from(self.accepted?.node.0))?.evidence_until(self.lease)
     }

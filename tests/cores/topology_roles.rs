@@ -93,6 +93,13 @@ impl Story {
         self.tell(node, Ok(role));
     }
 
+    fn samples(&mut self, node: NodeId, timeline: u32) {
+        let begun = self.now;
+        self.now += Duration::from_millis(10);
+        let sample = Sample { begun, lsn: Lsn(1000), timeline: Some(Timeline(timeline)) };
+        self.topology.handle(Event::Sample { node, sample, is_in_recovery: false }, self.now);
+    }
+
     fn fails(&mut self, node: NodeId, failure: ProbeFailure) -> Vec<Effect> {
         self.tell(node, Err(failure))
     }
@@ -224,6 +231,8 @@ fn one_answer_that_is_an_error_takes_nothing_from_a_node_and_a_second_does() {
     assert_eq!(story.state(B), NodeState::Down);
     story.fails(A, error());
     story.fails(A, error());
+    assert_eq!((story.view().primary, story.state(A)), (Some(A), NodeState::Suspect), "asked twice in one moment");
+    story.passes(100).fails(A, error());
     story.has_no_primary_because("node0:5432 gives an answer that is not understood");
 }
 
@@ -245,6 +254,42 @@ fn evidence_runs_out_by_time_alone() {
     assert_eq!(story.view().primary, Some(A));
     story.passes(200);
     assert!(story.now > until);
+    assert_eq!(story.view().primary, None);
+}
+
+#[test]
+fn what_we_lack_to_ask_a_primary_takes_nothing_from_it_before_its_time() {
+    let mut story = Story::whole();
+    for _ in 0..10 {
+        story.fails(A, ProbeFailure::NotAsked("too many open files".into()));
+        story.passes(90);
+        assert_eq!((story.view().primary, story.state(A)), (Some(A), NodeState::Suspect));
+    }
+    story.passes(400);
+    assert_eq!(story.view().primary, None);
+    for _ in 0..2 {
+        story.fails(B, ProbeFailure::NotAsked("too many open files".into()));
+    }
+    assert_eq!(story.state(B), NodeState::Down, "of replicas there are others");
+}
+
+#[test]
+fn a_sample_proves_a_primary_as_a_probe_does() {
+    let mut story = Story::whole();
+    for _ in 0..10 {
+        story.passes(500).samples(A, 1);
+        assert_eq!(story.view().primary, Some(A));
+    }
+    let until = story.view().primary_until.unwrap();
+    story.claims(A, 1, 2);
+    assert_eq!(story.view().epoch, 1, "it has never been lost");
+    story.passes(1300);
+    assert!(story.now > until);
+    assert_eq!(story.view().primary, None);
+    // What has run out while we stood still is not renewed.
+    let mut story = Story::whole();
+    story.now += Duration::from_secs(30);
+    story.samples(A, 1);
     assert_eq!(story.view().primary, None);
 }
 
@@ -474,7 +519,7 @@ fn the_lock_makes_no_primary_of_a_replica_and_takes_nothing_from_a_primary_that_
 fn a_word_that_is_old_supports_nobody() {
     let mut story = Story::whole();
     story.claims(B, 2, 0);
-    story.lock(Lock::Primary(C)).passes(5000).claims(A, 1, 0);
+    story.lock(Lock::Primary(C)).passes(7000).claims(A, 1, 0);
     story.claims(B, 2, 0);
     story.claims(C, 2, 0);
     story.has_no_primary_because("ambiguous");

@@ -246,7 +246,8 @@ impl Source {
     pub(super) async fn run(mut self) {
         loop {
             let begun = Instant::now();
-            let answers = self.ask_all(begun).await;
+            let has_primary = self.shared.view.load().primary.is_some();
+            let answers = self.ask_all(begun, has_primary).await;
             if let Some(answer) = answer::agreed(&answers) {
                 self.take_in(answer, begun).await;
             }
@@ -255,11 +256,12 @@ impl Source {
         }
     }
 
-    /// Every API at once: one that hangs costs the others nothing.
-    async fn ask_all(&mut self, begun: Instant) -> Vec<Answer> {
+    /// Every API at once: one that hangs costs the others nothing. Where its word is needed, who was silent is asked again soon.
+    async fn ask_all(&mut self, begun: Instant, has_primary: bool) -> Vec<Answer> {
         let deadline = tokio::time::Instant::from_std(begun + ANSWER_WITHIN);
         let mut asked = JoinSet::new();
-        let is_due = |api: &Api| self.silent.get(&api.url.address).is_none_or(|last| begun >= *last + SILENT_INTERVAL);
+        let pause = if has_primary { SILENT_INTERVAL } else { INTERVAL };
+        let is_due = |api: &Api| self.silent.get(&api.url.address).is_none_or(|last| begun >= *last + pause);
         for api in self.patroni.apis().into_iter().filter(is_due) {
             asked.spawn(async move {
                 let answer = ask(&api, deadline).await;
@@ -280,7 +282,7 @@ impl Source {
                     if !self.silent.contains_key(&address) {
                         warn!(cluster = %self.cluster.name, api = %address, problem, "a member of Patroni does not answer");
                     }
-                    self.silent.insert(address, begun);
+                    self.silent.insert(address, Instant::now());
                 }
                 Err(_) => {}
             }
