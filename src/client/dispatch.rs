@@ -144,6 +144,7 @@ impl Client {
     /// Translates what has been gathered. Its messages are kept while it may have to be run again.
     pub(super) fn send_unit(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         self.remember_decision(buffers);
+        self.rule = None;
         let size = self.session.gathered.size;
         match &self.held {
             Some(held) if held.role == Role::Primary => self.session.goes_to_primary(),

@@ -80,6 +80,9 @@ impl Client {
             // What a rule or a hint says of a read by itself counts where it is placed: it waits for its turn.
             let has_terms = matches!(self.session.intent(), Some(Intent::Read { terms: Some(_), .. }));
             if has_terms && !is_open && !self.session.keeps_lease() {
+                if self.session.all_answered() && self.database.catalog.look().picture().is_none() {
+                    self.session.gathered.clear(); // to be looked at again: what was answered has changed what it may do
+                }
                 return Ok(Gate::Closed(Turn::Still));
             }
             if self.session.gathered.needs_own_sequences() && self.waits_to_discard_sequences() {

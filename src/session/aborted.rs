@@ -91,8 +91,13 @@ impl Session {
         match tag {
             frontend::QUERY => {
                 let statement = classify(frontend::query_text(body)?);
+                let is_told = self.transaction.aborted == Some(Aborted::Told);
                 told = match self.ending(&statement) {
                     Some(ending) => self.end_aborted(ending, out),
+                    None if is_told && statement.parts.is_empty() => {
+                        backend::put_bare(out, backend::EMPTY_QUERY_RESPONSE);
+                        None
+                    }
                     None => Some(self.refuse(out)),
                 };
                 backend::put_ready(out, self.transaction.status);
@@ -278,6 +283,9 @@ mod tests {
         assert_eq!(told(&out), "ES");
         out.clear();
         let mut classify = |text: &[u8]| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default()));
+        story.session.answer_alone(b'Q', b"-- are you there?\0", &mut classify, &mut out).unwrap();
+        assert_eq!(told(&out), "IZ", "as a server does");
+        out.clear();
         story.session.answer_alone(b'Q', b"rollback\0", &mut classify, &mut out).unwrap();
         assert_eq!(told(&out), "CZ", "once");
     }

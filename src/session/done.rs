@@ -16,6 +16,7 @@ impl Session {
             match change {
                 SessionChange::Pin(Pin::AdvisoryLock) => {
                     self.pins.add(Pin::AdvisoryLock);
+                    self.may_have_unpinned(); // or it was not reached, or waited for in vain
                 }
                 SessionChange::Execute(name) => {
                     if let Some(prepared) = self.sql_prepared.get(name) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::known::Known;
+use super::owed::Owed;
 use super::pins::Pins;
 use super::reply::Reply;
 use super::settings::is_identity;
@@ -235,7 +236,11 @@ impl Session {
     /// tried.
     pub(super) fn pinned_by(&mut self, pin: Pin, statement: &Statement) {
         self.pins.add(pin);
-        let in_block = self.transaction.status != TransactionStatus::Idle || statement.only().is_none();
+        // A lock of the session outlives what fails around it.
+        let in_batch = || self.flow.batch_open || self.owed.iter().any(|owed| matches!(owed, Owed::Sync(_)));
+        let in_block = pin != Pin::AdvisoryLock && in_batch()
+            || self.transaction.status != TransactionStatus::Idle
+            || statement.only().is_none();
         let mut functions = statement.parts.iter().flat_map(|part| &part.functions);
         let is_tried = functions.any(|function| function.name.contains("try_advisory"));
         self.remains.pins_in_doubt |= self.pins.can_be_seen() && (in_block || is_tried);

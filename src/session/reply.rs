@@ -348,9 +348,11 @@ impl Session {
     #[cold]
     fn failed(&mut self, body: &[u8], known: &mut Known) -> Reply {
         let fields = ErrorFields::read(body);
-        if fields.code == SqlState::SYNTAX_ERROR && self.has_done_nothing_unparsed() {
+        // What has come behind it is not undone, and may change them as well.
+        let is_last = self.owed.iter().filter(|owed| owed.ends_with_ready()).count() <= 1;
+        if is_last && fields.code == SqlState::SYNTAX_ERROR && self.has_done_nothing_unparsed() {
             self.catalog.may_change = Change::None;
-        } else if self.transaction.status == TransactionStatus::Idle && !self.can_commit_inside() {
+        } else if is_last && self.transaction.status == TransactionStatus::Idle && !self.can_commit_inside() {
             // What it has changed is undone, unless code has done it elsewhere.
             self.catalog.may_change = self.catalog.may_change.min(Change::Suspected);
         }

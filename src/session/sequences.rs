@@ -88,10 +88,12 @@ impl Session {
         self.batch_is_open() || self.gathered.queries.is_empty() && !self.must_begin_batch()
     }
 
-    /// What is gathered may commit in its middle, and no transaction is open: behind anything that is executed in its batch,
-    /// PostgreSQL refuses a CREATE INDEX CONCURRENTLY, and from 18 on the COMMIT of a procedure.
+    /// What is gathered may commit in its middle, or begins a transaction, and none is open: behind anything that is executed in
+    /// its batch, PostgreSQL refuses a CREATE INDEX CONCURRENTLY, from 18 on the COMMIT of a procedure, and the isolation level
+    /// of a BEGIN.
     fn must_begin_batch(&self) -> bool {
-        self.gathered.commits && self.transaction.status == TransactionStatus::Idle
+        let stands_first = self.gathered.commits || self.gathered.begins;
+        stands_first && self.transaction.status == TransactionStatus::Idle
     }
 
     /// Only between batches, before a Query.

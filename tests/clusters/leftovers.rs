@@ -261,6 +261,54 @@ fn a_session_is_held_no_longer_than_what_holds_it() {
 }
 
 #[test]
+fn what_is_undone_with_the_batch_or_the_transaction_that_it_stands_in_holds_nobody() {
+    limited(|| {
+        let (_cluster, mut scene) = scene();
+        let mut client = RawClient::connect(scene.proxy.port(), &[]);
+        let temporary = run_unnamed("create temp table x (a int) on commit drop");
+        for (number, (batch, end, pinned)) in [
+            ([run_unnamed("begin"), temporary].concat(), "commit", 0),
+            ([run_unnamed("begin"), run_unnamed("create temp table y (a int)")].concat(), "rollback", 0),
+            ([run_unnamed("listen news"), run_unnamed("select 1 / 0")].concat(), "select 1", 0),
+            (run_unnamed("listen news"), "select 1", 1),
+            (run_unnamed("unlisten news"), "select 1", 0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            client.ask(&[&batch, SYNC], 1);
+            client.query(end);
+            scene.holds(pinned, &format!("{number}"));
+        }
+        client.query("select 1 / 0; select pg_advisory_lock(1)");
+        scene.holds(0, "a lock that was not reached");
+        client.query("select pg_advisory_lock(1)");
+        scene.holds(1, "a lock");
+        scene.run("set lock_timeout = '100ms'");
+        assert!(scene.client.batch_execute("select pg_advisory_lock(1)").is_err());
+        scene.holds(1, "a lock that was waited for in vain");
+    });
+}
+
+#[test]
+fn who_calls_a_function_that_keeps_something_by_the_configuration_keeps_the_server_connection() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create function keeps(a int) returns int stable language sql return a").unwrap();
+        let mut scene = Scene::begin(Proxy::start(&cluster, "[routing]\nsession_functions = ['keeps']"));
+        let is_known = || scene.proxy.metric("trunkline_catalog_current", "") > 0.0;
+        eventually("its catalogs are known", Duration::from_secs(10), is_known);
+        scene.run("select 1");
+        scene.holds(0, "anything else");
+        scene.run("select keeps(1)");
+        scene.holds(1, "what it keeps");
+        scene.run("discard all");
+        scene.run("select 2");
+        scene.holds(1, "nothing is known to end it");
+    });
+}
+
+#[test]
 fn what_begins_to_hold_a_session_is_counted_once() {
     limited(|| {
         let (_cluster, mut scene) = scene();

@@ -92,6 +92,24 @@ fn what_commits_in_its_middle_runs_by_a_batch_also_where_another_has_drawn() {
     });
 }
 
+/// Behind anything that is executed in its batch PostgreSQL refuses the level.
+#[test]
+fn a_transaction_of_an_isolation_level_begins_by_a_batch_also_where_another_has_drawn() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create sequence s; create table t (a serial, b int)").unwrap();
+        let proxy = Proxy::start(&cluster, ONE);
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        for begin in ["begin isolation level serializable", "begin not deferrable", "start transaction read write"] {
+            other.query("select nextval('s')");
+            let batch = [run_unnamed(begin), run_unnamed("insert into t (b) values (1)"), SYNC.to_vec()].concat();
+            let tag = if begin.starts_with("begin") { "BEGIN" } else { "START TRANSACTION" };
+            assert_eq!(one.ask(&[&batch], 1), ["1", "2", tag, "1", "2", "INSERT 0 1", "T"], "{begin}");
+            one.query("commit");
+        }
+    });
+}
+
 #[test]
 fn what_another_has_drawn_does_not_come_with_ones_own() {
     limited(|| {
