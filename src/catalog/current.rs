@@ -23,6 +23,10 @@ pub struct Current {
     changes_elsewhere: AtomicU64,
     /// Signs that a change came another way.
     suspicions: AtomicU64,
+    /// Runs of what may have changed something, and mostly has not.
+    doubts: AtomicU64,
+    /// It was read while there was a primary.
+    is_of_primary: AtomicBool,
     /// Loading has been tried: what is known now is all there is for the moment.
     was_tried: AtomicBool,
     /// The nodes had no such database when they were asked last.
@@ -59,6 +63,13 @@ impl Current {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// What is being read, up to the change of this number, is not what was known before. Answers the number of that change:
+    /// where another one was acknowledged meanwhile, what is read does not show it.
+    pub fn changed_behind(&self, changes: u64) -> u64 {
+        self.changed();
+        changes + 1
+    }
+
     /// What sessions begin with may have been changed in another database.
     pub fn changed_elsewhere(&self) {
         self.changes_elsewhere.fetch_add(1, Ordering::AcqRel);
@@ -72,6 +83,26 @@ impl Current {
     /// A node's answer does not fit the picture.
     pub fn suspected(&self) {
         self.suspicions.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What has run may have changed something.
+    pub fn doubted(&self) {
+        self.doubts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often that was so.
+    pub fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Acquire)
+    }
+
+    /// What is known was read while there was a primary.
+    pub fn has_met_primary(&self) {
+        self.is_of_primary.store(true, Ordering::Release);
+    }
+
+    /// Whether it was.
+    pub fn is_of_primary(&self) -> bool {
+        self.is_of_primary.load(Ordering::Acquire)
     }
 
     /// Changes acknowledged so far: what is read from a node that has all of them is of this age.

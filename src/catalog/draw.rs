@@ -7,8 +7,8 @@ use super::inventory::ends_what_it_keeps;
 use super::path::Path;
 use super::picture::{Cast, Function, Left, Operator, PLAIN, Picture, Policy, Relation, Type, is_own};
 use super::{
-    Body, FunctionLists, FunctionPattern, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind, RelationRow,
-    Volatility, Why,
+    Body, Change, FunctionLists, FunctionPattern, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind,
+    RelationRow, Volatility, Why,
 };
 use crate::sql::functions::{Class, class_of};
 use crate::sql::{
@@ -212,7 +212,10 @@ impl<'a> Drawing<'a> {
                 arguments: u16::try_from(row.arguments.len()).unwrap_or(u16::MAX),
                 defaults: u16::try_from(row.defaults).unwrap_or(u16::MAX),
                 is_variadic: row.is_variadic,
-                changes_catalog: may_change_catalog(row),
+                changes: match self.is_listed(row, &self.lists.safe) {
+                    true => Change::None,
+                    false => changes_by_itself(row),
+                },
                 leaves: self.leaves(row),
                 results: row.results.iter().copied().filter(|oid| is_own(*oid)).collect(),
             };
@@ -263,17 +266,17 @@ impl<'a> Drawing<'a> {
             let Some(known) = self.picture.functions.get(place) else { continue };
             let why = known.why.or_else(|| self.of_function(row));
             let default_why = known.default_why.or_else(|| self.of_tree(row.default_values.as_ref()?, None));
-            let changes = known.changes_catalog || self.body_changes_catalog(row);
+            let changes = known.changes.max(self.changes_by_body(row));
             let leaves = self.left_by_called(row, &known.leaves);
-            let is_more = (why, default_why, changes) != (known.why, known.default_why, known.changes_catalog);
+            let is_more = (why, default_why, changes) != (known.why, known.default_why, known.changes);
             if is_more || leaves.is_some() {
                 found.push((place, why, default_why, changes, leaves));
             }
         }
         let is_new = !found.is_empty();
-        for (place, why, default_why, changes_catalog, leaves) in found {
+        for (place, why, default_why, changes, leaves) in found {
             if let Some(function) = self.picture.functions.get_mut(place) {
-                (function.why, function.default_why, function.changes_catalog) = (why, default_why, changes_catalog);
+                (function.why, function.default_why, function.changes) = (why, default_why, changes);
                 function.leaves = leaves.or(function.leaves.take());
             }
         }
@@ -305,7 +308,7 @@ impl<'a> Drawing<'a> {
             return Some(Why::Function);
         }
         match &row.body {
-            Body::Hidden => None,
+            Body::Hidden | Body::Defines => None,
             Body::Given | Body::Keeps => Some(Why::Function),
             Body::Tree(mentions) => {
                 if mentions.writes {
@@ -354,29 +357,29 @@ impl<'a> Drawing<'a> {
         self.picture.function_names.contains_key(&self.picture.key(&name.name))
     }
 
-    fn body_changes_catalog(&self, row: &FunctionRow) -> bool {
-        let changes = |oid: &Oid| {
-            let place = self.function_places.get(oid);
-            place.and_then(|&place| self.picture.functions.get(place)).is_some_and(|function| function.changes_catalog)
-        };
-        match &row.body {
-            Body::Tree(mentions) => mentions.functions.iter().any(changes),
-            Body::Text { statement, .. } => {
-                let mut names = statement.parts.iter().flat_map(|part| &part.functions);
-                names.any(|name| self.any_named(name).any(|function| function.changes_catalog))
+    /// Whether what it calls may change the catalogs.
+    fn changes_by_body(&self, row: &FunctionRow) -> Change {
+        let called = match &row.body {
+            Body::Tree(mentions) => {
+                mentions.functions.iter().filter_map(|oid| self.function(*oid)).map(|of| of.changes).max()
             }
-            Body::Hidden | Body::Given | Body::Keeps => false,
-        }
+            Body::Text { statement, .. } => {
+                let names = statement.parts.iter().flat_map(|part| &part.functions);
+                names.flat_map(|name| self.any_named(name)).map(|function| function.changes).max()
+            }
+            Body::Hidden | Body::Defines | Body::Given | Body::Keeps => None,
+        };
+        called.unwrap_or_default()
     }
 
     /// What the function itself leaves in its session; what those that it calls leave is followed.
     fn leaves(&self, row: &FunctionRow) -> Left {
         let mut left = Leftovers::default();
         match &row.body {
-            Body::Hidden if row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(&row.name) => {
+            Body::Hidden | Body::Defines if may_do_anything(row) => {
                 left.doubt(Doubt::Opaque);
             }
-            Body::Hidden => {}
+            Body::Hidden | Body::Defines => {}
             Body::Given => left.doubt(Doubt::Unnamed),
             Body::Keeps => left.doubt(Doubt::Kept),
             Body::Text { leftovers, .. } => left = leftovers.clone(),
@@ -438,7 +441,7 @@ impl<'a> Drawing<'a> {
                     written.for_each(|relation| join(&relation.write_leaves));
                 }
             }
-            Body::Hidden | Body::Given | Body::Keeps => {}
+            Body::Hidden | Body::Defines | Body::Given | Body::Keeps => {}
         }
         is_more.then(|| Box::new(left))
     }
@@ -534,7 +537,7 @@ impl<'a> Drawing<'a> {
                 Found::Policy(policy) if !relation.policies.contains(policy) => relation.policies.push(policy.clone()),
                 Found::Policy(_) => {}
                 Found::RunsCode => relation.runs_code = true,
-                Found::WriteChanges => relation.write_changes = true,
+                Found::WriteChanges(changes) => relation.write_changes = relation.write_changes.max(*changes),
                 Found::WriteLeaves(left) => {
                     relation.write_leaves.get_or_insert_default().join(left);
                 }
@@ -557,7 +560,7 @@ impl<'a> Drawing<'a> {
             called().filter_map(|function| function.leaves.as_deref()).for_each(|other| {
                 left.join(other);
             });
-            let changes = tree.functions.iter().any(|oid| self.changes_when_written(*oid));
+            let changes = tree.functions.iter().map(|oid| self.changes_when_written(*oid)).max().unwrap_or_default();
             self.write_runs(*oid, changes, Some(&left), found);
         }
         for (oid, other) in self.written_with() {
@@ -566,18 +569,18 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    /// It may change the catalogs, as a trigger or for a column's default. What is written in C does there what it is for: if
-    /// each write counted as a change, no picture would be believed.
-    fn changes_when_written(&self, function: Oid) -> bool {
+    /// Whether it may change the catalogs as a trigger or for a column's default. What is written in C does there what it is
+    /// for: if each write counted as a change, no picture would be believed.
+    fn changes_when_written(&self, function: Oid) -> Change {
         let row = self.function_places.get(&function).and_then(|place| self.rows.functions.get(*place));
-        let is_hidden = row.is_some_and(|row| matches!(row.body, Body::Hidden));
-        !is_hidden && self.function(function).is_some_and(|function| function.changes_catalog)
+        let is_hidden = row.is_some_and(|row| matches!(row.body, Body::Hidden | Body::Defines));
+        self.function(function).filter(|_| !is_hidden).map_or(Change::None, |function| function.changes)
     }
 
-    fn write_runs(&self, oid: Oid, changes: bool, left: Option<&Leftovers>, found: &mut Vec<(Oid, Found)>) {
+    fn write_runs(&self, oid: Oid, changes: Change, left: Option<&Leftovers>, found: &mut Vec<(Oid, Found)>) {
         let Some(relation) = self.relation(oid) else { return };
-        if changes && !relation.write_changes {
-            found.push((oid, Found::WriteChanges));
+        if changes > relation.write_changes {
+            found.push((oid, Found::WriteChanges(changes)));
         }
         let Some(mut left) = left.cloned() else { return };
         if matches!(left.doubt, Doubt::Opaque | Doubt::Kept) {
@@ -726,7 +729,7 @@ impl<'a> Drawing<'a> {
 /// Nothing is left open but what its functions, relations and types do.
 fn shows_that_it_reads(body: &Body) -> bool {
     match body {
-        Body::Hidden | Body::Given | Body::Keeps => false,
+        Body::Hidden | Body::Defines | Body::Given | Body::Keeps => false,
         Body::Tree(_) => true,
         Body::Text { only_reads, .. } => *only_reads,
     }
@@ -738,19 +741,29 @@ enum Found {
     Heirs(Why),
     Policy(Policy),
     RunsCode,
-    WriteChanges,
+    WriteChanges(Change),
     WriteLeaves(Leftovers),
 }
 
-/// The function itself may change the catalogs; those that it calls are followed.
-fn may_change_catalog(row: &FunctionRow) -> bool {
+/// Whether the function itself may change the catalogs; those that it calls are followed. In C most do not: a look tells.
+fn changes_by_itself(row: &FunctionRow) -> Change {
     match &row.body {
-        Body::Hidden => row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(&row.name),
-        Body::Tree(_) | Body::Given | Body::Keeps => false,
-        Body::Text { statement, .. } => {
-            statement.parts.iter().any(|part| part.changes_catalog && part.kind != Kind::Call)
+        Body::Hidden if may_do_anything(row) => Change::Suspected,
+        Body::Defines if may_do_anything(row) => Change::Opaque,
+        Body::Text { statement, .. }
+            if statement.parts.iter().any(|part| part.changes_catalog && part.kind != Kind::Call) =>
+        {
+            Change::Opaque
         }
+        // By words of another language's own.
+        Body::Text { is_dynamic: true, .. } if row.language != Language::PlPgSql => Change::Suspected,
+        _ => Change::None,
     }
+}
+
+/// In C, where nothing is known of it but that it calls itself volatile.
+fn may_do_anything(row: &FunctionRow) -> bool {
+    row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(&row.name)
 }
 
 /// Functions in C of common extensions that are volatile, write nothing and could run on any node.
@@ -758,17 +771,23 @@ fn is_harmless(name: &str) -> bool {
     HARMLESS.contains(&name)
 }
 
-/// pgcrypto's random ones, uuid-ossp's, tablefunc's, pg_trgm's; each only computes.
+/// pgcrypto's random ones, uuid-ossp's, pg_uuidv7's, tablefunc's, PostGIS's; each only computes. And TimescaleDB's marks of what
+/// its planner is to fill in.
 const HARMLESS: &[&str] = &[
     "gen_random_bytes",
     "gen_random_uuid",
     "gen_salt",
+    "interpolate",
+    "locf",
     "normal_rand",
     "pgp_pub_encrypt",
     "pgp_pub_encrypt_bytea",
     "pgp_sym_encrypt",
     "pgp_sym_encrypt_bytea",
+    "st_generatepoints",
+    "time_bucket_gapfill",
     "uuid_generate_v1",
     "uuid_generate_v1mc",
     "uuid_generate_v4",
+    "uuid_generate_v7",
 ];

@@ -3,8 +3,9 @@
 use hashbrown::HashMap;
 
 use super::{Mentions, Oid};
+use crate::sql::functions::{Class, class_of};
 use crate::sql::words::{self, Quoting};
-use crate::sql::{Doubt, Leftovers, ParseSettings, Statement, classify};
+use crate::sql::{Doubt, Leftovers, Name, ParseSettings, Statement, classify};
 
 /// Relations, functions and types together; beyond, a picture would take hundreds of megabytes.
 pub const MOST_OBJECTS: usize = 4_000_000;
@@ -207,7 +208,9 @@ pub struct FunctionRow {
 pub enum Body {
     /// Nothing to see: by its label.
     Hidden,
-    /// In C, and runs a statement that it is given as text.
+    /// The same, in a library whose functions change the catalogs.
+    Defines,
+    /// In C, and runs a statement that it is given as text, or is one of PostgreSQL's own that needs the primary.
     Given,
     /// Hidden, and it keeps something in its session.
     Keeps,
@@ -259,6 +262,14 @@ pub struct CastRow {
 }
 
 impl Body {
+    /// One of PostgreSQL's own functions, by its own name.
+    pub fn of_internal(name: &str) -> Self {
+        match class_of(&Name { schema: None, name: name.into() }) {
+            Some(Class::Safe | Class::NamesObject) | None => Self::Hidden,
+            Some(_) => Self::Given,
+        }
+    }
+
     /// A body given as text, in its language; of C it is the name in the library.
     pub fn read(text: &str, language: Language) -> Self {
         let quoting = match language {
@@ -289,8 +300,17 @@ impl Body {
     }
 }
 
-/// Those of PostgreSQL's extensions that are not volatile and run text: tablefunc's and xml2's.
-const RUNS_TEXT: &[&str] = &["connectby_text", "connectby_text_serial", "crosstab", "crosstab_hash", "xpath_table"];
+/// Those of extensions that are not volatile and run text, or read the tables that it names: tablefunc's, xml2's, and PostGIS's
+/// address_standardizer's.
+const RUNS_TEXT: &[&str] = &[
+    "connectby_text",
+    "connectby_text_serial",
+    "crosstab",
+    "crosstab_hash",
+    "standardize_address",
+    "standardize_address1",
+    "xpath_table",
+];
 
 /// Those that keep something of their own: dblink's connections, what isn takes for a number.
 const KEEPS: &[&str] = &["accept_weak_input", "dblink_connect"];
@@ -300,8 +320,35 @@ const KEEPING: &[&str] = &["hll", "hypopg", "orafce", "pg_variables", "set_user"
 
 /// A function of this library, as `pg_proc.probin` names it, keeps something of its own if it is volatile.
 pub fn is_keeping(library: &str) -> bool {
+    KEEPING.contains(&name_of(library))
+}
+
+/// Libraries whose volatile functions make, change or drop what the catalogs tell of, or run statements that may.
+const DEFINING: &[&str] = &[
+    "age",
+    "bdr",
+    "citus",
+    "dblink",
+    "pg_background",
+    "pg_cron",
+    "pg_ivm",
+    "pg_pathman",
+    "pg_repack",
+    "pg_tle",
+    "pglogical",
+    "plproxy",
+    "spock",
+    "timescaledb",
+];
+
+/// A function of this library may change the catalogs if it is volatile. Some have their version in their name.
+pub fn is_defining(library: &str) -> bool {
+    name_of(library).split('-').next().is_some_and(|name| DEFINING.contains(&name))
+}
+
+fn name_of(library: &str) -> &str {
     let name = library.rsplit('/').next().unwrap_or_default();
-    KEEPING.contains(&name.strip_suffix(".so").unwrap_or(name))
+    name.strip_suffix(".so").unwrap_or(name)
 }
 
 /// It names what PL/Perl or PL/Python keep for a session's functions to share. What is kept for one function (PL/Python's `SD`,

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::path::{PG_CATALOG, Path};
 use super::picture::{Function, Operator, PLAIN, Picture, Relation, is_own, shown};
-use super::{FIRST_OWN, Oid};
+use super::{Change, FIRST_OWN, Oid};
 use crate::sql::functions::class_of;
 use crate::sql::{
     Argument, Call, Doubt, Draws, Kind, Leftovers, Name, NeedsPrimary, Part, Statement, Target, by_functions, may_draw,
@@ -74,8 +74,8 @@ pub struct Found {
 pub struct Verdict {
     /// Why it needs the primary; None: it does not.
     pub why: Option<Why>,
-    /// It may change the catalogs.
-    pub changes_catalog: bool,
+    /// Whether it may change the catalogs: None, Suspected or Opaque.
+    pub changes: Change,
     /// Code that it runs may leave something in its session; see [`Picture::leftovers`].
     pub leaves: bool,
     /// It may draw from a sequence.
@@ -85,19 +85,21 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    const CHANGES_CATALOG: u16 = 1;
+    const CHANGES: u16 = 1;
     const LEAVES: u16 = 2;
     const MAYBE_DRAWS: u16 = 4;
     const SURELY_DRAWS: u16 = 8;
     const HIDES_CODE: u16 = 16;
+    const MAYBE_CHANGES: u16 = 32;
     /// The reason stands above the bits.
-    const WHY: u32 = 5;
+    const WHY: u32 = 6;
 
     /// As a number, to be noted beside the statement.
     pub fn to_note(self) -> u16 {
         let bit = |is_set, bit| if is_set { bit } else { 0 };
         self.why.map_or(0, |why| why as u16) << Self::WHY
-            | bit(self.changes_catalog, Self::CHANGES_CATALOG)
+            | bit(self.changes > Change::Suspected, Self::CHANGES)
+            | bit(self.changes == Change::Suspected, Self::MAYBE_CHANGES)
             | bit(self.leaves, Self::LEAVES)
             | bit(self.draws == Draws::Maybe, Self::MAYBE_DRAWS)
             | bit(self.draws == Draws::Surely, Self::SURELY_DRAWS)
@@ -116,8 +118,12 @@ impl Verdict {
             (_, true) => Draws::Maybe,
             _ => Draws::No,
         };
-        let (changes_catalog, leaves) = (has(Self::CHANGES_CATALOG), has(Self::LEAVES));
-        Self { why, changes_catalog, leaves, draws, hides_code: has(Self::HIDES_CODE) }
+        let changes = match (has(Self::CHANGES), has(Self::MAYBE_CHANGES)) {
+            (true, _) => Change::Opaque,
+            (_, true) => Change::Suspected,
+            _ => Change::None,
+        };
+        Self { why, changes, leaves: has(Self::LEAVES), draws, hides_code: has(Self::HIDES_CODE) }
     }
 }
 
@@ -127,16 +133,16 @@ impl Picture {
         statement.parts.iter().find_map(|part| Look::new(self, path).of(statement).part(part).err())
     }
 
-    /// The statement may change the catalogs.
-    pub fn changes_catalog(&self, statement: &Statement, path: &Path) -> bool {
-        statement.parts.iter().any(|part| self.part_changes_catalog(part, path))
+    /// Whether the statement may change the catalogs: None, Suspected or Opaque.
+    pub fn changes_of(&self, statement: &Statement, path: &Path) -> Change {
+        statement.parts.iter().map(|part| self.changes_of_part(part, path)).max().unwrap_or_default()
     }
 
     /// What the statement means here.
     pub fn judge(&self, statement: &Statement, path: &Path) -> Verdict {
         Verdict {
             why: self.find(statement, path).map(|found| found.why),
-            changes_catalog: self.changes_catalog(statement, path),
+            changes: self.changes_of(statement, path),
             leaves: !self.leftovers(statement, path).is_none(),
             draws: self.draws(statement, path),
             hides_code: self.hides_code(statement, path),
@@ -238,7 +244,9 @@ impl Picture {
             // Also where what it makes is temporary.
             if let Some(other) = self.event_leaves.as_deref()
                 // REINDEX has them run since PostgreSQL 17.
-                && (part.changes_catalog || part.kind == Kind::Maintenance || self.part_changes_catalog(part, path))
+                && (part.kind == Kind::Maintenance
+                    || part.changes_catalog
+                    || self.changes_of_part(part, path) != Change::None)
             {
                 left.join(other);
             }
@@ -253,28 +261,28 @@ impl Picture {
         reached
     }
 
-    fn part_changes_catalog(&self, part: &Part, path: &Path) -> bool {
+    fn changes_of_part(&self, part: &Part, path: &Path) -> Change {
         // What is temporary is of one session, which keeps its server connection.
         if part.changes_catalog && part.kind != Kind::Call && part.needs_primary != Some(NeedsPrimary::Temporary) {
-            return true;
+            return Change::Opaque;
         }
         if part.needs_primary == Some(NeedsPrimary::TooLarge) {
             // It may run anything that there is; what it is itself, its tags tell.
-            let by_triggers = self.relations.iter().any(|relation| relation.write_changes);
-            return by_triggers || self.functions.iter().any(|function| function.changes_catalog);
+            let by_triggers = self.relations.iter().map(|relation| relation.write_changes);
+            return by_triggers.chain(self.functions.iter().map(|function| function.changes)).max().unwrap_or_default();
         }
-        if part.calls.iter().any(|call| self.call_changes_catalog(call, path)) {
-            return true;
-        }
-        let changes = |relation: &Relation| relation.write_changes;
-        part.writes && part.tables.iter().any(|table| self.relations_named(table, path).any(changes))
+        let calls = part.calls.iter().map(|call| self.changes_of_call(call, path)).max().unwrap_or_default();
+        let written = part.tables.iter().filter(|_| part.writes).flat_map(|table| self.relations_named(table, path));
+        written.map(|relation| relation.write_changes).fold(calls, Change::max)
     }
 
-    fn call_changes_catalog(&self, call: &Call, path: &Path) -> bool {
+    fn changes_of_call(&self, call: &Call, path: &Path) -> Change {
         let mut candidates = self.candidates(call, path).peekable();
         let is_unknown = candidates.peek().is_none() && class_of(&call.name).is_none();
-        is_unknown && self.types_named(&call.name, path).next().is_none()
-            || candidates.any(|function| function.changes_catalog)
+        if is_unknown && self.types_named(&call.name, path).next().is_none() {
+            return Change::Opaque;
+        }
+        candidates.map(|function| function.changes).max().unwrap_or_default()
     }
 
     /// Every relation of this name, in whatever schema, of those about which there is something to say.
@@ -661,10 +669,11 @@ mod tests {
     #[test]
     fn a_verdict_survives_being_noted() {
         for why in Why::ALL.into_iter().map(Some).chain([None]) {
-            for (changes_catalog, leaves) in [(false, false), (false, true), (true, false), (true, true)] {
+            let changes = [Change::None, Change::Suspected, Change::Opaque];
+            for (changes, leaves) in changes.into_iter().flat_map(|changes| [(changes, false), (changes, true)]) {
                 for draws in [Draws::No, Draws::Maybe, Draws::Surely] {
                     for hides_code in [false, true] {
-                        let verdict = Verdict { why, changes_catalog, leaves, draws, hides_code };
+                        let verdict = Verdict { why, changes, leaves, draws, hides_code };
                         assert_eq!(Verdict::of_note(verdict.to_note()), verdict);
                     }
                 }

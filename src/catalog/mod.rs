@@ -21,7 +21,7 @@ pub use change::Change;
 pub use current::{Current, Known, Upkeep};
 pub use inventory::{
     Body, CastRow, FunctionRow, Inventory, Language, MOST_OBJECTS, OperatorRow, RelationKind, RelationRow, RoleRow,
-    TooLarge, TypeRow, Volatility, is_keeping,
+    TooLarge, TypeRow, Volatility, is_defining, is_keeping,
 };
 pub use judge::{Found, Verdict, Why};
 pub use names::{FunctionLists, FunctionPattern};

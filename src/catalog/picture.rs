@@ -9,7 +9,7 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::{FIRST_OWN, FunctionPattern, Oid, Path, Why};
+use super::{Change, FIRST_OWN, FunctionPattern, Oid, Path, Why};
 use crate::sql::Leftovers;
 
 /// Names as numbers: two names are taken for one with a chance of one in 10^13 at a million of them, and the seed cannot
@@ -81,7 +81,7 @@ pub(super) struct Relation {
     /// A row that is written to it may draw from a sequence for other reasons: a trigger, a rule, a function in a default.
     pub(super) may_draw: bool,
     /// Writing to it may change the catalogs.
-    pub(super) write_changes: bool,
+    pub(super) write_changes: Change,
     /// What its triggers and defaults leave in the session that writes to it.
     pub(super) write_leaves: Left,
 }
@@ -110,7 +110,8 @@ pub(super) struct Function {
     pub(super) arguments: u16,
     pub(super) defaults: u16,
     pub(super) is_variadic: bool,
-    pub(super) changes_catalog: bool,
+    /// Whether it may change the catalogs: None, Suspected or Opaque.
+    pub(super) changes: Change,
     pub(super) leaves: Left,
     pub(super) results: SmallVec<[Oid; 1]>,
 }

@@ -10,7 +10,7 @@ use super::queries;
 use super::reader::{ReadError, Reader};
 use super::{ClusterView, Handle, Settings, draw};
 use crate::backend::{ConnectError, Endpoint, Target, connect};
-use crate::catalog::{Inventory, Picture, TooLarge};
+use crate::catalog::{Inventory, Picture, TooLarge, Upkeep};
 use crate::config;
 use crate::net::timers::{self, timeout};
 use crate::topology::{Lsn, NodeId, NodeState, Role, View};
@@ -25,9 +25,10 @@ pub(super) struct Keeper {
     /// To the primary and to a replica.
     lines: Vec<(NodeId, Reader)>,
     digest: Option<String>,
-    /// Suspicions that have been looked into.
+    /// Suspicions and doubts that have been looked into.
     seen_suspicions: u64,
-    /// Of the primary whose catalogs they are; None: there has been none yet.
+    seen_doubts: u64,
+    /// Of the primary whose catalogs they are; None: this one has met none yet.
     epoch: Option<u64>,
     failure: Option<String>,
 }
@@ -69,7 +70,8 @@ impl Keeper {
     pub(super) fn new(handle: Handle, monitor: config::Monitor, cluster: ClusterView, settings: Settings) -> Self {
         let lines = Vec::new();
         let (digest, epoch, failure) = (None, None, None);
-        Self { handle, monitor, cluster, settings, lines, digest, seen_suspicions: 0, epoch, failure }
+        let (seen_suspicions, seen_doubts) = (0, 0);
+        Self { handle, monitor, cluster, settings, lines, digest, seen_suspicions, seen_doubts, epoch, failure }
     }
 
     /// Cluster and database.
@@ -110,6 +112,12 @@ impl Keeper {
             }
             Err(error) => {
                 self.failed(&error);
+                // A primary that cannot be read may lack what is known. One that is lost again has changed nothing.
+                let is_gone = matches!(error, LoadError::NoNode | LoadError::Down | LoadError::Role);
+                let current = &self.handle.current;
+                if !is_gone && self.is_of_another(&self.cluster.view.load()) && current.look().picture().is_some() {
+                    current.changed();
+                }
                 let mut changed = self.cluster.changed.clone();
                 changed.mark_unchanged();
                 // Either the pause or a new view; the next attempt looks at both anew.
@@ -168,6 +176,9 @@ impl Keeper {
             if is_stale() || self.is_with_one_that_stops() || self.has_another_primary(&self.cluster.view.load()) {
                 return;
             }
+            if current.doubts() != self.seen_doubts && self.may_look_into_doubts() {
+                return;
+            }
             if current.suspicions() != self.seen_suspicions {
                 // A client that errs again and again must not make us look all the time.
                 timers::sleep(SUSPICION_PAUSE).await;
@@ -176,9 +187,21 @@ impl Keeper {
         }
     }
 
+    /// For a tenth of the time at most: what gives rise to them may be done all the time.
+    fn may_look_into_doubts(&self) -> bool {
+        let Upkeep { checked, look_time, .. } = self.handle.current.upkeep();
+        let pause = look_time.saturating_mul(10).clamp(LOOK, LONGEST_PAUSE);
+        checked.is_none_or(|checked| checked.elapsed() >= pause)
+    }
+
     /// Another server is primary than the one whose catalogs are known: it may lack changes that were acknowledged.
     fn has_another_primary(&self, view: &View) -> bool {
-        view.primary.is_some() && self.epoch.is_some_and(|epoch| epoch != view.epoch)
+        view.primary.is_some() && self.epoch != Some(view.epoch)
+    }
+
+    /// What is known is another primary's.
+    fn is_of_another(&self, view: &View) -> bool {
+        self.epoch.is_some() && self.has_another_primary(view)
     }
 
     /// A node that is stopping may wait for whoever is connected to it.
@@ -188,14 +211,8 @@ impl Keeper {
     }
 
     async fn refresh(&mut self) -> Result<(), LoadError> {
-        let suspicions = self.handle.current.suspicions();
+        let (suspicions, doubts) = (self.handle.current.suspicions(), self.handle.current.doubts());
         let view = self.cluster.view.load_full();
-        if self.has_another_primary(&view) {
-            self.handle.current.changed();
-        }
-        if view.primary.is_some() {
-            self.epoch = Some(view.epoch);
-        }
         let changes = self.handle.current.changes();
         self.lines.retain(|(node, _)| !is_stopping(&view, *node));
         let node = self.ready_node(&view, changes).await?;
@@ -205,7 +222,11 @@ impl Keeper {
             read = self.read(&view, node, changes) => read?,
             () = is_down(&mut cluster, node) => return Err(LoadError::Down),
         }
-        self.seen_suspicions = suspicions;
+        (self.seen_suspicions, self.seen_doubts) = (suspicions, doubts);
+        if view.primary.is_some() {
+            self.epoch = Some(view.epoch);
+            self.handle.current.has_met_primary();
+        }
         Ok(())
     }
 
@@ -272,10 +293,17 @@ impl Keeper {
         }
         // While the primary is lost, a replica that tells something else may only be behind. Where there has been none, or the
         // cluster follows another one, what replicas have got is all there is.
-        let is_lost = view.primary.is_none() && self.epoch.is_some() && !view.is_standby;
+        let is_lost = view.primary.is_none() && self.handle.current.is_of_primary() && !view.is_standby;
         if is_lost && self.handle.current.look().last().is_some() {
             return self.end(view, node).await;
         }
+        // What is known is not believed any more while this is read. Of another primary not sooner: one that is lost again at
+        // once leaves what is known as it was.
+        let is_outdated = self.digest.is_some() && self.handle.current.look().picture().is_some();
+        let changes = match is_outdated || self.is_of_another(view) {
+            true => self.handle.current.changed_behind(changes),
+            false => changes,
+        };
         let line = self.line(view, node).await?;
         let mut inventory = queries::read(line).await?;
         inventory.server_path = server_path.map(Into::into);

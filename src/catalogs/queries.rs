@@ -3,7 +3,7 @@
 use super::reader::{ReadError, Reader, Row};
 use crate::catalog::{
     Body, CastRow, FunctionRow, Inventory, Language, Mentions, Oid, OperatorRow, RelationKind, RelationRow, RoleRow,
-    TypeRow, Volatility, is_keeping,
+    TypeRow, Volatility, is_defining, is_keeping,
 };
 
 /// Names are looked for where PostgreSQL has its own, whatever the account's settings are.
@@ -218,7 +218,8 @@ async fn read_functions(reader: &mut Reader, version: u32, rows: &mut Inventory)
     let sql = format!(
         "SELECT p.oid, p.pronamespace, p.proname, p.prokind, p.provolatile, l.lanname, p.pronargdefaults, \
          p.provariadic <> 0, p.proargtypes, p.prorettype, p.proallargtypes, p.proargdefaults, {body}, \
-         CASE WHEN l.lanname <> 'internal' THEN p.prosrc END, p.probin \
+         CASE WHEN l.lanname <> 'internal' THEN p.prosrc ELSE (SELECT min(b.proname::text) FROM pg_proc b \
+         WHERE b.oid < 16384 AND b.prolang = p.prolang AND b.prosrc = p.prosrc) END, p.probin \
          FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid >= 16384"
     );
     let mut functions = Vec::new();
@@ -250,8 +251,12 @@ fn function(row: &Row<'_>) -> FunctionRow {
     let body = match row.maybe(12) {
         Some(tree) => Body::Tree(Mentions::of(tree).distinct()),
         None if is_aggregate => Body::Hidden,
+        None if row.text(5) == "internal" => Body::of_internal(row.text(13)),
         None if row.text(4) == "v" && row.maybe(14).is_some_and(is_keeping) => Body::Keeps,
-        None => Body::read(row.text(13), language),
+        None => match Body::read(row.text(13), language) {
+            Body::Hidden if row.maybe(14).is_some_and(is_defining) => Body::Defines,
+            body => body,
+        },
     };
     let mut results = row.numbers(10);
     results.push(row.number(9));

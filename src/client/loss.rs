@@ -166,7 +166,7 @@ impl Client {
     /// older one, which lacks databases of newcomers, and knows the cluster by another number.
     pub(super) fn catalogs_changed(&self, change: Change) {
         if change == Change::Suspected {
-            self.database.catalog.may_have_changed(Instant::now());
+            self.database.catalog.may_have_changed();
         } else if change != Change::None {
             self.database.catalog.changed();
             let server = self.worker.server();

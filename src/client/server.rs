@@ -238,22 +238,17 @@ impl DatabaseCatalog {
         self.wake.notify_one();
     }
 
-    /// Another process may have changed what the picture shows: a look tells, for a tenth of the time at most.
-    pub fn may_have_changed(&self, now: Instant) {
-        let Upkeep { checked, look_time, .. } = self.current.upkeep();
-        let pause = look_time.saturating_mul(10).max(Duration::from_secs(1));
-        self.suspected_unless(checked, now, pause);
+    /// What has run may have changed what the picture shows, and mostly has not: a look tells, soon. Nobody is woken: it may
+    /// be run all the time.
+    pub fn may_have_changed(&self) {
+        self.current.doubted();
     }
 
     /// A statement names what the picture has not: it may have been made since, past Trunkline. Whoever names again and
     /// again what there is not makes nobody look all the time.
     pub fn missed(&self, now: Instant) {
-        self.suspected_unless(self.current.upkeep().checked, now, BETWEEN_MISSES);
-    }
-
-    /// The picture was found to be true less than a pause ago.
-    fn suspected_unless(&self, checked: Option<Instant>, now: Instant, pause: Duration) {
-        if checked.is_none_or(|checked| now.saturating_duration_since(checked) >= pause) {
+        let checked = self.current.upkeep().checked;
+        if checked.is_none_or(|checked| now.saturating_duration_since(checked) >= BETWEEN_MISSES) {
             self.suspected();
         }
     }

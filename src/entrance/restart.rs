@@ -162,19 +162,19 @@ impl Restart {
 
 /// Another process has written for its clients, it may be, and changed catalogs for them.
 pub fn doubt_writes(server: &Server) {
-    doubt(server, |database, _| database.catalog.suspected());
+    doubt(server, |database| database.catalog.suspected());
 }
 
 /// The same as long as there is one, over and over: catalogs that take long to look at are not looked at all the time.
 pub fn keep_doubting_writes(server: &Server) {
-    doubt(server, |database, now| database.catalog.may_have_changed(now));
+    doubt(server, |database| database.catalog.may_have_changed());
 }
 
-fn doubt(server: &Server, catalog: impl Fn(&Database, Instant)) {
+fn doubt(server: &Server, catalog: impl Fn(&Database)) {
     let now = Instant::now();
     server.clusters.iter().for_each(|cluster| cluster.last_write.lost(now));
     for database in server.databases.values() {
         database.catalog.changed_elsewhere();
-        catalog(database, now);
+        catalog(database);
     }
 }

@@ -53,7 +53,7 @@ pub fn prove(statement: &Statement, facts: &Facts<'_>) -> Result<ReplicaSafe, Re
 pub fn prove_by_note(statement: &Statement, catalog: &Catalog<'_>) -> Option<Result<ReplicaSafe, Reason>> {
     let Catalog::Known { key: Some(key), .. } = catalog else { return None };
     let verdict = Verdict::of_note(statement.memo.get(*key).filter(|_| statement.is_plain_read())?);
-    if verdict.changes_catalog || verdict.hides_code {
+    if verdict.changes != Change::None || verdict.hides_code {
         return None;
     }
     Some(verdict.why.map_or(Ok(ReplicaSafe(())), |why| Err(Reason::from(why))))
@@ -108,15 +108,14 @@ pub fn note_writer(statement: &Statement, catalog: &Catalog<'_>) {
 pub fn change_by(statement: &Statement, catalog: &Catalog<'_>) -> Change {
     let by_text = || statement.parts.iter().any(|part| part.changes_catalog || part.calls_unknown);
     let changes = match catalog {
-        Catalog::Unknown { last: Some(last), .. } => last.changes_catalog(statement, &Path::any()),
-        _ => catalog_verdict(statement, catalog).map_or_else(by_text, |verdict| verdict.changes_catalog),
+        Catalog::Unknown { last: Some(last), .. } => last.changes_of(statement, &Path::any()),
+        _ => catalog_verdict(statement, catalog)
+            .map_or_else(|| if by_text() { Change::Opaque } else { Change::None }, |verdict| verdict.changes),
     };
-    if changes {
-        change_of(statement)
-    } else if matches!(catalog, Catalog::Unknown { .. }) && by_text() {
-        Change::Suspected
-    } else {
-        Change::None
+    match changes {
+        Change::None if matches!(catalog, Catalog::Unknown { .. }) && by_text() => Change::Suspected,
+        Change::None | Change::Suspected => changes,
+        _ => change_of(statement),
     }
 }
 

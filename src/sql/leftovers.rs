@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::functions::{Class, class_of};
 use super::settings::setting_name;
 use super::statement::{Name, Part, Pin, SessionChange, Statement};
-use super::words::{Quoting, Token, is_block, tokens, writes_rows_only};
+use super::words::{Quoting, Token, is_block, runs_text, tokens, writes_rows_only};
 
 /// What a function, procedure or block may leave in the session that runs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,7 +117,7 @@ impl Leftovers {
     pub fn of_body(text: &str, quoting: Quoting) -> Self {
         let mut left = Self::default();
         let tokens = tokens(text, quoting);
-        (0..tokens.len()).for_each(|at| left.token(&tokens, at));
+        (0..tokens.len()).for_each(|at| left.token(&tokens, at, quoting));
         if left.doubt != Doubt::None && quoting == Quoting::Sql {
             // What it runs may stand in its strings.
             left.join(&Self::of_body(text, Quoting::None));
@@ -149,7 +149,7 @@ impl Leftovers {
         }
     }
 
-    fn token(&mut self, tokens: &[Token<'_>], at: usize) {
+    fn token(&mut self, tokens: &[Token<'_>], at: usize, quoting: Quoting) {
         let Some(Token::Word(word)) = tokens.get(at) else { return };
         let opens = tokens.get(at + 1) == Some(&Token::Open);
         let is_attribute = at.checked_sub(1).and_then(|before| tokens.get(before)) == Some(&Token::Dot);
@@ -161,6 +161,7 @@ impl Leftovers {
                 self.doubt(Doubt::Unnamed);
             }
             "execute" if !writes_rows_only(tokens.get(at + 1..).unwrap_or_default()) => self.doubt(Doubt::Opaque),
+            word if quoting == Quoting::None && runs_text(word) => self.doubt(Doubt::Opaque),
             "do" if is_block(tokens.get(at + 1..).unwrap_or_default()) => self.doubt(Doubt::Opaque),
             "pg_temp" | "temp" | "temporary" | "pg_settings" => self.doubt(Doubt::Unnamed),
             _ if opens || is_attribute => match class_of(&Name { schema: None, name: Arc::clone(word) }) {

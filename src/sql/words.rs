@@ -19,9 +19,10 @@ pub struct Body {
 }
 
 /// How much of a language's strings is code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quoting {
     /// As in SQL and PL/pgSQL: what is in quotes is data.
+    #[default]
     Sql,
     /// Any other language: SQL comes in its strings, so quotes say nothing.
     None,
@@ -29,7 +30,7 @@ pub enum Quoting {
 
 /// Reads the words of a body.
 pub fn body(text: &str, quoting: Quoting) -> Body {
-    let mut reader = Reader { does_more: may_hide_words(text), ..Reader::default() };
+    let mut reader = Reader { does_more: may_hide_words(text), quoting, ..Reader::default() };
     let tokens = tokens(text, quoting);
     for (at, token) in tokens.iter().enumerate() {
         let before = at.checked_sub(1).and_then(|before| tokens.get(before));
@@ -62,6 +63,7 @@ pub fn may_have_literal(text: &[u8]) -> bool {
 
 #[derive(Default)]
 struct Reader {
+    quoting: Quoting,
     tables: Vec<Name>,
     functions: Vec<Name>,
     calls: Vec<Call>,
@@ -90,7 +92,8 @@ impl Reader {
     }
 
     fn word(&mut self, before: Option<&Token<'_>>, word: &Arc<str>, after: &[Token<'_>]) {
-        self.is_dynamic |= &**word == "execute";
+        let is_foreign = self.quoting == Quoting::None;
+        self.is_dynamic |= &**word == "execute" || is_foreign && (runs_text(word) || &**word == "cursor");
         let may_change = match &**word {
             "execute" => !writes_rows_only(after),
             "do" => is_block(after),
@@ -105,6 +108,7 @@ impl Reader {
             self.needs_primary.get_or_insert(NeedsPrimary::Function(Arc::clone(word)));
         } else if after.first() != Some(&Token::Dot)
             && relations::judge(&name) == relations::Judgement::DiffersBetweenNodes
+            && !NAMES_NO_RELATION.contains(&&**word)
         {
             self.needs_primary.get_or_insert(NeedsPrimary::Relation(Arc::clone(word)));
         }
@@ -153,10 +157,27 @@ impl Reader {
     }
 }
 
+/// Words of PL/pgSQL's GET DIAGNOSTICS and types of PostgreSQL's own, which are no relations.
+const NAMES_NO_RELATION: [&str; 8] = [
+    "pg_context",
+    "pg_datatype_name",
+    "pg_exception_context",
+    "pg_exception_detail",
+    "pg_exception_hint",
+    "pg_lsn",
+    "pg_routine_oid",
+    "pg_snapshot",
+];
+
 /// The setting that is asked for is named, and every node answers alike.
 fn reads_alike(arguments: &[Token<'_>]) -> bool {
     matches!(arguments, [Token::String(name), Token::Comma | Token::Close, ..]
         if answers_alike(&setting_name(name)))
+}
+
+/// In PL/Perl, PL/Tcl or PL/R it runs a statement that is given as text. PL/Python calls that `execute`.
+pub(super) fn runs_text(word: &str) -> bool {
+    word.starts_with("spi_") || word == "spi"
 }
 
 /// What stands behind a DO is a block, which may be anything, and not what ON CONFLICT does.
@@ -569,6 +590,25 @@ mod tests {
         assert!(needs("BEGIN RETURN ('transaction_read_only').current_setting; END"));
         assert!(needs("BEGIN PERFORM x.pg_advisory_lock FROM generate_series(1, 1) AS x; END"));
         assert!(!needs("BEGIN RETURN (SELECT c.name || c.system || (c.id).text FROM customers AS c); END"));
+    }
+
+    #[test]
+    fn other_languages_have_words_of_their_own_for_running_text() {
+        for text in
+            ["my $r = spi_exec_query($_[0]);", "spi_exec $q", "pg.spi.exec(q)", "plpy.cursor(q)", "plpy.execute(q)"]
+        {
+            assert!(body(text, Quoting::None).is_dynamic, "{text}");
+        }
+        assert!(!body("return $_[0] + 1;", Quoting::None).is_dynamic);
+        assert!(!body("DECLARE c CURSOR FOR SELECT spi_id FROM t; BEGIN OPEN c; END", Quoting::Sql).is_dynamic);
+    }
+
+    #[test]
+    fn what_diagnostics_are_called_is_no_relation() {
+        let needs = |text: &str| body(text, Quoting::Sql).statement.needs_primary().is_some();
+        assert!(!needs("BEGIN GET STACKED DIAGNOSTICS d = PG_EXCEPTION_DETAIL, h = PG_EXCEPTION_HINT; END"));
+        assert!(!needs("DECLARE at pg_lsn; BEGIN RETURN at; END"));
+        assert!(needs("BEGIN PERFORM 1 FROM pg_stat_activity; END"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use postgres::{Client, NoTls};
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+use crate::raw::{RawClient, SYNC, parse, query};
 
 /// A change that makes a read one for the primary, and one that makes it a read again.
 struct Change {
@@ -107,10 +108,12 @@ fn catalogs_are_believed_again_while_functions_are_called_and_triggers_in_c_run_
         let mut one = proxy.client();
         let sql = "create extension moddatetime; create table kept (a int, at timestamp);
             create trigger keeps before update on kept for each row execute function moddatetime(at);
-            insert into kept values (1)";
+            insert into kept values (1);
+            create function own_id() returns uuid language c as '$libdir/pgcrypto', 'pg_random_uuid'";
         one.batch_execute(sql).unwrap();
         let is_over = Arc::new(AtomicBool::new(false));
-        let busy: Vec<_> = ["select f()", "update kept set a = a + 1", "select no_such_function()"]
+        let called = "insert into kept values (length(own_id()::text))";
+        let busy: Vec<_> = ["select f()", "update kept set a = a + 1", "select no_such_function()", called]
             .into_iter()
             .map(|sql| {
                 let (mut client, is_over) = (proxy.client(), Arc::clone(&is_over));
@@ -133,6 +136,24 @@ fn catalogs_are_believed_again_while_functions_are_called_and_triggers_in_c_run_
         is_over.store(true, Ordering::Relaxed);
         busy.into_iter().for_each(|thread| thread.join().unwrap());
         assert!(more < 100.0, "{more} statements were judged without catalogs");
+    });
+}
+
+#[test]
+fn a_change_that_comes_right_behind_what_fails_counts() {
+    limited(|| {
+        let (cluster, proxy) = prepared();
+        let primary = cluster.node(0).port();
+        let (mut one, mut other) = (proxy.client(), RawClient::connect(proxy.port(), &[]));
+        comes_back_to_replicas(&mut one, "select f()", primary);
+        let both =
+            [parse("", "select no_such_function()"), SYNC.to_vec(), query("alter function f() volatile")].concat();
+        let told = other.ask(&[&both], 2);
+        assert!(told.iter().any(|told| told.starts_with("42883")), "{told:?}");
+        assert_eq!(told.last().map(String::as_str), Some("I"), "{told:?}");
+        for _ in 0..20 {
+            assert_eq!(server_port(&mut one, "select f()"), primary);
+        }
     });
 }
 
