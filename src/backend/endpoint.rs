@@ -144,24 +144,19 @@ pub(super) fn refusal(error: io::Error) -> ConnectError {
     }
 }
 
-/// Small messages go out at once; a peer that vanished without a word is noticed.
+/// Small messages go out at once; a peer that vanished without a word is noticed by the kernel while nothing is on its way to
+/// it, and by the topology else. By TCP_USER_TIMEOUT Linux would cut off backends, too, that live and read nothing for so
+/// long, as under a COPY that waits for a lock.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES))?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    Ok(())
+    SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES))
 }
 
 /// Silence after which the kernel asks whether the node is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// What we sent and nobody acknowledged for so long ends the connection: as long as keepalive takes, and a little more.
-#[cfg(target_os = "linux")]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

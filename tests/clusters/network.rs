@@ -1,5 +1,6 @@
 //! A network that misbehaves between Trunkline and its nodes, and between clients and Trunkline.
 
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -180,6 +181,24 @@ fn a_slow_client_slows_nobody_else() {
         }
         assert!(asked.elapsed() < Duration::from_secs(1));
         slow.join().unwrap().unwrap();
+    });
+}
+
+/// The trigger runs before the first row is read, and what waits for it is more than the sockets hold.
+#[test]
+fn a_copy_whose_backend_reads_nothing_for_long_is_not_cut_off() {
+    limited(|| {
+        let cluster = cluster();
+        let slow = "create table t (a text);
+            create function wait() returns trigger language plpgsql as $$ begin perform pg_sleep(12); return null; end $$;
+            create trigger wait before insert on t for each statement execute function wait()";
+        cluster.node(0).sql(slow).unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        let mut copy = client.copy_in("copy t from stdin").unwrap();
+        let row = [&[b'x'; 1023][..], b"\n"].concat();
+        (0..20_000).for_each(|_| copy.write_all(&row).unwrap());
+        assert_eq!(copy.finish().unwrap(), 20_000);
     });
 }
 
