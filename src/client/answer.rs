@@ -20,6 +20,12 @@ use crate::wire::{ErrorFields, Header, SqlState, backend};
 /// A message that matters and is larger than this is looked at by its beginning only.
 const LARGEST_LOOKED_AT: usize = 64 * 1024;
 
+/// The same of an error or a notice: other words may take its place, and it must be whole for that.
+const LARGEST_REPLACED: usize = 1024 * 1024;
+
+/// So much of it is a beginning: PostgreSQL writes severity and code first.
+const BEGINNING: usize = 1024;
+
 /// Why looking has stopped.
 pub(super) enum Stop {
     /// For a reason of the conversation.
@@ -110,9 +116,12 @@ impl Client {
             walk.passes(header.tag, message.len());
         };
         let is_whole = message.len() == header.size;
-        // What is for us is not passed on, and so it must be whole; and so must be what other words may take the place of.
-        let may_be_replaced = matches!(header.tag, backend::ERROR_RESPONSE | backend::NOTICE_RESPONSE);
-        if !is_whole && (header.size <= LARGEST_LOOKED_AT || may_be_replaced || self.session.awaits_for_itself()) {
+        // What is for us is not passed on, and so it must be whole.
+        if !is_whole
+            && (header.size <= largest_awaited(header.tag)
+                || message.len() < BEGINNING
+                || self.session.awaits_for_itself())
+        {
             return Ok(false);
         }
         // What has been answered before it is passed on first: then only what has failed may be run again.
@@ -154,6 +163,8 @@ impl Client {
         let Some(held) = &mut self.held else { return Ok(false) };
         let log = &mut self.log;
         let message = walk.message(filled, header);
+        let is_whole = message.len() == header.size;
+        let reply = if is_whole { reply } else { reply.of_beginning() };
         let body = body_of(message);
         // Within a transaction that may be replayed nothing counts before its COMMIT.
         let counts = self.session.status() != TransactionStatus::Open
@@ -175,6 +186,7 @@ impl Client {
         }
         // The node thinks that its user has cancelled it.
         let is_cancelled = header.tag == backend::ERROR_RESPONSE
+            && is_whole
             && self.place.card.is_overdue()
             && ErrorFields::read(body).code == SqlState::QUERY_CANCELED;
         let is_over = self.session.status() == TransactionStatus::Idle;
@@ -311,6 +323,14 @@ impl Client {
             }
             self.session.take_new_pins().iter().for_each(|pin| self.worker.metrics.pinned(pin));
         }
+    }
+}
+
+/// A message of this kind is looked at as a whole up to this size.
+fn largest_awaited(tag: u8) -> usize {
+    match tag {
+        backend::ERROR_RESPONSE | backend::NOTICE_RESPONSE => LARGEST_REPLACED,
+        _ => LARGEST_LOOKED_AT,
     }
 }
 

@@ -214,7 +214,7 @@ impl Client {
             return Ok(Turn::Still);
         }
         let Some(held) = &mut self.held else { return Ok(Turn::Still) };
-        if held.ends_session {
+        if held.ends_session && held.passing_to_client == 0 {
             return Err(Farewell::Left);
         }
         if held.farewell.is_some() {

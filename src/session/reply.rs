@@ -44,6 +44,18 @@ pub enum Reply {
     NodeDies,
 }
 
+impl Reply {
+    /// The same of a message of which only the beginning is here: its rest goes the same way unseen, so nothing takes its place.
+    pub fn of_beginning(self) -> Self {
+        match self {
+            Self::Hide | Self::Replace(_) | Self::NodeDies => Self::Forward,
+            Self::Refused(code, _) => Self::Refused(code, None),
+            Self::Stale(_) => Self::Refused(SqlState::FEATURE_NOT_SUPPORTED, None),
+            Self::Forward | Self::NodeEnds(_) | Self::SessionEnds | Self::WorkerEnds(_) => self,
+        }
+    }
+}
+
 /// The node's words make no sense here: its connection has lost the beat and must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the node sent message '{}' where it cannot be", char::from(*tag))]
@@ -64,7 +76,7 @@ fn ends_its_session(code: SqlState) -> bool {
 }
 
 impl Session {
-    /// Takes one whole message of the node that [`matters`].
+    /// Takes one message of the node that [`matters`]: a whole one, or the beginning of one that is large.
     pub fn reply(&mut self, tag: u8, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
         match tag {
             backend::READY_FOR_QUERY => self.ready(body, known),

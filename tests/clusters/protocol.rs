@@ -248,6 +248,32 @@ fn messages_larger_than_the_buffer_go_on_as_they_come() {
     });
 }
 
+#[test]
+fn an_error_or_a_notice_of_many_megabytes_goes_on_as_it_comes() {
+    limited(|| {
+        let cluster = cluster();
+        // As of a name that a replica does not know: the primary is asked.
+        let raises = "create function f() returns int stable language plpgsql as
+            $$ begin raise '%', repeat('x', 50 << 20) using errcode = '42P01'; end $$";
+        cluster.node(0).sql(raises).unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let proxy = Proxy::start(&cluster, SHARED).with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[("options", "-c log_min_messages=panic")]);
+        client.query("select 7");
+        let before = proxy.peak_megabytes();
+        let raised = |level: &str| format!("do $$ begin raise {level} '%', repeat('x', 50 << 20); end $$");
+        let is_told = |told: &str, code: &str| told.starts_with(code) && told.len() == (50 << 20) + code.len() + 1;
+        let told = client.query(&raised("notice"));
+        assert!(is_told(&told[0], "00000") && told[1..] == ["DO", "I"], "{:?}", &told[1..]);
+        let told = client.query(&raised("exception"));
+        assert!(is_told(&told[0], "P0001") && told[1..] == ["I"], "{:?}", &told[1..]);
+        let told = client.query("select f()");
+        assert!(told.len() == 3 && is_told(&told[1], "42P01"), "{}", told.len());
+        assert!(client.query("select 7").contains(&"row 7".to_owned()));
+        assert!(proxy.peak_megabytes() < before + 20, "{} MB after {before}", proxy.peak_megabytes());
+    });
+}
+
 /// Every few bytes the batch is cut elsewhere, also between a Bind and its Execute.
 #[test]
 fn a_batch_larger_than_the_buffer_goes_on_at_the_primary_where_it_writes() {
