@@ -474,7 +474,11 @@ impl Client {
             return self.read_more(&mut buffers.input).await;
         }
         if self.session.answers_alone() {
-            return self.answer_alone(buffers).await;
+            let answered = self.answer_alone(buffers).await;
+            if answered.as_ref().is_err_and(Farewell::is_told) {
+                self.flush(buffers).await?;
+            }
+            return answered;
         }
         self.survey_whole(buffers).await?;
         match self.session.gathered.end {
@@ -570,6 +574,9 @@ impl Client {
         self.is_flushing = true;
         self.stream.write_all_buf(&mut buffers.to_client).await?;
         self.is_flushing = false;
+        if let Some(held) = &mut self.held {
+            held.is_half_told = held.passing_to_client > 0;
+        }
         Ok(())
     }
 }

@@ -61,6 +61,11 @@ impl Farewell {
         Self::Told { code, message: message.into(), hint: Some(hint) }
     }
 
+    /// The client is told something.
+    pub fn is_told(&self) -> bool {
+        matches!(self, Self::Told { .. } | Self::Quoted { .. })
+    }
+
     /// An operator has wanted it, in PostgreSQL's words.
     #[cold]
     pub fn sent_away() -> Self {

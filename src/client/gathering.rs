@@ -41,6 +41,18 @@ impl Client {
 
     /// Looks at whole messages until the unit is whole, or a text must be parsed apart. Without a lease only.
     pub(super) fn survey(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        match self.survey_unit(buffers) {
+            // What stands before a message that cannot be understood is answered first.
+            Err(_) if self.session.gathered.size > 0 => {
+                self.session.cut_batch();
+                Ok(())
+            }
+            surveyed => surveyed,
+        }
+    }
+
+    #[inline]
+    fn survey_unit(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         while self.session.gathered.end.is_none() {
             let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
             let Some(header) = peek(rest)? else {
@@ -193,6 +205,9 @@ impl Client {
     /// A message that is too large to wait for goes on as it comes: the unit starts with what is there of it. Answers
     /// false if there must be more of it first.
     pub(super) fn survey_partial(&mut self, header: Header, buffers: &mut Buffers) -> Result<bool, Farewell> {
+        if !frontend::is_known(header.tag) {
+            return Err(violation(header.tag));
+        }
         let limit = self.server.limits.buffer_bytes;
         if header.tag == frontend::COPY_DATA && self.session.gathered.size == 0 {
             self.pass_copy_data(header, buffers);
@@ -297,7 +312,10 @@ impl Client {
 /// The header at the front of what came from the client.
 #[inline]
 pub(super) fn peek(bytes: &[u8]) -> Result<Option<Header>, Farewell> {
-    Header::peek(bytes).map_err(|error| Farewell::violation(&error.to_string()))
+    Header::peek(bytes).map_err(|error| match bytes.first() {
+        Some(&tag) if !frontend::is_known(tag) => violation(tag),
+        _ => Farewell::violation(&error.to_string()),
+    })
 }
 
 /// What stands behind a message's header.
@@ -306,7 +324,11 @@ pub(super) fn body_of(message: &[u8]) -> &[u8] {
     message.get(frame::HEADER..).unwrap_or_default()
 }
 
+/// A message with this tag cannot be understood: in PostgreSQL's words.
 #[cold]
 pub(super) fn violation(tag: u8) -> Farewell {
-    Farewell::violation(&format!("invalid frontend message of type {tag}"))
+    match frontend::is_known(tag) {
+        true => Farewell::violation("invalid message format"),
+        false => Farewell::violation(&format!("invalid frontend message type {tag}")),
+    }
 }

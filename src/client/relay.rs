@@ -317,7 +317,11 @@ impl Client {
             }
             self.drop_rest(buffers);
             if self.session.gathered.end.is_none() {
-                match self.survey_next(buffers)? {
+                let surveyed = match self.survey_next(buffers) {
+                    Ok(surveyed) => surveyed,
+                    Err(farewell) => self.wait_to_say(farewell, buffers)?,
+                };
+                match surveyed {
                     Surveyed::Nothing => break,
                     Surveyed::Message => {}
                     Surveyed::Doubtful => return Ok(Some(if moved { Turn::Moved } else { Turn::Still })),
@@ -396,6 +400,29 @@ impl Client {
         }
     }
 
+    /// What comes next cannot be understood, and ends the session: as with PostgreSQL, once all before it is answered. What the
+    /// node waits for from the client does not come.
+    #[cold]
+    fn wait_to_say(&mut self, farewell: Farewell, buffers: &mut Buffers) -> Result<Surveyed, Farewell> {
+        if self.session.gathered.size > 0 {
+            self.session.cut_batch();
+            return Ok(Surveyed::Message);
+        }
+        let is_half_told = self.held.as_ref().is_some_and(|held| held.passing_to_client > 0);
+        let is_told = buffers.to_client.is_empty() && !is_half_told;
+        let is_answered = self.session.all_answered() || self.session.copies_in();
+        if is_answered && is_told && buffers.to_node.is_empty() {
+            return Err(farewell);
+        }
+        // The last replies to a batch without its Sync come when they are asked for.
+        let is_to_ask = self.session.owes_only_open_batch() && !self.session.copies_in();
+        if is_to_ask && !std::mem::replace(&mut self.session.gathered.is_flushed, true) {
+            frontend::put_bare(&mut buffers.to_node, frontend::FLUSH);
+            return Ok(Surveyed::Passed);
+        }
+        Ok(Surveyed::Doubtful)
+    }
+
     /// Everything is answered, and settings are read back as soon as the client has the answers: what comes next is looked at
     /// by them.
     fn waits_to_read_settings(&self) -> bool {
@@ -468,7 +495,7 @@ enum Surveyed {
     Message,
     /// Copy data that has gone its way, or something that nobody wants.
     Passed,
-    /// A message that can't be understood before more has been answered, or its text is parsed.
+    /// A message that can't be understood before more has been answered, or its text is parsed; or not at all.
     Doubtful,
     /// The client says goodbye: once all it has asked for is done.
     Goodbye,

@@ -307,7 +307,8 @@ impl Passage {
         }
         // Cancel-safe: all progress is in `self`.
         let farewell = std::future::poll_fn(|cx| self.poll_pass(cx, place)).await;
-        let may_be_told = self.told.is_between() && self.down.stage != Stage::Closed;
+        let is_between = self.told.is_between() && !self.client.is_within_write();
+        let may_be_told = is_between && self.down.stage != Stage::Closed;
         (if may_be_told { farewell } else { Farewell::Left }, self.client)
     }
 

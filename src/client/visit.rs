@@ -257,13 +257,12 @@ pub(super) fn ended(why: Ending, worker: &Worker) -> Farewell {
 impl Client {
     /// An operator may end it at any moment. Dropping what it does loses nothing that is not settled by leaving.
     async fn converse_unless_killed(&mut self) -> Farewell {
-        let why = match self.converse_or_end().await {
-            Ok(farewell) => return farewell,
+        let farewell = match self.converse_or_end().await {
+            Ok(farewell) => farewell,
             Err(why) => ended(why, &self.worker),
         };
         // Within a message, the client would take what it is told for the rest of it.
-        let is_half_told = self.is_flushing || self.held.as_ref().is_some_and(|held| held.is_half_told);
-        if is_half_told { Farewell::Left } else { why }
+        if farewell.is_told() && self.is_half_told() { Farewell::Left } else { farewell }
     }
 
     /// Err: it is ended.
@@ -275,6 +274,11 @@ impl Client {
             Poll::Pending => conversation.as_mut().poll(cx).map(Ok),
         })
         .await
+    }
+
+    /// The client may have a part of a message only.
+    fn is_half_told(&self) -> bool {
+        self.is_flushing || self.stream.is_within_write() || self.held.as_ref().is_some_and(|held| held.is_half_told)
     }
 
     /// It may be somebody who has just written, on a connection that is gone.

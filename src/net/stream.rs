@@ -120,6 +120,14 @@ impl Stream {
         }
     }
 
+    /// A write has begun that is not done: the next one must begin with the same bytes, and nothing else can be said.
+    pub fn is_within_write(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(tls) => tls.is_within_write(),
+        }
+    }
+
     /// Last words, written if that can be done at once: whoever hears them knows that it is over, and if they do not go out,
     /// nothing is lost.
     pub fn leave_with(&mut self, words: &[u8]) {

@@ -206,6 +206,11 @@ impl Tls {
         Poll::Ready(Ok(std::mem::take(&mut self.claimed).min(bytes.len())))
     }
 
+    /// A write is pending of which something has been encrypted.
+    pub(super) fn is_within_write(&self) -> bool {
+        self.claimed > 0
+    }
+
     /// Says goodbye and closes the sending direction.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.connection.send_close_notify();

@@ -69,7 +69,7 @@ pub struct Gathered {
     pub binds_copy_in: bool,
     /// COMMIT is in it.
     pub commits: bool,
-    /// Before it is refused, what has been sent of its batch has been asked to be answered.
+    /// Before it is refused, or ends the session, what has been sent of its batch has been asked to be answered.
     pub is_flushed: bool,
     /// What decides whether it is part of a rule's share.
     pub draw: Option<u64>,

@@ -183,6 +183,52 @@ fn a_goodbye_right_behind_a_statement_does_not_undo_it() {
 }
 
 #[test]
+fn what_stands_before_a_message_of_no_known_type_is_answered_first() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[limits]\nbuffer_bytes = '64kB'");
+        let unknown = b"z\0\0\0\x04";
+        // Larger than what the sockets hold, so that it is under way when the rest is looked at.
+        let wide = "select repeat('x', 20 << 20)";
+        let begun = [query("begin"), query(wide)].concat();
+        let batch = [run_unnamed("select 1"), run_unnamed(wide)].concat();
+        let copies = [query("create temp table c (a int)"), query("copy c from stdin"), copy_data(b"1\n")].concat();
+        for before in [query(wide), [query(wide), query("select 7")].concat(), begun, batch.clone()] {
+            let mut told = [cluster.node(0).port(), proxy.port()].map(|port| {
+                let mut client = RawClient::connect(port, &[]);
+                client.send(&[&before, unknown]);
+                thread::sleep(Duration::from_millis(300));
+                client.until_end()
+            });
+            assert_eq!(told[1].pop().unwrap(), "08P01 invalid frontend message type 122");
+            assert_eq!(told[0].pop().unwrap(), "08P01 invalid frontend message type 122");
+            assert!(told[0] == told[1], "{:?} and {:?}", told[0].len(), told[1].len());
+        }
+        // What PostgreSQL says nothing of, or takes.
+        let large = [b"P".as_slice(), &(1_u32 << 20).to_be_bytes(), &[b'x'; 1000]].concat();
+        for (bad, words) in [
+            (&b"Q\0\0\0\x03"[..], "08P01 invalid message length"),
+            (&b"Q\0\0\0\x05x"[..], "08P01 invalid message format"),
+            (&[0xff; 5][..], "08P01 invalid frontend message type 255"),
+            (&large[..], "54000 message of 1048577 bytes is larger than limits.buffer_bytes (65536)"),
+        ] {
+            for before in [query(wide), batch.clone()] {
+                let mut client = RawClient::connect(proxy.port(), &[]);
+                client.send(&[&before, bad]);
+                thread::sleep(Duration::from_millis(300));
+                let told = client.until_end();
+                assert!(told.iter().any(|words| words.len() > 20 << 20), "{}", told.len());
+                assert_eq!(told.last().unwrap(), words);
+            }
+        }
+        // Nobody waits for a node that waits for more.
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.send(&[&copies, unknown]);
+        assert_eq!(client.until_end().last().unwrap(), "08P01 invalid frontend message type 122");
+    });
+}
+
+#[test]
 fn a_long_batch_is_answered_before_its_end_has_come() {
     limited(|| {
         let cluster = cluster();

@@ -3,12 +3,17 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::pin::Pin;
 use std::process::{Command, Output};
+use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
 use postgres::Client;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use trunkline::auth::{ClientTls, NodeTls, TlsMode, TlsTexts, TlsVersion};
 use trunkline::demo::cluster::{Cluster, Shape};
 use trunkline::demo::installation::Installation;
+use trunkline::net::{Beginning, Stream};
 use trunkline::wire::startup;
 
 use crate::certificates::{Authority, server_settings};
@@ -119,8 +124,8 @@ fn a_client_may_begin_with_tls_at_once_if_it_says_what_it_speaks() {
     limited(|| {
         let (_cluster, _authority, proxy) = with_tls("allow");
         let begins = |protocols: &[&[u8]]| {
-            let tls = trunkline::auth::NodeTls::new(
-                trunkline::auth::TlsMode::Require,
+            let tls = NodeTls::new(
+                TlsMode::Require,
                 Default::default(),
                 Default::default(),
             );
@@ -182,6 +187,41 @@ impl Drop for Gone<'_> {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(self.0);
     }
+}
+
+/// What else were written then would be taken for the rest of it.
+#[test]
+fn a_write_that_is_not_done_is_known_as_that() {
+    limited(|| {
+        let folder =
+            Installation::find().unwrap().temporary_folder().join(format!("trunkline-write-{}", std::process::id()));
+        let (certificate, key) = Authority::new(folder.clone()).sign("server");
+        let _gone = Gone(&folder);
+        let (certificate, key) = (std::fs::read(certificate).unwrap(), std::fs::read(key).unwrap());
+        let texts = TlsTexts { certificate: Some(&certificate), key: Some(&key), authorities: None };
+        let ours = ClientTls::new(TlsMode::Require, TlsVersion::V1_2, texts).unwrap();
+        let theirs = NodeTls::new(TlsMode::Require, TlsVersion::V1_2, TlsTexts::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (one, other) = tokio::net::UnixStream::pair().unwrap();
+            let (here, there) = tokio::join!(
+                Stream::from(one).accept(&ours, Beginning::Asked, &[]),
+                Stream::from(other).connect(theirs.config().unwrap(), "localhost".try_into().unwrap()),
+            );
+            let (mut here, mut there) = (here.unwrap(), there.unwrap());
+            let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(4 << 20).collect();
+            let (mut context, mut written) = (Context::from_waker(Waker::noop()), 0);
+            while let Poll::Ready(count) = Pin::new(&mut here).poll_write(&mut context, &bytes[written..]) {
+                written += count.unwrap();
+                assert!(!here.is_within_write());
+            }
+            assert!(here.is_within_write());
+            let mut read = vec![0; bytes.len()];
+            let (rest, all) = tokio::join!(here.write_all(&bytes[written..]), there.read_exact(&mut read));
+            rest.and(all).unwrap();
+            assert!(read == bytes && !here.is_within_write());
+        });
+    });
 }
 
 #[test]
