@@ -69,6 +69,10 @@ impl Endpoint {
             }
             b'N' if way == Way::EncryptedIfPossible => Ok(stream.into()),
             b'N' => Err(ConnectError::Tls(io::Error::other("it does not speak TLS"))),
+            // As where it has no memory for another process, which passes.
+            b'E' if way == Way::Encrypted => {
+                Err(ConnectError::Protocol("an error in place of an answer to the request for TLS"))
+            }
             // The beginning of an error, from before it knew what we speak: what it says comes again without TLS.
             _ => Err(ConnectError::Tls(io::Error::other("it refused the request for TLS"))),
         }
@@ -160,7 +164,30 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::auth::{TlsMode, TlsTexts, TlsVersion};
+
+    #[tokio::test]
+    async fn an_error_in_answer_to_the_request_for_tls_passes_where_nothing_else_is_to_be_tried() {
+        let tls = NodeTls::new(TlsMode::Require, TlsVersion::V1_2, TlsTexts::default()).unwrap();
+        for (answer, way, class) in [
+            (b'E', Way::Encrypted, ConnectClass::Broken),
+            (b'E', Way::EncryptedIfPossible, ConnectClass::Denied),
+            (b'N', Way::Encrypted, ConnectClass::Denied),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let endpoint = Endpoint::plain(listener.local_addr().unwrap().to_string().into());
+            let answering = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.read_exact(&mut [0; 8]).await.unwrap();
+                stream.write_u8(answer).await.unwrap();
+            };
+            let (opened, ()) = tokio::join!(endpoint.open(&tls, way), answering);
+            assert_eq!(opened.unwrap_err().class(), class, "{way:?}");
+        }
+    }
 
     #[test]
     fn an_address_that_begins_with_a_slash_is_a_socket_in_a_folder() {
