@@ -64,14 +64,9 @@ pub struct CancelTarget {
 }
 
 impl CancelTarget {
-    /// What cancels a statement on the connection with this key to this address.
-    pub fn new(endpoint: &Endpoint, key: CancelKey) -> Arc<Self> {
-        Arc::new(Self {
-            endpoint: endpoint.clone(),
-            key,
-            on_the_way: AtomicUsize::new(0),
-            has_stray: AtomicBool::new(false),
-        })
+    /// What cancels a statement on the connection with this key to this server.
+    pub fn new(endpoint: Endpoint, key: CancelKey) -> Arc<Self> {
+        Arc::new(Self { endpoint, key, on_the_way: AtomicUsize::new(0), has_stray: AtomicBool::new(false) })
     }
 
     /// Cancels what runs there.
@@ -282,7 +277,7 @@ impl Cancellable {
     }
 }
 
-/// Sends it and waits until the node closes, which it does when the signal has been given.
+/// Sends it to where the connection has led, and waits until the node closes, which it does when the signal has been given.
 async fn send(running: &CancelTarget) -> Result<(), ConnectError> {
     let mut stream = connect::open(&running.endpoint).await?;
     let mut packet = BytesMut::new();
@@ -295,7 +290,10 @@ async fn send(running: &CancelTarget) -> Result<(), ConnectError> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+    use crate::net::Stream;
 
     #[test]
     fn a_session_that_does_not_begin_leaves_no_key() {
@@ -308,10 +306,28 @@ mod tests {
         assert!(keys.sessions.is_empty());
     }
 
+    /// By its name the node may be another server by now.
+    #[tokio::test]
+    async fn a_cancel_goes_where_its_connection_has_led() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = Stream::from(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let (_there, _) = listener.accept().await.unwrap();
+        let endpoint = Endpoint::plain("nobody.invalid:5432".into()).reached_by(&stream);
+        let target = CancelTarget::new(endpoint, CancelKey { process_id: 7, secret: [1, 2, 3, 4].into() });
+        let taking = async {
+            let (mut stream, mut packet) = (listener.accept().await.unwrap().0, [0; 16]);
+            stream.read_exact(&mut packet).await.unwrap();
+            packet
+        };
+        let both = async { tokio::join!(target.cancel(), taking) };
+        let (outcome, packet) = timers::timeout(DEADLINE, both).await.unwrap();
+        assert_eq!((outcome, &packet[8..]), (CancelOutcome::Sent, &[0, 0, 0, 7, 1, 2, 3, 4][..]));
+    }
+
     #[tokio::test]
     async fn nobody_waits_for_a_cancel_that_went_astray_and_nobody_else_gets_its_connection() {
         let key = CancelKey { process_id: 1, secret: Box::default() };
-        let target = CancelTarget::new(&Endpoint::plain("127.0.0.1:1".into()), key);
+        let target = CancelTarget::new(Endpoint::plain("127.0.0.1:1".into()), key);
         let session = CancelKeys::default().issue(4);
         session.runs_at(&target);
         let cancel = session.begin_cancel().unwrap();

@@ -25,6 +25,8 @@ pub struct Endpoint {
     pub address: Arc<str>,
     /// Shared by all who connect to the cluster, so that new settings are everybody's at once.
     tls: Arc<ArcSwap<NodeTls>>,
+    /// Where a connection has led, if that is where others are to go.
+    reached: Option<SocketAddr>,
 }
 
 /// What is asked of one attempt.
@@ -41,7 +43,12 @@ pub enum Way {
 impl Endpoint {
     /// This address, with the TLS settings that are in force when a connection is made.
     pub fn new(address: Arc<str>, tls: Arc<ArcSwap<NodeTls>>) -> Self {
-        Self { address, tls }
+        Self { address, tls, reached: None }
+    }
+
+    /// The server that this connection goes to, whatever the name leads to meanwhile.
+    pub fn reached_by(&self, stream: &Stream) -> Self {
+        Self { reached: stream.socket().peer_address(), ..self.clone() }
     }
 
     /// This address, without TLS.
@@ -60,7 +67,10 @@ impl Endpoint {
             // As libpq: who can read the file system's sockets can read the server's memory.
             return UnixStream::connect(path).await.map(Stream::from).map_err(refusal);
         }
-        let mut stream = open_tcp(&self.address).await?;
+        let mut stream = match self.reached {
+            Some(address) => open_tcp(address).await?,
+            None => open_by_name(&self.address).await?,
+        };
         let Some(config) = tls.config().filter(|_| way != Way::Plain) else { return Ok(stream.into()) };
         match ask_for_tls(&mut stream).await? {
             b'S' => {
@@ -113,18 +123,15 @@ fn handshake_failure(error: io::Error) -> ConnectError {
 }
 
 /// Tries every address of the name; the last one's failure counts.
-async fn open_tcp(address: &str) -> Result<TcpStream, ConnectError> {
+async fn open_by_name(address: &str) -> Result<TcpStream, ConnectError> {
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(ConnectError::Dns)?.collect();
     let mut failure = ConnectError::Dns(io::ErrorKind::NotFound.into());
     for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                prepare(&stream).map_err(ConnectError::Io)?;
-                return Ok(stream);
-            }
-            Err(error) => {
+        match open_tcp(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(next) => {
                 // What this machine lacks for one address says nothing of what the node has said at another.
-                let (next, is_told) = (refusal(error), !matches!(failure, ConnectError::Dns(_)));
+                let is_told = !matches!(failure, ConnectError::Dns(_));
                 if !(is_told && next.class() == ConnectClass::Short) {
                     failure = next;
                 }
@@ -132,6 +139,12 @@ async fn open_tcp(address: &str) -> Result<TcpStream, ConnectError> {
         }
     }
     Err(failure)
+}
+
+async fn open_tcp(address: SocketAddr) -> Result<TcpStream, ConnectError> {
+    let stream = TcpStream::connect(address).await.map_err(refusal)?;
+    prepare(&stream).map_err(ConnectError::Io)?;
+    Ok(stream)
 }
 
 /// What it means that nobody took the connection.

@@ -329,6 +329,7 @@ impl Pool {
         let second_handle = login.stream.second_handle().map_err(ConnectError::Io)?;
         let about = About::new(&self.target, Some(&login.stream), login.cancel_key.process_id, Some(era));
         let pass = self.gate.enter(second_handle, fenced, about).ok_or(LeaseError::Fenced)?;
+        let reached = self.target.endpoint.reached_by(&login.stream);
         let now = Instant::now();
         // Not all at once: connections opened together would otherwise end together.
         let jitter = self.settings.load().lifetime.mul_f64(rand::rng().random_range(0.0..0.1));
@@ -337,7 +338,7 @@ impl Pool {
             known: Known::of(login.cancel_key.process_id, &login.parameters),
             node: self.node,
             parameters: login.parameters.into(),
-            cancel_target: CancelTarget::new(&self.target.endpoint, login.cancel_key),
+            cancel_target: CancelTarget::new(reached, login.cancel_key),
             pass,
             opened,
             ages_from: now.checked_sub(jitter).unwrap_or(now),

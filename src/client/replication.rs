@@ -241,7 +241,7 @@ async fn attempt(
     if !gate.takes_writes() {
         return Err(lost());
     }
-    let cancel_target = CancelTarget::new(&target.endpoint, cancel_key);
+    let cancel_target = CancelTarget::new(target.endpoint.reached_by(&stream), cancel_key);
     Ok((ServerEnd { stream, pass, _claim: claim }, Told { parameters, cancel_target }))
 }
 
