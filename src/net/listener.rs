@@ -15,7 +15,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 /// Connections that may wait to be accepted: a burst of a whole fleet of clients.
 const BACKLOG: i32 = 4096;
 
-/// A client that has vanished without a word is found within two minutes.
+/// A client that has vanished without a word is found within two minutes, if all that it was sent had arrived. Else the kernel
+/// sends that again, for some 15 minutes (`net.ipv4.tcp_retries2`): TCP_USER_TIMEOUT would cut off those that only read slowly.
 /// Drawn for each connection: were these the same for all, thousands of idle clients would be probed in the same moment, and
 /// the kernel's queues, which hold a thousand packets, would drop what proves that they live.
 const KEEPALIVE_IDLE: Range<u64> = 20..60;
