@@ -45,6 +45,8 @@ pub struct Pool {
     no_room: Mutex<Option<ConnectError>>,
     /// The password that a node has refused last.
     refused: Mutex<Option<Secret>>,
+    /// Why the node does not let the role in; None: it has let it in since.
+    denial: Mutex<Option<SqlState>>,
 }
 
 /// The worker of a connection that was opened for nobody: whoever leases it first takes it over.
@@ -130,6 +132,7 @@ impl Pool {
             openings: OpeningCounts::default(),
             no_room: Mutex::default(),
             refused: Mutex::default(),
+            denial: Mutex::default(),
         })
     }
 
@@ -289,6 +292,12 @@ impl Pool {
         is_another
     }
 
+    /// The node has denied the role a login: whether it has not done so before, or for another reason.
+    pub fn is_denied_anew(&self, error: &ConnectError) -> bool {
+        let (code, _) = error.denial();
+        self.denial.lock().replace(code) != Some(code)
+    }
+
     /// Connections are opened with this from now on.
     pub(super) fn learn(&self, secret: &Secret) {
         *self.password.lock() = Some(secret.clone());
@@ -326,6 +335,7 @@ impl Pool {
         if login.salted_password.is_some() {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
+        *self.denial.lock() = None;
         let second_handle = login.stream.second_handle().map_err(ConnectError::Io)?;
         let about = About::new(&self.target, Some(&login.stream), login.cancel_key.process_id, Some(era));
         let pass = self.gate.enter(second_handle, fenced, about).ok_or(LeaseError::Fenced)?;

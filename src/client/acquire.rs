@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
-use tracing::debug;
+use tracing::warn;
 
 use super::card::Card;
 use super::conversation::Client;
@@ -580,13 +580,12 @@ impl Client {
             }
         };
         match error.class() {
-            // Its words may quote the client's: a string begins no line of the log.
-            ConnectClass::Denied if !is_last => {
-                debug!(node = node.0, error = error.to_string(), "the node refused a login");
-            }
             ConnectClass::Denied => {
-                let (code, message) = error.denial();
-                return Err(Refusal { code, message });
+                self.say_denied(node, &error);
+                if is_last {
+                    let (code, message) = error.denial();
+                    return Err(Refusal { code, message });
+                }
             }
             // Of the node it tells nothing.
             ConnectClass::Full | ConnectClass::Short => {}
@@ -594,6 +593,22 @@ impl Client {
             _ => (self.cluster().doubt)(node, Doubt::Lost),
         }
         Ok(error)
+    }
+
+    /// Logs that a node does not let the session's role in: when that begins, and when the reason is another.
+    fn say_denied(&self, node: NodeId, error: &ConnectError) {
+        let Some(pool) = self.pools.get(usize::from(node.0)).and_then(Option::as_ref) else { return };
+        if pool.is_denied_anew(error) {
+            let Identity { user, database, .. } = &self.session.identity;
+            // Names that clients have chosen, and words that may quote them: as strings they begin no line of the log.
+            warn!(
+                node = &**pool.address(),
+                database = &**database,
+                user = &**user,
+                error = error.to_string(),
+                "the node does not let this role in"
+            );
+        }
     }
 
     /// The password that the pool has is refused, and the session has another.

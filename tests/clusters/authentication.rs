@@ -120,6 +120,30 @@ fn a_lookup_that_answers_nobody_or_is_refused_lets_nobody_in_by_what_was_known()
 }
 
 #[test]
+fn a_role_that_a_node_does_not_let_in_any_more_is_logged_each_time_that_this_begins() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create role ada login password 'a'").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(primary).unwrap());
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']\n[[user]]\nname = 'ada'\npassword = 'a'");
+        let mut ada = login(proxy.port(), "ada", "a").connect(NoTls).unwrap();
+        for times in 1..=2 {
+            ada.batch_execute("select txid_current()").unwrap();
+            primary.sql("alter role ada nologin").unwrap();
+            console(&proxy).simple_query("RECONNECT").unwrap();
+            for _ in 0..3 {
+                let refused = ada.batch_execute("select txid_current()").unwrap_err();
+                assert_eq!(refused.code().unwrap().code(), "28000");
+            }
+            let log = proxy.log();
+            assert_eq!(log.matches("the node does not let this role in").count(), times, "{log}");
+            primary.sql("alter role ada login").unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_pool_that_an_older_session_has_made_with_its_password_is_taught_the_new_one() {
     limited(|| {
         let (cluster, proxy) = asking_cluster("pencil", "[admin]\nusers = ['bench']");

@@ -94,6 +94,13 @@ fn promtool_finds_nothing_wrong_with_the_alerts() {
 }
 
 #[test]
+fn what_is_to_fire_fires_and_nothing_beside_it() {
+    let output =
+        Command::new("promtool").args(["test", "rules"]).arg(repository("tests/golden/alerts.yml")).output().unwrap();
+    assert!(output.status.success(), "{}", words(&output));
+}
+
+#[test]
 fn promtool_finds_nothing_wrong_with_the_metrics() {
     let admin = Admin::start();
     let (_, text) = http_get(admin.port, "/metrics").unwrap();
