@@ -322,6 +322,7 @@ async fn keep_up(
         state.reloads.fetch_add(1, Ordering::Relaxed);
         let reloaded = standing.reload(&fleet, &set_level, &on_swap).await;
         systemd::ready();
+        state.metrics.reload_ended(reloaded.is_ok());
         if let Err(problems) = &reloaded {
             error!(%problems, "the configuration is wrong: the old one stays in force");
         }

@@ -3,6 +3,7 @@
 pub mod families;
 mod histogram;
 pub mod labels;
+mod last_reload;
 mod pulse;
 mod registry;
 mod scrape;

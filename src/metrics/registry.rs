@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::RwLock;
 use prometheus::core::{Collector, Desc};
@@ -16,8 +16,9 @@ use super::histogram::{Histogram, HistogramSum};
 use super::labels::{
     CancelOutcome, FreshnessOutcome, Limit, LoginFailure, Loss, Refusal, Retry, SQLSTATES, Target, Violator, pin_code,
 };
+use super::last_reload::LastReload;
 use super::pulse::Pulse;
-use super::scrape::Scrape;
+use super::scrape::{Scrape, truth};
 use super::tally::{Tallies, Tally};
 use super::worker::WorkerMetrics;
 use crate::sql::Pin;
@@ -38,6 +39,7 @@ struct Counts {
     reasons: &'static [&'static str],
     sources: RwLock<Vec<Source>>,
     begun: Instant,
+    reload: LastReload,
 }
 
 impl Metrics {
@@ -50,6 +52,7 @@ impl Metrics {
             reasons,
             sources: RwLock::default(),
             begun,
+            reload: LastReload::successful(SystemTime::now()),
         });
         let registry = Registry::new();
         registry
@@ -80,6 +83,11 @@ impl Metrics {
     pub fn most_silent(&self, now: Instant) -> Option<(usize, Duration)> {
         let silences = self.counts.pulses.iter().map(|pulse| pulse.silence(now));
         silences.enumerate().max_by_key(|(_, silence)| *silence)
+    }
+
+    /// The configuration has been read anew, or could not be.
+    pub fn reload_ended(&self, is_successful: bool) {
+        self.counts.reload.ended(is_successful, SystemTime::now());
     }
 
     /// At every scrape, `source` adds what it can see. It must be quick and must not wait; it stays for ever, so what
@@ -114,6 +122,8 @@ impl Counts {
     fn process(&self, scrape: &mut Scrape) {
         scrape.gauge(&families::BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
         scrape.gauge(&families::UPTIME, &[], self.begun.elapsed().as_secs_f64());
+        scrape.gauge(&families::CONFIG_SUCCESSFUL, &[], truth(self.reload.is_successful()));
+        scrape.gauge(&families::CONFIG_SUCCESS, &[], self.reload.succeeded() as f64);
         scrape.gauge(&families::WORKERS, &[], self.workers.len() as f64);
         let now = Instant::now();
         for (number, pulse) in self.pulses.iter().enumerate() {

@@ -228,6 +228,6 @@ fn bucket((bound, count): (f64, u64)) -> Bucket {
     bucket
 }
 
-fn truth(fact: bool) -> f64 {
+pub(super) fn truth(fact: bool) -> f64 {
     f64::from(u8::from(fact))
 }

@@ -191,8 +191,12 @@ fn a_wrong_configuration_leaves_the_old_one_in_force_and_says_what_is_wrong() {
         reload(&proxy, "the old one stays in force", |file| set(file, "pool", "size", "many"));
         let log = proxy.log();
         assert!(log.contains("pool.size: expected a whole number"), "{log}");
+        let is_told = |expected: f64| proxy.metric("trunkline_config_last_reload_successful", "") == expected;
+        eventually("the metric says so", SOON, || is_told(0.0));
         client.simple_query("select 1").unwrap();
         proxy.client().simple_query("select 1").unwrap();
+        reload(&proxy, DONE, |file| set(file, "pool", "size", 7));
+        eventually("the metric says so, too", SOON, || is_told(1.0));
     });
 }
 
