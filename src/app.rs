@@ -76,6 +76,8 @@ fn start_log(log: &config::Log) -> SetLevel {
 struct Signals {
     hangup: Signal,
     interrupt: Signal,
+    /// As SIGINT, and as with PgBouncer: by itself it would write out the memory, with all that is secret in it.
+    quit: Signal,
     terminate: Signal,
     /// A successor is to take over.
     restart: Signal,
@@ -88,6 +90,7 @@ impl Signals {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
             terminate: signal(SignalKind::terminate())?,
             restart: signal(SignalKind::user_defined2())?,
             pause: signal(SignalKind::user_defined1())?,
@@ -96,7 +99,7 @@ impl Signals {
 }
 
 async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<(), Failure> {
-    let Signals { hangup, interrupt, terminate, restart, pause } = Signals::caught()?;
+    let Signals { hangup, interrupt, quit, terminate, restart, pause } = Signals::caught()?;
     let metrics = Arc::new(Metrics::new(config.workers, Reason::CODES));
     let mut predecessor = Predecessor::find().map_err(Failure::TakeOver)?;
     let doors = Doors::open(&config, &mut predecessor)?;
@@ -152,7 +155,7 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     info!(config = %path.display(), version = env!("CARGO_PKG_VERSION"), workers, "trunkline serves");
     systemd::ready();
 
-    let stops = Stops { ordered: ordered_stops, interrupt, terminate };
+    let stops = Stops { ordered: ordered_stops, interrupt, quit, terminate };
     drain::until_stopped(&in_force, &fleet, &state, stops, (&others, is_handed_over)).await;
     in_force.load().pools.retire();
     info!("trunkline stops");

@@ -23,6 +23,8 @@ pub struct Stops {
     pub ordered: UnboundedReceiver<Shutdown>,
     /// SIGINT.
     pub interrupt: Signal,
+    /// SIGQUIT.
+    pub quit: Signal,
     /// SIGTERM.
     pub terminate: Signal,
 }
@@ -33,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long those that are left may take for what they are told: who reads at all takes it at once.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
-/// Returns once the program may end. SIGINT stops at once. SIGTERM stops when the last transaction has ended, or after
+/// Returns once the program may end. SIGINT and SIGQUIT stop at once. SIGTERM stops when the last transaction has ended, or after
 /// `drain_timeout`, when those that are left are told. The console's SHUTDOWN has these two ways and a third. Nobody new is
 /// served meanwhile but at the console. A stronger way takes the place of one that is under way, and a weaker one changes
 /// nothing.
@@ -114,6 +116,7 @@ impl Stops {
     async fn next(&mut self) -> Shutdown {
         tokio::select! {
             _ = self.interrupt.recv() => Shutdown::Now,
+            _ = self.quit.recv() => Shutdown::Now,
             _ = self.terminate.recv() => Shutdown::AfterTransactions,
             Some(how) = self.ordered.recv() => how,
         }

@@ -199,3 +199,18 @@ fn a_stronger_way_to_stop_takes_the_place_of_a_weaker_one_and_not_the_other_way_
         eventually("it has ended", SOON, || has_ended(&proxy));
     });
 }
+
+#[test]
+fn sigint_and_sigquit_stop_at_once_and_in_order() {
+    limited(|| {
+        let cluster = cluster();
+        for name in ["INT", "QUIT"] {
+            let proxy = Proxy::start(&cluster, "");
+            let mut open = RawClient::connect(proxy.port(), &[]);
+            open.query("begin");
+            proxy.signal(name);
+            eventually("it has ended", SOON, || has_ended(&proxy));
+            eventually("it has said so", SOON, || proxy.log().contains("trunkline stops"));
+        }
+    });
+}
