@@ -66,7 +66,24 @@ impl Config {
         for user in &self.users {
             texts.extend(allowance_texts("user", &user.name, &user.allowance));
         }
+        texts.extend(self.pgbouncer_texts());
         texts
+    }
+
+    /// What PgBouncer has too, by its name: whoever reads its console looks for these. Here each database and user has its own
+    /// `max_connections`, and 0 says that nothing is set for all.
+    fn pgbouncer_texts(&self) -> [(String, String); 7] {
+        let pool = &self.pool;
+        [
+            ("max_client_conn", self.max_clients.to_string()),
+            ("default_pool_size", pool.size.to_string()),
+            ("min_pool_size", pool.min_size.to_string()),
+            ("reserve_pool_size", pool.reserve_size.to_string()),
+            ("pool_mode", pool.mode.word().to_owned()),
+            ("max_db_connections", "0".to_owned()),
+            ("max_user_connections", "0".to_owned()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
     }
 
     fn listen_words(&self) -> String {
@@ -189,5 +206,23 @@ mod tests {
         let size = shown.iter().find(|setting| setting.key == "pool.size").unwrap();
         assert_eq!((&*size.value, size.default.as_deref(), size.changeable), ("7", Some("20"), true));
         assert!(!shown.iter().find(|setting| setting.key == "workers").unwrap().changeable);
+    }
+
+    #[test]
+    fn who_looks_for_pgbouncers_names_finds_them() {
+        let file = "max_clients = 300\n[pool]\nmode = 'session'\nsize = 7\nmin_size = 2\nreserve_size = 3";
+        let shown = Config::parse(Path::new(""), file, &mut Vec::new()).shown();
+        for (key, value, default) in [
+            ("max_client_conn", "300", "10000"),
+            ("default_pool_size", "7", "20"),
+            ("min_pool_size", "2", "0"),
+            ("reserve_pool_size", "3", "0"),
+            ("pool_mode", "session", "transaction"),
+            ("max_db_connections", "0", "0"),
+            ("max_user_connections", "0", "0"),
+        ] {
+            let setting = shown.iter().find(|setting| setting.key == key).unwrap();
+            assert_eq!((&*setting.value, setting.default.as_deref()), (value, Some(default)), "{key}");
+        }
     }
 }
