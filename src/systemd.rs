@@ -26,10 +26,14 @@ pub fn reloading() {
 
 /// The program stops, and may take so long for it.
 pub fn stopping(limit: Duration) {
+    tell(&[NotifyState::Stopping, NotifyState::Custom(&extended_by(limit))]);
+}
+
+/// As systemd reads it, which takes 64 bits; the crate's own state has room for little more than an hour.
+fn extended_by(limit: Duration) -> String {
     /// For what is done beside waiting.
     const BESIDE: Duration = Duration::from_secs(5);
-    let limit = u32::try_from((limit + BESIDE).as_micros()).unwrap_or(u32::MAX);
-    tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(limit)]);
+    format!("EXTEND_TIMEOUT_USEC={}", (limit + BESIDE).as_micros())
 }
 
 /// The main process is another one from now on, which tells all that is to be told.
@@ -56,5 +60,16 @@ pub async fn keep_watchdog(metrics: Arc<Metrics>) {
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!(%error, "the service manager cannot be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_may_last_for_longer_than_an_hour() {
+        assert_eq!(extended_by(Duration::from_secs(30)), "EXTEND_TIMEOUT_USEC=35000000");
+        assert_eq!(extended_by(Duration::from_secs(24 * 3600)), "EXTEND_TIMEOUT_USEC=86405000000");
     }
 }
