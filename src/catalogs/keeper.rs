@@ -30,7 +30,8 @@ pub(super) struct Keeper {
     seen_doubts: u64,
     /// Of the primary whose catalogs they are; None: this one has met none yet.
     epoch: Option<u64>,
-    failure: Option<String>,
+    /// What has gone wrong last, in words, and whether a picture was believed all the same.
+    failure: Option<(String, bool)>,
 }
 
 /// Why there is no picture.
@@ -144,14 +145,16 @@ impl Keeper {
             self.handle.current.forget();
         }
         // Names that clients have chosen, and words that may quote them: as strings they begin no line of the log.
-        let words = error.to_string();
-        if !matches!(error, LoadError::NoNode) && self.failure.as_ref() != Some(&words) {
-            warn!(
-                database = &*self.handle.database,
-                error = &*words,
-                "the catalogs cannot be read; what is not PostgreSQL's own goes to the primary"
-            );
-            self.failure = Some(words);
+        let is_believed = self.handle.current.look().picture().is_some();
+        let failure = (error.to_string(), is_believed);
+        if !matches!(error, LoadError::NoNode) && self.failure.as_ref() != Some(&failure) {
+            let (database, error) = (&*self.handle.database, &*failure.0);
+            if is_believed {
+                warn!(database, error, "the catalogs cannot be read; what was read last counts until they are changed");
+            } else {
+                warn!(database, error, "the catalogs cannot be read; what is not PostgreSQL's own goes to the primary");
+            }
+            self.failure = Some(failure);
         }
     }
 

@@ -400,6 +400,36 @@ fn a_frozen_replica_does_not_keep_the_catalogs_from_being_read_after_a_change() 
     });
 }
 
+#[test]
+fn catalogs_that_can_be_read_no_more_count_until_they_are_changed_and_the_log_says_so() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create table t (a int); insert into t values (1);
+            create role watch login password 'watch' in role pg_monitor;
+            revoke connect on database bench from public; grant connect on database bench to watch";
+        on_primary(&cluster, sql);
+        let elsewhere = "monitor = { user = 'watch', password = 'watch', database = 'postgres' }";
+        let proxy =
+            Proxy::ruled(&cluster, "", elsewhere, "[routing]\ncatalog_refresh = '1s'").with_both_replicas(&cluster);
+        let (mut client, primary) = (proxy.client(), cluster.node(0).port());
+        let read = "select inet_server_port() from t";
+        comes_back_to_replicas(&mut client, read, primary);
+        on_primary(&cluster, "revoke connect on database bench from watch");
+        let its =
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'watch' and datname = 'bench'";
+        cluster.nodes().iter().for_each(|node| drop(node.sql(its).unwrap()));
+        let says = |words: &str| {
+            let expected = format!("the catalogs cannot be read; {words}");
+            eventually(words, Duration::from_secs(10), || proxy.log().contains(&expected));
+        };
+        says("what was read last counts until they are changed");
+        assert_ne!(server_port(&mut client, read), primary);
+        client.batch_execute("create table fresh (a int)").unwrap();
+        says("what is not PostgreSQL's own goes to the primary");
+        assert_eq!(server_port(&mut client, read), primary);
+    });
+}
+
 fn on_primary(cluster: &Cluster, sql: &str) {
     cluster.node(0).sql(sql).unwrap();
     cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
