@@ -12,6 +12,14 @@ use trunkline::demo::server::Places;
 use crate::fixture::{cluster, eventually, limited, program, signalled};
 use crate::restart::Process;
 
+#[test]
+fn a_reload_of_the_service_checks_first_what_it_runs_by() {
+    let unit = fs::read_to_string("systemd/trunkline.service").unwrap();
+    let commands = |key: &str| -> Vec<&str> { unit.lines().filter_map(|line| line.strip_prefix(key)).collect() };
+    let check = commands("ExecStart=")[0].replace(" run ", " check ");
+    assert_eq!(commands("ExecReload="), [&*check, "/bin/kill -HUP $MAINPID"]);
+}
+
 /// What is told next, but for signs of life; how many of those came before.
 fn told(socket: &UnixDatagram) -> (String, usize) {
     let (mut signs, mut bytes) = (0, [0; 1024]);
