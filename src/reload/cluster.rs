@@ -53,7 +53,7 @@ impl RunningCluster {
         let known = before.map(|before| before.gates_for(cluster)).unwrap_or_default();
         let tls = before.map(|before| Arc::clone(&before.tls)).unwrap_or_default();
         let last_write = before.map(|before| Arc::clone(&before.last_write)).unwrap_or_default();
-        let same = before.filter(|before| before.has_nodes_of(cluster) && before.config.patroni == cluster.patroni);
+        let same = before.filter(|before| before.is_same(cluster));
         let auth_query = same.map(|before| Arc::clone(&before.auth_query)).unwrap_or_default();
         let tls_of_monitor = Arc::new(ArcSwap::from_pointee(cluster.tls.clone()));
         let gate = |address: &Arc<str>| {
@@ -148,15 +148,20 @@ impl RunningCluster {
     /// It is watched as this configuration wants it.
     pub(super) fn is_as(&self, wanted: &config::Cluster, limits: Limits) -> bool {
         let (mine, other) = (&self.config.monitor, &wanted.monitor);
-        self.has_nodes_of(wanted)
+        self.is_same(wanted)
+            && self.config.name == wanted.name
             && self.limits == limits
-            && self.config.patroni == wanted.patroni
             && self.config.tls.is_as(&wanted.tls)
             && mine.user == other.user
             && mine.password.plain() == other.password.plain()
             && mine.database == other.database
             && mine.interval == other.interval
             && mine.timeout == other.timeout
+    }
+
+    /// It is this cluster, by whatever name: its nodes are found in the same places.
+    pub(super) fn is_same(&self, wanted: &config::Cluster) -> bool {
+        self.has_nodes_of(wanted) && self.config.patroni == wanted.patroni
     }
 
     /// Its nodes are those of this configuration, in the same order.
@@ -199,7 +204,7 @@ impl RunningCluster {
 
     /// Waits until it can serve what the one before can, as long as its nodes may take to answer. Its primary is waited for
     /// longer: a node that is silent must be known to be down before another is believed, and one that has not been found is
-    /// fenced. Err: it has found none, though the one before has one; why, in words.
+    /// fenced. Err: it has found none, though the one before has one, and is no standby cluster; why, in words.
     pub(super) async fn ready_as(&self, before: &Self) -> Result<(), String> {
         let a_while = 2 * (self.config.monitor.interval + self.config.monitor.timeout);
         let begun = Instant::now();
@@ -207,7 +212,7 @@ impl RunningCluster {
         loop {
             let (view, known) = (self.handle().view(), before.handle().view());
             let readable = |view: &View| view.readable_replicas().count();
-            let has_primary = view.primary.is_some() || known.primary.is_none();
+            let has_primary = view.primary.is_some() || known.primary.is_none() || view.is_standby;
             let is_ready = has_primary && readable(&view) >= readable(&known).min(self.kept(before));
             let deadline = if has_primary { begun + a_while } else { begun + 2 * a_while + PRIMARY_FOUND_WITHIN };
             // Dropping the wait for a view loses nothing: the next look sees it.

@@ -6,6 +6,7 @@ mod changes;
 mod cluster;
 mod server;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,9 +61,9 @@ pub enum Failure {
     /// Reading it was cut off.
     #[error("the configuration could not be read to its end")]
     CutOff,
-    /// By it a cluster would have no primary, and now it has one.
+    /// By it a cluster would have no primary, and what it serves has one now.
     #[error(
-        "by this configuration no primary is found in cluster \"{cluster}\", which has one; so the old one stays in force: {because}"
+        "by this configuration no primary is found in cluster \"{cluster}\", and what it serves has one now; so the old one stays in force: {because}"
     )]
     NoPrimary {
         /// The cluster.
@@ -252,7 +253,7 @@ impl Standing {
         let limits = Limits::of(config);
         let (mut clusters, mut renewed) = (Vec::with_capacity(config.clusters.len()), Vec::new());
         for wanted in &config.clusters {
-            let before = self.clusters.iter().find(|running| running.name() == &*wanted.name);
+            let before = went_before(wanted, &self.clusters, config, &clusters);
             clusters.push(match before {
                 Some(running) if running.is_as(wanted, limits) => running.with_groups(wanted),
                 Some(running) if running.has_nodes_of(wanted) => {
@@ -272,6 +273,10 @@ impl Standing {
             let ready = cluster.ready_as(running).await;
             ready.map_err(|because| Failure::NoPrimary { cluster: Arc::clone(&wanted.name), because })?;
         }
+        for (cluster, running) in self.moves(config, &clusters) {
+            let ready = cluster.ready_as(running).await;
+            ready.map_err(|because| Failure::NoPrimary { cluster: cluster.name().into(), because })?;
+        }
         for (cluster, running, wanted) in renewed() {
             cluster.follow(running);
             if cluster.number != running.number {
@@ -279,6 +284,21 @@ impl Standing {
             }
         }
         Ok(clusters)
+    }
+
+    /// The clusters that databases move to, each with one that serves such a database now.
+    fn moves<'a>(
+        &'a self,
+        config: &Config,
+        clusters: &'a [RunningCluster],
+    ) -> impl Iterator<Item = (&'a RunningCluster, &'a RunningCluster)> {
+        let place = |database: &config::Database| {
+            let before = self.config.databases.iter().find(|before| before.name == database.name)?;
+            Some((database.cluster, before.cluster))
+        };
+        let places: BTreeSet<(usize, usize)> = config.databases.iter().filter_map(place).collect();
+        let moves = places.into_iter().filter_map(|(to, from)| Some((clusters.get(to)?, self.clusters.get(from)?)));
+        moves.filter(|(to, from)| to.number != from.number && to.name() != from.name())
     }
 
     /// Pools of clusters and databases that are gone, and of users that are or whose password has changed; and of nodes that
@@ -298,6 +318,22 @@ impl Standing {
             server.has_pool(key) && is_fenced() && is_same_user(&key.user)
         });
     }
+}
+
+/// The running cluster that this one goes on from: that of its name; or else the same under a name that is gone, if none that
+/// is made already goes on from it.
+fn went_before<'a>(
+    wanted: &config::Cluster,
+    running: &'a [RunningCluster],
+    config: &Config,
+    made: &[RunningCluster],
+) -> Option<&'a RunningCluster> {
+    let has_name = |running: &RunningCluster, wanted: &config::Cluster| running.name() == &*wanted.name;
+    let is_gone = |running: &RunningCluster| !config.clusters.iter().any(|other| has_name(running, other));
+    let is_free = |running: &RunningCluster| !made.iter().any(|other| other.number == running.number);
+    let of_its_name = running.iter().find(|running| has_name(running, wanted));
+    of_its_name
+        .or_else(|| running.iter().find(|running| running.is_same(wanted) && is_gone(running) && is_free(running)))
 }
 
 /// What is no mistake, and may be meant otherwise: PostgreSQL warns of it, too.

@@ -234,10 +234,8 @@ fn who_keeps_a_connection_to_a_cluster_that_is_watched_no_more_is_cut_off_when_i
         let mut other = proxy.client();
         other.simple_query("select 1").unwrap();
         reload(&proxy, DONE, |file| {
-            file["cluster"][0].as_table_mut().unwrap().insert("name".to_owned(), "renamed".into());
-            for database in file["database"].as_array_mut().unwrap() {
-                database.as_table_mut().unwrap().insert("cluster".to_owned(), "renamed".into());
-            }
+            rename_cluster(file);
+            nodes(file).pop();
         });
         keeps.simple_query("select 1").expect("it has two seconds");
         other.simple_query("select 1").expect("it goes on in the new cluster");
@@ -245,6 +243,63 @@ fn who_keeps_a_connection_to_a_cluster_that_is_watched_no_more_is_cut_off_when_i
         eventually("it is cut off", SOON, || keeps.simple_query("select 1").is_err());
         other.simple_query("select 1").unwrap();
         assert!(proxy.log().contains("no longer in the configuration are closed"), "{}", proxy.log());
+    });
+}
+
+/// Gives the cluster another name, for its databases too.
+fn rename_cluster(file: &mut Table) {
+    file["cluster"][0].as_table_mut().unwrap().insert("name".to_owned(), "renamed".into());
+    for database in file["database"].as_array_mut().unwrap() {
+        database.as_table_mut().unwrap().insert("cluster".to_owned(), "renamed".into());
+    }
+}
+
+#[test]
+fn a_cluster_that_only_gets_another_name_goes_on_as_it_was() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[limits]\ndrain_timeout = '1s'");
+        let (mut keeps, mut client) = (proxy.client(), proxy.client());
+        keeps.batch_execute("listen news").unwrap();
+        let mut transaction = client.transaction().unwrap();
+        let process = |transaction: &mut postgres::Transaction<'_>| -> i32 {
+            transaction.query_one("select pg_backend_pid(), txid_current()", &[]).unwrap().get(0)
+        };
+        let before = process(&mut transaction);
+        reload(&proxy, DONE, rename_cluster);
+        // Longer than those have who keep a connection to a node that is watched no more.
+        thread::sleep(Duration::from_secs(2));
+        assert_eq!(process(&mut transaction), before);
+        transaction.commit().unwrap();
+        keeps.simple_query("select 1").unwrap();
+        assert_eq!(proxy.metric("trunkline_cluster_primary_known", "cluster=\"renamed\""), 1.0);
+        assert!(!proxy.has_metric("trunkline_cluster_primary_known", "cluster=\"main\""), "{}", proxy.log());
+        assert!(!proxy.log().contains("no longer in the configuration"), "{}", proxy.log());
+    });
+}
+
+#[test]
+fn no_database_moves_to_a_cluster_without_a_primary() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        client.batch_execute("create table t (a int)").unwrap();
+        let mut refused = |change: &dyn Fn(&mut Table)| {
+            let told = || proxy.log().matches("no primary is found in cluster \"renamed\"").count();
+            let before = told();
+            proxy.rewrite(change);
+            proxy.signal("HUP");
+            eventually("the reload is refused", 2 * SOON, || told() > before);
+            assert!(!proxy.log().contains(DONE), "{}", proxy.log());
+            client.batch_execute("insert into t values (1)").unwrap();
+        };
+        refused(&|file| {
+            rename_cluster(file);
+            set(file["cluster"][0].as_table_mut().unwrap(), "monitor", "password", "another");
+        });
+        // Nothing listens there.
+        refused(&|file| *nodes(file) = vec!["127.0.0.1:1".into()]);
     });
 }
 
