@@ -290,9 +290,11 @@ impl Server {
         &self.clusters[database.cluster]
     }
 
-    /// The number that a cluster of another configuration has in this one, where it may have other nodes.
+    /// The number that a cluster of another configuration has in this one, where it may have another name, or other nodes.
     pub fn number_of(&self, cluster: &Cluster) -> usize {
-        self.clusters.iter().find(|here| here.name == cluster.name).map_or(cluster.number, |here| here.number)
+        let is_there = self.clusters.iter().any(|here| here.number == cluster.number);
+        let of_its_name = self.clusters.iter().find(|here| here.name == cluster.name).filter(|_| !is_there);
+        of_its_name.map_or(cluster.number, |here| here.number)
     }
 
     /// What a client gets that asks for this name. What stands for every name has no catalogs, and is paused with all only,

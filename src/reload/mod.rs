@@ -292,11 +292,14 @@ impl Standing {
         config: &Config,
         clusters: &'a [RunningCluster],
     ) -> impl Iterator<Item = (&'a RunningCluster, &'a RunningCluster)> {
-        let place = |database: &config::Database| {
-            let before = self.config.databases.iter().find(|before| before.name == database.name)?;
-            Some((database.cluster, before.cluster))
+        let of = |config: &Config, name: &str| {
+            let named = config.databases.iter().find(|database| *database.name == *name);
+            named.or(config.databases.iter().find(|database| database.is_any())).map(|database| database.cluster)
         };
-        let places: BTreeSet<(usize, usize)> = config.databases.iter().filter_map(place).collect();
+        // Also of those that fall to `*`, or come from there.
+        let names = config.databases.iter().chain(&self.config.databases).map(|database| &*database.name);
+        let places: BTreeSet<(usize, usize)> =
+            names.filter_map(|name| Some((of(config, name)?, of(&self.config, name)?))).collect();
         let moves = places.into_iter().filter_map(|(to, from)| Some((clusters.get(to)?, self.clusters.get(from)?)));
         moves.filter(|(to, from)| to.number != from.number && to.name() != from.name())
     }
@@ -320,8 +323,8 @@ impl Standing {
     }
 }
 
-/// The running cluster that this one goes on from: that of its name; or else the same under a name that is gone, if none that
-/// is made already goes on from it.
+/// The running cluster that this one goes on from: the same one by its name, or under a name that no other keeps it by; or else
+/// that of its name, which has other nodes now. None goes on as two.
 fn went_before<'a>(
     wanted: &config::Cluster,
     running: &'a [RunningCluster],
@@ -329,11 +332,15 @@ fn went_before<'a>(
     made: &[RunningCluster],
 ) -> Option<&'a RunningCluster> {
     let has_name = |running: &RunningCluster, wanted: &config::Cluster| running.name() == &*wanted.name;
-    let is_gone = |running: &RunningCluster| !config.clusters.iter().any(|other| has_name(running, other));
-    let is_free = |running: &RunningCluster| !made.iter().any(|other| other.number == running.number);
+    let is_kept = |running: &RunningCluster| {
+        config.clusters.iter().any(|other| has_name(running, other) && running.is_same(other))
+    };
+    let is_free = |running: &&RunningCluster| !made.iter().any(|other| other.number == running.number);
     let of_its_name = running.iter().find(|running| has_name(running, wanted));
     of_its_name
-        .or_else(|| running.iter().find(|running| running.is_same(wanted) && is_gone(running) && is_free(running)))
+        .filter(|running| running.is_same(wanted))
+        .or_else(|| running.iter().filter(is_free).find(|running| running.is_same(wanted) && !is_kept(running)))
+        .or(of_its_name.filter(is_free))
 }
 
 /// What is no mistake, and may be meant otherwise: PostgreSQL warns of it, too.
