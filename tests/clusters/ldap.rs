@@ -51,7 +51,14 @@ impl Slapd {
     }
 
     fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap().success());
+        let process = self.child.id();
+        assert!(Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap().success());
+        // Each of its threads, which do not all hear of it at once.
+        let has_stopped = || {
+            let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+            threads.flatten().all(|thread| fs::read_to_string(thread.path().join("stat")).unwrap().contains(") T "))
+        };
+        eventually("it stands still", Duration::from_secs(5), || name != "STOP" || has_stopped());
     }
 }
 
