@@ -89,7 +89,11 @@ impl Client {
         let filled = filled.get(..most).unwrap_or(filled);
         let at = held.passing_to_client.min(filled.len());
         held.passing_to_client -= at;
-        let is_muted = shown(&mut self.log, filled.get(..at).unwrap_or_default());
+        let is_muted = match held.is_aside {
+            true => self.log.as_ref().is_some_and(|log| log.is_muted()),
+            false => shown(&mut self.log, filled.get(..at).unwrap_or_default()),
+        };
+        held.is_aside &= held.passing_to_client > 0;
         let run = if is_muted { at } else { 0 };
         let has_gaps = is_muted;
         let mut walk =
@@ -258,6 +262,7 @@ impl Client {
             }
         }
         held.passing_to_client = header.size - message.len();
+        held.is_aside = held.passing_to_client > 0 && !tells_of_its_unit(header.tag);
         walk.passes(header.tag, message.len());
         if is_ready {
             walk.is_muted = self.log.as_ref().is_some_and(|log| log.is_muted());
@@ -275,6 +280,9 @@ impl Client {
         if held.refused.is_some() {
             buffers.from_node.consume(walk.at);
             buffers.to_client.clear();
+            if buffers.from_node.is_full() {
+                buffers.from_node.grow();
+            }
             return 0;
         }
         if walk.answered > 0 && self.session.has_written() {

@@ -102,6 +102,8 @@ pub(super) struct HeldLease {
     pub(super) passing_to_node: usize,
     /// Bytes of a message from the node that go on as they come.
     pub(super) passing_to_client: usize,
+    /// They tell nothing of what has been asked.
+    pub(super) is_aside: bool,
     /// Something of the present unit has been written to the node.
     pub(super) sent: bool,
     /// Something of its replies has been forwarded.

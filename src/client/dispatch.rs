@@ -107,6 +107,7 @@ impl Client {
             units: 0,
             passing_to_node: 0,
             passing_to_client: 0,
+            is_aside: false,
             sent: false,
             forwarded: false,
             has_shown: false,

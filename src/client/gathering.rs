@@ -261,6 +261,10 @@ impl Client {
     pub(super) async fn answer_alone(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         loop {
             self.drop_rest(buffers);
+            let header = peek(buffers.input.filled())?;
+            if let Some(header) = header.filter(|header| !frontend::is_known(header.tag)) {
+                return Err(violation(header.tag));
+            }
             self.cut_large(buffers)?;
             let Some(header) = peek(buffers.input.filled())?.filter(|header| header.size <= buffers.input.len()) else {
                 self.flush(buffers).await?;
@@ -286,14 +290,14 @@ impl Client {
         }
     }
 
-    /// Of a message that is too large to be waited for, only that it was there is of interest: it becomes an empty Query
+    /// Of a message that is too large to be waited for, only that it was there is of interest: it becomes a Query of any kind
     /// or Sync's forerunner without effect.
     fn cut_large(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         let limit = self.server.limits.buffer_bytes;
         let Some(header) = peek(buffers.input.filled())?.filter(|header| header.size > limit) else { return Ok(()) };
         self.dropping = header.size.saturating_sub(buffers.input.len());
         buffers.input.consume(header.size);
-        let body: &[u8] = if header.tag == frontend::QUERY { b"\0" } else { b"\0\0" };
+        let body: &[u8] = if header.tag == frontend::QUERY { b"select\0" } else { b"\0\0" };
         let (worker, dialect) = (&self.worker, self.session.dialect());
         let told = self
             .session

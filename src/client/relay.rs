@@ -415,7 +415,7 @@ impl Client {
             return Err(farewell);
         }
         // The last replies to a batch without its Sync come when they are asked for.
-        let is_to_ask = self.session.owes_only_open_batch() && !self.session.copies_in();
+        let is_to_ask = !is_answered && self.session.owes_only_open_batch();
         if is_to_ask && !std::mem::replace(&mut self.session.gathered.is_flushed, true) {
             frontend::put_bare(&mut buffers.to_node, frontend::FLUSH);
             return Ok(Surveyed::Passed);

@@ -229,6 +229,53 @@ fn what_stands_before_a_message_of_no_known_type_is_answered_first() {
 }
 
 #[test]
+fn a_message_of_no_known_type_ends_the_session_also_behind_what_is_refused_or_lost() {
+    limited(|| {
+        let cluster = cluster();
+        let rule = "[[rule]]\nname = 'no'\nuser = 'bench'\nkind = 'insert'\nrefuse = 'not here'\nsqlstate = 'ZZ042'";
+        let proxy = Proxy::ruled(&cluster, rule, "", "");
+        let last = "08P01 invalid frontend message type 122";
+        for rest in [&b"z\0\0\0\x04"[..], &b"zzzzzzzzz"[..]] {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.send(&[&run_unnamed("insert into t values (1)"), rest]);
+            assert_eq!(client.until_end(), ["ZZ042 not here", last]);
+        }
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("begin; select txid_current()");
+        let ends = "select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle in transaction'";
+        cluster.node(0).sql(ends).unwrap();
+        assert_eq!(client.query("select 1")[0].split(' ').next(), Some("40001"));
+        client.send(&[b"z\0\0\0\x04"]);
+        assert_eq!(client.until_end(), [last]);
+    });
+}
+
+#[test]
+fn what_a_replica_says_behind_what_it_has_refused_is_passed_over_however_long_it_is() {
+    limited(|| {
+        let cluster = cluster();
+        cluster
+            .node(0)
+            .sql(
+                "create function refused() returns int stable language plpgsql as
+                    $$ begin if pg_is_in_recovery() then raise sqlstate '42P01'; end if; return 1; end $$;
+                create function loud() returns int stable language plpgsql as
+                    $$ begin raise notice '%', repeat('x', 100000); return 2; end $$",
+            )
+            .unwrap();
+        let settings = "[routing]\nsafe_functions = ['refused']\nconsistency = 'eventual'";
+        let proxy = Proxy::start(&cluster, settings);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for round in 0..10 {
+            let told = client.ask(&[&query("select refused()"), &query("select loud()")], 2);
+            let told: Vec<&str> = told.iter().map(|words| words.get(..9).unwrap_or(words)).collect();
+            assert_eq!(told, ["T", "row 1", "SELECT 1", "I", "T", "00000 xxx", "row 2", "SELECT 1", "I"], "{round}");
+        }
+        assert_eq!(proxy.metric("trunkline_retries_total", "cause=\"node_lost\""), 0.0);
+    });
+}
+
+#[test]
 fn a_long_batch_is_answered_before_its_end_has_come() {
     limited(|| {
         let cluster = cluster();

@@ -124,11 +124,7 @@ fn a_client_may_begin_with_tls_at_once_if_it_says_what_it_speaks() {
     limited(|| {
         let (_cluster, _authority, proxy) = with_tls("allow");
         let begins = |protocols: &[&[u8]]| {
-            let tls = NodeTls::new(
-                TlsMode::Require,
-                Default::default(),
-                Default::default(),
-            );
+            let tls = NodeTls::new(TlsMode::Require, Default::default(), Default::default());
             let mut config = (**tls.unwrap().config().unwrap()).clone();
             config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
             let name = "localhost".try_into().unwrap();
