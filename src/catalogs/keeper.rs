@@ -162,8 +162,10 @@ impl Keeper {
     async fn wait(&self) {
         let current = &self.handle.current;
         let is_stale = || current.look().picture().is_none();
+        let last = current.upkeep();
         if is_stale() {
-            return;
+            // Where something is made all the time, loads do not follow each other at once.
+            return timers::sleep(last.look_time.min(LOOK)).await;
         }
         let due = timers::sleep(self.settings.refresh);
         tokio::pin!(due);
@@ -183,8 +185,8 @@ impl Keeper {
                 return;
             }
             if current.suspicions() != self.seen_suspicions {
-                // A client that errs again and again must not make us look all the time.
-                timers::sleep(SUSPICION_PAUSE).await;
+                // A client that errs again and again must not make us look, or load, all the time.
+                timers::sleep(last.look_time.max(SUSPICION_PAUSE)).await;
                 return;
             }
         }
@@ -193,7 +195,7 @@ impl Keeper {
     /// For a tenth of the time at most: what gives rise to them may be done all the time.
     fn may_look_into_doubts(&self) -> bool {
         let Upkeep { checked, look_time, .. } = self.handle.current.upkeep();
-        let pause = look_time.saturating_mul(10).clamp(LOOK, LONGEST_PAUSE);
+        let pause = look_time.saturating_mul(10).max(LOOK);
         checked.is_none_or(|checked| checked.elapsed() >= pause)
     }
 

@@ -24,19 +24,25 @@ SELECT concat_ws(' ', \
 (SELECT concat(count(*), '/', sum(t.xmin::text::bigint)) FROM pg_type t JOIN pg_class c ON c.oid = t.typrelid \
  WHERE c.relkind = 'c'), \
 (SELECT concat(count(*), '/', sum(a.xmin::text::bigint)) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
- WHERE c.oid >= 16384 AND c.relkind IN ('c','p') AND a.attnum > 0), \
-(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_rewrite WHERE oid >= 16384), \
-(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_policy), \
-(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_attrdef), \
+ WHERE c.oid >= 16384 AND c.relkind IN ('c','p') AND a.attnum > 0 AND c.relpersistence <> 't'), \
+(SELECT concat(count(*), '/', sum(r.xmin::text::bigint)) FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class \
+ WHERE r.oid >= 16384 AND c.relpersistence <> 't'), \
+(SELECT concat(count(*), '/', sum(p.xmin::text::bigint)) FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid \
+ WHERE c.relpersistence <> 't'), \
+(SELECT concat(count(*), '/', sum(d.xmin::text::bigint)) FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid \
+ WHERE c.relpersistence <> 't'), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_operator WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_cast WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast_temp)_'), \
-(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_constraint WHERE contypid <> 0 OR contype IN ('f', 'c')), \
-(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_inherits), \
+(SELECT concat(count(*), '/', sum(o.xmin::text::bigint)) FROM pg_constraint o LEFT JOIN pg_class c ON c.oid = o.conrelid \
+ WHERE o.contypid <> 0 OR o.contype IN ('f', 'c') AND c.relpersistence <> 't'), \
+(SELECT concat(count(*), '/', sum(i.xmin::text::bigint)) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+ WHERE c.relpersistence <> 't'), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_amproc WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_amop WHERE oid >= 16384), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_aggregate WHERE aggfnoid >= 16384), \
-(SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_trigger WHERE NOT tgisinternal), \
+(SELECT concat(count(*), '/', sum(t.xmin::text::bigint)) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid \
+ WHERE NOT t.tgisinternal AND c.relpersistence <> 't'), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_event_trigger), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_db_role_setting), \
 (SELECT concat(count(*), '/', sum(hashtext(concat(rolname, rolsuper, rolbypassrls))::bigint)) FROM pg_roles))";

@@ -292,16 +292,19 @@ impl Standing {
         config: &Config,
         clusters: &'a [RunningCluster],
     ) -> impl Iterator<Item = (&'a RunningCluster, &'a RunningCluster)> {
-        let of = |config: &Config, name: &str| {
-            let named = config.databases.iter().find(|database| *database.name == *name);
-            named.or(config.databases.iter().find(|database| database.is_any())).map(|database| database.cluster)
+        let named = |config: &Config, name: &str| {
+            config.databases.iter().find(|database| *database.name == *name).map(|database| database.cluster)
         };
-        // Also of those that fall to `*`, or come from there.
-        let names = config.databases.iter().chain(&self.config.databases).map(|database| &*database.name);
-        let places: BTreeSet<(usize, usize)> =
-            names.filter_map(|name| Some((of(config, name)?, of(&self.config, name)?))).collect();
+        let any = config.databases.iter().find(|database| database.is_any()).map(|database| database.cluster);
+        // Also those that fall to `*` now. What came from there and is of use has a place of its own.
+        let places: BTreeSet<(usize, usize)> = self
+            .config
+            .databases
+            .iter()
+            .filter_map(|database| Some((named(config, &database.name).or(any)?, database.cluster)))
+            .collect();
         let moves = places.into_iter().filter_map(|(to, from)| Some((clusters.get(to)?, self.clusters.get(from)?)));
-        moves.filter(|(to, from)| to.number != from.number && to.name() != from.name())
+        moves.filter(|(to, from)| to.number != from.number)
     }
 
     /// Pools of clusters and databases that are gone, and of users that are or whose password has changed; and of nodes that
@@ -324,7 +327,7 @@ impl Standing {
 }
 
 /// The running cluster that this one goes on from: the same one by its name, or under a name that no other keeps it by; or else
-/// that of its name, which has other nodes now. None goes on as two.
+/// that of its name, which has other nodes now and goes on by no other. None goes on as two.
 fn went_before<'a>(
     wanted: &config::Cluster,
     running: &'a [RunningCluster],
@@ -340,7 +343,8 @@ fn went_before<'a>(
     of_its_name
         .filter(|running| running.is_same(wanted))
         .or_else(|| running.iter().filter(is_free).find(|running| running.is_same(wanted) && !is_kept(running)))
-        .or(of_its_name.filter(is_free))
+        .or(of_its_name
+            .filter(|running| is_free(running) && !config.clusters.iter().any(|other| running.is_same(other))))
 }
 
 /// What is no mistake, and may be meant otherwise: PostgreSQL warns of it, too.

@@ -285,8 +285,10 @@ fn no_database_moves_to_a_cluster_without_a_primary() {
         let proxy = Proxy::start(&cluster, "");
         let mut client = proxy.client();
         client.batch_execute("create table t (a int)").unwrap();
-        let mut refused = |change: &dyn Fn(&mut Table)| {
-            let told = || proxy.log().matches("no primary is found in cluster \"renamed\"").count();
+        let mut first = Table::new();
+        proxy.rewrite(|file| first.clone_from(file["cluster"][0].as_table().unwrap()));
+        let mut refused = |cluster: &str, change: &dyn Fn(&mut Table)| {
+            let told = || proxy.log().matches(&format!("no primary is found in cluster \"{cluster}\"")).count();
             let before = told();
             proxy.rewrite(change);
             proxy.signal("HUP");
@@ -294,12 +296,22 @@ fn no_database_moves_to_a_cluster_without_a_primary() {
             assert!(!proxy.log().contains(DONE), "{}", proxy.log());
             client.batch_execute("insert into t values (1)").unwrap();
         };
-        refused(&|file| {
+        refused("renamed", &|file| {
             rename_cluster(file);
             set(file["cluster"][0].as_table_mut().unwrap(), "monitor", "password", "another");
         });
         // Nothing listens there.
-        refused(&|file| *nodes(file) = vec!["127.0.0.1:1".into()]);
+        refused("renamed", &|file| *nodes(file) = vec!["127.0.0.1:1".into()]);
+        // Another cluster takes its name.
+        refused("main", &|file| {
+            let (mut old, mut other) = (first.clone(), first.clone());
+            old.insert("name".to_owned(), "old".into());
+            other.insert("nodes".to_owned(), vec!["127.0.0.1:1"].into());
+            file.insert("cluster".to_owned(), Value::Array(vec![old.into(), other.into()]));
+            for database in file["database"].as_array_mut().unwrap() {
+                database.as_table_mut().unwrap().insert("cluster".to_owned(), "main".into());
+            }
+        });
     });
 }
 
