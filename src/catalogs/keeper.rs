@@ -386,7 +386,9 @@ async fn open(monitor: &config::Monitor, endpoint: Endpoint, database: &Arc<str>
         ],
     };
     let login = connect(&target, tokio::time::Instant::now() + CONNECT_TIMEOUT).await?;
-    Ok(Reader::new(login))
+    let mut reader = Reader::new(login);
+    soon(reader.value(queries::PATIENCE)).await?;
+    Ok(reader)
 }
 
 /// Loads a picture once, from the first of the nodes at these addresses that answers; a replica if one is there.

@@ -55,6 +55,10 @@ AND source IN ('default', 'configuration file', 'command line', 'environment var
 pub(super) const POSITION: &str =
     "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_insert_lsn() END";
 
+/// Asked once: what takes long must not end the connection, nor what waits for the next look. Not every version has all.
+pub(super) const PATIENCE: &str = "SELECT count(pg_catalog.set_config(name, '0', false)) FROM pg_catalog.pg_settings \
+WHERE name IN ('transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')";
+
 /// Whether it is a replica, and how far it is.
 pub(super) const REPLAYED: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn() WHERE pg_catalog.pg_is_in_recovery()";
 
@@ -108,7 +112,8 @@ async fn read_relations(reader: &mut Reader, rows: &mut Inventory) -> Result<(),
     let sql = "SELECT d.adrelid, d.adbin FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid \
                AND a.attnum = d.adnum WHERE a.attgenerated = 'v'";
     reader.rows(sql, |row| rows.virtual_columns.push((row.number(0), tree(row, 1)))).await?;
-    let sql = "SELECT DISTINCT tgrelid, tgfoid FROM pg_trigger WHERE NOT tgisinternal";
+    // Before 15 a partition's copy of its parent's is internal, too; those of keys run functions of PostgreSQL's own.
+    let sql = "SELECT DISTINCT tgrelid, tgfoid FROM pg_trigger WHERE NOT tgisinternal OR tgfoid >= 16384";
     reader.rows(sql, |row| rows.triggers.push((row.number(0), row.number(1)))).await?;
     let sql = "SELECT DISTINCT evtfoid FROM pg_event_trigger WHERE evtenabled <> 'D'";
     reader.rows(sql, |row| rows.event_triggers.push(row.number(0))).await?;

@@ -562,6 +562,7 @@ impl Client {
             return Ok(());
         }
         let end = self.session.gathered.end.unwrap_or(End::Sync);
+        self.forget_replay();
         self.take_unit_off(buffers);
         self.forget_losses();
         self.worker.metrics.error_sent(refusal.code.as_str());

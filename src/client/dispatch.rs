@@ -413,10 +413,12 @@ impl Client {
         let limit = self.server.replay.unwrap_or_default();
         let log = self.log.get_or_insert_with(|| Box::new(TransactionLog::new(limit)));
         let gathered = &self.session.gathered;
-        if gathered.missing > 0 {
+        // Copy data is not kept; and what commits before the BEGIN that it comes with is not done again.
+        let copies = gathered.end == Some(End::StrayCopy) && self.session.awaits_replies();
+        if gathered.missing > 0 || copies || gathered.begins && gathered.commits {
             return log.spoil();
         }
-        let is_first = !self.session.awaits_replies();
+        let is_first = self.session.is_idle();
         let was_empty = log.is_empty();
         let messages = buffers.input.filled().get(..gathered.size).unwrap_or_default();
         let ends_unit = matches!(gathered.end, Some(End::Query | End::Sync | End::FunctionCall));

@@ -69,6 +69,11 @@ impl Client {
         if self.session.has_touched_for_good() {
             return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, BOUND_TO_REPLICA));
         }
+        if self.log.as_ref().is_some_and(|log| log.is_muted()) {
+            self.replay_differs(buffers);
+            return Ok(());
+        }
+        self.forget_replay();
         self.leave_held();
         self.take_unit_off(buffers);
         let end = self.session.gathered.end;
@@ -77,6 +82,14 @@ impl Client {
         self.session.abort_transaction(SqlState::FEATURE_NOT_SUPPORTED, message, &mut buffers.to_client);
         self.session.end_aborted_unit(end, &mut buffers.to_client);
         self.flush(buffers).await
+    }
+
+    /// The transaction will not be run again.
+    pub(super) fn forget_replay(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.clear();
+        }
+        self.session.forget_begin();
     }
 
     /// The server connection that is held is closed. What it has shown counts all the same.
@@ -215,10 +228,7 @@ impl Client {
             self.replay_differs(buffers);
             return Ok(());
         }
-        if let Some(log) = &mut self.log {
-            log.clear();
-        }
-        self.session.forget_begin();
+        self.forget_replay();
         let loss = self.session.lost(how);
         self.note_doubt(&loss, how, is_torn, now);
         if self.session.has_untold_loss() {

@@ -1,6 +1,6 @@
 //! Recent decisions by the shape of their statement: how often, where, why and how long. Each worker keeps its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -26,7 +26,9 @@ pub struct Key {
 
 #[derive(Debug)]
 struct Decision {
-    statement: Arc<Statement>,
+    /// Only so that no other statement is taken for it: what it holds may be large, and nothing limits that here.
+    _statement: Weak<Statement>,
+    culprit: Option<String>,
     /// Without its literals.
     text: Arc<str>,
     node: Arc<str>,
@@ -113,8 +115,10 @@ impl Shapes {
         if self.decisions.len() >= MOST {
             self.thin_out();
         }
+        let culprit = statement.needs_primary().filter(|why| Reason::from(*why) == key.reason);
         let mut decision = Decision {
-            statement: Arc::clone(statement),
+            _statement: Arc::downgrade(statement),
+            culprit: culprit.map(NeedsPrimary::to_string),
             text: text.into(),
             node: Arc::clone(node),
             target,
@@ -160,13 +164,12 @@ impl Decision {
     }
 
     fn report(&self, reason: Reason) -> DecisionReport {
-        let culprit = self.statement.needs_primary().filter(|why| Reason::from(*why) == reason);
         DecisionReport {
             text: Arc::clone(&self.text),
             node: Arc::clone(&self.node),
             target: self.target,
             reason,
-            culprit: culprit.map(NeedsPrimary::to_string),
+            culprit: self.culprit.clone(),
             counts: self.counts,
         }
     }

@@ -102,12 +102,13 @@ impl Session {
     /// is as a transaction begins on the primary now, and not as the session took that to be when its BEGIN was answered.
     pub fn beginning(&self, held: Held) -> Option<String> {
         let modes = self.transaction.modes.filter(|_| self.transaction.is_homeless)?;
-        let is_read_only = match held {
-            Held::Primary if modes.access.is_by_default() => self.defaults.read_only,
-            _ => modes.is_read_only(),
+        let access = match held {
+            // Servers before 14 do not tell what their sessions begin with.
+            Held::Primary if modes.access.is_by_default() => "",
+            _ if modes.is_read_only() => " READ ONLY",
+            _ => " READ WRITE",
         };
-        let access = if is_read_only { "READ ONLY" } else { "READ WRITE" };
-        let mut sql = format!("BEGIN ISOLATION LEVEL {} {access}", modes.isolation.sql());
+        let mut sql = format!("BEGIN ISOLATION LEVEL {}{access}", modes.isolation.sql());
         if let Some(deferrable) = modes.deferrable {
             let _ = write!(sql, " {}DEFERRABLE", if deferrable { "" } else { "NOT " });
         }
@@ -262,6 +263,9 @@ impl Session {
             | TransactionControl::Prepare => self.transaction.modes = None,
             TransactionControl::Set(modes) => {
                 self.transaction.modes = self.transaction.modes.map(|before| before.with(*modes));
+                // What has been sent behind it was looked at by what was in force before.
+                let has_one_snapshot = self.transaction.modes.is_some_and(|modes| modes.isolation.has_one_snapshot());
+                self.transaction.is_bound |= has_one_snapshot && self.owed.runs_more();
             }
             _ => {}
         }

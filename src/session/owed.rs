@@ -193,6 +193,16 @@ pub struct Moment {
 }
 
 impl OwedReplies {
+    /// Behind the statement that has just been done more is run by what has been sent.
+    pub fn runs_more(&self) -> bool {
+        match self.queue.front() {
+            Some(Owed::Query { statement, completed, .. }) => {
+                *completed < statement.parts.len() || self.queue.iter().skip(1).any(Owed::runs)
+            }
+            _ => self.queue.iter().any(Owed::runs),
+        }
+    }
+
     /// One more is owed.
     pub fn push(&mut self, owed: Owed) {
         self.count += 1;

@@ -72,7 +72,7 @@ impl TransactionLog {
         if self.is_spoilt || (self.is_empty() && !(sent.begins && sent.is_first)) {
             return;
         }
-        if self.bytes.len() + sent.messages.len() > self.limit {
+        if self.bytes.len() + self.units.len() * size_of::<Unit>() + sent.messages.len() > self.limit {
             return self.spoil();
         }
         self.bytes.extend_from_slice(sent.messages);
@@ -120,9 +120,10 @@ impl TransactionLog {
 
     /// No transaction is open, and none is under way.
     pub fn clear(&mut self) {
-        let limit = self.limit;
-        *self = Self { bytes: std::mem::take(&mut self.bytes), ..Self::new(limit) };
-        self.bytes.clear();
+        let (limit, mut bytes) = (self.limit, std::mem::take(&mut self.bytes));
+        bytes.clear();
+        bytes.shrink_to(KEPT);
+        *self = Self { bytes, ..Self::new(limit) };
     }
 
     /// The node is lost: everything it has been sent since BEGIN, to be sent to another one; what it has not been sent yet
@@ -157,6 +158,9 @@ impl TransactionLog {
         self.units.iter().rfind(|unit| unit.checksum.is_some()).map_or(0, |unit| unit.end)
     }
 }
+
+/// Room that is kept from one transaction to the next; bytes.
+const KEPT: usize = 4096;
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 use super::parse::{ParseSettings, classify_bytes};
 use super::recent::Recent;
 use super::shape::{self, Backslash, Folded};
-use super::statement::{Part, Statement};
+use super::statement::{Argument, Part, Statement};
 
 /// A bounded memory of statements.
 #[derive(Debug)]
@@ -293,8 +293,17 @@ impl Entry {
                 + part.types.len()
                 + part.attributes.len()
         };
-        let names: usize = self.statement.parts.iter().map(names).sum();
-        size_of::<Self>() + self.bytes.len() + self.statement.parts.len() * size_of::<Part>() + names * NAME_BYTES
+        // Beside the text that a PREPARE is given, which the statement has once more.
+        let rest = |part: &Part| {
+            let arguments = part.calls.iter().filter_map(|call| call.arguments.as_ref()).map(|all| all.len());
+            arguments.sum::<usize>() * size_of::<Argument>()
+                + part.inserts.as_ref().map_or(0, |target| target.columns.len() * NAME_BYTES)
+                + (part.only.len() + part.session.len()) * NAME_BYTES
+        };
+        let parts = &self.statement.parts;
+        let names: usize = parts.iter().map(names).sum();
+        let rest: usize = parts.iter().map(rest).sum();
+        size_of::<Self>() + self.bytes.len() + parts.len() * size_of::<Part>() + names * NAME_BYTES + rest
     }
 }
 

@@ -34,7 +34,10 @@ pub(super) fn read(text: &str, plain_backslash: bool) -> Option<Box<Remarks>> {
     }
     let (mut hints, mut tags) = (Vec::new(), Vec::new());
     let mut comments = Comments { text, at: 0, plain_backslash };
-    while let Some(comment) = comments.next_comment() {
+    while hints.len() < MOST
+        && tags.len() < MOST
+        && let Some(comment) = comments.next_comment()
+    {
         let comment = comment.trim();
         match comment.strip_prefix("trunkline:") {
             Some(words) => read_hints(words, &mut hints, &mut tags),
@@ -65,7 +68,7 @@ fn unquoted(value: &str) -> &str {
 fn read_tags(comment: &str, tags: &mut Vec<(Arc<str>, Arc<str>)>) {
     let before = tags.len();
     let mut rest = comment;
-    while !rest.is_empty() {
+    while !rest.is_empty() && tags.len() < MOST {
         let Some((key, value, after)) = sqlcommenter(rest).or_else(|| marginalia(rest)) else {
             tags.truncate(before);
             return;

@@ -293,9 +293,7 @@ impl<'a> Effects<'a> {
     }
 
     fn call(&mut self, call: Call) {
-        if !self.calls.contains(&call) {
-            self.calls.push(call);
-        }
+        add(&mut self.calls, call);
     }
 
     /// `current_setting(…)`.
@@ -357,7 +355,7 @@ impl<'a> Effects<'a> {
         self.number_of_command(node);
         let Some(Tree::String(string)) = &node.node else { return };
         let attribute = string.sval.as_str();
-        if !self.attributes.iter().any(|known| **known == *attribute) {
+        if self.attributes.len() < MOST_NAMES && !self.attributes.iter().any(|known| **known == *attribute) {
             self.attributes.push(attribute.into());
         }
         // `('k').pg_advisory_lock` is a call, and so is `x.pg_advisory_lock` where x is what a function in FROM answers, or an
@@ -459,7 +457,7 @@ impl Visitor for Effects<'_> {
     }
 
     fn relation(&mut self, node: &RangeVar) {
-        let is_cte = node.schemaname.is_empty() && self.ctes.contains(&node.relname);
+        let is_cte = node.schemaname.is_empty() && self.ctes.len() <= MOST_NAMES && self.ctes.contains(&node.relname);
         if !is_cte {
             let name = name_of_relation(node);
             add(if node.inh { &mut self.with_heirs } else { &mut self.only }, name.clone());
@@ -760,8 +758,21 @@ fn constant(node: &Node) -> Option<&a_const::Val> {
     }
 }
 
-fn add(names: &mut Vec<Name>, name: Name) {
-    if !names.contains(&name) {
+/// One more, if it is not there: each is compared with all before it, and what names more than can be is not looked at.
+fn add<T: PartialEq>(names: &mut Vec<T>, name: T) {
+    if names.len() < MOST_NAMES && !names.contains(&name) {
         names.push(name);
     }
 }
+
+/// It names so many things that not all may have been noted.
+pub(super) fn names_too_much(statement: &Statement) -> bool {
+    statement.parts.iter().any(|part| {
+        let names = [&part.tables, &part.functions, &part.operators, &part.types];
+        let most = names.iter().map(|names| names.len()).max().unwrap_or_default();
+        most.max(part.calls.len()).max(part.attributes.len()) >= MOST_NAMES
+    })
+}
+
+/// Names of one kind in a statement: comparing each with all takes some tens of milliseconds.
+const MOST_NAMES: usize = 2048;

@@ -59,6 +59,21 @@ fn every_example_of_the_manual_does_what_it_says() {
 }
 
 #[test]
+fn a_fingerprint_is_found_however_long_the_first_text_of_its_shape_is() {
+    let sql = "select count(*) from big where note = 'x'";
+    let print = trunkline::sql::fingerprint(sql, &ParseSettings::default()).unwrap();
+    let rules = load(&format!("[[rule]]\nname = 'print'\nfingerprint = '{print:016x}'\nrefuse = 'no'"));
+    let mut cache = Cache::new(8 << 20);
+    let settings = ParseSettings { max_bytes: 1 << 20, ..ParseSettings::default() };
+    for text in [sql.replace('x', &"x".repeat(200_000)), sql.to_owned()] {
+        let line = Line::read("user=ada: select 1  =>  ?").unwrap();
+        let statement = cache.get(text.as_bytes(), &settings);
+        let shown = show(&line.weigh(&statement, &text, &rules), &rules);
+        assert!(shown.contains("print"), "{}: {shown}", text.len());
+    }
+}
+
+#[test]
 fn what_was_noted_of_a_statement_gives_the_same_verdict_as_a_fresh_look() {
     let mut cache = Cache::new(1 << 20);
     let (mut compared, mut passed_over) = (0, 0);

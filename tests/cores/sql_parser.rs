@@ -49,6 +49,30 @@ fn nested_comment_openings_take_no_seconds() {
 }
 
 #[test]
+fn many_names_and_tags_take_no_seconds() {
+    let begun = Instant::now();
+    let names = |count: usize, before: &str| -> String { (0..count).map(|name| format!(", {before}{name}")).collect() };
+    let most = ParseSettings { max_bytes: usize::MAX, ..ParseSettings::default() };
+    assert_eq!(classify(&format!("SELECT x.a{}", names(1000, "x.a")), &most).needs_primary(), None);
+    for text in [
+        format!("SELECT * FROM a{}", names(30_000, "b")),
+        format!("SELECT x.a{}", names(30_000, "x.a")),
+        format!("SELECT * FROM a WHERE true{}", (0..20_000).map(|f| format!(" AND f{f}(1)")).collect::<String>()),
+        format!(
+            "WITH a AS (SELECT 1){} SELECT 1",
+            (0..10_000).map(|c| format!(", c{c} AS (TABLE d{c})")).collect::<String>()
+        ),
+    ] {
+        classify(&text, &most);
+    }
+    let statement = classify(&format!("SELECT * FROM a{}", names(30_000, "b")), &most);
+    assert_eq!(statement.needs_primary(), Some(&NeedsPrimary::TooLarge));
+    let statement = classify(&format!("SELECT 1 /*a:b{}*/", ",a:b".repeat(200_000)), &most);
+    assert_eq!(statement.needs_primary(), None);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_banner_of_stars_is_read() {
     let text = format!("/*{}\n{}*/ SELECT 1 --{}\n", "*".repeat(500), "=".repeat(500), "=-".repeat(500));
     assert_eq!(classify(&text, &ParseSettings::default()).needs_primary(), None);

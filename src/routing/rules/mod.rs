@@ -281,7 +281,9 @@ impl RuleSet {
     }
 
     fn look_at(&self, statement: &Statement, text: &str) -> Arc<Findings> {
-        let print = self.has_fingerprint.then(|| fingerprint(text, &ParseSettings::default())).flatten();
+        // However long the literals are: what is found is noted for all texts of the shape.
+        let settings = ParseSettings { max_bytes: usize::MAX, ..ParseSettings::default() };
+        let print = self.has_fingerprint.then(|| fingerprint(text, &settings)).flatten();
         let holds = |(at, rule): (usize, &Rule)| rule.when.hold_for_statement(statement, print).then_some(at);
         let hold: Bits = self.rules.iter().enumerate().filter_map(holds).collect();
         let mut on_text = hold.common(&self.on_text).peekable();
