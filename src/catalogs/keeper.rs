@@ -162,34 +162,40 @@ impl Keeper {
     async fn wait(&self) {
         let current = &self.handle.current;
         let is_stale = || current.look().picture().is_none();
-        let last = current.upkeep();
         if is_stale() {
             // Where something is made all the time, loads do not follow each other at once.
-            return timers::sleep(last.look_time.min(LOOK)).await;
+            return timers::sleep(current.upkeep().look_time.min(LOOK)).await;
         }
         let due = timers::sleep(self.settings.refresh);
         tokio::pin!(due);
         let mut views = self.cluster.changed.clone();
         loop {
+            let is_suspected = || current.suspicions() != self.seen_suspicions;
             // All waits stand in `current`, in views and in the clock: dropping one loses nothing.
             tokio::select! {
                 () = &mut due => return,
                 () = self.handle.wake.notified() => {}
                 Ok(()) = views.changed() => {}
-                () = timers::sleep(LOOK) => {}
+                () = timers::sleep(if is_suspected() { self.before_suspicions().min(LOOK) } else { LOOK }) => {}
             }
-            if is_stale() || self.is_with_one_that_stops() || self.has_another_primary(&self.cluster.view.load()) {
+            let is_with_another = self.has_another_primary(&self.cluster.view.load());
+            if is_stale() || is_with_another || self.is_with_one_that_stops() {
                 return;
             }
             if current.doubts() != self.seen_doubts && self.may_look_into_doubts() {
                 return;
             }
-            if current.suspicions() != self.seen_suspicions {
-                // A client that errs again and again must not make us look, or load, all the time.
-                timers::sleep(last.look_time.max(SUSPICION_PAUSE)).await;
+            if is_suspected() && self.before_suspicions().is_zero() {
                 return;
             }
         }
+    }
+
+    /// How long suspicions wait: a client that errs again and again must not make us look, or load, all the time.
+    fn before_suspicions(&self) -> Duration {
+        let Upkeep { checked, look_time, .. } = self.handle.current.upkeep();
+        let passed = checked.map_or(Duration::MAX, |checked| checked.elapsed());
+        (look_time * 2).max(SUSPICION_PAUSE).saturating_sub(passed)
     }
 
     /// For a tenth of the time at most: what gives rise to them may be done all the time.

@@ -56,7 +56,7 @@ pub(super) const POSITION: &str =
     "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_insert_lsn() END";
 
 /// Asked once: what takes long must not end the connection, nor what waits for the next look. Not every version has all.
-pub(super) const PATIENCE: &str = "SELECT count(pg_catalog.set_config(name, '0', false)) FROM pg_catalog.pg_settings \
+pub(super) const PATIENCE: &str = "SELECT pg_catalog.count(pg_catalog.set_config(name, '0', false)) FROM pg_catalog.pg_settings \
 WHERE name IN ('transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')";
 
 /// Whether it is a replica, and how far it is.

@@ -335,16 +335,18 @@ fn went_before<'a>(
     made: &[RunningCluster],
 ) -> Option<&'a RunningCluster> {
     let has_name = |running: &RunningCluster, wanted: &config::Cluster| running.name() == &*wanted.name;
-    let is_kept = |running: &RunningCluster| {
-        config.clusters.iter().any(|other| has_name(running, other) && running.is_same(other))
-    };
+    let is_its_own =
+        |running: &RunningCluster, other: &config::Cluster| has_name(running, other) && running.is_same(other);
+    let is_kept = |running: &RunningCluster| config.clusters.iter().any(|other| is_its_own(running, other));
+    let keeps_its_own = |other: &config::Cluster| running.iter().any(|running| is_its_own(running, other));
+    let is_taken =
+        |taken: &&RunningCluster| config.clusters.iter().any(|other| taken.is_same(other) && !keeps_its_own(other));
     let is_free = |running: &&RunningCluster| !made.iter().any(|other| other.number == running.number);
     let of_its_name = running.iter().find(|running| has_name(running, wanted));
     of_its_name
         .filter(|running| running.is_same(wanted))
         .or_else(|| running.iter().filter(is_free).find(|running| running.is_same(wanted) && !is_kept(running)))
-        .or(of_its_name
-            .filter(|running| is_free(running) && !config.clusters.iter().any(|other| running.is_same(other))))
+        .or(of_its_name.filter(|running| is_free(running) && !is_taken(running)))
 }
 
 /// What is no mistake, and may be meant otherwise: PostgreSQL warns of it, too.

@@ -34,12 +34,10 @@ pub(super) fn read(text: &str, plain_backslash: bool) -> Option<Box<Remarks>> {
     }
     let (mut hints, mut tags) = (Vec::new(), Vec::new());
     let mut comments = Comments { text, at: 0, plain_backslash };
-    while hints.len() < MOST
-        && tags.len() < MOST
-        && let Some(comment) = comments.next_comment()
-    {
+    while let Some(comment) = comments.next_comment() {
         let comment = comment.trim();
         match comment.strip_prefix("trunkline:") {
+            Some(_) if hints.len() >= MOST => break,
             Some(words) => read_hints(words, &mut hints, &mut tags),
             None => read_tags(comment, &mut tags),
         }

@@ -128,7 +128,11 @@ impl<'a> Effects<'a> {
         Some(kind)
     }
 
-    fn into_part(self, kind: Kind) -> Part {
+    fn into_part(mut self, kind: Kind) -> Part {
+        if self.tables.len() >= MOST_NAMES {
+            // As of a LOCK or TRUNCATE of very many: all else is known of it.
+            self.require(NeedsPrimary::UnknownStatement);
+        }
         let (only, inserts) = (self.without_heirs(), self.rows_go());
         Part {
             kind,
@@ -765,10 +769,10 @@ fn add<T: PartialEq>(names: &mut Vec<T>, name: T) {
     }
 }
 
-/// It names so many things that not all may have been noted.
-pub(super) fn names_too_much(statement: &Statement) -> bool {
+/// It calls so many things that not all may have been noted.
+pub(super) fn calls_too_much(statement: &Statement) -> bool {
     statement.parts.iter().any(|part| {
-        let names = [&part.tables, &part.functions, &part.operators, &part.types];
+        let names = [&part.functions, &part.operators, &part.types];
         let most = names.iter().map(|names| names.len()).max().unwrap_or_default();
         most.max(part.calls.len()).max(part.attributes.len()) >= MOST_NAMES
     })

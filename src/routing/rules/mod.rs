@@ -283,7 +283,8 @@ impl RuleSet {
     fn look_at(&self, statement: &Statement, text: &str) -> Arc<Findings> {
         // However long the literals are: what is found is noted for all texts of the shape.
         let settings = ParseSettings { max_bytes: usize::MAX, ..ParseSettings::default() };
-        let print = self.has_fingerprint.then(|| fingerprint(text, &settings)).flatten();
+        let has_one = self.has_fingerprint && !statement.is_too_large();
+        let print = has_one.then(|| fingerprint(text, &settings)).flatten();
         let holds = |(at, rule): (usize, &Rule)| rule.when.hold_for_statement(statement, print).then_some(at);
         let hold: Bits = self.rules.iter().enumerate().filter_map(holds).collect();
         let mut on_text = hold.common(&self.on_text).peekable();
