@@ -10,7 +10,7 @@ use super::queries;
 use super::reader::{ReadError, Reader};
 use super::{ClusterView, Handle, Settings, draw};
 use crate::backend::{ConnectError, Endpoint, Target, connect};
-use crate::catalog::{Inventory, Picture, TooLarge, Upkeep};
+use crate::catalog::{Inventory, Picture, TooLarge};
 use crate::config;
 use crate::net::timers::{self, timeout};
 use crate::topology::{Lsn, NodeId, NodeState, Role, View};
@@ -28,6 +28,8 @@ pub(super) struct Keeper {
     /// Suspicions and doubts that have been looked into.
     seen_suspicions: u64,
     seen_doubts: u64,
+    /// When it was looked last, and how long that took.
+    looked: Option<(Instant, Duration)>,
     /// Of the primary whose catalogs they are; None: this one has met none yet.
     epoch: Option<u64>,
     /// What has gone wrong last, in words, and whether a picture was believed all the same.
@@ -71,8 +73,8 @@ impl Keeper {
     pub(super) fn new(handle: Handle, monitor: config::Monitor, cluster: ClusterView, settings: Settings) -> Self {
         let lines = Vec::new();
         let (digest, epoch, failure) = (None, None, None);
-        let (seen_suspicions, seen_doubts) = (0, 0);
-        Self { handle, monitor, cluster, settings, lines, digest, seen_suspicions, seen_doubts, epoch, failure }
+        let (seen_suspicions, seen_doubts, looked) = (0, 0, None);
+        Self { handle, monitor, cluster, settings, lines, digest, seen_suspicions, seen_doubts, looked, epoch, failure }
     }
 
     /// Cluster and database.
@@ -193,16 +195,13 @@ impl Keeper {
 
     /// How long suspicions wait: a client that errs again and again must not make us look, or load, all the time.
     fn before_suspicions(&self) -> Duration {
-        let Upkeep { checked, look_time, .. } = self.handle.current.upkeep();
-        let passed = checked.map_or(Duration::MAX, |checked| checked.elapsed());
-        (look_time * 2).max(SUSPICION_PAUSE).saturating_sub(passed)
+        let Some((begun, took)) = self.looked else { return Duration::ZERO };
+        (took * 2).max(SUSPICION_PAUSE).saturating_sub(begun.elapsed())
     }
 
     /// For a tenth of the time at most: what gives rise to them may be done all the time.
     fn may_look_into_doubts(&self) -> bool {
-        let Upkeep { checked, look_time, .. } = self.handle.current.upkeep();
-        let pause = look_time.saturating_mul(10).max(LOOK);
-        checked.is_none_or(|checked| checked.elapsed() >= pause)
+        self.looked.is_none_or(|(begun, took)| begun.elapsed() >= took.saturating_mul(10).max(LOOK))
     }
 
     /// Another server is primary than the one whose catalogs are known: it may lack changes that were acknowledged.
@@ -223,7 +222,7 @@ impl Keeper {
 
     async fn refresh(&mut self) -> Result<(), LoadError> {
         let (suspicions, doubts) = (self.handle.current.suspicions(), self.handle.current.doubts());
-        let view = self.cluster.view.load_full();
+        let (view, begun) = (self.cluster.view.load_full(), Instant::now());
         let changes = self.handle.current.changes();
         self.lines.retain(|(node, _)| !is_stopping(&view, *node));
         let node = self.ready_node(&view, changes).await?;
@@ -233,6 +232,7 @@ impl Keeper {
             read = self.read(&view, node, changes) => read?,
             () = is_down(&mut cluster, node) => return Err(LoadError::Down),
         }
+        self.looked = Some((begun, begun.elapsed()));
         (self.seen_suspicions, self.seen_doubts) = (suspicions, doubts);
         if view.primary.is_some() {
             self.epoch = Some(view.epoch);

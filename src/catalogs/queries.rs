@@ -48,8 +48,9 @@ SELECT concat_ws(' ', \
 (SELECT concat(count(*), '/', sum(hashtext(concat(rolname, rolsuper, rolbypassrls))::bigint)) FROM pg_roles))";
 
 /// What a session begins with, unless something of the account's own hides it; asked before [`BEGIN`].
-pub(super) const SERVER_PATH: &str = "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'search_path' \
-AND source IN ('default', 'configuration file', 'command line', 'environment variable')";
+pub(super) const SERVER_PATH: &str = "SELECT reset_val FROM pg_catalog.pg_settings \
+WHERE name OPERATOR(pg_catalog.=) 'search_path' AND source OPERATOR(pg_catalog.=) \
+ANY (ARRAY['default', 'configuration file', 'command line', 'environment variable'])";
 
 /// Whether it is a primary, and how far it is.
 pub(super) const POSITION: &str =
@@ -57,7 +58,8 @@ pub(super) const POSITION: &str =
 
 /// Asked once: what takes long must not end the connection, nor what waits for the next look. Not every version has all.
 pub(super) const PATIENCE: &str = "SELECT pg_catalog.count(pg_catalog.set_config(name, '0', false)) FROM pg_catalog.pg_settings \
-WHERE name IN ('transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')";
+WHERE name OPERATOR(pg_catalog.=) \
+ANY (ARRAY['transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout'])";
 
 /// Whether it is a replica, and how far it is.
 pub(super) const REPLAYED: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn() WHERE pg_catalog.pg_is_in_recovery()";

@@ -128,11 +128,7 @@ impl<'a> Effects<'a> {
         Some(kind)
     }
 
-    fn into_part(mut self, kind: Kind) -> Part {
-        if self.tables.len() >= MOST_NAMES {
-            // As of a LOCK or TRUNCATE of very many: all else is known of it.
-            self.require(NeedsPrimary::UnknownStatement);
-        }
+    fn into_part(self, kind: Kind) -> Part {
         let (only, inserts) = (self.without_heirs(), self.rows_go());
         Part {
             kind,
@@ -769,9 +765,14 @@ fn add<T: PartialEq>(names: &mut Vec<T>, name: T) {
     }
 }
 
-/// It calls so many things that not all may have been noted.
-pub(super) fn calls_too_much(statement: &Statement) -> bool {
+/// It names so many things that not all may have been noted. Of tables that are locked, as pg_dump does with all that there are,
+/// nothing else is of interest.
+pub(super) fn names_too_much(statement: &Statement) -> bool {
     statement.parts.iter().any(|part| {
+        let only_locks = part.needs_primary == Some(NeedsPrimary::LocksTable);
+        if part.tables.len() >= MOST_NAMES && !only_locks {
+            return true;
+        }
         let names = [&part.functions, &part.operators, &part.types];
         let most = names.iter().map(|names| names.len()).max().unwrap_or_default();
         most.max(part.calls.len()).max(part.attributes.len()) >= MOST_NAMES

@@ -52,7 +52,7 @@ pub fn classify(text: &str, settings: &ParseSettings) -> Statement {
     match pg_query::parse(text, options(settings)) {
         Ok(tree) => {
             let mut statement = effects::statement(&tree.protobuf, text);
-            if effects::calls_too_much(&statement) {
+            if effects::names_too_much(&statement) {
                 return opaque(Opaque::TooLarge);
             }
             statement.remarks = comments::read(text, settings.standard_conforming_strings);

@@ -66,8 +66,10 @@ fn many_names_and_tags_take_no_seconds() {
         classify(&text, &most);
     }
     let statement = classify(&format!("SELECT * FROM a{}", names(30_000, "b")), &most);
-    assert_eq!(statement.needs_primary(), Some(&NeedsPrimary::UnknownStatement));
+    assert_eq!(statement.needs_primary(), Some(&NeedsPrimary::TooLarge));
     assert!(!statement.is_plain_read());
+    let statement = classify(&format!("PREPARE p AS SELECT * FROM a{}", names(30_000, "b")), &most);
+    assert_eq!(statement.needs_primary(), Some(&NeedsPrimary::TooLarge));
     let statement = classify(&format!("LOCK a{}", names(30_000, "b")), &most);
     assert_eq!(statement.needs_primary(), Some(&NeedsPrimary::LocksTable));
     let statement = classify(&format!("SELECT x.a{}", names(30_000, "x.a")), &most);
