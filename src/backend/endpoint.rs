@@ -163,8 +163,8 @@ pub(super) fn refusal(error: io::Error) -> ConnectError {
 
 /// Small messages go out at once; a peer that vanished without a word is noticed by the kernel while nothing is on its way to
 /// it, and by the topology else. A single connection that something between swallows, while its node lives, is sent to again
-/// for some 15 minutes (`net.ipv4.tcp_retries2`). By TCP_USER_TIMEOUT Linux would cut off backends, too, that live and read nothing for so
-/// long, as under a COPY that waits for a lock.
+/// for some 15 minutes (`net.ipv4.tcp_retries2`). By TCP_USER_TIMEOUT Linux would cut off backends, too, that live and read
+/// nothing for so long, as under a COPY that waits for a lock.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);

@@ -556,7 +556,7 @@ impl Client {
 
     /// An error of ours in place of the unit's answer.
     pub(super) async fn refuse(&mut self, refusal: Refusal, buffers: &mut Buffers) -> Result<(), Farewell> {
-        if self.log.as_ref().is_some_and(|log| log.is_muted()) {
+        if self.is_replaying() {
             // The client waits for nothing: what is refused is to be run again.
             self.replay_differs(buffers);
             return Ok(());

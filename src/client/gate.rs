@@ -159,7 +159,7 @@ impl Client {
         let Some(Intent::Refuse { message, sqlstate, .. }) = self.session.intent().cloned() else {
             return Ok(Gate::More);
         };
-        if self.log.as_ref().is_some_and(|log| log.is_muted()) {
+        if self.is_replaying() {
             return Ok(Gate::Closed(Turn::Stop(Relayed::ReplayDiffers))); // its answer the client has
         }
         let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };

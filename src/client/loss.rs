@@ -69,7 +69,7 @@ impl Client {
         if self.session.has_touched_for_good() {
             return Err(Farewell::told(SqlState::FEATURE_NOT_SUPPORTED, BOUND_TO_REPLICA));
         }
-        if self.log.as_ref().is_some_and(|log| log.is_muted()) {
+        if self.is_replaying() {
             self.replay_differs(buffers);
             return Ok(());
         }
@@ -82,6 +82,11 @@ impl Client {
         self.session.abort_transaction(SqlState::FEATURE_NOT_SUPPORTED, message, &mut buffers.to_client);
         self.session.end_aborted_unit(end, &mut buffers.to_client);
         self.flush(buffers).await
+    }
+
+    /// What is run again now the client has the answer of.
+    pub(super) fn is_replaying(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.is_muted())
     }
 
     /// The transaction will not be run again.
@@ -217,7 +222,7 @@ impl Client {
         let is_torn = held.passing_to_client > 0;
         drop(held);
         // While a transaction is run again nothing of it can have been committed, and the client is shown nothing.
-        let is_replaying = self.log.as_ref().is_some_and(|log| log.is_muted());
+        let is_replaying = self.is_replaying();
         let may_replay = is_replaying || (!is_torn && self.session.may_replay(&how));
         let is_patient = !is_ended && (farewell.is_some() || self.losses.on.len() < MOST_RUNS);
         if may_replay && is_patient && self.begin_again(buffers) {

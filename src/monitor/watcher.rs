@@ -178,7 +178,7 @@ impl Watcher {
             }
         }
         // Both at once: neither takes time from the other.
-        let (kept, before) = (self.line.take(), self.server);
+        let (had_line, kept, before) = (self.line.is_some(), self.line.take(), self.server);
         let (fresh, kept) = self.ask_both(kept, begun).await;
         match fresh {
             Ok((line, answer)) => {
@@ -187,7 +187,7 @@ impl Watcher {
                 let has_ended = kept.is_some_and(|mut kept| kept.answer.is_err() || kept.line.has_stirred());
                 self.has_lost_line |= has_ended;
                 let report = self.take_in(line, answer);
-                if !has_ended && before.is_some() && report.is_ok() && before != self.server {
+                if had_line && !has_ended && report.is_ok() && before != self.server {
                     warn!(node = %self.target.endpoint.address, "its address leads to another server now, and the former one goes on");
                     self.shared.handle(Event::Moved { node: self.id });
                 }

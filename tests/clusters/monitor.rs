@@ -228,6 +228,7 @@ fn a_primary_that_is_restarted_comes_back_as_itself() {
         cluster.node(0).start().unwrap();
         watched.until("the primary is back", |view| view.primary == Some(PRIMARY) && view.epoch == 3);
         watched.until_whole();
+        assert_eq!(watched.handle.view().node(PRIMARY).unwrap().moves, 0, "its name leads where it did");
     });
 }
 
