@@ -1,6 +1,6 @@
 //! Carries a client's CancelRequest to the one server connection that runs its statement.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ struct Now {
 /// A server connection, as far as cancelling what it runs goes; made once, when it is opened.
 #[derive(Debug)]
 pub struct CancelTarget {
+    /// No other has it, nor had it, in this process.
+    number: u64,
     endpoint: Endpoint,
     key: CancelKey,
     /// Cancels that are on their way to it: while there are any, it must not go to another session.
@@ -66,7 +68,19 @@ pub struct CancelTarget {
 impl CancelTarget {
     /// What cancels a statement on the connection with this key to this server.
     pub fn new(endpoint: Endpoint, key: CancelKey) -> Arc<Self> {
-        Arc::new(Self { endpoint, key, on_the_way: AtomicUsize::new(0), has_stray: AtomicBool::new(false) })
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { number, endpoint, key, on_the_way: AtomicUsize::new(0), has_stray: AtomicBool::new(false) })
+    }
+
+    /// The server connection's number in this process.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The server process, as the node has said.
+    pub fn process(&self) -> u32 {
+        self.key.process_id
     }
 
     /// Cancels what runs there.
@@ -244,6 +258,11 @@ impl Cancellable {
     /// The key that the client is given.
     pub fn key(&self) -> &CancelKey {
         &self.key
+    }
+
+    /// The [number](CancelTarget::number) of the server connection that it holds.
+    pub fn server(&self) -> Option<u64> {
+        self.now.lock().running.as_ref().map(|target| target.number())
     }
 
     /// Cancels what the session runs now; None: it runs nothing.

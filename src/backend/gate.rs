@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::cancel::CancelTarget;
 use super::connect::Target;
 use crate::net::{Encryption, Socket, Stream, Unwatched, timers};
 use crate::wire::Replication;
@@ -65,6 +66,8 @@ pub struct About {
     pub encryption: Option<Encryption>,
     /// The server process.
     pub process: u32,
+    /// Its number in this process.
+    pub number: u64,
     /// When it was opened.
     pub opened: SystemTime,
     /// What it is for.
@@ -98,7 +101,7 @@ impl Era {
 
 impl About {
     /// A connection that has just been opened, for a session.
-    pub fn new(target: &Target, stream: Option<&Stream>, process: u32, era: Option<Era>) -> Arc<Self> {
+    pub fn new(target: &Target, stream: Option<&Stream>, itself: &CancelTarget, era: Option<Era>) -> Arc<Self> {
         let socket = stream.map(Stream::socket);
         Arc::new(Self {
             database: Arc::clone(&target.database),
@@ -107,7 +110,8 @@ impl About {
             local: socket.and_then(Socket::local_address),
             peer: socket.and_then(Socket::peer_address),
             encryption: stream.and_then(Stream::encryption),
-            process,
+            process: itself.process(),
+            number: itself.number(),
             opened: SystemTime::now(),
             replication: target.replication(),
             era,
@@ -362,6 +366,7 @@ mod tests {
 
     use super::*;
     use crate::backend::Endpoint;
+    use crate::wire::CancelKey;
 
     #[test]
     fn a_hold_ends_by_itself_or_when_it_is_released() {
@@ -390,7 +395,9 @@ mod tests {
                 salted_password: None,
                 parameters: Vec::new(),
             };
-            About::new(&target, None, 1, None)
+            let itself =
+                CancelTarget::new(target.endpoint.clone(), CancelKey { process_id: 1, secret: Box::default() });
+            About::new(&target, None, &itself, None)
         };
         let pass = gate.enter(socket.try_clone().unwrap().into(), before, about()).unwrap();
         assert_eq!(gate.connections().len(), 1);

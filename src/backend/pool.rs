@@ -337,18 +337,19 @@ impl Pool {
         }
         *self.denial.lock() = None;
         let second_handle = login.stream.second_handle().map_err(ConnectError::Io)?;
-        let about = About::new(&self.target, Some(&login.stream), login.cancel_key.process_id, Some(era));
-        let pass = self.gate.enter(second_handle, fenced, about).ok_or(LeaseError::Fenced)?;
         let reached = self.target.endpoint.reached_by(&login.stream);
+        let cancel_target = CancelTarget::new(reached, login.cancel_key);
+        let about = About::new(&self.target, Some(&login.stream), &cancel_target, Some(era));
+        let pass = self.gate.enter(second_handle, fenced, about).ok_or(LeaseError::Fenced)?;
         let now = Instant::now();
         // Not all at once: connections opened together would otherwise end together.
         let jitter = self.settings.load().lifetime.mul_f64(rand::rng().random_range(0.0..0.1));
         let connection = Connection {
             stream: login.stream,
-            known: Known::of(login.cancel_key.process_id, &login.parameters),
+            known: Known::of(cancel_target.process(), &login.parameters),
             node: self.node,
             parameters: login.parameters.into(),
-            cancel_target: CancelTarget::new(reached, login.cancel_key),
+            cancel_target,
             pass,
             opened,
             ages_from: now.checked_sub(jitter).unwrap_or(now),

@@ -156,6 +156,8 @@ pub struct ClientReport {
     pub since: Instant,
     /// The node whose connection it holds.
     pub node: Option<Arc<str>>,
+    /// The number of that connection.
+    pub server: Option<u64>,
 }
 
 impl ClientReport {
@@ -459,6 +461,7 @@ impl Card {
             doing,
             since: self.since.get(),
             node: notes.node.clone().filter(|_| doing.holds_lease()),
+            server: notes.cancellable.as_ref().and_then(|session| session.server()).filter(|_| doing.holds_lease()),
         }
     }
 }

@@ -234,14 +234,14 @@ async fn attempt(
     let deadline = tokio::time::Instant::now() + server.pools.plan().default.connect_timeout;
     let Login { stream, parameters, cancel_key, .. } =
         connect(&target, deadline).await.map_err(|error| refused(error, node, admitted, server, worker))?;
-    let about = About::new(&target, Some(&stream), cancel_key.process_id, None);
+    let cancel_target = CancelTarget::new(target.endpoint.reached_by(&stream), cancel_key);
+    let about = About::new(&target, Some(&stream), &cancel_target, None);
     let handle = stream.second_handle().map_err(|error| Refused::ForNow(error.to_string()))?;
     let pass = gate.enter(handle, fenced, about).ok_or_else(lost)?;
     // It may have been fenced between the look for a primary and the one at its generation.
     if !gate.takes_writes() {
         return Err(lost());
     }
-    let cancel_target = CancelTarget::new(target.endpoint.reached_by(&stream), cancel_key);
     Ok((ServerEnd { stream, pass, _claim: claim }, Told { parameters, cancel_target }))
 }
 

@@ -456,7 +456,10 @@ fn clients_are_seen_and_can_be_sent_away() {
         assert_eq!((value(mine, "state"), value(mine, "database")), ("active", "bench"));
         assert_eq!(value(mine, "node"), cluster.node(0).address().to_string());
         let servers = rows(&mut console, "show servers");
-        assert_eq!(servers.iter().filter(|row| value(row, "state") == "active").count(), 1);
+        let active: Vec<_> = servers.iter().filter(|row| value(row, "state") == "active").collect();
+        let [its] = active[..] else { panic!("{servers:?}") };
+        assert_eq!((value(mine, "link"), value(its, "link")), (value(its, "ptr"), value(mine, "ptr")));
+        assert_eq!(value(its, "application_name"), "shop");
         console.simple_query(&format!("KILL_CLIENT {}", value(mine, "id"))).unwrap();
         assert!(client.simple_query("select 1").is_err());
         eventually("its server connection is closed", SOON, || {

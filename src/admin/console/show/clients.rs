@@ -34,8 +34,8 @@ pub(super) fn clients(reports: &[Report]) -> Table {
             waits.as_secs().into(),
             u64::from(waits.subsec_micros()).into(),
             false.into(),
-            format!("{:#x}", client.id.0).into(),
-            client.node.as_ref().map_or_else(|| "".into(), Cell::from),
+            pointer(client.id.0).into(),
+            client.server.map_or_else(String::new, pointer).into(),
             0_u64.into(),
             client.encryption.map_or_else(String::new, |encryption| encryption.to_string()).into(),
             (&client.application_name).into(),
@@ -45,6 +45,11 @@ pub(super) fn clients(reports: &[Report]) -> Table {
         ]);
     }
     table
+}
+
+/// As PgBouncer writes what `ptr` and `link` are joined by.
+pub(super) fn pointer(number: u64) -> String {
+    format!("{number:#x}")
 }
 
 fn state(doing: Doing) -> &'static str {

@@ -29,7 +29,7 @@ pub(super) async fn show(subject: Subject, desk: &Arc<Desk>) -> Table {
         Subject::Routes => topology::routes(&server),
         Subject::Databases => servers::databases(&server, &desk.fleet.report().await),
         Subject::Users => servers::users(&server, &desk.fleet.report().await),
-        Subject::Servers => servers::servers(&server),
+        Subject::Servers => servers::servers(&server, &desk.fleet.report().await),
         Subject::Pools => clients::pools(&server, &desk.fleet.report().await),
         Subject::Clients => clients::clients(&desk.fleet.report().await),
         Subject::Stats => stats::stats(desk).await,

@@ -1,21 +1,28 @@
 //! Server connections, and the databases and users that have them.
 
+use std::collections::HashMap;
+
 use super::super::table::{Cell, Table};
-use super::timestamp::written;
+use super::clients::pointer;
+use super::timestamp::{written, written_instant};
+use crate::client::card::ClientReport;
 use crate::client::{Report, Server};
 use crate::config::PoolMode;
 use crate::session::Identity;
 
-pub(super) fn servers(server: &Server) -> Table {
+pub(super) fn servers(server: &Server, reports: &[Report]) -> Table {
     let mut table = Table::new(
         "type user database replication state addr #port local_addr #local_port connect_time request_time #wait #wait_us \
          #close_needed ptr link #remote_pid tls application_name #prepared_statements #id node cluster",
     );
+    let clients = reports.iter().flat_map(|report| &report.clients);
+    let holders: HashMap<u64, &ClientReport> = clients.filter_map(|client| Some((client.server?, client))).collect();
     for cluster in &server.clusters {
         let mut connections: Vec<_> = cluster.gates.iter().flat_map(|gate| gate.connections()).collect();
         connections.sort_by(|one, other| (&one.address, one.process).cmp(&(&other.address, other.process)));
         for about in connections {
             let connected = written(about.opened);
+            let holder = holders.get(&about.number);
             table.row([
                 "S".into(),
                 (&about.user).into(),
@@ -27,15 +34,15 @@ pub(super) fn servers(server: &Server) -> Table {
                 about.local.map(|local| local.ip().to_string()).into(),
                 about.local.map_or(0, |local| u64::from(local.port())).into(),
                 (&*connected).into(),
-                (&*connected).into(),
+                holder.map_or_else(|| (&*connected).into(), |client| written_instant(client.since).into()),
                 0_u64.into(),
                 0_u64.into(),
                 about.is_leaving().into(),
-                "".into(),
-                "".into(),
+                pointer(about.number).into(),
+                holder.map_or_else(String::new, |client| pointer(client.id.0)).into(),
                 u64::from(about.process).into(),
                 about.encryption.map_or_else(String::new, |encryption| encryption.to_string()).into(),
-                "".into(),
+                holder.map_or_else(|| "".into(), |client| Cell::from(&client.application_name)),
                 u64::from(about.statements()).into(),
                 u64::from(about.process).into(),
                 (&about.address).into(),
