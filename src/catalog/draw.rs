@@ -4,7 +4,7 @@ use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use super::inventory::ends_what_it_keeps;
-use super::path::Path;
+use super::path::{PG_CATALOG, Path};
 use super::picture::{Cast, Function, Left, Operator, PLAIN, Picture, Policy, Relation, Type, is_own};
 use super::{
     Body, Change, FunctionLists, FunctionPattern, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind,
@@ -69,8 +69,8 @@ impl<'a> Drawing<'a> {
         for (operator, function) in std::mem::take(&mut rows.operator_supports) {
             support_functions.entry(operator).or_default().push(function);
         }
-        let differs = |name: &str| differs_between_nodes(&Name { schema: None, name: name.into() });
-        let of_node = rows.system_relations.iter().filter(|(_, name)| differs(name)).map(|(oid, _)| *oid).collect();
+        rows.system_relations.retain(|(_, name)| differs_between_nodes(name));
+        let of_node = rows.system_relations.iter().map(|(oid, _)| *oid).collect();
         let schema_names = rows.schemas.iter().map(|(oid, name)| (*oid, name.clone())).collect();
         let owners = rows.roles.iter().map(|role| (role.oid, (role.name.clone(), role.is_exempt))).collect();
         Self {
@@ -134,20 +134,17 @@ impl<'a> Drawing<'a> {
                 RelationKind::Stored if row.is_unlogged => Some(Why::Unlogged),
                 RelationKind::Stored | RelationKind::View => None,
             };
-            let key = self.picture.key_in(row.schema, &row.name);
             if why.is_none() && types.is_empty() && !special.contains(&row.oid) {
+                let key = self.picture.key_in(row.schema, &row.name);
                 self.picture.relation_names.insert(key, PLAIN);
                 continue;
             }
-            let place = self.picture.relations.len();
-            let relation = Relation { oid: row.oid, why, types, ..Relation::default() };
-            self.picture.relations.push(relation);
-            self.relation_places.insert(row.oid, place);
+            self.relation_places.insert(row.oid, self.picture.relations.len());
             self.special_rows.insert(row.oid, index);
-            let place = u32::try_from(place).unwrap_or(PLAIN - 1);
-            self.picture.relation_names.insert(key, place);
-            let name = self.picture.key(&row.name);
-            self.picture.special_names.entry(name).or_default().push(place);
+            self.picture.add(row.schema, &row.name, Relation { oid: row.oid, why, types, ..Relation::default() });
+        }
+        for (oid, name) in std::mem::take(&mut self.rows.system_relations) {
+            self.picture.add(PG_CATALOG, &name, Relation { oid, why: Some(Why::Relation), ..Relation::default() });
         }
         for (oid, column) in std::mem::take(&mut self.rows.draws) {
             self.relation_mut(oid).into_iter().for_each(|relation| relation.draws.push(column.clone()));

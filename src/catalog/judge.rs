@@ -10,7 +10,8 @@ use super::picture::{Function, Operator, PLAIN, Picture, Relation, is_own, shown
 use super::{Change, FIRST_OWN, Oid};
 use crate::sql::functions::class_of;
 use crate::sql::{
-    Argument, Call, Doubt, Draws, Kind, Leftovers, Name, NeedsPrimary, Part, Statement, Target, by_functions, may_draw,
+    Argument, Call, Doubt, Draws, Kind, Leftovers, Name, NeedsPrimary, Part, Statement, Target, by_functions,
+    is_replicated, may_draw,
 };
 
 /// Why something that the catalogs know needs the primary.
@@ -314,7 +315,8 @@ impl Picture {
             (None, schemas) => {
                 let mut places = SmallVec::new();
                 for &schema in schemas.iter().flatten() {
-                    let is_system = schema == PG_CATALOG && name.name.starts_with("pg_");
+                    // What differs between nodes is in the picture.
+                    let is_system = schema == PG_CATALOG && is_replicated(&name.name);
                     let found = at(schema).map(Some).or(is_system.then_some(None));
                     places.extend(found);
                     if found.is_some() && path.surely_looks_in(schema) {

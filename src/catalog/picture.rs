@@ -220,6 +220,14 @@ impl Picture {
         self.hasher.hash_one(name)
     }
 
+    /// Something is to be said about this relation.
+    pub(super) fn add(&mut self, schema: Oid, name: &str, relation: Relation) {
+        let place = u32::try_from(self.relations.len()).unwrap_or(PLAIN - 1);
+        self.relations.push(relation);
+        self.relation_names.insert(self.key_in(schema, name), place);
+        self.special_names.entry(self.key(name)).or_default().push(place);
+    }
+
     pub(super) fn key_in(&self, schema: Oid, name: &str) -> u64 {
         self.hasher.hash_one((schema, name))
     }

@@ -5,7 +5,7 @@ use crate::catalog::{Change, Path, Verdict, Why};
 use crate::sql::functions::{self, class_of};
 use crate::sql::{
     Call, Doubt, Draws, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement,
-    TransactionControl, TransactionModes, writes_settings,
+    TransactionControl, TransactionModes, is_replicated, writes_settings,
 };
 
 /// The proof that a replica gives the same answer as the primary; only [`prove`] can make it.
@@ -234,8 +234,7 @@ fn names_nothing(part: &Part, catalog: &Catalog<'_>) -> bool {
     let takes_nothing = |call: &Call| {
         call.arguments.as_ref().is_some_and(|arguments| arguments.is_empty()) && functions::takes_nothing(&call.name)
     };
-    // Of those that begin like this, the text has let through only what is PostgreSQL's own.
-    let is_meant = |table: &Name| own_first && table.schema.is_none() && table.name.starts_with("pg_");
+    let is_meant = |table: &Name| own_first && table.schema.is_none() && is_replicated(&table.name);
     part.tables.iter().all(|table| is_of_system(table) || is_meant(table))
         && part.calls.iter().all(|call| own_first && takes_nothing(call) || is_of_system(&call.name))
         && part.operators.is_empty()

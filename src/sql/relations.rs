@@ -20,14 +20,19 @@ pub(super) fn judge(name: &Name) -> Judgement {
         // The rows behind an unlogged table's long values: not on a standby.
         Some("pg_toast") => Judgement::DiffersBetweenNodes,
         Some("pg_catalog") => judge_system(&name.name),
-        None if name.name.starts_with("pg_") => judge_system(&name.name),
+        None if TOLD_BY_NAME.iter().any(|beginning| name.name.starts_with(beginning)) => judge_system(&name.name),
         _ => Judgement::Table,
     }
 }
 
-/// The rows of this relation, PostgreSQL's own by its name, tell of one node.
-pub fn differs_between_nodes(name: &Name) -> bool {
-    judge(name) == Judgement::DiffersBetweenNodes
+/// A relation of this name is one of PostgreSQL's own that answers alike on every node, where it is PostgreSQL's at all.
+pub fn is_replicated(name: &str) -> bool {
+    name.starts_with("pg_") && judge_system(name) == Judgement::Table
+}
+
+/// The rows of this relation tell of one node, if it is PostgreSQL's own; its name is not qualified.
+pub fn differs_between_nodes(name: &str) -> bool {
+    name.starts_with("pg_") && judge_system(name) == Judgement::DiffersBetweenNodes
 }
 
 /// The schema of temporary objects, by its alias or by its name.
@@ -38,6 +43,29 @@ pub(super) fn is_temporary_schema(schema: &str) -> bool {
 fn judge_system(name: &str) -> Judgement {
     if REPLICATED.binary_search(&name).is_ok() { Judgement::Table } else { Judgement::DiffersBetweenNodes }
 }
+
+/// What is called like this tells of one node. Of other names that begin with `pg_` the catalogs tell whether they are
+/// PostgreSQL's own: users and extensions have some, too.
+const TOLD_BY_NAME: &[&str] = &[
+    "pg_aios",
+    "pg_available_extension",
+    "pg_backend_memory_contexts",
+    "pg_config",
+    "pg_cursors",
+    "pg_dsm_",
+    "pg_file_settings",
+    "pg_hba_file_rules",
+    "pg_ident_file_mappings",
+    "pg_locks",
+    "pg_prepared_",
+    "pg_replication_",
+    "pg_sequences",
+    "pg_settings",
+    "pg_shmem_",
+    "pg_stat_",
+    "pg_statio_",
+    "pg_wait_events",
+];
 
 /// Catalogs, which are replicated, and the views that read nothing but catalogs. Sorted.
 ///

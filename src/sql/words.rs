@@ -107,7 +107,7 @@ impl Reader {
         } else if before == Some(&Token::Dot) && functions::attribute_needs_primary(word) {
             self.needs_primary.get_or_insert(NeedsPrimary::Function(Arc::clone(word)));
         } else if after.first() != Some(&Token::Dot)
-            && relations::judge(&name) == relations::Judgement::DiffersBetweenNodes
+            && relations::differs_between_nodes(&name.name)
             && !NAMES_NO_RELATION.contains(&&**word)
         {
             self.needs_primary.get_or_insert(NeedsPrimary::Relation(Arc::clone(word)));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use postgres::error::SqlState;
 use postgres::{Client, SimpleQueryMessage};
 use trunkline::demo::cluster::Cluster;
+use trunkline::sql::differs_between_nodes;
 
 use crate::fixture::{Proxy, cluster, dumped, eventually, limited, server_port};
 use crate::raw::{RawClient, SYNC, bind, execute, parse_declaring};
@@ -53,6 +54,40 @@ fn a_view_that_calls_a_writer_runs_on_the_primary_also_through_another_view() {
             answered(&mut client, sql);
         }
         assert_eq!(cluster.node(0).sql("select count(*) from log").unwrap(), "2");
+    });
+}
+
+#[test]
+fn a_table_called_like_one_of_the_system_is_read_anywhere_and_what_is_the_systems_is_not() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create table pg_search_documents as select 1 as a; create schema mine;
+                   create table mine.pg_timetable as select 1 as a";
+        cluster.node(0).sql(sql).unwrap();
+        caught_up(&cluster);
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        let primary = cluster.node(0).address().port();
+        let port_of = |client: &mut Client, relation: &str| -> u16 {
+            server_port(
+                client,
+                &format!("select inet_server_port() from (select 1) one left join {relation} its on true limit 1"),
+            )
+        };
+        for relation in ["pg_search_documents", "public.pg_search_documents", "mine.pg_timetable", "pg_class"] {
+            eventually("a replica reads it", Duration::from_secs(5), || port_of(&mut client, relation) != primary);
+        }
+        let views = "select relname from pg_class where relnamespace = 11 and relkind in ('r', 'v')";
+        let views = cluster.node(0).sql(views).unwrap();
+        let differing: Vec<&str> = views.lines().filter(|name| differs_between_nodes(name)).collect();
+        assert!(differing.len() > 40);
+        for view in differing {
+            assert_eq!(port_of(&mut client, view), primary, "{view}");
+        }
+        client.batch_execute("set search_path = mine, pg_catalog").unwrap();
+        assert_ne!(port_of(&mut client, "pg_timetable"), primary);
+        client.batch_execute("create table mine.pg_locks (); set search_path = pg_catalog, mine").unwrap();
+        assert_eq!(port_of(&mut client, "pg_locks"), primary);
     });
 }
 
