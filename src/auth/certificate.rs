@@ -75,7 +75,35 @@ fn escaped(value: &str) -> String {
     written
 }
 
+/// A certificate's public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicKey<'a> {
+    /// As the certificate has it, with its algorithm: a SubjectPublicKeyInfo.
+    pub info: &'a [u8],
+    /// The content of its AlgorithmIdentifier.
+    pub algorithm: &'a [u8],
+    /// The key itself.
+    pub bits: &'a [u8],
+}
+
+/// The certificate's public key, of whatever version the certificate is.
+pub fn public_key(certificate: &[u8]) -> Option<PublicKey<'_>> {
+    let mut fields = behind_issuer(certificate)?;
+    fields.element()?;
+    let before = fields.0;
+    let mut key = fields.sequence()?;
+    let info = before.get(..before.len() - fields.0.len())?;
+    let algorithm = key.tagged(SEQUENCE)?;
+    let (unused, bits) = key.tagged(BIT_STRING)?.split_first()?;
+    (*unused == 0).then_some(PublicKey { info, algorithm, bits })
+}
+
 fn subject(certificate: &[u8]) -> Option<Der<'_>> {
+    behind_issuer(certificate)?.sequence()
+}
+
+/// From the subject on.
+fn behind_issuer(certificate: &[u8]) -> Option<Der<'_>> {
     let mut fields = Der(certificate).sequence()?.sequence()?;
     // The version may be left out; serial number, signature algorithm, issuer and validity stand before the subject.
     if fields.0.first() == Some(&VERSION) {
@@ -84,7 +112,7 @@ fn subject(certificate: &[u8]) -> Option<Der<'_>> {
     for _ in 0..4 {
         fields.element()?;
     }
-    fields.sequence()
+    Some(fields)
 }
 
 fn text(tag: u8, value: &[u8]) -> Option<String> {
@@ -144,6 +172,7 @@ enum Hash {
     Sha512,
 }
 
+const BIT_STRING: u8 = 0x03;
 const OBJECT_IDENTIFIER: u8 = 0x06;
 const UTF8_STRING: u8 = 0x0C;
 const PRINTABLE_STRING: u8 = 0x13;

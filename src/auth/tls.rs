@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
 };
 use sha2::{Digest, Sha256};
 
-use super::certificate;
+use super::certificate::{self, PublicKey};
 
 /// How much a connection must prove, in libpq's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -283,6 +284,31 @@ struct Verifier {
     provider: Arc<CryptoProvider>,
 }
 
+impl Verifier {
+    /// The key of a certificate that the library does not read, as one of X.509's version 1, which openssl makes where no
+    /// extensions are asked for. Only where nothing is asked of it but that the other side has its key.
+    fn known_by_its_key<'a>(&self, certificate: &'a CertificateDer<'_>) -> Option<PublicKey<'a>> {
+        let is_unread = self.roots.is_none() && ParsedCertificate::try_from(certificate).is_err();
+        is_unread.then(|| certificate::public_key(certificate)).flatten()
+    }
+}
+
+/// As TLS 1.2 has it: any of the scheme's algorithms that fits the key.
+fn verify_by_key(
+    message: &[u8],
+    key: PublicKey<'_>,
+    signature: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let of_scheme = algorithms.mapping.iter().filter(|(scheme, _)| *scheme == signature.scheme);
+    let fits = of_scheme
+        .flat_map(|(_, algorithms)| algorithms.iter())
+        .filter(|algorithm| algorithm.public_key_alg_id().as_ref() == key.algorithm)
+        .any(|algorithm| algorithm.verify_signature(key.bits, message, signature.signature()).is_ok());
+    let bad = rustls::Error::InvalidCertificate(CertificateError::BadSignature);
+    fits.then(HandshakeSignatureValid::assertion).ok_or(bad)
+}
+
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
@@ -310,7 +336,11 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+        let known = self.known_by_its_key(certificate);
+        known.map_or_else(
+            || rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms),
+            |key| verify_by_key(message, key, signature, algorithms),
+        )
     }
 
     fn verify_tls13_signature(
@@ -320,7 +350,11 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+        let known = self.known_by_its_key(certificate);
+        known.map_or_else(
+            || rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms),
+            |key| verify_tls13_signature_with_raw_key(message, &key.info.into(), signature, algorithms),
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -201,6 +201,12 @@ pub async fn connect(target: &Target, deadline: Instant) -> Result<Login, Connec
             attempt(target, &tls, Way::Encrypted, deadline).await
         }
         (TlsMode::Prefer, Err(ConnectError::Tls(_))) => attempt(target, &tls, Way::Plain, deadline).await,
+        // It may have a rule for us that wants no encryption. Not where a password was wrong: that is not sent in the open.
+        (TlsMode::Prefer, Err(ConnectError::Server { code, .. }))
+            if code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION =>
+        {
+            attempt(target, &tls, Way::Plain, deadline).await
+        }
         (_, done) => done,
     }
 }

@@ -582,6 +582,8 @@ impl Client {
         match error.class() {
             ConnectClass::Denied => {
                 self.say_denied(node, &error);
+                // What is remembered of its password may be from before that was changed.
+                self.cluster().auth_query.iter().for_each(|asked| asked.doubt(&self.session.identity.user));
                 if is_last {
                     let (code, message) = error.denial();
                     return Err(Refusal { code, message });
@@ -799,6 +801,7 @@ async fn try_nodes(
             Ok(lease) => return Ok(Ok(lease)),
             // Whom the primary lets in, a replica may not yet know.
             Err(LeaseError::Connect(error)) if is_denied(&error) && view.primary == Some(node.id) => {
+                server.cluster(&admitted.database).auth_query.iter().for_each(|asked| asked.doubt(user));
                 return Err(denied(&error));
             }
             Err(error) => last = Some(error),

@@ -78,6 +78,12 @@ impl AuthQuery {
         self.known.doubt(name, BRAND_NEW);
     }
 
+    /// Some role has changed, through Trunkline.
+    pub fn doubt_all(&self) {
+        self.known.doubt_all();
+        self.memberships.doubt_all();
+    }
+
     /// What is remembered and fresh, else what the question is answered with, else what is remembered at all.
     async fn recall_or<T: Clone>(
         &self,

@@ -346,16 +346,18 @@ async fn ask_once(
     Ok(Ok(welcome))
 }
 
-/// What ALTER ROLE and ALTER DATABASE have set for this user. On the connection somebody may have become another one, which may
-/// be gone since.
+/// Which role this user is, for another may have been given its name, and what ALTER ROLE and ALTER DATABASE have set for it. On
+/// the connection somebody may have become another one, which may be gone since.
 async fn defaults_of(user: &str, connection: &mut Connection, server: &Server) -> Result<Arc<str>, ExchangeError> {
     let user = quote_literal(user);
     let sql = format!(
-        "SELECT pg_catalog.string_agg(pg_catalog.concat(s.setdatabase, s.setrole, s.setconfig), ' ' \
-         ORDER BY s.setdatabase, s.setrole) FROM pg_catalog.pg_db_role_setting s \
+        "WITH role AS (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) {user}) \
+         SELECT pg_catalog.concat((SELECT oid FROM role), ' ', \
+         pg_catalog.string_agg(pg_catalog.concat(s.setdatabase, s.setrole, s.setconfig), ' ' \
+         ORDER BY s.setdatabase, s.setrole)) FROM pg_catalog.pg_db_role_setting s \
          WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database \
          WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) \
-         AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) {user}))"
+         AND s.setrole IN (0, (SELECT oid FROM role))"
     );
     let deadline = tokio::time::Instant::now() + server.answer_timeout();
     let rows = ask_in_utf8(connection, &Session::unhurried(&sql), deadline).await?.rows;

@@ -60,6 +60,11 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
         self.known.insert(key, (answer, Some(Instant::now())));
     }
 
+    /// All may have been wrong: each is asked again, and counts only where nobody answers.
+    pub(super) fn doubt_all(&self) {
+        self.known.iter_mut().for_each(|mut entry| entry.1 = None);
+    }
+
     /// It may have been wrong, if it is older than this: it is asked again, and counts only where nobody answers.
     pub(super) fn doubt<Q: Eq + Hash + ?Sized>(&self, key: &Q, age: Duration)
     where
@@ -89,5 +94,7 @@ mod tests {
         memory.doubt(&0, Duration::ZERO);
         assert_eq!(memory.recall(&0, day), None);
         assert_eq!(memory.recall_at_all(&0), Some(true));
+        memory.doubt_all();
+        assert_eq!((memory.recall(&MOST, day), memory.recall_at_all(&MOST)), (None, Some(false)));
     }
 }

@@ -94,6 +94,28 @@ fn a_password_changed_on_the_cluster_counts_within_seconds() {
     });
 }
 
+/// The old role's server connections wait in the pool of that name.
+#[test]
+fn who_logs_in_by_a_name_is_the_role_that_has_it_now() {
+    limited(|| {
+        let (cluster, proxy) = asking_cluster("pencil", "");
+        let primary = cluster.node(0);
+        primary.sql("create role next login password 'changed'; grant all on t to next").unwrap();
+        let role = |password: &str| -> String {
+            let mut client = login(proxy.port(), "ada", password).connect(NoTls).unwrap();
+            client.batch_execute("insert into t values (1)").unwrap();
+            let sql = "select usesysid::text from pg_stat_activity where pid = pg_backend_pid()";
+            client.query_one(sql, &[]).unwrap().get(0)
+        };
+        let [ada, next] = ["ada", "next"].map(|name| primary.sql(&format!("select '{name}'::regrole::oid")).unwrap());
+        assert_eq!(role("pencil"), ada);
+        let mut admin = proxy.client();
+        admin.batch_execute("alter role ada rename to former; alter role next rename to ada").unwrap();
+        assert_eq!(role("changed"), next, "the new password counts at once, too");
+        assert_eq!(refused(&proxy, "ada", "pencil"), wrong());
+    });
+}
+
 #[test]
 fn a_lookup_that_answers_nobody_or_is_refused_lets_nobody_in_by_what_was_known() {
     limited(|| {

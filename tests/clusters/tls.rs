@@ -176,6 +176,31 @@ fn nodes_are_spoken_to_as_the_mode_says() {
     });
 }
 
+/// As PostgreSQL's manual makes them with an openssl of today.
+#[test]
+fn a_certificate_without_extensions_will_do_where_none_is_verified() {
+    limited(|| {
+        let folder =
+            Installation::find().unwrap().temporary_folder().join(format!("trunkline-v1-{}", std::process::id()));
+        let authority = Authority::new(folder.clone());
+        let _gone = Gone(&folder);
+        let files = authority.sign_itself("old");
+        Installation::find().unwrap().own(&files.1).unwrap();
+        let settings = server_settings(&files, &authority.certificate());
+        let cluster = Cluster::start(&Shape { settings, ..shape() }).unwrap();
+        for newest in ["TLSv1.3", "TLSv1.2"] {
+            for node in cluster.nodes() {
+                node.sql(&format!("alter system set ssl_max_protocol_version = '{newest}'")).unwrap();
+                node.sql("select pg_reload_conf()").unwrap();
+            }
+            for mode in ["prefer", "require"] {
+                let proxy = Proxy::start(&cluster, &format!("[cluster.tls]\nmode = {mode:?}"));
+                assert!(is_encrypted(&mut proxy.client()), "{mode} {newest}");
+            }
+        }
+    });
+}
+
 /// A folder that goes.
 struct Gone<'a>(&'a Path);
 

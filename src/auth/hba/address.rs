@@ -58,7 +58,7 @@ impl Addresses {
             Self::SameHost(own) => {
                 let address = address.to_canonical();
                 let came_to = origin.own_address.map(|own| own.to_canonical());
-                Ok(address.is_loopback() || came_to == Some(address) || own.contains(&address))
+                Ok(came_to == Some(address) || own.contains(&address))
             }
             Self::Networks(networks) => Ok(networks.iter().any(|network| network.contains(address))),
             Self::Host(name) => found(findings, |found| found.eq_ignore_ascii_case(name)),
