@@ -162,6 +162,7 @@ impl Shared {
                 Effect::Publish => self.publish(topology.view()),
                 Effect::Probe(node) => self.want_probe(node),
                 Effect::PrimaryChanged { from, to } => log_primary(&topology.view(), from, to),
+                Effect::StoodStill => log_standstill(&topology.view()),
                 Effect::StateChanged { node, from, to } => log_state(&topology.view(), node, from, to),
             }
         }
@@ -328,6 +329,11 @@ fn log_primary(view: &View, from: Option<NodeId>, to: Option<NodeId>) {
     } else {
         warn!(cluster = %view.cluster, epoch = view.epoch, from = name(from), why, "the primary is lost");
     }
+}
+
+fn log_standstill(view: &View) {
+    let primary = view.primary().map_or("none", |node| &*node.address);
+    warn!(cluster = %view.cluster, primary, "Trunkline stood still: no writes before every node has been asked anew");
 }
 
 fn log_state(view: &View, node: NodeId, from: NodeState, to: NodeState) {

@@ -58,6 +58,8 @@ pub enum Effect {
         /// The primary from now on.
         to: Option<NodeId>,
     },
+    /// For the log: we have stood still for longer than evidence counts; all are asked before the primary is believed again.
+    StoodStill,
     /// For the log: a node's state is another one.
     StateChanged {
         /// The node.
@@ -260,7 +262,7 @@ impl Topology {
         if !node.is_answering() || !node.sampled(sample) {
             return Vec::new();
         }
-        if is_primary {
+        if is_primary && !self.roles.is_waking() {
             self.note(sample);
         }
         self.measure(id);
@@ -288,7 +290,7 @@ impl Topology {
 
     /// Decides who is primary and who takes reads, and publishes it.
     fn decide(&mut self, now: Instant) -> Vec<Effect> {
-        let was_urgent = self.is_urgent();
+        let (was_urgent, was_waking) = (self.is_urgent(), self.roles.is_waking());
         let before = self.view();
         let held = self.roles.accepted();
         if let Some(timeline) = self.roles.given_up_for(&self.nodes, &self.authority, now) {
@@ -304,11 +306,13 @@ impl Topology {
         self.verdict = self.roles.decide(&self.nodes, &self.authority, now);
         self.decided_at = now;
         let accepted = self.roles.accepted();
-        if accepted.is_some() {
+        let is_waking = self.roles.is_waking();
+        if accepted.is_some() && !is_waking {
             self.authority.is_led(now);
         }
         self.is_standby = self.authority.is_standby_cluster(now);
-        if let Some(leader) = self.leader(now) {
+        // What a primary tells that is not believed is no measure: it may have been left behind.
+        if let Some(leader) = self.leader(now).filter(|_| !is_waking) {
             self.measure_against(leader, now);
         } else {
             self.samples.clear();
@@ -319,7 +323,11 @@ impl Topology {
         let has_changed = place(held) != place(accepted);
         self.epoch += u64::from(has_changed);
         self.publish(now);
-        self.effects(&before, has_changed, was_urgent)
+        let mut effects = self.effects(&before, has_changed, was_urgent);
+        if is_waking && !was_waking {
+            effects.push(Effect::StoodStill);
+        }
+        effects
     }
 
     /// What the others are measured against: the primary, or where there is none by design the node that brings them all
@@ -459,8 +467,6 @@ impl Topology {
 
     /// Makes a new view of all that is decided.
     fn publish(&mut self, now: Instant) {
-        let accepted = self.roles.accepted();
-        let until = accepted.and_then(|claim| self.node(claim.node)?.evidence_until(self.roles.lease()));
         let samples = if self.view.primary_samples.iter().eq(self.samples.iter()) {
             Arc::clone(&self.view.primary_samples)
         } else {
@@ -470,7 +476,7 @@ impl Topology {
             cluster: Arc::clone(&self.view.cluster),
             epoch: self.epoch,
             primary: self.verdict.as_ref().ok().copied(),
-            primary_until: until,
+            primary_until: self.roles.believed_until(),
             no_primary_because: self.verdict.as_ref().err().cloned(),
             no_primary_since: self.verdict.is_err().then(|| self.view.no_primary_since.unwrap_or(now)),
             is_standby: self.is_standby,
@@ -524,10 +530,10 @@ impl Topology {
         effects
     }
 
-    /// There is no primary, or the one there is has missed a probe.
+    /// There is no primary, or the one there is has missed a probe or is not believed.
     fn is_urgent(&self) -> bool {
         let primary = self.roles.accepted().and_then(|claim| self.node(claim.node));
-        !self.is_standby && primary.is_none_or(|node| node.health != Health::Good)
+        self.roles.is_waking() || !self.is_standby && primary.is_none_or(|node| node.health != Health::Good)
     }
 
     fn node(&self, id: NodeId) -> Option<&Node> {

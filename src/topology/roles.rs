@@ -29,6 +29,8 @@ pub(super) struct Roles {
     accepted: Option<Claim>,
     /// When the evidence runs out that the primary was last accepted on.
     until: Option<Instant>,
+    /// Its evidence ran out while we stood still: it is primary by name, and not believed, until all have been asked.
+    waking: Option<Waking>,
     /// The primary now, or the last one.
     last: Option<Claim>,
     /// When it was accepted last.
@@ -44,6 +46,13 @@ pub(super) struct Roles {
     /// Every node that there was at first has answered or failed.
     has_asked_all: bool,
     lease: Duration,
+}
+
+/// The primary that was accepted when we stood still, and since when we run again.
+#[derive(Clone, Copy, Debug)]
+struct Waking {
+    held: Claim,
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -95,6 +104,7 @@ impl Roles {
             highest: None,
             accepted: None,
             until: None,
+            waking: None,
             last: None,
             last_accepted: None,
             first: None,
@@ -214,10 +224,7 @@ impl Roles {
 
     /// Decides anew; the error says why there is no primary.
     pub(super) fn decide(&mut self, nodes: &[Node], authority: &Authority, now: Instant) -> Result<NodeId, NoPrimary> {
-        // After a standstill of ours its answer may come before anyone has noticed that its time was over.
-        if self.until.is_some_and(|until| until <= now) {
-            self.accepted = None;
-        }
+        self.forget_what_has_run_out(nodes, now);
         let verdict = self.choose(nodes, authority, now);
         if let Ok((claim, support)) = verdict {
             self.system = Some(claim.system);
@@ -226,23 +233,67 @@ impl Roles {
             self.first.get_or_insert(claim.timeline);
             self.support = Some(support);
         }
-        self.accepted = verdict.as_ref().ok().map(|(claim, _)| *claim);
-        self.until = self.evidence_until(nodes);
-        verdict.map(|(claim, _)| claim.node)
+        let verdict = verdict.map(|(claim, _)| claim);
+        let held = verdict.as_ref().err().and_then(|because| self.held(nodes, because, now));
+        self.waking = self.waking.filter(|_| held.is_some());
+        let verdict = verdict.or_else(|because| held.ok_or(because));
+        self.accepted = verdict.as_ref().ok().copied();
+        self.renew(nodes);
+        verdict.map(|claim| claim.node)
+    }
+
+    /// After a standstill of ours its answer may come before anyone has noticed that its time was over. Probes end sooner than
+    /// evidence does: where none of a node's has, nobody has been asked, and the primary is not lost yet.
+    fn forget_what_has_run_out(&mut self, nodes: &[Node], now: Instant) {
+        if self.until.is_none_or(|until| now < until) {
+            return;
+        }
+        let ran_out = self.accepted.take().filter(|_| nodes.iter().any(|node| node.is_unheard(now, self.lease)));
+        self.waking = self.waking.or(ran_out.map(|held| Waking { held, since: now }));
+    }
+
+    /// The primary that we had before we stood still, as long as nothing speaks against it and others may still answer: it
+    /// keeps its place. It gets no writes before it is accepted as one that is found anew.
+    fn held(&self, nodes: &[Node], because: &NoPrimary, now: Instant) -> Option<Claim> {
+        let Waking { held, since } = self.waking?;
+        let node = nodes.get(usize::from(held.node.0))?;
+        let is_open = matches!(because.cause, Cause::NotAsked | Cause::Unclaimed | Cause::Unconfirmed);
+        let says_so = |claim: Claim| {
+            (claim.system, claim.timeline, Some(claim.timeline)) == (held.system, held.timeline, self.highest)
+        };
+        let stands = node.is_answering() && node.last_claim().is_some_and(says_so);
+        (is_open && stands && now < since + self.lease).then_some(held)
+    }
+
+    /// We have stood still, and not all have been asked since.
+    pub(super) fn is_waking(&self) -> bool {
+        self.waking.is_some()
     }
 
     /// When the passing of time alone may change the verdict, or could have done so.
     pub(super) fn deadlines(&self, nodes: &[Node]) -> [Option<Instant>; 3] {
-        let evidence = self.evidence_until(nodes);
-        let unopposed = self.unopposed.filter(|_| self.accepted.is_none()).map(|(_, since)| since + UNOPPOSED_FOR);
-        let contest = self.contest.as_ref().filter(|_| self.accepted.is_none());
+        let evidence = match self.waking {
+            Some(waking) => Some(waking.since + self.lease),
+            None => self.evidence_until(nodes),
+        };
+        let is_sought = self.accepted.is_none() || self.is_waking();
+        let unopposed = self.unopposed.filter(|_| is_sought).map(|(_, since)| since + UNOPPOSED_FOR);
+        let contest = self.contest.as_ref().filter(|_| is_sought);
         let contest = contest.map(|contest| contest.since + CONTESTED_FOR);
         [evidence, unopposed, contest]
     }
 
-    /// A sample may have proven the primary once more; nothing has run out before.
+    /// A sample may have proven the primary once more; nothing has run out before. What ran out while we stood still is
+    /// renewed by no answer of its own.
     pub(super) fn renew(&mut self, nodes: &[Node]) {
-        self.until = self.evidence_until(nodes);
+        if !self.is_waking() {
+            self.until = self.evidence_until(nodes);
+        }
+    }
+
+    /// Until when the primary may be believed: a moment that is over, where it is only held.
+    pub(super) fn believed_until(&self) -> Option<Instant> {
+        self.until.filter(|_| self.accepted.is_some())
     }
 
     fn evidence_until(&self, nodes: &[Node]) -> Option<Instant> {
@@ -324,7 +375,7 @@ impl Roles {
         let claims = nodes.iter().filter_map(|node| node.claim(now, self.lease));
         let claims: Vec<Claim> =
             claims.filter(|claim| claim.system == system && Some(claim.timeline) == self.highest).collect();
-        let accepted = self.accepted.map(|claim| claim.node);
+        let accepted = self.waking.map(|waking| waking.held).or(self.accepted).map(|claim| claim.node);
         let rank = |claim: &Claim| (Some(claim.node) != accepted, Some(claim.node) != holder, claim.node);
         let comes_first =
             |claim: &Claim| claims.iter().all(|other| !other.is_of_same_server(claim) || rank(claim) <= rank(other));
@@ -491,11 +542,6 @@ impl Roles {
             };
         }
         Cause::Unclaimed.because(words)
-    }
-
-    /// How long evidence is believed.
-    pub(super) fn lease(&self) -> Duration {
-        self.lease
     }
 
     /// What must always be true.

@@ -108,7 +108,8 @@ pub struct View {
     /// The accepted primary; None while there is none, or none that can be told apart.
     pub primary: Option<NodeId>,
     /// Until when the primary may be believed without newer evidence: a write that begins later, because we or the
-    /// monitor stood still, must wait for the next view.
+    /// monitor stood still, must wait for a view that believes it. After a standstill that is one in which every node has been
+    /// asked since; until then this moment stays where it was.
     pub primary_until: Option<Instant>,
     /// Why there is no primary, when there is none.
     pub no_primary_because: Option<NoPrimary>,

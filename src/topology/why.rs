@@ -79,6 +79,9 @@ fn primary_words(roles: &Roles) -> String {
         Some(Support::Returned) => write!(words, "the same postmaster as before"),
         Some(Support::Unopposed) | None => write!(words, "nothing spoke against it"),
     };
+    if roles.is_waking() {
+        words.push_str("; gets no writes before every node has been asked, as Trunkline stood still");
+    }
     words
 }
 

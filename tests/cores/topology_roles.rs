@@ -130,6 +130,19 @@ impl Story {
         self.view().readable_replicas().map(|node| node.id).collect()
     }
 
+    /// Writes may begin now.
+    fn trusted(&self) -> Option<NodeId> {
+        self.view().trusted_primary(self.now)
+    }
+
+    /// A is what it was before we stood still, and gets no writes.
+    #[track_caller]
+    fn is_only_held(&self) {
+        let view = self.view();
+        assert_eq!((view.primary, self.trusted(), view.epoch), (Some(A), None, 1));
+        assert!(view.primary_samples.is_empty(), "what it tells is no measure either");
+    }
+
     #[track_caller]
     fn has_no_primary_because(&self, words: &str) {
         let view = self.view();
@@ -254,7 +267,26 @@ fn evidence_runs_out_by_time_alone() {
     assert_eq!(story.view().primary, Some(A));
     story.passes(200);
     assert!(story.now > until);
+    story.is_only_held();
+    assert!(story.view().node(A).unwrap().why.contains("Trunkline stood still"));
+    // All stay silent for as long again.
+    story.passes(1190);
+    story.is_only_held();
+    story.passes(10);
     assert_eq!(story.view().primary, None);
+    assert_eq!(story.view().epoch, 2);
+}
+
+#[test]
+fn evidence_that_runs_out_while_everybody_is_asked_is_no_standstill() {
+    let mut story = Story::whole();
+    for _ in 0..12 {
+        story.follows(B, A, 1);
+        story.follows(C, A, 1);
+        story.fails(A, ProbeFailure::NotAsked("too many open files".into()));
+        story.passes(90);
+    }
+    assert_eq!((story.view().primary, story.view().epoch), (None, 2));
 }
 
 #[test]
@@ -262,7 +294,9 @@ fn what_we_lack_to_ask_a_primary_takes_nothing_from_it_before_its_time() {
     let mut story = Story::whole();
     for _ in 0..10 {
         story.fails(A, ProbeFailure::NotAsked("too many open files".into()));
-        story.passes(90);
+        story.follows(B, A, 1);
+        story.follows(C, A, 1);
+        story.passes(70);
         assert_eq!((story.view().primary, story.state(A)), (Some(A), NodeState::Suspect));
     }
     story.passes(400);
@@ -285,33 +319,92 @@ fn a_sample_proves_a_primary_as_a_probe_does() {
     assert_eq!(story.view().epoch, 1, "it has never been lost");
     story.passes(1300);
     assert!(story.now > until);
-    assert_eq!(story.view().primary, None);
+    story.is_only_held();
     // What has run out while we stood still is not renewed.
     let mut story = Story::whole();
     story.now += Duration::from_secs(30);
-    story.samples(A, 1);
-    assert_eq!(story.view().primary, None);
+    for _ in 0..5 {
+        story.samples(A, 1);
+        story.is_only_held();
+    }
 }
 
 #[test]
 fn after_a_standstill_of_ours_a_former_primary_that_answers_first_does_not_win() {
     let mut story = Story::whole();
     story.passes(30_000).claims(A, 1, 0);
-    story.has_no_primary_because("node1:5432 has not been asked since");
-    assert_eq!(story.cause(), Some(Cause::NotAsked));
+    story.is_only_held();
     story.claims(B, 2, 0);
     story.has_no_primary_because("node2:5432 has not been asked since");
+    assert_eq!((story.state(A), story.view().epoch), (NodeState::StalePrimary, 2), "it has been fenced");
     story.follows(C, B, 2);
     assert_eq!((story.view().primary, story.state(A)), (Some(B), NodeState::StalePrimary));
+    // Nor where a replica is the first to tell of its successor.
+    let mut story = Story::whole();
+    story.now += Duration::from_secs(30);
+    story.samples(A, 1);
+    story.is_only_held();
+    story.follows(C, B, 2);
+    story.has_no_primary_because("is over");
+    assert_eq!(story.view().epoch, 2);
 }
 
 #[test]
 fn nor_does_it_when_its_answer_comes_before_anyone_has_noticed_the_time() {
     let mut story = Story::whole();
     story.now += Duration::from_secs(30);
-    story.claims(A, 1, 2);
-    story.has_no_primary_because("node1:5432 has not been asked since");
+    let effects = story
+        .tell(A, Ok(ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(1000), streaming_standbys: 2 }));
+    assert!(effects.contains(&Effect::StoodStill));
+    assert!([A, B, C].iter().all(|node| effects.contains(&Effect::Probe(*node))), "all are asked at once");
+    assert_eq!(story.topology.probe_interval(B, story.now), Duration::from_millis(50));
+    story.is_only_held();
+    story.claims(B, 2, 0);
+    story.has_no_primary_because("node2:5432 has not been asked since");
     assert_eq!(story.view().epoch, 2, "it has been fenced");
+}
+
+#[test]
+fn a_primary_that_is_gone_after_a_standstill_of_ours_is_lost_at_once() {
+    let is_lost_by = |result: Result<ReportedRole, ProbeFailure>| {
+        let mut story = Story::whole();
+        story.passes(30_000);
+        story.is_only_held();
+        story.tell(A, result);
+        assert_eq!((story.view().primary, story.view().epoch), (None, 2));
+    };
+    is_lost_by(Err(ProbeFailure::Refused));
+    is_lost_by(Err(ProbeFailure::Starting));
+    is_lost_by(Ok(received(1, Some(1), (1000, 1000))));
+    // One silence is none.
+    let mut story = Story::whole();
+    story.passes(30_000).fails(A, ProbeFailure::Timeout);
+    story.is_only_held();
+    story.fails(A, ProbeFailure::Timeout);
+    assert_eq!((story.view().primary, story.view().epoch), (None, 2));
+}
+
+#[test]
+fn after_a_standstill_of_ours_a_primary_needs_the_support_of_one_that_is_found_anew() {
+    let mut story = Story::whole();
+    // It was started again meanwhile, and nobody streams from it.
+    story.restarts += 10;
+    story.passes(30_000).claims(A, 1, 0);
+    for node in [B, C] {
+        story.fails(node, ProbeFailure::Timeout);
+    }
+    story.is_only_held();
+    story.follows(B, A, 1);
+    story.follows(B, A, 1);
+    story.claims(A, 1, 1);
+    assert_eq!((story.trusted(), story.view().epoch), (Some(A), 1));
+    // Another claims as much: nobody knows.
+    let mut story = Story::whole();
+    story.passes(30_000).claims(A, 1, 1);
+    story.claims(B, 1, 0);
+    story.is_only_held();
+    story.follows(C, A, 1);
+    story.has_no_primary_because("ambiguous");
 }
 
 #[test]
@@ -320,9 +413,16 @@ fn after_a_standstill_of_ours_the_primary_goes_on_once_every_node_was_asked() {
     story.fails(C, ProbeFailure::Refused);
     story.passes(30_000).claims(A, 1, 1);
     story.follows(B, A, 1);
-    story.has_no_primary_because("node2:5432 has not been asked since");
+    story.is_only_held();
+    story.samples(A, 1);
+    story.is_only_held();
     story.fails(C, ProbeFailure::Refused);
-    assert_eq!(story.view().primary, Some(A));
+    assert_eq!((story.view().primary, story.trusted(), story.view().epoch), (Some(A), Some(A), 1));
+    assert_eq!(story.reads(), [B]);
+    assert!(!story.view().primary_samples.is_empty());
+    // And it is lost as ever.
+    story.fails(A, ProbeFailure::Refused);
+    assert_eq!((story.view().primary, story.view().epoch), (None, 2));
 }
 
 #[test]

@@ -60,6 +60,8 @@ const SEEDS: u64 = 12_000;
 const OURS: SystemId = SystemId(7);
 const THEIRS: SystemId = SystemId(8);
 const STEP: Duration = Duration::from_millis(5);
+/// How long the process stands still at most.
+const LONGEST_JUMP: Duration = Duration::from_millis(3000);
 
 struct Simulation {
     random: Random,
@@ -72,6 +74,8 @@ struct Simulation {
     /// Answers on their way: when they come, and what they say.
     mail: Vec<(Instant, Event)>,
     highest_accepted: Option<Timeline>,
+    /// When the newest probe of each node began that has ended.
+    asked: Vec<Option<Instant>>,
     /// Every (node, timeline) that really was a primary once.
     claims: Vec<(usize, Timeline)>,
     log: String,
@@ -110,6 +114,7 @@ impl Simulation {
             probes: vec![idle; count],
             mail: Vec::new(),
             highest_accepted: None,
+            asked: vec![None; count],
             claims: Vec::new(),
             log: String::new(),
         };
@@ -122,7 +127,11 @@ impl Simulation {
         let end = self.now + span;
         while self.now < end {
             // The clock goes forwards, sometimes with a jump: the process stood still.
-            let jump = if with_faults && self.random.one_in(400) { self.random.below(3000) as u64 } else { 0 };
+            let jump = if with_faults && self.random.one_in(400) {
+                self.random.below(LONGEST_JUMP.as_millis() as usize) as u64
+            } else {
+                0
+            };
             self.now += STEP + Duration::from_millis(jump);
             if with_faults && self.random.one_in(25) {
                 let can_be_foreign = self.settings.system.is_some() || self.highest_accepted.is_some();
@@ -202,6 +211,10 @@ impl Simulation {
                 continue;
             }
             let (_, event) = self.mail.swap_remove(at);
+            if let Event::Probe { node, begun, .. } = &event {
+                let asked = &mut self.asked[usize::from(node.0)];
+                *asked = (*asked).max(Some(*begun));
+            }
             let before = self.topology.view();
             let effects = self.topology.handle(event.clone(), self.now);
             self.check(&before, &effects, &event);
@@ -230,12 +243,24 @@ impl Simulation {
         assert!(matches!(primary.state, NodeState::Up | NodeState::Suspect), "{}", self.story(step));
         let was_real = self.claims.contains(&(usize::from(primary.id.0), timeline));
         assert!(was_real, "a primary that never was one: {}", self.story(step));
-        assert!(view.primary_until.is_some_and(|until| until > self.now), "on old evidence: {}", self.story(step));
+        self.check_trust(before, &view, step);
         let of_timeline = |sample: &Sample| sample.timeline == Some(timeline);
         assert!(view.primary_samples.iter().all(of_timeline), "an old sample: {}", self.story(step));
         for node in view.readable_replicas() {
             assert!(node.position.is_some_and(|position| of_timeline(&position)), "{}", self.story(step));
             assert!(node.lag.is_some(), "reads on a replica of unknown lag: {}", self.story(step));
+        }
+    }
+
+    /// A primary that is found, or believed again, has answered within the lease, and so has been asked everybody.
+    fn check_trust(&self, before: &View, view: &View, step: &dyn Debug) {
+        let lease = (self.settings.interval + self.settings.timeout) * 2;
+        if view.trusted_primary(self.now).is_none() {
+            assert_eq!((view.primary, view.epoch), (before.primary, before.epoch), "found: {}", self.story(step));
+            assert!(self.now < view.primary_until.unwrap() + lease * 2 + LONGEST_JUMP, "held: {}", self.story(step));
+        } else if before.trusted_primary(self.now).is_none() {
+            let is_asked = |begun: &Option<Instant>| begun.is_some_and(|begun| begun + lease > self.now);
+            assert!(self.asked.iter().all(is_asked), "believed before all were asked: {}", self.story(step));
         }
     }
 
