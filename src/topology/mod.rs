@@ -93,6 +93,8 @@ pub struct Topology {
     verdict: Result<NodeId, NoPrimary>,
     /// When that was decided.
     decided_at: Instant,
+    /// When the primary or the state of a node changed last.
+    stirred_at: Instant,
     view: Arc<View>,
 }
 
@@ -120,6 +122,7 @@ impl Topology {
             gave_up: None,
             verdict: Err(Cause::NotAsked.because(view::NOT_PROBED)),
             decided_at: now,
+            stirred_at: now,
             view: Arc::new(view),
         }
     }
@@ -173,11 +176,19 @@ impl Topology {
     pub fn probe_interval(&self, id: NodeId, now: Instant) -> Duration {
         let hurried = self.settings.interval.min(HURRIED_INTERVAL);
         let Some(node) = self.node(id) else { return self.settings.interval };
-        let is_unsettled = matches!(node.health, Health::Suspect | Health::Returning | Health::Starting);
+        let is_unsettled = match node.health {
+            Health::Suspect | Health::Returning => true,
+            // It may recover for hours, and each probe is a login that is refused in its log.
+            Health::Starting => node.starting_since().is_some_and(|since| now < since + STARTS_WITHIN),
+            Health::Unasked | Health::Good | Health::Down => false,
+        };
+        // So may a primary be missing; as soon as anything changes, all are asked in a hurry again.
+        let is_hopeless = self.roles.accepted().is_none() && now >= self.stirred_at + IMPATIENCE;
+        let is_urgent = self.is_urgent() && !is_hopeless;
         // A replica that must follow a new primary is wanted back for reads.
         let has_just_changed = now.saturating_duration_since(self.accepted_at) < SETTLING;
         let is_late = node.health == Health::Good && node.is_replica() && !node.takes_reads;
-        if self.is_urgent() || is_unsettled || (is_late && has_just_changed) { hurried } else { self.settings.interval }
+        if is_urgent || is_unsettled || (is_late && has_just_changed) { hurried } else { self.settings.interval }
     }
 
     /// Takes in one event.
@@ -324,6 +335,10 @@ impl Topology {
         self.epoch += u64::from(has_changed);
         self.publish(now);
         let mut effects = self.effects(&before, has_changed, was_urgent);
+        let is_stir = |effect: &Effect| matches!(effect, Effect::PrimaryChanged { .. } | Effect::StateChanged { .. });
+        if effects.iter().any(is_stir) {
+            self.stirred_at = now;
+        }
         if is_waking && !was_waking {
             effects.push(Effect::StoodStill);
         }
@@ -594,5 +609,9 @@ const SAMPLES: usize = 64;
 const FINEST_INTERVAL: Duration = Duration::from_millis(10);
 /// How often nodes are probed while there is no primary to write to.
 const HURRIED_INTERVAL: Duration = Duration::from_millis(50);
+/// Most crash recoveries and all that a restart takes: what starts for longer may do so for hours.
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+/// A failover is over by then, or somebody must come: from then on nodes are asked as often as ever.
+const IMPATIENCE: Duration = Duration::from_secs(60);
 /// How long after a change of primary its followers are looked for in a hurry.
 const SETTLING: Duration = Duration::from_secs(10);

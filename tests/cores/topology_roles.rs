@@ -426,6 +426,39 @@ fn after_a_standstill_of_ours_the_primary_goes_on_once_every_node_was_asked() {
 }
 
 #[test]
+fn a_node_that_starts_for_hours_is_not_asked_in_a_hurry_for_ever() {
+    let (hurried, usual) = (Duration::from_millis(50), Duration::from_millis(100));
+    let mut story = Story::whole();
+    story.fails(C, ProbeFailure::Starting);
+    for second in 0..33 {
+        story.claims(A, 1, 1);
+        story.follows(B, A, 1);
+        story.fails(C, ProbeFailure::Starting);
+        let expected = if second < 30 { hurried } else { usual };
+        assert_eq!(story.topology.probe_interval(C, story.now), expected, "{second}");
+        story.passes(970);
+    }
+}
+
+#[test]
+fn while_there_is_no_primary_nodes_are_asked_in_a_hurry_for_a_minute_after_each_change() {
+    let (hurried, usual) = (Duration::from_millis(50), Duration::from_millis(100));
+    let mut story = Story::whole();
+    story.fails(A, ProbeFailure::Refused);
+    let waits = |story: &mut Story| {
+        for _ in 0..59 {
+            assert_eq!(story.topology.probe_interval(B, story.now), hurried);
+            story.passes(980).fails(A, ProbeFailure::Refused);
+        }
+        story.passes(2000);
+        assert_eq!([A, B].map(|node| story.topology.probe_interval(node, story.now)), [usual, usual]);
+    };
+    waits(&mut story);
+    story.fails(C, ProbeFailure::Refused);
+    waits(&mut story);
+}
+
+#[test]
 fn a_restarted_primary_comes_back_after_two_good_probes() {
     let mut story = Story::whole();
     story.fails(A, ProbeFailure::Starting);
