@@ -123,6 +123,7 @@ impl Node {
         self.up_since = before.up_since;
         self.passed_over = before.passed_over;
         self.may_have_restarted = before.may_have_restarted;
+        self.starting_since = before.starting_since;
         (self.takes_reads, self.has_followed) = (before.takes_reads, before.has_followed);
         self.lag.clone_from(&before.lag);
     }

@@ -120,6 +120,7 @@ impl Roles {
     /// must be found anew.
     pub(super) fn remember(&mut self, before: &Self, number: impl Fn(NodeId) -> Option<NodeId>) {
         (self.system, self.highest, self.first) = (before.system, before.highest, before.first);
+        self.last_accepted = before.last_accepted;
         // Of one that is gone, its timeline still counts.
         self.last = before.last.map(|last| Claim { node: number(last.node).unwrap_or(GONE), ..last });
         // One that had been decided is no reason to leave the primary.

@@ -886,7 +886,7 @@ fn who_is_gone_holds_up_nobody_who_goes_back_to_the_timeline_before() {
 
 #[test]
 fn a_primary_that_comes_back_waits_for_nobody_who_was_starting_before() {
-    let comes_back = |was_starting: bool| {
+    let comes_back = |was_starting: bool, has_reload: bool| {
         let mut story = Story::of(2);
         story.claims(A, 1, 1);
         story.follows(B, A, 1);
@@ -897,6 +897,7 @@ fn a_primary_that_comes_back_waits_for_nobody_who_was_starting_before() {
         }
         story.fails(A, ProbeFailure::Refused);
         starts(&mut story);
+        let mut story = if has_reload { story.watched_anew(&[0, 1]) } else { story };
         story.restarts += 10;
         for _ in 0..30 {
             story.passes(100).claims(A, 1, 0);
@@ -904,8 +905,10 @@ fn a_primary_that_comes_back_waits_for_nobody_who_was_starting_before() {
         }
         story
     };
-    assert_eq!(comes_back(true).view().primary, Some(A));
-    comes_back(false).has_no_primary_because("and node1:5432");
+    for has_reload in [false, true] {
+        assert_eq!(comes_back(true, has_reload).view().primary, Some(A), "{has_reload}");
+        comes_back(false, has_reload).has_no_primary_because("and node1:5432");
+    }
 }
 
 #[test]
