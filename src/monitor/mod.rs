@@ -153,6 +153,11 @@ impl MonitorHandle {
         self.view.load_full()
     }
 
+    /// All nodes that live are of one other database system than the cluster was.
+    pub fn is_made_anew(&self) -> bool {
+        self.shared.is_made_anew()
+    }
+
     /// Asks for a position of `node` begun after this call. However many ask, one sample is in flight.
     pub fn request_sample(&self, node: NodeId) {
         self.shared.request_sample(node);

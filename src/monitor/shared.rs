@@ -82,6 +82,11 @@ impl Shared {
         (shared, receiver)
     }
 
+    /// See [`Topology::is_made_anew`].
+    pub(super) fn is_made_anew(&self) -> bool {
+        self.topology.lock().is_made_anew(Instant::now())
+    }
+
     pub(super) fn signals(&self, node: NodeId) -> Option<&Signals> {
         self.nodes.get(usize::from(node.0))
     }

@@ -53,7 +53,7 @@ impl RunningCluster {
         let known = before.map(|before| before.gates_for(cluster)).unwrap_or_default();
         let tls = before.map(|before| Arc::clone(&before.tls)).unwrap_or_default();
         let last_write = before.map(|before| Arc::clone(&before.last_write)).unwrap_or_default();
-        let same = before.filter(|before| before.is_same(cluster));
+        let same = before.filter(|before| before.is_same(cluster) && before.number == number);
         let auth_query = same.map(|before| Arc::clone(&before.auth_query)).unwrap_or_default();
         let tls_of_monitor = Arc::new(ArcSwap::from_pointee(cluster.tls.clone()));
         let gate = |address: &Arc<str>| {
@@ -157,6 +157,11 @@ impl RunningCluster {
             && mine.database == other.database
             && mine.interval == other.interval
             && mine.timeout == other.timeout
+    }
+
+    /// Its nodes are another database system's by now: what is known of it is of no use.
+    pub(super) fn is_made_anew(&self) -> bool {
+        self.handle().is_made_anew()
     }
 
     /// It is this cluster, by whatever name: its nodes are found in the same places.

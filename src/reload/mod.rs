@@ -254,13 +254,14 @@ impl Standing {
         let (mut clusters, mut renewed) = (Vec::with_capacity(config.clusters.len()), Vec::new());
         for wanted in &config.clusters {
             let before = went_before(wanted, &self.clusters, config, &clusters);
-            clusters.push(match before {
+            let same = before.filter(|running| !running.is_made_anew());
+            clusters.push(match same {
                 Some(running) if running.is_as(wanted, limits) => running.with_groups(wanted),
                 Some(running) if running.has_nodes_of(wanted) => {
                     renewed.push((clusters.len(), running, wanted));
                     RunningCluster::start(running.number, wanted, limits, Some(running))
                 }
-                before => {
+                _ => {
                     renewed.extend(before.map(|running| (clusters.len(), running, wanted)));
                     self.next_number += 1;
                     RunningCluster::start(self.next_number - 1, wanted, limits, before)

@@ -129,8 +129,12 @@ impl Topology {
 
     /// What was proven while the cluster was watched by another one is not forgotten: its database system, the highest
     /// timeline, its last primary, and what an authority said last, if there still is one to say otherwise. If they share no
-    /// node of that system, it is another cluster. To be called before the first event.
+    /// node of that system, or it [was made anew](Self::is_made_anew), it is another cluster. To be called before the first event.
     pub fn remember(&mut self, before: &Self, has_authority: bool) {
+        // Nothing has been accepted yet: this is when the watch began.
+        if before.is_made_anew(self.accepted_at) {
+            return;
+        }
         // One of another system has been made anew.
         let is_of_system =
             |node: &&Node| node.system().is_none_or(|system| before.roles.system().is_none_or(|ours| ours == system));
@@ -157,6 +161,18 @@ impl Topology {
         if has_authority {
             self.authority.remember(&before.authority, number);
         }
+    }
+
+    /// Its nodes have been made anew, as far as can be seen: whoever answers is of one other database system, nobody else has lived
+    /// for a while, and there has been no primary for as long. Whether it is so, an operator must say.
+    pub fn is_made_anew(&self, now: Instant) -> bool {
+        let is_over = |moment: Instant| moment + roles::GONE_FOR <= now;
+        let mut answering = self.nodes.iter().filter(|node| node.is_answering()).map(Node::system);
+        let (Some(ours), Some(Some(theirs))) = (self.roles.system(), answering.next()) else { return false };
+        let is_gone = |node: &Node| node.is_unreachable() && node.heard().is_none_or(is_over);
+        theirs != ours
+            && self.nodes.iter().all(|node| node.system() == Some(theirs) || is_gone(node))
+            && self.view.no_primary_since.is_some_and(is_over)
     }
 
     /// The picture after the last event.

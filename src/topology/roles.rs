@@ -659,7 +659,7 @@ fn contested(nodes: &[Node], contest: &Contest, node: &Node) -> NoPrimary {
 }
 
 /// How long a node that the authority does not list has been silent before what it has shown counts no more.
-const GONE_FOR: Duration = Duration::from_secs(30);
+pub(super) const GONE_FOR: Duration = Duration::from_secs(30);
 /// A node that is not watched any more: none has this number.
 pub(super) const GONE: NodeId = NodeId(u16::MAX);
 /// Why there is no primary where there is none by design.

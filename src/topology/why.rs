@@ -94,5 +94,8 @@ fn stale_words(roles: &Roles, node: &Node) -> String {
 fn foreign_words(roles: &Roles, node: &Node) -> String {
     let theirs = node.system().map_or(0, |system| system.0);
     let ours = roles.system().map_or(0, |system| system.0);
-    format!("belongs to database system {theirs}, and this cluster is {ours}: never used")
+    format!(
+        "belongs to database system {theirs}, and this cluster is {ours}: never used; if the whole cluster was made anew: RELOAD, \
+         once none of the former has answered for half a minute"
+    )
 }

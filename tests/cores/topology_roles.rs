@@ -1302,6 +1302,47 @@ fn a_contest_that_was_decided_is_no_reason_to_leave_the_primary_after_a_reload()
 }
 
 #[test]
+fn a_cluster_is_made_anew_when_all_that_live_are_of_one_other_system_and_the_former_is_long_gone() {
+    let mut story = Story::whole();
+    assert!(!story.topology.is_made_anew(story.now));
+    story.fails(A, ProbeFailure::Refused);
+    story.system = 8;
+    story.claims(B, 1, 1);
+    story.follows(C, B, 1);
+    assert!(!story.topology.is_made_anew(story.now), "A may be back in a moment");
+    story.passes(29_000).fails(A, ProbeFailure::Refused);
+    assert!(!story.topology.is_made_anew(story.now));
+    story.passes(1000).fails(A, ProbeFailure::Authentication("no such role".into()));
+    assert!(!story.topology.is_made_anew(story.now), "A lives");
+    story.fails(A, ProbeFailure::Starting);
+    assert!(!story.topology.is_made_anew(story.now), "A lives");
+    story.fails(A, ProbeFailure::Refused);
+    story.system = 9;
+    story.claims(C, 1, 1);
+    assert!(!story.topology.is_made_anew(story.now), "nobody knows which");
+    story.system = 8;
+    story.follows(C, B, 1);
+    assert!(story.view().node(B).unwrap().why.contains("RELOAD"));
+    assert!(story.topology.is_made_anew(story.now));
+    let mut story = story.watched_anew(&[0, 1, 2]);
+    story.fails(A, ProbeFailure::Refused);
+    story.claims(B, 1, 1);
+    story.follows(C, B, 1);
+    assert_eq!((story.view().primary, story.reads()), (Some(B), vec![C]));
+    // One that answers as before is the cluster.
+    let mut story = Story::whole();
+    story.system = 8;
+    story.claims(B, 1, 1);
+    story.claims(C, 1, 1);
+    story.system = 7;
+    story.passes(40_000).claims(A, 1, 0);
+    assert!(!story.topology.is_made_anew(story.now));
+    story.follows(A, B, 1);
+    story.passes(40_000).follows(A, B, 1);
+    assert!(!story.topology.is_made_anew(story.now));
+}
+
+#[test]
 fn nodes_that_were_made_anew_as_another_system_are_another_cluster() {
     let mut story = after_a_failover_whose_successor_is_down();
     story.system = 8;
