@@ -470,7 +470,7 @@ impl Topology {
         for (node, obstacle) in self.nodes.iter_mut().zip(obstacles).filter(|(node, _)| node.has_just_answered()) {
             let is_forbidden = self.authority.forbids_reads(node.id);
             if primary.is_some() {
-                let is_cut_off = obstacle == Some(why::NOT_STREAMING) && node.heard() > heard;
+                let is_cut_off = obstacle == Some(why::NOT_STREAMING) && node.heard() > heard && node.lag.is_near();
                 node.has_followed = obstacle.is_none() || is_cut_off && node.has_followed;
                 node.takes_reads = !is_forbidden && node.has_followed;
             } else if self.is_standby {
