@@ -49,6 +49,10 @@ pub enum Failure {
 /// Server connections that are over are looked for this often.
 const REAP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Pools of users that stand in no configuration keep what they have counted for so long when nobody needs them any more: for
+/// whoever asks what has been counted in the last minutes. There may be ever new ones.
+const COUNTS_STAY: Duration = Duration::from_secs(60 * 60);
+
 /// Databases that are gone are looked for this often.
 const MISSING_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -255,10 +259,16 @@ async fn reap(in_force: InForce, fleet: Arc<Fleet>, others: Arc<Others>) {
         }
         let has_client = |key: &PoolKey| server.has_pool(key) && server.census.has(&key.database, &key.user);
         server.pools.reap(now, has_client);
-        // Those of the configuration keep what they have counted.
-        let is_of_configuration = |key: &PoolKey| server.databases.contains_key(&key.database) && server.has_pool(key);
-        let is_to_stay = |key: &PoolKey| is_of_configuration(key) || has_client(key);
-        server.pools.forget_unused(now, is_to_stay);
+        server.pools.forget_unused(now, |key| {
+            let is_of_configuration = server.databases.contains_key(&key.database) && server.has_pool(key);
+            match is_of_configuration {
+                _ if has_client(key) => None,
+                // Those of the configuration keep what they have counted.
+                true if server.users.contains_key(&key.user) => None,
+                true => Some(COUNTS_STAY),
+                false => Some(Duration::ZERO),
+            }
+        });
         if server.pools.plan().default.min_size > 0 {
             open_ahead(&server);
         }

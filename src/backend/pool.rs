@@ -1,5 +1,6 @@
 //! One pool: the server connections of one (node, database, user).
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::oneshot;
+use tracing::warn;
 
 use super::cancel::CancelTarget;
 use super::connect::{self, ConnectClass, ConnectError, Target};
@@ -18,6 +20,7 @@ use super::plan::PoolSettings;
 use super::quota::Quota;
 use super::slots::{Counts, Crowd, Grant, Openings, Slot, Slots, Taken, Wanted};
 use crate::auth::{SaltedPassword, Secret};
+use crate::complaints::{Complaints, Repeats};
 use crate::net::timers;
 use crate::session::Known;
 use crate::topology::NodeId;
@@ -47,6 +50,10 @@ pub struct Pool {
     refused: Mutex<Option<Secret>>,
     /// Why the node does not let the role in; None: it has let it in since.
     denial: Mutex<Option<SqlState>>,
+    /// What was lacking for one more connection: each client that meets it is told, or served elsewhere, and the log once.
+    shortages: Mutex<Complaints>,
+    /// Since when it has been seen to be unused, and the connections that had been tried by then.
+    vacancy: Mutex<Option<(Instant, u64)>>,
 }
 
 /// The worker of a connection that was opened for nobody: whoever leases it first takes it over.
@@ -133,6 +140,8 @@ impl Pool {
             no_room: Mutex::default(),
             refused: Mutex::default(),
             denial: Mutex::default(),
+            shortages: Mutex::new(Complaints::new(Repeats::AfterQuiet)),
+            vacancy: Mutex::default(),
         })
     }
 
@@ -370,6 +379,21 @@ impl Pool {
             *self.no_room.lock() = error.repeated();
             self.slots.no_room(Instant::now());
         }
+        if matches!(error.class(), ConnectClass::Full | ConnectClass::Short) {
+            self.say_short(error);
+        }
+    }
+
+    fn say_short(&self, error: &ConnectError) {
+        // Names that clients have chosen, and words that may quote them: as strings they begin no line of the log.
+        let error = match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        if self.shortages.lock().is_new(&error, Instant::now()) {
+            let (node, database, user) = (&**self.address(), &*self.target.database, &*self.target.user);
+            warn!(node, database, user, error, "there is no room for one more connection to the node");
+        }
     }
 
     /// A connection comes back, clean; one on which an answer to us is still on its way, because whoever waited for it was
@@ -400,6 +424,19 @@ impl Pool {
     /// It has nothing, and nobody waits for anything; see [`Slots::is_unused`].
     pub(super) fn is_unused(&self, now: Instant) -> bool {
         self.slots.is_unused(now)
+    }
+
+    /// For how long that has been so, as far as this has been asked, and no connection been tried; None: it is in use.
+    pub(super) fn unused_for(&self, now: Instant) -> Option<Duration> {
+        let begun = self.openings.begun.load(Ordering::Relaxed);
+        let is_unused = self.is_unused(now);
+        let mut vacancy = self.vacancy.lock();
+        let since = match *vacancy {
+            Some((since, openings)) if is_unused && openings == begun => since,
+            _ => now,
+        };
+        *vacancy = is_unused.then_some((since, begun));
+        is_unused.then(|| now.saturating_duration_since(since))
     }
 
     /// Closes all idle connections, and takes none back.

@@ -236,15 +236,19 @@ impl Pools {
         self.pools.iter().map(|pool| pool.reap(now, is_in_use(pool.key()))).sum()
     }
 
-    /// Forgets the pools that have nothing and that nobody has, but for those that are to stay: whoever asks for names that
-    /// there are not leaves nothing behind.
-    pub fn forget_unused(&self, now: Instant, is_to_stay: impl Fn(&PoolKey) -> bool) {
-        let is_unused = |pool: &Arc<Pool>| Arc::strong_count(pool) == 1 && pool.is_unused(now);
-        let unused = self.pools.iter().filter(|pool| is_unused(pool) && !is_to_stay(pool.key()));
-        let keys: Vec<PoolKey> = unused.map(|pool| pool.key().clone()).collect();
-        for key in keys {
+    /// Forgets the pools that have nothing and that nobody has, each when that has been so for as long as it may stay so; None:
+    /// for ever. Whoever asks for names that there are not leaves nothing behind. To be called once a second.
+    pub fn forget_unused(&self, now: Instant, may_stay: impl Fn(&PoolKey) -> Option<Duration>) {
+        let is_over = |pool: &Arc<Pool>, longest: Duration| {
+            Arc::strong_count(pool) == 1 && pool.unused_for(now).is_some_and(|unused| unused >= longest)
+        };
+        let over = self.pools.iter().filter_map(|pool| {
+            let longest = may_stay(pool.key())?;
+            is_over(&pool, longest).then(|| (pool.key().clone(), longest))
+        });
+        for (key, longest) in over.collect::<Vec<_>>() {
             // Whoever gets a pool takes it under the lock that is held here: none is forgotten that somebody has just got.
-            self.pools.remove_if(&key, |_, pool| is_unused(pool));
+            self.pools.remove_if(&key, |_, pool| is_over(pool, longest));
         }
         self.forget_unused_quotas();
     }
@@ -328,25 +332,44 @@ mod tests {
         };
         // Each database has a quota, and so has the user.
         assert_eq!(known(), ("held left shop".to_owned(), 4));
-        pools.forget_unused(now, |key| &*key.database == "shop");
+        let unless = |stays: bool| (!stays).then_some(Duration::ZERO);
+        pools.forget_unused(now, |key| unless(&*key.database == "shop"));
         assert_eq!(known(), ("held shop".to_owned(), 3));
         drop(held);
-        pools.forget_unused(now, |_| true);
+        pools.forget_unused(now, |_| None);
         assert_eq!(known(), ("held shop".to_owned(), 3));
-        pools.forget_unused(now, |_| false);
+        pools.forget_unused(now, |_| Some(Duration::ZERO));
         assert_eq!(known(), (String::new(), 0));
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_may_stay_for_a_while_goes_when_it_has_not_been_used_for_as_long() {
+        let (pools, begun) = (pools(), Instant::now());
+        let (gate, endpoint) = (Arc::new(Gate::default()), Endpoint::plain("127.0.0.1:1".into()));
+        let get = || pools.get(&key("shop"), &gate, &endpoint, None);
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        let is_there_at = |moment: Instant| {
+            pools.forget_unused(moment, |_| Some(hour));
+            !pools.pools.is_empty()
+        };
+        drop(get());
+        assert!((0..60).all(|number| is_there_at(begun + minute * number)));
+        // A connection is tried, and nobody is there.
+        assert!(get().lease(0, Instant::now() + minute).await.is_err());
+        assert!(is_there_at(begun + hour) && is_there_at(begun + hour + 59 * minute));
+        assert!(!is_there_at(begun + 2 * hour));
     }
 
     #[test]
     fn a_limit_counts_on_as_long_as_somebody_counts_in_it() {
         let (pools, now) = (pools(), Instant::now());
         let claim = pools.claim_apart(&key("shop")).expect("there is room for one");
-        pools.forget_unused(now, |_| false);
+        pools.forget_unused(now, |_| Some(Duration::ZERO));
         for _ in 0..2 {
             assert_eq!(pools.claim_apart(&key("shop")).err(), Some(Crowd::Database(1)));
         }
         drop(claim);
-        pools.forget_unused(now, |_| false);
+        pools.forget_unused(now, |_| Some(Duration::ZERO));
         assert!(pools.quotas.is_empty() && pools.claim_apart(&key("shop")).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 //! It is asked for that, and remembered for a moment.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -13,6 +13,7 @@ use crate::auth::hba::Roles;
 use crate::auth::{SaltedPassword, Secret, Verifier};
 use crate::backend::exchange::{self, ExchangeError};
 use crate::backend::{ConnectClass, ConnectError, Endpoint, Target, connect};
+use crate::complaints::{Complaints, Repeats};
 use crate::config::{self, Allowance};
 use crate::wire::SqlState;
 
@@ -29,6 +30,8 @@ pub struct AuthQuery {
     questions_of_known: Semaphore,
     /// What the last question's login cost to derive: the next needs not. All nodes of a cluster store the same.
     salted_password: Mutex<Option<SaltedPassword>>,
+    /// Why it had no answer: each login that meets it is told, and the log once.
+    complaints: Mutex<Complaints>,
 }
 
 /// What is this old is asked again: so long a password that was changed on the cluster still counts.
@@ -48,8 +51,16 @@ impl AuthQuery {
         // Names that do not exist are forgotten first.
         let (known, memberships) = (Memory::new(Option::is_some), Memory::new(|roles: &Arc<Roles>| !roles.is_empty()));
         let [questions, questions_of_known] = [QUESTIONS_AT_ONCE; 2].map(Semaphore::new);
-        let salted_password = Mutex::default();
-        Self { settings, mock_secret, known, memberships, questions, questions_of_known, salted_password }
+        Self {
+            settings,
+            mock_secret,
+            known,
+            memberships,
+            questions,
+            questions_of_known,
+            salted_password: Mutex::default(),
+            complaints: Mutex::new(Complaints::new(Repeats::AfterQuiet)),
+        }
     }
 
     /// It asks as this configuration wants it.
@@ -112,10 +123,10 @@ impl AuthQuery {
 
     async fn ask_roles(&self, name: &str, cluster: &Cluster) -> Result<Arc<Roles>, Unanswered> {
         let rows = self.ask(MEMBERSHIP, name, cluster).await;
-        let rows = rows.inspect_err(|why| {
-            tracing::warn!(cluster = %cluster.name, %why, "the cluster was asked for a user's roles and did not answer");
-        })?;
-        let roles = rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
+        let roles = rows
+            .inspect_err(|why| self.complain(cluster, why))?
+            .into_iter()
+            .filter_map(|row| row.into_iter().next().flatten());
         Ok(Arc::new(roles.map(|role| (&*role).into()).collect()))
     }
 
@@ -123,7 +134,16 @@ impl AuthQuery {
     async fn ask_password(&self, name: &Arc<str>, cluster: &Cluster) -> Result<Option<User>, Unanswered> {
         let rows = self.ask(&self.settings.query, name, cluster).await;
         let user = rows.and_then(|rows| self.user_in(rows, name));
-        user.inspect_err(|why| tracing::warn!(cluster = %cluster.name, %why, "auth_query got no answer"))
+        user.inspect_err(|why| self.complain(cluster, why))
+    }
+
+    fn complain(&self, cluster: &Cluster, why: &Unanswered) {
+        // It may quote names that clients have chosen: as a string it begins no line of the log.
+        let why = why.to_string();
+        if self.complaints.lock().is_new(&why, Instant::now()) {
+            let cluster = &*cluster.name;
+            tracing::warn!(cluster, why, "the cluster was asked about users by auth_query and has not answered");
+        }
     }
 
     fn user_in(&self, rows: Vec<Row>, name: &Arc<str>) -> Result<Option<User>, Unanswered> {

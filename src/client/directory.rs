@@ -1,15 +1,17 @@
 //! Asks an LDAP server whether a password is a user's.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ldap3::{LdapConnAsync, LdapConnSettings, SearchEntry, SearchOptions, SearchResult};
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::auth::hba::{Ldap, LdapNaming, LdapScope, LdapSearch};
+use crate::complaints::{Complaints, Repeats};
 use crate::net::timers;
 
 /// Asks LDAP servers.
@@ -19,6 +21,8 @@ pub struct Directory {
     tls: Option<Arc<ClientConfig>>,
     /// A flood of logins must not become a flood of connections.
     questions: Semaphore,
+    /// Why nobody could say: each login that meets it is told, and the log once.
+    complaints: Mutex<Complaints>,
 }
 
 /// For connecting to one server, and everything that is asked there. A client waits three times as long by default.
@@ -29,7 +33,13 @@ const QUESTIONS_AT_ONCE: usize = 32;
 impl Directory {
     /// Servers of TLS must be vouched for by these authorities.
     pub fn new(tls: Option<Arc<ClientConfig>>) -> Self {
-        Self { tls, questions: Semaphore::new(QUESTIONS_AT_ONCE) }
+        let complaints = Mutex::new(Complaints::new(Repeats::AfterQuiet));
+        Self { tls, questions: Semaphore::new(QUESTIONS_AT_ONCE), complaints }
+    }
+
+    /// Nobody could say, for this reason: whether the log is to be told.
+    pub fn is_trouble_new(&self, why: &str) -> bool {
+        self.complaints.lock().is_new(why, Instant::now())
     }
 
     /// Whether the password is the user's. Err: nobody could say. An empty one is nobody's: to LDAP it would mean to ask

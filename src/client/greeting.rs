@@ -1,6 +1,7 @@
 //! A client's first packets: TLS, requests to cancel, and at last what it wants to begin.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 
@@ -60,7 +61,7 @@ pub async fn read_startup(
                 let accepted = tls.as_ref().filter(|_| origin.is_some());
                 stream.write_all(if accepted.is_some() { b"S" } else { b"N" }).await?;
                 if let Some(tls) = accepted {
-                    begin_tls(place, tls, Beginning::Asked, buffer, worker).await?;
+                    begin_tls(place, (tls, Beginning::Asked), buffer, (server, worker)).await?;
                 }
             }
             First::Packet(Packet::GssEncRequest) => {
@@ -72,7 +73,7 @@ pub async fn read_startup(
             }
             First::Tls => match &tls {
                 Some(tls) if !stream.is_encrypted() => {
-                    begin_tls(place, tls, Beginning::Direct, buffer, worker).await?;
+                    begin_tls(place, (tls, Beginning::Direct), buffer, (server, worker)).await?;
                 }
                 _ => return Err(Farewell::NotPostgres),
             },
@@ -145,12 +146,12 @@ async fn read_packet(stream: &mut Stream, buffer: &mut ReadBuffer) -> Result<Fir
 
 async fn begin_tls(
     place: &mut Option<Stream>,
-    tls: &ClientTls,
-    beginning: Beginning,
+    (tls, beginning): (&ClientTls, Beginning),
     buffer: &mut ReadBuffer,
-    worker: &Worker,
+    (server, worker): (&Server, &Worker),
 ) -> Result<(), Farewell> {
     let stream = place.take().ok_or(Farewell::Left)?;
+    let from = stream.origin().ok().flatten();
     match stream.accept(tls, beginning, buffer.filled()).await {
         Ok(stream) => {
             buffer.consume(usize::MAX);
@@ -159,7 +160,12 @@ async fn begin_tls(
         }
         Err(error) => {
             worker.metrics.client_refused(Refusal::Tls);
-            tracing::debug!(%error, "a client's TLS handshake failed");
+            // Whoever looks for open ports meets it by the thousand.
+            let why = error.to_string();
+            if server.tls_complaints.lock().is_new(&why, Instant::now()) {
+                let from = from.map(|from| from.to_string()).unwrap_or_default();
+                tracing::info!(why, from, "a client's TLS handshake failed; for this reason it is said once a minute");
+            }
             Err(Farewell::Left)
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use tokio::sync::{Notify, watch};
+use parking_lot::Mutex;
 
 use super::attempts::Attempts;
 use super::auth_query::AuthQuery;
@@ -23,6 +24,7 @@ use crate::backend::{Absence, Away, Endpoint, Gate, LastWrite, Pool, PoolKey, Po
 use crate::balancing::{Balance, Strategy};
 use crate::catalog::{Change, Current, Known, Upkeep};
 use crate::config::{self, Allowance, Limits, PoolMode};
+use crate::complaints::Complaints;
 use crate::metrics::Scrape;
 use crate::routing::{Consistency, Reads, RuleSet};
 use crate::topology::{Doubt, NodeId, NodeView, View};
@@ -40,6 +42,8 @@ pub struct Server {
     /// TLS towards clients; None: off.
     pub tls: Option<ClientTls>,
     /// How clients prove who they are.
+    /// Why handshakes of TLS have failed.
+    pub tls_complaints: Mutex<Complaints>,
     pub rules_of_access: Rules,
     /// Load balancers whose word for a client's address is taken.
     pub proxies: Vec<Network>,

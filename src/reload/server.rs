@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
+use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cluster::RunningCluster;
@@ -15,6 +16,7 @@ use crate::client::directory::Directory;
 use crate::client::host_names::HostNames;
 use crate::client::welcome::Welcomes;
 use crate::client::{self, AnyDatabase, Census, DatabaseCatalog, Pauses, Server};
+use crate::complaints::{Complaints, Repeats};
 use crate::config::{self, Allowance, Config};
 use crate::routing::Transactions;
 
@@ -108,6 +110,7 @@ pub(super) fn make(
             .find(|database| database.is_any())
             .map(|database| AnyDatabase { configured: database.clone(), newcomer: lasting.newcomer() }),
         tls: config.tls.clone(),
+        tls_complaints: Mutex::new(Complaints::new(Repeats::EachMinute)),
         rules_of_access: config.access.clone(),
         directory: Directory::new(config.ldap_tls.clone()),
         host_names: Arc::clone(&lasting.host_names),
