@@ -244,11 +244,11 @@ pub(super) fn ended(why: Ending, worker: &Worker) -> Farewell {
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             "terminating connection due to idle-in-transaction timeout",
         ),
-        Ending::Overdue => (
-            Limit::Query,
-            SqlState::QUERY_CANCELED,
-            "terminating connection because its statement has not ended when query_timeout canceled it",
-        ),
+        // It was counted when its statement was cancelled.
+        Ending::Overdue => {
+            let message = "terminating connection because its statement has not ended when query_timeout canceled it";
+            return Farewell::told(SqlState::QUERY_CANCELED, message);
+        }
     };
     worker.metrics.limit_met(limit);
     Farewell::told(code, message)
