@@ -159,7 +159,8 @@ async fn is_empty(fleet: &Fleet) {
 /// Whoever is still there is told so, and has a moment to take it.
 async fn send_away(fleet: &Fleet) {
     let gone = async {
-        fleet.kill(&Whom::Everybody).await;
+        // Whether it has ended them is seen by those who are left.
+        let _ = fleet.kill(&Whom::Everybody).await;
         is_empty(fleet).await;
     };
     // Dropping it loses nothing: it ends for all of them now.

@@ -211,6 +211,11 @@ impl Issued {
         self.cancellable.key()
     }
 
+    /// Waits until somebody cancels what is done for the client meanwhile.
+    pub async fn cancelled(&self) {
+        self.cancellable.cancelled().await;
+    }
+
     /// The session has begun: from here on, it gives the key back itself.
     pub fn begun(mut self) -> Arc<Cancellable> {
         self.has_begun = true;

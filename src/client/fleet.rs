@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -31,6 +31,27 @@ struct Crew {
     pulse: Arc<Pulse>,
     thread: Option<JoinHandle<()>>,
 }
+
+/// What workers have answered in time.
+struct Answers<T> {
+    told: Vec<T>,
+    /// The numbers of those that have not; one that is gone is none of them.
+    silent: Vec<usize>,
+}
+
+/// How many clients were ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "not every worker may have answered"]
+pub struct Killed {
+    /// By the workers that have answered.
+    pub clients: usize,
+    /// Workers that have not: each ends its clients as soon as it turns again.
+    pub silent: usize,
+}
+
+/// A worker answers in its next turn, which is a matter of milliseconds: one that has not by then hangs, and what it is asked
+/// for is not to hang with it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 enum Order {
     /// Serve this client.
@@ -78,19 +99,30 @@ impl Fleet {
         self.crews.iter().map(|crew| crew.clients.served()).sum()
     }
 
-    /// Every client is served by this from its next unit on. Returns when every worker knows.
+    /// Every client is served by this from its next unit on. Returns when every worker knows, but for one that hangs: it
+    /// learns it first of all when it turns again.
     pub async fn renew(&self, server: &Arc<Server>) {
-        self.ask(|done| Order::Renew(Arc::clone(server), done)).await;
+        let renewed = self.ask(PATIENCE, |done| Order::Renew(Arc::clone(server), done)).await;
+        for worker in renewed.silent {
+            tracing::warn!(worker, "a worker hangs: it goes on by the old configuration until it turns again");
+        }
     }
 
-    /// What each worker tells of itself.
+    /// What each worker tells of itself; one that hangs tells nothing.
     pub async fn report(&self) -> Vec<Report> {
-        self.ask(Order::Report).await
+        self.ask(PATIENCE, Order::Report).await.told
+    }
+
+    /// The same if none hangs.
+    pub async fn whole_report(&self) -> Option<Vec<Report>> {
+        let reports = self.ask(PATIENCE, Order::Report).await;
+        reports.silent.is_empty().then_some(reports.told)
     }
 
     /// Ends these clients, whatever they do. Answers how many there were.
-    pub async fn kill(&self, whom: &Whom) -> usize {
-        self.ask(|done| Order::Kill(whom.clone(), done)).await.into_iter().sum()
+    pub async fn kill(&self, whom: &Whom) -> Killed {
+        let killed = self.ask(PATIENCE, |done| Order::Kill(whom.clone(), done)).await;
+        Killed { clients: killed.told.into_iter().sum(), silent: killed.silent.len() }
     }
 
     /// Forgets recent decisions.
@@ -110,19 +142,25 @@ impl Fleet {
         }
     }
 
-    /// The answers of all workers; one that is gone gives none.
-    async fn ask<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
+    /// The answers of all workers, of which each has so long; one that is gone gives none. An order that is not answered in
+    /// time counts all the same when its worker comes to it.
+    async fn ask<T>(&self, longest: Duration, order: impl Fn(oneshot::Sender<T>) -> Order) -> Answers<T> {
+        let deadline = tokio::time::Instant::now() + longest;
         let mut answers = Vec::with_capacity(self.crews.len());
         for crew in &self.crews {
             let (sender, answer) = oneshot::channel();
             let _ = crew.orders.send(order(sender));
             answers.push(answer);
         }
-        let mut told = Vec::with_capacity(answers.len());
-        for answer in answers {
-            told.extend(answer.await.ok());
+        let (mut told, mut silent) = (Vec::with_capacity(answers.len()), Vec::new());
+        for (worker, answer) in answers.into_iter().enumerate() {
+            // Dropping it loses nothing but the answer.
+            match timers::timeout_at(deadline, answer).await {
+                Ok(answer) => told.extend(answer.ok()),
+                Err(_) => silent.push(worker),
+            }
         }
-        told
+        Answers { told, silent }
     }
 
     /// From now on no new client is served but at the console.
@@ -221,4 +259,39 @@ async fn obey(mut orders: UnboundedReceiver<Order>, worker: &std::rc::Rc<Worker>
         }
     }
     worker.places.dismiss_parked();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(50);
+
+    /// A worker as seen from outside, and its orders.
+    fn crew(number: usize, metrics: &Metrics) -> (Crew, UnboundedReceiver<Order>) {
+        let (orders, receiver) = unbounded_channel();
+        (Crew { orders, clients: Count::default(), pulse: metrics.pulse(number), thread: None }, receiver)
+    }
+
+    async fn end_two_whenever_asked(mut orders: UnboundedReceiver<Order>) {
+        while let Some(order) = orders.recv().await {
+            if let Order::Kill(_, done) = order {
+                done.send(2).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_hangs_holds_up_nobody_who_asks_all_and_hears_it_later() {
+        let metrics = Metrics::new(3, &[]);
+        let ((hung, mut unheard), (gone, orders_of_gone), (well, orders)) =
+            (crew(0, &metrics), crew(1, &metrics), crew(2, &metrics));
+        drop(orders_of_gone);
+        tokio::spawn(end_two_whenever_asked(orders));
+        let fleet = Fleet { crews: vec![hung, gone, well] };
+        let kill = |done| Order::Kill(Whom::Everybody, done);
+        let answers = timers::timeout(20 * MOMENT, fleet.ask(MOMENT, kill)).await.expect("nobody is held up");
+        assert_eq!((answers.told, answers.silent), (vec![2], vec![0]));
+        assert!(matches!(unheard.try_recv(), Ok(Order::Kill(Whom::Everybody, _))));
+    }
 }

@@ -47,7 +47,7 @@ pub mod welcome;
 pub mod worker;
 
 pub use census::Census;
-pub use fleet::Fleet;
+pub use fleet::{Fleet, Killed};
 pub use mode::in_mode;
 pub use pause::{NotPaused, Pause, Paused, Pauses, Scope};
 pub use rulings::minute_of_the_day;

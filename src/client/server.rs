@@ -1,13 +1,14 @@
 //! What all clients share: who may connect, to which clusters, through which pools, by which rules.
 
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
-use tokio::sync::{Notify, watch};
 use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 
 use super::attempts::Attempts;
 use super::auth_query::AuthQuery;
@@ -23,8 +24,8 @@ use crate::backend::cancel::CancelKeys;
 use crate::backend::{Absence, Away, Endpoint, Gate, LastWrite, Pool, PoolKey, Pools};
 use crate::balancing::{Balance, Strategy};
 use crate::catalog::{Change, Current, Known, Upkeep};
-use crate::config::{self, Allowance, Limits, PoolMode};
 use crate::complaints::Complaints;
+use crate::config::{self, Allowance, Limits, PoolMode};
 use crate::metrics::Scrape;
 use crate::routing::{Consistency, Reads, RuleSet};
 use crate::topology::{Doubt, NodeId, NodeView, View};
@@ -41,9 +42,9 @@ pub struct Server {
     pub any_database: Option<AnyDatabase>,
     /// TLS towards clients; None: off.
     pub tls: Option<ClientTls>,
-    /// How clients prove who they are.
     /// Why handshakes of TLS have failed.
     pub tls_complaints: Mutex<Complaints>,
+    /// How clients prove who they are.
     pub rules_of_access: Rules,
     /// Load balancers whose word for a client's address is taken.
     pub proxies: Vec<Network>,
@@ -139,8 +140,8 @@ pub struct Cluster {
     /// Addresses of the nodes that have been taken out of it.
     pub drained: Box<dyn Fn() -> Vec<Arc<str>> + Send + Sync>,
     /// Has Patroni switch over, to the member of this name or to the one that it finds best, while nobody new is let in at
-    /// the primary. Answers Patroni's words, or why it is not done.
-    pub switch_over: Box<dyn Fn(Option<Arc<str>>) -> Switchover + Send + Sync>,
+    /// the primary. Answers Patroni's words, or why it is not done. Dropped before Patroni is asked, it lets everybody in again.
+    pub switch_over: Box<dyn Fn(Option<Arc<str>>, IsAsked) -> Switchover + Send + Sync>,
     /// Shows what probing its nodes has brought.
     pub show_probes: Box<dyn Fn(&mut Scrape) + Send + Sync>,
     /// Named groups of nodes.
@@ -148,6 +149,9 @@ pub struct Cluster {
     /// How its nodes share reads.
     pub balance: Balance,
 }
+
+/// Becomes true when Patroni is asked for a switchover: from then on there is no way back.
+pub type IsAsked = Arc<AtomicBool>;
 
 /// A switchover under way.
 pub type Switchover = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;

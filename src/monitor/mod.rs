@@ -9,7 +9,7 @@ mod shared;
 mod watcher;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -199,11 +199,11 @@ impl MonitorHandle {
     }
 
     /// Has Patroni switch over to the member of this name, or to the one that it finds best; see `failover.drain`.
-    /// Answers Patroni's words, when it is done.
-    pub async fn switch_over(&self, candidate: Option<&str>) -> Result<String, SwitchoverError> {
+    /// Answers Patroni's words, when it is done. Cancel-safe until Patroni is asked, which is noted before.
+    pub async fn switch_over(&self, candidate: Option<&str>, is_asked: &AtomicBool) -> Result<String, SwitchoverError> {
         let patroni = self.patroni.as_ref().ok_or(SwitchoverError::NoPatroni)?;
         let primary = self.view.load().primary.ok_or(SwitchoverError::NoPrimary)?;
-        patroni.switch_over(primary, candidate).await
+        patroni.switch_over(primary, candidate, is_asked).await
     }
 
     /// From now on, these are trusted where Patroni is asked over TLS.

@@ -120,9 +120,12 @@ impl RunningCluster {
             doubt: Box::new(move |node, cause| doubter.doubt(node, cause)),
             set_drained: Box::new(move |node, drained| drainer.set_drained(node, drained)),
             drained: Box::new(move || drained.drained()),
-            switch_over: Box::new(move |to| {
+            switch_over: Box::new(move |to, is_asked| {
                 let switcher = switcher.clone();
-                Box::pin(async move { switcher.switch_over(to.as_deref()).await.map_err(|error| error.to_string()) })
+                Box::pin(async move {
+                    let done = switcher.switch_over(to.as_deref(), &is_asked).await;
+                    done.map_err(|error| error.to_string())
+                })
             }),
             show_probes: Box::new(move |scrape| show_probes(&prober, scrape)),
             groups: self.config.groups.clone(),

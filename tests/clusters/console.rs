@@ -201,6 +201,43 @@ fn pause_lets_open_transactions_finish_and_holds_new_statements_until_resume() {
 }
 
 #[test]
+fn a_pause_that_is_cancelled_or_left_before_it_has_come_to_be_is_taken_back() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let mut console = console(&proxy);
+        let mut is_paused = || value(&rows(&mut console, "show databases")[0], "paused") == "1";
+        let (mut open, mut other) = (proxy.client(), proxy.client());
+        open.batch_execute("begin; select 1").unwrap();
+
+        let mut operator = login(proxy.port(), "bench", "bench").dbname("trunkline").connect(NoTls).unwrap();
+        let cancel = operator.cancel_token();
+        let pausing = thread::spawn(move || (operator.simple_query("PAUSE bench"), operator));
+        eventually("the database is paused", SOON, &mut is_paused);
+        cancel.cancel_query(NoTls).unwrap();
+        let (said, mut operator) = pausing.join().unwrap();
+        let said = said.unwrap_err();
+        assert_eq!(said.code().unwrap().code(), "57014", "{said:?}");
+        assert!(!is_paused());
+        other.simple_query("select 1").unwrap();
+        operator.simple_query("show databases").expect("it goes on");
+        cancel.cancel_query(NoTls).unwrap();
+        operator.simple_query("show databases").expect("nothing waited for that cancel");
+
+        let mut psql = Installation::find().unwrap().command("psql");
+        psql.args(["-X", "-h", "127.0.0.1", "-U", "bench", "-p", &proxy.port().to_string(), "trunkline"]);
+        psql.args(["-c", "PAUSE bench"]).env("HOME", "/nonexistent").env("PGPASSWORD", "bench");
+        let mut psql = psql.spawn().unwrap();
+        eventually("the database is paused again", SOON, &mut is_paused);
+        psql.kill().unwrap();
+        psql.wait().unwrap();
+        eventually("nobody waits for it any more", SOON, || !is_paused());
+        other.simple_query("select 1").unwrap();
+        open.batch_execute("commit").unwrap();
+    });
+}
+
+#[test]
 fn who_logs_in_to_a_paused_database_waits_for_resume_longer_than_a_login_may_take() {
     limited(|| {
         let (cluster, proxy) = with_ada("[limits]\nlogin_timeout = '1s'");

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::client::Fleet;
 use crate::client::tally::Totals;
+use crate::client::{Fleet, Report};
 use crate::net::timers;
 
 /// Totals by database.
@@ -25,16 +25,24 @@ pub(super) struct Averages {
 impl Averages {
     /// Takes them as long as it is polled.
     pub(super) async fn keep(&self, fleet: &Fleet) {
-        let mut before = totals(fleet).await;
+        let mut before = whole_totals(fleet).await;
         loop {
             timers::sleep(PERIOD).await;
-            let now = totals(fleet).await;
+            // While a worker hangs there are none: what it has done all its life would be taken for one period's.
+            let (Some(now), earlier) = (whole_totals(fleet).await, before.take()) else {
+                self.last.lock().clear();
+                continue;
+            };
+            let Some(earlier) = earlier else {
+                before = Some(now);
+                continue;
+            };
             let difference = |(name, totals): (&Arc<str>, &Totals)| {
-                let earlier = before.get(name).copied().unwrap_or_default();
+                let earlier = earlier.get(name).copied().unwrap_or_default();
                 (Arc::clone(name), totals.since(&earlier))
             };
             *self.last.lock() = now.iter().map(difference).collect();
-            before = now;
+            before = Some(now);
         }
     }
 
@@ -46,8 +54,17 @@ impl Averages {
 
 /// What all workers' clients have done, by database.
 pub(super) async fn totals(fleet: &Fleet) -> ByDatabase {
+    sums(fleet.report().await)
+}
+
+/// The same; None: a worker hangs.
+async fn whole_totals(fleet: &Fleet) -> Option<ByDatabase> {
+    fleet.whole_report().await.map(sums)
+}
+
+fn sums(reports: Vec<Report>) -> ByDatabase {
     let mut sums = ByDatabase::new();
-    for report in fleet.report().await {
+    for report in reports {
         for (name, totals) in report.totals {
             *sums.entry(name).or_default() += totals;
         }

@@ -1,6 +1,7 @@
 //! The commands that change something, and who may give them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -8,10 +9,12 @@ use tracing::info;
 
 use super::command::{Command, Unknown};
 use super::table::Table;
+use super::wish::{Wish, Withdrawn};
 use super::{Desk, Shutdown, explain, show};
 use crate::client::console::Right;
 use crate::client::pause::Cause;
-use crate::client::{NotPaused, Scope, Whom};
+use crate::client::server::IsAsked;
+use crate::client::{Killed, NotPaused, Scope, Whom};
 use crate::net::timers;
 use crate::wire::SqlState;
 
@@ -81,13 +84,23 @@ impl Command {
         matches!(self, Self::Show(_) | Self::ExplainRoute(_) | Self::One)
     }
 
+    /// It may wait for long, and can be left undone meanwhile.
+    fn can_be_given_up(&self) -> bool {
+        matches!(self, Self::Pause(_) | Self::WaitClose(_) | Self::Drain(_, true) | Self::Switchover(..))
+    }
+
     fn changes(&self) -> bool {
         !self.has_rows() && !matches!(self, Self::Courtesy(_) | Self::Empty)
     }
 }
 
-/// Does what a command asks, if who gives it may.
-pub(super) async fn answer(command: &Command, giver: &Giver, desk: &Arc<Desk>) -> Result<Answer, Mistake> {
+/// Does what a command asks, if who gives it may, and as long as it is wanted: what waits is given up otherwise.
+pub(super) async fn answer(
+    command: &Command,
+    giver: &Giver,
+    desk: &Arc<Desk>,
+    wish: Wish<'_>,
+) -> Result<Answer, Mistake> {
     if command.changes() {
         if giver.right != Right::Change {
             let message = "only users of the console may change something, and you are one of its stats_users";
@@ -96,6 +109,36 @@ pub(super) async fn answer(command: &Command, giver: &Giver, desk: &Arc<Desk>) -
         let said = command.to_string();
         info!(command = said, user = &*giver.user, from = giver.from, "a command was given at the console");
     }
+    let is_asked = IsAsked::default();
+    let mut done = Box::pin(obey(command, giver, desk, &is_asked));
+    if !command.can_be_given_up() {
+        return done.await;
+    }
+    tokio::select! {
+        // What is done is told, whoever wants it no more.
+        biased;
+        answer = &mut done => answer,
+        // Dropping the command undoes what it has begun, and what of it stays is said. Patroni does what it was asked for.
+        withdrawn = wish.is_withdrawn() => match is_asked.load(Ordering::Relaxed) {
+            true => done.await,
+            false => Err(given_up(command, withdrawn)),
+        },
+    }
+}
+
+fn given_up(command: &Command, withdrawn: Withdrawn) -> Mistake {
+    info!(command = command.to_string(), ?withdrawn, "a command was given up");
+    let message = "canceling statement due to user request";
+    match command {
+        Command::Drain(node, _) => {
+            let message = format!("{message}: {node} stays drained, and what runs there goes on");
+            Mistake::new(SqlState::QUERY_CANCELED, message).hint("ATTACH puts it back")
+        }
+        _ => Mistake::new(SqlState::QUERY_CANCELED, message),
+    }
+}
+
+async fn obey(command: &Command, giver: &Giver, desk: &Arc<Desk>, is_asked: &IsAsked) -> Result<Answer, Mistake> {
     let server = desk.in_force.load_full();
     match command {
         Command::Show(subject) => Ok(Answer::Rows(show::show(*subject, desk).await)),
@@ -130,7 +173,13 @@ pub(super) async fn answer(command: &Command, giver: &Giver, desk: &Arc<Desk>) -
         }
         Command::Kill(name) => kill(desk, name.as_ref()).await,
         Command::KillClient(id) => match desk.fleet.kill(&Whom::Session(*id)).await {
-            0 => Err(Mistake::new(SqlState::UNDEFINED_OBJECT, format!("there is no client {id}"))),
+            Killed { clients: 0, silent: 0 } => {
+                Err(Mistake::new(SqlState::UNDEFINED_OBJECT, format!("there is no client {id}")))
+            }
+            Killed { clients: 0, silent } => {
+                let message = format!("no worker that answers has a client {id}; {}", unheard(silent));
+                Err(Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message))
+            }
             _ => done("KILL_CLIENT"),
         },
         Command::Reconnect(name) => {
@@ -149,7 +198,7 @@ pub(super) async fn answer(command: &Command, giver: &Giver, desk: &Arc<Desk>) -
                 }
             }
         }
-        Command::Switchover(cluster, to) => switch_over(desk, cluster.as_ref(), to.clone()).await,
+        Command::Switchover(cluster, to) => switch_over(desk, cluster.as_ref(), to.clone(), is_asked).await,
         // Once the client has been answered: see [`Command::stop_after`].
         Command::Shutdown(_) => done("SHUTDOWN"),
         Command::ForgetShapes => {
@@ -211,8 +260,16 @@ async fn kill(desk: &Desk, name: Option<&Arc<str>>) -> Result<Answer, Mistake> {
     server.hold(&scope);
     let killed = desk.fleet.kill(&whom).await;
     server.reconnect(&scope);
-    let notice = format!("{killed} clients were sent away; RESUME lets others go on");
+    let mut notice = format!("{} clients were sent away; RESUME lets others go on", killed.clients);
+    if killed.silent > 0 {
+        notice = format!("{notice}; {}", unheard(killed.silent));
+    }
     Ok(Answer::Done { tag: "KILL", notice: Some(notice) })
+}
+
+/// What there is to be said of workers that have not answered KILL.
+fn unheard(silent: usize) -> String {
+    format!("{silent} workers hang and do not answer: their clients are sent away as soon as they turn again")
 }
 
 /// Returns when what RECONNECT, a reload or a fence has left to be closed is closed.
@@ -248,7 +305,12 @@ fn find_node(desk: &Desk, address: &str) -> Result<(usize, crate::topology::Node
 }
 
 /// New statements wait, open transactions may end, and Patroni promotes another; returns when it has.
-async fn switch_over(desk: &Desk, name: Option<&Arc<str>>, to: Option<Arc<str>>) -> Result<Answer, Mistake> {
+async fn switch_over(
+    desk: &Desk,
+    name: Option<&Arc<str>>,
+    to: Option<Arc<str>>,
+    is_asked: &IsAsked,
+) -> Result<Answer, Mistake> {
     let server = desk.in_force.load_full();
     let cluster = match (name, &*server.clusters) {
         (None, [only]) => Ok(only),
@@ -262,7 +324,7 @@ async fn switch_over(desk: &Desk, name: Option<&Arc<str>>, to: Option<Arc<str>>)
         let known: Vec<&str> = server.clusters.iter().map(|cluster| &*cluster.name).collect();
         Mistake::new(SqlState::UNDEFINED_OBJECT, message).naming(&known)
     })?;
-    match (cluster.switch_over)(to).await {
+    match (cluster.switch_over)(to, Arc::clone(is_asked)).await {
         Ok(words) => Ok(Answer::Done { tag: "SWITCHOVER", notice: Some(words) }),
         Err(why) => Err(Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, why)),
     }

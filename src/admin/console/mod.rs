@@ -7,6 +7,7 @@ mod explain;
 mod protocol;
 mod show;
 mod table;
+mod wish;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 use hashbrown::HashMap;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::command::{self, Command};
 use super::control::{self, Answer, Giver, Mistake};
 use super::table::{Formats, Table};
+use super::wish::Wish;
 use super::{Desk, Shutdown};
+use crate::backend::cancel::Issued;
 use crate::client::console::Visitor;
+use crate::net::Stream;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{Severity, put_error, put_error_with_hint, put_notice};
 use crate::wire::frontend::{self, Bind, Parse, Target};
@@ -26,6 +29,9 @@ const MOST_NAMES: usize = 1000;
 /// More than this is written before the next command is answered: many commands come in one message.
 const MUCH: usize = 64 * 1024;
 
+/// Bytes of a key's secret that each version of the protocol has room for.
+const SECRET_SIZE: usize = 4;
+
 const AUTHENTICATION_OK: u32 = 0;
 
 /// Answers a client until it leaves or is out of step.
@@ -34,6 +40,7 @@ pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
     let from = address.map(|address| address.to_string()).unwrap_or_default();
     let mut session = Session {
         desk,
+        key: desk.in_force.load().cancel_keys.issue_ahead(SECRET_SIZE),
         giver: Giver { user, right, from },
         names: HashMap::new(),
         portals: HashMap::new(),
@@ -42,7 +49,7 @@ pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
         status: TransactionStatus::Idle,
     };
     let mut out = BytesMut::new();
-    put_welcome(&mut out);
+    put_welcome(session.key.key(), &mut out);
     let mut input = BytesMut::from(&*unread);
     loop {
         let answered = session.answer_all(&mut input, &mut out, &mut stream).await;
@@ -63,7 +70,7 @@ pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
     }
 }
 
-fn put_welcome(out: &mut BytesMut) {
+fn put_welcome(key: &CancelKey, out: &mut BytesMut) {
     backend::put_authentication(out, AUTHENTICATION_OK, b"");
     let parameters = [
         ("server_version", concat!(env!("CARGO_PKG_VERSION"), "/trunkline")),
@@ -78,13 +85,14 @@ fn put_welcome(out: &mut BytesMut) {
     for (name, value) in parameters {
         backend::put_parameter_status(out, name, value);
     }
-    // Nothing here lasts long enough to be cancelled but PAUSE, which has a deadline.
-    backend::put_backend_key(out, &CancelKey { process_id: 0, secret: [0; 4].into() });
+    backend::put_backend_key(out, key);
     backend::put_ready(out, TransactionStatus::Idle);
 }
 
 struct Session<'d> {
     desk: &'d Arc<Desk>,
+    /// Cancels what it waits for; given back with this.
+    key: Issued,
     giver: Giver,
     names: HashMap<Box<[u8]>, Command>,
     portals: HashMap<Box<[u8]>, Portal>,
@@ -109,7 +117,7 @@ impl Session<'_> {
         &mut self,
         input: &mut BytesMut,
         out: &mut BytesMut,
-        stream: &mut (impl AsyncWrite + Unpin),
+        stream: &mut Stream,
     ) -> Result<bool, Truncated> {
         while let Some(header) = Header::peek(input).map_err(|_| Truncated)? {
             if header.size > LARGEST_MESSAGE {
@@ -129,13 +137,7 @@ impl Session<'_> {
         Ok(true)
     }
 
-    async fn answer(
-        &mut self,
-        tag: u8,
-        body: &[u8],
-        out: &mut BytesMut,
-        stream: &mut (impl AsyncWrite + Unpin),
-    ) -> Result<(), Truncated> {
+    async fn answer(&mut self, tag: u8, body: &[u8], out: &mut BytesMut, stream: &mut Stream) -> Result<(), Truncated> {
         if tag == frontend::SYNC {
             self.skips = false;
             self.put_ready(out);
@@ -148,8 +150,8 @@ impl Session<'_> {
             frontend::QUERY => self.answer_query(frontend::query_text(body)?, out, stream).await,
             frontend::PARSE => self.parse(Parse::read(body)?, out),
             frontend::BIND => self.bind(Bind::read(body)?, out)?,
-            frontend::DESCRIBE => self.describe(frontend::target_fields(body)?, out).await,
-            frontend::EXECUTE => self.execute(frontend::execute_fields(body)?, out).await,
+            frontend::DESCRIBE => self.describe(frontend::target_fields(body)?, out, stream).await,
+            frontend::EXECUTE => self.execute(frontend::execute_fields(body)?, out, stream).await,
             frontend::CLOSE => self.close(frontend::target_fields(body)?, out),
             frontend::FLUSH | frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {}
             frontend::FUNCTION_CALL => {
@@ -161,7 +163,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn answer_query(&mut self, text: &[u8], out: &mut BytesMut, stream: &mut (impl AsyncWrite + Unpin)) {
+    async fn answer_query(&mut self, text: &[u8], out: &mut BytesMut, stream: &mut Stream) {
         let text = String::from_utf8_lossy(text);
         let commands = command::split(&text);
         if commands.is_empty() {
@@ -169,7 +171,7 @@ impl Session<'_> {
         }
         for text in commands {
             let answered = match command::read(text) {
-                Ok(command) => self.obey(&command).await,
+                Ok(command) => self.obey(&command, stream).await,
                 Err(unknown) => Err(unknown.into()),
             };
             match answered {
@@ -200,10 +202,14 @@ impl Session<'_> {
     }
 
     /// Does what is asked; what must wait until the client has been answered is noted.
-    async fn obey(&mut self, command: &Command) -> Result<Answer, Mistake> {
-        let answer = control::answer(command, &self.giver, self.desk).await?;
+    async fn obey(&mut self, command: &Command, stream: &Stream) -> Result<Answer, Mistake> {
+        let answer = control::answer(command, &self.giver, self.desk, self.wish(stream)).await?;
         self.stop = command.stop_after().or(self.stop.take());
         Ok(answer)
+    }
+
+    fn wish<'v>(&'v self, stream: &'v Stream) -> Wish<'v> {
+        Wish { key: &self.key, socket: stream.socket() }
     }
 
     fn put_done(&mut self, tag: &str, notice: Option<&str>, out: &mut BytesMut) {
@@ -256,7 +262,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn describe(&mut self, (target, name): (Target, &[u8]), out: &mut BytesMut) {
+    async fn describe(&mut self, (target, name): (Target, &[u8]), out: &mut BytesMut, stream: &Stream) {
         let (command, formats) = match target {
             Target::Statement => (self.names.get(name), Formats::default()),
             Target::Portal => {
@@ -269,7 +275,7 @@ impl Session<'_> {
         };
         // What would change something is not run to be described: it has no rows.
         let found = match command.has_rows() {
-            true => control::answer(&command, &self.giver, self.desk).await,
+            true => control::answer(&command, &self.giver, self.desk, self.wish(stream)).await,
             false => Ok(Answer::Done { tag: "", notice: None }),
         };
         match found {
@@ -286,13 +292,13 @@ impl Session<'_> {
         }
     }
 
-    async fn execute(&mut self, (name, wanted): (&[u8], i32), out: &mut BytesMut) {
+    async fn execute(&mut self, (name, wanted): (&[u8], i32), out: &mut BytesMut, stream: &Stream) {
         let Some(mut portal) = self.portals.remove(name) else {
             let message = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
             return self.fail(&Mistake::new(SqlState::INVALID_CURSOR_NAME, message), out);
         };
         if portal.found.is_none() {
-            match self.obey(&portal.command).await {
+            match self.obey(&portal.command, stream).await {
                 Ok(Answer::Rows(table)) => portal.found = Some((table, 0)),
                 Ok(Answer::Done { tag: "", .. }) => return backend::put_bare(out, backend::EMPTY_QUERY_RESPONSE),
                 Ok(Answer::Done { tag, notice }) => return self.put_done(tag, notice.as_deref(), out),
@@ -327,7 +333,7 @@ impl Session<'_> {
 }
 
 /// Writes what has been answered if it is much; false: the client is gone.
-async fn write_much(out: &mut BytesMut, stream: &mut (impl AsyncWrite + Unpin)) -> bool {
+async fn write_much(out: &mut BytesMut, stream: &mut Stream) -> bool {
     out.len() < MUCH || stream.write_all_buf(out).await.is_ok()
 }
 

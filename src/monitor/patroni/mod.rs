@@ -13,6 +13,7 @@ mod without_reads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -171,10 +172,12 @@ impl Patroni {
     }
 
     /// Lets nobody new in at the primary, lets open transactions end, and has Patroni switch over. Answers Patroni's words.
+    /// Dropped before Patroni is asked, it lets everybody in again.
     pub(super) async fn switch_over(
         &self,
         primary: NodeId,
         candidate: Option<&str>,
+        is_asked: &AtomicBool,
     ) -> Result<String, SwitchoverError> {
         let body = {
             let names = self.names.lock();
@@ -188,10 +191,13 @@ impl Patroni {
         let gate = self.gates.get(usize::from(primary.0)).ok_or(SwitchoverError::NoPrimary)?;
         let now = Instant::now();
         gate.hold(Hold { cause: HoldCause::Switchover, until: now + self.drain + SWITCHOVER_TIME });
+        let release = Release { gate, is_asked };
         let busy = gate.drained(now + self.drain).await;
         if busy > 0 {
             warn!(busy, "a switchover begins though transactions are open");
         }
+        is_asked.store(true, Ordering::Relaxed);
+        drop(release);
         let done = self.ask_for_switchover(body).await;
         if done.is_err() {
             gate.release();
@@ -214,6 +220,20 @@ impl Patroni {
             }
         }
         Err(SwitchoverError::Unreachable(last))
+    }
+}
+
+/// A switchover that has not begun yet: dropping it lets everybody in again.
+struct Release<'a> {
+    gate: &'a Gate,
+    is_asked: &'a AtomicBool,
+}
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        if !self.is_asked.load(Ordering::Relaxed) {
+            self.gate.release();
+        }
     }
 }
 
