@@ -352,10 +352,10 @@ impl Client {
         }
     }
 
-    /// What the unit must have seen: as a rule or a hint has it, as the session asks, or as configured.
+    /// What the unit must have seen: as a rule or a hint has it, as the session asks, or as configured; of the statements
+    /// in it, the strictest.
     pub(super) fn consistency(&self, intent: &Intent) -> Consistency {
-        let asked = intent.terms().and_then(|terms| terms.consistency);
-        asked.unwrap_or_else(|| self.own_consistency())
+        intent.consistency_in(self.own_consistency())
     }
 
     /// As the session asks, or as configured.

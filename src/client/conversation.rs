@@ -87,6 +87,8 @@ pub(super) struct HeldLease {
     pub(super) role: Role,
     /// See [`Acquired::may_lack`].
     pub(super) may_lack: bool,
+    /// What it was taken for need not have seen all that the session's reads must have.
+    pub(super) asks_less: bool,
     pub(super) begun: Instant,
     /// Why what was sent last runs there.
     pub(super) reason: Reason,

@@ -77,6 +77,8 @@ impl Client {
         let is_measured = is_read && !self.session.gathered.begins;
         let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
         let timeout = terms.and_then(|terms| terms.timeout);
+        let own = self.own_consistency();
+        let asks_less = terms.is_some_and(|terms| terms.consistency_in(own) < own);
         // What ends with a Flush goes on: it is timed with what ends it.
         let has_limit = is_measured && self.server.limits.query_timeout.is_some();
         let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
@@ -99,6 +101,7 @@ impl Client {
             lease,
             role,
             may_lack,
+            asks_less,
             begun,
             reason,
             shape: None,

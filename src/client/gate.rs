@@ -106,14 +106,11 @@ impl Client {
             self.session.gathered.clear();
             return Ok(Gate::Closed(Turn::Moved));
         }
-        // Each read of its own must have seen everything up to its own beginning.
+        // Each read of its own must have seen everything up to its own beginning; in a batch, up to the batch's.
         let is_strong =
-            self.own_consistency() == Consistency::Strong && !in_transaction && !self.session.batch_is_open();
-        // Nor may one that must be fresh be read behind one that need not.
-        let is_stale = held.may_lack
-            && self.own_consistency() != Consistency::Eventual
-            && !was_in_transaction
-            && !self.session.batch_is_open();
+            self.own_consistency() == Consistency::Strong && !in_transaction && (!is_open || held.asks_less);
+        // Nor may one that must be fresh be read behind one that need not, not even in its batch.
+        let is_stale = held.may_lack && self.own_consistency() != Consistency::Eventual && !was_in_transaction;
         let fits = match self.session.intent() {
             None => true,
             // The node says that the transaction is aborted, whatever it is.

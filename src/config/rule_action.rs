@@ -97,6 +97,7 @@ fn terms(table: &Table<'_>, groups: &[&str]) -> Option<Terms> {
         otherwise,
         max_lag: max_lag.ok()?,
         consistency: consistency.ok()?,
+        has_plain_company: false,
         timeout: timeout.ok()?,
         strategy: strategy.ok()?,
     })

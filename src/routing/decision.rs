@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Consistency;
 use super::safety::ReplicaSafe;
 use super::terms::Terms;
 use crate::catalog::Why;
@@ -48,7 +49,14 @@ impl Intent {
             (_, Self::Refuse { .. }) => other,
             (Self::Primary(_), _) => self,
             (_, Self::Primary(_)) => other,
-            (Self::Read { terms: None, .. }, Self::Read { terms: Some(_), .. }) => other,
+            (Self::Read { terms: None, .. }, Self::Read { terms: Some(terms), .. }) => {
+                let terms = in_plain_company(terms);
+                other.on(terms)
+            }
+            (Self::Read { terms: Some(terms), .. }, Self::Read { terms: None, .. }) => {
+                let terms = in_plain_company(terms);
+                self.on(terms)
+            }
             (Self::Read { safe, reason, terms: Some(ours) }, Self::Read { terms: Some(theirs), .. })
                 if !Arc::ptr_eq(ours, theirs) =>
             {
@@ -57,6 +65,19 @@ impl Intent {
             }
             _ => self,
         }
+    }
+
+    /// The same read, on these terms.
+    fn on(self, terms: Arc<Terms>) -> Self {
+        match self {
+            Self::Read { safe, reason, .. } => Self::Read { safe, reason, terms: Some(terms) },
+            elsewhere => elsewhere,
+        }
+    }
+
+    /// What it must have seen, in a session whose reads must have seen this where nothing else is asked.
+    pub fn consistency_in(&self, own: Consistency) -> Consistency {
+        self.terms().map_or(own, |terms| terms.consistency_in(own))
     }
 
     /// On what terms a read may run, if they are not as configured.
@@ -75,6 +96,14 @@ impl Intent {
             (Self::Refuse { sqlstate, .. }, Self::Refuse { sqlstate: other, .. }) => sqlstate == other,
             _ => false,
         }
+    }
+}
+
+/// The terms of a read that a read on none travels with.
+fn in_plain_company(terms: &Arc<Terms>) -> Arc<Terms> {
+    match terms.consistency.is_none() || terms.has_plain_company {
+        true => Arc::clone(terms),
+        false => Arc::new(Terms { has_plain_company: true, ..Terms::clone(terms) }),
     }
 }
 
@@ -282,5 +311,39 @@ impl From<Pin> for Reason {
             Pin::State => Self::PinnedState,
             Pin::Sequence => Self::PinnedSequence,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::safety;
+
+    fn read(consistency: Option<Option<Consistency>>) -> Intent {
+        let terms = consistency.map(|consistency| Arc::new(Terms { consistency, ..Terms::default() }));
+        Intent::Read { safe: safety::of_nothing(), reason: Reason::Read, terms }
+    }
+
+    #[test]
+    fn a_read_that_asks_for_nothing_keeps_what_its_session_has_beside_one_that_asks_for_less() {
+        use Consistency::{Eventual, Session, Strong};
+        let (eventual, strong) = (|| read(Some(Some(Eventual))), || read(Some(Some(Strong))));
+        let on_other_terms = || read(Some(None));
+        for plain in [|| read(None), on_other_terms] {
+            for both in [plain().and(eventual()), eventual().and(plain()), eventual().and(eventual()).and(plain())] {
+                assert_eq!(
+                    [Eventual, Session, Strong].map(|own| both.consistency_in(own)),
+                    [Eventual, Session, Strong]
+                );
+            }
+            for both in [plain().and(strong()), strong().and(plain()), plain().and(eventual()).and(strong())] {
+                assert_eq!([Eventual, Strong].map(|own| both.consistency_in(own)), [Strong, Strong]);
+            }
+            // Whichever is joined last.
+            let three = eventual().and(plain()).and(eventual());
+            assert_eq!(three.consistency_in(Session), Session);
+        }
+        assert_eq!(eventual().and(eventual()).consistency_in(Strong), Eventual);
+        assert_eq!(read(None).and(on_other_terms()).consistency_in(Session), Session);
     }
 }

@@ -19,6 +19,8 @@ pub struct Terms {
     pub max_lag: Option<Duration>,
     /// What it must have seen.
     pub consistency: Option<Consistency>,
+    /// What travels with it asks for no consistency, and must have seen what the session's reads must have.
+    pub has_plain_company: bool,
     /// It is cancelled after this.
     pub timeout: Option<Duration>,
     /// How one of the nodes is picked.
@@ -55,9 +57,19 @@ impl Terms {
         }
         self.max_lag = strictest(self.max_lag, other.max_lag, Duration::min);
         self.timeout = strictest(self.timeout, other.timeout, Duration::min);
+        let is_one_plain = self.consistency.is_none() != other.consistency.is_none();
+        self.has_plain_company |= other.has_plain_company || is_one_plain;
         self.consistency = strictest(self.consistency, other.consistency, Consistency::max);
         self.strategy = self.strategy.or(other.strategy);
         self
+    }
+
+    /// What it must have seen, in a session whose reads must have seen this where nothing else is asked.
+    pub fn consistency_in(&self, own: Consistency) -> Consistency {
+        match self.consistency {
+            Some(asked) if self.has_plain_company => asked.max(own),
+            asked => asked.unwrap_or(own),
+        }
     }
 }
 

@@ -282,6 +282,14 @@ fn a_rule_may_ask_for_more_and_for_less_than_the_session_does() {
         // And in one go: the second may not ride on what the first has taken.
         let told = raw.ask(&[&query(window), &query("select count(*) from t")], 2);
         assert!(is_told(&told, "row 1") && is_told(&told, "row 3"), "{told:?}");
+        // Nor in one batch, in either order, nor behind a Flush.
+        let (window, plain) = (run_unnamed(window), run_unnamed("select count(*) from t"));
+        for batch in [[&*window, &*plain, SYNC], [&*plain, &*window, SYNC]] {
+            let told = raw.ask(&batch, 1);
+            assert_eq!(told.iter().filter(|words| *words == "row 3").count(), 2, "{told:?}");
+        }
+        let told = raw.ask(&[&window, FLUSH, &plain, SYNC], 1);
+        assert!(is_told(&told, "row 1") && is_told(&told, "row 3"), "{told:?}");
     });
 }
 
