@@ -123,7 +123,8 @@ impl Gathered {
     pub fn leaves(&mut self, left: Option<Box<Leftovers>>) {
         let Some(left) = left else { return };
         self.asks_sequence |= left.may_ask_sequence();
-        if left.opens_cursor {
+        // What is left on a replica would keep its transaction there.
+        if left.opens_cursor || !left.is_clean() {
             self.bind();
         }
         if !left.is_clean() || left.reads_otherwise {
@@ -190,5 +191,25 @@ impl Gathered {
         self.names.clear();
         self.uses.clear();
         self.verified.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::Doubt;
+
+    #[test]
+    fn what_may_leave_something_is_not_read_on_a_replica_where_its_transaction_may_have_to_move() {
+        let named = Leftovers { settings: vec!["work_mem".into()], ..Leftovers::default() };
+        let cursor = Leftovers { opens_cursor: true, ..Leftovers::default() };
+        for left in [Leftovers::doubtful(Doubt::Opaque), Leftovers::doubtful(Doubt::Unnamed), named, cursor] {
+            let mut gathered = Gathered { begins_to_write: true, ..Gathered::default() };
+            gathered.leaves(Some(Box::new(left)));
+            assert!(gathered.binds && matches!(gathered.intent, Some(Intent::Primary(Reason::Transaction))));
+        }
+        let mut gathered = Gathered { begins_to_write: true, ..Gathered::default() };
+        gathered.leaves(Some(Box::new(Leftovers { asks_sequence: true, ..Leftovers::default() })));
+        assert!(!gathered.binds && gathered.intent.is_none());
     }
 }

@@ -162,6 +162,31 @@ fn an_optimistic_transaction_meets_no_error_that_the_primary_would_not_make() {
     });
 }
 
+#[test]
+fn an_optimistic_transaction_writes_behind_a_function_that_may_have_left_something() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create table t (a int); insert into t values (1);\
+            create function warms() returns int stable language plpgsql as \
+            $$ declare n int; begin execute 'select count(*) from t' into n; return n; end $$;\
+            create function is_warm() returns bool stable language plpgsql as \
+            $$ declare temp int := 7; begin return temp > 3; end $$";
+        cluster.node(0).sql(sql).unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let extra = "[routing]\ntransactions = \"optimistic\"\nfreshness_wait = \"1s\"\nsafe_functions = [\"warms\"]";
+        let proxy = Proxy::start(&cluster, extra);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for calls in ["select warms()", "select is_warm()"] {
+            has(&client.query("begin"), "BEGIN");
+            assert!(!is_on_primary(&mut client, &cluster), "{calls}");
+            let told = client.query(calls);
+            assert_eq!(told.last().unwrap(), "T", "{calls}: {told:?}");
+            has(&client.query("insert into t values (2)"), "INSERT 0 1");
+            has(&client.query("commit"), "COMMIT");
+        }
+    });
+}
+
 /// Parse, Bind and Execute of this statement.
 fn extended(sql: &str, values: &[&[u8]]) -> Vec<u8> {
     [parse("", sql), bind("", values), execute()].concat()
