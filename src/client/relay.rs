@@ -148,7 +148,8 @@ impl Client {
     /// Everything is answered and the lease is kept: what the pool's mode wants of that.
     pub(super) fn done_by_mode(&self) -> Option<Relayed> {
         match self.mode {
-            PoolMode::Transaction => {
+            PoolMode::Statement if self.session.status() != TransactionStatus::Idle => Some(Relayed::InBlock),
+            PoolMode::Transaction | PoolMode::Statement => {
                 let wants_it = self.session.wants_look() || self.session.wants_to_go_on();
                 (wants_it && self.session.is_idle()).then_some(Relayed::Touched)
             }
@@ -156,7 +157,6 @@ impl Client {
                 (self.session.is_kept_by_mode() && self.session.is_idle() && self.session.has_touched())
                     .then_some(Relayed::Touched)
             }
-            PoolMode::Statement => (self.session.status() != TransactionStatus::Idle).then_some(Relayed::InBlock),
         }
     }
 

@@ -114,6 +114,26 @@ fn in_statement_mode_no_transaction_block_begins_however_it_is_asked_for() {
 }
 
 #[test]
+fn in_statement_mode_too_a_server_connection_is_kept_no_longer_than_its_cause() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nmode = 'statement'\nsize = 1\nqueue_timeout = '1s'");
+        let (mut client, mut next) = (proxy.client(), proxy.client());
+        for (cause, end) in [
+            ("select pg_advisory_lock(1)", "select pg_advisory_unlock(1)"),
+            ("listen a", "unlisten a"),
+            ("create temp table mine (a int)", "drop table mine"),
+        ] {
+            client.simple_query(cause).unwrap();
+            assert_eq!(code(&next.batch_execute("insert into t values (1)").unwrap_err()), "53300", "{cause}");
+            client.simple_query(end).unwrap();
+            next.batch_execute("insert into t values (1)").unwrap_or_else(|problem| panic!("{end}: {problem}"));
+        }
+    });
+}
+
+#[test]
 fn a_block_that_nobody_could_see_coming_ends_its_client_in_statement_mode() {
     limited(|| {
         let cluster = cluster();
