@@ -261,7 +261,9 @@ impl<'a> Drawing<'a> {
         let mut found = Vec::new();
         for (place, row) in self.rows.functions.iter().enumerate() {
             let Some(known) = self.picture.functions.get(place) else { continue };
-            let why = known.why.or_else(|| self.of_function(row));
+            // What it keeps would bind its session to a replica, whoever vouches for it.
+            let keeps = known.leaves.as_ref().is_some_and(|left| left.doubt == Doubt::Kept);
+            let why = known.why.or_else(|| if keeps { Some(Why::Function) } else { self.of_function(row) });
             let default_why = known.default_why.or_else(|| self.of_tree(row.default_values.as_ref()?, None));
             let changes = known.changes.max(self.changes_by_body(row));
             let leaves = self.left_by_called(row, &known.leaves);
@@ -788,3 +790,45 @@ const HARMLESS: &[&str] = &[
     "uuid_generate_v4",
     "uuid_generate_v7",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stable function of this body, with oid and name.
+    fn stable(oid: Oid, name: &str, language: Language, text: &str) -> FunctionRow {
+        FunctionRow {
+            oid,
+            schema: 2200,
+            name: name.into(),
+            volatility: Volatility::Stable,
+            language,
+            is_aggregate: false,
+            arguments: Box::default(),
+            defaults: 0,
+            is_variadic: false,
+            results: Box::default(),
+            default_values: None,
+            body: Body::read(text, language),
+        }
+    }
+
+    #[test]
+    fn what_keeps_something_in_its_session_needs_the_primary_whatever_it_calls_itself() {
+        let rows = [
+            ("in_python", Language::Python, "GD['n'] = 1\nreturn 1"),
+            ("in_perl", Language::Perl, "$_SHARED{n} = 1; return 1;"),
+            ("calls", Language::Sql, "select in_python()"),
+            ("calls_more", Language::PlPgSql, "begin return calls(); end"),
+            ("vouched_for", Language::Python, "return GD['n']"),
+            ("plans", Language::Python, "SD['n'] = 1\nreturn 1"),
+            ("adds", Language::Sql, "select 1 + 1"),
+        ];
+        let functions = (20_000..).zip(rows).map(|(oid, (name, language, text))| stable(oid, name, language, text));
+        let inventory = Inventory { functions: functions.collect(), ..Inventory::default() };
+        let safe = vec![FunctionPattern::new("vouched_for")];
+        let picture = Picture::draw(inventory, &FunctionLists { safe, ..FunctionLists::default() }, 1, 0, 0);
+        let needs: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
+        assert_eq!(needs, [true, true, true, true, true, false, false]);
+    }
+}

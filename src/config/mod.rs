@@ -345,7 +345,7 @@ pub struct Routing {
     /// `safe_functions`: may run on replicas whatever the catalogs say of them; `primary_functions`: need the primary;
     /// `session_functions`: need it, and leave something in their session that cannot be carried to another connection.
     /// Names, `schema.name` or patterns with `*`, compared exactly. PostgreSQL's own functions that need the primary
-    /// cannot be made safe. Default none.
+    /// cannot be made safe, nor what keeps something in its session. Default none.
     pub functions: Arc<FunctionLists>,
     /// Hints in comments count. Default true.
     pub hints: bool,
