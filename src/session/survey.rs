@@ -9,8 +9,12 @@ use super::gathered::End;
 use super::prepared::{Prepared, Reading};
 use super::{Held, Identity, Session, Surroundings, anew};
 use crate::catalog::{Change, FIRST_OWN, Path};
-use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
-use crate::sql::{CopyDirection, Draws, FOR_NAMES, Isolation, Part, Pin, SessionChange, Statement, TransactionControl};
+use crate::routing::{
+    Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, Weighed, safety, weigh,
+};
+use crate::sql::{
+    CopyDirection, Draws, FOR_NAMES, Isolation, Part, Pin, SessionChange, Statement, TransactionControl, query_of,
+};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
@@ -234,7 +238,7 @@ impl Session {
     #[cold]
     fn survey_bind_of_sql(&mut self, name: &[u8], around: &Surroundings<'_>) -> Ruling {
         let given = self.given_by_sql(name);
-        let ruling = given.map(|(statement, text)| self.join(&statement, text.as_bytes(), around));
+        let ruling = given.map(|(statement, text)| self.join(&statement, query_of(&text).as_bytes(), around));
         self.gathered.join(Intent::Primary(Reason::UnknownName));
         ruling.unwrap_or_default()
     }
@@ -369,7 +373,10 @@ impl Session {
             catalog,
         };
         let words = if around.rules.looks_at_texts() { String::from_utf8_lossy(text) } else { "".into() };
-        let weighed = weigh(statement, &words, &facts, around.rules);
+        let mut weighed = weigh(statement, &words, &facts, around.rules);
+        if !executed.is_empty() && !around.rules.is_empty() {
+            weighed = self.with_executed(weighed, statement, &facts, around.rules);
+        }
         self.gathered.commits |= statement.parts.iter().any(|part| {
             part.commits_inside
                 || matches!(part.transaction, TransactionControl::Commit { .. } | TransactionControl::Prepare)
@@ -389,6 +396,39 @@ impl Session {
         }
         self.gathered.join(weighed.intent);
         weighed.ruling
+    }
+
+    /// What rules say of what each EXECUTE in the statement runs counts, too; the stricter of both. Hints count where EXECUTE
+    /// stands, and go before the rules, but not before a refusal.
+    #[cold]
+    fn with_executed(
+        &self,
+        mut weighed: Weighed,
+        statement: &Statement,
+        facts: &Facts<'_>,
+        rules: &RuleSet,
+    ) -> Weighed {
+        let is_hinted = weighed.intent.reason() == Reason::Hint
+            && weighed.intent.terms().is_some_and(|terms| !terms.choices.is_empty());
+        let facts = Facts { heeds_hints: false, ..*facts };
+        for change in statement.parts.iter().flat_map(|part| &part.session) {
+            let SessionChange::Execute(name) = change else { continue };
+            let inner = match (self.sql_prepared.get(name), self.names.get(name.as_bytes())) {
+                (Some(prepared), _) => weigh(&prepared.statement, prepared.query(), &facts, rules),
+                (None, Some(prepared)) => {
+                    weigh(&prepared.statement, &String::from_utf8_lossy(&prepared.text), &facts, rules)
+                }
+                (None, None) => continue,
+            };
+            let is_refused = matches!(inner.intent, Intent::Refuse { .. });
+            if is_refused || inner.ruling.rule.is_some() && !is_hinted {
+                weighed.intent = weighed.intent.and(inner.intent);
+            }
+            if is_refused || weighed.ruling.is_empty() {
+                weighed.ruling = inner.ruling;
+            }
+        }
+        weighed
     }
 
     #[cold]

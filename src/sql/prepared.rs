@@ -21,6 +21,13 @@ pub struct PreparedName {
     pub statement: Arc<Statement>,
 }
 
+impl PreparedName {
+    /// The text of what it runs: what stands behind AS.
+    pub fn query(&self) -> &str {
+        query_of(&self.text)
+    }
+}
+
 impl PreparedNames {
     /// The statement of this name.
     pub fn get(&self, name: &str) -> Option<&PreparedName> {
@@ -57,6 +64,75 @@ impl PreparedNames {
             SessionChange::Deallocate(name) => self.0.retain(|prepared| prepared.name != *name),
             SessionChange::DeallocateAll | SessionChange::DiscardAll => self.0 = Vec::new(),
             _ => {}
+        }
+    }
+}
+
+/// What a PREPARE prepares: what stands behind the word AS, which is no name and of no type.
+pub fn query_of(text: &str) -> &str {
+    let is_of_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
+    let mut rest = text;
+    while !rest.is_empty() {
+        let word = rest.split(|c| !is_of_word(c)).next().unwrap_or_default();
+        if word.eq_ignore_ascii_case("as") {
+            return rest.get(word.len()..).unwrap_or_default().trim_start();
+        }
+        rest = match rest {
+            quoted if quoted.starts_with('"') => behind(quoted.get(1..).unwrap_or_default(), "\""),
+            line if line.starts_with("--") => behind(line, "\n"),
+            block if block.starts_with("/*") => behind_comment(block),
+            other if word.is_empty() => other.get(other.chars().next().map_or(0, char::len_utf8)..).unwrap_or_default(),
+            other => other.get(word.len()..).unwrap_or_default(),
+        };
+    }
+    text
+}
+
+fn behind<'a>(text: &'a str, end: &str) -> &'a str {
+    text.split_once(end).map_or("", |(_, rest)| rest)
+}
+
+/// Behind a comment, which may hold others.
+fn behind_comment(text: &str) -> &str {
+    let (mut depth, mut rest) = (0_usize, text);
+    while let Some(at) = rest.find(['/', '*']) {
+        rest = rest.get(at..).unwrap_or_default();
+        let width = match rest {
+            opens if opens.starts_with("/*") => {
+                depth += 1;
+                2
+            }
+            closes if closes.starts_with("*/") => {
+                depth = depth.saturating_sub(1);
+                2
+            }
+            _ => 1,
+        };
+        rest = rest.get(width..).unwrap_or_default();
+        if depth == 0 {
+            return rest;
+        }
+    }
+    ""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_of_a_prepare_stands_behind_its_as() {
+        for prepare in [
+            "PREPARE p AS ",
+            "prepare \"as\" as\n",
+            "prepare/* as /* as */ as */\"a\"\"as \"(int, \"x as y\", numeric(3, 2)) -- as\n As ",
+            "PREPARE as_of (text) AS",
+        ] {
+            let text = format!("{prepare} select a AS b from t");
+            assert_eq!(query_of(&text), "select a AS b from t", "{prepare}");
+        }
+        for other in ["", "execute p", "\"as", "/* as", "-- as", "ä"] {
+            assert_eq!(query_of(other), other);
         }
     }
 }

@@ -4,12 +4,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use bytes::BytesMut;
 use trunkline::config;
 use trunkline::routing::rules::Sender;
 use trunkline::routing::terms::{Nodes, Otherwise};
 use trunkline::routing::{Catalog, Defaults, Facts, InTransaction, Intent, Reads, RuleSet, Terms, Weighed, weigh};
-use trunkline::sql::{Cache, ParseSettings, PreparedNames, classify};
+use trunkline::session::translate::Message;
+use trunkline::session::{Held, Identity, Known, Session, SessionId, Settings, Surroundings};
+use trunkline::sql::{Cache, ParseSettings, PreparedNames, classify, classify_bytes};
 use trunkline::units;
 
 #[test]
@@ -135,6 +139,67 @@ fn a_reloaded_rule_goes_on_counting() {
     let present = load(&text.replace("primary", "replicas")).counting_on(&former);
     present.rules()[0].count_match();
     assert_eq!(present.rules()[0].counts.matched(), 2);
+}
+
+#[test]
+fn what_execute_runs_is_judged_by_rules_too() {
+    let print = trunkline::sql::fingerprint("select 3 + 4", &ParseSettings::default()).unwrap();
+    let rules = load(&format!(
+        "[[rule]]\nname = 'table'\ntable = 'stock'\nto = 'primary'\n\
+         [[rule]]\nname = 'kind'\nkind = 'delete'\nrefuse = 'no'\n\
+         [[rule]]\nname = 'text'\ntext = '^select 7'\nconsistency = 'strong'\n\
+         [[rule]]\nname = 'print'\nfingerprint = '{print:016x}'\nto = 'group:reports'"
+    ));
+    for (inner, execute, expected) in [
+        ("select n from stock where id = $1", "execute p(1)", "primary (rule) by table"),
+        ("select n from stock", "explain analyze execute p", "primary (rule) by table"),
+        ("select n from stock", "execute p /* trunkline: replica */", "replicas (hint) by table"),
+        ("delete from orders", "execute p", "refused 42501: no by kind"),
+        ("select 7", "execute p", "replicas consistency=strong (rule) by text"),
+        ("select 1 + 2", "execute p", "reports (rule) by print"),
+        ("select 1", "execute p", "replicas (read)"),
+    ] {
+        let mut client = Client::new(&rules);
+        client.query(&format!("prepare p as {inner}"));
+        assert_eq!(client.routed(execute), expected, "{inner}: {execute}");
+    }
+}
+
+/// A session whose statements these rules judge.
+struct Client<'a> {
+    session: Session,
+    known: Known,
+    rules: &'a RuleSet,
+}
+
+impl<'a> Client<'a> {
+    fn new(rules: &'a RuleSet) -> Self {
+        let identity = Identity { user: "ada".into(), database: "bench".into(), address: None };
+        let session = Session::new(SessionId(1), identity, Settings::default());
+        Self { session, known: Known::default(), rules }
+    }
+
+    /// Where it would be sent.
+    fn routed(&mut self, sql: &str) -> String {
+        let body = format!("{sql}\0");
+        let mut classify = |text: &[u8]| Arc::new(classify_bytes(text, &ParseSettings::default()));
+        let mut around = Surroundings::plain(&mut classify, self.rules, Held::Nothing);
+        self.session.survey(b'Q', body.len() + 5, body.as_bytes(), &mut around).unwrap();
+        let ruling = std::mem::take(&mut around.ruling);
+        show(&Weighed { intent: self.session.intent().unwrap().clone(), ruling }, self.rules)
+    }
+
+    /// It is sent, and done.
+    fn query(&mut self, sql: &str) {
+        self.routed(sql);
+        let body = format!("{sql}\0");
+        let whole = [&b"Q"[..], &(u32::try_from(body.len()).unwrap() + 4).to_be_bytes(), body.as_bytes()].concat();
+        let message = Message { tag: b'Q', body: body.as_bytes(), whole: &whole, missing: 0 };
+        self.session.translate(message, &mut self.known, 500, &mut BytesMut::new()).unwrap();
+        self.session.gathered.clear();
+        self.session.reply(b'C', b"PREPARE\0", &mut self.known).unwrap();
+        self.session.reply(b'Z', b"I", &mut self.known).unwrap();
+    }
 }
 
 /// A line of a golden file.
@@ -276,7 +341,7 @@ fn load(rules: &str) -> RuleSet {
     fs::write(&path, text).unwrap();
     fs::write(folder.path().join("rules.toml"), rules).unwrap();
     let loaded = config::load(&path).unwrap_or_else(|problems| panic!("{rules}\n{problems}"));
-    std::sync::Arc::try_unwrap(loaded.routing.rules).unwrap()
+    Arc::try_unwrap(loaded.routing.rules).unwrap()
 }
 
 /// The fenced blocks of a page, with their languages.
