@@ -103,7 +103,8 @@ impl CancelTarget {
         }
     }
 
-    fn is_awaited(&self) -> bool {
+    /// A cancel is on its way: what is sent now may be hit by it.
+    pub fn is_awaited(&self) -> bool {
         self.on_the_way.load(Ordering::Acquire) > 0
     }
 }

@@ -326,6 +326,8 @@ impl Client {
         if self.session.all_answered() {
             self.place.card.rests(is_open, now);
             held.emptied = None;
+            // No time goes on behind the answer.
+            held.alarm = None;
             if !is_open {
                 self.transaction_ended(now);
             }

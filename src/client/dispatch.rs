@@ -75,12 +75,13 @@ impl Client {
             self.losses.unprepared = (0, None);
         }
         let is_measured = is_read && !self.session.gathered.begins;
+        let may_be_timed = self.may_be_timed(is_read);
+        let timeout = self.session.intent().and_then(Intent::timeout).filter(|_| may_be_timed);
+        let is_timed = may_be_timed && (timeout.is_some() || self.server.limits.query_timeout.is_some());
         let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
-        let timeout = terms.and_then(|terms| terms.timeout);
         let own = self.own_consistency();
         let asks_less = terms.is_some_and(|terms| terms.consistency_in(own) < own);
         // What ends with a Flush goes on: it is timed with what ends it.
-        let has_limit = is_measured && self.server.limits.query_timeout.is_some();
         let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
         self.turn = self.worker.turn();
         if is_read && role == Role::Replica && self.cluster().balance.sticky {
@@ -95,7 +96,7 @@ impl Client {
             self.database.catalog.missed(begun);
         }
         self.session.served_on(Held::of(role));
-        self.place.card.runs_on(lease.pool().address(), begun, has_limit && ends_here);
+        self.place.card.runs_on(lease.pool().address(), begun, is_timed && ends_here);
         self.tally.count(|totals| totals.assignments += 1);
         self.held = Some(HeldLease {
             lease,
@@ -118,7 +119,7 @@ impl Client {
             at_hand: ends_here,
             is_read,
             is_measured,
-            is_timed: has_limit || timeout.is_some(),
+            is_timed,
             timeout,
             alarm: None,
             refused: None,
@@ -135,6 +136,43 @@ impl Client {
             self.set_alarm();
         }
         self.send_unit(buffers)
+    }
+
+    /// What has been gathered is a read by the proof, and in no transaction: it may be cancelled when a time is over. Where
+    /// its intent has been set aside, `is_read` says what it was found to be.
+    pub(super) fn may_be_timed(&self, is_read: bool) -> bool {
+        let is_proven = match self.session.intent() {
+            Some(Intent::Kept { .. }) => true,
+            // What a replica has refused is no read, however it reads.
+            Some(Intent::Read { .. }) => is_read || self.mode == PoolMode::Session,
+            _ => is_read,
+        };
+        is_proven && !self.session.gathered.begins && self.session.status() == TransactionStatus::Idle
+    }
+
+    /// What has been gathered goes on on the lease that is held. It is timed as it would be on one of its own where nothing
+    /// is under way; what goes on with a batch only as long as all of that may be timed.
+    pub(super) fn time_next(&mut self) {
+        let intent = self.session.intent();
+        let may_be_timed = self.may_be_timed(intent.is_some_and(Intent::is_proven));
+        let goes_on = self.session.awaits_replies() || self.session.batch_is_open();
+        let timeout = intent.and_then(Intent::timeout).filter(|_| may_be_timed);
+        let (is_whole, has_limit) = (intent.is_none(), self.server.limits.query_timeout.is_some());
+        let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
+        let Some(held) = &mut self.held else { return };
+        if goes_on {
+            held.is_timed &= may_be_timed || is_whole;
+            held.timeout = held.timeout.filter(|_| held.is_timed);
+        } else {
+            held.is_timed = may_be_timed && (has_limit || timeout.is_some());
+            held.timeout = timeout;
+            held.alarm = None;
+        }
+        let is_timed = held.is_timed && ends_here;
+        self.place.card.goes_on(is_timed.then(Instant::now));
+        if is_timed {
+            self.set_alarm();
+        }
     }
 
     /// The read is whole now, and its time begins, if its rule gives it one.
@@ -335,7 +373,7 @@ impl Client {
         self.survey_whole(buffers).await?;
         let intent = self.intent();
         let reads = matches!(intent, Intent::Read { .. });
-        let fits = reads || acquired.role == Role::Primary && matches!(intent, Intent::Primary(_));
+        let fits = reads || acquired.role == Role::Primary && intent.needs_primary();
         // What a replica has refused is no read, however it reads.
         Ok((fits && self.session.gathered.end.is_some()).then_some(is_read && reads))
     }

@@ -34,6 +34,10 @@ impl Client {
         if !self.session.gathered.empties.is_empty() && is_run {
             return Ok(Gate::Closed(Turn::Stop(Relayed::Empties)));
         }
+        // It was sent when the answer was on its way already.
+        if held.is_timed && !self.session.batch_is_open() && held.lease.connection().cancel_target.is_awaited() {
+            return Ok(Gate::Closed(Turn::Stop(Relayed::Cancelled)));
+        }
         let known = &mut held.lease.connection().known;
         if self.session.must_verify(known) {
             self.session.verify(known, self.server.prepared_statements, &mut buffers.to_node);
@@ -78,7 +82,7 @@ impl Client {
         }
         if held.role == Role::Primary {
             // What a rule or a hint says of a read by itself counts where it is placed: it waits for its turn.
-            let has_terms = matches!(self.session.intent(), Some(Intent::Read { terms: Some(_), .. }));
+            let has_terms = self.session.intent().is_some_and(Intent::has_terms);
             if has_terms && !is_open && !self.session.keeps_lease() {
                 if self.session.all_answered() && self.database.catalog.look().picture().is_none() {
                     self.session.gathered.clear(); // to be looked at again: what was answered has changed what it may do

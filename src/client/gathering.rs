@@ -83,7 +83,7 @@ impl Client {
     /// COPY FROM STDIN asks for its data without a Sync, and whoever waits for that has sent none.
     fn cut_before_copy(&mut self) {
         let gathered = &mut self.session.gathered;
-        if gathered.takes_data() && matches!(gathered.intent, Some(Intent::Primary(_))) {
+        if gathered.takes_data() && gathered.intent.as_ref().is_some_and(Intent::needs_primary) {
             gathered.end.get_or_insert(End::Flush);
         }
     }
@@ -92,7 +92,7 @@ impl Client {
     /// client still sends the rest.
     fn cut_long_pipeline(&mut self) {
         let gathered = &mut self.session.gathered;
-        if gathered.size >= LONG_PIPELINE && matches!(gathered.intent, Some(Intent::Primary(_))) {
+        if gathered.size >= LONG_PIPELINE && gathered.intent.as_ref().is_some_and(Intent::needs_primary) {
             gathered.end.get_or_insert(End::Flush);
         }
     }

@@ -45,6 +45,8 @@ pub enum Relayed {
     Failed,
     /// What comes next needs databases for itself.
     Empties,
+    /// What was read last has been cancelled: what comes next must not be hit by that.
+    Cancelled,
     /// The lease is kept, but nothing is under way, and clients are asked to leave.
     Drained,
     /// The lease is kept, but nothing is under way, and another configuration is in force.
@@ -476,13 +478,8 @@ impl Client {
                 buffers.keep_nothing();
             }
             held.is_read &= matches!(self.session.intent(), None | Some(Intent::Read { .. }));
-            let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
-            let is_timed = held.is_timed && held.is_read && ends_here;
-            self.place.card.goes_on(is_timed.then(Instant::now));
-            if is_timed {
-                self.set_alarm();
-            }
         }
+        self.time_next();
         self.send_unit(buffers)
     }
 }

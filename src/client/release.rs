@@ -28,7 +28,9 @@ impl Client {
         if self.session.may_release() {
             self.finish(buffers);
         } else {
-            self.transaction_ended(Instant::now());
+            let now = Instant::now();
+            self.place.card.rests(false, now);
+            self.transaction_ended(now);
         }
         self.grant_wishes(&touched, buffers).await
     }

@@ -337,7 +337,7 @@ impl Imagined<'_> {
         let reason = intent.reason();
         let (target, reason) = match (intent, &self.explainer.seen) {
             (Intent::Refuse { .. }, _) => (Target::Nowhere, reason),
-            (Intent::Primary(_), _) => (Target::Primary, reason),
+            (Intent::Primary(_) | Intent::Kept { .. }, _) => (Target::Primary, reason),
             (Intent::Read { .. }, Some(seen)) if self.transaction == InTransaction::No => match seen.place(intent) {
                 Placement::Node(node, reason) if seen.is_primary(node) => (Target::Primary, reason),
                 Placement::Node(_, reason) => (Target::Replica, reason),

@@ -1,10 +1,11 @@
 //! What routing answers: the intent, and the reason with its stable code.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Consistency;
 use super::safety::ReplicaSafe;
-use super::terms::Terms;
+use super::terms::{Terms, strictest};
 use crate::catalog::Why;
 use crate::sql::{NeedsPrimary, Pin};
 
@@ -13,6 +14,16 @@ use crate::sql::{NeedsPrimary, Pin};
 pub enum Intent {
     /// To the primary and nowhere else.
     Primary(Reason),
+    /// The same, of a read by the proof, outside of a transaction: it is kept there by the configuration, a rule or a hint,
+    /// or because a replica could not end it.
+    Kept {
+        /// The proof that it is a read.
+        safe: ReplicaSafe,
+        /// What keeps it there.
+        reason: Reason,
+        /// It is cancelled after this, if its rule says so.
+        timeout: Option<Duration>,
+    },
     /// A read that a replica may answer; a replica cannot be named without the proof.
     Read {
         /// The proof that a replica gives the same answer.
@@ -37,7 +48,7 @@ impl Intent {
     /// Why.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Primary(reason) | Self::Read { reason, .. } => *reason,
+            Self::Primary(reason) | Self::Kept { reason, .. } | Self::Read { reason, .. } => *reason,
             Self::Refuse { .. } => Reason::Refused,
         }
     }
@@ -49,6 +60,10 @@ impl Intent {
             (_, Self::Refuse { .. }) => other,
             (Self::Primary(_), _) => self,
             (_, Self::Primary(_)) => other,
+            (Self::Kept { safe, reason, .. }, _) | (_, Self::Kept { safe, reason, .. }) => {
+                let timeout = strictest(self.timeout(), other.timeout(), Duration::min);
+                Self::Kept { safe: *safe, reason: *reason, timeout }
+            }
             (Self::Read { terms: None, .. }, Self::Read { terms: Some(terms), .. }) => {
                 let terms = in_plain_company(terms);
                 other.on(terms)
@@ -88,10 +103,34 @@ impl Intent {
         }
     }
 
+    /// It is a read by the proof, and cancelled after this, if its rule says so.
+    pub fn timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Kept { timeout, .. } => *timeout,
+            Self::Read { terms, .. } => terms.as_ref().and_then(|terms| terms.timeout),
+            Self::Primary(_) | Self::Refuse { .. } => None,
+        }
+    }
+
+    /// No replica may have it.
+    pub fn needs_primary(&self) -> bool {
+        matches!(self, Self::Primary(_) | Self::Kept { .. })
+    }
+
+    /// It is a read by the proof.
+    pub fn is_proven(&self) -> bool {
+        matches!(self, Self::Kept { .. } | Self::Read { .. })
+    }
+
+    /// A rule or a hint says more of it than where it goes: it is run by itself.
+    pub fn has_terms(&self) -> bool {
+        matches!(self, Self::Read { terms: Some(_), .. } | Self::Kept { timeout: Some(_), .. })
+    }
+
     /// Sends the statement where `other` sends it, whatever the reasons are.
     pub fn goes_like(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Primary(_), Self::Primary(_)) => true,
+            _ if self.needs_primary() && other.needs_primary() => self.timeout() == other.timeout(),
             (Self::Read { terms: ours, .. }, Self::Read { terms: theirs, .. }) => ours == theirs,
             (Self::Refuse { sqlstate, .. }, Self::Refuse { sqlstate: other, .. }) => sqlstate == other,
             _ => false,

@@ -251,10 +251,12 @@ fn intend_by(rule: Option<&Rule>, hints: Option<&Hints>, statement: &Statement, 
         Some(Action::Read(terms)) => Some(terms),
         _ => None,
     };
+    let timeout = terms.and_then(|terms| terms.timeout);
+    let kept = |reason| Intent::Kept { safe, reason, timeout };
     if let Some(hints) = hints {
         let is_moved = !hints.terms.choices.is_empty();
         if hints.primary {
-            return Intent::Primary(Reason::Hint);
+            return kept(Reason::Hint);
         }
         let terms = hints.over(terms.map(|terms| &**terms));
         if is_moved || (action != Some(&Action::Primary) && stays_readable(&terms, facts)) {
@@ -262,11 +264,11 @@ fn intend_by(rule: Option<&Rule>, hints: Option<&Hints>, statement: &Statement, 
         }
     }
     match action {
-        Some(Action::Primary) => Intent::Primary(Reason::Rule),
+        Some(Action::Primary) => kept(Reason::Rule),
         Some(Action::Read(terms)) if stays_readable(terms, facts) => {
             Intent::Read { safe, reason: Reason::Rule, terms: Some(Arc::clone(terms)) }
         }
-        _ if facts.reads == Reads::Primary => Intent::Primary(Reason::ReadsPrimary),
+        _ if facts.reads == Reads::Primary => kept(Reason::ReadsPrimary),
         _ => Intent::Read { safe, reason: read_reason(statement, facts), terms: None },
     }
 }

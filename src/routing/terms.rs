@@ -73,7 +73,8 @@ impl Terms {
     }
 }
 
-fn strictest<T>(ours: Option<T>, theirs: Option<T>, stricter: impl Fn(T, T) -> T) -> Option<T> {
+/// The stricter one of two that may not be given.
+pub(super) fn strictest<T>(ours: Option<T>, theirs: Option<T>, stricter: impl Fn(T, T) -> T) -> Option<T> {
     match (ours, theirs) {
         (Some(ours), Some(theirs)) => Some(stricter(ours, theirs)),
         (ours, theirs) => ours.or(theirs),

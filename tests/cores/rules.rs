@@ -290,6 +290,10 @@ fn show(weighed: &Weighed, rules: &RuleSet) -> String {
     let reason = weighed.intent.reason().code();
     let mut shown = match &weighed.intent {
         Intent::Primary(_) => format!("primary ({reason})"),
+        Intent::Kept { timeout, .. } => match timeout {
+            Some(timeout) => format!("primary timeout={timeout:?} ({reason})"),
+            None => format!("primary ({reason})"),
+        },
         Intent::Refuse { message, sqlstate, .. } => format!("refused {sqlstate}: {message}"),
         Intent::Read { terms, .. } => {
             format!("{} ({reason})", terms.as_deref().map_or("replicas".to_owned(), show_terms))
