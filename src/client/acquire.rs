@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 use tracing::warn;
 
-use super::card::Card;
+use super::card::{Card, Overdue};
 use super::conversation::Client;
 use super::farewell::Farewell;
 use super::handshake::Admitted;
@@ -46,6 +46,13 @@ pub enum Unmet {
     Anew,
 }
 
+impl Refusal {
+    /// The client has cancelled what it waits for.
+    pub(super) fn canceled() -> Self {
+        Self { code: SqlState::QUERY_CANCELED, message: CANCELED.to_owned() }
+    }
+}
+
 impl From<Refusal> for Unmet {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
@@ -63,6 +70,9 @@ pub struct Acquired {
     /// The node may lack what the session must see: what is to be read now need not be fresh.
     pub may_lack: bool,
 }
+
+/// What is said of a wait that its client has cancelled, in PostgreSQL's words.
+const CANCELED: &str = "canceling statement due to user request";
 
 /// A node that refuses connections is tried again this soon, if no new view comes before.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -112,16 +122,25 @@ impl Client {
 
     /// A lease, waiting where it must be waited, unless the client cancels.
     pub async fn acquire(&mut self, intent: &Intent) -> Result<Acquired, Unmet> {
-        let cancellable = Arc::clone(&self.cancellable);
+        let (cancellable, due) = (Arc::clone(&self.cancellable), self.due());
         let because = tokio::select! {
             // Dropping the wait for a cancel loses nothing: one that comes later finds what runs by then.
-            () = cancellable.cancelled() => "canceling statement due to user request",
+            () = cancellable.cancelled() => CANCELED,
             // Dropping the wait for a lease gives back its place in the queue, and a lease that has just been granted.
             acquired = self.wait_for_lease(intent) => return acquired,
             // As with a cancel.
-            () = too_late(intent) => "canceling statement due to the timeout of its rule",
+            () = too_late(due) => {
+                self.worker.metrics.limit_met(Limit::RuleTimeout);
+                Overdue::Rule.words()
+            }
         };
         Err(Refusal { code: SqlState::QUERY_CANCELED, message: because.to_owned() }.into())
+    }
+
+    /// By when the unit is to be answered, if its rule gives it a time. That begins where this is asked first.
+    fn due(&mut self) -> Option<Instant> {
+        let timeout = self.session.intent().and_then(Intent::timeout)?;
+        Some(*self.losses.due.get_or_insert_with(|| Instant::now() + timeout))
     }
 
     async fn wait_for_lease(&mut self, intent: &Intent) -> Result<Acquired, Unmet> {
@@ -141,6 +160,7 @@ impl Client {
             }
         }
         let (metrics, mut hold) = (Arc::clone(&self.worker.metrics), None);
+        let mut patience = Patience::of(&self.server);
         loop {
             if self.has_hung_up() {
                 return Err(Unmet::Left);
@@ -148,7 +168,7 @@ impl Client {
             if self.database.pause.is_paused() {
                 tokio::select! {
                     // Dropping either loses nothing.
-                    resumed = await_resume(&self.database.pause, arrived, &self.server, &self.worker) => resumed?,
+                    resumed = patience.await_resume(&self.database.pause, &self.worker) => resumed?,
                     () = self.hangs_up() => continue,
                 }
                 begun = Instant::now();
@@ -285,7 +305,7 @@ impl Client {
     }
 
     /// Returns when it has hung up, for which it looks when [`Card::heed`] has it do so.
-    async fn hangs_up(&self) {
+    pub(super) async fn hangs_up(&self) {
         let look = |_: &mut Context<'_>| match self.place.card.is_to_look() && self.has_hung_up() {
             true => Poll::Ready(()),
             false => Poll::Pending,
@@ -330,8 +350,11 @@ impl Client {
 
     /// What is asked by SHOW of Trunkline's own settings becomes the session's, so that the node answers it. Waits until
     /// all that the session must see has a position.
-    pub(super) async fn prepare_wishes(&mut self) -> Result<(), Refusal> {
-        let deadline = Instant::now() + self.server.hold;
+    pub(super) async fn prepare_wishes(&mut self) -> Result<(), Unmet> {
+        let (begun, cancellable) = (Instant::now(), Arc::clone(&self.cancellable));
+        let deadline = begun + self.server.hold;
+        self.place.card.waits(begun);
+        let mut cancelled = std::pin::pin!(cancellable.cancelled());
         let mut changed = self.cluster().changed.clone();
         loop {
             changed.mark_unchanged();
@@ -344,10 +367,14 @@ impl Client {
             if let Some(primary) = view.primary {
                 (self.cluster().request_sample)(primary);
             }
-            // Dropping the wait loses nothing: the next look sees the view.
-            if timers::timeout_at(deadline.into(), changed.changed()).await.is_err() {
-                let message = "the session's position is not known: no primary tells its own".to_owned();
-                return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message });
+            tokio::select! {
+                // Dropping either wait loses nothing: the next look sees the view.
+                in_time = timers::timeout_at(deadline.into(), changed.changed()) => if in_time.is_err() {
+                    let message = "the session's position is not known: no primary tells its own".to_owned();
+                    return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message }.into());
+                },
+                () = &mut cancelled => return Err(Refusal::canceled().into()),
+                () = self.hangs_up() => return Err(Unmet::Left),
             }
         }
     }
@@ -733,13 +760,13 @@ pub(super) async fn any_node(
     server: &Server,
     worker: &Worker,
 ) -> Result<Lease, Unserved> {
-    let arrived = Instant::now();
-    let mut deadline = arrived + server.hold;
+    let mut deadline = Instant::now() + server.hold;
     let (cluster, pause) = (server.cluster(&admitted.database), &admitted.database.pause);
+    let mut patience = Patience::of(server);
     let mut changed = cluster.changed.clone();
     loop {
         if pause.is_paused() {
-            await_resume_to_log_in(pause, arrived, card, server, worker).await?;
+            await_resume_to_log_in(pause, &mut patience, card, worker).await?;
             deadline = Instant::now() + server.hold;
         }
         changed.mark_unchanged();
@@ -850,34 +877,49 @@ fn nobody_serves(failure: Option<LeaseError>, worker: &Worker) -> Unserved {
     }
 }
 
-/// Waits until the database is not paused any more.
-async fn await_resume(pause: &Pause, arrived: Instant, server: &Server, worker: &Worker) -> Result<(), Refusal> {
-    if pause.resumed(arrived + server.pause_hold).await {
-        return Ok(());
+/// How long a statement, or a login, still waits for RESUME: what it waits for otherwise does not count.
+pub(super) struct Patience {
+    hold: Duration,
+    left: Duration,
+}
+
+impl Patience {
+    /// It has not waited yet.
+    pub(super) fn of(server: &Server) -> Self {
+        Self { hold: server.pause_hold, left: server.pause_hold }
     }
-    worker.metrics.limit_met(Limit::PauseHold);
-    let hold = server.pause_hold.as_millis();
-    let message = format!("the database is paused, and has not been resumed within {hold} ms");
-    Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
+
+    /// Waits until the database is not paused any more. Of several pauses the time together counts.
+    async fn await_resume(&mut self, pause: &Pause, worker: &Worker) -> Result<(), Refusal> {
+        let begun = Instant::now();
+        let is_resumed = pause.resumed(begun + self.left).await;
+        self.left = self.left.saturating_sub(begun.elapsed());
+        if is_resumed {
+            return Ok(());
+        }
+        worker.metrics.limit_met(Limit::PauseHold);
+        let hold = self.hold.as_millis();
+        let message = format!("the database is paused, and has not been resumed within {hold} ms");
+        Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
+    }
 }
 
 /// The same for a login, whose time stands still meanwhile.
 pub(super) async fn await_resume_to_log_in(
     pause: &Pause,
-    arrived: Instant,
+    patience: &mut Patience,
     card: &Card,
-    server: &Server,
     worker: &Worker,
 ) -> Result<(), Farewell> {
     let _waits = card.waits_to_log_in();
-    let resumed = await_resume(pause, arrived, server, worker).await;
+    let resumed = patience.await_resume(pause, worker).await;
     resumed.map_err(|refusal| Farewell::told(refusal.code, refusal.message))
 }
 
 /// The time is over that a rule gives to the unit; never, if none does.
-async fn too_late(intent: &Intent) {
-    match intent.terms().and_then(|terms| terms.timeout) {
-        Some(timeout) => timers::sleep(timeout).await,
+async fn too_late(due: Option<Instant>) {
+    match due {
+        Some(due) => timers::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
 }

@@ -1,12 +1,13 @@
 //! Cancels a read when the time is over that a rule gives it. Never set for anything but a read.
 
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
-use super::server::Server;
-use crate::backend::cancel::Cancellable;
+use super::card::{Card, Ending, GRACE, Overdue};
+use crate::metrics::{Limit, WorkerMetrics};
 use crate::net::timers;
 
 /// Goes off once; not at all if it is dropped before.
@@ -14,15 +15,20 @@ use crate::net::timers;
 pub(super) struct Alarm(JoinHandle<()>);
 
 impl Alarm {
-    /// Cancels what the session runs after this time.
+    /// Cancels then what the client of this card runs; and ends the client if that goes on all the same, as that of a client
+    /// does that takes nothing.
     ///
-    /// The cancel is counted on its server connection before it is sent: where the alarm is dropped then, the connection is
-    /// closed instead of lent again.
-    pub(super) fn set(after: Duration, server: &Arc<Server>, cancellable: &Arc<Cancellable>) -> Self {
-        let (server, cancellable) = (Arc::clone(server), Arc::clone(cancellable));
+    /// A cancel that is on its way when the alarm is dropped still arrives: until then its server connection goes to nobody
+    /// else.
+    pub(super) fn set(due: Instant, card: &Rc<Card>, metrics: &Arc<WorkerMetrics>) -> Self {
+        let (card, metrics) = (Rc::clone(card), Arc::clone(metrics));
         Self(tokio::task::spawn_local(async move {
-            timers::sleep(after).await;
-            server.cancel_keys.cancel(cancellable.key()).await;
+            timers::sleep_until(due.into()).await;
+            let Some(cancel) = card.cancel(Overdue::Rule) else { return };
+            metrics.limit_met(Limit::RuleTimeout);
+            tokio::task::spawn_local(cancel.arrive());
+            timers::sleep(GRACE).await;
+            card.end(Ending::OverdueByRule);
         }))
     }
 }

@@ -189,10 +189,11 @@ impl Client {
             _ => {}
         }
         // The node thinks that its user has cancelled it.
-        let is_cancelled = header.tag == backend::ERROR_RESPONSE
-            && is_whole
-            && self.place.card.is_overdue()
-            && ErrorFields::read(body).code == SqlState::QUERY_CANCELED;
+        let overdue = self.place.card.overdue().filter(|_| {
+            header.tag == backend::ERROR_RESPONSE
+                && is_whole
+                && ErrorFields::read(body).code == SqlState::QUERY_CANCELED
+        });
         let is_over = self.session.status() == TransactionStatus::Idle;
         if is_ready && !matches!(reply, Reply::Hide) && answered_again(log, is_over).is_err() {
             return Err(Stop::Relayed(Relayed::ReplayDiffers));
@@ -204,13 +205,14 @@ impl Client {
             {
                 walk.leave_out(filled, message.len(), out);
             }
-            Reply::Forward if held.refused.is_none() && !is_cancelled => {}
-            Reply::Forward if is_cancelled => {
+            Reply::Forward if held.refused.is_none() && overdue.is_none() => {}
+            Reply::Forward => {
                 walk.leave_out(filled, message.len(), out);
-                let words = "canceling statement due to query_timeout";
-                put_error(out, Severity::Error, SqlState::QUERY_CANCELED, words, None);
+                if let Some(by) = overdue {
+                    put_error(out, Severity::Error, SqlState::QUERY_CANCELED, by.words(), None);
+                }
             }
-            Reply::Forward | Reply::Hide => walk.leave_out(filled, message.len(), out),
+            Reply::Hide => walk.leave_out(filled, message.len(), out),
             Reply::Replace(bytes) => {
                 walk.leave_out(filled, message.len(), out);
                 out.extend_from_slice(&bytes);

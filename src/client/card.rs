@@ -30,8 +30,8 @@ pub struct Card {
     ending: Cell<Option<Ending>>,
     /// What it runs is a read by the proof, alone on its server connection: it may be cancelled when its time is over.
     is_timed: Cell<bool>,
-    /// It has been cancelled for that.
-    is_overdue: Cell<bool>,
+    /// It has been cancelled for that, by this.
+    overdue: Cell<Option<Overdue>>,
     /// What its task is to do when it is polled next.
     wish: Cell<Wish>,
     /// How often it has spoken soon after it was parked: the longer it is waited for the next time.
@@ -66,7 +66,7 @@ enum Wish {
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What has been cancelled is over by then, unless something keeps the node from heeding it.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// Most that wait have what they wait for by then.
 const A_WHILE: Duration = Duration::from_millis(100);
@@ -92,6 +92,27 @@ pub enum Ending {
     IdleInTransaction,
     /// Its statement has been cancelled by `query_timeout`, and goes on.
     Overdue,
+    /// The same by its rule.
+    OverdueByRule,
+}
+
+/// What has cancelled a read when its time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// `query_timeout`.
+    Limit,
+    /// The `timeout` of its rule.
+    Rule,
+}
+
+impl Overdue {
+    /// What its client is told.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Limit => "canceling statement due to query_timeout",
+            Self::Rule => "canceling statement due to the timeout of its rule",
+        }
+    }
 }
 
 /// What a client does.
@@ -182,7 +203,7 @@ impl Card {
             since: Cell::new(Instant::now()),
             ending: Cell::new(None),
             is_timed: Cell::new(false),
-            is_overdue: Cell::new(false),
+            overdue: Cell::new(None),
             wish: Cell::new(Wish::Nothing),
             restlessness: Cell::new(0),
         }
@@ -247,7 +268,7 @@ impl Card {
         self.doing.set(Doing::Active);
         self.since.set(now);
         self.is_timed.set(is_timed);
-        self.is_overdue.set(false);
+        self.overdue.set(None);
         let place = &mut self.notes.borrow_mut().node;
         if !place.as_ref().is_some_and(|known| Arc::ptr_eq(known, node)) {
             *place = Some(Arc::clone(node));
@@ -258,7 +279,7 @@ impl Card {
     #[inline]
     pub fn goes_on(&self, timed_from: Option<Instant>) {
         self.doing.set(Doing::Active);
-        self.is_overdue.set(false);
+        self.overdue.set(None);
         self.is_timed.set(timed_from.is_some());
         if let Some(now) = timed_from {
             self.since.set(now);
@@ -296,10 +317,23 @@ impl Card {
         self.wake();
     }
 
-    /// What it runs has been cancelled because its time was over.
+    /// What it runs has been cancelled because its time was over, by this.
     #[inline]
-    pub fn is_overdue(&self) -> bool {
-        self.is_overdue.get()
+    pub fn overdue(&self) -> Option<Overdue> {
+        self.overdue.get()
+    }
+
+    /// The time of what it runs is over, by this. Answers the cancel that is to be sent to the node, once: the next could hit
+    /// something else.
+    pub fn cancel(&self, by: Overdue) -> Option<OnItsWay> {
+        self.is_timed.set(false);
+        if self.overdue.get().is_some() {
+            return None;
+        }
+        let notes = self.notes.borrow();
+        let cancel = notes.cancellable.as_ref().and_then(|cancellable| cancellable.begin_cancel());
+        self.overdue.set(cancel.is_some().then_some(by));
+        cancel
     }
 
     /// Does what the limits ask for by now. Answers the cancel that is to be sent to the node, if there is one.
@@ -308,15 +342,14 @@ impl Card {
         match self.doing.get() {
             Doing::Idle | Doing::Resting if is_over(limits.client_idle_timeout) => self.end(Ending::Idle),
             Doing::InTransaction if is_over(limits.idle_in_transaction_timeout) => self.end(Ending::IdleInTransaction),
-            // Once: the next cancel could hit something else.
-            Doing::Active if is_over(limits.query_timeout) && self.is_timed.replace(false) => {
-                let notes = self.notes.borrow();
-                let cancel = notes.cancellable.as_ref().and_then(|cancellable| cancellable.begin_cancel());
-                self.is_overdue.set(cancel.is_some());
-                return cancel;
+            Doing::Active if self.is_timed.get() && is_over(limits.query_timeout) => {
+                return self.cancel(Overdue::Limit);
             }
             // The node cannot stop what it sends to a client that does not take it.
-            Doing::Active if self.is_overdue.get() && is_over(limits.query_timeout.map(|limit| limit + GRACE)) => {
+            Doing::Active
+                if self.overdue.get() == Some(Overdue::Limit)
+                    && is_over(limits.query_timeout.map(|limit| limit + GRACE)) =>
+            {
                 self.end(Ending::Overdue);
             }
             // It looks whether its client is still there.
@@ -560,5 +593,39 @@ mod tests {
             card.speaks_again(now);
         }
         assert!(!is_parked_after(now, 127_999) && is_parked_after(now, 128_000));
+    }
+
+    #[test]
+    fn what_has_been_cancelled_is_cancelled_once_and_by_one() {
+        use crate::backend::cancel::{CancelKeys, CancelTarget};
+        use crate::backend::endpoint::Endpoint;
+        use crate::wire::CancelKey;
+
+        let session = CancelKeys::default().issue(4);
+        let key = CancelKey { process_id: 1, secret: Box::default() };
+        session.runs_at(&CancelTarget::new(Endpoint::plain("127.0.0.1:1".into()), key));
+        let limits = Limits {
+            client_idle_timeout: None,
+            idle_in_transaction_timeout: None,
+            query_timeout: Some(Duration::from_secs(1)),
+            login_timeout: Duration::ZERO,
+            statement_bytes: 0,
+            buffer_bytes: 0,
+            drain_timeout: Duration::ZERO,
+            statement_cache_bytes: 0,
+        };
+        let (card, now) = (Card::new(SessionId(1), None, None), Instant::now());
+        card.is_cancelled_by(&session);
+        let later = |seconds| now + Duration::from_secs(seconds);
+        card.goes_on(Some(now));
+        assert!(card.cancel(Overdue::Rule).is_some() && card.overdue() == Some(Overdue::Rule));
+        assert!(card.cancel(Overdue::Rule).is_none() && card.heed(&limits, later(2)).is_none());
+        card.heed(&limits, later(100));
+        assert_eq!(card.ending.take(), None, "its rule sees to that");
+        card.goes_on(Some(now));
+        assert!(card.overdue().is_none() && card.heed(&limits, later(2)).is_some());
+        assert!(card.cancel(Overdue::Rule).is_none() && card.overdue() == Some(Overdue::Limit));
+        card.heed(&limits, later(12));
+        assert_eq!(card.ending.take(), Some(Ending::Overdue));
     }
 }

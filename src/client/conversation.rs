@@ -515,13 +515,16 @@ impl Client {
             return self.refuse(Refusal { code, message }, buffers).await;
         }
         if self.session.gathered.asks_wishes
-            && let Err(refusal) = Box::pin(self.prepare_wishes()).await
+            && let Err(unmet) = Box::pin(self.prepare_wishes()).await
         {
-            return self.refuse(refusal, buffers).await;
+            return self.go_without(unmet, buffers).await;
         }
         let emptied = match self.session.gathered.empties.is_empty() {
             true => None,
-            false => Some(Box::pin(self.empty_databases()).await),
+            false => match Box::pin(self.empty_or_leave()).await {
+                Ok(emptied) => Some(emptied),
+                Err(unmet) => return self.go_without(unmet, buffers).await,
+            },
         };
         let acquired = match self.try_acquire(&intent, Instant::now()) {
             Some(acquired) => Ok(acquired),
@@ -535,13 +538,22 @@ impl Client {
                 }
                 Ok(())
             }
-            Err(Unmet::Refused(refusal)) => {
-                let count = self.session.gathered.executes.max(1);
-                self.worker.metrics.statements_routed(Target::None, intent.reason().index(), count);
-                self.refuse(refusal, buffers).await
+            Err(unmet) => {
+                if matches!(unmet, Unmet::Refused(_)) {
+                    let count = self.session.gathered.executes.max(1);
+                    self.worker.metrics.statements_routed(Target::None, intent.reason().index(), count);
+                }
+                self.go_without(unmet, buffers).await
             }
-            Err(Unmet::Left) => Err(Farewell::Left),
-            Err(Unmet::Anew) => {
+        }
+    }
+
+    /// There is no lease for the unit.
+    async fn go_without(&mut self, unmet: Unmet, buffers: &mut Buffers) -> Result<(), Farewell> {
+        match unmet {
+            Unmet::Refused(refusal) => self.refuse(refusal, buffers).await,
+            Unmet::Left => Err(Farewell::Left),
+            Unmet::Anew => {
                 self.session.gathered.clear();
                 Ok(())
             }

@@ -83,6 +83,9 @@ impl Client {
         let asks_less = terms.is_some_and(|terms| terms.consistency_in(own) < own);
         // What ends with a Flush goes on: it is timed with what ends it.
         let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
+        if timeout.is_none() || !ends_here {
+            self.losses.due = None;
+        }
         self.turn = self.worker.turn();
         if is_read && role == Role::Replica && self.cluster().balance.sticky {
             self.stays_with = Some(lease.node());
@@ -169,17 +172,19 @@ impl Client {
             held.alarm = None;
         }
         let is_timed = held.is_timed && ends_here;
+        self.losses.due = None; // that of what has gone before
         self.place.card.goes_on(is_timed.then(Instant::now));
         if is_timed {
             self.set_alarm();
         }
     }
 
-    /// The read is whole now, and its time begins, if its rule gives it one.
+    /// The read is whole now, and its time begins, if its rule gives it one and it has not begun before.
     pub(super) fn set_alarm(&mut self) {
         let Some(held) = &mut self.held else { return };
         if let Some(timeout) = held.timeout.take() {
-            held.alarm = Some(Alarm::set(timeout, &self.server, &self.cancellable));
+            let due = *self.losses.due.get_or_insert_with(|| Instant::now() + timeout);
+            held.alarm = Some(Alarm::set(due, &self.place.card, &self.worker.metrics));
         }
     }
 

@@ -2,11 +2,12 @@
 //! connections to it would be closed by now; so what Trunkline itself keeps there is closed before the statement is sent.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{self, Duration};
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::acquire::{Refusal, Unmet};
 use super::conversation::Client;
 use super::server::{Database, Server};
 use crate::backend::{Away, PoolKey};
@@ -35,6 +36,18 @@ const LONGEST_EMPTYING: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(1);
 
 impl Client {
+    /// [Empties](Self::empty_databases) what the unit needs before it has a lease, unless its client cancels or hangs up.
+    pub(super) async fn empty_or_leave(&self) -> Result<Box<Emptied>, Unmet> {
+        self.place.card.waits(time::Instant::now());
+        tokio::select! {
+            // Dropping it lets back in who was sent away; what has been closed is opened again by whoever wants it.
+            emptied = self.empty_databases() => Ok(emptied),
+            // Dropping either loses nothing.
+            () = self.cancellable.cancelled() => Err(Refusal::canceled().into()),
+            () = self.hangs_up() => Err(Unmet::Left),
+        }
+    }
+
     /// Empties the databases that the gathered unit needs for itself. While a client is connected, nothing is closed:
     /// PostgreSQL waits for it to leave, and then says what it says of connected clients.
     pub(super) async fn empty_databases(&self) -> Box<Emptied> {

@@ -217,9 +217,10 @@ pub(super) async fn await_resume(
     if !pause.is_paused() {
         return Ok(());
     }
+    let mut patience = acquire::Patience::of(server);
     // Dropping either wait loses nothing.
     tokio::select! {
-        resumed = acquire::await_resume_to_log_in(&pause, Instant::now(), card, server, worker) => resumed?,
+        resumed = acquire::await_resume_to_log_in(&pause, &mut patience, card, worker) => resumed?,
         () = until_hung_up(stream) => return Err(Farewell::Left),
     }
     follow(admitted, server, worker)

@@ -38,6 +38,8 @@ pub(super) struct Losses {
     /// How many server connections have ended, each opened behind the end of the one before, while they were made its
     /// session's; and when the last of them did.
     pub(super) unprepared: (usize, Option<Instant>),
+    /// By then the unit is to be answered, if its rule gives it a time: waiting and each further run are within it.
+    pub(super) due: Option<Instant>,
 }
 
 /// A node that was lost with a unit.
@@ -156,7 +158,14 @@ impl Client {
             log.clear();
         }
         self.put_back(buffers);
-        self.session.gathered.join(Intent::Primary(Reason::Retried));
+        self.session.gathered.join(match code {
+            // Replay was in its way, and nothing of its own: what was proven holds.
+            SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED => {
+                Intent::Kept { safe: safety::of_nothing(), reason: Reason::Retried, timeout: None }
+            }
+            // It may write, whatever was proven.
+            _ => Intent::Primary(Reason::Retried),
+        });
     }
 
     /// What a replica has refused because it writes goes to the primary from now on, until the catalogs change.

@@ -167,13 +167,13 @@ async fn connect_to_primary(
     server: &Server,
     worker: &Worker,
 ) -> Result<(ServerEnd, Told), Farewell> {
-    let arrived = Instant::now();
-    let mut deadline = arrived + server.hold;
+    let mut deadline = Instant::now() + server.hold;
     let (cluster, pause) = (server.cluster(&admitted.database), &admitted.database.pause);
+    let mut patience = acquire::Patience::of(server);
     let mut changed = cluster.changed.clone();
     loop {
         if pause.is_paused() {
-            acquire::await_resume_to_log_in(pause, arrived, card, server, worker).await?;
+            acquire::await_resume_to_log_in(pause, &mut patience, card, worker).await?;
             deadline = Instant::now() + server.hold;
         }
         changed.mark_unchanged();

@@ -97,6 +97,8 @@ labels! {
         IdleInTransaction = "idle_in_transaction_timeout",
         /// `query_timeout`.
         Query = "query_timeout",
+        /// A rule's `timeout`.
+        RuleTimeout = "rule.timeout",
         /// A transaction block in the pool mode `statement`.
         StatementMode = "pool_mode",
         /// `failover.hold`, for want of a primary.
@@ -170,8 +172,8 @@ labels! {
 impl Limit {
     /// The SQLSTATE of each, in the order of [`Limit::CODES`].
     pub(super) const SQLSTATES: [&'static str; Self::CODES.len()] = [
-        "53300", "53300", "53300", "53300", "53300", "53300", "53300", "57P05", "25P03", "57014", "0A000", "57P03",
-        "57P03",
+        "53300", "53300", "53300", "53300", "53300", "53300", "53300", "57P05", "25P03", "57014", "57014", "0A000",
+        "57P03", "57P03",
     ];
 }
 

@@ -327,6 +327,26 @@ fn pause_gives_up_when_a_transaction_does_not_end_and_what_is_paused_too_long_is
 }
 
 #[test]
+fn what_has_waited_before_a_pause_waits_for_its_end_as_long_as_any_other() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{OPEN}\n[pool]\nsize = 1\n[failover]\npause_hold = '700ms'"));
+        let (mut console, mut pausing) = (console(&proxy), console(&proxy));
+        let (mut open, mut other) = (proxy.client(), proxy.client());
+        open.batch_execute("begin; select txid_current()").unwrap();
+        let waits = thread::spawn(move || other.simple_query("select txid_current()").map(drop));
+        thread::sleep(Duration::from_millis(900));
+        let pausing = thread::spawn(move || pausing.simple_query("PAUSE bench").map(drop));
+        eventually("the database is paused", SOON, || value(&rows(&mut console, "show databases")[0], "paused") == "1");
+        open.batch_execute("commit").unwrap();
+        pausing.join().unwrap().unwrap();
+        thread::sleep(Duration::from_millis(100));
+        console.simple_query("RESUME bench").unwrap();
+        waits.join().unwrap().expect("the pause was short");
+    });
+}
+
+#[test]
 fn what_is_to_be_closed_can_be_waited_for() {
     limited(|| {
         let cluster = cluster();

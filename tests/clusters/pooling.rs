@@ -609,14 +609,42 @@ fn a_read_on_the_primary_that_is_cancelled_takes_nothing_behind_it_along() {
         let proxy =
             Proxy::start(&cluster, "[pool]\nsize = 1\n[limits]\nquery_timeout = '1s'\n[routing]\nreads = 'primary'");
         let mut client = RawClient::connect(proxy.port(), &[]);
+        let told = "57014 canceling statement due to query_timeout";
+        let behind = query("insert into t select 1 from pg_sleep(1.5)");
+        let said = client.ask(&[&query("select pg_sleep(20)"), &behind], 2);
+        assert!(said.contains(&told.to_owned()) && said.contains(&"INSERT 0 1".to_owned()), "{said:?}");
+        assert_eq!(proxy.metric("trunkline_limits_met_total", "limit=\"query_timeout\",sqlstate=\"57014\""), 1.0);
         for round in 0..3 {
             // It ends about when the cancel comes.
             let read = query(&format!("select pg_sleep({})", 0.9 + 0.3 * f64::from(round)));
-            let behind = query("insert into t select 1 from pg_sleep(1.5)");
             let said = client.ask(&[&read, &behind], 2);
             assert!(said.contains(&"INSERT 0 1".to_owned()), "{said:?}");
         }
-        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "3");
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "4");
+    });
+}
+
+#[test]
+fn a_read_on_a_server_connection_that_is_kept_is_cancelled_and_never_a_write() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let told = "57014 canceling statement due to query_timeout";
+        for (pool, first) in [("mode = 'session'", "select 1"), ("size = 1", "listen l")] {
+            let proxy = Proxy::start(&cluster, &format!("[pool]\n{pool}\n[limits]\nquery_timeout = '1s'"));
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            assert_eq!(client.query(first).last().unwrap(), "I");
+            for _ in 0..2 {
+                assert!(client.query("select pg_sleep(20)").contains(&told.to_owned()), "{pool}");
+                let behind = query("insert into t select 1 from pg_sleep(2.5)");
+                let said = client.ask(&[&query("select pg_sleep(1.2)"), &behind], 2);
+                assert!(said.contains(&"INSERT 0 1".to_owned()), "{said:?}");
+            }
+            client.query("begin");
+            assert_eq!(client.query("select 8 from pg_sleep(2.5)").last().unwrap(), "T");
+            assert_eq!(client.query("commit"), ["COMMIT", "I"]);
+        }
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "4");
     });
 }
 

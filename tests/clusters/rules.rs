@@ -426,12 +426,49 @@ fn a_rules_timeout_cancels_reads_and_never_a_write() {
             let begun = Instant::now();
             let error = client.batch_execute("select pg_sleep(30)").unwrap_err();
             assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
+            assert_eq!(error.as_db_error().unwrap().message(), "canceling statement due to the timeout of its rule");
             assert!(begun.elapsed() < Duration::from_secs(10));
             client.batch_execute("select 1").unwrap();
             client.batch_execute("insert into t select 1 from pg_sleep(0.5)").unwrap();
             client.batch_execute("select 1").unwrap();
         }
         assert_eq!(client.query_one("select count(*) from t", &[]).unwrap().get::<_, i64>(0), 3);
+        assert_eq!(proxy.metric("trunkline_limits_met_total", "limit=\"rule.timeout\",sqlstate=\"57014\""), 3.0);
+    });
+}
+
+#[test]
+fn a_rules_timeout_is_one_span_of_waiting_and_running_also_on_the_primary() {
+    limited(|| {
+        let cluster = cluster();
+        let rules = "[[rule]]\nname = 'quick'\nuser = 'bench'\ntimeout = '2s'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut holder, mut client) = (proxy.client(), proxy.client());
+        holder.batch_execute("begin; select 1").unwrap();
+        let begun = Instant::now();
+        let waits = std::thread::spawn(move || client.batch_execute("select pg_sleep(30)").unwrap_err());
+        std::thread::sleep(Duration::from_millis(1200));
+        holder.batch_execute("commit").unwrap();
+        let error = waits.join().unwrap();
+        assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
+        assert!(begun.elapsed() < Duration::from_millis(3000), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn a_rules_timeout_does_not_reach_into_a_transaction_that_begins_behind_a_flush() {
+    limited(|| {
+        let cluster = cluster();
+        let rules = "[[rule]]\nname = 'quick'\nuser = 'bench'\ntimeout = '300ms'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let run = |sql: &str| [parse("", sql), bind("", &[]), execute()].concat();
+        client.send(&[&run("select 1"), FLUSH]);
+        client.until(b'C');
+        let answer = client.ask(&[&run("begin read only"), SYNC], 1);
+        assert!(answer.contains(&"BEGIN".to_owned()), "{answer:?}");
+        let answer = client.query("select 7 from pg_sleep(1)");
+        assert!(answer.contains(&"row 7".to_owned()), "{answer:?}");
     });
 }
 

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use trunkline::config;
@@ -265,6 +266,45 @@ impl<'a> Line<'a> {
     }
 }
 
+#[test]
+fn a_read_that_is_kept_on_the_primary_is_known_as_one_and_keeps_the_time_of_its_rule() {
+    let rules = load(
+        "[[rule]]\nname = 'quick'\nuser = 'ada'\ntimeout = '5s'\n\
+         [[rule]]\nname = 'slow'\nuser = 'bob'\ntimeout = '9s'\nto = 'replicas'\n\
+         [[rule]]\nname = 'kept'\nuser = 'eve'\nto = 'primary'",
+    );
+    let prepared = PreparedNames::default();
+    let intent = |user, sql: &str, transaction| {
+        let sender = Sender { user, database: "bench", application_name: "", address: None };
+        let standing = rules.standing(&sender);
+        let facts = Facts { reads: Reads::Primary, transaction, ..facts(&standing, &prepared) };
+        weigh(&classify(sql, &ParseSettings::default()), sql, &facts, &rules).intent
+    };
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    for (user, sql, timeout) in [
+        ("ada", "select 1", seconds(5)),
+        ("bob", "/* trunkline: primary */ select 1", seconds(9)),
+        ("eve", "select 1", None),
+        ("somebody", "select 1", None),
+    ] {
+        let intent = intent(user, sql, InTransaction::No);
+        assert!(intent.needs_primary() && intent.is_proven() && intent.timeout() == timeout, "{user}: {intent:?}");
+    }
+    for (sql, transaction) in [("insert into t values (1)", InTransaction::No), ("select 1", InTransaction::ReadWrite)]
+    {
+        let intent = intent("ada", sql, transaction);
+        assert!(!intent.is_proven() && intent.timeout().is_none(), "{sql}: {intent:?}");
+    }
+    // Of what travels together the shortest time counts, and none where anything may write.
+    let read = |user| intent(user, "select 1", InTransaction::No);
+    let hinted = intent("bob", "/* trunkline: replica */ select 1", InTransaction::No);
+    assert!(matches!(hinted, Intent::Read { .. }), "{hinted:?}");
+    let both = hinted.and(read("ada"));
+    assert!(both.needs_primary() && both.timeout() == seconds(5), "{both:?}");
+    let written = read("ada").and(intent("ada", "insert into t values (1)", InTransaction::No));
+    assert!(!written.is_proven() && written.timeout().is_none(), "{written:?}");
+}
+
 fn facts<'a>(standing: &'a trunkline::routing::Standing, prepared: &'a PreparedNames) -> Facts<'a> {
     Facts {
         standing,
@@ -289,11 +329,7 @@ fn judge(line: &str, rules: &RuleSet) -> String {
 fn show(weighed: &Weighed, rules: &RuleSet) -> String {
     let reason = weighed.intent.reason().code();
     let mut shown = match &weighed.intent {
-        Intent::Primary(_) => format!("primary ({reason})"),
-        Intent::Kept { timeout, .. } => match timeout {
-            Some(timeout) => format!("primary timeout={timeout:?} ({reason})"),
-            None => format!("primary ({reason})"),
-        },
+        Intent::Primary(_) | Intent::Kept { .. } => format!("primary ({reason})"),
         Intent::Refuse { message, sqlstate, .. } => format!("refused {sqlstate}: {message}"),
         Intent::Read { terms, .. } => {
             format!("{} ({reason})", terms.as_deref().map_or("replicas".to_owned(), show_terms))
