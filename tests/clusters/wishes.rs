@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls};
 
@@ -100,6 +100,32 @@ fn a_position_carries_a_write_to_another_session_of_another_trunkline() {
         eventually("its reads are back on replicas", SOON, || {
             server_port(&mut reader, "select inet_server_port() from t") != primary
         });
+    });
+}
+
+#[test]
+fn whoever_waits_for_its_position_can_cancel_that() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[failover]\nhold = '30s'");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("insert into t values (1)");
+        assert!(client.query("show trunkline.position")[1].starts_with("row 1:0/"));
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        cluster.node(0).freeze().unwrap();
+        // Of an earlier history: where that is in the present one, only the primary tells.
+        assert_eq!(client.query("set trunkline.position = '0:0/1'"), ["SET", "I"]);
+        let (cancel, begun) = (client.canceller(), Instant::now());
+        let cancelling = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            cancel();
+        });
+        let told = client.query("show trunkline.position");
+        assert_eq!(told, ["57014 canceling statement due to user request", "I"]);
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        cancelling.join().unwrap();
+        cluster.node(0).thaw().unwrap();
     });
 }
 
