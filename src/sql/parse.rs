@@ -49,6 +49,7 @@ pub fn classify(text: &str, settings: &ParseSettings) -> Statement {
     if scans_slowly(text) {
         return opaque(Opaque::Unparsed);
     }
+    // The parser's stack check and its limit on nesting turn any depth into an error; no text may crash it.
     match pg_query::parse(text, options(settings)) {
         Ok(tree) => {
             let mut statement = effects::statement(&tree.protobuf, text);
@@ -81,12 +82,6 @@ pub fn fingerprint(text: &str, settings: &ParseSettings) -> Option<u64> {
         .then(|| pg_query::fingerprint(text, options(settings), pg_query::FingerprintOptions::DEFAULT).ok())
         .flatten()?;
     u64::from_str_radix(&print.hex, 16).ok()
-}
-
-/// The parser's stack check and its limit on nesting turn any depth into an error; no text may crash it.
-/// The text with `$1` and so on for its literals; None if the grammar does not accept it.
-pub(super) fn normalized(text: &str) -> Option<String> {
-    pg_query::normalize(text).ok()
 }
 
 fn options(settings: &ParseSettings) -> pg_query::ParserOptions {

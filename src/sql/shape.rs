@@ -21,34 +21,44 @@ pub(super) enum Backslash {
 
 /// Writes the shape of `text`, which is UTF-8, to `shape`, whose former content is lost. None: it has no shape.
 pub(super) fn fold(text: &[u8], backslash: Backslash, shape: &mut Vec<u8>) -> Option<Folded> {
+    walk(text, backslash, shape).ok()
+}
+
+/// Writes the shape of `text`, as far as it is sure, to `shape`. Answers whether that is all of it.
+pub(super) fn fold_front(text: &[u8], backslash: Backslash, shape: &mut Vec<u8>) -> bool {
+    let Err(Stop { copied, at }) = walk(text, backslash, shape) else { return true };
+    shape.extend_from_slice(text.get(copied..at).unwrap_or_default());
+    false
+}
+
+/// Where a text goes on with what is not simple: what stands before `copied` is in the shape, and up to `at` nothing is folded.
+struct Stop {
+    copied: usize,
+    at: usize,
+}
+
+#[inline]
+fn walk(text: &[u8], backslash: Backslash, shape: &mut Vec<u8>) -> Result<Folded, Stop> {
     shape.clear();
     let mut scanner = Scanner { text, at: 0 };
     let mut copied = 0;
     let mut folded = 0;
     loop {
-        scanner.words()?;
+        if scanner.words().is_none() {
+            return Err(Stop { copied, at: scanner.at });
+        }
         let start = scanner.at;
         let Some(byte) = scanner.byte(0) else { break };
-        let literal = match class_of(byte) {
-            // The words and what is plain end before such a byte.
-            Class::Plain | Class::Letter => return None,
-            Class::Digit => Some(scanner.number()?),
-            Class::Dot => scanner.dot()?,
-            Class::Quote => Some(scanner.string(backslash)?),
-            Class::DoubleQuote => scanner.quoted_name()?,
-            Class::Dollar => scanner.parameter()?,
-            Class::Dash | Class::Slash => scanner.comment()?,
-            Class::Unsure => return None,
-        };
+        let Some(literal) = scanner.special(byte, backslash) else { return Err(Stop { copied, at: start }) };
         if let Some(literal) = literal {
-            shape.extend_from_slice(text.get(copied..start)?);
+            shape.extend_from_slice(text.get(copied..start).unwrap_or_default());
             shape.push(literal as u8);
             copied = scanner.at;
             folded += 1;
         }
     }
-    shape.extend_from_slice(text.get(copied..)?);
-    Some(Folded(folded))
+    shape.extend_from_slice(text.get(copied..).unwrap_or_default());
+    Ok(Folded(folded))
 }
 
 /// What stands for a literal in a shape: bytes that UTF-8 never has.
@@ -236,7 +246,23 @@ impl Scanner<'_> {
         self.at += rest.iter().position(|&byte| !continues(byte)).unwrap_or(rest.len());
     }
 
-    /// Keywords, plain names and what is plain between them: most of a text, so no step is made of each.
+    /// What begins with this byte, at which the words have ended.
+    #[inline]
+    fn special(&mut self, byte: u8, backslash: Backslash) -> Step {
+        match class_of(byte) {
+            // The words and what is plain end before such a byte.
+            Class::Plain | Class::Letter | Class::Unsure => None,
+            Class::Digit => self.number().map(Some),
+            Class::Dot => self.dot(),
+            Class::Quote => self.string(backslash).map(Some),
+            Class::DoubleQuote => self.quoted_name(),
+            Class::Dollar => self.parameter(),
+            Class::Dash | Class::Slash => self.comment(),
+        }
+    }
+
+    /// Keywords, plain names and what is plain between them: most of a text, so no step is made of each. Where there is no shape,
+    /// it stands before the name that is not simple.
     #[inline]
     fn words(&mut self) -> Option<()> {
         let text = self.text;
