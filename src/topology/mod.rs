@@ -163,14 +163,16 @@ impl Topology {
         }
     }
 
-    /// Its nodes have been made anew, as far as can be seen: whoever answers is of one other database system, nobody else has lived
+    /// Its nodes have been made anew, as far as can be seen: most answer and are of one other database system, nobody else has lived
     /// for a while, and there has been no primary for as long. Whether it is so, an operator must say.
     pub fn is_made_anew(&self, now: Instant) -> bool {
         let is_over = |moment: Instant| moment + roles::GONE_FOR <= now;
         let mut answering = self.nodes.iter().filter(|node| node.is_answering()).map(Node::system);
         let (Some(ours), Some(Some(theirs))) = (self.roles.system(), answering.next()) else { return false };
+        let are_theirs = |node: &&Node| node.is_answering() && node.system() == Some(theirs);
         let is_gone = |node: &Node| node.is_unreachable() && node.heard().is_none_or(is_over);
         theirs != ours
+            && self.nodes.iter().filter(are_theirs).count() * 2 > self.nodes.len()
             && self.nodes.iter().all(|node| node.system() == Some(theirs) || is_gone(node))
             && self.view.no_primary_since.is_some_and(is_over)
     }
