@@ -455,6 +455,27 @@ fn a_rules_timeout_is_one_span_of_waiting_and_running_also_on_the_primary() {
     });
 }
 
+/// What it has left keeps its server connection, on which nothing runs any more.
+#[test]
+fn a_rules_timeout_does_not_reach_behind_the_answer_of_a_read_that_has_left_something() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create function locks() returns int language plpgsql stable as
+                   $$ begin execute 'select pg_advisory_lock(1)'; return 1; end $$";
+        cluster.node(0).sql(sql).unwrap();
+        let rules = "[[rule]]\nname = 'quick'\nuser = 'bench'\ntimeout = '300ms'";
+        let routing = "[routing]\nreads = 'primary'\nsafe_functions = ['locks']";
+        let proxy = Proxy::ruled(&cluster, rules, "", routing);
+        let mut client = proxy.client();
+        client.query_one("select locks()", &[]).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        let held = "select count(*) from pg_locks where locktype = 'advisory'";
+        assert_eq!(cluster.node(0).sql(held).unwrap(), "1", "its session keeps it");
+        assert_eq!(proxy.metric("trunkline_limits_met_total", "limit=\"rule.timeout\",sqlstate=\"57014\""), 0.0);
+        client.batch_execute("select 1").unwrap();
+    });
+}
+
 #[test]
 fn a_rules_timeout_does_not_reach_into_a_transaction_that_begins_behind_a_flush() {
     limited(|| {
