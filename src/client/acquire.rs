@@ -72,7 +72,7 @@ pub struct Acquired {
 }
 
 /// What is said of a wait that its client has cancelled, in PostgreSQL's words.
-const CANCELED: &str = "canceling statement due to user request";
+pub const CANCELED: &str = "canceling statement due to user request";
 
 /// A node that refuses connections is tried again this soon, if no new view comes before.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -610,7 +610,7 @@ impl Client {
             ConnectClass::Denied => {
                 self.say_denied(node, &error);
                 // What is remembered of its password may be from before that was changed.
-                self.cluster().auth_query.iter().for_each(|asked| asked.doubt(&self.session.identity.user));
+                self.cluster().doubt_password(&self.session.identity.user);
                 if is_last {
                     let (code, message) = error.denial();
                     return Err(Refusal { code, message });
@@ -828,7 +828,7 @@ async fn try_nodes(
             Ok(lease) => return Ok(Ok(lease)),
             // Whom the primary lets in, a replica may not yet know.
             Err(LeaseError::Connect(error)) if is_denied(&error) && view.primary == Some(node.id) => {
-                server.cluster(&admitted.database).auth_query.iter().for_each(|asked| asked.doubt(user));
+                server.cluster(&admitted.database).doubt_password(user);
                 return Err(denied(&error));
             }
             Err(error) => last = Some(error),

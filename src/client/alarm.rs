@@ -28,7 +28,7 @@ impl Alarm {
             metrics.limit_met(Limit::RuleTimeout);
             tokio::task::spawn_local(cancel.arrive());
             timers::sleep(GRACE).await;
-            card.end(Ending::OverdueByRule);
+            card.end(Ending::Overdue(Overdue::Rule));
         }))
     }
 }

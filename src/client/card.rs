@@ -90,10 +90,8 @@ pub enum Ending {
     Idle,
     /// It has sent nothing for `idle_in_transaction_timeout`.
     IdleInTransaction,
-    /// Its statement has been cancelled by `query_timeout`, and goes on.
-    Overdue,
-    /// The same by its rule.
-    OverdueByRule,
+    /// Its statement has been cancelled because its time was over, by this, and goes on.
+    Overdue(Overdue),
 }
 
 /// What has cancelled a read when its time was over.
@@ -111,6 +109,16 @@ impl Overdue {
         match self {
             Self::Limit => "canceling statement due to query_timeout",
             Self::Rule => "canceling statement due to the timeout of its rule",
+        }
+    }
+
+    /// What it is told if the statement goes on all the same.
+    pub fn last_words(self) -> &'static str {
+        match self {
+            Self::Limit => "terminating connection because its statement has not ended when query_timeout canceled it",
+            Self::Rule => {
+                "terminating connection because its statement has not ended when the timeout of its rule canceled it"
+            }
         }
     }
 }
@@ -350,7 +358,7 @@ impl Card {
                 if self.overdue.get() == Some(Overdue::Limit)
                     && is_over(limits.query_timeout.map(|limit| limit + GRACE)) =>
             {
-                self.end(Ending::Overdue);
+                self.end(Ending::Overdue(Overdue::Limit));
             }
             // It looks whether its client is still there.
             Doing::Waiting if self.waits_long(now) => {
@@ -626,6 +634,6 @@ mod tests {
         assert!(card.overdue().is_none() && card.heed(&limits, later(2)).is_some());
         assert!(card.cancel(Overdue::Rule).is_none() && card.overdue() == Some(Overdue::Limit));
         card.heed(&limits, later(12));
-        assert_eq!(card.ending.take(), Some(Ending::Overdue));
+        assert_eq!(card.ending.take(), Some(Ending::Overdue(Overdue::Limit)));
     }
 }

@@ -79,10 +79,12 @@ impl Client {
         let timeout = self.session.intent().and_then(Intent::timeout).filter(|_| may_be_timed);
         let is_timed = may_be_timed && (timeout.is_some() || self.server.limits.query_timeout.is_some());
         let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
-        let own = self.own_consistency();
-        let asks_less = terms.is_some_and(|terms| terms.consistency_in(own) < own);
+        let asks_less = terms.is_some_and(|terms| {
+            let own = self.own_consistency();
+            terms.consistency_in(own) < own
+        });
         // What ends with a Flush goes on: it is timed with what ends it.
-        let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
+        let ends_here = !self.session.gathered.goes_on();
         if timeout.is_none() || !ends_here {
             self.losses.due = None;
         }
@@ -161,7 +163,7 @@ impl Client {
         let goes_on = self.session.awaits_replies() || self.session.batch_is_open();
         let timeout = intent.and_then(Intent::timeout).filter(|_| may_be_timed);
         let (is_whole, has_limit) = (intent.is_none(), self.server.limits.query_timeout.is_some());
-        let ends_here = !matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy));
+        let ends_here = !self.session.gathered.goes_on();
         let Some(held) = &mut self.held else { return };
         if goes_on {
             held.is_timed &= may_be_timed || is_whole;
@@ -225,8 +227,7 @@ impl Client {
             (rest, last) = (after, Some(header.tag));
         }
         // What comes behind it may wait for the answers, and copy data that is stray asks for none.
-        let is_cut =
-            matches!(self.session.gathered.end, Some(End::Flush | End::StrayCopy)) && last != Some(frontend::FLUSH);
+        let is_cut = self.session.gathered.goes_on() && last != Some(frontend::FLUSH);
         if is_cut && held.passing_to_node == 0 {
             held.flush_part(&mut buffers.to_node);
         }

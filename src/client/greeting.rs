@@ -1,5 +1,6 @@
 //! A client's first packets: TLS, requests to cancel, and at last what it wants to begin.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -61,7 +62,8 @@ pub async fn read_startup(
                 let accepted = tls.as_ref().filter(|_| origin.is_some());
                 stream.write_all(if accepted.is_some() { b"S" } else { b"N" }).await?;
                 if let Some(tls) = accepted {
-                    begin_tls(place, (tls, Beginning::Asked), buffer, (server, worker)).await?;
+                    let begun = begin_tls(place, tls, Beginning::Asked, buffer).await;
+                    begun.map_err(|error| without_tls(&error, origin, server, worker))?;
                 }
             }
             First::Packet(Packet::GssEncRequest) => {
@@ -73,7 +75,8 @@ pub async fn read_startup(
             }
             First::Tls => match &tls {
                 Some(tls) if !stream.is_encrypted() => {
-                    begin_tls(place, (tls, Beginning::Direct), buffer, (server, worker)).await?;
+                    let begun = begin_tls(place, tls, Beginning::Direct, buffer).await;
+                    begun.map_err(|error| without_tls(&error, origin, server, worker))?;
                 }
                 _ => return Err(Farewell::NotPostgres),
             },
@@ -146,27 +149,24 @@ async fn read_packet(stream: &mut Stream, buffer: &mut ReadBuffer) -> Result<Fir
 
 async fn begin_tls(
     place: &mut Option<Stream>,
-    (tls, beginning): (&ClientTls, Beginning),
+    tls: &ClientTls,
+    beginning: Beginning,
     buffer: &mut ReadBuffer,
-    (server, worker): (&Server, &Worker),
-) -> Result<(), Farewell> {
-    let stream = place.take().ok_or(Farewell::Left)?;
-    let from = stream.origin().ok().flatten();
-    match stream.accept(tls, beginning, buffer.filled()).await {
-        Ok(stream) => {
-            buffer.consume(usize::MAX);
-            *place = Some(stream);
-            Ok(())
-        }
-        Err(error) => {
-            worker.metrics.client_refused(Refusal::Tls);
-            // Whoever looks for open ports meets it by the thousand.
-            let why = error.to_string();
-            if server.tls_complaints.lock().is_new(&why, Instant::now()) {
-                let from = from.map(|from| from.to_string()).unwrap_or_default();
-                tracing::info!(why, from, "a client's TLS handshake failed; for this reason it is said once a minute");
-            }
-            Err(Farewell::Left)
-        }
+) -> io::Result<()> {
+    let stream = place.take().ok_or(io::ErrorKind::NotConnected)?;
+    *place = Some(stream.accept(tls, beginning, buffer.filled()).await?);
+    buffer.consume(usize::MAX);
+    Ok(())
+}
+
+/// The handshake has failed: it is counted, and said now and then.
+fn without_tls(error: &io::Error, from: Option<IpAddr>, server: &Server, worker: &Worker) -> Farewell {
+    worker.metrics.client_refused(Refusal::Tls);
+    // Whoever looks for open ports meets it by the thousand.
+    let why = error.to_string();
+    if server.tls_complaints.lock().is_new(&why, Instant::now()) {
+        let from = from.map(|from| from.to_string()).unwrap_or_default();
+        tracing::info!(why, from, "a client's TLS handshake failed; for this reason it is said once a minute");
     }
+    Farewell::Left
 }

@@ -422,6 +422,11 @@ impl Server {
 }
 
 impl Cluster {
+    /// What is remembered of this user's password may be of before: who logs in next has it asked again.
+    pub fn doubt_password(&self, user: &str) {
+        self.auth_query.iter().for_each(|asked| asked.doubt(user));
+    }
+
     /// Its nodes are those of this one by another configuration, each with its number: Patroni may have listed some in another
     /// order to whoever watches them now.
     pub fn has_nodes_of(&self, other: &Self) -> bool {

@@ -244,16 +244,8 @@ pub(super) fn ended(why: Ending, worker: &Worker) -> Farewell {
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             "terminating connection due to idle-in-transaction timeout",
         ),
-        // These were counted when their statement was cancelled.
-        Ending::Overdue => {
-            let message = "terminating connection because its statement has not ended when query_timeout canceled it";
-            return Farewell::told(SqlState::QUERY_CANCELED, message);
-        }
-        Ending::OverdueByRule => {
-            let message =
-                "terminating connection because its statement has not ended when the timeout of its rule canceled it";
-            return Farewell::told(SqlState::QUERY_CANCELED, message);
-        }
+        // It was counted when its statement was cancelled.
+        Ending::Overdue(by) => return Farewell::told(SqlState::QUERY_CANCELED, by.last_words()),
     };
     worker.metrics.limit_met(limit);
     Farewell::told(code, message)

@@ -100,6 +100,11 @@ impl Gathered {
         self.ends_behind.is_some_and(|before| self.executes > before)
     }
 
+    /// Its batch goes on behind it.
+    pub fn goes_on(&self) -> bool {
+        matches!(self.end, Some(End::Flush | End::StrayCopy))
+    }
+
     /// One more intent: the unit goes where the strictest of them may go.
     pub fn join(&mut self, intent: Intent) {
         self.intent = Some(match self.intent.take() {

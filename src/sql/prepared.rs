@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::statement::{NeedsPrimary, SessionChange, Statement};
+use super::words;
 
 /// What a session has prepared by SQL and not deallocated; a handful at most, so a list.
 #[derive(Clone, Debug, Default)]
@@ -70,50 +71,7 @@ impl PreparedNames {
 
 /// What a PREPARE prepares: what stands behind the word AS, which is no name and of no type.
 pub fn query_of(text: &str) -> &str {
-    let is_of_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
-    let mut rest = text;
-    while !rest.is_empty() {
-        let word = rest.split(|c| !is_of_word(c)).next().unwrap_or_default();
-        if word.eq_ignore_ascii_case("as") {
-            return rest.get(word.len()..).unwrap_or_default().trim_start();
-        }
-        rest = match rest {
-            quoted if quoted.starts_with('"') => behind(quoted.get(1..).unwrap_or_default(), "\""),
-            line if line.starts_with("--") => behind(line, "\n"),
-            block if block.starts_with("/*") => behind_comment(block),
-            other if word.is_empty() => other.get(other.chars().next().map_or(0, char::len_utf8)..).unwrap_or_default(),
-            other => other.get(word.len()..).unwrap_or_default(),
-        };
-    }
-    text
-}
-
-fn behind<'a>(text: &'a str, end: &str) -> &'a str {
-    text.split_once(end).map_or("", |(_, rest)| rest)
-}
-
-/// Behind a comment, which may hold others.
-fn behind_comment(text: &str) -> &str {
-    let (mut depth, mut rest) = (0_usize, text);
-    while let Some(at) = rest.find(['/', '*']) {
-        rest = rest.get(at..).unwrap_or_default();
-        let width = match rest {
-            opens if opens.starts_with("/*") => {
-                depth += 1;
-                2
-            }
-            closes if closes.starts_with("*/") => {
-                depth = depth.saturating_sub(1);
-                2
-            }
-            _ => 1,
-        };
-        rest = rest.get(width..).unwrap_or_default();
-        if depth == 0 {
-            return rest;
-        }
-    }
-    ""
+    words::behind_keyword(text, "as").map_or(text, str::trim_start)
 }
 
 #[cfg(test)]

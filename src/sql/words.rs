@@ -45,6 +45,18 @@ pub(super) fn tokens(text: &str, quoting: Quoting) -> Vec<Token<'_>> {
     std::iter::from_fn(|| scanner.next()).collect()
 }
 
+/// The text behind the first place where this word, in small letters, stands by itself: not in quotes, nor in a comment.
+pub(super) fn behind_keyword<'a>(text: &'a str, keyword: &str) -> Option<&'a str> {
+    let mut scanner = Scanner { rest: text, quoting: Quoting::Sql };
+    loop {
+        let first = scanner.find_next()?;
+        let token = scanner.token(first);
+        if first != '"' && matches!(token, Token::Word(word) if *word == *keyword) {
+            return Some(scanner.rest);
+        }
+    }
+}
+
 /// One of the literals of this text is meant, as it is written there.
 #[cold]
 pub fn has_literal(text: &[u8], is_meant: impl Fn(&[u8]) -> bool) -> bool {
@@ -308,14 +320,19 @@ struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     fn next(&mut self) -> Option<Token<'a>> {
+        let first = self.find_next()?;
+        Some(self.token(first))
+    }
+
+    /// What the next token begins with.
+    fn find_next(&mut self) -> Option<char> {
         loop {
             // Any other space is a letter to PostgreSQL.
             self.rest = self.rest.trim_ascii_start();
             let first = self.rest.chars().next()?;
-            if self.quoting == Quoting::Sql && self.skip_comment() {
-                continue;
+            if !(self.quoting == Quoting::Sql && self.skip_comment()) {
+                return Some(first);
             }
-            return Some(self.token(first));
         }
     }
 

@@ -11,6 +11,7 @@ use super::command::{Command, Unknown};
 use super::table::Table;
 use super::wish::{Wish, Withdrawn};
 use super::{Desk, Shutdown, explain, show};
+use crate::client::acquire::CANCELED;
 use crate::client::console::Right;
 use crate::client::pause::Cause;
 use crate::client::server::IsAsked;
@@ -128,13 +129,12 @@ pub(super) async fn answer(
 
 fn given_up(command: &Command, withdrawn: Withdrawn) -> Mistake {
     info!(command = command.to_string(), ?withdrawn, "a command was given up");
-    let message = "canceling statement due to user request";
     match command {
         Command::Drain(node, _) => {
-            let message = format!("{message}: {node} stays drained, and what runs there goes on");
+            let message = format!("{CANCELED}: {node} stays drained, and what runs there goes on");
             Mistake::new(SqlState::QUERY_CANCELED, message).hint("ATTACH puts it back")
         }
-        _ => Mistake::new(SqlState::QUERY_CANCELED, message),
+        _ => Mistake::new(SqlState::QUERY_CANCELED, CANCELED),
     }
 }
 
