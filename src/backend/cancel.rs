@@ -133,13 +133,17 @@ const LONGEST_WAIT: Duration = Duration::from_secs(6);
 /// A node takes a cancel within a millisecond or two.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// The largest number that Linux gives to a process.
+const MOST_PROCESSES: u32 = 1 << 22;
+
 impl CancelKeys {
     /// A key with a secret of so many bytes for a new session, to be given back with [`CancelKeys::remove`].
     pub fn issue(&self, secret_size: usize) -> Arc<Cancellable> {
         loop {
             let mut random = rand::rng();
-            // A positive number, as process numbers are: some drivers read it as a signed one.
-            let process_id = random.random_range(1..=0x7FFF_FFFF);
+            // A positive number, as process numbers are: some drivers read it as a signed one. Beyond those that Linux gives to
+            // processes: it is no other session's in pg_stat_activity.
+            let process_id = random.random_range(MOST_PROCESSES + 1..=0x7FFF_FFFF);
             let mut secret = vec![0; secret_size];
             random.fill(&mut *secret);
             let key = CancelKey { process_id, secret: secret.into() };

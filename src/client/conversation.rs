@@ -37,6 +37,7 @@ use crate::net::{ReadBuffer, Stream};
 use crate::routing::{Intent, Reason, safety};
 use crate::session::{End, Held, Identity, Session, SessionId, TransactionLog};
 use crate::topology::{NodeId, Role};
+use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{SqlState, frontend};
 
 /// One client, logged in.
@@ -419,7 +420,8 @@ impl Client {
         if matches!(intent, Intent::Refuse { .. }) {
             return Ok(Some(Unusual::Unit));
         }
-        if self.session.gathered.asks_wishes || !self.session.gathered.empties.is_empty() {
+        let gathered = &self.session.gathered;
+        if gathered.asks_wishes || !gathered.empties.is_empty() || gathered.is_bare() {
             return Ok(Some(Unusual::Unit));
         }
         let Some(mut acquired) = self.try_acquire(&intent, now) else { return Ok(Some(Unusual::Unit)) };
@@ -506,6 +508,9 @@ impl Client {
 
     /// Finds a lease for the unit and sends it.
     pub(super) async fn start(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if self.session.gathered.is_bare() && self.mode != PoolMode::Session && self.session.is_idle() {
+            return self.answer_sync(buffers).await;
+        }
         let intent = self.intent();
         if let Intent::Refuse { rule, message, sqlstate } = &intent {
             let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
@@ -546,6 +551,13 @@ impl Client {
                 self.go_without(unmet, buffers).await
             }
         }
+    }
+
+    /// A Sync that ends nothing: so drivers ask whether the connection lives. It needs no node.
+    async fn answer_sync(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        self.drop_unit(buffers);
+        backend::put_ready(&mut buffers.to_client, TransactionStatus::Idle);
+        self.flush(buffers).await
     }
 
     /// There is no lease for the unit.

@@ -9,6 +9,7 @@ use super::farewell::Farewell;
 use super::last_path;
 use super::mode::refused_block;
 use super::parser::{self, LONG};
+use super::relay::MOST_WAITING;
 use super::rulings::{self, minute_of_the_day};
 use super::worker::Buffers;
 use crate::config::PoolMode;
@@ -286,6 +287,9 @@ impl Client {
             buffers.input.consume(header.size);
             if !self.session.answers_alone() {
                 return self.flush(buffers).await;
+            }
+            if buffers.to_client.len() >= MOST_WAITING {
+                self.flush(buffers).await?;
             }
         }
     }

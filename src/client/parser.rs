@@ -1,4 +1,4 @@
-//! Texts that take long to parse: a thread beside the worker's parses them, while the worker serves its other clients.
+//! Texts that take long to parse: threads beside the worker's parse them, while the worker serves its other clients.
 
 use std::io;
 use std::pin::Pin;
@@ -25,10 +25,14 @@ pub(super) const LONG: usize = 8 * 1024;
 /// PostgreSQL's parser recurses: this is what its own server has, and more than its depth limit needs.
 pub(super) const STACK: usize = 16 * 1024 * 1024;
 
-/// A thread that parses one text after the other. It is there once it is needed.
+/// Bytes of a text that other long ones do not stand behind.
+const GIANT: usize = 256 * 1024;
+
+/// Two threads that parse one text after the other: one is for giants. Each is there once it is needed.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
-    texts: Option<Sender<Text>>,
+    long: Option<Sender<Text>>,
+    giant: Option<Sender<Text>>,
 }
 
 /// A text to be parsed.
@@ -62,9 +66,10 @@ enum Progress {
 
 impl Parser {
     fn parse(&mut self, text: &[u8], settings: ParseSettings) -> io::Result<Apart> {
-        let texts = match &self.texts {
+        let queue = if text.len() < GIANT { &mut self.long } else { &mut self.giant };
+        let texts = match queue {
             Some(texts) => texts,
-            None => self.texts.insert(start()?),
+            None => queue.insert(start()?),
         };
         let (told, awaited) = oneshot::channel();
         let bytes: Arc<[u8]> = text.into();

@@ -63,8 +63,13 @@ pub(super) enum Turn {
     Stop(Relayed),
 }
 
-/// Bytes for the node that may wait while it does not read: beyond, the client is not read either.
-const MOST_WAITING: usize = 64 * 1024;
+/// Bytes that may wait for a node, or a client, that does not read: beyond, nothing more of the client is looked at.
+pub(super) const MOST_WAITING: usize = 64 * 1024;
+
+/// Replies that may be owed: beyond, some must come before more is asked for. What is owed is looked through at many a step,
+/// so no pipeline may make it long. It is more than a node keeps back, who sends its replies by 8 kB, each at least 5 bytes
+/// long: no open batch waits here for its own Sync.
+const MOST_OWED: usize = 4096;
 
 /// Bytes of units on their way together that are kept, to be run again.
 const MOST_KEPT: usize = 64 * 1024;
@@ -84,6 +89,9 @@ impl Client {
         if let Some(held) = &mut self.held {
             held.is_in_midst = !buffers.to_node.is_empty() || !buffers.from_node.is_empty();
             held.is_half_told = !buffers.to_client.is_empty() || held.passing_to_client > 0;
+        }
+        if polled.is_pending() {
+            buffers.rest();
         }
         polled
     }
@@ -314,7 +322,8 @@ impl Client {
                 moved |= there > 0;
             }
             let holds_back = self.log.as_ref().is_some_and(|log| log.holds_back());
-            if buffers.to_node.len() >= MOST_WAITING || holds_back {
+            let waits = buffers.to_node.len().max(buffers.to_client.len()) >= MOST_WAITING;
+            if waits || holds_back || self.session.owes_at_least(MOST_OWED) {
                 return Ok(Some(if moved { Turn::Moved } else { Turn::Still }));
             }
             self.drop_rest(buffers);

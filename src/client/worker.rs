@@ -22,7 +22,7 @@ use super::shapes::{DecisionReport, Shapes};
 use super::tally::{Tally, Totals};
 use crate::balancing::PeakLatency;
 use crate::metrics::{CacheCounts, Limit, WorkerMetrics};
-use crate::net::{ReadBuffer, Unwatched, Watch};
+use crate::net::{BUFFER_SIZE, ReadBuffer, Unwatched, Watch};
 use crate::session::{Dialect, Settings};
 use crate::sql::{self, ParseSettings, Statement, classify_bytes};
 use crate::topology::NodeId;
@@ -450,17 +450,57 @@ impl Buffers {
     fn reset(&mut self) {
         self.input.consume(usize::MAX);
         self.from_node.consume(usize::MAX);
+        self.to_node.clear();
+        self.to_client.clear();
+        self.keep_nothing();
+        self.rest();
+    }
+
+    /// Whoever has them waits for something: what is empty goes back to its usual size.
+    #[inline]
+    pub fn rest(&mut self) {
+        let read = self.input.capacity().max(self.from_node.capacity());
+        let written = self.to_node.capacity().max(self.to_client.capacity());
+        if read > BUFFER_SIZE || written > LARGEST_SPARE {
+            self.give_back();
+        }
+    }
+
+    #[cold]
+    fn give_back(&mut self) {
         self.input.shrink();
         self.from_node.shrink();
         for buffer in [&mut self.to_node, &mut self.to_client] {
-            buffer.clear();
-            if buffer.capacity() > LARGEST_SPARE {
+            // Its capacity alone does not tell: it is what is left behind what has been used.
+            if buffer.is_empty() && buffer.try_reclaim(LARGEST_SPARE + 1) {
                 *buffer = BytesMut::new();
             }
         }
-        self.keep_nothing();
-        if self.kept.capacity() > LARGEST_SPARE {
+        if self.kept.is_empty() && self.kept.capacity() > LARGEST_SPARE {
             self.kept = Vec::new();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Buf;
+
+    use super::*;
+
+    #[test]
+    fn whoever_waits_keeps_no_room_for_the_long_statement_before() {
+        let mut buffers = Buffers::default();
+        while buffers.input.capacity() < 1 << 20 {
+            buffers.input.grow();
+        }
+        buffers.to_node.extend_from_slice(&vec![0; 1 << 20]);
+        buffers.to_node.advance((1 << 20) - 7);
+        buffers.rest();
+        assert_eq!((buffers.input.capacity(), buffers.to_node.len()), (BUFFER_SIZE, 7), "a part is still to be sent");
+        buffers.input.grow();
+        buffers.to_node.advance(7);
+        buffers.rest();
+        assert!(!buffers.to_node.try_reclaim(BUFFER_SIZE), "it has no room that it does not show");
     }
 }

@@ -9,7 +9,7 @@ pub mod stream;
 pub mod timers;
 pub mod tls;
 
-pub use buffer::ReadBuffer;
+pub use buffer::{ReadBuffer, SIZE as BUFFER_SIZE};
 pub use lookout::{Lookout, Watch};
 pub use stream::{Beginning, Socket, Stream, Unwatched};
 pub use tls::Encryption;

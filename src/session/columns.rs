@@ -17,7 +17,7 @@ use super::known::Known;
 use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId, half};
 use crate::wire::backend::TransactionStatus;
-use crate::wire::error_response::{Severity, put_error};
+use crate::wire::error_response::{Severity, put_error, put_error_of};
 use crate::wire::frontend::{self, Parse, Target};
 use crate::wire::reader::{Reader, Truncated};
 use crate::wire::{SqlState, backend};
@@ -119,7 +119,7 @@ impl Session {
                 continue;
             }
             self.gathered.verified.push(prepared.id);
-            if known.uses(prepared.id) || self.doubts.has(prepared.id, &self.owed) {
+            if known.uses(prepared.id) || self.owed.is_in_doubt(prepared.id) {
                 self.close_ours(prepared.id, known, out);
             }
             self.parse_named(b"", &prepared, Asker::Us, known, limit, out);
@@ -202,11 +202,13 @@ impl Session {
     /// What PostgreSQL says where the columns of a statement have changed.
     pub(super) fn changed_columns(&self) -> BytesMut {
         let mut out = BytesMut::new();
-        let (code, words) = match self.transaction.status {
-            TransactionStatus::Failed => (SqlState::IN_FAILED_SQL_TRANSACTION, super::aborted::FAILED),
-            _ => (SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type"),
-        };
-        put_error(&mut out, Severity::Error, code, words, None);
+        if self.transaction.status == TransactionStatus::Failed {
+            put_error(&mut out, Severity::Error, SqlState::IN_FAILED_SQL_TRANSACTION, super::aborted::FAILED, None);
+        } else {
+            // By this routine's name drivers know that they must prepare the statement anew.
+            let (code, words) = (SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type");
+            put_error_of(&mut out, Severity::Error, code, words, "RevalidateCachedQuery");
+        }
         out
     }
 
@@ -267,6 +269,13 @@ mod tests {
         body.extend(type_oid.to_be_bytes());
         body.extend([0, 4, 255, 255, 255, 255, 0, 0]);
         body
+    }
+
+    #[test]
+    fn drivers_know_by_postgresqls_routine_that_a_statement_is_to_be_prepared_anew() {
+        let told = Story::begin().session.changed_columns();
+        let routine = b"RRevalidateCachedQuery\0";
+        assert!(told.windows(routine.len()).any(|there| there == routine));
     }
 
     /// Prepares `select * from t` as `a`, with one column of this type.

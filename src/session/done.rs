@@ -152,11 +152,7 @@ impl Session {
     /// Not the unnamed statement, which only a Query drops.
     fn all_deallocated(&mut self, known: &mut Known) {
         self.names.clear();
-        let made_behind = |id| {
-            let last = self.owed.iter().rev().find_map(|owed| owed.makes_or_closes().filter(|(other, _)| *other == id));
-            last.is_some_and(|(_, will_be)| will_be)
-        };
-        known.forget_statements(made_behind);
+        known.forget_statements(|id| self.owed.will_have(id) == Some(true));
         self.owed.forget_closes();
     }
 

@@ -10,7 +10,7 @@
 use super::Session;
 use super::changing::Change;
 use super::owed::{Moment, OwedReplies};
-use super::prepared::{Prepared, StatementId};
+use super::prepared::Prepared;
 use crate::sql::SessionChange;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
@@ -27,8 +27,6 @@ pub(super) struct Doubts {
     pub(super) by_code: bool,
     /// Of what closes all statements, in a batch.
     none_left: Option<Moment>,
-    /// Of what makes or closes a statement of ours on the server connection.
-    statements: Vec<(StatementId, Moment)>,
 }
 
 impl Doubts {
@@ -59,12 +57,6 @@ impl Doubts {
         self.none_left.is_some_and(|moment| !owed.is_settled(moment))
     }
 
-    /// This statement is made or closed on the server connection now.
-    pub(super) fn statement_changes(&mut self, id: StatementId, owed: &OwedReplies) {
-        self.statements.retain(|(other, moment)| *other != id && !owed.is_settled(*moment));
-        self.statements.push((id, owed.moment()));
-    }
-
     /// There are none.
     pub(super) fn are_none(&self) -> bool {
         self.unnamed.is_none()
@@ -72,17 +64,11 @@ impl Doubts {
             && self.none_left.is_none()
             && self.settings.is_none()
             && !self.by_code
-            && self.statements.is_empty()
     }
 
     /// Literals may be read otherwise behind what is on its way.
     pub(super) fn read_otherwise(&self) -> bool {
         self.settings.is_some_and(|change| change.reads_otherwise())
-    }
-
-    /// It is made or closed by what may yet be skipped.
-    pub(super) fn has(&self, id: StatementId, owed: &OwedReplies) -> bool {
-        self.statements.iter().any(|(other, moment)| *other == id && owed.is_doubtful(*moment))
     }
 }
 
@@ -121,7 +107,7 @@ impl Session {
                 return true;
             }
             let prepared = self.names.get(name);
-            if prepared.is_some_and(|prepared| self.doubts.has(prepared.id, &self.owed)) {
+            if prepared.is_some_and(|prepared| self.owed.is_in_doubt(prepared.id)) {
                 return true;
             }
             prepared

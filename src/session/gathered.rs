@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::prepared::{Given, Prepared, StatementId};
+use hashbrown::HashMap;
+
+use super::prepared::{Prepared, StatementId};
 use crate::catalog::Change;
 use crate::routing::{Intent, Reason};
 use crate::sql::{CopyDirection, Draws, Leftovers, Statement};
+use crate::wire::frame;
 
 /// The unit as far as it has been looked at.
 #[derive(Debug, Default)]
@@ -23,8 +26,8 @@ pub struct Gathered {
     pub parsed: VecDeque<Arc<Prepared>>,
     /// What each Query in it is, in order.
     pub queries: VecDeque<Arc<Statement>>,
-    /// Names it gives (Some) and closes (None), newest last.
-    pub names: Vec<Given>,
+    /// Names it gives (Some) and closes (None).
+    pub names: HashMap<Box<[u8]>, Option<Arc<Prepared>>>,
     /// The unnamed statement it leaves: None: untouched.
     pub unnamed: Option<Option<Arc<Prepared>>>,
     /// Named statements that it uses, of those whose columns have been told.
@@ -98,6 +101,12 @@ impl Gathered {
     /// The end of a transaction that was bound in it is executed.
     pub fn has_ended(&self) -> bool {
         self.ends_behind.is_some_and(|before| self.executes > before)
+    }
+
+    /// It is a Sync and nothing else.
+    #[inline]
+    pub fn is_bare(&self) -> bool {
+        self.size == frame::HEADER && self.end == Some(End::Sync)
     }
 
     /// Its batch goes on behind it.

@@ -478,6 +478,11 @@ impl Session {
         self.owed.is_empty()
     }
 
+    /// So many replies are to come before more is asked for. A node that reads copy data answers nothing until it has it all.
+    pub fn owes_at_least(&self, count: usize) -> bool {
+        self.owed.len() >= count && !self.flow.copy_in
+    }
+
     /// The node waits for copy data.
     pub fn copies_in(&self) -> bool {
         self.flow.copy_in

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use hashbrown::{HashMap, HashSet};
+
 use super::known::UnnamedId;
 use super::mirrored::Mirror;
 use super::prepared::{Prepared, StatementId};
@@ -168,6 +170,8 @@ impl Owed {
 #[derive(Debug, Default)]
 pub struct OwedReplies {
     queue: VecDeque<Owed>,
+    /// Named statements of ours that it makes or closes.
+    making: HashMap<StatementId, Making>,
     /// How many were ever owed.
     count: u64,
     /// When what may end a transaction was sent last.
@@ -180,6 +184,17 @@ pub struct OwedReplies {
     has_begun: bool,
     /// Syncs that a COPY eats as it comes to them: where it fails before, they are answered after all.
     eaten: u32,
+}
+
+/// What is on its way of a named statement of ours.
+#[derive(Clone, Copy, Debug)]
+struct Making {
+    /// How often it is made or closed.
+    count: usize,
+    /// The last makes it, and does not close it.
+    will_be: bool,
+    /// When that was sent.
+    sent: Moment,
 }
 
 /// When something was sent, among all that is ever owed to a session.
@@ -205,9 +220,44 @@ impl OwedReplies {
 
     /// One more is owed.
     pub fn push(&mut self, owed: Owed) {
+        if let Some((id, will_be)) = owed.makes_or_closes() {
+            self.makes(id, will_be);
+        }
         self.count += 1;
         self.batch += u64::from(matches!(owed, Owed::Sync(_)));
         self.queue.push_back(owed);
+    }
+
+    fn makes(&mut self, id: StatementId, will_be: bool) {
+        let making = Making { count: 0, will_be, sent: self.moment() };
+        let count = self.making.get(&id).map_or(0, |before| before.count);
+        self.making.insert(id, Making { count: count + 1, ..making });
+    }
+
+    fn makes_less(&mut self, id: StatementId) {
+        let Some(making) = self.making.get_mut(&id) else { return };
+        making.count -= 1;
+        if making.count == 0 {
+            self.making.remove(&id);
+        }
+    }
+
+    fn pop_front(&mut self) -> Option<Owed> {
+        let first = self.queue.pop_front()?;
+        if let Some((id, _)) = first.makes_or_closes() {
+            self.makes_less(id);
+        }
+        Some(first)
+    }
+
+    /// Whether this statement of ours will be on the server connection; None: nothing on its way makes or closes it.
+    pub fn will_have(&self, id: StatementId) -> Option<bool> {
+        self.making.get(&id).map(|making| making.will_be)
+    }
+
+    /// It is made or closed by what may yet be skipped.
+    pub fn is_in_doubt(&self, id: StatementId) -> bool {
+        self.making.get(&id).is_some_and(|making| self.is_doubtful(making.sent))
     }
 
     /// What is sent next ends a transaction, for all that is known of it.
@@ -271,7 +321,7 @@ impl OwedReplies {
 
     /// The next has been answered.
     pub fn pop(&mut self) -> Option<Owed> {
-        let answered = self.queue.pop_front();
+        let answered = self.pop_front();
         match &answered {
             Some(Owed::Sync(_) | Owed::DiscardSequences { .. }) => self.has_begun = false,
             Some(Owed::Query { .. } | Owed::FunctionCall) => {
@@ -322,14 +372,20 @@ impl OwedReplies {
     /// The server connection has lost all named statements: what is to be closed and is not made before finds nothing, and
     /// nothing is there if it is skipped.
     pub fn forget_closes(&mut self) {
-        let mut made = Vec::new();
+        let (mut made, mut finding_nothing) = (HashSet::new(), Vec::new());
         for owed in &mut self.queue {
             match owed.makes_or_closes() {
-                Some((id, true)) => made.push(id),
-                Some((id, false)) if !made.contains(&id) => *owed = Owed::OurClose,
+                Some((id, true)) => {
+                    made.insert(id);
+                }
+                Some((id, false)) if !made.contains(&id) => {
+                    *owed = Owed::OurClose;
+                    finding_nothing.push(id);
+                }
                 _ => {}
             }
         }
+        finding_nothing.into_iter().for_each(|id| self.makes_less(id));
     }
 
     /// After an error in a batch the node skips everything up to Sync, also a Query. Answers what it skips; false if
@@ -339,7 +395,7 @@ impl OwedReplies {
             if matches!(front, Owed::Sync(_)) {
                 return true;
             }
-            if let Some(owed) = self.queue.pop_front() {
+            if let Some(owed) = self.pop_front() {
                 self.run += u32::from(owed.runs());
                 self.has_begun = true;
                 skipped(owed);

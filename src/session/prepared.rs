@@ -97,8 +97,47 @@ type Confirmed = HashMap<Box<[u8]>, Arc<Prepared>>;
 pub struct Names {
     confirmed: Option<Box<Confirmed>>,
     pending: VecDeque<Pending>,
+    latest: Latest,
     /// What confirmed names were before what the client has not been shown.
     unshown: Vec<Before>,
+}
+
+/// Where in a queue the last stands that is about a name: a long pipeline is not gone through for each of its names.
+#[derive(Clone, Debug, Default)]
+struct Latest {
+    /// How many have left the queue.
+    settled: u64,
+    /// The last about each name, counted from the first that was ever in the queue.
+    of: HashMap<Box<[u8]>, u64>,
+    /// The last that is about all of them.
+    of_all: Option<u64>,
+}
+
+impl Latest {
+    /// The place in the queue.
+    fn about(&self, name: &[u8]) -> Option<usize> {
+        let last = self.of.get(name).copied().max(self.of_all)?;
+        usize::try_from(last.checked_sub(self.settled)?).ok()
+    }
+
+    /// One more, of this name or of all, stands behind so many.
+    fn is_behind(&mut self, count: usize, name: Option<&[u8]>) {
+        let place = self.settled + u64::try_from(count).unwrap_or(0);
+        match name {
+            Some(name) => drop(self.of.insert(name.into(), place)),
+            None => self.of_all = Some(place),
+        }
+    }
+
+    /// The first leaves the queue.
+    fn settle(&mut self, first: &Pending) {
+        if let Pending::One((name, _), _) = first
+            && self.of.get(name) == Some(&self.settled)
+        {
+            self.of.remove(name);
+        }
+        self.settled += 1;
+    }
 }
 
 /// The names of a session of which nothing is under way.
@@ -107,7 +146,7 @@ pub struct Settled(Option<Box<Confirmed>>);
 
 impl From<Settled> for Names {
     fn from(Settled(confirmed): Settled) -> Self {
-        Self { confirmed, pending: VecDeque::new(), unshown: Vec::new() }
+        Self { confirmed, ..Self::default() }
     }
 }
 
@@ -128,13 +167,6 @@ enum Before {
 }
 
 impl Pending {
-    fn is_about(&self, wanted: &[u8]) -> bool {
-        match self {
-            Self::One((name, _), _) => **name == *wanted,
-            Self::NoneLeft(_) => true,
-        }
-    }
-
     fn moment(&self) -> Moment {
         match self {
             Self::One(_, moment) | Self::NoneLeft(moment) => *moment,
@@ -293,7 +325,7 @@ impl Names {
 
     /// The statement of this name, as the next message of the batch would find it.
     pub fn get(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
-        match self.pending.iter().rev().find(|pending| pending.is_about(name)) {
+        match self.last_about(name) {
             Some(Pending::One((_, prepared), _)) => prepared.as_ref(),
             Some(Pending::NoneLeft(_)) => None,
             None => self.confirmed.as_ref()?.get(name),
@@ -307,8 +339,14 @@ impl Names {
 
     /// Whether there is such a statement, and which, is in doubt until more has been answered.
     pub fn is_doubtful(&self, name: &[u8], owed: &OwedReplies) -> bool {
-        let last = self.pending.iter().rev().find(|pending| pending.is_about(name));
-        last.is_some_and(|pending| owed.is_doubtful(pending.moment()))
+        self.last_about(name).is_some_and(|pending| owed.is_doubtful(pending.moment()))
+    }
+
+    fn last_about(&self, name: &[u8]) -> Option<&Pending> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        self.pending.get(self.latest.about(name)?)
     }
 
     /// Any name is in doubt.
@@ -318,25 +356,35 @@ impl Names {
 
     /// A Parse of this name is sent now.
     pub fn expect(&mut self, name: &[u8], prepared: Arc<Prepared>, now: Moment) {
+        self.latest.is_behind(self.pending.len(), Some(name));
         self.pending.push_back(Pending::One((name.into(), Some(prepared)), now));
     }
 
     /// A Close or DEALLOCATE of this name is sent now.
     pub fn expect_closed(&mut self, name: &[u8], now: Moment) {
+        self.latest.is_behind(self.pending.len(), Some(name));
         self.pending.push_back(Pending::One((name.into(), None), now));
     }
 
     /// DEALLOCATE ALL or DISCARD ALL is sent now.
     pub fn expect_none_left(&mut self, now: Moment) {
+        self.latest.is_behind(self.pending.len(), None);
         self.pending.push_back(Pending::NoneLeft(now));
     }
 
     /// The oldest on its way has been answered, or skipped by the node.
     pub fn settle(&mut self) {
-        self.pending.pop_front();
-        if self.pending.is_empty() {
-            self.pending = VecDeque::new();
+        if let Some(first) = self.pending.pop_front() {
+            self.latest.settle(&first);
         }
+        if self.pending.is_empty() {
+            self.forget_pending();
+        }
+    }
+
+    fn forget_pending(&mut self) {
+        self.pending = VecDeque::new();
+        self.latest = Latest::default();
     }
 
     /// The node has prepared it: the oldest on its way.
@@ -359,8 +407,8 @@ impl Names {
 
     /// This statement is known by another identity from now on.
     pub fn rekey(&mut self, name: &[u8], prepared: &Arc<Prepared>) {
-        let last = self.pending.iter_mut().rev().find(|pending| pending.is_about(name));
-        let place = match last {
+        let last = if self.pending.is_empty() { None } else { self.latest.about(name) };
+        let place = match last.and_then(|last| self.pending.get_mut(last)) {
             Some(Pending::One((_, place), _)) => place.as_mut(),
             Some(Pending::NoneLeft(_)) => None,
             None => self.confirmed.as_mut().and_then(|confirmed| confirmed.get_mut(name)),
@@ -396,7 +444,7 @@ impl Names {
     /// What is on its way is forgotten, and what the client has not been shown of the answers is taken back: it is done
     /// anew, or never was.
     pub fn rewind(&mut self) {
-        self.pending = VecDeque::new();
+        self.forget_pending();
         while let Some(before) = self.unshown.pop() {
             match before {
                 Before::One((name, Some(prepared))) => {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use hashbrown::HashMap;
 
 use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Owed};
@@ -317,8 +318,7 @@ impl Session {
 
     /// The server connection has this statement now, or not: so it will be, unless something behind changes it again.
     pub(super) fn settle_statement(&self, id: StatementId, is_there: bool, known: &mut Known) {
-        let last = self.owed.iter().rev().find_map(|owed| owed.makes_or_closes().filter(|(other, _)| *other == id));
-        match last.map_or(is_there, |(_, will_be)| will_be) {
+        match self.owed.will_have(id).unwrap_or(is_there) {
             true => known.has(id),
             false => known.remove(id),
         }
@@ -462,12 +462,10 @@ impl Session {
         let answered = self.portals.iter().filter(|portal| self.owed.is_settled(portal.bound)).count();
         let names = &mut self.names;
         // What was to be closed first is still there, what was to be made first is not.
-        let mut untouched = Vec::new();
+        let mut untouched = HashMap::new();
         let sync_is_sent = self.owed.skip_to_sync(|owed| {
-            if let Some((id, will_be)) = owed.makes_or_closes()
-                && untouched.iter().all(|(other, _)| *other != id)
-            {
-                untouched.push((id, !will_be));
+            if let Some((id, will_be)) = owed.makes_or_closes() {
+                untouched.entry(id).or_insert(!will_be);
             }
             match owed {
                 Owed::Parse { unnamed: None, by: Asker::Client, .. } | Owed::CloseStatement(_) => names.settle(),

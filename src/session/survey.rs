@@ -204,7 +204,7 @@ impl Session {
         if parse.name.is_empty() {
             self.gathered.unnamed = Some(Some(Arc::clone(&prepared)));
         } else {
-            self.gathered.names.push((parse.name.into(), Some(Arc::clone(&prepared))));
+            self.gathered.names.insert(parse.name.into(), Some(Arc::clone(&prepared)));
         }
         self.gathered.parsed.push_back(prepared);
     }
@@ -283,7 +283,9 @@ impl Session {
     fn survey_close(&mut self, (target, name): (Target, &[u8])) {
         match target {
             Target::Statement if name.is_empty() => self.gathered.unnamed = Some(None),
-            Target::Statement => self.gathered.names.push((name.into(), None)),
+            Target::Statement => {
+                self.gathered.names.insert(name.into(), None);
+            }
             Target::Portal => {}
         }
     }
@@ -296,8 +298,8 @@ impl Session {
                 None => self.unnamed.as_ref().map(|(prepared, _)| Arc::clone(prepared)),
             };
         }
-        match self.gathered.names.iter().rev().find(|(given, _)| **given == *name) {
-            Some((_, prepared)) => prepared.clone(),
+        match self.gathered.names.get(name) {
+            Some(prepared) => prepared.clone(),
             None => self.names.get(name).cloned(),
         }
     }

@@ -284,7 +284,7 @@ impl Session {
             self.put_parse(Parse { name: RESERVED, ..parse }, out);
             self.owed.push(Owed::ParseTaken(parse.name.into()));
         } else {
-            if known.uses(prepared.id) || self.doubts.has(prepared.id, &self.owed) {
+            if known.uses(prepared.id) || self.owed.is_in_doubt(prepared.id) {
                 self.close_ours(prepared.id, known, out);
             }
             self.names.expect(parse.name, Arc::clone(&prepared), self.owed.moment());
@@ -324,7 +324,6 @@ impl Session {
             self.put_close(oldest, out);
         }
         self.preparing.remade += usize::from(by == Asker::Us);
-        self.doubts.statement_changes(prepared.id, &self.owed);
         let ours = prepared.id.server_name();
         self.put_parse(Parse { name: &ours, text: &prepared.text, types: prepared.types() }, out);
         self.owed.push(Owed::Parse { name: name.into(), prepared: Arc::clone(prepared), unnamed: None, by });
@@ -463,7 +462,7 @@ impl Session {
     /// no rows: so it stays, whatever becomes of its tables.
     fn absent_without_rows(&self, name: &[u8], known: &mut Known) -> Option<Arc<Prepared>> {
         let prepared = self.names.get(name).filter(|prepared| prepared.answers_no_rows())?;
-        (self.doubts.has(prepared.id, &self.owed) || !known.uses(prepared.id)).then(|| Arc::clone(prepared))
+        (self.owed.is_in_doubt(prepared.id) || !known.uses(prepared.id)).then(|| Arc::clone(prepared))
     }
 
     /// Our statements stay on the server connection for other sessions; the client's own name does not exist there, and
@@ -568,7 +567,7 @@ impl Session {
 
     /// The server connection will have this statement under our name.
     fn ensure(&mut self, prepared: &Arc<Prepared>, known: &mut Known, limit: usize, out: &mut BytesMut) {
-        let is_doubtful = self.doubts.has(prepared.id, &self.owed) || self.will_be_deallocated(prepared.id);
+        let is_doubtful = self.owed.is_in_doubt(prepared.id) || self.will_be_deallocated(prepared.id);
         if known.uses(prepared.id) && !is_doubtful {
             return;
         }
@@ -601,7 +600,6 @@ impl Session {
     }
 
     fn put_close(&mut self, id: StatementId, out: &mut BytesMut) {
-        self.doubts.statement_changes(id, &self.owed);
         frontend::put_target(out, frontend::CLOSE, Target::Statement, &id.server_name());
         self.owed.push(Owed::CloseOurs(id));
     }
@@ -723,6 +721,22 @@ mod tests {
             story.bind("a");
             story.execute();
         }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+    }
+
+    /// The same of names: those that are on their way, and those that the node is to make or close.
+    #[test]
+    fn a_batch_of_many_names_is_not_gone_through_for_each_of_them() {
+        const NAMES: usize = 60_000;
+        let mut story = Story::begin();
+        let begun = std::time::Instant::now();
+        for number in 0..NAMES {
+            story.parse(&format!("a{number}"), "select 1");
+        }
+        for _ in 0..NAMES {
+            story.bind("a0");
+        }
+        story.send(b'Q', b"deallocate all\0");
         assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
     }
 }

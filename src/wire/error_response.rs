@@ -91,6 +91,11 @@ pub fn put_error_with_hint(out: &mut BytesMut, severity: Severity, code: SqlStat
     put(out, backend::ERROR_RESPONSE, severity, code, message, &[(b'H', hint)]);
 }
 
+/// Appends an ErrorResponse that names the routine of PostgreSQL which says so: some drivers go by that.
+pub fn put_error_of(out: &mut BytesMut, severity: Severity, code: SqlState, message: &str, routine: &str) {
+    put(out, backend::ERROR_RESPONSE, severity, code, message, &[(b'R', routine)]);
+}
+
 /// Appends an ErrorResponse whose fields are these bytes.
 pub fn put_body(out: &mut BytesMut, fields: &[u8]) {
     Writer::new(out).message(backend::ERROR_RESPONSE, |body| body.put_slice(fields));

@@ -8,6 +8,7 @@ use postgres::types::ToSql;
 use postgres::{NoTls, SimpleQueryMessage};
 
 use crate::fixture::{Proxy, cluster, limited, login};
+use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
 
 #[test]
 fn a_cancel_hits_the_statement_it_was_meant_for() {
@@ -169,4 +170,43 @@ async fn pipeline(proxy: &Proxy) {
     }
     drop(client);
     connection.await.unwrap().unwrap();
+}
+
+/// More than Trunkline lets be owed before it looks at what comes next, and no Sync that would make the node answer.
+#[test]
+fn a_batch_as_long_as_one_likes_is_answered_before_its_sync_has_come() {
+    limited(|| {
+        const ROUNDS: usize = 20_000;
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        for text in ["select 7", "update pg_class set relname = relname where false"] {
+            client.send(&[&parse("one", text)]);
+            let round = [bind("one", &[]), execute()].concat();
+            let rounds = round.repeat(ROUNDS);
+            let answers = client.meanwhile(rounds, SYNC, |client| client.until(b'Z'));
+            let done = answers.iter().filter(|words| words.starts_with("SELECT 1") || *words == "UPDATE 0").count();
+            assert_eq!(done, ROUNDS, "{text}");
+            client.query("deallocate all");
+        }
+    });
+}
+
+/// What Trunkline answers itself is held back by no node.
+#[test]
+fn whoever_reads_nothing_of_what_trunkline_answers_is_not_read_for_ever() {
+    limited(|| {
+        let cluster = cluster();
+        let rule = format!("[[rule]]\nname = 'no'\ntable = 't'\nrefuse = '{}'", "no".repeat(500));
+        let proxy = Proxy::ruled(&cluster, &rule, "", "[pool]\nmode = 'session'");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("select 1");
+        let refused = query("select from t").repeat(1000);
+        let sent = client.send_until_it_waits(&refused, 100_000_000);
+        assert!(sent < 50_000_000, "{sent} bytes were taken, and 50 times as much is to be said of them");
+        let count = sent / query("select from t").len();
+        for answered in 0..count {
+            assert!(client.until(b'Z').iter().any(|words| words.contains("nono")), "the one behind {answered}");
+        }
+    });
 }

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -96,6 +97,38 @@ impl RawClient {
             told.extend(self.until(b'Z'));
         }
         told
+    }
+
+    /// Sends these bytes, and then those, from another thread, while this one reads.
+    pub(crate) fn meanwhile<T>(&mut self, first: Vec<u8>, then: &[u8], read: impl FnOnce(&mut Self) -> T) -> T {
+        let (mut stream, then) = (self.stream.try_clone().unwrap(), then.to_vec());
+        let sending = thread::spawn(move || {
+            stream.write_all(&first).unwrap();
+            stream.write_all(&then).unwrap();
+        });
+        let told = read(self);
+        sending.join().unwrap();
+        told
+    }
+
+    /// Sends these bytes again and again and reads nothing, until nobody has taken any for two seconds, or so many are sent.
+    /// Answers how many.
+    pub(crate) fn send_until_it_waits(&mut self, bytes: &[u8], most: usize) -> usize {
+        self.stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+        let (mut sent, mut rest) = (0, bytes);
+        while sent < most {
+            match self.stream.write(rest) {
+                Ok(count) => {
+                    sent += count;
+                    rest = if count == rest.len() { bytes } else { &rest[count..] };
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        self.stream.set_write_timeout(None).unwrap();
+        sent
     }
 
     /// The answer to one simple query.

@@ -576,6 +576,24 @@ fn what_waits_for_a_sync_is_no_others_server_connection() {
 }
 
 #[test]
+fn a_sync_by_itself_is_answered_while_no_server_connection_is_free() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1");
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        one.query("begin; insert into t values (1)");
+        for _ in 0..3 {
+            assert_eq!(other.ask(&[SYNC], 1), ["I"]);
+        }
+        assert_eq!(other.ask(&[SYNC, &run_unnamed("select 7"), SYNC, SYNC], 3), ["I", "1", "2", "row 7", "SELECT 1", "I", "I"]);
+        one.query("commit");
+        other.ask(&[&run_unnamed("insert into t values (2)"), SYNC, SYNC], 2);
+        assert_eq!(other.query("select count(*) from t"), ["T", "row 2", "SELECT 1", "I"]);
+    });
+}
+
+#[test]
 fn one_of_several_statements_that_is_wrong_by_now_costs_the_others_nothing() {
     same_answers(|player| {
         player.elsewhere("create table if not exists w (a int)");
