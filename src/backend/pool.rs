@@ -50,7 +50,8 @@ pub struct Pool {
     refused: Mutex<Option<Secret>>,
     /// Why the node does not let the role in; None: it has let it in since.
     denial: Mutex<Option<SqlState>>,
-    /// What was lacking for one more connection: each client that meets it is told, or served elsewhere, and the log once.
+    /// What was lacking for one more connection: each client that meets it is told, or served elsewhere, and the log now
+    /// and then.
     shortages: Mutex<Complaints>,
     /// Since when it has been seen to be unused, and the connections that had been tried by then.
     vacancy: Mutex<Option<(Instant, u64)>>,
@@ -140,7 +141,7 @@ impl Pool {
             no_room: Mutex::default(),
             refused: Mutex::default(),
             denial: Mutex::default(),
-            shortages: Mutex::new(Complaints::new(Repeats::AfterQuiet)),
+            shortages: Mutex::new(Complaints::new(Repeats::EachTenMinutes)),
             vacancy: Mutex::default(),
         })
     }
@@ -390,9 +391,10 @@ impl Pool {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        if self.shortages.lock().is_new(&error, Instant::now()) {
+        let said = self.shortages.lock().meet(&error, Instant::now());
+        if let Some(times) = said {
             let (node, database, user) = (&**self.address(), &*self.target.database, &*self.target.user);
-            warn!(node, database, user, error, "there is no room for one more connection to the node");
+            warn!(node, database, user, error, times, "there is no room for one more connection to the node");
         }
     }
 

@@ -30,7 +30,7 @@ pub struct AuthQuery {
     questions_of_known: Semaphore,
     /// What the last question's login cost to derive: the next needs not. All nodes of a cluster store the same.
     salted_password: Mutex<Option<SaltedPassword>>,
-    /// Why it had no answer: each login that meets it is told, and the log once.
+    /// Why it had no answer: each login that meets it is told, and the log now and then.
     complaints: Mutex<Complaints>,
 }
 
@@ -59,7 +59,7 @@ impl AuthQuery {
             questions,
             questions_of_known,
             salted_password: Mutex::default(),
-            complaints: Mutex::new(Complaints::new(Repeats::AfterQuiet)),
+            complaints: Mutex::new(Complaints::new(Repeats::EachTenMinutes)),
         }
     }
 
@@ -140,9 +140,10 @@ impl AuthQuery {
     fn complain(&self, cluster: &Cluster, why: &Unanswered) {
         // It may quote names that clients have chosen: as a string it begins no line of the log.
         let why = why.to_string();
-        if self.complaints.lock().is_new(&why, Instant::now()) {
+        let said = self.complaints.lock().meet(&why, Instant::now());
+        if let Some(times) = said {
             let cluster = &*cluster.name;
-            tracing::warn!(cluster, why, "the cluster was asked about users by auth_query and has not answered");
+            tracing::warn!(cluster, why, times, "the cluster was asked about users by auth_query and has not answered");
         }
     }
 

@@ -368,8 +368,9 @@ impl Login<'_> {
             }
             Err(why) => {
                 self.worker.metrics.login_failed(LoginFailure::NoDirectory);
-                if self.server.directory.is_trouble_new(&why) {
-                    tracing::warn!(user = &**self.claim.user, why, "no LDAP server could be asked about a password");
+                if let Some(times) = self.server.directory.meets_trouble(&why) {
+                    let user = &**self.claim.user;
+                    tracing::warn!(user, why, times, "no LDAP server could be asked about a password");
                 }
                 let message = "the password cannot be checked: no LDAP server answers as it should";
                 Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, message))

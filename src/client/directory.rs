@@ -21,7 +21,7 @@ pub struct Directory {
     tls: Option<Arc<ClientConfig>>,
     /// A flood of logins must not become a flood of connections.
     questions: Semaphore,
-    /// Why nobody could say: each login that meets it is told, and the log once.
+    /// Why nobody could say: each login that meets it is told, and the log now and then.
     complaints: Mutex<Complaints>,
 }
 
@@ -33,13 +33,13 @@ const QUESTIONS_AT_ONCE: usize = 32;
 impl Directory {
     /// Servers of TLS must be vouched for by these authorities.
     pub fn new(tls: Option<Arc<ClientConfig>>) -> Self {
-        let complaints = Mutex::new(Complaints::new(Repeats::AfterQuiet));
+        let complaints = Mutex::new(Complaints::new(Repeats::EachTenMinutes));
         Self { tls, questions: Semaphore::new(QUESTIONS_AT_ONCE), complaints }
     }
 
-    /// Nobody could say, for this reason: whether the log is to be told.
-    pub fn is_trouble_new(&self, why: &str) -> bool {
-        self.complaints.lock().is_new(why, Instant::now())
+    /// Nobody could say, for this reason. Some: the log is to be told, with how often that was so since it was told last.
+    pub fn meets_trouble(&self, why: &str) -> Option<u64> {
+        self.complaints.lock().meet(why, Instant::now())
     }
 
     /// Whether the password is the user's. Err: nobody could say. An empty one is nobody's: to LDAP it would mean to ask

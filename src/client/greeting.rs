@@ -164,9 +164,10 @@ fn without_tls(error: &io::Error, from: Option<IpAddr>, server: &Server, worker:
     worker.metrics.client_refused(Refusal::Tls);
     // Whoever looks for open ports meets it by the thousand.
     let why = error.to_string();
-    if server.tls_complaints.lock().is_new(&why, Instant::now()) {
+    let said = server.tls_complaints.lock().meet(&why, Instant::now());
+    if let Some(times) = said {
         let from = from.map(|from| from.to_string()).unwrap_or_default();
-        tracing::info!(why, from, "a client's TLS handshake failed; for this reason it is said once a minute");
+        tracing::info!(why, from, times, "a client's TLS handshake failed; for this reason it is said once a minute");
     }
     Farewell::Left
 }
