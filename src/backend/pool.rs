@@ -53,6 +53,8 @@ pub struct Pool {
     /// What was lacking for one more connection: each client that meets it is told, or served elsewhere, and the log now
     /// and then.
     shortages: Mutex<Complaints>,
+    /// By which limit all connections were in use for too long.
+    crowds: Mutex<Complaints>,
     /// Since when it has been seen to be unused, and the connections that had been tried by then.
     vacancy: Mutex<Option<(Instant, u64)>>,
 }
@@ -142,6 +144,7 @@ impl Pool {
             refused: Mutex::default(),
             denial: Mutex::default(),
             shortages: Mutex::new(Complaints::new(Repeats::EachTenMinutes)),
+            crowds: Mutex::new(Complaints::new(Repeats::EachMinute)),
             vacancy: Mutex::default(),
         })
     }
@@ -393,9 +396,25 @@ impl Pool {
         };
         let said = self.shortages.lock().meet(&error, Instant::now());
         if let Some(times) = said {
-            let (node, database, user) = (&**self.address(), &*self.target.database, &*self.target.user);
+            let (node, database, user) = self.names();
             warn!(node, database, user, error, times, "there is no room for one more connection to the node");
         }
+    }
+
+    /// Logs that a statement has waited for a connection in vain.
+    #[cold]
+    pub fn say_crowded(&self, crowd: Crowd) {
+        let crowd = crowd.to_string();
+        let said = self.crowds.lock().meet(&crowd, Instant::now());
+        if let Some(times) = said {
+            let (node, database, user) = self.names();
+            warn!(node, database, user, crowd, times, "no server connection was free for a statement in time");
+        }
+    }
+
+    /// Node, database and role, for the log.
+    fn names(&self) -> (&str, &str, &str) {
+        (self.address(), &self.target.database, &self.target.user)
     }
 
     /// A connection comes back, clean; one on which an answer to us is still on its way, because whoever waited for it was

@@ -587,6 +587,11 @@ impl Client {
         Some(pool)
     }
 
+    /// The same, if it has been needed.
+    fn known_pool(&self, node: NodeId) -> Option<&Arc<Pool>> {
+        self.pools.get(usize::from(node.0)).and_then(Option::as_ref)
+    }
+
     /// What a failed attempt means: an error, or another attempt, here or elsewhere. A login that is denied is an error only
     /// if this is the last node to be asked.
     fn after_failure(&self, node: NodeId, error: LeaseError, is_last: bool) -> Result<ConnectError, Refusal> {
@@ -597,6 +602,7 @@ impl Client {
             error => {
                 if let LeaseError::Full(crowd) = &error {
                     self.worker.metrics.limit_met(limit(*crowd));
+                    self.known_pool(node).into_iter().for_each(|pool| pool.say_crowded(*crowd));
                 }
                 let Identity { user, database, .. } = &self.session.identity;
                 let message = format!(
@@ -626,7 +632,7 @@ impl Client {
 
     /// Logs that a node does not let the session's role in: when that begins, and when the reason is another.
     fn say_denied(&self, node: NodeId, error: &ConnectError) {
-        let Some(pool) = self.pools.get(usize::from(node.0)).and_then(Option::as_ref) else { return };
+        let Some(pool) = self.known_pool(node) else { return };
         if pool.is_denied_anew(error) {
             let Identity { user, database, .. } = &self.session.identity;
             // Names that clients have chosen, and words that may quote them: as strings they begin no line of the log.
@@ -642,8 +648,7 @@ impl Client {
 
     /// The password that the pool has is refused, and the session has another.
     fn knows_better(&self, node: NodeId, error: &ConnectError) -> bool {
-        let pool = self.pools.get(usize::from(node.0)).and_then(Option::as_ref);
-        pool.is_some_and(|pool| pool.relearn(error, self.password.as_ref()))
+        self.known_pool(node).is_some_and(|pool| pool.relearn(error, self.password.as_ref()))
     }
 
     /// Waits a little for another attempt, or gives up when that has lasted too long.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::admin::{self, AdminState};
 use crate::client::{Fleet, Server};
+use crate::complaints::{Complaints, Repeats};
 use crate::config::Config;
 use crate::handover::{Predecessor, Sockets};
 use crate::metrics::{Limit, Metrics, Refusal, WorkerMetrics};
@@ -153,6 +154,7 @@ impl Entrance {
 }
 
 async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: Arc<ArcSwap<Server>>, counts: Arc<WorkerMetrics>) {
+    let mut complaints = Complaints::new(Repeats::EachMinute);
     loop {
         let accepted = listener.accept().await.and_then(|(client, _)| {
             // One that is gone already takes no options; whoever serves it finds out.
@@ -161,7 +163,7 @@ async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: Arc<ArcSwap<
         });
         match accepted {
             Ok(client) if has_room(&fleet, &in_force) => fleet.dispatch(client.into()),
-            Ok(client) => refuse(&client, &counts),
+            Ok(client) => refuse(&client, &counts, &mut complaints),
             Err(error) => could_not_accept(&error, &counts).await,
         }
     }
@@ -173,10 +175,11 @@ async fn accept_local(
     in_force: Arc<ArcSwap<Server>>,
     counts: Arc<WorkerMetrics>,
 ) {
+    let mut complaints = Complaints::new(Repeats::EachMinute);
     loop {
         match listener.accept().await.and_then(|(client, _)| client.into_std()) {
             Ok(client) if has_room(&fleet, &in_force) => fleet.dispatch(client.into()),
-            Ok(client) => refuse(&client, &counts),
+            Ok(client) => refuse(&client, &counts, &mut complaints),
             Err(error) => could_not_accept(&error, &counts).await,
         }
     }
@@ -201,8 +204,11 @@ fn has_room(fleet: &Fleet, in_force: &ArcSwap<Server>) -> bool {
     fleet.clients() < in_force.load().max_clients.saturating_add(BESIDE)
 }
 
-/// A connection too many is told so at once, before anything else.
-fn refuse(mut client: impl io::Write, counts: &WorkerMetrics) {
+/// A connection too many is told so at once, before anything else. There may be thousands: they are logged together.
+fn refuse(mut client: impl io::Write, counts: &WorkerMetrics, complaints: &mut Complaints) {
+    if let Some(times) = complaints.meet("too many clients", Instant::now()) {
+        warn!(times, "a client was turned away before it said who it is: too many clients");
+    }
     counts.client_refused(Refusal::TooManyClients);
     counts.limit_met(Limit::Clients);
     counts.error_sent("53300");

@@ -14,6 +14,7 @@ use trunkline::wire::{CancelKey, startup};
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
 use crate::raw::{RawClient, SYNC, bind, execute, parse};
+use crate::record::is_logged;
 
 /// Logins may take this long.
 const SHORT_LOGINS: &str = "max_clients = 400\n[limits]\nlogin_timeout = '1s'\nbuffer_bytes = '1MB'";
@@ -167,6 +168,8 @@ fn one_client_too_many_is_told_so_and_those_that_are_there_stay() {
         let flood: Vec<TcpStream> = (0..300).map(|_| connect(&proxy)).collect();
         let refused = proxy.client_config().connect(NoTls).err().unwrap();
         assert_eq!(refused.code().map(|code| code.code()), Some("53300"), "{refused}");
+        is_logged(&proxy, &["WARN", "turned away", "too many clients", "times=1"]);
+        assert_eq!(proxy.log().matches("before it said who it is").count(), 1, "{}", proxy.log());
         drop(flood);
         eventually("there is room again", Duration::from_secs(10), || proxy.client_config().connect(NoTls).is_ok());
         healthy.was_served();

@@ -12,6 +12,7 @@ use trunkline::wire::{CancelKey, startup};
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port, shown};
 use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, parse, query};
+use crate::record::is_logged;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -61,8 +62,13 @@ fn in_session_mode_a_server_connection_is_the_clients_until_it_leaves_and_then_a
         assert_eq!(shown(&mut client, "work_mem"), "5MB", "as it came");
         client.batch_execute("reset all").unwrap();
         assert_eq!(shown(&mut client, "work_mem"), "5MB");
-        let full = proxy.client().simple_query("select 1").unwrap_err();
-        assert_eq!(code(&full), "53300");
+        for _ in 0..2 {
+            let full = proxy.client().simple_query("select 1").unwrap_err();
+            assert_eq!(code(&full), "53300");
+        }
+        let node = cluster.node(0).address().to_string();
+        is_logged(&proxy, &["WARN", &node, "user=\"bench\"", "all 1 server connections are in use"]);
+        assert_eq!(proxy.log().matches("no server connection was free for a statement").count(), 1, "{}", proxy.log());
         drop(client);
         let mut next = proxy.client();
         eventually("the connection has come back", SOON, || next.simple_query("select 1").is_ok());
