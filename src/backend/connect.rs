@@ -177,9 +177,12 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | EADDRNOTAVAIL | ENOBUFS | ENOMEM))
 }
 
-/// There is no such database, or this role may not connect to it: no matter how it proves who it is.
+/// There is no such database, nobody may connect to it, or this role may not: no matter how it proves who it is.
 fn is_about_client(code: SqlState) -> bool {
-    matches!(code, SqlState::INVALID_CATALOG_NAME | SqlState::INSUFFICIENT_PRIVILEGE)
+    matches!(
+        code,
+        SqlState::INVALID_CATALOG_NAME | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE | SqlState::INSUFFICIENT_PRIVILEGE
+    )
 }
 
 fn class_of(code: SqlState) -> ConnectClass {
@@ -383,6 +386,7 @@ mod tests {
             (server(b"28P01"), ConnectClass::Denied),
             (server(b"28000"), ConnectClass::Denied),
             (server(b"3D000"), ConnectClass::Denied),
+            (server(b"55000"), ConnectClass::Denied),
             (server(b"53200"), ConnectClass::Broken),
         ] {
             assert_eq!(error.class(), class, "{error}");

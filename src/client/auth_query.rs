@@ -222,8 +222,9 @@ impl Unanswered {
 
 impl From<ConnectError> for Unanswered {
     fn from(error: ConnectError) -> Self {
-        match error.class() {
-            ConnectClass::Denied => Self::Refused(error.to_string()),
+        match (&error, error.class()) {
+            (ConnectError::Server { code, .. }, _) if is_of_the_moment(*code) => Self::Silence(error.to_string()),
+            (_, ConnectClass::Denied) => Self::Refused(error.to_string()),
             _ => Self::Silence(error.to_string()),
         }
     }

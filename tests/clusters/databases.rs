@@ -8,7 +8,7 @@ use postgres::error::SqlState;
 use postgres::{Client, NoTls};
 use trunkline::demo::cluster::Cluster;
 
-use crate::fixture::{Proxy, cluster, eventually, limited};
+use crate::fixture::{Proxy, cluster, console, eventually, limited};
 
 /// `shop` is one database of the cluster, and so is whatever else is asked for.
 const ANY: &str = "[[database]]\nname = 'shop'\ncluster = 'main'\n[[database]]\nname = '*'\ncluster = 'main'";
@@ -147,6 +147,38 @@ fn a_database_that_is_gone_keeps_no_place_and_has_one_again_when_it_is_back() {
             eventually("its place is free", Duration::from_secs(30), || !is_there());
         }
         assert!(proxy.has_metric("trunkline_catalog_current", "database=\"bench\""));
+    });
+}
+
+#[test]
+fn a_database_that_accepts_no_connections_says_so_at_once_and_serves_again_when_it_does() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create database shop").unwrap();
+        let extra = format!("[admin]\nusers = ['bench']\n{ANY}");
+        let proxy = Proxy::start(&cluster, &extra).with_both_replicas(&cluster);
+        let mut before = client_of(&proxy, "shop");
+        before.batch_execute("select txid_current()").unwrap();
+        let allow = |allowed: bool| {
+            primary.sql(&format!("alter database shop allow_connections {allowed}")).unwrap();
+            cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(primary).unwrap());
+        };
+        allow(false);
+        console(&proxy).simple_query("RECONNECT shop").unwrap();
+        // What nobody has come with yet, a node must be asked about.
+        let login = || proxy.client_config().dbname("shop").options("-c work_mem=5MB").connect(NoTls);
+        let begun = Instant::now();
+        let refused = [login().err(), before.batch_execute("select txid_current()").err()];
+        for refused in refused.map(|refused| refused.expect("it accepts no connections")) {
+            assert_eq!(refused.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{refused:?}");
+            let told = refused.as_db_error().unwrap().message();
+            assert_eq!(told, "database \"shop\" is not currently accepting connections");
+        }
+        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+        allow(true);
+        before.batch_execute("select txid_current()").unwrap();
+        login().unwrap();
     });
 }
 
