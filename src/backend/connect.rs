@@ -198,20 +198,57 @@ fn class_of(code: SqlState) -> ConnectClass {
 /// Connects, logs in and waits until the node is ready for a query.
 pub async fn connect(target: &Target, deadline: Instant) -> Result<Login, ConnectError> {
     let tls = target.endpoint.tls();
-    match (tls.mode(), attempt(target, &tls, first_way(&tls), deadline).await) {
-        // As libpq: what does not want us one way may want us the other.
-        (TlsMode::Allow, Err(ConnectError::Server { code, .. })) if code.0.starts_with(b"28") => {
-            attempt(target, &tls, Way::Encrypted, deadline).await
+    let failed = match attempt(target, &tls, first_way(&tls), deadline).await {
+        Ok(login) => return Ok(login),
+        Err(failed) => failed,
+    };
+    let Some(way) = failed.other_way(&target.endpoint, &tls) else { return Err(failed.error) };
+    attempt(target, &tls, way, deadline).await.map_err(|again| in_both_words(failed.error, way, again.error))
+}
+
+/// An attempt that has failed.
+struct Failed {
+    error: ConnectError,
+    /// The node was spoken to over TLS.
+    is_encrypted: bool,
+    /// It had asked for a proof, which may have been a password, or had needed none.
+    was_answered: bool,
+}
+
+impl Failed {
+    /// As libpq: what does not want us one way may want us the other, if that is another.
+    fn other_way(&self, endpoint: &Endpoint, tls: &NodeTls) -> Option<Way> {
+        match (tls.mode(), &self.error) {
+            (TlsMode::Allow, ConnectError::Server { code, .. }) if code.0.starts_with(b"28") => {
+                endpoint.may_have_tls().then_some(Way::Encrypted)
+            }
+            (TlsMode::Prefer, ConnectError::Tls(_)) => Some(Way::Plain),
+            // It may have a rule for us that wants no encryption. What TLS has kept secret, as a password that LDAP has not
+            // taken, is not sent in the open.
+            (TlsMode::Prefer, ConnectError::Server { code, .. })
+                if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION =>
+            {
+                (self.is_encrypted && !self.was_answered).then_some(Way::Plain)
+            }
+            _ => None,
         }
-        (TlsMode::Prefer, Err(ConnectError::Tls(_))) => attempt(target, &tls, Way::Plain, deadline).await,
-        // It may have a rule for us that wants no encryption. Not where a password was wrong: that is not sent in the open.
-        (TlsMode::Prefer, Err(ConnectError::Server { code, .. }))
-            if code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION =>
-        {
-            attempt(target, &tls, Way::Plain, deadline).await
-        }
-        (_, done) => done,
     }
+}
+
+/// Neither way has led in. Where the node's rules are why, what it has said of the first is not hidden by what came of the
+/// `second` way.
+fn in_both_words(first: ConnectError, way: Way, second: ConnectError) -> ConnectError {
+    let ConnectError::Server { severity, code, message, fields } = first else { return second };
+    let again = match &second {
+        ConnectError::Server { code, message, .. } if code.0.starts_with(b"28") => message.to_string(),
+        ConnectError::Auth(why) => why.to_string(),
+        ConnectError::Tls(_) => second.to_string(),
+        // It has come further, or tells of the node.
+        _ => return second,
+    };
+    let way = if way == Way::Plain { "without TLS" } else { "over TLS" };
+    let message = if *message == *again { message } else { format!("{message}; {way}: {again}").into() };
+    ConnectError::Server { severity, code, message, fields }
 }
 
 fn first_way(tls: &NodeTls) -> Way {
@@ -231,10 +268,15 @@ pub(super) async fn open(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
     }
 }
 
-async fn attempt(target: &Target, tls: &NodeTls, way: Way, deadline: Instant) -> Result<Login, ConnectError> {
-    let mut stream = within(deadline, target.endpoint.open(tls, way)).await?;
-    let (parameters, cancel_key, salted_password) = within(deadline, log_in(&mut stream, target)).await?;
-    Ok(Login { stream, parameters, cancel_key, salted_password })
+async fn attempt(target: &Target, tls: &NodeTls, way: Way, deadline: Instant) -> Result<Login, Failed> {
+    let opened = within(deadline, target.endpoint.open(tls, way)).await;
+    let mut stream = opened.map_err(|error| Failed { error, is_encrypted: false, was_answered: false })?;
+    let is_encrypted = stream.is_encrypted();
+    let mut was_answered = false;
+    match within(deadline, log_in(&mut stream, target, &mut was_answered)).await {
+        Ok((parameters, cancel_key, salted_password)) => Ok(Login { stream, parameters, cancel_key, salted_password }),
+        Err(error) => Err(Failed { error, is_encrypted, was_answered }),
+    }
 }
 
 async fn within<T>(deadline: Instant, work: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {
@@ -243,12 +285,13 @@ async fn within<T>(deadline: Instant, work: impl Future<Output = Result<T, Conne
 
 type LoggedIn = (Vec<(Box<str>, Box<str>)>, CancelKey, Option<SaltedPassword>);
 
-async fn log_in(stream: &mut Stream, target: &Target) -> Result<LoggedIn, ConnectError> {
+/// `was_answered` becomes true once the node asks for a proof, or needs none.
+async fn log_in(stream: &mut Stream, target: &Target, was_answered: &mut bool) -> Result<LoggedIn, ConnectError> {
     send_startup(stream, target).await?;
     let nonce = STANDARD.encode(rand::random::<[u8; 18]>());
     let login = ServerLogin::new(target.user.as_ref().to_owned(), target.password.clone(), nonce);
     let login = login.with_cache(target.salted_password.clone()).bound_to(stream.peer_end_point());
-    let login = authenticate(stream, login).await?;
+    let login = authenticate(stream, login, was_answered).await?;
     let (parameters, cancel_key) = until_ready(stream).await?;
     Ok((parameters, cancel_key, login.salted_password().cloned()))
 }
@@ -263,11 +306,15 @@ async fn send_startup(stream: &mut Stream, target: &Target) -> Result<(), Connec
     stream.write_all(&out).await.map_err(ConnectError::Io)
 }
 
-async fn authenticate(stream: &mut Stream, mut login: ServerLogin) -> Result<ServerLogin, ConnectError> {
+async fn authenticate(
+    stream: &mut Stream,
+    mut login: ServerLogin,
+    was_answered: &mut bool,
+) -> Result<ServerLogin, ConnectError> {
     loop {
         let (tag, body) = read_message(stream).await?;
         match tag {
-            backend::AUTHENTICATION => {}
+            backend::AUTHENTICATION => *was_answered = true,
             backend::NEGOTIATE_PROTOCOL_VERSION | backend::NOTICE_RESPONSE => continue,
             _ => return Err(unexpected(tag, &body)),
         }
@@ -365,15 +412,55 @@ const MOST_PARAMETERS: usize = 1000;
 mod tests {
     use super::super::endpoint;
     use super::*;
+    use crate::auth::{TlsTexts, TlsVersion};
+
+    fn refusal(code: SqlState, message: &str) -> ConnectError {
+        ConnectError::Server { severity: Severity::Fatal, code, message: message.into(), fields: Box::default() }
+    }
+
+    #[test]
+    fn another_way_is_tried_only_if_it_is_another_and_nothing_was_kept_secret_on_the_first() {
+        const TCP: &str = "db1:5432";
+        const SOCKET: &str = "/run/postgresql:5432";
+        let (role, password) = (SqlState::INVALID_AUTHORIZATION_SPECIFICATION, SqlState::INVALID_PASSWORD);
+        for (mode, address, code, is_encrypted, was_answered, expected) in [
+            (TlsMode::Prefer, TCP, role, true, false, Some(Way::Plain)),
+            (TlsMode::Prefer, TCP, role, true, true, None),
+            (TlsMode::Prefer, TCP, role, false, false, None),
+            (TlsMode::Prefer, SOCKET, role, false, false, None),
+            (TlsMode::Prefer, TCP, password, true, true, None),
+            (TlsMode::Require, TCP, role, true, false, None),
+            (TlsMode::Allow, TCP, role, false, false, Some(Way::Encrypted)),
+            (TlsMode::Allow, TCP, password, false, true, Some(Way::Encrypted)),
+            (TlsMode::Allow, SOCKET, role, false, false, None),
+            (TlsMode::Allow, TCP, SqlState::INVALID_CATALOG_NAME, false, true, None),
+        ] {
+            let tls = NodeTls::new(mode, TlsVersion::V1_2, TlsTexts::default()).unwrap();
+            let endpoint = Endpoint::plain(address.into());
+            let failed = Failed { error: refusal(code, "no"), is_encrypted, was_answered };
+            let case = (mode, address, code, is_encrypted, was_answered);
+            assert_eq!(failed.other_way(&endpoint, &tls), expected, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn of_two_ways_that_a_node_refuses_both_are_told() {
+        let role = SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
+        let told = |second| in_both_words(refusal(role, "no rule"), Way::Plain, second).to_string();
+        assert_eq!(told(refusal(role, "no other rule")), "no rule; without TLS: no other rule (28000)");
+        assert_eq!(told(refusal(role, "no rule")), "no rule (28000)");
+        assert_eq!(told(refusal(SqlState::INVALID_CATALOG_NAME, "no database")), "no database (3D000)");
+        assert_eq!(told(ConnectError::Timeout), "no answer in time");
+        let (first, second) = (refusal(SqlState::INVALID_PASSWORD, "wrong"), io::Error::other("it does not speak TLS"));
+        assert_eq!(
+            in_both_words(first, Way::Encrypted, ConnectError::Tls(second)).to_string(),
+            "wrong; over TLS: TLS with the node failed: it does not speak TLS (28P01)"
+        );
+    }
 
     #[test]
     fn a_failure_tells_what_to_do_next() {
-        let server = |code: &[u8; 5]| ConnectError::Server {
-            severity: Severity::Fatal,
-            code: SqlState(*code),
-            message: "no".into(),
-            fields: Box::default(),
-        };
+        let server = |code: &[u8; 5]| refusal(SqlState(*code), "no");
         for (error, class) in [
             (ConnectError::Timeout, ConnectClass::Silent),
             (endpoint::refusal(io::ErrorKind::ConnectionRefused.into()), ConnectClass::Down),

@@ -61,6 +61,11 @@ impl Endpoint {
         self.tls.load_full()
     }
 
+    /// It is no socket in the file system, on which nobody speaks TLS.
+    pub(super) fn may_have_tls(&self) -> bool {
+        socket_path(&self.address).is_none()
+    }
+
     /// A connection on which nothing of PostgreSQL has been said yet.
     pub async fn open(&self, tls: &NodeTls, way: Way) -> Result<Stream, ConnectError> {
         if let Some(path) = socket_path(&self.address) {

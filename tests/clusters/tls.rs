@@ -5,16 +5,20 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use postgres::Client;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use trunkline::auth::{ClientTls, NodeTls, TlsMode, TlsTexts, TlsVersion};
+use trunkline::auth::{ClientTls, NodeTls, Secret, TlsMode, TlsTexts, TlsVersion};
+use trunkline::backend::{Endpoint, Target, connect};
 use trunkline::demo::cluster::{Cluster, Shape};
 use trunkline::demo::installation::Installation;
 use trunkline::net::{Beginning, Stream};
-use trunkline::wire::startup;
+use trunkline::wire::{Severity, SqlState, backend, error_response, frontend, startup};
 
 use crate::certificates::{Authority, server_settings};
 use crate::fixture::{Proxy, cluster, limited, shape};
@@ -197,6 +201,100 @@ fn a_certificate_without_extensions_will_do_where_none_is_verified() {
                 let proxy = Proxy::start(&cluster, &format!("[cluster.tls]\nmode = {mode:?}"));
                 assert!(is_encrypted(&mut proxy.client()), "{mode} {newest}");
             }
+        }
+    });
+}
+
+/// What a node of our own says to whoever comes: message by message, a question only to be answered.
+async fn says(stream: &mut Stream, messages: &[Vec<u8>]) -> bool {
+    let mut packet = vec![0; stream.read_u32().await.unwrap() as usize - 4];
+    stream.read_exact(&mut packet).await.unwrap();
+    let mut was_asked = false;
+    for message in messages {
+        stream.write_all(message).await.unwrap();
+        if message[0] == backend::AUTHENTICATION {
+            was_asked = true;
+            assert_eq!(stream.read_u8().await.unwrap(), frontend::PASSWORD);
+            let mut password = vec![0; stream.read_u32().await.unwrap() as usize - 4];
+            stream.read_exact(&mut password).await.unwrap();
+        }
+    }
+    was_asked
+}
+
+/// As PostgreSQL refuses by 28000 also whom LDAP, PAM or RADIUS do not know.
+#[test]
+fn a_password_that_was_sent_over_tls_is_not_sent_again_in_the_open() {
+    limited(|| {
+        let folder =
+            Installation::find().unwrap().temporary_folder().join(format!("trunkline-open-{}", std::process::id()));
+        let (certificate, key) = Authority::new(folder.clone()).sign("server");
+        let _gone = Gone(&folder);
+        let (certificate, key) = (std::fs::read(certificate).unwrap(), std::fs::read(key).unwrap());
+        let texts = TlsTexts { certificate: Some(&certificate), key: Some(&key), authorities: None };
+        let node = ClientTls::new(TlsMode::Prefer, TlsVersion::V1_2, texts).unwrap();
+        let prefer = NodeTls::new(TlsMode::Prefer, TlsVersion::V1_2, TlsTexts::default()).unwrap();
+        let prefer = Arc::new(ArcSwap::from_pointee(prefer));
+        let asks = || {
+            let mut out = BytesMut::new();
+            backend::put_authentication(&mut out, 3, b"");
+            out.to_vec()
+        };
+        let refuses = |words: &str| {
+            let mut out = BytesMut::new();
+            let code = SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
+            error_response::put_error(&mut out, Severity::Fatal, code, words, None);
+            out.to_vec()
+        };
+        // What it says over TLS and without; each attempt by whether it was encrypted and a password was sent.
+        let (by_ldap, by_rules) = (vec![asks(), refuses("LDAP")], vec![refuses("no rule")]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for (has_tls, messages, attempts, told) in [
+            (true, [&by_ldap, &by_ldap], vec![(true, true)], "LDAP (28000)"),
+            (true, [&by_rules, &by_ldap], vec![(true, false), (false, true)], "no rule; without TLS: LDAP (28000)"),
+            (false, [&by_rules, &by_rules], vec![(false, false)], "no rule (28000)"),
+        ] {
+            let (refused, seen) = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let target = Target {
+                    endpoint: Endpoint::new(listener.local_addr().unwrap().to_string().into(), Arc::clone(&prefer)),
+                    user: "ada".into(),
+                    database: "bench".into(),
+                    password: Some(Secret::new("pencil".to_owned())),
+                    salted_password: None,
+                    parameters: Vec::new(),
+                };
+                let seen = Mutex::new(Vec::new());
+                let serve = async {
+                    loop {
+                        let (mut socket, _) = listener.accept().await.unwrap();
+                        let mut request = [0; 8];
+                        let asks_for_tls =
+                            socket.peek(&mut request).await.unwrap() == 8 && request[..4] == 8_u32.to_be_bytes();
+                        if asks_for_tls {
+                            socket.read_exact(&mut request).await.unwrap();
+                            socket.write_all(if has_tls { b"S" } else { b"N" }).await.unwrap();
+                        }
+                        let is_encrypted = asks_for_tls && has_tls;
+                        let stream = Stream::from(socket);
+                        let mut stream = match is_encrypted {
+                            true => stream.accept(&node, Beginning::Asked, &[]).await.unwrap(),
+                            false => stream,
+                        };
+                        let was_asked = says(&mut stream, messages[usize::from(!is_encrypted)]).await;
+                        seen.lock().unwrap().push((is_encrypted, was_asked));
+                        // Until it has been read.
+                        let _ = stream.read_u8().await;
+                    }
+                };
+                let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+                let refused = tokio::select! {
+                    refused = connect(&target, deadline) => refused.err().unwrap(),
+                    () = serve => unreachable!("it serves for ever"),
+                };
+                (refused.to_string(), seen.into_inner().unwrap())
+            });
+            assert_eq!((seen, &*refused), (attempts, told));
         }
     });
 }
