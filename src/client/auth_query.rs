@@ -111,9 +111,10 @@ impl AuthQuery {
         if let Some(known) = memory.recall(name, FRESH) {
             return Ok(known);
         }
+        let asked = memory.ask();
         match question.await {
             Ok(answer) => {
-                memory.keep(Arc::clone(name), answer.clone());
+                memory.keep(Arc::clone(name), answer.clone(), asked);
                 Ok(answer)
             }
             Err(Unanswered::Silence(why)) => memory.recall_at_all(name).ok_or(Unanswered::Silence(why)),

@@ -42,12 +42,13 @@ impl HostNames {
         if let Some(name) = self.known.recall(&address, FRESH) {
             return name;
         }
+        let asked = self.known.ask();
         // Dropping it loses nothing: the thread ends by itself, and its answer with it.
         let Ok(name) = timers::timeout(LONGEST, self.ask(address)).await else {
             tracing::warn!(%address, "the name of a client's host was not found in time: rules with names do not fit it");
             return None;
         };
-        self.known.keep(address, name.clone());
+        self.known.keep(address, name.clone(), asked);
         name
     }
 
