@@ -12,6 +12,8 @@ pub enum Change {
     OfDatabase,
     /// The same, by code of which nobody knows whether it also changes what all databases of the cluster share.
     Opaque,
+    /// The same, and it makes roles or changes who is a member of which.
+    Roles,
     /// What all databases of the cluster share: roles, and what their sessions begin with.
     Shared,
 }

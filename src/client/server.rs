@@ -400,13 +400,13 @@ impl Server {
         of_cluster().filter(|other| *other.server_name == *server_name).for_each(|database| database.catalog.changed());
         let others = of_cluster().filter(|other| *other.server_name != *server_name);
         match change {
-            Change::Shared => {
-                others.for_each(|other| other.catalog.changed());
-                let its = self.clusters.iter().filter(|its| its.number == cluster);
-                its.filter_map(|its| its.auth_query.as_deref()).for_each(AuthQuery::doubt_all);
-            }
-            Change::Opaque => others.for_each(|other| other.catalog.changed_elsewhere()),
+            Change::Shared => others.for_each(|other| other.catalog.changed()),
+            Change::Opaque | Change::Roles => others.for_each(|other| other.catalog.changed_elsewhere()),
             Change::None | Change::Suspected | Change::OfDatabase => {}
+        }
+        if change >= Change::Roles {
+            let its = self.clusters.iter().filter(|its| its.number == cluster);
+            its.filter_map(|its| its.auth_query.as_deref()).for_each(AuthQuery::doubt_all);
         }
     }
 

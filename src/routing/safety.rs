@@ -124,6 +124,8 @@ fn change_of(statement: &Statement) -> Change {
     let is_plain = |part: &Part| part.kind == Kind::Ddl || !(part.changes_catalog || part.calls_unknown || part.writes);
     if statement.parts.iter().any(|part| part.changes_shared) {
         Change::Shared
+    } else if statement.parts.iter().any(|part| part.changes_roles) {
+        Change::Roles
     } else if statement.parts.iter().all(is_plain) {
         Change::OfDatabase
     } else {
@@ -350,6 +352,11 @@ mod tests {
             ("drop role ada", Change::Shared),
             ("alter role ada rename to bob", Change::Shared),
             ("do $$ begin alter role ada superuser; end $$", Change::Shared),
+            ("grant admins to ada; alter role ada nologin", Change::Shared),
+            ("create user ada password 'a'", Change::Roles),
+            ("grant admins to ada", Change::Roles),
+            ("begin; revoke admins from ada; select f(); commit", Change::Roles),
+            ("grant select on t to ada", Change::OfDatabase),
             ("create table t (a int); create index on t (a)", Change::OfDatabase),
             ("alter table t rename to u", Change::OfDatabase),
             ("begin; create table t (a int); commit", Change::OfDatabase),

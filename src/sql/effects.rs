@@ -71,6 +71,7 @@ pub(super) struct Effects<'a> {
     pub(super) commits_inside: bool,
     pub(super) changes_catalog: bool,
     pub(super) changes_shared: bool,
+    pub(super) changes_roles: bool,
     /// The database that nobody else may be connected to while it runs.
     pub(super) empties: Option<Arc<str>>,
     /// An UPDATE or DELETE without WHERE is in it, and is run.
@@ -139,6 +140,7 @@ impl<'a> Effects<'a> {
             commits_inside: self.commits_inside,
             changes_catalog: self.changes_catalog,
             changes_shared: self.changes_shared,
+            changes_roles: self.changes_roles,
             empties: self.empties,
             unfiltered: self.unfiltered,
             reads_clock: self.reads_clock,

@@ -48,6 +48,8 @@ pub struct Part {
     pub changes_catalog: bool,
     /// And what all databases of a cluster share: roles, and what their sessions begin with.
     pub changes_shared: bool,
+    /// It makes roles, or changes who is a member of which.
+    pub changes_roles: bool,
     /// The database that nobody else may be connected to while it runs.
     pub empties: Option<Arc<str>>,
     /// An UPDATE or DELETE without WHERE is in it, at any depth.

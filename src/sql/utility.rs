@@ -402,6 +402,7 @@ fn copy_statement(node: &CopyStmt, effects: &mut Effects<'_>) -> Kind {
 fn change_schema(node: &Tree, effects: &mut Effects<'_>) -> Kind {
     effects.changes_catalog = true;
     effects.changes_shared = changes_shared(node);
+    effects.changes_roles = matches!(node, Tree::CreateRoleStmt(_) | Tree::GrantRoleStmt(_));
     effects.commits_inside = commits_inside(node);
     effects.empties = emptied(node);
     match node {

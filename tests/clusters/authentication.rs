@@ -117,6 +117,27 @@ fn who_logs_in_by_a_name_is_the_role_that_has_it_now() {
 }
 
 #[test]
+fn roles_that_are_made_granted_and_revoked_through_trunkline_count_at_once() {
+    limited(|| {
+        let (_cluster, proxy) = asking_cluster("pencil", "");
+        let mut admin = proxy.client();
+        assert_eq!(refused(&proxy, "eve", "pencil"), wrong());
+        admin.batch_execute("create role eve login password 'pencil'; grant all on t to eve").unwrap();
+        assert_eq!(refused(&proxy, "eve", "pencil"), None);
+
+        let rules = "[auth]\nhba = ['host all +admins all scram-sha-256', 'host all bench all scram-sha-256']";
+        let (_cluster, proxy) = asking_cluster("pencil", rules);
+        let mut admin = proxy.client();
+        let outside = Some("28000".to_owned());
+        assert_eq!(refused(&proxy, "ada", "pencil"), outside);
+        admin.batch_execute("create role admins; grant admins to ada").unwrap();
+        assert_eq!(refused(&proxy, "ada", "pencil"), None);
+        admin.batch_execute("revoke admins from ada").unwrap();
+        assert_eq!(refused(&proxy, "ada", "pencil"), outside);
+    });
+}
+
+#[test]
 fn a_lookup_that_answers_nobody_or_is_refused_lets_nobody_in_by_what_was_known() {
     limited(|| {
         let cluster = cluster();
