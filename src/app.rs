@@ -258,6 +258,10 @@ async fn reap(in_force: InForce, fleet: Arc<Fleet>, others: Arc<Others>) {
             (false, false) => {}
         }
         let has_client = |key: &PoolKey| server.has_pool(key) && server.census.has(&key.database, &key.user);
+        server.pools.settle(|number| {
+            let cluster = server.clusters.iter().find(|cluster| cluster.number == number);
+            cluster.map(|cluster| cluster.view.load_full())
+        });
         server.pools.reap(now, has_client);
         server.pools.forget_unused(now, |key| {
             let is_of_configuration = server.databases.contains_key(&key.database) && server.has_pool(key);

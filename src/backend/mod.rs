@@ -25,5 +25,5 @@ pub use last_write::LastWrite;
 pub use lease::Lease;
 pub use plan::{Plan, PoolSettings, Share};
 pub use pool::{LeaseError, Pool};
-pub use pools::{PoolKey, Pools};
+pub use pools::{LoginKey, PoolKey, Pools};
 pub use slots::Crowd;

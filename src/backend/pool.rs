@@ -22,8 +22,9 @@ use super::slots::{Counts, Crowd, Grant, Openings, Slot, Slots, Taken, Wanted};
 use crate::auth::{SaltedPassword, Secret};
 use crate::complaints::{Complaints, Repeats};
 use crate::net::timers;
+use crate::routing::Freshness;
 use crate::session::Known;
-use crate::topology::NodeId;
+use crate::topology::{NodeId, View};
 use crate::wire::SqlState;
 
 /// The server connections of one (node, database, user).
@@ -37,6 +38,8 @@ pub struct Pool {
     lifetime: AtomicU64,
     /// Connections of an earlier [`Era`] are closed instead of lent again.
     newest: Arc<AtomicU64>,
+    /// What the node must have replayed, so that a connection that is opened then is lent again; None: nothing.
+    awaited: Mutex<Option<Freshness>>,
     /// What the last login cost to derive: the next needs not.
     salted_password: Mutex<Option<SaltedPassword>>,
     /// What is proved to the node.
@@ -137,6 +140,7 @@ impl Pool {
             lifetime: AtomicU64::new(millis(settings.lifetime)),
             settings: ArcSwap::from_pointee(settings),
             newest: Arc::default(),
+            awaited: Mutex::default(),
             salted_password: Mutex::new(None),
             ahead_again: Mutex::new(None),
             openings: OpeningCounts::default(),
@@ -161,6 +165,26 @@ impl Pool {
     pub fn reconnect(&self, now: Instant) {
         self.begin_anew();
         self.reap(now, false);
+    }
+
+    /// Connections that are opened while the node may lack this are not lent again.
+    pub(super) fn await_replay(&self, floor: Freshness) {
+        *self.awaited.lock() = Some(floor);
+    }
+
+    /// Looks whether the node has replayed what is awaited.
+    pub fn settle(&self, view: &View) {
+        let mut awaited = self.awaited.lock();
+        let Some(floor) = awaited.as_mut() else { return };
+        floor.settle(view);
+        if view.node(self.node).is_some_and(|node| floor.allows(node)) {
+            *awaited = None;
+        }
+    }
+
+    /// The node is not known to have replayed what is awaited.
+    pub(super) fn awaits_replay(&self) -> bool {
+        self.awaited.lock().is_some()
     }
 
     /// All idle connections, to be closed; leased ones are when they come back.
@@ -271,7 +295,7 @@ impl Pool {
     /// Opens one connection that nobody asks for yet, if there are fewer than are to be kept open. Answers whether it did.
     pub async fn open_ahead(self: &Arc<Self>) -> Result<bool, LeaseError> {
         let now = Instant::now();
-        if self.ahead_again.lock().is_some_and(|moment| now < moment) {
+        if self.awaits_replay() || self.ahead_again.lock().is_some_and(|moment| now < moment) {
             return Ok(false);
         }
         let Some(slot) = self.slots.open_ahead(self.settings.load().min_size, now) else { return Ok(false) };
@@ -335,7 +359,11 @@ impl Pool {
     async fn open_now(self: &Arc<Self>, slot: Slot, worker: usize) -> Result<Lease, LeaseError> {
         let opened = Instant::now();
         let fenced = self.gate.generation();
-        let era = Era::now(&self.newest);
+        let mut era = Era::now(&self.newest);
+        // Looked at behind the era: what begins a new one says first what is awaited.
+        if self.awaits_replay() {
+            era.end();
+        }
         let deadline = tokio::time::Instant::now() + self.settings.load().connect_timeout;
         let target = Target {
             password: self.password.lock().clone(),

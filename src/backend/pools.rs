@@ -16,7 +16,8 @@ use super::quota::{Claim, Quota};
 use super::slots::{Counts, Crowd};
 use crate::auth::Secret;
 use crate::net::timers;
-use crate::topology::NodeId;
+use crate::routing::Freshness;
+use crate::topology::{NodeId, View};
 
 /// What a pool is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,7 +62,15 @@ pub struct Pools {
     plan: ArcSwap<Plan>,
     /// What was proved last, by cluster and user.
     keyring: DashMap<(usize, Arc<str>), Secret>,
+    /// Of logins that have been changed on the primary, what a node has replayed that shows it, until all nodes have.
+    changed: DashMap<LoginKey, Freshness>,
 }
+
+/// A cluster's number, a database by its name on the nodes, and a role.
+pub type LoginKey = (usize, Arc<str>, Arc<str>);
+
+/// Changes that some node has not replayed; beyond, all are forgotten.
+const MOST_CHANGED: usize = 4096;
 
 /// What comes back, or is just being opened, is there within milliseconds: who asks this often costs nothing.
 const LOOK: Duration = Duration::from_millis(1);
@@ -75,6 +84,7 @@ impl Pools {
             quotas: DashMap::new(),
             plan: ArcSwap::from_pointee(plan),
             keyring: DashMap::new(),
+            changed: DashMap::new(),
         }
     }
 
@@ -109,7 +119,12 @@ impl Pools {
         let make = || {
             let settings = self.plan.load().of(key);
             let quotas = self.quotas_of(key);
-            Pool::new(key.node, target, Arc::clone(gate), settings, quotas)
+            let pool = Pool::new(key.node, target, Arc::clone(gate), settings, quotas);
+            // Under the lock that a change goes through on its way to each pool.
+            if let Some(floor) = self.changed.get(&login_of(key)) {
+                pool.await_replay(floor.clone());
+            }
+            pool
         };
         Arc::clone(&self.pools.entry(key.clone()).or_insert_with(make))
     }
@@ -169,6 +184,11 @@ impl Pools {
                 self.pools.insert(PoolKey { cluster: to, ..key }, pool);
             }
         }
+        let changed = self.changed.iter().filter(|change| change.key().0 == from);
+        let changed: Vec<_> = changed.map(|change| (change.key().clone(), change.value().clone())).collect();
+        for ((_, server_name, user), floor) in changed {
+            self.changed.insert((to, server_name, user), floor);
+        }
         let is_moved = |key: &QuotaKey| key.0 == from && nodes(key.1);
         let keys: Vec<QuotaKey> = self.quotas.iter().map(|quota| quota.key().clone()).filter(is_moved).collect();
         for key in keys {
@@ -206,6 +226,33 @@ impl Pools {
         for pool in self.pools.iter().filter(|pool| is_meant(pool.key())) {
             pool.reconnect(now);
         }
+    }
+
+    /// This login is another role's now, or has other defaults, by what its primary has told. Connections of before are closed
+    /// as by [`Self::reconnect`], and none is lent again that is opened at a node which may not have replayed that.
+    pub fn login_changed(&self, login: LoginKey, now: Instant) {
+        let mut floor = Freshness::default();
+        floor.wrote(now);
+        if self.changed.len() >= MOST_CHANGED {
+            self.changed.clear();
+        }
+        self.changed.insert(login.clone(), floor.clone());
+        for pool in self.pools.iter().filter(|pool| login_of(pool.key()) == login) {
+            pool.await_replay(floor.clone());
+            pool.reconnect(now);
+        }
+    }
+
+    /// Looks which nodes have replayed what logins were changed by. To be called once a second.
+    pub fn settle(&self, view_of: impl Fn(usize) -> Option<Arc<View>>) {
+        for pool in self.pools.iter().filter(|pool| pool.awaits_replay()) {
+            view_of(pool.key().cluster).into_iter().for_each(|view| pool.settle(&view));
+        }
+        self.changed.retain(|(cluster, ..), floor| {
+            let Some(view) = view_of(*cluster) else { return false };
+            floor.settle(&view);
+            !view.shown_nodes().all(|node| floor.allows(node))
+        });
     }
 
     /// Closes the connections of these pools: idle ones now, leased ones when they come back. Returns when their server
@@ -289,12 +336,17 @@ impl Pools {
     }
 }
 
+fn login_of(key: &PoolKey) -> LoginKey {
+    (key.cluster, Arc::clone(&key.server_name), Arc::clone(&key.user))
+}
+
 #[cfg(test)]
 mod tests {
     use hashbrown::HashMap;
 
     use super::super::plan::{PoolSettings, Share};
     use super::*;
+    use crate::topology::{Lsn, Role, Sample};
 
     fn pools() -> Pools {
         let default = PoolSettings {
@@ -358,6 +410,28 @@ mod tests {
         assert!(get().lease(0, Instant::now() + minute).await.is_err());
         assert!(is_there_at(begun + hour) && is_there_at(begun + hour + 59 * minute));
         assert!(!is_there_at(begun + 2 * hour));
+    }
+
+    #[test]
+    fn pools_of_a_login_that_was_changed_await_its_replay_also_where_they_are_made_later() {
+        let (pools, now) = (pools(), Instant::now());
+        let (gate, endpoint) = (Arc::new(Gate::default()), Endpoint::plain("127.0.0.1:1".into()));
+        let get = |key: &PoolKey| pools.get(key, &gate, &endpoint, None);
+        let before = get(&key("shop"));
+        pools.login_changed(login_of(&key("shop")), now);
+        let later = get(&PoolKey { database: "alias".into(), ..key("shop") });
+        assert!(before.awaits_replay() && later.awaits_replay() && !get(&key("other")).awaits_replay());
+        let at = |lsn| Sample { begun: now, lsn: Lsn(lsn), timeline: None };
+        let mut view = View::unknown("main", &["127.0.0.1:1".into()]);
+        view.primary_samples = [at(20)].into();
+        view.nodes[0].role = Role::Replica;
+        for (replayed, awaits) in [(10, true), (20, false)] {
+            view.nodes[0].position = Some(at(replayed));
+            let seen = Arc::new(view.clone());
+            pools.settle(|_| Some(Arc::clone(&seen)));
+            assert_eq!([&before, &later].map(|pool| pool.awaits_replay()), [awaits; 2]);
+        }
+        assert!(pools.changed.is_empty());
     }
 
     #[test]

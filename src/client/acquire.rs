@@ -503,6 +503,7 @@ impl Client {
         avoided: &[NodeId],
     ) -> Result<Lease, LeaseError> {
         let Some(pool) = self.pool(node, view) else { return Err(LeaseError::Fenced) };
+        pool.settle(view);
         let mut changed = self.cluster().changed.clone();
         let deadline = Instant::now() + self.server.queue_timeout;
         let may_go_elsewhere = pool.lacks_room() && self.has_another(intent, node, view, avoided);
@@ -704,8 +705,8 @@ impl Client {
     /// Waits, a few milliseconds at most, until a replica has what the session must see; None: no node can answer any more.
     async fn await_freshness(&mut self, intent: &Intent, excluded: &[NodeId]) -> Option<bool> {
         let deadline = Instant::now() + self.server.freshness_wait;
-        self.ask_for_positions();
-        self.follow_replicas(deadline);
+        self.cluster().ask_for_positions();
+        self.cluster().follow_replicas(deadline);
         let mut changed = self.cluster().changed.clone();
         loop {
             changed.mark_unchanged();
@@ -725,7 +726,7 @@ impl Client {
     /// Samples the node last read from and its peers, so that the session may move on if another has caught up.
     async fn look_around(&mut self) {
         let deadline = Instant::now() + self.server.freshness_wait;
-        self.ask_for_positions();
+        self.cluster().ask_for_positions();
         let mut changed = self.cluster().changed.clone();
         while let Some(last) = self.session.freshness.last_read() {
             changed.mark_unchanged();
@@ -737,18 +738,6 @@ impl Client {
             }
         }
         self.session.freshness.looked_around();
-    }
-
-    fn ask_for_positions(&self) {
-        let cluster = self.cluster();
-        let view = cluster.view.load();
-        let nodes = view.primary.into_iter().chain(view.readable_replicas().map(|replica| replica.id));
-        nodes.for_each(|node| (cluster.request_sample)(node));
-    }
-
-    fn follow_replicas(&self, until: Instant) {
-        let cluster = self.cluster();
-        cluster.view.load().readable_replicas().for_each(|replica| (cluster.follow_until)(replica.id, until));
     }
 
     /// The session's cluster.
@@ -819,6 +808,7 @@ async fn try_nodes(
                 None => return Ok(Err(last)),
             },
         };
+        pool.settle(view);
         let deadline = deadline.min(Instant::now() + server.queue_timeout);
         let mut leased = match nodes.peek().is_some() || !crowded.is_empty() {
             true => pool.lease_or_elsewhere(worker.number, deadline).await,

@@ -15,19 +15,20 @@ use super::console;
 use super::conversation::Gone;
 use super::farewell::Farewell;
 use super::greeting;
-use super::server::{Database, Server, User};
+use super::server::{Cluster, Database, Server, User};
 use super::startup_settings::startup_settings;
 use super::unserved::Unserved;
 use super::welcome::{self, Welcome};
 use super::worker::Worker;
 use crate::backend::exchange::{Answer, ExchangeError};
-use crate::backend::{Connection, Lease, PoolKey};
+use crate::backend::{Connection, Lease, LoginKey};
 use crate::metrics::{Limit, LoginFailure, Refusal};
 use crate::net::{ReadBuffer, Stream, timers};
 use crate::session::ReportedAtLogin;
 use crate::session::reported::NEVER_REPORTED;
 use crate::session::settings::{at_read_committed, quote_literal, sql_to_read};
 use crate::session::{Identity, Session, Settings};
+use crate::topology::NodeId;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::as_fatal;
 use crate::wire::startup::Startup;
@@ -319,23 +320,25 @@ async fn ask_once(
     server: &Server,
     worker: &Worker,
 ) -> Result<Result<Welcome, ExchangeError>, Unserved> {
-    let (cluster, user) = (server.cluster(&admitted.database).number, &admitted.identity.user);
+    let (cluster, user) = (server.cluster(&admitted.database), &admitted.identity.user);
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
     let stamp = admitted.database.catalog.stamp();
     let mut lease = acquire::any_node(admitted, card, server, worker).await?;
-    let defaults = match defaults_of(user, lease.connection(), server).await {
-        Ok(defaults) => defaults,
-        Err(error) if !error.is_answer() => return Ok(Err(error)),
-        Err(error) => return Err(untold(&error)),
-    };
-    if server.welcomes.have_changed((cluster, Arc::clone(database), Arc::clone(user)), defaults) {
-        // Whoever logs in from now on has the new ones, which no picture shows yet where they were set past Trunkline.
-        admitted.database.catalog.changed();
-        let is_its = |key: &PoolKey| (key.cluster, &key.server_name, &key.user) == (cluster, database, user);
-        server.pools.reconnect(is_its, Instant::now());
-        drop(lease);
-        lease = acquire::any_node(admitted, card, server, worker).await?;
+    if is_last_word(cluster, lease.node()) {
+        let defaults = match defaults_of(user, lease.connection(), server).await {
+            Ok(defaults) => defaults,
+            Err(error) if !error.is_answer() => return Ok(Err(error)),
+            Err(error) => return Err(untold(&error)),
+        };
+        let login = (cluster.number, Arc::clone(database), Arc::clone(user));
+        if server.welcomes.have_changed(login.clone(), defaults) {
+            login_changed(login, &admitted.database, server);
+            drop(lease);
+            lease = acquire::any_node(admitted, card, server, worker).await?;
+        }
     }
+    // What a replica tells may be of before: whoever logs in next asks again, unless there is no better answer.
+    let is_remembered = cluster.view.load().primary.is_none_or(|primary| primary == lease.node());
     let parameters = match with_settings(lease.connection(), settings, server).await {
         Ok(parameters) => parameters,
         Err(error) if !error.is_answer() => return Ok(Err(error)),
@@ -343,8 +346,29 @@ async fn ask_once(
     };
     lease.give_back(Instant::now());
     let welcome = Welcome { reported: welcome::as_primary(parameters), settings: settings.clone(), stamp };
-    server.welcomes.put(cluster, database, user, &welcome);
+    if is_remembered {
+        server.welcomes.put(cluster.number, database, user, &welcome);
+    }
     Ok(Ok(welcome))
+}
+
+/// What this node tells of a role is not to be told otherwise by another: a replica that lags would tell what has been. In a
+/// cluster that follows another one there is none that knows better.
+fn is_last_word(cluster: &Cluster, node: NodeId) -> bool {
+    let view = cluster.view.load();
+    view.primary == Some(node) || view.is_standby
+}
+
+/// Another role has this name now, or it has other defaults, which no picture shows yet where they were set past Trunkline:
+/// whoever logs in from now on has them, and reads from no node that lacks them.
+fn login_changed(login: LoginKey, database: &Database, server: &Server) {
+    let (cluster, now) = (server.cluster(database), Instant::now());
+    database.catalog.changed();
+    cluster.last_write.wrote(now);
+    server.pools.login_changed(login, now);
+    // So that connections to replicas are soon kept again.
+    cluster.ask_for_positions();
+    cluster.follow_replicas(now + server.freshness_wait);
 }
 
 /// Which role this user is, for another may have been given its name, and what ALTER ROLE and ALTER DATABASE have set for it. On

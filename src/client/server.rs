@@ -437,6 +437,18 @@ impl Cluster {
         self.number == other.number && (is_watched_on || other.view.load().nodes.iter().all(has_same))
     }
 
+    /// Positions of all nodes that are in use are sampled from now on.
+    pub(super) fn ask_for_positions(&self) {
+        let view = self.view.load();
+        let nodes = view.primary.into_iter().chain(view.readable_replicas().map(|replica| replica.id));
+        nodes.for_each(|node| (self.request_sample)(node));
+    }
+
+    /// Positions of replicas are sampled as they come, until then.
+    pub(super) fn follow_replicas(&self, until: Instant) {
+        self.view.load().readable_replicas().for_each(|replica| (self.follow_until)(replica.id, until));
+    }
+
     /// The gate of a node.
     pub fn gate(&self, node: NodeId) -> Option<&Arc<Gate>> {
         self.gates.get(usize::from(node.0))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 
 use super::server::Stamp;
+use crate::backend::LoginKey;
 use crate::session::{ReportedAtLogin, Settings};
 
 /// What was reported, by cluster, database, user and the settings asked for.
@@ -12,11 +13,8 @@ use crate::session::{ReportedAtLogin, Settings};
 pub struct Welcomes {
     told: DashMap<Key, Welcome>,
     /// What a role and a database have by ALTER … SET, as it was read last.
-    defaults: DashMap<Login, Arc<str>>,
+    defaults: DashMap<LoginKey, Arc<str>>,
 }
-
-/// Cluster, database and user.
-type Login = (usize, Arc<str>, Arc<str>);
 
 /// What was reported, and the settings it was reported for: shared by all who ask for the same.
 #[derive(Clone, Debug)]
@@ -73,9 +71,9 @@ impl Welcomes {
         self.told.retain(|key, _| key.cluster != cluster || *key.database != *database);
     }
 
-    /// These are the defaults of this user in this database now. Answers whether there were others before: what was
-    /// reported by those is forgotten.
-    pub fn have_changed(&self, login: Login, defaults: Arc<str>) -> bool {
+    /// These are the defaults of this user in this database now, as the primary has them. Answers whether there were others
+    /// before: what was reported by those is forgotten.
+    pub fn have_changed(&self, login: LoginKey, defaults: Arc<str>) -> bool {
         if self.defaults.len() >= MOST {
             self.defaults.clear();
         }

@@ -116,6 +116,61 @@ fn who_logs_in_by_a_name_is_the_role_that_has_it_now() {
     });
 }
 
+/// `ada` of a moment ago is on both replicas, whose replay is held, and another role has her name on the primary.
+fn renamed_before_lagging_replicas(extra: &str) -> (Cluster, Proxy) {
+    let cluster = cluster();
+    let primary = cluster.node(0);
+    primary.sql("create role ada login password 'a'").unwrap();
+    let replicas = &cluster.nodes()[1..];
+    replicas.iter().for_each(|replica| replica.catch_up(primary).unwrap());
+    let extra = format!("{extra}\n[[user]]\nname = 'ada'\npassword = 'a'");
+    let proxy = Proxy::start(&cluster, &extra).with_both_replicas(&cluster);
+    login(proxy.port(), "ada", "a").connect(NoTls).unwrap().batch_execute("select 1; select 2").unwrap();
+    replicas.iter().for_each(|replica| replica.pause_replay().unwrap());
+    proxy.client().batch_execute("alter role ada rename to former; create role ada login password 'a'").unwrap();
+    (cluster, proxy)
+}
+
+#[test]
+fn a_server_connection_that_a_lagging_replica_has_let_in_as_the_former_role_serves_nobody_later() {
+    limited(|| {
+        let (cluster, proxy) = renamed_before_lagging_replicas("[routing]\nconsistency = 'eventual'");
+        let mut ada = login(proxy.port(), "ada", "a").connect(NoTls).unwrap();
+        let mut reads = || -> Vec<(String, i32)> {
+            let read = |_| ada.query_one("select session_user::text, inet_server_port()", &[]).unwrap();
+            (0..20).map(read).map(|row| (row.get(0), row.get(1))).collect()
+        };
+        let on_replicas = |reads: &[(String, i32)]| {
+            let primary = i32::from(cluster.node(0).port());
+            reads.iter().filter(|(_, port)| *port != primary).count()
+        };
+        assert!(on_replicas(&reads()) > 0);
+        for replica in &cluster.nodes()[1..] {
+            replica.resume_replay().unwrap();
+            replica.catch_up(cluster.node(0)).unwrap();
+        }
+        let reads = reads();
+        assert!(on_replicas(&reads) > 0 && reads.iter().all(|(role, _)| role == "ada"), "{reads:?}");
+    });
+}
+
+#[test]
+fn what_a_lagging_replica_tells_of_a_role_is_no_change() {
+    limited(|| {
+        let (_cluster, proxy) = renamed_before_lagging_replicas("[pool]\nsize = 1");
+        let mut ada = login(proxy.port(), "ada", "a").connect(NoTls).unwrap();
+        let mut backend = || -> i32 {
+            ada.batch_execute("begin; select txid_current()").unwrap();
+            // The primary has no server connection free: a replica is asked.
+            login(proxy.port(), "ada", "a").options("-c work_mem=5MB").connect(NoTls).unwrap();
+            let backend = ada.query_one("select pg_backend_pid()", &[]).unwrap().get(0);
+            ada.batch_execute("commit").unwrap();
+            backend
+        };
+        assert_eq!(backend(), backend(), "her server connection is kept");
+    });
+}
+
 #[test]
 fn roles_that_are_made_granted_and_revoked_through_trunkline_count_at_once() {
     limited(|| {
