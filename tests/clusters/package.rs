@@ -1,7 +1,10 @@
-//! The Debian package: what is in it, and that its program runs where it lies.
+//! The Debian package: what is in it, that its program runs where it lies, and that its pages lead to what it has.
 
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use regex::Regex;
 
 use crate::fixture::{limited, program};
 
@@ -36,5 +39,31 @@ fn the_package_has_what_its_page_says_and_its_program_runs() {
         for script in ["postinst", "prerm", "postrm"].map(|script| root.join("DEBIAN").join(script)) {
             said(Command::new("sh").arg("-n").arg(script));
         }
+        let documents = root.join("usr/share/doc/trunkline");
+        let hook = documents.join("patroni/before_stop").metadata().unwrap();
+        assert_eq!(hook.permissions().mode() & 0o777, 0o755);
+        let pages = pages_below(&documents);
+        assert!(pages.len() > 10, "{pages:?}");
+        let dead: Vec<_> = pages.iter().flat_map(|page| dead_links(page)).collect();
+        assert!(dead.is_empty(), "these lead nowhere: {dead:?}");
     });
+}
+
+fn pages_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let pages = entries.flat_map(|path| if path.is_dir() { pages_below(&path) } else { vec![path] });
+    pages.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
+}
+
+/// The links of a page to files that are not there. What has `::` in it is a name of the source, for rustdoc.
+fn dead_links(page: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let links = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
+    let targets = links.captures_iter(&text).map(|link| link.get(1).unwrap().as_str());
+    let files = targets.filter(|target| !target.contains("::") && !target.contains("://"));
+    let is_dead = |target: &&str| {
+        let path = target.split('#').next().unwrap_or_default();
+        !page.parent().unwrap().join(path).exists()
+    };
+    files.filter(is_dead).map(|target| format!("{}: {target}", page.display())).collect()
 }
