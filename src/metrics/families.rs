@@ -102,6 +102,7 @@ families! {
     NODE_LAG = Gauge "trunkline_node_lag_seconds" ["cluster", "node"] "Seconds that the replica is behind the primary, by Trunkline's clock; absent while unknown.";
     PROBE_DURATION = Histogram "trunkline_probe_duration_seconds" ["cluster", "node"] "Seconds that probes of the node took, failed ones included.";
     PROBE_FAILURES = Counter "trunkline_probe_failures_total" ["cluster", "node"] "Probes of the node that failed.";
+    MONITOR_CAN_LOG_IN = Gauge "trunkline_monitor_can_log_in" ["cluster", "node"] "0 while the monitor's last attempt to log in to the node anew has failed, else 1; a node that answers on its old connection stays up meanwhile.";
 
     // The process.
     BUILD = Gauge "trunkline_build_info" ["version"] "Always 1; the label tells Trunkline's version.";

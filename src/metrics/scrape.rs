@@ -126,10 +126,11 @@ impl Scrape {
         }
     }
 
-    /// The probes of one node so far: how long they took, and how many failed.
-    pub fn probes(&mut self, cluster: &str, node: &str, durations: &Histogram, failures: u64) {
+    /// The probes of one node so far: how long they took, how many failed, and whether the monitor's last login succeeded.
+    pub fn probes(&mut self, cluster: &str, node: &str, durations: &Histogram, failures: u64, can_log_in: bool) {
         self.histogram(&families::PROBE_DURATION, &[cluster, node], &HistogramSum::of([durations]));
         self.counter(&families::PROBE_FAILURES, &[cluster, node], failures as f64);
+        self.gauge(&families::MONITOR_CAN_LOG_IN, &[cluster, node], truth(can_log_in));
     }
 
     /// One pool.

@@ -202,7 +202,7 @@ fn every_family_can_be_filled() {
         view.nodes[0].lag = Some(Duration::ZERO);
         view.nodes[0].lag_bytes = Some(0);
         scrape.view(&view);
-        scrape.probes("main", "a:5432", &probes, 0);
+        scrape.probes("main", "a:5432", &probes, 0, true);
         scrape.pool(PoolName { cluster: "main", node: "a:5432", database: "d", user: "u" }, PoolCounts::default());
         scrape.rule_matches("reports", 1);
         scrape.paused("d", false);

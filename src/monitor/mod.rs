@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -79,7 +80,7 @@ pub struct MonitorHandle {
     patroni: Option<Arc<Patroni>>,
 }
 
-/// What probing one node has brought so far, for metrics.
+/// What probing one node has brought so far, for operators.
 #[derive(Debug, Default)]
 pub struct ProbeCounters {
     /// How long they took, those that failed too.
@@ -88,6 +89,8 @@ pub struct ProbeCounters {
     pub failed: AtomicU64,
     /// Light samples taken.
     pub sampled: AtomicU64,
+    /// Why the last attempt to log in anew failed, as words to follow the node's name; None: it succeeded, or there was none.
+    pub login_problem: Mutex<Option<Arc<str>>>,
 }
 
 impl Monitor {

@@ -142,6 +142,17 @@ impl Shared {
         }
     }
 
+    /// How the monitor's last attempt to log in to the node anew has ended: with this problem, or well.
+    pub(super) fn login_ended(&self, node: NodeId, problem: Option<&Arc<str>>) {
+        let Some(signals) = self.signals(node) else { return };
+        let mut known = signals.counters.login_problem.lock();
+        if known.as_ref() != problem {
+            *known = problem.cloned();
+            drop(known);
+            self.show_anew();
+        }
+    }
+
     /// How often the node wants to be probed now.
     pub(super) fn probe_interval(&self, node: NodeId) -> Duration {
         self.topology.lock().probe_interval(node, Instant::now())
@@ -177,7 +188,7 @@ impl Shared {
     }
 
     fn publish(&self, view: Arc<View>) {
-        let view = self.without_forgotten(self.without_drained(view));
+        let view = self.without_forgotten(self.with_login_problems(self.without_drained(view)));
         // What lost its role is fenced before anyone can act on the new epoch.
         (self.on_view)(&self.view.load(), &view);
         self.view.store(view);
@@ -228,6 +239,22 @@ impl Shared {
             for node in view.nodes.iter_mut().filter(|node| is_affected(node)) {
                 node.takes_reads = false;
                 node.why = "drained by an operator".into();
+            }
+        }
+        view
+    }
+
+    /// A node that lets the monitor in no more is as well as ever while what it is logged in with answers: its words say so.
+    fn with_login_problems(&self, mut view: Arc<View>) -> Arc<View> {
+        let problem = |node: &NodeView| {
+            let signals = self.signals(node.id).filter(|_| node.state == NodeState::Up)?;
+            signals.counters.login_problem.lock().clone()
+        };
+        if view.nodes.iter().any(|node| problem(node).is_some()) {
+            for node in &mut Arc::make_mut(&mut view).nodes {
+                if let Some(problem) = problem(node) {
+                    node.why = format!("{}; the monitor cannot log in anew: it {problem}", node.why).into();
+                }
             }
         }
         view

@@ -10,6 +10,7 @@ use super::line::{Line, LineError, Row};
 use super::probe::{self, PROBE, PROBE_NAME, SAMPLE, SAMPLE_NAME};
 use super::shared::{Shared, Signals};
 use crate::backend::{ConnectClass, ConnectError, Target, connect};
+use crate::complaints::{Complaints, Repeats};
 use crate::net::timers;
 use crate::topology::{Event, NodeId, PostmasterStart, ProbeFailure, ProbeReport, ReportedRole, Sample, SystemId};
 use crate::wire::SqlState;
@@ -32,8 +33,10 @@ pub(super) struct Watcher {
     last_sample: Option<Instant>,
     /// Who has answered last.
     server: Option<(SystemId, PostmasterStart)>,
-    /// Why the last fresh connection failed although the kept one works; logged once per cause.
-    fresh_problem: Option<ConnectClass>,
+    /// Why the last login failed, in words.
+    login_problem: Option<Arc<str>>,
+    /// The same where the kept connection works: what is in the log.
+    complaints: Complaints,
     /// Logins in a row that have not ended in time, or were cut off.
     vain_logins: u32,
 }
@@ -70,7 +73,8 @@ impl Watcher {
             last_probe: None,
             last_sample: None,
             server: None,
-            fresh_problem: None,
+            login_problem: None,
+            complaints: Complaints::new(Repeats::EachMinute),
             vain_logins: 0,
         }
     }
@@ -154,6 +158,7 @@ impl Watcher {
             self.shared.handle(Event::Reconnected { node: self.id });
         }
         self.shared.handle(Event::Probe { node: self.id, begun, result });
+        self.shared.login_ended(self.id, self.login_problem.as_ref());
     }
 
     async fn begin_look(&mut self) -> (Instant, Result<ProbeReport, ProbeFailure>) {
@@ -182,7 +187,7 @@ impl Watcher {
         let (fresh, kept) = self.ask_both(kept, begun).await;
         match fresh {
             Ok((line, answer)) => {
-                (self.probes_on_line, self.fresh_problem, self.vain_logins) = (0, None, 0);
+                (self.probes_on_line, self.login_problem, self.vain_logins) = (0, None, 0);
                 // A fresh line in place of one that is as good as ever leads to the same server, or the name has moved.
                 let has_ended = kept.is_some_and(|mut kept| kept.answer.is_err() || kept.line.has_stirred());
                 self.has_lost_line |= has_ended;
@@ -193,7 +198,10 @@ impl Watcher {
                 }
                 report
             }
-            Err((class, failure)) => self.fall_back(class, failure, kept),
+            Err((class, failure)) => {
+                self.login_problem = Some(failure.to_string().into());
+                self.fall_back(class, failure, kept)
+            }
         }
     }
 
@@ -268,7 +276,7 @@ impl Watcher {
             self.line = None;
             return Err(failure);
         }
-        if self.fresh_problem.replace(class) != Some(class) {
+        if self.complaints.is_new(&failure.to_string(), Instant::now()) {
             warn!(node = %self.target.endpoint.address, %failure, "the monitor cannot log in anew; its old connection works");
         }
         self.probes_on_line = if is_vain && is_busy { PROBES_PER_CONNECTION } else { 0 };

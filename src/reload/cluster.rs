@@ -337,6 +337,7 @@ fn show_probes(monitor: &MonitorHandle, scrape: &mut Scrape) {
     let view = monitor.view();
     for node in view.shown_nodes() {
         let Some(counters) = monitor.counters(node.id) else { continue };
-        scrape.probes(&view.cluster, &node.address, &counters.durations, counters.failed.load(Ordering::Relaxed));
+        let (failed, can_log_in) = (counters.failed.load(Ordering::Relaxed), counters.login_problem.lock().is_none());
+        scrape.probes(&view.cluster, &node.address, &counters.durations, failed, can_log_in);
     }
 }

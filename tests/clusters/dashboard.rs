@@ -198,7 +198,7 @@ fn filled_metrics() -> Metrics {
 
 fn fill(scrape: &mut Scrape, probes: &Histogram) {
     scrape.view(&lagging_view());
-    scrape.probes("main", "127.0.0.1:5432", probes, 0);
+    scrape.probes("main", "127.0.0.1:5432", probes, 0, true);
     let name = PoolName { cluster: "main", node: "127.0.0.1:5432", database: "bench", user: "bench" };
     scrape.pool(name, PoolCounts { idle: 1, leased: 2, size: 20, ..PoolCounts::default() });
     scrape.rule_matches("reports", 1);

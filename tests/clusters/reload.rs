@@ -92,6 +92,30 @@ fn clients_go_on_while_everything_that_can_change_does() {
 }
 
 #[test]
+fn a_monitor_that_is_let_in_no_more_is_seen_while_its_connections_go_on_and_a_reload_mends_it() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role watcher login password 'old' in role pg_monitor").unwrap();
+        let as_watcher = "[cluster.monitor]\nuser = 'watcher'\npassword = 'old'";
+        let proxy = Proxy::start(&cluster, as_watcher).with_both_replicas(&cluster);
+        let can_log_in = || proxy.metric("trunkline_monitor_can_log_in", "");
+        assert_eq!(can_log_in(), 3.0);
+        cluster.node(0).sql("alter role watcher password 'new'").unwrap();
+        eventually("each node has refused a login", 2 * SOON, || can_log_in() == 0.0);
+        let complaint = "the monitor cannot log in anew";
+        assert!(proxy.log().matches(complaint).count() >= 3, "one for each node");
+        assert_eq!(proxy.page("/topology").matches(complaint).count(), 3);
+        assert_eq!(proxy.metric("trunkline_node_up", ""), 3.0);
+        proxy.client().batch_execute("create table t (a int)").unwrap();
+        let set_password =
+            |file: &mut Table| set(file["cluster"][0].as_table_mut().unwrap(), "monitor", "password", "new");
+        reload(&proxy, DONE, set_password);
+        eventually("each node lets it in", SOON, || can_log_in() == 3.0);
+        assert!(!proxy.page("/topology").contains(complaint));
+    });
+}
+
+#[test]
 fn a_primary_whose_replica_is_silent_is_not_fenced_by_a_reload() {
     limited(|| {
         let cluster = cluster();
