@@ -313,7 +313,7 @@ pub struct Pool {
     pub reserve_size: usize,
     /// See `reserve_size`. Default 5 s, bounds 0 to 1 h.
     pub reserve_timeout: Duration,
-    /// How long a client waits for one, then 53300. Default 30 s, bounds 0 to 1 h.
+    /// How long a client waits for one, then 53300; at its login no longer than `failover.hold`. Default 30 s, bounds 0 to 1 h.
     pub queue_timeout: Duration,
     /// How long connecting and logging in to a node may take. Default 5 s, bounds 10 ms to 5 min.
     pub connect_timeout: Duration,
@@ -356,7 +356,8 @@ pub struct Routing {
 /// What happens while there is no primary.
 #[derive(Debug, Clone)]
 pub struct Failover {
-    /// How long statements wait for a primary before they fail with 57P03. Default 10 s, bounds 0 to 10 min.
+    /// How long statements wait for a primary before they fail with 57P03, and logins for a node that answers and has a server
+    /// connection free. Default 10 s, bounds 0 to 10 min.
     pub hold: Duration,
     /// How long PAUSE and a switchover wait for open transactions before they give up and resume. Default 30 s, bounds
     /// 0 to 1 day.

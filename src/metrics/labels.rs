@@ -1,17 +1,22 @@
-//! The values that labels can have: fixed sets, so that nobody outside can make a new time series.
+//! The values that labels can have: fixed sets, so that nobody outside can make a new time series. What is said of each here
+//! stands in the manual, too.
 
 use crate::sql::Pin;
 use crate::topology::{NodeState, Role};
 
 macro_rules! labels {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $code:literal,)* })*) => { $(
+    ($($(#[$doc:meta])* $name:ident { $($(#[doc = $meaning:literal])* $variant:ident = $code:literal,)* })*) => { $(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+        pub enum $name { $($(#[doc = $meaning])* $variant,)* }
 
         impl $name {
             /// Every label value, in the order of the variants.
             pub const CODES: [&'static str; [$($code),*].len()] = [$($code),*];
+
+            /// What each means, for operators.
+            #[cfg(test)]
+            pub(super) const MEANINGS: [&'static str; Self::CODES.len()] = [$(concat!($($meaning),*)),*];
 
             /// Its label value.
             pub const fn code(self) -> &'static str {
@@ -65,7 +70,7 @@ labels! {
         NotAllowed = "not_allowed",
         /// Too many have failed from its address: it would have had to wait too long.
         Throttled = "throttled",
-        /// It took longer than `login_timeout`.
+        /// It took longer than `limits.login_timeout`.
         Timeout = "timeout",
         /// No node could tell what must be known of the user, or what the client must know about the server.
         NoNode = "no_node",
@@ -77,11 +82,11 @@ labels! {
 
     /// A limit of the configuration that a client or a statement has met.
     Limit {
-        /// `max_clients`.
+        /// `max_clients`: so many are connected, and one more is refused.
         Clients = "max_clients",
-        /// A database's `max_clients`.
+        /// A database's `max_clients`, in the same way.
         DatabaseClients = "database.max_clients",
-        /// A user's `max_clients`.
+        /// A user's `max_clients`, in the same way.
         UserClients = "user.max_clients",
         /// The size of a pool, for as long as `queue_timeout`.
         PoolSize = "pool.size",
@@ -91,17 +96,17 @@ labels! {
         UserConnections = "user.max_connections",
         /// What a node itself takes, for as long as `queue_timeout`.
         NodeConnections = "node",
-        /// `client_idle_timeout`.
+        /// `client_idle_timeout`: a client that said nothing outside of a transaction was ended.
         ClientIdle = "client_idle_timeout",
-        /// `idle_in_transaction_timeout`.
+        /// `idle_in_transaction_timeout`: a client that said nothing within a transaction was ended.
         IdleInTransaction = "idle_in_transaction_timeout",
-        /// `query_timeout`.
+        /// `query_timeout`: a read was cancelled.
         Query = "query_timeout",
-        /// A rule's `timeout`.
+        /// A rule's `timeout`: a read was cancelled, or waited no longer.
         RuleTimeout = "rule.timeout",
         /// A transaction block in the pool mode `statement`.
         StatementMode = "pool_mode",
-        /// `failover.hold`, for want of a primary.
+        /// `failover.hold`, for want of a primary, or of one that could be connected to.
         Hold = "failover.hold",
         /// `failover.pause_hold`, for want of a RESUME.
         PauseHold = "failover.pause_hold",
@@ -111,7 +116,7 @@ labels! {
     Retry {
         /// It was never written to the socket of its node.
         NotSent = "not_sent",
-        /// The node refused the connection.
+        /// No connection to the node could be opened.
         ConnectFailed = "connect_failed",
         /// A replica refused to write (25006): with a loaded catalog this must stay at zero.
         ReadOnly = "read_only",

@@ -62,6 +62,34 @@ fn the_readme_lists_every_metric() {
     assert!(include_str!("README.md").ends_with(&table), "the table in README.md must be\n{table}");
 }
 
+#[test]
+fn the_readme_explains_every_value_of_a_label() {
+    let of = |family: &families::Family, label: &str, codes: &[&str], meanings: &[&str]| -> String {
+        let row = |(code, meaning): (&&str, &&str)| {
+            format!("| `{}` | `{label}` | `{code}` | {} |\n", family.name, meaning.trim())
+        };
+        codes.iter().zip(meanings).map(row).collect()
+    };
+    let rows = [
+        of(&families::CLIENTS_REFUSED, "cause", &Refusal::CODES, &Refusal::MEANINGS),
+        of(&families::LOGIN_FAILURES, "cause", &LoginFailure::CODES, &LoginFailure::MEANINGS),
+        of(&families::STATEMENTS, "target", &Target::CODES, &Target::MEANINGS),
+        of(&families::FRESHNESS_WAITS, "outcome", &FreshnessOutcome::CODES, &FreshnessOutcome::MEANINGS),
+        of(&families::RETRIES, "cause", &Retry::CODES, &Retry::MEANINGS),
+        of(&families::LOSSES, "outcome", &Loss::CODES, &Loss::MEANINGS),
+        of(&families::LIMITS_MET, "limit", &Limit::CODES, &Limit::MEANINGS),
+        of(&families::CANCELS, "outcome", &CancelOutcome::CODES, &CancelOutcome::MEANINGS),
+        of(&families::VIOLATIONS, "side", &Violator::CODES, &Violator::MEANINGS),
+    ];
+    let table = format!("| metric | label | value | what it means |\n|---|---|---|---|\n{}", rows.concat());
+    let manual = include_str!("README.md");
+    assert!(manual.contains(&table), "the table of labels in README.md must begin with\n{table}");
+    for pin in Pin::ALL {
+        let row = format!("| `{}` | `pin` | `{}` | ", families::PINS.name, labels::pin_code(pin));
+        assert!(manual.contains(&row), "there is no row that begins with {row}");
+    }
+}
+
 fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Counter => "counter",
