@@ -137,13 +137,16 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
         Some(predecessor) => Some(predecessor.serves().await.map_err(Failure::TakeOver)?),
         None => None,
     };
-    let entrance = doors.entrance(&house);
     let others = Arc::new(Others::new(bond));
+    let shown = Arc::clone(&others);
+    metrics.add_source(move |scrape| scrape.predecessor(shown.have_predecessor()));
+    let entrance = doors.entrance(&house);
     tokio::spawn(reap(Arc::clone(&in_force), Arc::clone(&fleet), Arc::clone(&others)));
     let (reloads, ordered_reloads) = unbounded_channel();
     let (stops, ordered_stops) = unbounded_channel();
     let orders = (reloads, stops.clone());
-    let desk = Desk::new(Arc::clone(&in_force), Arc::clone(&fleet), Arc::clone(standing.settings()), orders);
+    let settings = Arc::clone(standing.settings());
+    let desk = Desk::new(Arc::clone(&in_force), Arc::clone(&fleet), settings, Arc::clone(&others), orders);
     standing.open_console(desk.console());
     tokio::spawn(async move { desk.keep_averages().await });
     tokio::spawn(say_what_is_not_heeded(pause));

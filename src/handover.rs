@@ -222,8 +222,12 @@ impl Others {
 
     /// There are any.
     pub fn are_there(&self) -> bool {
-        let has_predecessor = self.predecessor.as_ref().is_some_and(|bond| !*bond.is_gone.borrow());
-        has_predecessor || self.has_successor.load(Ordering::Relaxed)
+        self.have_predecessor() || self.has_successor.load(Ordering::Relaxed)
+    }
+
+    /// The process that this one has taken over from is one of them: it goes on for the clients that it has.
+    pub fn have_predecessor(&self) -> bool {
+        self.predecessor.as_ref().is_some_and(|bond| !*bond.is_gone.borrow())
     }
 
     /// There may be a successor from now on, or there is none.

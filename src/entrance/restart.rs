@@ -58,7 +58,11 @@ impl Restart {
             self.others.pass_on(&self.names());
             let keys = Arc::clone(&self.house.in_force.load().cancel_keys);
             let let_go = || {
-                info!(successor = process, "the successor serves: this process goes on for the clients that it has");
+                let (predecessor, clients) = (std::process::id(), self.house.fleet.clients());
+                info!(
+                    successor = process,
+                    predecessor, clients, "the successor serves: this process goes on for the clients that it has"
+                );
                 self.handed_over.send_replace(true);
             };
             let (sockets, others) = (&mut self.sockets, &self.others);

@@ -107,6 +107,7 @@ families! {
     // The process.
     BUILD = Gauge "trunkline_build_info" ["version"] "Always 1; the label tells Trunkline's version.";
     UPTIME = Gauge "trunkline_uptime_seconds" [] "Seconds since the process began.";
+    PREDECESSOR = Gauge "trunkline_predecessor" [] "1 while the process that this one has taken over from is still there for the clients that it had, else 0. Nobody scrapes that one.";
     CONFIG_SUCCESSFUL = Gauge "trunkline_config_last_reload_successful" [] "1 if the configuration was taken when it was read last, at the start or by a reload; 0 if it was wrong, and an earlier one stays in force.";
     CONFIG_SUCCESS = Gauge "trunkline_config_last_reload_success_timestamp_seconds" [] "Seconds since 1970 at which a configuration was last read and taken.";
     WORKERS = Gauge "trunkline_workers" [] "Threads that serve clients.";

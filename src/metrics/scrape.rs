@@ -146,6 +146,11 @@ impl Scrape {
         self.counter(&families::POOL_OPEN_FAILURES, &labels, counts.open_failures as f64);
     }
 
+    /// Whether the process before this one is still there.
+    pub fn predecessor(&mut self, is_there: bool) {
+        self.gauge(&families::PREDECESSOR, &[], truth(is_there));
+    }
+
     /// Whether the statements of this configured database wait.
     pub fn paused(&mut self, database: &str, is_paused: bool) {
         self.gauge(&families::DATABASE_PAUSED, &[database], truth(is_paused));

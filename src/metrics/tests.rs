@@ -234,6 +234,7 @@ fn every_family_can_be_filled() {
         scrape.pool(PoolName { cluster: "main", node: "a:5432", database: "d", user: "u" }, PoolCounts::default());
         scrape.rule_matches("reports", 1);
         scrape.paused("d", false);
+        scrape.predecessor(false);
         let counts = CatalogCounts { age: Some(Duration::ZERO), ..CatalogCounts::default() };
         scrape.catalog("d", CatalogPicture::default(), counts);
         scrape.rule_would_change("reports", 1);

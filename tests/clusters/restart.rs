@@ -1,11 +1,14 @@
 //! An online restart: SIGUSR2 starts a successor, and no client notices.
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
+
+use postgres::SimpleQueryMessage;
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, signalled};
 use crate::raw::{RawClient, query};
@@ -115,6 +118,33 @@ fn a_restart_is_noticed_by_nobody_and_what_is_meant_for_the_old_process_gets_the
         connecting.join().unwrap();
         third.signal("TERM");
         eventually("the third stops", SOON, || third.has_ended());
+    });
+}
+
+#[test]
+fn while_the_old_process_is_there_the_new_one_says_so() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']");
+        let predecessors = || proxy.metric("trunkline_predecessor", "");
+        let shown = || {
+            let state = console(&proxy).simple_query("show state").unwrap();
+            let rows = state.iter().filter_map(|told| match told {
+                SimpleQueryMessage::Row(row) => Some((row.get("key")?.to_owned(), row.get("value")?.to_owned())),
+                _ => None,
+            });
+            rows.collect::<HashMap<_, _>>().remove("predecessor").unwrap()
+        };
+        assert_eq!((predecessors(), &*shown()), (0.0, "no"));
+        let client = RawClient::connect(proxy.port(), &[]);
+        let _second = succeeded(&proxy, proxy.pid());
+        let told = format!("predecessor={} clients=1", proxy.pid());
+        assert!(proxy.log().contains(&told), "{}", proxy.log());
+        assert_eq!((predecessors(), &*shown()), (1.0, "yes"));
+        drop(client);
+        eventually("the first has ended", SOON, || has_ended(proxy.pid()));
+        eventually("it is known", SOON, || predecessors() == 0.0);
+        assert_eq!(shown(), "no");
     });
 }
 

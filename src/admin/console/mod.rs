@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::client::console::Console;
 use crate::client::{Fleet, Server};
 use crate::config::Shown;
+use crate::handover::Others;
 use averages::Averages;
 
 /// What the console can look at, and whom it asks for what it cannot do itself.
@@ -29,6 +30,8 @@ pub struct Desk {
     pub fleet: Arc<Fleet>,
     /// The settings in force.
     pub settings: Arc<ArcSwap<Vec<Shown>>>,
+    /// Who else serves the same clusters.
+    pub others: Arc<Others>,
     /// Read the configuration anew.
     pub reloads: UnboundedSender<Reload>,
     /// Stop. Of its own: no reload that takes long is waited for.
@@ -60,10 +63,11 @@ impl Desk {
         in_force: Arc<ArcSwap<Server>>,
         fleet: Arc<Fleet>,
         settings: Arc<ArcSwap<Vec<Shown>>>,
+        others: Arc<Others>,
         (reloads, stops): (UnboundedSender<Reload>, UnboundedSender<Shutdown>),
     ) -> Arc<Self> {
         let begun = Instant::now();
-        Arc::new(Self { in_force, fleet, settings, reloads, stops, begun, averages: Averages::default() })
+        Arc::new(Self { in_force, fleet, settings, others, reloads, stops, begun, averages: Averages::default() })
     }
 
     /// What answers clients at this desk.

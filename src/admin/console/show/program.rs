@@ -45,13 +45,14 @@ pub(super) fn version() -> Table {
     table
 }
 
-pub(super) fn state(server: &Server) -> Table {
+pub(super) fn state(server: &Server, has_predecessor: bool) -> Table {
     let word = |fact: bool| if fact { "yes" } else { "no" };
     let is_paused = server.is_paused();
     let mut table = Table::new("key value");
     table.row(["active".into(), word(!is_paused).into()]);
     table.row(["paused".into(), word(is_paused).into()]);
     table.row(["suspended".into(), word(false).into()]);
+    table.row(["predecessor".into(), word(has_predecessor).into()]);
     table
 }
 
