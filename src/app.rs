@@ -199,6 +199,10 @@ async fn await_nodes(server: &Server) -> Result<(), Failure> {
 
 /// What only the parts in force know of themselves.
 fn show(server: &Server, scrape: &mut Scrape) {
+    for certificate in &server.certificates {
+        let shown_to = &certificate.shown_to;
+        scrape.certificate(shown_to.code(), shown_to.cluster(), certificate.ends.seconds());
+    }
     for cluster in &server.clusters {
         scrape.view(&cluster.view.load());
         (cluster.show_probes)(scrape);

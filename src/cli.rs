@@ -5,11 +5,11 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Problems, Source};
+use crate::config::{self, Config, Problems, Source, Validity};
 use crate::explain::{self, Input, Knowledge};
 use crate::init::{self, GivenUrl};
 use crate::{app, demo};
@@ -109,11 +109,21 @@ fn run(path: PathBuf) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every problem on `complaints`, one a line, or what the configuration comes to on `answer`.
+/// Every problem on `complaints`, one a line, or what the configuration comes to on `answer`; what ends soon is no problem of
+/// it, and is said on both.
 fn check(path: &Path, answer: &mut dyn Write, complaints: &mut dyn Write) -> io::Result<ExitCode> {
     match config::load(path) {
         Ok(config) => {
             writeln!(answer, "{}: ok\n{}", path.display(), summary(&config))?;
+            for certificate in &config.certificates {
+                writeln!(answer, "{certificate} ends {}", certificate.ends)?;
+                let when = match certificate.validity(SystemTime::now()) {
+                    Validity::Good => continue,
+                    Validity::EndsSoon => "ends within 14 days",
+                    Validity::Ended => "has ended",
+                };
+                writeln!(complaints, "warning: {certificate} {when}")?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Err(problems) => refuse(&problems, complaints),

@@ -1,7 +1,9 @@
-//! What authentication needs of an X.509 certificate: whom it names, and its hash for channel binding. Whether it is to
+//! What is read of an X.509 certificate: whom it names, its end, its key, and its hash for channel binding. Whether it is to
 //! be trusted is decided elsewhere, before its words count.
 
 use sha2::{Digest, Sha256, Sha384, Sha512};
+
+use super::not_after::NotAfter;
 
 /// The data of SCRAM's `tls-server-end-point` (RFC 5929): the certificate's hash, by the hash function of its own
 /// signature. None where that has no hash function of its own, as with Ed25519: then nothing can be bound.
@@ -75,6 +77,14 @@ fn escaped(value: &str) -> String {
     written
 }
 
+/// When the certificate ends.
+pub fn not_after(certificate: &[u8]) -> Option<NotAfter> {
+    let mut validity = behind_issuer(certificate)?.sequence()?;
+    validity.element()?;
+    let (tag, content) = validity.element()?;
+    NotAfter::read(tag, content)
+}
+
 /// A certificate's public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublicKey<'a> {
@@ -88,7 +98,7 @@ pub struct PublicKey<'a> {
 
 /// The certificate's public key, of whatever version the certificate is.
 pub fn public_key(certificate: &[u8]) -> Option<PublicKey<'_>> {
-    let mut fields = behind_issuer(certificate)?;
+    let mut fields = behind_validity(certificate)?;
     fields.element()?;
     let before = fields.0;
     let mut key = fields.sequence()?;
@@ -99,17 +109,24 @@ pub fn public_key(certificate: &[u8]) -> Option<PublicKey<'_>> {
 }
 
 fn subject(certificate: &[u8]) -> Option<Der<'_>> {
-    behind_issuer(certificate)?.sequence()
+    behind_validity(certificate)?.sequence()
 }
 
 /// From the subject on.
+fn behind_validity(certificate: &[u8]) -> Option<Der<'_>> {
+    let mut fields = behind_issuer(certificate)?;
+    fields.element()?;
+    Some(fields)
+}
+
+/// From the validity on.
 fn behind_issuer(certificate: &[u8]) -> Option<Der<'_>> {
     let mut fields = Der(certificate).sequence()?.sequence()?;
-    // The version may be left out; serial number, signature algorithm, issuer and validity stand before the subject.
+    // The version may be left out; serial number, signature algorithm and issuer stand before the validity.
     if fields.0.first() == Some(&VERSION) {
         fields.element()?;
     }
-    for _ in 0..4 {
+    for _ in 0..3 {
         fields.element()?;
     }
     Some(fields)
@@ -244,7 +261,8 @@ mod tests {
     /// A certificate's shape with what is read of it: this subject, signed by this algorithm.
     fn certificate(subject: &[u8], signature: &[u8]) -> Vec<u8> {
         let body = [element(VERSION, b"v"), element(2, b"1"), element(SEQUENCE, b""), element(SEQUENCE, b"")].concat();
-        let body = [body, element(SEQUENCE, b""), element(SEQUENCE, subject)].concat();
+        let validity = [element(0x17, b"260101000000Z"), element(0x18, b"20510203040506Z")].concat();
+        let body = [body, element(SEQUENCE, &validity), element(SEQUENCE, subject)].concat();
         let signature = element(SEQUENCE, &element(OBJECT_IDENTIFIER, signature));
         element(SEQUENCE, &[element(SEQUENCE, &body), signature, element(3, b"\0sig")].concat())
     }
@@ -292,6 +310,12 @@ mod tests {
     }
 
     #[test]
+    fn the_second_moment_of_its_validity_is_its_end() {
+        let end = not_after(&certificate(b"", SIGNATURES[2].0)).unwrap();
+        assert_eq!(end.to_string(), "2051-02-03 04:05:06 UTC");
+    }
+
+    #[test]
     fn the_hash_is_that_of_the_signature() {
         for (signature, length) in [(2, 32), (3, 48), (4, 64), (1, 32), (7, 48)] {
             let bound = end_point(&certificate(b"", SIGNATURES[signature].0)).unwrap();
@@ -304,10 +328,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>, at in 0_usize..64, byte: u8) {
-            let _ = (end_point(&bytes), common_name(&bytes), distinguished_name(&bytes));
+            let _ = (end_point(&bytes), common_name(&bytes), distinguished_name(&bytes), not_after(&bytes));
             let mut near = certificate(&name(COMMON_NAME, UTF8_STRING, b"ada"), SIGNATURES[2].0);
             if let Some(place) = near.get_mut(at) { *place = byte; }
-            let _ = (end_point(&near), common_name(&near), distinguished_name(&near));
+            let _ = (end_point(&near), common_name(&near), distinguished_name(&near), not_after(&near));
         }
     }
 }

@@ -17,6 +17,7 @@ use rustls::{
 use sha2::{Digest, Sha256};
 
 use super::certificate::{self, PublicKey};
+use super::not_after::NotAfter;
 
 /// How much a connection must prove, in libpq's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -207,6 +208,12 @@ pub fn towards_servers(mode: TlsMode, oldest: TlsVersion, texts: TlsTexts<'_>) -
 pub fn trusting(authorities: &[u8]) -> Result<Arc<ClientConfig>, TlsProblem> {
     let texts = TlsTexts { authorities: Some(authorities), ..TlsTexts::default() };
     towards_servers(TlsMode::VerifyFull, TlsVersion::V1_2, texts).map(Arc::new)
+}
+
+/// When the first of the certificates in this PEM text ends; None: there is none, or none whose end is understood.
+pub fn first_end(pem: &[u8]) -> Option<NotAfter> {
+    let chain = certificates(pem).ok()?;
+    chain.iter().filter_map(|certificate| certificate::not_after(certificate)).min()
 }
 
 impl fmt::Debug for ClientTls {

@@ -25,7 +25,7 @@ use crate::backend::{Absence, Away, Endpoint, Gate, LastWrite, Pool, PoolKey, Po
 use crate::balancing::{Balance, Strategy};
 use crate::catalog::{Change, Current, Known, Upkeep};
 use crate::complaints::Complaints;
-use crate::config::{self, Allowance, Limits, PoolMode};
+use crate::config::{self, Allowance, Certificate, Limits, PoolMode};
 use crate::metrics::Scrape;
 use crate::routing::{Consistency, Reads, RuleSet};
 use crate::topology::{Doubt, NodeId, NodeView, View};
@@ -42,6 +42,8 @@ pub struct Server {
     pub any_database: Option<AnyDatabase>,
     /// TLS towards clients; None: off.
     pub tls: Option<ClientTls>,
+    /// Every certificate that we show to anybody.
+    pub certificates: Vec<Certificate>,
     /// Why handshakes of TLS have failed.
     pub tls_complaints: Mutex<Complaints>,
     /// How clients prove who they are.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::balance::Seats;
+use super::certificate::{Certificate, ShownTo};
 use super::document::{Distinct, Item, Table, nearest};
 use super::password::{self, Form};
 use super::{AuthQuery, Cluster, Monitor, address, name, patroni};
@@ -12,17 +13,22 @@ use super::{AuthQuery, Cluster, Monitor, address, name, patroni};
 /// Nodes of one cluster; a limit far above any real replica set, so that a generated list gone wrong is seen.
 const MOST_NODES: usize = 256;
 
-/// All clusters of a file.
-pub(super) fn read_all(root: &Table<'_>, folder: &Path) -> Vec<Cluster> {
+/// All clusters of a file. What is shown to their nodes and to Patroni goes to `certificates`.
+pub(super) fn read_all(root: &Table<'_>, folder: &Path, certificates: &mut Vec<Certificate>) -> Vec<Cluster> {
     let tables = root.required_tables("cluster");
     let mut names = Distinct::new();
     // A node in two clusters would be probed, and believed, twice.
     let mut nodes = Distinct::new();
-    tables.into_iter().map(|table| Cluster::read(table, folder, &mut names, &mut nodes)).collect()
+    tables.into_iter().map(|table| Cluster::read(table, folder, (&mut names, &mut nodes), certificates)).collect()
 }
 
 impl Cluster {
-    fn read(table: Table<'_>, folder: &Path, names: &mut Distinct, distinct_nodes: &mut Distinct) -> Self {
+    fn read(
+        table: Table<'_>,
+        folder: &Path,
+        (names, distinct_nodes): (&mut Distinct, &mut Distinct),
+        certificates: &mut Vec<Certificate>,
+    ) -> Self {
         let name = name::required_label(&table, "name", "a cluster needs a name");
         if let Some(item) = table.get("name") {
             names.admit(&name, &item);
@@ -33,10 +39,16 @@ impl Cluster {
         let groups = read_groups(&table, &nodes, &seats);
         let balance = seats.balance(&table);
         let monitor = Monitor::read(&table, folder);
-        let tls = super::tls::to_nodes(&table, folder);
+        let to_nodes = super::tls::to_nodes(&table, folder);
         let auth_query = AuthQuery::read(&table, folder);
         table.finish();
-        let (patroni, patroni_tls) = (patroni.urls.unwrap_or_default(), patroni.tls);
+        let shown = [
+            (ShownTo::Nodes(Arc::clone(&name)), to_nodes.certificate_ends),
+            (ShownTo::Patroni(Arc::clone(&name)), patroni.certificate_ends),
+        ];
+        certificates
+            .extend(shown.into_iter().filter_map(|(shown_to, ends)| Some(Certificate { shown_to, ends: ends? })));
+        let (patroni, patroni_tls, tls) = (patroni.urls.unwrap_or_default(), patroni.tls, to_nodes.tls);
         Self { name, nodes, patroni, patroni_tls, groups, balance, tls, auth_query, monitor }
     }
 }

@@ -5,6 +5,7 @@
 mod access;
 mod address;
 mod balance;
+mod certificate;
 mod cluster;
 mod database;
 mod document;
@@ -42,6 +43,7 @@ use crate::routing::{Consistency, Reads, RuleSet, Transactions};
 use document::Document;
 
 pub use address::is_node_address;
+pub use certificate::{Certificate, ShownTo, Validity};
 pub use database::{ANY_DATABASE, CONSOLE};
 pub use pool::USUAL_POOL_SIZE;
 pub use problem::{Place, Problem, Problems};
@@ -82,6 +84,8 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// TLS towards clients. Default None: off.
     pub tls: Option<ClientTls>,
+    /// Every certificate that we show to anybody.
+    pub certificates: Vec<Certificate>,
     /// Who may look at things and change them at the console: names of users. Default none.
     pub console_users: Vec<Arc<str>>,
     /// Who may look at things at the console: names of users. Default none.
@@ -117,8 +121,10 @@ impl Config {
         let document = Document::parse(path, text);
         let root = document.root();
         let listen = listen::read(&root);
-        let clusters = cluster::read_all(&root, folder);
         let to_clients = tls::to_clients(&root, folder);
+        let for_clients = |ends| Certificate { shown_to: ShownTo::Clients, ends };
+        let mut certificates: Vec<Certificate> = to_clients.certificate_ends.map(for_clients).into_iter().collect();
+        let clusters = cluster::read_all(&root, folder, &mut certificates);
         let access = access::read(&root, folder, &clusters, to_clients.looks_at_certificates, &mut access_problems);
         let asks_cluster = clusters.iter().any(|cluster| cluster.auth_query.is_some());
         let config = Self {
@@ -129,6 +135,7 @@ impl Config {
             stats_users: listen.admin.stats_users,
             proxies: listen.proxies,
             tls: to_clients.tls,
+            certificates,
             workers: root.count("workers", one_per_two_cores(), 1..=1024),
             io_uring: root.flag("io_uring", true),
             max_clients: root.count("max_clients", 10_000, 1..=1_000_000),

@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 
 use super::document::{Item, Table};
 use super::{PatroniUrl, address, tls};
-use crate::auth::Secret;
+use crate::auth::{NotAfter, Secret};
 
 /// What a cluster's table says of Patroni.
 pub(super) struct Patroni {
@@ -17,6 +17,8 @@ pub(super) struct Patroni {
     pub(super) urls: Option<Vec<PatroniUrl>>,
     /// Whom to trust where a URL begins with `https://`.
     pub(super) tls: Option<Arc<ClientConfig>>,
+    /// When what is shown there ends.
+    pub(super) certificate_ends: Option<NotAfter>,
 }
 
 pub(super) fn read(table: &Table<'_>, folder: &Path) -> Patroni {
@@ -41,7 +43,11 @@ pub(super) fn read(table: &Table<'_>, folder: &Path) -> Patroni {
         }
         _ => {}
     }
-    Patroni { urls: list.map(|_| read.into_iter().map(|(_, url)| url).collect()), tls: to_patroni.tls }
+    Patroni {
+        urls: list.map(|_| read.into_iter().map(|(_, url)| url).collect()),
+        tls: to_patroni.tls,
+        certificate_ends: to_patroni.certificate_ends,
+    }
 }
 
 fn url(item: &Item<'_>) -> Option<PatroniUrl> {

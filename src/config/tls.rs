@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use zeroize::Zeroizing;
 
-use crate::auth::tls::towards_servers;
-use crate::auth::{ClientTls, NodeTls, TlsMode, TlsProblem, TlsTexts, TlsVersion};
+use crate::auth::tls::{first_end, towards_servers};
+use crate::auth::{ClientTls, NodeTls, NotAfter, TlsMode, TlsProblem, TlsTexts, TlsVersion};
 
 use super::document::{Item, Table};
 
@@ -16,6 +16,8 @@ use super::document::{Item, Table};
 pub(super) struct ToClients {
     /// None: off.
     pub(super) tls: Option<ClientTls>,
+    /// When what is shown to them ends.
+    pub(super) certificate_ends: Option<NotAfter>,
     /// Certificates that clients show are looked at; so it is meant at least, where something else is wrong.
     pub(super) looks_at_certificates: bool,
 }
@@ -26,26 +28,39 @@ pub(super) fn to_clients(root: &Table<'_>, folder: &Path) -> ToClients {
     let is_on = section.mode != TlsMode::Off;
     let looks_at_certificates = is_on && section.authorities.is_some();
     if !is_on || section.is_wrong {
-        return ToClients { tls: None, looks_at_certificates };
+        return ToClients { tls: None, certificate_ends: None, looks_at_certificates };
     }
     let tls = ClientTls::new(section.mode, section.oldest, section.texts());
-    ToClients { tls: tls.map_err(|problem| section.report(&problem)).ok(), looks_at_certificates }
+    let tls = tls.map_err(|problem| section.report(&problem)).ok();
+    ToClients { tls, certificate_ends: section.certificate_ends(), looks_at_certificates }
 }
 
 /// Towards the nodes of a cluster.
-pub(super) fn to_nodes(cluster: &Table<'_>, folder: &Path) -> NodeTls {
+#[derive(Default)]
+pub(super) struct ToNodes {
+    /// Off, where something is wrong with it.
+    pub(super) tls: NodeTls,
+    /// When what is shown to them ends.
+    pub(super) certificate_ends: Option<NotAfter>,
+}
+
+/// Towards the nodes of a cluster.
+pub(super) fn to_nodes(cluster: &Table<'_>, folder: &Path) -> ToNodes {
     let section = Section::read(cluster.section("tls"), folder, &TlsMode::NAMES, ("ca", TlsMode::VerifyFull));
-    if section.is_wrong {
-        return NodeTls::default();
+    if section.is_wrong || section.mode == TlsMode::Off {
+        return ToNodes::default();
     }
     let tls = NodeTls::new(section.mode, section.oldest, section.texts());
-    tls.map_err(|problem| section.report(&problem)).unwrap_or_default()
+    let tls = tls.map_err(|problem| section.report(&problem)).unwrap_or_default();
+    ToNodes { tls, certificate_ends: section.certificate_ends() }
 }
 
 /// Towards the REST API of a cluster's Patroni.
 pub(super) struct ToPatroni {
     /// None: nothing says whom to trust, or something is wrong with it.
     pub(super) tls: Option<Arc<ClientConfig>>,
+    /// When what is shown to it ends.
+    pub(super) certificate_ends: Option<NotAfter>,
     /// A problem is reported already.
     pub(super) is_wrong: bool,
 }
@@ -55,15 +70,11 @@ pub(super) fn to_patroni(cluster: &Table<'_>, folder: &Path) -> ToPatroni {
     let modes: Vec<_> = TlsMode::NAMES.into_iter().filter(|(_, mode)| *mode >= TlsMode::Require).collect();
     let section = Section::read(cluster.section("patroni_tls"), folder, &modes, ("ca", TlsMode::VerifyFull));
     if section.is_wrong || section.mode == TlsMode::Off {
-        return ToPatroni { tls: None, is_wrong: section.is_wrong };
+        return ToPatroni { tls: None, certificate_ends: None, is_wrong: section.is_wrong };
     }
-    match towards_servers(section.mode, section.oldest, section.texts()) {
-        Ok(tls) => ToPatroni { tls: Some(Arc::new(tls)), is_wrong: false },
-        Err(problem) => {
-            section.report(&problem);
-            ToPatroni { tls: None, is_wrong: true }
-        }
-    }
+    let tls = towards_servers(section.mode, section.oldest, section.texts());
+    let tls = tls.map_err(|problem| section.report(&problem)).ok().map(Arc::new);
+    ToPatroni { is_wrong: tls.is_none(), tls, certificate_ends: section.certificate_ends() }
 }
 
 /// What all sections have.
@@ -119,6 +130,10 @@ impl<'d> Section<'d> {
             file.as_ref()?.text.as_ref().map(|text| &***text)
         }
         TlsTexts { certificate: text(&self.certificate), key: text(&self.key), authorities: text(&self.authorities) }
+    }
+
+    fn certificate_ends(&self) -> Option<NotAfter> {
+        first_end(self.texts().certificate?)
     }
 
     fn report(&self, problem: &TlsProblem) {

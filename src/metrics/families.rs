@@ -110,6 +110,7 @@ families! {
     PREDECESSOR = Gauge "trunkline_predecessor" [] "1 while the process that this one has taken over from is still there for the clients that it had, else 0. Nobody scrapes that one.";
     CONFIG_SUCCESSFUL = Gauge "trunkline_config_last_reload_successful" [] "1 if the configuration was taken when it was read last, at the start or by a reload; 0 if it was wrong, and an earlier one stays in force.";
     CONFIG_SUCCESS = Gauge "trunkline_config_last_reload_success_timestamp_seconds" [] "Seconds since 1970 at which a configuration was last read and taken.";
+    CERTIFICATE_EXPIRY = Gauge "trunkline_certificate_expiry_timestamp_seconds" ["use", "cluster"] "Seconds since 1970 at which the first certificate ends of those that are shown: to clients, and of a cluster to its nodes and to patroni. Absent where none is shown.";
     WORKERS = Gauge "trunkline_workers" [] "Threads that serve clients.";
     WORKER_SILENCE = Gauge "trunkline_worker_silence_seconds" ["worker"] "Seconds that the thread has owed a sign of life, for which it is asked once a second: near 0 while it turns.";
 }

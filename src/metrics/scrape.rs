@@ -146,6 +146,11 @@ impl Scrape {
         self.counter(&families::POOL_OPEN_FAILURES, &labels, counts.open_failures as f64);
     }
 
+    /// The second since 1970 at which a certificate ends that is shown to these; the cluster is empty where it is for clients.
+    pub fn certificate(&mut self, shown_to: &str, cluster: &str, ends: i64) {
+        self.gauge(&families::CERTIFICATE_EXPIRY, &[shown_to, cluster], ends as f64);
+    }
+
     /// Whether the process before this one is still there.
     pub fn predecessor(&mut self, is_there: bool) {
         self.gauge(&families::PREDECESSOR, &[], truth(is_there));

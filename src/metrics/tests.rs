@@ -235,6 +235,7 @@ fn every_family_can_be_filled() {
         scrape.rule_matches("reports", 1);
         scrape.paused("d", false);
         scrape.predecessor(false);
+        scrape.certificate("nodes", "main", 0);
         let counts = CatalogCounts { age: Some(Duration::ZERO), ..CatalogCounts::default() };
         scrape.catalog("d", CatalogPicture::default(), counts);
         scrape.rule_would_change("reports", 1);

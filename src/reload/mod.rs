@@ -9,7 +9,7 @@ mod server;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -19,7 +19,7 @@ use crate::backend::{Gate, Pools};
 use crate::catalogs::{self, Catalogs};
 use crate::client::console::Console;
 use crate::client::{Fleet, Server};
-use crate::config::{self, Config, Problems, Shown};
+use crate::config::{self, Certificate, Config, Problems, Shown, Validity};
 use crate::monitor::Limits;
 use crate::routing::rules::Action;
 use cluster::RunningCluster;
@@ -84,6 +84,7 @@ impl Standing {
     /// Everything that runs by this configuration. Call on the main runtime.
     pub fn start(config: Config, source: PathBuf, mut catalogs: Catalogs) -> Self {
         say_what_has_no_effect(&config);
+        say_what_ends(&config.certificates);
         let (lasting, newcomers) = Lasting::new(Pools::new(server::plan(&config)));
         let start = |(number, cluster)| RunningCluster::start(number, cluster, Limits::of(&config), None);
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
@@ -232,6 +233,7 @@ impl Standing {
             warn!(setting, "a changed setting counts only after a restart");
         }
         say_what_has_no_effect(&self.config);
+        say_what_ends(&self.config.certificates);
         info!(config = %self.source.display(), "the configuration has been reloaded");
         Ok(reloaded)
     }
@@ -365,6 +367,23 @@ fn say_what_has_no_effect(config: &Config) {
     }
     if config.access.asks_tls() && config.tls.is_none() {
         warn!("TLS is off: access rules of hostssl fit nobody");
+    }
+}
+
+/// What is no mistake of the configuration's either, and cuts somebody off, now or soon.
+fn say_what_ends(certificates: &[Certificate]) {
+    let now = SystemTime::now();
+    for certificate in certificates {
+        let (shown_to, cluster) = (certificate.shown_to.code(), certificate.shown_to.cluster());
+        match certificate.validity(now) {
+            Validity::Good => {}
+            Validity::EndsSoon => {
+                warn!(shown_to, cluster, ends = %certificate.ends, "a certificate ends within 14 days");
+            }
+            Validity::Ended => {
+                warn!(shown_to, cluster, ended = %certificate.ends, "a certificate has ended: whoever looks at it refuses it");
+            }
+        }
     }
 }
 

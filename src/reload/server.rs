@@ -110,6 +110,7 @@ pub(super) fn make(
             .find(|database| database.is_any())
             .map(|database| AnyDatabase { configured: database.clone(), newcomer: lasting.newcomer() }),
         tls: config.tls.clone(),
+        certificates: config.certificates.clone(),
         tls_complaints: Mutex::new(Complaints::new(Repeats::EachMinute)),
         rules_of_access: config.access.clone(),
         directory: Directory::new(config.ldap_tls.clone()),

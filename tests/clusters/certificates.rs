@@ -112,6 +112,27 @@ fn a_subject_is_written_as_openssl_writes_it() {
     });
 }
 
+#[test]
+fn a_certificate_ends_when_openssl_says_so() {
+    limited(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new(folder.path().join("tls"));
+        // Beyond 2049 the moment is written in another way.
+        for days in ["2", "400", "20000"] {
+            let (file, _) = authority.request(days, days, &["-days", days]);
+            let openssl = |arguments: &[&str]| {
+                let output =
+                    Command::new("openssl").arg("x509").args(arguments).arg("-in").arg(&file).output().unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                output.stdout
+            };
+            let ends = certificate::not_after(&openssl(&["-outform", "DER"])).unwrap();
+            let told = String::from_utf8(openssl(&["-noout", "-enddate", "-dateopt", "iso_8601"])).unwrap();
+            assert_eq!(told.trim_end(), format!("notAfter={}", ends.to_string().replace(" UTC", "Z")));
+        }
+    });
+}
+
 /// Behind `/CN=`, in the form that openssl takes subjects in.
 const SUBJECTS: [&str; 3] = [
     "ada/OU=shop/O=Example",

@@ -204,6 +204,7 @@ fn fill(scrape: &mut Scrape, probes: &Histogram) {
     scrape.rule_matches("reports", 1);
     scrape.paused("bench", true);
     scrape.predecessor(true);
+    scrape.certificate("clients", "", 0);
     let counts = CatalogCounts { age: Some(Duration::from_secs(1)), ..CatalogCounts::default() };
     scrape.catalog("bench", CatalogPicture::default(), counts);
     scrape.rule_would_change("reports", 1);

@@ -21,7 +21,7 @@ use trunkline::net::{Beginning, Stream};
 use trunkline::wire::{Severity, SqlState, backend, error_response, frontend, startup};
 
 use crate::certificates::{Authority, server_settings};
-use crate::fixture::{Proxy, cluster, limited, shape};
+use crate::fixture::{Proxy, cluster, limited, program, shape};
 use crate::raw::{query, startup_packet};
 
 /// A cluster, an authority, and Trunkline that shows a certificate of it in this mode.
@@ -76,6 +76,22 @@ fn a_client_may_speak_tls_and_bind_scram_to_our_certificate() {
         let other = Authority::new(authority.certificate().with_file_name("other"));
         let refused = psql(proxy.port(), &format!("sslmode=verify-full sslrootcert={}", other.certificate().display()));
         assert!(said(&refused).contains("certificate verify failed"), "{refused:?}");
+    });
+}
+
+#[test]
+fn a_certificate_that_ends_is_told_before() {
+    limited(|| {
+        let (_cluster, _authority, proxy) = with_tls("allow");
+        let expiry = "trunkline_certificate_expiry_timestamp_seconds";
+        let left = proxy.metric(expiry, "use=\"clients\"") - proxy.metric("process_start_time_seconds", "");
+        assert!((1.9 * 86400.0..2.1 * 86400.0).contains(&left), "{left}");
+        assert!(!proxy.has_metric(expiry, "use=\"nodes\""));
+        assert!(proxy.log().contains("a certificate ends within 14 days"), "{}", proxy.log());
+        let check = Command::new(program()).args(["check", "--config"]).arg(proxy.config_path()).output().unwrap();
+        assert!(check.status.success(), "{}", said(&check));
+        assert!(String::from_utf8_lossy(&check.stdout).contains("the certificate for clients ends 20"), "{check:?}");
+        assert_eq!(said(&check), "warning: the certificate for clients ends within 14 days\n");
     });
 }
 
