@@ -27,26 +27,37 @@ pub struct Gate {
     open: Mutex<HashMap<u64, Entry>>,
     /// Somebody holds it: a look before the lock.
     is_held: AtomicBool,
-    held: Mutex<Option<Hold>>,
+    /// One of each holder.
+    holds: Mutex<Vec<Hold>>,
     released: Notify,
 }
 
 /// Nobody new is let in for a time; what holds a lease goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// Why.
-    pub cause: HoldCause,
+    /// Whose it is.
+    pub holder: Holder,
     /// It ends by itself then, so that whoever began it and is gone stops nobody for ever.
     pub until: Instant,
 }
 
-/// Why nobody new is let in.
+/// Who keeps everybody out because the primary is about to be stopped. Who gives that up ends no other's hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HoldCause {
-    /// The primary is about to be stopped: it ends as soon as another node is primary.
-    Switchover,
-    /// An operator wants it.
-    Operator,
+pub enum Holder {
+    /// The node, which has said so itself.
+    Node,
+    /// Whoever has scheduled it in Patroni.
+    Schedule,
+    /// An operator's SWITCHOVER; each has its number.
+    Command(u64),
+}
+
+impl Holder {
+    /// One more SWITCHOVER.
+    pub fn of_command() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self::Command(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// What others can see of a connection.
@@ -278,26 +289,39 @@ impl Gate {
         self.takes_writes.load(Ordering::Acquire)
     }
 
-    /// From now on nobody new is let in, until [`Gate::release`] or the hold's own end. One that is there already, of
-    /// whatever cause, gives way.
+    /// From now on nobody new is let in, until [`Gate::release`] or the hold's own end. One of the same holder gives way.
     pub fn hold(&self, hold: Hold) {
-        *self.held.lock() = Some(hold);
+        let (mut holds, now) = (self.holds.lock(), Instant::now());
+        holds.retain(|other| other.holder != hold.holder && now < other.until);
+        holds.push(hold);
         self.is_held.store(true, Ordering::SeqCst);
     }
 
-    /// Whoever waits is let in.
-    pub fn release(&self) {
-        *self.held.lock() = None;
-        self.is_held.store(false, Ordering::SeqCst);
+    /// Whoever waits is let in, unless another holds the gate, too.
+    pub fn release(&self, holder: Holder) {
+        self.release_where(|hold| hold.holder == holder);
+    }
+
+    /// Whoever waits is let in: what everybody has held it for has happened.
+    pub fn release_all(&self) {
+        self.release_where(|_| true);
+    }
+
+    fn release_where(&self, is_meant: impl Fn(&Hold) -> bool) {
+        let mut holds = self.holds.lock();
+        holds.retain(|hold| !is_meant(hold));
+        self.is_held.store(!holds.is_empty(), Ordering::SeqCst);
+        drop(holds);
         self.released.notify_waiters();
     }
 
-    /// The hold in force.
+    /// The hold in force; of several, the one that ends last.
     pub fn held(&self, now: Instant) -> Option<Hold> {
         if !self.is_held.load(Ordering::SeqCst) {
             return None;
         }
-        self.held.lock().filter(|hold| now < hold.until)
+        let holds = self.holds.lock();
+        holds.iter().filter(|hold| now < hold.until).max_by_key(|hold| hold.until).copied()
     }
 
     /// Waits for the end of the hold. Dropping this loses nothing.
@@ -377,11 +401,34 @@ mod tests {
     #[test]
     fn a_hold_ends_by_itself_or_when_it_is_released() {
         let (gate, now) = (Gate::default(), Instant::now());
-        let hold = Hold { cause: HoldCause::Switchover, until: now + Duration::from_secs(1) };
+        let hold = Hold { holder: Holder::of_command(), until: now + Duration::from_secs(60) };
         assert_eq!(gate.held(now), None);
         gate.hold(hold);
         assert_eq!((gate.held(now), gate.held(hold.until)), (Some(hold), None));
-        gate.release();
+        gate.release(hold.holder);
+        assert_eq!(gate.held(now), None);
+    }
+
+    #[test]
+    fn who_gives_up_a_hold_lets_nobody_past_those_of_others() {
+        let (gate, now) = (Gate::default(), Instant::now());
+        let hold = |holder, seconds| Hold { holder, until: now + Duration::from_secs(seconds) };
+        let first = hold(Holder::of_command(), 60);
+        let second = hold(Holder::of_command(), 70);
+        let third = hold(Holder::Node, 80);
+        [first, second, third].into_iter().for_each(|hold| gate.hold(hold));
+        gate.release(third.holder);
+        assert_eq!(gate.held(now), Some(second));
+        gate.release(first.holder);
+        assert_eq!(gate.held(now), Some(second));
+        gate.release(second.holder);
+        assert_eq!(gate.held(now), None);
+        // The other way round, and again by one that holds it already.
+        [first, second, hold(first.holder, 90)].into_iter().for_each(|hold| gate.hold(hold));
+        gate.release(second.holder);
+        assert_eq!(gate.held(now), Some(hold(first.holder, 90)));
+        gate.hold(third);
+        gate.release_all();
         assert_eq!(gate.held(now), None);
     }
 

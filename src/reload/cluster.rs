@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::auth::NodeTls;
-use crate::backend::{Gate, Hold, HoldCause, LastWrite};
+use crate::backend::{Gate, Hold, Holder, LastWrite};
 use crate::catalogs::ClusterView;
 use crate::client;
 use crate::client::auth_query::AuthQuery;
@@ -314,15 +314,16 @@ impl Fences {
 fn hold_who_leaves(old: &View, new: &View, node: &NodeView, gate: &Gate) {
     let here = std::time::Instant::now();
     let was_leaving = old.node(node.id).is_some_and(|before| before.is_leaving);
-    let is_held = gate.held(here).is_some_and(|hold| hold.cause == HoldCause::Switchover);
     let has_changed_hands = old.epoch != new.epoch && new.primary.is_some();
     // It has answered, or it would still be leaving; whether it takes reads already is another matter.
     let is_called_off = was_leaving && !node.is_leaving && matches!(node.state, NodeState::Up | NodeState::Suspect);
     if node.is_leaving && !was_leaving {
         info!(cluster = %new.cluster, node = %node.address, "node is about to be stopped, and lets nobody new in");
-        gate.hold(Hold { cause: HoldCause::Switchover, until: here + LONGEST_GOODBYE });
-    } else if is_held && (has_changed_hands || is_called_off) {
-        gate.release();
+        gate.hold(Hold { holder: Holder::Node, until: here + LONGEST_GOODBYE });
+    } else if has_changed_hands && gate.held(here).is_some() {
+        gate.release_all();
+    } else if is_called_off {
+        gate.release(Holder::Node);
     }
 }
 

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use super::shared::Shared;
 use super::watcher::Watcher;
 use crate::auth::NodeTls;
-use crate::backend::{Endpoint, Gate, Hold, HoldCause};
+use crate::backend::{Endpoint, Gate, Hold, Holder};
 use crate::config::{self, PatroniUrl};
 use crate::net::timers;
 use crate::topology::{Event, Lock, NodeId, NodeState, NodeView, Word};
@@ -189,9 +189,9 @@ impl Patroni {
             body.to_string()
         };
         let gate = self.gates.get(usize::from(primary.0)).ok_or(SwitchoverError::NoPrimary)?;
-        let now = Instant::now();
-        gate.hold(Hold { cause: HoldCause::Switchover, until: now + self.drain + SWITCHOVER_TIME });
-        let release = Release { gate, is_asked };
+        let (now, holder) = (Instant::now(), Holder::of_command());
+        gate.hold(Hold { holder, until: now + self.drain + SWITCHOVER_TIME });
+        let release = Release { gate, holder, is_asked };
         let busy = gate.drained(now + self.drain).await;
         if busy > 0 {
             warn!(busy, "a switchover begins though transactions are open");
@@ -200,7 +200,7 @@ impl Patroni {
         drop(release);
         let done = self.ask_for_switchover(body).await;
         if done.is_err() {
-            gate.release();
+            gate.release(holder);
         }
         done
     }
@@ -223,16 +223,17 @@ impl Patroni {
     }
 }
 
-/// A switchover that has not begun yet: dropping it lets everybody in again.
+/// A switchover that has not begun yet: dropping it lets everybody in again whom no other holds back.
 struct Release<'a> {
     gate: &'a Gate,
+    holder: Holder,
     is_asked: &'a AtomicBool,
 }
 
 impl Drop for Release<'_> {
     fn drop(&mut self) {
         if !self.is_asked.load(Ordering::Relaxed) {
-            self.gate.release();
+            self.gate.release(self.holder);
         }
     }
 }
@@ -437,7 +438,7 @@ impl Source {
         let holding = self.watchers.spawn(async move {
             timers::sleep(left.saturating_sub(drain)).await;
             let until = Instant::now() + drain + SWITCHOVER_TIME;
-            held.hold(Hold { cause: HoldCause::Switchover, until });
+            held.hold(Hold { holder: Holder::Schedule, until });
         });
         let appointment = Appointment { at: scheduled.at.clone(), moment: Instant::now() + left, leader: node };
         self.prepared_for = Some(Prepared { appointment, gate, holding });
@@ -448,9 +449,7 @@ impl Source {
         let Some(prepared) = self.prepared_for.take() else { return };
         info!(cluster = %self.cluster.name, at = %prepared.appointment.at, "a scheduled switchover was called off");
         prepared.holding.abort();
-        if prepared.gate.held(Instant::now()).is_some_and(|hold| hold.cause == HoldCause::Switchover) {
-            prepared.gate.release();
-        }
+        prepared.gate.release(Holder::Schedule);
     }
 
     fn is_prepared_for(&self, at: &str) -> bool {
