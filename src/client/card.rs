@@ -301,9 +301,11 @@ impl Card {
         self.since.set(now);
     }
 
-    /// A part of a message has come from it: it does something.
+    /// A part of a message has come from it: it does something. What runs already has begun before that.
     pub fn stirs(&self, now: Instant) {
-        self.since.set(now);
+        if self.doing.get() != Doing::Active {
+            self.since.set(now);
+        }
     }
 
     /// It holds none any more.
@@ -549,6 +551,14 @@ mod tests {
         card.idles(now);
         card.stirs(now + Duration::from_secs(5));
         assert_eq!((after(14), after(15)), (None, Some(Ending::Idle)));
+    }
+
+    #[test]
+    fn what_runs_is_given_no_more_time_by_what_comes_behind_it() {
+        let (card, now) = (Card::new(SessionId(1), None, None), Instant::now());
+        card.goes_on(Some(now));
+        card.stirs(now + Duration::from_secs(5));
+        assert!(card.has_lasted(Duration::from_secs(6), now + Duration::from_secs(6)));
     }
 
     #[test]
