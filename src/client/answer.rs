@@ -316,6 +316,15 @@ impl Client {
         passing
     }
 
+    /// What the client is told waits until it takes that. Where a whole answer does, nothing is left to be cancelled.
+    #[cold]
+    pub(super) fn ends_time_of_answered(&mut self) {
+        if let Some(held) = self.held.as_mut().filter(|held| held.is_timed && self.session.is_idle()) {
+            held.alarm = None;
+            self.place.card.is_answered();
+        }
+    }
+
     /// Units are answered, and the lease does not go back: they are counted now.
     fn goes_on_holding(&mut self) {
         let Some(held) = &mut self.held else { return };

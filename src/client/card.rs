@@ -346,6 +346,12 @@ impl Card {
         cancel
     }
 
+    /// What it runs is answered as a whole, and its client has yet to take that: nothing is left to be cancelled.
+    pub fn is_answered(&self) {
+        self.is_timed.set(false);
+        self.overdue.set(None);
+    }
+
     /// Does what the limits ask for by now. Answers the cancel that is to be sent to the node, if there is one.
     pub fn heed(&self, limits: &Limits, now: Instant) -> Option<OnItsWay> {
         let is_over = |limit: Option<Duration>| limit.is_some_and(|limit| self.has_lasted(limit, now));

@@ -437,6 +437,7 @@ impl Client {
     /// One thing that is not usual.
     pub(super) async fn serve(&mut self, unusual: Unusual, buffers: &mut Buffers) -> Result<(), Farewell> {
         // It may take time, and nobody looks after what was posted while it does.
+        self.ends_time_of_answered();
         self.stream.flush().await?;
         match unusual {
             Unusual::Relayed(Relayed::Idle) => self.release(buffers).await,

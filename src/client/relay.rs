@@ -212,7 +212,10 @@ impl Client {
                     self.tally.count(|totals| totals.add_sent(count));
                     buffers.to_client.advance(count);
                 }
-                None => break,
+                None => {
+                    self.ends_time_of_answered();
+                    break;
+                }
             }
         }
         Ok(())

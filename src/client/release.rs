@@ -21,10 +21,6 @@ impl Client {
     /// holds it.
     pub(super) async fn release(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         buffers.keep_nothing();
-        // All is answered: what may keep the lease from here on is no read that has a time.
-        if let Some(held) = &mut self.held {
-            held.alarm = None;
-        }
         if self.session.may_be_answered_more() {
             self.regain_step(buffers).await?;
         }

@@ -476,6 +476,29 @@ fn a_rules_timeout_does_not_reach_behind_the_answer_of_a_read_that_has_left_some
     });
 }
 
+/// Its node has answered long ago: what its client has still to take, no cancel would stop.
+#[test]
+fn a_read_whose_client_takes_its_answer_late_is_neither_cancelled_nor_ended() {
+    limited(|| {
+        let cluster = cluster();
+        let rules = "[[rule]]\nname = 'quick'\nuser = 'bench'\ntimeout = '2s'";
+        let proxies = [Proxy::ruled(&cluster, rules, "", ""), Proxy::start(&cluster, "[limits]\nquery_timeout = '2s'")];
+        // Each answer is one write of the node's. Where the client's socket is full, most leave too much over to be posted.
+        let (count, read) = (800, query("select repeat('x', 7000)"));
+        let mut clients: Vec<_> =
+            proxies.iter().flat_map(|proxy| [(); 6].map(|()| RawClient::connect(proxy.port(), &[]))).collect();
+        clients.iter_mut().for_each(|client| client.send(&[&read.repeat(count)]));
+        std::thread::sleep(Duration::from_secs(5));
+        for proxy in &proxies {
+            assert_eq!(proxy.metric("trunkline_limits_met_total", "sqlstate=\"57014\""), 0.0);
+        }
+        for client in &mut clients {
+            let answers = client.ask(&[], count);
+            assert_eq!(answers.iter().filter(|told| **told == "SELECT 1").count(), count);
+        }
+    });
+}
+
 #[test]
 fn a_rules_timeout_does_not_reach_into_a_transaction_that_begins_behind_a_flush() {
     limited(|| {
