@@ -91,7 +91,12 @@ impl CancelTarget {
 
     /// A cancel is on its way, or went astray and may still arrive: the connection is for no other session.
     pub fn is_being_cancelled(&self) -> bool {
-        self.is_awaited() || self.has_stray.load(Ordering::Acquire)
+        self.is_awaited() || self.has_stray()
+    }
+
+    /// A cancel went astray: it may arrive at any time.
+    pub fn has_stray(&self) -> bool {
+        self.has_stray.load(Ordering::Acquire)
     }
 
     /// Waits until every cancel that is on its way has arrived, so that it does not hit what is sent next. It is no use to
@@ -364,8 +369,9 @@ mod tests {
         assert!(session.begin_cancel().is_none());
         let mut waits = std::pin::pin!(target.until_arrived());
         assert!(timers::timeout(2 * LOOK, &mut waits).await.is_err(), "it is on its way");
+        assert!(!target.has_stray());
         drop(cancel);
         assert!(timers::timeout(LONGEST_WAIT / 2, waits).await.is_ok(), "it is waited for");
-        assert!(target.is_being_cancelled(), "it may still arrive");
+        assert!(target.has_stray() && target.is_being_cancelled(), "it may still arrive");
     }
 }

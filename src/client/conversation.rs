@@ -457,12 +457,7 @@ impl Client {
                 }
                 Ok(())
             }
-            Unusual::Relayed(Relayed::Cancelled) => {
-                if let Some(held) = &mut self.held {
-                    held.lease.connection().cancel_target.until_arrived().await;
-                }
-                Ok(())
-            }
+            Unusual::Relayed(Relayed::Cancelled) => self.outwait_cancel().await,
             Unusual::Relayed(Relayed::Drained) => Err(Farewell::sent_away()),
             Unusual::Relayed(Relayed::Outdated) => {
                 self.renew_while_held().map_err(|gone| Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string()))

@@ -34,9 +34,10 @@ impl Client {
         if !self.session.gathered.empties.is_empty() && is_run {
             return Ok(Gate::Closed(Turn::Stop(Relayed::Empties)));
         }
-        // It was sent when the answer was on its way already.
-        if held.is_timed && !self.session.batch_is_open() && held.lease.connection().cancel_target.is_awaited() {
-            return Ok(Gate::Closed(Turn::Stop(Relayed::Cancelled)));
+        // It was sent when the answer was on its way already. That the client has first: the session may end of it.
+        if held.is_timed && !self.session.batch_is_open() && held.lease.connection().is_being_cancelled() {
+            let is_told = buffers.to_client.is_empty() && held.passing_to_client == 0;
+            return Ok(Gate::Closed(if is_told { Turn::Stop(Relayed::Cancelled) } else { Turn::Still }));
         }
         let known = &mut held.lease.connection().known;
         if self.session.must_verify(known) {

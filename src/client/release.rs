@@ -204,6 +204,20 @@ impl Client {
         Ok(answer)
     }
 
+    /// Waits for the cancel that is on its way to the server connection that is kept. One that went astray would hit whatever
+    /// runs there when it comes: nothing may any more.
+    pub(super) async fn outwait_cancel(&mut self) -> Result<(), Farewell> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        let target = &held.lease.connection().cancel_target;
+        target.until_arrived().await;
+        if !target.has_stray() {
+            return Ok(());
+        }
+        let message = "terminating connection: its node has not taken a cancel request in time, which could still hit \
+                       what is sent next";
+        Err(Farewell::told(SqlState::ADMIN_SHUTDOWN, message))
+    }
+
     fn settings_lost(&mut self) -> Farewell {
         self.held = None;
         Farewell::told(SqlState::ADMIN_SHUTDOWN, "the session's settings were lost with its server connection")

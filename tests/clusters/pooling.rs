@@ -2,7 +2,7 @@
 //! are too many.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use trunkline::wire::{CancelKey, startup};
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port, shown};
 use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, parse, query};
 use crate::record::is_logged;
+use crate::relay::Relay;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -652,6 +653,41 @@ fn a_read_on_a_server_connection_that_is_kept_is_cancelled_and_never_a_write() {
         }
         assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "4");
     });
+}
+
+/// Its node has it, and may get to it at any time.
+#[test]
+fn a_session_ends_before_a_cancel_that_went_astray_can_hit_what_it_sends_next() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let relay = Relay::to(cluster.node(0).address());
+        let settings = "[pool]\nmode = 'session'\n[limits]\nquery_timeout = '1s'";
+        let proxy = Proxy::before(&cluster, &[relay.address()], settings);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        assert_eq!(client.query("select 1").last().unwrap(), "I");
+        let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+        relay.lead_to(deaf.local_addr().unwrap());
+        client.send(&[&query("select 7 from pg_sleep(9)")]);
+        let _taken = deaf.incoming().map(Result::unwrap).find(brings_cancel).unwrap();
+        relay.lead_to(cluster.node(0).address());
+        assert_eq!(client.until(b'Z'), ["T", "row 7", "SELECT 1", "I"]);
+        client.send(&[&query("insert into t values (1)")]);
+        let told = client.until_end();
+        assert!(told[0].starts_with("57P01 terminating connection: its node has not taken a cancel"), "{told:?}");
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "0");
+        // Nobody else meets that server connection.
+        assert!(
+            RawClient::connect(proxy.port(), &[]).query("insert into t values (2)").contains(&"INSERT 0 1".to_owned())
+        );
+    });
+}
+
+/// Whoever has come here asks for something to be cancelled.
+fn brings_cancel(stream: &TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let (mut stream, mut packet) = (stream, [0; 16]);
+    stream.read_exact(&mut packet).is_ok() && packet[4..8] == 80_877_102_u32.to_be_bytes()
 }
 
 #[test]
