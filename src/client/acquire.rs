@@ -123,22 +123,24 @@ impl Client {
     /// A lease, waiting where it must be waited, unless the client cancels.
     pub async fn acquire(&mut self, intent: &Intent) -> Result<Acquired, Unmet> {
         let (cancellable, due) = (Arc::clone(&self.cancellable), self.due());
-        let because = tokio::select! {
+        tokio::select! {
             // Dropping the wait for a cancel loses nothing: one that comes later finds what runs by then.
-            () = cancellable.cancelled() => CANCELED,
+            () = cancellable.cancelled() => Err(Refusal::canceled().into()),
             // Dropping the wait for a lease gives back its place in the queue, and a lease that has just been granted.
-            acquired = self.wait_for_lease(intent) => return acquired,
+            acquired = self.wait_for_lease(intent) => acquired,
             // As with a cancel.
-            () = too_late(due) => {
-                self.worker.metrics.limit_met(Limit::RuleTimeout);
-                Overdue::Rule.words()
-            }
-        };
-        Err(Refusal { code: SqlState::QUERY_CANCELED, message: because.to_owned() }.into())
+            () = too_late(due) => Err(self.runs_out_of_time().into()),
+        }
+    }
+
+    /// The time is over that its rule gives to the unit, which has not been sent: counts that, and answers what is told of it.
+    pub(super) fn runs_out_of_time(&self) -> Refusal {
+        self.worker.metrics.limit_met(Limit::RuleTimeout);
+        Refusal { code: SqlState::QUERY_CANCELED, message: Overdue::Rule.words().to_owned() }
     }
 
     /// By when the unit is to be answered, if its rule gives it a time. That begins where this is asked first.
-    fn due(&mut self) -> Option<Instant> {
+    pub(super) fn due(&mut self) -> Option<Instant> {
         let timeout = self.session.intent().and_then(Intent::timeout)?;
         Some(*self.losses.due.get_or_insert_with(|| Instant::now() + timeout))
     }

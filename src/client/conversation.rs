@@ -507,6 +507,7 @@ impl Client {
         if self.session.gathered.is_bare() && self.mode != PoolMode::Session && self.session.is_idle() {
             return self.answer_sync(buffers).await;
         }
+        self.due(); // what it waits for first is within that, too
         let intent = self.intent();
         if let Intent::Refuse { rule, message, sqlstate } = &intent {
             let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);

@@ -40,26 +40,43 @@ impl Client {
         if self.session.cannot_use(&acquired.lease.connection().known) {
             return Ok(()); // closes it, and the unit is started on another
         }
-        if let Err(error) = self.make_ours(&mut acquired.lease).await {
-            return self.replay_failed(acquired.lease, error, buffers).await;
+        let due = self.due_if_timed(is_read);
+        if let Err(error) = self.make_ours(&mut acquired.lease, due).await {
+            return self.replay_failed(acquired.lease, error, due, buffers).await;
         }
         let Some(is_read) = self.go_by(&mut acquired, is_read, buffers).await? else {
             self.give_back(acquired.lease, Instant::now());
             return Ok(()); // what it is now is started elsewhere
         };
-        if let Err(error) = self.verify(&mut acquired.lease).await {
-            return self.replay_failed(acquired.lease, error, buffers).await;
+        let due = self.due_if_timed(is_read);
+        if let Err(error) = self.verify(&mut acquired.lease, due).await {
+            return self.replay_failed(acquired.lease, error, due, buffers).await;
+        }
+        if is_past(due) {
+            self.give_back(acquired.lease, Instant::now());
+            return self.refuse(self.runs_out_of_time(), buffers).await;
         }
         if let Some(sql) = self.session.beginning(Held::of(acquired.role)) {
-            let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+            let deadline = self.latest_to_prepare(due);
             match acquired.lease.connection().query(&sql, deadline).await {
                 Ok(_) => {}
                 Err(ExchangeError::Refused { code, .. }) if self.session.has_failed_anew(code) => {}
-                Err(error) => return self.replay_failed(acquired.lease, error, buffers).await,
+                Err(error) => return self.replay_failed(acquired.lease, error, due, buffers).await,
             }
             self.session.has_begun();
         }
         self.set_out(acquired, is_read, Instant::now(), buffers)
+    }
+
+    /// See [`Self::due`]. None, too, where no timer of ours may end what the unit does.
+    fn due_if_timed(&mut self, is_read: bool) -> Option<Instant> {
+        if self.may_be_timed(is_read) { self.due() } else { None }
+    }
+
+    /// By when a server connection must have taken up what the session has, for a unit that is to be answered by then.
+    fn latest_to_prepare(&self, due: Option<Instant>) -> tokio::time::Instant {
+        let latest = tokio::time::Instant::now() + self.server.queue_timeout;
+        due.map_or(latest, |due| latest.min(due.into()))
     }
 
     /// The unit goes on its way on a lease whose settings are the session's.
@@ -307,7 +324,7 @@ impl Client {
     }
 
     /// Makes the server connection's settings and SQL-prepared statements the session's.
-    async fn make_ours(&mut self, lease: &mut Lease) -> Result<(), ExchangeError> {
+    async fn make_ours(&mut self, lease: &mut Lease, due: Option<Instant>) -> Result<(), ExchangeError> {
         let connection = lease.connection();
         let mut settings = self.session.settings.clone();
         let mut sql = self.session.replay(&settings, &connection.known);
@@ -318,7 +335,7 @@ impl Client {
         }
         // What is replayed may wait for a lock.
         self.cancellable.runs_on(connection);
-        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        let deadline = self.latest_to_prepare(due);
         if sql.as_deref().into_iter().chain(strange.iter().map(|name| &**name)).any(|sql| connection.misreads(sql)) {
             connection.turn_to_utf8(deadline).await?;
             sql = self.session.replay(&settings, &connection.known);
@@ -385,7 +402,7 @@ impl Client {
     }
 
     /// Statements whose columns are not known to be the same there are prepared anew on the server connection.
-    async fn verify(&mut self, lease: &mut Lease) -> Result<(), ExchangeError> {
+    async fn verify(&mut self, lease: &mut Lease, due: Option<Instant>) -> Result<(), ExchangeError> {
         let connection = lease.connection();
         if !self.session.must_verify(&connection.known) {
             return Ok(());
@@ -394,7 +411,7 @@ impl Client {
         let (messages, asked) = self.session.verification(&mut connection.known, self.server.prepared_statements);
         self.worker.metrics.prepared_replayed(asked.len());
         self.tally.count(|totals| totals.server_parses += asked.len() as u64);
-        let deadline = tokio::time::Instant::now() + self.server.queue_timeout;
+        let deadline = self.latest_to_prepare(due);
         let described = connection.describe(&messages, deadline).await?;
         self.session.verified(&mut connection.known, &asked, described.parsed, &described.told);
         Ok(())
@@ -404,6 +421,7 @@ impl Client {
         &mut self,
         mut lease: Lease,
         error: ExchangeError,
+        due: Option<Instant>,
         buffers: &mut Buffers,
     ) -> Result<(), Farewell> {
         self.cancellable.runs_nothing();
@@ -420,6 +438,9 @@ impl Client {
                 tokio::task::spawn_local(stop_statement(lease));
                 if self.stream.socket().has_ended() {
                     return Err(Farewell::Left); // nobody is there to whom it could be run again
+                }
+                if is_past(due) {
+                    return self.refuse(self.runs_out_of_time(), buffers).await;
                 }
                 if self.losses.on.len() < MOST_WAITS {
                     self.worker.metrics.retried(Retry::NotSent);
@@ -477,4 +498,9 @@ impl Client {
             self.session.note_names();
         }
     }
+}
+
+/// This moment has come.
+fn is_past(due: Option<Instant>) -> bool {
+    due.is_some_and(|due| due <= Instant::now())
 }

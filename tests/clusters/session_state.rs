@@ -960,13 +960,14 @@ fn a_connection_whose_transactions_are_serializable_serves_others_on_a_replica_t
 }
 
 /// A statement that was prepared by SQL is to be prepared on another server connection, and its table is locked.
-fn locked_out(extra: &str, end: impl Fn(&mut RawClient, &dyn Fn(u32)) + Send + 'static) {
+fn locked_out(rules: &'static str, extra: &str, end: impl Fn(&mut RawClient, &dyn Fn(u32)) + Send + 'static) {
     let extra = extra.to_owned();
     limited(move || {
         let cluster = cluster();
         let primary = cluster.node(0);
         primary.sql("create table t (a int)").unwrap();
-        let proxy = Proxy::start(&cluster, &format!("[pool]\nsize = 2\n{extra}\n[routing]\nreads = 'primary'"));
+        let extra = format!("[pool]\nsize = 2\n{extra}\n[routing]\nreads = 'primary'");
+        let proxy = Proxy::ruled(&cluster, rules, "", &extra);
         let (mut client, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
         client.query("prepare s as select count(*) from t");
         // The one that has it is taken.
@@ -991,7 +992,7 @@ fn locked_out(extra: &str, end: impl Fn(&mut RawClient, &dyn Fn(u32)) + Send + '
 
 #[test]
 fn what_is_prepared_anew_and_waits_for_a_lock_can_be_cancelled() {
-    locked_out("", |client, waiting| {
+    locked_out("", "", |client, waiting| {
         waiting(1);
         client.canceller()();
         assert_eq!(client.until(b'Z'), ["57014 canceling statement due to user request", "I"]);
@@ -1000,9 +1001,18 @@ fn what_is_prepared_anew_and_waits_for_a_lock_can_be_cancelled() {
 
 #[test]
 fn what_is_prepared_anew_and_waits_for_a_lock_for_long_ends_and_leaves_no_process_behind() {
-    locked_out("queue_timeout = '1s'", |client, _| {
+    locked_out("", "queue_timeout = '1s'", |client, _| {
         let answer = client.until(b'Z');
         assert!(answer[0].starts_with("57014 canceling statement: what the session has prepared"), "{answer:?}");
+    });
+}
+
+#[test]
+fn what_is_prepared_anew_for_a_read_is_within_the_time_that_its_rule_gives_it() {
+    let rules = "[[rule]]\nname = 'quick'\nuser = 'bench'\ntimeout = '2s'";
+    locked_out(rules, "", |client, waiting| {
+        waiting(1);
+        assert_eq!(client.until(b'Z'), ["57014 canceling statement due to the timeout of its rule", "I"]);
     });
 }
 
