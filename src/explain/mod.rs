@@ -3,6 +3,7 @@
 mod scene;
 mod seen;
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, BufWriter, Write};
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,7 +25,7 @@ use crate::session::Settings;
 use crate::session::pins::Pins;
 use crate::sql::{
     Cache, Kind, Name, NeedsPrimary, ParseSettings, Part, PreparedNames, SessionChange, Statement, TransactionControl,
-    fingerprint,
+    fingerprint, query_of,
 };
 use crate::topology::View;
 use scene::Scene;
@@ -296,7 +297,11 @@ impl Imagined<'_> {
         let Weighed { intent, ruling } = match self.pins.first() {
             Some(pin) => Weighed { intent: Intent::Primary(Reason::from(pin)), ruling: Ruling::default() },
             None => {
-                let Weighed { intent, ruling } = weigh(&statement, sql, &facts, &self.explainer.rules);
+                let rules = &self.explainer.rules;
+                let run = statement.run_names().flat_map(|name| self.prepared.meant_in(&statement, name));
+                let run = run.map(|(inner, text)| (inner, Cow::Borrowed(query_of(text))));
+                let weighed = weigh(&statement, sql, &facts, rules);
+                let Weighed { intent, ruling } = weighed.with_executed(run, &statement, &facts, rules);
                 Weighed { intent: in_mode(self.explainer.mode, intent, &statement), ruling }
             }
         };
@@ -396,11 +401,8 @@ impl Imagined<'_> {
 
     /// What the catalogs have against the statement, or against what it executes.
     fn find(&self, picture: &Picture, statement: &Statement, path: &Path) -> Option<Found> {
-        let executed = statement.parts.iter().flat_map(|part| &part.session).filter_map(|change| match change {
-            SessionChange::Execute(name) => self.prepared.get(name).map(|prepared| &prepared.statement),
-            _ => None,
-        });
-        picture.find(statement, path).or_else(|| executed.into_iter().find_map(|inside| picture.find(inside, path)))
+        let mut executed = statement.executed_names().flat_map(|name| self.prepared.meant_in(statement, name));
+        picture.find(statement, path).or_else(|| executed.find_map(|(inside, _)| picture.find(inside, path)))
     }
 
     /// What it sets is tried out on a node, which knows what a value means.

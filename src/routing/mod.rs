@@ -2,6 +2,7 @@
 
 mod advice;
 pub mod decision;
+mod executed;
 pub mod freshness;
 pub mod hints;
 pub mod place;

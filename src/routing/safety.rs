@@ -305,17 +305,12 @@ fn executes_on_replica(change: &SessionChange, statement: &Statement, facts: &Fa
         SessionChange::Pin(pin) => return Err(Reason::from(*pin)),
         _ => return Ok(()),
     };
-    let in_string = statement.parts.iter().flat_map(|part| &part.session).find_map(|change| match change {
-        SessionChange::Prepare { name: prepared, statement, .. } if prepared == name => Some(statement),
-        _ => None,
-    });
-    let known = facts.prepared.get(name).map(|prepared| &prepared.statement);
-    // Both may be meant, by the order of the string: the stricter one counts. Its names are looked up anew each time.
-    let meant = [known, in_string];
-    if meant.iter().all(Option::is_none) {
+    let mut meant = facts.prepared.meant_in(statement, name).peekable();
+    if meant.peek().is_none() {
         return Err(Reason::UnknownName);
     }
-    meant.into_iter().flatten().try_for_each(|statement| objects(statement, &facts.catalog))
+    // The strictest counts. Their names are looked up anew each time.
+    meant.try_for_each(|(meant, _)| objects(meant, &facts.catalog))
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub struct Gathered {
     pub parsed: VecDeque<Arc<Prepared>>,
     /// What each Query in it is, in order.
     pub queries: VecDeque<Arc<Statement>>,
+    /// What in it holds a PREPARE, in order.
+    pub preparing: Vec<Arc<Statement>>,
     /// Names it gives (Some) and closes (None).
     pub names: HashMap<Box<[u8]>, Option<Arc<Prepared>>>,
     /// The unnamed statement it leaves: None: untouched.
@@ -122,6 +124,14 @@ impl Gathered {
         });
     }
 
+    /// One more statement: what it prepares by SQL, an EXECUTE behind it may run.
+    pub fn may_prepare(&mut self, statement: &Arc<Statement>) {
+        let is_noted = self.preparing.last().is_some_and(|last| Arc::ptr_eq(last, statement));
+        if !is_noted && statement.prepares_by_name() {
+            self.preparing.push(Arc::clone(statement));
+        }
+    }
+
     /// One more statement, which draws from a sequence or not.
     pub fn draws(&mut self, draws: Draws) {
         self.draws = Some(self.draws.unwrap_or_default().max(draws));
@@ -175,6 +185,7 @@ impl Gathered {
         self.ends_behind = None;
         self.begins_to_write = false;
         self.begins_more = false;
+        self.preparing.clear();
     }
 
     /// Looks at nothing again.

@@ -176,6 +176,8 @@ pub struct OwedReplies {
     count: u64,
     /// When what may end a transaction was sent last.
     last_end: Option<Moment>,
+    /// What has been sent that prepares by SQL, and may not be answered yet.
+    preparing: Vec<(Moment, Arc<Statement>)>,
     /// How many of them were Syncs.
     batch: u64,
     /// Statements answered, or skipped behind an error, since they were last asked for.
@@ -263,6 +265,22 @@ impl OwedReplies {
     /// What is sent next ends a transaction, for all that is known of it.
     pub fn expect_end(&mut self) {
         self.last_end = Some(self.moment());
+    }
+
+    /// This is sent next: if it prepares by SQL, what comes behind it may mean that.
+    pub fn may_prepare(&mut self, statement: &Arc<Statement>) {
+        if statement.prepares_by_name() {
+            let mut preparing = std::mem::take(&mut self.preparing);
+            preparing.retain(|(sent, _)| !self.is_settled(*sent));
+            preparing.push((self.moment(), Arc::clone(statement)));
+            self.preparing = preparing;
+        }
+    }
+
+    /// What prepares by SQL and is not answered yet, newest first.
+    pub fn preparing(&self) -> impl Iterator<Item = &Arc<Statement>> {
+        let is_under_way = |(sent, _): &&(Moment, Arc<Statement>)| !self.is_settled(*sent);
+        self.preparing.iter().rev().filter(is_under_way).map(|(_, statement)| statement)
     }
 
     /// What may end a transaction is not answered yet.

@@ -9,9 +9,7 @@ use super::gathered::End;
 use super::prepared::{Prepared, Reading};
 use super::{Held, Identity, Session, Surroundings, anew};
 use crate::catalog::{Change, FIRST_OWN, Path};
-use crate::routing::{
-    Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, Weighed, safety, weigh,
-};
+use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
 use crate::sql::{
     CopyDirection, Draws, FOR_NAMES, Isolation, Part, Pin, SessionChange, Statement, TransactionControl, query_of,
 };
@@ -36,9 +34,12 @@ impl Session {
                 let Some(rules) = free_of else { return Ok(false) };
                 let bind = Bind::read(body)?;
                 let parsed = self.gathered_statement(bind.statement).filter(|prepared| self.has_joined(prepared));
-                let Some(prepared) = parsed.filter(|prepared| self.is_free_of(rules, &prepared.statement)) else {
-                    return Ok(false);
+                let is_free = |prepared: &Arc<Prepared>| {
+                    let statement = &prepared.statement;
+                    // They may have a part in what an EXECUTE runs.
+                    self.is_free_of(rules, statement) && (statement.is_plain_read() || !statement.executes_by_name())
                 };
+                let Some(prepared) = parsed.filter(is_free) else { return Ok(false) };
                 self.uses(bind.statement, &prepared);
                 if !bind.portal.is_empty() {
                     self.gathered.bind();
@@ -298,9 +299,14 @@ impl Session {
                 None => self.unnamed.as_ref().map(|(prepared, _)| Arc::clone(prepared)),
             };
         }
+        self.gathered_name(name).cloned()
+    }
+
+    /// The same, of a statement that is named.
+    pub(super) fn gathered_name(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
         match self.gathered.names.get(name) {
-            Some(prepared) => prepared.clone(),
-            None => self.names.get(name).cloned(),
+            Some(prepared) => prepared.as_ref(),
+            None => self.names.get(name),
         }
     }
 
@@ -340,7 +346,11 @@ impl Session {
             return Ruling::default();
         }
         // What each EXECUTE in it runs does what it would do by itself.
-        let executed = if statement.is_plain_read() { SmallVec::new() } else { self.executed_by_sql(statement) };
+        let mut executed = SmallVec::new();
+        if !statement.is_plain_read() {
+            self.gathered.may_prepare(statement);
+            executed = self.executed_by_sql(statement);
+        }
         self.catalog.path_is_uncertain |=
             changes_path(statement) || executed.iter().flatten().any(|inner| changes_path(inner));
         let any = Path::any();
@@ -377,7 +387,8 @@ impl Session {
         let words = if around.rules.looks_at_texts() { String::from_utf8_lossy(text) } else { "".into() };
         let mut weighed = weigh(statement, &words, &facts, around.rules);
         if !executed.is_empty() && !around.rules.is_empty() {
-            weighed = self.with_executed(weighed, statement, &facts, around.rules);
+            let run = statement.run_names().flat_map(|name| self.may_be_run(name));
+            weighed = weighed.with_executed(run, statement, &facts, around.rules);
         }
         self.gathered.commits |= statement.parts.iter().any(|part| {
             part.commits_inside
@@ -398,39 +409,6 @@ impl Session {
         }
         self.gathered.join(weighed.intent);
         weighed.ruling
-    }
-
-    /// What rules say of what each EXECUTE in the statement runs counts, too; the stricter of both. Hints count where EXECUTE
-    /// stands, and go before the rules, but not before a refusal.
-    #[cold]
-    fn with_executed(
-        &self,
-        mut weighed: Weighed,
-        statement: &Statement,
-        facts: &Facts<'_>,
-        rules: &RuleSet,
-    ) -> Weighed {
-        let is_hinted = weighed.intent.reason() == Reason::Hint
-            && weighed.intent.terms().is_some_and(|terms| !terms.choices.is_empty());
-        let facts = Facts { heeds_hints: false, ..*facts };
-        for change in statement.parts.iter().flat_map(|part| &part.session) {
-            let SessionChange::Execute(name) = change else { continue };
-            let inner = match (self.sql_prepared.get(name), self.names.get(name.as_bytes())) {
-                (Some(prepared), _) => weigh(&prepared.statement, prepared.query(), &facts, rules),
-                (None, Some(prepared)) => {
-                    weigh(&prepared.statement, &String::from_utf8_lossy(&prepared.text), &facts, rules)
-                }
-                (None, None) => continue,
-            };
-            let is_refused = matches!(inner.intent, Intent::Refuse { .. });
-            if is_refused || inner.ruling.rule.is_some() && !is_hinted {
-                weighed.intent = weighed.intent.and(inner.intent);
-            }
-            if is_refused || weighed.ruling.is_empty() {
-                weighed.ruling = inner.ruling;
-            }
-        }
-        weighed
     }
 
     #[cold]
@@ -471,22 +449,6 @@ impl Session {
             self.gathered.asks_sequence |=
                 statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
         }
-    }
-
-    /// What each EXECUTE in the statement runs, by a name that was given by SQL or by the protocol; None: nobody knows.
-    pub(super) fn executed_by_sql(&self, statement: &Statement) -> SmallVec<[Option<Arc<Statement>>; 1]> {
-        let changes = statement.parts.iter().flat_map(|part| &part.session);
-        let of_protocol = |name: &str| self.names.get(name.as_bytes()).map(|prepared| Arc::clone(&prepared.statement));
-        changes
-            .filter_map(|change| match change {
-                SessionChange::Execute(name) => Some(name),
-                _ => None,
-            })
-            .map(|name| match self.sql_prepared.get(name) {
-                Some(prepared) => Some(Arc::clone(&prepared.statement)),
-                None => of_protocol(name),
-            })
-            .collect()
     }
 
     /// What [`weigh`] says of a plain read outside of transactions, where no rule and no hint has a part in it, reads may go

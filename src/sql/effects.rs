@@ -144,6 +144,7 @@ impl<'a> Effects<'a> {
             empties: self.empties,
             unfiltered: self.unfiltered,
             reads_clock: self.reads_clock,
+            only_plans: self.only_planned,
             only,
             tables: self.tables.into(),
             functions: self.functions.into(),
@@ -178,6 +179,8 @@ impl<'a> Effects<'a> {
     pub(super) fn so_far(&self, kind: Kind, session: Vec<SessionChange>) -> Statement {
         let part = Part {
             needs_primary: self.needs_primary.clone(),
+            unfiltered: self.unfiltered,
+            reads_clock: self.reads_clock,
             writes: self.writes,
             calls_unknown: self.calls_unknown,
             inserts: self.rows_go(),

@@ -22,17 +22,21 @@ pub struct PreparedName {
     pub statement: Arc<Statement>,
 }
 
-impl PreparedName {
-    /// The text of what it runs: what stands behind AS.
-    pub fn query(&self) -> &str {
-        query_of(&self.text)
-    }
-}
-
 impl PreparedNames {
     /// The statement of this name.
     pub fn get(&self, name: &str) -> Option<&PreparedName> {
         self.0.iter().find(|prepared| *prepared.name == *name)
+    }
+
+    /// What an EXECUTE of this name in the statement may run, with the texts of the PREPAREs: what there is, or, by the order of
+    /// its string, what that prepares itself.
+    pub fn meant_in<'a>(
+        &'a self,
+        statement: &'a Statement,
+        name: &'a str,
+    ) -> impl Iterator<Item = (&'a Arc<Statement>, &'a Arc<str>)> {
+        let known = self.get(name).map(|prepared| (&prepared.statement, &prepared.text));
+        known.into_iter().chain(statement.prepares(name))
     }
 
     /// All of them, oldest first.

@@ -56,6 +56,8 @@ pub struct Part {
     pub unfiltered: bool,
     /// It asks for the time at which its transaction began: now(), CURRENT_TIMESTAMP and their kin.
     pub reads_clock: bool,
+    /// It is an EXPLAIN that does not run what it explains.
+    pub only_plans: bool,
     /// Every relation it names, CTE names excepted, in order of appearance, without repeats.
     pub tables: Box<[Name]>,
     /// Those of them that are read without what inherits from them, by ONLY, wherever they are named.
@@ -395,6 +397,11 @@ impl Statement {
         Self { parts, shape_decides, memo, remarks: None, noted, declared: Box::default(), is_plain_read }
     }
 
+    /// The same, where these comments stand beside it.
+    pub fn remarked(&self, remarks: Option<Box<Remarks>>) -> Self {
+        Self { remarks, ..self.clone() }
+    }
+
     /// The same, with parameters of these types of users' own: it may mean something else.
     pub fn declaring(&self, types: Box<[u32]>) -> Self {
         Self { declared: types, ..self.clone() }
@@ -450,8 +457,36 @@ impl Statement {
 
     /// It is, or has in it, an EXECUTE: what that runs its session knows.
     pub fn executes_by_name(&self) -> bool {
+        self.executed_names().next().is_some()
+    }
+
+    /// The name of each EXECUTE in it.
+    pub fn executed_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.parts.iter().flat_map(Part::executed_names)
+    }
+
+    /// The name of each EXECUTE in it that is not only planned, as EXPLAIN does.
+    pub fn run_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.parts.iter().filter(|part| !part.only_plans).flat_map(Part::executed_names)
+    }
+
+    /// Each of its statements runs what was prepared before, and nothing else.
+    pub fn only_executes(&self) -> bool {
+        self.parts.iter().all(|part| !part.only_plans && part.executed_names().next().is_some())
+    }
+
+    /// What each PREPARE of this name in it prepares, in order, and the text of the PREPARE.
+    pub fn prepares<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = (&'a Arc<Self>, &'a Arc<str>)> {
+        self.parts.iter().flat_map(|part| &part.session).filter_map(move |change| match change {
+            SessionChange::Prepare { name: given, statement, text, .. } if **given == *name => Some((statement, text)),
+            _ => None,
+        })
+    }
+
+    /// One of its statements is a PREPARE.
+    pub fn prepares_by_name(&self) -> bool {
         let mut changes = self.parts.iter().flat_map(|part| &part.session);
-        changes.any(|change| matches!(change, SessionChange::Execute(_)))
+        changes.any(|change| matches!(change, SessionChange::Prepare { .. }))
     }
 
     /// Our grammar has not accepted it.
@@ -461,6 +496,14 @@ impl Statement {
 }
 
 impl Part {
+    /// The name of the EXECUTE that it is, or has in it.
+    fn executed_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.session.iter().filter_map(|change| match change {
+            SessionChange::Execute(name) => Some(name),
+            _ => None,
+        })
+    }
+
     /// See [`Statement::only_cleans`].
     pub fn only_cleans(&self) -> bool {
         let unlocks = |name: &Name| {

@@ -31,6 +31,8 @@ fn a_rule_says_what_happens_while_its_nodes_take_no_reads() {
         let proxy = Proxy::ruled(&cluster, rules, "", "[routing]\nreads = 'any'");
         let session = ["SELECT count(*) FROM pg_class", "SELECT 1"];
         assert_eq!(told(&proxy, &session)[0], owned(("replica", "rule")));
+        let executes = ["PREPARE p AS SELECT count(*) FROM pg_class", "EXECUTE p"];
+        assert_eq!(told(&proxy, &executes)[1], owned(("replica", "rule")));
         stop_replicas(&cluster);
         assert_eq!(told(&proxy, &session), [("refused", "rule"), ("primary", "read")].map(owned));
     });

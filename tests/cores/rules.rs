@@ -11,7 +11,9 @@ use bytes::BytesMut;
 use trunkline::config;
 use trunkline::routing::rules::Sender;
 use trunkline::routing::terms::{Nodes, Otherwise};
-use trunkline::routing::{Catalog, Defaults, Facts, InTransaction, Intent, Reads, RuleSet, Terms, Weighed, weigh};
+use trunkline::routing::{
+    Catalog, Consistency, Defaults, Facts, InTransaction, Intent, Reads, RuleSet, Ruling, Terms, Weighed, weigh,
+};
 use trunkline::session::translate::Message;
 use trunkline::session::{Held, Identity, Known, Session, SessionId, Settings, Surroundings};
 use trunkline::sql::{Cache, ParseSettings, PreparedNames, classify, classify_bytes};
@@ -159,10 +161,145 @@ fn what_execute_runs_is_judged_by_rules_too() {
         ("select 7", "execute p", "replicas consistency=strong (rule) by text"),
         ("select 1 + 2", "execute p", "reports (rule) by print"),
         ("select 1", "execute p", "replicas (read)"),
+        ("delete from orders", "explain execute p", "primary (writes)"),
+        ("delete from orders", "explain (analyze) execute p", "refused 42501: no by kind"),
     ] {
         let mut client = Client::new(&rules);
         client.query(&format!("prepare p as {inner}"));
         assert_eq!(client.routed(execute), expected, "{inner}: {execute}");
+    }
+    // Also before its PREPARE is answered.
+    let refused = "refused 42501: no by kind";
+    for before in ["", "deallocate p; "] {
+        let mut client = Client::new(&rules);
+        client.query("prepare p as select 1");
+        assert_eq!(client.routed(&format!("{before}prepare p as delete from orders; execute p")), refused);
+    }
+    let mut client = Client::new(&rules);
+    client.sent("prepare p as delete from orders");
+    assert_eq!(client.routed("execute p"), refused);
+}
+
+#[test]
+fn what_execute_runs_goes_by_the_hints_and_comments_beside_the_execute() {
+    let rules = load(
+        "[[rule]]\nname = 'tag'\ntable = 'stock'\ntag = 'nightly'\nto = 'group:reports'\n\
+         [[rule]]\nname = 'strong'\ntable = 'stock'\nconsistency = 'strong'\nmax_lag = '5s'\ntimeout = '9s'",
+    );
+    let select = "select n from stock";
+    let mut client = Client::new(&rules);
+    client.query(&format!("prepare p as {select} /* trunkline: tag=nightly */"));
+    for comment in [
+        "",
+        "/* trunkline: replica */",
+        "/* trunkline: max_lag=1s */",
+        "/* trunkline: primary */",
+        "/* trunkline: tag=nightly */",
+        "",
+    ] {
+        // The same as of the statement itself, again and again: of what is run, nothing is noted that its comments have decided.
+        let itself = client.routed(&format!("{select} {comment}"));
+        assert_eq!(client.routed(&format!("execute p {comment}")), itself);
+        let is_of = if comment.contains("tag") { "by tag" } else { "by strong" };
+        assert!(itself.ends_with(is_of), "{itself}");
+    }
+    assert_eq!(
+        client.routed("execute p /* trunkline: replica */"),
+        "replicas max_lag=5s timeout=9s consistency=strong (hint) by strong"
+    );
+}
+
+#[test]
+fn an_execute_that_rules_match_too_goes_by_the_stricter_and_names_the_rule_that_made_it_so() {
+    for (rules, inner, expected) in [
+        (
+            "name = 'a'\nkind = 'execute'\nrefuse = 'a'\n[[rule]]\nname = 'b'\nkind = 'delete'\nrefuse = 'b'",
+            "delete from orders",
+            "refused 42501: a by a",
+        ),
+        (
+            "name = 'a'\nkind = 'execute'\nto = 'primary'\n[[rule]]\nname = 'b'\nkind = 'delete'\nrefuse = 'b'",
+            "delete from orders",
+            "refused 42501: b by b",
+        ),
+        (
+            "name = 'a'\nkind = 'execute'\nmax_lag = '1s'\n[[rule]]\nname = 'b'\ntable = 'stock'\nmax_lag = '5s'\ntimeout = '2s'",
+            "select n from stock",
+            "replicas max_lag=1s timeout=2s (rule) by a",
+        ),
+        (
+            "name = 'a'\nkind = 'execute'\nconsistency = 'eventual'",
+            "select 1",
+            "replicas consistency=eventual (rule) by a",
+        ),
+        (
+            "name = 'b'\ntable = 'stock'\nto = 'primary'\n[[rule]]\nname = 'rest'\nlog = true",
+            "select n from stock",
+            "primary (rule) by b",
+        ),
+        (
+            "name = 'b'\nkind = 'delete'\nlog = true\n[[rule]]\nname = 'rest'\nlog = true",
+            "delete from orders",
+            "primary (writes) by b",
+        ),
+        (
+            "name = 'c'\nkind = 'execute'\nshadow = true\nto = 'primary'\n\
+          [[rule]]\nname = 'd'\ntable = 'stock'\nshadow = true\nmax_lag = '1s'\n\
+          [[rule]]\nname = 'b'\ntable = 'stock'\nmax_lag = '5s'",
+            "select n from stock",
+            "replicas max_lag=5s (rule) would change by c would change by d by b",
+        ),
+        ("name = 'b'\nkind = 'delete'\nwhere = false\nrefuse = 'b'", "delete from orders", "refused 42501: b by b"),
+        (
+            "name = 'b'\nkind = 'delete'\nwhere = false\nrefuse = 'b'",
+            "delete from orders where true",
+            "primary (writes)",
+        ),
+    ] {
+        let rules = load(&format!("[[rule]]\n{rules}"));
+        let mut client = Client::new(&rules);
+        client.query(&format!("prepare p as {inner}"));
+        assert_eq!(client.routed("execute p"), expected, "{inner}");
+    }
+}
+
+#[test]
+fn a_rule_that_relaxes_does_so_for_an_execute_unless_something_else_stands_beside_it() {
+    let rules = load(
+        "[[rule]]\nname = 'window'\ntable = 'stock'\nconsistency = 'eventual'\n\
+         [[rule]]\nname = 'away'\ntable = 'sales'\nto = 'replicas'",
+    );
+    let mut client = Client::new(&rules);
+    client.query("prepare p as select n from stock");
+    client.query("prepare q as select n from sales");
+    for (sql, consistency) in [
+        ("execute p", Consistency::Eventual),
+        ("execute p; execute p", Consistency::Eventual),
+        ("execute p; select 1", Consistency::Session),
+        ("execute p; execute q", Consistency::Session),
+    ] {
+        client.routed(sql);
+        let intent = client.session.intent().unwrap();
+        assert_eq!(intent.consistency_in(Consistency::Session), consistency, "{sql}");
+    }
+    client.reads = Reads::Primary;
+    assert_eq!(client.routed("execute q"), "replicas (rule) by away");
+    assert_eq!(client.routed("execute p"), "primary (reads_primary) by window");
+    assert_eq!(client.routed("execute q; select 1"), "primary (reads_primary) by away");
+}
+
+#[test]
+fn what_an_execute_of_the_protocol_runs_is_judged_when_it_is_bound() {
+    let rules = load("[[rule]]\nname = 'table'\ntable = 'stock'\nto = 'primary'");
+    for (text, is_free) in [("execute p", false), ("insert into orders values (1)", true)] {
+        let mut client = Client::new(&rules);
+        client.query("prepare p as select n from stock");
+        client.survey(b'P', format!("\0{text}\0\0\0").as_bytes());
+        let bind = &[0; 8];
+        assert_eq!(client.session.survey_plain(b'B', 13, bind, Some(&rules)).unwrap(), is_free, "{text}");
+        if !is_free {
+            assert_eq!(client.survey(b'B', bind).rule, Some(0));
+        }
     }
 }
 
@@ -171,35 +308,47 @@ struct Client<'a> {
     session: Session,
     known: Known,
     rules: &'a RuleSet,
+    reads: Reads,
 }
 
 impl<'a> Client<'a> {
     fn new(rules: &'a RuleSet) -> Self {
         let identity = Identity { user: "ada".into(), database: "bench".into(), address: None };
         let session = Session::new(SessionId(1), identity, Settings::default());
-        Self { session, known: Known::default(), rules }
+        Self { session, known: Known::default(), rules, reads: Reads::Replicas }
     }
 
     /// Where it would be sent.
     fn routed(&mut self, sql: &str) -> String {
-        let body = format!("{sql}\0");
+        self.session.gathered.clear();
+        let ruling = self.survey(b'Q', format!("{sql}\0").as_bytes());
+        show(&Weighed { intent: self.session.intent().unwrap().clone(), ruling }, self.rules)
+    }
+
+    /// What rules have to do with one more message.
+    fn survey(&mut self, tag: u8, body: &[u8]) -> Ruling {
         let mut classify = |text: &[u8]| Arc::new(classify_bytes(text, &ParseSettings::default()));
         let mut around = Surroundings::plain(&mut classify, self.rules, Held::Nothing);
-        self.session.survey(b'Q', body.len() + 5, body.as_bytes(), &mut around).unwrap();
-        let ruling = std::mem::take(&mut around.ruling);
-        show(&Weighed { intent: self.session.intent().unwrap().clone(), ruling }, self.rules)
+        around.reads = self.reads;
+        self.session.survey(tag, body.len() + 5, body, &mut around).unwrap();
+        std::mem::take(&mut around.ruling)
     }
 
     /// It is sent, and done.
     fn query(&mut self, sql: &str) {
+        self.sent(sql);
+        self.session.reply(b'C', b"PREPARE\0", &mut self.known).unwrap();
+        self.session.reply(b'Z', b"I", &mut self.known).unwrap();
+    }
+
+    /// It is sent.
+    fn sent(&mut self, sql: &str) {
         self.routed(sql);
         let body = format!("{sql}\0");
         let whole = [&b"Q"[..], &(u32::try_from(body.len()).unwrap() + 4).to_be_bytes(), body.as_bytes()].concat();
         let message = Message { tag: b'Q', body: body.as_bytes(), whole: &whole, missing: 0 };
         self.session.translate(message, &mut self.known, 500, &mut BytesMut::new()).unwrap();
         self.session.gathered.clear();
-        self.session.reply(b'C', b"PREPARE\0", &mut self.known).unwrap();
-        self.session.reply(b'Z', b"I", &mut self.known).unwrap();
     }
 }
 
