@@ -304,7 +304,10 @@ impl Client {
         let Some(statement) = &self.session.gathered.first else { return };
         let (session, reason) = (&self.session, held.reason);
         let unit = || buffers.input.filled().get(..session.gathered.size).unwrap_or_default();
-        let text = || crate::sql::redacted(&session.text_of_unit(unit()));
+        let text = || match (session.text_of_unit(unit()), statement.is_unread()) {
+            (text, true) => crate::sql::redacted_unread(&text),
+            (text, false) => crate::sql::redacted(&text),
+        };
         let decision = (target(held.role), reason);
         let key = self.worker.shapes.borrow_mut().made(statement, held.lease.pool().address(), decision, now, text);
         held.shape = is_first.then_some(key);

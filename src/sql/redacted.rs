@@ -15,6 +15,20 @@ const AND_SO_ON: char = '…';
 /// literal and is not read here (`E''`, `$$`, a string with a backslash). It is read by the worker's own thread: so never by
 /// PostgreSQL's scanner, which some texts keep busy for minutes, and which leaves some literals where they are.
 pub fn redacted(text: &[u8]) -> String {
+    shown(text, |front, folded| shape::fold_front(front, Backslash::Escapes, folded))
+}
+
+/// The beginning of a text that nobody has read, up to its first literal or anything else in quotes. Where a quote is missing,
+/// literals and what stands between them have changed places.
+pub fn redacted_unread(text: &[u8]) -> String {
+    shown(text, |front, folded| {
+        folded.extend_from_slice(shape::before_literals(front));
+        folded.len() == front.len()
+    })
+}
+
+/// What is left of the text by `fold`, which answers whether that is all of it.
+fn shown(text: &[u8], fold: impl FnOnce(&[u8], &mut Vec<u8>) -> bool) -> String {
     let front = text.get(..MOST_READ).unwrap_or(text);
     let is_cut = front.len() < text.len();
     let front = match std::str::from_utf8(front) {
@@ -24,7 +38,7 @@ pub fn redacted(text: &[u8]) -> String {
         Err(_) => return "(not UTF-8)".to_owned(),
     };
     let mut folded = Vec::new();
-    let is_all = shape::fold_front(front, Backslash::Escapes, &mut folded) && !is_cut;
+    let is_all = fold(front, &mut folded) && !is_cut;
     // What stands for a literal is no byte of UTF-8: a chunk ends there.
     let mut shown = folded.utf8_chunks().fold(String::new(), |mut shown, chunk| {
         shown.push_str(chunk.valid());
@@ -56,8 +70,35 @@ mod tests {
         assert_eq!(redacted(b"selec E'secret"), "selec …");
         assert_eq!(redacted(b"select 1 /* 'secret'"), "select ? …");
         assert_eq!(redacted(b"select a.b, 0x5ec3e7"), "select a.b, …");
+        assert_eq!(
+            redacted(b"select x::FLOAT, 7::float(24) from floats where a = 'secret'"),
+            "select x::FLOAT, ?::float(?) from floats where a = ?"
+        );
+        assert_eq!(redacted(b"select float'1.5', float 'secret'"), "select …");
         assert_eq!(redacted(b"select '\xff'"), "(not UTF-8)");
         assert_eq!(redacted(b""), "");
+    }
+
+    #[test]
+    fn of_what_nobody_has_read_no_literal_is_shown_and_nothing_behind_it() {
+        for (text, shown) in [
+            ("update u set note = 'it's 100%', password = 'correct horse 7!'", "update u set note = …"),
+            ("update \"u set note = 'secret', b = \"x\"", "update …"),
+            ("selec 1 from t1", "selec …"),
+            (
+                "selec a.b, a.float, c -- it's so\n from t1 where x = .5",
+                "selec a.b, a.float, c -- it's so\n from t1 where x = …",
+            ),
+            ("selec E'secret'", "selec …"),
+            ("selec $x$secret$x$", "selec …"),
+            ("selec a \\ 'secret'", "selec a …"),
+            ("selec /* 'secret'", "selec …"),
+            ("selec x from y", "selec x from y"),
+            ("", ""),
+        ] {
+            assert_eq!(redacted_unread(text.as_bytes()), shown);
+        }
+        assert!(redacted_unread("x ".repeat(10_000).as_bytes()).ends_with(AND_SO_ON));
     }
 
     #[test]

@@ -21,14 +21,49 @@ pub(super) enum Backslash {
 
 /// Writes the shape of `text`, which is UTF-8, to `shape`, whose former content is lost. None: it has no shape.
 pub(super) fn fold(text: &[u8], backslash: Backslash, shape: &mut Vec<u8>) -> Option<Folded> {
-    walk(text, backslash, shape).ok()
+    shape.clear();
+    walk(text, 0, backslash, shape).ok()
 }
 
-/// Writes the shape of `text`, as far as it is sure, to `shape`. Answers whether that is all of it.
+/// Writes the shape of `text`, as far as it is sure, to `shape`. Answers whether that is all of it. Here it need not decide what
+/// the text is: FLOAT is a word like others.
 pub(super) fn fold_front(text: &[u8], backslash: Backslash, shape: &mut Vec<u8>) -> bool {
-    let Err(Stop { copied, at }) = walk(text, backslash, shape) else { return true };
-    shape.extend_from_slice(text.get(copied..at).unwrap_or_default());
-    false
+    shape.clear();
+    let mut from = 0;
+    while let Err(Stop { copied, at }) = walk(text, from, backslash, shape) {
+        let behind = behind_float(text, at);
+        shape.extend_from_slice(text.get(copied..behind.unwrap_or(at)).unwrap_or_default());
+        let Some(behind) = behind else { return false };
+        from = behind;
+    }
+    true
+}
+
+/// What of `text` stands before its first literal, and before anything else in quotes.
+pub(super) fn before_literals(text: &[u8]) -> &[u8] {
+    let mut scanner = Scanner { text, at: 0 };
+    loop {
+        let are_simple = scanner.words().is_some();
+        let start = scanner.at;
+        let goes_on = match scanner.byte(0).map(class_of) {
+            _ if !are_simple => behind_float(text, start).map(|behind| scanner.at = behind),
+            None => return text,
+            Some(Class::Dash | Class::Slash) => scanner.comment().map(drop),
+            Some(Class::Dot) => scanner.dot().filter(Option::is_none).map(drop),
+            Some(_) => None,
+        };
+        if goes_on.is_none() {
+            return text.get(..start).unwrap_or_default();
+        }
+    }
+}
+
+/// What stands behind the word FLOAT, if it is one that stands there, and no literal's type.
+fn behind_float(text: &[u8], at: usize) -> Option<usize> {
+    let behind = at + FLOAT.len();
+    let is_float = text.get(at..behind)?.eq_ignore_ascii_case(FLOAT);
+    let goes_on = text.get(behind).is_some_and(|&byte| continues_name(byte) || matches!(byte, b'\'' | b'&'));
+    (is_float && !goes_on).then_some(behind)
 }
 
 /// Where a text goes on with what is not simple: what stands before `copied` is in the shape, and up to `at` nothing is folded.
@@ -37,11 +72,11 @@ struct Stop {
     at: usize,
 }
 
+/// Adds the shape of what stands from `at` on, where a word, or anything else, may begin.
 #[inline]
-fn walk(text: &[u8], backslash: Backslash, shape: &mut Vec<u8>) -> Result<Folded, Stop> {
-    shape.clear();
-    let mut scanner = Scanner { text, at: 0 };
-    let mut copied = 0;
+fn walk(text: &[u8], at: usize, backslash: Backslash, shape: &mut Vec<u8>) -> Result<Folded, Stop> {
+    let mut scanner = Scanner { text, at };
+    let mut copied = at;
     let mut folded = 0;
     loop {
         if scanner.words().is_none() {

@@ -493,6 +493,11 @@ impl Statement {
     pub fn is_unparsed(&self) -> bool {
         self.parts.first().is_some_and(|part| part.needs_primary == Some(NeedsPrimary::Unparsed))
     }
+
+    /// Nobody knows what stands in it.
+    pub fn is_unread(&self) -> bool {
+        self.is_unparsed() || self.is_too_large()
+    }
 }
 
 impl Part {

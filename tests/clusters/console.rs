@@ -695,7 +695,9 @@ fn shapes_name_what_fills_the_primary_without_its_literals_and_stats_count() {
         }
         let insert = client.prepare("insert into t values ('hidden')").unwrap();
         client.execute(&insert, &[]).unwrap();
+        client.simple_query("update t set a = 'it's 100%', b = 'a secret of 7'").unwrap_err();
         let shown = rows(&mut console, "show shapes");
+        assert!(shown.iter().any(|row| value(row, "shape") == "update t set a = …"), "{shown:?}");
         let locking = shown.iter().find(|row| value(row, "shape").contains("for update")).unwrap();
         assert_eq!(value(locking, "shape"), "select * from t where a = ? for update");
         assert_eq!((value(locking, "count"), value(locking, "reason")), ("10", "locks_rows"));
