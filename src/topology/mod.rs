@@ -86,6 +86,8 @@ pub struct Topology {
     samples: VecDeque<Sample>,
     epoch: u64,
     /// The cluster follows another one, and nobody is to be primary.
+    /// How long evidence counts.
+    lease: Duration,
     is_standby: bool,
     /// When a higher timeline than the present one was given up.
     gave_up: Option<Instant>,
@@ -121,6 +123,7 @@ impl Topology {
             is_standby: false,
             gave_up: None,
             verdict: Err(Cause::NotAsked.because(view::NOT_PROBED)),
+            lease,
             decided_at: now,
             stirred_at: now,
             view: Arc::new(view),
@@ -257,7 +260,7 @@ impl Topology {
         result: Result<ProbeReport, ProbeFailure>,
         now: Instant,
     ) -> Vec<Effect> {
-        let interval = self.settings.interval;
+        let (interval, lease) = (self.settings.interval, self.lease);
         let Some(node) = self.node_mut(id).filter(|node| node.is_news(begun)) else { return Vec::new() };
         match result {
             Ok(report) if node.contradicts(begun, &report) => return vec![Effect::Probe(id)],
@@ -268,7 +271,7 @@ impl Topology {
             }
             Err(failure) => {
                 let is_full = failure == ProbeFailure::TooManyConnections;
-                node.failed(begun, failure, interval);
+                node.failed(begun, failure, interval, lease);
                 if is_full {
                     self.stands_still(id, begun);
                 }

@@ -193,11 +193,13 @@ impl Node {
         self.may_have_restarted || !is_same
     }
 
-    /// A probe failed, where probes are so far apart.
-    pub(super) fn failed(&mut self, begun: Instant, failure: ProbeFailure, interval: Duration) {
+    /// A probe failed, where probes are so far apart, and evidence counts for so long.
+    pub(super) fn failed(&mut self, begun: Instant, failure: ProbeFailure, interval: Duration, lease: Duration) {
         self.last_begun = Some(begun);
-        if failure == ProbeFailure::TooManyConnections && self.is_answering() {
-            // Only a living node can say so. What it was before the crowd came stays true.
+        let is_heard = self.alive.is_some_and(|alive| begun < alive + lease);
+        if failure == ProbeFailure::TooManyConnections && self.is_answering() && is_heard {
+            // Only a living node can say so. What it was before the crowd came stays true, if it has been heard all the time; after
+            // a standstill of ours it may be another.
             self.alive = Some(begun);
             return;
         }
@@ -212,6 +214,7 @@ impl Node {
             ProbeFailure::Timeout | ProbeFailure::Lost | ProbeFailure::NotAsked(_) | ProbeFailure::Protocol(_) => {
                 self.missed(begun, &failure, interval)
             }
+            ProbeFailure::TooManyConnections if self.is_answering() => self.missed(begun, &failure, interval),
             ProbeFailure::Starting => Health::Starting,
             ProbeFailure::Refused
             | ProbeFailure::Unresolved(_)
@@ -222,12 +225,12 @@ impl Node {
     }
 
     fn missed(&mut self, begun: Instant, failure: &ProbeFailure, interval: Duration) -> Health {
-        // What leads is not lost over one moment in which it was asked twice, nor over what we lack ourselves: its evidence
-        // runs out. Of a replica there are others.
+        // What leads is not lost over one moment in which it was asked twice, nor over what we lack ourselves, nor over a crowd:
+        // its evidence runs out. Of a replica there are others.
         let is_same_moment = || self.missed.is_some_and(|missed| begun < missed + interval.min(ONE_MOMENT));
         let tells_little = match failure {
             ProbeFailure::Timeout => false,
-            ProbeFailure::NotAsked(_) => true,
+            ProbeFailure::NotAsked(_) | ProbeFailure::TooManyConnections => true,
             _ => self.misses > 0 && is_same_moment(),
         };
         if tells_little && self.is_answering() && self.last_claim().is_some() {

@@ -408,6 +408,33 @@ fn after_a_standstill_of_ours_a_primary_needs_the_support_of_one_that_is_found_a
 }
 
 #[test]
+fn after_a_standstill_of_ours_a_node_without_room_is_not_taken_for_what_it_was_before() {
+    let mut story = Story::whole();
+    story.passes(30_000);
+    for (node, failure) in [
+        (A, ProbeFailure::TooManyConnections),
+        (B, ProbeFailure::Refused),
+        (C, ProbeFailure::Refused),
+        (A, ProbeFailure::TooManyConnections),
+    ] {
+        story.fails(node, failure);
+        story.is_only_held();
+    }
+    story.samples(A, 1);
+    story.is_only_held();
+    story.claims(A, 1, 2);
+    story.claims(A, 1, 2);
+    assert_eq!((story.trusted(), story.view().epoch), (Some(A), 1));
+    // Nor for whose replica it was then.
+    let mut story = Story::whole();
+    story.restarts += 10;
+    story.passes(30_000).claims(A, 1, 0);
+    story.fails(B, ProbeFailure::TooManyConnections);
+    story.fails(C, ProbeFailure::Refused);
+    story.is_only_held();
+}
+
+#[test]
 fn after_a_standstill_of_ours_the_primary_goes_on_once_every_node_was_asked() {
     let mut story = Story::whole();
     story.fails(C, ProbeFailure::Refused);
