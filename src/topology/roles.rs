@@ -123,8 +123,8 @@ impl Roles {
         self.last_accepted = before.last_accepted;
         // Of one that is gone, its timeline still counts.
         self.last = before.last.map(|last| Claim { node: number(last.node).unwrap_or(GONE), ..last });
-        // One that had been decided is no reason to leave the primary.
-        let undecided = before.contest.as_ref().filter(|_| before.accepted.is_none());
+        // One that had been decided is no reason to leave the primary, unless that is only held.
+        let undecided = before.contest.as_ref().filter(|_| before.accepted.is_none() || before.is_waking());
         self.contest = undecided.map(|contest| Contest {
             rivals: contest.rivals.iter().copied().filter_map(&number).collect(),
             ..*contest
@@ -254,11 +254,13 @@ impl Roles {
     }
 
     /// The primary that we had before we stood still, as long as nothing speaks against it and others may still answer: it
-    /// keeps its place. It gets no writes before it is accepted as one that is found anew.
+    /// keeps its place. It gets no writes before it is accepted as one that is found anew. A rival that was not known before
+    /// speaks against it, whoever is still to be asked.
     fn held(&self, nodes: &[Node], because: &NoPrimary, now: Instant) -> Option<Claim> {
         let Waking { held, since } = self.waking?;
         let node = nodes.get(usize::from(held.node.0))?;
-        let is_open = matches!(because.cause, Cause::NotAsked | Cause::Unclaimed | Cause::Unconfirmed);
+        let has_rival = self.contest.as_ref().is_some_and(|contest| contest.since >= since);
+        let is_open = matches!(because.cause, Cause::NotAsked | Cause::Unclaimed | Cause::Unconfirmed) && !has_rival;
         let says_so = |claim: Claim| {
             (claim.system, claim.timeline, Some(claim.timeline)) == (held.system, held.timeline, self.highest)
         };

@@ -398,12 +398,38 @@ fn after_a_standstill_of_ours_a_primary_needs_the_support_of_one_that_is_found_a
     story.follows(B, A, 1);
     story.claims(A, 1, 1);
     assert_eq!((story.trusted(), story.view().epoch), (Some(A), 1));
-    // Another claims as much: nobody knows.
+}
+
+#[test]
+fn after_a_standstill_of_ours_a_rival_speaks_against_the_primary_whoever_is_still_to_be_asked() {
     let mut story = Story::whole();
     story.passes(30_000).claims(A, 1, 1);
     story.claims(B, 1, 0);
+    story.has_no_primary_because("node2:5432 has not been asked since");
+    assert_eq!(story.view().epoch, 2, "it has been fenced");
+    story.follows(C, A, 1);
+    story.has_no_primary_because("ambiguous");
+    // One that was known before, and was no reason to leave it then, is none now.
+    let mut story = Story::whole();
+    story.claims(B, 1, 0);
+    story.passes(30_000).claims(A, 1, 2);
+    story.is_only_held();
+    story.claims(B, 1, 0);
     story.is_only_held();
     story.follows(C, A, 1);
+    assert_eq!((story.trusted(), story.view().epoch), (Some(A), 1));
+    // But whoever watches from then on knows of it.
+    let mut story = Story::whole();
+    story.claims(B, 1, 0);
+    story.passes(30_000);
+    story.is_only_held();
+    let mut story = story.watched_anew(&[0, 1, 2]);
+    for _ in 0..30 {
+        story.claims(A, 1, 0);
+        story.fails(B, ProbeFailure::Refused);
+        story.fails(C, ProbeFailure::Refused);
+        story.passes(100);
+    }
     story.has_no_primary_because("ambiguous");
 }
 
