@@ -244,13 +244,19 @@ impl Roles {
     }
 
     /// After a standstill of ours its answer may come before anyone has noticed that its time was over. Probes end sooner than
-    /// evidence does: where none of a node's has, nobody has been asked, and the primary is not lost yet.
+    /// evidence does: where none of a node's has, nobody has been asked, and the primary is not lost yet. Nor is it where we have
+    /// stood still once more before all were, which shows by its being late.
     fn forget_what_has_run_out(&mut self, nodes: &[Node], now: Instant) {
         if self.until.is_none_or(|until| now < until) {
             return;
         }
-        let ran_out = self.accepted.take().filter(|_| nodes.iter().any(|node| node.is_unheard(now, self.lease)));
-        self.waking = self.waking.or(ran_out.map(|held| Waking { held, since: now }));
+        let has_stood = nodes.iter().any(|node| node.is_unheard(now, self.lease));
+        let ran_out = self.accepted.take().filter(|_| has_stood);
+        match &mut self.waking {
+            Some(waking) if has_stood && waking.since + self.lease + LATE <= now => waking.since = now,
+            Some(_) => {}
+            None => self.waking = ran_out.map(|held| Waking { held, since: now }),
+        }
     }
 
     /// The primary that we had before we stood still, as long as nothing speaks against it and others may still answer: it
@@ -671,5 +677,7 @@ const MIXED_SYSTEMS: &str = "nodes belong to different database systems, and no 
 /// How long a lone claimant must be unopposed: long enough for replicas that start together with it, or with us, to be
 /// seen, and for a primary that is just being promoted to answer.
 pub(super) const UNOPPOSED_FOR: Duration = Duration::from_secs(2);
+/// While we run, no decision that time alone asks for is so late.
+const LATE: Duration = Duration::from_millis(50);
 /// How long a rival must lead by followers before it is taken in place of the primary we had.
 const CONTESTED_FOR: Duration = Duration::from_secs(2);

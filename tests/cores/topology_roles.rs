@@ -461,6 +461,24 @@ fn after_a_standstill_of_ours_a_node_without_room_is_not_taken_for_what_it_was_b
 }
 
 #[test]
+fn a_second_standstill_of_ours_before_all_were_asked_loses_no_primary_either() {
+    let mut story = Story::whole();
+    story.passes(30_000);
+    story.is_only_held();
+    story.passes(30_000).claims(A, 1, 2);
+    story.is_only_held();
+    story.follows(B, A, 1);
+    // An answer comes before anyone has noticed.
+    story.now += Duration::from_secs(30);
+    story.claims(A, 1, 2);
+    story.is_only_held();
+    story.follows(B, A, 1);
+    story.is_only_held();
+    story.follows(C, A, 1);
+    assert_eq!((story.trusted(), story.view().epoch), (Some(A), 1));
+}
+
+#[test]
 fn after_a_standstill_of_ours_the_primary_goes_on_once_every_node_was_asked() {
     let mut story = Story::whole();
     story.fails(C, ProbeFailure::Refused);
