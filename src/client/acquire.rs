@@ -283,8 +283,10 @@ impl Client {
                         begun = Instant::now();
                     }
                 }
-                // There is one, but it has just failed this statement, or was last seen too long ago.
-                Placement::AwaitPrimary(_) if view.primary.is_some() => {
+                // There is one, but it has just failed this statement.
+                Placement::AwaitPrimary(_)
+                    if view.primary.is_some() && (failure.is_some() || view.trusted_primary(now).is_some()) =>
+                {
                     excluded.clear();
                     self.try_later(failure.as_ref(), begun).await?;
                 }
@@ -689,7 +691,7 @@ impl Client {
             return Ok(());
         }
         self.worker.metrics.limit_met(Limit::Hold);
-        let because = view.why_no_primary().unwrap_or("it cannot be connected to");
+        let because = view.why_no_writes(Instant::now());
         let message = format!("no primary within {} ms: {because}", self.server.hold.as_millis());
         Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
     }

@@ -185,7 +185,7 @@ async fn connect_to_primary(
                 Err(Refused::ForNow(why)) => format!("the primary cannot be connected to: {why}"),
             },
             None => {
-                let because = view.why_no_primary().unwrap_or("it cannot be connected to");
+                let because = view.why_no_writes(Instant::now());
                 format!("no primary within {} ms: {because}", server.hold.as_millis())
             }
         };

@@ -179,6 +179,7 @@ impl Shared {
                 Effect::Probe(node) => self.want_probe(node),
                 Effect::PrimaryChanged { from, to } => log_primary(&topology.view(), from, to),
                 Effect::StoodStill => log_standstill(&topology.view()),
+                Effect::BelievedAgain => log_belief(&topology.view()),
                 Effect::StateChanged { node, from, to } => log_state(&topology.view(), node, from, to),
             }
         }
@@ -366,6 +367,11 @@ fn log_primary(view: &View, from: Option<NodeId>, to: Option<NodeId>) {
 fn log_standstill(view: &View) {
     let primary = view.primary().map_or("none", |node| &*node.address);
     warn!(cluster = %view.cluster, primary, "Trunkline stood still: no writes before every node has been asked anew");
+}
+
+fn log_belief(view: &View) {
+    let (primary, why) = view.primary().map_or(("none", ""), |node| (&*node.address, &*node.why));
+    info!(cluster = %view.cluster, primary, why, "every node has been asked anew: the primary is the one that it was");
 }
 
 fn log_state(view: &View, node: NodeId, from: NodeState, to: NodeState) {

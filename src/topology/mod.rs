@@ -60,6 +60,8 @@ pub enum Effect {
     },
     /// For the log: we have stood still for longer than evidence counts; all are asked before the primary is believed again.
     StoodStill,
+    /// For the log: they have been asked since, and the primary is the one that it was.
+    BelievedAgain,
     /// For the log: a node's state is another one.
     StateChanged {
         /// The node.
@@ -360,8 +362,10 @@ impl Topology {
         if effects.iter().any(is_stir) {
             self.stirred_at = now;
         }
-        if is_waking && !was_waking {
-            effects.push(Effect::StoodStill);
+        match (was_waking, is_waking) {
+            (false, true) => effects.push(Effect::StoodStill),
+            (true, false) if accepted.is_some() && !has_changed => effects.push(Effect::BelievedAgain),
+            _ => {}
         }
         effects
     }

@@ -179,6 +179,17 @@ impl View {
         self.no_primary_because.as_ref().map(|because| &*because.words)
     }
 
+    /// Why a write that begins now goes nowhere, in words: there is no primary, or the one there is is not believed.
+    pub fn why_no_writes(&self, now: Instant) -> String {
+        match (self.why_no_primary(), self.primary()) {
+            (Some(words), _) => words.to_owned(),
+            (None, Some(primary)) if self.trusted_primary(now).is_none() => {
+                format!("{} is not believed to be it: {}", primary.address, primary.why)
+            }
+            (None, _) => "it cannot be connected to".to_owned(),
+        }
+    }
+
     /// The accepted primary, while its evidence is fresh enough to send it a write that begins now.
     pub fn trusted_primary(&self, now: Instant) -> Option<NodeId> {
         self.primary.filter(|_| self.primary_until.is_none_or(|until| now < until))

@@ -487,7 +487,10 @@ fn after_a_standstill_of_ours_the_primary_goes_on_once_every_node_was_asked() {
     story.is_only_held();
     story.samples(A, 1);
     story.is_only_held();
-    story.fails(C, ProbeFailure::Refused);
+    let why = story.view().why_no_writes(story.now);
+    assert!(why.starts_with("node0:5432 is not believed") && why.contains("Trunkline stood still"), "{why}");
+    let effects = story.fails(C, ProbeFailure::Refused);
+    assert!(effects.contains(&Effect::BelievedAgain));
     assert_eq!((story.view().primary, story.trusted(), story.view().epoch), (Some(A), Some(A), 1));
     assert_eq!(story.reads(), [B]);
     assert!(!story.view().primary_samples.is_empty());
