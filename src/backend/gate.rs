@@ -23,6 +23,7 @@ pub struct Gate {
     takes_writes: AtomicBool,
     /// It has been the primary since it was last fenced.
     has_taken_writes: AtomicBool,
+    belief: Belief,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Entry>>,
     /// Somebody holds it: a look before the lock.
@@ -30,6 +31,44 @@ pub struct Gate {
     /// One of each holder.
     holds: Mutex<Vec<Hold>>,
     released: Notify,
+}
+
+/// How long the node may be believed to be the primary, where it is that by name.
+#[derive(Debug)]
+struct Belief {
+    made: Instant,
+    /// Nanoseconds since it was made.
+    until: AtomicU64,
+    /// It lasts longer.
+    renewed: Notify,
+}
+
+/// It is no primary by any view, or nobody watches it: whoever has a lease of it may go on.
+const FOR_EVER: u64 = u64::MAX;
+
+impl Default for Belief {
+    fn default() -> Self {
+        Self { made: Instant::now(), until: AtomicU64::new(FOR_EVER), renewed: Notify::new() }
+    }
+}
+
+impl Belief {
+    fn lasts_until(&self, until: Option<Instant>) {
+        let until = until.map_or(FOR_EVER, |until| self.nanos(until));
+        if self.until.swap(until, Ordering::AcqRel) < until {
+            self.renewed.notify_waiters();
+        }
+    }
+
+    #[inline]
+    fn is_over(&self, now: Instant) -> bool {
+        let until = self.until.load(Ordering::Acquire);
+        until != FOR_EVER && self.nanos(now) >= until
+    }
+
+    fn nanos(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.made).as_nanos()).unwrap_or(FOR_EVER)
+    }
 }
 
 /// Nobody new is let in for a time; what holds a lease goes on.
@@ -289,6 +328,30 @@ impl Gate {
         self.takes_writes.load(Ordering::Acquire)
     }
 
+    /// The node is the primary, and may be believed to be it until then; None: it is not, or nobody watches it, and whoever
+    /// still has a lease of it may go on. Of one that is fenced, said only once it is.
+    pub fn believe(&self, until: Option<Instant>) {
+        self.belief.lasts_until(until);
+    }
+
+    /// It is the primary by name alone: what was known of it has run out, because we or the monitor stood still, and another
+    /// may have been promoted meanwhile.
+    #[inline]
+    pub fn is_unbelieved(&self, now: Instant) -> bool {
+        self.belief.is_over(now)
+    }
+
+    /// Waits until the node is believed again, or is no primary any more. Dropping this loses nothing.
+    pub async fn until_believed(&self) {
+        loop {
+            let renewed = self.belief.renewed.notified();
+            if !self.is_unbelieved(Instant::now()) {
+                return;
+            }
+            renewed.await;
+        }
+    }
+
     /// From now on nobody new is let in, until [`Gate::release`] or the hold's own end. One of the same holder gives way.
     pub fn hold(&self, hold: Hold) {
         let (mut holds, now) = (self.holds.lock(), Instant::now());
@@ -430,6 +493,24 @@ mod tests {
         gate.hold(third);
         gate.release_all();
         assert_eq!(gate.held(now), None);
+    }
+
+    #[tokio::test]
+    async fn a_primary_is_believed_until_its_time_is_over_and_others_for_ever() {
+        let (gate, now) = (Gate::default(), Instant::now());
+        let later = now + Duration::from_secs(3600);
+        assert!(!gate.is_unbelieved(later));
+        gate.believe(Some(later));
+        assert_eq!((gate.is_unbelieved(now), gate.is_unbelieved(later)), (false, true));
+        for until in [Some(later), None] {
+            gate.believe(Some(now));
+            assert!(gate.is_unbelieved(Instant::now()));
+            let mut waits = std::pin::pin!(gate.until_believed());
+            assert!(timers::timeout(Duration::from_millis(10), &mut waits).await.is_err());
+            gate.believe(until);
+            assert!(timers::timeout(Duration::from_secs(10), waits).await.is_ok());
+        }
+        assert!(!gate.is_unbelieved(later), "nobody watches it");
     }
 
     #[test]

@@ -916,7 +916,7 @@ pub(super) async fn await_resume_to_log_in(
 }
 
 /// The time is over that a rule gives to the unit; never, if none does.
-async fn too_late(due: Option<Instant>) {
+pub(super) async fn too_late(due: Option<Instant>) {
     match due {
         Some(due) => timers::sleep_until(due.into()).await,
         None => std::future::pending().await,

@@ -458,6 +458,7 @@ impl Client {
                 Ok(())
             }
             Unusual::Relayed(Relayed::Cancelled) => self.outwait_cancel().await,
+            Unusual::Relayed(Relayed::Unbelieved) => Box::pin(self.await_belief(buffers)).await,
             Unusual::Relayed(Relayed::Drained) => Err(Farewell::sent_away()),
             Unusual::Relayed(Relayed::Outdated) => {
                 self.renew_while_held().map_err(|gone| Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string()))
@@ -542,8 +543,7 @@ impl Client {
             }
             Err(unmet) => {
                 if matches!(unmet, Unmet::Refused(_)) {
-                    let count = self.session.gathered.executes.max(1);
-                    self.worker.metrics.statements_routed(Target::None, intent.reason().index(), count);
+                    self.runs_nowhere(intent.reason());
                 }
                 self.go_without(unmet, buffers).await
             }
@@ -557,8 +557,14 @@ impl Client {
         self.flush(buffers).await
     }
 
-    /// There is no lease for the unit.
-    async fn go_without(&mut self, unmet: Unmet, buffers: &mut Buffers) -> Result<(), Farewell> {
+    /// The unit is counted as one that no node gets.
+    pub(super) fn runs_nowhere(&self, reason: Reason) {
+        let count = self.session.gathered.executes.max(1);
+        self.worker.metrics.statements_routed(Target::None, reason.index(), count);
+    }
+
+    /// There is no lease for the unit, or none that it may go to.
+    pub(super) async fn go_without(&mut self, unmet: Unmet, buffers: &mut Buffers) -> Result<(), Farewell> {
         match unmet {
             Unmet::Refused(refusal) => self.refuse(refusal, buffers).await,
             Unmet::Left => Err(Farewell::Left),

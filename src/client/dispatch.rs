@@ -56,12 +56,20 @@ impl Client {
             self.give_back(acquired.lease, Instant::now());
             return self.refuse(self.runs_out_of_time(), buffers).await;
         }
+        if acquired.is_unbelieved() {
+            self.give_back(acquired.lease, Instant::now());
+            return Ok(()); // and it waits without one
+        }
         if let Some(sql) = self.session.beginning(Held::of(acquired.role)) {
             let deadline = self.latest_to_prepare(due);
             match acquired.lease.connection().query(&sql, deadline).await {
                 Ok(_) => {}
                 Err(ExchangeError::Refused { code, .. }) if self.session.has_failed_anew(code) => {}
                 Err(error) => return self.replay_failed(acquired.lease, error, due, buffers).await,
+            }
+            if acquired.is_unbelieved() {
+                self.cancellable.runs_nothing();
+                return Ok(()); // closes it: the transaction is begun elsewhere
             }
             self.session.has_begun();
         }

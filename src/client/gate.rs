@@ -31,6 +31,16 @@ impl Client {
         let (Gate::Open, Some(held)) = (&gate, &mut self.held) else { return Ok(gate) };
         // Inside a transaction it is refused anyway, and behind an error it is not run.
         let is_run = self.session.status() == TransactionStatus::Idle && !self.session.is_skipping();
+        // What is under way goes on; what would begin waits, where another may have been promoted while we stood still.
+        if is_run
+            && held.role == Role::Primary
+            && self.session.is_idle()
+            && (self.session.intent().is_some() || self.session.gathered.executes > 0)
+            && held.lease.pool().gate().is_unbelieved(Instant::now())
+        {
+            let is_between = held.passing_to_client == 0 && buffers.from_node.is_empty();
+            return Ok(Gate::Closed(if is_between { Turn::Stop(Relayed::Unbelieved) } else { Turn::Still }));
+        }
         if !self.session.gathered.empties.is_empty() && is_run {
             return Ok(Gate::Closed(Turn::Stop(Relayed::Empties)));
         }

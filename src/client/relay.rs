@@ -47,6 +47,8 @@ pub enum Relayed {
     Empties,
     /// What was read last has been cancelled: what comes next must not be hit by that.
     Cancelled,
+    /// The primary that is held may be none any more, and something would begin there.
+    Unbelieved,
     /// The lease is kept, but nothing is under way, and clients are asked to leave.
     Drained,
     /// The lease is kept, but nothing is under way, and another configuration is in force.

@@ -221,7 +221,7 @@ async fn attempt(
     server: &Server,
     worker: &Worker,
 ) -> Result<(ServerEnd, Told), Refused> {
-    let lost = || Refused::ForNow("the node has lost its role".to_owned());
+    let lost = || Refused::ForNow("the node has lost its role, or may have".to_owned());
     let cluster = server.cluster(&admitted.database);
     let (gate, address) = (cluster.gate(node).ok_or_else(lost)?, &view.node(node).ok_or_else(lost)?.address);
     let key = server.pool_key(&admitted.database, &admitted.identity.user, node);
@@ -238,8 +238,8 @@ async fn attempt(
     let about = About::new(&target, Some(&stream), &cancel_target, None);
     let handle = stream.second_handle().map_err(|error| Refused::ForNow(error.to_string()))?;
     let pass = gate.enter(handle, fenced, about).ok_or_else(lost)?;
-    // It may have been fenced between the look for a primary and the one at its generation.
-    if !gate.takes_writes() {
+    // It may have been fenced between the look for a primary and the one at its generation; or we stood still meanwhile.
+    if !gate.takes_writes() || gate.is_unbelieved(Instant::now()) {
         return Err(lost());
     }
     Ok((ServerEnd { stream, pass, _claim: claim }, Told { parameters, cancel_target }))

@@ -306,6 +306,8 @@ impl Fences {
             } else if before != NodeState::Starting && now.state == NodeState::Starting {
                 gate.recall(); // a smart stop waits for them
             }
+            // Behind the fence: who waits for it to be believed must not be let through to a node that has just lost its role.
+            gate.believe(new.primary_until.filter(|_| new.primary == Some(now.id)));
         }
     }
 }

@@ -406,6 +406,7 @@ fn keep_catalogs<'a>(
     let databases = config.databases.iter().filter(|database| !database.is_any());
     let wanted = databases.filter_map(|database| wanted_catalog(database, config, clusters));
     catalogs.keep(wanted.collect(), config.routing.catalog_refresh, &config.routing.functions)
+    gate.believe(None);
 }
 
 fn wanted_catalog(

@@ -5,8 +5,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::NoTls;
 use postgres::error::SqlState;
+use postgres::{Client, NoTls};
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, pgbench, server_port};
@@ -69,6 +69,92 @@ fn an_old_primary_that_comes_back_gets_no_write() {
             assert_eq!(port, cluster.node(1).port());
         }
         assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "0");
+    });
+}
+
+/// Longer than Trunkline's evidence counts: twice the interval and the timeout of its probes.
+const STANDSTILL: Duration = Duration::from_millis(2500);
+
+/// Trunkline stands still, another node is promoted, and the old primary goes on.
+#[test]
+fn what_a_session_sends_while_trunkline_stands_still_is_not_written_by_the_former_primary_that_it_holds() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        cluster.node(1).catch_up(cluster.node(0)).unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nmode = 'session'");
+        let (mut client, mut later) = (proxy.client(), proxy.client());
+        client.batch_execute("insert into t values (1)").unwrap();
+        proxy.signal("STOP");
+        cluster.node(1).promote().unwrap();
+        let told = thread::spawn(move || client.batch_execute("insert into t values (2)"));
+        thread::sleep(STANDSTILL);
+        proxy.signal("CONT");
+        let error = told.join().unwrap().unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::ADMIN_SHUTDOWN), "{error:?}");
+        let port = server_port(&mut later, "insert into t values (3) returning inet_server_port()");
+        assert_eq!(port, cluster.node(1).port());
+        assert_eq!(cluster.node(0).sql("select count(*) from t where a > 1").unwrap(), "0");
+    });
+}
+
+#[test]
+fn what_a_session_sends_while_trunkline_stands_still_is_written_once_every_node_was_asked() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        client.batch_execute("listen x").unwrap();
+        let process = |client: &mut Client| client.query_one("select pg_backend_pid()", &[]).unwrap().get::<_, i32>(0);
+        let (before, held) = (process(&mut client), proxy.metric("trunkline_hold_wait_seconds_count", ""));
+        proxy.signal("STOP");
+        let told = thread::spawn(move || {
+            let count = client.execute("insert into t values (2)", &[]).unwrap();
+            (client, count)
+        });
+        thread::sleep(STANDSTILL);
+        proxy.signal("CONT");
+        let (mut client, count) = told.join().unwrap();
+        assert_eq!((count, process(&mut client)), (1, before), "the session goes on with what it holds");
+        assert!(proxy.metric("trunkline_hold_wait_seconds_count", "") > held, "it has waited");
+        assert!(proxy.log().contains("the primary is the one that it was"));
+    });
+}
+
+/// A node that does not answer is waited for, as long as a probe may take.
+#[test]
+fn what_waits_for_every_node_to_be_asked_can_be_cancelled_and_is_told_57p03_in_the_end() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nmode = 'session'\n[failover]\nhold = '600ms'");
+        let (mut told, mut cancelled) = (proxy.client(), proxy.client());
+        for client in [&mut told, &mut cancelled] {
+            client.batch_execute("insert into t values (1)").unwrap();
+        }
+        let cancel = cancelled.cancel_token();
+        proxy.signal("STOP");
+        cluster.node(2).freeze().unwrap();
+        let told = thread::spawn(move || {
+            let error = told.execute("insert into t values (2)", &[]).unwrap_err();
+            (told, error)
+        });
+        let cancelled = thread::spawn(move || cancelled.batch_execute("insert into t values (3)"));
+        thread::sleep(STANDSTILL);
+        proxy.signal("CONT");
+        thread::sleep(Duration::from_millis(100));
+        cancel.cancel_query(NoTls).unwrap();
+        let error = cancelled.join().unwrap().unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
+        let (mut client, error) = told.join().unwrap();
+        assert_eq!(error.code(), Some(&SqlState::CANNOT_CONNECT_NOW), "{error:?}");
+        assert!(error.as_db_error().unwrap().message().contains("stood still"), "{error:?}");
+        eventually("the primary is believed again", Duration::from_secs(10), || {
+            client.execute("insert into t values (4)", &[]).is_ok()
+        });
+        assert_eq!(cluster.node(0).sql("select count(*) from t where a in (2, 3)").unwrap(), "0");
+        cluster.node(2).thaw().unwrap();
     });
 }
 
