@@ -73,10 +73,21 @@ pub enum Effect {
     },
 }
 
+/// A cluster's nodes that are of another database system than it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MadeAnew {
+    /// What it was.
+    pub former: SystemId,
+    /// What they are.
+    pub system: SystemId,
+}
+
 /// One cluster as its events show it.
 #[derive(Debug)]
 pub struct Topology {
     settings: TopologySettings,
+    /// How long evidence counts.
+    lease: Duration,
     nodes: Vec<Node>,
     roles: Roles,
     authority: Authority,
@@ -88,8 +99,6 @@ pub struct Topology {
     samples: VecDeque<Sample>,
     epoch: u64,
     /// The cluster follows another one, and nobody is to be primary.
-    /// How long evidence counts.
-    lease: Duration,
     is_standby: bool,
     /// When a higher timeline than the present one was given up.
     gave_up: Option<Instant>,
@@ -114,6 +123,7 @@ impl Topology {
         let lease = (settings.interval + settings.timeout) * 2;
         Self {
             settings,
+            lease,
             nodes,
             roles: Roles::new(settings.system, lease),
             authority: Authority::default(),
@@ -125,7 +135,6 @@ impl Topology {
             is_standby: false,
             gave_up: None,
             verdict: Err(Cause::NotAsked.because(view::NOT_PROBED)),
-            lease,
             decided_at: now,
             stirred_at: now,
             view: Arc::new(view),
@@ -168,18 +177,26 @@ impl Topology {
         }
     }
 
-    /// Its nodes have been made anew, as far as can be seen: most answer and are of one other database system, nobody else has lived
-    /// for a while, and there has been no primary for as long. Whether it is so, an operator must say.
+    /// See [`Self::made_anew`].
     pub fn is_made_anew(&self, now: Instant) -> bool {
+        self.made_anew(now).is_some()
+    }
+
+    /// Its nodes have been made anew, as far as can be seen: at least half of them answer and are of one other database system,
+    /// nobody else has lived for a while, and there has been no primary for as long. Of what the authority lists no more, only
+    /// what answers counts. Whether it is so, an operator must say.
+    pub fn made_anew(&self, now: Instant) -> Option<MadeAnew> {
         let is_over = |moment: Instant| moment + roles::GONE_FOR <= now;
-        let mut answering = self.nodes.iter().filter(|node| node.is_answering()).map(Node::system);
-        let (Some(ours), Some(Some(theirs))) = (self.roles.system(), answering.next()) else { return false };
-        let are_theirs = |node: &&Node| node.is_answering() && node.system() == Some(theirs);
+        let answering = || self.nodes.iter().filter(|node| node.is_answering());
+        let (former, system) = (self.roles.system()?, answering().next()?.system()?);
         let is_gone = |node: &Node| node.is_unreachable() && node.heard().is_none_or(is_over);
-        theirs != ours
-            && self.nodes.iter().filter(are_theirs).count() * 2 > self.nodes.len()
-            && self.nodes.iter().all(|node| node.system() == Some(theirs) || is_gone(node))
-            && self.view.no_primary_since.is_some_and(is_over)
+        let are_theirs = answering().filter(|node| node.system() == Some(system)).count();
+        let are_meant = self.nodes.iter().filter(|node| node.is_answering() || self.authority.lists(node.id)).count();
+        let is_so = system != former
+            && are_theirs * 2 >= are_meant
+            && self.nodes.iter().all(|node| node.system() == Some(system) || is_gone(node))
+            && self.view.no_primary_since.is_some_and(is_over);
+        is_so.then_some(MadeAnew { former, system })
     }
 
     /// The picture after the last event.

@@ -96,6 +96,6 @@ fn foreign_words(roles: &Roles, node: &Node) -> String {
     let ours = roles.system().map_or(0, |system| system.0);
     format!(
         "belongs to database system {theirs}, and this cluster is {ours}: never used; if the whole cluster was made anew: RELOAD, \
-         once none of the former has answered for half a minute"
+         once none of the former has answered for half a minute and at least half of the nodes answer as one other system"
     )
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use trunkline::topology::{
-    Cause, Doubt, Effect, Event, Lock, Lsn, NodeId, NodeState, PostmasterStart, ProbeFailure, ProbeReport, Receiver,
-    ReportedRole, Role, Sample, SeenTimeline, SystemId, Timeline, Topology, TopologySettings, View, Word,
+    Cause, Doubt, Effect, Event, Lock, Lsn, MadeAnew, NodeId, NodeState, PostmasterStart, ProbeFailure, ProbeReport,
+    Receiver, ReportedRole, Role, Sample, SeenTimeline, SystemId, Timeline, Topology, TopologySettings, View, Word,
 };
 
 const A: NodeId = NodeId(0);
@@ -1414,6 +1414,33 @@ fn a_cluster_is_made_anew_when_all_that_live_are_of_one_other_system_and_the_for
     story.follows(A, B, 1);
     story.passes(40_000).follows(A, B, 1);
     assert!(!story.topology.is_made_anew(story.now));
+}
+
+#[test]
+fn a_cluster_is_made_anew_only_where_at_least_half_of_its_nodes_answer_as_the_other_system() {
+    // The first of these nodes is another system, and the others are gone.
+    let left_alone = |count: usize, unlisted: Option<NodeId>| {
+        let mut story = Story::of(count);
+        story.claims(A, 1, 1);
+        let others = [B, C].into_iter().take(count - 1);
+        others.clone().for_each(|node| story.follows(node, A, 1));
+        others.for_each(|node| drop(story.fails(node, ProbeFailure::Refused)));
+        if unlisted.is_some() {
+            story.unlisted = unlisted;
+            story.lock(Lock::Nobody);
+        }
+        story.system = 8;
+        story.claims(A, 1, 0);
+        story.passes(31_000).claims(A, 1, 0);
+        assert!(story.view().node(A).unwrap().why.contains("at least half of the nodes"));
+        story
+    };
+    let made_anew = |story: &Story| story.topology.made_anew(story.now);
+    assert_eq!(made_anew(&left_alone(3, None)), None);
+    let is_another = Some(MadeAnew { former: SystemId(7), system: SystemId(8) });
+    assert_eq!(made_anew(&left_alone(2, None)), is_another);
+    // What Patroni has found once and lists no more is not waited for.
+    assert_eq!(made_anew(&left_alone(3, Some(B))), is_another);
 }
 
 #[test]
