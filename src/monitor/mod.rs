@@ -23,7 +23,7 @@ use crate::auth::NodeTls;
 use crate::backend::{Endpoint, Gate, Target};
 use crate::config::{self, Config};
 use crate::metrics::Histogram;
-use crate::topology::{Doubt, NodeId, TopologySettings, View};
+use crate::topology::{Doubt, MadeAnew, NodeId, TopologySettings, View};
 
 pub use look::{PRIMARY_FOUND_WITHIN, look};
 pub use patroni::{SwitchoverError, listed_by};
@@ -157,8 +157,8 @@ impl MonitorHandle {
     }
 
     /// All nodes that live are of one other database system than the cluster was.
-    pub fn is_made_anew(&self) -> bool {
-        self.shared.is_made_anew()
+    pub fn made_anew(&self) -> Option<MadeAnew> {
+        self.shared.made_anew()
     }
 
     /// Asks for a position of `node` begun after this call. However many ask, one sample is in flight.

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::{OnView, ProbeCounters};
 use crate::config;
 use crate::net::timers;
-use crate::topology::{Doubt, Effect, Event, NodeId, NodeState, NodeView, Topology, TopologySettings, View};
+use crate::topology::{Doubt, Effect, Event, MadeAnew, NodeId, NodeState, NodeView, Topology, TopologySettings, View};
 
 /// What the watchers of a cluster share.
 pub(super) struct Shared {
@@ -82,9 +82,9 @@ impl Shared {
         (shared, receiver)
     }
 
-    /// See [`Topology::is_made_anew`].
-    pub(super) fn is_made_anew(&self) -> bool {
-        self.topology.lock().is_made_anew(Instant::now())
+    /// See [`Topology::made_anew`].
+    pub(super) fn made_anew(&self) -> Option<MadeAnew> {
+        self.topology.lock().made_anew(Instant::now())
     }
 
     pub(super) fn signals(&self, node: NodeId) -> Option<&Signals> {

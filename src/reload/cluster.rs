@@ -18,7 +18,7 @@ use crate::config;
 use crate::metrics::Scrape;
 use crate::monitor::{self, Limits, Monitor, MonitorHandle, OnView, PRIMARY_FOUND_WITHIN};
 use crate::net::timers;
-use crate::topology::{NodeId, NodeState, NodeView, Role, View};
+use crate::topology::{MadeAnew, NodeId, NodeState, NodeView, Role, View};
 
 /// A cluster that is watched.
 pub(super) struct RunningCluster {
@@ -162,9 +162,9 @@ impl RunningCluster {
             && mine.timeout == other.timeout
     }
 
-    /// Its nodes are another database system's by now: what is known of it is of no use.
-    pub(super) fn is_made_anew(&self) -> bool {
-        self.handle().is_made_anew()
+    /// Its nodes are another database system's by now, and which: what is known of it is of no use then.
+    pub(super) fn made_anew(&self) -> Option<MadeAnew> {
+        self.handle().made_anew()
     }
 
     /// It is this cluster, by whatever name: its nodes are found in the same places.

@@ -22,6 +22,7 @@ use crate::client::{Fleet, Server};
 use crate::config::{self, Certificate, Config, Problems, Shown, Validity};
 use crate::monitor::Limits;
 use crate::routing::rules::Action;
+use crate::topology::MadeAnew;
 use cluster::RunningCluster;
 use server::Lasting;
 
@@ -256,7 +257,7 @@ impl Standing {
         let (mut clusters, mut renewed) = (Vec::with_capacity(config.clusters.len()), Vec::new());
         for wanted in &config.clusters {
             let before = went_before(wanted, &self.clusters, config, &clusters);
-            let same = before.filter(|running| !running.is_made_anew());
+            let same = before.filter(|running| !is_made_anew(running));
             clusters.push(match same {
                 Some(running) if running.is_as(wanted, limits) => running.with_groups(wanted),
                 Some(running) if running.has_nodes_of(wanted) => {
@@ -352,6 +353,21 @@ fn went_before<'a>(
         .or(of_its_name.filter(|running| is_free(running) && !is_taken(running)))
 }
 
+/// Its nodes are another database system's, and a reload takes them for the cluster from now on: who has reloaded for something
+/// else is to know of it.
+fn is_made_anew(running: &RunningCluster) -> bool {
+    let made_anew = running.made_anew();
+    if let Some(MadeAnew { former, system }) = made_anew {
+        warn!(
+            cluster = running.name(),
+            %former,
+            %system,
+            "the nodes are of another database system than before: the cluster is taken for made anew"
+        );
+    }
+    made_anew.is_some()
+}
+
 /// What is no mistake, and may be meant otherwise: PostgreSQL warns of it, too.
 fn say_what_has_no_effect(config: &Config) {
     let most = config.routing.max_lag;
@@ -390,6 +406,7 @@ fn say_what_ends(certificates: &[Certificate]) {
 /// Nobody watches the gate's node any more, and so nobody would fence it: what is under way there may end until the time is
 /// over, then its connections are closed.
 async fn leave(gate: Arc<Gate>, timeout: Duration) {
+    gate.believe(None);
     gate.drained(Instant::now() + timeout).await;
     let closed = gate.sever_sessions();
     if closed > 0 {
@@ -406,7 +423,6 @@ fn keep_catalogs<'a>(
     let databases = config.databases.iter().filter(|database| !database.is_any());
     let wanted = databases.filter_map(|database| wanted_catalog(database, config, clusters));
     catalogs.keep(wanted.collect(), config.routing.catalog_refresh, &config.routing.functions)
-    gate.believe(None);
 }
 
 fn wanted_catalog(
