@@ -276,8 +276,8 @@ impl Watcher {
             self.line = None;
             return Err(failure);
         }
-        if self.complaints.is_new(&failure.to_string(), Instant::now()) {
-            warn!(node = %self.target.endpoint.address, %failure, "the monitor cannot log in anew; its old connection works");
+        if let Some(times) = self.complaints.meet(&failure.to_string(), Instant::now()) {
+            warn!(node = %self.target.endpoint.address, %failure, times, "the monitor cannot log in anew; its old connection works");
         }
         self.probes_on_line = if is_vain && is_busy { PROBES_PER_CONNECTION } else { 0 };
         Ok(report)

@@ -586,7 +586,10 @@ fn a_sync_by_itself_is_answered_while_no_server_connection_is_free() {
         for _ in 0..3 {
             assert_eq!(other.ask(&[SYNC], 1), ["I"]);
         }
-        assert_eq!(other.ask(&[SYNC, &run_unnamed("select 7"), SYNC, SYNC], 3), ["I", "1", "2", "row 7", "SELECT 1", "I", "I"]);
+        assert_eq!(
+            other.ask(&[SYNC, &run_unnamed("select 7"), SYNC, SYNC], 3),
+            ["I", "1", "2", "row 7", "SELECT 1", "I", "I"]
+        );
         one.query("commit");
         other.ask(&[&run_unnamed("insert into t values (2)"), SYNC, SYNC], 2);
         assert_eq!(other.query("select count(*) from t"), ["T", "row 2", "SELECT 1", "I"]);
