@@ -144,12 +144,6 @@ impl Era {
         Self { number: newest.load(Ordering::Acquire), newest: Arc::clone(newest) }
     }
 
-    /// It is over.
-    pub fn end(&mut self) {
-        // Numbers only rise.
-        self.number = self.newest.load(Ordering::Acquire).wrapping_sub(1);
-    }
-
     fn is_over(&self) -> bool {
         self.number != self.newest.load(Ordering::Acquire)
     }

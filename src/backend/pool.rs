@@ -38,7 +38,7 @@ pub struct Pool {
     lifetime: AtomicU64,
     /// Connections of an earlier [`Era`] are closed instead of lent again.
     newest: Arc<AtomicU64>,
-    /// What the node must have replayed, so that a connection that is opened then is lent again; None: nothing.
+    /// What the node must have replayed, so that a connection that is opened then is lent for good; None: nothing.
     awaited: Mutex<Option<Freshness>>,
     /// What the last login cost to derive: the next needs not.
     salted_password: Mutex<Option<SaltedPassword>>,
@@ -167,7 +167,7 @@ impl Pool {
         self.reap(now, false);
     }
 
-    /// Connections that are opened while the node may lack this are not lent again.
+    /// Connections that are opened while the node may lack this are lent until it has it, and not beyond.
     pub(super) fn await_replay(&self, floor: Freshness) {
         *self.awaited.lock() = Some(floor);
     }
@@ -179,6 +179,7 @@ impl Pool {
         floor.settle(view);
         if view.node(self.node).is_some_and(|node| floor.allows(node)) {
             *awaited = None;
+            self.begin_anew();
         }
     }
 
@@ -359,11 +360,7 @@ impl Pool {
     async fn open_now(self: &Arc<Self>, slot: Slot, worker: usize) -> Result<Lease, LeaseError> {
         let opened = Instant::now();
         let fenced = self.gate.generation();
-        let mut era = Era::now(&self.newest);
-        // Looked at behind the era: what begins a new one says first what is awaited.
-        if self.awaits_replay() {
-            era.end();
-        }
+        let era = Era::now(&self.newest);
         let deadline = tokio::time::Instant::now() + self.settings.load().connect_timeout;
         let target = Target {
             password: self.password.lock().clone(),

@@ -321,7 +321,7 @@ impl Client {
     pub(super) fn ends_time_of_answered(&mut self) {
         if let Some(held) = self.held.as_mut().filter(|held| held.is_timed && self.session.is_idle()) {
             held.alarm = None;
-            self.place.card.is_answered();
+            self.place.card.is_answered(Instant::now());
         }
     }
 

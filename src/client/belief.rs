@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::acquire::{Acquired, Refusal, Unmet, too_late};
-use super::card::Overdue;
 use super::conversation::Client;
 use super::farewell::Farewell;
 use super::worker::Buffers;
@@ -60,11 +59,7 @@ impl Client {
             () = self.is_to_renew() => Ok(()),
             () = self.hangs_up() => Err(Unmet::Left),
             () = self.cancellable.cancelled() => Err(Refusal::canceled().into()),
-            () = too_late(due) => {
-                self.worker.metrics.limit_met(Limit::RuleTimeout);
-                let message = Overdue::Rule.words().to_owned();
-                Err(Refusal { code: SqlState::QUERY_CANCELED, message }.into())
-            }
+            () = too_late(due) => Err(self.runs_out_of_time().into()),
             () = timers::sleep_until(over.into()) => {
                 self.worker.metrics.limit_met(Limit::Hold);
                 let (hold, node) = (self.server.hold.as_millis(), held.lease.pool().address());

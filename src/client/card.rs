@@ -346,10 +346,12 @@ impl Card {
         cancel
     }
 
-    /// What it runs is answered as a whole, and its client has yet to take that: nothing is left to be cancelled.
-    pub fn is_answered(&self) {
+    /// What it runs is answered as a whole, and its client has yet to take that: nothing is left to be cancelled. Who never does
+    /// is idle.
+    pub fn is_answered(&self, now: Instant) {
         self.is_timed.set(false);
         self.overdue.set(None);
+        self.rests(false, now);
     }
 
     /// Does what the limits ask for by now. Answers the cancel that is to be sent to the node, if there is one.

@@ -553,6 +553,7 @@ impl Client {
     /// A Sync that ends nothing: so drivers ask whether the connection lives. It needs no node.
     async fn answer_sync(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         self.drop_unit(buffers);
+        self.place.card.idles(Instant::now());
         backend::put_ready(&mut buffers.to_client, TransactionStatus::Idle);
         self.flush(buffers).await
     }
@@ -597,6 +598,9 @@ impl Client {
             return Ok(());
         }
         let end = self.session.gathered.end.unwrap_or(End::Sync);
+        if self.held.is_none() {
+            self.place.card.idles(Instant::now());
+        }
         self.forget_replay();
         self.take_unit_off(buffers);
         self.forget_losses();

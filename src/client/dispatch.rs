@@ -41,6 +41,10 @@ impl Client {
             return Ok(()); // closes it, and the unit is started on another
         }
         let due = self.due_if_timed(is_read);
+        if is_past(due) {
+            self.give_back(acquired.lease, Instant::now());
+            return self.refuse(self.runs_out_of_time(), buffers).await;
+        }
         if let Err(error) = self.make_ours(&mut acquired.lease, due).await {
             return self.replay_failed(acquired.lease, error, due, buffers).await;
         }

@@ -34,12 +34,15 @@ impl Client {
         // What is under way goes on; what would begin waits, where another may have been promoted while we stood still.
         if is_run
             && held.role == Role::Primary
-            && self.session.is_idle()
+            && !self.session.batch_is_open()
+            && !self.session.copies_in()
             && (self.session.intent().is_some() || self.session.gathered.executes > 0)
             && held.lease.pool().gate().is_unbelieved(Instant::now())
         {
-            let is_between = held.passing_to_client == 0 && buffers.from_node.is_empty();
-            return Ok(Gate::Closed(if is_between { Turn::Stop(Relayed::Unbelieved) } else { Turn::Still }));
+            // Behind what is not answered it waits for that; and a lease that may go back does so first.
+            let is_between = self.session.is_idle() && held.passing_to_client == 0 && buffers.from_node.is_empty();
+            let waits_here = is_between && !self.session.may_release();
+            return Ok(Gate::Closed(if waits_here { Turn::Stop(Relayed::Unbelieved) } else { Turn::Still }));
         }
         if !self.session.gathered.empties.is_empty() && is_run {
             return Ok(Gate::Closed(Turn::Stop(Relayed::Empties)));

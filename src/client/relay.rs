@@ -70,7 +70,7 @@ pub(super) const MOST_WAITING: usize = 64 * 1024;
 
 /// Replies that may be owed: beyond, some must come before more is asked for. What is owed is looked through at many a step,
 /// so no pipeline may make it long. It is more than a node keeps back, who sends its replies by 8 kB, each at least 5 bytes
-/// long: no open batch waits here for its own Sync.
+/// long, and one in two at least has one: no open batch waits here for its own Sync.
 const MOST_OWED: usize = 4096;
 
 /// Bytes of units on their way together that are kept, to be run again.

@@ -199,7 +199,10 @@ impl Watcher {
                 report
             }
             Err((class, failure)) => {
-                self.login_problem = Some(failure.to_string().into());
+                // One that is full has let nobody else in either, and what we lack ourselves says nothing of it.
+                if !matches!(class, ConnectClass::Full | ConnectClass::Short) {
+                    self.login_problem = Some(failure.to_string().into());
+                }
                 self.fall_back(class, failure, kept)
             }
         }

@@ -225,9 +225,10 @@ impl Standing {
         // An operator's last order may have gone to the monitor before.
         self.clusters.iter().for_each(RunningCluster::settle_drained);
         self.forget_pools(&server, &config);
-        for gate in before.iter().flat_map(|cluster| cluster.gates_without(&self.clusters)) {
-            tokio::spawn(leave(gate, config.limits.drain_timeout));
-        }
+        let leaving: Vec<_> = before.iter().flat_map(|cluster| cluster.gates_without(&self.clusters)).collect();
+        // From here on nobody watches those nodes, and says what is to be believed of them.
+        drop(before);
+        leaving.into_iter().for_each(|gate| drop(tokio::spawn(leave(gate, config.limits.drain_timeout))));
         self.settings.store(Arc::new(config.shown()));
         self.config = config;
         for setting in &reloaded.need_restart {

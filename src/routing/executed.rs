@@ -41,8 +41,11 @@ impl Weighed {
     /// The rules that had a part in either of two that run together: the one that is named is that of the stricter.
     fn ruling_beside(&self, other: &Self, rules: &RuleSet) -> Ruling {
         let refuses = |weighed: &Self| matches!(weighed.intent, Intent::Refuse { .. });
+        let needs_it = |weighed: &Self| weighed.has_acting_rule(rules) && weighed.intent.needs_primary();
         let rule = match (self.ruling.rule, other.ruling.rule) {
             (_, theirs) if refuses(other) && !refuses(self) => theirs,
+            (ours, _) if refuses(self) => ours,
+            (_, theirs) if needs_it(other) && !needs_it(self) => theirs,
             (ours, _) if self.has_acting_rule(rules) => ours,
             (_, theirs) if other.has_acting_rule(rules) => theirs,
             // They only note it: the first.

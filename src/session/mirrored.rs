@@ -5,17 +5,15 @@
 //! there once more under its own name, as a mirror. [`Known::sql_prepared`] names mirrors among what the session has prepared
 //! by SQL, so that they are taken away before anybody else gets the server connection, or a newer statement of that name.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use smallvec::SmallVec;
 
 use super::Session;
 use super::known::Known;
 use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId};
-use crate::sql::{Kind, Statement, query_of};
+use crate::sql::{Kind, Statement};
 use crate::wire::frontend::{self, Parse};
 
 /// A statement to be prepared under the client's own name.
@@ -35,42 +33,6 @@ impl Session {
     ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<Prepared>)> {
         let named = statement.executed_names().filter_map(|name| Some((name, self.names.get(name.as_bytes())?)));
         named.filter(|(_, prepared)| can_be_mirrored(&prepared.statement))
-    }
-
-    /// What was prepared under this name by SQL, or will be by what stands before, and the text of that PREPARE: the
-    /// protocol finds it by the same name. Should that fail, nothing of the name is run.
-    #[cold]
-    pub(super) fn given_by_sql(&self, name: &[u8]) -> Option<(Arc<Statement>, Arc<str>)> {
-        let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
-        self.all_given_by_sql(name).next().map(|(statement, text)| (Arc::clone(statement), Arc::clone(text)))
-    }
-
-    /// The same, and whatever else that may be, as long as not all is answered.
-    fn all_given_by_sql<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a Arc<Statement>, &'a Arc<str>)> {
-        let settled = self.sql_prepared.get(name).map(|prepared| (&prepared.statement, &prepared.text));
-        let others = self.gathered.preparing.iter().rev().chain(self.owed.preparing());
-        settled.into_iter().chain(others.flat_map(move |statement| statement.prepares(name).rev()))
-    }
-
-    /// What an EXECUTE of this name by SQL may run, and its text, whether SQL or the protocol has given the name.
-    #[cold]
-    pub(super) fn may_be_run<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a Arc<Statement>, Cow<'a, str>)> {
-        let by_sql = self.all_given_by_sql(name).map(|(statement, text)| (statement, Cow::Borrowed(query_of(text))));
-        let of_protocol = self.gathered_name(name.as_bytes());
-        by_sql.chain(of_protocol.map(|prepared| (&prepared.statement, String::from_utf8_lossy(&prepared.text))))
-    }
-
-    /// What each EXECUTE in the statement may run, by a name that was given by SQL or by the protocol; None: nobody knows.
-    pub(super) fn executed_by_sql(&self, statement: &Statement) -> SmallVec<[Option<Arc<Statement>>; 1]> {
-        let mut executed = SmallVec::new();
-        for name in statement.executed_names() {
-            let before = executed.len();
-            executed.extend(self.may_be_run(name).map(|(inner, _)| Some(Arc::clone(inner))));
-            if executed.len() == before {
-                executed.push(None);
-            }
-        }
-        executed
     }
 
     /// Before a message that has to do with this statement: what it executes by SQL will be there under the client's names.
@@ -178,33 +140,6 @@ mod tests {
         assert!(!story.session.is_at_home(&story.known), "it is taken away before the server connection is lent again");
         assert_eq!(story.session.strange_statements(&story.known), ["a".into()]);
         assert_eq!(story.send(b'Q', b"execute b\0"), "Q", "it has prepared nothing of that name");
-    }
-
-    #[test]
-    fn an_execute_may_run_whatever_its_name_may_mean_by_then() {
-        let may_run = |story: &Story, name: &str| {
-            let texts = story.session.may_be_run(name).map(|(_, text)| text.into_owned());
-            texts.collect::<Vec<_>>()
-        };
-        let mut story = prepared();
-        assert_eq!(may_run(&story, "a"), ["select 1"]);
-        story.send(b'Q', b"prepare b as select 2\0");
-        assert_eq!(may_run(&story, "b"), ["select 2"], "it is under way");
-        story.hear(b'C', b"PREPARE\0");
-        story.hear_all("Z");
-        story.survey(b'Q', b"deallocate b; prepare b as select 3; execute b\0");
-        assert_eq!(may_run(&story, "b"), ["select 2", "select 3"]);
-        story.session.gathered.clear();
-        assert_eq!(may_run(&story, "b"), ["select 2"]);
-        // Bound in the same batch, and parsed before that.
-        story.parse("prepares", "prepare c as select 4");
-        story.sync();
-        story.hear_all("1nZ");
-        story.survey(b'B', b"\0prepares\0\0\0\0\0\0\0");
-        assert_eq!(may_run(&story, "c"), ["select 4"]);
-        story.session.gathered.clear();
-        story.survey(b'P', b"d\0select 5\0\0\0");
-        assert_eq!(may_run(&story, "d"), ["select 5"]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod folded;
 pub mod gathered;
 pub mod known;
 pub mod libraries;
+pub mod meant;
 pub mod mirrored;
 mod moving;
 pub mod owed;

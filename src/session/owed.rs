@@ -177,7 +177,7 @@ pub struct OwedReplies {
     /// When what may end a transaction was sent last.
     last_end: Option<Moment>,
     /// What has been sent that prepares by SQL, and may not be answered yet.
-    preparing: Vec<(Moment, Arc<Statement>)>,
+    preparing: VecDeque<(Moment, Arc<Statement>)>,
     /// How many of them were Syncs.
     batch: u64,
     /// Statements answered, or skipped behind an error, since they were last asked for.
@@ -270,10 +270,11 @@ impl OwedReplies {
     /// This is sent next: if it prepares by SQL, what comes behind it may mean that.
     pub fn may_prepare(&mut self, statement: &Arc<Statement>) {
         if statement.prepares_by_name() {
-            let mut preparing = std::mem::take(&mut self.preparing);
-            preparing.retain(|(sent, _)| !self.is_settled(*sent));
-            preparing.push((self.moment(), Arc::clone(statement)));
-            self.preparing = preparing;
+            // What was sent first is answered first.
+            while self.preparing.front().is_some_and(|(sent, _)| self.is_settled(*sent)) {
+                self.preparing.pop_front();
+            }
+            self.preparing.push_back((self.moment(), Arc::clone(statement)));
         }
     }
 
@@ -281,6 +282,12 @@ impl OwedReplies {
     pub fn preparing(&self) -> impl Iterator<Item = &Arc<Statement>> {
         let is_under_way = |(sent, _): &&(Moment, Arc<Statement>)| !self.is_settled(*sent);
         self.preparing.iter().rev().filter(is_under_way).map(|(_, statement)| statement)
+    }
+
+    /// The same, of the batch that is sent now: what stands behind it is done with it, or skipped.
+    pub fn preparing_in_batch(&self) -> impl Iterator<Item = &Arc<Statement>> {
+        let is_in_it = |(sent, _): &&(Moment, Arc<Statement>)| sent.batch == self.batch && !self.is_settled(*sent);
+        self.preparing.iter().rev().take_while(is_in_it).map(|(_, statement)| statement)
     }
 
     /// What may end a transaction is not answered yet.
@@ -367,7 +374,8 @@ impl OwedReplies {
 
     /// A CopyDone or CopyFail has been sent while something is owed that may turn out to be a COPY.
     pub fn mark_copy_end(&mut self) {
-        if !self.queue.is_empty() {
+        // Of several without anything between them one tells all. None has a reply of its own.
+        if !matches!(self.queue.back(), None | Some(Owed::CopyEnd)) {
             self.push(Owed::CopyEnd);
         }
     }

@@ -238,10 +238,17 @@ impl Session {
     /// A Bind or a Describe of what was prepared by SQL, if anything was: what it leaves is looked for as with EXECUTE.
     #[cold]
     fn survey_bind_of_sql(&mut self, name: &[u8], around: &Surroundings<'_>) -> Ruling {
-        let given = self.given_by_sql(name);
-        let ruling = given.map(|(statement, text)| self.join(&statement, query_of(&text).as_bytes(), around));
+        let given: SmallVec<[_; 1]> =
+            self.given_by_sql(name).map(|(statement, text)| (Arc::clone(statement), Arc::clone(text))).collect();
+        let mut ruling = Ruling::default();
+        for (statement, text) in &given {
+            let of_this = self.join(statement, query_of(text).as_bytes(), around);
+            if ruling.is_empty() {
+                ruling = of_this;
+            }
+        }
         self.gathered.join(Intent::Primary(Reason::UnknownName));
-        ruling.unwrap_or_default()
+        ruling
     }
 
     /// The unit has been joined by this statement when its Parse was looked at, and nothing that counts has changed since:
@@ -322,7 +329,8 @@ impl Session {
             match prepared {
                 Some(prepared) => Cow::Owned(prepared.text.to_vec()),
                 None => {
-                    Cow::Owned(self.given_by_sql(name).map(|(_, text)| text.as_bytes().to_vec()).unwrap_or_default())
+                    let given = self.given_by_sql(name).next();
+                    Cow::Owned(given.map(|(_, text)| text.as_bytes().to_vec()).unwrap_or_default())
                 }
             }
         };
@@ -387,7 +395,8 @@ impl Session {
         let words = if around.rules.looks_at_texts() { String::from_utf8_lossy(text) } else { "".into() };
         let mut weighed = weigh(statement, &words, &facts, around.rules);
         if !executed.is_empty() && !around.rules.is_empty() {
-            let run = statement.run_names().flat_map(|name| self.may_be_run(name));
+            let run = self.may_run(statement.run_names()).known.into_iter();
+            let run = run.map(|(inner, text)| (inner, text.query()));
             weighed = weighed.with_executed(run, statement, &facts, around.rules);
         }
         self.gathered.commits |= statement.parts.iter().any(|part| {

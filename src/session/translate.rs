@@ -372,7 +372,7 @@ impl Session {
                 frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
             }
             None => {
-                bound = self.given_by_sql(bind.statement).map(|(statement, _)| statement);
+                bound = self.bound_by_sql(bind.statement);
                 out.extend_from_slice(message.whole);
             }
         }

@@ -475,12 +475,18 @@ impl Statement {
         self.parts.iter().all(|part| !part.only_plans && part.executed_names().next().is_some())
     }
 
-    /// What each PREPARE of this name in it prepares, in order, and the text of the PREPARE.
-    pub fn prepares<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = (&'a Arc<Self>, &'a Arc<str>)> {
-        self.parts.iter().flat_map(|part| &part.session).filter_map(move |change| match change {
-            SessionChange::Prepare { name: given, statement, text, .. } if **given == *name => Some((statement, text)),
+    /// The name that each PREPARE in it gives, what that prepares, in order, and the text of the PREPARE.
+    pub fn prepared_names(&self) -> impl DoubleEndedIterator<Item = (&Arc<str>, &Arc<Self>, &Arc<str>)> {
+        self.parts.iter().flat_map(|part| &part.session).filter_map(|change| match change {
+            SessionChange::Prepare { name, statement, text, .. } => Some((name, statement, text)),
             _ => None,
         })
+    }
+
+    /// The same, of this name.
+    pub fn prepares<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = (&'a Arc<Self>, &'a Arc<str>)> {
+        let named = self.prepared_names().filter(move |(given, ..)| ***given == *name);
+        named.map(|(_, statement, text)| (statement, text))
     }
 
     /// One of its statements is a PREPARE.

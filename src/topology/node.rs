@@ -214,7 +214,11 @@ impl Node {
             ProbeFailure::Timeout | ProbeFailure::Lost | ProbeFailure::NotAsked(_) | ProbeFailure::Protocol(_) => {
                 self.missed(begun, &failure, interval)
             }
-            ProbeFailure::TooManyConnections if self.is_answering() => self.missed(begun, &failure, interval),
+            // Of a replica it says as little, and who reads there goes on.
+            ProbeFailure::TooManyConnections if self.is_answering() => match self.last_claim() {
+                Some(_) => self.missed(begun, &failure, interval),
+                None => Health::Suspect,
+            },
             ProbeFailure::Starting => Health::Starting,
             ProbeFailure::Refused
             | ProbeFailure::Unresolved(_)

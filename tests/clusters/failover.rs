@@ -91,7 +91,9 @@ fn what_a_session_sends_while_trunkline_stands_still_is_not_written_by_the_forme
         thread::sleep(STANDSTILL);
         proxy.signal("CONT");
         let error = told.join().unwrap().unwrap_err();
-        assert_eq!(error.code(), Some(&SqlState::ADMIN_SHUTDOWN), "{error:?}");
+        // Its session may have ended before the statement was read.
+        let is_ended = error.is_closed() || error.code() == Some(&SqlState::ADMIN_SHUTDOWN);
+        assert!(is_ended, "{error:?}");
         let port = server_port(&mut later, "insert into t values (3) returning inet_server_port()");
         assert_eq!(port, cluster.node(1).port());
         assert_eq!(cluster.node(0).sql("select count(*) from t where a > 1").unwrap(), "0");
