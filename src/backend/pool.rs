@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -40,6 +40,8 @@ pub struct Pool {
     newest: Arc<AtomicU64>,
     /// What the node must have replayed, so that a connection that is opened then is lent for good; None: nothing.
     awaited: Mutex<Option<Freshness>>,
+    /// There is something: a look before the lock.
+    awaits: AtomicBool,
     /// What the last login cost to derive: the next needs not.
     salted_password: Mutex<Option<SaltedPassword>>,
     /// What is proved to the node.
@@ -141,6 +143,7 @@ impl Pool {
             settings: ArcSwap::from_pointee(settings),
             newest: Arc::default(),
             awaited: Mutex::default(),
+            awaits: AtomicBool::new(false),
             salted_password: Mutex::new(None),
             ahead_again: Mutex::new(None),
             openings: OpeningCounts::default(),
@@ -170,22 +173,28 @@ impl Pool {
     /// Connections that are opened while the node may lack this are lent until it has it, and not beyond.
     pub(super) fn await_replay(&self, floor: Freshness) {
         *self.awaited.lock() = Some(floor);
+        self.awaits.store(true, Ordering::Release);
     }
 
     /// Looks whether the node has replayed what is awaited.
     pub fn settle(&self, view: &View) {
+        if !self.awaits_replay() {
+            return;
+        }
         let mut awaited = self.awaited.lock();
         let Some(floor) = awaited.as_mut() else { return };
         floor.settle(view);
         if view.node(self.node).is_some_and(|node| floor.allows(node)) {
             *awaited = None;
             self.begin_anew();
+            self.awaits.store(false, Ordering::Release);
         }
     }
 
     /// The node is not known to have replayed what is awaited.
-    pub(super) fn awaits_replay(&self) -> bool {
-        self.awaited.lock().is_some()
+    #[inline]
+    pub fn awaits_replay(&self) -> bool {
+        self.awaits.load(Ordering::Acquire)
     }
 
     /// All idle connections, to be closed; leased ones are when they come back.

@@ -102,6 +102,7 @@ impl Client {
             return None;
         }
         let pool = self.pool(node, view)?;
+        pool.settle(view);
         let own = |connection: &crate::backend::Connection| self.session.has_its_values_on(&connection.known);
         let lease = match self.session.gathered.asks_sequence {
             true => pool.try_lease_where(self.worker.number, own).or_else(|| pool.try_lease(self.worker.number)),

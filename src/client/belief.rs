@@ -33,8 +33,9 @@ impl Client {
         // A cancel that comes from now on is for what waits.
         self.cancellable.runs_nothing();
         held.lease.connection().cancel_target.until_arrived().await;
-        self.losses.due = None; // that of what has gone before
+        self.begin_due();
         let due = self.due();
+        self.losses.is_due_ahead = true;
         self.place.card.waits(Instant::now());
         let waited = self.wait_for_belief(due).await;
         if let Some(held) = &mut self.held {

@@ -203,10 +203,18 @@ impl Client {
             held.alarm = None;
         }
         let is_timed = held.is_timed && ends_here;
-        self.losses.due = None; // that of what has gone before
+        self.begin_due();
         self.place.card.goes_on(is_timed.then(Instant::now));
         if is_timed {
             self.set_alarm();
+        }
+    }
+
+    /// What stands there of a time is of what has gone before, unless what has been gathered has waited already.
+    #[inline]
+    pub(super) fn begin_due(&mut self) {
+        if !std::mem::take(&mut self.losses.is_due_ahead) {
+            self.losses.due = None;
         }
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Losses {
     pub(super) unprepared: (usize, Option<Instant>),
     /// By then the unit is to be answered, if its rule gives it a time: waiting and each further run are within it.
     pub(super) due: Option<Instant>,
+    /// That is of what has been gathered and not sent, and has waited on a lease that is held.
+    pub(super) is_due_ahead: bool,
 }
 
 /// A node that was lost with a unit.

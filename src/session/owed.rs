@@ -230,6 +230,7 @@ impl OwedReplies {
         self.queue.push_back(owed);
     }
 
+    #[cold]
     fn makes(&mut self, id: StatementId, will_be: bool) {
         let making = Making { count: 0, will_be, sent: self.moment() };
         let count = self.making.get(&id).map_or(0, |before| before.count);
@@ -244,12 +245,19 @@ impl OwedReplies {
         }
     }
 
+    #[inline]
     fn pop_front(&mut self) -> Option<Owed> {
-        let first = self.queue.pop_front()?;
-        if let Some((id, _)) = first.makes_or_closes() {
+        if !self.making.is_empty() {
+            self.first_leaves();
+        }
+        self.queue.pop_front()
+    }
+
+    #[cold]
+    fn first_leaves(&mut self) {
+        if let Some((id, _)) = self.queue.front().and_then(Owed::makes_or_closes) {
             self.makes_less(id);
         }
-        Some(first)
     }
 
     /// Whether this statement of ours will be on the server connection; None: nothing on its way makes or closes it.

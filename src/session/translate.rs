@@ -95,7 +95,9 @@ impl Session {
                     if statement.as_ref().is_none_or(|statement| statement.ends_transaction()) {
                         self.owed.expect_end();
                     }
-                    statement.iter().for_each(|statement| self.owed.may_prepare(statement));
+                }
+                if let Some(statement) = statement.as_ref().filter(|statement| !statement.is_plain_read()) {
+                    self.owed.may_prepare(statement);
                 }
                 let other = statement.as_deref().filter(|statement| !statement.is_plain_read());
                 let closed = other.and_then(|statement| self.deallocates_ours(statement, known));
@@ -185,7 +187,9 @@ impl Session {
         if statement.ends_transaction() {
             self.owed.expect_end();
         }
-        self.owed.may_prepare(&statement);
+        if !statement.is_plain_read() {
+            self.owed.may_prepare(&statement);
+        }
         self.owed.push(Owed::Query { statement, completed: 0, woven });
         if !stand_ins.is_empty() {
             stand_ins.iter().for_each(|name| self.put_close_of_mirror(name, out));
