@@ -95,9 +95,7 @@ impl Session {
                     if statement.as_ref().is_none_or(|statement| statement.ends_transaction()) {
                         self.owed.expect_end();
                     }
-                }
-                if let Some(statement) = statement.as_ref().filter(|statement| !statement.is_plain_read()) {
-                    self.owed.may_prepare(statement);
+                    statement.iter().for_each(|statement| self.owed.may_prepare(statement));
                 }
                 let other = statement.as_deref().filter(|statement| !statement.is_plain_read());
                 let closed = other.and_then(|statement| self.deallocates_ours(statement, known));
