@@ -337,8 +337,6 @@ async fn ask_once(
             lease = acquire::any_node(admitted, card, server, worker).await?;
         }
     }
-    // What a replica tells may be of before: whoever logs in next asks again, unless there is no better answer.
-    let is_remembered = cluster.view.load().primary.is_none_or(|primary| primary == lease.node());
     let parameters = match with_settings(lease.connection(), settings, server).await {
         Ok(parameters) => parameters,
         Err(error) if !error.is_answer() => return Ok(Err(error)),
@@ -346,9 +344,7 @@ async fn ask_once(
     };
     lease.give_back(Instant::now());
     let welcome = Welcome { reported: welcome::as_primary(parameters), settings: settings.clone(), stamp };
-    if is_remembered {
-        server.welcomes.put(cluster.number, database, user, &welcome);
-    }
+    server.welcomes.put(cluster.number, database, user, &welcome);
     Ok(Ok(welcome))
 }
 
