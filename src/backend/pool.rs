@@ -172,7 +172,8 @@ impl Pool {
 
     /// Connections that are opened while the node may lack this are lent until it has it, and not beyond.
     pub(super) fn await_replay(&self, floor: Freshness) {
-        *self.awaited.lock() = Some(floor);
+        let mut awaited = self.awaited.lock();
+        *awaited = Some(floor);
         self.awaits.store(true, Ordering::Release);
     }
 

@@ -229,7 +229,7 @@ impl Pools {
     }
 
     /// This login is another role's now, or has other defaults, by what its primary has told. Connections of before are closed
-    /// as by [`Self::reconnect`], and none is lent again that is opened at a node which may not have replayed that.
+    /// as by [`Self::reconnect`]; those that are opened at a node which may not have replayed that are lent until it has.
     pub fn login_changed(&self, login: LoginKey, now: Instant) {
         let mut floor = Freshness::default();
         floor.wrote(now);

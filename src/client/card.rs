@@ -351,7 +351,9 @@ impl Card {
     pub fn is_answered(&self, now: Instant) {
         self.is_timed.set(false);
         self.overdue.set(None);
-        self.rests(false, now);
+        if self.doing.get() == Doing::Active {
+            self.rests(false, now);
+        }
     }
 
     /// Does what the limits ask for by now. Answers the cancel that is to be sent to the node, if there is one.

@@ -189,6 +189,7 @@ impl Client {
         }
         let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
         self.take_unit_off(buffers);
+        self.begin_due();
         self.session.gathered.clear();
         self.worker.metrics.statement_routed(Target::None, Reason::Refused.index());
         if self.session.is_idle() {

@@ -15,7 +15,7 @@ use super::console;
 use super::conversation::Gone;
 use super::farewell::Farewell;
 use super::greeting;
-use super::server::{Cluster, Database, Server, User};
+use super::server::{Cluster, Database, Server, Stamp, User};
 use super::startup_settings::startup_settings;
 use super::unserved::Unserved;
 use super::welcome::{self, Welcome};
@@ -342,9 +342,14 @@ async fn ask_once(
         Err(error) if !error.is_answer() => return Ok(Err(error)),
         Err(refusal) => return Err(refuse(refusal, lease, server).await),
     };
+    let node = lease.node();
     lease.give_back(Instant::now());
     let welcome = Welcome { reported: welcome::as_primary(parameters), settings: settings.clone(), stamp };
-    server.welcomes.put(cluster.number, database, user, &welcome);
+    // What a replica tells may be of before: it counts as outdated, and whoever logs in next asks again, but waits no longer for
+    // it than for anything that may have changed.
+    let is_of_now = cluster.view.load().primary.is_none_or(|primary| primary == node);
+    let remembered = Welcome { stamp: if is_of_now { stamp } else { Stamp::default() }, ..welcome.clone() };
+    server.welcomes.put(cluster.number, database, user, &remembered);
     Ok(Ok(welcome))
 }
 

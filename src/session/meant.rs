@@ -161,7 +161,17 @@ mod tests {
         }
         let all: Vec<_> = story.session.given_by_sql(b"b").map(|(_, text)| &**text).collect();
         assert_eq!(all, ["prepare b as select 1", "prepare b as select 2"]);
-        let found = story.session.bound_by_sql(b"b").unwrap();
-        assert!(story.session.given_by_sql(b"b").nth(1).is_some_and(|(last, _)| std::sync::Arc::ptr_eq(last, &found)));
+        let finds = |story: &Story, nth| {
+            let found = story.session.bound_by_sql(b"b").unwrap();
+            story.session.given_by_sql(b"b").nth(nth).is_some_and(|(given, _)| std::sync::Arc::ptr_eq(given, &found))
+        };
+        assert!(finds(&story, 1));
+        // One that fails by itself is not in its batch.
+        let mut story = Story::begin();
+        story.send(b'Q', b"prepare b as select 1\0");
+        story.hear(b'C', b"PREPARE\0");
+        story.hear_all("Z");
+        story.send(b'Q', b"prepare b as select 2\0");
+        assert!(finds(&story, 0));
     }
 }

@@ -69,9 +69,9 @@ pub enum Owed {
     CloseMirror(Arc<str>),
     /// A Close of the unnamed statement that we asked for, so that nobody meets another session's.
     CloseUnnamed,
-    /// Nothing: a CopyDone or CopyFail that was sent before the node had asked for data. It is here to mark its place
-    /// among the Syncs.
-    CopyEnd,
+    /// Nothing: so many CopyDone or CopyFail that were sent before the node had asked for data. They are here to mark their
+    /// place among the Syncs.
+    CopyEnd(u32),
     /// DISCARD SEQUENCES, which we asked for, so that currval answers nobody else's value.
     DiscardSequences {
         /// For a statement that asks for one of them, not for one that draws.
@@ -109,7 +109,7 @@ impl Owed {
             | Self::OurClose
             | Self::CloseUnnamed
             | Self::CloseOurs(_)
-            | Self::CopyEnd
+            | Self::CopyEnd(_)
             | Self::OurBind
             | Self::OurDiscard
             | Self::OurSet
@@ -275,14 +275,16 @@ impl OwedReplies {
         self.last_end = Some(self.moment());
     }
 
-    /// This is sent next: if it prepares by SQL, what comes behind it may mean that.
-    pub fn may_prepare(&mut self, statement: &Arc<Statement>) {
+    /// This is sent next, as a Query or within a batch: if it prepares by SQL, what comes behind it may mean that.
+    pub fn may_prepare(&mut self, statement: &Arc<Statement>, is_query: bool) {
         if statement.prepares_by_name() {
             // What was sent first is answered first.
             while self.preparing.front().is_some_and(|(sent, _)| self.is_settled(*sent)) {
                 self.preparing.pop_front();
             }
-            self.preparing.push_back((self.moment(), Arc::clone(statement)));
+            // A Query that fails does not take along what is sent behind it: it is in no batch with that.
+            let batch = if is_query { u64::MAX } else { self.batch };
+            self.preparing.push_back((Moment { batch, ..self.moment() }, Arc::clone(statement)));
         }
     }
 
@@ -368,7 +370,7 @@ impl OwedReplies {
             Some(other) => self.has_begun = self.has_begun || !other.only_closes(),
             None => {}
         }
-        while matches!(self.queue.front(), Some(Owed::CopyEnd)) {
+        while matches!(self.queue.front(), Some(Owed::CopyEnd(_))) {
             self.queue.pop_front();
         }
         answered
@@ -382,9 +384,11 @@ impl OwedReplies {
 
     /// A CopyDone or CopyFail has been sent while something is owed that may turn out to be a COPY.
     pub fn mark_copy_end(&mut self) {
-        // Of several without anything between them one tells all. None has a reply of its own.
-        if !matches!(self.queue.back(), None | Some(Owed::CopyEnd)) {
-            self.push(Owed::CopyEnd);
+        match self.queue.back_mut() {
+            None => {}
+            // However many come, they have no reply that could be waited for.
+            Some(Owed::CopyEnd(count)) => *count = count.saturating_add(1),
+            Some(_) => self.push(Owed::CopyEnd(1)),
         }
     }
 
@@ -442,12 +446,16 @@ impl OwedReplies {
     /// if the end of its data has been sent too.
     pub fn copy_begins(&mut self) -> bool {
         loop {
-            match self.queue.get(1) {
+            match self.queue.get_mut(1) {
                 Some(Owed::Sync(Asker::Client)) => {
                     self.queue.remove(1);
                     self.eats_sync();
                 }
-                Some(Owed::CopyEnd) => {
+                Some(Owed::CopyEnd(count @ 2..)) => {
+                    *count -= 1;
+                    return false;
+                }
+                Some(Owed::CopyEnd(_)) => {
                     self.queue.remove(1);
                     return false;
                 }
@@ -487,5 +495,23 @@ impl OwedReplies {
             self.eaten -= 1;
             self.queue.push_front(Owed::Sync(Asker::Client));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_several_copies_finds_the_end_that_was_sent_for_it() {
+        let mut owed = OwedReplies::default();
+        owed.mark_copy_end();
+        assert!(owed.is_empty(), "nothing may turn out to be a COPY");
+        owed.push(Owed::Execute(None));
+        (0..3).for_each(|_| owed.mark_copy_end());
+        owed.push(Owed::Sync(Asker::Client));
+        assert_eq!(owed.len(), 3, "ends have no reply, and are counted together");
+        assert_eq!([(); 4].map(|()| owed.copy_begins()), [false, false, false, true]);
+        assert!(owed.may_be_exceeded(), "the last has eaten the Sync");
     }
 }

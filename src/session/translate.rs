@@ -95,7 +95,7 @@ impl Session {
                     if statement.as_ref().is_none_or(|statement| statement.ends_transaction()) {
                         self.owed.expect_end();
                     }
-                    statement.iter().for_each(|statement| self.owed.may_prepare(statement));
+                    statement.iter().for_each(|statement| self.owed.may_prepare(statement, false));
                 }
                 let other = statement.as_deref().filter(|statement| !statement.is_plain_read());
                 let closed = other.and_then(|statement| self.deallocates_ours(statement, known));
@@ -186,7 +186,7 @@ impl Session {
             self.owed.expect_end();
         }
         if !statement.is_plain_read() {
-            self.owed.may_prepare(&statement);
+            self.owed.may_prepare(&statement, true);
         }
         self.owed.push(Owed::Query { statement, completed: 0, woven });
         if !stand_ins.is_empty() {

@@ -309,6 +309,11 @@ impl Node {
         Some(Claim { node: self.id, system: report.system, timeline, postmaster_start: report.postmaster_start })
     }
 
+    /// It lets nobody in for want of room, and leads nothing: each probe is one more login that is refused there.
+    pub(super) fn is_full_replica(&self) -> bool {
+        self.failure == Some(ProbeFailure::TooManyConnections) && self.last_claim().is_none()
+    }
+
     /// When its evidence runs out.
     pub(super) fn evidence_until(&self, lease: Duration) -> Option<Instant> {
         self.alive.max(self.confirmed).map(|newest| newest + lease)
