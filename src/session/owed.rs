@@ -172,6 +172,8 @@ pub struct OwedReplies {
     queue: VecDeque<Owed>,
     /// Named statements of ours that it makes or closes.
     making: HashMap<StatementId, Making>,
+    /// Something of that, or the end of a COPY, is among it, or was since it was empty last.
+    has_rare: bool,
     /// How many were ever owed.
     count: u64,
     /// When what may end a transaction was sent last.
@@ -222,19 +224,19 @@ impl OwedReplies {
 
     /// One more is owed.
     pub fn push(&mut self, owed: Owed) {
-        if let Some((id, will_be)) = owed.makes_or_closes() {
-            self.makes(id, will_be);
-        }
         self.count += 1;
         self.batch += u64::from(matches!(owed, Owed::Sync(_)));
         self.queue.push_back(owed);
     }
 
+    /// One more is owed, which makes (true) or closes a named statement of ours.
     #[cold]
-    fn makes(&mut self, id: StatementId, will_be: bool) {
+    pub fn push_making(&mut self, (id, will_be): (StatementId, bool), owed: Owed) {
         let making = Making { count: 0, will_be, sent: self.moment() };
         let count = self.making.get(&id).map_or(0, |before| before.count);
         self.making.insert(id, Making { count: count + 1, ..making });
+        self.has_rare = true;
+        self.push(owed);
     }
 
     fn makes_less(&mut self, id: StatementId) {
@@ -247,7 +249,7 @@ impl OwedReplies {
 
     #[inline]
     fn pop_front(&mut self) -> Option<Owed> {
-        if !self.making.is_empty() {
+        if self.has_rare {
             self.first_leaves();
         }
         self.queue.pop_front()
@@ -370,10 +372,19 @@ impl OwedReplies {
             Some(other) => self.has_begun = self.has_begun || !other.only_closes(),
             None => {}
         }
+        if self.has_rare {
+            self.look_for_rare();
+        }
+        answered
+    }
+
+    /// What was sent behind what has been answered, and has no reply, has been taken.
+    #[cold]
+    fn look_for_rare(&mut self) {
         while matches!(self.queue.front(), Some(Owed::CopyEnd(_))) {
             self.queue.pop_front();
         }
-        answered
+        self.has_rare = !self.queue.is_empty();
     }
 
     /// How many statements have been answered, or skipped behind an error, since this was asked last.
@@ -388,7 +399,10 @@ impl OwedReplies {
             None => {}
             // However many come, they have no reply that could be waited for.
             Some(Owed::CopyEnd(count)) => *count = count.saturating_add(1),
-            Some(_) => self.push(Owed::CopyEnd(1)),
+            Some(_) => {
+                self.has_rare = true;
+                self.push(Owed::CopyEnd(1));
+            }
         }
     }
 

@@ -330,7 +330,8 @@ impl Session {
         self.preparing.remade += usize::from(by == Asker::Us);
         let ours = prepared.id.server_name();
         self.put_parse(Parse { name: &ours, text: &prepared.text, types: prepared.types() }, out);
-        self.owed.push(Owed::Parse { name: name.into(), prepared: Arc::clone(prepared), unnamed: None, by });
+        let owed = Owed::Parse { name: name.into(), prepared: Arc::clone(prepared), unnamed: None, by };
+        self.owed.push_making((prepared.id, true), owed);
     }
 
     fn translate_bind(
@@ -605,7 +606,7 @@ impl Session {
 
     fn put_close(&mut self, id: StatementId, out: &mut BytesMut) {
         frontend::put_target(out, frontend::CLOSE, Target::Statement, &id.server_name());
-        self.owed.push(Owed::CloseOurs(id));
+        self.owed.push_making((id, false), Owed::CloseOurs(id));
     }
 
     /// A message that is dropped takes along what the survey has put aside for it.
