@@ -348,7 +348,7 @@ async fn ask_once(
     // What a replica tells may be of before: it counts as outdated, and whoever logs in next asks again, but waits no longer for
     // it than for anything that may have changed.
     let is_of_now = cluster.view.load().primary.is_none_or(|primary| primary == node);
-    let remembered = Welcome { stamp: if is_of_now { stamp } else { Stamp::default() }, ..welcome.clone() };
+    let remembered = Welcome { stamp: if is_of_now { stamp } else { Stamp::OUTDATED }, ..welcome.clone() };
     server.welcomes.put(cluster.number, database, user, &remembered);
     Ok(Ok(welcome))
 }

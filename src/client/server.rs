@@ -272,6 +272,11 @@ pub struct Stamp {
     loads: u64,
 }
 
+impl Stamp {
+    /// Of before, whatever they are now.
+    pub(super) const OUTDATED: Self = Self { changes: u64::MAX, elsewhere: u64::MAX, loads: u64::MAX };
+}
+
 /// Looking whether catalogs have changed takes a node about a second where there are a million objects.
 const BETWEEN_MISSES: Duration = Duration::from_secs(5);
 

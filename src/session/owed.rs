@@ -299,7 +299,7 @@ impl OwedReplies {
     /// The same, of the batch that is sent now: what stands behind it is done with it, or skipped.
     pub fn preparing_in_batch(&self) -> impl Iterator<Item = &Arc<Statement>> {
         let is_in_it = |(sent, _): &&(Moment, Arc<Statement>)| sent.batch == self.batch && !self.is_settled(*sent);
-        self.preparing.iter().rev().take_while(is_in_it).map(|(_, statement)| statement)
+        self.preparing.iter().rev().filter(is_in_it).map(|(_, statement)| statement)
     }
 
     /// What may end a transaction is not answered yet.

@@ -217,8 +217,7 @@ impl Topology {
         let hurried = self.settings.interval.min(HURRIED_INTERVAL);
         let Some(node) = self.node(id) else { return self.settings.interval };
         let is_unsettled = match node.health {
-            Health::Suspect => !node.is_full_replica(),
-            Health::Returning => true,
+            Health::Suspect | Health::Returning => !node.is_full_replica(),
             // It may recover for hours, and each probe is a login that is refused in its log.
             Health::Starting => node.starting_since().is_some_and(|since| now < since + STARTS_WITHIN),
             Health::Unasked | Health::Good | Health::Down => false,

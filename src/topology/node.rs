@@ -201,6 +201,9 @@ impl Node {
             // Only a living node can say so. What it was before the crowd came stays true, if it has been heard all the time; after
             // a standstill of ours it may be another.
             self.alive = Some(begun);
+            if self.health != Health::Good {
+                self.failure = Some(failure);
+            }
             return;
         }
         self.good_probes = 0;
