@@ -76,7 +76,8 @@ fn many_names_and_tags_take_no_seconds() {
     assert_eq!(statement.needs_primary(), Some(&NeedsPrimary::TooLarge));
     let statement = classify(&format!("SELECT 1 /*a:b{}*/", ",a:b".repeat(200_000)), &most);
     assert_eq!(statement.needs_primary(), None);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // Were each gone through for each, it would be minutes; two seconds are usual, and others may be at work here.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 #[test]
