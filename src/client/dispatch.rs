@@ -42,8 +42,7 @@ impl Client {
         }
         let due = self.due_if_timed(is_read);
         if is_past(due) {
-            self.give_back(acquired.lease, Instant::now());
-            return self.refuse(self.runs_out_of_time(), buffers).await;
+            return self.refuse_late(acquired.lease, buffers).await;
         }
         if let Err(error) = self.make_ours(&mut acquired.lease, due).await {
             return self.replay_failed(acquired.lease, error, due, buffers).await;
@@ -57,8 +56,7 @@ impl Client {
             return self.replay_failed(acquired.lease, error, due, buffers).await;
         }
         if is_past(due) {
-            self.give_back(acquired.lease, Instant::now());
-            return self.refuse(self.runs_out_of_time(), buffers).await;
+            return self.refuse_late(acquired.lease, buffers).await;
         }
         if acquired.is_unbelieved() {
             self.give_back(acquired.lease, Instant::now());
@@ -83,6 +81,12 @@ impl Client {
     /// See [`Self::due`]. None, too, where no timer of ours may end what the unit does.
     fn due_if_timed(&mut self, is_read: bool) -> Option<Instant> {
         if self.may_be_timed(is_read) { self.due() } else { None }
+    }
+
+    /// The time of the unit is over before it is sent: the lease that it would have had goes back.
+    async fn refuse_late(&mut self, lease: Lease, buffers: &mut Buffers) -> Result<(), Farewell> {
+        self.give_back(lease, Instant::now());
+        self.refuse(self.runs_out_of_time(), buffers).await
     }
 
     /// By when a server connection must have taken up what the session has, for a unit that is to be answered by then.

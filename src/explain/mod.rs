@@ -3,7 +3,6 @@
 mod scene;
 mod seen;
 
-use std::borrow::Cow;
 use std::io::{self, BufRead, BufWriter, Write};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,13 +18,13 @@ use crate::routing::hints::Hints;
 use crate::routing::rules::{EVERY_SHARE, Rule};
 use crate::routing::{
     Catalog, Defaults, Facts, InTransaction, Intent, Placement, Reads, Reason, RuleSet, Ruling, Sender, Transactions,
-    Weighed, safety, weigh,
+    Weighed, safety, weigh_whole,
 };
 use crate::session::Settings;
 use crate::session::pins::Pins;
 use crate::sql::{
     Cache, Kind, Name, NeedsPrimary, ParseSettings, Part, PreparedNames, SessionChange, Statement, TransactionControl,
-    fingerprint, query_of,
+    fingerprint,
 };
 use crate::topology::View;
 use scene::Scene;
@@ -298,10 +297,7 @@ impl Imagined<'_> {
             Some(pin) => Weighed { intent: Intent::Primary(Reason::from(pin)), ruling: Ruling::default() },
             None => {
                 let rules = &self.explainer.rules;
-                let run = statement.run_names().flat_map(|name| self.prepared.meant_in(&statement, name));
-                let run = run.map(|(inner, text)| (inner, Cow::Borrowed(query_of(text))));
-                let weighed = weigh(&statement, sql, &facts, rules);
-                let Weighed { intent, ruling } = weighed.with_executed(run, &statement, &facts, rules);
+                let Weighed { intent, ruling } = weigh_whole(&statement, sql, &facts, rules);
                 Weighed { intent: in_mode(self.explainer.mode, intent, &statement), ruling }
             }
         };

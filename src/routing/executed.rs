@@ -1,11 +1,22 @@
 //! What EXECUTE runs, judged as if it stood there itself. Who knows what that is gives it: the session.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::rules::Action;
 use super::{Facts, Intent, RuleSet, Ruling, Weighed, weigh};
-use crate::sql::Statement;
+use crate::sql::{Statement, query_of};
+
+/// [`weigh`], and what its EXECUTEs run, where all that is known of them is what was prepared before and what its own string
+/// prepares.
+pub fn weigh_whole(statement: &Statement, text: &str, facts: &Facts<'_>, rules: &RuleSet) -> Weighed {
+    let mut met = HashSet::new();
+    let names = statement.run_names().filter(|name| met.insert(&***name));
+    let run = names.flat_map(|name| facts.prepared.meant_in(statement, name));
+    let run = run.map(|(inner, text)| (inner, Cow::Borrowed(query_of(text))));
+    weigh(statement, text, facts, rules).with_executed(run, statement, facts, rules)
+}
 
 impl Weighed {
     /// The verdict on a statement whose EXECUTEs may run these, with their texts; `self` is the verdict on it by itself. The

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 pub use advice::advice;
 pub use decision::{Intent, Reason};
+pub use executed::weigh_whole;
 pub use freshness::Freshness;
 pub use place::{Placement, place};
 pub use rules::{RuleSet, Sender, Standing};

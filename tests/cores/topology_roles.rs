@@ -100,6 +100,16 @@ impl Story {
         self.topology.handle(Event::Sample { node, sample, is_in_recovery: false }, self.now);
     }
 
+    /// For three seconds A claims to be primary, alone, and the others are gone.
+    fn only_the_first_answers(&mut self) {
+        for _ in 0..30 {
+            self.claims(A, 1, 0);
+            self.fails(B, ProbeFailure::Refused);
+            self.fails(C, ProbeFailure::Refused);
+            self.passes(100);
+        }
+    }
+
     fn fails(&mut self, node: NodeId, failure: ProbeFailure) -> Vec<Effect> {
         self.tell(node, Err(failure))
     }
@@ -424,12 +434,7 @@ fn after_a_standstill_of_ours_a_rival_speaks_against_the_primary_whoever_is_stil
     story.passes(30_000);
     story.is_only_held();
     let mut story = story.watched_anew(&[0, 1, 2]);
-    for _ in 0..30 {
-        story.claims(A, 1, 0);
-        story.fails(B, ProbeFailure::Refused);
-        story.fails(C, ProbeFailure::Refused);
-        story.passes(100);
-    }
+    story.only_the_first_answers();
     story.has_no_primary_because("ambiguous");
 }
 
@@ -1366,12 +1371,7 @@ fn a_contest_that_was_decided_is_no_reason_to_leave_the_primary_after_a_reload()
     }
     assert_eq!(story.view().primary, Some(A));
     let mut story = story.watched_anew(&[0, 1, 2]);
-    for _ in 0..30 {
-        story.claims(A, 1, 0);
-        story.fails(B, ProbeFailure::Refused);
-        story.fails(C, ProbeFailure::Refused);
-        story.passes(100);
-    }
+    story.only_the_first_answers();
     assert_eq!(story.view().primary, Some(A));
 }
 

@@ -1,6 +1,5 @@
 //! EXPLAIN ROUTE: where a statement would go now, sent alone in a session that has done nothing.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,9 +9,9 @@ use crate::client::{Database, Server, in_mode, minute_of_the_day};
 use crate::routing::place::Circumstances;
 use crate::routing::rules::{EVERY_SHARE, Rule};
 use crate::routing::{
-    Catalog, Defaults, Facts, InTransaction, Intent, Placement, Reason, Sender, Weighed, advice, place, weigh,
+    Catalog, Defaults, Facts, InTransaction, Intent, Placement, Reason, Sender, Weighed, advice, place, weigh_whole,
 };
-use crate::sql::{NeedsPrimary, ParseSettings, PreparedNames, Statement, classify, query_of};
+use crate::sql::{NeedsPrimary, ParseSettings, PreparedNames, Statement, classify};
 use crate::topology::View;
 
 /// One row for each database: they may be of other clusters, their catalogs differ, and rules may look at their name.
@@ -70,7 +69,6 @@ fn weigh_for(
         _ => Catalog::Unknown { last: None, own_first: true },
     };
     let sender = Sender { user, database: name, application_name: "", address: None };
-    let prepared = PreparedNames::default();
     let facts = Facts {
         standing: &server.rules.standing(&sender),
         minute: minute_of_the_day(),
@@ -80,15 +78,11 @@ fn weigh_for(
         transaction: InTransaction::No,
         optimistic: server.optimistic,
         defaults: defaults(user, database, server),
-        prepared: &prepared,
+        prepared: &PreparedNames::default(),
         catalog,
     };
     let found = picture.zip(path.as_ref()).and_then(|(picture, path)| picture.find(statement, path));
-    // What its own string prepares, its EXECUTE runs.
-    let run = statement.run_names().flat_map(|name| prepared.meant_in(statement, name));
-    let run = run.map(|(inner, text)| (inner, Cow::Borrowed(query_of(text))));
-    let weighed = weigh(statement, sql, &facts, &server.rules);
-    (weighed.with_executed(run, statement, &facts, &server.rules), found)
+    (weigh_whole(statement, sql, &facts, &server.rules), found)
 }
 
 /// How transactions of this user begin, as some client of it was told: no node is asked.
