@@ -325,6 +325,18 @@ impl Client {
         }
     }
 
+    /// What the node says is not looked at before the client has taken what it was told last. It may be the whole answer: no time
+    /// goes on behind that.
+    #[cold]
+    pub(super) fn ends_time_of_unheard(&mut self) {
+        if let Some(held) = self.held.as_mut().filter(|held| held.is_timed)
+            && held.lease.connection().has_spoken()
+        {
+            held.alarm = None;
+            self.place.card.is_answered(Instant::now());
+        }
+    }
+
     /// Units are answered, and the lease does not go back: they are counted now.
     fn goes_on_holding(&mut self) {
         let Some(held) = &mut self.held else { return };

@@ -275,7 +275,11 @@ impl Client {
     /// something else must be done or waited for; after that it goes on here.
     fn poll_usual(&mut self, cx: &mut Context<'_>, lent: &mut Option<Box<Buffers>>) -> Poll<Result<Unusual, Farewell>> {
         if self.stream.is_late() {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            let flushed = Pin::new(&mut self.stream).poll_flush(cx)?;
+            if flushed.is_pending() {
+                self.ends_time_of_unheard();
+            }
+            ready!(flushed);
         }
         loop {
             let buffers = lent.get_or_insert_with(|| self.worker.take_buffers());
