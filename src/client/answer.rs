@@ -325,11 +325,11 @@ impl Client {
         }
     }
 
-    /// What the node says is not looked at before the client has taken what it was told last. It may be the whole answer: no time
-    /// goes on behind that.
+    /// What the node says is not looked at before the client has taken what it was told last. It may be the whole answer, where
+    /// nothing of it has gone on yet: no time goes on behind that.
     #[cold]
     pub(super) fn ends_time_of_unheard(&mut self) {
-        if let Some(held) = self.held.as_mut().filter(|held| held.is_timed)
+        if let Some(held) = self.held.as_mut().filter(|held| held.is_timed && !held.forwarded)
             && held.lease.connection().has_spoken()
         {
             held.alarm = None;

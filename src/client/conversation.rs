@@ -107,8 +107,10 @@ pub(super) struct HeldLease {
     pub(super) passing_to_client: usize,
     /// They tell nothing of what has been asked.
     pub(super) is_aside: bool,
-    /// Something of the present unit has been written to the node.
+    /// Something of the present unit has been written to the node, and may have been done there: a BEGIN does nothing.
     pub(super) sent: bool,
+    /// A BEGIN has been written before anything else.
+    pub(super) has_begun: bool,
     /// Something of its replies has been forwarded.
     pub(super) forwarded: bool,
     /// All that it has served is a string that takes back what the session has left.

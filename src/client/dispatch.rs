@@ -151,6 +151,7 @@ impl Client {
             passing_to_client: 0,
             is_aside: false,
             sent: false,
+            has_begun: false,
             forwarded: false,
             has_shown: false,
             only_cleans: false,

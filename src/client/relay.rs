@@ -177,14 +177,17 @@ impl Client {
         let is_something = !buffers.to_node.is_empty();
         let in_transaction = self.session.status() == TransactionStatus::Open;
         let commits = is_something && (in_transaction || !held.is_read) && self.session.commit_is_under_way();
+        let is_begun = held.has_begun && in_transaction;
+        let is_first = is_something && !held.sent && !is_begun && !held.is_read;
+        let only_begins = is_first && held.at_hand && self.session.only_begins();
         // A goodbye that has come before a write or a COMMIT is sent proves that it was not done; written to a socket that
         // the node has closed, it would make the system throw the goodbye away. It is read first; the reactor tells of it.
-        if is_something && ((!held.sent && !held.is_read) || commits) && held.lease.connection().has_spoken() {
+        if ((is_first && !only_begins) || commits) && held.lease.connection().has_spoken() {
             return;
         }
-        // Of a write or a COMMIT it must be known whether it was sent; a read is run again anyway, and what is done within a
-        // transaction is undone with it.
-        let may_be_late = held.is_read || (held.sent && in_transaction && !commits);
+        // Of a write or a COMMIT it must be known whether it was sent; a read and a BEGIN are run again anyway, and what is done
+        // within a transaction is undone with it.
+        let may_be_late = held.is_read || only_begins || (in_transaction && (held.sent || is_begun) && !commits);
         let stream = &mut held.lease.connection().stream;
         if stream.is_late() && Pin::new(&mut *stream).poll_flush(cx).is_pending() {
             return;
@@ -196,7 +199,8 @@ impl Client {
             };
             match written {
                 Poll::Ready(Ok(count)) if count > 0 => {
-                    held.sent = true;
+                    held.has_begun |= only_begins;
+                    held.sent |= !only_begins;
                     buffers.to_node.advance(count);
                 }
                 Poll::Pending => break,

@@ -114,7 +114,7 @@ labels! {
 
     /// Why a statement was run again, unseen by its client.
     Retry {
-        /// It was never written to the socket of its node.
+        /// Nothing of it was written to the socket of its node, or no more than a BEGIN.
         NotSent = "not_sent",
         /// No connection to the node could be opened.
         ConnectFailed = "connect_failed",

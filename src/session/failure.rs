@@ -30,7 +30,7 @@ pub enum Loss {
 pub struct Circumstances {
     /// The SQLSTATE of a FATAL ErrorResponse, if the node said goodbye.
     pub farewell: Option<SqlState>,
-    /// Something of the present unit has been written to the node's socket.
+    /// Something of the present unit that may be done has been written to the node's socket.
     pub sent: bool,
     /// Something of its replies has been forwarded.
     pub forwarded: bool,
@@ -451,6 +451,16 @@ impl Session {
         })
     }
 
+    /// All that is under way begins a transaction, and nothing else is parsed or bound beside that: whether it was done, and what
+    /// becomes of it with its node, is all the same.
+    pub fn only_begins(&self) -> bool {
+        let count = |what: fn(&Owed) -> bool| self.owed.iter().filter(|owed| what(owed)).count();
+        count(|owed| matches!(owed, Owed::Query { .. } | Owed::Execute(_))) == 1
+            && count(|owed| matches!(owed, Owed::Parse { .. } | Owed::ParseTaken(_))) <= 1
+            && count(|owed| matches!(owed, Owed::Bind | Owed::Stale)) <= 1
+            && self.runs_nothing()
+    }
+
     /// Nothing is owed but the replies to a batch whose end has not been sent: they may not come before it.
     pub fn owes_only_open_batch(&self) -> bool {
         self.flow.batch_open && !self.owed.iter().any(Owed::ends_with_ready)
@@ -645,7 +655,9 @@ mod tests {
         let how = Circumstances { farewell: None, sent: true, forwarded: false, is_read: false, at_hand: true };
         for (text, is_run_again) in [("begin isolation level serializable", true), ("begin; delete from t", false)] {
             let mut story = Story::begin();
+            assert!(!story.session.only_begins(), "nothing is under way");
             story.send(b'Q', format!("{text}\0").as_bytes());
+            assert_eq!(story.session.only_begins(), is_run_again, "{text}");
             assert_eq!(story.session.lost(how) == Loss::RunAgain, is_run_again, "{text}");
         }
     }

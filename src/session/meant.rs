@@ -96,10 +96,10 @@ impl Session {
     /// on what another batch or a Query comes to: it may be anything then.
     #[cold]
     pub(super) fn bound_by_sql(&self, name: &[u8]) -> Option<Arc<Statement>> {
-        let in_batch = std::str::from_utf8(name)
-            .ok()
-            .and_then(|name| self.owed.preparing_in_batch().find_map(|statement| statement.prepares(name).next_back()));
-        let mut given = self.given_by_sql(name);
+        let name = std::str::from_utf8(name).ok()?;
+        let in_batch = self.owed.preparing_in_batch().find_map(|statement| statement.prepares(name).next_back());
+        let settled = self.sql_prepared.get(name).map(|prepared| (&prepared.statement, &prepared.text));
+        let mut given = settled.into_iter().chain(self.owed.preparing().flat_map(|statement| statement.prepares(name)));
         let only = match (given.next(), given.next()) {
             (only, None) => only,
             _ => None,
