@@ -292,7 +292,7 @@ impl<'a> Drawing<'a> {
         if is_listed(&self.lists.primary) || is_listed(&self.lists.session) {
             return Some(Why::Function);
         }
-        if is_listed(&self.lists.safe) || (row.language == Language::Native && is_harmless(&row.name)) {
+        if is_listed(&self.lists.safe) || is_harmless(row) {
             return None;
         }
         if row.is_aggregate {
@@ -762,16 +762,25 @@ fn changes_by_itself(row: &FunctionRow) -> Change {
 
 /// In C, where nothing is known of it but that it calls itself volatile.
 fn may_do_anything(row: &FunctionRow) -> bool {
-    row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(&row.name)
+    row.volatility == Volatility::Volatile && !row.is_aggregate && !is_harmless(row)
 }
 
-/// Functions in C of common extensions that are volatile, write nothing and could run on any node.
-fn is_harmless(name: &str) -> bool {
-    HARMLESS.contains(&name)
+/// A function in C that writes nothing and could run on any node, whatever it calls itself.
+fn is_harmless(row: &FunctionRow) -> bool {
+    row.language == Language::Native && (is_step(row) || HARMLESS.contains(&&*row.name))
 }
 
-/// pgcrypto's random ones, uuid-ossp's, pg_uuidv7's, tablefunc's, PostGIS's; each only computes. And TimescaleDB's marks of what
-/// its planner is to fill in.
+/// A step of the server's own work in an index, a sort, an aggregate or a sample: it takes what no statement has, and no language
+/// but C can. Of most, PostGIS's and pgvector's among them, nobody has said how volatile they are, which makes them so.
+fn is_step(row: &FunctionRow) -> bool {
+    matches!(row.body, Body::Hidden) && row.arguments.contains(&INTERNAL)
+}
+
+/// The type of what the server hands to its own functions.
+const INTERNAL: Oid = 2281;
+
+/// Those of common extensions that are volatile: pgcrypto's random ones, uuid-ossp's, pg_uuidv7's, tablefunc's, PostGIS's; each only
+/// computes. And TimescaleDB's marks of what its planner is to fill in.
 const HARMLESS: &[&str] = &[
     "gen_random_bytes",
     "gen_random_uuid",
@@ -783,6 +792,7 @@ const HARMLESS: &[&str] = &[
     "pgp_pub_encrypt_bytea",
     "pgp_sym_encrypt",
     "pgp_sym_encrypt_bytea",
+    "st_clusterkmeans",
     "st_generatepoints",
     "time_bucket_gapfill",
     "uuid_generate_v1",
@@ -794,6 +804,7 @@ const HARMLESS: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::{OperatorRow, TypeRow};
 
     /// A stable function of this body, with oid and name.
     fn stable(oid: Oid, name: &str, language: Language, text: &str) -> FunctionRow {
@@ -830,5 +841,62 @@ mod tests {
         let picture = Picture::draw(inventory, &FunctionLists { safe, ..FunctionLists::default() }, 1, 0, 0);
         let needs: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
         assert_eq!(needs, [true, true, true, true, true, false, false]);
+    }
+
+    /// A function in C of which nobody has said how volatile it is.
+    fn unlabelled(oid: Oid, name: &str, arguments: &[Oid]) -> FunctionRow {
+        let body = if name == "keeps" { Body::Keeps } else { Body::Hidden };
+        let arguments = arguments.into();
+        FunctionRow { volatility: Volatility::Volatile, arguments, body, ..stable(oid, name, Language::Native, name) }
+    }
+
+    #[test]
+    fn steps_of_indexes_and_aggregates_that_no_statement_can_call_are_no_reason_for_the_primary() {
+        let (consistent, compares, keeps, accumulates, overlaps) = (20_000, 20_001, 20_002, 20_003, 20_004);
+        let types: [Oid; 3] = [20_010, 20_011, 20_012];
+        let supports: [Oid; 3] = [consistent, compares, keeps];
+        let operators: [Oid; 3] = [20_020, 20_021, 20_022];
+        let aggregate = |oid: Oid, name: &str| FunctionRow { is_aggregate: true, ..unlabelled(oid, name, &[types[0]]) };
+        let functions = vec![
+            unlabelled(consistent, "consistent", &[INTERNAL, types[0], 23]),
+            unlabelled(compares, "compares", &[types[1], types[1]]),
+            unlabelled(keeps, "keeps", &[INTERNAL, types[2]]),
+            unlabelled(accumulates, "accumulates", &[INTERNAL, types[0]]),
+            stable(overlaps, "overlaps", Language::Native, "overlaps"),
+            aggregate(20_005, "collects"),
+            aggregate(20_006, "collects_too"),
+        ];
+        let kind = |oid: Oid| TypeRow { oid, schema: 2200, name: format!("t{oid}").into(), volatile_input: false };
+        let operator = |(oid, side): (Oid, Oid)| OperatorRow {
+            oid,
+            schema: 2200,
+            name: format!("&{oid}").into(),
+            left: side,
+            right: side,
+            function: overlaps,
+            result: 16,
+        };
+        let inventory = Inventory {
+            functions,
+            aggregates: vec![(20_005, accumulates), (20_006, compares)],
+            types: types.into_iter().map(kind).collect(),
+            comparators: types.into_iter().zip(supports).collect(),
+            operators: operators.into_iter().zip(types).map(operator).collect(),
+            operator_supports: operators.into_iter().zip(supports).collect(),
+            ..Inventory::default()
+        };
+        let picture = Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0);
+        let functions: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
+        assert_eq!(functions, [false, true, true, false, false, false, true]);
+        let compared = types.map(|oid| picture.types.get(&oid).and_then(|kind| kind.compared).is_some());
+        assert_eq!(compared, [false, true, true]);
+        let looked_up = operators.map(|oid| {
+            let named = picture.operators.get(&*format!("&{oid}")).and_then(|all| all.first());
+            named.and_then(|operator| operator.why).is_some()
+        });
+        assert_eq!(looked_up, [false, true, true]);
+        // And nobody looks what they have left.
+        let left: Vec<bool> = picture.functions.iter().map(|function| function.leaves.is_some()).collect();
+        assert_eq!(left, [false, true, true, false, false, false, false]);
     }
 }

@@ -109,6 +109,42 @@ fn an_operator_a_cast_a_default_and_a_policy_that_write_run_on_the_primary() {
     });
 }
 
+/// As PostGIS and pgvector come: of what an index or an aggregate calls, they do not say how volatile it is.
+#[test]
+fn what_extensions_do_in_an_index_an_aggregate_or_a_sample_runs_on_replicas_whatever_its_steps_call_themselves() {
+    limited(|| {
+        let cluster = cluster();
+        let steps = "from pg_proc where oid >= 16384 and 2281 = any (proargtypes) and provolatile";
+        let sql = format!(
+            "create extension hstore; create extension intagg; create extension tsm_system_rows;
+             create table tagged (id int primary key, tags hstore);
+             create index on tagged using gist (tags); insert into tagged values (1, 'a=>1'), (2, 'b=>2');
+             do $$ declare step regprocedure; begin
+                 for step in select oid {steps} <> 'v' loop execute format('alter function %s volatile', step); end loop;
+             end $$"
+        );
+        cluster.node(0).sql(&sql).unwrap();
+        assert_eq!(cluster.node(0).sql(&format!("select count(*) > 10 {steps} = 'v'")).unwrap(), "t");
+        caught_up(&cluster);
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = proxy.client();
+        let primary = cluster.node(0).address().port();
+        let reads = [
+            "select inet_server_port() from tagged where id = 1",
+            "select inet_server_port() from tagged order by tags limit 1",
+            "select inet_server_port() from tagged where tags @> 'a=>1'",
+            "select inet_server_port(), int_array_aggregate(id) from tagged",
+            "select inet_server_port() from tagged tablesample system_rows(1)",
+        ];
+        for sql in reads {
+            eventually("a replica reads it", Duration::from_secs(5), || server_port(&mut client, sql) != primary);
+        }
+        client.batch_execute("begin read only").unwrap();
+        assert!(reads.iter().all(|sql| server_port(&mut client, sql) != primary));
+        client.batch_execute("commit").unwrap();
+    });
+}
+
 #[test]
 fn a_type_that_only_a_parse_declares_is_looked_into() {
     limited(|| {
