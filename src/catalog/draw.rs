@@ -10,7 +10,7 @@ use super::{
     Body, Change, FunctionLists, FunctionPattern, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind,
     RelationRow, Volatility, Why,
 };
-use crate::sql::functions::{Class, class_of};
+use crate::sql::functions::{Class, class_of, judged};
 use crate::sql::{
     Doubt, Kind, Leftovers, Name, NeedsPrimary, Statement, answers_alike, differs_between_nodes, setting_name,
 };
@@ -111,6 +111,7 @@ impl<'a> Drawing<'a> {
         picture.database_path = rows.database_path.take();
         picture.server_path = rows.server_path.take();
         picture.primary_builtins.clone_from(&self.lists.primary);
+        picture.unjudged_builtins = rows.builtins.values().filter(|name| !judged(name)).cloned().collect();
         for (name, arguments) in std::mem::take(&mut rows.builtin_signatures) {
             picture.builtin_signatures.entry(name).or_default().push(arguments);
         }

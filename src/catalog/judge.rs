@@ -222,6 +222,7 @@ impl Picture {
             for call in part.calls.iter().filter(|call| class_of(&call.name).is_none()) {
                 let mut candidates = self.candidates(call, path).peekable();
                 if candidates.peek().is_none() && self.types_named(&call.name, path).next().is_none() {
+                    // Also of PostgreSQL's own, which may take a lock that the session holds.
                     left.doubt(Doubt::Opaque);
                 }
                 candidates.filter_map(|function| function.leaves.as_deref()).for_each(|other| {
@@ -281,9 +282,15 @@ impl Picture {
         let mut candidates = self.candidates(call, path).peekable();
         let is_unknown = candidates.peek().is_none() && class_of(&call.name).is_none();
         if is_unknown && self.types_named(&call.name, path).next().is_none() {
-            return Change::Opaque;
+            return if self.is_unjudged_builtin(&call.name) { Change::Suspected } else { Change::Opaque };
         }
         candidates.map(|function| function.changes).max().unwrap_or_default()
+    }
+
+    /// It is PostgreSQL's own, and nothing else is known of it. Hardly any of these changes the catalogs.
+    fn is_unjudged_builtin(&self, name: &Name) -> bool {
+        let may_be_own = matches!(name.schema.as_deref(), None | Some("pg_catalog"));
+        may_be_own && self.unjudged_builtins.contains(&*name.name)
     }
 
     /// Every relation of this name, in whatever schema, of those about which there is something to say.
@@ -667,6 +674,8 @@ const _: () = assert!(PLAIN == u32::MAX);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::{FunctionLists, Inventory};
+    use crate::sql::{ParseSettings, classify};
 
     #[test]
     fn a_verdict_survives_being_noted() {
@@ -681,5 +690,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_a_newer_postgresql_has_of_its_own_is_only_suspected_of_a_change() {
+        let builtins: [(Oid, Box<str>); 2] = [(9_000, "brand_new".into()), (9_001, "upper".into())];
+        let inventory = Inventory { builtins: builtins.into_iter().collect(), ..Inventory::default() };
+        let picture = Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0);
+        let judge = |sql: &str| picture.judge(&classify(sql, &ParseSettings::default()), &Path::any());
+        for sql in ["select brand_new(1)", "select * from pg_catalog.brand_new() x"] {
+            let verdict = judge(sql);
+            assert_eq!((verdict.why, verdict.changes), (Some(Why::UnknownFunction), Change::Suspected), "{sql}");
+            assert!(verdict.leaves, "{sql}");
+        }
+        for sql in ["select made.brand_new()", "select brand_new(), never_heard_of()", "select \"Brand_new\"()"] {
+            assert_eq!(judge(sql).changes, Change::Opaque, "{sql}");
+        }
+        assert_eq!(judge("select upper('a')").changes, Change::None);
     }
 }

@@ -49,6 +49,8 @@ pub struct Picture {
     /// Of all functions, one after the other.
     pub(super) arguments: Vec<Oid>,
     pub(super) builtin_signatures: HashMap<Box<str>, Vec<Box<[Oid]>>>,
+    /// Names of PostgreSQL's own functions that nobody has judged: its release is newer than our list.
+    pub(super) unjudged_builtins: HashSet<Box<str>>,
     /// PostgreSQL's own functions that the configuration keeps on the primary.
     pub(super) primary_builtins: Vec<FunctionPattern>,
     pub(super) operators: HashMap<Box<str>, Vec<Operator>>,
@@ -169,6 +171,7 @@ impl Picture {
             event_leaves: None,
             arguments: Vec::new(),
             builtin_signatures: HashMap::new(),
+            unjudged_builtins: HashSet::new(),
             primary_builtins: Vec::new(),
             operators: HashMap::new(),
             casts: Vec::new(),
