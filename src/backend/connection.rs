@@ -64,12 +64,7 @@ impl Connection {
         self.known.unnamed_is_gone();
         self.begin_exchange()?;
         let answer = exchange::query(&mut self.stream, sql, deadline).await;
-        self.awaits_answer = answer.as_ref().is_err_and(|error| !error.is_answer());
-        match &answer {
-            Ok(answer) => self.hear(answer),
-            Err(ExchangeError::Refused { answer, .. }) => self.hear(answer),
-            Err(_) => {}
-        }
+        self.end_exchange(&answer);
         answer
     }
 
@@ -119,10 +114,8 @@ impl Connection {
     ) -> Result<Described, ExchangeError> {
         self.begin_exchange()?;
         let answer = exchange::describe(&mut self.stream, messages, deadline).await;
-        self.awaits_answer = answer.is_err();
-        let answer = answer?;
-        self.hear(&answer);
-        Ok(answer.described)
+        self.end_exchange(&answer);
+        answer.map(|answer| answer.described)
     }
 
     /// Nothing is prepared under these names any more, whether it was or not.
@@ -142,6 +135,16 @@ impl Connection {
     /// An answer is awaited from now on, until whoever sends has read it.
     fn begin_exchange(&mut self) -> Result<(), ExchangeError> {
         if std::mem::replace(&mut self.awaits_answer, true) { Err(ExchangeError::Unanswered) } else { Ok(()) }
+    }
+
+    /// Nothing is awaited any more if the whole answer has come, and what it tells is noted.
+    fn end_exchange(&mut self, answer: &Result<Answer, ExchangeError>) {
+        self.awaits_answer = answer.as_ref().is_err_and(|error| !error.is_answer());
+        match answer {
+            Ok(answer) => self.hear(answer),
+            Err(ExchangeError::Refused { answer, .. }) => self.hear(answer),
+            Err(_) => {}
+        }
     }
 
     /// Nothing has come while it was idle: neither its end nor a message that nobody would read. Costs no system call

@@ -138,8 +138,8 @@ pub struct Described {
     pub told: Vec<Told>,
 }
 
-/// Sends messages of ours that end with a Sync, and answers what became of the statements in them. An error ends that
-/// early, and is none here. Not cancel-safe either.
+/// Sends messages of ours that end with a Sync, and answers what became of the statements in them. What the node refuses
+/// ends that early: what it has answered before stands in the refusal. Not cancel-safe either.
 pub async fn describe(
     stream: &mut Stream,
     messages: &[u8],
@@ -147,8 +147,7 @@ pub async fn describe(
 ) -> Result<Answer, ExchangeError> {
     let whole = async {
         stream.write_all(messages).await?;
-        let (answer, _) = read_to_ready(stream, &mut BytesMut::with_capacity(1024)).await?;
-        Ok(answer)
+        read_answer(stream, &mut BytesMut::with_capacity(1024)).await
     };
     timers::timeout_at(deadline, whole).await.map_err(|_| ExchangeError::Timeout)?
 }

@@ -375,7 +375,7 @@ impl Client {
             self.worker.metrics.parameters_replayed(1);
             match (connection.query(&sql, deadline).await, self.session.settings_it_keeps()) {
                 (Ok(_), _) => {}
-                (Err(ExchangeError::Refused { code, answer, .. }), Some(kept)) if code != SqlState::QUERY_CANCELED => {
+                (Err(ExchangeError::Refused { code, answer, .. }), Some(kept)) if !is_cut_short(code) => {
                     if answer.status != TransactionStatus::Idle {
                         connection.query("ROLLBACK", deadline).await?;
                     }
@@ -393,7 +393,7 @@ impl Client {
             // What cannot be prepared here any more will be missed by EXECUTE, in the node's own words.
             match connection.query(&prepare, deadline).await {
                 Ok(_) => {}
-                Err(ExchangeError::Refused { code, .. }) if code != SqlState::QUERY_CANCELED => refused.push(prepare),
+                Err(ExchangeError::Refused { code, .. }) if !is_cut_short(code) => refused.push(prepare),
                 Err(error) => return Err(error),
             }
         }
@@ -440,7 +440,12 @@ impl Client {
         self.worker.metrics.prepared_replayed(asked.len());
         self.tally.count(|totals| totals.server_parses += asked.len() as u64);
         let deadline = self.latest_to_prepare(due);
-        let described = connection.describe(&messages, deadline).await?;
+        let described = match connection.describe(&messages, deadline).await {
+            Ok(described) => described,
+            // One of them is wrong by now: whoever uses it is told so then.
+            Err(ExchangeError::Refused { code, answer, .. }) if !is_cut_short(code) => answer.described,
+            Err(error) => return Err(error),
+        };
         self.session.verified(&mut connection.known, &asked, described.parsed, &described.told);
         Ok(())
     }
@@ -526,6 +531,11 @@ impl Client {
             self.session.note_names();
         }
     }
+}
+
+/// It was not refused for what it says: it was cancelled, or has waited for a lock for too long.
+fn is_cut_short(code: SqlState) -> bool {
+    code == SqlState::QUERY_CANCELED || code == SqlState::LOCK_NOT_AVAILABLE
 }
 
 /// This moment has come.

@@ -69,6 +69,8 @@ states! {
     PROGRAM_LIMIT_EXCEEDED = b"54000";
     /// An object is not in the state it must be in; what a standby says to some functions.
     OBJECT_NOT_IN_PREREQUISITE_STATE = b"55000";
+    /// A lock was not to be had in time.
+    LOCK_NOT_AVAILABLE = b"55P03";
     /// Cancelled as asked.
     QUERY_CANCELED = b"57014";
     /// The server is being stopped.

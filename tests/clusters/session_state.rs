@@ -959,8 +959,37 @@ fn a_connection_whose_transactions_are_serializable_serves_others_on_a_replica_t
     });
 }
 
-/// A statement that was prepared by SQL is to be prepared on another server connection, and its table is locked.
-fn locked_out(rules: &'static str, extra: &str, end: impl Fn(&mut RawClient, &dyn Fn(u32)) + Send + 'static) {
+/// How a client prepares a statement and runs it.
+struct Script {
+    prepares: Vec<u8>,
+    runs: Vec<u8>,
+    /// How the text begins that a server connection then waits with.
+    text: &'static str,
+    /// What it answers in the end.
+    answer: &'static str,
+}
+
+impl Script {
+    fn by_sql() -> Self {
+        let (prepares, runs) = (query("prepare s as select count(*) from t"), query("execute s"));
+        Self { prepares, runs, text: "prepare s ", answer: "row 0" }
+    }
+
+    fn by_protocol() -> Self {
+        let insert = "insert into t values ($1) returning (select count(*) from t)";
+        let prepares = [&parse("s", insert)[..], SYNC].concat();
+        let runs = [&bind("s", &[b"1"])[..], &execute(), SYNC].concat();
+        Self { prepares, runs, text: "insert into t ", answer: "row 0" }
+    }
+}
+
+/// The statement of the script is to be prepared on another server connection, and its table is locked.
+fn locked_out(
+    script: Script,
+    rules: &'static str,
+    extra: &str,
+    end: impl Fn(&mut RawClient, &dyn Fn(u32)) + Send + 'static,
+) {
     let extra = extra.to_owned();
     limited(move || {
         let cluster = cluster();
@@ -969,39 +998,43 @@ fn locked_out(rules: &'static str, extra: &str, end: impl Fn(&mut RawClient, &dy
         let extra = format!("[pool]\nsize = 2\n{extra}\n[routing]\nreads = 'primary'");
         let proxy = Proxy::ruled(&cluster, rules, "", &extra);
         let (mut client, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
-        client.query("prepare s as select count(*) from t");
+        client.ask(&[&script.prepares], 1);
         // The one that has it is taken.
         other.query("begin");
         let mut owner = login(primary.port(), "bench", "bench").connect(NoTls).unwrap();
         owner.batch_execute("begin; lock table t in access exclusive mode").unwrap();
         let waiting = |wanted: u32| {
-            let sql =
-                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ilike '%prepare s %'";
+            let sql = format!(
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ilike '%{}%'",
+                script.text
+            );
             eventually(&format!("{wanted} wait"), Duration::from_secs(10), || {
-                primary.sql(sql).unwrap() == wanted.to_string()
+                primary.sql(&sql).unwrap() == wanted.to_string()
             });
         };
-        client.send(&[&query("execute s")]);
+        client.send(&[&script.runs]);
         end(&mut client, &waiting);
         waiting(0);
         owner.batch_execute("rollback").unwrap();
-        let answer = client.query("execute s");
-        assert!(answer.contains(&"row 0".to_owned()), "{answer:?}");
+        let answer = client.ask(&[&script.runs], 1);
+        assert!(answer.contains(&script.answer.to_owned()), "{answer:?}");
     });
 }
 
 #[test]
 fn what_is_prepared_anew_and_waits_for_a_lock_can_be_cancelled() {
-    locked_out("", "", |client, waiting| {
-        waiting(1);
-        client.canceller()();
-        assert_eq!(client.until(b'Z'), ["57014 canceling statement due to user request", "I"]);
-    });
+    for script in [Script::by_sql, Script::by_protocol] {
+        locked_out(script(), "", "", |client, waiting| {
+            waiting(1);
+            client.canceller()();
+            assert_eq!(client.until(b'Z'), ["57014 canceling statement due to user request", "I"]);
+        });
+    }
 }
 
 #[test]
 fn what_is_prepared_anew_and_waits_for_a_lock_for_long_ends_and_leaves_no_process_behind() {
-    locked_out("", "queue_timeout = '1s'", |client, _| {
+    locked_out(Script::by_sql(), "", "queue_timeout = '1s'", |client, _| {
         let answer = client.until(b'Z');
         assert!(answer[0].starts_with("57014 canceling statement: what the session has prepared"), "{answer:?}");
     });
@@ -1010,7 +1043,7 @@ fn what_is_prepared_anew_and_waits_for_a_lock_for_long_ends_and_leaves_no_proces
 #[test]
 fn what_is_prepared_anew_for_a_read_is_within_the_time_that_its_rule_gives_it() {
     let rules = "[[rule]]\nname = 'quick'\nuser = 'bench'\ntimeout = '2s'";
-    locked_out(rules, "", |client, waiting| {
+    locked_out(Script::by_sql(), rules, "", |client, waiting| {
         waiting(1);
         assert_eq!(client.until(b'Z'), ["57014 canceling statement due to the timeout of its rule", "I"]);
     });
