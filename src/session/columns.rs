@@ -5,7 +5,8 @@
 //! it refuses to run it (0A000) when a table has changed so that these would be others. A session's statement is prepared on
 //! many server connections at many times; so where one of them is not known to have what the session's own Parse found, it
 //! is prepared anew there before it is used, with just those types. If its columns have changed, the session is told what
-//! PostgreSQL would have told it.
+//! PostgreSQL would have told it. Of a FETCH or an EXECUTE no columns are promised: PostgreSQL never plans it anew, and it
+//! answers with those of the cursor or the statement that it finds.
 
 use std::sync::Arc;
 
@@ -329,6 +330,28 @@ mod tests {
                 let Reply::Stale(told) = story.hear(b'E', b"SERROR\0C26000\0M?\0\0") else { panic!("it is stale") };
                 assert!(told.windows(5).any(|code| code == b"0A000"));
             }
+        }
+    }
+
+    #[test]
+    fn the_columns_of_a_cursor_or_of_what_is_executed_are_not_promised() {
+        for text in ["fetch 100 from c", "execute s"] {
+            let mut story = Story::begin();
+            story.parse("a", text);
+            assert_eq!(story.send(b'D', b"Sa\0"), "D", "it has just been parsed");
+            story.sync();
+            story.hear_all("1");
+            assert_eq!(story.hear(b't', &[0, 0]), Reply::Forward);
+            assert_eq!(story.hear(b'T', &row_description("a", 23)), Reply::Forward);
+            story.hear_all("Z");
+            let prepared = Arc::clone(story.session.names.get(b"a").unwrap());
+            // Another has prepared it on that server connection, where the name was another's.
+            story.known = Known::default();
+            story.known.has(prepared.id);
+            story.known.described(prepared.id, Columns::told(b'T', &row_description("b", 25)).unwrap());
+            assert!(!prepared.is_promised() && prepared.is_alike(&story.known));
+            assert_eq!(story.bind("a"), "B", "{text}");
+            assert_eq!(story.send(b'D', b"Sa\0"), "CPD", "{text}: by what is there now");
         }
     }
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::columns::{Columns, Parameters};
 use super::known::{Known, SessionId};
 use super::owed::{Moment, OwedReplies};
-use crate::sql::{REPORTED_FOR_LITERALS, Statement, UNREPORTED_FOR_LITERALS};
+use crate::sql::{Kind, REPORTED_FOR_LITERALS, Statement, UNREPORTED_FOR_LITERALS};
 
 /// What identifies a prepared statement on any server connection: its text and parameter types.
 ///
@@ -272,7 +272,15 @@ impl Prepared {
 
     /// Its columns have been told; the first time counts.
     pub fn tell(&self, columns: Columns) {
-        let _ = self.columns.set(columns);
+        if !self.has_columns_of_another() {
+            let _ = self.columns.set(columns);
+        }
+    }
+
+    /// It answers with the columns of the cursor or the statement that has the name by then: PostgreSQL holds it to none.
+    pub fn has_columns_of_another(&self) -> bool {
+        let names_another = |kind| matches!(kind, Kind::Fetch | Kind::Execute);
+        !self.statement.is_plain_read() && self.statement.only().is_some_and(|part| names_another(part.kind))
     }
 
     /// Its columns have been told.

@@ -441,6 +441,11 @@ impl Session {
                         return Ok(());
                     }
                     (true, Some(prepared)) => {
+                        if prepared.has_columns_of_another() && self.owed.will_have(prepared.id) != Some(true) {
+                            // It may have been prepared here when the name was another session's.
+                            self.close_ours(prepared.id, known, out);
+                            self.parse_named(b"", &prepared, Asker::Us, known, limit, out);
+                        }
                         let ours = prepared.id.server_name();
                         frontend::put_target(out, frontend::DESCRIBE, Target::Statement, &ours);
                         of = Some(prepared);

@@ -474,6 +474,25 @@ fn what_cannot_change_what_is_told_goes_on() {
 }
 
 #[test]
+fn a_fetch_or_an_execute_that_is_prepared_answers_with_the_columns_of_what_has_the_name_by_then() {
+    same_answers(|player| {
+        for (number, select) in ["select 1 as a", "select 'x' as b, 2 as c"].into_iter().enumerate() {
+            player.query("begin");
+            player.query(&format!("declare c cursor for {select}"));
+            player.query(&format!("prepare p as {select}"));
+            for (name, text) in [("f", "fetch 100 from c"), ("e", "execute p")] {
+                if number == 0 {
+                    player.ask(&[&parse(name, text), &describe(name), SYNC], 1);
+                }
+                player.ask(&[&run(name)], 1);
+            }
+            player.query("deallocate p");
+            player.query("commit");
+        }
+    });
+}
+
+#[test]
 fn parameters_keep_the_types_that_were_found_for_them() {
     same_answers(|player| {
         player.elsewhere("drop table if exists u; create table u (a real)");
