@@ -52,9 +52,14 @@ impl Client {
             return Ok(()); // what it is now is started elsewhere
         };
         let due = self.due_if_timed(is_read);
-        if let Err(error) = self.verify(&mut acquired.lease, due).await {
-            return self.replay_failed(acquired.lease, error, due, buffers).await;
-        }
+        let is_read = match self.verify(&mut acquired, is_read, due, buffers).await {
+            Ok(Some(is_read)) => is_read,
+            Ok(None) => {
+                self.give_back(acquired.lease, Instant::now());
+                return Ok(()); // the same
+            }
+            Err(error) => return self.replay_failed(acquired.lease, error, due, buffers).await,
+        };
         if is_past(due) {
             return self.refuse_late(acquired.lease, buffers).await;
         }
@@ -422,18 +427,30 @@ impl Client {
         }
         self.session.gathered.clear();
         self.survey_whole(buffers).await?;
-        let intent = self.intent();
-        let reads = matches!(intent, Intent::Read { .. });
-        let fits = reads || acquired.role == Role::Primary && intent.needs_primary();
-        // What a replica has refused is no read, however it reads.
-        Ok((fits && self.session.gathered.end.is_some()).then_some(is_read && reads))
+        Ok(self.is_read_on(acquired.role, is_read))
     }
 
-    /// Statements whose columns are not known to be the same there are prepared anew on the server connection.
-    async fn verify(&mut self, lease: &mut Lease, due: Option<Instant>) -> Result<(), ExchangeError> {
-        let connection = lease.connection();
+    /// Whether what has been gathered is a read, as it is now; None: it cannot be served on a node of this role.
+    fn is_read_on(&self, role: Role, is_read: bool) -> Option<bool> {
+        let intent = self.intent();
+        let reads = matches!(intent, Intent::Read { .. });
+        let fits = reads || role == Role::Primary && intent.needs_primary();
+        // What a replica has refused is no read, however it reads.
+        (fits && self.session.gathered.end.is_some()).then_some(is_read && reads)
+    }
+
+    /// Statements whose columns are not known to be the same there are prepared anew on the server connection. Where that
+    /// proves nothing, for something runs ahead of one in the unit, the unit ends there. Answers like [`Self::go_by`].
+    async fn verify(
+        &mut self,
+        acquired: &mut Acquired,
+        is_read: bool,
+        due: Option<Instant>,
+        buffers: &Buffers,
+    ) -> Result<Option<bool>, ExchangeError> {
+        let connection = acquired.lease.connection();
         if !self.session.must_verify(&connection.known) {
-            return Ok(());
+            return Ok(Some(is_read));
         }
         self.cancellable.runs_on(connection);
         let (messages, asked) = self.session.verification(&mut connection.known, self.server.prepared_statements);
@@ -447,7 +464,11 @@ impl Client {
             Err(error) => return Err(error),
         };
         self.session.verified(&mut connection.known, &asked, described.parsed, &described.told);
-        Ok(())
+        let unit = buffers.input.filled().get(..self.session.gathered.size).unwrap_or_default();
+        match self.session.cut_ahead_of_changed(&asked, &connection.known, unit) {
+            true => Ok(self.is_read_on(acquired.role, is_read)),
+            false => Ok(Some(is_read)),
+        }
     }
 
     async fn replay_failed(

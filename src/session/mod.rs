@@ -13,6 +13,7 @@
 //! 7. Of a client that has nothing to say for a while, [`Session::fold`] keeps what is to be remembered.
 
 pub mod aborted;
+mod ahead;
 pub mod anew;
 pub mod changing;
 pub mod columns;

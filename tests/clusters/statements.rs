@@ -474,6 +474,31 @@ fn what_cannot_change_what_is_told_goes_on() {
 }
 
 #[test]
+fn what_was_prepared_behind_a_change_of_what_names_mean_is_looked_at_behind_it_elsewhere() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create schema t1; create table t1.items as select 7 as a; create table items as select 'x' as b";
+        cluster.node(0).sql(sql).unwrap();
+        for ahead in ["set local search_path = t1", "create temp table items on commit drop as select 7 as a"] {
+            let proxy = Proxy::start(&cluster, "[pool]\nsize = 2\n[routing]\nreads = 'primary'");
+            let (mut client, mut other) =
+                (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+            client.query("begin");
+            client.query(ahead);
+            client.ask(&[&parse("s", "select * from items"), SYNC], 1);
+            client.query("commit");
+            // The one that has it is taken.
+            other.query("begin");
+            let unit = [&run_unnamed("begin")[..], &run_unnamed(ahead), &bind("s", &[]), &execute()].concat();
+            let told = client.ask(&[&unit, &run_unnamed("commit"), SYNC], 1);
+            let expected = ["2", "row 7", "SELECT 1", "1", "2", "COMMIT", "I"];
+            assert_eq!(told[told.len() - expected.len()..], expected, "{ahead}: {told:?}");
+            assert_eq!(client.ask(&[&run("s")], 1), ["0A000 cached plan must not change result type", "I"], "{ahead}");
+        }
+    });
+}
+
+#[test]
 fn a_fetch_or_an_execute_that_is_prepared_answers_with_the_columns_of_what_has_the_name_by_then() {
     same_answers(|player| {
         for (number, select) in ["select 1 as a", "select 'x' as b, 2 as c"].into_iter().enumerate() {
