@@ -54,7 +54,11 @@ impl Client {
         }
         let known = &mut held.lease.connection().known;
         if self.session.must_verify(known) {
-            self.session.verify(known, self.server.prepared_statements, &mut buffers.to_node);
+            let unit = buffers.input.filled().get(..self.session.gathered.size).unwrap_or_default();
+            // A unit that ends ahead of them is looked at once more.
+            if !self.session.cut_ahead_of_unverified(known, unit) {
+                self.session.verify(known, self.server.prepared_statements, &mut buffers.to_node);
+            }
             return Ok(Gate::Closed(Turn::Moved));
         }
         Ok(if self.session.is_verifying() { Gate::Closed(Turn::Still) } else { gate })

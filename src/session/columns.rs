@@ -81,7 +81,7 @@ impl Session {
         !self.flow.skipping && self.unverified(known).next().is_some()
     }
 
-    fn unverified(&self, known: &Known) -> impl Iterator<Item = &Arc<Prepared>> {
+    pub(super) fn unverified(&self, known: &Known) -> impl Iterator<Item = &Arc<Prepared>> {
         let gathered = &self.gathered;
         let is_open = |prepared: &Prepared| !gathered.verified.contains(&prepared.id);
         let is_there = |prepared: &Arc<Prepared>| self.is_unnamed(prepared) && !self.goes_by_ours(b"", known);

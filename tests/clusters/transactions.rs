@@ -110,6 +110,32 @@ fn the_time_of_an_optimistic_transaction_is_the_primarys_and_stands_still() {
 }
 
 #[test]
+fn what_runs_ahead_of_a_statement_that_a_replica_does_not_have_yet_is_done_first() {
+    limited(|| {
+        let cluster = prepared();
+        cluster.node(0).sql("create schema t1; create table t1.here as select 7 as a").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let proxy = Proxy::start(&cluster, PATIENT).with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("begin; set local search_path = t1");
+        client.ask(&[&parse("here", "select a from here"), &parse("t", "select a from public.t"), SYNC], 1);
+        client.query("commit");
+        client.query("begin read only");
+        assert!(!is_on_primary(&mut client, &cluster));
+        has(&client.query("savepoint s"), "SAVEPOINT");
+        has(&client.query("select 1 / 0"), "22012 division by zero");
+        let (back, set) = (run_unnamed("rollback to s"), run_unnamed("set local search_path = t1"));
+        let told = client.ask(&[&back, &bind("t", &[]), &execute(), SYNC], 1);
+        assert_eq!(told, ["1", "2", "ROLLBACK", "2", "row 1", "SELECT 1", "T"]);
+        let told = client.ask(&[&set, &bind("here", &[]), &execute(), SYNC], 1);
+        has(&told, "row 7");
+        client.query("set local search_path = public");
+        assert!(!is_on_primary(&mut client, &cluster));
+        has(&client.query("commit"), "COMMIT");
+    });
+}
+
+#[test]
 fn what_promises_a_snapshot_or_leaves_state_is_not_optimistic() {
     limited(|| {
         let cluster = prepared();
