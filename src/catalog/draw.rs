@@ -399,7 +399,7 @@ impl<'a> Drawing<'a> {
             match name.and_then(|name| class_of(&name)) {
                 Some(Class::ChangesSetting) => {
                     let constants = tree.constants.iter().filter(|(function, _)| function == oid);
-                    left.settings.extend(constants.map(|(_, name)| name.to_ascii_lowercase().into()));
+                    constants.for_each(|(_, name)| left.sets(&setting_name(name).into()));
                     if !tree.names_setting(*oid) {
                         left.doubt(Doubt::Unnamed);
                     }

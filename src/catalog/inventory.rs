@@ -280,7 +280,7 @@ impl Body {
                 let mut statement = classify(text, &ParseSettings::default());
                 // An argument's name may stand before the dot.
                 statement.parts.iter_mut().for_each(|part| part.applies = true);
-                let leftovers = Leftovers::of_statement(&statement);
+                let leftovers = unless_ended(Leftovers::of_statement(&statement), &statement);
                 // What they do is told by their effects.
                 return Self::Text { statement: Box::new(statement), is_dynamic: false, only_reads: true, leftovers };
             }
@@ -293,9 +293,7 @@ impl Body {
         if keeps_globals(text, language) {
             leftovers.doubt(Doubt::Kept);
         }
-        if ends_what_it_keeps(&body.statement) {
-            leftovers.doubt = leftovers.doubt.min(Doubt::Opaque);
-        }
+        let leftovers = unless_ended(leftovers, &body.statement);
         Self::Text { statement: Box::new(body.statement), is_dynamic: body.is_dynamic, only_reads, leftovers }
     }
 }
@@ -366,6 +364,14 @@ fn keeps_globals(text: &str, language: Language) -> bool {
 pub(super) fn ends_what_it_keeps(statement: &Statement) -> bool {
     let mut functions = statement.parts.iter().flat_map(|part| &part.functions);
     functions.any(|name| matches!(&*name.name, "dblink_disconnect" | "pg_backup_stop" | "pg_stop_backup"))
+}
+
+/// What the words leave of a body that may end it again.
+fn unless_ended(mut left: Leftovers, statement: &Statement) -> Leftovers {
+    if ends_what_it_keeps(statement) {
+        left.doubt = left.doubt.min(Doubt::Opaque);
+    }
+    left
 }
 
 impl Inventory {

@@ -6,12 +6,16 @@ use super::known::{Known, UnnamedId};
 use super::prepared::{Prepared, Reading, StatementId};
 use super::settings::is_identity;
 use super::{PutBack, Session, Settings};
-use crate::sql::{Kind, NeedsPrimary, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
+use crate::sql::{Kind, NeedsPrimary, Part, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
 use crate::wire::frontend::Parse;
 
 impl Session {
-    /// Notes what a statement leaves in the session although it has failed: a lock of the session outlives the error.
+    /// Notes what a statement leaves in the session although it has failed: a lock of the session outlives the error, and so
+    /// does the state of random().
     pub(super) fn undone(&mut self, statement: &Statement) {
+        if statement.parts.iter().any(may_have_seeded) {
+            self.pins.add(Pin::State);
+        }
         for change in statement.parts.iter().flat_map(|part| &part.session) {
             match change {
                 SessionChange::Pin(Pin::AdvisoryLock) => {
@@ -244,6 +248,13 @@ impl Session {
         self.touched.sort_unstable();
         self.touched.dedup();
     }
+}
+
+/// It may have seeded random() before it has failed. A SET by itself has not.
+fn may_have_seeded(part: &Part) -> bool {
+    let seeds = |name: &str| matches!(name, "set_config" | "setseed");
+    let may_seed = || part.kind == Kind::Do || part.functions.iter().any(|function| seeds(&function.name));
+    part.session.contains(&SessionChange::Pin(Pin::State)) && may_seed()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::functions::{Class, class_of};
 use super::settings::setting_name;
 use super::statement::{Name, Part, Pin, SessionChange, Statement};
-use super::words::{Quoting, Token, is_block, runs_text, tokens, writes_rows_only};
+use super::words::{Quoting, Token, has_literal, is_block, runs_text, tokens, writes_rows_only};
 
 /// What a function, procedure or block may leave in the session that runs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,6 +103,7 @@ impl Leftovers {
             match change {
                 SessionChange::Set(name) | SessionChange::Reset(name) => left.sets(name),
                 SessionChange::Pin(Pin::Sequence) => left.asks_sequence = true,
+                SessionChange::Pin(Pin::State) => left.doubt(Doubt::Kept),
                 SessionChange::SetLocal(name) | SessionChange::ResetLocal(name) => {
                     left.reads_otherwise |= decides_literals(name)
                 }
@@ -131,6 +132,13 @@ impl Leftovers {
         if self.doubt == Doubt::None {
             return self;
         }
+        let keeps = |literal: &[u8]| {
+            let literal = String::from_utf8_lossy(literal);
+            Self::of_body(&literal, Quoting::None).doubt == Doubt::Kept
+        };
+        if has_literal(text, keeps) {
+            self.doubt(Doubt::Kept);
+        }
         let text = String::from_utf8_lossy(text);
         let named = Self::of_body(&text, Quoting::None);
         named.settings.iter().for_each(|name| self.sets(name));
@@ -142,10 +150,23 @@ impl Leftovers {
         self
     }
 
-    fn sets(&mut self, name: &Arc<str>) {
+    /// It changes this setting for the session. The state of random() is never read back.
+    pub fn sets(&mut self, name: &Arc<str>) {
+        if **name == *"seed" {
+            self.doubt(Doubt::Kept);
+            return;
+        }
         self.reads_otherwise |= decides_literals(name);
         if !self.settings.contains(name) {
             self.settings.push(Arc::clone(name));
+        }
+    }
+
+    /// It does this up to the end of its transaction, which takes back no state of random().
+    fn sets_locally(&mut self, local: &Self) {
+        self.reads_otherwise |= local.may_read_otherwise();
+        if local.doubt == Doubt::Kept {
+            self.doubt(Doubt::Kept);
         }
     }
 
@@ -181,7 +202,7 @@ impl Leftovers {
             [Token::Word(scope), rest @ ..] if **scope == *"local" => {
                 let mut local = Self::default();
                 local.command(rest);
-                self.reads_otherwise |= local.reads_otherwise;
+                self.sets_locally(&local);
                 return;
             }
             [Token::Word(name), rest @ ..] => (name, rest),
@@ -221,7 +242,7 @@ impl Leftovers {
         {
             let mut local = Self::default();
             local.named_setting(arguments);
-            self.reads_otherwise |= local.may_read_otherwise();
+            self.sets_locally(&local);
             return;
         }
         self.named_setting(arguments);
@@ -272,6 +293,7 @@ fn begins_command(tokens: &[Token<'_>], at: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::{ParseSettings, classify};
 
     fn left(text: &str) -> (Vec<Arc<str>>, Doubt) {
         let left = Leftovers::of_body(text, Quoting::Sql);
@@ -304,6 +326,26 @@ mod tests {
         assert_eq!(named("SELECT f(a.b, 'c') FROM s.t AS a"), Vec::<Arc<str>>::new());
         let known = Box::new(Leftovers::default()).named_in(b"SELECT f('a.b')");
         assert_eq!(known.settings, Vec::<Arc<str>>::new());
+    }
+
+    #[test]
+    fn a_body_that_seeds_random_is_known() {
+        for text in [
+            "BEGIN SET seed = 0.5; END",
+            "BEGIN SET LOCAL Seed TO 0.5; END",
+            "BEGIN PERFORM set_config('Seed', '0.5', false); END",
+            "BEGIN PERFORM set_config('seed', '0.5', true); END",
+            "BEGIN EXECUTE 'SET seed = 0.5'; END",
+        ] {
+            assert_eq!(left(text), (vec![], Doubt::Kept), "{text}");
+        }
+        assert_eq!(left("BEGIN UPDATE \"t\" SET seed = 0.5; END"), (vec![], Doubt::None));
+        let of_sql = |text: &str| Leftovers::of_statement(&classify(text, &ParseSettings::default())).doubt;
+        assert_eq!(of_sql("SELECT setseed(0.5)"), Doubt::Kept);
+        assert_eq!(of_sql("SELECT set_config('seed', '0.5', true)"), Doubt::Kept);
+        let named = |text: &str| Box::new(Leftovers::doubtful(Doubt::Opaque)).named_in(text.as_bytes()).doubt;
+        assert_eq!(named("SELECT run('SET seed TO 0.5')"), Doubt::Kept);
+        assert_eq!(named("UPDATE \"t\" SET seed = 0.5"), Doubt::Opaque);
     }
 
     #[test]

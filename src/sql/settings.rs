@@ -84,10 +84,11 @@ pub(super) fn change(name: &str, scope: Scope, value: Option<&str>, effects: &mu
             let deferrable = value.and_then(boolean);
             set_modes(TransactionModes { deferrable, ..TransactionModes::default() }, name, effects);
         }
-        // The state of random() cannot be read back, so it cannot be carried to another connection.
+        // The state of random() cannot be read back, so it cannot be carried to another connection. No end of a transaction takes
+        // it back, and no DISCARD ALL.
         "seed" => {
             effects.require(NeedsPrimary::NodeSetting(name.into()));
-            effects.pin(Pin::UnknownSetting);
+            effects.pin(Pin::State);
         }
         _ => effects.leave(match scope {
             Scope::Session => SessionChange::Set(name.into()),

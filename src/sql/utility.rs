@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::effects::{Effects, boolean_constant, name_of, planned_kind, string_constant};
 use super::emptied::emptied;
-use super::leftovers::Leftovers;
+use super::leftovers::{Doubt, Leftovers};
 use super::parse::grammar::{
     CopyStmt, DeallocateStmt, DeclareCursorStmt, DefElem, DiscardMode, DiscardStmt, DoStmt, DropStmt, ExplainStmt,
     Integer, Node, ObjectType, PrepareStmt, TransactionStmt, TransactionStmtKind, VariableSetKind, VariableSetStmt,
@@ -46,7 +46,11 @@ pub(super) fn statement(node: &Tree, effects: &mut Effects<'_>) -> Kind {
             effects.changes_catalog = block.changes_catalog();
             effects.changes_shared = effects.changes_catalog;
             effects.names_functions(block.functions());
-            block.leftovers().settings.into_iter().for_each(|name| effects.leave(SessionChange::Set(name)));
+            let left = block.leftovers();
+            if left.doubt == Doubt::Kept {
+                effects.pin(Pin::State);
+            }
+            left.settings.into_iter().for_each(|name| effects.leave(SessionChange::Set(name)));
             kind
         }
         Tree::ListenStmt(_) => {

@@ -665,3 +665,44 @@ fn what_is_kept_in_a_server_connection_keeps_its_session_there() {
         assert!(one.query("select labelfile like '%LABEL: a%' from pg_backup_stop(false)")[1] == "row t");
     });
 }
+
+#[test]
+fn a_seed_of_random_is_nobody_elses() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create function seeds() returns void language plpgsql as
+                $$ begin perform set_config('seed', '0.5', true); end $$;
+            create function seeds_in_sql() returns void language sql as 'select setseed(0.5)';
+            create function seeds_in_atomic() returns text language sql
+                begin atomic select set_config('seed', '0.5', false); end;
+            create function runs(code text) returns void language plpgsql as $$ begin execute code; end $$";
+        cluster.node(0).sql(sql).unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 2\n[routing]\nreads = 'primary'");
+        let process = |client: &mut RawClient| client.query("select pg_backend_pid()")[1].clone();
+        for sql in [
+            "set seed to 0.5",
+            "begin; set local seed to 0.5; rollback",
+            "select set_config('seed', '0.5', false)",
+            "select set_config('seed', '0.5', true), 1 / (random() * 0)::int",
+            "do $$ begin set seed = 0.5; end $$",
+            "do $$ begin perform setseed(0.5); perform 1 / 0; end $$",
+            "select seeds()",
+            "select seeds_in_sql()",
+            "select seeds_in_atomic()",
+            "select runs('set seed = 0.5')",
+        ] {
+            let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+            one.query(sql);
+            one.query("discard all");
+            let mine = process(&mut one);
+            for _ in 0..2 {
+                assert_ne!(process(&mut other), mine, "{sql}");
+                assert_eq!(process(&mut one), mine, "{sql}");
+            }
+            one.send(&[TERMINATE]);
+            other.query("begin");
+            let mut third = RawClient::connect(proxy.port(), &[]);
+            assert_ne!(process(&mut third), mine, "{sql}");
+        }
+    });
+}
