@@ -37,9 +37,9 @@ impl Session {
 
     /// What has been changed is gone with its server connection, and is changed again elsewhere.
     pub fn forget_touched(&mut self) {
+        self.forget_remains();
         self.take_touched();
         self.forget_put_back();
-        self.forget_remains();
     }
 
     /// The settings whose values must be asked of the node, now that the session is idle.

@@ -68,8 +68,12 @@ impl Session {
         self.remains.code.get_or_insert_default().join(left);
     }
 
-    /// Settings that code has changed, by name.
+    /// Settings that code has changed, by name. Where nobody looks, since the session keeps its server connection anyway, what
+    /// its code keeps there stays when it leaves.
     pub(super) fn take_settings_left(&mut self) -> Vec<Arc<str>> {
+        if self.doubt() == Doubt::Kept {
+            self.pins.add(Pin::State);
+        }
         let left = self.remains.code.take().map(|code| code.settings).unwrap_or_default();
         if !left.is_empty() {
             self.puts_back(PutBack::Code);

@@ -706,3 +706,22 @@ fn a_seed_of_random_is_nobody_elses() {
         }
     });
 }
+
+#[test]
+fn what_is_kept_goes_with_the_session_that_had_the_connection_for_itself() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create function seeds() returns void language plpgsql as $$ begin perform setseed(0.5); end $$";
+        cluster.node(0).sql(sql).unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\nmode = 'session'");
+        let mut last = None;
+        for sql in ["select setseed(0.5)", "set seed to 0.5", "select seeds()", "select 1"] {
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            let mine = Some(client.query("select pg_backend_pid()")[1].clone());
+            assert_ne!(mine, last, "before {sql}");
+            last = mine;
+            client.query(sql);
+            client.send(&[TERMINATE]);
+        }
+    });
+}
