@@ -40,7 +40,13 @@ pub fn startup_settings(startup: &Startup) -> Result<Settings, OptionsError> {
             settings.push((setting_name(name).into(), (&**value).into()));
         }
     }
+    settings.retain(|(name, value)| !is_without_effect(name, value));
     Ok(Settings::new(settings))
+}
+
+/// PostgreSQL takes it from whoever logs in, and does nothing with it: only a statement seeds random().
+fn is_without_effect(name: &str, value: &str) -> bool {
+    name == "seed" && value.trim().parse::<f64>().is_ok_and(|seed| (-1.0..=1.0).contains(&seed))
 }
 
 /// Reads them as the server's own command line, with backslashes before blanks.
@@ -183,6 +189,8 @@ mod tests {
             pairs(&[("datestyle", "euro"), ("enable_seqscan", "false"), ("work_mem", "9")])
         );
         assert_eq!(settings("-- "), pairs(&[]));
+        assert_eq!(settings("-c Seed=0.5 -c a=1"), pairs(&[("a", "1")]));
+        assert_eq!(settings("-c seed=2"), pairs(&[("seed", "2")]));
         for (options, refused) in
             [("-c", "-c"), ("-x", "-x"), ("-ex", "-ex"), ("word", "word"), ("-", "-"), ("-f x", "-f")]
         {
