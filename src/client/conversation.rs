@@ -427,7 +427,7 @@ impl Client {
             return Ok(Some(Unusual::Unit));
         }
         let gathered = &self.session.gathered;
-        if gathered.asks_wishes || !gathered.empties.is_empty() || gathered.is_bare() {
+        if gathered.is_apart || !gathered.empties.is_empty() || gathered.is_bare() {
             return Ok(Some(Unusual::Unit));
         }
         let Some(mut acquired) = self.try_acquire(&intent, now) else { return Ok(Some(Unusual::Unit)) };

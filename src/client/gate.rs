@@ -94,8 +94,9 @@ impl Client {
         {
             return self.refuse_here(buffers);
         }
-        if self.session.gathered.asks_wishes && !self.session.keeps_lease() && !self.session.batch_is_open() {
-            // What it asks for is put on a server connection before: it waits until this one has gone back.
+        if self.session.gathered.is_apart && !self.session.keeps_lease() && !self.session.batch_is_open() {
+            // It may need another server connection, or one on which something is put before: it waits until this one has
+            // gone back.
             return Ok(Gate::Closed(Turn::Still));
         }
         if held.role == Role::Primary {

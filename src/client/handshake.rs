@@ -323,7 +323,7 @@ async fn ask_once(
     let (cluster, user) = (server.cluster(&admitted.database), &admitted.identity.user);
     let (database, settings) = (&admitted.database.server_name, &admitted.settings);
     let stamp = admitted.database.catalog.stamp();
-    let mut lease = acquire::any_node(admitted, card, server, worker).await?;
+    let mut lease = fitting_lease(admitted, card, server, worker).await?;
     if is_last_word(cluster, lease.node()) {
         let defaults = match defaults_of(user, lease.connection(), server).await {
             Ok(defaults) => defaults,
@@ -334,7 +334,7 @@ async fn ask_once(
         if server.welcomes.have_changed(login.clone(), defaults) {
             login_changed(login, &admitted.database, server);
             drop(lease);
-            lease = acquire::any_node(admitted, card, server, worker).await?;
+            lease = fitting_lease(admitted, card, server, worker).await?;
         }
     }
     let parameters = match with_settings(lease.connection(), settings, server).await {
@@ -351,6 +351,17 @@ async fn ask_once(
     let remembered = Welcome { stamp: if is_of_now { stamp } else { Stamp::OUTDATED }, ..welcome.clone() };
     server.welcomes.put(cluster.number, database, user, &remembered);
     Ok(Ok(welcome))
+}
+
+/// A lease of a server connection that takes the settings that the client asked for.
+async fn fitting_lease(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Result<Lease, Unserved> {
+    loop {
+        let mut lease = acquire::any_node(admitted, card, server, worker).await?;
+        if !lease.connection().known.refuses(&admitted.settings) {
+            return Ok(lease);
+        }
+        // It is closed, and there is one fewer that would not do.
+    }
 }
 
 /// What this node tells of a role is not to be told otherwise by another: a replica that lags would tell what has been. In a

@@ -12,7 +12,7 @@ use crate::wire::frontend::Parse;
 impl Session {
     /// Notes what a statement leaves in the session although it has failed: a lock of the session outlives the error, and so
     /// does the state of random().
-    pub(super) fn undone(&mut self, statement: &Statement) {
+    pub(super) fn undone(&mut self, statement: &Statement, known: &mut Known) {
         if statement.parts.iter().any(may_have_seeded) {
             self.pins.add(Pin::State);
         }
@@ -22,10 +22,11 @@ impl Session {
                     self.pins.add(Pin::AdvisoryLock);
                     self.may_have_unpinned(); // or it was not reached, or waited for in vain
                 }
+                SessionChange::Pin(Pin::Temporary) => known.has_used_temporary = true,
                 SessionChange::Execute(name) => {
                     if let Some(prepared) = self.sql_prepared.get(name) {
                         let statement = Arc::clone(&prepared.statement);
-                        self.undone(&statement);
+                        self.undone(&statement, known);
                     }
                 }
                 _ => {}
@@ -68,6 +69,7 @@ impl Session {
         }
         if part.changes_catalog && self.makes_temporary_first() {
             self.pins.add(Pin::Temporary);
+            known.has_used_temporary = true;
             self.may_have_unpinned();
         }
         if part.needs_primary == Some(NeedsPrimary::TooLarge) {
@@ -112,7 +114,10 @@ impl Session {
                         other => *other = Some((self.id, vec![prepared])),
                     }
                 }
-                SessionChange::Pin(pin) => self.pinned_by(*pin, statement),
+                SessionChange::Pin(pin) => {
+                    known.has_used_temporary |= *pin == Pin::Temporary;
+                    self.pinned_by(*pin, statement);
+                }
                 SessionChange::Execute(name) => {
                     self.executed_is_done(name, known);
                     if part.kind == Kind::Explain {

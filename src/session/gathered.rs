@@ -6,9 +6,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::prepared::{Prepared, StatementId};
+use super::temp_buffers;
 use crate::catalog::Change;
 use crate::routing::{Intent, Reason};
-use crate::sql::{CopyDirection, Draws, Leftovers, Statement};
+use crate::sql::{CopyDirection, Draws, Leftovers, Pin, SessionChange, Statement};
 use crate::wire::frame;
 
 /// The unit as far as it has been looked at.
@@ -48,8 +49,12 @@ pub struct Gathered {
     pub draws: Option<Draws>,
     /// It asks for the current value of a sequence, or may; only this session's own nextval gives one.
     pub asks_sequence: bool,
+    /// It is placed by itself, and not at once: something must be made ready for it, or looked at.
+    pub is_apart: bool,
     /// It asks for a setting of Trunkline's own.
     pub asks_wishes: bool,
+    /// It sets temp_buffers.
+    pub sets_temp_buffers: bool,
     /// Bytes of its last message that have not come yet: it is too large to be waited for.
     pub missing: usize,
     /// The catalogs that it may change.
@@ -143,9 +148,34 @@ impl Gathered {
         self.asks_sequence || self.draws == Some(Draws::Surely)
     }
 
+    /// One more statement, which does something to its session.
+    pub fn does_to_session(&mut self, statement: &Statement) {
+        self.asks_sequence |=
+            statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
+        if temp_buffers::are_set_by(statement) {
+            self.sets_temp_buffers();
+        }
+    }
+
+    /// One more statement, which asks for a setting of Trunkline's own.
+    #[cold]
+    pub fn asks_wishes(&mut self) {
+        self.asks_wishes = true;
+        self.is_apart = true;
+    }
+
+    #[cold]
+    fn sets_temp_buffers(&mut self) {
+        self.sets_temp_buffers = true;
+        self.is_apart = true;
+    }
+
     /// Code that it runs may leave this, and ask for what there is.
     pub fn leaves(&mut self, left: Option<Box<Leftovers>>) {
         let Some(left) = left else { return };
+        if temp_buffers::are_set_with(&left) {
+            self.sets_temp_buffers();
+        }
         self.asks_sequence |= left.may_ask_sequence();
         // What is left on a replica would keep its transaction there.
         if left.opens_cursor || !left.is_clean() {
@@ -185,6 +215,8 @@ impl Gathered {
         self.ends_behind = None;
         self.begins_to_write = false;
         self.begins_more = false;
+        self.asks_wishes = false;
+        self.sets_temp_buffers = false;
         self.preparing.clear();
     }
 
@@ -204,7 +236,7 @@ impl Gathered {
             self.clear_what_reads_lack();
         }
         self.asks_sequence = false;
-        self.asks_wishes = false;
+        self.is_apart = false;
         self.missing = 0;
         self.is_wrong_on_replica = false;
         self.first = None;

@@ -32,6 +32,8 @@ pub struct Known {
     pub sql_prepared: Option<(SessionId, Vec<NameAndText>)>,
     /// The session that ran code here which may have left behind what nobody has seen.
     pub unseen: Option<SessionId>,
+    /// Temporary tables have been used on it, or may have been.
+    pub has_used_temporary: bool,
     /// Whose the current values of sequences are on it.
     pub drawn: Drawn,
     /// The server process behind it.
@@ -69,10 +71,16 @@ impl Known {
         Self { process_id, reports: Reports::new(reported), ..Self::default() }
     }
 
-    /// DISCARD ALL has been done: it is as good as new.
+    /// DISCARD ALL has been done: it is as good as new, but for what its node has made room for.
     pub fn is_discarded(&mut self) {
-        let (process_id, reports) = (self.process_id, std::mem::take(&mut self.reports));
-        *self = Self { process_id, reports, ..Self::default() };
+        let Self { process_id, has_used_temporary, .. } = *self;
+        *self = Self { process_id, has_used_temporary, reports: std::mem::take(&mut self.reports), ..Self::default() };
+    }
+
+    /// Code of this session runs on it that may do, and leave behind, what nobody has seen.
+    pub fn runs_unseen(&mut self, of: SessionId) {
+        self.unseen = Some(of);
+        self.has_used_temporary = true;
     }
 
     /// The unnamed statement has been given, or dropped.

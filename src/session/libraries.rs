@@ -11,7 +11,7 @@ use crate::wire::error_response::put_warning;
 impl Session {
     /// Another session's placeholder is on this server connection and cannot be taken off: RESET would only empty it, and
     /// the library, once loaded there, would warn whoever is there by then.
-    pub fn cannot_use(&self, known: &Known) -> bool {
+    pub(super) fn meets_placeholder(&self, known: &Known) -> bool {
         self.settings != known.settings
             && known.settings.iter().any(|(name, _)| is_of_library(name) && self.settings.get(name).is_none())
     }

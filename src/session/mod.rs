@@ -40,6 +40,7 @@ pub mod settings;
 #[cfg(test)]
 mod story;
 mod survey;
+pub mod temp_buffers;
 pub mod translate;
 pub mod wishes;
 mod woven;
@@ -528,6 +529,11 @@ impl Session {
             && known.sql_prepared.is_none()
             && self.sql_prepared.is_empty()
             && !self.meets_foreign_sequences(known)
+    }
+
+    /// This server connection cannot be made the session's own.
+    pub fn cannot_use(&self, known: &Known) -> bool {
+        self.meets_placeholder(known) || self.needs_other_buffers(known)
     }
 
     /// The session was served by this node up to now; it is idle. A node that was not known to have all that the session must

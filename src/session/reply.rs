@@ -377,7 +377,7 @@ impl Session {
         if was_run && matches!(self.owed.front(), Some(Owed::Execute(None))) {
             self.may_do_anything(known);
         }
-        self.commits_inside_failed();
+        self.commits_inside_failed(known);
         if self.is_in_batch_of_ours() {
             // Nothing of it has the client asked for: whoever executes a mirror that was refused is told so then.
             if matches!(self.owed.front(), Some(Owed::Mirror(_))) {
@@ -436,10 +436,10 @@ impl Session {
     }
 
     /// What commits in the middle may have written, though it failed in the end.
-    fn commits_inside_failed(&mut self) {
+    fn commits_inside_failed(&mut self, known: &mut Known) {
         let Some(Owed::Query { statement, .. } | Owed::Execute(Some(statement))) = self.owed.front() else { return };
         let statement = Arc::clone(statement);
-        self.undone(&statement);
+        self.undone(&statement, known);
         if statement.parts.iter().any(|part| part.commits_inside) {
             self.transaction.may_have_written = true;
         }

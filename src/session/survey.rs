@@ -11,7 +11,7 @@ use super::{Held, Identity, Session, Surroundings, anew};
 use crate::catalog::{Change, FIRST_OWN, Path};
 use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
 use crate::sql::{
-    CopyDirection, Draws, FOR_NAMES, Isolation, Part, Pin, SessionChange, Statement, TransactionControl, query_of,
+    CopyDirection, Draws, FOR_NAMES, Isolation, Part, SessionChange, Statement, TransactionControl, query_of,
 };
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
@@ -411,7 +411,9 @@ impl Session {
             self.expect_change(statement, false);
             self.gathered.empties.extend(statement.parts.iter().filter_map(|part| part.empties.clone()));
         }
-        self.gathered.asks_wishes |= statement.parts.iter().any(|part| part.session.contains(&SessionChange::Ask));
+        if statement.parts.iter().any(|part| part.session.contains(&SessionChange::Ask)) {
+            self.gathered.asks_wishes();
+        }
         self.note_bonds(statement, text, around.held);
         if self.gathered.first.is_none() {
             self.gathered.first = Some(Arc::clone(statement));
@@ -455,8 +457,9 @@ impl Session {
         }
         if !statement.is_plain_read() {
             self.gathered.draws(safety::draws(statement, catalog));
-            self.gathered.asks_sequence |=
-                statement.parts.iter().any(|part| part.session.contains(&SessionChange::Pin(Pin::Sequence)));
+            if statement.parts.iter().any(|part| !part.session.is_empty()) {
+                self.gathered.does_to_session(statement);
+            }
         }
     }
 

@@ -63,7 +63,7 @@ impl Session {
         }
         if let Some(left) = self.gathered.leftovers.take() {
             if left.doubt != Doubt::None {
-                known.unseen = Some(self.id);
+                known.runs_unseen(self.id);
             }
             self.doubts.by_code |= left.may_read_otherwise();
             if !left.is_clean() {
@@ -72,7 +72,7 @@ impl Session {
             }
         }
         if self.gathered.runs_unseen || self.gathered.hides_code {
-            known.unseen = Some(self.id);
+            known.runs_unseen(self.id);
             self.draws(Draws::Maybe, known);
             self.transaction.may_have_written |= self.gathered.hides_code;
         }
@@ -136,7 +136,7 @@ impl Session {
             self.catalog.may_change.join(Change::Opaque);
             self.transaction.may_have_written = true;
         }
-        known.unseen = Some(self.id);
+        known.runs_unseen(self.id);
         self.may_be_left(&Leftovers::doubtful(Doubt::Opaque));
     }
 

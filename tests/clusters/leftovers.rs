@@ -725,3 +725,43 @@ fn what_is_kept_goes_with_the_session_that_had_the_connection_for_itself() {
         }
     });
 }
+
+/// A node takes no other temp_buffers on a server connection on which temporary tables have been used.
+#[test]
+fn temp_buffers_are_set_whoever_has_used_temporary_tables_before() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create function sizes() returns void language plpgsql as
+                $$ begin perform set_config('temp_buffers', '24MB', false); end $$;
+            create function uses() returns void language plpgsql as
+                $$ begin create temp table t (a int); insert into t values (1); drop table t; end $$";
+        cluster.node(0).sql(sql).unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        let shown = |client: &mut RawClient| client.query("show temp_buffers")[1].clone();
+        for uses in [
+            "begin; create temp table t (a int) on commit drop; insert into t values (1); commit",
+            "create temp table t as select a, 1 / (3 - a) from generate_series(1, 3) as a",
+            "do $$ begin create temp table t (a int); insert into t values (1); drop table t; end $$",
+            "select uses()",
+        ] {
+            for (sets, size) in [("set temp_buffers to '16MB'", "row 16MB"), ("select sizes()", "row 24MB")] {
+                one.query(uses);
+                other.query(sets);
+                assert_eq!(shown(&mut other), size, "{uses}");
+                one.query(uses);
+                assert_eq!(shown(&mut other), size, "{uses}");
+                assert_eq!(other.query("select current_setting('temp_buffers')")[1], size, "{uses}");
+                assert_eq!(shown(&mut one), "row 8MB", "{uses}");
+                other.query("reset temp_buffers");
+            }
+            one.query(uses);
+            let mut came = RawClient::connect(proxy.port(), &[("temp_buffers", "32MB")]);
+            assert_eq!(shown(&mut came), "row 32MB", "{uses}");
+        }
+        // Its own use is its own.
+        other.query("create temp table t as select 1 as a");
+        other.query("select a from t");
+        assert!(other.query("set temp_buffers to '16MB'").iter().any(|words| words.starts_with("22023")));
+    });
+}
