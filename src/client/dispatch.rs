@@ -14,10 +14,10 @@ use crate::backend::exchange::ExchangeError;
 use crate::config::PoolMode;
 use crate::metrics::Retry;
 use crate::net::timers;
-use crate::routing::{Intent, Reason};
+use crate::routing::{Intent, Reason, safety};
 use crate::session::replay::Sent;
 use crate::session::translate::Message;
-use crate::session::{End, Held, TransactionLog};
+use crate::session::{End, Held, TransactionLog, may_be_taken_elsewhere};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response::{put_notice, put_warning};
@@ -45,6 +45,10 @@ impl Client {
             return self.refuse_late(acquired.lease, buffers).await;
         }
         if let Err(error) = self.make_ours(&mut acquired.lease, due).await {
+            if self.is_refused_by_replica(acquired.role, &error) {
+                self.leave_to_primary(acquired.lease, error);
+                return Ok(()); // it is started there
+            }
             return self.replay_failed(acquired.lease, error, due, buffers).await;
         }
         let Some(is_read) = self.go_by(&mut acquired, is_read, buffers).await? else {
@@ -375,6 +379,7 @@ impl Client {
         }
         if !strange.is_empty() {
             connection.close_statements(&strange, deadline).await?;
+            strange.iter().for_each(|name| connection.known.has_no_sql(name));
         }
         if let Some(sql) = sql.map(|sql| self.session.guarded_on(&connection.known, sql)) {
             self.worker.metrics.parameters_replayed(1);
@@ -469,6 +474,27 @@ impl Client {
             true => Ok(self.is_read_on(acquired.role, is_read)),
             false => Ok(Some(is_read)),
         }
+    }
+
+    /// What the session has set a replica does not take, and the primary may: a role that was just created, a time zone of its
+    /// system. Where there is no primary, what the replica says is all there is.
+    fn is_refused_by_replica(&self, role: Role, error: &ExchangeError) -> bool {
+        let ExchangeError::Refused { code, .. } = error else { return false };
+        role != Role::Primary && may_be_taken_elsewhere(*code) && self.cluster().view.load().primary.is_some()
+    }
+
+    /// The unit goes to the primary in place of this replica, and only what that refuses is told. Nothing of it has been run.
+    fn leave_to_primary(&mut self, lease: Lease, refused: ExchangeError) {
+        self.cancellable.runs_nothing();
+        // What has been tried is undone, unless its transaction is open still: then it is closed.
+        if let ExchangeError::Refused { answer, .. } = refused
+            && answer.status == TransactionStatus::Idle
+        {
+            self.give_back(lease, Instant::now());
+        }
+        self.worker.metrics.retried(Retry::ReplicaError);
+        let (safe, reason) = (safety::of_nothing(), Reason::Retried);
+        self.session.gathered.join(Intent::Kept { safe, reason, timeout: None });
     }
 
     async fn replay_failed(

@@ -100,7 +100,7 @@ impl Known {
     }
 
     /// Nothing of this name is there by SQL.
-    pub(super) fn has_no_sql(&mut self, name: &str) {
+    pub fn has_no_sql(&mut self, name: &str) {
         if let Some((_, all)) = &mut self.sql_prepared {
             all.retain(|(known, _)| **known != *name);
         }

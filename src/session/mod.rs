@@ -55,7 +55,7 @@ pub use gathered::{End, Gathered};
 pub use known::{Known, SessionId};
 pub use preparing::Preparing;
 pub use replay::TransactionLog;
-pub use reply::{Reply, matters, tells_of_death};
+pub use reply::{Reply, matters, may_be_taken_elsewhere, tells_of_death};
 pub use reported::{Reported, ReportedAtLogin, Reports};
 pub use settings::{Dialect, Settings};
 pub use wishes::Wishes;

@@ -9,7 +9,7 @@ use super::known::UnnamedId;
 use super::mirrored::Mirror;
 use super::prepared::{Prepared, StatementId};
 use super::woven::Woven;
-use crate::sql::Statement;
+use crate::sql::{Part, SessionChange, Statement};
 
 /// What a reply answers.
 #[derive(Debug)]
@@ -128,6 +128,19 @@ impl Owed {
         match self {
             Self::Query { statement, .. } | Self::Execute(Some(statement)) => Some(statement),
             _ => None,
+        }
+    }
+
+    /// What of it is done next sets something, of the client's or of ours.
+    pub fn sets(&self) -> bool {
+        let sets = |part: &Part| {
+            part.session.iter().any(|change| matches!(change, SessionChange::Set(_) | SessionChange::SetLocal(_)))
+        };
+        match self {
+            Self::Query { woven: Some(_), .. } | Self::OurSet => true,
+            Self::Query { statement, completed, .. } => statement.parts.get(*completed).is_some_and(sets),
+            Self::Execute(Some(statement)) => statement.parts.iter().any(sets),
+            _ => false,
         }
     }
 

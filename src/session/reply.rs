@@ -407,12 +407,13 @@ impl Session {
         if fields.code == SqlState::READ_ONLY_SQL_TRANSACTION {
             self.refused_writer = self.owed.front().and_then(Owed::shared_statement).cloned();
         }
+        let sets = self.owed.front().is_some_and(Owed::sets);
         self.skip_failed(known);
         if matches!(fields.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) {
             return Reply::WorkerEnds(fields.code);
         }
         let unwoven = self.unwoven(backend::ERROR_RESPONSE, body);
-        if worth_a_retry(fields.code) {
+        if worth_a_retry(fields.code) || sets && may_be_taken_elsewhere(fields.code) {
             return Reply::Refused(fields.code, unwoven);
         }
         if let Some(told) = unwoven {
@@ -582,6 +583,12 @@ fn worth_a_retry(code: SqlState) -> bool {
     .contains(&code)
 }
 
+/// A node refuses with this a value that another may take: it has not got the role, the tablespace or the time zone, or does not
+/// know yet who may have it.
+pub fn may_be_taken_elsewhere(code: SqlState) -> bool {
+    matches!(code, SqlState::INVALID_PARAMETER_VALUE | SqlState::UNDEFINED_OBJECT | SqlState::INSUFFICIENT_PRIVILEGE)
+}
+
 /// A warning of this kind comes from a server that is being torn down.
 pub fn tells_of_death(code: SqlState) -> bool {
     code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CRASH_SHUTDOWN
@@ -600,4 +607,27 @@ fn with_client_name(body: &[u8], ours: &[u8], name: &[u8]) -> BytesMut {
     let mut out = BytesMut::with_capacity(changed.len() + frame::HEADER);
     error_response::put_body(&mut out, &changed);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reply;
+    use crate::session::story::Story;
+
+    #[test]
+    fn a_value_that_a_node_does_not_take_may_be_taken_by_another() {
+        for (text, done, is_worth_it) in [
+            ("set role fresh", 0, true),
+            ("begin; set local role fresh; commit", 1, true),
+            ("select set_config('role', 'fresh', false)", 0, true),
+            ("select make_date(0, 0, 0)", 0, false),
+            ("set role fresh; select make_date(0, 0, 0)", 1, false),
+        ] {
+            let mut story = Story::begin();
+            story.send(b'Q', format!("{text}\0").as_bytes());
+            (0..done).for_each(|_| drop(story.hear(b'C', b"?\0")));
+            let reply = story.hear(b'E', b"SERROR\0C22023\0M?\0\0");
+            assert_eq!(matches!(reply, Reply::Refused(..)), is_worth_it, "{text}: {reply:?}");
+        }
+    }
 }

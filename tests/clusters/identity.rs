@@ -1,8 +1,10 @@
 //! Who a session has become (SET ROLE, SET SESSION AUTHORIZATION), and the settings that depend on it, on every node.
 
+use std::time::Duration;
+
 use postgres::NoTls;
 
-use crate::fixture::{Proxy, cluster, console, limited, login};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, login};
 use crate::raw::RawClient;
 
 fn caught_up(cluster: &trunkline::demo::cluster::Cluster) {
@@ -145,5 +147,35 @@ fn a_placeholder_of_a_library_is_removed_with_its_warning_and_reaches_nobody_els
             let told = other.query("begin read only; do $$begin end$$; commit");
             assert!(!told.iter().any(|told| told.contains("no_such_setting")), "{told:?}");
         }
+    });
+}
+
+#[test]
+fn a_role_that_the_replicas_lack_yet_reads_at_the_primary() {
+    limited(|| {
+        let cluster = cluster();
+        let settings = "[pool]\nsize = 1\n[routing]\nconsistency = 'eventual'\nmax_lag = '60s'";
+        let proxy = Proxy::start(&cluster, settings).with_both_replicas(&cluster);
+        let replicas = &cluster.nodes()[1..];
+        replicas.iter().for_each(|replica| replica.pause_replay().unwrap());
+        cluster.node(0).sql("create role fresh").unwrap();
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let mut plain = RawClient::connect(proxy.port(), &[]);
+        has(&client.query("set role fresh"), "SET");
+        let at_primary = format!("row fresh{}", cluster.node(0).port());
+        let read = "select current_user::text || inet_server_port()::text";
+        for _ in 0..5 {
+            has(&client.query(read), &at_primary);
+            has(&plain.query("select current_user"), "row bench");
+        }
+        has(&client.query("begin read only"), "BEGIN");
+        has(&client.query(read), &at_primary);
+        has(&client.query("commit"), "COMMIT");
+        assert!(proxy.metric("trunkline_retries_total", "replica_error") >= 6.0);
+        let told = client.query("set role nobody_there");
+        assert!(told.iter().any(|words| words.starts_with("22023")), "{told:?}");
+        replicas.iter().for_each(|replica| replica.resume_replay().unwrap());
+        eventually("the replicas have the role", Duration::from_secs(10), || client.query(read)[1] != at_primary);
+        assert!(client.query(read)[1].starts_with("row fresh"));
     });
 }
