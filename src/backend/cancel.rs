@@ -85,7 +85,8 @@ impl CancelTarget {
 
     /// Cancels what runs there.
     pub async fn cancel(&self) -> CancelOutcome {
-        let sent = timers::timeout(DEADLINE, send(self)).await;
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        let sent = timers::timeout_at(deadline, send(self, deadline)).await;
         if matches!(sent, Ok(Ok(()))) { CancelOutcome::Sent } else { CancelOutcome::Failed }
     }
 
@@ -312,8 +313,8 @@ impl Cancellable {
 }
 
 /// Sends it to where the connection has led, and waits until the node closes, which it does when the signal has been given.
-async fn send(running: &CancelTarget) -> Result<(), ConnectError> {
-    let mut stream = connect::open(&running.endpoint).await?;
+async fn send(running: &CancelTarget, deadline: tokio::time::Instant) -> Result<(), ConnectError> {
+    let mut stream = connect::open(&running.endpoint, deadline).await?;
     let mut packet = BytesMut::new();
     startup::put_cancel(&mut packet, &running.key);
     stream.write_all(&packet).await.map_err(ConnectError::Io)?;

@@ -80,6 +80,9 @@ pub enum ConnectError {
     /// The name has no address.
     #[error("name has no address")]
     Dns(#[source] io::Error),
+    /// Whoever resolves names has not answered in time: nobody has asked the node.
+    #[error("its name was not resolved in time")]
+    LookupTimeout,
     /// The connection broke on the way.
     #[error("connection lost while logging in")]
     Io(#[source] io::Error),
@@ -113,6 +116,8 @@ pub enum ConnectClass {
     Down,
     /// The name has no address.
     Unresolved,
+    /// What address it has could not be found out: it tells nothing of the node.
+    NotLookedUp,
     /// Silence: frozen, overloaded, or cut off.
     Silent,
     /// The connection broke; the next attempt may tell more.
@@ -136,6 +141,7 @@ impl ConnectError {
             Self::Refused(_) => ConnectClass::Down,
             Self::Timeout => ConnectClass::Silent,
             Self::Dns(_) => ConnectClass::Unresolved,
+            Self::LookupTimeout => ConnectClass::NotLookedUp,
             Self::Io(error) if is_shortage(error) => ConnectClass::Short,
             Self::Io(_) => ConnectClass::Lost,
             Self::Server { code, .. } => class_of(*code),
@@ -260,16 +266,16 @@ fn first_way(tls: &NodeTls) -> Way {
 }
 
 /// A connection on which nothing has been said yet, encrypted as the settings want it.
-pub(super) async fn open(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
+pub(super) async fn open(endpoint: &Endpoint, deadline: Instant) -> Result<Stream, ConnectError> {
     let tls = endpoint.tls();
-    match (tls.mode(), endpoint.open(&tls, first_way(&tls)).await) {
-        (TlsMode::Prefer, Err(ConnectError::Tls(_))) => endpoint.open(&tls, Way::Plain).await,
+    match (tls.mode(), endpoint.open(&tls, first_way(&tls), deadline).await) {
+        (TlsMode::Prefer, Err(ConnectError::Tls(_))) => endpoint.open(&tls, Way::Plain, deadline).await,
         (_, done) => done,
     }
 }
 
 async fn attempt(target: &Target, tls: &NodeTls, way: Way, deadline: Instant) -> Result<Login, Failed> {
-    let opened = within(deadline, target.endpoint.open(tls, way)).await;
+    let opened = within(deadline, target.endpoint.open(tls, way, deadline)).await;
     let mut stream = opened.map_err(|error| Failed { error, is_encrypted: false, was_answered: false })?;
     let is_encrypted = stream.is_encrypted();
     let mut was_answered = false;
@@ -463,6 +469,7 @@ mod tests {
         let server = |code: &[u8; 5]| refusal(SqlState(*code), "no");
         for (error, class) in [
             (ConnectError::Timeout, ConnectClass::Silent),
+            (ConnectError::LookupTimeout, ConnectClass::NotLookedUp),
             (endpoint::refusal(io::ErrorKind::ConnectionRefused.into()), ConnectClass::Down),
             (endpoint::refusal(io::ErrorKind::HostUnreachable.into()), ConnectClass::Down),
             (endpoint::refusal(io::ErrorKind::ConnectionReset.into()), ConnectClass::Lost),

@@ -1,5 +1,6 @@
 //! How a node is reached: its address, and TLS on the way there.
 
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,10 +13,12 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 
 use super::connect::{ConnectClass, ConnectError};
 use crate::auth::NodeTls;
 use crate::net::Stream;
+use crate::net::timers::timeout_at;
 use crate::wire::startup;
 
 /// How a node is reached; cheap to clone.
@@ -66,15 +69,16 @@ impl Endpoint {
         socket_path(&self.address).is_none()
     }
 
-    /// A connection on which nothing of PostgreSQL has been said yet.
-    pub async fn open(&self, tls: &NodeTls, way: Way) -> Result<Stream, ConnectError> {
+    /// A connection on which nothing of PostgreSQL has been said yet. Whoever calls waits no longer than until the deadline; here
+    /// only the time for its name comes from that.
+    pub async fn open(&self, tls: &NodeTls, way: Way, deadline: Instant) -> Result<Stream, ConnectError> {
         if let Some(path) = socket_path(&self.address) {
             // As libpq: who can read the file system's sockets can read the server's memory.
             return UnixStream::connect(path).await.map(Stream::from).map_err(refusal);
         }
         let mut stream = match self.reached {
             Some(address) => open_tcp(address).await?,
-            None => open_by_name(&self.address).await?,
+            None => open_by_name(&self.address, deadline).await?,
         };
         let Some(config) = tls.config().filter(|_| way != Way::Plain) else { return Ok(stream.into()) };
         match ask_for_tls(&mut stream).await? {
@@ -128,8 +132,8 @@ fn handshake_failure(error: io::Error) -> ConnectError {
 }
 
 /// Tries every address of the name; the last one's failure counts.
-async fn open_by_name(address: &str) -> Result<TcpStream, ConnectError> {
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(ConnectError::Dns)?.collect();
+async fn open_by_name(address: &str, deadline: Instant) -> Result<TcpStream, ConnectError> {
+    let addresses: Vec<SocketAddr> = looked_up(tokio::net::lookup_host(address), deadline).await?.collect();
     let mut failure = ConnectError::Dns(io::ErrorKind::NotFound.into());
     for address in addresses {
         match open_tcp(address).await {
@@ -144,6 +148,17 @@ async fn open_by_name(address: &str) -> Result<TcpStream, ConnectError> {
         }
     }
     Err(failure)
+}
+
+/// What a lookup brings in its part of the time until the deadline.
+async fn looked_up<T>(lookup: impl Future<Output = io::Result<T>>, deadline: Instant) -> Result<T, ConnectError> {
+    let now = Instant::now();
+    let limit = now + deadline.saturating_duration_since(now).mul_f64(PART_FOR_NAMES);
+    // Dropping it loses an answer that nobody waits for any more.
+    match timeout_at(limit, lookup).await {
+        Ok(found) => found.map_err(ConnectError::Dns),
+        Err(_) => Err(ConnectError::LookupTimeout),
+    }
 }
 
 async fn open_tcp(address: SocketAddr) -> Result<TcpStream, ConnectError> {
@@ -176,6 +191,10 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES))
 }
 
+/// So much of the time goes to finding out where the node is, at most. The rest is its own: a node that is up needs less by far, and
+/// its silence means something else than that of a nameserver.
+const PART_FOR_NAMES: f64 = 0.75;
+
 /// Silence after which the kernel asks whether the node is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -203,9 +222,26 @@ mod tests {
                 stream.read_exact(&mut [0; 8]).await.unwrap();
                 stream.write_u8(answer).await.unwrap();
             };
-            let (opened, ()) = tokio::join!(endpoint.open(&tls, way), answering);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let (opened, ()) = tokio::join!(endpoint.open(&tls, way, deadline), answering);
             assert_eq!(opened.unwrap_err().class(), class, "{way:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_resolves_no_name_leaves_time_to_connect_and_is_not_taken_for_the_node() {
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_millis(200);
+        let unanswered = looked_up(std::future::pending::<io::Result<()>>(), deadline).await.unwrap_err();
+        assert!((150..200).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        assert_eq!(unanswered.class(), ConnectClass::NotLookedUp);
+        assert_eq!(unanswered.to_string(), "its name was not resolved in time");
+        let no_such = looked_up(async { Err::<(), _>(io::ErrorKind::NotFound.into()) }, deadline).await.unwrap_err();
+        assert_eq!(no_such.class(), ConnectClass::Unresolved);
+        // An address by numbers is no question to anybody, however late it is.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        assert!(open_by_name(&address, begun).await.is_ok());
     }
 
     #[test]

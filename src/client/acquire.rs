@@ -629,7 +629,7 @@ impl Client {
                 }
             }
             // Of the node it tells nothing.
-            ConnectClass::Full | ConnectClass::Short => {}
+            ConnectClass::Full | ConnectClass::Short | ConnectClass::NotLookedUp => {}
             ConnectClass::Starting => (self.cluster().doubt)(node, Doubt::Stopping),
             _ => (self.cluster().doubt)(node, Doubt::Lost),
         }

@@ -283,7 +283,8 @@ fn refused(error: ConnectError, node: NodeId, admitted: &Admitted, server: &Serv
             let (code, message) = error.denial();
             Refused::ForGood(Farewell::told(code, message))
         }
-        error if class == ConnectClass::Short => Refused::ForNow(error.to_string()),
+        // Of the node it tells nothing.
+        error if matches!(class, ConnectClass::Short | ConnectClass::NotLookedUp) => Refused::ForNow(error.to_string()),
         error => {
             let doubt = if class == ConnectClass::Starting { Doubt::Stopping } else { Doubt::Lost };
             (server.cluster(&admitted.database).doubt)(node, doubt);

@@ -149,7 +149,8 @@ impl Watcher {
         signals.take_sample();
         let (mut begun, mut result) = self.begin_look().await;
         // Where we ourselves have stood still, that nothing came in time says nothing of the node.
-        if result == Err(ProbeFailure::Timeout) && begun.elapsed() > self.timeout + STANDSTILL {
+        let is_late = matches!(result, Err(ProbeFailure::Timeout | ProbeFailure::NotAsked(_)));
+        if is_late && begun.elapsed() > self.timeout + STANDSTILL {
             (begun, result) = self.begin_look().await;
         }
         signals.counters.durations.record(begun.elapsed());
@@ -254,7 +255,7 @@ impl Watcher {
         failure: ProbeFailure,
         kept: Option<Kept>,
     ) -> Result<ProbeReport, ProbeFailure> {
-        let is_vain = matches!(class, ConnectClass::Silent | ConnectClass::Lost | ConnectClass::Down);
+        let is_vain = is_vain(class);
         self.vain_logins = if is_vain { self.vain_logins.saturating_add(1) } else { 0 };
         let Some(kept) = kept else { return Err(failure) };
         let is_mute = kept.owed && matches!(kept.answer, Err(LineError::Timeout));
@@ -372,11 +373,16 @@ fn is_promotion<T>(answer: &Result<T, LineError>) -> bool {
     matches!(answer, Err(LineError::Server { code: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, .. }))
 }
 
+/// A login that has not ended in time, or was cut off or refused: a node that lets nobody in any more shows the same.
+fn is_vain(class: ConnectClass) -> bool {
+    matches!(class, ConnectClass::Silent | ConnectClass::Lost | ConnectClass::Down)
+}
+
 /// A node that is full, lacks memory for one more process, lets nobody in, or whose name does not resolve may be as well as
 /// ever; so may one that we lack the means to connect to.
 fn tells_nothing_of_health(class: ConnectClass) -> bool {
-    use ConnectClass::{Broken, Denied, Full, Short, Unresolved};
-    matches!(class, Full | Broken | Denied | Unresolved | Short)
+    use ConnectClass::{Broken, Denied, Full, NotLookedUp, Short, Unresolved};
+    matches!(class, Full | Broken | Denied | Unresolved | NotLookedUp | Short)
 }
 
 fn connect_failure(error: &ConnectError) -> ProbeFailure {
@@ -386,7 +392,7 @@ fn connect_failure(error: &ConnectError) -> ProbeFailure {
         ConnectClass::Unresolved => ProbeFailure::Unresolved(words()),
         ConnectClass::Silent => ProbeFailure::Timeout,
         ConnectClass::Lost => ProbeFailure::Lost,
-        ConnectClass::Short => ProbeFailure::NotAsked(words()),
+        ConnectClass::Short | ConnectClass::NotLookedUp => ProbeFailure::NotAsked(words()),
         ConnectClass::Starting => ProbeFailure::Starting,
         ConnectClass::Full => ProbeFailure::TooManyConnections,
         ConnectClass::Denied => ProbeFailure::Authentication(words()),
@@ -425,3 +431,18 @@ const STANDSTILL: Duration = Duration::from_millis(250);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// Between two samples while somebody waits for the node to catch up; the timer rounds up to its milliseconds.
 const FOLLOW_INTERVAL: Duration = Duration::from_micros(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_not_resolved_in_time_is_no_silence_of_the_node() {
+        let unanswered = ConnectError::LookupTimeout;
+        assert!(tells_nothing_of_health(unanswered.class()), "what its kept connection says counts");
+        assert!(!is_vain(unanswered.class()), "however often");
+        let failure = connect_failure(&unanswered);
+        assert_eq!(failure.to_string(), "could not be asked from here: its name was not resolved in time");
+        assert_eq!(failure.code(), "not_asked");
+    }
+}

@@ -196,7 +196,7 @@ pub enum ProbeFailure {
     Protocol(Arc<str>),
     /// The connection ended in the middle.
     Lost,
-    /// We have no means to ask it, in these words.
+    /// We have no means to ask it, or cannot find out where it is, in these words.
     NotAsked(Arc<str>),
 }
 

@@ -318,6 +318,19 @@ fn what_we_lack_to_ask_a_primary_takes_nothing_from_it_before_its_time() {
 }
 
 #[test]
+fn a_replica_that_could_not_be_asked_once_is_not_down() {
+    let unanswered = || ProbeFailure::NotAsked("its name was not resolved in time".into());
+    let mut story = Story::whole();
+    story.fails(B, unanswered());
+    assert_eq!(story.state(B), NodeState::Suspect);
+    story.follows(B, A, 1);
+    story.follows(B, A, 1);
+    story.fails(B, unanswered());
+    assert_eq!(story.state(B), NodeState::Suspect, "what was heard between counts");
+    assert_eq!(story.view().epoch, 1);
+}
+
+#[test]
 fn a_sample_proves_a_primary_as_a_probe_does() {
     let mut story = Story::whole();
     for _ in 0..10 {
