@@ -44,6 +44,8 @@ pub enum Unmet {
     Left,
     /// Its nodes or its database are others by now, or its pool's mode: what it asks for is looked at again.
     Anew,
+    /// The program stops, and nothing of what the client asks for has begun.
+    SentAway,
 }
 
 impl Refusal {
@@ -170,9 +172,13 @@ impl Client {
             }
             if self.database.pause.is_paused() {
                 tokio::select! {
-                    // Dropping either loses nothing.
+                    // Dropping any of them loses nothing.
                     resumed = patience.await_resume(&self.database.pause, &self.worker) => resumed?,
                     () = self.hangs_up() => continue,
+                    () = self.is_called_away() => {}
+                }
+                if self.is_sent_away() {
+                    return Err(Unmet::SentAway);
                 }
                 begun = Instant::now();
             }
@@ -183,6 +189,7 @@ impl Client {
                     return Err(Unmet::Anew);
                 }
                 excluded.clear();
+                continue; // it may still be paused
             }
             let mut changed = self.cluster().changed.clone();
             changed.mark_unchanged();
@@ -332,6 +339,23 @@ impl Client {
             if is_freer() || self.has_hung_up() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+
+    /// Returns when it is not to wait for RESUME as it does: there is another configuration, or it is sent away. Every client is
+    /// woken then.
+    async fn is_called_away(&self) {
+        let look = |_: &mut Context<'_>| match self.is_outdated() || self.is_sent_away() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        };
+        std::future::poll_fn(look).await;
+    }
+
+    /// The program stops while its statement waits for RESUME. A transaction that goes on elsewhere has begun, and has the time
+    /// that any has.
+    fn is_sent_away(&self) -> bool {
+        let has_begun = !self.session.is_idle() || self.is_replaying();
+        self.worker.is_draining() && self.database.pause.awaits_operator() && !has_begun
     }
 
     /// Nodes that let nobody new in.
@@ -883,28 +907,41 @@ pub(super) struct Patience {
     left: Duration,
 }
 
+/// A wait that is taken off the time that is left, however it ends.
+struct Wait<'p> {
+    begun: Instant,
+    left: &'p mut Duration,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        *self.left = self.left.saturating_sub(self.begun.elapsed());
+    }
+}
+
 impl Patience {
     /// It has not waited yet.
     pub(super) fn of(server: &Server) -> Self {
         Self { hold: server.pause_hold, left: server.pause_hold }
     }
 
-    /// Waits until the database is not paused any more. Of several pauses the time together counts.
+    /// Waits until the database is not paused any more. Of several pauses the time together counts, and of a wait that is
+    /// dropped what it has lasted.
     async fn await_resume(&mut self, pause: &Pause, worker: &Worker) -> Result<(), Refusal> {
-        let begun = Instant::now();
-        let is_resumed = pause.resumed(begun + self.left).await;
-        self.left = self.left.saturating_sub(begun.elapsed());
+        let hold = self.hold.as_millis();
+        let wait = Wait { begun: Instant::now(), left: &mut self.left };
+        let is_resumed = pause.resumed(wait.begun + *wait.left).await;
+        drop(wait);
         if is_resumed {
             return Ok(());
         }
         worker.metrics.limit_met(Limit::PauseHold);
-        let hold = self.hold.as_millis();
         let message = format!("the database is paused, and has not been resumed within {hold} ms");
         Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
     }
 }
 
-/// The same for a login, whose time stands still meanwhile.
+/// The same for a login, whose time stands still meanwhile. Where the program stops, it is sent away.
 pub(super) async fn await_resume_to_log_in(
     pause: &Pause,
     patience: &mut Patience,
@@ -912,8 +949,16 @@ pub(super) async fn await_resume_to_log_in(
     worker: &Worker,
 ) -> Result<(), Farewell> {
     let _waits = card.waits_to_log_in();
-    let resumed = patience.await_resume(pause, worker).await;
-    resumed.map_err(|refusal| Farewell::told(refusal.code, refusal.message))
+    let is_sent_away = || worker.is_draining() && pause.awaits_operator();
+    // Every client is woken when the worker begins to drain.
+    let sent_away = std::future::poll_fn(|_| if is_sent_away() { Poll::Ready(()) } else { Poll::Pending });
+    tokio::select! {
+        // Dropping either loses nothing.
+        resumed = patience.await_resume(pause, worker) => {
+            resumed.map_err(|refusal| Farewell::told(refusal.code, refusal.message))
+        }
+        () = sent_away => Err(Farewell::sent_away()),
+    }
 }
 
 /// The time is over that a rule gives to the unit; never, if none does.

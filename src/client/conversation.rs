@@ -579,6 +579,7 @@ impl Client {
                 self.session.gathered.clear();
                 Ok(())
             }
+            Unmet::SentAway => Err(Farewell::sent_away()),
         }
     }
 

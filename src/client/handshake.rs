@@ -206,7 +206,7 @@ pub(super) async fn tell(
 }
 
 /// While the database is paused, a client that a node must be asked for waits as statements do, unless it hangs up. It goes
-/// on by the configuration in force then: nodes may be others for which it was paused.
+/// on by the configuration in force: nodes may be others for which it was paused, and its database may be gone.
 pub(super) async fn await_resume(
     stream: &Stream,
     admitted: &mut Admitted,
@@ -214,17 +214,27 @@ pub(super) async fn await_resume(
     server: &mut Arc<Server>,
     worker: &Worker,
 ) -> Result<(), Farewell> {
-    let pause = Arc::clone(&admitted.database.pause);
-    if !pause.is_paused() {
-        return Ok(());
-    }
     let mut patience = acquire::Patience::of(server);
-    // Dropping either wait loses nothing.
-    tokio::select! {
-        resumed = acquire::await_resume_to_log_in(&pause, &mut patience, card, worker) => resumed?,
-        () = until_hung_up(stream) => return Err(Farewell::Left),
+    while admitted.database.pause.is_paused() {
+        let pause = Arc::clone(&admitted.database.pause);
+        tokio::select! {
+            // Dropping any of them loses nothing.
+            resumed = acquire::await_resume_to_log_in(&pause, &mut patience, card, worker) => resumed?,
+            () = outdated(server, worker) => {}
+            () = until_hung_up(stream) => return Err(Farewell::Left),
+        }
+        follow(admitted, server, worker)?;
     }
-    follow(admitted, server, worker)
+    Ok(())
+}
+
+/// Returns when there is another configuration. Every client is woken then.
+async fn outdated(server: &Server, worker: &Worker) {
+    let look = |_: &mut Context<'_>| match worker.serves_by(server) {
+        true => Poll::Pending,
+        false => Poll::Ready(()),
+    };
+    std::future::poll_fn(look).await;
 }
 
 /// From here on, the configuration in force counts.

@@ -93,6 +93,11 @@ impl Pause {
         self.has_any(Cause::Operator as u8 | Cause::Switchover as u8)
     }
 
+    /// An operator's RESUME is waited for, whatever else is.
+    pub fn awaits_operator(&self) -> bool {
+        self.has(Cause::Operator)
+    }
+
     /// This holds it back.
     fn has(&self, cause: Cause) -> bool {
         self.has_any(cause as u8)
@@ -169,6 +174,11 @@ impl Pauses {
     /// The pause that counts for a name that a client asks for, whatever it is: none is remembered.
     pub fn of_any(&self, name: &str) -> Arc<Pause> {
         self.named.get(name).map_or_else(|| Arc::clone(&self.others), |pause| Arc::clone(&pause))
+    }
+
+    /// Statements of this database wait, or would, if it were in the configuration.
+    pub fn is_paused(&self, database: &str) -> bool {
+        self.named.get(database).is_some_and(|pause| pause.is_paused())
     }
 
     /// Something holds this database back.
@@ -286,7 +296,8 @@ impl Server {
         let of = |database: &Arc<Database>| Arc::clone(&database.pause);
         match scope {
             Scope::All => self.pauses.all(),
-            Scope::Database(meant) => self.databases.get(meant).map(of).into_iter().collect(),
+            // It may be in the configuration no more.
+            Scope::Database(meant) => self.pauses.named.get(meant).map(|pause| Arc::clone(&pause)).into_iter().collect(),
             Scope::Cluster(meant) => {
                 let databases = self.databases.values();
                 databases.filter(|database| self.cluster(database).name == *meant).map(of).collect()

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls, SimpleQueryMessage};
+use toml::Table;
 use trunkline::demo::cluster::Cluster;
 use trunkline::demo::installation::Installation;
 
@@ -292,6 +293,66 @@ fn who_logs_in_to_a_database_that_is_paused_too_long_is_told() {
         assert_eq!(proxy.metric("trunkline_limits_met_total", "failover.pause_hold"), 1.0);
         console.simple_query("RESUME bench").unwrap();
         login(proxy.port(), "ada", "a").connect(NoTls).unwrap().simple_query("select 1").unwrap();
+    });
+}
+
+#[test]
+fn who_waits_for_resume_hears_of_a_reload_and_what_is_paused_outlasts_it() {
+    limited(|| {
+        let shop = "[[database]]\nname = 'shop'\ncluster = 'main'\nserver_name = 'bench'";
+        let (_cluster, proxy) = with_ada(shop);
+        let config = |role: &str, password: &str, database: &str| {
+            let mut config = login(proxy.port(), role, password);
+            config.dbname(database);
+            config
+        };
+        let mut console = console(&proxy);
+        let connect = |name| config("bench", "bench", name).connect(NoTls).unwrap();
+        let [mut stays, mut loses] = ["bench", "shop"].map(connect);
+        console.simple_query("PAUSE").unwrap();
+        let stays = thread::spawn(move || stays.simple_query("select 1").map(drop));
+        let loses = thread::spawn(move || loses.simple_query("select 1").map(drop));
+        let ada = config("ada", "a", "shop");
+        let logs_in = thread::spawn(move || ada.connect(NoTls).map(drop));
+        eventually("all wait", SOON, || {
+            rows(&mut console, "show clients").iter().filter(|row| value(row, "state") == "waiting").count() == 3
+        });
+        let reload = |console: &mut Client, change: &dyn Fn(&mut Table)| {
+            proxy.rewrite(|file| change(file));
+            console.simple_query("RELOAD").unwrap();
+        };
+        reload(&mut console, &|file| drop(file.insert("max_clients".to_owned(), 500.into())));
+        thread::sleep(Duration::from_millis(300));
+        assert!(![&stays, &loses, &logs_in].iter().any(|waits| waits.is_finished()), "nobody has resumed");
+
+        let leave_out = |file: &mut Table| {
+            file["database"].as_array_mut().unwrap().retain(|database| database["name"].as_str() != Some("shop"));
+        };
+        let put_back = |file: &mut Table| {
+            let shop: Table = shop.parse().unwrap();
+            file["database"].as_array_mut().unwrap().push(shop["database"][0].clone());
+        };
+        reload(&mut console, &leave_out);
+        for (told, who) in [(loses.join().unwrap(), "a statement"), (logs_in.join().unwrap(), "a login")] {
+            let told = told.unwrap_err();
+            let told = told.as_db_error().unwrap_or_else(|| panic!("{who}: {told}"));
+            assert_eq!(told.code().code(), "57P01", "{who}: {told:?}");
+            assert!(told.message().contains("taken out of the configuration"), "{who}: {told:?}");
+        }
+        assert!(!stays.is_finished());
+        reload(&mut console, &put_back);
+        let databases = rows(&mut console, "show databases");
+        let shop = databases.iter().find(|row| value(row, "name") == "shop").unwrap();
+        assert_eq!(value(shop, "paused"), "1");
+
+        reload(&mut console, &leave_out);
+        console.simple_query("RESUME shop").unwrap();
+        let unknown = console.simple_query("RESUME shop").unwrap_err();
+        assert_eq!(unknown.code().unwrap().code(), "3D000", "it is neither paused nor there");
+        reload(&mut console, &put_back);
+        config("ada", "a", "shop").connect(NoTls).unwrap().simple_query("select 1").unwrap();
+        console.simple_query("RESUME bench").unwrap();
+        stays.join().unwrap().unwrap();
     });
 }
 

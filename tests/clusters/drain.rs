@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use postgres::NoTls;
+use postgres::{NoTls, SimpleQueryMessage};
 
-use crate::fixture::{Proxy, cluster, console, eventually, limited};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, login};
 use crate::raw::{RawClient, cancel, query, startup_packet};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -94,6 +94,38 @@ fn idle_clients_that_hold_their_server_connection_are_told_at_once() {
             assert_eq!(open.until_end(), ["COMMIT", "I", GONE], "{mode}");
             eventually("it has ended", SOON, || has_ended(&proxy));
         }
+    });
+}
+
+#[test]
+fn who_waits_for_resume_holds_up_no_stop() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create role ada login password 'ada'").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let proxy = Proxy::start(&cluster, &format!("{OPEN}\n[[user]]\nname = 'ada'\npassword = 'ada'"));
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("select 1");
+        let mut console = console(&proxy);
+        console.simple_query("PAUSE bench").unwrap();
+        client.send(&[&query("select 2")]);
+        let ada = login(proxy.port(), "ada", "ada");
+        let logs_in = std::thread::spawn(move || ada.connect(NoTls).map(drop));
+        eventually("both wait", SOON, || {
+            let clients = console.simple_query("show clients").unwrap();
+            let waits = |message: &&SimpleQueryMessage| {
+                matches!(message, SimpleQueryMessage::Row(row) if row.get("state") == Some("waiting"))
+            };
+            clients.iter().filter(waits).count() == 2
+        });
+        let begun = Instant::now();
+        proxy.signal("TERM");
+        assert_eq!(client.until_end(), [GONE]);
+        let told = logs_in.join().unwrap().unwrap_err();
+        let told = told.as_db_error().unwrap();
+        assert_eq!(format!("{} {}", told.code().code(), told.message()), GONE);
+        eventually("it has ended", SOON, || has_ended(&proxy));
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     });
 }
 

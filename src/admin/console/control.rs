@@ -158,7 +158,7 @@ async fn obey(command: &Command, giver: &Giver, desk: &Arc<Desk>, is_asked: &IsA
                 Err(cause) => Err(not_paused(cause)),
             }
         }
-        Command::Resume(name) => match server.resume(&scope(desk, name.as_ref())?) {
+        Command::Resume(name) => match server.resume(&paused_scope(desk, name.as_ref())?) {
             true => done("RESUME"),
             false => Err(Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "nothing of it is paused")),
         },
@@ -223,6 +223,14 @@ fn scope(desk: &Desk, name: Option<&Arc<str>>) -> Result<Scope, Mistake> {
     known.sort_unstable();
     let mistake = Mistake::new(SqlState::INVALID_CATALOG_NAME, format!("there is no database \"{name}\""));
     Err(mistake.naming(&known))
+}
+
+/// The same for RESUME: a database that was paused before it was taken out of the configuration is known by that.
+fn paused_scope(desk: &Desk, name: Option<&Arc<str>>) -> Result<Scope, Mistake> {
+    match name {
+        Some(name) if desk.in_force.load().pauses.is_paused(name) => Ok(Scope::Database(Arc::clone(name))),
+        name => scope(desk, name),
+    }
 }
 
 fn not_paused(cause: NotPaused) -> Mistake {
