@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Allowance, Config};
+use crate::auth::{ClientTls, TlsMode};
 use crate::routing::Transactions;
 
 /// A setting as a text.
@@ -54,6 +55,7 @@ impl Config {
             if let Some(auth_query) = &cluster.auth_query {
                 texts.push((key("auth_query.user"), auth_query.user.to_string()));
                 texts.push((key("auth_query.database"), auth_query.database.to_string()));
+                texts.push((key("auth_query.query"), auth_query.query.to_string()));
             }
             texts.push((key("monitor.user"), cluster.monitor.user.to_string()));
             texts.push((key("monitor.database"), cluster.monitor.database.to_string()));
@@ -61,6 +63,10 @@ impl Config {
             texts.push((key("monitor.timeout"), duration(cluster.monitor.timeout)));
         }
         for database in &self.databases {
+            let key = |name: &str| format!("database.{}.{name}", database.name);
+            let cluster = self.clusters.get(database.cluster).map(|cluster| cluster.name.to_string());
+            texts.push((key("cluster"), cluster.unwrap_or_default()));
+            texts.push((key("server_name"), database.server_name.to_string()));
             texts.extend(allowance_texts("database", &database.name, &database.allowance));
         }
         for user in &self.users {
@@ -98,6 +104,7 @@ impl Config {
             ("listen", self.listen_words()),
             ("proxy_protocol_from", self.proxies.len().to_string() + " networks"),
             ("tls", if self.tls.is_some() { "on" } else { "off" }.to_owned()),
+            ("tls.mode", self.tls.as_ref().map_or(TlsMode::Off, ClientTls::mode).word().to_owned()),
             ("workers", self.workers.to_string()),
             ("io_uring", self.io_uring.to_string()),
             ("max_clients", self.max_clients.to_string()),

@@ -1,6 +1,6 @@
 //! The manual of settings, `src/config/README.md`, against the file that shows them all and is checked against the code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 /// A setting as the full configuration shows it.
@@ -46,6 +46,39 @@ fn settings_that_others_are_compared_with_are_settings() {
         }
     }
     assert!(found > 50, "only {found} were looked at");
+}
+
+#[test]
+fn the_console_shows_every_setting_but_those_that_its_manual_leaves_out() {
+    let is_allowance = |key: &str| matches!(key, "pool_mode" | "pool_size" | "max_connections" | "max_clients");
+    let text = fs::read_to_string("tests/golden/config/full.toml").unwrap();
+    // Without a default, they are shown where they are written.
+    let written = text.lines().map(|line| match setting(line) {
+        Some((key, value, false)) if is_allowance(key) => format!("{key} = {value}\n"),
+        _ => format!("{line}\n"),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    fs::write(&path, written.collect::<String>()).unwrap();
+    // "database.shop.pool_size" is what the manual calls "database.pool_size".
+    let without_name = |key: &str| match key.split('.').collect::<Vec<_>>().as_slice() {
+        [section @ ("cluster" | "database" | "user"), _, rest @ ..] => format!("{section}.{}", rest.join(".")),
+        _ => key.to_owned(),
+    };
+    let told = trunkline::config::load(&path).unwrap().shown();
+    let told: BTreeSet<String> = told.iter().map(|setting| without_name(&setting.key)).collect();
+    let is_left_out = |name: &str| {
+        let (section, key) = name.rsplit_once('.').unwrap_or(("", name));
+        // A name is a part of other keys.
+        matches!(section, "auth" | "cluster.patroni_tls" | "cluster.balance" | "cluster.node" | "cluster.group")
+            || matches!(key, "name" | "certificate" | "key" | "ca" | "min_version")
+            || key.contains("password")
+            || key.ends_with("_functions")
+    };
+    for name in shown_settings().keys() {
+        assert_ne!(told.contains(name), is_left_out(name), "{name}");
+    }
+    assert!(told.contains("cluster.group.reports"), "{told:?}");
 }
 
 /// Every row of the manual's tables: the setting's name, and the row's cells.
