@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use super::AdminState;
 use super::views::{Readiness, Topology};
+use crate::complaints::{Complaints, Repeats};
 use crate::net::timers::{sleep, timeout};
 use crate::topology::View;
 
@@ -50,6 +51,7 @@ pub(super) async fn serve_within(
 ) {
     let mut shutdown = pin!(shutdown);
     let mut connections = JoinSet::new();
+    let mut complaints = Complaints::new(Repeats::EachMinute);
     loop {
         // Dropping `accept` loses no connection, dropping `join_next` no result, and `shutdown` is only borrowed.
         tokio::select! {
@@ -60,7 +62,9 @@ pub(super) async fn serve_within(
                     connections.spawn(timeout(limits.time, serve_connection(stream, Arc::clone(&state))));
                 }
                 Err(problem) => {
-                    warn!(%problem, "the admin listener cannot accept a connection");
+                    if let Some(times) = complaints.meet(&problem.to_string(), Instant::now()) {
+                        warn!(%problem, times, "the admin listener cannot accept a connection");
+                    }
                     sleep(PAUSE_AFTER_FAILED_ACCEPT).await;
                 }
             },

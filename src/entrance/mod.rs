@@ -164,7 +164,7 @@ async fn accept(listener: TcpListener, fleet: Arc<Fleet>, in_force: Arc<ArcSwap<
         match accepted {
             Ok(client) if has_room(&fleet, &in_force) => fleet.dispatch(client.into()),
             Ok(client) => refuse(&client, &counts, &mut complaints),
-            Err(error) => could_not_accept(&error, &counts).await,
+            Err(error) => could_not_accept(&error, &counts, &mut complaints).await,
         }
     }
 }
@@ -180,19 +180,21 @@ async fn accept_local(
         match listener.accept().await.and_then(|(client, _)| client.into_std()) {
             Ok(client) if has_room(&fleet, &in_force) => fleet.dispatch(client.into()),
             Ok(client) => refuse(&client, &counts, &mut complaints),
-            Err(error) => could_not_accept(&error, &counts).await,
+            Err(error) => could_not_accept(&error, &counts, &mut complaints).await,
         }
     }
 }
 
 /// Not for want of memory or file descriptors only: one that has left again before it was accepted is an error, too, and
-/// nobody is turned away then.
-async fn could_not_accept(error: &io::Error, counts: &WorkerMetrics) {
+/// nobody is turned away then. What is wanting is so for a while: it is logged together.
+async fn could_not_accept(error: &io::Error, counts: &WorkerMetrics, complaints: &mut Complaints) {
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         return;
     }
     counts.client_refused(Refusal::System);
-    warn!(%error, "a client could not be accepted");
+    if let Some(times) = complaints.meet(&error.to_string(), Instant::now()) {
+        warn!(%error, times, "a client could not be accepted");
+    }
     timers::sleep(ACCEPT_PAUSE).await;
 }
 

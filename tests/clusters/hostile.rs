@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -171,6 +172,41 @@ fn one_client_too_many_is_told_so_and_those_that_are_there_stay() {
         is_logged(&proxy, &["WARN", "turned away", "too many clients", "times=1"]);
         assert_eq!(proxy.log().matches("before it said who it is").count(), 1, "{}", proxy.log());
         drop(flood);
+        eventually("there is room again", Duration::from_secs(10), || proxy.client_config().connect(NoTls).is_ok());
+        healthy.was_served();
+    });
+}
+
+/// How many file descriptors the program may have from now on.
+fn limit_descriptors(proxy: &Proxy, count: usize) {
+    let arguments = ["--pid".to_owned(), proxy.pid().to_string(), format!("--nofile={count}:")];
+    assert!(Command::new("prlimit").args(arguments).status().unwrap().success());
+}
+
+#[test]
+fn whom_there_is_no_file_descriptor_for_is_logged_together_with_others() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let healthy = Healthy::beside(&proxy);
+        let mut admin = String::new();
+        proxy.rewrite(|file| file["admin"]["listen"].as_str().unwrap().clone_into(&mut admin));
+        let of_process = |name: &str| format!("/proc/{}/{name}", proxy.pid());
+        let limits = std::fs::read_to_string(of_process("limits")).unwrap();
+        let before = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let before = before.split_whitespace().next().unwrap().parse().unwrap();
+        let is_open = |number: &usize| std::fs::symlink_metadata(of_process(&format!("fd/{number}"))).is_ok();
+        limit_descriptors(&proxy, (0..).find(|number| !is_open(number)).unwrap());
+        let crowd: Vec<TcpStream> =
+            (0..20).flat_map(|_| [connect(&proxy), TcpStream::connect(&admin).unwrap()]).collect();
+        let told = ["a client could not be accepted", "the admin listener cannot accept a connection"];
+        told.iter().for_each(|told| is_logged(&proxy, &["WARN", told, "times=1"]));
+        thread::sleep(Duration::from_secs(1));
+        limit_descriptors(&proxy, before);
+        for told in told {
+            assert_eq!(proxy.log().matches(told).count(), 1, "{}", proxy.log());
+        }
+        drop(crowd);
         eventually("there is room again", Duration::from_secs(10), || proxy.client_config().connect(NoTls).is_ok());
         healthy.was_served();
     });
