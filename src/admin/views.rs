@@ -14,7 +14,7 @@ pub struct Readiness {
     pub ready: bool,
     /// Trunkline is stopping.
     pub draining: bool,
-    /// Databases whose new statements wait, because of PAUSE or a switchover: they are ready all the same.
+    /// Databases whose new statements wait, because of PAUSE or KILL: they are ready all the same.
     pub paused: Vec<String>,
     /// Each cluster, in the order of the configuration.
     pub clusters: Vec<ClusterReadiness>,

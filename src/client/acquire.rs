@@ -355,7 +355,7 @@ impl Client {
     /// that any has.
     fn is_sent_away(&self) -> bool {
         let has_begun = !self.session.is_idle() || self.is_replaying();
-        self.worker.is_draining() && self.database.pause.awaits_operator() && !has_begun
+        self.worker.is_draining() && self.database.pause.is_paused() && !has_begun
     }
 
     /// Nodes that let nobody new in.
@@ -949,7 +949,7 @@ pub(super) async fn await_resume_to_log_in(
     worker: &Worker,
 ) -> Result<(), Farewell> {
     let _waits = card.waits_to_log_in();
-    let is_sent_away = || worker.is_draining() && pause.awaits_operator();
+    let is_sent_away = || worker.is_draining() && pause.is_paused();
     // Every client is woken when the worker begins to drain.
     let sent_away = std::future::poll_fn(|_| if is_sent_away() { Poll::Ready(()) } else { Poll::Pending });
     tokio::select! {

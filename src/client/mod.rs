@@ -50,7 +50,7 @@ pub mod worker;
 pub use census::Census;
 pub use fleet::{Fleet, Killed};
 pub use mode::in_mode;
-pub use pause::{NotPaused, Pause, Paused, Pauses, Scope};
+pub use pause::{NotPaused, Pause, Pauses, Scope};
 pub use rulings::minute_of_the_day;
 pub use server::{AnyDatabase, Cluster, Database, DatabaseCatalog, Server, User};
 pub use worker::{Report, Whom, Worker};

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::server::{Database, Server};
+use super::server::Server;
 use crate::net::timers;
 
 /// Whether the statements of one database wait, and whether it takes new clients. Outlives a reload.
@@ -24,14 +24,12 @@ pub struct Pause {
 pub enum Cause {
     /// An operator's PAUSE: statements wait.
     Operator = 1,
-    /// A switchover that is under way: statements wait.
-    Switchover = 2,
     /// An operator's DISABLE: new clients are refused.
-    Disabled = 4,
+    Disabled = 2,
 }
 
 /// An operator's pause stays until RESUME. As long as this is not set, it goes with the attempt that has begun it.
-const STAYS: u8 = 8;
+const STAYS: u8 = 4;
 
 /// The pauses of all databases, by the names that clients ask for.
 #[derive(Debug, Default)]
@@ -50,8 +48,6 @@ pub enum Scope {
     All,
     /// One database, by the name that clients ask for.
     Database(Arc<str>),
-    /// Every database of a cluster, by its configured name.
-    Cluster(Arc<str>),
 }
 
 /// Why a pause has not come to be; what it had begun is ended.
@@ -77,12 +73,6 @@ struct Attempt<'a> {
     begun: Vec<Arc<Pause>>,
 }
 
-/// While it lives, a cluster's statements wait.
-#[must_use = "dropping it resumes"]
-pub struct Paused {
-    pauses: Vec<Arc<Pause>>,
-}
-
 /// Held server connections are counted this often while PAUSE waits for their return: a lock per pool each time.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -90,15 +80,11 @@ impl Pause {
     /// Statements wait.
     #[inline]
     pub fn is_paused(&self) -> bool {
-        self.has_any(Cause::Operator as u8 | Cause::Switchover as u8)
-    }
-
-    /// An operator's RESUME is waited for, whatever else is.
-    pub fn awaits_operator(&self) -> bool {
         self.has(Cause::Operator)
     }
 
     /// This holds it back.
+    #[inline]
     fn has(&self, cause: Cause) -> bool {
         self.has_any(cause as u8)
     }
@@ -161,6 +147,17 @@ impl Default for Pause {
     }
 }
 
+impl Scope {
+    /// It names this database. By nothing else pools are told apart here: a reload may have forgotten them, or given their
+    /// cluster another number, and what is done there is still done.
+    fn names(&self, database: &Arc<str>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Database(meant) => database == meant,
+        }
+    }
+}
+
 impl Pauses {
     /// The pause of a database, the same as long as the process runs.
     pub fn of(&self, database: &Arc<str>) -> Arc<Pause> {
@@ -207,23 +204,15 @@ impl Drop for Attempt<'_> {
     }
 }
 
-impl Drop for Paused {
-    fn drop(&mut self) {
-        for pause in &self.pauses {
-            pause.end(Cause::Switchover);
-        }
-    }
-}
-
 impl Server {
     /// Pauses until RESUME. Returns when no server connection is in use any more, and has closed the idle ones; or,
     /// when that is not so by the deadline, resumes and says how many were. Cancel-safe: whoever has asked may be sent away.
     pub async fn pause(&self, scope: &Scope, deadline: Instant) -> Result<(), NotPaused> {
         let before = self.pauses_of(scope);
         let mut attempt = Attempt { server: self, scope, before, begun: self.begin_to_pause(scope) };
-        self.quiet(scope, Cause::Operator, deadline).await?;
+        self.quiet(scope, deadline).await?;
         let settling = self.pauses.settling.lock();
-        if !self.pauses_of(scope).iter().all(|pause| pause.has(Cause::Operator)) {
+        if !self.pauses_of(scope).iter().all(|pause| pause.is_paused()) {
             drop(settling); // which ending the attempt takes, too
             return Err(NotPaused::Resumed);
         }
@@ -283,34 +272,20 @@ impl Server {
         }
     }
 
-    /// Pauses a cluster for a switchover, until what is returned is dropped. The deadline is for open transactions.
-    pub async fn pause_cluster(&self, cluster: &Arc<str>, deadline: Instant) -> Result<Paused, NotPaused> {
-        let scope = Scope::Cluster(Arc::clone(cluster));
-        let pauses = self.pauses_of(&scope).into_iter().filter(|pause| pause.begin(Cause::Switchover)).collect();
-        let paused = Paused { pauses };
-        self.quiet(&scope, Cause::Switchover, deadline).await?;
-        Ok(paused)
-    }
-
     fn pauses_of(&self, scope: &Scope) -> Vec<Arc<Pause>> {
-        let of = |database: &Arc<Database>| Arc::clone(&database.pause);
         match scope {
             Scope::All => self.pauses.all(),
             // It may be in the configuration no more.
             Scope::Database(meant) => self.pauses.named.get(meant).map(|pause| Arc::clone(&pause)).into_iter().collect(),
-            Scope::Cluster(meant) => {
-                let databases = self.databases.values();
-                databases.filter(|database| self.cluster(database).name == *meant).map(of).collect()
-            }
         }
     }
 
     /// Whoever takes a server connection looks at its pause afterwards, and taking goes through the lock that counting
     /// takes: so a count of none, made after the pause has begun, stays none as long as the pause lasts.
-    async fn quiet(&self, scope: &Scope, cause: Cause, deadline: Instant) -> Result<(), NotPaused> {
+    async fn quiet(&self, scope: &Scope, deadline: Instant) -> Result<(), NotPaused> {
         loop {
-            let leases = self.pools.leases(|key| self.is_named(scope, &key.database));
-            if !self.pauses_of(scope).iter().all(|pause| pause.has(cause)) {
+            let leases = self.pools.leases(|key| scope.names(&key.database));
+            if !self.pauses_of(scope).iter().all(|pause| pause.is_paused()) {
                 return Err(NotPaused::Resumed);
             }
             match leases {
@@ -325,23 +300,11 @@ impl Server {
 
     /// Closes the server connections of these databases: idle ones now, others when they come back.
     pub fn reconnect(&self, scope: &Scope) {
-        self.pools.reconnect(|key| self.is_named(scope, &key.database), Instant::now());
+        self.pools.reconnect(|key| scope.names(&key.database), Instant::now());
     }
 
     /// How many server connections of these databases are to be closed, and are still open.
     pub fn leaving(&self, scope: &Scope) -> usize {
-        self.pools.leaving(|key| self.is_named(scope, &key.database))
-    }
-
-    /// The scope names this database. By nothing else pools are told apart here: a reload may have forgotten them, or given
-    /// their cluster another number, and what is done there is still done.
-    fn is_named(&self, scope: &Scope, name: &Arc<str>) -> bool {
-        match scope {
-            Scope::All => true,
-            Scope::Database(meant) => name == meant,
-            Scope::Cluster(meant) => {
-                self.databases.get(name).is_some_and(|database| self.cluster(database).name == *meant)
-            }
-        }
+        self.pools.leaving(|key| scope.names(&key.database))
     }
 }

@@ -366,8 +366,8 @@ pub struct Failover {
     /// How long statements wait for a primary before they fail with 57P03, and logins for a node that answers and has a server
     /// connection free. Default 10 s, bounds 0 to 10 min.
     pub hold: Duration,
-    /// How long PAUSE and a switchover wait for open transactions before they give up and resume. Default 30 s, bounds
-    /// 0 to 1 day.
+    /// How long PAUSE, DRAIN and WAIT_CLOSE wait for open transactions and connections; PAUSE resumes then. Default 30 s,
+    /// bounds 0 to 1 day.
     pub pause_timeout: Duration,
     /// How long statements of a paused database wait for RESUME before they fail with 57P03, and so logins for which a node
     /// must be asked. Default 2 min, bounds 0 to 1 day.

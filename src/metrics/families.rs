@@ -77,7 +77,7 @@ families! {
     POOL_OPENED = Counter "trunkline_pool_connections_opened_total" ["cluster", "node", "database", "user"] "Server connections that the pool has opened.";
     POOL_OPEN_FAILURES = Counter "trunkline_pool_connection_failures_total" ["cluster", "node", "database", "user"] "Server connections that the pool could not open.";
 
-    DATABASE_PAUSED = Gauge "trunkline_database_paused" ["database"] "1 while new statements of the database wait because of PAUSE or a switchover, else 0.";
+    DATABASE_PAUSED = Gauge "trunkline_database_paused" ["database"] "1 while new statements of the database wait because of PAUSE or KILL, else 0.";
 
     // Failures.
     HOLDS = Gauge "trunkline_held_statements" [] "Statements that wait now for a primary.";
