@@ -36,9 +36,9 @@ const LOOK: Duration = Duration::from_millis(20);
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// Returns once the program may end. SIGINT and SIGQUIT stop at once. SIGTERM stops when the last transaction has ended, or after
-/// `drain_timeout`, when those that are left are told. The console's SHUTDOWN has these two ways and a third. Nobody new is
-/// served meanwhile but at the console. A stronger way takes the place of one that is under way, and a weaker one changes
-/// nothing.
+/// `drain_timeout`. The console's SHUTDOWN has these two ways and a third. Nobody new is served meanwhile but at the console,
+/// and whoever is left at the end, there or elsewhere, is told. A stronger way takes the place of one that is under way, and a
+/// weaker one changes nothing.
 ///
 /// One that has a successor ends when its clients have left, and its own predecessor has ended, which is asked for what only
 /// that knows. One that stops has its predecessor stop, too.
@@ -66,7 +66,7 @@ pub async fn until_stopped(
     // Dropping either loses nothing: what has been handed over stays so.
     let mut how = tokio::select! {
         how = stops.next() => how,
-        () = is_of_no_use => return,
+        () = is_of_no_use => Shutdown::Told,
     };
     while how < Shutdown::Told {
         let census = Arc::clone(&in_force.load().census);
@@ -91,7 +91,7 @@ pub async fn until_stopped(
         // Dropping the others loses nothing: who has left is looked at anew, and the next way has a limit of its own.
         tokio::select! {
             stronger = stops.stronger_than(how) => how = stronger,
-            () = all_are_over(&census, fleet, others) => return,
+            () = all_are_over(&census, fleet, others) => how = Shutdown::Told,
             () = passed(limit) => how = Shutdown::Told,
         }
     }
@@ -156,12 +156,14 @@ async fn is_empty(fleet: &Fleet) {
     }
 }
 
-/// Whoever is still there is told so, and has a moment to take it.
+/// Whoever is still there is told so, at the console, too, and has a moment to take it.
 async fn send_away(fleet: &Fleet) {
     let gone = async {
         // Whether it has ended them is seen by those who are left.
         let _ = fleet.kill(&Whom::Everybody).await;
-        is_empty(fleet).await;
+        while fleet.clients() > 0 {
+            timers::sleep(LOOK).await;
+        }
     };
     // Dropping it loses nothing: it ends for all of them now.
     let _ = timers::timeout(LAST_MOMENT, gone).await;

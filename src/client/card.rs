@@ -468,6 +468,11 @@ impl Card {
         Poll::Pending
     }
 
+    /// Returns once it is to be ended. Cancel-safe: it changes nothing but whom it wakes.
+    pub async fn until_ended(&self) -> Ending {
+        std::future::poll_fn(|cx| self.poll_ended(cx)).await
+    }
+
     /// The session.
     pub fn id(&self) -> SessionId {
         self.id

@@ -3,16 +3,19 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use super::card::Card;
+use super::farewell::Farewell;
 use super::server::Server;
 use crate::net::Stream;
 
 /// The database under whose name the console answers.
 pub const NAME: &str = crate::config::CONSOLE;
 
-/// Answers a client of the console until it leaves.
-pub type Console = Box<dyn Fn(Visitor) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;
+/// Answers a client of the console until it leaves or is ended. Why it ends is left to be said on what is left of it.
+pub type Console = Box<dyn Fn(Visitor) -> Pin<Box<dyn Future<Output = (Farewell, Stream)>>> + Send + Sync>;
 
 /// A client of the console.
 pub struct Visitor {
@@ -26,6 +29,8 @@ pub struct Visitor {
     pub user: Arc<str>,
     /// What it may do.
     pub right: Right,
+    /// What others see of it, and end it by.
+    pub card: Rc<Card>,
 }
 
 /// What a user may do at the console.

@@ -164,16 +164,12 @@ async fn visit_console(
             worker.metrics.login_ok();
             let database: Arc<str> = console::NAME.into();
             place.card.is_of(&user, &database, stream.encryption());
+            record::has_logged_in(&place.card, server);
             let _visit = place.visits_console();
-            let address = place.card.peer();
-            let mut visit = console(Visitor { stream, unread, address, user, right });
-            let until_told = std::future::poll_fn(|cx| {
-                if place.card.poll_ended(cx).is_ready() {
-                    return Poll::Ready(());
-                }
-                visit.as_mut().poll(cx)
-            });
-            return until_told.await;
+            let (address, card) = (place.card.peer(), Rc::clone(&place.card));
+            let (farewell, mut stream) = console(Visitor { stream, unread, address, user, right, card }).await;
+            record::ends(&place.card, &worker.server(), &farewell);
+            return say_farewell(&mut stream, &farewell, worker).await;
         }
         (None, _) => {
             worker.metrics.login_failed(LoginFailure::NotAllowed);

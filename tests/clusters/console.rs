@@ -18,6 +18,7 @@ use trunkline::demo::installation::Installation;
 use crate::certificates::Authority;
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port};
 use crate::raw::{RawClient, SYNC, bind_portal, parse, query, startup_packet};
+use crate::record::is_logged;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -594,6 +595,41 @@ fn clients_are_seen_and_can_be_sent_away() {
         assert!(proxy.client_config().connect(NoTls).is_err());
         console.simple_query("ENABLE bench").unwrap();
         proxy.client().simple_query("select 1").unwrap();
+    });
+}
+
+#[test]
+fn who_is_sent_away_from_the_console_is_told_so_and_what_it_waits_for_is_taken_back() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, &format!("{OPEN}\n[log]\nconnections = true"));
+        let mut console = console(&proxy);
+        let [mut idle, mut waits, mut reads_nothing] = [(); 3].map(|()| RawClient::console(proxy.port()));
+        is_logged(&proxy, &["a client has logged in", "database=\"trunkline\""]);
+        let mut open = proxy.client();
+        open.batch_execute("begin; select 1").unwrap();
+        waits.send(&[&query("PAUSE bench; SHOW VERSION")]);
+        let is_paused = |console: &mut Client| value(&rows(console, "show databases")[0], "paused") == "1";
+        eventually("the database is paused", SOON, || is_paused(&mut console));
+        // More than its socket holds.
+        reads_nothing.send(&[&query(&"SHOW CONFIG;".repeat(10_000))]);
+        let shown = rows(&mut console, "show clients");
+        let at_console = shown.iter().filter(|row| value(row, "database") == "trunkline");
+        let mut ids: Vec<u64> = at_console.map(|row| value(row, "id").parse().unwrap()).collect();
+        ids.sort_unstable();
+        for id in &ids[1..] {
+            console.simple_query(&format!("KILL_CLIENT {id}")).unwrap();
+        }
+        let gone = ["57P01 terminating connection due to administrator command"];
+        assert_eq!(idle.until_end(), gone);
+        assert_eq!(waits.until_end(), gone);
+        assert!(!is_paused(&mut console));
+        // What it gets are whole messages all the same.
+        assert_eq!(reads_nothing.until_end().last().map(String::as_str), Some(gone[0]));
+        is_logged(&proxy, &["a client was turned away", "database=\"trunkline\"", "57P01"]);
+        drop(console);
+        is_logged(&proxy, &["a client has left", "database=\"trunkline\""]);
+        open.batch_execute("commit").unwrap();
     });
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use postgres::{NoTls, SimpleQueryMessage};
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login};
-use crate::raw::{RawClient, cancel, query, startup_packet};
+use crate::raw::{RawClient, TERMINATE, cancel, query, startup_packet};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -177,6 +177,29 @@ fn nobody_waits_for_clients_of_the_console() {
             drop(client);
             eventually("it has ended", SOON, || has_ended(&proxy));
             eventually(way, SOON, || console.simple_query("show version").is_err());
+        }
+    });
+}
+
+#[test]
+fn who_is_at_the_console_is_told_when_it_comes_to_its_end() {
+    limited(|| {
+        let cluster = cluster();
+        for way in ["SHUTDOWN WAIT_FOR_CLIENTS", "SHUTDOWN WAIT_FOR_SERVERS", "TERM"] {
+            let proxy = Proxy::start(&cluster, OPEN);
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query("begin");
+            let [mut console, mut other] = [(); 2].map(|()| RawClient::console(proxy.port()));
+            match way {
+                "TERM" => proxy.signal(way),
+                way => assert_eq!(console.query(way), ["SHUTDOWN", "I"]),
+            }
+            refuses_new_clients(&proxy);
+            assert!(other.query("SHOW VERSION").contains(&"SHOW".to_owned()), "{way}: it is open until then");
+            client.send(&[&query("rollback"), TERMINATE]);
+            assert_eq!(console.until_end(), [GONE], "{way}");
+            assert_eq!(other.until_end(), [GONE], "{way}");
+            eventually("it has ended", SOON, || has_ended(&proxy));
         }
     });
 }

@@ -13,6 +13,7 @@ use super::wish::{Wish, Withdrawn};
 use super::{Desk, Shutdown, explain, show};
 use crate::client::acquire::CANCELED;
 use crate::client::console::Right;
+use crate::client::farewell::Farewell;
 use crate::client::pause::Cause;
 use crate::client::server::IsAsked;
 use crate::client::{Killed, NotPaused, Scope, Whom};
@@ -44,6 +45,15 @@ pub(super) struct Giver {
 
 /// Why a command is not done.
 #[derive(Debug)]
+pub(super) enum Undone {
+    /// By a mistake of whoever gives it, who goes on.
+    Mistaken(Mistake),
+    /// Because its session is over.
+    Over(Farewell),
+}
+
+/// What is wrong with a command.
+#[derive(Debug)]
 pub(super) struct Mistake {
     pub(super) code: SqlState,
     pub(super) message: String,
@@ -62,6 +72,12 @@ impl Mistake {
 
     fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+impl From<Mistake> for Undone {
+    fn from(mistake: Mistake) -> Self {
+        Self::Mistaken(mistake)
     }
 }
 
@@ -101,11 +117,14 @@ pub(super) async fn answer(
     giver: &Giver,
     desk: &Arc<Desk>,
     wish: Wish<'_>,
-) -> Result<Answer, Mistake> {
+) -> Result<Answer, Undone> {
+    if wish.card.is_ended() {
+        return Err(Undone::Over(Farewell::sent_away()));
+    }
     if command.changes() {
         if giver.right != Right::Change {
             let message = "only users of the console may change something, and you are one of its stats_users";
-            return Err(Mistake::new(SqlState::INSUFFICIENT_PRIVILEGE, message));
+            return Err(Mistake::new(SqlState::INSUFFICIENT_PRIVILEGE, message).into());
         }
         let said = command.to_string();
         info!(command = said, user = &*giver.user, from = giver.from, "a command was given at the console");
@@ -113,29 +132,31 @@ pub(super) async fn answer(
     let is_asked = IsAsked::default();
     let mut done = Box::pin(obey(command, giver, desk, &is_asked));
     if !command.can_be_given_up() {
-        return done.await;
+        return done.await.map_err(Undone::from);
     }
     tokio::select! {
         // What is done is told, whoever wants it no more.
         biased;
-        answer = &mut done => answer,
+        answer = &mut done => answer.map_err(Undone::from),
         // Dropping the command undoes what it has begun, and what of it stays is said. Patroni does what it was asked for.
         withdrawn = wish.is_withdrawn() => match is_asked.load(Ordering::Relaxed) {
-            true => done.await,
+            true => done.await.map_err(Undone::from),
             false => Err(given_up(command, withdrawn)),
         },
     }
 }
 
-fn given_up(command: &Command, withdrawn: Withdrawn) -> Mistake {
+fn given_up(command: &Command, withdrawn: Withdrawn) -> Undone {
     info!(command = command.to_string(), ?withdrawn, "a command was given up");
-    match command {
+    let mistake = match command {
+        _ if withdrawn == Withdrawn::Ended => return Undone::Over(Farewell::sent_away()),
         Command::Drain(node, _) => {
             let message = format!("{CANCELED}: {node} stays drained, and what runs there goes on");
             Mistake::new(SqlState::QUERY_CANCELED, message).hint("ATTACH puts it back")
         }
         _ => Mistake::new(SqlState::QUERY_CANCELED, CANCELED),
-    }
+    };
+    mistake.into()
 }
 
 async fn obey(command: &Command, giver: &Giver, desk: &Arc<Desk>, is_asked: &IsAsked) -> Result<Answer, Mistake> {

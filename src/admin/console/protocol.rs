@@ -1,23 +1,26 @@
 //! The console's side of the protocol: simple and extended queries, answered from tables.
 
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use hashbrown::HashMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::command::{self, Command};
-use super::control::{self, Answer, Giver, Mistake};
+use super::control::{self, Answer, Giver, Mistake, Undone};
 use super::table::{Formats, Table};
 use super::wish::Wish;
 use super::{Desk, Shutdown};
 use crate::backend::cancel::Issued;
+use crate::client::card::Card;
 use crate::client::console::Visitor;
-use crate::net::Stream;
+use crate::client::farewell::Farewell;
+use crate::net::{Stream, timers};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{Severity, put_error, put_error_with_hint, put_notice};
 use crate::wire::frontend::{self, Bind, Parse, Target};
-use crate::wire::reader::Truncated;
 use crate::wire::{CancelKey, Header, SqlState, frame};
 
 /// Commands are short.
@@ -34,14 +37,19 @@ const SECRET_SIZE: usize = 4;
 
 const AUTHENTICATION_OK: u32 = 0;
 
-/// Answers a client until it leaves or is out of step.
-pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
-    let Visitor { mut stream, unread, address, user, right } = visitor;
+/// How long a client may take for what was answered before its end.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
+
+/// Answers a client until it leaves, is out of step or is ended. Whoever has sent it here says why it ends, which stands behind
+/// whole messages.
+pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) -> (Farewell, Stream) {
+    let Visitor { mut stream, unread, address, user, right, card } = visitor;
     let from = address.map(|address| address.to_string()).unwrap_or_default();
     let mut session = Session {
         desk,
         key: desk.in_force.load().cancel_keys.issue_ahead(SECRET_SIZE),
         giver: Giver { user, right, from },
+        card,
         names: HashMap::new(),
         portals: HashMap::new(),
         skips: false,
@@ -51,23 +59,24 @@ pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) {
     let mut out = BytesMut::new();
     put_welcome(session.key.key(), &mut out);
     let mut input = BytesMut::from(&*unread);
-    loop {
+    let farewell = loop {
         let answered = session.answer_all(&mut input, &mut out, &mut stream).await;
-        if answered.is_err() {
-            put_error(&mut out, Severity::Fatal, SqlState::PROTOCOL_VIOLATION, "invalid message", None);
-        }
-        let written = stream.write_all_buf(&mut out).await;
+        let written = session.write(&mut out, &mut stream).await;
         if let Some(how) = session.stop.take() {
             // Nobody takes it when the program is stopping already.
             let _ = desk.stops.send(how);
         }
-        if written.is_err() || !matches!(answered, Ok(true)) {
-            return;
+        if let Err(farewell) = answered.and(written) {
+            break farewell;
         }
-        if !matches!(stream.read_buf(&mut input).await, Ok(1..)) {
-            return;
+        if let Err(farewell) = session.read(&mut input, &mut stream).await {
+            break farewell;
         }
-    }
+    };
+    // Whoever does not take what was answered would take the end for a part of it. Dropping it loses nothing: it is closed next.
+    let is_taken =
+        !farewell.is_told() || matches!(timers::timeout(LAST_ANSWER, stream.write_all_buf(&mut out)).await, Ok(Ok(())));
+    (if is_taken { farewell } else { Farewell::Left }, stream)
 }
 
 fn put_welcome(key: &CancelKey, out: &mut BytesMut) {
@@ -94,6 +103,8 @@ struct Session<'d> {
     /// Cancels what it waits for; given back with this.
     key: Issued,
     giver: Giver,
+    /// It is ended by this, by an operator: at the console nobody is hurried by limits.
+    card: Rc<Card>,
     names: HashMap<Box<[u8]>, Command>,
     portals: HashMap<Box<[u8]>, Portal>,
     /// After an error: everything is skipped up to Sync.
@@ -112,32 +123,54 @@ struct Portal {
 }
 
 impl Session<'_> {
-    /// Answers every whole message; false: the client says goodbye.
+    /// Reads some more. Err: there is nothing more to be read.
+    async fn read(&self, input: &mut BytesMut, stream: &mut Stream) -> Result<(), Farewell> {
+        tokio::select! {
+            // Dropping either loses nothing: an end stays, and what is not read stays where it is.
+            _ = self.card.until_ended() => Err(Farewell::sent_away()),
+            read = stream.read_buf(input) => if read? == 0 { Err(Farewell::Left) } else { Ok(()) },
+        }
+    }
+
+    /// Writes what has been answered.
+    async fn write(&self, out: &mut BytesMut, stream: &mut Stream) -> Result<(), Farewell> {
+        tokio::select! {
+            biased;
+            // Dropping it loses nothing: what it has not written stays in `out`.
+            written = stream.write_all_buf(out) => Ok(written?),
+            _ = self.card.until_ended() => Err(Farewell::sent_away()),
+        }
+    }
+
+    /// Writes what has been answered if it is much.
+    async fn write_much(&self, out: &mut BytesMut, stream: &mut Stream) -> Result<(), Farewell> {
+        if out.len() < MUCH { Ok(()) } else { self.write(out, stream).await }
+    }
+
+    /// Answers every whole message.
     async fn answer_all(
         &mut self,
         input: &mut BytesMut,
         out: &mut BytesMut,
         stream: &mut Stream,
-    ) -> Result<bool, Truncated> {
-        while let Some(header) = Header::peek(input).map_err(|_| Truncated)? {
+    ) -> Result<(), Farewell> {
+        while let Some(header) = Header::peek(input).map_err(invalid)? {
             if header.size > LARGEST_MESSAGE {
-                return Err(Truncated);
+                return Err(invalid(header));
             }
             let Some(body) = input.get(frame::HEADER..header.size) else { break };
             let body = body.to_vec();
             input.advance(header.size);
             if header.tag == frontend::TERMINATE {
-                return Ok(false);
+                return Err(Farewell::Left);
             }
             self.answer(header.tag, &body, out, stream).await?;
-            if !write_much(out, stream).await {
-                return Ok(false);
-            }
+            self.write_much(out, stream).await?;
         }
-        Ok(true)
+        Ok(())
     }
 
-    async fn answer(&mut self, tag: u8, body: &[u8], out: &mut BytesMut, stream: &mut Stream) -> Result<(), Truncated> {
+    async fn answer(&mut self, tag: u8, body: &[u8], out: &mut BytesMut, stream: &mut Stream) -> Result<(), Farewell> {
         if tag == frontend::SYNC {
             self.skips = false;
             self.put_ready(out);
@@ -147,23 +180,23 @@ impl Session<'_> {
             return Ok(());
         }
         match tag {
-            frontend::QUERY => self.answer_query(frontend::query_text(body)?, out, stream).await,
-            frontend::PARSE => self.parse(Parse::read(body)?, out),
-            frontend::BIND => self.bind(Bind::read(body)?, out)?,
-            frontend::DESCRIBE => self.describe(frontend::target_fields(body)?, out, stream).await,
-            frontend::EXECUTE => self.execute(frontend::execute_fields(body)?, out, stream).await,
-            frontend::CLOSE => self.close(frontend::target_fields(body)?, out),
+            frontend::QUERY => self.answer_query(frontend::query_text(body).map_err(invalid)?, out, stream).await?,
+            frontend::PARSE => self.parse(Parse::read(body).map_err(invalid)?, out),
+            frontend::BIND => self.bind(Bind::read(body).map_err(invalid)?, out)?,
+            frontend::DESCRIBE => self.describe(frontend::target_fields(body).map_err(invalid)?, out, stream).await?,
+            frontend::EXECUTE => self.execute(frontend::execute_fields(body).map_err(invalid)?, out, stream).await?,
+            frontend::CLOSE => self.close(frontend::target_fields(body).map_err(invalid)?, out),
             frontend::FLUSH | frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {}
             frontend::FUNCTION_CALL => {
                 put_error(out, Severity::Error, SqlState::FEATURE_NOT_SUPPORTED, "the console has no functions", None);
                 self.put_ready(out);
             }
-            _ => return Err(Truncated),
+            _ => return Err(invalid(tag)),
         }
         Ok(())
     }
 
-    async fn answer_query(&mut self, text: &[u8], out: &mut BytesMut, stream: &mut Stream) {
+    async fn answer_query(&mut self, text: &[u8], out: &mut BytesMut, stream: &mut Stream) -> Result<(), Farewell> {
         let text = String::from_utf8_lossy(text);
         let commands = command::split(&text);
         if commands.is_empty() {
@@ -172,7 +205,7 @@ impl Session<'_> {
         for text in commands {
             let answered = match command::read(text) {
                 Ok(command) => self.obey(&command, stream).await,
-                Err(unknown) => Err(unknown.into()),
+                Err(unknown) => Err(Mistake::from(unknown).into()),
             };
             match answered {
                 Ok(Answer::Rows(table)) => {
@@ -182,16 +215,16 @@ impl Session<'_> {
                     backend::put_command_complete(out, "SHOW");
                 }
                 Ok(Answer::Done { tag, notice }) => self.put_done(tag, notice.as_deref(), out),
-                Err(mistake) => {
+                Err(Undone::Mistaken(mistake)) => {
                     put_mistake(&mistake, out);
                     break;
                 }
+                Err(Undone::Over(farewell)) => return Err(farewell),
             }
-            if !write_much(out, stream).await {
-                break;
-            }
+            self.write_much(out, stream).await?;
         }
         self.put_ready(out);
+        Ok(())
     }
 
     fn put_ready(&mut self, out: &mut BytesMut) {
@@ -202,14 +235,14 @@ impl Session<'_> {
     }
 
     /// Does what is asked; what must wait until the client has been answered is noted.
-    async fn obey(&mut self, command: &Command, stream: &Stream) -> Result<Answer, Mistake> {
+    async fn obey(&mut self, command: &Command, stream: &Stream) -> Result<Answer, Undone> {
         let answer = control::answer(command, &self.giver, self.desk, self.wish(stream)).await?;
         self.stop = command.stop_after().or(self.stop.take());
         Ok(answer)
     }
 
     fn wish<'v>(&'v self, stream: &'v Stream) -> Wish<'v> {
-        Wish { key: &self.key, socket: stream.socket() }
+        Wish { key: &self.key, socket: stream.socket(), card: &self.card }
     }
 
     fn put_done(&mut self, tag: &str, notice: Option<&str>, out: &mut BytesMut) {
@@ -243,8 +276,8 @@ impl Session<'_> {
         }
     }
 
-    fn bind(&mut self, bind: Bind<'_>, out: &mut BytesMut) -> Result<(), Truncated> {
-        let (parameters, formats) = frontend::bind_formats(bind.rest)?;
+    fn bind(&mut self, bind: Bind<'_>, out: &mut BytesMut) -> Result<(), Farewell> {
+        let (parameters, formats) = frontend::bind_formats(bind.rest).map_err(invalid)?;
         if parameters > 0 {
             self.fail(&Mistake::new(SqlState::PROTOCOL_VIOLATION, "commands of the console have no parameters"), out);
             return Ok(());
@@ -262,7 +295,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn describe(&mut self, (target, name): (Target, &[u8]), out: &mut BytesMut, stream: &Stream) {
+    async fn describe(
+        &mut self,
+        (target, name): (Target, &[u8]),
+        out: &mut BytesMut,
+        stream: &Stream,
+    ) -> Result<(), Farewell> {
         let (command, formats) = match target {
             Target::Statement => (self.names.get(name), Formats::default()),
             Target::Portal => {
@@ -271,7 +309,8 @@ impl Session<'_> {
             }
         };
         let Some(command) = command.cloned() else {
-            return self.fail(&no_such_statement(name), out);
+            self.fail(&no_such_statement(name), out);
+            return Ok(());
         };
         // What would change something is not run to be described: it has no rows.
         let found = match command.has_rows() {
@@ -287,22 +326,34 @@ impl Session<'_> {
                     Answer::Rows(table) => table.put_columns(&formats, out),
                     Answer::Done { .. } => backend::put_bare(out, backend::NO_DATA),
                 }
+                Ok(())
             }
-            Err(mistake) => self.fail(&mistake, out),
+            Err(undone) => self.fail_unless_over(undone, out),
         }
     }
 
-    async fn execute(&mut self, (name, wanted): (&[u8], i32), out: &mut BytesMut, stream: &Stream) {
+    async fn execute(
+        &mut self,
+        (name, wanted): (&[u8], i32),
+        out: &mut BytesMut,
+        stream: &Stream,
+    ) -> Result<(), Farewell> {
         let Some(mut portal) = self.portals.remove(name) else {
             let message = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
-            return self.fail(&Mistake::new(SqlState::INVALID_CURSOR_NAME, message), out);
+            self.fail(&Mistake::new(SqlState::INVALID_CURSOR_NAME, message), out);
+            return Ok(());
         };
         if portal.found.is_none() {
             match self.obey(&portal.command, stream).await {
                 Ok(Answer::Rows(table)) => portal.found = Some((table, 0)),
-                Ok(Answer::Done { tag: "", .. }) => return backend::put_bare(out, backend::EMPTY_QUERY_RESPONSE),
-                Ok(Answer::Done { tag, notice }) => return self.put_done(tag, notice.as_deref(), out),
-                Err(mistake) => return self.fail(&mistake, out),
+                Ok(Answer::Done { tag, notice }) => {
+                    match tag {
+                        "" => backend::put_bare(out, backend::EMPTY_QUERY_RESPONSE),
+                        _ => self.put_done(tag, notice.as_deref(), out),
+                    }
+                    return Ok(());
+                }
+                Err(undone) => return self.fail_unless_over(undone, out),
             }
         }
         if let Some((table, at)) = &mut portal.found {
@@ -316,6 +367,7 @@ impl Session<'_> {
             }
         }
         self.portals.insert(name.into(), portal);
+        Ok(())
     }
 
     fn close(&mut self, (target, name): (Target, &[u8]), out: &mut BytesMut) {
@@ -330,11 +382,21 @@ impl Session<'_> {
         self.skips = true;
         put_mistake(mistake, out);
     }
+
+    fn fail_unless_over(&mut self, undone: Undone, out: &mut BytesMut) -> Result<(), Farewell> {
+        match undone {
+            Undone::Mistaken(mistake) => {
+                self.fail(&mistake, out);
+                Ok(())
+            }
+            Undone::Over(farewell) => Err(farewell),
+        }
+    }
 }
 
-/// Writes what has been answered if it is much; false: the client is gone.
-async fn write_much(out: &mut BytesMut, stream: &mut Stream) -> bool {
-    out.len() < MUCH || stream.write_all_buf(out).await.is_ok()
+/// What is said of a message that cannot be read, whatever is wrong with it.
+fn invalid<T>(_: T) -> Farewell {
+    Farewell::violation("invalid message")
 }
 
 fn no_such_statement(name: &[u8]) -> Mistake {

@@ -1,8 +1,10 @@
-//! Whether whoever has given a command still wants it: it is cancelled as any statement is, and is none of one who has left.
+//! Whether whoever has given a command still wants it: it is cancelled as any statement is, and is none of one who has left or is
+//! sent away.
 
 use std::time::Duration;
 
 use crate::backend::cancel::Issued;
+use crate::client::card::Card;
 use crate::net::{Socket, timers};
 
 /// The wish of a client of the console that its command be done.
@@ -12,6 +14,8 @@ pub(super) struct Wish<'v> {
     pub(super) key: &'v Issued,
     /// The client's.
     pub(super) socket: &'v Socket,
+    /// It is ended by this.
+    pub(super) card: &'v Card,
 }
 
 /// Why a command is wanted no more.
@@ -21,6 +25,8 @@ pub(super) enum Withdrawn {
     Cancelled,
     /// The client has closed its connection.
     Left,
+    /// The client is sent away.
+    Ended,
 }
 
 /// A command that waits looks this often whether its client is still there: it is one system call.
@@ -30,7 +36,8 @@ impl Wish<'_> {
     /// Returns when the command is wanted no more. Cancel-safe: it changes nothing.
     pub(super) async fn is_withdrawn(self) -> Withdrawn {
         tokio::select! {
-            // Dropping either loses nothing: a cancel counts only while somebody waits for one, and an end stays.
+            // Dropping any loses nothing: a cancel counts only while somebody waits for one, and an end stays.
+            _ = self.card.until_ended() => Withdrawn::Ended,
             () = self.key.cancelled() => Withdrawn::Cancelled,
             () = self.has_left() => Withdrawn::Left,
         }
