@@ -142,7 +142,8 @@ pub struct Cluster {
     /// Addresses of the nodes that have been taken out of it.
     pub drained: Box<dyn Fn() -> Vec<Arc<str>> + Send + Sync>,
     /// Has Patroni switch over, to the member of this name or to the one that it finds best, while nobody new is let in at
-    /// the primary. Answers Patroni's words, or why it is not done. Dropped before Patroni is asked, it lets everybody in again.
+    /// the primary. Answers Patroni's words, or why it is not done. Dropped before Patroni is asked, it lets everybody in again;
+    /// dropped later, it does so if Patroni does not.
     pub switch_over: Box<dyn Fn(Option<Arc<str>>, IsAsked) -> Switchover + Send + Sync>,
     /// Shows what probing its nodes has brought.
     pub show_probes: Box<dyn Fn(&mut Scrape) + Send + Sync>,

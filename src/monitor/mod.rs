@@ -202,7 +202,8 @@ impl MonitorHandle {
     }
 
     /// Has Patroni switch over to the member of this name, or to the one that it finds best; see `failover.drain`.
-    /// Answers Patroni's words, when it is done. Cancel-safe until Patroni is asked, which is noted before.
+    /// Answers Patroni's words, when it is done. Dropped before Patroni is asked, which is noted, it has changed nothing; dropped
+    /// later, it goes on by itself.
     pub async fn switch_over(&self, candidate: Option<&str>, is_asked: &AtomicBool) -> Result<String, SwitchoverError> {
         let patroni = self.patroni.as_ref().ok_or(SwitchoverError::NoPatroni)?;
         let primary = self.view.load().primary.ok_or(SwitchoverError::NoPrimary)?;

@@ -134,15 +134,20 @@ pub(super) async fn answer(
     if !command.can_be_given_up() {
         return done.await.map_err(Undone::from);
     }
-    tokio::select! {
-        // What is done is told, whoever wants it no more.
-        biased;
-        answer = &mut done => answer.map_err(Undone::from),
-        // Dropping the command undoes what it has begun, and what of it stays is said. Patroni does what it was asked for.
-        withdrawn = wish.is_withdrawn() => match is_asked.load(Ordering::Relaxed) {
-            true => done.await.map_err(Undone::from),
-            false => Err(given_up(command, withdrawn)),
-        },
+    loop {
+        tokio::select! {
+            // What is done is told, whoever wants it no more.
+            biased;
+            answer = &mut done => return answer.map_err(Undone::from),
+            // Dropping the command undoes what it has begun, and what of it stays is said.
+            withdrawn = wish.is_withdrawn() => match (is_asked.load(Ordering::Relaxed), withdrawn) {
+                (false, _) => return Err(given_up(command, withdrawn)),
+                // Patroni does what it was asked for: that cannot be cancelled any more.
+                (true, Withdrawn::Cancelled) => {}
+                (true, Withdrawn::Left) => return Err(Undone::Over(Farewell::Left)),
+                (true, Withdrawn::Ended) => return Err(Undone::Over(Farewell::sent_away())),
+            },
+        }
     }
 }
 

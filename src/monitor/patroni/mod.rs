@@ -73,6 +73,9 @@ pub enum SwitchoverError {
     /// No member could be asked.
     #[error("no member of Patroni answers: {0}")]
     Unreachable(String),
+    /// Waiting for Patroni was cut off.
+    #[error("what Patroni has answered is not known")]
+    CutOff,
 }
 
 /// The task that asks.
@@ -172,9 +175,9 @@ impl Patroni {
     }
 
     /// Lets nobody new in at the primary, lets open transactions end, and has Patroni switch over. Answers Patroni's words.
-    /// Dropped before Patroni is asked, it lets everybody in again.
+    /// Dropped before Patroni is asked, it lets everybody in again; dropped later, it does so if Patroni does not switch over.
     pub(super) async fn switch_over(
-        &self,
+        self: &Arc<Self>,
         primary: NodeId,
         candidate: Option<&str>,
         is_asked: &AtomicBool,
@@ -188,21 +191,29 @@ impl Patroni {
             };
             body.to_string()
         };
-        let gate = self.gates.get(usize::from(primary.0)).ok_or(SwitchoverError::NoPrimary)?;
+        let gate = Arc::clone(self.gates.get(usize::from(primary.0)).ok_or(SwitchoverError::NoPrimary)?);
         let (now, holder) = (Instant::now(), Holder::of_command());
         gate.hold(Hold { holder, until: now + self.drain + SWITCHOVER_TIME });
-        let release = Release { gate, holder, is_asked };
-        let busy = gate.drained(now + self.drain).await;
+        let mut holding = Holding { gate, holder, is_done: false };
+        let busy = holding.gate.drained(now + self.drain).await;
         if busy > 0 {
             warn!(busy, "a switchover begins though transactions are open");
         }
         is_asked.store(true, Ordering::Relaxed);
-        drop(release);
-        let done = self.ask_for_switchover(body).await;
-        if done.is_err() {
-            gate.release(holder);
-        }
-        done
+        let patroni = Arc::clone(self);
+        let asked = tokio::spawn(async move {
+            let done = patroni.ask_for_switchover(body).await;
+            match &done {
+                Ok(words) => {
+                    holding.is_done();
+                    info!(words = words.as_str(), "Patroni has switched over");
+                }
+                Err(error) => warn!(error = error.to_string(), "Patroni has not switched over"),
+            }
+            done
+        });
+        // Whoever does not wait for it any more leaves the task as it is.
+        asked.await.unwrap_or(Err(SwitchoverError::CutOff))
     }
 
     async fn ask_for_switchover(&self, body: String) -> Result<String, SwitchoverError> {
@@ -223,16 +234,23 @@ impl Patroni {
     }
 }
 
-/// A switchover that has not begun yet: dropping it lets everybody in again whom no other holds back.
-struct Release<'a> {
-    gate: &'a Gate,
+/// A switchover under way: dropping it lets everybody in again whom no other holds back, unless it is done.
+struct Holding {
+    gate: Arc<Gate>,
     holder: Holder,
-    is_asked: &'a AtomicBool,
+    /// What comes of it ends the hold.
+    is_done: bool,
 }
 
-impl Drop for Release<'_> {
+impl Holding {
+    fn is_done(&mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Holding {
     fn drop(&mut self) {
-        if !self.is_asked.load(Ordering::Relaxed) {
+        if !self.is_done {
             self.gate.release(self.holder);
         }
     }
@@ -490,3 +508,54 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const SWITCHOVER_TIME: Duration = Duration::from_secs(30);
 /// A limit far above any real cluster.
 const MOST_APIS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A Patroni whose one member has its API at this address, and whose primary has this gate.
+    fn patroni(address: Arc<str>, gate: &Arc<Gate>) -> Arc<Patroni> {
+        let url = PatroniUrl { address: Arc::clone(&address), is_https: false, login: None };
+        Arc::new(Patroni {
+            apis: Mutex::new(vec![url]),
+            configured: 1,
+            listed: Mutex::new([address].into()),
+            tls: ArcSwapOption::empty(),
+            names: Mutex::new([(NodeId(0), "pg0".to_owned())].into()),
+            without_reads: Mutex::new(WithoutReads::new([])),
+            gates: vec![Arc::clone(gate)],
+            drain: Duration::ZERO,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_becomes_of_a_switchover_counts_also_where_nobody_waits_for_it_any_more() {
+        for (answer, is_done) in [("503 Service Unavailable", false), ("200 OK", true)] {
+            let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (gate, is_asked) = (Arc::<Gate>::default(), Arc::new(AtomicBool::new(false)));
+            let is_held = || gate.held(Instant::now()).is_some();
+            let patroni = patroni(api.local_addr().unwrap().to_string().into(), &gate);
+            let waiting = tokio::spawn({
+                let (patroni, is_asked) = (Arc::clone(&patroni), Arc::clone(&is_asked));
+                async move { patroni.switch_over(NodeId(0), None, &is_asked).await }
+            });
+            let (mut stream, _) = api.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            assert!(is_asked.load(Ordering::Relaxed) && is_held());
+            waiting.abort();
+            assert!(waiting.await.unwrap_err().is_cancelled());
+            assert!(is_held(), "Patroni has not answered");
+            stream.write_all(format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await.unwrap();
+            let is_heard = async {
+                while Arc::strong_count(&patroni) > 1 {
+                    timers::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            timers::timeout(Duration::from_secs(10), is_heard).await.expect("Patroni has answered");
+            assert_eq!(is_held(), is_done, "{answer}");
+        }
+    }
+}
