@@ -27,8 +27,6 @@ pub struct Visitor {
     pub address: Option<SocketAddr>,
     /// Who it is.
     pub user: Arc<str>,
-    /// What it may do.
-    pub right: Right,
     /// What others see of it, and end it by.
     pub card: Rc<Card>,
 }
@@ -43,13 +41,14 @@ pub enum Right {
 }
 
 impl Server {
-    /// What a user may do at the console; None: nothing.
+    /// What a user may do at the console; None: nothing, or there can be no such user.
     pub fn console_right(&self, user: &str) -> Option<Right> {
         let is_one = |users: &[Arc<str>]| users.iter().any(|one| **one == *user);
+        let may_be = self.users.contains_key(user) || self.clusters.iter().any(|cluster| cluster.auth_query.is_some());
         match (is_one(&self.console_users), is_one(&self.stats_users)) {
-            (true, _) => Some(Right::Change),
-            (false, true) => Some(Right::Look),
-            (false, false) => None,
+            (true, _) if may_be => Some(Right::Change),
+            (false, true) if may_be => Some(Right::Look),
+            _ => None,
         }
     }
 }

@@ -160,14 +160,14 @@ async fn visit_console(
     place: &Place,
 ) {
     let refusal = match (server.console_right(&user), server.console.get()) {
-        (Some(right), Some(console)) => {
+        (Some(_), Some(console)) => {
             worker.metrics.login_ok();
             let database: Arc<str> = console::NAME.into();
             place.card.is_of(&user, &database, stream.encryption());
             record::has_logged_in(&place.card, server);
             let _visit = place.visits_console();
             let (address, card) = (place.card.peer(), Rc::clone(&place.card));
-            let (farewell, mut stream) = console(Visitor { stream, unread, address, user, right, card }).await;
+            let (farewell, mut stream) = console(Visitor { stream, unread, address, user, card }).await;
             record::ends(&place.card, &worker.server(), &farewell);
             return say_farewell(&mut stream, &farewell, worker).await;
         }

@@ -158,6 +158,38 @@ fn who_is_not_named_does_not_get_in_and_who_may_look_may_not_change() {
 }
 
 #[test]
+fn what_a_reload_takes_from_a_user_counts_in_its_open_console_sessions_too() {
+    limited(|| {
+        let cluster = cluster();
+        let names = ["ada", "bob", "cyd"];
+        let users = names.map(|name| format!("[[user]]\nname = '{name}'\npassword = '{name}'")).join("\n");
+        let proxy = Proxy::start(&cluster, &format!("[admin]\nusers = ['bench', 'ada', 'bob', 'cyd']\n{users}"));
+        let mut ours = console(&proxy);
+        let connect = |name: &str| login(proxy.port(), name, name).dbname("trunkline").connect(NoTls).unwrap();
+        let [mut ada, mut bob, mut cyd] = names.map(connect);
+        for one in [&mut ada, &mut bob, &mut cyd] {
+            one.simple_query("RECONNECT bench").unwrap();
+        }
+        proxy.rewrite(|file| {
+            let admin = file["admin"].as_table_mut().unwrap();
+            admin.insert("users".to_owned(), vec!["bench", "cyd"].into());
+            admin.insert("stats_users".to_owned(), vec!["ada"].into());
+            file["user"].as_array_mut().unwrap().retain(|user| user["name"].as_str() != Some("cyd"));
+        });
+        ours.simple_query("RELOAD").unwrap();
+        let told = |client: &mut Client, command: &str| {
+            client.simple_query(command).unwrap_err().code().unwrap().code().to_owned()
+        };
+        assert_eq!(told(&mut ada, "RECONNECT bench"), "42501");
+        ada.simple_query("SHOW VERSION").expect("she may look");
+        assert_eq!(told(&mut bob, "SHOW VERSION"), "57P01", "he is in no list any more");
+        assert_eq!(told(&mut cyd, "RECONNECT bench"), "57P01", "there is no such user any more");
+        assert!(bob.simple_query("SHOW VERSION").is_err(), "that was the end");
+        ours.simple_query("RECONNECT bench").unwrap();
+    });
+}
+
+#[test]
 fn pause_lets_open_transactions_finish_and_holds_new_statements_until_resume() {
     limited(|| {
         let cluster = cluster();

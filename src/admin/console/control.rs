@@ -38,7 +38,6 @@ pub(super) enum Answer {
 #[derive(Clone, Debug)]
 pub(super) struct Giver {
     pub(super) user: Arc<str>,
-    pub(super) right: Right,
     /// The address, or empty for a socket of this machine.
     pub(super) from: String,
 }
@@ -111,7 +110,8 @@ impl Command {
     }
 }
 
-/// Does what a command asks, if who gives it may, and as long as it is wanted: what waits is given up otherwise.
+/// Does what a command asks, if who gives it may by the configuration in force, and as long as it is wanted: what waits is given
+/// up otherwise.
 pub(super) async fn answer(
     command: &Command,
     giver: &Giver,
@@ -121,8 +121,12 @@ pub(super) async fn answer(
     if wish.card.is_ended() {
         return Err(Undone::Over(Farewell::sent_away()));
     }
+    let Some(right) = desk.in_force.load().console_right(&giver.user) else {
+        let message = "terminating connection: its user may not use the console any more";
+        return Err(Undone::Over(Farewell::told(SqlState::ADMIN_SHUTDOWN, message)));
+    };
     if command.changes() {
-        if giver.right != Right::Change {
+        if right != Right::Change {
             let message = "only users of the console may change something, and you are one of its stats_users";
             return Err(Mistake::new(SqlState::INSUFFICIENT_PRIVILEGE, message).into());
         }

@@ -43,12 +43,12 @@ const LAST_ANSWER: Duration = Duration::from_secs(5);
 /// Answers a client until it leaves, is out of step or is ended. Whoever has sent it here says why it ends, which stands behind
 /// whole messages.
 pub(super) async fn serve(visitor: Visitor, desk: &Arc<Desk>) -> (Farewell, Stream) {
-    let Visitor { mut stream, unread, address, user, right, card } = visitor;
+    let Visitor { mut stream, unread, address, user, card } = visitor;
     let from = address.map(|address| address.to_string()).unwrap_or_default();
     let mut session = Session {
         desk,
         key: desk.in_force.load().cancel_keys.issue_ahead(SECRET_SIZE),
-        giver: Giver { user, right, from },
+        giver: Giver { user, from },
         card,
         names: HashMap::new(),
         portals: HashMap::new(),
