@@ -107,6 +107,8 @@ pub struct Bond {
 pub struct Others {
     predecessor: Option<Bond>,
     has_successor: AtomicBool,
+    /// That lets clients and operators in, and this process nobody.
+    is_succeeded: AtomicBool,
     /// The successor has died while this process stops: nobody lets anybody in.
     is_orphaned: AtomicBool,
 }
@@ -233,6 +235,14 @@ impl Others {
     /// There may be a successor from now on, or there is none.
     pub fn may_succeed(&self, may: bool) {
         self.has_successor.store(may, Ordering::Relaxed);
+        if !may {
+            self.is_succeeded.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// A successor lets clients and operators in, and this process nobody: what is commanded here reaches few of them.
+    pub fn have_taken_over(&self) -> bool {
+        self.is_succeeded.load(Ordering::Relaxed)
     }
 
     /// Returns when the predecessor has ended; at once, if there was none. Cancel-safe.
@@ -243,9 +253,10 @@ impl Others {
         }
     }
 
-    /// Somebody takes over from this process, too: if it dies now, the predecessor's clients have not lost who lets them in.
+    /// Somebody has taken over from this process, too: if it dies now, the predecessor's clients have not lost who lets them in.
     /// These are the sockets that it has taken.
     pub fn pass_on(&self, names: &[String]) {
+        self.is_succeeded.store(true, Ordering::Relaxed);
         self.tell_predecessor(&frame(PASSED_ON, 0, names.join("\n").as_bytes()));
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use postgres::SimpleQueryMessage;
+use postgres::{Client, SimpleQueryMessage};
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, signalled};
 use crate::raw::{RawClient, query};
@@ -121,20 +121,55 @@ fn a_restart_is_noticed_by_nobody_and_what_is_meant_for_the_old_process_gets_the
     });
 }
 
+/// What SHOW STATE has for this.
+fn state(console: &mut Client, key: &str) -> String {
+    let state = console.simple_query("show state").unwrap();
+    let rows = state.iter().filter_map(|told| match told {
+        SimpleQueryMessage::Row(row) => Some((row.get("key")?.to_owned(), row.get("value")?.to_owned())),
+        _ => None,
+    });
+    rows.collect::<HashMap<_, _>>().remove(key).unwrap()
+}
+
+#[test]
+fn a_console_session_of_before_commands_nothing_while_another_process_serves() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let mut old = console(&proxy);
+        assert_eq!(state(&mut old, "succeeded"), "no");
+        let second = succeeded(&proxy, proxy.pid());
+        assert_eq!(state(&mut old, "succeeded"), "yes");
+        let mut young = console(&proxy);
+        assert_eq!((&*state(&mut young, "succeeded"), &*state(&mut young, "predecessor")), ("no", "yes"));
+        for command in ["PAUSE", "KILL bench", "RECONNECT", "DISABLE bench", "RELOAD", "SWITCHOVER", "FORGET SHAPES"] {
+            let refused = old.simple_query(command).unwrap_err();
+            let told = refused.as_db_error().unwrap();
+            assert_eq!(told.code().code(), "55000", "{command}");
+            assert_eq!(told.message(), "another process serves now; connect anew", "{command}");
+        }
+        assert!(client.query("select 1").contains(&"row 1".to_owned()), "nothing was done");
+        young.simple_query("RECONNECT").unwrap();
+        drop(second);
+        eventually("it is known", SOON, || state(&mut old, "succeeded") == "no");
+        old.simple_query("PAUSE; RESUME").expect("this process serves again");
+        eventually("somebody listens", SOON, || TcpStream::connect(("127.0.0.1", proxy.port())).is_ok());
+        let _third = succeeded(&proxy, proxy.pid());
+        // It may be gone before its answer is heard.
+        let _ = old.simple_query("SHUTDOWN");
+        eventually("the first has ended", SOON, || has_ended(proxy.pid()));
+        assert!(RawClient::connect(proxy.port(), &[]).query("select 1").contains(&"row 1".to_owned()));
+    });
+}
+
 #[test]
 fn while_the_old_process_is_there_the_new_one_says_so() {
     limited(|| {
         let cluster = cluster();
         let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']");
         let predecessors = || proxy.metric("trunkline_predecessor", "");
-        let shown = || {
-            let state = console(&proxy).simple_query("show state").unwrap();
-            let rows = state.iter().filter_map(|told| match told {
-                SimpleQueryMessage::Row(row) => Some((row.get("key")?.to_owned(), row.get("value")?.to_owned())),
-                _ => None,
-            });
-            rows.collect::<HashMap<_, _>>().remove("predecessor").unwrap()
-        };
+        let shown = || state(&mut console(&proxy), "predecessor");
         assert_eq!((predecessors(), &*shown()), (0.0, "no"));
         let client = RawClient::connect(proxy.port(), &[]);
         let _second = succeeded(&proxy, proxy.pid());

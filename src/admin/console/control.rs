@@ -130,6 +130,10 @@ pub(super) async fn answer(
             let message = "only users of the console may change something, and you are one of its stats_users";
             return Err(Mistake::new(SqlState::INSUFFICIENT_PRIVILEGE, message).into());
         }
+        if desk.others.have_taken_over() && command.stop_after().is_none() {
+            let message = "another process serves now; connect anew";
+            return Err(Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).into());
+        }
         let said = command.to_string();
         info!(command = said, user = &*giver.user, from = giver.from, "a command was given at the console");
     }

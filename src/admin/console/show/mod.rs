@@ -20,7 +20,7 @@ pub(super) async fn show(subject: Subject, desk: &Arc<Desk>) -> Table {
     match subject {
         Subject::Help => program::help(),
         Subject::Version => program::version(),
-        Subject::State => program::state(&server, desk.others.have_predecessor()),
+        Subject::State => program::state(&server, &desk.others),
         Subject::Config => program::config(&desk.settings.load()),
         Subject::Mem => program::memory(),
         Subject::Lists => program::lists(&server, &desk.fleet.report().await),

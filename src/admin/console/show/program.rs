@@ -5,6 +5,7 @@ use super::super::table::Table;
 use crate::client::card::Doing;
 use crate::client::{Report, Server};
 use crate::config::Shown;
+use crate::handover::Others;
 
 /// Commands beside SHOW, and what they are for.
 const COMMANDS: [(&str, &str); 15] = [
@@ -45,14 +46,15 @@ pub(super) fn version() -> Table {
     table
 }
 
-pub(super) fn state(server: &Server, has_predecessor: bool) -> Table {
+pub(super) fn state(server: &Server, others: &Others) -> Table {
     let word = |fact: bool| if fact { "yes" } else { "no" };
     let is_paused = server.is_paused();
     let mut table = Table::new("key value");
     table.row(["active".into(), word(!is_paused).into()]);
     table.row(["paused".into(), word(is_paused).into()]);
     table.row(["suspended".into(), word(false).into()]);
-    table.row(["predecessor".into(), word(has_predecessor).into()]);
+    table.row(["predecessor".into(), word(others.have_predecessor()).into()]);
+    table.row(["succeeded".into(), word(others.have_taken_over()).into()]);
     table
 }
 
