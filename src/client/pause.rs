@@ -1,14 +1,17 @@
-//! PAUSE and RESUME: new statements of a database wait, open transactions finish, clients stay connected.
+//! PAUSE and RESUME: new statements of a database wait, open transactions finish, clients stay connected. Whoever keeps its
+//! catalogs leaves it, so that nothing of Trunkline's is connected to it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use hashbrown::HashSet;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::server::Server;
+use super::server::{Database, Server};
+use crate::backend::Away;
 use crate::net::timers;
 
 /// Whether the statements of one database wait, and whether it takes new clients. Outlives a reload.
@@ -38,7 +41,16 @@ pub struct Pauses {
     /// Of those that have none of their own. Whatever becomes known while all are paused begins with its causes.
     others: Arc<Pause>,
     /// Held where pauses come to stay or end, so that an operator is not told of one that another's attempt ends meanwhile.
-    settling: Mutex<()>,
+    settling: Mutex<Keepers>,
+}
+
+/// Whoever keeps the catalogs of the databases that there are. They are away from each that is paused until RESUME by whatever
+/// name it goes: PostgreSQL renames, copies or drops only what nobody is connected to.
+#[derive(Debug, Default)]
+struct Keepers {
+    databases: Vec<Arc<Database>>,
+    /// Dropping them lets them come back.
+    away: Vec<Away>,
 }
 
 /// What is paused.
@@ -72,6 +84,9 @@ struct Attempt<'a> {
     before: Vec<Arc<Pause>>,
     begun: Vec<Arc<Pause>>,
 }
+
+/// Keepers leave within milliseconds, unless one draws a picture. For who takes longer PostgreSQL waits itself, up to five seconds.
+const LONGEST_LEAVING: Duration = Duration::from_secs(1);
 
 /// Held server connections are counted this often while PAUSE waits for their return: a lock per pool each time.
 const LOOK: Duration = Duration::from_millis(2);
@@ -128,6 +143,11 @@ impl Pause {
         was_there
     }
 
+    /// An operator's pause stays until RESUME.
+    fn stays(&self) -> bool {
+        self.has_any(STAYS)
+    }
+
     /// An operator's pause stays from now on.
     fn stay(&self) {
         self.causes.fetch_or(Cause::Operator as u8 | STAYS, Ordering::AcqRel);
@@ -135,7 +155,7 @@ impl Pause {
 
     /// An operator's pause ends if it does not [stay](Self::stay).
     fn give_up(&self) {
-        if !self.has_any(STAYS) {
+        if !self.stays() {
             self.end(Cause::Operator);
         }
     }
@@ -178,6 +198,13 @@ impl Pauses {
         self.named.get(database).is_some_and(|pause| pause.is_paused())
     }
 
+    /// From now on these are the databases that there are.
+    pub fn are_of<'d>(&self, databases: impl IntoIterator<Item = &'d Arc<Database>>) {
+        let mut keepers = self.settling.lock();
+        keepers.databases = databases.into_iter().cloned().collect();
+        keepers.settle();
+    }
+
     /// Something holds this database back.
     pub fn is_held(&self, database: &str) -> bool {
         self.named.get(database).is_some_and(|pause| pause.is_held())
@@ -188,6 +215,22 @@ impl Pauses {
         let mut all = vec![Arc::clone(&self.others)];
         all.extend(self.named.iter().map(|pause| Arc::clone(&pause)));
         all
+    }
+}
+
+impl Keepers {
+    /// Keepers are away from where all is paused until RESUME, and from nowhere else.
+    fn settle(&mut self) {
+        // Those of before end behind these: who is to stay away does not come back in between.
+        self.away = self.left(Pause::stays).map(|database| database.catalog.send_away()).collect();
+    }
+
+    /// The databases that are paused like this by whatever name they go.
+    fn left(&self, is_paused: impl Fn(&Pause) -> bool) -> impl Iterator<Item = &Arc<Database>> {
+        let place = |database: &Database| (database.cluster, Arc::clone(&database.server_name));
+        let in_use = self.databases.iter().filter(|database| !is_paused(&database.pause));
+        let in_use: HashSet<_> = in_use.map(|database| place(database)).collect();
+        self.databases.iter().filter(move |database| !in_use.contains(&place(database)))
     }
 }
 
@@ -205,26 +248,41 @@ impl Drop for Attempt<'_> {
 }
 
 impl Server {
-    /// Pauses until RESUME. Returns when no server connection is in use any more, and has closed the idle ones; or,
-    /// when that is not so by the deadline, resumes and says how many were. Cancel-safe: whoever has asked may be sent away.
+    /// Pauses until RESUME. Returns when no server connection is in use any more, has closed the idle ones and sent away whoever
+    /// keeps the catalogs; or, when that is not so by the deadline, resumes and says how many were. Cancel-safe: whoever has asked
+    /// may be sent away.
     pub async fn pause(&self, scope: &Scope, deadline: Instant) -> Result<(), NotPaused> {
         let before = self.pauses_of(scope);
         let mut attempt = Attempt { server: self, scope, before, begun: self.begin_to_pause(scope) };
         self.quiet(scope, deadline).await?;
-        let settling = self.pauses.settling.lock();
+        let leaving = self.send_keepers_away(scope);
+        let soon = tokio::time::Instant::now() + LONGEST_LEAVING;
+        for away in &leaving {
+            away.begun(soon).await;
+        }
+        let mut settling = self.pauses.settling.lock();
         if !self.pauses_of(scope).iter().all(|pause| pause.is_paused()) {
             drop(settling); // which ending the attempt takes, too
             return Err(NotPaused::Resumed);
         }
         attempt.begun.clear();
         self.stay_paused(scope);
+        settling.settle();
         Ok(())
+    }
+
+    /// Until what is returned is dropped, or longer if the pause comes to stay.
+    fn send_keepers_away(&self, scope: &Scope) -> Vec<Away> {
+        let keepers = self.pauses.settling.lock();
+        let left = keepers.left(Pause::is_paused).filter(|database| scope.names(&database.name));
+        left.map(|database| database.catalog.send_away()).collect()
     }
 
     /// Pauses until RESUME, and waits for nothing.
     pub fn hold(&self, scope: &Scope) {
-        let _settling = self.pauses.settling.lock();
+        let mut settling = self.pauses.settling.lock();
         self.stay_paused(scope);
+        settling.settle();
     }
 
     fn stay_paused(&self, scope: &Scope) {
@@ -248,11 +306,13 @@ impl Server {
 
     /// Ends an operator's pause; false: there was none.
     pub fn resume(&self, scope: &Scope) -> bool {
-        let _settling = self.pauses.settling.lock();
+        let mut settling = self.pauses.settling.lock();
         // First, as it begins: so that none becomes known between them that is like the others were.
         let others = *scope == Scope::All && self.pauses.others.end(Cause::Operator);
         // Each of them, whatever the first one answers.
-        self.pauses_of(scope).iter().filter(|pause| pause.end(Cause::Operator)).count() > 0 || others
+        let was_paused = self.pauses_of(scope).iter().filter(|pause| pause.end(Cause::Operator)).count() > 0;
+        settling.settle();
+        was_paused || others
     }
 
     /// Statements of some database wait, it may be of one that nobody has come to yet.
@@ -306,5 +366,77 @@ impl Server {
     /// How many server connections of these databases are to be closed, and are still open.
     pub fn leaving(&self, scope: &Scope) -> usize {
         self.pools.leaving(|key| scope.names(&key.database))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::backend::Absence;
+    use crate::catalog::Current;
+    use crate::client::DatabaseCatalog;
+    use crate::config::Allowance;
+
+    /// A database of this name on the nodes, by the name that clients ask for, and whether its keeper is wanted away.
+    fn database(pauses: &Pauses, name: &str, server_name: &str, absence: &Arc<Absence>) -> Arc<Database> {
+        let name: Arc<str> = name.into();
+        Arc::new(Database {
+            allowance: Allowance::default(),
+            cluster: 0,
+            server_name: server_name.into(),
+            pause: pauses.of(&name),
+            catalog: DatabaseCatalog::new(Arc::<Current>::default(), Arc::<Notify>::default(), Arc::clone(absence)),
+            name,
+        })
+    }
+
+    fn is_away(absence: &Absence) -> bool {
+        pin!(absence.wanted()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn keepers_leave_a_database_that_is_paused_by_each_of_its_names_until_one_is_resumed() {
+        let (pauses, shop, other) = (Pauses::default(), Arc::<Absence>::default(), Arc::<Absence>::default());
+        let databases = [
+            database(&pauses, "shop", "shop", &shop),
+            database(&pauses, "reports", "shop", &shop),
+            database(&pauses, "other", "other", &other),
+        ];
+        pauses.are_of(&databases);
+        let settled = || {
+            pauses.settling.lock().settle();
+            [&shop, &other].map(|absence| is_away(absence))
+        };
+        assert_eq!(settled(), [false, false]);
+        databases[0].pause.stay();
+        assert_eq!(settled(), [false, false], "clients may go on there by its other name");
+        databases[1].pause.begin(Cause::Operator);
+        assert_eq!(settled(), [false, false], "nobody has been promised that");
+        databases[1].pause.stay();
+        assert_eq!(settled(), [true, false]);
+        databases[1].pause.give_up();
+        assert_eq!(settled(), [true, false], "it stays");
+        databases[0].pause.end(Cause::Operator);
+        assert_eq!(settled(), [false, false]);
+    }
+
+    #[test]
+    fn keepers_of_what_a_reload_brings_stay_away_too_while_all_is_paused() {
+        let (pauses, before, after) = (Pauses::default(), Arc::<Absence>::default(), Arc::<Absence>::default());
+        pauses.are_of(&[database(&pauses, "shop", "shop", &before)]);
+        pauses.others.stay();
+        pauses.all().iter().for_each(|pause| pause.stay());
+        pauses.settling.lock().settle();
+        assert!(is_away(&before));
+        pauses.are_of(&[database(&pauses, "shop", "shop", &after), database(&pauses, "new", "new", &after)]);
+        assert!(is_away(&after) && !is_away(&before), "nobody wants what is no more");
+        pauses.are_of(&[]);
+        assert!(!is_away(&after));
     }
 }

@@ -101,9 +101,11 @@ pub(super) fn make(
         };
         (Arc::clone(&database.name), Arc::new(entry))
     });
+    let databases: HashMap<_, _> = databases.collect();
+    lasting.pauses.are_of(databases.values());
     Server {
         clusters: clusters.iter().map(|cluster| cluster.for_clients(&lasting.mock_secret)).collect(),
-        databases: databases.collect(),
+        databases,
         any_database: config
             .databases
             .iter()

@@ -91,6 +91,37 @@ fn nor_what_is_kept_where_each_client_has_its_own_server_connection() {
 }
 
 #[test]
+fn what_is_paused_is_renamed_and_copied_at_the_primary_itself() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create database shop").unwrap();
+        let extra = format!("[admin]\nusers = ['bench']\n{ANY}");
+        let proxy = Proxy::start(&cluster, &extra).with_both_replicas(&cluster);
+        let mut console = console(&proxy);
+        let past = |sql: &str| {
+            let begun = Instant::now();
+            cluster.node(0).sql(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            assert!(begun.elapsed() < AT_ONCE, "{sql} took {:?}", begun.elapsed());
+        };
+        for (pause, resume) in [("PAUSE shop", "RESUME shop"), ("PAUSE", "RESUME"), ("KILL shop", "RESUME shop")] {
+            visit(&cluster, &proxy, "shop");
+            console.simple_query(pause).unwrap();
+            past("alter database shop rename to other");
+            console.simple_query("RELOAD").unwrap();
+            // As long as a keeper takes to come back that does.
+            thread::sleep(Duration::from_millis(200));
+            past("create database copy template other");
+            past("drop database copy");
+            past("alter database other rename to shop");
+            console.simple_query(resume).unwrap();
+            eventually("its catalogs are known again", Duration::from_secs(20), || {
+                proxy.metric("trunkline_catalog_current", "database=\"shop\"") == 1.0
+            });
+        }
+    });
+}
+
+#[test]
 fn postgresql_refuses_while_clients_are_connected_and_no_longer() {
     limited(|| {
         let cluster = cluster();
