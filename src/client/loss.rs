@@ -120,7 +120,7 @@ impl Client {
     fn leave_transaction(&mut self) {
         let Some(held) = self.held.take() else { return };
         self.cancellable.runs_nothing();
-        self.session.served_by(held.lease.node(), held.may_lack, Instant::now());
+        self.session.served_by(held.lease.node(), held.may_lack, held.begun, Instant::now());
         tokio::task::spawn_local(end_transaction(held.lease, self.server.answer_timeout()));
     }
 
@@ -214,6 +214,7 @@ impl Client {
         self.catalogs_changed(self.session.catalog_change());
         let (node, now) = (held.lease.node(), Instant::now());
         self.account_for(&held, now);
+        self.session.freshness.lost(node);
         self.dropping = held.passing_to_node;
         // A read that no node survives is not tried on all of them. A node that said goodbye, or that we have fenced, has not
         // died of it; nor has one whose postmaster is gone, which a statement does not reach.

@@ -150,7 +150,7 @@ impl Client {
     /// The session is told what it has seen and done on this lease, and others that something may have been written. Answers
     /// whether it may.
     pub(super) fn was_served_by(&mut self, held: &HeldLease, now: Instant) -> bool {
-        let has_written = self.session.served_by(held.lease.node(), held.may_lack, now);
+        let has_written = self.session.served_by(held.lease.node(), held.may_lack, held.begun, now);
         if has_written {
             self.cluster().last_write.wrote(now);
         }

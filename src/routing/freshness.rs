@@ -20,7 +20,7 @@ pub struct Freshness {
     wrote: Option<Instant>,
     /// The last read that has no position yet, and the node that answered it.
     read: Option<(NodeId, Instant)>,
-    /// The last read, and the node that answered it: what it showed then it still has.
+    /// The node that answered last, and when it was asked: all that must be seen it had, and has as long as it runs on.
     home: Option<(NodeId, Instant)>,
     /// How waiting for a replica went lately.
     patience: Patience,
@@ -70,7 +70,7 @@ pub enum Rested {
     Whole(Box<Freshness>),
 }
 
-/// A floor, and where and when the session has read last: each as far as there is one.
+/// A floor, and the session's home: each as far as there is one.
 #[derive(Debug)]
 pub struct Packed {
     floor: Lsn,
@@ -147,22 +147,29 @@ impl Freshness {
     /// A write was acknowledged now.
     pub fn wrote(&mut self, now: Instant) {
         self.wrote = Some(now);
+        self.home = None;
     }
 
-    /// A read that this node answered ended now.
-    pub fn read(&mut self, node: NodeId, now: Instant) {
+    /// A read ended now that this node has answered. It was asked for at `begun`: the node may have been started again since
+    /// then, while its answer was on its way.
+    pub fn read(&mut self, node: NodeId, begun: Instant, now: Instant) {
         if self.read.is_some_and(|(last, _)| last == node) {
             self.stay.reads = self.stay.reads.saturating_add(1);
         }
         self.read = Some((node, now));
-        self.home = self.read;
+        self.home = Some((node, begun));
     }
 
     /// A read ended now that was answered by a replica which may lack what the session must see: it proves nothing of that
     /// node, and who must not go back in time is shown nothing older than it.
     pub fn read_stale(&mut self, now: Instant) {
-        (self.read, self.home) = (None, None);
+        self.read = None;
         self.wrote(now);
+    }
+
+    /// The session has lost a connection to this node: it may have been started again, and nobody has seen that yet.
+    pub fn lost(&mut self, node: NodeId) {
+        self.home = self.home.filter(|(home, _)| *home != node);
     }
 
     /// Turns moments into positions where the view has a sample for them.
@@ -195,16 +202,14 @@ impl Freshness {
         if self.wrote.is_some() {
             return false;
         }
-        let home = self.home.filter(|(home, moment)| *home == node.id && has_run_since(node, *moment));
-        if self.read.is_some() && home.is_none() {
+        let is_home = self.home.is_some_and(|(home, begun)| home == node.id && has_run_since(node, begun));
+        if self.read.is_some() && !is_home {
             return false;
         }
         let Some(floor) = self.floor else { return true };
         // While it runs, a node never goes back: what it answered last it still has, whatever its last sample says.
-        if home.is_some_and(|(_, moment)| moment >= floor.since) && self.same_history(node, floor) {
-            return true;
-        }
-        node.position.is_some_and(|position| position.lsn >= floor.lsn) && self.same_history(node, floor)
+        let has_it = is_home || node.position.is_some_and(|position| position.lsn >= floor.lsn);
+        has_it && self.same_history(node, floor)
     }
 
     /// All that it must see, as one position; None: some of it has none yet. See [`Freshness::settle`].
@@ -512,7 +517,7 @@ mod tests {
             let mut session = Freshness::default();
             match has_written {
                 true => session.wrote(world.at(9)),
-                false => session.read(PRIMARY, world.at(9)),
+                false => session.read(PRIMARY, world.at(9), world.at(9)),
             }
             session.must_see("2:0/300".parse().unwrap(), world.at(10));
             world.sample(PRIMARY, 11, 0x900);
@@ -547,7 +552,7 @@ mod tests {
         world.lose_primary();
         world.view.is_standby = true;
         let mut session = Freshness::default();
-        session.read(NEAR, world.at(10));
+        session.read(NEAR, world.at(10), world.at(10));
         world.sample(FAR, 11, 0x900);
         assert_eq!(world.allowed(&mut session), [NEAR]);
         // It was lost for a moment, and may have been started again.
@@ -620,7 +625,7 @@ mod tests {
     fn a_session_stays_on_the_node_it_read_last_until_a_later_position_of_the_primary_is_replayed() {
         let mut world = World::new();
         let mut session = Freshness::default();
-        session.read(NEAR, world.at(10));
+        session.read(NEAR, world.at(10), world.at(10));
         assert_eq!(world.allowed(&mut session), [NEAR], "what it showed it still has");
         world.sample(FAR, 20, 500);
         assert_eq!(world.allowed(&mut session), [NEAR], "what it has shown is not known yet");
@@ -629,7 +634,7 @@ mod tests {
         world.sample(PRIMARY, 11, 200);
         assert_eq!(world.allowed(&mut session), [NEAR, FAR]);
         world.sample(FAR, 21, 199);
-        session.read(NEAR, world.at(30));
+        session.read(NEAR, world.at(30), world.at(30));
         world.sample(PRIMARY, 31, 200);
         assert_eq!(world.allowed(&mut session), [NEAR], "the other would go back in time");
     }
@@ -638,7 +643,7 @@ mod tests {
     fn what_was_read_on_the_primary_is_a_floor_too() {
         let mut world = World::new();
         let mut session = Freshness::default();
-        session.read(PRIMARY, world.at(10));
+        session.read(PRIMARY, world.at(10), world.at(10));
         assert_eq!(world.allowed(&mut session), []);
         world.sample(PRIMARY, 11, 200);
         world.sample(FAR, 11, 200);
@@ -649,7 +654,7 @@ mod tests {
     fn a_node_that_was_started_again_must_show_that_it_has_not_gone_back() {
         let mut world = World::new();
         let mut session = Freshness::default();
-        session.read(NEAR, world.at(10));
+        session.read(NEAR, world.at(10), world.at(10));
         world.node(NEAR).up_since = Some(world.at(20));
         // Its present position is later than the read, and lower than what was read.
         world.sample(NEAR, 21, 50);
@@ -665,7 +670,7 @@ mod tests {
     fn a_restart_after_the_last_read_was_settled_needs_the_position_again() {
         let mut world = World::new();
         let mut session = Freshness::default();
-        session.read(NEAR, world.at(10));
+        session.read(NEAR, world.at(10), world.at(10));
         world.sample(NEAR, 11, 200);
         assert_eq!(world.allowed(&mut session), [NEAR]);
         world.node(NEAR).up_since = Some(world.at(20));
@@ -674,10 +679,58 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_was_started_again_before_its_answer_was_taken_must_show_that_it_has_not_gone_back() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        // Asked before the restart, and taken by a slow client behind it.
+        world.node(NEAR).up_since = Some(world.at(20));
+        world.sample(NEAR, 21, 50);
+        session.read(NEAR, world.at(10), world.at(30));
+        assert_eq!(world.allowed(&mut session), []);
+        // Where the primary was before the read ended tells nothing of it.
+        world.sample(PRIMARY, 29, 90);
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample(PRIMARY, 31, 100);
+        assert_eq!(world.allowed(&mut session), [FAR]);
+        world.sample(NEAR, 32, 100);
+        assert_eq!(world.allowed(&mut session), [NEAR, FAR]);
+        session.read(NEAR, world.at(40), world.at(41));
+        assert_eq!(world.allowed(&mut session), [NEAR], "it runs on");
+    }
+
+    #[test]
+    fn a_node_to_which_the_session_has_lost_a_connection_must_show_that_it_has_not_gone_back() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.read(NEAR, world.at(10), world.at(11));
+        session.lost(FAR);
+        assert_eq!(world.allowed(&mut session), [NEAR]);
+        session.lost(NEAR);
+        assert_eq!(world.allowed(&mut session), [], "nobody has seen yet that it was started again");
+        world.sample(PRIMARY, 12, 200);
+        world.sample(FAR, 13, 200);
+        assert_eq!(world.allowed(&mut session), [FAR]);
+        world.sample(NEAR, 14, 200);
+        assert_eq!(world.allowed(&mut session), [NEAR, FAR]);
+    }
+
+    #[test]
+    fn what_was_read_is_no_proof_of_what_is_written_behind_it() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.read(NEAR, world.at(10), world.at(11));
+        session.wrote(world.at(12));
+        world.sample(PRIMARY, 13, 200);
+        assert_eq!(world.allowed(&mut session), []);
+        world.sample(NEAR, 14, 200);
+        assert_eq!(world.allowed(&mut session), [NEAR]);
+    }
+
+    #[test]
     fn a_node_that_is_lost_after_a_read_lets_the_session_go_once_the_primary_is_looked_at() {
         let mut world = World::new();
         let mut session = Freshness::default();
-        session.read(NEAR, world.at(10));
+        session.read(NEAR, world.at(10), world.at(10));
         let node = world.node(NEAR);
         (node.state, node.takes_reads) = (NodeState::Down, false);
         world.sample(FAR, 11, 300);
@@ -739,7 +792,7 @@ mod tests {
     fn without_a_primary_reads_go_on_where_they_were() {
         let mut world = World::new();
         let mut session = Freshness::default();
-        session.read(NEAR, world.at(10));
+        session.read(NEAR, world.at(10), world.at(10));
         world.lose_primary();
         assert_eq!(world.allowed(&mut session), [NEAR]);
         world.sample(NEAR, 11, 100);
@@ -767,7 +820,7 @@ mod tests {
     fn a_position_without_a_timeline_never_lowers_the_floor() {
         let mut world = World::new();
         let mut session = Freshness::default();
-        session.read(NEAR, world.at(10));
+        session.read(NEAR, world.at(10), world.at(10));
         world.sample_on(PRIMARY, 11, 500, None);
         session.settle(&world.view);
         session.wrote(world.at(20));
@@ -799,7 +852,7 @@ mod tests {
         let mut session = Freshness::default();
         let mut looks = 0;
         for read in 0..1000 {
-            session.read(NEAR, world.at(read));
+            session.read(NEAR, world.at(read), world.at(read));
             if session.wants_to_move() {
                 session.looked_around();
                 looks += 1;

@@ -536,9 +536,9 @@ impl Session {
         self.meets_placeholder(known) || self.needs_other_buffers(known)
     }
 
-    /// The session was served by this node up to now; it is idle. A node that was not known to have all that the session must
-    /// see `may_lack` some of it. Answers whether the session may have written.
-    pub fn served_by(&mut self, node: crate::topology::NodeId, may_lack: bool, now: Instant) -> bool {
+    /// The session was served by this node from `begun` up to now; it is idle. A node that was not known to have all that the
+    /// session must see `may_lack` some of it. Answers whether the session may have written.
+    pub fn served_by(&mut self, node: crate::topology::NodeId, may_lack: bool, begun: Instant, now: Instant) -> bool {
         self.catalog.path_is_uncertain = false;
         let has_written = std::mem::take(&mut self.transaction.may_have_written);
         if has_written {
@@ -546,7 +546,7 @@ impl Session {
         }
         match may_lack {
             true => self.freshness.read_stale(now),
-            false => self.freshness.read(node, now),
+            false => self.freshness.read(node, begun, now),
         }
         has_written
     }

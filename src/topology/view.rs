@@ -82,7 +82,7 @@ pub struct NodeView {
     /// Its newest position.
     pub position: Option<Sample>,
     /// Since when it has surely run without a restart: one that was started again may have gone back to an earlier
-    /// position, and what was read from it before this moment proves nothing. None before it has answered.
+    /// position, and what was asked of it before this moment proves nothing. None before it has answered.
     pub up_since: Option<Instant>,
     /// How often its address has come to lead to another server while the one before went on: connections that were made
     /// before lead to that one.
