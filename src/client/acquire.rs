@@ -20,7 +20,7 @@ use super::worker::Worker;
 use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool};
 use crate::metrics::{FreshnessOutcome, Limit, LoginFailure, Retry, Target};
 use crate::net::timers;
-use crate::routing::place::Circumstances;
+use crate::routing::place::{Circumstances, may_still_take};
 use crate::routing::{Consistency, Freshness, Intent, Placement, Reason, place};
 use crate::session::Identity;
 use crate::topology::{Doubt, NodeId, NodeView, Role, View};
@@ -230,12 +230,13 @@ impl Client {
                         }
                         Ok(lease)
                             if view.node(node).is_some_and(|node| self.still_holds(intent, node, Instant::now()))
-                                && !self.database.pause.is_paused() =>
+                                && !self.database.pause.is_paused()
+                                && self.may_still_go_to(intent, (node, reason)) =>
                         {
-                            let chosen = view.node(node);
-                            let role = chosen.map_or(Role::Unknown, |node| node.role);
-                            let may_lack =
-                                reason == Reason::Stale || chosen.is_none_or(|node| self.may_lack(intent, node));
+                            let role = view.node(node).map_or(Role::Unknown, |node| node.role);
+                            let newest = self.cluster().view.load_full();
+                            let may_lack = reason == Reason::Stale
+                                || newest.node(node).is_none_or(|node| self.may_lack(intent, node));
                             self.worker.metrics.lease_waited(waited);
                             self.tally.count(|totals| totals.wait_time += arrived.elapsed());
                             return Ok(Acquired { lease, role, reason, may_lack });
@@ -553,14 +554,25 @@ impl Client {
                 // A frozen node would be waited for in vain. Dropping the wait gives up a place in the queue or a
                 // connection that is being opened, and nothing else.
                 Ok(()) = changed.changed() => {
-                    let view = self.cluster().view.load();
-                    let is_readable = || view.node(node).is_some_and(|node| node.takes_reads);
-                    if view.primary != Some(node) && !(is_read(intent) && is_readable()) {
+                    if !self.may_still_go_to(intent, (node, reason)) {
                         return Err(LeaseError::Fenced);
                     }
                 }
             }
         }
+    }
+
+    /// By the newest view, what was placed at this node may run there: it may wait for long for that. What may be stale goes by
+    /// its terms alone.
+    fn may_still_go_to(&mut self, intent: &Intent, (node, reason): (NodeId, Reason)) -> bool {
+        let view = self.cluster().view.load_full();
+        if view.primary == Some(node) {
+            return true;
+        }
+        self.session.freshness.settle(&view);
+        let must_be_fresh = reason != Reason::Stale && self.is_careful(intent);
+        let freshness = must_be_fresh.then_some(&self.session.freshness);
+        is_read(intent) && view.node(node).is_some_and(|node| may_still_take(intent, node, freshness))
     }
 
     /// Where a read would wait at the node it was placed at, another replica like it that has a server connection for this

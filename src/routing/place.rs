@@ -138,10 +138,8 @@ fn pick(nodes: &Nodes, terms: Option<&Terms>, view: &View, now: &Circumstances<'
     let is_trusted = |node: &&NodeView| with_primary && view.trusted_primary(now.now) == Some(node.id);
     let readable = view.readable_replicas().chain(view.primary().filter(is_trusted));
     for node in readable.filter(|node| is_meant(node) && !now.excluded.contains(&node.id)) {
-        if !is_within(max_lag, node) {
-            why_not = why_not.max(WhyNot::TooFarBehind);
-        } else if !now.freshness.is_none_or(|freshness| freshness.allows(node)) {
-            why_not = WhyNot::Stale;
+        if let Some(why) = lacks(node, max_lag, now.freshness) {
+            why_not = why_not.max(why);
         } else if now.stays_with == Some(node.id) {
             return Ok(node.id);
         } else {
@@ -149,6 +147,25 @@ fn pick(nodes: &Nodes, terms: Option<&Terms>, view: &View, now: &Circumstances<'
         }
     }
     balancing::choose(&candidates, strategy, now.turn).ok_or(why_not)
+}
+
+/// By a newer view, a node that a read was placed at may take it still. Settle what the session must see against that view
+/// before.
+pub fn may_still_take(intent: &Intent, node: &NodeView, freshness: Option<&Freshness>) -> bool {
+    let max_lag = intent.terms().and_then(|terms| terms.max_lag);
+    (node.takes_reads || node.role == Role::Primary) && lacks(node, max_lag, freshness).is_none()
+}
+
+/// Why a node that is there does not take a read, if it does not.
+#[inline]
+fn lacks(node: &NodeView, max_lag: Option<Duration>, freshness: Option<&Freshness>) -> Option<WhyNot> {
+    if !is_within(max_lag, node) {
+        Some(WhyNot::TooFarBehind)
+    } else if freshness.is_some_and(|freshness| !freshness.allows(node)) {
+        Some(WhyNot::Stale)
+    } else {
+        None
+    }
 }
 
 /// A lag that is not known may be any.
@@ -170,5 +187,44 @@ fn on_primary(view: &View, now: &Circumstances<'_>, reason: Reason) -> Placement
     match view.trusted_primary(now.now) {
         Some(node) if !now.excluded.contains(&node) => Placement::Node(node, reason),
         _ => Placement::AwaitPrimary(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::routing::safety;
+
+    #[test]
+    fn a_read_that_has_waited_for_a_node_is_held_to_what_was_asked_for_it() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let read = |max_lag| Intent::Read {
+            safe: safety::of_nothing(),
+            reason: Reason::Read,
+            terms: Some(Arc::new(Terms { max_lag, ..Terms::default() })),
+        };
+        let (plain, near) = (read(None), read(Some(Duration::from_millis(500))));
+        let mut node = View::unknown("test", &["a:1".into()]).nodes.remove(0);
+        (node.role, node.takes_reads, node.up_since) = (Role::Replica, true, Some(start));
+        node.lag = Some(Duration::from_millis(500));
+        let mut session = Freshness::default();
+        session.read(node.id, at(10), at(11));
+        assert!(may_still_take(&near, &node, Some(&session)));
+
+        node.lag = Some(Duration::from_millis(501));
+        assert!(may_still_take(&plain, &node, Some(&session)) && !may_still_take(&near, &node, Some(&session)));
+        node.lag = None;
+        assert!(!may_still_take(&near, &node, None), "it may be any");
+
+        node.up_since = Some(at(20));
+        assert!(!may_still_take(&plain, &node, Some(&session)), "it was started again");
+        assert!(may_still_take(&plain, &node, None), "nothing is asked of it");
+        node.takes_reads = false;
+        assert!(!may_still_take(&plain, &node, None));
+        node.role = Role::Primary;
+        assert!(may_still_take(&near, &node, Some(&session)), "it was promoted");
     }
 }

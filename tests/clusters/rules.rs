@@ -248,6 +248,40 @@ fn a_replica_further_behind_than_max_lag_is_not_read() {
 }
 
 #[test]
+fn a_read_that_waits_for_a_server_connection_is_answered_within_its_max_lag() {
+    limited(|| {
+        let cluster = cluster();
+        let [primary, _, second] = [0, 1, 2].map(|number| cluster.node(number).port());
+        let rules = "[[rule]]\nname = 'near'\napplication_name = 'near'\nto = 'group:reports'\nmax_lag = '500ms'\n\
+                     [[rule]]\nname = 'far'\napplication_name = 'far'\nto = 'group:reports'";
+        let extra = "[pool]\nsize = 1\n[routing]\nconsistency = 'eventual'\nmax_lag = '60s'";
+        let proxy = Proxy::ruled(&cluster, rules, &reports_on_the_second(&cluster), extra).with_both_replicas(&cluster);
+        let [mut near, mut far] = ["near", "far"].map(|name| named(&proxy, name));
+        assert_eq!(server_port(&mut near, WHERE), second);
+        let long = std::thread::spawn(move || server_port(&mut far, "select inet_server_port() from pg_sleep(9)"));
+        eventually("the only server connection is taken", Duration::from_secs(5), || {
+            let asked = "select count(*) from pg_stat_activity where query like '%pg_sleep(9)%' and state = 'active' \
+                         and pid <> pg_backend_pid()";
+            cluster.node(2).sql(asked).unwrap() == "1"
+        });
+        cluster.node(2).pause_replay().unwrap();
+        let waits = std::thread::spawn(move || simple_ports(&mut near, WHERE, 1));
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!waits.is_finished(), "it waits at a node that is not behind yet");
+        let mut writes = 0;
+        eventually("it is answered", Duration::from_secs(20), || {
+            writes += 1;
+            cluster.node(0).sql(&format!("create table t{writes} ()")).unwrap();
+            waits.is_finished()
+        });
+        assert_eq!(waits.join().unwrap(), BTreeMap::from([(primary, 1)]));
+        assert!(!long.is_finished());
+        assert_eq!(long.join().unwrap(), second);
+        cluster.node(2).resume_replay().unwrap();
+    });
+}
+
+#[test]
 fn a_rule_may_ask_for_more_and_for_less_than_the_session_does() {
     limited(|| {
         let cluster = cluster();
