@@ -157,12 +157,10 @@ impl Client {
         // Of all that may be waited for, what was waited for a server connection.
         let mut waited = Duration::ZERO;
         let mut may_wait = self.is_careful(intent) && self.session.freshness.may_wait(begun);
-        if matches!(intent, Intent::Read { .. }) {
-            match self.consistency(intent) {
-                Consistency::Strong => self.session.freshness.wrote(begun),
-                Consistency::Session if self.session.freshness.wants_to_move() => self.look_around().await,
-                _ => {}
-            }
+        self.must_see_all_by(intent, begun);
+        if is_read(intent) && self.consistency(intent) == Consistency::Session && self.session.freshness.wants_to_move()
+        {
+            self.look_around().await;
         }
         let (metrics, mut hold) = (Arc::clone(&self.worker.metrics), None);
         let mut patience = Patience::of(&self.server);
@@ -181,6 +179,7 @@ impl Client {
                     return Err(Unmet::SentAway);
                 }
                 begun = Instant::now();
+                self.must_see_all_by(intent, begun);
             }
             if self.is_outdated() {
                 let before = (self.cluster().number, Arc::clone(&self.database.server_name), self.mode);
@@ -219,7 +218,7 @@ impl Client {
             match placement {
                 Placement::Node(node, _) if held.contains(&node) => {
                     hold.get_or_insert_with(|| metrics.hold());
-                    self.await_release(node, &mut changed).await;
+                    self.await_release(intent, node, &mut changed).await;
                     begun = Instant::now();
                 }
                 Placement::Node(node, reason) => {
@@ -288,7 +287,7 @@ impl Client {
                 Placement::AwaitPrimary(_) if is_read(intent) && !held.is_empty() && excluded.is_empty() => {
                     if let Some(node) = held.first() {
                         hold.get_or_insert_with(|| metrics.hold());
-                        self.await_release(*node, &mut changed).await;
+                        self.await_release(intent, *node, &mut changed).await;
                         begun = Instant::now();
                     }
                 }
@@ -368,13 +367,25 @@ impl Client {
 
     /// Waits until the node lets somebody in again, or another may take the statement. Such a wait is somebody's wish and
     /// has an end of its own: it does not count as one for a primary that is lost.
-    async fn await_release(&self, node: NodeId, changed: &mut tokio::sync::watch::Receiver<u64>) {
-        let Some(gate) = self.cluster().gate(node) else { return };
+    async fn await_release(&mut self, intent: &Intent, node: NodeId, changed: &mut tokio::sync::watch::Receiver<u64>) {
+        let Some(gate) = self.cluster().gate(node).cloned() else { return };
         tokio::select! {
             // Dropping either loses nothing: the next look sees what has changed.
             () = gate.until_released() => {}
             _ = changed.changed() => {}
             () = self.hangs_up() => {}
+        }
+        let now = Instant::now();
+        if gate.held(now).is_none() {
+            self.must_see_all_by(intent, now);
+        }
+    }
+
+    /// What is to be strong must see all that anybody was told by this moment. It is not set anew with each look that a waiting
+    /// read takes: each would ask for a position that is not known yet.
+    fn must_see_all_by(&mut self, intent: &Intent, moment: Instant) {
+        if is_read(intent) && self.consistency(intent) == Consistency::Strong {
+            self.session.freshness.wrote(moment);
         }
     }
 

@@ -46,7 +46,7 @@ pub enum Consistency {
     Eventual,
     /// The session's own writes, and never less than it has read before.
     Session,
-    /// Everything that was acknowledged to anybody before the read began.
+    /// Everything that was acknowledged to anybody before the read came, or was let go by what had held it back.
     Strong,
 }
 

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::Client;
+use postgres::{Client, SimpleQueryMessage};
 use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::{Node, Stop};
 
-use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, server_port};
 
 #[test]
 fn a_session_reads_its_own_writes_while_a_replica_falls_behind() {
@@ -245,6 +245,37 @@ fn insert_and_count(proxy: &Proxy, id: i32, everybodys: Option<&AtomicI64>) {
         assert!(all >= most, "session {id} sees {all} rows after {most}");
         most = all;
     }
+}
+
+#[test]
+fn a_strong_read_sees_what_was_written_while_it_was_paused() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let settings = "[routing]\nconsistency = 'strong'\n[admin]\nusers = ['bench']";
+        let proxy = Proxy::start(&cluster, settings).with_both_replicas(&cluster);
+        let (mut operator, mut reader) = (console(&proxy), proxy.client());
+        operator.simple_query("pause bench").unwrap();
+        let reading = thread::spawn(move || {
+            let told = reader.simple_query("select count(*) from t").unwrap();
+            told.iter().find_map(|message| match message {
+                SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            })
+        });
+        // A position is known that is later than the read, and has no later write in it.
+        thread::sleep(Duration::from_secs(1));
+        assert!(!reading.is_finished());
+        for replica in &cluster.nodes()[1..] {
+            replica.pause_replay().unwrap();
+        }
+        cluster.node(0).sql("insert into t values (1)").unwrap();
+        operator.simple_query("resume bench").unwrap();
+        assert_eq!(reading.join().unwrap().as_deref(), Some("1"));
+        for replica in &cluster.nodes()[1..] {
+            replica.resume_replay().unwrap();
+        }
+    });
 }
 
 #[test]
