@@ -33,7 +33,7 @@ pub struct Gate {
     released: Notify,
 }
 
-/// How long the node may be believed to be the primary, where it is that by name.
+/// How long the node may be believed to be what it is by name: the primary, or a replica that takes reads.
 #[derive(Debug)]
 struct Belief {
     made: Instant,
@@ -43,7 +43,7 @@ struct Belief {
     renewed: Notify,
 }
 
-/// It is no primary by any view, or nobody watches it: whoever has a lease of it may go on.
+/// It is neither by any view, or nobody watches it: whoever has a lease of it may go on.
 const FOR_EVER: u64 = u64::MAX;
 
 impl Default for Belief {
@@ -322,20 +322,20 @@ impl Gate {
         self.takes_writes.load(Ordering::Acquire)
     }
 
-    /// The node is the primary, and may be believed to be it until then; None: it is not, or nobody watches it, and whoever
-    /// still has a lease of it may go on. Of one that is fenced, said only once it is.
+    /// The node is the primary or a replica that takes reads, and may be believed to be it until then; None: it is neither, or
+    /// nobody watches it, and whoever still has a lease of it may go on. Of one that is fenced, said only once it is.
     pub fn believe(&self, until: Option<Instant>) {
         self.belief.lasts_until(until);
     }
 
-    /// It is the primary by name alone: what was known of it has run out, because we or the monitor stood still, and another
-    /// may have been promoted meanwhile.
+    /// It is the primary, or takes reads, by name alone: what was known of it has run out, because we or the monitor stood still.
+    /// Another may have been promoted meanwhile, and a replica be far behind.
     #[inline]
     pub fn is_unbelieved(&self, now: Instant) -> bool {
         self.belief.is_over(now)
     }
 
-    /// Waits until the node is believed again, or is no primary any more. Dropping this loses nothing.
+    /// Waits until the node is believed again, or there is nothing to believe any more. Dropping this loses nothing.
     pub async fn until_believed(&self) {
         loop {
             let renewed = self.belief.renewed.notified();
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_primary_is_believed_until_its_time_is_over_and_others_for_ever() {
+    async fn what_a_node_is_is_believed_until_its_time_is_over_and_that_it_is_nothing_for_ever() {
         let (gate, now) = (Gate::default(), Instant::now());
         let later = now + Duration::from_secs(3600);
         assert!(!gate.is_unbelieved(later));

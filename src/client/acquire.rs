@@ -228,7 +228,7 @@ impl Client {
                             return Err(Unmet::Left);
                         }
                         Ok(lease)
-                            if view.node(node).is_some_and(|node| self.still_holds(intent, node, Instant::now()))
+                            if view.node(node).is_some_and(|node| self.holds_after_wait(intent, node))
                                 && !self.database.pause.is_paused()
                                 && self.may_still_go_to(intent, (node, reason)) =>
                         {
@@ -462,7 +462,7 @@ impl Client {
         }
         let near = |node: &&NodeView| node.lag.is_some_and(|lag| lag <= most) && !avoided.contains(&node.id);
         let lsn = |node: &NodeView| node.position.map(|position| position.lsn);
-        let newest = view.readable_replicas().filter(near).filter_map(lsn).max()?;
+        let newest = view.trusted_replicas(now).filter(near).filter_map(lsn).max()?;
         let others = view.nodes.iter().filter(|node| !near(node) || lsn(node) != Some(newest));
         let excluded: Excluded = others.map(|node| node.id).collect();
         match self.place_where(None, intent, view, &excluded, false, now) {
@@ -517,6 +517,13 @@ impl Client {
         (is_read(intent) && chosen.role != Role::Primary)
             || (self.cluster().view.load().trusted_primary(now) == Some(node)
                 && gate.is_some_and(|gate| gate.takes_writes()))
+    }
+
+    /// The same after a wait, in which we may have stood still: then nothing is known of a replica either.
+    fn holds_after_wait(&self, intent: &Intent, chosen: &NodeView) -> bool {
+        let now = Instant::now();
+        let is_believed = || self.cluster().gate(chosen.id).is_some_and(|gate| !gate.is_unbelieved(now));
+        self.still_holds(intent, chosen, now) && is_believed()
     }
 
     /// The same as [`Self::lease_at`]; a connection that has died unnoticed is closed, and the time that it took is added.

@@ -1,5 +1,5 @@
-//! A session's own primary that is not believed: what would begin there waits, for we have stood still, and another may have
-//! been promoted meanwhile.
+//! A node that is not believed: what would begin there waits, for we have stood still. Another primary may have been promoted
+//! meanwhile, and a replica may be far behind. On a replica that a session keeps, it goes on.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,13 +11,12 @@ use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::metrics::Limit;
 use crate::net::timers;
-use crate::topology::Role;
 use crate::wire::SqlState;
 
 impl Acquired {
-    /// We have stood still since the node was chosen as the primary.
+    /// We have stood still since the node was chosen.
     pub(super) fn is_unbelieved(&self) -> bool {
-        self.role == Role::Primary && self.lease.pool().gate().is_unbelieved(Instant::now())
+        self.lease.pool().gate().is_unbelieved(Instant::now())
     }
 }
 

@@ -307,7 +307,10 @@ impl Fences {
                 gate.recall(); // a smart stop waits for them
             }
             // Behind the fence: who waits for it to be believed must not be let through to a node that has just lost its role.
-            gate.believe(new.primary_until.filter(|_| new.primary == Some(now.id)));
+            gate.believe(match now.role {
+                Role::Primary => new.primary_until,
+                _ => new.replicas_until.filter(|_| now.takes_reads),
+            });
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct Circumstances<'a> {
     pub may_wait: bool,
     /// Whose turn it is; see [`balancing::choose`].
     pub turn: u64,
-    /// The present moment: a primary that was last seen too long ago takes nothing.
+    /// The present moment: nodes that were last seen too long ago take nothing.
     pub now: Instant,
 }
 
@@ -40,7 +40,7 @@ pub struct Circumstances<'a> {
 pub enum Placement {
     /// To this node.
     Node(NodeId, Reason),
-    /// It must wait for a primary.
+    /// It must wait for a primary, or for a view that is believed.
     AwaitPrimary(Reason),
     /// Replicas are there, and one may soon have what the session must see.
     AwaitFreshness,
@@ -75,15 +75,16 @@ pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement
         }
     }
     if terms.is_some_and(|terms| terms.otherwise == Otherwise::Refuse) {
-        return Placement::Refused;
+        // Who is not believed now may be so in a moment.
+        return if why_not == WhyNot::Unbelieved { Placement::AwaitPrimary(reason) } else { Placement::Refused };
     }
     let is_named = matches!(choices.first(), Some(Nodes::Group(_)));
     on_primary(
         view,
         now,
         match why_not {
-            WhyNot::Missing if is_named => Reason::FellBack,
-            WhyNot::Missing => Reason::NoReplica,
+            WhyNot::Missing | WhyNot::Unbelieved if is_named => Reason::FellBack,
+            WhyNot::Missing | WhyNot::Unbelieved => Reason::NoReplica,
             WhyNot::TooFarBehind => Reason::TooFarBehind,
             WhyNot::Stale => Reason::NotFresh,
         },
@@ -96,6 +97,7 @@ pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement
 fn pick_usual(view: &View, now: &Circumstances<'_>) -> Option<NodeId> {
     let strategy = now.balance.strategy;
     if now.reads != Reads::Replicas
+        || !view.trusts_replicas(now.now)
         || strategy != Strategy::LeastLeases
         || !now.excluded.is_empty()
         || now.stays_with.is_some()
@@ -121,6 +123,8 @@ enum WhyNot {
     TooFarBehind,
     /// Those that are there lack what the session must see.
     Stale,
+    /// Of those that are there nothing is believed, for we have stood still.
+    Unbelieved,
 }
 
 fn pick(nodes: &Nodes, terms: Option<&Terms>, view: &View, now: &Circumstances<'_>) -> Result<NodeId, WhyNot> {
@@ -134,11 +138,14 @@ fn pick(nodes: &Nodes, terms: Option<&Terms>, view: &View, now: &Circumstances<'
     let strategy = terms.and_then(|terms| terms.strategy).unwrap_or(now.balance.strategy);
     let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
     let mut why_not = WhyNot::Missing;
-    // One that was last seen too long ago may be none any more.
+    // One that was last seen too long ago may be none any more, or far behind.
     let is_trusted = |node: &&NodeView| with_primary && view.trusted_primary(now.now) == Some(node.id);
+    let trusts_replicas = view.trusts_replicas(now.now);
     let readable = view.readable_replicas().chain(view.primary().filter(is_trusted));
     for node in readable.filter(|node| is_meant(node) && !now.excluded.contains(&node.id)) {
-        if let Some(why) = lacks(node, max_lag, now.freshness) {
+        if node.role == Role::Replica && !trusts_replicas {
+            why_not = WhyNot::Unbelieved;
+        } else if let Some(why) = lacks(node, max_lag, now.freshness) {
             why_not = why_not.max(why);
         } else if now.stays_with == Some(node.id) {
             return Ok(node.id);
@@ -197,16 +204,71 @@ mod tests {
     use super::*;
     use crate::routing::safety;
 
+    const PRIMARY: NodeId = NodeId(0);
+    const GROUP: &[u16] = &[1, 2];
+    const SOON: Duration = Duration::from_secs(1);
+
+    /// A primary and two replicas, all believed for a second.
+    fn view(now: Instant) -> View {
+        let mut view = View::unknown("test", &["a:1".into(), "b:1".into(), "c:1".into()]);
+        for node in &mut view.nodes {
+            node.role = if node.id == PRIMARY { Role::Primary } else { Role::Replica };
+            node.takes_reads = node.role == Role::Replica;
+        }
+        (view.primary, view.primary_until, view.replicas_until) = (Some(PRIMARY), Some(now + SOON), Some(now + SOON));
+        view
+    }
+
+    fn read(terms: Option<Terms>) -> Intent {
+        Intent::Read { safe: safety::of_nothing(), reason: Reason::Read, terms: terms.map(Arc::new) }
+    }
+
+    fn placed(intent: &Intent, view: &View, now: Instant) -> Placement {
+        let circumstances = Circumstances {
+            reads: Reads::Replicas,
+            freshness: None,
+            group: &|_| Some(GROUP),
+            balance: &Balance::default(),
+            leases: &|_| 0,
+            latency: &|_| None,
+            stays_with: None,
+            excluded: &[],
+            may_wait: true,
+            turn: 0,
+            now,
+        };
+        place(intent, view, &circumstances)
+    }
+
+    #[test]
+    fn what_is_not_believed_any_more_takes_no_read_and_refuses_none() {
+        let begun = Instant::now();
+        let choices = [Nodes::Group("g".into())].into_iter().collect();
+        let strict = Terms { choices, otherwise: Otherwise::Refuse, ..Terms::default() };
+        let (plain, ruled, strict) = (read(None), read(Some(Terms::default())), read(Some(strict)));
+        let mut view = view(begun);
+        for intent in [&plain, &ruled, &strict] {
+            assert!(matches!(placed(intent, &view, begun), Placement::Node(NodeId(1 | 2), _)), "{intent:?}");
+            assert!(matches!(placed(intent, &view, begun + SOON), Placement::AwaitPrimary(_)), "{intent:?}");
+        }
+        // The primary has been heard of since.
+        view.primary_until = Some(begun + 2 * SOON);
+        for intent in [&plain, &ruled] {
+            let later = placed(intent, &view, begun + SOON);
+            assert_eq!(later, Placement::Node(PRIMARY, Reason::NoReplica), "{intent:?}");
+        }
+        assert!(matches!(placed(&strict, &view, begun + SOON), Placement::AwaitPrimary(_)));
+        // None is there to be believed.
+        view.nodes.iter_mut().for_each(|node| node.takes_reads = false);
+        assert_eq!(placed(&strict, &view, begun + SOON), Placement::Refused);
+    }
+
     #[test]
     fn a_read_that_has_waited_for_a_node_is_held_to_what_was_asked_for_it() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let read = |max_lag| Intent::Read {
-            safe: safety::of_nothing(),
-            reason: Reason::Read,
-            terms: Some(Arc::new(Terms { max_lag, ..Terms::default() })),
-        };
-        let (plain, near) = (read(None), read(Some(Duration::from_millis(500))));
+        let within = |max_lag| read(Some(Terms { max_lag, ..Terms::default() }));
+        let (plain, near) = (within(None), within(Some(Duration::from_millis(500))));
         let mut node = View::unknown("test", &["a:1".into()]).nodes.remove(0);
         (node.role, node.takes_reads, node.up_since) = (Role::Replica, true, Some(start));
         node.lag = Some(Duration::from_millis(500));

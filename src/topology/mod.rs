@@ -362,8 +362,10 @@ impl Topology {
             self.authority.is_led(now);
         }
         self.is_standby = self.authority.is_standby_cluster(now);
-        // What a primary tells that is not believed is no measure: it may have been left behind.
-        if let Some(leader) = self.leader(now).filter(|_| !is_waking) {
+        // What a primary tells that is not believed is no measure: it may have been left behind. And who follows the leader of a
+        // standby cluster is measured anew once all have been asked since we stood still.
+        let is_measure = if accepted.is_some() { !is_waking } else { !self.has_stood_still(now) };
+        if let Some(leader) = self.leader(now).filter(|_| is_measure) {
             self.measure_against(leader, now);
         } else {
             self.samples.clear();
@@ -534,6 +536,7 @@ impl Topology {
             epoch: self.epoch,
             primary: self.verdict.as_ref().ok().copied(),
             primary_until: self.roles.believed_until(),
+            replicas_until: self.replicas_until(),
             no_primary_because: self.verdict.as_ref().err().cloned(),
             no_primary_since: self.verdict.is_err().then(|| self.view.no_primary_since.unwrap_or(now)),
             is_standby: self.is_standby,
@@ -544,6 +547,22 @@ impl Topology {
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
+    }
+
+    /// See [`View::replicas_until`]. Who answers is asked again sooner than evidence runs out, unless we have not run; who is
+    /// silent, or asked in vain, keeps nobody from reading elsewhere.
+    fn replicas_until(&self) -> Option<Instant> {
+        self.all_heard_until().into_iter().chain(self.roles.believed_until()).min()
+    }
+
+    /// Somebody who answers has not been asked for longer than evidence counts.
+    fn has_stood_still(&self, now: Instant) -> bool {
+        self.all_heard_until().is_some_and(|until| until <= now)
+    }
+
+    fn all_heard_until(&self) -> Option<Instant> {
+        let answering = self.nodes.iter().filter(|node| node.has_just_answered());
+        answering.filter_map(|node| node.heard_until(self.lease)).min()
     }
 
     fn picture(&self, node: &Node, now: Instant) -> NodeView {
@@ -609,6 +628,8 @@ impl Topology {
         assert_eq!(view.primary, accepted.map(|claim| claim.node), "the view shows another primary");
         assert_ne!(view.primary.is_some(), view.no_primary_because.is_some(), "either a primary or a reason for none");
         assert_eq!(view.primary.is_some(), view.primary_until.is_some(), "a primary whose evidence never runs out");
+        let has_readers = view.readable_replicas().next().is_some();
+        assert!(!has_readers || view.replicas_until.is_some(), "replicas whose evidence never runs out");
         for node in &view.nodes {
             assert_eq!(node.role == Role::Primary, view.primary == Some(node.id), "role and primary differ");
             let can_lead = matches!(node.state, NodeState::Up | NodeState::Suspect);

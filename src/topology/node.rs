@@ -302,7 +302,12 @@ impl Node {
 
     /// Its last answer or failure is older than evidence may be: probes end sooner, unless we have not run.
     pub(super) fn is_unheard(&self, now: Instant, lease: Duration) -> bool {
-        self.last_begun.is_some_and(|begun| begun + lease <= now)
+        self.heard_until(lease).is_some_and(|until| until <= now)
+    }
+
+    /// When it is unheard, if it is not asked before.
+    pub(super) fn heard_until(&self, lease: Duration) -> Option<Instant> {
+        self.last_begun.map(|begun| begun + lease)
     }
 
     /// Its last word that it is the primary, however old.

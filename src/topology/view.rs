@@ -111,6 +111,10 @@ pub struct View {
     /// monitor stood still, must wait for a view that believes it. After a standstill that is one in which every node has been
     /// asked since; until then this moment stays where it was.
     pub primary_until: Option<Instant>,
+    /// Until when what is said of replicas may be believed without newer evidence: a read that begins later must wait for a
+    /// view in which all who answer have been asked since, and the primary, if there is one, is believed. Where a replica is
+    /// says nothing as long as nobody knows where the others are.
+    pub replicas_until: Option<Instant>,
     /// Why there is no primary, when there is none.
     pub no_primary_because: Option<NoPrimary>,
     /// Since when there is no primary, when there is none.
@@ -150,6 +154,7 @@ impl View {
             epoch: 0,
             primary: None,
             primary_until: None,
+            replicas_until: None,
             no_primary_because: Some(Cause::NotAsked.because(NOT_PROBED)),
             no_primary_since: None,
             is_standby: false,
@@ -195,7 +200,19 @@ impl View {
         self.primary.filter(|_| self.primary_until.is_none_or(|until| now < until))
     }
 
-    /// The replicas that may take reads now.
+    /// What is said of replicas is fresh enough to send one a read that begins now.
+    #[inline]
+    pub fn trusts_replicas(&self, now: Instant) -> bool {
+        self.replicas_until.is_none_or(|until| now < until)
+    }
+
+    /// The replicas that may take a read that begins now.
+    pub fn trusted_replicas(&self, now: Instant) -> impl Iterator<Item = &NodeView> {
+        let is_trusted = self.trusts_replicas(now);
+        self.readable_replicas().filter(move |_| is_trusted)
+    }
+
+    /// The replicas that may take reads, as long as that is believed.
     pub fn readable_replicas(&self) -> impl Iterator<Item = &NodeView> {
         self.nodes.iter().filter(|node| node.role == Role::Replica && node.takes_reads)
     }

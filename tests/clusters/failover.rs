@@ -123,6 +123,32 @@ fn what_a_session_sends_while_trunkline_stands_still_is_written_once_every_node_
     });
 }
 
+/// Nothing is known of replicas either.
+#[test]
+fn what_is_read_after_a_standstill_of_trunkline_is_not_read_from_replicas_that_fell_behind_meanwhile() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        nothing_is_on_its_way(&cluster);
+        let proxy = Proxy::start(&cluster, "[routing]\nmax_lag = '500ms'").with_both_replicas(&cluster);
+        let count = |client: &mut Client| client.query_one("select count(*) from t", &[]).unwrap().get::<_, i64>(0);
+        let mut clients: Vec<_> = (0..8).map(|_| proxy.client()).collect();
+        clients.iter_mut().for_each(|client| assert_eq!(count(client), 0));
+        proxy.signal("STOP");
+        cluster.nodes()[1..].iter().for_each(|replica| replica.pause_replay().unwrap());
+        cluster.node(0).sql("insert into t values (1)").unwrap();
+        let told = clients.into_iter().map(|mut client| thread::spawn(move || count(&mut client)));
+        let told: Vec<_> = told.collect();
+        thread::sleep(STANDSTILL);
+        proxy.signal("CONT");
+        told.into_iter().for_each(|told| assert_eq!(told.join().unwrap(), 1));
+        cluster.nodes()[1..].iter().for_each(|replica| replica.resume_replay().unwrap());
+        eventually("replicas take reads", Duration::from_secs(10), || {
+            cluster.nodes()[1..].iter().all(|replica| proxy.takes_reads(replica.address()))
+        });
+    });
+}
+
 /// A node that does not answer is waited for, as long as a probe may take.
 #[test]
 fn what_waits_for_every_node_to_be_asked_can_be_cancelled_and_is_told_57p03_in_the_end() {

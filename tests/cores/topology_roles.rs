@@ -64,6 +64,11 @@ impl Story {
     fn tell(&mut self, node: NodeId, result: Result<ReportedRole, ProbeFailure>) -> Vec<Effect> {
         let begun = self.now;
         self.now += Duration::from_millis(10);
+        self.tell_late(node, begun, result)
+    }
+
+    /// What it was asked a while ago.
+    fn tell_late(&mut self, node: NodeId, begun: Instant, result: Result<ReportedRole, ProbeFailure>) -> Vec<Effect> {
         let system = SystemId(self.system);
         let server = self.twins.filter(|(_, second)| *second == node).map_or(node, |(first, _)| first);
         let report = |role| ProbeReport {
@@ -138,6 +143,11 @@ impl Story {
 
     fn reads(&self) -> Vec<NodeId> {
         self.view().readable_replicas().map(|node| node.id).collect()
+    }
+
+    /// Where reads may begin now.
+    fn trusted_reads(&self) -> Vec<NodeId> {
+        self.view().trusted_replicas(self.now).map(|node| node.id).collect()
     }
 
     /// Writes may begin now.
@@ -515,6 +525,73 @@ fn after_a_standstill_of_ours_the_primary_goes_on_once_every_node_was_asked() {
     // And it is lost as ever.
     story.fails(A, ProbeFailure::Refused);
     assert_eq!((story.view().primary, story.view().epoch), (None, 2));
+}
+
+#[test]
+fn after_a_standstill_of_ours_no_replica_is_believed_before_every_node_was_asked() {
+    let at = |lsn| ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(lsn), streaming_standbys: 2 };
+    let mut story = Story::whole();
+    assert_eq!(story.trusted_reads(), [B, C]);
+    story.passes(1000);
+    assert_eq!(story.trusted_reads(), [B, C]);
+    story.now += Duration::from_secs(30);
+    assert_eq!(story.trusted_reads(), [], "before anybody has noticed");
+    // It has stopped to replay: by what was heard of the primary last, it is not behind.
+    story.tell(B, Ok(received(1, Some(0), (2000, 1000))));
+    assert_eq!((story.reads(), story.trusted_reads()), (vec![B, C], vec![]));
+    story.tell(A, Ok(at(2000)));
+    assert_eq!(story.trusted_reads(), []);
+    story.tell(C, Ok(received(1, Some(0), (2000, 2000))));
+    assert_eq!((story.trusted(), story.trusted_reads()), (Some(A), vec![C]));
+    // Whoever is gone is not waited for, nor is a primary.
+    story.now += Duration::from_secs(30);
+    story.fails(A, ProbeFailure::Refused);
+    story.fails(B, ProbeFailure::Refused);
+    assert_eq!((story.view().primary, story.trusted_reads()), (None, vec![]));
+    story.tell(C, Ok(received(1, Some(0), (2000, 2000))));
+    assert_eq!((story.view().primary, story.trusted_reads()), (None, vec![C]));
+}
+
+#[test]
+fn after_a_standstill_of_ours_replicas_of_a_standby_cluster_are_measured_anew() {
+    let mut story = Story::of(2);
+    story.tell(A, Ok(received(1, None, (1000, 1000))));
+    story.tell(B, Ok(received(1, Some(0), (1000, 1000))));
+    story.lock(Lock::Standby(A));
+    assert_eq!(story.trusted_reads(), [A, B]);
+    story.now += Duration::from_secs(30);
+    assert_eq!(story.trusted_reads(), []);
+    story.tell(B, Ok(received(1, Some(0), (2000, 1000))));
+    assert_eq!(story.trusted_reads(), []);
+    story.tell(A, Ok(received(1, None, (2000, 2000))));
+    assert_eq!(story.trusted_reads(), [A], "B is 30 s behind");
+}
+
+/// Each is asked ten times a second, and has half a second to answer.
+#[test]
+fn while_one_node_is_slow_or_silent_the_replicas_that_answer_are_believed_all_the_time() {
+    let word = |node: NodeId| match node {
+        A => ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(1000), streaming_standbys: 2 },
+        _ => received(1, Some(0), (1000, 1000)),
+    };
+    for (slow, others, is_silent) in [(A, [B, C], false), (A, [B, C], true), (B, [A, C], false), (B, [A, C], true)] {
+        let mut story = Story::whole();
+        for _ in 0..10 {
+            let begun = story.now;
+            for _ in 0..5 {
+                for node in others {
+                    story.tell(node, Ok(word(node)));
+                }
+                story.passes(80);
+                assert!(story.trusted_reads().contains(&C), "{slow:?} {is_silent}");
+            }
+            story.tell_late(slow, begun, if is_silent { Err(ProbeFailure::Timeout) } else { Ok(word(slow)) });
+            assert!(story.trusted_reads().contains(&C), "{slow:?} {is_silent}");
+        }
+        let (is_lost, is_gone) = (slow == A && is_silent, slow == B && is_silent);
+        assert_eq!(story.view().primary.is_none(), is_lost);
+        assert_eq!(story.trusted_reads(), if is_gone { vec![C] } else { vec![B, C] });
+    }
 }
 
 #[test]

@@ -144,6 +144,7 @@ impl Simulation {
             self.now += STEP + Duration::from_millis(jump);
             if jump > 0 {
                 self.jumped = self.now;
+                self.check_replicas(&self.topology.view(), &"a jump");
             }
             if with_faults && self.random.one_in(25) {
                 let can_be_foreign = self.settings.system.is_some() || self.highest_accepted.is_some();
@@ -245,6 +246,7 @@ impl Simulation {
                 self.probes[usize::from(node.0)].is_wanted = true;
             }
         }
+        self.check_replicas(&view, step);
         let Some(primary) = view.primary() else { return };
         if !effects.contains(&Effect::Publish) {
             return;
@@ -278,6 +280,19 @@ impl Simulation {
         }
     }
 
+    /// Where replicas are believed, all who answer have been asked within the lease, and the primary is believed.
+    fn check_replicas(&self, view: &View, step: &dyn Debug) {
+        if view.trusted_replicas(self.now).next().is_none() {
+            return;
+        }
+        let lease = (self.settings.interval + self.settings.timeout) * 2;
+        for (node, asked) in view.nodes.iter().zip(&self.asked).filter(|(node, _)| node.state == NodeState::Up) {
+            let is_asked = asked.is_some_and(|begun| begun + lease > self.now);
+            assert!(is_asked, "believed before {} was asked: {}", node.address, self.story(step));
+        }
+        assert_eq!(view.primary, view.trusted_primary(self.now), "{}", self.story(step));
+    }
+
     fn note_claims(&mut self) {
         for (index, node) in self.world.nodes.iter().enumerate() {
             let claim = (index, node.timeline());
@@ -296,6 +311,7 @@ impl Simulation {
             let seen = &view.nodes[index];
             let follows = node.upstream == Upstream::Follows(truth) && node.system == OURS;
             assert_eq!(seen.takes_reads, follows, "reads on node {index}: {}", self.story(&"the end"));
+            assert!(view.trusts_replicas(self.now), "replicas that are asked are believed: {}", self.story(&"the end"));
             let is_zombie = index != truth && node.system == OURS && node.upstream == Upstream::IsPrimary;
             assert_eq!(seen.state == NodeState::StalePrimary, is_zombie, "node {index}: {}", self.story(&"the end"));
             assert_eq!(seen.role == Role::Primary, index == truth);
