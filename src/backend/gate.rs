@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::cancel::CancelTarget;
 use super::connect::Target;
+use super::strays::Strays;
 use crate::net::{Encryption, Socket, Stream, Unwatched, timers};
 use crate::wire::Replication;
 
@@ -24,6 +25,7 @@ pub struct Gate {
     /// It has been the primary since it was last fenced.
     has_taken_writes: AtomicBool,
     belief: Belief,
+    strays: Strays,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Entry>>,
     /// Somebody holds it: a look before the lock.
@@ -263,6 +265,7 @@ impl Gate {
 
     /// A connection that was begun at this generation is open. None: the node has been fenced since.
     pub fn enter(self: &Arc<Self>, socket: Unwatched, generation: u64, about: Arc<About>) -> Option<Pass> {
+        self.strays.led_to(about.peer);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.lock();
         // Under the lock that `sever` holds: nobody slips in between its count and its sweep.
@@ -271,6 +274,11 @@ impl Gate {
         }
         open.insert(id, Entry { about: Arc::clone(&about), socket });
         Some(Pass { gate: Arc::clone(self), id, about })
+    }
+
+    /// Connections that have led elsewhere than the monitor's own.
+    pub fn strays(&self) -> &Strays {
+        &self.strays
     }
 
     /// Closes every connection to the node, leased or idle. When this returns, none of them can bring an answer that

@@ -15,6 +15,7 @@ pub mod pool;
 pub mod pools;
 pub mod quota;
 pub mod slots;
+pub mod strays;
 
 pub use absence::{Absence, Away};
 pub use connect::{ConnectClass, ConnectError, Login, Target, connect};
@@ -27,3 +28,4 @@ pub use plan::{Plan, PoolSettings, Share};
 pub use pool::{LeaseError, Pool};
 pub use pools::{LoginKey, PoolKey, Pools};
 pub use slots::Crowd;
+pub use strays::Strays;

@@ -1,6 +1,7 @@
 //! The monitor's own connection to a node: prepares its two queries once, then asks them.
 
 use std::io;
+use std::net::SocketAddr;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -68,6 +69,11 @@ impl Line {
             self.exchange().await
         });
         answer.await?.ok_or(LineError::Protocol("no row"))
+    }
+
+    /// Where it goes.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.stream.socket().peer_address()
     }
 
     /// Its last question was not answered in time: it may be yet.

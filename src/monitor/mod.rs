@@ -120,7 +120,8 @@ impl Monitor {
         for (index, address) in nodes.iter().enumerate() {
             let id = NodeId(u16::try_from(index).expect("configuration allows at most 128 nodes"));
             let endpoint = Endpoint::new(Arc::clone(address), Arc::clone(tls));
-            let watcher = Watcher::new(id, target(&cluster.monitor, endpoint), settings.timeout, Arc::clone(&shared));
+            let target = target(&cluster.monitor, endpoint);
+            let watcher = Watcher::new(id, target, settings.timeout, Arc::clone(&shared), gates.get(index));
             tasks.spawn_on(watcher.run(), runtime);
         }
         tasks.spawn_on(shared::keep_time(Arc::clone(&shared)), runtime);

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::line::{Line, LineError, Row};
 use super::probe::{self, PROBE, PROBE_NAME, SAMPLE, SAMPLE_NAME};
 use super::shared::{Shared, Signals};
-use crate::backend::{ConnectClass, ConnectError, Target, connect};
+use crate::backend::{ConnectClass, ConnectError, Gate, Target, connect};
 use crate::complaints::{Complaints, Repeats};
 use crate::net::timers;
 use crate::topology::{Event, NodeId, PostmasterStart, ProbeFailure, ProbeReport, ReportedRole, Sample, SystemId};
@@ -21,6 +21,8 @@ pub(super) struct Watcher {
     target: Target,
     timeout: Duration,
     shared: Arc<Shared>,
+    /// The node's connections for sessions.
+    gate: Arc<Gate>,
     /// The kept connection.
     line: Option<Line>,
     /// A probe has answered over it.
@@ -31,6 +33,7 @@ pub(super) struct Watcher {
     probes_on_line: u32,
     last_probe: Option<Instant>,
     last_sample: Option<Instant>,
+    last_login: Option<Instant>,
     /// Who has answered last.
     server: Option<(SystemId, PostmasterStart)>,
     /// Why the last login failed, in words.
@@ -60,18 +63,26 @@ enum Question {
 }
 
 impl Watcher {
-    pub(super) fn new(id: NodeId, target: Target, timeout: Duration, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        id: NodeId,
+        target: Target,
+        timeout: Duration,
+        shared: Arc<Shared>,
+        gate: Option<&Arc<Gate>>,
+    ) -> Self {
         Self {
             id,
             target,
             timeout,
             shared,
+            gate: gate.cloned().unwrap_or_default(),
             line: None,
             is_line_proven: false,
             has_lost_line: false,
             probes_on_line: 0,
             last_probe: None,
             last_sample: None,
+            last_login: None,
             server: None,
             login_problem: None,
             complaints: Complaints::new(Repeats::EachMinute),
@@ -104,6 +115,7 @@ impl Watcher {
                 // loses nothing.
                 () = signals.woken.notified() => {}
                 () = timers::sleep_until(due.into()) => {}
+                () = self.gate.strays().met() => {}
                 // The node hung up or says something unasked: ask at once what is wrong.
                 () = stirred(self.line.as_mut()) => {
                     timers::sleep_until(self.not_before(now).into()).await;
@@ -119,7 +131,10 @@ impl Watcher {
             return (Question::Probe, self.not_before(now));
         }
         let interval = self.shared.probe_interval(self.id);
-        let probe = self.last_probe.map_or(now, |last| last + interval);
+        let mut probe = self.last_probe.map_or(now, |last| last + interval);
+        if self.gate.strays().are_there() {
+            probe = probe.min(self.not_before(now).max(self.next_login(now)));
+        }
         let sample = self.sample_due(signals, now);
         match sample {
             Some(sample) if sample < probe => (Question::Sample, sample),
@@ -130,6 +145,11 @@ impl Watcher {
     /// Two probes are never nearer than this, however many ask.
     fn not_before(&self, now: Instant) -> Instant {
         self.last_probe.map_or(now, |last| last + SHORTEST_INTERVAL)
+    }
+
+    /// It logs in anew for connections that led elsewhere no sooner than this: a name may have two addresses for ever.
+    fn next_login(&self, now: Instant) -> Instant {
+        self.last_login.map_or(now, |last| last + STRAYS_INTERVAL)
     }
 
     /// Samples are taken over a connection on which a probe has answered, and only there; not while that owes an answer, for
@@ -173,7 +193,8 @@ impl Watcher {
     async fn look(&mut self, begun: Instant) -> Result<ProbeReport, ProbeFailure> {
         let deadline = (begun + self.timeout).into();
         let owes = self.line.as_ref().is_some_and(Line::owes);
-        let is_fresh_due = owes || self.probes_on_line >= PROBES_PER_CONNECTION;
+        let may_have_moved = self.gate.strays().are_there() && self.next_login(begun) <= begun;
+        let is_fresh_due = owes || may_have_moved || self.probes_on_line >= PROBES_PER_CONNECTION;
         self.probes_on_line += 1;
         if !is_fresh_due && let Some(mut line) = self.line.take() {
             let answer = ask(&mut line, deadline).await;
@@ -189,6 +210,7 @@ impl Watcher {
         match fresh {
             Ok((line, answer)) => {
                 (self.probes_on_line, self.login_problem, self.vain_logins) = (0, None, 0);
+                self.gate.strays().watched_at(line.peer());
                 // A fresh line in place of one that is as good as ever leads to the same server, or the name has moved.
                 let has_ended = kept.is_some_and(|mut kept| kept.answer.is_err() || kept.line.has_stirred());
                 self.has_lost_line |= has_ended;
@@ -288,6 +310,7 @@ impl Watcher {
     }
 
     async fn open(&mut self, deadline: tokio::time::Instant) -> Result<Line, (ConnectClass, ProbeFailure)> {
+        self.last_login = Some(Instant::now());
         let login = connect(&self.target, deadline).await;
         let login = login.map_err(|error| (error.class(), connect_failure(&error)))?;
         self.target.salted_password.clone_from(&login.salted_password);
@@ -427,6 +450,8 @@ const PROBES_PER_CONNECTION: u32 = 9;
 const VAIN_LOGINS: u32 = 4;
 /// Timers are never so late, unless the whole process has stood still.
 const STANDSTILL: Duration = Duration::from_millis(250);
+/// Between two logins, however many connections lead elsewhere than the one before.
+const STRAYS_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two probes of a node, however many doubt it.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// Between two samples while somebody waits for the node to catch up; the timer rounds up to its milliseconds.

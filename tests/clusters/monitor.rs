@@ -9,6 +9,7 @@ use postgres::NoTls;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use trunkline::auth::Secret;
+use trunkline::backend::Gate;
 use trunkline::config;
 use trunkline::demo::cluster::{Cluster, Shape};
 use trunkline::demo::installation::Installation;
@@ -40,12 +41,17 @@ impl Watched {
 
     /// The same, where the nodes are reached by other addresses.
     fn before(nodes: &[SocketAddr], role: &str, max_lag: Duration) -> Self {
+        Self::behind(nodes, role, max_lag, Duration::from_millis(100), &[])
+    }
+
+    /// The same, where they are asked so often, and have these gates.
+    fn behind(nodes: &[SocketAddr], role: &str, max_lag: Duration, interval: Duration, gates: &[Arc<Gate>]) -> Self {
         let nodes = nodes.iter().map(|node| node.to_string().into()).collect();
         let monitor = config::Monitor {
             user: role.into(),
             password: Secret::new(role.to_owned()),
             database: "bench".into(),
-            interval: Duration::from_millis(100),
+            interval,
             timeout: Duration::from_millis(500),
         };
         let cluster = config::Cluster {
@@ -64,7 +70,7 @@ impl Watched {
         let on_epoch = Box::new(move |_: &View, new: &View| noted.lock().unwrap().push(new.epoch));
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let limits = Limits { max_lag, drain: Duration::ZERO };
-        let monitor = Monitor::start(&cluster, &Default::default(), limits, on_epoch, &[], None, runtime.handle());
+        let monitor = Monitor::start(&cluster, &Default::default(), limits, on_epoch, gates, None, runtime.handle());
         let handle = monitor.handle();
         let (stop, stopped) = oneshot::channel();
         std::thread::spawn(move || {
@@ -214,6 +220,26 @@ fn a_promotion_beside_a_living_primary_wins() {
         );
         let view = watched.handle.view();
         assert_eq!((view.epoch, state(&view, PRIMARY)), (2, NodeState::StalePrimary), "{view:#?}");
+    });
+}
+
+/// By itself the monitor looks there with each ninth probe.
+#[test]
+fn where_a_connection_leads_elsewhere_the_monitor_looks_at_once_where_the_name_leads() {
+    limited(|| {
+        let cluster = cluster();
+        let name = Relay::to(cluster.node(0).address());
+        let nodes = [name.address(), cluster.node(1).address(), cluster.node(2).address()];
+        let gate: Arc<Gate> = Arc::default();
+        let (interval, max_lag) = (Duration::from_secs(2), Duration::from_secs(10));
+        let watched = Watched::behind(&nodes, "bench", max_lag, interval, &[Arc::clone(&gate)]);
+        watched.until("the primary", |view| view.primary == Some(PRIMARY));
+        name.lead_to(cluster.node(2).address());
+        let begun = Instant::now();
+        gate.strays().led_to(Some("192.0.2.1:5432".parse().unwrap()));
+        let found = watched.until("it has moved", |view| view.node(PRIMARY).unwrap().moves == 1);
+        assert!(found.duration_since(begun) < Duration::from_secs(5));
+        assert!(!gate.strays().are_there(), "it has been looked at");
     });
 }
 

@@ -429,7 +429,8 @@ impl Source {
         let node = self.shared.admit(&address)?;
         info!(cluster = %self.cluster.name, node = %address, "Patroni lists a node");
         let target = super::target(&self.cluster.monitor, Endpoint::new(address, Arc::clone(&self.tls)));
-        let watcher = Watcher::new(node, target, self.cluster.monitor.timeout, Arc::clone(&self.shared));
+        let gate = self.patroni.gates.get(usize::from(node.0));
+        let watcher = Watcher::new(node, target, self.cluster.monitor.timeout, Arc::clone(&self.shared), gate);
         self.watchers.spawn(watcher.run());
         Some(node)
     }
