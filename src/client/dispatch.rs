@@ -538,6 +538,7 @@ impl Client {
                     (*count, *last) = (*count + 1, Some(Instant::now()));
                 }
                 let count = *count;
+                self.session.freshness.lost(lease.node());
                 drop(lease);
                 if count >= MOST_UNPREPARED {
                     let message = format!(

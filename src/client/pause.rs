@@ -336,7 +336,9 @@ impl Server {
         match scope {
             Scope::All => self.pauses.all(),
             // It may be in the configuration no more.
-            Scope::Database(meant) => self.pauses.named.get(meant).map(|pause| Arc::clone(&pause)).into_iter().collect(),
+            Scope::Database(meant) => {
+                self.pauses.named.get(meant).map(|pause| Arc::clone(&pause)).into_iter().collect()
+            }
         }
     }
 

@@ -113,9 +113,7 @@ fn who_waits_for_resume_holds_up_no_stop() {
         let logs_in = std::thread::spawn(move || ada.connect(NoTls).map(drop));
         eventually("both wait", SOON, || {
             let clients = console.simple_query("show clients").unwrap();
-            let waits = |message: &&SimpleQueryMessage| {
-                matches!(message, SimpleQueryMessage::Row(row) if row.get("state") == Some("waiting"))
-            };
+            let waits = |message: &&SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get("state") == Some("waiting"));
             clients.iter().filter(waits).count() == 2
         });
         let begun = Instant::now();
