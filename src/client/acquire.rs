@@ -587,6 +587,10 @@ impl Client {
         if view.primary == Some(node) {
             return true;
         }
+        // Behind a reload nobody renews this view.
+        if !view.trusts_replicas(Instant::now()) || self.is_outdated() {
+            return false;
+        }
         self.session.freshness.settle(&view);
         let must_be_fresh = reason != Reason::Stale && self.is_careful(intent);
         let freshness = must_be_fresh.then_some(&self.session.freshness);

@@ -29,6 +29,14 @@ const MOST_WAITS: usize = 2;
 /// So is one for which new server connections end again and again before they are its session's.
 const MOST_UNPREPARED: usize = 4;
 
+/// Why a statement could not be looked at on a server connection.
+enum Unverified {
+    /// A cancel or a timeout of the session's met it: that is the unit's answer, and the server connection is whole.
+    Cut(Refusal),
+    /// The server connection is none any more, or not the session's.
+    Failed(ExchangeError),
+}
+
 impl Client {
     /// The unit goes on its way on a new lease.
     pub(super) async fn begin(
@@ -62,7 +70,12 @@ impl Client {
                 self.give_back(acquired.lease, Instant::now());
                 return Ok(()); // the same
             }
-            Err(error) => return self.replay_failed(acquired.lease, error, due, buffers).await,
+            Err(Unverified::Cut(refusal)) => {
+                self.cancellable.runs_nothing();
+                self.give_back(acquired.lease, Instant::now());
+                return self.refuse(refusal, buffers).await;
+            }
+            Err(Unverified::Failed(error)) => return self.replay_failed(acquired.lease, error, due, buffers).await,
         };
         if is_past(due) {
             return self.refuse_late(acquired.lease, buffers).await;
@@ -452,7 +465,7 @@ impl Client {
         is_read: bool,
         due: Option<Instant>,
         buffers: &Buffers,
-    ) -> Result<Option<bool>, ExchangeError> {
+    ) -> Result<Option<bool>, Unverified> {
         let connection = acquired.lease.connection();
         if !self.session.must_verify(&connection.known) {
             return Ok(Some(is_read));
@@ -462,13 +475,18 @@ impl Client {
         self.worker.metrics.prepared_replayed(asked.len());
         self.tally.count(|totals| totals.server_parses += asked.len() as u64);
         let deadline = self.latest_to_prepare(due);
-        let described = match connection.describe(&messages, deadline).await {
-            Ok(described) => described,
+        let (described, cut) = match connection.describe(&messages, deadline).await {
+            Ok(described) => (described, None),
             // One of them is wrong by now: whoever uses it is told so then.
-            Err(ExchangeError::Refused { code, answer, .. }) if !is_cut_short(code) => answer.described,
-            Err(error) => return Err(error),
+            Err(ExchangeError::Refused { code, message, answer, .. }) => {
+                (answer.described, is_cut_short(code).then_some(Refusal { code, message }))
+            }
+            Err(error) => return Err(Unverified::Failed(error)),
         };
         self.session.verified(&mut connection.known, &asked, described.parsed, &described.told);
+        if let Some(refusal) = cut {
+            return Err(Unverified::Cut(refusal));
+        }
         let unit = buffers.input.filled().get(..self.session.gathered.size).unwrap_or_default();
         match self.session.cut_ahead_of_changed(&asked, &connection.known, unit) {
             true => Ok(self.is_read_on(acquired.role, is_read)),
@@ -538,7 +556,7 @@ impl Client {
                     (*count, *last) = (*count + 1, Some(Instant::now()));
                 }
                 let count = *count;
-                self.session.freshness.lost(lease.node());
+                self.session.freshness.lost(lease.node(), Instant::now());
                 drop(lease);
                 if count >= MOST_UNPREPARED {
                     let message = format!(

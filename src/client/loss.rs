@@ -214,7 +214,7 @@ impl Client {
         self.catalogs_changed(self.session.catalog_change());
         let (node, now) = (held.lease.node(), Instant::now());
         self.account_for(&held, now);
-        self.session.freshness.lost(node);
+        self.session.freshness.lost(node, now);
         self.dropping = held.passing_to_node;
         // A read that no node survives is not tried on all of them. A node that said goodbye, or that we have fenced, has not
         // died of it; nor has one whose postmaster is gone, which a statement does not reach.

@@ -222,7 +222,7 @@ impl Keepers {
     /// Keepers are away from where all is paused until RESUME, and from nowhere else.
     fn settle(&mut self) {
         // Those of before end behind these: who is to stay away does not come back in between.
-        self.away = self.left(Pause::stays).map(|database| database.catalog.send_away()).collect();
+        self.away = self.left(Pause::stays).map(|database| database.catalog.leave()).collect();
     }
 
     /// The databases that are paused like this by whatever name they go.
@@ -275,7 +275,7 @@ impl Server {
     fn send_keepers_away(&self, scope: &Scope) -> Vec<Away> {
         let keepers = self.pauses.settling.lock();
         let left = keepers.left(Pause::is_paused).filter(|database| scope.names(&database.name));
-        left.map(|database| database.catalog.send_away()).collect()
+        left.map(|database| database.catalog.leave()).collect()
     }
 
     /// Pauses until RESUME, and waits for nothing.
@@ -322,11 +322,15 @@ impl Server {
 
     /// What operators have said at the console that a process which begins anew would not know of.
     pub fn said_by_operators(&self) -> Option<String> {
-        let disabled = self.databases.iter().find(|(_, database)| database.pause.is_disabled());
+        // Also of databases that are in the configuration no more: they may come back.
+        let named = |is_so: fn(&Pause) -> bool| {
+            self.pauses.named.iter().find(|pause| is_so(pause)).map(|of| Arc::clone(of.key()))
+        };
+        let is_paused = self.is_paused() || named(Pause::is_paused).is_some();
         let drained = self.clusters.iter().find_map(|cluster| (cluster.drained)().into_iter().next());
-        match (self.is_paused(), disabled, drained) {
+        match (is_paused, named(Pause::is_disabled), drained) {
             (true, ..) => Some("statements are paused".to_owned()),
-            (_, Some((name, _)), _) => Some(format!("database {name} is disabled")),
+            (_, Some(name), _) => Some(format!("database {name} is disabled")),
             (_, _, Some(node)) => Some(format!("node {node} is drained")),
             (false, None, None) => None,
         }

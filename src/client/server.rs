@@ -198,10 +198,15 @@ impl DatabaseCatalog {
         Self { current, wake, absence }
     }
 
-    /// Whoever keeps it must have no connection to the database. What is known of it is not believed any more: it may be
-    /// another one when it is looked at next.
+    /// Whoever keeps it must have no connection to the database, and looks first of all when it comes back. What is known counts
+    /// until then: without a primary nobody could confirm it, and what waits meanwhile is judged by it.
+    pub fn leave(&self) -> Away {
+        self.absence.begin()
+    }
+
+    /// The same where it may be another database when it is looked at next: what is known of it is not believed any more.
     pub fn send_away(&self) -> Away {
-        let away = self.absence.begin();
+        let away = self.leave();
         self.changed();
         away
     }

@@ -56,7 +56,7 @@ families! {
     CACHE_BYTES = Gauge "trunkline_statement_cache_bytes" [] "Bytes that the statement caches take now.";
     PARSE_SECONDS = Counter "trunkline_parse_seconds_total" [] "Seconds spent in PostgreSQL's parser.";
     RULE_MATCHES = Counter "trunkline_rule_matches_total" ["rule"] "Statements that a routing rule decided, by its configured name.";
-    CATALOG_CURRENT = Gauge "trunkline_catalog_current" ["database"] "1 while what is known of the database's functions, views and tables is believed, 0 while it is not loaded, has just changed, or the database is paused.";
+    CATALOG_CURRENT = Gauge "trunkline_catalog_current" ["database"] "1 while what is known of the database's functions, views and tables is believed, 0 while it is not loaded or has just changed.";
     CATALOG_OBJECTS = Gauge "trunkline_catalog_objects" ["database"] "Relations, functions and types known of the database.";
     CATALOG_BYTES = Gauge "trunkline_catalog_bytes" ["database"] "Bytes that the picture of the database's catalogs takes, about.";
     CATALOG_AGE = Gauge "trunkline_catalog_age_seconds" ["database"] "Seconds since the picture of the database's catalogs was last found to be true; absent while there is none.";

@@ -22,6 +22,8 @@ pub struct Freshness {
     read: Option<(NodeId, Instant)>,
     /// The node that answered last, and when it was asked: all that must be seen it had, and has as long as it runs on.
     home: Option<(NodeId, Instant)>,
+    /// When a connection to it was lost: since then it must have answered, and not as one that was started again.
+    lost_home: Option<Instant>,
     /// How waiting for a replica went lately.
     patience: Patience,
     /// How long the session has stayed on one replica.
@@ -131,7 +133,9 @@ impl Freshness {
     /// they are from the origin, any moment of this process.
     pub fn rest(self, origin: Instant) -> Rested {
         match (self.wrote, self.read) {
-            (None, None) => Rested::Known(Packed::new(self.floor, self.home, origin)),
+            (None, None) => {
+                Rested::Known(Packed::new(self.floor, self.home.filter(|_| self.lost_home.is_none()), origin))
+            }
             _ => Rested::Whole(Box::new(self)),
         }
     }
@@ -158,6 +162,7 @@ impl Freshness {
         }
         self.read = Some((node, now));
         self.home = Some((node, begun));
+        self.lost_home = None;
     }
 
     /// A read ended now that was answered by a replica which may lack what the session must see: it proves nothing of that
@@ -167,9 +172,11 @@ impl Freshness {
         self.wrote(now);
     }
 
-    /// The session has lost a connection to this node: it may have been started again, and nobody has seen that yet.
-    pub fn lost(&mut self, node: NodeId) {
-        self.home = self.home.filter(|(home, _)| *home != node);
+    /// The session has lost a connection to this node now: it may have been started again, which is seen once it has been asked.
+    pub fn lost(&mut self, node: NodeId, now: Instant) {
+        if self.home.is_some_and(|(home, _)| home == node) {
+            self.lost_home = Some(now);
+        }
     }
 
     /// Turns moments into positions where the view has a sample for them.
@@ -202,7 +209,8 @@ impl Freshness {
         if self.wrote.is_some() {
             return false;
         }
-        let is_home = self.home.is_some_and(|(home, begun)| home == node.id && has_run_since(node, begun));
+        let is_home = self.home.is_some_and(|(home, begun)| home == node.id && has_run_since(node, begun))
+            && self.lost_home.is_none_or(|lost| node.position.is_some_and(|position| position.begun >= lost));
         if self.read.is_some() && !is_home {
             return false;
         }
@@ -703,14 +711,17 @@ mod tests {
         let mut world = World::new();
         let mut session = Freshness::default();
         session.read(NEAR, world.at(10), world.at(11));
-        session.lost(FAR);
+        session.lost(FAR, world.at(11));
         assert_eq!(world.allowed(&mut session), [NEAR]);
-        session.lost(NEAR);
-        assert_eq!(world.allowed(&mut session), [], "nobody has seen yet that it was started again");
-        world.sample(PRIMARY, 12, 200);
-        world.sample(FAR, 13, 200);
+        session.lost(NEAR, world.at(12));
+        assert_eq!(world.allowed(&mut session), [], "it may have been started again, and nobody has seen that yet");
+        world.sample(NEAR, 13, 100);
+        assert_eq!(world.allowed(&mut session), [NEAR], "it runs as before");
+        session.lost(NEAR, world.at(14));
+        world.sample(PRIMARY, 15, 200);
+        world.sample(FAR, 16, 200);
         assert_eq!(world.allowed(&mut session), [FAR]);
-        world.sample(NEAR, 14, 200);
+        world.sample(NEAR, 17, 200);
         assert_eq!(world.allowed(&mut session), [NEAR, FAR]);
     }
 

@@ -32,7 +32,7 @@ pub struct Known {
     pub sql_prepared: Option<(SessionId, Vec<NameAndText>)>,
     /// The session that ran code here which may have left behind what nobody has seen.
     pub unseen: Option<SessionId>,
-    /// Temporary tables have been used on it, or may have been.
+    /// Temporary tables have been used on it.
     pub has_used_temporary: bool,
     /// Whose the current values of sequences are on it.
     pub drawn: Drawn,
@@ -80,7 +80,6 @@ impl Known {
     /// Code of this session runs on it that may do, and leave behind, what nobody has seen.
     pub fn runs_unseen(&mut self, of: SessionId) {
         self.unseen = Some(of);
-        self.has_used_temporary = true;
     }
 
     /// The unnamed statement has been given, or dropped.

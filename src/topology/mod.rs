@@ -550,7 +550,7 @@ impl Topology {
     }
 
     /// See [`View::replicas_until`]. Who answers is asked again sooner than evidence runs out, unless we have not run; who is
-    /// silent, or asked in vain, keeps nobody from reading elsewhere.
+    /// silent, or asked in vain, keeps nobody from reading elsewhere, unless a primary is to be believed again: that waits for them.
     fn replicas_until(&self) -> Option<Instant> {
         self.all_heard_until().into_iter().chain(self.roles.believed_until()).min()
     }

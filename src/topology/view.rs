@@ -187,6 +187,9 @@ impl View {
     /// Why a write that begins now goes nowhere, in words: there is no primary, or the one there is is not believed.
     pub fn why_no_writes(&self, now: Instant) -> String {
         match (self.why_no_primary(), self.primary()) {
+            (Some(words), _) if !self.trusts_replicas(now) => {
+                format!("Trunkline stood still, and not all nodes have been asked since; {words}")
+            }
             (Some(words), _) => words.to_owned(),
             (None, Some(primary)) if self.trusted_primary(now).is_none() => {
                 format!("{} is not believed to be it: {}", primary.address, primary.why)

@@ -150,6 +150,8 @@ fn a_console_session_of_before_commands_nothing_while_another_process_serves() {
             assert_eq!(told.message(), "another process serves now; connect anew", "{command}");
         }
         assert!(client.query("select 1").contains(&"row 1".to_owned()), "nothing was done");
+        let refused = old.simple_query("KILL_CLIENT 4000000").unwrap_err();
+        assert_eq!(refused.code().unwrap().code(), "42704", "only here its clients are known");
         young.simple_query("RECONNECT").unwrap();
         drop(second);
         eventually("it is known", SOON, || state(&mut old, "succeeded") == "no");

@@ -130,7 +130,10 @@ pub(super) async fn answer(
             let message = "only users of the console may change something, and you are one of its stats_users";
             return Err(Mistake::new(SqlState::INSUFFICIENT_PRIVILEGE, message).into());
         }
-        if desk.others.have_taken_over() && command.stop_after().is_none() {
+        // These are about clients and connections of this process alone, which no other knows.
+        let is_of_here =
+            matches!(command, Command::KillClient(_) | Command::WaitClose(_)) || command.stop_after().is_some();
+        if desk.others.have_taken_over() && !is_of_here {
             let message = "another process serves now; connect anew";
             return Err(Mistake::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).into());
         }
