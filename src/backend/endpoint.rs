@@ -231,9 +231,9 @@ mod tests {
     #[tokio::test]
     async fn who_resolves_no_name_leaves_time_to_connect_and_is_not_taken_for_the_node() {
         let begun = Instant::now();
-        let deadline = begun + Duration::from_millis(200);
+        let deadline = begun + Duration::from_millis(800);
         let unanswered = looked_up(std::future::pending::<io::Result<()>>(), deadline).await.unwrap_err();
-        assert!((150..200).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        assert!((600..800).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
         assert_eq!(unanswered.class(), ConnectClass::NotLookedUp);
         assert_eq!(unanswered.to_string(), "its name was not resolved in time");
         let no_such = looked_up(async { Err::<(), _>(io::ErrorKind::NotFound.into()) }, deadline).await.unwrap_err();
