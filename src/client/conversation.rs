@@ -18,6 +18,7 @@ use super::card::Doing;
 use super::census::Seat;
 use super::emptied::Emptied;
 use super::farewell::Farewell;
+use super::gathering::{messages, violation};
 use super::handshake::Admitted;
 use super::last_path::LastPath;
 use super::loss::Losses;
@@ -37,7 +38,6 @@ use crate::net::{ReadBuffer, Stream};
 use crate::routing::{Intent, Reason, safety};
 use crate::session::{End, Held, Identity, Session, SessionId, TransactionLog};
 use crate::topology::{NodeId, Role};
-use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{SqlState, frontend};
 
 /// One client, logged in.
@@ -427,7 +427,7 @@ impl Client {
             return Ok(Some(Unusual::Unit));
         }
         let gathered = &self.session.gathered;
-        if gathered.is_apart || !gathered.empties.is_empty() || gathered.is_bare() {
+        if gathered.is_apart || !gathered.empties.is_empty() || gathered.intent.is_none() {
             return Ok(Some(Unusual::Unit));
         }
         let Some(mut acquired) = self.try_acquire(&intent, now) else { return Ok(Some(Unusual::Unit)) };
@@ -511,8 +511,8 @@ impl Client {
 
     /// Finds a lease for the unit and sends it.
     pub(super) async fn start(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
-        if self.session.gathered.is_bare() && self.mode != PoolMode::Session && self.session.is_idle() {
-            return self.answer_sync(buffers).await;
+        if self.session.gathered.intent.is_none() && self.needs_no_node(buffers) {
+            return self.answer_without_node(buffers).await;
         }
         self.due(); // what it waits for first is within that, too
         let intent = self.intent();
@@ -556,11 +556,30 @@ impl Client {
         }
     }
 
-    /// A Sync that ends nothing: so drivers ask whether the connection lives. It needs no node.
-    async fn answer_sync(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+    /// It closes statements, or nothing, before its Sync: so drivers clean up, and ask whether the connection lives. What the
+    /// protocol has prepared under a name is the session's, and no server connection's.
+    #[cold]
+    fn needs_no_node(&self, buffers: &Buffers) -> bool {
+        let gathered = &self.session.gathered;
+        let unit = buffers.input.filled().get(..gathered.size).unwrap_or_default();
+        gathered.end == Some(End::Sync)
+            && gathered.missing == 0
+            && self.mode != PoolMode::Session
+            && self.session.is_idle()
+            && !self.session.has_prepared_by_sql()
+            && messages(unit).all(|(tag, _)| matches!(tag, frontend::CLOSE | frontend::SYNC))
+    }
+
+    async fn answer_without_node(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let unit = buffers.input.filled().get(..self.session.gathered.size).unwrap_or_default();
+        let (worker, dialect) = (&self.worker, self.session.dialect());
+        for (tag, body) in messages(unit) {
+            self.session
+                .answer_alone(tag, body, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)
+                .map_err(|_| violation(tag))?;
+        }
         self.drop_unit(buffers);
         self.place.card.idles(Instant::now());
-        backend::put_ready(&mut buffers.to_client, TransactionStatus::Idle);
         self.flush(buffers).await
     }
 

@@ -10,7 +10,6 @@ use super::temp_buffers;
 use crate::catalog::Change;
 use crate::routing::{Intent, Reason};
 use crate::sql::{CopyDirection, Draws, Leftovers, Pin, SessionChange, Statement};
-use crate::wire::frame;
 
 /// The unit as far as it has been looked at.
 #[derive(Debug, Default)]
@@ -108,12 +107,6 @@ impl Gathered {
     /// The end of a transaction that was bound in it is executed.
     pub fn has_ended(&self) -> bool {
         self.ends_behind.is_some_and(|before| self.executes > before)
-    }
-
-    /// It is a Sync and nothing else.
-    #[inline]
-    pub fn is_bare(&self) -> bool {
-        self.size == frame::HEADER && self.end == Some(End::Sync)
     }
 
     /// Its batch goes on behind it.

@@ -427,6 +427,11 @@ impl Session {
         self.transaction.status
     }
 
+    /// Something has been prepared by SQL: that is in the session and on its server connections.
+    pub fn has_prepared_by_sql(&self) -> bool {
+        !self.sql_prepared.is_empty()
+    }
+
     /// Nothing is owed, no transaction is open, no batch and no copy is under way.
     pub fn is_idle(&self) -> bool {
         self.owed.is_empty()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use trunkline::demo::cluster::Cluster;
 
-use crate::fixture::{Proxy, cluster, limited, login};
+use crate::fixture::{Proxy, cluster, console, limited, login};
 use crate::raw::{
     COPY_DONE, FLUSH, RawClient, SYNC, bind, bind_binary, close, copy_data, describe, execute, parse, query,
     run_unnamed,
@@ -1004,5 +1004,25 @@ fn a_pipelined_transaction_on_a_replica_is_not_torn_apart_by_a_refusal() {
                 "no transaction begins twice or is not there: {told:?}"
             );
         }
+    });
+}
+
+#[test]
+fn what_is_closed_between_transactions_needs_no_node() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        assert_eq!(client.ask(&[&parse("a", "select 1"), SYNC], 1), ["1", "I"]);
+        let mut console = console(&proxy);
+        console.simple_query("PAUSE").unwrap();
+        assert_eq!(client.ask(&[&close("a"), &close("b"), SYNC], 1), ["3", "3", "I"]);
+        console.simple_query("RESUME").unwrap();
+        let runs = [parse("a", "select 2"), bind("a", &[]), execute(), SYNC.to_vec()].concat();
+        assert_eq!(client.ask(&[&runs], 1), ["1", "2", "row 2", "SELECT 1", "I"]);
+        // What SQL has prepared is on its server connections, too.
+        client.query("prepare c as select 3");
+        assert_eq!(client.ask(&[&close("c"), SYNC], 1), ["3", "I"]);
+        assert!(client.query("execute c").iter().any(|told| told.starts_with("26000")));
     });
 }

@@ -139,12 +139,12 @@ fn what_extensions_do_in_an_index_an_aggregate_or_a_sample_runs_on_replicas_what
         for sql in reads {
             eventually("a replica reads it", Duration::from_secs(5), || server_port(&mut client, sql) != primary);
         }
-        eventually("a READ ONLY transaction is a replica's", Duration::from_secs(5), || {
-            client.batch_execute("begin read only").unwrap();
-            let is_on_replica = reads.iter().all(|sql| server_port(&mut client, sql) != primary);
-            client.batch_execute("commit").unwrap();
-            is_on_replica
-        });
+        // Closing what the last read has prepared comes with it, and needs no node.
+        client.batch_execute("begin read only").unwrap();
+        for sql in reads {
+            assert_ne!(server_port(&mut client, sql), primary, "{sql}");
+        }
+        client.batch_execute("commit").unwrap();
     });
 }
 
