@@ -566,8 +566,12 @@ impl Client {
             && gathered.missing == 0
             && self.mode != PoolMode::Session
             && self.session.is_idle()
-            && !self.session.has_prepared_by_sql()
-            && messages(unit).all(|(tag, _)| matches!(tag, frontend::CLOSE | frontend::SYNC))
+            && messages(unit).all(|(tag, body)| match (tag, frontend::target_fields(body)) {
+                (frontend::SYNC, _) => body.is_empty(),
+                // What stands behind the name is for the node to refuse.
+                (frontend::CLOSE, Ok((_, name))) => body.len() == name.len() + 2 && !self.session.has_prepared_by_sql(),
+                _ => false,
+            })
     }
 
     async fn answer_without_node(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {

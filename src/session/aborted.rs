@@ -146,6 +146,7 @@ impl Session {
             frontend::FLUSH | frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {}
             _ => told = Some(self.refuse_batch(out)),
         }
+        self.shown(); // no node can take it back
         Ok(told)
     }
 
@@ -288,6 +289,21 @@ mod tests {
         out.clear();
         story.session.answer_alone(b'Q', b"rollback\0", &mut classify, &mut out).unwrap();
         assert_eq!(told(&out), "CZ", "once");
+    }
+
+    #[test]
+    fn what_is_closed_without_a_node_stays_closed() {
+        let mut story = Story::begin();
+        story.parse("a", "select 1");
+        story.sync();
+        story.hear_all("1nZ");
+        story.session.shown();
+        let mut out = BytesMut::new();
+        story.session.answer_alone(b'C', b"Sa\0", &mut |_| unreachable!("nothing is prepared"), &mut out).unwrap();
+        assert_eq!(told(&out), "3");
+        story.parse("b", "select 2");
+        story.session.rewind();
+        assert!(story.session.names.get(b"a").is_none());
     }
 
     #[test]

@@ -1022,6 +1022,9 @@ fn what_is_closed_between_transactions_needs_no_node() {
         assert_eq!(client.ask(&[&runs], 1), ["1", "2", "row 2", "SELECT 1", "I"]);
         // What SQL has prepared is on its server connections, too.
         client.query("prepare c as select 3");
+        console.simple_query("PAUSE").unwrap();
+        assert_eq!(client.ask(&[SYNC], 1), ["I"]);
+        console.simple_query("RESUME").unwrap();
         assert_eq!(client.ask(&[&close("c"), SYNC], 1), ["3", "I"]);
         assert!(client.query("execute c").iter().any(|told| told.starts_with("26000")));
     });
