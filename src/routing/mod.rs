@@ -223,6 +223,19 @@ pub fn weigh(statement: &Statement, text: &str, facts: &Facts<'_>, rules: &RuleS
     Weighed { intent, ruling: Ruling { rule: matched.rule, shadows } }
 }
 
+/// It must have seen more, or be behind less, than what a session's reads must.
+fn asks_for_more(action: Option<&Action>, hints: Option<&Hints>) -> bool {
+    let terms = match action {
+        Some(Action::Read(terms)) => Some(&**terms),
+        _ => None,
+    };
+    let asks = |terms: &Terms| terms.max_lag.is_some() || terms.consistency == Some(Consistency::Strong);
+    match hints {
+        Some(hints) => asks(&hints.over(terms)),
+        None => terms.is_some_and(asks),
+    }
+}
+
 /// The first check that answers wins.
 fn intend_by(rule: Option<&Rule>, hints: Option<&Hints>, statement: &Statement, facts: &Facts<'_>) -> Intent {
     let action = rule.map(|rule| &rule.action);
@@ -240,10 +253,12 @@ fn intend_by(rule: Option<&Rule>, hints: Option<&Hints>, statement: &Statement, 
         Ok(safe) => safe,
         Err(reason) => return Intent::Primary(reason),
     };
-    let is_kept = action == Some(&Action::Primary) || hints.is_some_and(|hints| hints.primary);
+    // What its replica has seen at its BEGIN is all that is known of it within an optimistic transaction.
+    let is_kept =
+        || action == Some(&Action::Primary) || hints.is_some_and(|hints| hints.primary) || asks_for_more(action, hints);
     match facts.transaction {
         InTransaction::ReadOnly => return Intent::Read { safe, reason: Reason::ReadOnlyTransaction, terms: None },
-        InTransaction::Optimistic if safety::leaves_no_bond(statement) && !is_kept => {
+        InTransaction::Optimistic if safety::leaves_no_bond(statement) && !is_kept() => {
             return Intent::Read { safe, reason: Reason::OptimisticTransaction, terms: None };
         }
         InTransaction::Optimistic => return Intent::Primary(Reason::Transaction),

@@ -454,6 +454,29 @@ fn a_read_that_is_kept_on_the_primary_is_known_as_one_and_keeps_the_time_of_its_
     assert!(!written.is_proven() && written.timeout().is_none(), "{written:?}");
 }
 
+#[test]
+fn what_must_have_seen_more_than_its_optimistic_transaction_goes_on_at_the_primary() {
+    let rules = load(
+        "[[rule]]\nname = 'exact'\nuser = 'ada'\nconsistency = 'strong'\n\n[[rule]]\nname = 'near'\nuser = 'bob'\nmax_lag = '1s'\n\n\
+         [[rule]]\nname = 'any'\nuser = 'eve'\nconsistency = 'eventual'",
+    );
+    for (user, sql, stays) in [
+        ("ada", "select 1", false),
+        ("bob", "select 1", false),
+        ("eve", "select 1", true),
+        ("somebody", "select 1", true),
+        ("somebody", "/* trunkline: consistency=strong */ select 1", false),
+        ("somebody", "/* trunkline: max_lag=1s */ select 1", false),
+        ("ada", "/* trunkline: consistency=eventual */ select 1", true),
+    ] {
+        let line = format!("user={user}: {sql}");
+        let mut read = Line::read(&line).unwrap_or_else(|| panic!("{line}"));
+        read.transaction = InTransaction::Optimistic;
+        let weighed = read.weigh(&classify(sql, &ParseSettings::default()), sql, &rules);
+        assert_eq!(matches!(weighed.intent, Intent::Read { .. }), stays, "{line}: {:?}", weighed.intent);
+    }
+}
+
 fn facts<'a>(standing: &'a trunkline::routing::Standing, prepared: &'a PreparedNames) -> Facts<'a> {
     Facts {
         standing,
