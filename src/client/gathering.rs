@@ -245,6 +245,9 @@ impl Client {
                 if let Some(log) = &mut self.log {
                     log.spoil();
                 }
+                // Without it, its COPY is not to be run again.
+                held.at_hand = false;
+                buffers.keep_nothing();
                 buffers.to_node.extend_from_slice(buffers.input.filled().get(..there).unwrap_or_default());
                 held.passing_to_node = missing;
             }

@@ -219,6 +219,9 @@ impl Client {
                     buffers.to_client.advance(count);
                 }
                 None => {
+                    if let Some(held) = &mut self.held {
+                        held.is_measured = false; // what it takes from now on is its client's doing
+                    }
                     self.ends_time_of_answered();
                     break;
                 }

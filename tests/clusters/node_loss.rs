@@ -11,7 +11,7 @@ use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::{Node, Stop};
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
-use crate::raw::{RawClient, SYNC, bind, execute, parse, query};
+use crate::raw::{COPY_DONE, RawClient, SYNC, bind, copy_data, execute, parse, query};
 
 #[test]
 fn a_replica_that_is_restarted_costs_nobody_an_error() {
@@ -23,6 +23,28 @@ fn a_replica_that_is_restarted_costs_nobody_an_error() {
             });
             seen.is_without_errors();
         }
+    });
+}
+
+#[test]
+fn a_copy_whose_data_has_come_ahead_is_not_run_again_without_it() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create table copied (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut locks = proxy.client();
+        locks.batch_execute("begin; lock copied").unwrap();
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let copies = [query("copy copied from stdin"), copy_data(b"1\n2\n"), COPY_DONE.to_vec()].concat();
+        client.send(&[&copies]);
+        let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+            where wait_event_type = 'Lock' and query like 'copy copied%'";
+        eventually("it waits, and is ended", Duration::from_secs(10), || primary.sql(ended).unwrap() == "1");
+        let told = client.until(b'Z');
+        assert!(told[0].starts_with("57P01"), "{told:?}");
+        locks.batch_execute("commit").unwrap();
+        assert!(client.ask(&[&copies], 1).contains(&"COPY 2".to_owned()));
     });
 }
 
