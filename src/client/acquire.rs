@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -16,7 +15,7 @@ use super::handshake::Admitted;
 use super::pause::Pause;
 use super::server::{Cluster, Server};
 use super::unserved::Unserved;
-use super::worker::Worker;
+use super::worker::{Worker, until};
 use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool};
 use crate::metrics::{FreshnessOutcome, Limit, LoginFailure, Retry, Target};
 use crate::net::timers;
@@ -318,25 +317,21 @@ impl Client {
 
     /// Returns when it has hung up, for which it looks when [`Card::heed`] has it do so.
     pub(super) async fn hangs_up(&self) {
-        let look = |_: &mut Context<'_>| match self.place.card.is_to_look() && self.has_hung_up() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        };
-        std::future::poll_fn(look).await;
+        until(|| self.place.card.is_to_look() && self.has_hung_up()).await;
     }
 
     /// The same, or when another node than the one that it queues at has a server connection for it.
     async fn waits_in_vain(&mut self, intent: &Intent, placed: (NodeId, Reason), avoided: &[NodeId]) {
-        std::future::poll_fn(|_| {
+        until(|| {
             if !self.place.card.is_to_look() {
-                return Poll::Pending;
+                return false;
             }
             let now = Instant::now();
             let mut is_freer = || {
                 let view = self.cluster().view.load_full();
                 self.less_crowded(intent, placed, &view, avoided, now) != Placement::Node(placed.0, placed.1)
             };
-            if is_freer() || self.has_hung_up() { Poll::Ready(()) } else { Poll::Pending }
+            is_freer() || self.has_hung_up()
         })
         .await;
     }
@@ -344,11 +339,7 @@ impl Client {
     /// Returns when it is not to wait for RESUME as it does: there is another configuration, or it is sent away. Every client is
     /// woken then.
     async fn is_called_away(&self) {
-        let look = |_: &mut Context<'_>| match self.is_outdated() || self.is_sent_away() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        };
-        std::future::poll_fn(look).await;
+        until(|| self.is_outdated() || self.is_sent_away()).await;
     }
 
     /// The program stops while its statement waits for RESUME. A transaction that goes on elsewhere has begun, and has the time
@@ -983,15 +974,13 @@ pub(super) async fn await_resume_to_log_in(
     worker: &Worker,
 ) -> Result<(), Farewell> {
     let _waits = card.waits_to_log_in();
-    let is_sent_away = || worker.is_draining() && pause.is_paused();
-    // Every client is woken when the worker begins to drain.
-    let sent_away = std::future::poll_fn(|_| if is_sent_away() { Poll::Ready(()) } else { Poll::Pending });
     tokio::select! {
         // Dropping either loses nothing.
         resumed = patience.await_resume(pause, worker) => {
             resumed.map_err(|refusal| Farewell::told(refusal.code, refusal.message))
         }
-        () = sent_away => Err(Farewell::sent_away()),
+        // Every client is woken when the worker begins to drain.
+        () = until(|| worker.is_draining() && pause.is_paused()) => Err(Farewell::sent_away()),
     }
 }
 

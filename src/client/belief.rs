@@ -2,13 +2,12 @@
 //! meanwhile, and a replica may be far behind. On a replica that a session keeps, it goes on.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::acquire::{Acquired, Refusal, Unmet, too_late};
 use super::conversation::Client;
 use super::farewell::Farewell;
-use super::worker::Buffers;
+use super::worker::{Buffers, until};
 use crate::metrics::Limit;
 use crate::net::timers;
 use crate::wire::SqlState;
@@ -74,10 +73,6 @@ impl Client {
 
     /// Returns when the client is to look at another configuration, which it is woken for.
     async fn is_to_renew(&self) {
-        let look = |_: &mut Context<'_>| match self.is_outdated() && !self.has_looked_at_reload() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        };
-        std::future::poll_fn(look).await;
+        until(|| self.is_outdated() && !self.has_looked_at_reload()).await;
     }
 }

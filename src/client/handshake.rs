@@ -1,7 +1,6 @@
 //! From a client's first byte to its first ReadyForQuery: startup, authentication, what it is told of the server.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -19,7 +18,7 @@ use super::server::{Cluster, Database, Server, Stamp, User};
 use super::startup_settings::startup_settings;
 use super::unserved::Unserved;
 use super::welcome::{self, Welcome};
-use super::worker::Worker;
+use super::worker::{Worker, until};
 use crate::backend::exchange::{Answer, ExchangeError};
 use crate::backend::{Connection, Lease, LoginKey};
 use crate::metrics::{Limit, LoginFailure, Refusal};
@@ -230,11 +229,7 @@ pub(super) async fn await_resume(
 
 /// Returns when there is another configuration. Every client is woken then.
 async fn outdated(server: &Server, worker: &Worker) {
-    let look = |_: &mut Context<'_>| match worker.serves_by(server) {
-        true => Poll::Pending,
-        false => Poll::Ready(()),
-    };
-    std::future::poll_fn(look).await;
+    until(|| !worker.serves_by(server)).await;
 }
 
 /// From here on, the configuration in force counts.
@@ -262,11 +257,7 @@ pub(super) async fn watched_anew(admitted: &Admitted, server: &Server, worker: &
         let before = &server.cluster(&admitted.database).view;
         database.is_none_or(|database| !Arc::ptr_eq(&now.cluster(&database).view, before))
     };
-    let look = |_: &mut Context<'_>| match !worker.serves_by(server) && is_watched_anew() {
-        true => Poll::Ready(()),
-        false => Poll::Pending,
-    };
-    std::future::poll_fn(look).await;
+    until(|| !worker.serves_by(server) && is_watched_anew()).await;
 }
 
 /// Returns when the client is gone. It has nothing to say before it is logged in.

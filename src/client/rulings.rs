@@ -2,8 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::routing::rules::MINUTES_OF_A_DAY;
-use crate::routing::rules::Rule;
+use crate::routing::rules::{MINUTES_OF_A_DAY, Rule};
 use crate::routing::{RuleSet, Ruling};
 use crate::session::Session;
 

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -480,6 +481,12 @@ impl Buffers {
             self.kept = Vec::new();
         }
     }
+}
+
+/// Returns once this holds. It is looked at whenever the task is woken, and whoever makes it hold wakes that. Dropping it loses
+/// nothing.
+pub(super) async fn until(mut holds: impl FnMut() -> bool) {
+    std::future::poll_fn(|_| if holds() { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 #[cfg(test)]

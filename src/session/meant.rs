@@ -79,6 +79,11 @@ impl Session {
         known.chain(has_unknown.then_some(None)).collect()
     }
 
+    /// What was prepared under this name by SQL, and has been answered.
+    fn settled_by_sql(&self, name: &str) -> Option<(&Arc<Statement>, &Arc<str>)> {
+        self.sql_prepared.get(name).map(|prepared| (&prepared.statement, &prepared.text))
+    }
+
     /// What was prepared under this name by SQL, or will be by what stands before, with the text of that PREPARE: the
     /// protocol finds it by the same name. Should that fail, nothing of the name is run.
     #[cold]
@@ -87,7 +92,7 @@ impl Session {
         name: &'a [u8],
     ) -> impl Iterator<Item = (&'a Arc<Statement>, &'a Arc<str>)> {
         let name = std::str::from_utf8(name).unwrap_or_default();
-        let settled = self.sql_prepared.get(name).map(|prepared| (&prepared.statement, &prepared.text));
+        let settled = self.settled_by_sql(name);
         let others = self.gathered.preparing.iter().rev().chain(self.owed.preparing());
         settled.into_iter().chain(others.flat_map(move |statement| statement.prepares(name).rev()))
     }
@@ -98,7 +103,7 @@ impl Session {
     pub(super) fn bound_by_sql(&self, name: &[u8]) -> Option<Arc<Statement>> {
         let name = std::str::from_utf8(name).ok()?;
         let in_batch = self.owed.preparing_in_batch().find_map(|statement| statement.prepares(name).next_back());
-        let settled = self.sql_prepared.get(name).map(|prepared| (&prepared.statement, &prepared.text));
+        let settled = self.settled_by_sql(name);
         let mut given = settled.into_iter().chain(self.owed.preparing().flat_map(|statement| statement.prepares(name)));
         let only = match (given.next(), given.next()) {
             (only, None) => only,
