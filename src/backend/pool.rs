@@ -214,11 +214,11 @@ impl Pool {
     }
 
     /// A warm connection at once, or nothing: the quick way, without a future.
-    pub fn try_lease(self: &Arc<Self>, worker: usize) -> Option<Lease> {
+    pub fn try_lease(self: Arc<Self>, worker: usize) -> Option<Lease> {
         loop {
             let connection = self.slots.take_idle(worker)?;
-            if let Some(lease) = self.lend(connection, worker) {
-                return Some(lease);
+            if let Some(connection) = Self::ready(connection, worker) {
+                return Some(Lease::new(connection, self));
             }
         }
     }
@@ -351,13 +351,17 @@ impl Pool {
         *self.password.lock() = Some(secret.clone());
     }
 
-    fn lend(self: &Arc<Self>, mut connection: Box<Connection>, worker: usize) -> Option<Lease> {
+    fn lend(self: &Arc<Self>, connection: Box<Connection>, worker: usize) -> Option<Lease> {
+        Some(Lease::new(Self::ready(connection, worker)?, Arc::clone(self)))
+    }
+
+    /// An idle connection as it is lent to somebody on this worker; None: it is closed.
+    fn ready(mut connection: Box<Connection>, worker: usize) -> Option<Box<Connection>> {
         // How old it is was looked at when it came back, and each second since.
         if connection.pass.about().is_outdated() || !connection.pass.is_sound() || !connection.is_quiet() {
             return None;
         }
-        let connection = connection.adopt(worker).ok()?;
-        Some(Lease::new(connection, Arc::clone(self)))
+        connection.adopt(worker).ok()
     }
 
     async fn open(self: &Arc<Self>, slot: Slot, worker: usize) -> Result<Lease, LeaseError> {

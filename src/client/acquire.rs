@@ -407,6 +407,8 @@ impl Client {
                 },
                 () = &mut cancelled => return Err(Refusal::canceled().into()),
                 () = self.hangs_up() => return Err(Unmet::Left),
+                // Behind a reload nobody renews this view.
+                () = until(|| self.is_outdated()) => return Err(Unmet::Anew),
             }
         }
     }

@@ -40,71 +40,73 @@ use crate::session::{End, Held, Identity, Session, SessionId, TransactionLog};
 use crate::topology::{NodeId, Role};
 use crate::wire::{SqlState, frontend};
 
-/// One client, logged in.
+/// One client, logged in. What each statement needs stands first, and lies together.
+#[repr(C)]
 pub struct Client {
     pub(super) stream: Stream,
-    pub(super) session: Session,
-    pub(super) held: Option<HeldLease>,
-    pub(super) server: Arc<Server>,
     pub(super) worker: Rc<Worker>,
+    pub(super) server: Arc<Server>,
     pub(super) database: Arc<Database>,
+    pub(super) place: Place,
+    pub(super) tally: Rc<Tally>,
+    pub(super) cancellable: Arc<Cancellable>,
+    pub(super) pools: Vec<Option<Arc<Pool>>>,
+    /// The present transaction, where it may be replayed.
+    pub(super) log: Option<Box<TransactionLog>>,
+    /// A long text of its next message.
+    pub(super) apart: Option<Box<Apart>>,
+    /// Bytes of a message from the client that nobody wants, and that have not come yet.
+    pub(super) dropping: usize,
+    /// Its turn among replicas, for the present unit: a node that has no connection yet is not passed over for that.
+    pub(super) turn: u64,
+    /// The rule that has matched the present unit, for those who want to be told.
+    pub(super) rule: Option<usize>,
+    /// The replica that it reads from as long as it can, where that is configured.
+    pub(super) stays_with: Option<NodeId>,
     /// When its server connection goes back.
     pub(super) mode: PoolMode,
-    pub(super) password: Option<Secret>,
-    pub(super) pools: Vec<Option<Arc<Pool>>>,
-    pub(super) cancellable: Arc<Cancellable>,
-    pub(super) tally: Rc<Tally>,
     /// It has been found to have sent nothing, and since then whoever hears of something wakes the task.
     pub(super) is_listened_to: bool,
     /// What it is told is being written: the client may have a part of it.
     pub(super) is_flushing: bool,
-    /// Bytes of a message from the client that nobody wants, and that have not come yet.
-    pub(super) dropping: usize,
+    pub(super) held: Option<HeldLease>,
+    pub(super) session: Session,
     /// What the present unit has lost so far.
     pub(super) losses: Losses,
     pub(super) paths: LastPath,
-    /// The replica that it reads from as long as it can, where that is configured.
-    pub(super) stays_with: Option<NodeId>,
-    /// Its turn among replicas, for the present unit: a node that has no connection yet is not passed over for that.
-    pub(super) turn: u64,
-    /// The present transaction, where it may be replayed.
-    pub(super) log: Option<Box<TransactionLog>>,
-    pub(super) place: Place,
+    pub(super) password: Option<Secret>,
     /// What it has said before its login was answered, until it is looked at.
     pub(super) early: Option<Box<Buffers>>,
-    /// The rule that has matched the present unit, for those who want to be told.
-    pub(super) rule: Option<usize>,
     /// Until it has gone, another client may have to be refused.
     pub(super) seat: Seat,
-    /// A long text of its next message.
-    pub(super) apart: Option<Box<Apart>>,
     /// The configuration that it has looked at last while it kept its lease.
     pub(super) looked_at: Option<Arc<Server>>,
 }
 
-/// A lease, and what is known of the unit that runs on it.
+/// A lease, and what is known of the unit that runs on it. What each statement needs stands first, and lies together.
+#[repr(C)]
 pub(super) struct HeldLease {
     pub(super) lease: Lease,
-    pub(super) role: Role,
-    /// See [`Acquired::may_lack`].
-    pub(super) may_lack: bool,
-    /// What it was taken for need not have seen all that the session's reads must have.
-    pub(super) asks_less: bool,
     pub(super) begun: Instant,
-    /// Why what was sent last runs there.
-    pub(super) reason: Reason,
-    /// What its first unit counts as; None: another unit has gone the same way since.
-    pub(super) shape: Option<Key>,
     /// Since when a transaction is under way that is not counted yet.
     pub(super) transaction: Option<Instant>,
     /// Since when statements are under way whose time is not counted yet.
     pub(super) asked: Option<Instant>,
-    /// Units sent that run something.
-    pub(super) units: u32,
+    /// What its first unit counts as; None: another unit has gone the same way since.
+    pub(super) shape: Option<Key>,
     /// Bytes of a message from the client that go on as they come: it is too large to be held.
     pub(super) passing_to_node: usize,
     /// Bytes of a message from the node that go on as they come.
     pub(super) passing_to_client: usize,
+    /// Units sent that run something.
+    pub(super) units: u32,
+    pub(super) role: Role,
+    /// Why what was sent last runs there.
+    pub(super) reason: Reason,
+    /// See [`Acquired::may_lack`].
+    pub(super) may_lack: bool,
+    /// What it was taken for need not have seen all that the session's reads must have.
+    pub(super) asks_less: bool,
     /// They tell nothing of what has been asked.
     pub(super) is_aside: bool,
     /// Something of the present unit has been written to the node, and may have been done there: a BEGIN does nothing.
@@ -123,28 +125,30 @@ pub(super) struct HeldLease {
     pub(super) is_read: bool,
     /// It ends by itself: what it takes tells how quick the node is.
     pub(super) is_measured: bool,
-    /// The time that its rule gives it, until the unit is whole that is to be timed.
-    pub(super) timeout: Option<Duration>,
-    /// Cancels it when that time is over.
-    pub(super) alarm: Option<Alarm>,
     /// It may be cancelled when a time is over: nothing else may run on its connection until it is answered.
     pub(super) is_timed: bool,
-    /// A replica has refused it: the rest of its answer is dropped and the primary asked.
-    pub(super) refused: Option<SqlState>,
-    /// In a transaction that was open then.
-    pub(super) is_refused_within: bool,
-    /// The node has said goodbye with this; what it said before goes to the client first.
-    pub(super) farewell: Option<SqlState>,
-    /// Behind its last whole answer stands half a one, and its goodbye: they are looked at once that answer is passed on.
-    pub(super) has_last_words: bool,
     /// What is looked at next stands in the buffer already.
     pub(super) has_more: bool,
+    /// Its node has been found to have said nothing, and since then whoever hears of something wakes the task.
+    pub(super) is_listened_to: bool,
+    /// Behind its last whole answer stands half a one, and its goodbye: they are looked at once that answer is passed on.
+    pub(super) has_last_words: bool,
+    /// In a transaction that was open then.
+    pub(super) is_refused_within: bool,
     /// A message may be on its way in part, to the node or from it.
     pub(super) is_in_midst: bool,
     /// The client may have a part of a message only: nothing else can stand behind it.
     pub(super) is_half_told: bool,
     /// The node has ended the session, and the client is told so.
     pub(super) ends_session: bool,
+    /// A replica has refused it: the rest of its answer is dropped and the primary asked.
+    pub(super) refused: Option<SqlState>,
+    /// The node has said goodbye with this; what it said before goes to the client first.
+    pub(super) farewell: Option<SqlState>,
+    /// The time that its rule gives it, until the unit is whole that is to be timed.
+    pub(super) timeout: Option<Duration>,
+    /// Cancels it when that time is over.
+    pub(super) alarm: Option<Alarm>,
     /// What has been emptied for what is under way.
     pub(super) emptied: Option<Box<Emptied>>,
 }
@@ -295,6 +299,7 @@ impl Client {
             }
             if self.is_outdated() {
                 self.renew().map_err(|gone| Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string()))?;
+                self.session.gathered.clear(); // was judged by the one before
             }
             if self.dropping > 0 || self.session.answers_alone() {
                 return Poll::Ready(Ok(Unusual::Unit));
@@ -442,6 +447,10 @@ impl Client {
 
     /// One thing that is not usual.
     pub(super) async fn serve(&mut self, unusual: Unusual, buffers: &mut Buffers) -> Result<(), Farewell> {
+        // What is asked here by the way wakes nobody else.
+        if let Some(held) = &mut self.held {
+            held.is_listened_to = false;
+        }
         // It may take time, and nobody looks after what was posted while it does.
         self.ends_time_of_answered();
         self.stream.flush().await?;

@@ -188,6 +188,7 @@ impl Client {
             farewell: None,
             has_last_words: false,
             has_more: false,
+            is_listened_to: false,
             is_in_midst: false,
             is_half_told: false,
             ends_session: false,
@@ -424,8 +425,13 @@ impl Client {
         Ok(())
     }
 
+    /// No change of the catalogs has been acknowledged since the unit was looked at.
+    fn is_judged_now(&self) -> bool {
+        self.session.gathered.judged_at == self.database.catalog.changes()
+    }
+
     /// The client is told where the server connection reports otherwise than it has been told, and what may be read otherwise
-    /// by that is looked at again. Answers whether it is a read; None: it cannot be served there, as it is read now.
+    /// by that, or because the catalogs have changed while it waited, is looked at again. Answers whether it is a read; None: it cannot be served there, as it is read now.
     async fn go_by(
         &mut self,
         acquired: &mut Acquired,
@@ -433,10 +439,12 @@ impl Client {
         buffers: &mut Buffers,
     ) -> Result<Option<bool>, Farewell> {
         let (known, held) = (&mut acquired.lease.connection().known, Held::of(acquired.role));
-        if self.session.is_told(known, held) {
+        let is_told = self.session.is_told(known, held);
+        if is_told && self.is_judged_now() {
             return Ok(Some(is_read));
         }
-        let is_read_otherwise = self.session.goes_by(known, held, &mut buffers.to_client);
+        let is_read_otherwise =
+            !is_told && self.session.goes_by(known, held, &mut buffers.to_client) || !self.is_judged_now();
         if !buffers.to_client.is_empty() {
             self.flush(buffers).await?;
         }

@@ -42,6 +42,10 @@ impl Client {
 
     /// Looks at whole messages until the unit is whole, or a text must be parsed apart. Without a lease only.
     pub(super) fn survey(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let changes = self.database.catalog.changes();
+        if self.session.gathered.judged_at != changes {
+            self.judges_at(changes);
+        }
         match self.survey_unit(buffers) {
             // What stands before a message that cannot be understood is answered first.
             Err(_) if self.session.gathered.size > 0 => {
@@ -49,6 +53,16 @@ impl Client {
                 Ok(())
             }
             surveyed => surveyed,
+        }
+    }
+
+    /// The catalogs have changed. What has come of a unit before is looked at again; a whole one is when it has a lease.
+    #[cold]
+    fn judges_at(&mut self, changes: u64) {
+        let gathered = &mut self.session.gathered;
+        if gathered.end.is_none() {
+            gathered.clear();
+            gathered.judged_at = changes;
         }
     }
 

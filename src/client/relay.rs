@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
 use super::answer::Stop;
@@ -103,16 +103,24 @@ impl Client {
             self.end_refused_batch(buffers);
             self.write_node(cx, buffers);
             self.write_client(cx, buffers)?;
+            if let Some(done) = self.done(buffers) {
+                return Poll::Ready(Ok(done));
+            }
             let mut moved = false;
-            for step in [Self::read_node, Self::read_client] {
-                if let Some(done) = self.done(buffers) {
-                    return Poll::Ready(Ok(done));
+            match self.read_node(cx, buffers)? {
+                Turn::Moved => {
+                    if let Some(done) = self.done(buffers) {
+                        return Poll::Ready(Ok(done));
+                    }
+                    moved = true;
                 }
-                match step(self, cx, buffers)? {
-                    Turn::Moved => moved = true,
-                    Turn::Still => {}
-                    Turn::Stop(relayed) => return Poll::Ready(Ok(relayed)),
-                }
+                Turn::Still => {}
+                Turn::Stop(relayed) => return Poll::Ready(Ok(relayed)),
+            }
+            match self.read_client(cx, buffers)? {
+                Turn::Moved => moved = true,
+                Turn::Still => {}
+                Turn::Stop(relayed) => return Poll::Ready(Ok(relayed)),
             }
             if let Some(done) = self.done(buffers) {
                 return Poll::Ready(Ok(done));
@@ -162,8 +170,8 @@ impl Client {
         match self.mode {
             PoolMode::Statement if self.session.status() != TransactionStatus::Idle => Some(Relayed::InBlock),
             PoolMode::Transaction | PoolMode::Statement => {
-                let wants_it = self.session.wants_look() || self.session.wants_to_go_on();
-                (wants_it && self.session.is_idle()).then_some(Relayed::Touched)
+                let wants_it = || self.session.wants_look() || self.session.wants_to_go_on();
+                (self.session.is_idle() && wants_it()).then_some(Relayed::Touched)
             }
             PoolMode::Session => {
                 (self.session.is_kept_by_mode() && self.session.is_idle() && self.session.has_touched())
@@ -185,9 +193,9 @@ impl Client {
         if ((is_first && !only_begins) || commits) && held.lease.connection().has_spoken() {
             return;
         }
-        // Of a write or a COMMIT it must be known whether it was sent; a read and a BEGIN are run again anyway, and what is done
-        // within a transaction is undone with it.
-        let may_be_late = held.is_read || only_begins || (in_transaction && (held.sent || is_begun) && !commits);
+        // Of a write by itself it must be known whether it was sent; a read and a BEGIN are run again anyway, what is done within a
+        // transaction is undone with it, and a COMMIT that its node has not answered is in doubt in any case.
+        let may_be_late = held.is_read || only_begins || (in_transaction && (held.sent || is_begun));
         let stream = &mut held.lease.connection().stream;
         if stream.is_late() && Pin::new(&mut *stream).poll_flush(cx).is_pending() {
             return;
@@ -201,7 +209,7 @@ impl Client {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     held.has_begun |= only_begins;
                     held.sent |= !only_begins;
-                    buffers.to_node.advance(count);
+                    take_off(&mut buffers.to_node, count);
                 }
                 Poll::Pending => break,
                 // What the node has still said is read next: it may be a farewell.
@@ -216,7 +224,7 @@ impl Client {
                 Some(count) => {
                     self.worker.metrics.sent_to_client(count);
                     self.tally.count(|totals| totals.add_sent(count));
-                    buffers.to_client.advance(count);
+                    take_off(&mut buffers.to_client, count);
                 }
                 None => {
                     if let Some(held) = &mut self.held {
@@ -244,7 +252,13 @@ impl Client {
         }
         if !held.has_last_words && !std::mem::take(&mut held.has_more) {
             let connection = held.lease.connection();
-            match buffers.from_node.poll_fill(cx, &mut connection.stream) {
+            if held.is_listened_to && !connection.stream.may_have_spoken() {
+                return Ok(Turn::Still);
+            }
+            let filled = buffers.from_node.poll_fill(cx, &mut connection.stream);
+            // Where the runtime has only asked the task to let others run, nobody listens.
+            held.is_listened_to = filled.is_pending() && tokio::task::coop::has_budget_remaining();
+            match filled {
                 Poll::Pending => return Ok(Turn::Still),
                 Poll::Ready(Ok(0) | Err(_)) => return Ok(Turn::Stop(Relayed::NodeLost(None))),
                 Poll::Ready(Ok(_)) => {}
@@ -530,6 +544,16 @@ fn names_statement(tag: u8) -> bool {
             | frontend::EXECUTE
             | frontend::FUNCTION_CALL
     )
+}
+
+/// So many bytes are written. A buffer that is empty by that begins at its front again, so that it need not grow for what comes
+/// next.
+#[inline]
+fn take_off(buffer: &mut BytesMut, count: usize) {
+    match count == buffer.len() {
+        true => buffer.clear(),
+        false => buffer.advance(count),
+    }
 }
 
 /// Writes what the client takes now; None: nothing.

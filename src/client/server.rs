@@ -221,6 +221,12 @@ impl DatabaseCatalog {
         self.current.look()
     }
 
+    /// How many changes have been acknowledged: what is judged by other ones may be another thing by now.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.current.changes()
+    }
+
     /// How far they are: another one says that something in them has changed.
     pub fn stamp(&self) -> Stamp {
         let current = &self.current;

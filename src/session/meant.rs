@@ -49,7 +49,7 @@ impl Session {
         }
         let mut is_found: SmallVec<[bool; 1]> = SmallVec::from_elem(false, order.len());
         for (name, is_found) in order.iter().zip(&mut is_found) {
-            let by_sql = self.sql_prepared.get(name).map(|prepared| (&prepared.statement, Text::OfSql(&prepared.text)));
+            let by_sql = self.settled_by_sql(name).map(|(statement, text)| (statement, Text::OfSql(text)));
             let by_protocol = self.gathered_name(name.as_bytes());
             let by_protocol = by_protocol.map(|prepared| (&prepared.statement, Text::OfProtocol(&prepared.text)));
             *is_found = by_sql.is_some() || by_protocol.is_some();

@@ -345,6 +345,9 @@ impl Session {
 
     /// The node has given or dropped the session's unnamed statement.
     fn settle_unnamed(&mut self, unnamed: Option<(Arc<Prepared>, UnnamedId)>) {
+        if unnamed.is_none() && self.settled_unnamed.is_none() {
+            return; // as it was
+        }
         let before = std::mem::replace(&mut self.settled_unnamed, unnamed);
         self.unshown_unnamed.get_or_insert(before);
     }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use postgres::Client;
+use postgres::{Client, SimpleQueryMessage};
 
-use crate::fixture::{Proxy, cluster, eventually, limited};
+use crate::fixture::{Proxy, cluster, console, eventually, limited};
 use crate::raw::{RawClient, SYNC, TERMINATE, bind, execute, function_call, parse, query, run_unnamed};
 
 const FUNCTIONS: &str = "
@@ -663,6 +663,41 @@ fn what_is_kept_in_a_server_connection_keeps_its_session_there() {
             assert!(other.query("select * from pg_backup_stop()").iter().any(|words| words.starts_with("55000")));
         }
         assert!(one.query("select labelfile like '%LABEL: a%' from pg_backup_stop(false)")[1] == "row t");
+    });
+}
+
+#[test]
+fn what_has_waited_is_judged_by_the_catalogs_as_they_are_when_it_runs() {
+    limited(|| {
+        let cluster = cluster();
+        let late = |body: &str| {
+            format!("create or replace function late() returns text stable language plpgsql as $$ begin {body} end $$")
+        };
+        cluster.node(0).sql(&late("return 'before';")).unwrap();
+        cluster.node(0).sql("create role deployer superuser login password 'deployer'").unwrap();
+        let extra = "[admin]\nusers = ['bench']\n[pool]\nsize = 1\n[routing]\nreads = 'primary'\n\
+            [[user]]\nname = 'deployer'\npassword = 'deployer'";
+        let proxy = Proxy::start(&cluster, extra);
+        let mut deployer = RawClient::login(proxy.port(), "deployer", &[]);
+        let [mut other, mut client, mut batch] = [0; 3].map(|_| RawClient::connect(proxy.port(), &[]));
+        client.query("select late()");
+        other.query("begin");
+        client.send(&[&query("select late()")]);
+        batch.send(&[&parse("", "select late()"), &bind("", &[])]);
+        let mut console = console(&proxy);
+        eventually("it waits", Duration::from_secs(5), || {
+            let pools = console.simple_query("show pools").unwrap();
+            pools.iter().any(|row| matches!(row, SimpleQueryMessage::Row(row) if row.get("cl_waiting") == Some("1")))
+        });
+        let told = deployer.query(&late("perform set_config('work_mem', '1GB', false); return 'after';"));
+        assert_eq!(told[0], "CREATE FUNCTION", "{told:?}");
+        other.query("commit");
+        assert_eq!(client.until(b'Z')[1], "row after");
+        assert_ne!(other.query("show work_mem")[1], "row 1GB", "that is another session's");
+        assert_eq!(client.query("show work_mem")[1], "row 1GB");
+        let told = batch.ask(&[&execute(), SYNC], 1);
+        assert!(told.contains(&"row after".to_owned()), "{told:?}");
+        assert_ne!(other.query("show work_mem")[1], "row 1GB", "that is another session's");
     });
 }
 
