@@ -75,6 +75,7 @@ fn facts<'a>(standing: &'a Standing, prepared: &'a PreparedNames) -> Facts<'a> {
         heeds_hints: true,
         reads: Reads::Replicas,
         transaction: InTransaction::No,
+        is_within: false,
         optimistic: false,
         defaults: Defaults::default(),
         prepared,

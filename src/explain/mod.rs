@@ -288,6 +288,7 @@ impl Imagined<'_> {
             heeds_hints: self.explainer.heeds_hints,
             reads: self.explainer.reads,
             transaction: self.transaction,
+            is_within: self.transaction != InTransaction::No,
             optimistic: self.explainer.optimistic,
             defaults: self.defaults(),
             prepared: &self.prepared,

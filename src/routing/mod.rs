@@ -102,6 +102,8 @@ pub struct Facts<'a> {
     pub reads: Reads,
     /// The transaction that the statement is in.
     pub transaction: InTransaction,
+    /// For rules that look at it: it is in one once all is done that stands before it, such as a BEGIN in its own batch.
+    pub is_within: bool,
     /// `routing.transactions`: those that may write may read from a replica until they do.
     pub optimistic: bool,
     /// How the session's transactions begin where they do not say it themselves.
@@ -211,8 +213,7 @@ pub fn intend(statement: &Statement, text: &str, facts: &Facts<'_>, rules: &Rule
 
 /// The same, with the rules that had a part in it.
 pub fn weigh(statement: &Statement, text: &str, facts: &Facts<'_>, rules: &RuleSet) -> Weighed {
-    let moment =
-        Moment { minute: facts.minute, in_transaction: facts.transaction != InTransaction::No, draw: facts.draw };
+    let moment = Moment { minute: facts.minute, in_transaction: facts.is_within, draw: facts.draw };
     let matched = rules.matching(facts.standing, statement, text, &moment);
     let hints = if facts.heeds_hints { Hints::of(statement, rules) } else { None };
     let hints = hints.filter(|hints| !hints.is_empty());

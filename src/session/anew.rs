@@ -196,6 +196,33 @@ impl Session {
         self.flow.batch_open && matches!(self.transaction.ended, Ended::Yes | Ended::Followed)
     }
 
+    /// The transaction that a statement stands in which is looked at now, once all is done that has come before it; None: it
+    /// stands in none.
+    #[cold]
+    pub(super) fn stands_in(&self) -> Option<Modes> {
+        let transaction = &self.transaction;
+        let is_under_way = self.flow.batch_open || !self.owed.is_empty();
+        let is_open = match transaction.status {
+            // Its BEGIN has been answered, and the ReadyForQuery that says so has not come.
+            TransactionStatus::Idle => is_under_way && transaction.modes.is_some(),
+            _ => !matches!(transaction.ended, Ended::Yes | Ended::Followed),
+        };
+        let answered = is_open.then(|| transaction.modes.unwrap_or_else(|| Modes::of(self.defaults)));
+        let gathered = self.gathered.executed_control().into_iter().flat_map(|control| &control.parts);
+        let parts = self.owed.iter().flat_map(Owed::undone).chain(gathered);
+        parts.fold(answered, |before, part| match &part.transaction {
+            TransactionControl::Begin(named) => before.or_else(|| Some(Modes::of(self.defaults).with(*named))),
+            TransactionControl::Commit { chain: false }
+            | TransactionControl::Rollback { chain: false }
+            | TransactionControl::Prepare => None,
+            // Each begins the next.
+            TransactionControl::Commit { .. } | TransactionControl::Rollback { .. } => {
+                before.or_else(|| Some(Modes::of(self.defaults)))
+            }
+            _ => before,
+        })
+    }
+
     /// Notes the transactions that this statement of a unit ends and begins.
     pub(super) fn note_begins(&mut self, statement: &Statement) {
         for part in &statement.parts {

@@ -77,6 +77,8 @@ pub struct Gathered {
     pub draw: Option<u64>,
     /// How many of its messages ran a statement before one was bound that ends a transaction.
     pub ends_behind: Option<u32>,
+    /// The last statement bound in it that begins or ends a transaction, and how many of its messages ran one before.
+    pub control: Option<(u32, Arc<Statement>)>,
     /// Databases that nobody else may be connected to while it runs.
     pub empties: Vec<Arc<str>>,
     /// Names it gives (Some) and closes (None).
@@ -110,6 +112,12 @@ impl Gathered {
     /// The end of a transaction that was bound in it is executed.
     pub fn has_ended(&self) -> bool {
         self.ends_behind.is_some_and(|before| self.executes > before)
+    }
+
+    /// The last that begins or ends a transaction in it, if what comes next stands behind that.
+    pub(super) fn executed_control(&self) -> Option<&Statement> {
+        let (before, statement) = self.control.as_ref()?;
+        (self.executes > *before).then_some(&**statement)
     }
 
     /// Its batch goes on behind it.
@@ -209,6 +217,7 @@ impl Gathered {
         self.begins = false;
         self.ends = false;
         self.ends_behind = None;
+        self.control = None;
         self.begins_to_write = false;
         self.begins_more = false;
         self.asks_wishes = false;

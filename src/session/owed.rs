@@ -131,6 +131,15 @@ impl Owed {
         }
     }
 
+    /// What it has still to do of the client's statement.
+    pub fn undone(&self) -> &[Part] {
+        match self {
+            Self::Query { statement, completed, .. } => statement.parts.get(*completed..).unwrap_or_default(),
+            Self::Execute(Some(statement)) => &statement.parts,
+            _ => &[],
+        }
+    }
+
     /// What of it is done next sets something, of the client's or of ours.
     pub fn sets(&self) -> bool {
         let sets = |part: &Part| {

@@ -170,7 +170,7 @@ impl Session {
     }
 
     fn survey_statement(&mut self, statement: Arc<Statement>, text: &[u8], around: &mut Surroundings<'_>) {
-        around.ruling = self.join(&statement, text, around);
+        around.ruling = self.join(&statement, text, true, around);
         self.gathers_query(statement);
     }
 
@@ -198,7 +198,7 @@ impl Session {
             }
         };
         let is_refused_before = self.is_refused();
-        let ruling = self.join(&Arc::clone(&prepared.statement), parse.text, around);
+        let ruling = self.join(&Arc::clone(&prepared.statement), parse.text, false, around);
         if self.is_refused() && !is_refused_before {
             around.ruling = ruling; // it will not come to a Bind
         }
@@ -229,20 +229,20 @@ impl Session {
                         self.gathered.ends_behind = Some(self.gathered.executes);
                     }
                 }
-                self.join(&prepared.statement, &prepared.text, around)
+                self.join(&prepared.statement, &prepared.text, values.is_some(), around)
             }
-            None => self.survey_bind_of_sql(name, around),
+            None => self.survey_bind_of_sql(name, values.is_some(), around),
         }
     }
 
     /// A Bind or a Describe of what was prepared by SQL, if anything was: what it leaves is looked for as with EXECUTE.
     #[cold]
-    fn survey_bind_of_sql(&mut self, name: &[u8], around: &Surroundings<'_>) -> Ruling {
+    fn survey_bind_of_sql(&mut self, name: &[u8], is_run: bool, around: &Surroundings<'_>) -> Ruling {
         let given: SmallVec<[_; 1]> =
             self.given_by_sql(name).map(|(statement, text)| (Arc::clone(statement), Arc::clone(text))).collect();
         let mut ruling = Ruling::default();
         for (statement, text) in &given {
-            let of_this = self.join(statement, query_of(text).as_bytes(), around);
+            let of_this = self.join(statement, query_of(text).as_bytes(), is_run, around);
             if ruling.is_empty() {
                 ruling = of_this;
             }
@@ -345,8 +345,8 @@ impl Session {
         }
     }
 
-    /// One more statement in the unit.
-    fn join(&mut self, statement: &Arc<Statement>, text: &[u8], around: &Surroundings<'_>) -> Ruling {
+    /// One more statement in the unit, which is to be run, or only prepared or described.
+    fn join(&mut self, statement: &Arc<Statement>, text: &[u8], is_run: bool, around: &Surroundings<'_>) -> Ruling {
         let is_simple = self.is_free_of(around.rules, statement) && around.reads != Reads::Primary;
         if is_simple && let Some(intent) = self.plain_intent(statement, around.held, &around.catalog) {
             self.gathered.first.get_or_insert_with(|| Arc::clone(statement));
@@ -375,10 +375,9 @@ impl Session {
         if !executed.is_empty() {
             self.meets_executed(&executed, text, &catalog, around.held);
         }
-        let transaction = match around.held == Held::Replica && self.is_left_by(statement) {
-            true => InTransaction::No,
-            false => self.in_transaction(around.held),
-        };
+        let is_left = around.held == Held::Replica && self.is_left_by(statement);
+        let transaction = if is_left { InTransaction::No } else { self.in_transaction(around.held) };
+        let is_within = around.rules.looks_at_transactions() && !is_left && self.stands_in().is_some();
         let facts = Facts {
             standing: &self.standing,
             heeds_hints: around.heeds_hints,
@@ -387,6 +386,7 @@ impl Session {
             draw: *self.gathered.draw.get_or_insert(around.draw),
             reads: around.reads,
             transaction,
+            is_within,
             optimistic: around.optimistic,
             defaults: self.defaults,
             prepared: &self.sql_prepared,
@@ -405,6 +405,9 @@ impl Session {
         });
         if !statement.is_plain_read() {
             self.note_begins(statement);
+            if is_run && (statement.begins_transaction() || statement.ends_transaction()) {
+                self.gathered.control = Some((self.gathered.executes, Arc::clone(statement)));
+            }
             let changes = statement.parts.iter().any(|part| !part.session.is_empty());
             self.gathered.changes_session |= changes || self.gathered.begins;
             self.executes_by_sql |= !executed.is_empty();

@@ -152,6 +152,39 @@ fn a_rule_for_transactions_does_not_mean_what_comes_behind_their_end_in_one_writ
 }
 
 #[test]
+fn a_rule_for_transactions_means_what_comes_behind_their_begin_in_one_write() {
+    limited(|| {
+        let cluster = cluster();
+        ["t", "u"].iter().for_each(|table| drop(cluster.node(0).sql(&format!("create table {table} ()")).unwrap()));
+        let rule = |name: &str, within: bool, table: &str| {
+            format!("[[rule]]\nname = '{name}'\ntransaction = {within}\ntable = '{table}'\nrefuse = 'not {name}'\n")
+        };
+        let proxy = Proxy::ruled(&cluster, &(rule("within", true, "t") + &rule("outside", false, "u")), "", "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let run = run_unnamed;
+        let [from_t, from_u] = ["select count(*) from t", "select count(*) from u"];
+        for begin in ["begin", "begin read only"] {
+            let told = client.ask(&[&run(begin), &run(from_t), SYNC], 1);
+            assert!(told.iter().any(|told| told == "42501 not within"), "{told:?}");
+            client.query("rollback");
+            client.send(&[&run(begin), FLUSH]);
+            client.until(b'C');
+            let told = client.ask(&[&run(from_t), SYNC], 1);
+            assert_eq!(told[0], "42501 not within");
+            client.query("rollback");
+            let told = client.ask(&[&query(begin), &query(from_t)], 2);
+            assert!(told.iter().any(|told| told == "42501 not within"), "{told:?}");
+            client.query("rollback");
+            let told = client.ask(&[&run(begin), &run(from_u), SYNC], 1);
+            assert!(told.contains(&"row 0".to_owned()), "{told:?}");
+            let told = client.ask(&[&run("commit"), &run(from_u), SYNC], 1);
+            assert!(told.iter().any(|told| told == "42501 not outside"), "{told:?}");
+        }
+        assert_eq!(client.query(from_t)[1], "row 0");
+    });
+}
+
+#[test]
 fn what_comes_behind_a_commit_in_its_batch_is_in_no_transaction() {
     limited(|| {
         let cluster = cluster();

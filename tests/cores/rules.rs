@@ -303,6 +303,38 @@ fn what_an_execute_of_the_protocol_runs_is_judged_when_it_is_bound() {
     }
 }
 
+#[test]
+fn what_stands_behind_a_begin_in_its_batch_is_in_a_transaction() {
+    let rules = load("[[rule]]\nname = 'within'\ntransaction = true\nlog = true");
+    let mut client = Client::new(&rules);
+    let mut run = |text: &str| {
+        client.survey(b'P', format!("\0{text}\0\0\0").as_bytes());
+        let ruling = client.survey(b'B', &[0; 8]);
+        client.survey(b'E', &[0; 5]);
+        ruling.rule
+    };
+    for (text, rule) in [
+        ("select 1", None),
+        ("begin", None),
+        ("select 1", Some(0)),
+        ("rollback to a", Some(0)),
+        ("commit and chain", Some(0)),
+        ("commit", Some(0)),
+        ("insert into t values (1)", None),
+    ] {
+        assert_eq!(run(text), rule, "{text}");
+    }
+    client.sent("begin");
+    assert_eq!(client.survey(b'Q', b"select 1\0").rule, Some(0), "it is on its way");
+    client.session.gathered.clear();
+    client.session.reply(b'C', b"BEGIN\0", &mut client.known).unwrap();
+    assert_eq!(client.survey(b'Q', b"select 1\0").rule, Some(0));
+    client.session.gathered.clear();
+    client.session.reply(b'Z', b"T", &mut client.known).unwrap();
+    client.sent("rollback");
+    assert_eq!(client.survey(b'Q', b"select 1\0").rule, None, "its end is");
+}
+
 /// A session whose statements these rules judge.
 struct Client<'a> {
     session: Session,
@@ -410,7 +442,8 @@ impl<'a> Line<'a> {
         let (standing, prepared) = (rules.standing(&self.sender()), PreparedNames::default());
         let (hours, minutes) = self.time.split_once(':').unwrap();
         let minute = hours.parse::<u16>().unwrap() * 60 + minutes.parse::<u16>().unwrap();
-        let facts = Facts { minute, transaction: self.transaction, ..facts(&standing, &prepared) };
+        let is_within = self.transaction != InTransaction::No;
+        let facts = Facts { minute, transaction: self.transaction, is_within, ..facts(&standing, &prepared) };
         weigh(statement, text, &facts, rules)
     }
 }
@@ -485,6 +518,7 @@ fn facts<'a>(standing: &'a trunkline::routing::Standing, prepared: &'a PreparedN
         heeds_hints: true,
         reads: Reads::Replicas,
         transaction: InTransaction::No,
+        is_within: false,
         optimistic: false,
         defaults: Defaults::default(),
         prepared,

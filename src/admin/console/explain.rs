@@ -76,6 +76,7 @@ fn weigh_for(
         heeds_hints: server.hints,
         reads: server.reads,
         transaction: InTransaction::No,
+        is_within: false,
         optimistic: server.optimistic,
         defaults: defaults(user, database, server),
         prepared: &PreparedNames::default(),

@@ -32,6 +32,7 @@ pub struct RuleSet {
     has_share: bool,
     has_application_name: bool,
     has_hours: bool,
+    has_transaction: bool,
     has_latency: bool,
 }
 
@@ -167,6 +168,7 @@ impl RuleSet {
             has_share: rules.iter().any(|rule| rule.share != Share::ALL),
             has_application_name: rules.iter().any(|rule| !rule.when.application_names.is_empty()),
             has_hours: rules.iter().any(|rule| !rule.when.hours.is_empty()),
+            has_transaction: rules.iter().any(|rule| rule.when.in_transaction.is_some()),
             has_latency: rules.iter().any(Rule::balances_by_latency),
             on_text,
             rules,
@@ -213,6 +215,11 @@ impl RuleSet {
     /// Some rule depends on the time of day.
     pub fn looks_at_time(&self) -> bool {
         self.has_hours
+    }
+
+    /// Some rule depends on whether a transaction is open.
+    pub fn looks_at_transactions(&self) -> bool {
+        self.has_transaction
     }
 
     /// Some rule has nodes picked by what they have taken lately.
