@@ -183,6 +183,9 @@ impl Client {
             return Ok(Gate::Closed(Turn::Stop(Relayed::ReplayDiffers))); // its answer the client has
         }
         let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
+        if self.session.gathered.is_refused_within() && self.session.may_release() {
+            return Ok(Gate::Closed(Turn::Still)); // its transaction fails without a server connection: this one goes back first
+        }
         let before = buffers.to_node.len();
         if !self.session.may_be_refused(&mut buffers.to_node) {
             let is_asked = buffers.to_node.len() > before;
@@ -195,7 +198,6 @@ impl Client {
         let code = SqlState::from_bytes(sqlstate.as_bytes()).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
         self.take_unit_off(buffers);
         self.begin_due();
-        self.session.gathered.clear();
         self.worker.metrics.statement_routed(Target::None, Reason::Refused.index());
         if self.session.is_idle() {
             self.worker.metrics.error_sent(code.as_str());
@@ -213,6 +215,7 @@ impl Client {
         } else if self.session.has_touched_for_good() || is_kept {
             return Err(Farewell::told(code, message.to_string()));
         } else {
+            self.session.gathered.clear();
             self.session.abort_transaction(code, &message, &mut buffers.to_client);
             self.session.end_aborted_unit(Some(end), &mut buffers.to_client);
         }

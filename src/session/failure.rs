@@ -468,22 +468,26 @@ impl Session {
 
     /// The batch that is open cannot go on: an error in place of what is owed of it. It is undone with its lease.
     pub fn fail_batch(&mut self, code: SqlState, message: &str, end: super::End, out: &mut BytesMut) {
+        let begun = self.gathered.refused_in;
         self.rewind();
+        self.gathered.refused_in = begun;
         self.portals.clear();
         self.forget_modes(); // of a BEGIN that is undone with it
         self.refuse_unit(code, message, end, out);
     }
 
     /// An error in place of what the unit would have been answered, given by us and not by a node; the unit has been
-    /// taken off the client's hands. A batch without its Sync is skipped up to it.
+    /// taken off the client's hands. A batch without its Sync is skipped up to it. Behind a BEGIN in its batch it leaves a
+    /// transaction that has failed, as by a server; but not where the session keeps a server connection, which has not begun it.
     pub fn refuse_unit(&mut self, code: SqlState, message: &str, end: super::End, out: &mut BytesMut) {
         put_error(out, Severity::Error, code, message, None);
         self.tell_what_is_undone(out);
-        if self.transaction.status != TransactionStatus::Idle {
+        let begun = self.gathered.refused_in.filter(|_| !self.keeps_lease());
+        if self.transaction.status != TransactionStatus::Idle || begun.is_some() {
             // Without a lease: it was to be begun anew.
             self.transaction.status = TransactionStatus::Failed;
             self.transaction.is_homeless = false;
-            self.transaction.modes = None;
+            self.transaction.modes = begun;
             self.transaction.aborted = Some(Aborted::Told);
         }
         match end {

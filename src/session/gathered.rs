@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::anew::Modes;
 use super::prepared::{Prepared, StatementId};
 use super::temp_buffers;
 use crate::catalog::Change;
@@ -87,6 +88,8 @@ pub struct Gathered {
     pub uses: Vec<Arc<Prepared>>,
     /// Those of them that were prepared anew for it on the server connection.
     pub verified: Vec<StatementId>,
+    /// It is refused within a transaction that its batch has begun, and that promises this.
+    pub(super) refused_in: Option<Modes>,
     /// What in it holds a PREPARE, in order.
     pub preparing: Vec<Arc<Statement>>,
 }
@@ -112,6 +115,11 @@ impl Gathered {
     /// The end of a transaction that was bound in it is executed.
     pub fn has_ended(&self) -> bool {
         self.ends_behind.is_some_and(|before| self.executes > before)
+    }
+
+    /// It is refused within a transaction that its batch has begun: that has failed.
+    pub fn is_refused_within(&self) -> bool {
+        self.refused_in.is_some()
     }
 
     /// The last that begins or ends a transaction in it, if what comes next stands behind that.
@@ -233,6 +241,7 @@ impl Gathered {
         self.executes = 0;
         self.commits = false;
         self.is_flushed = false;
+        self.refused_in = None;
         self.catalog_change = Change::None;
         self.leftovers = None;
         self.binds = false;

@@ -421,7 +421,11 @@ impl Session {
         if self.gathered.first.is_none() {
             self.gathered.first = Some(Arc::clone(statement));
         }
+        let is_refused_before = self.is_refused();
         self.gathered.join(weighed.intent);
+        if !is_refused_before && self.is_refused() {
+            self.note_refusal();
+        }
         weighed.ruling
     }
 
@@ -484,6 +488,14 @@ impl Session {
             Ok(safe) => Intent::Read { safe, reason: Reason::Read, terms: None },
             Err(reason) => Intent::Primary(reason),
         })
+    }
+
+    /// A rule refuses what is looked at now: with it fails the transaction that its batch has begun ahead of it.
+    #[cold]
+    fn note_refusal(&mut self) {
+        if self.transaction.status == TransactionStatus::Idle || self.has_ended_in_batch() {
+            self.gathered.refused_in = self.stands_in();
+        }
     }
 
     fn is_refused(&self) -> bool {

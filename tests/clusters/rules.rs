@@ -93,6 +93,37 @@ fn a_refusal_has_the_words_and_the_sqlstate_of_its_rule_inside_a_transaction_too
 }
 
 #[test]
+fn a_refusal_behind_a_begin_in_its_batch_leaves_a_transaction_that_has_failed() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let rules = "[[rule]]\nname = 'no'\nwhere = false\nrefuse = 'all of it?'\nsqlstate = 'ZZ042'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let run = run_unnamed;
+        for is_answered in [false, true] {
+            for end in ["rollback", "commit", "rollback; select 7"] {
+                let mut begin = run("begin");
+                if is_answered {
+                    client.send(&[&begin, FLUSH]);
+                    assert_eq!(client.until(b'C').last().unwrap(), "BEGIN");
+                    begin.clear();
+                }
+                let told = client.ask(&[&begin, &run("delete from t"), &run("commit"), SYNC], 1);
+                assert_eq!(told, ["ZZ042 all of it?", "E"], "{end}");
+                let told = client.query("insert into t values (1)");
+                assert!(told[0].starts_with("25P02") && told[1] == "E", "{told:?}");
+                let told = client.query(end);
+                assert!(told[0] == "ROLLBACK" && told.last().unwrap() == "I", "{told:?}");
+                assert_eq!(told.contains(&"row 7".to_owned()), end.ends_with('7'), "{told:?}");
+            }
+        }
+        assert_eq!(client.query("insert into t values (1)"), ["INSERT 0 1", "I"]);
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap().trim(), "1");
+    });
+}
+
+#[test]
 fn a_refusal_behind_a_commit_in_its_batch_does_not_speak_of_what_is_committed() {
     limited(|| {
         let cluster = cluster();

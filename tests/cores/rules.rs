@@ -15,9 +15,11 @@ use trunkline::routing::{
     Catalog, Consistency, Defaults, Facts, InTransaction, Intent, Reads, RuleSet, Ruling, Terms, Weighed, weigh,
 };
 use trunkline::session::translate::Message;
-use trunkline::session::{Held, Identity, Known, Session, SessionId, Settings, Surroundings};
+use trunkline::session::{End, Held, Identity, Known, Session, SessionId, Settings, Surroundings};
 use trunkline::sql::{Cache, ParseSettings, PreparedNames, classify, classify_bytes};
 use trunkline::units;
+use trunkline::wire::SqlState;
+use trunkline::wire::backend::TransactionStatus;
 
 #[test]
 fn every_rule_file_does_what_its_golden_file_says() {
@@ -307,12 +309,6 @@ fn what_an_execute_of_the_protocol_runs_is_judged_when_it_is_bound() {
 fn what_stands_behind_a_begin_in_its_batch_is_in_a_transaction() {
     let rules = load("[[rule]]\nname = 'within'\ntransaction = true\nlog = true");
     let mut client = Client::new(&rules);
-    let mut run = |text: &str| {
-        client.survey(b'P', format!("\0{text}\0\0\0").as_bytes());
-        let ruling = client.survey(b'B', &[0; 8]);
-        client.survey(b'E', &[0; 5]);
-        ruling.rule
-    };
     for (text, rule) in [
         ("select 1", None),
         ("begin", None),
@@ -322,7 +318,7 @@ fn what_stands_behind_a_begin_in_its_batch_is_in_a_transaction() {
         ("commit", Some(0)),
         ("insert into t values (1)", None),
     ] {
-        assert_eq!(run(text), rule, "{text}");
+        assert_eq!(client.run(text).rule, rule, "{text}");
     }
     client.sent("begin");
     assert_eq!(client.survey(b'Q', b"select 1\0").rule, Some(0), "it is on its way");
@@ -333,6 +329,25 @@ fn what_stands_behind_a_begin_in_its_batch_is_in_a_transaction() {
     client.session.reply(b'Z', b"T", &mut client.known).unwrap();
     client.sent("rollback");
     assert_eq!(client.survey(b'Q', b"select 1\0").rule, None, "its end is");
+}
+
+#[test]
+fn what_is_refused_behind_a_begin_in_its_batch_leaves_a_transaction_that_has_failed() {
+    let rules = load("[[rule]]\nname = 'no'\nwhere = false\nrefuse = 'all of it?'");
+    for (ahead, status) in [
+        (&["begin read only", "select 1"][..], TransactionStatus::Failed),
+        (&["begin", "commit"], TransactionStatus::Idle),
+        (&["select 1"], TransactionStatus::Idle),
+    ] {
+        let mut client = Client::new(&rules);
+        for text in ahead.iter().chain(&["delete from t", "begin"]) {
+            client.run(text);
+        }
+        let mut out = BytesMut::new();
+        client.session.refuse_unit(SqlState::INSUFFICIENT_PRIVILEGE, "all of it?", End::Sync, &mut out);
+        assert_eq!(client.session.status(), status, "{ahead:?}");
+        assert_eq!(client.session.answers_alone(), status == TransactionStatus::Failed, "{ahead:?}");
+    }
 }
 
 /// A session whose statements these rules judge.
@@ -364,6 +379,14 @@ impl<'a> Client<'a> {
         around.reads = self.reads;
         self.session.survey(tag, body.len() + 5, body, &mut around).unwrap();
         std::mem::take(&mut around.ruling)
+    }
+
+    /// One more statement of its batch: what rules have to do with its Bind.
+    fn run(&mut self, text: &str) -> Ruling {
+        self.survey(b'P', format!("\0{text}\0\0\0").as_bytes());
+        let ruling = self.survey(b'B', &[0; 8]);
+        self.survey(b'E', &[0; 5]);
+        ruling
     }
 
     /// It is sent, and done.
