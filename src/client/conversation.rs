@@ -57,6 +57,8 @@ pub struct Client {
     pub(super) apart: Option<Box<Apart>>,
     /// Bytes of a message from the client that nobody wants, and that have not come yet.
     pub(super) dropping: usize,
+    /// Bytes at the front of the input that have been on their way before: what rules have to do with them is counted.
+    pub(super) counted: usize,
     /// Its turn among replicas, for the present unit: a node that has no connection yet is not passed over for that.
     pub(super) turn: u64,
     /// The rule that has matched the present unit, for those who want to be told.
@@ -233,7 +235,7 @@ impl Client {
         session.told_process(cancellable.key().process_id);
         Self {
             stream,
-            rule: None,
+            counted: 0,
             apart: None,
             seat: admitted.seat,
             mode,
@@ -374,6 +376,7 @@ impl Client {
         self.mode = server.mode_of(&database, &self.session.identity.user);
         // By the configuration it has logged in with, it may have had a place.
         server.has_let_in(&database.name);
+        self.session.gathered.keep_rules(&self.server.rules);
         (self.server, self.database, self.password) = (server, database, password);
         self.looked_at = None;
         self.pools.clear();

@@ -258,8 +258,10 @@ impl Client {
     /// Translates what has been gathered. Its messages are kept while it may have to be run again.
     pub(super) fn send_unit(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         self.remember_decision(buffers);
-        self.rule = None;
         let size = self.session.gathered.size;
+        if self.counted > 0 || !self.session.gathered.rulings.is_empty() {
+            self.count_rulings();
+        }
         match &self.held {
             Some(held) if held.role == Role::Primary => self.session.goes_to_primary(),
             Some(_) => self.session.goes_to_replica(),
@@ -359,9 +361,9 @@ impl Client {
         let decision = (target(held.role), reason);
         let key = self.worker.shapes.borrow_mut().made(statement, held.lease.pool().address(), decision, now, text);
         held.shape = is_first.then_some(key);
-        let rule = self.rule.take();
         if self.session.wishes().notices {
-            let rule = rule.and_then(|number| self.server.rules.rule(number));
+            let rulings = self.session.gathered.rulings.iter().rev();
+            let rule = rulings.find_map(|ruled| ruled.rules(&self.server.rules).rule(ruled.ruling.rule?));
             let by = rule.map(|rule| format!(", rule {}", rule.name)).unwrap_or_default();
             let node = held.lease.pool().address();
             let words = reason.words();

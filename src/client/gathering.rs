@@ -10,12 +10,12 @@ use super::last_path;
 use super::mode::refused_block;
 use super::parser::{self, LONG};
 use super::relay::MOST_WAITING;
-use super::rulings::{self, minute_of_the_day};
+use super::rulings::minute_of_the_day;
 use super::worker::Buffers;
 use crate::config::PoolMode;
 use crate::metrics::Limit;
 use crate::net::ReadBuffer;
-use crate::routing::{Catalog, Intent, Reads, Ruling};
+use crate::routing::{Catalog, Intent, Reads};
 use crate::session::{End, Held, Surroundings};
 use crate::sql::Statement;
 use crate::wire::{Header, SqlState, backend, frame, frontend};
@@ -121,8 +121,8 @@ impl Client {
 
     /// Takes the unit off the input; what has not come of it is dropped as it comes.
     pub(super) fn take_unit_off(&mut self, buffers: &mut Buffers) {
+        self.count_rulings();
         buffers.input.consume(self.session.gathered.size);
-        self.rule = None;
         self.dropping = self.session.gathered.missing;
     }
 
@@ -176,7 +176,6 @@ impl Client {
             heeds_hints: self.server.hints,
             minute: if self.server.rules.looks_at_time() { minute_of_the_day() } else { 0 },
             draw: if self.server.rules.draws() { rand::random() } else { 0 },
-            ruling: Ruling::default(),
             optimistic: self.server.optimistic,
         };
         match missing {
@@ -184,10 +183,6 @@ impl Client {
             _ => self.session.survey_beginning(header.tag, body, missing, &mut around),
         }
         .map_err(|_| violation(header.tag))?;
-        if !around.ruling.is_empty() {
-            self.rule = around.ruling.rule.or(self.rule);
-            rulings::count(&around.ruling, &self.server.rules, &self.session);
-        }
         if self.mode == PoolMode::Statement && self.session.gathered.begins {
             self.refuse_block();
         }
@@ -302,6 +297,7 @@ impl Client {
                 .map_err(|_| violation(header.tag))?;
             self.count_told(told);
             buffers.input.consume(header.size);
+            self.counted = self.counted.saturating_sub(header.size);
             if !self.session.answers_alone() {
                 return self.flush(buffers).await;
             }

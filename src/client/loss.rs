@@ -188,6 +188,7 @@ impl Client {
         buffers.from_node.consume(usize::MAX);
         let kept = std::mem::take(&mut buffers.kept);
         buffers.kept_ends.clear();
+        self.counted += kept.len();
         buffers.input.put_front(&kept);
     }
 
@@ -374,6 +375,7 @@ impl Client {
         self.worker.metrics.retried(Retry::Replayed);
         self.session.begin_again();
         buffers.forget_node();
+        self.counted += messages.len();
         buffers.input.put_front(&messages);
         true
     }
@@ -384,7 +386,9 @@ impl Client {
         self.worker.metrics.transaction_lost(LossCount::ReplayDiffered);
         if let Some(log) = &mut self.log {
             // What the client has the answer of already is not asked once more.
-            buffers.input.consume(log.unsent_of_seen());
+            let seen = log.unsent_of_seen();
+            buffers.input.consume(seen);
+            self.counted = self.counted.saturating_sub(seen);
             log.clear();
         }
         self.session.lose_replayed();

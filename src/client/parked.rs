@@ -174,7 +174,7 @@ impl Parked {
             session: self.session.unfold(self.place.card.id(), identity, worker.begun),
             place: self.place,
             worker,
-            rule: None,
+            counted: 0,
             apart: None,
             looked_at: None,
             seat: self.seat,

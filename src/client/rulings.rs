@@ -2,34 +2,49 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::conversation::Client;
 use crate::routing::rules::{MINUTES_OF_A_DAY, Rule};
-use crate::routing::{RuleSet, Ruling};
-use crate::session::Session;
+use crate::session::{Ruled, Session};
 
-/// Counts the rules that had a part in a statement of the session. What is logged names no literal.
-pub(super) fn count(ruling: &Ruling, rules: &RuleSet, session: &Session) {
-    for &(number, would_change) in &ruling.shadows {
-        if let Some(rule) = rules.rule(number) {
-            rule.count_shadow(would_change);
-            log(rule, Some(would_change), session);
+impl Client {
+    /// What has been gathered is sent now, or refused: the rules that had a part in its statements are counted, of each once,
+    /// however often that was looked at or is run.
+    #[inline(never)]
+    pub(super) fn count_rulings(&mut self) {
+        let gathered = &self.session.gathered;
+        // Behind an error in its batch nothing is run.
+        if !self.session.is_skipping() {
+            let is_new = |ruled: &&Ruled| ruled.at >= self.counted;
+            gathered.rulings.iter().filter(is_new).for_each(|ruled| self.count_ruling(ruled));
         }
+        self.counted = self.counted.saturating_sub(gathered.size);
     }
-    let Some(rule) = ruling.rule.and_then(|number| rules.rule(number)) else { return };
-    rule.count_match();
-    log(rule, None, session);
+
+    fn count_ruling(&self, ruled: &Ruled) {
+        let rules = ruled.rules(&self.server.rules);
+        for &(number, would_change) in &ruled.ruling.shadows {
+            if let Some(rule) = rules.rule(number) {
+                rule.count_shadow(would_change);
+                log(rule, Some(would_change), ruled, &self.session);
+            }
+        }
+        let Some(rule) = ruled.ruling.rule.and_then(|number| rules.rule(number)) else { return };
+        rule.count_match();
+        log(rule, None, ruled, &self.session);
+    }
 }
 
-/// Logs a match of a rule that wants it; of one that decides nothing, whether it would have changed something.
-fn log(rule: &Rule, would_change: Option<bool>, session: &Session) {
+/// Logs a match of a rule that wants it; of one that decides nothing, whether it would have changed something. It names no
+/// literal.
+fn log(rule: &Rule, would_change: Option<bool>, ruled: &Ruled, session: &Session) {
     if !rule.logs {
         return;
     }
-    let first = session.gathered.first.as_ref().and_then(|statement| statement.parts.first());
     tracing::info!(
         rule = %rule.name,
         user = &*session.identity.user,
         database = &*session.identity.database,
-        kind = first.map_or("", |part| part.kind.name()),
+        kind = ruled.kind,
         reason = session.intent().map_or("", |intent| intent.reason().code()),
         would_change,
         "a rule matched a statement"

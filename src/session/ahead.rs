@@ -67,6 +67,7 @@ impl Session {
         let gathered = &mut self.gathered;
         (gathered.size, gathered.executes, gathered.missing) = (ahead.size, ahead.executes, 0);
         gathered.uses.retain(|prepared| ahead.uses.contains(&prepared.id));
+        gathered.rulings.retain(|ruled| ruled.at < ahead.size);
         self.cut_batch();
         true
     }

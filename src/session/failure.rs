@@ -482,7 +482,7 @@ impl Session {
     pub fn refuse_unit(&mut self, code: SqlState, message: &str, end: super::End, out: &mut BytesMut) {
         put_error(out, Severity::Error, code, message, None);
         self.tell_what_is_undone(out);
-        let begun = self.gathered.refused_in.filter(|_| !self.keeps_lease());
+        let begun = self.gathered.refused_in.take().filter(|_| !self.keeps_lease());
         if self.transaction.status != TransactionStatus::Idle || begun.is_some() {
             // Without a lease: it was to be begun anew.
             self.transaction.status = TransactionStatus::Failed;

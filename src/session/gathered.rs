@@ -7,9 +7,9 @@ use hashbrown::HashMap;
 
 use super::anew::Modes;
 use super::prepared::{Prepared, StatementId};
-use super::temp_buffers;
+use super::{Ruled, temp_buffers};
 use crate::catalog::Change;
-use crate::routing::{Intent, Reason};
+use crate::routing::{Intent, Reason, RuleSet, Ruling};
 use crate::sql::{CopyDirection, Draws, Leftovers, Pin, SessionChange, Statement};
 
 /// The unit as far as it has been looked at. What each statement needs stands first, and lies together.
@@ -90,6 +90,8 @@ pub struct Gathered {
     pub verified: Vec<StatementId>,
     /// It is refused within a transaction that its batch has begun, and that promises this.
     pub(super) refused_in: Option<Modes>,
+    /// What rules have to do with its statements, in order.
+    pub rulings: Vec<Ruled>,
     /// What in it holds a PREPARE, in order.
     pub preparing: Vec<Arc<Statement>>,
 }
@@ -115,6 +117,23 @@ impl Gathered {
     /// The end of a transaction that was bound in it is executed.
     pub fn has_ended(&self) -> bool {
         self.ends_behind.is_some_and(|before| self.executes > before)
+    }
+
+    /// Rules have to do with a statement of its next message.
+    pub(super) fn is_ruled(&mut self, statement: &Statement, ruling: Ruling) {
+        self.rulings.push(Ruled::new(self.size, statement, ruling));
+    }
+
+    /// Other rules come into force than these, by which it has been judged so far.
+    #[cold]
+    pub fn keep_rules(&mut self, rules: &Arc<RuleSet>) {
+        self.rulings.iter_mut().for_each(|ruled| ruled.keeps(rules));
+    }
+
+    #[inline(never)]
+    fn forget_rulings(&mut self) {
+        self.rulings.clear();
+        self.refused_in = None;
     }
 
     /// It is refused within a transaction that its batch has begun: that has failed.
@@ -241,7 +260,9 @@ impl Gathered {
         self.executes = 0;
         self.commits = false;
         self.is_flushed = false;
-        self.refused_in = None;
+        if !self.rulings.is_empty() {
+            self.forget_rulings();
+        }
         self.catalog_change = Change::None;
         self.leftovers = None;
         self.binds = false;

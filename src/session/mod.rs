@@ -35,6 +35,7 @@ mod remains;
 pub mod replay;
 pub mod reply;
 pub mod reported;
+pub mod ruled;
 pub mod sequences;
 pub mod settings;
 #[cfg(test)]
@@ -57,11 +58,12 @@ pub use preparing::Preparing;
 pub use replay::TransactionLog;
 pub use reply::{Reply, matters, may_be_taken_elsewhere, tells_of_death};
 pub use reported::{Reported, ReportedAtLogin, Reports};
+pub use ruled::Ruled;
 pub use settings::{Dialect, Settings};
 pub use wishes::Wishes;
 
 use crate::catalog::Change;
-use crate::routing::{Catalog, Defaults, Freshness, InTransaction, Intent, Reads, RuleSet, Ruling, Standing};
+use crate::routing::{Catalog, Defaults, Freshness, InTransaction, Intent, Reads, RuleSet, Standing};
 use crate::sql::{Pin, PreparedNames, Statement, TransactionControl};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
@@ -286,8 +288,6 @@ pub struct Surroundings<'a> {
     pub minute: u16,
     /// Any number, where a rule takes a share.
     pub draw: u64,
-    /// Told by [`Session::survey`]: what rules have to do with the statement that the message runs.
-    pub ruling: Ruling,
     /// Transactions that may write may read from a replica until they do.
     pub optimistic: bool,
 }
@@ -304,7 +304,6 @@ impl<'a> Surroundings<'a> {
             heeds_hints: true,
             minute: 0,
             draw: 0,
-            ruling: Ruling::default(),
             optimistic: false,
         }
     }

@@ -9,7 +9,7 @@ use super::gathered::End;
 use super::prepared::{Prepared, Reading};
 use super::{Held, Identity, Session, Surroundings, anew};
 use crate::catalog::{Change, FIRST_OWN, Path};
-use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Ruling, Sender, safety, weigh};
+use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Sender, safety, weigh};
 use crate::sql::{
     CopyDirection, Draws, FOR_NAMES, Isolation, Part, SessionChange, Statement, TransactionControl, query_of,
 };
@@ -83,16 +83,14 @@ impl Session {
             frontend::QUERY => self.survey_query(frontend::query_text(body)?, around),
             frontend::PARSE => self.survey_parse(Parse::read(body)?, around),
             frontend::BIND => {
-                let is_refused_before = self.is_refused();
                 let bind = Bind::read(body)?;
-                let ruling = self.survey_bind(bind.statement, Some(bind.rest), around);
-                around.ruling = if is_refused_before { Ruling::default() } else { ruling };
+                self.survey_bind(bind.statement, Some(bind.rest), around);
                 if !bind.portal.is_empty() {
                     self.gathered.bind();
                 }
             }
             frontend::DESCRIBE => match frontend::target_fields(body)? {
-                (Target::Statement, name) => drop(self.survey_bind(name, None, around)),
+                (Target::Statement, name) => self.survey_bind(name, None, around),
                 (Target::Portal, _) => {}
             },
             _ => return self.survey_plain(tag, size, body, None).map(drop),
@@ -114,7 +112,7 @@ impl Session {
             frontend::QUERY => self.survey_statement(Arc::new(crate::sql::too_large()), b"", around),
             frontend::BIND => {
                 let bind = Bind::read(body)?;
-                around.ruling = self.survey_bind(bind.statement, Some(bind.rest), around);
+                self.survey_bind(bind.statement, Some(bind.rest), around);
                 self.gathered.bind();
                 self.cut_batch();
             }
@@ -169,8 +167,8 @@ impl Session {
         self.gathered.end = Some(End::Query);
     }
 
-    fn survey_statement(&mut self, statement: Arc<Statement>, text: &[u8], around: &mut Surroundings<'_>) {
-        around.ruling = self.join(&statement, text, true, around);
+    fn survey_statement(&mut self, statement: Arc<Statement>, text: &[u8], around: &Surroundings<'_>) {
+        self.join(&statement, text, true, around);
         self.gathers_query(statement);
     }
 
@@ -197,11 +195,7 @@ impl Session {
                 Arc::new(Prepared::new(parse.text, parse.types, statement, reading, by))
             }
         };
-        let is_refused_before = self.is_refused();
-        let ruling = self.join(&Arc::clone(&prepared.statement), parse.text, false, around);
-        if self.is_refused() && !is_refused_before {
-            around.ruling = ruling; // it will not come to a Bind
-        }
+        self.join(&Arc::clone(&prepared.statement), parse.text, false, around);
         if parse.name.is_empty() {
             self.gathered.unnamed = Some(Some(Arc::clone(&prepared)));
         } else {
@@ -211,7 +205,7 @@ impl Session {
     }
 
     /// A Bind with these values, or a Describe.
-    fn survey_bind(&mut self, name: &[u8], values: Option<&[u8]>, around: &Surroundings<'_>) -> Ruling {
+    fn survey_bind(&mut self, name: &[u8], values: Option<&[u8]>, around: &Surroundings<'_>) {
         match self.gathered_statement(name) {
             Some(prepared) => {
                 // Where there are no rows, what is to be described cannot have changed.
@@ -237,18 +231,15 @@ impl Session {
 
     /// A Bind or a Describe of what was prepared by SQL, if anything was: what it leaves is looked for as with EXECUTE.
     #[cold]
-    fn survey_bind_of_sql(&mut self, name: &[u8], is_run: bool, around: &Surroundings<'_>) -> Ruling {
+    fn survey_bind_of_sql(&mut self, name: &[u8], is_run: bool, around: &Surroundings<'_>) {
         let given: SmallVec<[_; 1]> =
             self.given_by_sql(name).map(|(statement, text)| (Arc::clone(statement), Arc::clone(text))).collect();
-        let mut ruling = Ruling::default();
+        let before = self.gathered.rulings.len();
         for (statement, text) in &given {
-            let of_this = self.join(statement, query_of(text).as_bytes(), is_run, around);
-            if ruling.is_empty() {
-                ruling = of_this;
-            }
+            self.join(statement, query_of(text).as_bytes(), is_run, around);
+            self.gathered.rulings.truncate(before + 1); // one of them is run
         }
         self.gathered.join(Intent::Primary(Reason::UnknownName));
-        ruling
     }
 
     /// The unit has been joined by this statement when its Parse was looked at, and nothing that counts has changed since:
@@ -346,12 +337,12 @@ impl Session {
     }
 
     /// One more statement in the unit, which is to be run, or only prepared or described.
-    fn join(&mut self, statement: &Arc<Statement>, text: &[u8], is_run: bool, around: &Surroundings<'_>) -> Ruling {
+    fn join(&mut self, statement: &Arc<Statement>, text: &[u8], is_run: bool, around: &Surroundings<'_>) {
         let is_simple = self.is_free_of(around.rules, statement) && around.reads != Reads::Primary;
         if is_simple && let Some(intent) = self.plain_intent(statement, around.held, &around.catalog) {
             self.gathered.first.get_or_insert_with(|| Arc::clone(statement));
             self.gathered.join(intent);
-            return Ruling::default();
+            return;
         }
         // What each EXECUTE in it runs does what it would do by itself.
         let mut executed = SmallVec::new();
@@ -423,10 +414,14 @@ impl Session {
         }
         let is_refused_before = self.is_refused();
         self.gathered.join(weighed.intent);
-        if !is_refused_before && self.is_refused() {
+        let is_refused = !is_refused_before && self.is_refused();
+        if is_refused {
             self.note_refusal();
         }
-        weighed.ruling
+        // What is only prepared or described is bound yet, unless it is refused; behind what is refused nothing is run.
+        if !weighed.ruling.is_empty() && !is_refused_before && (is_run || is_refused) {
+            self.gathered.is_ruled(statement, weighed.ruling);
+        }
     }
 
     #[cold]

@@ -431,6 +431,48 @@ fn a_shadow_rule_moves_nothing_and_counts_what_it_would_have_moved() {
 }
 
 #[test]
+fn a_statement_counts_once_for_its_rule_however_often_it_is_looked_at_or_run() {
+    limited(|| {
+        let cluster = cluster();
+        let function = "create function log_access(text) returns int language sql as \
+                        'insert into log values ($1) returning 1'";
+        cluster.node(0).sql("create table log (what text)").unwrap();
+        cluster.node(0).sql(function).unwrap();
+        let rule = |name: &str, rest: &str| format!("[[rule]]\nname = '{name}'\nlog = true\n{rest}\n");
+        let rules = rule("no", "where = false\nrefuse = 'all of it?'") + &rule("seen", "kind = ['select', 'insert']");
+        let proxy = Proxy::ruled(&cluster, &rules, "", "[routing]\nsafe_functions = ['log_access']")
+            .with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let is_counted = |rule: &str, kinds: &[&str]| {
+            let matches = proxy.metric("trunkline_rule_matches_total", &format!("rule=\"{rule}\""));
+            assert_eq!(matches.to_string(), kinds.len().to_string(), "{rule}");
+            eventually("each is logged once", Duration::from_secs(5), || {
+                let log = proxy.log();
+                let lines: Vec<_> = log.lines().filter(|line| line.contains(&format!(" rule={rule} "))).collect();
+                let is_of = |(line, kind): (&&str, &&str)| line.contains(&format!("kind=\"{kind}\""));
+                lines.len() == kinds.len() && lines.iter().zip(kinds).all(is_of)
+            });
+        };
+        // It waits for the BEGIN, and is looked at again.
+        let told = client.ask(&[&query("begin"), &query("delete from log")], 2);
+        assert!(told.contains(&"42501 all of it?".to_owned()), "{told:?}");
+        client.query("rollback");
+        is_counted("no", &["delete"]);
+        let mut kinds = Vec::new();
+        eventually("a replica refuses it, and it is run again at the primary", Duration::from_secs(5), || {
+            assert!(client.query("select log_access('a')").contains(&"row 1".to_owned()));
+            kinds.push("select");
+            proxy.metric("trunkline_retries_total", "cause=\"read_only\"") == 1.0
+        });
+        is_counted("seen", &kinds);
+        let batch = ["delete from log where false", "insert into log values ('b')"].map(run_unnamed).concat();
+        client.ask(&[&batch, SYNC], 1);
+        kinds.push("insert");
+        is_counted("seen", &kinds);
+    });
+}
+
+#[test]
 fn hints_move_reads_and_never_a_write() {
     limited(|| {
         let cluster = cluster();

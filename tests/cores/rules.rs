@@ -374,11 +374,12 @@ impl<'a> Client<'a> {
 
     /// What rules have to do with one more message.
     fn survey(&mut self, tag: u8, body: &[u8]) -> Ruling {
+        let before = self.session.gathered.rulings.len();
         let mut classify = |text: &[u8]| Arc::new(classify_bytes(text, &ParseSettings::default()));
         let mut around = Surroundings::plain(&mut classify, self.rules, Held::Nothing);
         around.reads = self.reads;
         self.session.survey(tag, body.len() + 5, body, &mut around).unwrap();
-        std::mem::take(&mut around.ruling)
+        self.session.gathered.rulings.get(before).map(|ruled| ruled.ruling.clone()).unwrap_or_default()
     }
 
     /// One more statement of its batch: what rules have to do with its Bind.
