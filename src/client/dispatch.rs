@@ -362,8 +362,7 @@ impl Client {
         let key = self.worker.shapes.borrow_mut().made(statement, held.lease.pool().address(), decision, now, text);
         held.shape = is_first.then_some(key);
         if self.session.wishes().notices {
-            let rulings = self.session.gathered.rulings.iter().rev();
-            let rule = rulings.find_map(|ruled| ruled.rules(&self.server.rules).rule(ruled.ruling.rule?));
+            let rule = session.gathered.deciding_ruling().and_then(|ruled| ruled.rule(&self.server.rules));
             let by = rule.map(|rule| format!(", rule {}", rule.name)).unwrap_or_default();
             let node = held.lease.pool().address();
             let words = reason.words();

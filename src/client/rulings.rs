@@ -28,7 +28,7 @@ impl Client {
                 log(rule, Some(would_change), ruled, &self.session);
             }
         }
-        let Some(rule) = ruled.ruling.rule.and_then(|number| rules.rule(number)) else { return };
+        let Some(rule) = ruled.rule(&self.server.rules) else { return };
         rule.count_match();
         log(rule, None, ruled, &self.session);
     }

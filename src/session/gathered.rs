@@ -120,8 +120,15 @@ impl Gathered {
     }
 
     /// Rules have to do with a statement of its next message.
-    pub(super) fn is_ruled(&mut self, statement: &Statement, ruling: Ruling) {
-        self.rulings.push(Ruled::new(self.size, statement, ruling));
+    pub(super) fn is_ruled(&mut self, statement: &Statement, reason: Reason, ruling: Ruling) {
+        self.rulings.push(Ruled::new(self.size, statement, reason, ruling));
+    }
+
+    /// What rules have to do with the statement that decides where it goes: of several the one that gives the reason.
+    pub fn deciding_ruling(&self) -> Option<&Ruled> {
+        let is_one = self.executes <= 1;
+        let reason = self.intent.as_ref().map(Intent::reason);
+        self.rulings.iter().find(|ruled| is_one || reason == Some(ruled.reason))
     }
 
     /// Other rules come into force than these, by which it has been judged so far.

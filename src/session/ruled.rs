@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::routing::{RuleSet, Ruling};
+use crate::routing::rules::Rule;
+use crate::routing::{Reason, RuleSet, Ruling};
 use crate::sql::Statement;
 
 /// What rules have to do with a statement that is run, or refused.
@@ -12,6 +13,8 @@ pub struct Ruled {
     pub at: usize,
     /// Its kind by its name in rules; empty of an empty string.
     pub kind: &'static str,
+    /// Why it goes where it may, by itself.
+    pub reason: Reason,
     /// Which rules, by their numbers.
     pub ruling: Ruling,
     /// These rules; None: those in force.
@@ -20,14 +23,19 @@ pub struct Ruled {
 
 impl Ruled {
     /// By the rules in force.
-    pub(super) fn new(at: usize, statement: &Statement, ruling: Ruling) -> Self {
+    pub(super) fn new(at: usize, statement: &Statement, reason: Reason, ruling: Ruling) -> Self {
         let kind = statement.parts.first().map_or("", |part| part.kind.name());
-        Self { at, kind, ruling, rules: None }
+        Self { at, kind, reason, ruling, rules: None }
     }
 
     /// The rules that it has been judged by, where these are in force now.
     pub fn rules<'a>(&'a self, in_force: &'a RuleSet) -> &'a RuleSet {
         self.rules.as_deref().unwrap_or(in_force)
+    }
+
+    /// The rule that matched it, by the rules that it has been judged by.
+    pub fn rule<'a>(&'a self, in_force: &'a RuleSet) -> Option<&'a Rule> {
+        self.rules(in_force).rule(self.ruling.rule?)
     }
 
     /// Other rules come into force than these.

@@ -413,6 +413,7 @@ impl Session {
             self.gathered.first = Some(Arc::clone(statement));
         }
         let is_refused_before = self.is_refused();
+        let reason = weighed.intent.reason();
         self.gathered.join(weighed.intent);
         let is_refused = !is_refused_before && self.is_refused();
         if is_refused {
@@ -420,7 +421,7 @@ impl Session {
         }
         // What is only prepared or described is bound yet, unless it is refused; behind what is refused nothing is run.
         if !weighed.ruling.is_empty() && !is_refused_before && (is_run || is_refused) {
-            self.gathered.is_ruled(statement, weighed.ruling);
+            self.gathered.is_ruled(statement, reason, weighed.ruling);
         }
     }
 

@@ -698,6 +698,55 @@ fn a_reload_brings_other_rules_to_clients_that_are_there() {
 }
 
 #[test]
+fn a_notice_names_the_rule_of_the_statement_that_decides() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t as select 1 as a").unwrap();
+        let rules = "[[rule]]\nname = 'writes'\nkind = 'insert'\nlog = true\n\
+                     [[rule]]\nname = 'reads'\nkind = 'select'\nto = 'primary'";
+        let proxy = Proxy::ruled(&cluster, rules, "", "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.query("set trunkline.notice_route = on");
+        for (batch, named) in [
+            (["insert into t values (1)", "select 1"], "writes, rule writes ("),
+            (["update t set a = 2", "select 1"], "writes ("),
+            (["select 1", "select 2"], "rule, rule reads ("),
+        ] {
+            let told = client.ask(&[&batch.map(run_unnamed).concat(), SYNC], 1);
+            let notice = told.iter().find(|told| told.starts_with("00000 routed to primary"));
+            assert!(notice.is_some_and(|notice| notice.contains(&format!(": {named}"))), "{told:?}");
+        }
+    });
+}
+
+#[test]
+fn a_notice_names_the_rule_by_which_a_read_has_waited_across_a_reload() {
+    limited(|| {
+        let cluster = cluster();
+        let rules = "[[rule]]\nname = 'reads'\napplication_name = 'bi'\nto = 'group:reports'";
+        let extra = "[pool]\nsize = 1\n[routing]\nconsistency = 'eventual'";
+        let proxy = Proxy::ruled(&cluster, rules, &reports_on_the_second(&cluster), extra).with_both_replicas(&cluster);
+        let [mut holder, mut client] =
+            [(); 2].map(|()| RawClient::connect(proxy.port(), &[("application_name", "bi")]));
+        client.query("set trunkline.notice_route = on");
+        holder.query("begin read only");
+        assert_eq!(holder.query(WHERE)[1], format!("row {}", cluster.node(2).port()));
+        let waits = std::thread::spawn(move || client.query("select 7"));
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!waits.is_finished(), "it waits for the only server connection");
+        let other = "[[rule]]\nname = 'other'\napplication_name = 'nobody'\nto = 'primary'\n";
+        std::fs::write(cluster.folder().join("rules.toml"), format!("{other}{rules}")).unwrap();
+        proxy.signal("HUP");
+        let is_in_force = || proxy.has_metric("trunkline_rule_matches_total", "rule=\"other\"");
+        eventually("the new rules are in force", Duration::from_secs(5), is_in_force);
+        holder.query("commit");
+        let told = waits.join().unwrap();
+        assert!(told.iter().any(|told| told.contains(": rule, rule reads (")), "{told:?}");
+        assert!(told.contains(&"row 7".to_owned()), "{told:?}");
+    });
+}
+
+#[test]
 fn pg_dump_goes_through_the_rules_of_its_example() {
     limited(|| {
         let cluster = cluster();
