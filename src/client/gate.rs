@@ -9,7 +9,6 @@ use super::worker::Buffers;
 use crate::config::PoolMode;
 use crate::metrics::Target;
 use crate::routing::{Consistency, Intent, Reason};
-use crate::session::End;
 use crate::topology::Role;
 use crate::wire::SqlState;
 use crate::wire::backend::TransactionStatus;
@@ -113,7 +112,9 @@ impl Client {
             }
             return Ok(if is_refused { Gate::Closed(Turn::Still) } else { Gate::Open });
         }
-        let Some(end) = self.session.gathered.end else { return Ok(Gate::More) };
+        if self.session.gathered.end.is_none() {
+            return Ok(Gate::More);
+        }
         let was_in_transaction = self.session.status() != TransactionStatus::Idle;
         let in_transaction = was_in_transaction && !self.session.leaves_transaction();
         if self.server.optimistic && !self.session.all_answered() && self.session.awaits_begin() {
@@ -147,7 +148,7 @@ impl Client {
             }
             Some(_) => in_transaction && self.session.all_answered() && !self.session.gathered.is_wrong_on_replica,
         };
-        if fits || matches!(end, End::StrayCopy) {
+        if fits {
             return Ok(Gate::Open);
         }
         if !self.session.all_answered() {

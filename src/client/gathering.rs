@@ -71,8 +71,7 @@ impl Client {
         while self.session.gathered.end.is_none() {
             let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
             let Some(header) = peek(rest)? else {
-                self.cut_endless();
-                self.cut_before_copy();
+                self.cut_unfinished(&buffers.input);
                 return Ok(());
             };
             if let Some(message) = rest.get(..header.size) {
@@ -88,18 +87,14 @@ impl Client {
         Ok(())
     }
 
-    /// What a batch without an end has come to is sent, before more of it is read than may be kept.
-    fn cut_endless(&mut self) {
-        if self.session.gathered.size >= self.server.limits.buffer_bytes {
+    /// No more has come than what has been gathered, which has no end. It is sent where no more may be kept, or none comes
+    /// before it is answered: COPY FROM STDIN asks for its data without a Sync, and whoever waits for that has sent none.
+    #[cold]
+    pub(super) fn cut_unfinished(&mut self, input: &ReadBuffer) {
+        if input.len() >= self.server.limits.buffer_bytes {
             self.session.cut_batch();
-        }
-    }
-
-    /// COPY FROM STDIN asks for its data without a Sync, and whoever waits for that has sent none.
-    fn cut_before_copy(&mut self) {
-        let gathered = &mut self.session.gathered;
-        if gathered.takes_data() && gathered.intent.as_ref().is_some_and(Intent::needs_primary) {
-            gathered.end.get_or_insert(End::Flush);
+        } else if self.session.gathered.takes_data() {
+            self.session.gathered.end.get_or_insert(End::Flush);
         }
     }
 

@@ -398,11 +398,11 @@ impl Client {
     fn survey_next(&mut self, buffers: &mut Buffers) -> Result<Surveyed, Farewell> {
         let rest = buffers.input.filled().get(self.session.gathered.size..).unwrap_or_default();
         let Some(header) = peek(rest)? else {
-            if buffers.input.len() < self.server.limits.buffer_bytes {
+            if self.session.gathered.size == 0 {
                 return Ok(Surveyed::Nothing);
             }
-            self.session.cut_batch();
-            return Ok(Surveyed::Message);
+            self.cut_unfinished(&buffers.input);
+            return Ok(if self.session.gathered.end.is_some() { Surveyed::Message } else { Surveyed::Nothing });
         };
         let there = rest.get(..header.size.min(rest.len())).unwrap_or_default();
         if self.waits_to_read_settings()

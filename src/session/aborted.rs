@@ -61,9 +61,9 @@ impl Session {
 
     /// The unit that met the abort has ended so: the client gets its ReadyForQuery, now or at its Sync.
     pub fn end_aborted_unit(&mut self, end: Option<super::End>, out: &mut BytesMut) {
-        match end {
-            Some(super::End::Flush) | None => self.flow.skipping = true,
-            Some(_) => backend::put_ready(out, self.transaction.status),
+        match end.is_none_or(super::End::goes_on) {
+            true => self.flow.skipping = true,
+            false => backend::put_ready(out, self.transaction.status),
         }
     }
 

@@ -490,9 +490,9 @@ impl Session {
             self.transaction.modes = begun;
             self.transaction.aborted = Some(Aborted::Told);
         }
-        match end {
-            super::End::Flush | super::End::StrayCopy => self.flow.skipping = true,
-            _ => backend::put_ready(out, self.transaction.status),
+        match end.goes_on() {
+            true => self.flow.skipping = true,
+            false => backend::put_ready(out, self.transaction.status),
         }
         self.gathered.clear();
     }

@@ -113,6 +113,13 @@ pub enum End {
     StrayCopy,
 }
 
+impl End {
+    /// Its batch goes on behind it.
+    pub fn goes_on(self) -> bool {
+        matches!(self, Self::Flush | Self::StrayCopy)
+    }
+}
+
 impl Gathered {
     /// The end of a transaction that was bound in it is executed.
     pub fn has_ended(&self) -> bool {
@@ -156,7 +163,7 @@ impl Gathered {
 
     /// Its batch goes on behind it.
     pub fn goes_on(&self) -> bool {
-        matches!(self.end, Some(End::Flush | End::StrayCopy))
+        self.end.is_some_and(End::goes_on)
     }
 
     /// One more intent: the unit goes where the strictest of them may go.

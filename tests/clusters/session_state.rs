@@ -142,6 +142,48 @@ fn a_copy_asks_for_its_data_without_a_sync() {
 }
 
 #[test]
+fn a_copy_in_a_transaction_on_a_replica_asks_for_its_data_without_a_sync() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table copied (a int); create table barred (a int)").unwrap();
+        let rules = "[[rule]]\nname = 'no'\ntable = 'barred'\nrefuse = 'no copies'\nsqlstate = 'ZZ042'";
+        let routing = "[routing]\ntransactions = 'optimistic'\nfreshness_wait = '1s'";
+        let proxy = Proxy::ruled(&cluster, rules, "", &format!("{SHARED}\n{routing}"));
+        let mut client = RawClient::login(proxy.port(), "bench", &[]);
+        let barred = run_unnamed("copy barred from stdin");
+        // Outside of a transaction, too, what is refused is told so.
+        client.send(&[&barred]);
+        assert_eq!(client.until(b'E'), ["ZZ042 no copies"]);
+        client.ask(&[&copy_data(b"0\n"), COPY_DONE, SYNC], 1);
+        let copy = run_unnamed("copy copied from stdin");
+        let read_only = "25006 cannot execute COPY FROM in a read-only transaction";
+        for (begin, copy, last) in
+            [("begin", &copy, "G"), ("begin read only", &copy, read_only), ("begin", &barred, "ZZ042 no copies")]
+        {
+            eventually("a replica has the transaction", Duration::from_secs(10), || {
+                client.query("rollback");
+                client.query(begin);
+                client.query("select pg_is_in_recovery()").contains(&"row t".to_owned())
+            });
+            client.send(&[copy]);
+            let told = client.until(if last == "G" { b'G' } else { b'E' });
+            assert_eq!(told.last().unwrap(), last, "{begin}");
+            let told = client.ask(&[&copy_data(b"1\n"), COPY_DONE, SYNC], 1);
+            assert_eq!(told.contains(&"COPY 1".to_owned()), last == "G", "{begin}: {told:?}");
+            client.query(if last == "G" { "commit" } else { "rollback" });
+            // Its data may have come with it.
+            client.query(begin);
+            client.query("select pg_is_in_recovery()");
+            let told = client.ask(&[copy, &copy_data(b"2\n"), COPY_DONE, SYNC], 1);
+            assert_eq!(told.contains(&"COPY 1".to_owned()), last == "G", "{begin}: {told:?}");
+            assert!(told.iter().any(|words| words == last), "{begin}: {told:?}");
+            assert_eq!(client.query("commit").len(), 2, "{begin}: nothing else is still to be told");
+        }
+        assert_eq!(cluster.node(0).sql("select array_agg(a order by a) from copied").unwrap(), "{1,2}");
+    });
+}
+
+#[test]
 fn who_gives_up_the_role_of_its_login_gives_up_nobody_elses() {
     limited(|| {
         let cluster = cluster();
