@@ -243,7 +243,7 @@ impl Client {
     pub(super) fn pass_copy_data(&mut self, header: Header, buffers: &mut Buffers) {
         let there = header.size.min(buffers.input.len());
         let missing = header.size - there;
-        let is_wanted = !self.session.answers_alone() && (self.session.copies_in() || self.session.awaits_replies());
+        let is_wanted = self.may_want_data();
         match &mut self.held {
             Some(held) if is_wanted => {
                 if let Some(log) = &mut self.log {
@@ -258,6 +258,11 @@ impl Client {
             _ => self.dropping = missing,
         }
         buffers.input.consume(there);
+    }
+
+    /// The node may want copy data, or its end: a COPY is under way, or what is may turn out to be one.
+    pub(super) fn may_want_data(&self) -> bool {
+        !self.session.answers_alone() && (self.session.copies_in() || self.session.awaits_replies())
     }
 
     pub(super) fn drop_unit(&mut self, buffers: &mut Buffers) {

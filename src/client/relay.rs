@@ -427,6 +427,11 @@ impl Client {
                 self.pass_copy_data(header, buffers);
                 Ok(Surveyed::Passed)
             }
+            // What a COPY that has failed leaves behind it.
+            frontend::COPY_DONE | frontend::COPY_FAIL if self.session.gathered.size == 0 && !self.may_want_data() => {
+                buffers.input.consume(header.size);
+                Ok(Surveyed::Passed)
+            }
             frontend::TERMINATE => Ok(Surveyed::Goodbye),
             _ if header.size >= LONG && self.must_parse_apart(header.tag, body_of(message))? => Ok(Surveyed::Doubtful),
             _ => {
