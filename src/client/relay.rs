@@ -409,7 +409,7 @@ impl Client {
             || self.session.must_wait(header.tag, body_of(there))
             || self.waits_for_an_end(header.tag)
         {
-            return Ok(Surveyed::Doubtful);
+            return self.must_wait(header.tag);
         }
         if self.stands_behind_an_end(header.tag) {
             self.session.cut_batch();
@@ -439,6 +439,16 @@ impl Client {
                 self.cut_behind_execute();
                 Ok(Surveyed::Message)
             }
+        }
+    }
+
+    /// What comes next is not looked at before more is answered. A COPY that waits for its data is not before it has that: in
+    /// PostgreSQL's words.
+    #[cold]
+    fn must_wait(&self, tag: u8) -> Result<Surveyed, Farewell> {
+        match self.session.is_out_of_place(tag) {
+            true => Err(Farewell::violation(&format!("unexpected message type 0x{tag:02X} during COPY from stdin"))),
+            false => Ok(Surveyed::Doubtful),
         }
     }
 

@@ -73,12 +73,13 @@ impl Doubts {
 }
 
 impl Session {
-    /// What this message means is not certain before more has been answered: it must not be looked at before.
+    /// What this message means is not certain before more has been answered, or it [is out of place](Self::is_out_of_place): it
+    /// must not be looked at before.
     pub fn must_wait(&self, tag: u8, body: &[u8]) -> bool {
         if self.owed.is_empty() {
             return false;
         }
-        let waits = self.settings_are_under_way() || self.has_discarded() && !self.flow.batch_open;
+        let waits = self.flow.copy_in || self.settings_are_under_way() || self.has_discarded() && !self.flow.batch_open;
         if waits && begins_something(tag) && !self.flow.skipping {
             return true;
         }
@@ -94,6 +95,11 @@ impl Session {
             }
             _ => false,
         }
+    }
+
+    /// The node waits for copy data, and this is neither that nor its end.
+    pub fn is_out_of_place(&self, tag: u8) -> bool {
+        self.flow.copy_in && begins_something(tag)
     }
 
     fn use_is_doubtful(&self, name: &[u8]) -> bool {

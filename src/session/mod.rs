@@ -250,6 +250,8 @@ struct Flow {
     copy_in: bool,
     /// Messages of an extended batch have been sent and no Sync yet.
     batch_open: bool,
+    /// Where the node waited for copy data, it has met something else, and has said so: its goodbye to the session follows.
+    is_astray: bool,
 }
 
 /// Which lease a session holds while a message is looked at.

@@ -35,7 +35,8 @@ pub enum Reply {
     Stale(BytesMut),
     /// The node ends the connection, for this reason; no more will come.
     NodeEnds(SqlState),
-    /// The node ends this session, by a limit that is the session's own: it goes on as it is, and is the last.
+    /// The node ends this session, by a limit that is the session's own or for what it has sent into a COPY: it goes on as it
+    /// is, and is the last.
     SessionEnds,
     /// An error of a statement whose parallel worker was told to go, which mostly means that the node stops: another node
     /// may answer it.
@@ -372,9 +373,12 @@ impl Session {
             self.catalog.may_change = self.catalog.may_change.min(Change::Suspected);
         }
         self.catalog_settles();
+        let is_violation = fields.code == SqlState::PROTOCOL_VIOLATION;
         if fields.ends_connection() {
-            return if ends_its_session(fields.code) { Reply::SessionEnds } else { Reply::NodeEnds(fields.code) };
+            let is_its_own = ends_its_session(fields.code) || is_violation && self.flow.is_astray;
+            return if is_its_own { Reply::SessionEnds } else { Reply::NodeEnds(fields.code) };
         }
+        self.flow.is_astray = is_violation && self.flow.copy_in;
         self.flow.copy_in = false;
         let was_run = !matches!(fields.code.as_str(), "34000" | "25P02");
         if was_run && matches!(self.owed.front(), Some(Owed::Execute(None))) {
@@ -616,6 +620,28 @@ fn with_client_name(body: &[u8], ours: &[u8], name: &[u8]) -> BytesMut {
 mod tests {
     use super::Reply;
     use crate::session::story::Story;
+    use crate::wire::SqlState;
+
+    #[test]
+    fn what_is_sent_into_a_copy_ends_its_session_and_tells_nothing_of_the_node() {
+        let (error, fatal) = (b"SERROR\0C08P01\0M?\0\0", b"SFATAL\0C08P01\0M?\0\0");
+        let mut story = Story::begin();
+        story.send(b'Q', b"copy t from stdin\0");
+        story.send(b'Q', b"select 1\0");
+        story.hear_all("G");
+        for (tags, is_out_of_place) in [("QPBDECF", true), ("dcfSHX", false)] {
+            for tag in tags.bytes() {
+                assert_eq!(story.session.must_wait(tag, b""), is_out_of_place, "{}", char::from(tag));
+                assert_eq!(story.session.is_out_of_place(tag), is_out_of_place, "{}", char::from(tag));
+            }
+        }
+        assert_eq!((story.hear(b'E', error), story.hear(b'E', fatal)), (Reply::Forward, Reply::SessionEnds));
+        // Elsewhere it is the node that has lost the beat.
+        let mut story = Story::begin();
+        story.send(b'Q', b"select 1\0");
+        let goodbye = Reply::NodeEnds(SqlState::PROTOCOL_VIOLATION);
+        assert_eq!((story.hear(b'E', error), story.hear(b'E', fatal)), (Reply::Forward, goodbye));
+    }
 
     #[test]
     fn a_value_that_a_node_does_not_take_may_be_taken_by_another() {

@@ -229,6 +229,31 @@ fn what_stands_before_a_message_of_no_known_type_is_answered_first() {
 }
 
 #[test]
+fn what_does_not_belong_into_a_copy_ends_the_session_in_the_servers_words() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, SHARED);
+        let (copy, other) = (query("copy t from stdin"), query("select 1"));
+        let words = "08P01 unexpected message type 0x51 during COPY from stdin";
+        for port in [cluster.node(0).port(), proxy.port()] {
+            let mut client = RawClient::connect(port, &[]);
+            client.send(&[&copy]);
+            client.until(b'G');
+            client.send(&[&copy_data(b"1\n"), &other]);
+            assert_eq!(client.until_end()[0], words);
+            // It may have been sent before its client could know.
+            let mut client = RawClient::connect(port, &[]);
+            client.send(&[&copy, &other]);
+            let lost = "08P01 terminating connection because protocol synchronization was lost";
+            assert_eq!(client.until_end(), ["G", words, lost]);
+        }
+        assert_eq!(proxy.metric("trunkline_errors_sent_total", "08007"), 0.0);
+        assert_eq!(RawClient::connect(proxy.port(), &[]).query("select count(*) from t")[1], "row 0");
+    });
+}
+
+#[test]
 fn a_message_of_no_known_type_ends_the_session_also_behind_what_is_refused_or_lost() {
     limited(|| {
         let cluster = cluster();
