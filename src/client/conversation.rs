@@ -18,7 +18,7 @@ use super::card::Doing;
 use super::census::Seat;
 use super::emptied::Emptied;
 use super::farewell::Farewell;
-use super::gathering::{messages, violation};
+use super::gathering::violation;
 use super::handshake::Admitted;
 use super::last_path::LastPath;
 use super::loss::Losses;
@@ -36,6 +36,7 @@ use crate::config::PoolMode;
 use crate::metrics::{Limit, Target};
 use crate::net::{ReadBuffer, Stream};
 use crate::routing::{Intent, Reason, safety};
+use crate::session::translate::{Message, messages};
 use crate::session::{End, Held, Identity, Session, SessionId, TransactionLog};
 use crate::topology::{NodeId, Role};
 use crate::wire::{SqlState, frontend};
@@ -578,7 +579,7 @@ impl Client {
             && gathered.missing == 0
             && self.mode != PoolMode::Session
             && self.session.is_idle()
-            && messages(unit).all(|(tag, body)| match (tag, frontend::target_fields(body)) {
+            && messages(unit).all(|Message { tag, body, .. }| match (tag, frontend::target_fields(body)) {
                 (frontend::SYNC, _) => body.is_empty(),
                 // What stands behind the name is for the node to refuse.
                 (frontend::CLOSE, Ok((_, name))) => body.len() == name.len() + 2 && !self.session.has_prepared_by_sql(),
@@ -589,7 +590,7 @@ impl Client {
     async fn answer_without_node(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         let unit = buffers.input.filled().get(..self.session.gathered.size).unwrap_or_default();
         let (worker, dialect) = (&self.worker, self.session.dialect());
-        for (tag, body) in messages(unit) {
+        for Message { tag, body, .. } in messages(unit) {
             self.session
                 .answer_alone(tag, body, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)
                 .map_err(|_| violation(tag))?;

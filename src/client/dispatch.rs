@@ -6,7 +6,7 @@ use super::acquire::{Acquired, Refusal, target};
 use super::alarm::Alarm;
 use super::conversation::{Client, HeldLease};
 use super::farewell::Farewell;
-use super::gathering::{body_of, peek, violation};
+use super::gathering::violation;
 use super::release::stop_statement;
 use super::worker::Buffers;
 use crate::backend::Lease;
@@ -16,7 +16,7 @@ use crate::metrics::Retry;
 use crate::net::timers;
 use crate::routing::{Intent, Reason, safety};
 use crate::session::replay::Sent;
-use crate::session::translate::Message;
+use crate::session::translate::messages;
 use crate::session::{End, Held, TransactionLog, may_be_taken_elsewhere};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
@@ -273,25 +273,18 @@ impl Client {
             self.session.forget_foreign_sequences(&mut held.lease.connection().known, &mut buffers.to_node);
         }
         let unit = buffers.input.filled().get(..size).unwrap_or_default();
-        let (mut rest, mut last) = (unit, None);
-        while let Some(header) = peek(rest)? {
-            let Some((message, after)) = rest.split_at_checked(header.size.min(rest.len())) else { break };
-            let message = Message {
-                tag: header.tag,
-                body: body_of(message),
-                whole: message,
-                missing: header.size - message.len(),
-            };
+        let mut last = None;
+        for message in messages(unit) {
             let known = &mut held.lease.connection().known;
             let before = buffers.to_node.len();
             self.session
                 .translate(message, known, self.server.prepared_statements, &mut buffers.to_node)
-                .map_err(|_| violation(header.tag))?;
+                .map_err(|_| violation(message.tag))?;
             match buffers.to_node.len() > before {
                 true => held.passing_to_node = message.missing,
                 false => self.dropping = message.missing,
             }
-            (rest, last) = (after, Some(header.tag));
+            last = Some(message.tag);
         }
         // What comes behind it may wait for the answers, and copy data that is stray asks for none.
         let is_cut = self.session.gathered.goes_on() && last != Some(frontend::FLUSH);

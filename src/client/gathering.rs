@@ -339,17 +339,6 @@ pub(super) fn peek(bytes: &[u8]) -> Result<Option<Header>, Farewell> {
     })
 }
 
-/// The whole messages of a unit: the tag of each, and what stands behind its header.
-pub(super) fn messages(unit: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
-    let mut rest = unit;
-    std::iter::from_fn(move || {
-        let header = Header::peek(rest).ok()??;
-        let (message, behind) = rest.split_at_checked(header.size)?;
-        rest = behind;
-        Some((header.tag, body_of(message)))
-    })
-}
-
 /// What stands behind a message's header.
 #[inline]
 pub(super) fn body_of(message: &[u8]) -> &[u8] {

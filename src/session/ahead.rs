@@ -9,10 +9,10 @@ use hashbrown::{HashMap, HashSet};
 use super::Session;
 use super::known::Known;
 use super::prepared::{Prepared, StatementId};
+use super::translate::messages;
 use crate::catalog::Change;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
-use crate::wire::{Header, frame};
 
 /// What the names mean that were given (Some) or taken away.
 type Renamed<'m, 's> = HashMap<&'m [u8], Option<&'s Arc<Prepared>>>;
@@ -33,10 +33,10 @@ struct Ahead {
 }
 
 impl Session {
-    /// Statements were asked about between units, ahead of the gathered one, whose messages these are. Where something that
-    /// may change what names mean runs ahead of one that is found to have other columns, behind that they may be those that
-    /// were promised: the unit ends there. Answers whether it does.
-    pub fn cut_ahead_of_changed(&mut self, asked: &[Arc<Prepared>], known: &Known, messages: &[u8]) -> bool {
+    /// Statements were asked about between units, ahead of the gathered `unit`. Where something that may change what names mean
+    /// runs ahead of one that is found to have other columns, behind that they may be those that were promised: the unit ends
+    /// there. Answers whether it does.
+    pub fn cut_ahead_of_changed(&mut self, asked: &[Arc<Prepared>], known: &Known, unit: &[u8]) -> bool {
         let gathered = &self.gathered;
         let runs_code = gathered.hides_code || gathered.runs_unseen || gathered.leftovers.is_some();
         if !gathered.changes_session && gathered.catalog_change == Change::None && !runs_code {
@@ -44,26 +44,26 @@ impl Session {
         }
         let changed = asked.iter().filter(|prepared| prepared.has_changed(known));
         let changed = changed.map(|prepared| prepared.id).collect();
-        self.cut_ahead_of(&changed, messages)
+        self.cut_ahead_of(&changed, unit)
     }
 
-    /// Statements of the gathered unit, whose messages these are, must be prepared anew on the server connection that is held.
-    /// Where something runs ahead of one, that is done first: the unit ends there. Answers whether it does.
+    /// Statements of the gathered `unit` must be prepared anew on the server connection that is held. Where something runs ahead
+    /// of one, that is done first: the unit ends there. Answers whether it does.
     #[cold]
-    pub fn cut_ahead_of_unverified(&mut self, known: &Known, messages: &[u8]) -> bool {
+    pub fn cut_ahead_of_unverified(&mut self, known: &Known, unit: &[u8]) -> bool {
         let is_idle = self.transaction.status == TransactionStatus::Idle;
         if self.catalog.on_replica && is_idle && self.keeps_lease() {
             return false; // what sets something for its batch goes to the primary in parts, and this session cannot
         }
         let unverified = self.unverified(known).map(|prepared| prepared.id).collect();
-        self.cut_ahead_of(&unverified, messages)
+        self.cut_ahead_of(&unverified, unit)
     }
 
-    fn cut_ahead_of(&mut self, awaited: &HashSet<StatementId>, messages: &[u8]) -> bool {
+    fn cut_ahead_of(&mut self, awaited: &HashSet<StatementId>, unit: &[u8]) -> bool {
         if awaited.is_empty() || self.gathered.draws.is_none() {
             return false; // there are none but plain reads
         }
-        let Some(ahead) = self.ahead_of(awaited, messages) else { return false };
+        let Some(ahead) = self.ahead_of(awaited, unit) else { return false };
         let gathered = &mut self.gathered;
         (gathered.size, gathered.executes, gathered.missing) = (ahead.size, ahead.executes, 0);
         gathered.uses.retain(|prepared| ahead.uses.contains(&prepared.id));
@@ -73,15 +73,13 @@ impl Session {
     }
 
     /// What stands ahead of the first use of one of these statements, if that runs what may decide of it.
-    fn ahead_of(&self, awaited: &HashSet<StatementId>, messages: &[u8]) -> Option<Ahead> {
+    fn ahead_of(&self, awaited: &HashSet<StatementId>, unit: &[u8]) -> Option<Ahead> {
         let mut ahead = Ahead::default();
         let mut parsed = self.gathered.parsed.iter();
         let mut names = Renamed::new();
-        let mut rest = messages;
-        while let Some(header) = Header::peek(rest).ok()? {
-            let (message, after) = rest.split_at_checked(header.size.min(rest.len()))?;
-            let body = message.get(frame::HEADER..)?;
-            match header.tag {
+        for message in messages(unit) {
+            let body = message.body;
+            match message.tag {
                 frontend::PARSE => {
                     names.insert(Parse::read(body).ok()?.name, parsed.next());
                 }
@@ -107,8 +105,7 @@ impl Session {
                 frontend::EXECUTE => ahead.executes(),
                 _ => {}
             }
-            ahead.size += message.len();
-            rest = after;
+            ahead.size += message.whole.len();
         }
         None
     }

@@ -13,6 +13,7 @@ use crate::catalog::Change;
 use crate::sql::{Doubt, Draws, Kind, Leftovers, SessionChange, Statement};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
+use crate::wire::{Header, frame};
 
 /// One message as it came: its tag, its body, and all of its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +26,19 @@ pub struct Message<'a> {
     pub whole: &'a [u8],
     /// Bytes at its end that have not come yet, and will go on as they come.
     pub missing: usize,
+}
+
+/// The messages of a unit that has been looked at; the end of the last may be missing.
+#[inline]
+pub fn messages(unit: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    let mut rest = unit;
+    std::iter::from_fn(move || {
+        let header = Header::peek(rest).ok()??;
+        let (whole, behind) = rest.split_at_checked(header.size.min(rest.len()))?;
+        rest = behind;
+        let body = whole.get(frame::HEADER..).unwrap_or_default();
+        Some(Message { tag: header.tag, body, whole, missing: header.size - whole.len() })
+    })
 }
 
 /// A portal that the client has bound.
@@ -653,7 +667,17 @@ pub(super) fn closed_names(statement: &Statement) -> Option<&SessionChange> {
 
 #[cfg(test)]
 mod tests {
+    use super::messages;
     use crate::session::story::Story;
+
+    #[test]
+    fn the_last_message_of_a_unit_may_lack_its_end() {
+        let there = messages(b"S\0\0\0\x04Q\0\0\0\x09sel");
+        let there: Vec<_> =
+            there.map(|message| (message.tag, message.body, message.whole.len(), message.missing)).collect();
+        assert_eq!(there, [(b'S', &b""[..], 5, 0), (b'Q', b"sel", 8, 2)]);
+        assert_eq!(messages(b"Q\0\0").count(), 0);
+    }
 
     #[test]
     fn a_copy_whose_data_has_come_ahead_behind_its_sync_is_done_by_another_sync() {
