@@ -177,7 +177,8 @@ impl Client {
             forwarded: false,
             has_shown: false,
             only_cleans: false,
-            at_hand: ends_here,
+            // What was cut off stands in the input still, and comes behind it again.
+            at_hand: ends_here || self.session.gathered.end == Some(End::Cut),
             is_read,
             is_measured,
             is_timed,

@@ -126,7 +126,7 @@ impl Client {
             && self.session.has_ended_in_batch()
             && self.session.intent().is_some()
         {
-            self.session.end_batch(&mut buffers.to_node);
+            self.end_batch_here(buffers);
             self.session.gathered.clear();
             return Ok(Gate::Closed(Turn::Moved));
         }
@@ -156,10 +156,19 @@ impl Client {
         }
         if self.session.batch_is_open() {
             // The batch goes on at the primary: here it ends.
-            self.session.end_batch(&mut buffers.to_node);
+            self.end_batch_here(buffers);
             return Ok(Gate::Closed(Turn::Moved));
         }
         Ok(Gate::Closed(Turn::Stop(Relayed::Elsewhere)))
+    }
+
+    /// The batch, as far as it was sent, is answered and ends here. What the client has the answer of is not run again.
+    #[cold]
+    fn end_batch_here(&mut self, buffers: &mut Buffers) {
+        self.session.end_batch(&mut buffers.to_node);
+        if let Some(held) = &mut self.held {
+            held.at_hand = false;
+        }
     }
 
     /// What the unit asks for is another's on the server connection, and nothing can be discarded there before all is answered.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::Session;
 use super::known::Known;
 use super::prepared::{Prepared, StatementId};
 use super::translate::messages;
+use super::{End, Session};
 use crate::catalog::Change;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
@@ -69,6 +69,7 @@ impl Session {
         gathered.uses.retain(|prepared| ahead.uses.contains(&prepared.id));
         gathered.rulings.retain(|ruled| ruled.at < ahead.size);
         self.cut_batch();
+        self.gathered.end = Some(End::Cut);
         true
     }
 
@@ -150,7 +151,6 @@ impl Ahead {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::End;
     use crate::session::story::Story;
 
     const BIND_A: (u8, &[u8]) = (b'B', b"\0a\0\0\0\0\0\0\0");
@@ -196,7 +196,7 @@ mod tests {
             let messages = survey(&mut story, &[&ahead[..], &[BIND_A, EXECUTE, SYNC]].concat());
             assert!(cut(&mut story, &messages), "{text}");
             let gathered = &story.session.gathered;
-            assert_eq!((gathered.size, gathered.executes, gathered.end), (size, 1, Some(End::Flush)), "{text}");
+            assert_eq!((gathered.size, gathered.executes, gathered.end), (size, 1, Some(End::Cut)), "{text}");
             assert!(!story.session.must_verify(&story.known), "{text}: it does not stand in it any more");
         }
     }

@@ -105,6 +105,8 @@ pub enum End {
     Sync,
     /// A Flush: the batch goes on.
     Flush,
+    /// What stands behind it is looked at once this is done: the batch goes on.
+    Cut,
     /// A FunctionCall.
     FunctionCall,
     /// The client says goodbye.
@@ -116,7 +118,7 @@ pub enum End {
 impl End {
     /// Its batch goes on behind it.
     pub fn goes_on(self) -> bool {
-        matches!(self, Self::Flush | Self::StrayCopy)
+        matches!(self, Self::Flush | Self::Cut | Self::StrayCopy)
     }
 }
 

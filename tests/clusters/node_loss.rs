@@ -11,7 +11,7 @@ use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::{Node, Stop};
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
-use crate::raw::{COPY_DONE, RawClient, SYNC, bind, copy_data, execute, parse, query};
+use crate::raw::{COPY_DONE, RawClient, SYNC, bind, copy_data, execute, parse, query, run_unnamed};
 
 #[test]
 fn a_replica_that_is_restarted_costs_nobody_an_error() {
@@ -45,6 +45,26 @@ fn a_copy_whose_data_has_come_ahead_is_not_run_again_without_it() {
         assert!(told[0].starts_with("57P01"), "{told:?}");
         locks.batch_execute("commit").unwrap();
         assert!(client.ask(&[&copies], 1).contains(&"COPY 2".to_owned()));
+    });
+}
+
+#[test]
+fn what_is_done_ahead_of_a_statement_that_has_changed_is_run_again_as_its_whole_batch_is() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create table here as select 7 as a").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(primary).unwrap());
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.ask(&[&parse("here", "select a from here"), SYNC], 1);
+        primary.sql("alter table here alter a type text").unwrap();
+        let back = run_unnamed("alter table here alter a type int using a::int + length(pg_sleep(2)::text)");
+        client.send(&[&back, &bind("here", &[]), &execute(), SYNC]);
+        let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+            where wait_event = 'PgSleep' and query like 'alter table here%'";
+        eventually("it sleeps, and is ended", Duration::from_secs(10), || primary.sql(ended).unwrap() == "1");
+        assert_eq!(client.until(b'Z'), ["1", "2", "ALTER TABLE", "2", "row 7", "SELECT 1", "I"]);
     });
 }
 
