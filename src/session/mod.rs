@@ -21,6 +21,7 @@ mod done;
 pub mod doubt;
 pub mod failure;
 pub mod folded;
+mod function_call;
 pub mod gathered;
 pub mod known;
 pub mod libraries;

@@ -61,6 +61,8 @@ impl Session {
             frontend::FUNCTION_CALL => {
                 self.gathered.executes += 1;
                 self.gathered.join(Intent::Primary(Reason::FunctionCall));
+                // A large object that it opens is open where it was called.
+                self.gathered.bind();
                 self.gathered.end = Some(End::FunctionCall);
             }
             frontend::TERMINATE => self.gathered.end = Some(End::Terminate),

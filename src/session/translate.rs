@@ -124,13 +124,7 @@ impl Session {
             }
             frontend::SYNC => self.translate_sync(message, out),
             frontend::FLUSH => out.extend_from_slice(message.whole),
-            frontend::FUNCTION_CALL => {
-                self.may_do_anything(known);
-                self.draws(Draws::Maybe, known);
-                self.owed.push(Owed::FunctionCall);
-                self.flow.batch_open = false;
-                out.extend_from_slice(message.whole);
-            }
+            frontend::FUNCTION_CALL => self.translate_function_call(message, known, out),
             frontend::COPY_DATA => out.extend_from_slice(message.whole),
             frontend::COPY_DONE | frontend::COPY_FAIL => {
                 if !std::mem::take(&mut self.flow.copy_in) {

@@ -141,6 +141,11 @@ pub fn execute_fields(body: &[u8]) -> Result<(&[u8], i32), Truncated> {
     Ok((reader.cstr()?, reader.i32()?))
 }
 
+/// The number of the function that a FunctionCall calls.
+pub fn called_function(body: &[u8]) -> Result<u32, Truncated> {
+    body.first_chunk().map(|oid| u32::from_be_bytes(*oid)).ok_or(Truncated)
+}
+
 /// A Terminate: the connection is over.
 pub const GOODBYE: [u8; 5] = [TERMINATE, 0, 0, 0, 4];
 
