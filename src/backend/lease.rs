@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::connection::Connection;
 use super::pool::Pool;
+use crate::session::Known;
 use crate::topology::NodeId;
 
 /// A server connection while a session holds it. Dropping it closes the connection.
@@ -24,6 +25,11 @@ impl Lease {
     /// The connection.
     pub fn connection(&mut self) -> &mut Connection {
         self.connection.as_mut().expect("only giving it back takes it")
+    }
+
+    /// What the connection has, as far as it is known.
+    pub fn known(&self) -> &Known {
+        &self.connection.as_ref().expect("only giving it back takes it").known
     }
 
     /// The node.

@@ -24,6 +24,7 @@ use super::last_path::LastPath;
 use super::loss::Losses;
 use super::parser::Apart;
 use super::places::Place;
+use super::refused_settings::RefusedSettings;
 use super::relay::Relayed;
 use super::server::{Database, Server};
 use super::shapes::Key;
@@ -77,6 +78,8 @@ pub struct Client {
     /// What the present unit has lost so far.
     pub(super) losses: Losses,
     pub(super) paths: LastPath,
+    /// What replicas have refused of its settings.
+    pub(super) refused: RefusedSettings,
     pub(super) password: Option<Secret>,
     /// What it has said before its login was answered, until it is looked at.
     pub(super) early: Option<Box<Buffers>>,
@@ -254,6 +257,7 @@ impl Client {
             dropping: 0,
             losses: Losses::default(),
             paths: LastPath::default(),
+            refused: RefusedSettings::default(),
             stays_with: None,
             turn,
             log: None,
@@ -372,6 +376,7 @@ impl Client {
             // Nodes have other numbers there.
             self.session.freshness.renumbered();
             self.forget_losses();
+            self.refused = RefusedSettings::default();
             self.stays_with = None;
         }
         self.mode = server.mode_of(&database, &self.session.identity.user);

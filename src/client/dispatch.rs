@@ -52,10 +52,16 @@ impl Client {
         if is_past(due) {
             return self.refuse_late(acquired.lease, buffers).await;
         }
+        if self.was_refused_by_replica(&acquired) {
+            self.give_back(acquired.lease, Instant::now());
+            self.leave_to_primary();
+            return Ok(()); // it is started there
+        }
         if let Err(error) = self.make_ours(&mut acquired.lease, due).await {
             if self.is_refused_by_replica(acquired.role, &error) {
-                self.leave_to_primary(acquired.lease, error);
-                return Ok(()); // it is started there
+                self.note_refusal(acquired.lease, error);
+                self.leave_to_primary();
+                return Ok(()); // the same
             }
             return self.replay_failed(acquired.lease, error, due, buffers).await;
         }
@@ -501,11 +507,25 @@ impl Client {
     /// system. Where there is no primary, what the replica says is all there is.
     fn is_refused_by_replica(&self, role: Role, error: &ExchangeError) -> bool {
         let ExchangeError::Refused { code, .. } = error else { return false };
-        role != Role::Primary && may_be_taken_elsewhere(*code) && self.cluster().view.load().primary.is_some()
+        may_be_taken_elsewhere(*code) && self.may_be_left_to_primary(role)
     }
 
-    /// The unit goes to the primary in place of this replica, and only what that refuses is told. Nothing of it has been run.
-    fn leave_to_primary(&mut self, lease: Lease, refused: ExchangeError) {
+    /// The same, as it has said just now: it is not asked again.
+    fn was_refused_by_replica(&self, acquired: &Acquired) -> bool {
+        let (node, settings) = (acquired.lease.node(), &self.session.settings);
+        !self.refused.are_none()
+            && self.refused.were_refused_by(node, settings, Instant::now())
+            && acquired.lease.known().settings != *settings
+            && self.may_be_left_to_primary(acquired.role)
+    }
+
+    fn may_be_left_to_primary(&self, role: Role) -> bool {
+        role != Role::Primary && self.cluster().view.load().primary.is_some()
+    }
+
+    /// This replica has refused what the session has set.
+    fn note_refusal(&mut self, lease: Lease, refused: ExchangeError) {
+        self.refused.note(&self.session.settings, lease.node(), Instant::now());
         self.cancellable.runs_nothing();
         // What has been tried is undone, unless its transaction is open still: then it is closed.
         if let ExchangeError::Refused { answer, .. } = refused
@@ -514,6 +534,10 @@ impl Client {
             self.give_back(lease, Instant::now());
         }
         self.worker.metrics.retried(Retry::ReplicaError);
+    }
+
+    /// The unit goes to the primary in place of a replica, and only what that refuses is told. Nothing of it has been run.
+    fn leave_to_primary(&mut self) {
         let (safe, reason) = (safety::of_nothing(), Reason::Retried);
         self.session.gathered.join(Intent::Kept { safe, reason, timeout: None });
     }

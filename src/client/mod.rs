@@ -34,6 +34,7 @@ pub mod pause;
 pub mod peer;
 pub mod places;
 mod record;
+mod refused_settings;
 pub mod relay;
 mod release;
 pub mod replication;

@@ -13,6 +13,7 @@ use super::conversation::Client;
 use super::last_path::LastPath;
 use super::loss::Losses;
 use super::places::Place;
+use super::refused_settings::RefusedSettings;
 use super::server::{Database, Server};
 use super::visit;
 use super::worker::Worker;
@@ -167,6 +168,7 @@ impl Parked {
             dropping: 0,
             losses: Losses::default(),
             paths: LastPath::default(),
+            refused: RefusedSettings::default(),
             stays_with: self.stays_with,
             turn: worker.turn(),
             log: None,
