@@ -77,11 +77,6 @@ impl Known {
         *self = Self { process_id, has_used_temporary, reports: std::mem::take(&mut self.reports), ..Self::default() };
     }
 
-    /// Code of this session runs on it that may do, and leave behind, what nobody has seen.
-    pub fn runs_unseen(&mut self, of: SessionId) {
-        self.unseen = Some(of);
-    }
-
     /// The unnamed statement has been given, or dropped.
     pub fn unnamed_settles(&mut self, unnamed: Option<UnnamedId>) {
         self.settled_unnamed = unnamed;

@@ -77,7 +77,7 @@ impl Session {
         }
         if let Some(left) = self.gathered.leftovers.take() {
             if left.doubt != Doubt::None {
-                known.runs_unseen(self.id);
+                known.unseen = Some(self.id);
             }
             self.doubts.by_code |= left.may_read_otherwise();
             if !left.is_clean() {
@@ -86,7 +86,7 @@ impl Session {
             }
         }
         if self.gathered.runs_unseen || self.gathered.hides_code {
-            known.runs_unseen(self.id);
+            known.unseen = Some(self.id);
             self.draws(Draws::Maybe, known);
             self.transaction.may_have_written |= self.gathered.hides_code;
         }
@@ -144,7 +144,7 @@ impl Session {
             self.catalog.may_change.join(Change::Opaque);
             self.transaction.may_have_written = true;
         }
-        known.runs_unseen(self.id);
+        known.unseen = Some(self.id);
         self.may_be_left(&Leftovers::doubtful(Doubt::Opaque));
     }
 
