@@ -50,7 +50,7 @@ impl Client {
             let (sql, again) = (self.session.look_query(), self.session.look_query_unhurried());
             let answer = self.ask(&sql, Some(&again), buffers).await?;
             if let Some(held) = &mut self.held {
-                self.session.looked(&answer.rows, &held.lease.connection().known);
+                self.session.looked(&answer.rows, &mut held.lease.connection().known);
             }
             self.forget_deallocated(&answer.rows, buffers).await?;
         }

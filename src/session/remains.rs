@@ -35,11 +35,13 @@ impl Remains {
 const NEVER_LISTED: [&str; 2] = ["role", "session_authorization"];
 
 /// One row for each setting that the session has changed, in lower case as names are kept, one for each pin that has a cause, one
-/// for each statement that was prepared by SQL, and one with the number of those of ours; the first column says which.
+/// for each statement that was prepared by SQL, and one with the number of those of ours; the first column says which. One, too,
+/// where temporary tables have been made and none is left.
 const SQL: &str = "\
 SELECT 'setting', pg_catalog.lower(name) FROM pg_catalog.pg_settings WHERE source = 'session' \
-UNION ALL SELECT 'temporary', NULL WHERE pg_catalog.pg_my_temp_schema() <> 0 AND EXISTS (SELECT FROM pg_catalog.pg_depend \
+UNION ALL SELECT 'temporary', CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_depend \
  WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND refobjid = pg_catalog.pg_my_temp_schema()) \
+ THEN 'there' END WHERE pg_catalog.pg_my_temp_schema() <> 0 \
 UNION ALL SELECT 'listen', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
 UNION ALL SELECT 'lock', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
  WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
@@ -144,7 +146,7 @@ impl Session {
     }
 
     /// What the node has answered to it: pins are what has a cause, and every setting is to be read that may be another.
-    pub fn looked(&mut self, rows: &[Vec<Option<Arc<str>>>], known: &Known) {
+    pub fn looked(&mut self, rows: &[Vec<Option<Arc<str>>>], known: &mut Known) {
         let code = std::mem::take(&mut self.remains).code.unwrap_or_default();
         let is_doubtful = code.doubt != Doubt::None;
         if code.doubt == Doubt::Kept {
@@ -158,7 +160,12 @@ impl Session {
         for row in rows {
             match (row.first().and_then(Option::as_deref), row.get(1)) {
                 (Some("setting"), Some(Some(name))) if is_doubtful => self.touched.push(Arc::clone(name)),
-                (Some("temporary"), _) => drop(seen.add(Pin::Temporary)),
+                (Some("temporary"), there) => {
+                    known.has_used_temporary = true;
+                    if let Some(Some(_)) = there {
+                        seen.add(Pin::Temporary);
+                    }
+                }
                 (Some("listen"), _) => drop(seen.add(Pin::Listen)),
                 (Some("lock"), _) => drop(seen.add(Pin::AdvisoryLock)),
                 (Some("cursor"), _) => drop(seen.add(Pin::HoldCursor)),

@@ -11,7 +11,18 @@ impl Session {
     /// It has to be of another size on this server connection than the node takes there, or may have to be by what has been
     /// gathered.
     pub(super) fn needs_other_buffers(&self, known: &Known) -> bool {
-        known.refuses(&self.settings) || self.gathered.sets_temp_buffers && known.has_used_temporary
+        known.refuses(&self.settings) || self.meets_used_buffers(known)
+    }
+
+    /// What has been gathered sets it where it cannot be set, in a transaction of which nothing but its BEGIN is done: that is
+    /// begun on another server connection.
+    #[cold]
+    pub fn begins_for_buffers(&self, known: &Known) -> bool {
+        self.meets_used_buffers(known) && self.all_answered() && self.can_begin_anew() && !self.keeps_lease
+    }
+
+    fn meets_used_buffers(&self, known: &Known) -> bool {
+        self.gathered.sets_temp_buffers && known.has_used_temporary
     }
 }
 
@@ -41,6 +52,7 @@ pub(super) fn are_set_with(left: &Leftovers) -> bool {
 mod tests {
     use crate::session::Settings;
     use crate::session::story::Story;
+    use crate::sql::Pin;
 
     fn has_used(texts: &[&str]) -> bool {
         let mut story = Story::begin();
@@ -61,7 +73,7 @@ mod tests {
         for text in ["create temp table t (a int)", "create temp table t as select 1 / 0"] {
             assert!(has_used(&[text]), "{text}");
         }
-        // Of what may have used one, too, its node would have to be asked: closed for a doubt, all of a pool's would be.
+        // Closed for a doubt, all of a pool's would be: behind code that nobody knows, a look tells.
         for text in [
             "insert into t values (1)",
             "set temp_buffers to 200",
@@ -69,6 +81,38 @@ mod tests {
             "do $$ begin create temp table t (a int); end $$",
         ] {
             assert!(!has_used(&[text]), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_code_has_used_is_seen_where_the_session_is_looked_into() {
+        let mut story = Story::begin();
+        story.session.looked(&[vec![Some("listen".into()), None]], &mut story.known);
+        assert!(!story.known.has_used_temporary);
+        story.session.looked(&[vec![Some("temporary".into()), None]], &mut story.known);
+        assert!(story.known.has_used_temporary && story.session.pin() != Some(Pin::Temporary), "none is left");
+        story.session.looked(&[vec![Some("temporary".into()), Some("there".into())]], &mut story.known);
+        assert_eq!(story.session.pin(), Some(Pin::Temporary));
+    }
+
+    #[test]
+    fn a_transaction_begins_elsewhere_where_it_cannot_set_temp_buffers_before_it_has_done_anything() {
+        let sets = b"set local temp_buffers to 200\0";
+        let mut story = Story::begin();
+        story.survey(b'Q', sets);
+        story.known.has_used_temporary = true;
+        assert!(!story.session.begins_for_buffers(&story.known), "it is in none");
+        story.session.gathered.clear();
+        story.send(b'Q', b"begin\0");
+        story.hear(b'C', b"BEGIN\0");
+        story.hear(b'Z', b"T");
+        for (text, begins) in [(&sets[..], true), (b"insert into t values (1)\0", false), (sets, false)] {
+            story.survey(b'Q', text);
+            assert_eq!(story.session.begins_for_buffers(&story.known), begins, "{}", text.escape_ascii());
+            if !begins {
+                story.session.goes_to_primary();
+            }
+            story.session.gathered.clear();
         }
     }
 

@@ -767,7 +767,9 @@ fn temp_buffers_are_set_whoever_has_used_temporary_tables_before() {
     limited(|| {
         let cluster = cluster();
         let sql = "create function sizes() returns void language plpgsql as
-                $$ begin perform set_config('temp_buffers', '24MB', false); end $$";
+                $$ begin perform set_config('temp_buffers', '24MB', false); end $$;
+            create function uses() returns void language plpgsql as
+                $$ begin create temp table t (a int); insert into t values (1); drop table t; end $$";
         cluster.node(0).sql(sql).unwrap();
         let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
         let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
@@ -775,6 +777,8 @@ fn temp_buffers_are_set_whoever_has_used_temporary_tables_before() {
         for uses in [
             "begin; create temp table t (a int) on commit drop; insert into t values (1); commit",
             "create temp table t as select a, 1 / (3 - a) from generate_series(1, 3) as a",
+            "do $$ begin create temp table t (a int); insert into t values (1); drop table t; end $$",
+            "select uses()",
         ] {
             for (sets, size) in [("set temp_buffers to '16MB'", "row 16MB"), ("select sizes()", "row 24MB")] {
                 one.query(uses);
@@ -786,6 +790,11 @@ fn temp_buffers_are_set_whoever_has_used_temporary_tables_before() {
                 assert_eq!(shown(&mut one), "row 8MB", "{uses}");
                 other.query("reset temp_buffers");
             }
+            one.query(uses);
+            other.query("begin");
+            assert_eq!(other.query("set local temp_buffers to '16MB'").first().unwrap(), "SET", "{uses}");
+            assert_eq!(shown(&mut other), "row 16MB", "{uses}");
+            other.query("commit");
             one.query(uses);
             let mut came = RawClient::connect(proxy.port(), &[("temp_buffers", "32MB")]);
             assert_eq!(shown(&mut came), "row 32MB", "{uses}");
