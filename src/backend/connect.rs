@@ -83,6 +83,9 @@ pub enum ConnectError {
     /// Whoever resolves names has not answered in time: nobody has asked the node.
     #[error("its name was not resolved in time")]
     LookupTimeout,
+    /// Whoever resolves names cannot tell now: the same.
+    #[error("its name cannot be resolved now")]
+    LookupFailed(#[source] io::Error),
     /// The connection broke on the way.
     #[error("connection lost while logging in")]
     Io(#[source] io::Error),
@@ -141,7 +144,7 @@ impl ConnectError {
             Self::Refused(_) => ConnectClass::Down,
             Self::Timeout => ConnectClass::Silent,
             Self::Dns(_) => ConnectClass::Unresolved,
-            Self::LookupTimeout => ConnectClass::NotLookedUp,
+            Self::LookupTimeout | Self::LookupFailed(_) => ConnectClass::NotLookedUp,
             Self::Io(error) if is_shortage(error) => ConnectClass::Short,
             Self::Io(_) => ConnectClass::Lost,
             Self::Server { code, .. } => class_of(*code),
