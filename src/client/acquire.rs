@@ -110,7 +110,8 @@ impl Client {
             false => pool.try_lease(self.worker.number),
         }?;
         let chosen = view.node(node)?;
-        if !self.still_holds(intent, chosen, now) || self.database.pause.is_paused() {
+        let still_holds = self.still_holds(intent, chosen, now, || self.cluster().view.load().trusted_primary(now));
+        if !still_holds || self.database.pause.is_paused() {
             lease.give_back(now);
             return None;
         }
@@ -226,24 +227,18 @@ impl Client {
                             lease.give_back(Instant::now());
                             return Err(Unmet::Left);
                         }
-                        Ok(lease)
-                            if view.node(node).is_some_and(|node| self.holds_after_wait(intent, node))
-                                && !self.database.pause.is_paused()
-                                && self.may_still_go_to(intent, (node, reason)) =>
-                        {
-                            let role = view.node(node).map_or(Role::Unknown, |node| node.role);
-                            let newest = self.cluster().view.load_full();
-                            let may_lack = reason == Reason::Stale
-                                || newest.node(node).is_none_or(|node| self.may_lack(intent, node));
-                            self.worker.metrics.lease_waited(waited);
-                            self.tally.count(|totals| totals.wait_time += arrived.elapsed());
-                            return Ok(Acquired { lease, role, reason, may_lack });
-                        }
-                        // What has changed meanwhile is in force before it is in the view.
-                        Ok(lease) => {
-                            lease.give_back(Instant::now());
-                            let _ = timers::timeout(RETRY_PAUSE, changed.changed()).await;
-                        }
+                        Ok(lease) => match self.goes_there_after_wait(intent, (node, reason), &view) {
+                            Some((role, may_lack)) => {
+                                self.worker.metrics.lease_waited(waited);
+                                self.tally.count(|totals| totals.wait_time += arrived.elapsed());
+                                return Ok(Acquired { lease, role, reason, may_lack });
+                            }
+                            // What has changed meanwhile is in force before it is in the view.
+                            None => {
+                                lease.give_back(Instant::now());
+                                let _ = timers::timeout(RETRY_PAUSE, changed.changed()).await;
+                            }
+                        },
                         Err(LeaseError::Fenced) => {}
                         // It was remembered after the reload had reached this worker, and before it forgot its pools.
                         Err(LeaseError::Forgotten) => self.pools.clear(),
@@ -501,22 +496,39 @@ impl Client {
     }
 
     /// What was placed on the primary goes only to the node that is primary now: a wait may have lasted.
-    fn still_holds(&self, intent: &Intent, chosen: &NodeView, now: Instant) -> bool {
+    #[inline]
+    fn still_holds(
+        &self,
+        intent: &Intent,
+        chosen: &NodeView,
+        now: Instant,
+        trusted_primary: impl FnOnce() -> Option<NodeId>,
+    ) -> bool {
         let node = chosen.id;
         let gate = self.cluster().gate(node);
         if gate.is_none_or(|gate| gate.held(now).is_some()) {
             return false;
         }
         (is_read(intent) && chosen.role != Role::Primary)
-            || (self.cluster().view.load().trusted_primary(now) == Some(node)
-                && gate.is_some_and(|gate| gate.takes_writes()))
+            || (trusted_primary() == Some(node) && gate.is_some_and(|gate| gate.takes_writes()))
     }
 
-    /// The same after a wait, in which we may have stood still: then nothing is known of a replica either.
-    fn holds_after_wait(&self, intent: &Intent, chosen: &NodeView) -> bool {
-        let now = Instant::now();
-        let is_believed = || self.cluster().gate(chosen.id).is_some_and(|gate| !gate.is_unbelieved(now));
-        self.still_holds(intent, chosen, now) && is_believed()
+    /// The same after a wait, in which we may have stood still: then nothing is known of a replica either. Answers the role that
+    /// the node was chosen for, and whether it may lack what the session must see.
+    fn goes_there_after_wait(
+        &mut self,
+        intent: &Intent,
+        (node, reason): (NodeId, Reason),
+        chosen_by: &View,
+    ) -> Option<(Role, bool)> {
+        let (chosen, newest, now) = (chosen_by.node(node)?, self.cluster().view.load_full(), Instant::now());
+        let is_believed = || self.cluster().gate(node).is_some_and(|gate| !gate.is_unbelieved(now));
+        let goes_there = self.still_holds(intent, chosen, now, || newest.trusted_primary(now))
+            && is_believed()
+            && !self.database.pause.is_paused()
+            && self.may_still_go_to(intent, (node, reason), &newest);
+        let may_lack = || reason == Reason::Stale || newest.node(node).is_none_or(|node| self.may_lack(intent, node));
+        goes_there.then(|| (chosen.role, may_lack()))
     }
 
     /// The same as [`Self::lease_at`]; a connection that has died unnoticed is closed, and the time that it took is added.
@@ -565,7 +577,8 @@ impl Client {
                 // A frozen node would be waited for in vain. Dropping the wait gives up a place in the queue or a
                 // connection that is being opened, and nothing else.
                 Ok(()) = changed.changed() => {
-                    if !self.may_still_go_to(intent, (node, reason)) {
+                    let newest = self.cluster().view.load_full();
+                    if !self.may_still_go_to(intent, (node, reason), &newest) {
                         return Err(LeaseError::Fenced);
                     }
                 }
@@ -575,19 +588,18 @@ impl Client {
 
     /// By the newest view, what was placed at this node may run there: it may wait for long for that. What may be stale goes by
     /// its terms alone.
-    fn may_still_go_to(&mut self, intent: &Intent, (node, reason): (NodeId, Reason)) -> bool {
-        let view = self.cluster().view.load_full();
-        if view.primary == Some(node) {
+    fn may_still_go_to(&mut self, intent: &Intent, (node, reason): (NodeId, Reason), newest: &View) -> bool {
+        if newest.primary == Some(node) {
             return true;
         }
         // Behind a reload nobody renews this view.
-        if !view.trusts_replicas(Instant::now()) || self.is_outdated() {
+        if !newest.trusts_replicas(Instant::now()) || self.is_outdated() {
             return false;
         }
-        self.session.freshness.settle(&view);
+        self.session.freshness.settle(newest);
         let must_be_fresh = reason != Reason::Stale && self.is_careful(intent);
         let freshness = must_be_fresh.then_some(&self.session.freshness);
-        is_read(intent) && view.node(node).is_some_and(|node| may_still_take(intent, node, freshness))
+        is_read(intent) && newest.node(node).is_some_and(|node| may_still_take(intent, node, freshness))
     }
 
     /// Where a read would wait at the node it was placed at, another replica like it that has a server connection for this
