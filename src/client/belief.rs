@@ -1,5 +1,5 @@
 //! A node that is not believed: what would begin there waits, for we have stood still. Another primary may have been promoted
-//! meanwhile, and a replica may be far behind. On a replica that a session keeps, it goes on.
+//! meanwhile, and a replica may be far behind.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +10,7 @@ use super::farewell::Farewell;
 use super::worker::{Buffers, until};
 use crate::metrics::Limit;
 use crate::net::timers;
+use crate::topology::Role;
 use crate::wire::SqlState;
 
 impl Acquired {
@@ -20,8 +21,8 @@ impl Acquired {
 }
 
 impl Client {
-    /// What has been gathered waits until the primary that is held is believed again, or is none any more; then it is looked at
-    /// anew. If that takes too long it is refused, and the session goes on with what it holds.
+    /// What has been gathered waits until the node that is held is believed again, or takes nothing by its view any more; then it is
+    /// looked at anew. If that takes too long it is refused, and the session goes on with what it holds.
     pub(super) async fn await_belief(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         self.flush(buffers).await?;
         if self.session.gathered.end.is_none() {
@@ -62,10 +63,17 @@ impl Client {
             () = timers::sleep_until(over.into()) => {
                 self.worker.metrics.limit_met(Limit::Hold);
                 let (hold, node) = (self.server.hold.as_millis(), held.lease.pool().address());
-                let message = format!(
-                    "no primary within {hold} ms: {node} is not believed to be it before every node has been asked, as \
-                     Trunkline stood still"
-                );
+                let message = if held.role == Role::Primary {
+                    format!(
+                        "no primary within {hold} ms: {node} is not believed to be it before every node has been asked, as \
+                         Trunkline stood still"
+                    )
+                } else {
+                    format!(
+                        "no read within {hold} ms: how far {node} is behind is not known before the nodes have been asked, as \
+                         Trunkline stood still"
+                    )
+                };
                 Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message }.into())
             }
         }

@@ -30,9 +30,9 @@ impl Client {
         let (Gate::Open, Some(held)) = (&gate, &mut self.held) else { return Ok(gate) };
         // Inside a transaction it is refused anyway, and behind an error it is not run.
         let is_run = self.session.status() == TransactionStatus::Idle && !self.session.is_skipping();
-        // What is under way goes on; what would begin waits, where another may have been promoted while we stood still.
+        // What is under way goes on; what would begin waits, where another may have been promoted while we stood still, or a replica
+        // have fallen behind.
         if is_run
-            && held.role == Role::Primary
             && !self.session.batch_is_open()
             && !self.session.copies_in()
             && (self.session.intent().is_some() || self.session.gathered.executes > 0)

@@ -47,7 +47,7 @@ pub enum Relayed {
     Empties,
     /// What was read last has been cancelled: what comes next must not be hit by that.
     Cancelled,
-    /// The primary that is held may be none any more, and something would begin there.
+    /// The node that is held may not be what it was any more, and something would begin there.
     Unbelieved,
     /// The lease is kept, but nothing is under way, and clients are asked to leave.
     Drained,

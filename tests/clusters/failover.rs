@@ -11,6 +11,7 @@ use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, pgbench, server_port};
 use crate::pgbench::fill;
+use crate::raw::{RawClient, query};
 
 #[test]
 fn clients_stay_connected_and_the_first_write_follows_the_promotion_within_a_second() {
@@ -146,6 +147,36 @@ fn what_is_read_after_a_standstill_of_trunkline_is_not_read_from_replicas_that_f
         eventually("replicas take reads", Duration::from_secs(10), || {
             cluster.nodes()[1..].iter().all(|replica| proxy.takes_reads(replica.address()))
         });
+    });
+}
+
+/// A read behind another one is no part of that.
+#[test]
+fn what_is_sent_behind_a_read_while_trunkline_stands_still_is_not_read_from_its_replica_that_fell_behind_meanwhile() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        nothing_is_on_its_way(&cluster);
+        let proxy = Proxy::start(&cluster, "[routing]\nmax_lag = '500ms'").with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        assert_eq!(client.query("select count(*) from t")[1], "row 0");
+        client.send(&[&query("select pg_sleep(5)")]);
+        let asked =
+            "select count(*) from pg_stat_activity where query like '%pg_sleep(5)%' and pid <> pg_backend_pid()";
+        let reads_at = |node: usize| cluster.node(node).sql(asked).unwrap() == "1";
+        eventually("a replica is read from", Duration::from_secs(2), || reads_at(1) || reads_at(2));
+        let other = if reads_at(1) { 2 } else { 1 };
+        proxy.signal("STOP");
+        cluster.nodes()[1..].iter().for_each(|replica| replica.pause_replay().unwrap());
+        cluster.node(0).sql("insert into t values (1)").unwrap();
+        client.send(&[&query("select count(*) from t")]);
+        thread::sleep(STANDSTILL);
+        // It is looked at before it is known how far its replica is behind.
+        cluster.node(other).freeze().unwrap();
+        proxy.signal("CONT");
+        client.until(b'Z');
+        assert_eq!(client.until(b'Z')[1], "row 1");
+        cluster.node(other).thaw().unwrap();
     });
 }
 
