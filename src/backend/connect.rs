@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::endpoint::{Endpoint, Way};
 use super::hashing;
+use super::strays::Strays;
 use crate::auth::{AuthError, LoginStep, NodeTls, SaltedPassword, Secret, ServerLogin, TlsMode};
 use crate::net::Stream;
 use crate::net::timers::timeout_at;
@@ -62,6 +64,13 @@ impl Login {
         self.cancel_key.process_id
     }
 
+    /// Waits until the monitor has met the node where the connection leads, if it has met it elsewhere. What leads astray even then is
+    /// closed.
+    pub async fn at_home(self, strays: &Strays, deadline: Instant) -> Result<Self, ConnectError> {
+        let Some(peer) = self.stream.socket().peer_address() else { return Ok(self) };
+        if strays.leads_home(Some(peer), deadline).await { Ok(self) } else { Err(ConnectError::Astray(peer)) }
+    }
+
     /// What the node reported of this setting.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
@@ -86,6 +95,9 @@ pub enum ConnectError {
     /// Whoever resolves names cannot tell now: the same.
     #[error("its name cannot be resolved now")]
     LookupFailed(#[source] io::Error),
+    /// It leads to where the monitor has not met the node: the name may have come to lead to another server, or have done so for a moment.
+    #[error("its name has led to {0}, where the monitor has not found it")]
+    Astray(SocketAddr),
     /// The connection broke on the way.
     #[error("connection lost while logging in")]
     Io(#[source] io::Error),
@@ -119,7 +131,7 @@ pub enum ConnectClass {
     Down,
     /// The name has no address.
     Unresolved,
-    /// What address it has could not be found out: it tells nothing of the node.
+    /// What address it has could not be found out, or not surely: it tells nothing of the node.
     NotLookedUp,
     /// Silence: frozen, overloaded, or cut off.
     Silent,
@@ -144,7 +156,7 @@ impl ConnectError {
             Self::Refused(_) => ConnectClass::Down,
             Self::Timeout => ConnectClass::Silent,
             Self::Dns(_) => ConnectClass::Unresolved,
-            Self::LookupTimeout | Self::LookupFailed(_) => ConnectClass::NotLookedUp,
+            Self::LookupTimeout | Self::LookupFailed(_) | Self::Astray(_) => ConnectClass::NotLookedUp,
             Self::Io(error) if is_shortage(error) => ConnectClass::Short,
             Self::Io(_) => ConnectClass::Lost,
             Self::Server { code, .. } => class_of(*code),

@@ -13,6 +13,7 @@ use super::cancel::CancelTarget;
 use super::connect::Target;
 use super::strays::Strays;
 use crate::net::{Encryption, Socket, Stream, Unwatched, timers};
+use crate::topology::{PostmasterStart, SystemId};
 use crate::wire::Replication;
 
 /// One node's connections, over all pools.
@@ -263,13 +264,12 @@ impl Gate {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// A connection that was begun at this generation is open. None: the node has been fenced since.
+    /// A connection that was begun at this generation is open. None: the node has been fenced since, or found elsewhere.
     pub fn enter(self: &Arc<Self>, socket: Unwatched, generation: u64, about: Arc<About>) -> Option<Pass> {
-        self.strays.led_to(about.peer);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.lock();
-        // Under the lock that `sever` holds: nobody slips in between its count and its sweep.
-        if self.generation() != generation {
+        // Under the lock that `sever` holds: nobody slips in between its count and its sweep, nor so with `found_at`.
+        if self.generation() != generation || !self.strays.is_home(about.peer) {
             return None;
         }
         open.insert(id, Entry { about: Arc::clone(&about), socket });
@@ -279,6 +279,14 @@ impl Gate {
     /// Connections that have led elsewhere than the monitor's own.
     pub fn strays(&self) -> &Strays {
         &self.strays
+    }
+
+    /// For the monitor, once a view shows what it has found: the node is there, and this server from one start to the next. Where
+    /// that is another one than before, connections of sessions that lead elsewhere are lent to nobody any more.
+    pub fn found_at(&self, peer: Option<SocketAddr>, server: (SystemId, PostmasterStart)) {
+        if !self.strays.found_at(peer, server) {
+            self.recall_where(|about| !self.strays.is_home(about.peer));
+        }
     }
 
     /// Closes every connection to the node, leased or idle. When this returns, none of them can bring an answer that
@@ -306,9 +314,14 @@ impl Gate {
     /// The node ends as soon as nobody is connected to it: idle connections are closed within a second, and those that
     /// sessions hold as they come back. What is passed through for replication is left to the node.
     pub fn recall(&self) {
+        self.recall_where(|_| true);
+    }
+
+    fn recall_where(&self, is_meant: impl Fn(&About) -> bool) {
         let open = self.open.lock();
-        let of_sessions = open.values().filter(|entry| entry.about.replication == Replication::None);
-        of_sessions.for_each(|entry| entry.about.standing.falls_to(RECALLED));
+        let of_sessions =
+            open.values().map(|entry| &entry.about).filter(|about| about.replication == Replication::None);
+        of_sessions.filter(|about| is_meant(about)).for_each(|about| about.standing.falls_to(RECALLED));
     }
 
     /// The node has won or lost the primary's role. Said before the view that says so is published: a connection opened

@@ -388,6 +388,7 @@ impl Pool {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
         *self.denial.lock() = None;
+        let login = login.at_home(self.gate.strays(), deadline).await?;
         let second_handle = login.stream.second_handle().map_err(ConnectError::Io)?;
         let reached = self.target.endpoint.reached_by(&login.stream);
         let cancel_target = CancelTarget::new(reached, login.cancel_key);
@@ -541,4 +542,89 @@ impl Pool {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::backend::Endpoint;
+    use crate::topology::{PostmasterStart, SystemId};
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// AuthenticationOk, BackendKeyData, ReadyForQuery.
+    const COME_IN: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
+
+    /// What comes next is let in.
+    async fn lets_in(node: &TcpListener) -> TcpStream {
+        let (mut stream, _) = node.accept().await.unwrap();
+        let size = usize::try_from(stream.read_u32().await.unwrap()).unwrap();
+        stream.read_exact(&mut vec![0; size - 4]).await.unwrap();
+        stream.write_all(COME_IN).await.unwrap();
+        stream
+    }
+
+    fn pool(gate: &Arc<Gate>, node: SocketAddr) -> Arc<Pool> {
+        let target = Target {
+            endpoint: Endpoint::plain(node.to_string().into()),
+            user: "u".into(),
+            database: "d".into(),
+            password: None,
+            salted_password: None,
+            parameters: Vec::new(),
+        };
+        let settings = PoolSettings {
+            size: 1,
+            min_size: 0,
+            reserve_size: 0,
+            reserve_timeout: Duration::ZERO,
+            of_database: None,
+            of_user: None,
+            workers: 1,
+            connect_timeout: SOON,
+            idle_timeout: SOON * 10,
+            lifetime: SOON * 10,
+        };
+        Pool::new(NodeId(0), target, Arc::clone(gate), settings, Vec::new())
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_leads_elsewhere_than_the_monitors_own_is_nobodys_before_the_node_is_met_there() {
+        let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (here, elsewhere) = (node.local_addr().unwrap(), "192.0.2.1:5432".parse().unwrap());
+        let gate: Arc<Gate> = Arc::default();
+        let pool = pool(&gate, here);
+        let deadline = Instant::now() + SOON;
+        let [former, other] = [1, 2].map(|start| (SystemId(1), PostmasterStart(start)));
+        gate.found_at(Some(elsewhere), former);
+        // The name leads to the former server again.
+        let look = async {
+            let stream = lets_in(&node).await;
+            while !gate.strays().are_there() {
+                timers::sleep(Duration::from_millis(1)).await;
+            }
+            gate.found_at(Some(elsewhere), former);
+            stream
+        };
+        let (refused, _) = tokio::join!(pool.lease(0, deadline), look);
+        let Some(LeaseError::Connect(error)) = refused.err() else { panic!("it is lent") };
+        assert_eq!(error.class(), ConnectClass::NotLookedUp, "{error}");
+        assert_eq!((pool.counts().busy, gate.connections().len()), (0, 0));
+        // It has moved.
+        let asked = async { tokio::join!(pool.lease(0, deadline), lets_in(&node)) };
+        tokio::pin!(asked);
+        assert!(timers::timeout(Duration::from_millis(100), &mut asked).await.is_err());
+        gate.found_at(Some(here), other);
+        let (lease, _stream) = asked.await;
+        lease.unwrap().give_back(Instant::now());
+        pool.try_lease(0).unwrap().give_back(Instant::now());
+        // And back, without a connection of the monitor's that goes on to tell.
+        gate.found_at(Some(elsewhere), former);
+        assert!(pool.try_lease(0).is_none());
+    }
 }

@@ -232,8 +232,9 @@ async fn attempt(
     let target = target(admitted, Endpoint::new(Arc::clone(address), Arc::clone(&cluster.tls)), server);
     let fenced = gate.generation();
     let deadline = tokio::time::Instant::now() + server.pools.plan().default.connect_timeout;
-    let Login { stream, parameters, cancel_key, .. } =
-        connect(&target, deadline).await.map_err(|error| refused(error, node, admitted, server, worker))?;
+    let refused = |error: ConnectError| refused(error, node, admitted, server, worker);
+    let login = connect(&target, deadline).await.map_err(refused)?;
+    let Login { stream, parameters, cancel_key, .. } = login.at_home(gate.strays(), deadline).await.map_err(refused)?;
     let cancel_target = CancelTarget::new(target.endpoint.reached_by(&stream), cancel_key);
     let about = About::new(&target, Some(&stream), &cancel_target, None);
     let handle = stream.second_handle().map_err(|error| Refused::ForNow(error.to_string()))?;

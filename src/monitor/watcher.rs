@@ -1,5 +1,6 @@
 //! Watches one node: probes it at the pace that the topology wants, and samples its position when somebody asks.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub(super) struct Watcher {
     last_login: Option<Instant>,
     /// Who has answered last.
     server: Option<(SystemId, PostmasterStart)>,
+    /// Where a fresh connection has just met it, and whom.
+    found: Option<(Option<SocketAddr>, (SystemId, PostmasterStart))>,
     /// Why the last login failed, in words.
     login_problem: Option<Arc<str>>,
     /// The same where the kept connection works: what is in the log.
@@ -84,6 +87,7 @@ impl Watcher {
             last_sample: None,
             last_login: None,
             server: None,
+            found: None,
             login_problem: None,
             complaints: Complaints::new(Repeats::EachMinute),
             vain_logins: 0,
@@ -179,6 +183,10 @@ impl Watcher {
             self.shared.handle(Event::Reconnected { node: self.id });
         }
         self.shared.handle(Event::Probe { node: self.id, begun, result });
+        // Who waits for it must not be let through by a view of the server that the node was before.
+        if let Some((peer, server)) = self.found.take() {
+            self.gate.found_at(peer, server);
+        }
         self.shared.login_ended(self.id, self.login_problem.as_ref());
     }
 
@@ -210,7 +218,7 @@ impl Watcher {
         match fresh {
             Ok((line, answer)) => {
                 (self.probes_on_line, self.login_problem, self.vain_logins) = (0, None, 0);
-                self.gate.strays().watched_at(line.peer());
+                let peer = line.peer();
                 // A fresh line in place of one that is as good as ever leads to the same server, or the name has moved.
                 let has_ended = kept.is_some_and(|mut kept| kept.answer.is_err() || kept.line.has_stirred());
                 self.has_lost_line |= has_ended;
@@ -219,6 +227,7 @@ impl Watcher {
                     warn!(node = %self.target.endpoint.address, "its address leads to another server now, and the former one goes on");
                     self.shared.handle(Event::Moved { node: self.id });
                 }
+                self.found = report.as_ref().ok().map(|report| (peer, report.server()));
                 report
             }
             Err((class, failure)) => {
