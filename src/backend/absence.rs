@@ -15,6 +15,8 @@ pub struct Absence(watch::Sender<State>);
 struct State {
     /// How many want it.
     wanted: usize,
+    /// Its connection is to be another one: it leaves once, and may come back at once.
+    is_to_leave: bool,
     /// The keeper has left, and stays away while somebody wants it.
     is_away: bool,
 }
@@ -31,16 +33,21 @@ impl Absence {
         Away(Arc::clone(self))
     }
 
+    /// The keeper opens another connection from now on, as soon as it can.
+    pub fn renew(&self) {
+        self.0.send_modify(|state| state.is_to_leave |= !state.is_away);
+    }
+
     /// For the keeper: waits until it is to leave. Cancel-safe: it changes nothing.
     pub async fn wanted(&self) {
         // Its sender is in `self`: it cannot be gone.
-        let _ = self.0.subscribe().wait_for(|state| state.wanted > 0).await;
+        let _ = self.0.subscribe().wait_for(|state| state.wanted > 0 || state.is_to_leave).await;
     }
 
     /// For the keeper: it has left. Waits until it may come back. Dropping this in the middle is what the keeper's own end
     /// does: it is not there either.
     pub async fn stay_away(&self) {
-        self.0.send_modify(|state| state.is_away = true);
+        self.0.send_modify(|state| (state.is_away, state.is_to_leave) = (true, false));
         // As above.
         let _ = self.0.subscribe().wait_for(|state| state.wanted == 0).await;
         self.0.send_modify(|state| state.is_away = false);
@@ -88,6 +95,24 @@ mod tests {
         drop(other);
         keeper.await.unwrap();
         assert!(!absence.0.borrow().is_away);
+    }
+
+    #[tokio::test]
+    async fn who_is_to_have_another_connection_leaves_once() {
+        let absence = Arc::new(Absence::default());
+        let is_wanted = || async { timeout_at(Instant::now(), absence.wanted()).await.is_ok() };
+        absence.renew();
+        assert!(is_wanted().await);
+        absence.stay_away().await;
+        assert!(!is_wanted().await);
+        // Whoever is away has none.
+        let away = absence.begin();
+        let mut stays = std::pin::pin!(absence.stay_away());
+        assert!(timeout_at(Instant::now(), &mut stays).await.is_err());
+        absence.renew();
+        drop(away);
+        stays.await;
+        assert!(!is_wanted().await);
     }
 
     #[tokio::test]

@@ -364,9 +364,13 @@ impl Server {
         Ok(())
     }
 
-    /// Closes the server connections of these databases: idle ones now, others when they come back.
+    /// Closes the server connections of these databases: idle ones now, others when they come back, and those over which their
+    /// catalogs are kept as soon as whoever does so turns.
     pub fn reconnect(&self, scope: &Scope) {
         self.pools.reconnect(|key| scope.names(&key.database), Instant::now());
+        let keepers = self.pauses.settling.lock();
+        let meant = keepers.databases.iter().filter(|database| scope.names(&database.name));
+        meant.for_each(|database| database.catalog.reconnect());
     }
 
     /// How many server connections of these databases are to be closed, and are still open.

@@ -211,6 +211,11 @@ impl DatabaseCatalog {
         away
     }
 
+    /// Whoever keeps it opens its connections anew, and looks first of all then.
+    pub fn reconnect(&self) {
+        self.absence.renew();
+    }
+
     /// The nodes had no such database when they were asked last.
     pub fn is_missing(&self) -> bool {
         self.current.is_missing()

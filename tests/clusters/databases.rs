@@ -122,6 +122,23 @@ fn what_is_paused_is_renamed_and_copied_at_the_primary_itself() {
 }
 
 #[test]
+fn after_reconnect_catalogs_are_kept_over_another_connection() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']");
+        let asked = "select coalesce(min(pid), 0) from pg_stat_activity where application_name = 'trunkline catalogs' \
+                     and datname = 'bench'";
+        let keeper = || cluster.node(0).sql(asked).unwrap();
+        eventually("they are kept", Duration::from_secs(10), || keeper() != "0");
+        for command in ["RECONNECT bench", "RECONNECT"] {
+            let before = keeper();
+            console(&proxy).simple_query(command).unwrap();
+            eventually(command, Duration::from_secs(10), || ![before.as_str(), "0"].contains(&keeper().as_str()));
+        }
+    });
+}
+
+#[test]
 fn postgresql_refuses_while_clients_are_connected_and_no_longer() {
     limited(|| {
         let cluster = cluster();
