@@ -1,6 +1,5 @@
 //! From an intent to a lease: waiting for a primary, for freshness, for a free server connection, each with a deadline.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,16 +7,13 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 use tracing::warn;
 
-use super::card::{Card, Overdue};
+use super::card::Overdue;
 use super::conversation::Client;
-use super::farewell::Farewell;
-use super::handshake::Admitted;
-use super::pause::Pause;
-use super::server::{Cluster, Server};
-use super::unserved::Unserved;
-use super::worker::{Worker, until};
+use super::patience::Patience;
+use super::server::Cluster;
+use super::worker::until;
 use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool};
-use crate::metrics::{FreshnessOutcome, Limit, LoginFailure, Retry, Target};
+use crate::metrics::{FreshnessOutcome, Limit, Retry, Target};
 use crate::net::timers;
 use crate::routing::place::{Circumstances, may_still_take};
 use crate::routing::{Consistency, Freshness, Intent, Placement, Reason, place};
@@ -310,7 +306,7 @@ impl Client {
         self.place.card.waits_long(Instant::now()) && self.stream.socket().has_ended()
     }
 
-    /// Returns when it has hung up, for which it looks when [`Card::heed`] has it do so.
+    /// Returns when it has hung up, for which it looks when [`Card::heed`](super::card::Card::heed) has it do so.
     pub(super) async fn hangs_up(&self) {
         until(|| self.place.card.is_to_look() && self.has_hung_up()).await;
     }
@@ -811,190 +807,6 @@ impl Client {
     /// The session's cluster.
     pub fn cluster(&self) -> &Cluster {
         self.server.cluster(&self.database)
-    }
-}
-
-/// A lease at any node that answers, for what a client must be told at login. While the database is paused it waits, as
-/// statements do.
-pub(super) async fn any_node(
-    admitted: &Admitted,
-    card: &Card,
-    server: &Server,
-    worker: &Worker,
-) -> Result<Lease, Unserved> {
-    let mut deadline = Instant::now() + server.hold;
-    let (cluster, pause) = (server.cluster(&admitted.database), &admitted.database.pause);
-    let mut patience = Patience::of(server);
-    let mut changed = cluster.changed.clone();
-    loop {
-        if pause.is_paused() {
-            await_resume_to_log_in(pause, &mut patience, card, worker).await?;
-            deadline = Instant::now() + server.hold;
-        }
-        changed.mark_unchanged();
-        let failure = match try_nodes(admitted, &cluster.view.load_full(), deadline, server, worker).await? {
-            Ok(lease) if !pause.is_paused() => return Ok(lease),
-            // A pause has begun meanwhile, and may count on it that nobody has one.
-            Ok(lease) => {
-                lease.give_back(Instant::now());
-                continue;
-            }
-            Err(failure) => failure,
-        };
-        let next = (Instant::now() + RETRY_PAUSE).min(deadline);
-        let _ = timers::timeout_at(next.into(), changed.changed()).await;
-        if Instant::now() >= deadline && !pause.is_paused() {
-            return Err(nobody_serves(failure, worker));
-        }
-    }
-}
-
-/// A lease at the first node that gives one; or what the last one has said, if another attempt may succeed.
-async fn try_nodes(
-    admitted: &Admitted,
-    view: &View,
-    deadline: Instant,
-    server: &Server,
-    worker: &Worker,
-) -> Result<Result<Lease, Option<LeaseError>>, Unserved> {
-    let (user, password) = (&admitted.identity.user, admitted.user.server_password.as_ref());
-    let mut nodes = view.primary().into_iter().chain(view.readable_replicas()).peekable();
-    let (mut crowded, mut last) = (VecDeque::new(), None);
-    loop {
-        let (node, pool) = match nodes.next() {
-            Some(node) => {
-                let Some(pool) = server.pool(&admitted.database, user, node, password) else { continue };
-                if pool.is_crowded(Instant::now()) {
-                    // Where others queue it is asked only if no other can.
-                    crowded.push_back((node, pool));
-                    continue;
-                }
-                (node, pool)
-            }
-            None => match crowded.pop_front() {
-                Some(next) => next,
-                None => return Ok(Err(last)),
-            },
-        };
-        pool.settle(view);
-        let deadline = deadline.min(Instant::now() + server.queue_timeout);
-        let mut leased = match nodes.peek().is_some() || !crowded.is_empty() {
-            true => pool.lease_or_elsewhere(worker.number, deadline).await,
-            false => pool.lease(worker.number, deadline).await,
-        };
-        if let Err(LeaseError::Connect(error)) = &leased
-            && pool.relearn(error, password)
-        {
-            leased = pool.lease(worker.number, deadline).await;
-        }
-        match leased {
-            Ok(lease) => return Ok(Ok(lease)),
-            // Whom the primary lets in, a replica may not yet know.
-            Err(LeaseError::Connect(error)) if is_denied(&error) && view.primary == Some(node.id) => {
-                server.cluster(&admitted.database).doubt_password(user);
-                return Err(denied(&error));
-            }
-            Err(error) => last = Some(error),
-        }
-    }
-}
-
-fn is_denied(error: &ConnectError) -> bool {
-    error.class() == ConnectClass::Denied
-}
-
-/// A node does not let the client's role in.
-fn denied(error: &ConnectError) -> Unserved {
-    let (code, message) = error.denial();
-    let cause = match code {
-        SqlState::INVALID_CATALOG_NAME => LoginFailure::UnknownDatabase,
-        _ => LoginFailure::NodeRefused,
-    };
-    let farewell = match error.denial_in_full() {
-        Some(fields) => Farewell::Quoted { code, fields },
-        None => Farewell::told(code, message),
-    };
-    Unserved::by(cause, farewell)
-}
-
-/// What a client is told that no node has served in time.
-fn nobody_serves(failure: Option<LeaseError>, worker: &Worker) -> Unserved {
-    if let Some(LeaseError::Connect(error)) = &failure
-        && is_denied(error)
-    {
-        // What a replica says alone may not be true of its primary, and counts only because nobody else says anything.
-        return Unserved::by(LoginFailure::NoNode, denied(error).farewell);
-    }
-    let is_full = match &failure {
-        Some(LeaseError::Full(crowd)) => Some(limit(*crowd)),
-        Some(LeaseError::Connect(error)) if error.class() == ConnectClass::Full => Some(Limit::NodeConnections),
-        _ => None,
-    };
-    let because = failure.map_or_else(|| "no node can serve".to_owned(), |error| error.to_string());
-    match is_full {
-        Some(limit) => {
-            worker.metrics.limit_met(limit);
-            Farewell::told(SqlState::TOO_MANY_CONNECTIONS, because).into()
-        }
-        None => Unserved::by(LoginFailure::NoNode, Farewell::told(SqlState::CANNOT_CONNECT_NOW, because)),
-    }
-}
-
-/// How long a statement, or a login, still waits for RESUME: what it waits for otherwise does not count.
-pub(super) struct Patience {
-    hold: Duration,
-    left: Duration,
-}
-
-/// A wait that is taken off the time that is left, however it ends.
-struct Wait<'p> {
-    begun: Instant,
-    left: &'p mut Duration,
-}
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        *self.left = self.left.saturating_sub(self.begun.elapsed());
-    }
-}
-
-impl Patience {
-    /// It has not waited yet.
-    pub(super) fn of(server: &Server) -> Self {
-        Self { hold: server.pause_hold, left: server.pause_hold }
-    }
-
-    /// Waits until the database is not paused any more. Of several pauses the time together counts, and of a wait that is
-    /// dropped what it has lasted.
-    async fn await_resume(&mut self, pause: &Pause, worker: &Worker) -> Result<(), Refusal> {
-        let hold = self.hold.as_millis();
-        let wait = Wait { begun: Instant::now(), left: &mut self.left };
-        let is_resumed = pause.resumed(wait.begun + *wait.left).await;
-        drop(wait);
-        if is_resumed {
-            return Ok(());
-        }
-        worker.metrics.limit_met(Limit::PauseHold);
-        let message = format!("the database is paused, and has not been resumed within {hold} ms");
-        Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
-    }
-}
-
-/// The same for a login, whose time stands still meanwhile. Where the program stops, it is sent away.
-pub(super) async fn await_resume_to_log_in(
-    pause: &Pause,
-    patience: &mut Patience,
-    card: &Card,
-    worker: &Worker,
-) -> Result<(), Farewell> {
-    let _waits = card.waits_to_log_in();
-    tokio::select! {
-        // Dropping either loses nothing.
-        resumed = patience.await_resume(pause, worker) => {
-            resumed.map_err(|refusal| Farewell::told(refusal.code, refusal.message))
-        }
-        // Every client is woken when the worker begins to drain.
-        () = until(|| worker.is_draining() && pause.is_paused()) => Err(Farewell::sent_away()),
     }
 }
 

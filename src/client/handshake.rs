@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
-use super::acquire;
 use super::authentication::{self, Claim};
 use super::card::Card;
 use super::census::Seat;
 use super::console;
 use super::conversation::Gone;
 use super::farewell::Farewell;
+use super::first_lease::any_node;
 use super::greeting;
+use super::patience::{Patience, await_resume_to_log_in};
 use super::server::{Cluster, Database, Server, Stamp, User};
 use super::startup_settings::startup_settings;
 use super::unserved::Unserved;
@@ -213,12 +214,12 @@ pub(super) async fn await_resume(
     server: &mut Arc<Server>,
     worker: &Worker,
 ) -> Result<(), Farewell> {
-    let mut patience = acquire::Patience::of(server);
+    let mut patience = Patience::of(server);
     while admitted.database.pause.is_paused() {
         let pause = Arc::clone(&admitted.database.pause);
         tokio::select! {
             // Dropping any of them loses nothing.
-            resumed = acquire::await_resume_to_log_in(&pause, &mut patience, card, worker) => resumed?,
+            resumed = await_resume_to_log_in(&pause, &mut patience, card, worker) => resumed?,
             () = outdated(server, worker) => {}
             () = until_hung_up(stream) => return Err(Farewell::Left),
         }
@@ -357,7 +358,7 @@ async fn ask_once(
 /// A lease of a server connection that takes the settings that the client asked for.
 async fn fitting_lease(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Result<Lease, Unserved> {
     loop {
-        let mut lease = acquire::any_node(admitted, card, server, worker).await?;
+        let mut lease = any_node(admitted, card, server, worker).await?;
         if !lease.connection().known.refuses(&admitted.settings) {
             return Ok(lease);
         }

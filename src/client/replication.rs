@@ -15,6 +15,7 @@ use super::card::Card;
 use super::conversation::Gone;
 use super::farewell::{Farewell, SENT_AWAY};
 use super::handshake::{self, Admitted};
+use super::patience::{Patience, await_resume_to_log_in};
 use super::places::Place;
 use super::record;
 use super::server::Server;
@@ -169,11 +170,11 @@ async fn connect_to_primary(
 ) -> Result<(ServerEnd, Told), Farewell> {
     let mut deadline = Instant::now() + server.hold;
     let (cluster, pause) = (server.cluster(&admitted.database), &admitted.database.pause);
-    let mut patience = acquire::Patience::of(server);
+    let mut patience = Patience::of(server);
     let mut changed = cluster.changed.clone();
     loop {
         if pause.is_paused() {
-            acquire::await_resume_to_log_in(pause, &mut patience, card, worker).await?;
+            await_resume_to_log_in(pause, &mut patience, card, worker).await?;
             deadline = Instant::now() + server.hold;
         }
         changed.mark_unchanged();
