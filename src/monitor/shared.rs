@@ -366,7 +366,7 @@ fn log_primary(view: &View, from: Option<NodeId>, to: Option<NodeId>) {
 
 fn log_standstill(view: &View) {
     let primary = view.primary().map_or("none", |node| &*node.address);
-    warn!(cluster = %view.cluster, primary, "Trunkline stood still: no writes, and no reads from replicas, before every node has been asked anew");
+    warn!(cluster = %view.cluster, primary, "Trunkline stood still: no writes before every node has been asked anew, and no reads from replicas before the primary has");
 }
 
 fn log_belief(view: &View) {

@@ -306,11 +306,14 @@ impl Fences {
             } else if before != NodeState::Starting && now.state == NodeState::Starting {
                 gate.recall(); // a smart stop waits for them
             }
-            // Behind the fence: who waits for it to be believed must not be let through to a node that has just lost its role.
-            gate.believe(match now.role {
-                Role::Primary => new.primary_until,
-                _ => new.replicas_until.filter(|_| now.takes_reads),
-            });
+            // Behind the fence: who waits for it to be believed must not be let through to a node that has just lost its role. One
+            // that is silent is not believed, as before.
+            if !now.is_silent {
+                gate.believe(match now.role {
+                    Role::Primary => new.primary_until,
+                    _ => new.replicas_until.filter(|_| now.takes_reads),
+                });
+            }
         }
     }
 }

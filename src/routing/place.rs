@@ -76,7 +76,8 @@ pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement
     }
     if terms.is_some_and(|terms| terms.otherwise == Otherwise::Refuse) {
         // Who is not believed now may be so in a moment.
-        return if why_not == WhyNot::Unbelieved { Placement::AwaitPrimary(reason) } else { Placement::Refused };
+        let may_come = why_not == WhyNot::Unbelieved || view.nodes.iter().any(|node| node.is_silent);
+        return if may_come { Placement::AwaitPrimary(reason) } else { Placement::Refused };
     }
     let is_named = matches!(choices.first(), Some(Nodes::Group(_)));
     on_primary(
@@ -261,6 +262,8 @@ mod tests {
         // None is there to be believed.
         view.nodes.iter_mut().for_each(|node| node.takes_reads = false);
         assert_eq!(placed(&strict, &view, begun + SOON), Placement::Refused);
+        view.nodes[1].is_silent = true;
+        assert!(matches!(placed(&strict, &view, begun + SOON), Placement::AwaitPrimary(_)));
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub struct Topology {
     gave_up: Option<Instant>,
     /// Who is primary, or why nobody is.
     verdict: Result<NodeId, NoPrimary>,
+    /// Behind a primary that is only held reads go on, without those who are silent.
+    is_read_behind_held: bool,
     /// When that was decided.
     decided_at: Instant,
     /// When the primary or the state of a node changed last.
@@ -135,6 +137,7 @@ impl Topology {
             is_standby: false,
             gave_up: None,
             verdict: Err(Cause::NotAsked.because(view::NOT_PROBED)),
+            is_read_behind_held: false,
             decided_at: now,
             stirred_at: now,
             view: Arc::new(view),
@@ -313,7 +316,8 @@ impl Topology {
         if !node.is_answering() || !node.sampled(sample) {
             return Vec::new();
         }
-        if is_primary && !self.roles.is_waking() {
+        let is_waking = self.roles.is_waking();
+        if is_primary && !is_waking {
             self.note(sample);
         }
         self.measure(id);
@@ -323,7 +327,7 @@ impl Topology {
         if is_lost {
             self.judge(id);
         }
-        if is_lost || is_due {
+        if is_lost || is_due || is_waking {
             return self.decide(now);
         }
         self.roles.renew(&self.nodes);
@@ -362,9 +366,11 @@ impl Topology {
             self.authority.is_led(now);
         }
         self.is_standby = self.authority.is_standby_cluster(now);
+        self.is_read_behind_held = self.roles.is_followed_anew(&self.nodes, now);
         // What a primary tells that is not believed is no measure: it may have been left behind. And who follows the leader of a
         // standby cluster is measured anew once all have been asked since we stood still.
-        let is_measure = if accepted.is_some() { !is_waking } else { !self.has_stood_still(now) };
+        let is_measure =
+            if accepted.is_some() { !is_waking || self.is_read_behind_held } else { !self.has_stood_still(now) };
         if let Some(leader) = self.leader(now).filter(|_| is_measure) {
             self.measure_against(leader, now);
         } else {
@@ -536,7 +542,7 @@ impl Topology {
             epoch: self.epoch,
             primary: self.verdict.as_ref().ok().copied(),
             primary_until: self.roles.believed_until(),
-            replicas_until: self.replicas_until(),
+            replicas_until: self.replicas_until(now),
             no_primary_because: self.verdict.as_ref().err().cloned(),
             no_primary_since: self.verdict.is_err().then(|| self.view.no_primary_since.unwrap_or(now)),
             is_standby: self.is_standby,
@@ -550,25 +556,36 @@ impl Topology {
     }
 
     /// See [`View::replicas_until`]. Who answers is asked again sooner than evidence runs out, unless we have not run; who is
-    /// silent, or asked in vain, keeps nobody from reading elsewhere, unless a primary is to be believed again: that waits for them.
-    fn replicas_until(&self) -> Option<Instant> {
-        self.all_heard_until().into_iter().chain(self.roles.believed_until()).min()
+    /// silent, or asked in vain, keeps nobody from reading elsewhere: for long, where a primary is to be believed again.
+    fn replicas_until(&self, now: Instant) -> Option<Instant> {
+        let primary = match self.is_read_behind_held {
+            true => self.roles.evidence_until(&self.nodes),
+            false => self.roles.believed_until(),
+        };
+        self.all_heard_until(now).into_iter().chain(primary).min()
     }
 
     /// Somebody who answers has not been asked for longer than evidence counts.
     fn has_stood_still(&self, now: Instant) -> bool {
-        self.all_heard_until().is_some_and(|until| until <= now)
+        self.all_heard_until(now).is_some_and(|until| until <= now)
     }
 
-    fn all_heard_until(&self) -> Option<Instant> {
-        let answering = self.nodes.iter().filter(|node| node.has_just_answered());
+    fn all_heard_until(&self, now: Instant) -> Option<Instant> {
+        let answering = self.nodes.iter().filter(|node| node.has_just_answered() && !self.is_left_out(node, now));
         answering.filter_map(|node| node.heard_until(self.lease)).min()
+    }
+
+    /// Reads go on without it, until it is asked.
+    fn is_left_out(&self, node: &Node, now: Instant) -> bool {
+        self.is_read_behind_held && node.is_unheard(now, self.lease)
     }
 
     fn picture(&self, node: &Node, now: Instant) -> NodeView {
         let standing = self.roles.standing(node);
         let is_replica = standing == Standing::Replica;
-        let takes_reads = is_replica && node.health == Health::Good && node.takes_reads;
+        let took_reads = is_replica && node.health == Health::Good && node.takes_reads;
+        let is_silent = took_reads && self.is_left_out(node, now);
+        let takes_reads = took_reads && !is_silent;
         let before = self.view.node(node.id).and_then(|before| before.reads_since);
         let behind = |position: Sample| Some(self.clock.newest_position()?.bytes_since(position.lsn));
         NodeView {
@@ -581,7 +598,8 @@ impl Topology {
             },
             state: state_of(node, standing),
             takes_reads,
-            reads_since: takes_reads.then(|| before.unwrap_or(now)),
+            is_silent,
+            reads_since: took_reads.then(|| before.unwrap_or(now)),
             is_leaving: node.report().is_some_and(|report| report.is_leaving),
             is_forgotten: false,
             position: node.position,

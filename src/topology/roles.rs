@@ -53,6 +53,8 @@ pub(super) struct Roles {
 struct Waking {
     held: Claim,
     since: Instant,
+    /// As far as is known, only who has not been asked since keeps it from being believed.
+    awaits_silent: bool,
 }
 
 #[derive(Debug)]
@@ -235,6 +237,9 @@ impl Roles {
             self.support = Some(support);
         }
         let verdict = verdict.map(|(claim, _)| claim);
+        if let (Some(waking), Err(because)) = (&mut self.waking, &verdict) {
+            waking.awaits_silent = because.cause == Cause::NotAsked;
+        }
         let held = verdict.as_ref().err().and_then(|because| self.held(nodes, because, now));
         self.waking = self.waking.filter(|_| held.is_some());
         let verdict = verdict.or_else(|because| held.ok_or(because));
@@ -255,7 +260,7 @@ impl Roles {
         match &mut self.waking {
             Some(waking) if has_stood && waking.since + self.lease + LATE <= now => waking.since = now,
             Some(_) => {}
-            None => self.waking = ran_out.map(|held| Waking { held, since: now }),
+            None => self.waking = ran_out.map(|held| Waking { held, since: now, awaits_silent: false }),
         }
     }
 
@@ -279,8 +284,23 @@ impl Roles {
         self.waking.is_some()
     }
 
+    /// We have stood still, and the primary that we had has answered anew, replicas follow it, and whoever has not answered since
+    /// has had time to say that it was promoted. It gets no writes before all have been asked; but reads go on behind it.
+    pub(super) fn is_followed_anew(&self, nodes: &[Node], now: Instant) -> bool {
+        let Some(waking) = self.waking.filter(|waking| waking.awaits_silent) else { return false };
+        let has_answered = |node: &Node| node.has_just_answered() && !node.is_unheard(now, self.lease);
+        nodes.get(usize::from(waking.held.node.0)).is_some_and(has_answered)
+            && followers(nodes, waking.held.node) > 0
+            && now >= self.silent_from(waking)
+    }
+
+    /// Who answers at all has done so by then.
+    fn silent_from(&self, waking: Waking) -> Instant {
+        waking.since + self.lease / PARTS_TO_ANSWER
+    }
+
     /// When the passing of time alone may change the verdict, or could have done so.
-    pub(super) fn deadlines(&self, nodes: &[Node]) -> [Option<Instant>; 3] {
+    pub(super) fn deadlines(&self, nodes: &[Node]) -> [Option<Instant>; 4] {
         let evidence = match self.waking {
             Some(waking) => Some(waking.since + self.lease),
             None => self.evidence_until(nodes),
@@ -289,7 +309,8 @@ impl Roles {
         let unopposed = self.unopposed.filter(|_| is_sought).map(|(_, since)| since + UNOPPOSED_FOR);
         let contest = self.contest.as_ref().filter(|_| is_sought);
         let contest = contest.map(|contest| contest.since + CONTESTED_FOR);
-        [evidence, unopposed, contest]
+        let silent = self.waking.map(|waking| self.silent_from(waking));
+        [evidence, silent, unopposed, contest]
     }
 
     /// A sample may have proven the primary once more; nothing has run out before. What ran out while we stood still is
@@ -305,7 +326,8 @@ impl Roles {
         self.until.filter(|_| self.accepted.is_some())
     }
 
-    fn evidence_until(&self, nodes: &[Node]) -> Option<Instant> {
+    /// Until when what the primary has said of itself counts, whether it is believed or not.
+    pub(super) fn evidence_until(&self, nodes: &[Node]) -> Option<Instant> {
         nodes.get(usize::from(self.accepted?.node.0))?.evidence_until(self.lease)
     }
 
@@ -677,6 +699,9 @@ const MIXED_SYSTEMS: &str = "nodes belong to different database systems, and no 
 /// How long a lone claimant must be unopposed: long enough for replicas that start together with it, or with us, to be
 /// seen, and for a primary that is just being promoted to answer.
 pub(super) const UNOPPOSED_FOR: Duration = Duration::from_secs(2);
+/// Who answers after a standstill of ours does so within this part of the time for which evidence counts: a quarter of what lies
+/// between two probes that are not answered. A read does not wait longer for who is silent.
+const PARTS_TO_ANSWER: u32 = 8;
 /// While we run, no decision that time alone asks for is so late.
 const LATE: Duration = Duration::from_millis(50);
 /// How long a rival must lead by followers before it is taken in place of the primary we had.

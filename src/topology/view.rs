@@ -73,7 +73,10 @@ pub struct NodeView {
     pub state: NodeState,
     /// A replica that may take reads now: up, streaming (or no primary is there to stream from), not over `max_lag`.
     pub takes_reads: bool,
-    /// Since when it takes reads, without a break; None while it takes none.
+    /// It took reads before we stood still, and has not answered since: others are read from without waiting for it. What is
+    /// known of it is not believed.
+    pub is_silent: bool,
+    /// Since when it takes reads, without a break but of silence; None while it takes none.
     pub reads_since: Option<Instant>,
     /// It is about to be stopped, by the announcement of whoever stops it.
     pub is_leaving: bool,
@@ -112,8 +115,9 @@ pub struct View {
     /// asked since; until then this moment stays where it was.
     pub primary_until: Option<Instant>,
     /// Until when what is said of replicas may be believed without newer evidence: a read that begins later must wait for a
-    /// view in which all who answer have been asked since, and the primary, if there is one, is believed. Where a replica is
-    /// says nothing as long as nobody knows where the others are.
+    /// view in which all who answer have been asked since, and the primary, if there is one, is believed, or has answered anew and
+    /// only waits for who [is silent](NodeView::is_silent). Where a replica is says nothing as long as nobody knows where the
+    /// others are.
     pub replicas_until: Option<Instant>,
     /// Why there is no primary, when there is none.
     pub no_primary_because: Option<NoPrimary>,
@@ -139,6 +143,7 @@ impl View {
             role: Role::Unknown,
             state: NodeState::Unknown,
             takes_reads: false,
+            is_silent: false,
             reads_since: None,
             is_leaving: false,
             is_forgotten: false,

@@ -553,6 +553,44 @@ fn after_a_standstill_of_ours_no_replica_is_believed_before_every_node_was_asked
 }
 
 #[test]
+fn after_a_standstill_of_ours_who_is_silent_keeps_reads_from_a_replica_for_a_moment_only() {
+    let at = |lsn| ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(lsn), streaming_standbys: 2 };
+    let mut story = Story::whole();
+    story.passes(30_000);
+    story.tell(A, Ok(at(2000)));
+    story.tell(B, Ok(received(1, Some(0), (2000, 2000))));
+    assert_eq!(story.trusted_reads(), [], "another may have been promoted, and say so");
+    story.passes(150);
+    assert_eq!((story.trusted(), story.trusted_reads()), (None, vec![B]));
+    let view = story.view();
+    assert!(view.node(C).unwrap().is_silent && view.node(C).unwrap().reads_since.is_some());
+    assert_eq!(view.primary_samples.last().map(|sample| sample.lsn), Some(Lsn(2000)));
+    story.fails(C, ProbeFailure::Timeout);
+    assert_eq!((story.trusted(), story.trusted_reads()), (Some(A), vec![B]));
+    assert!(!story.view().node(C).unwrap().is_silent);
+    for _ in 0..2 {
+        story.tell(C, Ok(received(1, Some(0), (2000, 2000))));
+    }
+    // One that has fallen behind is measured by what the primary says now.
+    story.passes(30_000);
+    story.tell(B, Ok(received(1, Some(0), (3000, 2000))));
+    story.passes(150);
+    assert_eq!(story.trusted_reads(), [], "where the primary is nobody knows");
+    story.tell(A, Ok(at(3000)));
+    assert_eq!((story.reads(), story.trusted_reads()), (vec![], vec![]));
+    story.tell(C, Ok(received(1, Some(0), (3000, 3000))));
+    assert_eq!((story.trusted(), story.trusted_reads()), (Some(A), vec![C]));
+    // And one that was promoted is heard of late, but heard of.
+    let mut story = Story::whole();
+    story.passes(30_000).claims(A, 1, 2);
+    story.follows(B, A, 1);
+    story.passes(150);
+    assert_eq!(story.trusted_reads(), [B]);
+    story.claims(C, 2, 0);
+    assert_eq!((story.trusted(), story.trusted_reads()), (Some(C), vec![]));
+}
+
+#[test]
 fn after_a_standstill_of_ours_replicas_of_a_standby_cluster_are_measured_anew() {
     let mut story = Story::of(2);
     story.tell(A, Ok(received(1, None, (1000, 1000))));

@@ -280,17 +280,26 @@ impl Simulation {
         }
     }
 
-    /// Where replicas are believed, all who answer have been asked within the lease, and the primary is believed.
+    /// Where replicas are believed, all who answer have been asked within the lease, but those whose silence is noted; and the primary
+    /// is believed, or has been asked.
     fn check_replicas(&self, view: &View, step: &dyn Debug) {
         if view.trusted_replicas(self.now).next().is_none() {
             return;
         }
         let lease = (self.settings.interval + self.settings.timeout) * 2;
-        for (node, asked) in view.nodes.iter().zip(&self.asked).filter(|(node, _)| node.state == NodeState::Up) {
-            let is_asked = asked.is_some_and(|begun| begun + lease > self.now);
-            assert!(is_asked, "believed before {} was asked: {}", node.address, self.story(step));
+        let is_asked = |node: NodeId| self.asked[usize::from(node.0)].is_some_and(|begun| begun + lease > self.now);
+        let is_held = view.primary.is_some() && view.trusted_primary(self.now).is_none();
+        for node in view.nodes.iter().filter(|node| node.state == NodeState::Up && !node.is_silent) {
+            let may_be_silent = is_held && !node.takes_reads;
+            assert!(
+                is_asked(node.id) || may_be_silent,
+                "believed before {} was asked: {}",
+                node.address,
+                self.story(step)
+            );
         }
-        assert_eq!(view.primary, view.trusted_primary(self.now), "{}", self.story(step));
+        let is_primary = |node: &NodeId| view.trusted_primary(self.now) == Some(*node) || is_asked(*node);
+        assert_eq!(view.primary, view.primary.filter(is_primary), "{}", self.story(step));
     }
 
     fn note_claims(&mut self) {
