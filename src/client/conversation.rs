@@ -98,6 +98,8 @@ pub(super) struct HeldLease {
     pub(super) transaction: Option<Instant>,
     /// Since when statements are under way whose time is not counted yet.
     pub(super) asked: Option<Instant>,
+    /// When what is sent next was found to be free to go.
+    pub(super) let_through: Option<Instant>,
     /// What its first unit counts as; None: another unit has gone the same way since.
     pub(super) shape: Option<Key>,
     /// Bytes of a message from the client that go on as they come: it is too large to be held.

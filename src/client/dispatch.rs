@@ -174,6 +174,7 @@ impl Client {
             shape: None,
             transaction: Some(begun),
             asked: None,
+            let_through: None,
             units: 0,
             passing_to_node: 0,
             passing_to_client: 0,
@@ -339,7 +340,7 @@ impl Client {
         held.only_cleans = self.session.gathered.end == Some(End::Query)
             && !self.session.gathered.hides_code
             && first.is_some_and(|first| first.only_cleans());
-        let now = if is_first { held.begun } else { Instant::now() };
+        let now = if is_first { held.begun } else { held.let_through.take().unwrap_or_else(Instant::now) };
         held.transaction = held.transaction.or(Some(now));
         held.asked = held.asked.or(Some(now));
         held.shape = None;

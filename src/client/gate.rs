@@ -36,12 +36,15 @@ impl Client {
             && !self.session.batch_is_open()
             && !self.session.copies_in()
             && (self.session.intent().is_some() || self.session.gathered.executes > 0)
-            && held.lease.pool().gate().is_unbelieved(Instant::now())
         {
-            // Behind what is not answered it waits for that; and a lease that may go back does so first.
-            let is_between = self.session.is_idle() && held.passing_to_client == 0 && buffers.from_node.is_empty();
-            let waits_here = is_between && !self.session.may_release();
-            return Ok(Gate::Closed(if waits_here { Turn::Stop(Relayed::Unbelieved) } else { Turn::Still }));
+            let now = Instant::now();
+            if held.lease.pool().gate().is_unbelieved(now) {
+                // Behind what is not answered it waits for that; and a lease that may go back does so first.
+                let is_between = self.session.is_idle() && held.passing_to_client == 0 && buffers.from_node.is_empty();
+                let waits_here = is_between && !self.session.may_release();
+                return Ok(Gate::Closed(if waits_here { Turn::Stop(Relayed::Unbelieved) } else { Turn::Still }));
+            }
+            held.let_through = (self.session.gathered.executes > 0).then_some(now);
         }
         if !self.session.gathered.empties.is_empty() && is_run {
             return Ok(Gate::Closed(Turn::Stop(Relayed::Empties)));
