@@ -18,6 +18,7 @@ use crate::net::ReadBuffer;
 use crate::routing::{Catalog, Intent, Reads};
 use crate::session::{End, Held, Surroundings};
 use crate::sql::Statement;
+use crate::wire::frontend::Bind;
 use crate::wire::{Header, SqlState, backend, frame, frontend};
 
 /// A batch for the primary that is longer than this is not collected whole before it is sent: what few batches exceed, so
@@ -207,8 +208,8 @@ impl Client {
         }
     }
 
-    /// A message that is too large to wait for goes on as it comes: the unit starts with what is there of it. Answers
-    /// false if there must be more of it first.
+    /// A message that is too large to wait for goes on as it comes: the unit starts with what is there of it, which of a Bind
+    /// are its names at least. Answers false if there must be more of it first.
     pub(super) fn survey_partial(&mut self, header: Header, buffers: &mut Buffers) -> Result<bool, Farewell> {
         if !frontend::is_known(header.tag) {
             return Err(violation(header.tag));
@@ -234,6 +235,10 @@ impl Client {
         if !matches!(header.tag, frontend::QUERY | frontend::BIND) {
             let message = format!("message of {} bytes is larger than limits.buffer_bytes ({limit})", header.size);
             return Err(Farewell::told(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
+        }
+        let is_nameless = header.tag == frontend::BIND && Bind::read(body_of(buffers.input.filled())).is_err();
+        if is_nameless && buffers.input.len() < limit {
+            return Ok(false);
         }
         self.survey_message(header, buffers.input.filled(), missing)?;
         Ok(true)

@@ -6,7 +6,9 @@ use std::time::Duration;
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited};
-use crate::raw::{COPY_DONE, FLUSH, RawClient, SYNC, TERMINATE, bind, copy_data, execute, parse, query, run_unnamed};
+use crate::raw::{
+    COPY_DONE, FLUSH, RawClient, SYNC, TERMINATE, bind, close, copy_data, execute, parse, query, run_unnamed,
+};
 
 /// Few server connections, so that clients meet on them.
 const SHARED: &str = "[pool]\nsize = 2";
@@ -420,6 +422,17 @@ fn a_batch_larger_than_the_buffer_goes_on_at_the_primary_where_it_writes() {
         let read = [parse("", "select length($1::text)"), bind("", &[&value]), execute()].concat();
         let told = client.ask(&[&read, &write], 1);
         assert_eq!(told, ["1", "2", "row 300000", "SELECT 1", "1", "2", "INSERT 0 1", "I"]);
+        // Where what has come with the Parse of its statement ends within its names, they are waited for.
+        let bound = bind("S_1", &[&value]);
+        let parses = [close("S_1"), parse("S_1", "select length($1::text)")].concat();
+        for (before, told_before) in [(&parses[..], &["3", "1"][..]), (&[], &[])] {
+            for there in [5, 6, 8] {
+                client.send(&[before, &bound[..there]]);
+                thread::sleep(Duration::from_millis(200));
+                let told = client.ask(&[&bound[there..], &execute(), SYNC], 1);
+                assert_eq!(told, [told_before, &["2", "row 300000", "SELECT 1", "I"]].concat(), "{there}");
+            }
+        }
         // What was bound before a Flush is executed there.
         let told = client.ask(&[&parse("", "select 7"), &bind("", &[]), FLUSH, &execute(), &write], 1);
         assert_eq!(told, ["1", "2", "row 7", "SELECT 1", "1", "2", "INSERT 0 1", "I"]);
