@@ -528,6 +528,10 @@ impl Client {
                 buffers.keep_nothing();
             }
             held.is_read &= matches!(self.session.intent(), None | Some(Intent::Read { .. }));
+            // What the node has told since the last answer, as a notification, is of no unit's.
+            if is_first && !self.session.batch_is_open() {
+                held.forwarded &= held.passing_to_client > 0;
+            }
         }
         self.time_next();
         self.send_unit(buffers)

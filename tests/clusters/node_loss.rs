@@ -161,6 +161,30 @@ fn what_a_session_loses_that_ends_with_its_node_is_counted() {
 }
 
 #[test]
+fn a_notification_leaves_no_doubt_of_a_write_behind_it_that_is_surely_not_done() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let lost = |outcome| proxy.metric("trunkline_transactions_lost_total", &format!("outcome=\"{outcome}\""));
+        let mut listens = RawClient::connect(proxy.port(), &[]);
+        listens.query("listen news");
+        primary.sql("notify news").unwrap();
+        listens.until(b'A');
+        let mut locks = proxy.client();
+        locks.batch_execute("begin; lock t").unwrap();
+        listens.send(&[&query("insert into t values (1)")]);
+        let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+            where wait_event_type = 'Lock' and query like 'insert into t%'";
+        eventually("it waits, and is ended", Duration::from_secs(10), || primary.sql(ended).unwrap() == "1");
+        let end = listens.until_end();
+        assert!(end[0].starts_with("57P01"), "{end:?}");
+        assert_eq!((lost("rolled_back"), lost("unknown")), (1.0, 0.0));
+    });
+}
+
+#[test]
 fn a_primary_that_crashes_leaves_only_writes_in_flight_in_doubt() {
     limited(|| {
         for how in ["immediate", "killed", "backend"] {
