@@ -72,11 +72,6 @@ pub fn matters(tag: u8) -> bool {
     !matches!(tag, backend::DATA_ROW | backend::COPY_DATA)
 }
 
-/// A transaction has been left open, or has lasted, for longer than its session allows. Run again, it would be so again.
-fn ends_its_session(code: SqlState) -> bool {
-    code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT || code == SqlState::TRANSACTION_TIMEOUT
-}
-
 impl Session {
     /// Takes one message of the node that [`matters`]: a whole one, or the beginning of one that is large.
     pub fn reply(&mut self, tag: u8, body: &[u8], known: &mut Known) -> Result<Reply, OutOfStep> {
@@ -375,7 +370,7 @@ impl Session {
         self.catalog_settles();
         let is_violation = fields.code == SqlState::PROTOCOL_VIOLATION;
         if fields.ends_connection() {
-            let is_its_own = ends_its_session(fields.code) || is_violation && self.flow.is_astray;
+            let is_its_own = self.is_ended_by(fields.code) || is_violation && self.flow.is_astray;
             return if is_its_own { Reply::SessionEnds } else { Reply::NodeEnds(fields.code) };
         }
         self.flow.is_astray = is_violation && self.flow.copy_in;
@@ -429,6 +424,17 @@ impl Session {
         match ours {
             Some((ours, name)) => Reply::Replace(with_client_name(body, &ours, &name)),
             None => Reply::Forward,
+        }
+    }
+
+    /// The node has ended the connection for this reason, which is a limit of the session's own.
+    fn is_ended_by(&self, code: SqlState) -> bool {
+        match code {
+            // Its transaction has been left open, or has lasted, for too long. Run again, it would be so again.
+            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT | SqlState::TRANSACTION_TIMEOUT => true,
+            // It has sent nothing for too long. What has been sent meanwhile is lost as with any node.
+            SqlState::IDLE_SESSION_TIMEOUT => self.is_idle() && self.keeps_lease(),
+            _ => false,
         }
     }
 
@@ -657,6 +663,21 @@ mod tests {
             (0..done).for_each(|_| drop(story.hear(b'C', b"?\0")));
             let reply = story.hear(b'E', b"SERROR\0C22023\0M?\0\0");
             assert_eq!(matches!(reply, Reply::Refused(..)), is_worth_it, "{text}: {reply:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_connection_that_rests_for_too_long_ends_the_session_that_keeps_it_and_asks_nothing() {
+        for (keeps, asks, ends) in [(true, false, true), (false, false, false), (true, true, false)] {
+            let mut story = Story::begin();
+            if keeps {
+                story.session.keep_lease();
+            }
+            if asks {
+                story.send(b'Q', b"select 1\0");
+            }
+            let reply = story.hear(b'E', b"SFATAL\0VFATAL\0C57P05\0M?\0\0");
+            assert_eq!(reply == Reply::SessionEnds, ends, "{reply:?}");
         }
     }
 }

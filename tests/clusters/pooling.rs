@@ -789,3 +789,18 @@ fn a_transaction_that_its_node_ends_for_being_idle_ends_its_session() {
         }
     });
 }
+
+#[test]
+fn a_session_that_its_node_ends_for_being_idle_is_told_so_where_it_keeps_its_server_connection() {
+    limited(|| {
+        let cluster = cluster();
+        for (more, kept_by) in [("", "listen news"), ("[pool]\nmode = 'session'", "select 1")] {
+            let proxy = Proxy::start(&cluster, more);
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query("set idle_session_timeout = '300ms'");
+            client.query(kept_by);
+            let told = client.until_end();
+            assert_eq!(told, ["57P05 terminating connection due to idle-session timeout"], "{kept_by}");
+        }
+    });
+}
