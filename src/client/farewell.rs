@@ -17,6 +17,9 @@ pub enum Farewell {
     /// Its node was lost when it had a part of a message: whatever it were told, it would take for the rest of that.
     #[error("the node was lost in the middle of a row, so the connection was closed")]
     Torn,
+    /// Its node has ended it, and what that has said of it the client has been shown.
+    #[error("its node has ended it")]
+    EndedByNode,
     /// It is told why, and the connection is closed.
     #[error("{message} ({code})")]
     Told {

@@ -29,7 +29,7 @@ pub(super) fn ends(card: &Card, server: &Server, farewell: &Farewell) {
             let (id, client, user, database) = whose(card);
             info!(id, client, user = &*user, database = &*database, why = %farewell, "a client has left");
         }
-        Farewell::Torn if server.logs_connections => {
+        Farewell::Torn | Farewell::EndedByNode if server.logs_connections => {
             let (id, client, user, database) = whose(card);
             info!(id, client, user = &*user, database = &*database, why = %farewell, "a client was cut off");
         }

@@ -245,7 +245,7 @@ impl Client {
         }
         let Some(held) = &mut self.held else { return Ok(Turn::Still) };
         if held.ends_session && held.passing_to_client == 0 {
-            return Err(Farewell::Left);
+            return Err(Farewell::EndedByNode);
         }
         if held.farewell.is_some() {
             return Ok(Turn::Stop(Relayed::NodeLost(held.farewell)));

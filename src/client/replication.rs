@@ -29,8 +29,7 @@ use crate::backend::{ConnectClass, ConnectError, Endpoint, Login, Target, connec
 use crate::metrics::{Limit, LoginFailure, WorkerMetrics};
 use crate::net::{ReadBuffer, Stream, timers};
 use crate::topology::{Doubt, NodeId, View};
-use crate::wire::backend;
-use crate::wire::{Progress, SqlState};
+use crate::wire::{Progress, SqlState, backend, frontend};
 
 /// A client's connection and the primary's, with nobody between them.
 pub struct Passage {
@@ -42,6 +41,10 @@ pub struct Passage {
     down: Lane,
     /// Where the messages that the client has got end.
     told: Progress,
+    /// Where those end that the node has got,
+    asked: Progress,
+    /// and whether one of them was the client's goodbye, or its connection has ended.
+    client_has_ended: bool,
     doing: Doing,
     entry: Entry,
     admitted: Admitted,
@@ -129,6 +132,8 @@ pub async fn open(
         up,
         down: Lane::default(),
         told: Progress::default(),
+        asked: Progress::default(),
+        client_has_ended: false,
         entry,
         server: Arc::clone(server),
         worker: Rc::clone(worker),
@@ -312,7 +317,7 @@ impl Passage {
         let farewell = std::future::poll_fn(|cx| self.poll_pass(cx, place)).await;
         let is_between = self.told.is_between() && !self.client.is_within_write();
         let may_be_told = is_between && self.down.stage != Stage::Closed;
-        (if may_be_told { farewell } else { Farewell::Left }, self.client)
+        (if farewell.is_told() && !may_be_told { Farewell::Left } else { farewell }, self.client)
     }
 
     fn poll_pass(&mut self, cx: &mut Context<'_>, place: &Place) -> Poll<Farewell> {
@@ -329,7 +334,8 @@ impl Passage {
             return Poll::Ready(Farewell::Left);
         }
         match (self.poll_down(cx, place), self.is_over()) {
-            (Poll::Ready(Ok(())), _) => Poll::Ready(Farewell::Left),
+            (Poll::Ready(Ok(())), _) if self.client_has_ended => Poll::Ready(Farewell::Left),
+            (Poll::Ready(Ok(())), _) => Poll::Ready(Farewell::EndedByNode),
             (Poll::Ready(Err(error)), _) => Poll::Ready(Farewell::Lost(error)),
             (Poll::Pending, Some(why)) => Poll::Ready(Farewell::told(SqlState::ADMIN_SHUTDOWN, why)),
             (Poll::Pending, None) => Poll::Pending,
@@ -364,13 +370,19 @@ impl Passage {
     /// to say.
     fn poll_up(&mut self, cx: &mut Context<'_>, place: &Place) -> Result<(), std::io::Error> {
         while self.up.stage != Stage::Closed {
-            let Poll::Ready(written) = self.up.poll_write_out(cx, &mut self.node.stream, |_| {}) else { break };
+            let (asked, client_has_ended) = (&mut self.asked, &mut self.client_has_ended);
+            let written = self.up.poll_write_out(cx, &mut self.node.stream, |bytes| {
+                // What makes no sense is the node's to refuse.
+                let _ = asked.pass(bytes, |tag| *client_has_ended |= tag == frontend::TERMINATE);
+            });
+            let Poll::Ready(written) = written else { break };
             if written.is_err() {
                 self.up.stage = Stage::Closed;
                 break;
             }
             let Poll::Ready(read) = self.up.poll_read(cx, &mut self.client) else { break };
             let count = read?;
+            self.client_has_ended |= count == 0;
             if self.doing == Doing::Idle && count > 0 {
                 self.doing = Doing::Answering;
                 place.card.goes_on(None);

@@ -210,6 +210,7 @@ async fn say_farewell(stream: &mut Stream, farewell: &Farewell, worker: &Worker)
         Farewell::Left
         | Farewell::Lost(_)
         | Farewell::Torn
+        | Farewell::EndedByNode
         | Farewell::Cancel
         | Farewell::ToConsole(..)
         | Farewell::Parks => {}

@@ -795,12 +795,16 @@ fn a_session_that_its_node_ends_for_being_idle_is_told_so_where_it_keeps_its_ser
     limited(|| {
         let cluster = cluster();
         for (more, kept_by) in [("", "listen news"), ("[pool]\nmode = 'session'", "select 1")] {
-            let proxy = Proxy::start(&cluster, more);
+            let proxy = Proxy::start(&cluster, &format!("{more}\n[log]\nconnections = true"));
             let mut client = RawClient::connect(proxy.port(), &[]);
             client.query("set idle_session_timeout = '300ms'");
             client.query(kept_by);
             let told = client.until_end();
             assert_eq!(told, ["57P05 terminating connection due to idle-session timeout"], "{kept_by}");
+            eventually("it is logged as that", Duration::from_secs(5), || {
+                proxy.log().lines().any(|line| line.contains("cut off") && line.contains("its node has ended it"))
+            });
+            assert!(!proxy.log().contains("the client left"), "{}", proxy.log());
         }
     });
 }

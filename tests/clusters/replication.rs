@@ -283,7 +283,7 @@ fn a_cancel_reaches_a_connection_for_replication() {
 fn a_stream_ends_by_the_client_or_by_its_goodbye_or_by_half_of_its_connection() {
     limited(|| {
         let cluster = cluster();
-        let proxy = Proxy::start(&cluster, "");
+        let proxy = Proxy::start(&cluster, "[log]\nconnections = true");
         let senders =
             || cluster.node(0).sql("select count(*) from pg_stat_replication where application_name = 'streamer'");
         let mut done = streaming(&cluster, &proxy);
@@ -304,6 +304,8 @@ fn a_stream_ends_by_the_client_or_by_its_goodbye_or_by_half_of_its_connection() 
         drop((done, streaming(&cluster, &proxy)));
         eventually("nothing is left at the primary", Duration::from_secs(5), || senders().unwrap() == "0");
         assert_eq!(proxy.metric("trunkline_replication_clients", ""), 0.0);
+        let left = || proxy.log().matches("a client has left").count();
+        eventually("each has left, as the log has it", Duration::from_secs(5), || left() == 5);
     });
 }
 
@@ -378,7 +380,7 @@ fn one_that_comes_in_a_pause_waits_for_resume_longer_than_a_login_may_take() {
 fn a_stream_ends_when_its_node_stops_or_is_not_the_primary_any_more() {
     limited(|| {
         let cluster = cluster();
-        let proxy = Proxy::start(&cluster, "");
+        let proxy = Proxy::start(&cluster, "[log]\nconnections = true");
         let mut stopped = RawClient::connect(proxy.port(), &[("replication", "database")]);
         cluster.node(0).stop(Stop::Fast).unwrap();
         assert_eq!(stopped.until_end(), ["57P01 terminating connection due to administrator command"]);
@@ -387,6 +389,9 @@ fn a_stream_ends_when_its_node_stops_or_is_not_the_primary_any_more() {
         let mut crashed = streaming(&cluster, &proxy);
         cluster.node(0).stop(Stop::Immediate).unwrap();
         crashed.until_end();
+        eventually("both are cut off, as the log has it", Duration::from_secs(5), || {
+            proxy.log().matches("its node has ended it").count() == 2
+        });
         cluster.node(0).start().unwrap();
         proxy.client().batch_execute("create table t (a int)").unwrap();
         let mut left = streaming(&cluster, &proxy);
