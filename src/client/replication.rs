@@ -1,5 +1,5 @@
 //! A client for replication: the primary gives it a server connection of its own, in no pool, and every byte goes on as
-//! it comes, for as long as both sides want.
+//! it comes, for as long as both sides want. What SQL writes there, or changes in the catalogs, nobody here hears of.
 
 use std::borrow::Cow;
 use std::pin::Pin;
