@@ -370,7 +370,7 @@ impl Session {
         self.catalog_settles();
         let is_violation = fields.code == SqlState::PROTOCOL_VIOLATION;
         if fields.ends_connection() {
-            let is_its_own = self.is_ended_by(fields.code) || is_violation && self.flow.is_astray;
+            let is_its_own = self.is_ended_by_limit(fields.code) || is_violation && self.flow.is_astray;
             return if is_its_own { Reply::SessionEnds } else { Reply::NodeEnds(fields.code) };
         }
         self.flow.is_astray = is_violation && self.flow.copy_in;
@@ -428,7 +428,7 @@ impl Session {
     }
 
     /// The node has ended the connection for this reason, which is a limit of the session's own.
-    fn is_ended_by(&self, code: SqlState) -> bool {
+    fn is_ended_by_limit(&self, code: SqlState) -> bool {
         match code {
             // Its transaction has been left open, or has lasted, for too long. Run again, it would be so again.
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT | SqlState::TRANSACTION_TIMEOUT => true,
