@@ -622,9 +622,9 @@ mod tests {
         gate.found_at(Some(here), other);
         let (lease, _stream) = asked.await;
         lease.unwrap().give_back(Instant::now());
-        pool.try_lease(0).unwrap().give_back(Instant::now());
+        Arc::clone(&pool).try_lease(0).unwrap().give_back(Instant::now());
         // And back, without a connection of the monitor's that goes on to tell.
         gate.found_at(Some(elsewhere), former);
-        assert!(pool.try_lease(0).is_none());
+        assert!(Arc::clone(&pool).try_lease(0).is_none());
     }
 }

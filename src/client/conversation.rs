@@ -63,8 +63,6 @@ pub struct Client {
     pub(super) counted: usize,
     /// Its turn among replicas, for the present unit: a node that has no connection yet is not passed over for that.
     pub(super) turn: u64,
-    /// The rule that has matched the present unit, for those who want to be told.
-    pub(super) rule: Option<usize>,
     /// The replica that it reads from as long as it can, where that is configured.
     pub(super) stays_with: Option<NodeId>,
     /// When its server connection goes back.

@@ -268,7 +268,7 @@ impl Roles {
     /// keeps its place. It gets no writes before it is accepted as one that is found anew. A rival that was not known before
     /// speaks against it, whoever is still to be asked.
     fn held(&self, nodes: &[Node], because: &NoPrimary, now: Instant) -> Option<Claim> {
-        let Waking { held, since } = self.waking?;
+        let Waking { held, since, .. } = self.waking?;
         let node = nodes.get(usize::from(held.node.0))?;
         let has_rival = self.contest.as_ref().is_some_and(|contest| contest.since >= since);
         let is_open = matches!(because.cause, Cause::NotAsked | Cause::Unclaimed | Cause::Unconfirmed) && !has_rival;
