@@ -306,7 +306,9 @@ impl Client {
             }
             if self.is_outdated() {
                 self.renew().map_err(|gone| Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string()))?;
-                self.session.gathered.clear(); // was judged by the one before
+                if self.session.gathered.size > 0 {
+                    self.session.gathered.clear(); // was judged by the one before
+                }
             }
             if self.dropping > 0 || self.session.answers_alone() {
                 return Poll::Ready(Ok(Unusual::Unit));
@@ -447,7 +449,8 @@ impl Client {
         let Some(mut acquired) = self.try_acquire(&intent, now) else { return Ok(Some(Unusual::Unit)) };
         let is_read = matches!(intent, Intent::Read { .. });
         let (known, held) = (&acquired.lease.connection().known, Held::of(acquired.role));
-        if !self.session.is_at_home(known) || !self.session.is_told(known, held) || self.session.must_verify(known) {
+        let is_as_found = self.session.is_at_home(known) && self.session.is_told(known, held) && self.is_judged_now();
+        if !is_as_found || self.session.must_verify(known) {
             return Ok(Some(Unusual::Acquired(acquired, is_read)));
         }
         self.set_out(acquired, is_read, now, buffers)?;

@@ -428,7 +428,8 @@ impl Client {
     }
 
     /// No change of the catalogs has been acknowledged since the unit was looked at.
-    fn is_judged_now(&self) -> bool {
+    #[inline]
+    pub(super) fn is_judged_now(&self) -> bool {
         self.session.gathered.judged_at == self.database.catalog.changes()
     }
 

@@ -57,14 +57,20 @@ impl Client {
         }
     }
 
-    /// The catalogs have changed. What has come of a unit before is looked at again; a whole one is when it has a lease.
+    /// The catalogs have changed. What has come of a unit before is looked at again, unless that would have another of its texts
+    /// parsed than the one that is; a whole one is when it has a lease.
     #[cold]
     fn judges_at(&mut self, changes: u64) {
+        let is_parsed_apart = self.apart.is_some();
         let gathered = &mut self.session.gathered;
-        if gathered.end.is_none() {
-            gathered.clear();
-            gathered.judged_at = changes;
+        if gathered.end.is_some() || gathered.size > 0 && is_parsed_apart {
+            return;
         }
+        // What stands there before its first message tells where it goes because a replica has refused it.
+        if gathered.size > 0 {
+            gathered.clear();
+        }
+        gathered.judged_at = changes;
     }
 
     #[inline]
