@@ -64,11 +64,11 @@ impl Login {
         self.cancel_key.process_id
     }
 
-    /// Waits until the monitor has met the node where the connection leads, if it has met it elsewhere. What leads astray even then is
-    /// closed.
+    /// Waits until the monitor has met the node where the connection leads, if it has met it elsewhere, and until that is in force.
+    /// What leads astray even then is closed.
     pub async fn at_home(self, strays: &Strays, deadline: Instant) -> Result<Self, ConnectError> {
-        let Some(peer) = self.stream.socket().peer_address() else { return Ok(self) };
-        if strays.leads_home(Some(peer), deadline).await { Ok(self) } else { Err(ConnectError::Astray(peer)) }
+        let peer = self.stream.socket().peer_address();
+        if strays.leads_home(peer, deadline).await { Ok(self) } else { Err(ConnectError::Astray(peer)) }
     }
 
     /// What the node reported of this setting.
@@ -96,8 +96,11 @@ pub enum ConnectError {
     #[error("its name cannot be resolved now")]
     LookupFailed(#[source] io::Error),
     /// It leads to where the monitor has not met the node: the name may have come to lead to another server, or have done so for a moment.
-    #[error("its name has led to {0}, where the monitor has not found it")]
-    Astray(SocketAddr),
+    #[error(
+        "its name has led to {}, where the monitor has not found it",
+        .0.map_or_else(|| "a socket".to_owned(), |peer| peer.to_string())
+    )]
+    Astray(Option<SocketAddr>),
     /// The connection broke on the way.
     #[error("connection lost while logging in")]
     Io(#[source] io::Error),

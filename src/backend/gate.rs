@@ -285,8 +285,20 @@ impl Gate {
     /// that is another one than before, connections of sessions that lead elsewhere are lent to nobody any more.
     pub fn found_at(&self, peer: Option<SocketAddr>, server: (SystemId, PostmasterStart)) {
         if !self.strays.found_at(peer, server) {
-            self.recall_where(|about| !self.strays.is_home(about.peer));
+            self.recall_where(|about| self.strays.is_astray(about.peer));
         }
+    }
+
+    /// For who fences the node: by what is in force its name has moved so often. Closes every connection that may lead where it led
+    /// before, and answers how many there were; None: that was done, whoever watched the node then.
+    pub fn leave_former(&self, moves: u32) -> Option<usize> {
+        if !self.strays.are_to_be_left(moves) {
+            return None;
+        }
+        let closed = self.sever();
+        // Behind the fence: who waits for it must not be let through to be closed.
+        self.strays.have_been_left(moves);
+        Some(closed)
     }
 
     /// Closes every connection to the node, leased or idle. When this returns, none of them can bring an answer that

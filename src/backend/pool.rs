@@ -605,7 +605,7 @@ mod tests {
         // The name leads to the former server again.
         let look = async {
             let stream = lets_in(&node).await;
-            while !gate.strays().are_there() {
+            while gate.strays().asks() == 0 {
                 timers::sleep(Duration::from_millis(1)).await;
             }
             gate.found_at(Some(elsewhere), former);

@@ -1,8 +1,7 @@
-//! Connections that have led elsewhere than the monitor's own: the name of their node may have come to lead to another server. Nobody
-//! gets one before the monitor has met the node where it leads.
+//! Connections that have led elsewhere than the monitor's own: the name of their node may have come to lead to another server, while
+//! the one before goes on. Nobody gets one before the monitor has met the node where it leads.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -11,76 +10,177 @@ use tokio::time::Instant;
 use crate::net::timers;
 use crate::topology::{PostmasterStart, SystemId};
 
-/// Shared by the one who watches a node, and those who connect to it.
+/// Shared by those who watch a node, two of them while a reload waits, and those who connect to it.
 #[derive(Debug, Default)]
 pub struct Strays {
-    home: Mutex<Home>,
-    /// A connection went elsewhere since the monitor has met the node last.
-    are_there: AtomicBool,
-    met: Notify,
+    seen: Mutex<Seen>,
+    asked: Notify,
     looked: Notify,
 }
 
-/// Where the monitor has met the node.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Who has answered a monitor's newest connection; None: it is known to have ended, and others to it with it.
+    newest: Option<Server>,
+    /// How often that was another, while the one before went on.
+    moves: u32,
+    /// After how many moves every connection was closed.
+    left: u32,
+    home: Home,
+    /// How often each monitor was asked to look where the name leads.
+    asks: u64,
+    /// How often one has, and met the node.
+    looks: u64,
+}
+
+/// Where the node has been met, by what views show.
 #[derive(Debug, Default)]
 struct Home {
     /// The server that it is now.
     server: Option<Server>,
-    /// Where that was. None: it is not known, or a socket in the file system.
+    /// Where that was; a name may have several addresses of one server. None: it is not known, or a socket in the file system.
     addresses: Vec<IpAddr>,
 }
 
 /// A server, from one start to the next.
 type Server = (SystemId, PostmasterStart);
 
+/// What a monitor's new connection has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Met {
+    /// What this monitor is asked is done: it should look again where there are more of [them](Strays::asks).
+    pub asks: u64,
+    /// How often the name has moved.
+    pub moves: u32,
+    /// It has moved now.
+    pub has_moved: bool,
+}
+
 impl Strays {
-    /// For the monitor: its new connection goes there, and has met this server. Answers whether that is the one of before.
+    /// For a monitor: this server has answered its new connection. Where the name has moved, all who watch the node are asked to
+    /// look, and whatever is opened is nobody's until [what was open is left](super::Gate::leave_former).
+    pub fn met(&self, server: Server) -> Met {
+        let mut seen = self.seen.lock();
+        let has_moved = seen.newest.replace(server).is_some_and(|before| before != server);
+        if has_moved {
+            seen.moves += 1;
+            self.ask(&mut seen);
+        }
+        Met { asks: seen.asks, moves: seen.moves, has_moved }
+    }
+
+    /// For a monitor: its connection to this server has ended, or is given up. Who answers next may be the same, started again.
+    pub fn ended(&self, server: Server) {
+        let mut seen = self.seen.lock();
+        seen.newest = seen.newest.filter(|known| *known != server);
+    }
+
+    /// For a monitor: its new connection goes there, and has met this server. Answers whether that is the one of before.
     pub(super) fn found_at(&self, peer: Option<SocketAddr>, server: Server) -> bool {
-        let mut home = self.home.lock();
+        let mut seen = self.seen.lock();
+        seen.looks += 1;
+        let home = &mut seen.home;
         let is_same = home.server.replace(server) == Some(server);
         if !is_same || peer.is_none() {
             home.addresses.clear();
         }
-        // A name may have several addresses of one server.
         if let Some(address) = peer.map(|peer| peer.ip()).filter(|address| !home.addresses.contains(address)) {
             home.addresses.push(address);
         }
-        drop(home);
-        self.are_there.store(false, Ordering::Release);
+        drop(seen);
         self.looked.notify_waiters();
         is_same
     }
 
-    /// A connection that goes there is one to the node, as far as is known.
-    pub(super) fn is_home(&self, peer: Option<SocketAddr>) -> bool {
-        let home = self.home.lock();
-        home.addresses.is_empty() || peer.is_none_or(|peer| home.addresses.contains(&peer.ip()))
+    /// For a monitor: it has looked, and has met nobody. Who still waits asks again.
+    pub fn looked_in_vain(&self) {
+        self.looked.notify_waiters();
     }
 
-    /// A new connection goes there; false: not to the node, as far as is known, and the monitor is asked to look.
+    /// For who fences the node: by what is in force the name has moved so often, and connections may still lead where it led
+    /// before, whoever watched the node when it moved.
+    pub(super) fn are_to_be_left(&self, moves: u32) -> bool {
+        moves > self.seen.lock().left
+    }
+
+    /// These are closed.
+    pub(super) fn have_been_left(&self, moves: u32) {
+        let mut seen = self.seen.lock();
+        seen.left = seen.left.max(moves);
+        drop(seen);
+        self.looked.notify_waiters();
+    }
+
+    /// A connection that goes there is one to the node, as far as is known, and what is in force is of the same server.
+    pub(super) fn is_home(&self, peer: Option<SocketAddr>) -> bool {
+        let seen = self.seen.lock();
+        !seen.is_moving() && seen.home.has(peer)
+    }
+
+    /// A connection goes elsewhere than where a monitor has met the node.
+    pub(super) fn is_astray(&self, peer: Option<SocketAddr>) -> bool {
+        !self.seen.lock().home.has(peer)
+    }
+
+    /// A new connection goes there; false: not to the node, as far as is known, and all who watch it are asked to look.
     pub fn led_home(&self, peer: Option<SocketAddr>) -> bool {
         let is_home = self.is_home(peer);
-        if !is_home && !self.are_there.swap(true, Ordering::AcqRel) {
-            self.met.notify_one();
+        if !is_home {
+            self.ask(&mut self.seen.lock());
         }
         is_home
     }
 
-    /// The same, once the monitor has looked where the name leads, which is not waited for beyond the deadline. Dropping this loses
-    /// nothing.
+    /// The same, once a monitor has looked where the name leads, and what is in force is of the server that it has met; that is not
+    /// waited for beyond the deadline. Dropping this loses nothing.
     pub async fn leads_home(&self, peer: Option<SocketAddr>, deadline: Instant) -> bool {
-        let looked = self.looked.notified();
-        self.led_home(peer) || timers::timeout_at(deadline, looked).await.is_ok() && self.is_home(peer)
+        let before = self.seen.lock().looks;
+        loop {
+            let looked = self.looked.notified();
+            if self.is_home(peer) {
+                return true;
+            }
+            if self.has_been_answered_since(before) {
+                return false;
+            }
+            self.ask(&mut self.seen.lock());
+            if timers::timeout_at(deadline, looked).await.is_err() {
+                return false;
+            }
+        }
     }
 
-    /// For the monitor: it should look where the name leads.
-    pub fn are_there(&self) -> bool {
-        self.are_there.load(Ordering::Acquire)
+    fn has_been_answered_since(&self, looks: u64) -> bool {
+        let seen = self.seen.lock();
+        seen.looks > looks && !seen.is_moving()
     }
 
-    /// For the monitor: waits for the first one. Dropping this loses nothing: they are still there.
-    pub async fn met(&self) {
-        self.met.notified().await;
+    fn ask(&self, seen: &mut Seen) {
+        seen.asks += 1;
+        self.asked.notify_waiters();
+    }
+
+    /// How often those who watch the node were asked to look where its name leads.
+    pub fn asks(&self) -> u64 {
+        self.seen.lock().asks
+    }
+
+    /// For a monitor: waits until it is asked after this call. Dropping this loses nothing: it is counted.
+    pub fn asked(&self) -> impl Future<Output = ()> {
+        self.asked.notified()
+    }
+}
+
+impl Seen {
+    /// A monitor has seen the name move, and what is in force does not say so yet.
+    fn is_moving(&self) -> bool {
+        self.moves > self.left
+    }
+}
+
+impl Home {
+    fn has(&self, peer: Option<SocketAddr>) -> bool {
+        self.addresses.is_empty() || peer.is_none_or(|peer| self.addresses.contains(&peer.ip()))
     }
 }
 
@@ -90,45 +190,132 @@ mod tests {
 
     use super::*;
 
-    const PEERS: [&str; 2] = ["10.0.0.1:5432", "10.0.0.2:5432"];
     const FORMER: Server = (SystemId(1), PostmasterStart(1));
     const OTHER: Server = (SystemId(1), PostmasterStart(2));
 
+    fn peers() -> [Option<SocketAddr>; 2] {
+        ["10.0.0.1:5432", "10.0.0.2:5432"].map(|peer| peer.parse().ok())
+    }
+
+    fn after(millis: u64) -> Instant {
+        Instant::now() + Duration::from_millis(millis)
+    }
+
     #[test]
-    fn what_leads_elsewhere_than_the_monitors_own_is_a_stray_until_the_node_is_met_there() {
-        let [here, there] = PEERS.map(|peer| peer.parse().ok());
+    fn what_leads_elsewhere_than_a_monitors_own_is_a_stray_until_the_node_is_met_there() {
+        let [here, there] = peers();
         let strays = Strays::default();
-        assert!(strays.led_home(there) && !strays.are_there(), "nobody knows where it should lead");
+        assert!(strays.led_home(there) && strays.asks() == 0, "nobody knows where it should lead");
         strays.found_at(here, FORMER);
-        for (peer, is_home, are_there) in
-            [(here, true, false), (None, true, false), (there, false, true), (here, true, true)]
-        {
-            assert_eq!((strays.led_home(peer), strays.are_there()), (is_home, are_there), "{peer:?}");
+        for (peer, is_home, asks) in [(here, true, 0), (None, true, 0), (there, false, 1), (here, true, 1)] {
+            assert_eq!((strays.led_home(peer), strays.asks()), (is_home, asks), "{peer:?}");
         }
+        assert_eq!(strays.met(FORMER).asks, 1, "that is done");
         strays.found_at(here, FORMER);
-        assert!(
-            !strays.are_there() && !strays.led_home(there),
-            "the monitor has been led to the former server once more"
-        );
+        assert!(!strays.led_home(there), "the monitor has been led to the former server once more");
+        assert_eq!(strays.asks(), 2);
         strays.found_at(there, FORMER);
         assert!(strays.led_home(here) && strays.led_home(there), "both lead to one server");
         strays.found_at(there, OTHER);
-        assert!(strays.led_home(there) && !strays.led_home(here), "the name has moved");
+        assert!(strays.led_home(there) && !strays.led_home(here), "it has ended, and the name has moved");
         strays.found_at(None, OTHER);
         assert!(strays.led_home(here) && strays.led_home(there));
+        assert_eq!(strays.asks(), 3, "what leads home asks nothing");
     }
 
     #[tokio::test]
     async fn a_stray_waits_until_the_monitor_has_looked_and_no_longer() {
-        let [here, there] = PEERS.map(|peer| peer.parse().ok());
+        let [here, there] = peers();
         let strays = Strays::default();
         strays.found_at(here, FORMER);
-        let after = |millis| Instant::now() + Duration::from_millis(millis);
         assert!(strays.leads_home(here, after(0)).await);
         assert!(!strays.leads_home(there, after(10)).await);
         for (found, server, is_home) in [(here, FORMER, false), (there, OTHER, true)] {
             let look = async { strays.found_at(found, server) };
             assert_eq!(tokio::join!(strays.leads_home(there, after(60_000)), look).0, is_home, "{found:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_look_in_vain_answers_nobody_and_who_waits_asks_once_more() {
+        let [here, there] = peers();
+        let strays = Strays::default();
+        strays.found_at(here, FORMER);
+        let look = async {
+            assert_eq!(strays.asks(), 1);
+            strays.looked_in_vain();
+            tokio::task::yield_now().await;
+            assert_eq!(strays.asks(), 2);
+            strays.found_at(there, FORMER);
+        };
+        assert!(tokio::join!(biased; strays.leads_home(there, after(60_000)), look).0);
+        assert!(strays.leads_home(here, after(0)).await, "both lead to one server");
+        strays.looked_in_vain();
+        assert_eq!(strays.asks(), 2, "nobody waits any more");
+    }
+
+    #[tokio::test]
+    async fn each_of_two_monitors_is_asked_by_a_stray_and_by_the_other_that_has_met_another_server() {
+        let [here, there] = peers();
+        let strays = Strays::default();
+        let old = strays.met(FORMER);
+        strays.found_at(here, FORMER);
+        assert_eq!(strays.met(FORMER), old, "both have met the same");
+        let both = [strays.asked(), strays.asked()];
+        assert!(!strays.led_home(there));
+        for asked in both {
+            asked.await;
+        }
+        let both = [strays.asked(), strays.asked()];
+        let new = strays.met(OTHER);
+        assert_eq!(new, Met { asks: old.asks + 2, moves: 1, has_moved: true });
+        for asked in both {
+            asked.await;
+        }
+        assert_eq!(strays.met(OTHER), Met { has_moved: false, ..new }, "it has moved once");
+    }
+
+    #[test]
+    fn a_name_has_moved_where_another_server_answers_and_the_one_before_is_not_known_to_have_ended() {
+        let strays = Strays::default();
+        assert!(!strays.met(FORMER).has_moved, "nobody was there before");
+        assert!(!strays.met(FORMER).has_moved, "by whichever address");
+        assert!(strays.met(OTHER).has_moved);
+        strays.ended(FORMER);
+        assert!(strays.met(FORMER).has_moved, "what has ended is not who has answered last");
+        strays.ended(FORMER);
+        assert!(!strays.met(OTHER).has_moved, "it was started again");
+        assert_eq!(strays.met(OTHER).moves, 2);
+    }
+
+    #[test]
+    fn who_takes_over_leaves_a_server_once_and_only_if_that_was_not_done_before() {
+        let strays = Strays::default();
+        let told = [0, 1, 1, 0, 1, 2].map(|moves| {
+            let is_news = strays.are_to_be_left(moves);
+            strays.have_been_left(moves);
+            is_news
+        });
+        assert_eq!(told, [false, true, false, false, false, true], "a new monitor has seen none at first");
+    }
+
+    /// A reload's new monitor sees it first.
+    #[tokio::test]
+    async fn where_a_name_has_moved_nobody_is_home_until_what_is_in_force_says_so() {
+        let [here, there] = peers();
+        let strays = Strays::default();
+        strays.met(FORMER);
+        strays.found_at(here, FORMER);
+        let moves = strays.met(OTHER).moves;
+        strays.found_at(there, OTHER);
+        assert!(![here, there, None].into_iter().any(|peer| strays.led_home(peer)));
+        assert!(!strays.is_astray(there) && strays.is_astray(here));
+        let in_force = async {
+            strays.met(OTHER);
+            strays.have_been_left(moves);
+            strays.found_at(there, OTHER);
+        };
+        assert!(tokio::join!(biased; strays.leads_home(there, after(60_000)), in_force).0);
+        assert!(!strays.led_home(here));
     }
 }

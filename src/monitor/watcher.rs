@@ -39,6 +39,10 @@ pub(super) struct Watcher {
     server: Option<(SystemId, PostmasterStart)>,
     /// Where a fresh connection has just met it, and whom.
     found: Option<(Option<SocketAddr>, (SystemId, PostmasterStart))>,
+    /// What those who watch the node were asked until it logged in last; more of it is of strays.
+    asks: u64,
+    /// Moves of the node's name that have been told.
+    moves: u32,
     /// Why the last login failed, in words.
     login_problem: Option<Arc<str>>,
     /// The same where the kept connection works: what is in the log.
@@ -73,12 +77,15 @@ impl Watcher {
         shared: Arc<Shared>,
         gate: Option<&Arc<Gate>>,
     ) -> Self {
+        let gate = gate.cloned().unwrap_or_default();
         Self {
+            asks: gate.strays().asks(),
+            moves: 0,
             id,
             target,
             timeout,
             shared,
-            gate: gate.cloned().unwrap_or_default(),
+            gate,
             line: None,
             is_line_proven: false,
             has_lost_line: false,
@@ -110,6 +117,8 @@ impl Watcher {
     async fn next(&mut self, signals: &Signals) -> Question {
         loop {
             let now = Instant::now();
+            // Before the look at what is due: what comes in between is heard.
+            let asked = self.gate.strays().asked();
             let (question, due) = self.due(signals, now);
             if due <= now {
                 return question;
@@ -119,7 +128,7 @@ impl Watcher {
                 // loses nothing.
                 () = signals.woken.notified() => {}
                 () = timers::sleep_until(due.into()) => {}
-                () = self.gate.strays().met() => {}
+                () = asked => {}
                 // The node hung up or says something unasked: ask at once what is wrong.
                 () = stirred(self.line.as_mut()) => {
                     timers::sleep_until(self.not_before(now).into()).await;
@@ -136,7 +145,7 @@ impl Watcher {
         }
         let interval = self.shared.probe_interval(self.id);
         let mut probe = self.last_probe.map_or(now, |last| last + interval);
-        if self.gate.strays().are_there() {
+        if self.are_there_strays() {
             probe = probe.min(self.not_before(now).max(self.next_login(now)));
         }
         let sample = self.sample_due(signals, now);
@@ -144,6 +153,11 @@ impl Watcher {
             Some(sample) if sample < probe => (Question::Sample, sample),
             _ => (Question::Probe, probe),
         }
+    }
+
+    /// Connections have led elsewhere than its own: the name may have come to lead to another server.
+    fn are_there_strays(&self) -> bool {
+        self.gate.strays().asks() > self.asks
     }
 
     /// Two probes are never nearer than this, however many ask.
@@ -201,7 +215,7 @@ impl Watcher {
     async fn look(&mut self, begun: Instant) -> Result<ProbeReport, ProbeFailure> {
         let deadline = (begun + self.timeout).into();
         let owes = self.line.as_ref().is_some_and(Line::owes);
-        let may_have_moved = self.gate.strays().are_there() && self.next_login(begun) <= begun;
+        let may_have_moved = self.are_there_strays() && self.next_login(begun) <= begun;
         let is_fresh_due = owes || may_have_moved || self.probes_on_line >= PROBES_PER_CONNECTION;
         self.probes_on_line += 1;
         if !is_fresh_due && let Some(mut line) = self.line.take() {
@@ -212,31 +226,58 @@ impl Watcher {
                 result => return result,
             }
         }
+        if self.line.is_none() {
+            self.forget_server();
+        }
         // Both at once: neither takes time from the other.
-        let (had_line, kept, before) = (self.line.is_some(), self.line.take(), self.server);
+        let kept = self.line.take();
+        self.asks = self.gate.strays().asks();
         let (fresh, kept) = self.ask_both(kept, begun).await;
         match fresh {
             Ok((line, answer)) => {
                 (self.probes_on_line, self.login_problem, self.vain_logins) = (0, None, 0);
-                let peer = line.peer();
                 // A fresh line in place of one that is as good as ever leads to the same server, or the name has moved.
-                let has_ended = kept.is_some_and(|mut kept| kept.answer.is_err() || kept.line.has_stirred());
-                self.has_lost_line |= has_ended;
-                let report = self.take_in(line, answer);
-                if had_line && !has_ended && report.is_ok() && before != self.server {
-                    warn!(node = %self.target.endpoint.address, "its address leads to another server now, and the former one goes on");
-                    self.shared.handle(Event::Moved { node: self.id });
+                if kept.is_some_and(|mut kept| kept.answer.is_err() || kept.line.has_stirred()) {
+                    self.has_lost_line = true;
+                    self.forget_server();
                 }
-                self.found = report.as_ref().ok().map(|report| (peer, report.server()));
+                let peer = line.peer();
+                let report = self.take_in(line, answer);
+                match &report {
+                    Ok(report) => self.learn_where_it_leads(peer, report.server()),
+                    Err(_) => self.gate.strays().looked_in_vain(),
+                }
                 report
             }
             Err((class, failure)) => {
+                self.gate.strays().looked_in_vain();
                 // One that is full has let nobody else in either, and what we lack ourselves says nothing of it.
                 if !matches!(class, ConnectClass::Full | ConnectClass::Short) {
                     self.login_problem = Some(failure.to_string().into());
                 }
                 self.fall_back(class, failure, kept)
             }
+        }
+    }
+
+    /// Its connection to who has answered last has ended, or is given up.
+    fn forget_server(&self) {
+        if let Some(server) = self.server {
+            self.gate.strays().ended(server);
+        }
+    }
+
+    /// Its fresh connection goes there, and this server has answered it. That the name has moved, who watches the node beside
+    /// it may have seen before.
+    fn learn_where_it_leads(&mut self, peer: Option<SocketAddr>, server: (SystemId, PostmasterStart)) {
+        let met = self.gate.strays().met(server);
+        (self.found, self.asks) = (Some((peer, server)), met.asks);
+        if met.has_moved {
+            warn!(node = %self.target.endpoint.address, "its address leads to another server now, and the former one goes on");
+        }
+        if met.moves > self.moves {
+            self.moves = met.moves;
+            self.shared.handle(Event::Moved { node: self.id, moves: met.moves });
         }
     }
 

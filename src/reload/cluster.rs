@@ -289,8 +289,7 @@ impl Fences {
     fn act(&self, old: &View, new: &View) {
         for (now, gate) in new.nodes.iter().zip(&*self.gates) {
             let before = old.node(now.id).map_or(NodeState::Unknown, |node| node.state);
-            if old.node(now.id).is_some_and(|node| node.moves != now.moves) {
-                let closed = gate.sever();
+            if let Some(closed) = gate.leave_former(now.moves) {
                 warn!(cluster = %new.cluster, node = %now.address, connections = closed, "connections to the server that the node was before are closed");
             }
             gate.admit_writes(now.role == Role::Primary);

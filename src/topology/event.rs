@@ -39,6 +39,8 @@ pub enum Event {
     Moved {
         /// The node.
         node: NodeId,
+        /// How often that has been so, whoever watched it then.
+        moves: u32,
     },
     /// A session met something strange on a node. It decides nothing; it asks for an early probe.
     Doubt {

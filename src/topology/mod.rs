@@ -245,9 +245,9 @@ impl Topology {
                 }
                 Vec::new()
             }
-            Event::Moved { node } => {
+            Event::Moved { node, moves } => {
                 if let Some(node) = self.node_mut(node) {
-                    node.moves += 1;
+                    node.moves = moves;
                 }
                 self.decide(now)
             }

@@ -88,7 +88,7 @@ pub struct NodeView {
     /// position, and what was asked of it before this moment proves nothing. None before it has answered.
     pub up_since: Option<Instant>,
     /// How often its address has come to lead to another server while the one before went on: connections that were made
-    /// before lead to that one.
+    /// before lead to that one. All who watch it count together; 0 until who does so now has seen one, or been told of it.
     pub moves: u32,
     /// Bytes behind the primary; None while unknown, and for the primary itself.
     pub lag_bytes: Option<u64>,

@@ -240,7 +240,11 @@ fn where_a_connection_leads_elsewhere_the_monitor_looks_at_once_where_the_name_l
         eventually("it is known where it leads", Duration::from_secs(1), || !gate.strays().led_home(elsewhere));
         let found = watched.until("it has moved", |view| view.node(PRIMARY).unwrap().moves == 1);
         assert!(found.duration_since(begun) < Duration::from_secs(5));
-        eventually("it has been looked at", Duration::from_secs(1), || !gate.strays().are_there());
+        // It has been looked at, and nobody is let in before that is in force.
+        let here = Some(name.address());
+        assert!(!gate.strays().led_home(here));
+        gate.leave_former(1).unwrap();
+        eventually("it is lent again", Duration::from_secs(1), || gate.strays().led_home(here));
     });
 }
 

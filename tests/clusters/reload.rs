@@ -14,6 +14,7 @@ use trunkline::demo::node::Node;
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login, pgbench, server_port};
 use crate::pgbench::fill;
+use crate::relay::Relay;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -132,6 +133,33 @@ fn a_primary_whose_replica_is_silent_is_not_fenced_by_a_reload() {
         transaction.execute("insert into t values (2)", &[]).unwrap();
         transaction.commit().unwrap();
         assert!(!proxy.log().contains("is fenced"), "it has been the primary all the time");
+    });
+}
+
+/// By itself the monitor looks where a name leads with each ninth probe.
+#[test]
+fn a_server_whose_name_has_moved_is_left_also_when_a_reload_comes_before_that_was_seen() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        cluster.node(1).catch_up(cluster.node(0)).unwrap();
+        let name = Relay::to(cluster.node(0).address());
+        let proxy = Proxy::before(&cluster, &[name.address()], "[cluster.monitor]\ninterval = '2s'");
+        let mut client = proxy.client();
+        let write = "insert into t values (1) returning inet_server_port()";
+        assert_eq!(server_port(&mut client, write), cluster.node(0).port());
+        // It goes on, as one does that is cut off.
+        cluster.node(1).promote().unwrap();
+        name.lead_to(cluster.node(1).address());
+        reload(&proxy, DONE, |file| set(file, "routing", "max_lag", "9s"));
+        let closed = "connections to the server that the node was before are closed";
+        assert_eq!(proxy.log().matches(closed).count(), 1, "{}", proxy.log());
+        for _ in 0..5 {
+            assert_eq!(server_port(&mut client, write), cluster.node(1).port());
+        }
+        // What has been left is not left once more.
+        reload(&proxy, DONE, |file| set(file, "routing", "max_lag", "8s"));
+        assert_eq!(proxy.log().matches(closed).count(), 1, "{}", proxy.log());
     });
 }
 

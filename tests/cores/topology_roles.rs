@@ -1158,7 +1158,7 @@ fn a_standby_cluster_whose_patroni_is_silent_stays_one_until_somebody_leads() {
 fn what_moves_is_seen_to_have_moved() {
     let mut story = Story::whole();
     let now = story.now;
-    story.topology.handle(Event::Moved { node: B }, now);
+    story.topology.handle(Event::Moved { node: B, moves: 1 }, now);
     let view = story.view();
     let moves: Vec<u32> = view.nodes.iter().map(|node| node.moves).collect();
     assert_eq!(moves, [0, 1, 0]);
