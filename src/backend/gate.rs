@@ -26,6 +26,7 @@ pub struct Gate {
     /// It has been the primary since it was last fenced.
     has_taken_writes: AtomicBool,
     belief: Belief,
+    shown: Mutex<Shown>,
     strays: Strays,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Entry>>,
@@ -34,6 +35,17 @@ pub struct Gate {
     /// One of each holder.
     holds: Mutex<Vec<Hold>>,
     released: Notify,
+}
+
+/// What the node was by the view that its gate was last told of, whoever watched it then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// It was down, and not only for who watched it.
+    pub answers_nobody: bool,
+    /// It let nobody in: it was starting, or stopping.
+    pub is_starting: bool,
+    /// It was about to be stopped.
+    pub is_leaving: bool,
 }
 
 /// How long the node may be believed to be what it is by name: the primary, or a replica that takes reads.
@@ -343,6 +355,11 @@ impl Gate {
         if takes_writes {
             self.has_taken_writes.store(true, Ordering::Release);
         }
+    }
+
+    /// The node is this by the newest view; answers what it was before.
+    pub fn note(&self, now: Shown) -> Shown {
+        std::mem::replace(&mut self.shown.lock(), now)
     }
 
     /// It has been the primary since it was last fenced: connections of that time may still be open.

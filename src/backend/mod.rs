@@ -21,7 +21,7 @@ pub use absence::{Absence, Away};
 pub use connect::{ConnectClass, ConnectError, Login, Target, connect};
 pub use connection::Connection;
 pub use endpoint::Endpoint;
-pub use gate::{Gate, Hold, Holder};
+pub use gate::{Gate, Hold, Holder, Shown};
 pub use last_write::LastWrite;
 pub use lease::Lease;
 pub use plan::{Plan, PoolSettings, Share};

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::auth::NodeTls;
-use crate::backend::{Gate, Hold, Holder, LastWrite};
+use crate::backend::{Gate, Hold, Holder, LastWrite, Shown};
 use crate::catalogs::ClusterView;
 use crate::client;
 use crate::client::auth_query::AuthQuery;
@@ -83,11 +83,10 @@ impl RunningCluster {
         }
     }
 
-    /// From now on, this one's views decide who is fenced.
+    /// From now on, this one's views decide who is fenced, and at once what it has learnt until now.
     pub(super) fn take_over(&self) {
         if !self.fences.in_force.swap(true, Ordering::AcqRel) {
-            let view = self.handle().view();
-            self.fences.act(&view, &view);
+            self.fences.act(&self.handle().view());
         }
     }
 
@@ -278,31 +277,37 @@ impl Fences {
                 info!(cluster = %new.cluster, epoch = new.epoch, primary = primary_address(new), "a new epoch begins");
             }
             if fences.in_force.load(Ordering::Acquire) {
-                fences.act(old, new);
+                fences.act(new);
             }
         })
     }
 
     /// A node that has lost the primary's role is fenced before the view that says so is published; so is one that is
     /// down, for what was asked of a frozen node would be waited for as long as it is frozen, and one whose address leads
-    /// elsewhere now.
-    fn act(&self, old: &View, new: &View) {
+    /// elsewhere now. What each was before, its gate knows, whoever watched it then.
+    fn act(&self, new: &View) {
+        let primary = new.primary.and_then(|primary| self.gates.get(usize::from(primary.0)));
+        let has_changed_hands = primary.is_some_and(|gate| !gate.takes_writes());
         for (now, gate) in new.nodes.iter().zip(&*self.gates) {
-            let before = old.node(now.id).map_or(NodeState::Unknown, |node| node.state);
+            let before = gate.note(Shown {
+                answers_nobody: now.answers_nobody,
+                is_starting: now.state == NodeState::Starting,
+                is_leaving: now.is_leaving,
+            });
             if let Some(closed) = gate.leave_former(now.moves) {
                 warn!(cluster = %new.cluster, node = %now.address, connections = closed, "connections to the server that the node was before are closed");
             }
             gate.admit_writes(now.role == Role::Primary);
-            hold_who_leaves(old, new, now, gate);
+            hold_who_leaves(new, now, before, has_changed_hands, gate);
             // One that is stopping, while no other has its role, ends its sessions by itself and says how far they came.
             let says_goodbye = now.state == NodeState::Starting && new.primary.is_none();
             if gate.is_to_be_fenced() && now.role != Role::Primary && !says_goodbye {
                 let closed = gate.sever();
                 warn!(cluster = %new.cluster, node = %now.address, connections = closed, "node lost the primary's role and is fenced");
-            } else if before != NodeState::Down && now.state == NodeState::Down {
+            } else if now.answers_nobody && !before.answers_nobody {
                 let closed = gate.sever();
                 warn!(cluster = %new.cluster, node = %now.address, connections = closed, "node is down and its connections are closed");
-            } else if before != NodeState::Starting && now.state == NodeState::Starting {
+            } else if now.state == NodeState::Starting && !before.is_starting {
                 gate.recall(); // a smart stop waits for them
             }
             // Behind the fence: who waits for it to be believed must not be let through to a node that has just lost its role. One
@@ -318,13 +323,12 @@ impl Fences {
 }
 
 /// A node that is about to be stopped lets nobody new in, until that has happened or is called off.
-fn hold_who_leaves(old: &View, new: &View, node: &NodeView, gate: &Gate) {
+fn hold_who_leaves(new: &View, node: &NodeView, before: Shown, has_changed_hands: bool, gate: &Gate) {
     let here = std::time::Instant::now();
-    let was_leaving = old.node(node.id).is_some_and(|before| before.is_leaving);
-    let has_changed_hands = old.epoch != new.epoch && new.primary.is_some();
     // It has answered, or it would still be leaving; whether it takes reads already is another matter.
-    let is_called_off = was_leaving && !node.is_leaving && matches!(node.state, NodeState::Up | NodeState::Suspect);
-    if node.is_leaving && !was_leaving {
+    let is_called_off =
+        before.is_leaving && !node.is_leaving && matches!(node.state, NodeState::Up | NodeState::Suspect);
+    if node.is_leaving && !before.is_leaving {
         info!(cluster = %new.cluster, node = %node.address, "node is about to be stopped, and lets nobody new in");
         gate.hold(Hold { holder: Holder::Node, until: here + LONGEST_GOODBYE });
     } else if has_changed_hands && gate.held(here).is_some() {
@@ -347,5 +351,78 @@ fn show_probes(monitor: &MonitorHandle, scrape: &mut Scrape) {
         let Some(counters) = monitor.counters(node.id) else { continue };
         let (failed, can_log_in) = (counters.failed.load(Ordering::Relaxed), counters.login_problem.lock().is_none());
         scrape.probes(&view.cluster, &node.address, &counters.durations, failed, can_log_in);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId(0);
+    const B: NodeId = NodeId(1);
+
+    /// Who is in force after a reload, or before, over these gates.
+    fn fences(gates: &[Arc<Gate>]) -> Fences {
+        Fences { gates: gates.into(), in_force: AtomicBool::new(true) }
+    }
+
+    /// A is the primary, B its replica.
+    fn whole() -> View {
+        let mut view = View::unknown("c", &["a:1".into(), "b:1".into()]);
+        for (node, role) in view.nodes.iter_mut().zip([Role::Primary, Role::Replica]) {
+            (node.role, node.state) = (role, NodeState::Up);
+        }
+        View { primary: Some(A), epoch: 1, ..view }
+    }
+
+    fn but(node: NodeId, change: impl FnOnce(&mut NodeView)) -> View {
+        let mut view = whole();
+        change(&mut view.nodes[usize::from(node.0)]);
+        view
+    }
+
+    fn gates() -> Vec<Arc<Gate>> {
+        vec![Arc::default(), Arc::default()]
+    }
+
+    #[test]
+    fn who_takes_over_leaves_what_is_silent_for_it_alone_and_not_what_is_only_full() {
+        let gates = gates();
+        fences(&gates).act(&whole());
+        let severed = |view: &View| {
+            let before: Vec<u64> = gates.iter().map(|gate| gate.generation()).collect();
+            fences(&gates).act(view);
+            gates.iter().zip(before).map(|(gate, before)| gate.generation() > before).collect::<Vec<_>>()
+        };
+        assert_eq!(severed(&whole()), [false, false]);
+        let full = but(B, |node| node.state = NodeState::Down);
+        let silent = but(B, |node| (node.state, node.answers_nobody) = (NodeState::Down, true));
+        assert_eq!(severed(&full), [false, false], "who has a connection goes on");
+        assert_eq!(severed(&silent), [false, true]);
+        assert_eq!(severed(&silent), [false, false], "that has been done");
+        assert_eq!(severed(&but(B, |node| node.moves = 1)), [false, true]);
+        assert_eq!(severed(&but(B, |node| node.moves = 1)), [false, false]);
+        assert_eq!(severed(&View { primary: None, ..but(A, |node| node.role = Role::Unknown) }), [true, false]);
+    }
+
+    #[test]
+    fn who_takes_over_holds_what_is_leaving_and_lets_nobody_in_before_it_is_over() {
+        let (gates, now) = (gates(), std::time::Instant::now());
+        fences(&gates).act(&whole());
+        let is_held = |view: &View| {
+            fences(&gates).act(view);
+            gates[0].held(now).is_some()
+        };
+        let leaving = but(A, |node| node.is_leaving = true);
+        assert!(is_held(&leaving), "the one before did not know of it");
+        // By an epoch that another has begun to count anew.
+        assert!(is_held(&View { epoch: 7, ..leaving.clone() }), "it is primary still");
+        assert!(!is_held(&whole()), "it is called off");
+        assert!(is_held(&leaving));
+        let mut successor = but(A, |node| (node.role, node.state) = (Role::Unknown, NodeState::Down));
+        (successor.primary, successor.nodes[1].role) = (Some(B), Role::Primary);
+        successor.nodes[0].is_leaving = true;
+        assert!(!is_held(&successor), "what it was held for has happened");
+        assert!(!is_held(&successor), "nor is it once more, by its last word");
     }
 }

@@ -605,6 +605,7 @@ impl Topology {
             position: node.position,
             up_since: node.up_since,
             moves: node.moves,
+            answers_nobody: node.answers_nobody(),
             lag_bytes: node.position.filter(|_| is_replica).and_then(behind),
             lag: node.lag.lag().filter(|_| is_replica),
             why: Arc::clone(&node.why),
@@ -652,6 +653,11 @@ impl Topology {
             assert_eq!(node.role == Role::Primary, view.primary == Some(node.id), "role and primary differ");
             let can_lead = matches!(node.state, NodeState::Up | NodeState::Suspect);
             assert!(node.role != Role::Primary || can_lead, "a primary that is {:?}", node.state);
+            assert!(
+                !node.answers_nobody || node.state == NodeState::Down,
+                "silence of a node that is {:?}",
+                node.state
+            );
             let can_read = node.role == Role::Replica && node.state == NodeState::Up;
             assert!(!node.takes_reads || can_read, "reads on a node that is {:?}, {:?}", node.role, node.state);
         }

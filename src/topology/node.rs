@@ -344,6 +344,13 @@ impl Node {
         self.health == Health::Down && is_silent
     }
 
+    /// See [`NodeView::answers_nobody`](super::view::NodeView::answers_nobody).
+    pub(super) fn answers_nobody(&self) -> bool {
+        use ProbeFailure::{Lost, Refused, Timeout};
+        let is_silent = matches!(self.failure, Some(Refused | Timeout | Lost));
+        self.health == Health::Down && (is_silent || self.alive.is_some())
+    }
+
     /// It is a replica that is near what was heard last of this primary, and of no other timeline as far as is known.
     pub(super) fn is_near(&self, last: Claim) -> bool {
         let timeline = self.position.and_then(|position| position.timeline);

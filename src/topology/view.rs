@@ -90,6 +90,9 @@ pub struct NodeView {
     /// How often its address has come to lead to another server while the one before went on: connections that were made
     /// before lead to that one. All who watch it count together; 0 until who does so now has seen one, or been told of it.
     pub moves: u32,
+    /// It is down, and whoever waits for it may wait for ever: it is silent, or has answered who watches it now, and does not any
+    /// more. One that has never let that one in, for it is full or refuses the monitor's role, may be as well as ever.
+    pub answers_nobody: bool,
     /// Bytes behind the primary; None while unknown, and for the primary itself.
     pub lag_bytes: Option<u64>,
     /// Time behind the primary by our clock; None while unknown, and for the primary itself.
@@ -150,6 +153,7 @@ impl View {
             position: None,
             up_since: None,
             moves: 0,
+            answers_nobody: false,
             lag_bytes: None,
             lag: None,
             why: "not probed yet".into(),

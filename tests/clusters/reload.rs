@@ -136,6 +136,49 @@ fn a_primary_whose_replica_is_silent_is_not_fenced_by_a_reload() {
     });
 }
 
+#[test]
+fn a_read_on_a_replica_that_only_the_new_monitor_finds_frozen_runs_again_elsewhere() {
+    limited(|| {
+        let cluster = cluster();
+        let nodes = [0, 1].map(|number| cluster.node(number).address());
+        let patient = "[cluster.monitor]\ninterval = '2s'\ntimeout = '20s'";
+        let proxy = Proxy::before(&cluster, &nodes, patient);
+        eventually("the replica takes reads", SOON, || proxy.takes_reads(nodes[1]));
+        let mut client = proxy.client();
+        assert_eq!(server_port(&mut client, "select inet_server_port()"), cluster.node(1).port());
+        let reading = thread::spawn(move || server_port(&mut client, "select inet_server_port() from pg_sleep(1)"));
+        thread::sleep(Duration::from_millis(400));
+        cluster.node(1).freeze().unwrap();
+        reload(&proxy, DONE, |file| {
+            let cluster = file["cluster"][0].as_table_mut().unwrap();
+            set(cluster, "monitor", "interval", "1s");
+            set(cluster, "monitor", "timeout", "400ms");
+        });
+        eventually("the read is answered", SOON, || reading.is_finished());
+        assert_eq!(reading.join().unwrap(), cluster.node(0).port());
+    });
+}
+
+#[test]
+fn who_reads_from_a_replica_that_has_no_room_for_the_new_monitor_goes_on() {
+    limited(|| {
+        let cluster = cluster();
+        let relay = Relay::to(cluster.node(1).address());
+        let proxy = Proxy::before(&cluster, &[cluster.node(0).address(), relay.address()], "");
+        eventually("the replica takes reads", SOON, || proxy.takes_reads(relay.address()));
+        let mut client = proxy.client();
+        client.batch_execute("begin read only").unwrap();
+        let mut reads_from = || server_port(&mut client, "select inet_server_port()");
+        assert_eq!(reads_from(), cluster.node(1).port());
+        relay.turn_away(b"E\0\0\0\x3bSFATAL\0VFATAL\0C53300\0Msorry, too many clients already\0\0");
+        reload(&proxy, DONE, |file| set(file, "routing", "max_lag", "9s"));
+        assert!(!proxy.takes_reads(relay.address()), "{}", proxy.log());
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(reads_from(), cluster.node(1).port());
+        client.batch_execute("commit").unwrap();
+    });
+}
+
 /// By itself the monitor looks where a name leads with each ninth probe.
 #[test]
 fn a_server_whose_name_has_moved_is_left_also_when_a_reload_comes_before_that_was_seen() {

@@ -1438,6 +1438,33 @@ fn the_primary_goes_on_after_a_reload_as_soon_as_every_node_was_asked() {
     assert_eq!(story.view().primary, Some(A), "its postmaster has run all the time");
 }
 
+/// Who has a connection there goes on.
+#[test]
+fn what_does_not_let_a_new_watch_in_is_not_silent_for_everybody_before_it_is() {
+    let mut story = Story::whole().watched_anew(&[0, 1, 2]);
+    let is_silent = |story: &Story, node: NodeId| story.view().node(node).unwrap().answers_nobody;
+    story.claims(A, 1, 0);
+    for failure in [
+        ProbeFailure::TooManyConnections,
+        ProbeFailure::Authentication("no".into()),
+        ProbeFailure::Unresolved("no such name".into()),
+    ] {
+        story.fails(B, failure);
+        assert_eq!((story.state(B), is_silent(&story, B)), (NodeState::Down, false));
+    }
+    for is_lost in [false, true] {
+        story.fails(C, ProbeFailure::Timeout);
+        assert_eq!((story.state(C) == NodeState::Down, is_silent(&story, C)), (is_lost, is_lost));
+    }
+    story.fails(B, ProbeFailure::Timeout);
+    assert!(is_silent(&story, B));
+    // Whom it has heard, and does not any more, has ended its connection.
+    story.follows(B, A, 1);
+    assert!(!is_silent(&story, B));
+    story.fails(B, ProbeFailure::Authentication("no".into()));
+    assert!(is_silent(&story, B));
+}
+
 #[test]
 fn who_claimed_the_same_timeline_is_a_rival_after_a_reload_though_it_is_silent() {
     let mut story = Story::of(2);
