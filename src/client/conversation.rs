@@ -287,6 +287,7 @@ impl Client {
     /// The way of almost every statement, without a future of its own: read, survey, lease, relay, release. Ends where
     /// something else must be done or waited for; after that it goes on here.
     fn poll_usual(&mut self, cx: &mut Context<'_>, lent: &mut Option<Box<Buffers>>) -> Poll<Result<Unusual, Farewell>> {
+        self.foresee();
         if self.stream.is_late() {
             let flushed = Pin::new(&mut self.stream).poll_flush(cx)?;
             if flushed.is_pending() {
@@ -331,6 +332,18 @@ impl Client {
                 return Poll::Ready(Ok(unusual));
             }
         }
+    }
+
+    /// Reads a little of everything that a statement meets: while its client was still, others have had the caches, and what is
+    /// asked for together is waited for once.
+    #[inline]
+    fn foresee(&mut self) {
+        let held = self.held.as_mut().map(|held| {
+            let connection = held.lease.connection();
+            (held.units, held.at_hand, connection.returned, connection.known.process_id, connection.awaits_answer)
+        });
+        let card = self.place.card.doing();
+        std::hint::black_box((self.turn, self.mode, self.pools.len(), card, held, self.session.foreseen()));
     }
 
     /// The configuration has been read anew since the client last looked.

@@ -54,6 +54,8 @@ pub struct Gathered {
     pub asks_wishes: bool,
     /// It sets temp_buffers.
     pub sets_temp_buffers: bool,
+    /// More has been noted of it than of a plain read in a Query: names, what is prepared, what a rule looks at.
+    pub has_more: bool,
     /// BEGIN is in it.
     pub begins: bool,
     /// Something in it ends a transaction.
@@ -70,10 +72,10 @@ pub struct Gathered {
     pub first: Option<Arc<Statement>>,
     /// What each Query in it is, in order.
     pub queries: VecDeque<Arc<Statement>>,
-    /// What each Parse in it prepares, in order.
-    pub parsed: VecDeque<Arc<Prepared>>,
     /// The unnamed statement it leaves: None: untouched.
     pub unnamed: Option<Option<Arc<Prepared>>>,
+    /// What each Parse in it prepares, in order.
+    pub parsed: VecDeque<Arc<Prepared>>,
     /// What decides whether it is part of a rule's share.
     pub draw: Option<u64>,
     /// How many of its messages ran a statement before one was bound that ends a transaction.
@@ -268,14 +270,9 @@ impl Gathered {
         self.preparing.clear();
     }
 
-    /// Looks at nothing again.
-    pub fn clear(&mut self) {
-        self.size = 0;
-        self.intent = None;
-        self.end = None;
-        self.executes = 0;
-        self.commits = false;
-        self.is_flushed = false;
+    /// What is noted of messages that are no plain reads in a Query.
+    fn clear_more(&mut self) {
+        self.has_more = false;
         if !self.rulings.is_empty() {
             self.forget_rulings();
         }
@@ -283,22 +280,57 @@ impl Gathered {
         self.leftovers = None;
         self.binds = false;
         self.binds_copy_in = false;
-        if self.draws.is_some() {
-            self.clear_what_reads_lack();
-        }
+        self.commits = false;
         self.asks_sequence = false;
         self.is_apart = false;
-        self.missing = 0;
         self.is_wrong_on_replica = false;
-        self.first = None;
+        self.missing = 0;
         self.draw = None;
-        self.unnamed = None;
         self.parsed.clear();
-        self.queries.clear();
         self.empties.clear();
         self.names.clear();
         self.uses.clear();
         self.verified.clear();
+        if self.draws.is_some() {
+            self.clear_what_reads_lack();
+        }
+    }
+
+    /// Looks at nothing again.
+    pub fn clear(&mut self) {
+        self.size = 0;
+        self.intent = None;
+        self.end = None;
+        self.executes = 0;
+        self.is_flushed = false;
+        self.first = None;
+        self.unnamed = None;
+        self.queries.clear();
+        if self.has_more {
+            self.clear_more();
+        }
+        debug_assert!(self.has_nothing(), "what is noted of it is said to be");
+    }
+
+    /// Nothing is left of what has been looked at.
+    fn has_nothing(&self) -> bool {
+        let is_untouched = self.catalog_change == Change::None && self.leftovers.is_none() && self.draws.is_none();
+        let flags = self.binds
+            || self.binds_copy_in
+            || self.commits
+            || self.asks_sequence
+            || self.is_apart
+            || self.is_wrong_on_replica
+            || self.begins
+            || self.ends;
+        let has_some = self.missing > 0 || self.draw.is_some() || !self.parsed.is_empty() || !self.empties.is_empty();
+        is_untouched
+            && !flags
+            && !has_some
+            && self.names.is_empty()
+            && self.rulings.is_empty()
+            && self.uses.is_empty()
+            && self.verified.is_empty()
     }
 }
 

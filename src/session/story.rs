@@ -74,6 +74,7 @@ impl Story {
     pub(super) fn discard_sequences(&mut self) -> String {
         let mut out = BytesMut::new();
         self.session.gathered.asks_sequence = true;
+        self.session.gathered.has_more = true;
         self.session.forget_foreign_sequences(&mut self.known, &mut out);
         self.session.gathered.clear();
         tags(&out)

@@ -29,6 +29,10 @@ impl Session {
         body: &[u8],
         free_of: Option<&RuleSet>,
     ) -> Result<bool, Truncated> {
+        if tag == frontend::QUERY {
+            return Ok(false);
+        }
+        self.gathered.has_more = true;
         match tag {
             frontend::BIND => {
                 let Some(rules) = free_of else { return Ok(false) };
@@ -45,7 +49,7 @@ impl Session {
                     self.gathered.bind();
                 }
             }
-            frontend::QUERY | frontend::PARSE => return Ok(false),
+            frontend::PARSE => return Ok(false),
             frontend::DESCRIBE if frontend::target_fields(body)?.0 == Target::Statement => return Ok(false),
             frontend::DESCRIBE => {}
             frontend::CLOSE => self.survey_close(frontend::target_fields(body)?),
@@ -81,6 +85,7 @@ impl Session {
         body: &[u8],
         around: &mut Surroundings<'_>,
     ) -> Result<(), Truncated> {
+        self.gathered.has_more = true;
         match tag {
             frontend::QUERY => self.survey_query(frontend::query_text(body)?, around),
             frontend::PARSE => self.survey_parse(Parse::read(body)?, around),
@@ -110,6 +115,7 @@ impl Session {
         missing: usize,
         around: &mut Surroundings<'_>,
     ) -> Result<(), Truncated> {
+        self.gathered.has_more = true;
         match tag {
             frontend::QUERY => self.survey_statement(Arc::new(crate::sql::too_large()), b"", around),
             frontend::BIND => {
