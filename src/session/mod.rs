@@ -430,7 +430,12 @@ impl Session {
     pub fn foreseen(&self) -> usize {
         let moved = usize::from(self.freshness.wants_to_move());
         let flags = usize::from(self.transaction.may_have_written) + usize::from(self.keeps_lease) + moved;
-        self.gathered.size + self.gathered.queries.len() + self.owed.len() + self.touched.len() + self.portals.len() + flags
+        self.gathered.size
+            + self.gathered.queries.len()
+            + self.owed.len()
+            + self.touched.len()
+            + self.portals.len()
+            + flags
     }
 
     /// The transaction as the node last told it.
