@@ -92,9 +92,6 @@ pub enum ConnectError {
     /// Whoever resolves names has not answered in time: nobody has asked the node.
     #[error("its name was not resolved in time")]
     LookupTimeout,
-    /// Whoever resolves names cannot tell now: the same.
-    #[error("its name cannot be resolved now")]
-    LookupFailed(#[source] io::Error),
     /// It leads to where the monitor has not met the node: the name may have come to lead to another server, or have done so for a moment.
     #[error(
         "its name has led to {}, where the monitor has not found it",
@@ -159,7 +156,7 @@ impl ConnectError {
             Self::Refused(_) => ConnectClass::Down,
             Self::Timeout => ConnectClass::Silent,
             Self::Dns(_) => ConnectClass::Unresolved,
-            Self::LookupTimeout | Self::LookupFailed(_) | Self::Astray(_) => ConnectClass::NotLookedUp,
+            Self::LookupTimeout | Self::Astray(_) => ConnectClass::NotLookedUp,
             Self::Io(error) if is_shortage(error) => ConnectClass::Short,
             Self::Io(_) => ConnectClass::Lost,
             Self::Server { code, .. } => class_of(*code),

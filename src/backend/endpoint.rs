@@ -156,16 +156,9 @@ async fn looked_up<T>(lookup: impl Future<Output = io::Result<T>>, deadline: Ins
     let limit = now + deadline.saturating_duration_since(now).mul_f64(PART_FOR_NAMES);
     // Dropping it loses an answer that nobody waits for any more.
     match timeout_at(limit, lookup).await {
-        Ok(Err(error)) if is_passing(&error) => Err(ConnectError::LookupFailed(error)),
         Ok(found) => found.map_err(ConnectError::Dns),
         Err(_) => Err(ConnectError::LookupTimeout),
     }
-}
-
-/// Nobody has said that there is no such name: no nameserver can be reached or has an answer now (EAI_AGAIN), or this machine lacks
-/// what asking takes (EAI_SYSTEM, an error of its own). The standard library has only words for the former.
-fn is_passing(error: &io::Error) -> bool {
-    error.raw_os_error().is_some() || error.to_string().ends_with(EAI_AGAIN)
 }
 
 async fn open_tcp(address: SocketAddr) -> Result<TcpStream, ConnectError> {
@@ -201,9 +194,6 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// So much of the time goes to finding out where the node is, at most. The rest is its own: a node that is up needs less by far, and
 /// its silence means something else than that of a nameserver.
 const PART_FOR_NAMES: f64 = 0.75;
-
-/// In glibc's words, which nobody translates here: this program sets no locale.
-const EAI_AGAIN: &str = "Temporary failure in name resolution";
 
 /// Silence after which the kernel asks whether the node is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
@@ -248,14 +238,6 @@ mod tests {
         assert_eq!(unanswered.to_string(), "its name was not resolved in time");
         let no_such = looked_up(async { Err::<(), _>(io::ErrorKind::NotFound.into()) }, deadline).await.unwrap_err();
         assert_eq!(no_such.class(), ConnectClass::Unresolved);
-        for passing in [
-            io::Error::other(format!("failed to lookup address information: {EAI_AGAIN}")),
-            io::Error::from_raw_os_error(libc::EMFILE),
-        ] {
-            let not_now = looked_up(async { Err::<(), _>(passing) }, deadline).await.unwrap_err();
-            assert_eq!(not_now.class(), ConnectClass::NotLookedUp, "{not_now}");
-            assert_eq!(not_now.to_string(), "its name cannot be resolved now");
-        }
         // An address by numbers is no question to anybody, however late it is.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

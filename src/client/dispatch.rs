@@ -340,7 +340,8 @@ impl Client {
         held.only_cleans = self.session.gathered.end == Some(End::Query)
             && !self.session.gathered.hides_code
             && first.is_some_and(|first| first.only_cleans());
-        let now = if is_first { held.begun } else { held.let_through.take().unwrap_or_else(Instant::now) };
+        let let_through = held.let_through.take();
+        let now = if is_first { held.begun } else { let_through.unwrap_or_else(Instant::now) };
         held.transaction = held.transaction.or(Some(now));
         held.asked = held.asked.or(Some(now));
         held.shape = None;

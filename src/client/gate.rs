@@ -96,15 +96,10 @@ impl Client {
         {
             return self.refuse_here(buffers);
         }
-        if self.session.gathered.is_apart && !self.session.batch_is_open() {
+        if self.session.gathered.is_apart && !self.session.keeps_lease() && !self.session.batch_is_open() {
             // It may need another server connection, or one on which something is put before: it waits until this one has
             // gone back.
-            if !self.session.keeps_lease() {
-                return Ok(Gate::Closed(Turn::Still));
-            }
-            if self.session.begins_for_buffers(held.lease.known()) {
-                return Ok(Gate::Closed(Turn::Stop(Relayed::Elsewhere)));
-            }
+            return Ok(Gate::Closed(Turn::Still));
         }
         if held.role == Role::Primary {
             // What a rule or a hint says of a read by itself counts where it is placed: it waits for its turn.

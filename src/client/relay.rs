@@ -353,6 +353,10 @@ impl Client {
                 return Ok(Some(if moved { Turn::Moved } else { Turn::Still }));
             }
             self.drop_rest(buffers);
+            // It was looked at before the COPY ahead of it asked for its data: now it is out of place, and is told so.
+            if self.session.copies_in() && self.session.gathered.size > 0 {
+                self.session.gathered.clear();
+            }
             if self.session.gathered.end.is_none() {
                 let surveyed = match self.survey_next(buffers) {
                     Ok(surveyed) => surveyed,
@@ -522,7 +526,9 @@ impl Client {
             // Units that are on their way together, and of which nothing is answered, can be run again together.
             let is_first = !self.session.awaits_replies();
             let size = buffers.kept.len() + self.session.gathered.size;
-            if is_first || self.session.status() != TransactionStatus::Idle || size > MOST_KEPT {
+            // The Sync ahead of the end of a COPY is eaten by that: what is kept would end more often than it is answered.
+            let ends_copy = self.session.gathered.end == Some(End::StrayCopy);
+            if is_first || ends_copy || self.session.status() != TransactionStatus::Idle || size > MOST_KEPT {
                 let can_move = held.is_on_replica() && is_first && self.session.can_begin_anew();
                 held.at_hand = can_move && !self.session.batch_is_open();
                 buffers.keep_nothing();

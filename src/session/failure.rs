@@ -169,7 +169,7 @@ impl Session {
         self.rewind_statements();
         self.gathered = Gathered::default();
         self.flow.batch_open = false;
-        self.flow.copy_in = false;
+        (self.flow.copy_in, self.flow.is_astray) = (false, false);
         self.flow.skipping = false;
     }
 

@@ -164,7 +164,7 @@ impl Session {
         }
         self.transaction.status = status;
         let ended = std::mem::take(&mut self.transaction.ended);
-        self.flow.copy_in = false;
+        (self.flow.copy_in, self.flow.is_astray) = (false, false);
         if ended == Ended::Chained {
             self.reported.settle();
         }

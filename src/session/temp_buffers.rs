@@ -14,13 +14,6 @@ impl Session {
         known.refuses(&self.settings) || self.meets_used_buffers(known)
     }
 
-    /// What has been gathered sets it where it cannot be set, in a transaction of which nothing but its BEGIN is done: that is
-    /// begun on another server connection.
-    #[cold]
-    pub fn begins_for_buffers(&self, known: &Known) -> bool {
-        self.meets_used_buffers(known) && self.all_answered() && self.can_begin_anew() && !self.keeps_lease
-    }
-
     fn meets_used_buffers(&self, known: &Known) -> bool {
         self.gathered.sets_temp_buffers && known.has_used_temporary
     }
@@ -93,27 +86,6 @@ mod tests {
         assert!(story.known.has_used_temporary && story.session.pin() != Some(Pin::Temporary), "none is left");
         story.session.looked(&[vec![Some("temporary".into()), Some("there".into())]], &mut story.known);
         assert_eq!(story.session.pin(), Some(Pin::Temporary));
-    }
-
-    #[test]
-    fn a_transaction_begins_elsewhere_where_it_cannot_set_temp_buffers_before_it_has_done_anything() {
-        let sets = b"set local temp_buffers to 200\0";
-        let mut story = Story::begin();
-        story.survey(b'Q', sets);
-        story.known.has_used_temporary = true;
-        assert!(!story.session.begins_for_buffers(&story.known), "it is in none");
-        story.session.gathered.clear();
-        story.send(b'Q', b"begin\0");
-        story.hear(b'C', b"BEGIN\0");
-        story.hear(b'Z', b"T");
-        for (text, begins) in [(&sets[..], true), (b"insert into t values (1)\0", false), (sets, false)] {
-            story.survey(b'Q', text);
-            assert_eq!(story.session.begins_for_buffers(&story.known), begins, "{}", text.escape_ascii());
-            if !begins {
-                story.session.goes_to_primary();
-            }
-            story.session.gathered.clear();
-        }
     }
 
     #[test]
