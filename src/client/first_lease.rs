@@ -92,8 +92,12 @@ async fn try_nodes(
         }
         match leased {
             Ok(lease) => return Ok(Ok(lease)),
-            // Whom the primary lets in, a replica may not yet know.
-            Err(LeaseError::Connect(error)) if is_denied(&error) && view.primary == Some(node.id) => {
+            // Whom the primary lets in, a replica may not yet know; in a standby cluster there is nobody who knows better than the last.
+            Err(LeaseError::Connect(error))
+                if is_denied(&error)
+                    && (view.primary == Some(node.id)
+                        || view.is_standby && nodes.peek().is_none() && crowded.is_empty()) =>
+            {
                 server.cluster(&admitted.database).doubt_password(user);
                 return Err(denied(&error));
             }

@@ -133,11 +133,11 @@ labels! {
 
     /// What became of a transaction whose node was lost.
     Loss {
-        /// Certainly rolled back: the client got 40001.
+        /// Certainly rolled back: the client got 40001, or 57P01 where its session ended with it.
         RolledBack = "rolled_back",
-        /// Its outcome is not known: the client got 08007.
+        /// Its outcome is not known: the client got 08007, or 57P01 where its session ended with it.
         Unknown = "unknown",
-        /// Part of a result had been passed on: the client got 08006.
+        /// Part of a result had been passed on: the client got 08006, or 57P01 where its session ended with it.
         CutShort = "cut_short",
         /// Run again, it was answered otherwise than before: the client got 40001.
         ReplayDiffered = "replay_differed",

@@ -35,7 +35,6 @@ pub struct Small {
     drew_on: u32,
     forgotten_draws: u32,
     transaction: Transaction,
-    flow: Flow,
     catalog: CatalogEffects,
     pins: Pins,
     keeps_lease: bool,
@@ -89,7 +88,7 @@ impl Session {
             keeps_lease,
             put_back: _,
             role_is_reset: _,
-            flow,
+            flow: _,
             reported,
             shown_wishes: _,
             // These follow from the settings.
@@ -114,7 +113,6 @@ impl Session {
             drew_on,
             forgotten_draws,
             transaction,
-            flow,
             catalog,
             pins,
             keeps_lease,
@@ -130,6 +128,7 @@ impl Session {
             None => true,
         };
         self.is_idle()
+            && self.flow == Flow::default()
             && self.gathered.size == 0
             && self.names.are_settled()
             && is_last(&self.unnamed)
@@ -168,7 +167,6 @@ impl Folded {
             drew_on: small.drew_on,
             forgotten_draws: small.forgotten_draws,
             transaction: small.transaction,
-            flow: small.flow,
             catalog: small.catalog,
             pins: small.pins,
             keeps_lease: small.keeps_lease,
