@@ -54,7 +54,7 @@ struct Waking {
     held: Claim,
     since: Instant,
     /// As far as is known, only who has not been asked since keeps it from being believed.
-    awaits_silent: bool,
+    waits_for_silent: bool,
 }
 
 #[derive(Debug)]
@@ -238,7 +238,7 @@ impl Roles {
         }
         let verdict = verdict.map(|(claim, _)| claim);
         if let (Some(waking), Err(because)) = (&mut self.waking, &verdict) {
-            waking.awaits_silent = because.cause == Cause::NotAsked;
+            waking.waits_for_silent = because.cause == Cause::NotAsked;
         }
         let held = verdict.as_ref().err().and_then(|because| self.held(nodes, because, now));
         self.waking = self.waking.filter(|_| held.is_some());
@@ -260,7 +260,7 @@ impl Roles {
         match &mut self.waking {
             Some(waking) if has_stood && waking.since + self.lease + LATE <= now => waking.since = now,
             Some(_) => {}
-            None => self.waking = ran_out.map(|held| Waking { held, since: now, awaits_silent: false }),
+            None => self.waking = ran_out.map(|held| Waking { held, since: now, waits_for_silent: false }),
         }
     }
 
@@ -287,7 +287,7 @@ impl Roles {
     /// We have stood still, and the primary that we had has answered anew, replicas follow it, and whoever has not answered since
     /// has had time to say that it was promoted. It gets no writes before all have been asked; but reads go on behind it.
     pub(super) fn is_followed_anew(&self, nodes: &[Node], now: Instant) -> bool {
-        let Some(waking) = self.waking.filter(|waking| waking.awaits_silent) else { return false };
+        let Some(waking) = self.waking.filter(|waking| waking.waits_for_silent) else { return false };
         let has_answered = |node: &Node| node.has_just_answered() && !node.is_unheard(now, self.lease);
         nodes.get(usize::from(waking.held.node.0)).is_some_and(has_answered)
             && followers(nodes, waking.held.node) > 0
