@@ -398,11 +398,15 @@ impl<'a> Drawing<'a> {
             let name = self.rows.builtins.get(oid).map(|name| Name { schema: None, name: (**name).into() });
             match name.and_then(|name| class_of(&name)) {
                 Some(Class::ChangesSetting) => {
-                    let constants = tree.constants.iter().filter(|(function, _)| function == oid);
-                    constants.for_each(|(_, name)| left.sets(&setting_name(name).into()));
-                    if !tree.names_setting(*oid) {
+                    let is_named = tree.names_setting(*oid);
+                    if !is_named {
                         left.doubt(Doubt::Unnamed);
                     }
+                    // Any text in it may be a name that is computed.
+                    let named = tree.constants.iter().filter(|(function, _)| function == oid || !is_named);
+                    let texts = tree.texts.iter().filter(|_| !is_named);
+                    let names = named.map(|(_, name)| name).chain(texts);
+                    names.for_each(|name| left.sets(&setting_name(name).into()));
                 }
                 Some(Class::AdvisoryLock) => left.doubt(Doubt::Unnamed),
                 Some(Class::SessionState) => left.doubt(Doubt::Kept),
@@ -842,6 +846,41 @@ mod tests {
         let picture = Picture::draw(inventory, &FunctionLists { safe, ..FunctionLists::default() }, 1, 0, 0);
         let needs: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
         assert_eq!(needs, [true, true, true, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_setting_whose_name_is_computed_is_looked_for_under_any_text_beside_it() {
+        let text = |text: &str| {
+            let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
+            format!("{{CONST :constvalue 14 [ 56 0 0 0 {} ]}}", bytes.join(" "))
+        };
+        let sets = |name: &str| {
+            let value = text("value");
+            format!("({{FUNCEXPR :funcid 2078 :funcresulttype 25 :args ({name} {value}) :location 1}})")
+        };
+        let either = format!(
+            "{{CASE :casetype 25 :args ({{CASEWHEN :expr {{VAR :varno 1}} :result {}}}) :defresult {} :location 1}}",
+            text("app.a"),
+            text("app.b")
+        );
+        let row = |(oid, tree): (Oid, String)| {
+            let body = Body::Tree(Mentions::of(&tree).distinct());
+            FunctionRow { body, ..stable(oid, "sets", Language::Sql, "") }
+        };
+        let inventory = Inventory {
+            functions: [(20_000, sets(&text("app.a"))), (20_001, sets(&either))].map(row).into(),
+            builtins: [(2078, "set_config".into())].into_iter().collect(),
+            ..Inventory::default()
+        };
+        let left = left(&Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0));
+        let expected = [("app.a", Doubt::None), ("app.a app.b value", Doubt::Unnamed)];
+        assert_eq!(left, expected.map(|(names, doubt)| (names.to_owned(), doubt)));
+    }
+
+    /// What each function leaves: the names of settings, and how much is not known.
+    fn left(picture: &Picture) -> Vec<(String, Doubt)> {
+        let left = picture.functions.iter().map(|function| function.leaves.as_deref().cloned().unwrap_or_default());
+        left.map(|left| (left.settings.join(" "), left.doubt)).collect()
     }
 
     /// A function in C of which nobody has said how volatile it is.

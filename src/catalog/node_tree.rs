@@ -16,9 +16,11 @@ pub struct Mentions {
     pub types: Vec<Oid>,
     /// Types whose values are compared without an operator being named.
     pub compared: Vec<Oid>,
-    /// What may be the names of settings asked for: the constants behind each call.
+    /// What may be the names of settings asked for: the constant that is a call's first argument, with the function called.
     pub constants: Vec<(Oid, Box<str>)>,
-    /// Functions that are called somewhere without a constant as their first argument.
+    /// All other texts in it that could be such names.
+    pub texts: Vec<Box<str>>,
+    /// Functions that are called somewhere without such a constant as their first argument.
     pub computed: Vec<Oid>,
     /// Rows are locked.
     pub locks_rows: bool,
@@ -34,12 +36,16 @@ impl Mentions {
         let mut mentions = Self::default();
         let mut field = "";
         let mut constant = Constant::default();
-        // Whose arguments are to come.
-        let mut called: Option<Oid> = None;
+        // Whose arguments are to come, and whose first one is the constant being read.
+        let (mut called, mut named): (Option<Oid>, Option<Oid>) = (None, None);
         for token in tree.split([' ', '\n', '\t', '(', ')', '{', '}']).filter(|token| !token.is_empty()) {
             if let Some(name) = token.strip_prefix(':') {
-                if let (Some(function), Some(text)) = (mentions.functions.last(), constant.take()) {
-                    mentions.constants.push((*function, text));
+                if field == "constvalue" {
+                    match (named.take(), constant.take()) {
+                        (Some(function), Some(text)) => mentions.constants.push((function, text)),
+                        (None, Some(text)) => mentions.texts.push(text),
+                        (function, None) => mentions.computed.extend(function),
+                    }
                 }
                 field = name;
             } else if field == "constvalue" {
@@ -47,7 +53,7 @@ impl Mentions {
             } else {
                 match field {
                     "funcid" => called = token.parse().ok(),
-                    "args" if token == "CONST" => called = None,
+                    "args" if token == "CONST" => named = called.take(),
                     "args" => mentions.computed.extend(called.take()),
                     "opfuncid" => mentions.computed.extend(token.parse::<Oid>()),
                     _ => {}
@@ -74,17 +80,13 @@ impl Mentions {
             }
             _ => return,
         };
-        // The function called last stands at the end, for the constants behind it.
-        if field != "funcid" && list.contains(&oid) {
-            return;
+        if !list.contains(&oid) {
+            list.push(oid);
         }
-        list.push(oid);
     }
 
     /// Each function once.
     pub fn distinct(mut self) -> Self {
-        self.functions.sort_unstable();
-        self.functions.dedup();
         self.computed.sort_unstable();
         self.computed.dedup();
         self
@@ -143,6 +145,88 @@ mod tests {
         assert!(!names(&[computed(), constant.to_owned()]));
         assert!(!names(&[call(constant), "{OPEXPR :opno 16400 :opfuncid 2077 :args ({VAR :varno 1})}".to_owned()]));
         assert!(!names(&[]));
+    }
+
+    /// A text as PostgreSQL stores it.
+    fn text(text: &str) -> String {
+        let size = text.len() + 4;
+        let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
+        format!(
+            "{{CONST :consttype 25 :consttypmod -1 :constcollid 100 :constlen -1 :constbyval false :constisnull false \
+             :location 70 :constvalue {size} [ {} 0 0 0 {} ]}}",
+            size * 4,
+            bytes.join(" ")
+        )
+    }
+
+    const YES: &str = "{CONST :consttype 16 :consttypmod -1 :constcollid 0 :constlen 1 :constbyval true :constisnull \
+                       false :location 86 :constvalue 1 [ 1 0 0 0 0 0 0 0 ]}";
+
+    fn call(function: Oid, arguments: &str) -> String {
+        format!(
+            "{{FUNCEXPR :funcid {function} :funcresulttype 25 :funcretset false :funcvariadic false :funcformat 0 \
+             :funccollid 100 :inputcollid 100 :args ({arguments}) :location 54}}"
+        )
+    }
+
+    fn cast(argument: &str, to: Oid) -> String {
+        format!("{{COERCEVIAIO :arg {argument} :resulttype {to} :resultcollid 0 :coerceformat 1 :location 83}}")
+    }
+
+    fn operator(operator: Oid, function: Oid, arguments: &str) -> String {
+        format!(
+            "{{OPEXPR :opno {operator} :opfuncid {function} :opresulttype 16 :opretset false :opcollid 0 :inputcollid \
+             100 :args ({arguments}) :location 50}}"
+        )
+    }
+
+    fn either(word: &str, arguments: &str) -> String {
+        format!("{{BOOLEXPR :boolop {word} :args ({arguments}) :location 90}}")
+    }
+
+    #[test]
+    fn a_constant_beside_a_call_is_no_setting_that_it_asks_for() {
+        // Without and with its second argument; set_config.
+        let (asks, may_ask, sets) = (2077, 3294, 2078);
+        let column = "{VAR :varno 1 :varattno 1 :vartype 25 :vartypmod -1 :varcollid 100 :varnullingrels (b) :varlevelsup \
+                      0 :varnosyn 1 :varattnosyn 1 :location 40}";
+        let tenant = call(asks, &text("app.tenant"));
+        let noted = |tree: &str| Mentions::of(tree).distinct().constants;
+        let texts = |tree: &str| Mentions::of(tree).distinct().texts;
+
+        // tenant_id = current_setting('app.tenant')::int OR current_setting('app.is_admin', true) = 'on'
+        let is_tenants = operator(96, 65, &format!("{column} {}", cast(&tenant, 23)));
+        let is_admin = call(may_ask, &format!("{} {YES}", text("app.is_admin")));
+        let is_admin = operator(98, 67, &format!("{is_admin} {}", text("on")));
+        let tree = either("or", &format!("{is_tenants} {is_admin}"));
+        assert_eq!(noted(&tree), [(asks, "app.tenant".into()), (may_ask, "app.is_admin".into())]);
+        assert_eq!(texts(&tree), [Box::<str>::from("on")]);
+        assert!([asks, may_ask].iter().all(|function| Mentions::of(&tree).names_setting(*function)));
+
+        // owner = current_setting('request.jwt.claims', true)::json->>'sub'
+        let claims = cast(&call(may_ask, &format!("{} {YES}", text("request.jwt.claims"))), 114);
+        let subject = operator(3962, 3214, &format!("{claims} {}", text("sub")));
+        let tree = operator(98, 67, &format!("{column} {subject}"));
+        assert_eq!(noted(&tree), [(may_ask, "request.jwt.claims".into())]);
+        assert!(Mentions::of(&tree).names_setting(may_ask));
+
+        // tenant = current_setting('app.tenant') AND status = 'open'
+        let is_tenants = operator(98, 67, &format!("{column} {tenant}"));
+        let is_open = operator(98, 67, &format!("{column} {}", text("open")));
+        let tree = either("and", &format!("{is_tenants} {is_open}"));
+        assert_eq!(noted(&tree), [(asks, "app.tenant".into())]);
+        assert!(Mentions::of(&tree).names_setting(asks));
+
+        // set_config('app.tenant', '2MB', true); and of a name that is computed, or none.
+        let value = text("2MB");
+        let tree = call(sets, &format!("{} {value} {YES}", text("app.tenant")));
+        assert_eq!(noted(&tree), [(sets, "app.tenant".into())]);
+        assert!(Mentions::of(&tree).names_setting(sets));
+        for name in [column, "{CONST :consttype 25 :constisnull true :location 70 :constvalue <>}"] {
+            let both = [tree.clone(), call(sets, &format!("{name} {value} {YES}"))].concat();
+            assert_eq!(noted(&both), [(sets, "app.tenant".into())], "{name}");
+            assert!(!Mentions::of(&both).names_setting(sets), "{name}");
+        }
     }
 
     #[test]
