@@ -49,7 +49,6 @@ struct Drawing<'a> {
     /// PostgreSQL's own relations whose rows differ between nodes.
     of_node: HashSet<Oid>,
     children: HashMap<Oid, Vec<Oid>>,
-    aggregates: HashMap<Oid, Vec<Oid>>,
 }
 
 /// What a tree or body was found to need.
@@ -61,9 +60,14 @@ impl<'a> Drawing<'a> {
         for (parent, child) in std::mem::take(&mut rows.children) {
             children.entry(parent).or_default().push(child);
         }
-        let mut aggregates: HashMap<Oid, Vec<Oid>> = HashMap::new();
+        let mut aggregates: HashMap<Oid, Mentions> = HashMap::new();
         for (aggregate, function) in std::mem::take(&mut rows.aggregates) {
-            aggregates.entry(aggregate).or_default().push(function);
+            let steps = aggregates.entry(aggregate).or_default();
+            steps.functions.push(function);
+            steps.computed.push(function);
+        }
+        for row in rows.functions.iter_mut().filter(|row| row.is_aggregate) {
+            row.body = Body::Tree(aggregates.remove(&row.oid).unwrap_or_default());
         }
         let mut support_functions: HashMap<Oid, Vec<Oid>> = HashMap::new();
         for (operator, function) in std::mem::take(&mut rows.operator_supports) {
@@ -86,7 +90,6 @@ impl<'a> Drawing<'a> {
             special_rows: HashMap::new(),
             of_node,
             children,
-            aggregates,
         }
     }
 
@@ -297,7 +300,8 @@ impl<'a> Drawing<'a> {
             return None;
         }
         if row.is_aggregate {
-            return self.aggregates.get(&row.oid)?.iter().find_map(|function| self.of_called(*function));
+            // Its steps are handed all that they take.
+            return trees(row).flat_map(|steps| &steps.functions).find_map(|function| self.of_called(*function));
         }
         // The server keeps a function from writing by itself unless it calls itself volatile: then only a body counts that
         // shows all that it does.
@@ -359,17 +363,16 @@ impl<'a> Drawing<'a> {
 
     /// Whether what it calls may change the catalogs.
     fn changes_by_body(&self, row: &FunctionRow) -> Change {
-        let called = match &row.body {
-            Body::Tree(mentions) => {
-                mentions.functions.iter().filter_map(|oid| self.function(*oid)).map(|of| of.changes).max()
-            }
+        let called = trees(row).flat_map(|tree| &tree.functions).filter_map(|oid| self.function(*oid));
+        let changes = called.map(|function| function.changes).max();
+        let by_name = match &row.body {
             Body::Text { statement, .. } => {
                 let names = statement.parts.iter().flat_map(|part| &part.functions);
                 names.flat_map(|name| self.any_named(name)).map(|function| function.changes).max()
             }
-            Body::Hidden | Body::Defines | Body::Given | Body::Keeps => None,
+            Body::Hidden | Body::Defines | Body::Given | Body::Keeps | Body::Tree(_) => None,
         };
-        called.unwrap_or_default()
+        changes.max(by_name).unwrap_or_default()
     }
 
     /// What the function itself leaves in its session; what those that it calls leave is followed.
@@ -379,11 +382,13 @@ impl<'a> Drawing<'a> {
             Body::Hidden | Body::Defines if may_do_anything(row) => {
                 left.doubt(Doubt::Opaque);
             }
-            Body::Hidden | Body::Defines => {}
+            Body::Keeps if !takes_internal(row) => left.doubt(Doubt::Kept),
+            Body::Hidden | Body::Defines | Body::Keeps | Body::Tree(_) => {}
             Body::Given => left.doubt(Doubt::Unnamed),
-            Body::Keeps => left.doubt(Doubt::Kept),
             Body::Text { leftovers, .. } => left = leftovers.clone(),
-            Body::Tree(mentions) => left = self.left_by_tree(mentions),
+        }
+        for tree in trees(row) {
+            left.join(&self.left_by_tree(tree));
         }
         if self.is_listed(row, &self.lists.session) {
             left.doubt(Doubt::Kept);
@@ -422,30 +427,27 @@ impl<'a> Drawing<'a> {
         let mut left = known.as_deref().cloned().unwrap_or_default();
         let mut is_more = false;
         let mut join = |other: &Left| is_more |= other.as_ref().is_some_and(|other| left.join(other));
-        match &row.body {
-            Body::Tree(mentions) => {
-                let called = mentions.functions.iter().filter_map(|oid| self.function(*oid));
-                called.for_each(|function| join(&function.leaves));
-                let written = mentions.relations.iter().filter(|_| mentions.writes);
-                written.filter_map(|oid| self.relation(*oid)).for_each(|relation| join(&relation.write_leaves));
+        for tree in trees(row) {
+            let called = tree.functions.iter().filter_map(|oid| self.function(*oid));
+            called.for_each(|function| join(&function.leaves));
+            let written = tree.relations.iter().filter(|_| tree.writes);
+            written.filter_map(|oid| self.relation(*oid)).for_each(|relation| join(&relation.write_leaves));
+        }
+        if let Body::Text { statement, only_reads, .. } = &row.body {
+            let keeps_nothing = ends_what_it_keeps(statement);
+            for part in &statement.parts {
+                let called = part.functions.iter().flat_map(|name| self.any_named(name));
+                called.for_each(|function| match &function.leaves {
+                    Some(left) if keeps_nothing && left.doubt == Doubt::Kept => {
+                        join(&Some(Box::new(Leftovers { doubt: Doubt::Opaque, ..(**left).clone() })));
+                    }
+                    left => join(left),
+                });
+                // Words do not say which of the tables they write to.
+                let written = part.tables.iter().filter(|_| part.writes || !only_reads);
+                let written = written.flat_map(|name| self.picture.any_relations(name));
+                written.for_each(|relation| join(&relation.write_leaves));
             }
-            Body::Text { statement, only_reads, .. } => {
-                let keeps_nothing = ends_what_it_keeps(statement);
-                for part in &statement.parts {
-                    let called = part.functions.iter().flat_map(|name| self.any_named(name));
-                    called.for_each(|function| match &function.leaves {
-                        Some(left) if keeps_nothing && left.doubt == Doubt::Kept => {
-                            join(&Some(Box::new(Leftovers { doubt: Doubt::Opaque, ..(**left).clone() })));
-                        }
-                        left => join(left),
-                    });
-                    // Words do not say which of the tables they write to.
-                    let written = part.tables.iter().filter(|_| part.writes || !only_reads);
-                    let written = written.flat_map(|name| self.picture.any_relations(name));
-                    written.for_each(|relation| join(&relation.write_leaves));
-                }
-            }
-            Body::Hidden | Body::Defines | Body::Given | Body::Keeps => {}
         }
         is_more.then(|| Box::new(left))
     }
@@ -730,6 +732,15 @@ impl<'a> Drawing<'a> {
     }
 }
 
+/// What it calls that is known exactly: its body, an aggregate's steps, what stands in for arguments that are left out.
+fn trees(row: &FunctionRow) -> impl Iterator<Item = &Mentions> {
+    let body = match &row.body {
+        Body::Tree(mentions) => Some(mentions),
+        Body::Hidden | Body::Defines | Body::Given | Body::Keeps | Body::Text { .. } => None,
+    };
+    body.into_iter().chain(&row.default_values)
+}
+
 /// Nothing is left open but what its functions, relations and types do.
 fn shows_that_it_reads(body: &Body) -> bool {
     match body {
@@ -778,7 +789,12 @@ fn is_harmless(row: &FunctionRow) -> bool {
 /// A step of the server's own work in an index, a sort, an aggregate or a sample: it takes what no statement has, and no language
 /// but C can. Of most, PostGIS's and pgvector's among them, nobody has said how volatile they are, which makes them so.
 fn is_step(row: &FunctionRow) -> bool {
-    matches!(row.body, Body::Hidden) && row.arguments.contains(&INTERNAL)
+    matches!(row.body, Body::Hidden) && takes_internal(row)
+}
+
+/// No statement can call it: whatever its library keeps, it only goes by that.
+fn takes_internal(row: &FunctionRow) -> bool {
+    row.arguments.contains(&INTERNAL)
 }
 
 /// The type of what the server hands to its own functions.
@@ -877,6 +893,48 @@ mod tests {
         assert_eq!(left, expected.map(|(names, doubt)| (names.to_owned(), doubt)));
     }
 
+    #[test]
+    fn what_an_aggregates_steps_and_an_arguments_default_leave_is_left_by_whoever_calls_it() {
+        let (sets, locks, set_config) = (20_000, 2880, 2078);
+        let aggregate =
+            |oid: Oid, name: &str| FunctionRow { is_aggregate: true, ..stable(oid, name, Language::Native, name) };
+        let default = |function: Oid| {
+            let name = "{CONST :constvalue 7 [ 28 0 0 0 97 46 98 ]}";
+            let call = format!("({{FUNCEXPR :funcid {function} :funcresulttype 25 :args ({name}) :location 1}})");
+            Some(Mentions::of(&call).distinct())
+        };
+        let computes = |oid: Oid, name: &str| stable(oid, name, Language::Sql, "select 1");
+        let functions = vec![
+            stable(sets, "sets", Language::PlPgSql, "begin set work_mem = '2MB'; return 1; end"),
+            aggregate(20_001, "running"),
+            aggregate(20_002, "locking"),
+            aggregate(20_003, "setting"),
+            aggregate(20_004, "adding"),
+            stable(20_005, "aggregates", Language::Sql, "select running(1)"),
+            FunctionRow { default_values: default(set_config), ..computes(20_006, "defaults") },
+            FunctionRow { default_values: default(sets), ..computes(20_007, "defaults_more") },
+        ];
+        let builtins = [(set_config, "set_config".into()), (locks, "pg_advisory_lock".into()), (177, "int4pl".into())];
+        let inventory = Inventory {
+            functions,
+            aggregates: vec![(20_001, 177), (20_001, sets), (20_002, locks), (20_003, set_config), (20_004, 177)],
+            builtins: builtins.into_iter().collect(),
+            ..Inventory::default()
+        };
+        let left = left(&Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0));
+        let expected = [
+            ("work_mem", Doubt::None),
+            ("work_mem", Doubt::None),
+            ("", Doubt::Unnamed),
+            ("", Doubt::Unnamed),
+            ("", Doubt::None),
+            ("work_mem", Doubt::None),
+            ("a.b", Doubt::None),
+            ("work_mem", Doubt::None),
+        ];
+        assert_eq!(left, expected.map(|(names, doubt)| (names.to_owned(), doubt)));
+    }
+
     /// What each function leaves: the names of settings, and how much is not known.
     fn left(picture: &Picture) -> Vec<(String, Doubt)> {
         let left = picture.functions.iter().map(|function| function.leaves.as_deref().cloned().unwrap_or_default());
@@ -935,8 +993,10 @@ mod tests {
             named.and_then(|operator| operator.why).is_some()
         });
         assert_eq!(looked_up, [false, true, true]);
-        // And nobody looks what they have left.
+        // And nobody looks what they have left, nor keeps the session of who aggregates by what a library goes by.
         let left: Vec<bool> = picture.functions.iter().map(|function| function.leaves.is_some()).collect();
-        assert_eq!(left, [false, true, true, false, false, false, false]);
+        assert_eq!(left, [false, true, false, false, false, false, true]);
+        let changes: Vec<bool> = picture.functions.iter().map(|function| function.changes != Change::None).collect();
+        assert_eq!(changes, [false, true, false, false, false, false, true]);
     }
 }
