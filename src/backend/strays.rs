@@ -20,12 +20,14 @@ pub struct Strays {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Who has answered a monitor's newest connection; None: it is known to have ended, and others to it with it.
+    /// Who has answered a monitor's newest connection; None: no monitor has one to it any more.
     newest: Option<Server>,
     /// How often that was another, while the one before went on.
     moves: u32,
     /// After how many moves every connection was closed.
     left: u32,
+    /// Each connection of a monitor's that goes on: whom it has met.
+    held: Vec<Server>,
     home: Home,
     /// How often each monitor was asked to look where the name leads.
     asks: u64,
@@ -59,11 +61,16 @@ pub struct Met {
 }
 
 impl Strays {
-    /// For a monitor: this server has answered its new connection. Where the name has moved, all who watch the node are asked to
-    /// look, and whatever is opened is nobody's until [what was open is left](super::Gate::leave_former).
-    pub fn met(&self, server: Server) -> Met {
+    /// For a monitor: this server has answered its new connection, which takes the place of one to the other, unless that has
+    /// [ended](Self::ended). Where the name has moved, all who watch the node are asked to look, and whatever is opened is nobody's
+    /// until [what was open is left](super::Gate::leave_former).
+    pub fn met(&self, server: Server, in_place_of: Option<Server>) -> Met {
         let mut seen = self.seen.lock();
         let has_moved = seen.newest.replace(server).is_some_and(|before| before != server);
+        seen.held.push(server);
+        if let Some(before) = in_place_of {
+            seen.is_given_up(before);
+        }
         if has_moved {
             seen.moves += 1;
             self.ask(&mut seen);
@@ -71,10 +78,10 @@ impl Strays {
         Met { asks: seen.asks, moves: seen.moves, has_moved }
     }
 
-    /// For a monitor: its connection to this server has ended, or is given up. Who answers next may be the same, started again.
+    /// For a monitor, once for each that it has [met](Self::met): its connection to this server has ended, or is given up. Who
+    /// answers next may be the same, started again, unless another monitor's goes on.
     pub fn ended(&self, server: Server) {
-        let mut seen = self.seen.lock();
-        seen.newest = seen.newest.filter(|known| *known != server);
+        self.seen.lock().is_given_up(server);
     }
 
     /// For a monitor: its new connection goes there, and has met this server. Answers whether that is the one of before.
@@ -180,6 +187,14 @@ impl Seen {
         self.moves > self.left
     }
 
+    /// A monitor's connection to this server is no more.
+    fn is_given_up(&mut self, server: Server) {
+        if let Some(place) = self.held.iter().position(|held| *held == server) {
+            self.held.swap_remove(place);
+        }
+        self.newest = self.newest.filter(|newest| self.held.contains(newest));
+    }
+
     /// How often a monitor has looked, with success and in vain.
     fn looked(&self) -> (u64, u64) {
         (self.looks, self.vain)
@@ -218,7 +233,7 @@ mod tests {
         for (peer, is_home, asks) in [(here, true, 0), (None, true, 0), (there, false, 1), (here, true, 1)] {
             assert_eq!((strays.led_home(peer), strays.asks()), (is_home, asks), "{peer:?}");
         }
-        assert_eq!(strays.met(FORMER).asks, 1, "that is done");
+        assert_eq!(strays.met(FORMER, None).asks, 1, "that is done");
         strays.found_at(here, FORMER);
         assert!(!strays.led_home(there), "the monitor has been led to the former server once more");
         assert_eq!(strays.asks(), 2);
@@ -263,34 +278,49 @@ mod tests {
     async fn each_of_two_monitors_is_asked_by_a_stray_and_by_the_other_that_has_met_another_server() {
         let [here, there] = peers();
         let strays = Strays::default();
-        let old = strays.met(FORMER);
+        let old = strays.met(FORMER, None);
         strays.found_at(here, FORMER);
-        assert_eq!(strays.met(FORMER), old, "both have met the same");
+        assert_eq!(strays.met(FORMER, None), old, "both have met the same");
         let both = [strays.asked(), strays.asked()];
         assert!(!strays.led_home(there));
         for asked in both {
             asked.await;
         }
         let both = [strays.asked(), strays.asked()];
-        let new = strays.met(OTHER);
+        let new = strays.met(OTHER, Some(FORMER));
         assert_eq!(new, Met { asks: old.asks + 2, moves: 1, has_moved: true });
         for asked in both {
             asked.await;
         }
-        assert_eq!(strays.met(OTHER), Met { has_moved: false, ..new }, "it has moved once");
+        assert_eq!(strays.met(OTHER, Some(FORMER)), Met { has_moved: false, ..new }, "it has moved once");
     }
 
     #[test]
     fn a_name_has_moved_where_another_server_answers_and_the_one_before_is_not_known_to_have_ended() {
         let strays = Strays::default();
-        assert!(!strays.met(FORMER).has_moved, "nobody was there before");
-        assert!(!strays.met(FORMER).has_moved, "by whichever address");
-        assert!(strays.met(OTHER).has_moved);
+        assert!(!strays.met(FORMER, None).has_moved, "nobody was there before");
+        assert!(!strays.met(FORMER, Some(FORMER)).has_moved, "by whichever address");
+        assert!(strays.met(OTHER, Some(FORMER)).has_moved);
         strays.ended(FORMER);
-        assert!(strays.met(FORMER).has_moved, "what has ended is not who has answered last");
+        assert!(strays.met(FORMER, Some(OTHER)).has_moved, "what has ended is not who has answered last");
         strays.ended(FORMER);
-        assert!(!strays.met(OTHER).has_moved, "it was started again");
-        assert_eq!(strays.met(OTHER).moves, 2);
+        assert!(!strays.met(OTHER, None).has_moved, "it was started again");
+        assert_eq!(strays.met(OTHER, Some(OTHER)).moves, 2);
+    }
+
+    #[test]
+    fn a_name_has_moved_as_long_as_one_of_two_monitors_is_connected_to_the_server_before() {
+        let strays = Strays::default();
+        for _ in 0..2 {
+            strays.met(FORMER, None);
+        }
+        strays.ended(FORMER);
+        assert!(strays.met(OTHER, None).has_moved, "the other's goes on");
+        assert!(strays.met(FORMER, Some(FORMER)).has_moved, "and is led back");
+        strays.ended(OTHER);
+        assert!(strays.met(OTHER, None).has_moved);
+        strays.ended(OTHER);
+        assert!(!strays.met(FORMER, Some(FORMER)).has_moved, "nobody is connected to who has answered last");
     }
 
     #[test]
@@ -309,14 +339,14 @@ mod tests {
     async fn where_a_name_has_moved_nobody_is_home_until_what_is_in_force_says_so() {
         let [here, there] = peers();
         let strays = Strays::default();
-        strays.met(FORMER);
+        strays.met(FORMER, None);
         strays.found_at(here, FORMER);
-        let moves = strays.met(OTHER).moves;
+        let moves = strays.met(OTHER, None).moves;
         strays.found_at(there, OTHER);
         assert!(![here, there, None].into_iter().any(|peer| strays.led_home(peer)));
         assert!(!strays.is_astray(there) && strays.is_astray(here));
         let in_force = async {
-            strays.met(OTHER);
+            strays.met(OTHER, Some(FORMER));
             strays.have_been_left(moves);
             strays.found_at(there, OTHER);
         };

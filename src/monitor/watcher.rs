@@ -37,6 +37,8 @@ pub(super) struct Watcher {
     last_login: Option<Instant>,
     /// Who has answered last.
     server: Option<(SystemId, PostmasterStart)>,
+    /// Whom its newest connection has met, until that has ended or is given up.
+    held: Option<(SystemId, PostmasterStart)>,
     /// Where a fresh connection has just met it, and whom.
     found: Option<(Option<SocketAddr>, (SystemId, PostmasterStart))>,
     /// What those who watch the node were asked until it logged in last; more of it is of strays.
@@ -94,6 +96,7 @@ impl Watcher {
             last_sample: None,
             last_login: None,
             server: None,
+            held: None,
             found: None,
             login_problem: None,
             complaints: Complaints::new(Repeats::EachMinute),
@@ -260,9 +263,9 @@ impl Watcher {
         }
     }
 
-    /// Its connection to who has answered last has ended, or is given up.
-    fn forget_server(&self) {
-        if let Some(server) = self.server {
+    /// Its connection to whom it has met last has ended, or is given up.
+    fn forget_server(&mut self) {
+        if let Some(server) = self.held.take() {
             self.gate.strays().ended(server);
         }
     }
@@ -270,7 +273,7 @@ impl Watcher {
     /// Its fresh connection goes there, and this server has answered it. That the name has moved, who watches the node beside
     /// it may have seen before.
     fn learn_where_it_leads(&mut self, peer: Option<SocketAddr>, server: (SystemId, PostmasterStart)) {
-        let met = self.gate.strays().met(server);
+        let met = self.gate.strays().met(server, self.held.replace(server));
         (self.found, self.asks) = (Some((peer, server)), met.asks);
         if met.has_moved {
             warn!(node = %self.target.endpoint.address, "its address leads to another server now, and the former one goes on");
@@ -411,6 +414,13 @@ impl Watcher {
     }
 }
 
+/// Who watches the node from now on may find it started again: that is no move.
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.forget_server();
+    }
+}
+
 /// Asks over this connection.
 async fn ask(line: &mut Line, deadline: tokio::time::Instant) -> Result<Row, LineError> {
     let answer = line.ask(PROBE_NAME, deadline).await;
@@ -509,7 +519,35 @@ const FOLLOW_INTERVAL: Duration = Duration::from_micros(500);
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::backend::Endpoint;
+    use crate::topology::TopologySettings;
+
+    /// The new one was let in by nobody at first, for the node was full.
+    #[test]
+    fn a_restart_behind_a_reload_is_no_move_and_a_move_that_the_reload_hides_is_one() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/config/reference.toml");
+        let cluster = crate::config::load(&path).unwrap().clusters.remove(0);
+        let (interval, timeout) = (cluster.monitor.interval, cluster.monitor.timeout);
+        let settings = TopologySettings { interval, timeout, max_lag: timeout, system: None };
+        let (shared, _changed) = Shared::new(&cluster, &cluster.nodes, settings, None, Box::new(|_, _| {}));
+        let (shared, gate) = (Arc::new(shared), Arc::<Gate>::default());
+        let watcher = || {
+            let target = crate::monitor::target(&cluster.monitor, Endpoint::plain(Arc::clone(&cluster.nodes[0])));
+            Watcher::new(NodeId(0), target, timeout, Arc::clone(&shared), Some(&gate))
+        };
+        let [former, again, elsewhere] = [1, 2, 3].map(|start| (SystemId(1), PostmasterStart(start)));
+        let (mut old, mut new, mut newest) = (watcher(), watcher(), watcher());
+        old.learn_where_it_leads(None, former);
+        drop(old);
+        new.learn_where_it_leads(None, again);
+        assert_eq!(new.moves, 0, "it was started again");
+        newest.learn_where_it_leads(None, elsewhere);
+        drop(new);
+        assert_eq!(newest.moves, 1, "the one before was connected to the former server still");
+    }
 
     #[test]
     fn a_name_that_is_not_resolved_in_time_is_no_silence_of_the_node() {
