@@ -44,8 +44,8 @@ pub struct Shown {
     pub answers_nobody: bool,
     /// It let nobody in: it was starting, or stopping.
     pub is_starting: bool,
-    /// It was about to be stopped.
-    pub is_leaving: bool,
+    /// It was about to be stopped; that was said when it was asked then. What is older does not call that off.
+    pub leaving_since: Option<Instant>,
 }
 
 /// How long the node may be believed to be what it is by name: the primary, or a replica that takes reads.
@@ -357,9 +357,12 @@ impl Gate {
         }
     }
 
-    /// The node is this by the newest view; answers what it was before.
-    pub fn note(&self, now: Shown) -> Shown {
-        std::mem::replace(&mut self.shown.lock(), now)
+    /// The node is this by the newest view, and by what it was before; answers that.
+    pub fn note(&self, now: impl FnOnce(Shown) -> Shown) -> Shown {
+        let mut shown = self.shown.lock();
+        let before = *shown;
+        *shown = now(before);
+        before
     }
 
     /// It has been the primary since it was last fenced: connections of that time may still be open.

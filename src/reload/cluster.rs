@@ -289,10 +289,10 @@ impl Fences {
         let primary = new.primary.and_then(|primary| self.gates.get(usize::from(primary.0)));
         let has_changed_hands = primary.is_some_and(|gate| !gate.takes_writes());
         for (now, gate) in new.nodes.iter().zip(&*self.gates) {
-            let before = gate.note(Shown {
+            let before = gate.note(|before| Shown {
                 answers_nobody: now.answers_nobody,
                 is_starting: now.state == NodeState::Starting,
-                is_leaving: now.is_leaving,
+                leaving_since: leaving_since(now, before),
             });
             if let Some(closed) = gate.leave_former(now.moves) {
                 warn!(cluster = %new.cluster, node = %now.address, connections = closed, "connections to the server that the node was before are closed");
@@ -322,13 +322,24 @@ impl Fences {
     }
 }
 
+/// When it was asked that has said last that it is about to be stopped, until a newer word says otherwise. What it said before it was
+/// watched anew, who was in force then has acted on.
+fn leaving_since(node: &NodeView, before: Shown) -> Option<std::time::Instant> {
+    match node.is_leaving {
+        true => node.reported.max(before.leaving_since),
+        false => before.leaving_since.filter(|said| node.reported.is_none_or(|reported| reported <= *said)),
+    }
+}
+
 /// A node that is about to be stopped lets nobody new in, until that has happened or is called off.
 fn hold_who_leaves(new: &View, node: &NodeView, before: Shown, has_changed_hands: bool, gate: &Gate) {
     let here = std::time::Instant::now();
+    let leaving_since = leaving_since(node, before);
     // It has answered, or it would still be leaving; whether it takes reads already is another matter.
-    let is_called_off =
-        before.is_leaving && !node.is_leaving && matches!(node.state, NodeState::Up | NodeState::Suspect);
-    if node.is_leaving && !before.is_leaving {
+    let is_called_off = before.leaving_since.is_some()
+        && leaving_since.is_none()
+        && matches!(node.state, NodeState::Up | NodeState::Suspect);
+    if before.leaving_since.is_none() && leaving_since.is_some() {
         info!(cluster = %new.cluster, node = %node.address, "node is about to be stopped, and lets nobody new in");
         gate.hold(Hold { holder: Holder::Node, until: here + LONGEST_GOODBYE });
     } else if has_changed_hands && gate.held(here).is_some() {
@@ -413,15 +424,24 @@ mod tests {
             fences(&gates).act(view);
             gates[0].held(now).is_some()
         };
-        let leaving = but(A, |node| node.is_leaving = true);
-        assert!(is_held(&leaving), "the one before did not know of it");
+        let asked = |seconds| Some(now + Duration::from_secs(seconds));
+        let leaving = |seconds| but(A, |node| (node.is_leaving, node.reported) = (true, asked(seconds)));
+        let staying = |seconds| but(A, |node| node.reported = asked(seconds));
+        assert!(!is_held(&staying(1)));
+        assert!(!is_held(&but(A, |node| node.is_leaving = true)), "who was in force when it said so knows better");
+        assert!(is_held(&leaving(2)), "the one before did not know of it");
         // By an epoch that another has begun to count anew.
-        assert!(is_held(&View { epoch: 7, ..leaving.clone() }), "it is primary still");
-        assert!(!is_held(&whole()), "it is called off");
-        assert!(is_held(&leaving));
+        assert!(is_held(&View { epoch: 7, ..leaving(2) }), "it is primary still");
+        for older in [whole(), staying(1), staying(2)] {
+            assert!(is_held(&older), "who has taken over does not know of it");
+        }
+        assert!(is_held(&leaving(3)));
+        assert!(is_held(&staying(2)));
+        assert!(!is_held(&staying(4)), "it is called off");
+        assert!(is_held(&leaving(5)));
         let mut successor = but(A, |node| (node.role, node.state) = (Role::Unknown, NodeState::Down));
         (successor.primary, successor.nodes[1].role) = (Some(B), Role::Primary);
-        successor.nodes[0].is_leaving = true;
+        (successor.nodes[0].is_leaving, successor.nodes[0].reported) = (true, asked(5));
         assert!(!is_held(&successor), "what it was held for has happened");
         assert!(!is_held(&successor), "nor is it once more, by its last word");
     }

@@ -601,6 +601,7 @@ impl Topology {
             is_silent,
             reads_since: took_reads.then(|| before.unwrap_or(now)),
             is_leaving: node.report().is_some_and(|report| report.is_leaving),
+            reported: node.reported(),
             is_forgotten: false,
             position: node.position,
             up_since: node.up_since,

@@ -362,6 +362,11 @@ impl Node {
         self.alive
     }
 
+    /// See [`NodeView::reported`](super::view::NodeView::reported).
+    pub(super) fn reported(&self) -> Option<Instant> {
+        self.reported
+    }
+
     /// The last report.
     pub(super) fn report(&self) -> Option<&ProbeReport> {
         self.report.as_ref()

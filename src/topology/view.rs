@@ -80,6 +80,9 @@ pub struct NodeView {
     pub reads_since: Option<Instant>,
     /// It is about to be stopped, by the announcement of whoever stops it.
     pub is_leaving: bool,
+    /// When who watches it now began to ask for its last report. None: it has not answered that one; what is known of it is from
+    /// before.
+    pub reported: Option<Instant>,
     /// It was found, is listed no more, and for long it has been silent or another cluster's: operators do not see it.
     pub is_forgotten: bool,
     /// Its newest position.
@@ -149,6 +152,7 @@ impl View {
             is_silent: false,
             reads_since: None,
             is_leaving: false,
+            reported: None,
             is_forgotten: false,
             position: None,
             up_since: None,
