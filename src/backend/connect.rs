@@ -65,10 +65,20 @@ impl Login {
     }
 
     /// Waits until the monitor has met the node where the connection leads, if it has met it elsewhere, and until that is in force.
-    /// What leads astray even then is closed.
-    pub async fn at_home(self, strays: &Strays, deadline: Instant) -> Result<Self, ConnectError> {
+    /// What leads astray even then is closed. None: so is this one, for the node [has been fenced](super::Gate::is_fenced_since)
+    /// since it was begun.
+    pub async fn at_home(
+        self,
+        strays: &Strays,
+        is_fenced: impl Fn() -> bool,
+        deadline: Instant,
+    ) -> Result<Option<Self>, ConnectError> {
         let peer = self.stream.socket().peer_address();
-        if strays.leads_home(peer, deadline).await { Ok(self) } else { Err(ConnectError::Astray(peer)) }
+        let is_home = strays.leads_home(peer, &is_fenced, deadline).await;
+        if is_fenced() {
+            return Ok(None);
+        }
+        if is_home { Ok(Some(self)) } else { Err(ConnectError::Astray(peer)) }
     }
 
     /// What the node reported of this setting.

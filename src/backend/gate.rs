@@ -276,12 +276,17 @@ impl Gate {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// A connection that was begun at this generation is not let in any more.
+    pub fn is_fenced_since(&self, generation: u64) -> bool {
+        self.generation() != generation
+    }
+
     /// A connection that was begun at this generation is open. None: the node has been fenced since, or found elsewhere.
     pub fn enter(self: &Arc<Self>, socket: Unwatched, generation: u64, about: Arc<About>) -> Option<Pass> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.lock();
         // Under the lock that `sever` holds: nobody slips in between its count and its sweep, nor so with `found_at`.
-        if self.generation() != generation || !self.strays.is_home(about.peer) {
+        if self.is_fenced_since(generation) || !self.strays.is_home(about.peer) {
             return None;
         }
         open.insert(id, Entry { about: Arc::clone(&about), socket });
@@ -558,6 +563,30 @@ mod tests {
             assert!(timers::timeout(Duration::from_secs(10), waits).await.is_ok());
         }
         assert!(!gate.is_unbelieved(later), "nobody watches it");
+    }
+
+    /// The look that was waited for finds that the name has moved.
+    #[tokio::test]
+    async fn who_waits_to_be_led_home_is_told_of_a_fence_at_once_and_asks_no_more() {
+        let (gate, server) = (Gate::default(), |start| (SystemId(1), PostmasterStart(start)));
+        let [here, there] = ["10.0.0.1:5432", "10.0.0.2:5432"].map(|peer| peer.parse().ok());
+        gate.strays.met(server(1), None);
+        gate.found_at(here, server(1));
+        let begun = gate.generation();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        let waits = gate.strays.leads_home(there, || gate.is_fenced_since(begun), deadline);
+        let look = async {
+            let met = gate.strays.met(server(2), Some(server(1)));
+            assert!(met.has_moved && met.asks == gate.strays.asks());
+            gate.leave_former(met.moves);
+            met.asks
+        };
+        let (is_home, asks) = tokio::join!(biased; waits, look);
+        assert_eq!((is_home, gate.strays.asks()), (false, asks));
+        assert!(tokio::time::Instant::now() < deadline);
+        gate.found_at(there, server(2));
+        assert!(!gate.strays.leads_home(there, || gate.is_fenced_since(begun), deadline).await, "it is closed");
+        assert!(gate.strays.leads_home(there, || gate.is_fenced_since(gate.generation()), deadline).await);
     }
 
     #[test]

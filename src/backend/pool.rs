@@ -388,7 +388,8 @@ impl Pool {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
         *self.denial.lock() = None;
-        let login = login.at_home(self.gate.strays(), deadline).await?;
+        let is_fenced = || self.gate.is_fenced_since(fenced);
+        let login = login.at_home(self.gate.strays(), is_fenced, deadline).await?.ok_or(LeaseError::Fenced)?;
         let second_handle = login.stream.second_handle().map_err(ConnectError::Io)?;
         let reached = self.target.endpoint.reached_by(&login.stream);
         let cancel_target = CancelTarget::new(reached, login.cancel_key);

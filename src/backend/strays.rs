@@ -142,11 +142,14 @@ impl Strays {
     }
 
     /// The same, once a monitor has looked where the name leads, and what is in force is of the server that it has met; that is not
-    /// waited for beyond the deadline. Dropping this loses nothing.
-    pub async fn leads_home(&self, peer: Option<SocketAddr>, deadline: Instant) -> bool {
+    /// waited for beyond the deadline, nor once the node has been fenced, which closes the connection. Dropping this loses nothing.
+    pub async fn leads_home(&self, peer: Option<SocketAddr>, is_fenced: impl Fn() -> bool, deadline: Instant) -> bool {
         let (looks, vain) = self.seen.lock().looked();
         loop {
             let looked = self.looked.notified();
+            if is_fenced() {
+                return false;
+            }
             if self.is_home(peer) {
                 return true;
             }
@@ -251,11 +254,11 @@ mod tests {
         let [here, there] = peers();
         let strays = Strays::default();
         strays.found_at(here, FORMER);
-        assert!(strays.leads_home(here, after(0)).await);
-        assert!(!strays.leads_home(there, after(10)).await);
+        assert!(strays.leads_home(here, || false, after(0)).await);
+        assert!(!strays.leads_home(there, || false, after(10)).await);
         for (found, server, is_home) in [(here, FORMER, false), (there, OTHER, true)] {
             let look = async { strays.found_at(found, server) };
-            assert_eq!(tokio::join!(strays.leads_home(there, after(60_000)), look).0, is_home, "{found:?}");
+            assert_eq!(tokio::join!(strays.leads_home(there, || false, after(60_000)), look).0, is_home, "{found:?}");
         }
     }
 
@@ -269,9 +272,10 @@ mod tests {
             assert_eq!(strays.asks(), 1);
             strays.looked_in_vain();
         };
-        assert!(!tokio::join!(biased; strays.leads_home(there, after(60_000)), look).0);
+        assert!(!tokio::join!(biased; strays.leads_home(there, || false, after(60_000)), look).0);
         let look = async { strays.found_at(there, FORMER) };
-        assert!(tokio::join!(biased; strays.leads_home(there, after(60_000)), look).0, "both lead to one server");
+        let waits = strays.leads_home(there, || false, after(60_000));
+        assert!(tokio::join!(biased; waits, look).0, "both lead to one server");
     }
 
     #[tokio::test]
@@ -350,7 +354,7 @@ mod tests {
             strays.have_been_left(moves);
             strays.found_at(there, OTHER);
         };
-        assert!(tokio::join!(biased; strays.leads_home(there, after(60_000)), in_force).0);
+        assert!(tokio::join!(biased; strays.leads_home(there, || false, after(60_000)), in_force).0);
         assert!(!strays.led_home(here));
     }
 }

@@ -240,7 +240,8 @@ async fn attempt(
     let deadline = tokio::time::Instant::now() + server.pools.plan().default.connect_timeout;
     let refused = |error: ConnectError| refused(error, node, admitted, server, worker);
     let login = connect(&target, deadline).await.map_err(refused)?;
-    let Login { stream, parameters, cancel_key, .. } = login.at_home(gate.strays(), deadline).await.map_err(refused)?;
+    let at_home = login.at_home(gate.strays(), || gate.is_fenced_since(fenced), deadline).await.map_err(refused)?;
+    let Login { stream, parameters, cancel_key, .. } = at_home.ok_or_else(lost)?;
     let cancel_target = CancelTarget::new(target.endpoint.reached_by(&stream), cancel_key);
     let about = About::new(&target, Some(&stream), &cancel_target, None);
     let handle = stream.second_handle().map_err(|error| Refused::ForNow(error.to_string()))?;
