@@ -30,6 +30,8 @@ pub struct Endpoint {
     tls: Arc<ArcSwap<NodeTls>>,
     /// Where a connection has led, if that is where others are to go.
     reached: Option<SocketAddr>,
+    /// Where a connection is to go rather than to another address of the name.
+    preferred: Option<IpAddr>,
 }
 
 /// What is asked of one attempt.
@@ -46,12 +48,17 @@ pub enum Way {
 impl Endpoint {
     /// This address, with the TLS settings that are in force when a connection is made.
     pub fn new(address: Arc<str>, tls: Arc<ArcSwap<NodeTls>>) -> Self {
-        Self { address, tls, reached: None }
+        Self { address, tls, reached: None, preferred: None }
     }
 
     /// The server that this connection goes to, whatever the name leads to meanwhile.
     pub fn reached_by(&self, stream: &Stream) -> Self {
         Self { reached: stream.socket().peer_address(), ..self.clone() }
+    }
+
+    /// From now on, this one goes before the other addresses of the name, if it is one of them.
+    pub fn prefer(&mut self, address: Option<IpAddr>) {
+        self.preferred = address;
     }
 
     /// This address, without TLS.
@@ -78,7 +85,7 @@ impl Endpoint {
         }
         let mut stream = match self.reached {
             Some(address) => open_tcp(address).await?,
-            None => open_by_name(&self.address, deadline).await?,
+            None => open_by_name(&self.address, self.preferred, deadline).await?,
         };
         let Some(config) = tls.config().filter(|_| way != Way::Plain) else { return Ok(stream.into()) };
         match ask_for_tls(&mut stream).await? {
@@ -132,10 +139,10 @@ fn handshake_failure(error: io::Error) -> ConnectError {
 }
 
 /// Tries every address of the name; the last one's failure counts.
-async fn open_by_name(address: &str, deadline: Instant) -> Result<TcpStream, ConnectError> {
+async fn open_by_name(address: &str, preferred: Option<IpAddr>, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let addresses: Vec<SocketAddr> = looked_up(tokio::net::lookup_host(address), deadline).await?.collect();
     let mut failure = ConnectError::Dns(io::ErrorKind::NotFound.into());
-    for address in addresses {
+    for address in in_turn(addresses, preferred) {
         match open_tcp(address).await {
             Ok(stream) => return Ok(stream),
             Err(next) => {
@@ -148,6 +155,12 @@ async fn open_by_name(address: &str, deadline: Instant) -> Result<TcpStream, Con
         }
     }
     Err(failure)
+}
+
+/// The preferred one first, the others as they were found.
+fn in_turn(mut addresses: Vec<SocketAddr>, preferred: Option<IpAddr>) -> Vec<SocketAddr> {
+    addresses.sort_by_key(|address| Some(address.ip()) != preferred);
+    addresses
 }
 
 /// What a lookup brings in its part of the time until the deadline.
@@ -241,7 +254,16 @@ mod tests {
         // An address by numbers is no question to anybody, however late it is.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        assert!(open_by_name(&address, begun).await.is_ok());
+        assert!(open_by_name(&address, None, begun).await.is_ok());
+    }
+
+    #[test]
+    fn a_preferred_address_goes_first_if_the_name_has_it() {
+        let of = |hosts: [u8; 3]| hosts.map(|host| SocketAddr::from(([10, 0, 0, host], 5432))).to_vec();
+        for (preferred, order) in [(None, [1, 2, 3]), (Some(3_u8), [3, 1, 2]), (Some(4), [1, 2, 3])] {
+            let preferred = preferred.map(|host| IpAddr::from([10, 0, 0, host]));
+            assert_eq!(in_turn(of([1, 2, 3]), preferred), of(order));
+        }
     }
 
     #[test]

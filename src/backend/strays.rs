@@ -35,6 +35,8 @@ struct Seen {
     looks: u64,
     /// How often one has, and met nobody.
     vain: u64,
+    /// Where the connection has led for which one was asked last, and where none has begun to log in since.
+    wanted: Option<IpAddr>,
 }
 
 /// Where the node has been met, by what views show.
@@ -136,7 +138,7 @@ impl Strays {
     pub fn led_home(&self, peer: Option<SocketAddr>) -> bool {
         let is_home = self.is_home(peer);
         if !is_home {
-            self.ask(&mut self.seen.lock());
+            self.ask_for(peer);
         }
         is_home
     }
@@ -156,7 +158,7 @@ impl Strays {
             if self.has_been_answered_since(looks) || self.seen.lock().vain > vain {
                 return false;
             }
-            self.ask(&mut self.seen.lock());
+            self.ask_for(peer);
             if timers::timeout_at(deadline, looked).await.is_err() {
                 return false;
             }
@@ -168,9 +170,21 @@ impl Strays {
         seen.looks > looks && !seen.is_moving()
     }
 
+    fn ask_for(&self, peer: Option<SocketAddr>) {
+        let mut seen = self.seen.lock();
+        seen.wanted = peer.map(|peer| peer.ip());
+        self.ask(&mut seen);
+    }
+
     fn ask(&self, seen: &mut Seen) {
         seen.asks += 1;
         self.asked.notify_waiters();
+    }
+
+    /// For a monitor: this address of the node's name goes before its others where it logs in now. Once only: it may be one where
+    /// nobody answers any more.
+    pub fn take_wanted(&self) -> Option<IpAddr> {
+        self.seen.lock().wanted.take()
     }
 
     /// How often those who watch the node were asked to look where its name leads.
@@ -260,6 +274,22 @@ mod tests {
             let look = async { strays.found_at(found, server) };
             assert_eq!(tokio::join!(strays.leads_home(there, || false, after(60_000)), look).0, is_home, "{found:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_monitor_that_is_asked_looks_where_the_connection_has_led_and_does_so_once() {
+        let [here, there] = peers();
+        let strays = Strays::default();
+        strays.found_at(here, FORMER);
+        assert!(strays.leads_home(here, || false, after(0)).await);
+        assert_eq!(strays.take_wanted(), None, "nobody has asked");
+        let look = async {
+            let wanted = strays.take_wanted();
+            assert_eq!((wanted, strays.take_wanted()), (there.map(|peer| peer.ip()), None));
+            strays.found_at(there, FORMER);
+        };
+        assert!(tokio::join!(biased; strays.leads_home(there, || false, after(60_000)), look).0);
+        assert!(strays.led_home(here), "both are its addresses");
     }
 
     #[tokio::test]

@@ -364,6 +364,7 @@ impl Watcher {
 
     async fn open(&mut self, deadline: tokio::time::Instant) -> Result<Line, (ConnectClass, ProbeFailure)> {
         self.last_login = Some(Instant::now());
+        self.target.endpoint.prefer(self.gate.strays().take_wanted());
         let login = connect(&self.target, deadline).await;
         let login = login.map_err(|error| (error.class(), connect_failure(&error)))?;
         self.target.salted_password.clone_from(&login.salted_password);
