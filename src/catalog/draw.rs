@@ -301,7 +301,10 @@ impl<'a> Drawing<'a> {
         }
         if row.is_aggregate {
             // Its steps are handed all that they take.
-            return trees(row).flat_map(|steps| &steps.functions).find_map(|function| self.of_called(*function));
+            return tree(row)
+                .into_iter()
+                .flat_map(|steps| &steps.functions)
+                .find_map(|function| self.of_called(*function));
         }
         // The server keeps a function from writing by itself unless it calls itself volatile: then only a body counts that
         // shows all that it does.
@@ -363,7 +366,7 @@ impl<'a> Drawing<'a> {
 
     /// Whether what it calls may change the catalogs.
     fn changes_by_body(&self, row: &FunctionRow) -> Change {
-        let called = trees(row).flat_map(|tree| &tree.functions).filter_map(|oid| self.function(*oid));
+        let called = tree(row).into_iter().flat_map(|tree| &tree.functions).filter_map(|oid| self.function(*oid));
         let changes = called.map(|function| function.changes).max();
         let by_name = match &row.body {
             Body::Text { statement, .. } => {
@@ -387,7 +390,7 @@ impl<'a> Drawing<'a> {
             Body::Given => left.doubt(Doubt::Unnamed),
             Body::Text { leftovers, .. } => left = leftovers.clone(),
         }
-        for tree in trees(row) {
+        if let Some(tree) = tree(row) {
             left.join(&self.left_by_tree(tree));
         }
         if self.is_listed(row, &self.lists.session) {
@@ -427,7 +430,7 @@ impl<'a> Drawing<'a> {
         let mut left = known.as_deref().cloned().unwrap_or_default();
         let mut is_more = false;
         let mut join = |other: &Left| is_more |= other.as_ref().is_some_and(|other| left.join(other));
-        for tree in trees(row) {
+        if let Some(tree) = tree(row) {
             let called = tree.functions.iter().filter_map(|oid| self.function(*oid));
             called.for_each(|function| join(&function.leaves));
             let written = tree.relations.iter().filter(|_| tree.writes);
@@ -732,13 +735,12 @@ impl<'a> Drawing<'a> {
     }
 }
 
-/// What it calls that is known exactly: its body, an aggregate's steps, what stands in for arguments that are left out.
-fn trees(row: &FunctionRow) -> impl Iterator<Item = &Mentions> {
-    let body = match &row.body {
+/// What it calls that is known exactly: its body, an aggregate's steps.
+fn tree(row: &FunctionRow) -> Option<&Mentions> {
+    match &row.body {
         Body::Tree(mentions) => Some(mentions),
         Body::Hidden | Body::Defines | Body::Given | Body::Keeps | Body::Text { .. } => None,
-    };
-    body.into_iter().chain(&row.default_values)
+    }
 }
 
 /// Nothing is left open but what its functions, relations and types do.
@@ -894,16 +896,10 @@ mod tests {
     }
 
     #[test]
-    fn what_an_aggregates_steps_and_an_arguments_default_leave_is_left_by_whoever_calls_it() {
+    fn what_an_aggregates_steps_leave_is_left_by_whoever_calls_it() {
         let (sets, locks, set_config) = (20_000, 2880, 2078);
         let aggregate =
             |oid: Oid, name: &str| FunctionRow { is_aggregate: true, ..stable(oid, name, Language::Native, name) };
-        let default = |function: Oid| {
-            let name = "{CONST :constvalue 7 [ 28 0 0 0 97 46 98 ]}";
-            let call = format!("({{FUNCEXPR :funcid {function} :funcresulttype 25 :args ({name}) :location 1}})");
-            Some(Mentions::of(&call).distinct())
-        };
-        let computes = |oid: Oid, name: &str| stable(oid, name, Language::Sql, "select 1");
         let functions = vec![
             stable(sets, "sets", Language::PlPgSql, "begin set work_mem = '2MB'; return 1; end"),
             aggregate(20_001, "running"),
@@ -911,8 +907,6 @@ mod tests {
             aggregate(20_003, "setting"),
             aggregate(20_004, "adding"),
             stable(20_005, "aggregates", Language::Sql, "select running(1)"),
-            FunctionRow { default_values: default(set_config), ..computes(20_006, "defaults") },
-            FunctionRow { default_values: default(sets), ..computes(20_007, "defaults_more") },
         ];
         let builtins = [(set_config, "set_config".into()), (locks, "pg_advisory_lock".into()), (177, "int4pl".into())];
         let inventory = Inventory {
@@ -928,8 +922,6 @@ mod tests {
             ("", Doubt::Unnamed),
             ("", Doubt::Unnamed),
             ("", Doubt::None),
-            ("work_mem", Doubt::None),
-            ("a.b", Doubt::None),
             ("work_mem", Doubt::None),
         ];
         assert_eq!(left, expected.map(|(names, doubt)| (names.to_owned(), doubt)));

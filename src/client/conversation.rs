@@ -42,8 +42,7 @@ use crate::session::{End, Held, Identity, Session, SessionId, TransactionLog};
 use crate::topology::{NodeId, Role};
 use crate::wire::{SqlState, frontend};
 
-/// One client, logged in. What each statement needs stands first, and lies together.
-#[repr(C)]
+/// One client, logged in.
 pub struct Client {
     pub(super) stream: Stream,
     pub(super) worker: Rc<Worker>,
@@ -87,8 +86,7 @@ pub struct Client {
     pub(super) looked_at: Option<Arc<Server>>,
 }
 
-/// A lease, and what is known of the unit that runs on it. What each statement needs stands first, and lies together.
-#[repr(C)]
+/// A lease, and what is known of the unit that runs on it.
 pub(super) struct HeldLease {
     pub(super) lease: Lease,
     pub(super) begun: Instant,
@@ -135,8 +133,6 @@ pub(super) struct HeldLease {
     pub(super) is_timed: bool,
     /// What is looked at next stands in the buffer already.
     pub(super) has_more: bool,
-    /// Its node has been found to have said nothing, and since then whoever hears of something wakes the task.
-    pub(super) is_listened_to: bool,
     /// Behind its last whole answer stands half a one, and its goodbye: they are looked at once that answer is passed on.
     pub(super) has_last_words: bool,
     /// In a transaction that was open then.
@@ -287,7 +283,6 @@ impl Client {
     /// The way of almost every statement, without a future of its own: read, survey, lease, relay, release. Ends where
     /// something else must be done or waited for; after that it goes on here.
     fn poll_usual(&mut self, cx: &mut Context<'_>, lent: &mut Option<Box<Buffers>>) -> Poll<Result<Unusual, Farewell>> {
-        self.foresee();
         if self.stream.is_late() {
             let flushed = Pin::new(&mut self.stream).poll_flush(cx)?;
             if flushed.is_pending() {
@@ -332,18 +327,6 @@ impl Client {
                 return Poll::Ready(Ok(unusual));
             }
         }
-    }
-
-    /// Reads a little of everything that a statement meets: while its client was still, others have had the caches, and what is
-    /// asked for together is waited for once.
-    #[inline]
-    fn foresee(&mut self) {
-        let held = self.held.as_mut().map(|held| {
-            let connection = held.lease.connection();
-            (held.units, held.at_hand, connection.returned, connection.known.process_id, connection.awaits_answer)
-        });
-        let card = self.place.card.doing();
-        std::hint::black_box((self.turn, self.mode, self.pools.len(), card, held, self.session.foreseen()));
     }
 
     /// The configuration has been read anew since the client last looked.
@@ -472,10 +455,6 @@ impl Client {
 
     /// One thing that is not usual.
     pub(super) async fn serve(&mut self, unusual: Unusual, buffers: &mut Buffers) -> Result<(), Farewell> {
-        // What is asked here by the way wakes nobody else.
-        if let Some(held) = &mut self.held {
-            held.is_listened_to = false;
-        }
         // It may take time, and nobody looks after what was posted while it does.
         self.ends_time_of_answered();
         self.stream.flush().await?;

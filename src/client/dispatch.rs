@@ -196,7 +196,6 @@ impl Client {
             farewell: None,
             has_last_words: false,
             has_more: false,
-            is_listened_to: false,
             is_in_midst: false,
             is_half_told: false,
             ends_session: false,

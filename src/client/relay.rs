@@ -193,9 +193,9 @@ impl Client {
         if ((is_first && !only_begins) || commits) && held.lease.connection().has_spoken() {
             return;
         }
-        // Of a write by itself it must be known whether it was sent; a read and a BEGIN are run again anyway, what is done within a
-        // transaction is undone with it, and a COMMIT that its node has not answered is in doubt in any case.
-        let may_be_late = held.is_read || only_begins || (in_transaction && (held.sent || is_begun));
+        // Of a write or a COMMIT it must be known whether it was sent; a read and a BEGIN are run again anyway, and what is done
+        // within a transaction is undone with it.
+        let may_be_late = held.is_read || only_begins || (in_transaction && (held.sent || is_begun) && !commits);
         let stream = &mut held.lease.connection().stream;
         if stream.is_late() && Pin::new(&mut *stream).poll_flush(cx).is_pending() {
             return;
@@ -252,13 +252,7 @@ impl Client {
         }
         if !held.has_last_words && !std::mem::take(&mut held.has_more) {
             let connection = held.lease.connection();
-            if held.is_listened_to && !connection.stream.may_have_spoken() {
-                return Ok(Turn::Still);
-            }
-            let filled = buffers.from_node.poll_fill(cx, &mut connection.stream);
-            // Where the runtime has only asked the task to let others run, nobody listens.
-            held.is_listened_to = filled.is_pending() && tokio::task::coop::has_budget_remaining();
-            match filled {
+            match buffers.from_node.poll_fill(cx, &mut connection.stream) {
                 Poll::Pending => return Ok(Turn::Still),
                 Poll::Ready(Ok(0) | Err(_)) => return Ok(Turn::Stop(Relayed::NodeLost(None))),
                 Poll::Ready(Ok(_)) => {}

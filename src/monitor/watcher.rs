@@ -339,6 +339,10 @@ impl Watcher {
             self.line = None;
         }
         self.has_lost_line |= self.line.is_none();
+        if self.line.is_none() {
+            // Another monitor may meet the server started again before this one asks next.
+            self.forget_server();
+        }
         let report = match kept_answer {
             Ok(report) => report,
             // Only a living node says that it is full.

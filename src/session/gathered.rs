@@ -12,9 +12,8 @@ use crate::catalog::Change;
 use crate::routing::{Intent, Reason, RuleSet, Ruling};
 use crate::sql::{CopyDirection, Draws, Leftovers, Pin, SessionChange, Statement};
 
-/// The unit as far as it has been looked at. What each statement needs stands first, and lies together.
+/// The unit as far as it has been looked at.
 #[derive(Debug, Default)]
-#[repr(C)]
 pub struct Gathered {
     /// Bytes of whole messages looked at.
     pub size: usize,

@@ -87,9 +87,8 @@ pub struct Identity {
     pub address: Option<IpAddr>,
 }
 
-/// What we know of one client. What each statement needs stands first, and lies together.
+/// What we know of one client.
 #[derive(Debug)]
-#[repr(C)]
 pub struct Session {
     /// What has come and is not yet on its way.
     pub gathered: Gathered,
@@ -423,19 +422,6 @@ impl Session {
             },
             _ => InTransaction::ReadWrite,
         }
-    }
-
-    /// See `Client::foresee`: of what each statement looks at, something on each line of memory.
-    #[inline]
-    pub fn foreseen(&self) -> usize {
-        let moved = usize::from(self.freshness.wants_to_move());
-        let flags = usize::from(self.transaction.may_have_written) + usize::from(self.keeps_lease) + moved;
-        self.gathered.size
-            + self.gathered.queries.len()
-            + self.owed.len()
-            + self.touched.len()
-            + self.portals.len()
-            + flags
     }
 
     /// The transaction as the node last told it.

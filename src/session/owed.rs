@@ -190,7 +190,6 @@ impl Owed {
 
 /// The queue of what is owed.
 #[derive(Debug, Default)]
-#[repr(C)]
 pub struct OwedReplies {
     queue: VecDeque<Owed>,
     /// How many were ever owed.
