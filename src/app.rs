@@ -333,8 +333,8 @@ async fn keep_up(
         let told = tokio::select! {
             _ = hangup.recv() => oneshot::channel().0,
             Some(told) = ordered.recv() => told,
-            Some(name) = standing.newcomer() => {
-                standing.adopt(name, &fleet, &on_swap).await;
+            Some(names) = standing.newcomers() => {
+                standing.adopt(names, &fleet, &on_swap).await;
                 continue;
             }
             _ = look_for_missing.tick() => {

@@ -299,6 +299,12 @@ impl Slots {
         if let Some(idle) = state.idle.get_mut(place) {
             idle.push(connection);
         }
+        let is_limited = state.bounds.is_limited;
+        drop(state);
+        // Who has come to wait because of a quota since that was looked at has not found it idle.
+        if is_limited && self.quotas.iter().any(|quota| quota.is_short()) && self.yields_to_others(None) {
+            drop(self.take_longest_idle());
+        }
     }
 
     /// Closes idle connections that are too old, idle for too long as long as there are more than `least`, more than there

@@ -1,5 +1,5 @@
 //! Connections that have led elsewhere than the monitor's own: the name of their node may have come to lead to another server, while
-//! the one before goes on. Nobody gets one before the monitor has met the node where it leads.
+//! the one before goes on. No session gets one before the monitor has met the node where it leads.
 
 use std::net::{IpAddr, SocketAddr};
 

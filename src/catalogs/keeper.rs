@@ -24,6 +24,8 @@ pub(super) struct Keeper {
     settings: Settings,
     /// To the primary and to a replica.
     lines: Vec<(NodeId, Reader)>,
+    /// How often the name of each node had moved when they were opened, or before.
+    moves: Vec<u32>,
     digest: Option<String>,
     /// Suspicions and doubts that have been looked into.
     seen_suspicions: u64,
@@ -71,10 +73,23 @@ impl LoadError {
 
 impl Keeper {
     pub(super) fn new(handle: Handle, monitor: config::Monitor, cluster: ClusterView, settings: Settings) -> Self {
-        let lines = Vec::new();
+        let (lines, moves) = (Vec::new(), Vec::new());
         let (digest, epoch, failure) = (None, None, None);
         let (seen_suspicions, seen_doubts, looked) = (0, 0, None);
-        Self { handle, monitor, cluster, settings, lines, digest, seen_suspicions, seen_doubts, looked, epoch, failure }
+        Self {
+            handle,
+            monitor,
+            cluster,
+            settings,
+            lines,
+            moves,
+            digest,
+            seen_suspicions,
+            seen_doubts,
+            looked,
+            epoch,
+            failure,
+        }
     }
 
     /// Cluster and database.
@@ -180,7 +195,9 @@ impl Keeper {
                 Ok(()) = views.changed() => {}
                 () = timers::sleep(if is_suspected() { self.before_suspicions().min(LOOK) } else { LOOK }) => {}
             }
-            let is_with_another = self.has_another_primary(&self.cluster.view.load());
+            let view = self.cluster.view.load();
+            let is_with_another = self.has_another_primary(&view) || self.has_moved(&view);
+            drop(view);
             if is_stale() || is_with_another || self.is_with_one_that_stops() {
                 return;
             }
@@ -220,11 +237,20 @@ impl Keeper {
         self.lines.iter().any(|(node, _)| is_stopping(&view, *node))
     }
 
+    /// The name of a node leads to another server than when its lines were opened: they may go on at the one before.
+    fn has_moved(&self, view: &View) -> bool {
+        !view.nodes.iter().map(|node| node.moves).eq(self.moves.iter().copied())
+    }
+
     async fn refresh(&mut self) -> Result<(), LoadError> {
         let (suspicions, doubts) = (self.handle.current.suspicions(), self.handle.current.doubts());
         let (view, begun) = (self.cluster.view.load_full(), Instant::now());
         let changes = self.handle.current.changes();
         self.lines.retain(|(node, _)| !is_stopping(&view, *node));
+        if self.has_moved(&view) {
+            self.lines.clear();
+            self.moves = view.nodes.iter().map(|node| node.moves).collect();
+        }
         let node = self.ready_node(&view, changes).await?;
         let mut cluster = self.cluster.clone();
         // What is cut off in the middle is an error: its line is closed then.

@@ -169,6 +169,7 @@ impl Client {
     #[cold]
     fn end_batch_here(&mut self, buffers: &mut Buffers) {
         self.session.end_batch(&mut buffers.to_node);
+        buffers.keep_nothing();
         if let Some(held) = &mut self.held {
             held.at_hand = false;
         }

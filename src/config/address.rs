@@ -97,6 +97,9 @@ fn is_domain_name(text: &str) -> bool {
 }
 
 fn hint_for_listening(text: &str) -> Option<String> {
+    if text.starts_with('/') && !text.contains(':') {
+        return Some(format!("a socket in that folder is \"{text}:6432\""));
+    }
     let (host, port) = text.rsplit_once(':')?;
     match host {
         "*" | "" => Some(format!("every interface is \"0.0.0.0:{port}\"")),

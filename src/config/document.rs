@@ -10,6 +10,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::elsewhere::called_here;
 use super::problem::{Place, Problem};
 use crate::units;
 
@@ -215,7 +216,9 @@ impl<'d> Table<'d> {
         for key in self.entries.into_iter().flat_map(DeTable::keys) {
             let name: &str = key.get_ref();
             if !asked.contains(&name) {
-                let hint = nearest(name, &asked).unwrap_or_else(|| format!("known here: {}", asked.join(", ")));
+                let of_others = called_here(name).map(|here| format!("what is called so elsewhere is {here}"));
+                let hint = of_others.or_else(|| nearest(name, &asked));
+                let hint = hint.unwrap_or_else(|| format!("known here: {}", asked.join(", ")));
                 self.document.report(key.span().start, &self.path_of(name), "unknown key".to_owned(), Some(hint));
             }
         }

@@ -9,6 +9,7 @@ mod certificate;
 mod cluster;
 mod database;
 mod document;
+mod elsewhere;
 mod failover;
 mod limits;
 mod listen;

@@ -101,26 +101,41 @@ impl Standing {
         Self { source, config, clusters, lasting, catalogs, in_force, settings, next_number, newcomers, adopted }
     }
 
-    /// The next database that a client has been let in for and that has no place in the configuration in force. Cancel-safe:
-    /// one that is not received stays.
-    pub async fn newcomer(&mut self) -> Option<Arc<str>> {
-        self.newcomers.recv().await
+    /// The next databases that clients have been let in for and that have no place in the configuration in force; each client says
+    /// so, at each of its logins until it has one. None: none come any more. Cancel-safe: what is not received stays.
+    pub async fn newcomers(&mut self) -> Option<Vec<Arc<str>>> {
+        let mut names = Vec::new();
+        self.newcomers.recv_many(&mut names, usize::MAX).await;
+        names.sort_unstable();
+        names.dedup();
+        (!names.is_empty()).then_some(names)
     }
 
-    /// Gives a database that stands in the configuration only as `*` a place of its own: it has catalogs and can be paused.
-    pub async fn adopt(&mut self, name: Arc<str>, fleet: &Fleet, on_swap: &OnSwap) {
-        let Some(any) = self.config.databases.iter().find(|database| database.is_any()) else { return };
+    /// Gives databases that stand in the configuration only as `*` places of their own: they have catalogs and can be paused.
+    pub async fn adopt(&mut self, names: Vec<Arc<str>>, fleet: &Fleet, on_swap: &OnSwap) {
+        let mut is_any_kept = false;
+        for name in names {
+            is_any_kept |= self.adopt_one(name);
+        }
+        // Once for all: each client looks at what is in force then.
+        if is_any_kept {
+            self.swap(fleet, on_swap).await;
+        }
+    }
+
+    fn adopt_one(&mut self, name: Arc<str>) -> bool {
+        let Some(any) = self.config.databases.iter().find(|database| database.is_any()) else { return false };
         if self.config.databases.iter().any(|database| database.name == name) || self.adopted.len() >= MOST_ADOPTED {
-            return;
+            return false;
         }
         let database = any.named(&name);
         let wanted = wanted_catalog(&database, &self.config, &self.clusters);
         self.adopted.push(name);
         self.config.databases.push(database);
-        let Some(wanted) = wanted else { return };
+        let Some(wanted) = wanted else { return false };
         let routing = &self.config.routing;
         self.catalogs.keep_also(wanted, routing.catalog_refresh, &routing.functions);
-        self.swap(fleet, on_swap).await;
+        true
     }
 
     /// Databases that had been given a place lose it when the nodes have none of this name, no client is there for it, and no

@@ -76,7 +76,13 @@ pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement
     }
     if terms.is_some_and(|terms| terms.otherwise == Otherwise::Refuse) {
         // Who is not believed now may be so in a moment.
-        let may_come = why_not == WhyNot::Unbelieved || view.nodes.iter().any(|node| node.is_silent);
+        let is_named = |node: &NodeView| {
+            choices.iter().any(|nodes| match nodes {
+                Nodes::Group(name) => (now.group)(name).unwrap_or_default().contains(&node.id.0),
+                Nodes::Replicas | Nodes::Any => true,
+            })
+        };
+        let may_come = why_not == WhyNot::Unbelieved || view.nodes.iter().any(|node| node.is_silent && is_named(node));
         return if may_come { Placement::AwaitPrimary(reason) } else { Placement::Refused };
     }
     let is_named = matches!(choices.first(), Some(Nodes::Group(_)));

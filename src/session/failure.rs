@@ -63,6 +63,11 @@ impl Session {
             Ended::Chained => return self.lost_chained(),
             _ => {}
         }
+        // All that the client has asked for is answered: what was to come is the end that we have put to its batch.
+        let is_ours = |owed: &Owed| matches!(owed, Owed::Sync(Asker::Us));
+        if how.forwarded && !self.flow.batch_open && self.owed.iter().all(is_ours) {
+            while self.owed.pop().is_some() {}
+        }
         let is_untold = self.owed.is_empty() && !self.flow.batch_open || how.at_hand && !how.forwarded;
         if is_untold && can_begin_anew {
             self.begin_anew();
@@ -563,6 +568,19 @@ mod tests {
         story.open_transaction();
         story.complete("commit", "COMMIT");
         assert_eq!(story.lose(), Loss::Answered(BytesMut::from(&b"Z\0\0\0\x05I"[..])));
+        assert!(story.session.is_idle() && story.session.may_release());
+    }
+
+    #[test]
+    fn a_node_that_is_lost_behind_the_end_that_we_have_put_to_a_batch_is_told_to_nobody() {
+        let mut story = Story::begin();
+        story.parse("", "select 1");
+        story.bind("");
+        story.execute();
+        story.hear_all("12");
+        story.hear(b'C', b"SELECT 1\0");
+        story.session.end_batch(&mut BytesMut::new());
+        assert_eq!(story.lose(), Loss::Report(SqlState::CONNECTION_FAILURE, BytesMut::new()));
         assert!(story.session.is_idle() && story.session.may_release());
     }
 
