@@ -98,6 +98,9 @@ fn is_domain_name(text: &str) -> bool {
 
 fn hint_for_listening(text: &str) -> Option<String> {
     if text.starts_with('/') && !text.contains(':') {
+        if let Some((folder, port)) = text.split_once("/.s.PGSQL.") {
+            return Some(format!("write \"{folder}:{port}\""));
+        }
         return Some(format!("a socket in that folder is \"{text}:6432\""));
     }
     let (host, port) = text.rsplit_once(':')?;

@@ -9,11 +9,19 @@ const WITHOUT_SECTION: [&str; 2] = ["listen", "max_clients"];
 pub(super) fn called_here(name: &str) -> Option<String> {
     // A single word is anything's.
     let name = Some(name).filter(|name| name.contains('_'))?;
-    MANUAL.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | ")).find_map(|(there, here)| {
-        let there: Vec<&str> = quoted(there).map(|word| word.trim_end_matches('=')).collect();
+    // The setting of all first, then what is written with `=` behind a database or a user.
+    row_of(name).or_else(|| row_of(&format!("{name}=")))
+}
+
+fn row_of(name: &str) -> Option<String> {
+    let rows = MANUAL.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    // Where there is none, or it is always so, what else is named is something else.
+    let mut rows = rows.filter(|(_, here)| !here.starts_with("none") && !here.starts_with("always"));
+    rows.find_map(|(there, here)| {
+        let there: Vec<&str> = quoted(there).filter(|word| !word.starts_with('[')).collect();
         let here: Vec<&str> = quoted(here).filter(|word| is_setting(word)).collect();
         let place = there.iter().position(|word| *word == name)?;
-        match (here.len() == there.len(), here.get(place)) {
+        match (here.len() >= there.len(), here.get(place)) {
             (true, Some(here)) => Some((*here).to_owned()),
             _ => Some(here.join(" and ")).filter(|here| !here.is_empty()),
         }
@@ -43,6 +51,12 @@ mod tests {
             ("max_client_conn", Some("max_clients")),
             ("max_db_connections", Some("database.max_connections")),
             ("log_disconnections", Some("log.connections")),
+            ("max_user_connections", Some("user.max_connections")),
+            ("max_user_client_connections", Some("user.max_clients")),
+            ("pool_mode", Some("pool.mode")),
+            ("ssl_key", Some("tls.key")),
+            ("statement_level_load_balance", None),
+            ("dns_max_ttl", None),
             ("num_init_children", Some("max_clients")),
             ("server_reset_query", None),
             ("port", None),

@@ -50,6 +50,11 @@ impl Session {
             let cost = self.cost_of_ending(how, ended);
             return Loss::End("the server connection that held this session's state was lost", cost);
         }
+        // All that the client has asked for is answered: what was to come is the end that we have put to its batch.
+        let is_ours = |owed: &Owed| matches!(owed, Owed::Sync(Asker::Us));
+        if how.forwarded && !self.flow.batch_open && self.owed.iter().all(is_ours) {
+            while self.owed.pop().is_some() {}
+        }
         let is_left = self.may_lose_remains() && (self.owed.is_empty() || self.touched_for_good);
         let is_committed = self.transaction.status == TransactionStatus::Idle || self.touched_for_good;
         if is_committed && (is_left || !self.touched.is_empty()) {
@@ -60,13 +65,8 @@ impl Session {
         self.forget_remains();
         match ended {
             Ended::Yes if self.owes_only_ends() => return self.end_answered(),
-            Ended::Chained => return self.lost_chained(),
+            Ended::Chained if !self.owed.is_empty() || self.flow.batch_open => return self.lost_chained(),
             _ => {}
-        }
-        // All that the client has asked for is answered: what was to come is the end that we have put to its batch.
-        let is_ours = |owed: &Owed| matches!(owed, Owed::Sync(Asker::Us));
-        if how.forwarded && !self.flow.batch_open && self.owed.iter().all(is_ours) {
-            while self.owed.pop().is_some() {}
         }
         let is_untold = self.owed.is_empty() && !self.flow.batch_open || how.at_hand && !how.forwarded;
         if is_untold && can_begin_anew {
