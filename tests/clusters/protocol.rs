@@ -251,7 +251,10 @@ fn what_does_not_belong_into_a_copy_ends_the_session_in_the_servers_words() {
             let mut client = RawClient::connect(port, &[]);
             client.send(&[&copy, &other]);
             let lost = "08P01 terminating connection because protocol synchronization was lost";
-            assert_eq!(client.until_end(), ["G", words, lost]);
+            let told = client.until_end();
+            assert_eq!(told[..2], ["G", words]);
+            // Where the COPY is known before it is sent on, the session ends with the first words.
+            assert!(told[2..].iter().all(|words| words == lost), "{told:?}");
         }
         assert_eq!(proxy.metric("trunkline_errors_sent_total", "08007"), 0.0);
         assert_eq!(RawClient::connect(proxy.port(), &[]).query("select count(*) from t")[1], "row 0");
