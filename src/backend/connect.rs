@@ -102,7 +102,8 @@ pub enum ConnectError {
     /// Whoever resolves names has not answered in time: nobody has asked the node.
     #[error("its name was not resolved in time")]
     LookupTimeout,
-    /// It leads to where the monitor has not met the node: the name may have come to lead to another server, or have done so for a moment.
+    /// It leads to where the monitor has not met the node: the name may have come to lead to another server, or have done so for
+    /// a moment.
     #[error(
         "its name has led to {}, where the monitor has not found it",
         .0.map_or_else(|| "a socket".to_owned(), |peer| peer.to_string())

@@ -269,7 +269,7 @@ impl Slots {
     /// A connection comes back, clean: to the first who waits, or to the idle ones. One that is too many is closed.
     pub fn put(&self, connection: Box<Connection>) {
         let mut state = self.state.lock();
-        if state.bounds.is_limited && self.quotas.iter().any(|quota| quota.is_short()) {
+        if state.bounds.is_limited && self.may_be_short() {
             let first = state.first_waiter();
             drop(state);
             if self.yields_to_others(first) {
@@ -302,7 +302,7 @@ impl Slots {
         let is_limited = state.bounds.is_limited;
         drop(state);
         // Who has come to wait because of a quota since that was looked at has not found it idle.
-        if is_limited && self.quotas.iter().any(|quota| quota.is_short()) && self.yields_to_others(None) {
+        if is_limited && self.may_be_short() && self.yields_to_others(None) {
             drop(self.take_longest_idle());
         }
     }
@@ -461,6 +461,11 @@ impl Slots {
         self.quotas.iter().for_each(|quota| quota.set_short(true));
         let full = self.quotas.iter().filter(|quota| quota.is_full());
         full.filter(|quota| quota.close_longest_idle(|pool| !std::ptr::eq(pool, self))).count() > 0
+    }
+
+    /// Somebody may wait because of a quota.
+    fn may_be_short(&self) -> bool {
+        self.quotas.iter().any(|quota| quota.is_short())
     }
 
     /// Somebody else needs the place of a connection that has come back more than those who wait here, the first of them

@@ -146,7 +146,7 @@ impl Strays {
     /// The same, once a monitor has looked where the name leads, and what is in force is of the server that it has met; that is not
     /// waited for beyond the deadline, nor once the node has been fenced, which closes the connection. Dropping this loses nothing.
     pub async fn leads_home(&self, peer: Option<SocketAddr>, is_fenced: impl Fn() -> bool, deadline: Instant) -> bool {
-        let (looks, vain) = self.seen.lock().looked();
+        let before = self.seen.lock().looked();
         loop {
             let looked = self.looked.notified();
             if is_fenced() {
@@ -155,7 +155,7 @@ impl Strays {
             if self.is_home(peer) {
                 return true;
             }
-            if self.has_been_answered_since(looks) || self.seen.lock().vain > vain {
+            if self.has_been_answered_since(before) {
                 return false;
             }
             self.ask_for(peer);
@@ -165,9 +165,9 @@ impl Strays {
         }
     }
 
-    fn has_been_answered_since(&self, looks: u64) -> bool {
+    fn has_been_answered_since(&self, (looks, vain): (u64, u64)) -> bool {
         let seen = self.seen.lock();
-        seen.looks > looks && !seen.is_moving()
+        seen.vain > vain || seen.looks > looks && !seen.is_moving()
     }
 
     fn ask_for(&self, peer: Option<SocketAddr>) {

@@ -195,10 +195,7 @@ impl Keeper {
                 Ok(()) = views.changed() => {}
                 () = timers::sleep(if is_suspected() { self.before_suspicions().min(LOOK) } else { LOOK }) => {}
             }
-            let view = self.cluster.view.load();
-            let is_with_another = self.has_another_primary(&view) || self.has_moved(&view);
-            drop(view);
-            if is_stale() || is_with_another || self.is_with_one_that_stops() {
+            if is_stale() || self.is_overtaken(&self.cluster.view.load()) {
                 return;
             }
             if current.doubts() != self.seen_doubts && self.may_look_into_doubts() {
@@ -231,10 +228,10 @@ impl Keeper {
         self.epoch.is_some() && self.has_another_primary(view)
     }
 
-    /// A node that is stopping may wait for whoever is connected to it.
-    fn is_with_one_that_stops(&self) -> bool {
-        let view = self.cluster.view.load();
-        self.lines.iter().any(|(node, _)| is_stopping(&view, *node))
+    /// Where this is read, or over what, is not as it was. A node that is stopping may wait for whoever is connected to it.
+    fn is_overtaken(&self, view: &View) -> bool {
+        let is_with_one_that_stops = || self.lines.iter().any(|(node, _)| is_stopping(view, *node));
+        self.has_another_primary(view) || self.has_moved(view) || is_with_one_that_stops()
     }
 
     /// The name of a node leads to another server than when its lines were opened: they may go on at the one before.

@@ -45,43 +45,43 @@ use crate::wire::{SqlState, frontend};
 /// One client, logged in.
 pub struct Client {
     pub(super) stream: Stream,
-    pub(super) worker: Rc<Worker>,
+    pub(super) session: Session,
+    pub(super) held: Option<HeldLease>,
     pub(super) server: Arc<Server>,
+    pub(super) worker: Rc<Worker>,
     pub(super) database: Arc<Database>,
-    pub(super) place: Place,
-    pub(super) tally: Rc<Tally>,
-    pub(super) cancellable: Arc<Cancellable>,
-    pub(super) pools: Vec<Option<Arc<Pool>>>,
-    /// The present transaction, where it may be replayed.
-    pub(super) log: Option<Box<TransactionLog>>,
-    /// A long text of its next message.
-    pub(super) apart: Option<Box<Apart>>,
-    /// Bytes of a message from the client that nobody wants, and that have not come yet.
-    pub(super) dropping: usize,
-    /// Bytes at the front of the input that have been on their way before: what rules have to do with them is counted.
-    pub(super) counted: usize,
-    /// Its turn among replicas, for the present unit: a node that has no connection yet is not passed over for that.
-    pub(super) turn: u64,
-    /// The replica that it reads from as long as it can, where that is configured.
-    pub(super) stays_with: Option<NodeId>,
     /// When its server connection goes back.
     pub(super) mode: PoolMode,
+    pub(super) password: Option<Secret>,
+    pub(super) pools: Vec<Option<Arc<Pool>>>,
+    pub(super) cancellable: Arc<Cancellable>,
+    pub(super) tally: Rc<Tally>,
     /// It has been found to have sent nothing, and since then whoever hears of something wakes the task.
     pub(super) is_listened_to: bool,
     /// What it is told is being written: the client may have a part of it.
     pub(super) is_flushing: bool,
-    pub(super) held: Option<HeldLease>,
-    pub(super) session: Session,
+    /// Bytes of a message from the client that nobody wants, and that have not come yet.
+    pub(super) dropping: usize,
+    /// Bytes at the front of the input that have been on their way before: what rules have to do with them is counted.
+    pub(super) counted: usize,
     /// What the present unit has lost so far.
     pub(super) losses: Losses,
-    pub(super) paths: LastPath,
     /// What replicas have refused of its settings.
     pub(super) refused: RefusedSettings,
-    pub(super) password: Option<Secret>,
+    pub(super) paths: LastPath,
+    /// The replica that it reads from as long as it can, where that is configured.
+    pub(super) stays_with: Option<NodeId>,
+    /// Its turn among replicas, for the present unit: a node that has no connection yet is not passed over for that.
+    pub(super) turn: u64,
+    /// The present transaction, where it may be replayed.
+    pub(super) log: Option<Box<TransactionLog>>,
+    pub(super) place: Place,
     /// What it has said before its login was answered, until it is looked at.
     pub(super) early: Option<Box<Buffers>>,
     /// Until it has gone, another client may have to be refused.
     pub(super) seat: Seat,
+    /// A long text of its next message.
+    pub(super) apart: Option<Box<Apart>>,
     /// The configuration that it has looked at last while it kept its lease.
     pub(super) looked_at: Option<Arc<Server>>,
 }
@@ -89,28 +89,28 @@ pub struct Client {
 /// A lease, and what is known of the unit that runs on it.
 pub(super) struct HeldLease {
     pub(super) lease: Lease,
+    pub(super) role: Role,
+    /// See [`Acquired::may_lack`].
+    pub(super) may_lack: bool,
+    /// What it was taken for need not have seen all that the session's reads must have.
+    pub(super) asks_less: bool,
     pub(super) begun: Instant,
+    /// Why what was sent last runs there.
+    pub(super) reason: Reason,
+    /// What its first unit counts as; None: another unit has gone the same way since.
+    pub(super) shape: Option<Key>,
     /// Since when a transaction is under way that is not counted yet.
     pub(super) transaction: Option<Instant>,
     /// Since when statements are under way whose time is not counted yet.
     pub(super) asked: Option<Instant>,
     /// When what is sent next was found to be free to go.
     pub(super) let_through: Option<Instant>,
-    /// What its first unit counts as; None: another unit has gone the same way since.
-    pub(super) shape: Option<Key>,
+    /// Units sent that run something.
+    pub(super) units: u32,
     /// Bytes of a message from the client that go on as they come: it is too large to be held.
     pub(super) passing_to_node: usize,
     /// Bytes of a message from the node that go on as they come.
     pub(super) passing_to_client: usize,
-    /// Units sent that run something.
-    pub(super) units: u32,
-    pub(super) role: Role,
-    /// Why what was sent last runs there.
-    pub(super) reason: Reason,
-    /// See [`Acquired::may_lack`].
-    pub(super) may_lack: bool,
-    /// What it was taken for need not have seen all that the session's reads must have.
-    pub(super) asks_less: bool,
     /// They tell nothing of what has been asked.
     pub(super) is_aside: bool,
     /// Something of the present unit has been written to the node, and may have been done there: a BEGIN does nothing.
@@ -129,28 +129,28 @@ pub(super) struct HeldLease {
     pub(super) is_read: bool,
     /// It ends by itself: what it takes tells how quick the node is.
     pub(super) is_measured: bool,
+    /// The time that its rule gives it, until the unit is whole that is to be timed.
+    pub(super) timeout: Option<Duration>,
+    /// Cancels it when that time is over.
+    pub(super) alarm: Option<Alarm>,
     /// It may be cancelled when a time is over: nothing else may run on its connection until it is answered.
     pub(super) is_timed: bool,
-    /// What is looked at next stands in the buffer already.
-    pub(super) has_more: bool,
-    /// Behind its last whole answer stands half a one, and its goodbye: they are looked at once that answer is passed on.
-    pub(super) has_last_words: bool,
+    /// A replica has refused it: the rest of its answer is dropped and the primary asked.
+    pub(super) refused: Option<SqlState>,
     /// In a transaction that was open then.
     pub(super) is_refused_within: bool,
+    /// The node has said goodbye with this; what it said before goes to the client first.
+    pub(super) farewell: Option<SqlState>,
+    /// Behind its last whole answer stands half a one, and its goodbye: they are looked at once that answer is passed on.
+    pub(super) has_last_words: bool,
+    /// What is looked at next stands in the buffer already.
+    pub(super) has_more: bool,
     /// A message may be on its way in part, to the node or from it.
     pub(super) is_in_midst: bool,
     /// The client may have a part of a message only: nothing else can stand behind it.
     pub(super) is_half_told: bool,
     /// The node has ended the session, and the client is told so.
     pub(super) ends_session: bool,
-    /// A replica has refused it: the rest of its answer is dropped and the primary asked.
-    pub(super) refused: Option<SqlState>,
-    /// The node has said goodbye with this; what it said before goes to the client first.
-    pub(super) farewell: Option<SqlState>,
-    /// The time that its rule gives it, until the unit is whole that is to be timed.
-    pub(super) timeout: Option<Duration>,
-    /// Cancels it when that time is over.
-    pub(super) alarm: Option<Alarm>,
     /// What has been emptied for what is under way.
     pub(super) emptied: Option<Box<Emptied>>,
 }

@@ -434,7 +434,8 @@ impl Client {
     }
 
     /// The client is told where the server connection reports otherwise than it has been told, and what may be read otherwise
-    /// by that, or because the catalogs have changed while it waited, is looked at again. Answers whether it is a read; None: it cannot be served there, as it is read now.
+    /// by that, or because the catalogs have changed while it waited, is looked at again. Answers whether it is a read; None:
+    /// it cannot be served there, as it is read now.
     async fn go_by(
         &mut self,
         acquired: &mut Acquired,

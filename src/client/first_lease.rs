@@ -92,7 +92,8 @@ async fn try_nodes(
         }
         match leased {
             Ok(lease) => return Ok(Ok(lease)),
-            // Whom the primary lets in, a replica may not yet know; in a standby cluster there is nobody who knows better than the last.
+            // Whom the primary lets in, a replica may not yet know; in a standby cluster there is nobody who knows better than the
+            // last.
             Err(LeaseError::Connect(error))
                 if is_denied(&error)
                     && (view.primary == Some(node.id)

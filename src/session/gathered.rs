@@ -21,80 +21,80 @@ pub struct Gathered {
     pub judged_at: u64,
     /// Where its statements may go together; None while it has none.
     pub intent: Option<Intent>,
-    /// Bytes of its last message that have not come yet: it is too large to be waited for.
-    pub missing: usize,
-    /// How many messages in it run a statement, and do not only prepare or describe one.
-    pub executes: u32,
-    /// It draws from a sequence; None: nothing in it has been looked at for that.
-    pub draws: Option<Draws>,
     /// How it ends; None while it is not whole.
     pub end: Option<End>,
-    /// COMMIT is in it.
-    pub commits: bool,
-    /// Before it is refused, or ends the session, what has been sent of its batch has been asked to be answered.
-    pub is_flushed: bool,
+    /// How many messages in it run a statement, and do not only prepare or describe one.
+    pub executes: u32,
+    /// What each Parse in it prepares, in order.
+    pub parsed: VecDeque<Arc<Prepared>>,
+    /// What each Query in it is, in order.
+    pub queries: VecDeque<Arc<Statement>>,
+    /// What in it holds a PREPARE, in order.
+    pub preparing: Vec<Arc<Statement>>,
+    /// Names it gives (Some) and closes (None).
+    pub names: HashMap<Box<[u8]>, Option<Arc<Prepared>>>,
+    /// The unnamed statement it leaves: None: untouched.
+    pub unnamed: Option<Option<Arc<Prepared>>>,
+    /// Named statements that it uses, of those whose columns have been told.
+    pub uses: Vec<Arc<Prepared>>,
+    /// Those of them that were prepared anew for it on the server connection.
+    pub verified: Vec<StatementId>,
     /// A replica would not refuse it, and its answer would be wrong there.
     pub is_wrong_on_replica: bool,
-    /// It asks for the current value of a sequence, or may; only this session's own nextval gives one.
-    pub asks_sequence: bool,
-    /// It is placed by itself, and not at once: something must be made ready for it, or looked at.
-    pub is_apart: bool,
-    /// On a replica it would bind its transaction to that node.
-    pub binds: bool,
-    /// Something that takes data from the client is bound in it.
-    pub binds_copy_in: bool,
     /// It may run what nobody has heard of.
     pub runs_unseen: bool,
     /// It runs code that its text does not show, of which nobody knows what it does.
     pub hides_code: bool,
     /// It changes something in the session, such as a setting, or begins a transaction.
     pub changes_session: bool,
+    /// It draws from a sequence; None: nothing in it has been looked at for that.
+    pub draws: Option<Draws>,
+    /// It asks for the current value of a sequence, or may; only this session's own nextval gives one.
+    pub asks_sequence: bool,
+    /// It is placed by itself, and not at once: something must be made ready for it, or looked at.
+    pub is_apart: bool,
     /// It asks for a setting of Trunkline's own.
     pub asks_wishes: bool,
     /// It sets temp_buffers.
     pub sets_temp_buffers: bool,
-    /// More has been noted of it than of a plain read in a Query: names, what is prepared, what a rule looks at.
-    pub has_more: bool,
-    /// BEGIN is in it.
-    pub begins: bool,
-    /// Something in it ends a transaction.
-    pub ends: bool,
-    /// The BEGIN is of a transaction that may write, where none is open.
-    pub begins_to_write: bool,
-    /// Another statement is in it beside the BEGIN.
-    pub begins_more: bool,
+    /// Bytes of its last message that have not come yet: it is too large to be waited for.
+    pub missing: usize,
     /// The catalogs that it may change.
     pub catalog_change: Change,
     /// What code that it runs may leave in the session.
     pub leftovers: Option<Box<Leftovers>>,
-    /// The first statement in it, to be named in records and counters.
-    pub first: Option<Arc<Statement>>,
-    /// What each Query in it is, in order.
-    pub queries: VecDeque<Arc<Statement>>,
-    /// The unnamed statement it leaves: None: untouched.
-    pub unnamed: Option<Option<Arc<Prepared>>>,
-    /// What each Parse in it prepares, in order.
-    pub parsed: VecDeque<Arc<Prepared>>,
-    /// What decides whether it is part of a rule's share.
-    pub draw: Option<u64>,
+    /// More has been noted of it than of a plain read in a Query: names, what is prepared, what a rule looks at.
+    pub has_more: bool,
+    /// Databases that nobody else may be connected to while it runs.
+    pub empties: Vec<Arc<str>>,
+    /// BEGIN is in it.
+    pub begins: bool,
+    /// Something in it ends a transaction.
+    pub ends: bool,
     /// How many of its messages ran a statement before one was bound that ends a transaction.
     pub ends_behind: Option<u32>,
     /// The last statement bound in it that begins or ends a transaction, and how many of its messages ran one before.
     pub control: Option<(u32, Arc<Statement>)>,
-    /// Databases that nobody else may be connected to while it runs.
-    pub empties: Vec<Arc<str>>,
-    /// Names it gives (Some) and closes (None).
-    pub names: HashMap<Box<[u8]>, Option<Arc<Prepared>>>,
-    /// Named statements that it uses, of those whose columns have been told.
-    pub uses: Vec<Arc<Prepared>>,
-    /// Those of them that were prepared anew for it on the server connection.
-    pub verified: Vec<StatementId>,
+    /// The BEGIN is of a transaction that may write, where none is open.
+    pub begins_to_write: bool,
+    /// Another statement is in it beside the BEGIN.
+    pub begins_more: bool,
+    /// On a replica it would bind its transaction to that node.
+    pub binds: bool,
+    /// Something that takes data from the client is bound in it.
+    pub binds_copy_in: bool,
+    /// COMMIT is in it.
+    pub commits: bool,
+    /// Before it is refused, or ends the session, what has been sent of its batch has been asked to be answered.
+    pub is_flushed: bool,
     /// It is refused within a transaction that its batch has begun, and that promises this.
     pub(super) refused_in: Option<Modes>,
+    /// What decides whether it is part of a rule's share.
+    pub draw: Option<u64>,
     /// What rules have to do with its statements, in order.
     pub rulings: Vec<Ruled>,
-    /// What in it holds a PREPARE, in order.
-    pub preparing: Vec<Arc<Statement>>,
+    /// The first statement in it, to be named in records and counters.
+    pub first: Option<Arc<Statement>>,
 }
 
 /// What makes a unit whole.

@@ -90,41 +90,21 @@ pub struct Identity {
 /// What we know of one client.
 #[derive(Debug)]
 pub struct Session {
-    /// What has come and is not yet on its way.
-    pub gathered: Gathered,
-    owed: OwedReplies,
-    /// What it must see.
-    pub freshness: Freshness,
     /// Unique while the process runs.
     pub id: SessionId,
+    /// Who it is.
+    pub identity: Identity,
     /// The settings it has changed, by startup or since.
     pub settings: Settings,
-    transaction: Transaction,
-    flow: Flow,
-    pins: Pins,
-    /// Those of them that have been told as new.
-    told_pins: Pins,
-    catalog: CatalogEffects,
-    /// What it has touched may be back at what the server connection began with, and not at what the session did.
-    put_back: PutBack,
-    /// The pool's mode gives the session one server connection until it leaves.
-    keeps_lease: bool,
-    /// What has been written, or may have been, by transactions that have ended: others have not been told of it yet.
-    settled_writes: bool,
-    /// In its transaction a query has been sent to a replica: the modes cannot be set any more.
-    has_read: bool,
-    /// For as long as its transaction lasts, it may act as another role.
-    acts_as_another: bool,
-    /// It has sent an EXECUTE by SQL.
-    executes_by_sql: bool,
-    reading: Reading,
-    dialect: Dialect,
-    wishes: Wishes,
-    touched: Vec<Arc<str>>,
-    /// What else may have been left on the server connection.
-    remains: Remains,
-    /// A Parse has just been sent: its columns are asked for next, unless the client does.
-    undescribed: Option<(Box<[u8]>, Arc<Prepared>)>,
+    /// Which server process it believes to be its own.
+    process_id: u32,
+    /// The settings it came with: what RESET goes back to.
+    startup: Settings,
+    /// What it must see.
+    pub freshness: Freshness,
+    /// What has come and is not yet on its way.
+    pub gathered: Gathered,
+    names: Names,
     /// The unnamed statement as what is on its way will leave it.
     unnamed: Option<(Arc<Prepared>, UnnamedId)>,
     /// The unnamed statement as the node's replies so far have left it.
@@ -132,40 +112,60 @@ pub struct Session {
     /// What [`Session::settled_unnamed`] was before what the client has not been shown.
     unshown_unnamed: Option<Option<(Arc<Prepared>, UnnamedId)>>,
     unnamed_count: u64,
+    doubts: Doubts,
+    /// A Parse has just been sent: its columns are asked for next, unless the client does.
+    undescribed: Option<(Box<[u8]>, Arc<Prepared>)>,
+    sql_prepared: PreparedNames,
+    /// As they were before what the client has not been shown yet.
+    unshown_sql: Option<Box<PreparedNames>>,
+    /// It has sent an EXECUTE by SQL.
+    executes_by_sql: bool,
+    /// What a node has refused to run because it writes, until somebody asks.
+    refused_writer: Option<Arc<Statement>>,
     /// Why it has refused to prepare what an EXECUTE by SQL that is on its way will not find.
     refused_mirror: Option<Box<[u8]>>,
     portals: Vec<Portal>,
-    /// As they were before what the client has not been shown yet.
-    unshown_sql: Option<Box<PreparedNames>>,
-    preparing: Preparing,
-    doubts: Doubts,
-    sql_prepared: PreparedNames,
-    /// The rules that may match what it sends.
-    standing: Standing,
-    /// How its transactions begin.
-    defaults: Defaults,
-    /// Who it is.
-    pub identity: Identity,
-    /// Which server process it believes to be its own.
-    process_id: u32,
-    /// The settings it came with: what RESET goes back to.
-    startup: Settings,
-    names: Names,
-    /// What a node has refused to run because it writes, until somebody asks.
-    refused_writer: Option<Arc<Statement>>,
     /// Where it has drawn from a sequence, or may have, last: the server process.
     drew_on: u32,
     /// How often it has forgotten what it has drawn, on all server connections.
     forgotten_draws: u32,
+    preparing: Preparing,
+    owed: OwedReplies,
+    transaction: Transaction,
+    /// In its transaction a query has been sent to a replica: the modes cannot be set any more.
+    has_read: bool,
+    /// For as long as its transaction lasts, it may act as another role.
+    acts_as_another: bool,
+    /// What has been written, or may have been, by transactions that have ended: others have not been told of it yet.
+    settled_writes: bool,
     /// What is made without a schema's name may be temporary, by the path that the session has begun with.
     makes_temporary_first: bool,
+    pins: Pins,
+    /// Those of them that have been told as new.
+    told_pins: Pins,
+    touched: Vec<Arc<str>>,
     /// Some of what it has changed and not read back is committed: it stands, whatever becomes of the open transaction.
     touched_for_good: bool,
+    /// What else may have been left on the server connection.
+    remains: Remains,
+    /// The pool's mode gives the session one server connection until it leaves.
+    keeps_lease: bool,
+    /// What it has touched may be back at what the server connection began with, and not at what the session did.
+    put_back: PutBack,
     /// The role is the one that is given at login again.
     role_is_reset: bool,
+    flow: Flow,
     reported: Reported,
+    wishes: Wishes,
     /// Settings that stand in `settings` only to be shown.
     shown_wishes: Vec<Arc<str>>,
+    reading: Reading,
+    dialect: Dialect,
+    catalog: CatalogEffects,
+    /// The rules that may match what it sends.
+    standing: Standing,
+    /// How its transactions begin.
+    defaults: Defaults,
     /// What was prepared when the present transaction began; only where it may be replayed.
     at_begin: Option<Box<AtBegin>>,
 }

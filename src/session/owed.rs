@@ -192,24 +192,24 @@ impl Owed {
 #[derive(Debug, Default)]
 pub struct OwedReplies {
     queue: VecDeque<Owed>,
+    /// Named statements of ours that it makes or closes.
+    making: HashMap<StatementId, Making>,
+    /// Something of that, or the end of a COPY, is among it, or was since it was empty last.
+    has_rare: bool,
     /// How many were ever owed.
     count: u64,
+    /// When what may end a transaction was sent last.
+    last_end: Option<Moment>,
+    /// What has been sent that prepares by SQL, and may not be answered yet.
+    preparing: VecDeque<(Moment, Arc<Statement>)>,
     /// How many of them were Syncs.
     batch: u64,
     /// Statements answered, or skipped behind an error, since they were last asked for.
     run: u32,
-    /// Syncs that a COPY eats as it comes to them: where it fails before, they are answered after all.
-    eaten: u32,
-    /// Something of that, or the end of a COPY, is among it, or was since it was empty last.
-    has_rare: bool,
     /// Of the batch at the front, something else than Closes has been answered.
     has_begun: bool,
-    /// When what may end a transaction was sent last.
-    last_end: Option<Moment>,
-    /// Named statements of ours that it makes or closes.
-    making: HashMap<StatementId, Making>,
-    /// What has been sent that prepares by SQL, and may not be answered yet.
-    preparing: VecDeque<(Moment, Arc<Statement>)>,
+    /// Syncs that a COPY eats as it comes to them: where it fails before, they are answered after all.
+    eaten: u32,
 }
 
 /// What is on its way of a named statement of ours.
