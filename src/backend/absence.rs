@@ -17,14 +17,17 @@ struct State {
     wanted: usize,
     /// Its connection is to be another one: it leaves once, and may come back at once.
     is_to_leave: bool,
-    /// The keeper has left, and stays away while somebody wants it.
-    is_away: bool,
+    /// Keepers that have left, and stay away while somebody wants it. There is one; where another takes over, for a moment two.
+    away: usize,
 }
 
 /// While it lives, the keeper stays away.
 #[derive(Debug)]
 #[must_use = "dropping it lets the keeper come back"]
 pub struct Away(Arc<Absence>);
+
+/// While it lives, a keeper has left.
+struct Left<'a>(&'a Absence);
 
 impl Absence {
     /// The keeper is wanted away from now on.
@@ -35,7 +38,7 @@ impl Absence {
 
     /// The keeper opens another connection from now on, as soon as it can.
     pub fn renew(&self) {
-        self.0.send_modify(|state| state.is_to_leave |= !state.is_away);
+        self.0.send_modify(|state| state.is_to_leave |= !state.is_away());
     }
 
     /// For the keeper: waits until it is to leave. Cancel-safe: it changes nothing.
@@ -45,12 +48,33 @@ impl Absence {
     }
 
     /// For the keeper: it has left. Waits until it may come back. Dropping this in the middle is what the keeper's own end
-    /// does: it is not there either.
+    /// does: whoever comes after it has not left yet.
     pub async fn stay_away(&self) {
-        self.0.send_modify(|state| (state.is_away, state.is_to_leave) = (true, false));
+        let _left = Left::begin(self);
         // As above.
         let _ = self.0.subscribe().wait_for(|state| state.wanted == 0).await;
-        self.0.send_modify(|state| state.is_away = false);
+    }
+}
+
+impl State {
+    fn is_away(&self) -> bool {
+        self.away > 0
+    }
+}
+
+impl<'a> Left<'a> {
+    fn begin(absence: &'a Absence) -> Self {
+        absence.0.send_modify(|state| {
+            state.away += 1;
+            state.is_to_leave = false;
+        });
+        Self(absence)
+    }
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|state| state.away = state.away.saturating_sub(1));
     }
 }
 
@@ -59,7 +83,7 @@ impl Away {
     pub async fn begun(&self, deadline: Instant) {
         let mut state = self.0.0.subscribe();
         // Cancel-safe: it changes nothing.
-        let _ = timeout_at(deadline, state.wait_for(|state| state.is_away)).await;
+        let _ = timeout_at(deadline, state.wait_for(State::is_away)).await;
     }
 }
 
@@ -88,13 +112,13 @@ mod tests {
         let soon = || Instant::now() + Duration::from_secs(1);
         let (one, other) = (absence.begin(), absence.begin());
         one.begun(soon()).await;
-        assert!(absence.0.borrow().is_away);
+        assert!(absence.0.borrow().is_away());
         drop(one);
         tokio::task::yield_now().await;
-        assert!(!keeper.is_finished() && absence.0.borrow().is_away);
+        assert!(!keeper.is_finished() && absence.0.borrow().is_away());
         drop(other);
         keeper.await.unwrap();
-        assert!(!absence.0.borrow().is_away);
+        assert!(!absence.0.borrow().is_away());
     }
 
     #[tokio::test]
@@ -116,9 +140,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_keeper_that_ends_while_it_is_away_is_not_taken_for_the_next_one() {
+        let absence = Arc::new(Absence::default());
+        let away = absence.begin();
+        let keeper = tokio::spawn({
+            let absence = Arc::clone(&absence);
+            async move { absence.stay_away().await }
+        });
+        away.begun(Instant::now() + Duration::from_secs(1)).await;
+        assert!(absence.0.borrow().is_away());
+        keeper.abort();
+        assert!(keeper.await.unwrap_err().is_cancelled());
+        assert!(!absence.0.borrow().is_away());
+        drop(away);
+        // The next one has a connection: it is told to open another.
+        absence.renew();
+        assert!(timeout_at(Instant::now(), absence.wanted()).await.is_ok());
+    }
+
+    #[tokio::test]
     async fn where_nobody_keeps_a_connection_nobody_is_waited_for_longer_than_wanted() {
         let absence = Arc::new(Absence::default());
         absence.begin().begun(Instant::now() + Duration::from_millis(1)).await;
-        assert!(!absence.0.borrow().is_away);
+        assert!(!absence.0.borrow().is_away());
     }
 }
