@@ -38,6 +38,13 @@ pub(super) struct Keeper {
     failure: Option<(String, bool)>,
 }
 
+/// What a keeper reads by.
+pub(super) struct Basis {
+    monitor: config::Monitor,
+    cluster: ClusterView,
+    settings: Settings,
+}
+
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -71,6 +78,19 @@ impl LoadError {
     }
 }
 
+impl Basis {
+    /// The same nodes, seen by the same monitor, which is another one where anything differs by which they are reached; the same
+    /// login; and the same is made of what is read.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.cluster.view, &other.cluster.view)
+            && Arc::ptr_eq(&self.cluster.tls, &other.cluster.tls)
+            && self.monitor.user == other.monitor.user
+            && self.monitor.password.plain() == other.monitor.password.plain()
+            && self.settings.refresh == other.settings.refresh
+            && self.settings.lists == other.settings.lists
+    }
+}
+
 impl Keeper {
     pub(super) fn new(handle: Handle, monitor: config::Monitor, cluster: ClusterView, settings: Settings) -> Self {
         let (lines, moves) = (Vec::new(), Vec::new());
@@ -95,6 +115,11 @@ impl Keeper {
     /// Cluster and database.
     pub(super) fn of(&self) -> (usize, Arc<str>) {
         (self.handle.cluster, Arc::clone(&self.handle.database))
+    }
+
+    /// What it reads by.
+    pub(super) fn basis(&self) -> Basis {
+        Basis { monitor: self.monitor.clone(), cluster: self.cluster.clone(), settings: self.settings.clone() }
     }
 
     /// Keeps it until it is dropped.

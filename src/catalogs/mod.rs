@@ -24,7 +24,7 @@ use crate::backend::Absence;
 use crate::catalog::{Current, FunctionLists, Picture};
 use crate::config;
 use crate::topology::View;
-use keeper::Keeper;
+use keeper::{Basis, Keeper};
 
 pub use keeper::{LoadError, load_once};
 
@@ -39,7 +39,7 @@ pub struct Catalogs {
 }
 
 enum Order {
-    /// These are kept from now on, and no others.
+    /// By these, and by no others, from now on; who reads by the same as one of them already goes on.
     Keep(Vec<Keeper>),
     /// This one too.
     Also(Box<Keeper>),
@@ -113,8 +113,8 @@ impl Catalogs {
         Ok(Self { orders: Some(orders), thread: Some(thread), handles: Vec::new(), seed: rand::random() })
     }
 
-    /// Keeps the pictures of these databases from now on, and no others. What is known of one that was kept before stays
-    /// known until it is read anew.
+    /// Keeps the pictures of these databases from now on, and no others. One that was kept before, and is read by the same, goes
+    /// on being kept; of another what is known stays known until it is read anew.
     pub fn keep(&mut self, wanted: Vec<Wanted>, refresh: Duration, lists: &Arc<FunctionLists>) -> &[Handle] {
         let settings = Settings { refresh, lists: Arc::clone(lists), seed: self.seed };
         let before = std::mem::take(&mut self.handles);
@@ -166,34 +166,52 @@ impl Catalogs {
 
 /// Runs the keepers of the last order, until there are no more orders.
 async fn obey(mut orders: UnboundedReceiver<Order>) {
-    let (mut tasks, mut kept) = (JoinSet::new(), BTreeMap::new());
+    let (mut tasks, mut kept) = (JoinSet::new(), Kept::new());
     // Cancel-safe: an order that is not received stays in the channel.
     while let Some(order) = orders.recv().await {
         while tasks.try_join_next().is_some() {} // of keepers that were ended
         match order {
             Order::Keep(keepers) => {
-                tasks.abort_all();
-                kept.clear();
+                let mut before = std::mem::take(&mut kept);
                 for keeper in keepers {
-                    begin(keeper, &mut tasks, &mut kept);
+                    let of = keeper.of();
+                    let same = before.remove(&of).filter(|running| running.goes_on_as(&keeper));
+                    kept.insert(of, same.unwrap_or_else(|| Running::begin(keeper, &mut tasks)));
                 }
             }
-            Order::Also(keeper) => begin(*keeper, &mut tasks, &mut kept),
-            Order::NoMore(cluster, database) => {
-                if let Some(keeper) = kept.remove(&(cluster, database)) {
-                    keeper.abort();
-                }
+            Order::Also(keeper) => {
+                kept.insert(keeper.of(), Running::begin(*keeper, &mut tasks));
             }
+            Order::NoMore(cluster, database) => drop(kept.remove(&(cluster, database))),
         }
     }
 }
 
-/// Their keepers, by cluster and database.
-type Kept = BTreeMap<(usize, Arc<str>), AbortHandle>;
+/// The keepers, by cluster and database.
+type Kept = BTreeMap<(usize, Arc<str>), Running>;
 
-fn begin(keeper: Keeper, tasks: &mut JoinSet<()>, kept: &mut Kept) {
-    let of = keeper.of();
-    kept.insert(of, tasks.spawn(keeper.run()));
+/// A keeper that runs, until this is dropped.
+struct Running {
+    task: AbortHandle,
+    basis: Basis,
+}
+
+impl Running {
+    fn begin(keeper: Keeper, tasks: &mut JoinSet<()>) -> Self {
+        let basis = keeper.basis();
+        Self { task: tasks.spawn(keeper.run()), basis }
+    }
+
+    /// The other one would read the same from the same nodes, and would have to read everything first.
+    fn goes_on_as(&self, other: &Keeper) -> bool {
+        self.basis.is_as(&other.basis()) && !self.task.is_finished()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Drop for Catalogs {

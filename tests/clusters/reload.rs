@@ -61,6 +61,29 @@ fn what_is_known_of_a_clusters_users_outlives_a_reload() {
 }
 
 #[test]
+fn whoever_keeps_the_catalogs_goes_on_over_reloads_that_change_nothing_for_it() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[routing]\ncatalog_refresh = '1d'").with_both_replicas(&cluster);
+        let loads = || proxy.metric("trunkline_catalog_looks_total", "outcome=\"loaded\"");
+        let is_current = || proxy.metric("trunkline_catalog_current", "database=\"bench\"") == 1.0;
+        let asked = "select coalesce(min(pid), 0) from pg_stat_activity where application_name = 'trunkline catalogs'";
+        let keeper = || cluster.node(0).sql(asked).unwrap();
+        eventually("the catalogs are kept", SOON, || is_current() && keeper() != "0");
+        let before = (loads(), keeper());
+        for size in 5..10 {
+            reload(&proxy, DONE, |file| set(file, "pool", "size", size));
+        }
+        assert_eq!((loads(), keeper()), before);
+        proxy.client().batch_execute("create table made (a int)").unwrap();
+        eventually("what is changed is read", SOON, || loads() > before.0 && is_current());
+        let before = loads();
+        reload(&proxy, DONE, |file| set(file, "routing", "safe_functions", vec!["f"]));
+        eventually("what functions are taken for counts", SOON, || loads() > before && is_current());
+    });
+}
+
+#[test]
 fn clients_go_on_while_everything_that_can_change_does() {
     limited(|| {
         let cluster = cluster();
