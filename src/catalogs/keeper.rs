@@ -8,7 +8,9 @@ use tracing::{info, warn};
 
 use super::queries;
 use super::reader::{ReadError, Reader};
+use super::turns::{Turn, Turns};
 use super::{ClusterView, Handle, Settings, draw};
+use crate::auth::SaltedPassword;
 use crate::backend::{ConnectError, Endpoint, Target, connect};
 use crate::catalog::{Inventory, Picture, TooLarge};
 use crate::config;
@@ -22,16 +24,21 @@ pub(super) struct Keeper {
     monitor: config::Monitor,
     cluster: ClusterView,
     settings: Settings,
-    /// To the primary and to a replica.
+    turns: Arc<Turns>,
+    /// To the primary and to a replica, while it is its turn.
     lines: Vec<(NodeId, Reader)>,
+    /// Behind them: they are closed first.
+    turn: Option<Turn>,
     /// How often the name of each node had moved when they were opened, or before.
     moves: Vec<u32>,
     digest: Option<String>,
     /// Suspicions and doubts that have been looked into.
     seen_suspicions: u64,
     seen_doubts: u64,
-    /// When it was looked last, and how long that took.
+    /// When it was looked last, and how long that took, with the wait for its turn.
     looked: Option<(Instant, Duration)>,
+    /// Of its last login: every node has the same.
+    salted_password: Option<SaltedPassword>,
     /// Of the primary whose catalogs they are; None: this one has met none yet.
     epoch: Option<u64>,
     /// What has gone wrong last, in words, and whether a picture was believed all the same.
@@ -92,8 +99,14 @@ impl Basis {
 }
 
 impl Keeper {
-    pub(super) fn new(handle: Handle, monitor: config::Monitor, cluster: ClusterView, settings: Settings) -> Self {
-        let (lines, moves) = (Vec::new(), Vec::new());
+    pub(super) fn new(
+        handle: Handle,
+        turns: Arc<Turns>,
+        monitor: config::Monitor,
+        cluster: ClusterView,
+        settings: Settings,
+    ) -> Self {
+        let (lines, turn, moves) = (Vec::new(), None, Vec::new());
         let (digest, epoch, failure) = (None, None, None);
         let (seen_suspicions, seen_doubts, looked) = (0, 0, None);
         Self {
@@ -101,12 +114,15 @@ impl Keeper {
             monitor,
             cluster,
             settings,
+            turns,
             lines,
+            turn,
             moves,
             digest,
             seen_suspicions,
             seen_doubts,
             looked,
+            salted_password: None,
             epoch,
             failure,
         }
@@ -151,15 +167,13 @@ impl Keeper {
             Ok(()) => {
                 self.failure = None;
                 *pause = FIRST_PAUSE;
-                self.wait().await;
+                self.rest().await;
             }
             Err(error) => {
                 self.failed(&error);
-                // A primary that cannot be read may lack what is known. One that is lost again has changed nothing.
-                let is_gone = matches!(error, LoadError::NoNode | LoadError::Down | LoadError::Role);
-                let current = &self.handle.current;
-                if !is_gone && self.is_of_another(&self.cluster.view.load()) && current.look().picture().is_some() {
-                    current.changed();
+                // One that is lost again has changed nothing.
+                if !matches!(error, LoadError::NoNode | LoadError::Down | LoadError::Role) {
+                    self.disbelieve_what_is_of_another();
                 }
                 let mut changed = self.cluster.changed.clone();
                 changed.mark_unchanged();
@@ -178,10 +192,36 @@ impl Keeper {
             // Dropping the wait closes the connection all the same.
             let _ = timeout(LONGEST_GOODBYE, line.close()).await;
         }
+        self.turn = None;
+    }
+
+    /// Waits until it may have connections.
+    async fn take_turn(&mut self) {
+        if self.turn.is_some() {
+            return;
+        }
+        let turns = Arc::clone(&self.turns);
+        let mut next = std::pin::pin!(turns.next());
+        self.turn = loop {
+            // Dropping the wait leaves `next` where it is in the queue.
+            match timeout(LOOK, &mut next).await {
+                Ok(turn) => break Some(turn),
+                Err(_) => self.disbelieve_what_is_of_another(),
+            }
+        };
+    }
+
+    /// A primary that has not been read may lack what is known.
+    fn disbelieve_what_is_of_another(&self) {
+        let current = &self.handle.current;
+        if self.is_of_another(&self.cluster.view.load()) && current.look().picture().is_some() {
+            current.changed();
+        }
     }
 
     fn failed(&mut self, error: &LoadError) {
         self.lines.clear();
+        self.turn = None;
         self.handle.current.count(|upkeep| upkeep.failures += 1);
         if matches!(error, LoadError::TooLarge(_)) {
             self.handle.current.forget();
@@ -200,15 +240,29 @@ impl Keeper {
         }
     }
 
-    /// Waits until there is a reason to look again.
-    async fn wait(&self) {
+    /// Waits until there is a reason to look again. If another keeper needs its turn meanwhile, that one gets it.
+    async fn rest(&mut self) {
+        let (turns, due) = (Arc::clone(&self.turns), Instant::now() + self.settings.refresh);
+        tokio::select! {
+            biased;
+            // Dropping either loses nothing: what is waited for stands elsewhere.
+            () = self.wait(due) => {}
+            () = turns.wanted() => {
+                self.leave().await;
+                self.wait(due).await;
+            }
+        }
+    }
+
+    /// Waits until there is a reason to look again; one is that it is due.
+    async fn wait(&self, due: Instant) {
         let current = &self.handle.current;
         let is_stale = || current.look().picture().is_none();
         if is_stale() {
             // Where something is made all the time, loads do not follow each other at once.
             return timers::sleep(current.upkeep().look_time.min(LOOK)).await;
         }
-        let due = timers::sleep(self.settings.refresh);
+        let due = timers::sleep_until(due.into());
         tokio::pin!(due);
         let mut views = self.cluster.changed.clone();
         loop {
@@ -265,8 +319,10 @@ impl Keeper {
     }
 
     async fn refresh(&mut self) -> Result<(), LoadError> {
+        let begun = Instant::now();
+        self.take_turn().await;
         let (suspicions, doubts) = (self.handle.current.suspicions(), self.handle.current.doubts());
-        let (view, begun) = (self.cluster.view.load_full(), Instant::now());
+        let view = self.cluster.view.load_full();
         let changes = self.handle.current.changes();
         self.lines.retain(|(node, _)| !is_stopping(&view, *node));
         if self.has_moved(&view) {
@@ -397,7 +453,8 @@ impl Keeper {
             None => {
                 let address = &view.node(node).ok_or(LoadError::NoNode)?.address;
                 let endpoint = Endpoint::new(Arc::clone(address), Arc::clone(&self.cluster.tls));
-                let reader = open(&self.monitor, endpoint, &self.handle.database).await?;
+                let known = &mut self.salted_password;
+                let reader = open(&self.monitor, endpoint, &self.handle.database, known).await?;
                 self.lines.retain(|(known, _)| Some(*known) == view.primary || Some(node) == view.primary);
                 self.lines.push((node, reader));
                 self.lines.len() - 1
@@ -427,19 +484,25 @@ fn is_stopping(view: &View, node: NodeId) -> bool {
     view.node(node).is_some_and(|node| node.state == NodeState::Starting)
 }
 
-async fn open(monitor: &config::Monitor, endpoint: Endpoint, database: &Arc<str>) -> Result<Reader, LoadError> {
+async fn open(
+    monitor: &config::Monitor,
+    endpoint: Endpoint,
+    database: &Arc<str>,
+    known: &mut Option<SaltedPassword>,
+) -> Result<Reader, LoadError> {
     let target = Target {
         endpoint,
         user: Arc::clone(&monitor.user),
         database: Arc::clone(database),
         password: Some(monitor.password.clone()),
-        salted_password: None,
+        salted_password: known.clone(),
         parameters: vec![
             ("application_name".to_owned(), "trunkline catalogs".to_owned()),
             ("client_encoding".to_owned(), "UTF8".to_owned()),
         ],
     };
     let login = connect(&target, tokio::time::Instant::now() + CONNECT_TIMEOUT).await?;
+    known.clone_from(&login.salted_password);
     let mut reader = Reader::new(login);
     soon(reader.value(queries::PATIENCE)).await?;
     Ok(reader)
@@ -470,7 +533,7 @@ async fn load_from(
     database: &Arc<str>,
 ) -> Result<(Inventory, Role), LoadError> {
     let tls = Arc::new(ArcSwap::from_pointee(cluster.tls.clone()));
-    let mut reader = open(&cluster.monitor, Endpoint::new(Arc::clone(address), tls), database).await?;
+    let mut reader = open(&cluster.monitor, Endpoint::new(Arc::clone(address), tls), database, &mut None).await?;
     let role = if reader.value(queries::REPLAYED).await?.is_some() { Role::Replica } else { Role::Primary };
     let server_path = reader.value(queries::SERVER_PATH).await?;
     reader.rows(queries::BEGIN, |_| {}).await?;

@@ -7,6 +7,7 @@
 mod keeper;
 mod queries;
 mod reader;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::catalog::{Current, FunctionLists, Picture};
 use crate::config;
 use crate::topology::View;
 use keeper::{Basis, Keeper};
+use turns::Turns;
 
 pub use keeper::{LoadError, load_once};
 
@@ -34,6 +36,8 @@ pub struct Catalogs {
     orders: Option<UnboundedSender<Order>>,
     thread: Option<JoinHandle<()>>,
     handles: Vec<Handle>,
+    /// Of each cluster that has any.
+    turns: BTreeMap<usize, Arc<Turns>>,
     /// What nobody who names objects can know.
     seed: u64,
 }
@@ -110,7 +114,8 @@ impl Catalogs {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || runtime.block_on(obey(receiver));
         let thread = std::thread::Builder::new().name("catalogs".to_owned()).stack_size(STACK).spawn(work)?;
-        Ok(Self { orders: Some(orders), thread: Some(thread), handles: Vec::new(), seed: rand::random() })
+        let (handles, turns) = (Vec::new(), BTreeMap::new());
+        Ok(Self { orders: Some(orders), thread: Some(thread), handles, turns, seed: rand::random() })
     }
 
     /// Keeps the pictures of these databases from now on, and no others. One that was kept before, and is read by the same, goes
@@ -118,6 +123,7 @@ impl Catalogs {
     pub fn keep(&mut self, wanted: Vec<Wanted>, refresh: Duration, lists: &Arc<FunctionLists>) -> &[Handle] {
         let settings = Settings { refresh, lists: Arc::clone(lists), seed: self.seed };
         let before = std::mem::take(&mut self.handles);
+        self.turns.retain(|number, _| wanted.iter().any(|wanted| wanted.cluster == *number));
         let mut keepers = Vec::new();
         for Wanted { cluster, database, monitor, view } in wanted {
             let is_same = |handle: &&Handle| handle.cluster == cluster && handle.database == database;
@@ -126,7 +132,8 @@ impl Catalogs {
             }
             let known = before.iter().find(is_same).cloned();
             let handle = known.unwrap_or_else(|| Handle::new(cluster, Arc::clone(&database)));
-            keepers.push(Keeper::new(handle.clone(), monitor, view, settings.clone()));
+            let turns = Arc::clone(self.turns.entry(cluster).or_default());
+            keepers.push(Keeper::new(handle.clone(), turns, monitor, view, settings.clone()));
             self.handles.push(handle);
         }
         if let Some(orders) = &self.orders {
@@ -157,8 +164,9 @@ impl Catalogs {
         if !is_kept && let Some(orders) = &self.orders {
             let settings = Settings { refresh, lists: Arc::clone(lists), seed: self.seed };
             let handle = Handle::new(cluster, database);
+            let turns = Arc::clone(self.turns.entry(cluster).or_default());
             // As above.
-            let _ = orders.send(Order::Also(Box::new(Keeper::new(handle.clone(), monitor, view, settings))));
+            let _ = orders.send(Order::Also(Box::new(Keeper::new(handle.clone(), turns, monitor, view, settings))));
             self.handles.push(handle);
         }
     }

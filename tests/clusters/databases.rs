@@ -231,6 +231,43 @@ fn a_database_that_accepts_no_connections_says_so_at_once_and_serves_again_when_
 }
 
 #[test]
+fn the_catalogs_of_many_databases_are_kept_over_ten_connections_to_a_node() {
+    limited(|| {
+        let cluster = cluster();
+        let names: Vec<String> = (0..15).map(|number| format!("tenant{number}")).collect();
+        for name in &names {
+            cluster.node(0).sql(&format!("create database {name}")).unwrap();
+        }
+        let databases: String =
+            names.iter().map(|name| format!("[[database]]\nname = '{name}'\ncluster = 'main'\n")).collect();
+        let proxy = Proxy::start(&cluster, &format!("{databases}[routing]\ncatalog_refresh = '1s'"))
+            .with_both_replicas(&cluster);
+        let all = |holds: &dyn Fn(&str) -> bool| names.iter().all(|name| holds(&format!("database=\"{name}\"")));
+        eventually("all are known", Duration::from_secs(20), || {
+            all(&|one| proxy.metric("trunkline_catalog_current", one) == 1.0)
+        });
+        let asked = "select count(*) from pg_stat_activity where application_name = 'trunkline catalogs'";
+        let connections = |node: usize| cluster.node(node).sql(asked).unwrap().parse::<usize>().unwrap();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3) {
+            for node in 0..3 {
+                assert!(connections(node) <= 10);
+            }
+        }
+        assert!(connections(0) > 0);
+        let age = |one: &str| proxy.metric("trunkline_catalog_age_seconds", one);
+        eventually("all have been looked at in the meantime", Duration::from_secs(5), || all(&|one| age(one) < 3.0));
+        // What is changed through Trunkline is read, whoever's turn it is.
+        for name in &names {
+            client_of(&proxy, name).batch_execute("create table made (a int)").unwrap();
+        }
+        eventually("all are known again", Duration::from_secs(20), || {
+            all(&|one| proxy.metric("trunkline_catalog_current", one) == 1.0)
+        });
+    });
+}
+
+#[test]
 fn databases_that_there_are_not_leave_nothing_behind_but_those_of_the_configuration() {
     limited(|| {
         let cluster = cluster();
