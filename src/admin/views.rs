@@ -83,7 +83,7 @@ pub struct NodeTopology {
     pub address: String,
     /// primary, replica or unknown.
     pub role: &'static str,
-    /// up, starting, suspect, down, stale_primary, unconfirmed_primary, foreign or unknown.
+    /// up, starting, suspect, down, stale_primary, unconfirmed_primary, duplicate, foreign or unknown.
     pub state: &'static str,
     /// The timeline of its newest position.
     pub timeline: Option<u32>,

@@ -217,11 +217,12 @@ pub const fn state_code(state: NodeState) -> &'static str {
         NodeState::Down => "down",
         NodeState::StalePrimary => "stale_primary",
         NodeState::UnconfirmedPrimary => "unconfirmed_primary",
+        NodeState::Duplicate => "duplicate",
         NodeState::Foreign => "foreign",
     }
 }
 
-pub(super) const STATES: [NodeState; 8] = [
+pub(super) const STATES: [NodeState; 9] = [
     NodeState::Unknown,
     NodeState::Up,
     NodeState::Starting,
@@ -229,6 +230,7 @@ pub(super) const STATES: [NodeState; 8] = [
     NodeState::Down,
     NodeState::StalePrimary,
     NodeState::UnconfirmedPrimary,
+    NodeState::Duplicate,
     NodeState::Foreign,
 ];
 

@@ -683,6 +683,7 @@ fn state_of(node: &Node, standing: Standing) -> NodeState {
         Health::Good | Health::Returning | Health::Suspect => match standing {
             Standing::Foreign => NodeState::Foreign,
             Standing::Stale => NodeState::StalePrimary,
+            Standing::Duplicate => NodeState::Duplicate,
             Standing::Unconfirmed => NodeState::UnconfirmedPrimary,
             Standing::Unknown => NodeState::Suspect,
             Standing::Primary | Standing::Replica if node.health == Health::Good => NodeState::Up,

@@ -91,6 +91,8 @@ pub(super) enum Standing {
     Replica,
     /// Claims to be primary on a timeline that is over.
     Stale,
+    /// The accepted primary's server by another address.
+    Duplicate,
     /// Claims to be primary and is not accepted.
     Unconfirmed,
     /// Of another database system.
@@ -343,6 +345,7 @@ impl Roles {
         }
         match self.highest {
             Some(highest) if claim.timeline < highest => Standing::Stale,
+            _ if self.accepted.is_some_and(|accepted| claim.is_of_same_server(&accepted)) => Standing::Duplicate,
             _ => Standing::Unconfirmed,
         }
     }
@@ -413,12 +416,10 @@ impl Roles {
         claims.iter().filter(|claim| comes_first(claim)).copied().collect()
     }
 
-    /// The primary's address, if this node is that server by another one.
-    pub(super) fn primary_beside<'n>(&self, nodes: &'n [Node], node: &Node) -> Option<&'n str> {
-        let accepted = self.accepted.filter(|accepted| accepted.node != node.id)?;
-        let is_same = node.last_claim().is_some_and(|claim| claim.is_of_same_server(&accepted));
-        let primary = nodes.get(usize::from(accepted.node.0)).filter(|_| is_same)?;
-        Some(&primary.address)
+    /// The primary's address; empty while there is none.
+    pub(super) fn primary_address<'n>(&self, nodes: &'n [Node]) -> &'n str {
+        let primary = self.accepted.and_then(|accepted| nodes.get(usize::from(accepted.node.0)));
+        primary.map_or("", |primary| &primary.address)
     }
 
     /// The primary stays while it answers; a postmaster that was started again on the same timeline is still it.

@@ -45,6 +45,8 @@ pub enum NodeState {
     StalePrimary,
     /// Says it is a primary and cannot be told apart from another one, or is not yet supported.
     UnconfirmedPrimary,
+    /// Is the accepted primary's server by another address: used by that one alone.
+    Duplicate,
     /// Belongs to another cluster (its system identifier differs): never used.
     Foreign,
 }

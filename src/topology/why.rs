@@ -56,10 +56,11 @@ pub(super) fn why(roles: &Roles, nodes: &[Node], node: &Node) -> String {
             (None, _) => "there is no primary to follow".to_owned(),
         },
         Standing::Stale => stale_words(roles, node),
-        Standing::Unconfirmed => match roles.primary_beside(nodes, node) {
-            Some(primary) => format!("is the server that is the primary as {primary}: used by that address alone"),
-            None => "claims to be primary and is not accepted as such".to_owned(),
-        },
+        Standing::Duplicate => {
+            let primary = roles.primary_address(nodes);
+            format!("is the server that is the primary as {primary}: used by that address alone")
+        }
+        Standing::Unconfirmed => "claims to be primary and is not accepted as such".to_owned(),
         Standing::Foreign => foreign_words(roles, node),
     };
     if node.health == Health::Returning {

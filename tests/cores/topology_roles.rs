@@ -760,7 +760,7 @@ fn a_server_by_two_addresses_is_no_rival_of_itself() {
     story.claims(A, 1, 2);
     story.follows(B, A, 1);
     story.follows(C, D, 1);
-    assert_eq!((story.view().primary, story.state(D)), (Some(A), NodeState::UnconfirmedPrimary));
+    assert_eq!((story.view().primary, story.state(D)), (Some(A), NodeState::Duplicate), "it is no rival");
     let view = story.view();
     assert_eq!(
         &*view.node(D).unwrap().why,
