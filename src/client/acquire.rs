@@ -192,7 +192,7 @@ impl Client {
             self.session.freshness.settle(&view);
             if self.is_careful(intent) && self.session.freshness.is_ahead_of(&view) {
                 hold.get_or_insert_with(|| metrics.hold());
-                self.await_primary(&mut changed, &view, begun).await?;
+                self.await_primary(intent, &mut changed, &view, begun).await?;
                 continue;
             }
             let held = self.held_nodes(&view);
@@ -294,7 +294,7 @@ impl Client {
                     // By the moment that no stale read was placed for: later it may have come, and nobody would look again.
                     match self.stale_from(intent, &view).filter(|moment| now < *moment) {
                         Some(moment) => drop(self.await_view(&mut changed, moment).await),
-                        None => self.await_primary(&mut changed, &view, begun).await?,
+                        None => self.await_primary(intent, &mut changed, &view, begun).await?,
                     }
                 }
             }
@@ -743,6 +743,7 @@ impl Client {
     /// Waits for the next view. The statement is held until there is a primary, or too long.
     async fn await_primary(
         &self,
+        intent: &Intent,
         changed: &mut tokio::sync::watch::Receiver<u64>,
         view: &View,
         begun: Instant,
@@ -750,7 +751,8 @@ impl Client {
         if self.await_view(changed, begun + self.server.hold).await {
             return Ok(());
         }
-        self.worker.metrics.limit_met(Limit::Hold);
+        // A read that comes to this has found no replica either, which is nobody's design.
+        self.worker.metrics.limit_met(if is_read(intent) { Limit::Hold } else { hold_limit(view) });
         let because = view.why_no_writes(Instant::now());
         let message = format!("no primary within {} ms: {because}", self.server.hold.as_millis());
         Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
@@ -826,6 +828,11 @@ pub(super) fn limit(crowd: Crowd) -> Limit {
         Crowd::User(_) => Limit::UserConnections,
         Crowd::Node(_) => Limit::NodeConnections,
     }
+}
+
+/// The limit that is met where no primary has come within `failover.hold`.
+pub(super) fn hold_limit(view: &View) -> Limit {
+    if view.is_without_primary_by_design() { Limit::Standby } else { Limit::Hold }
 }
 
 fn is_read(intent: &Intent) -> bool {

@@ -196,7 +196,7 @@ async fn connect_to_primary(
             }
         };
         if Instant::now() >= deadline && !pause.is_paused() {
-            worker.metrics.limit_met(Limit::Hold);
+            worker.metrics.limit_met(acquire::hold_limit(&view));
             return Err(Farewell::told(SqlState::CANNOT_CONNECT_NOW, problem));
         }
         let next = (Instant::now() + RETRY_PAUSE).min(deadline);

@@ -108,6 +108,8 @@ labels! {
         StatementMode = "pool_mode",
         /// `failover.hold`, for want of a primary, or of one that could be connected to.
         Hold = "failover.hold",
+        /// `failover.hold`, of what only a primary takes, in a cluster that follows another one and so has none.
+        Standby = "standby",
         /// `failover.pause_hold`, for want of a RESUME.
         PauseHold = "failover.pause_hold",
     }
@@ -178,7 +180,7 @@ impl Limit {
     /// The SQLSTATE of each, in the order of [`Limit::CODES`].
     pub(super) const SQLSTATES: [&'static str; Self::CODES.len()] = [
         "53300", "53300", "53300", "53300", "53300", "53300", "53300", "57P05", "25P03", "57014", "57014", "0A000",
-        "57P03", "57P03",
+        "57P03", "57P03", "57P03",
     ];
 }
 

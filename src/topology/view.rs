@@ -199,6 +199,11 @@ impl View {
         self.no_primary_because.as_ref().map(|because| &*because.words)
     }
 
+    /// It has no primary by design, and nothing speaks against that.
+    pub fn is_without_primary_by_design(&self) -> bool {
+        self.no_primary_because.as_ref().is_some_and(|because| because.cause == Cause::Standby)
+    }
+
     /// Why a write that begins now goes nowhere, in words: there is no primary, or the one there is is not believed.
     pub fn why_no_writes(&self, now: Instant) -> String {
         match (self.why_no_primary(), self.primary()) {

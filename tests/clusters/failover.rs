@@ -1,5 +1,7 @@
 //! A primary that dies, and one that comes back.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
@@ -242,6 +244,52 @@ fn a_write_without_a_primary_fails_with_57p03_when_hold_is_over() {
         // Reads go on, in the same session.
         assert_ne!(server_port(&mut client, "select inet_server_port()"), cluster.node(0).port());
     });
+}
+
+#[test]
+fn writes_that_a_standby_cluster_refuses_count_apart_and_reads_that_it_cannot_serve_do_not() {
+    limited(|| {
+        let cluster = cluster();
+        let nodes = [cluster.node(1).address(), cluster.node(2).address()];
+        let of_cluster = format!("patroni = ['http://{}']", patroni_of_standbys(nodes));
+        let proxy = Proxy::ruled_before(&cluster, &nodes, "", &of_cluster, "[failover]\nhold = '300ms'");
+        eventually("replicas take reads", Duration::from_secs(10), || {
+            nodes.iter().all(|node| proxy.takes_reads(*node))
+        });
+        let refused = |limit: &str| proxy.metric("trunkline_limits_met_total", &format!("limit=\"{limit}\""));
+        let mut client = proxy.client();
+        let mut code = |sql: &str| client.batch_execute(sql).err().and_then(|error| error.code().cloned());
+        assert_eq!(code("create table t (a int)"), Some(SqlState::CANNOT_CONNECT_NOW));
+        assert_eq!(code("select 1"), None);
+        assert_eq!((refused("standby"), refused("failover.hold")), (1.0, 0.0));
+        // That nobody reads is no design.
+        cluster.node(1).kill().unwrap();
+        cluster.node(2).kill().unwrap();
+        assert_eq!(code("select 1"), Some(SqlState::CANNOT_CONNECT_NOW));
+        assert_eq!((refused("standby"), refused("failover.hold")), (1.0, 1.0));
+    });
+}
+
+/// Where somebody answers as Patroni of a standby cluster, which the first of these nodes leads.
+fn patroni_of_standbys(nodes: [SocketAddr; 2]) -> SocketAddr {
+    let member = |(node, role): (SocketAddr, &str)| {
+        format!(r#"{{"name": "{}", "role": "{role}", "host": "{}", "port": {}}}"#, node.port(), node.ip(), node.port())
+    };
+    let members = nodes.into_iter().zip(["standby_leader", "replica"]).map(member).collect::<Vec<_>>().join(", ");
+    let body = format!(r#"{{"members": [{members}]}}"#);
+    let answer =
+        format!("HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // A question fits into one packet. Who does not wait for the answer may have gone.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    address
 }
 
 #[test]

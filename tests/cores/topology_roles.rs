@@ -874,6 +874,7 @@ fn a_standby_cluster_is_read_and_has_no_primary() {
     story.lock(Lock::Standby(A));
     story.has_no_primary_because("standby cluster");
     assert_eq!(story.cause(), Some(Cause::Standby));
+    assert!(story.view().is_without_primary_by_design());
     assert_eq!(story.reads(), [A, B]);
 }
 
