@@ -85,7 +85,8 @@ pub struct NodeView {
     /// When who watches it now began to ask for its last report. None: it has not answered that one; what is known of it is from
     /// before.
     pub reported: Option<Instant>,
-    /// It was found, is listed no more, and for long it has been silent or another cluster's: operators do not see it.
+    /// It was found, is listed no more, and is silent or another cluster's, for long or as its member is elsewhere: operators do not
+    /// see it.
     pub is_forgotten: bool,
     /// Its newest position.
     pub position: Option<Sample>,

@@ -33,7 +33,7 @@ use crate::topology::{Event, Lock, NodeId, NodeState, NodeView, Word};
 use answer::{Answer, Leads, Member};
 use appointment::{Appointment, Fate};
 use http::Api;
-use long_gone::LongGone;
+use long_gone::{LastMembers, LongGone};
 use whereabouts::Whereabouts;
 use without_reads::WithoutReads;
 
@@ -100,6 +100,7 @@ pub(super) struct Source {
     silent: BTreeMap<Arc<str>, Instant>,
     /// Nodes and APIs that were found, are listed no more and do not answer.
     gone_nodes: LongGone<NodeId>,
+    last_members: LastMembers<NodeId>,
     gone_apis: LongGone<Arc<str>>,
 }
 
@@ -277,6 +278,7 @@ impl Source {
             prepared_for: None,
             silent: BTreeMap::new(),
             gone_nodes: LongGone::default(),
+            last_members: LastMembers::default(),
             gone_apis: LongGone::default(),
         }
     }
@@ -394,18 +396,21 @@ impl Source {
         warn!(cluster = %self.cluster.name, member, address, why, "Patroni lists a member that is not used");
     }
 
-    /// Of nodes and APIs that were found: those of the configuration are asked for ever.
+    /// Of nodes and APIs that were found: those of the configuration are asked for ever. Who is down is not listed either, so that
+    /// only who is listed elsewhere is surely not to come back.
     fn forget_who_is_gone(&mut self, answer: &Answer, listed: &BTreeMap<NodeId, String>, now: Instant) {
         if self.cluster.nodes.is_empty() {
             let is_dead =
                 |node: &&NodeView| matches!(node.state, NodeState::Down | NodeState::Unknown | NodeState::Foreign);
             let view = self.shared.view.load();
             let missing = view.nodes.iter().filter(is_dead).map(|node| node.id).filter(|id| !listed.contains_key(id));
-            let gone = self.gone_nodes.missing(missing, now);
+            let missing: BTreeSet<NodeId> = missing.collect();
+            let long_gone = self.gone_nodes.missing(missing.iter().copied(), now);
+            let left = self.last_members.listed(listed);
             for node in &view.nodes {
-                let is_gone = gone.contains(&node.id);
+                let is_gone = long_gone.contains(&node.id) || missing.contains(&node.id) && left.contains(&node.id);
                 if is_gone && !node.is_forgotten {
-                    info!(cluster = %self.cluster.name, node = %node.address, "Patroni lists a node no more, which has long been silent or another cluster's: it is forgotten");
+                    info!(cluster = %self.cluster.name, node = %node.address, "Patroni lists a node no more, which is silent or another cluster's, and has been for long or is listed at another address: it is forgotten");
                 }
                 self.shared.forget(node.id, is_gone);
             }
