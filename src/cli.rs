@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Problems, Source, Validity};
+use crate::config::{self, CONSOLE, Config, Problems, Source, Validity};
 use crate::explain::{self, Input, Knowledge};
 use crate::init::{self, GivenUrl};
 use crate::{app, demo};
@@ -110,7 +110,7 @@ fn run(path: PathBuf) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// Every problem on `complaints`, one a line, or what the configuration comes to on `answer`; what ends soon is no problem of
-/// it, and is said on both.
+/// it, and is said on both. A rule that may be meant otherwise is no problem either, and is said on `complaints`.
 fn check(path: &Path, answer: &mut dyn Write, complaints: &mut dyn Write) -> io::Result<ExitCode> {
     match config::load(path) {
         Ok(config) => {
@@ -123,6 +123,12 @@ fn check(path: &Path, answer: &mut dyn Write, complaints: &mut dyn Write) -> io:
                     Validity::Ended => "has ended",
                 };
                 writeln!(complaints, "warning: {certificate} {when}")?;
+            }
+            for place in &config.rules_of_pgbouncer {
+                writeln!(
+                    complaints,
+                    "warning: {place}: the console's database is {CONSOLE} in access rules, not pgbouncer"
+                )?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -267,6 +273,14 @@ mod tests {
         assert_eq!(check(&path, &mut answer, &mut complaints).unwrap(), ExitCode::SUCCESS);
         let words = "1 cluster with 3 nodes, 1 database, 1 user, 0 rules; clients at 127.0.0.1:6432";
         assert_eq!(String::from_utf8(answer).unwrap(), format!("{}: ok\n{words}\n", path.display()));
+
+        let console = "[auth]\nhba = ['host all all all md5',\n 'host pgbouncer all all trust']";
+        std::fs::write(&path, format!("{}\n{console}", include_str!("../tests/golden/config/reference.toml"))).unwrap();
+        let mut warned = Vec::new();
+        assert_eq!(check(&path, &mut Vec::new(), &mut warned).unwrap(), ExitCode::SUCCESS);
+        let line = std::fs::read_to_string(&path).unwrap().lines().count();
+        let words = "the console's database is trunkline in access rules, not pgbouncer";
+        assert_eq!(String::from_utf8(warned).unwrap(), format!("warning: {}:{line}: {words}\n", path.display()));
 
         std::fs::write(&path, "listen = []\nworkers = 0").unwrap();
         let mut answer = Vec::new();

@@ -17,6 +17,8 @@ use super::{Allowance, AuthQuery, Cluster, User, name, own_addresses};
 /// How clients prove who they are.
 pub(super) struct Access {
     pub(super) rules: Rules,
+    /// See [`Config::rules_of_pgbouncer`](super::Config::rules_of_pgbouncer).
+    pub(super) rules_of_pgbouncer: Vec<String>,
     pub(super) ldap_tls: Option<Arc<ClientConfig>>,
     /// The users of a list.
     pub(super) users: Vec<User>,
@@ -53,8 +55,9 @@ pub(super) fn read(
     let maps = match maps.transpose() {
         Ok(maps) => maps.unwrap_or_default(),
         // Rules that name maps would seem wrong too.
-        Err(()) => return Access { rules: Rules::default(), ldap_tls, users },
+        Err(()) => return Access { rules: Rules::default(), rules_of_pgbouncer: Vec::new(), ldap_tls, users },
     };
+    let mut rules_of_pgbouncer = Vec::new();
     let rules = rules.map_or_else(Rules::of_passwords, |lines| {
         let rules = Rules::parse(lines.text(), maps, surroundings);
         let rules = rules.map_err(|found| lines.report(found, problems)).unwrap_or_default();
@@ -64,9 +67,10 @@ pub(super) fn read(
             let hint = "tls.ca names the authorities that sign them, and tls.certificate turns TLS on".to_owned();
             lines.setting.dangling(what, Some(hint));
         }
+        rules_of_pgbouncer = rules.naming(PGBOUNCER).map(|(file, line)| lines.place(file, line)).collect();
         rules
     });
-    Access { rules, ldap_tls, users }
+    Access { rules, rules_of_pgbouncer, ldap_tls, users }
 }
 
 /// Lines in a format of PostgreSQL's: a file, or a list in ours.
@@ -105,10 +109,21 @@ impl<'d> Lines<'d> {
         Text { path: &self.path, text: &self.text }
     }
 
+    /// The item that this line is, where the lines are a list.
+    fn item(&self, file: &Path, line: usize) -> Option<&Item<'d>> {
+        self.items.get(line.saturating_sub(1)).filter(|_| *file == *self.path)
+    }
+
+    /// Where this line stands, in words.
+    fn place(&self, file: &Path, line: usize) -> String {
+        let line = self.item(file, line).map_or(line, |item| item.place().line);
+        format!("{}:{line}", file.display())
+    }
+
     fn report(&self, found: Vec<HbaProblem>, problems: &mut Vec<Problem>) {
         for HbaProblem { file, line, what, instead } in found {
             let hint = Some(format!("instead: {instead}"));
-            match self.items.get(line.saturating_sub(1)).filter(|_| file == self.path) {
+            match self.item(&file, line) {
                 Some(item) => item.problem(what, hint),
                 None => problems.push(Problem {
                     file,
@@ -189,6 +204,9 @@ impl AuthQuery {
         Some(auth_query)
     }
 }
+
+/// The database of PgBouncer's console.
+pub(super) const PGBOUNCER: &str = "pgbouncer";
 
 /// PgBouncer's own, in which a password that has expired is none; a role that may not read pg_shadow needs a function that
 /// may.

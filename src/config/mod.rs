@@ -98,6 +98,9 @@ pub struct Config {
     /// How clients prove who they are, `auth.hba_file` or `auth.hba`, with the maps of `auth.ident_file` or `auth.ident`.
     /// Default: everybody by password.
     pub access: Rules,
+    /// Where access rules name the database `pgbouncer`, and none of that name is configured: in a file of PgBouncer's they are
+    /// for its console, which has another name here.
+    pub rules_of_pgbouncer: Vec<String>,
     /// Whom LDAP servers must be vouched for by, `auth.ldap_ca`. Default None: by those whom the system trusts.
     pub ldap_tls: Option<Arc<rustls::ClientConfig>>,
     /// Who may connect, those of `auth.users_file` included; at least one, unless a cluster is asked.
@@ -128,6 +131,9 @@ impl Config {
         let clusters = cluster::read_all(&root, folder, &mut certificates);
         let access = access::read(&root, folder, &clusters, to_clients.looks_at_certificates, &mut access_problems);
         let asks_cluster = clusters.iter().any(|cluster| cluster.auth_query.is_some());
+        let databases = database::read_all(&root, &clusters);
+        let is_meant = databases.iter().any(|database| *database.name == *access::PGBOUNCER);
+        let rules_of_pgbouncer = if is_meant { Vec::new() } else { access.rules_of_pgbouncer };
         let config = Self {
             listen: listen.addresses,
             listen_sockets: listen.sockets,
@@ -140,8 +146,9 @@ impl Config {
             workers: root.count("workers", one_per_two_cores(), 1..=1024),
             io_uring: root.flag("io_uring", true),
             max_clients: root.count("max_clients", 10_000, 1..=1_000_000),
-            databases: database::read_all(&root, &clusters),
+            databases,
             access: access.rules,
+            rules_of_pgbouncer,
             ldap_tls: access.ldap_tls,
             users: user::read_all(&root, folder, access.users, asks_cluster),
             pool: Pool::read(root.section("pool")),

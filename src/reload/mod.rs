@@ -400,6 +400,12 @@ fn say_what_has_no_effect(config: &Config) {
     if config.access.asks_tls() && config.tls.is_none() {
         warn!("TLS is off: access rules of hostssl fit nobody");
     }
+    for place in &config.rules_of_pgbouncer {
+        warn!(
+            place,
+            "an access rule for the database pgbouncer is not one for the console, which is the database trunkline here"
+        );
+    }
 }
 
 /// What is no mistake of the configuration's either, and cuts somebody off, now or soon.

@@ -49,6 +49,11 @@ pub(super) struct Word {
 }
 
 impl Place {
+    /// The file and the line.
+    pub(super) fn parts(&self) -> (&Path, usize) {
+        (&self.file, self.line)
+    }
+
     pub(super) fn problem(&self, mistake: Mistake) -> HbaProblem {
         HbaProblem { file: self.file.to_path_buf(), line: self.line, what: mistake.what, instead: mistake.instead }
     }

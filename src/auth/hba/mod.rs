@@ -14,7 +14,7 @@ mod rule;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use admission::{Admission, CertificateDemand, CertificateName, Method};
@@ -23,6 +23,7 @@ pub use ident::IdentMaps;
 pub use ldap::{BindPassword, Ldap, Naming as LdapNaming, Scope as LdapScope, Search as LdapSearch};
 pub use network::Network;
 
+use file::Place;
 use rule::Rule;
 
 /// Rules in order, with the user name maps that they name.
@@ -134,7 +135,7 @@ impl Rules {
         let (lines, mut problems) = file::read(text, surroundings.files);
         let mut rules = Vec::new();
         for line in lines {
-            match Rule::parse(&line.fields, &maps, surroundings) {
+            match Rule::parse(&line, &maps, surroundings) {
                 Ok(rule) => rules.extend(rule),
                 Err(mistake) => problems.push(line.place.problem(mistake)),
             }
@@ -165,6 +166,15 @@ impl Rules {
     /// Some rule asks for certificates: it lets in nobody where they cannot be checked.
     pub fn asks_certificates(&self) -> bool {
         self.rules.iter().any(|rule| rule.admission.certificate > CertificateDemand::None)
+    }
+
+    /// The file and line of each rule that names this database.
+    pub fn naming<'a>(&'a self, database: &'a str) -> impl Iterator<Item = (&'a Path, usize)> {
+        self.rules
+            .iter()
+            .filter(move |rule| rule.names(database))
+            .filter_map(|rule| rule.place.as_ref())
+            .map(Place::parts)
     }
 
     /// Some rule is for TLS alone: it fits nobody where that is off.

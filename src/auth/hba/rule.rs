@@ -2,13 +2,15 @@
 
 use super::address::Addresses;
 use super::admission::{Admission, Method};
-use super::file::{Word, only};
+use super::file::{Line, Place, only};
 use super::name::{DatabaseName, UserName};
 use super::{Findings, Fit, IdentMaps, Mistake, Origin, Surroundings, all, any};
 
 /// One rule.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
+    /// Where it stands; None: nobody has written it.
+    pub(super) place: Option<Place>,
     kind: Kind,
     databases: Vec<DatabaseName>,
     users: Vec<UserName>,
@@ -29,6 +31,7 @@ impl Rule {
     /// Everybody by password.
     pub(super) fn of_passwords() -> Vec<Self> {
         let rule = |kind| Self {
+            place: None,
             kind,
             databases: vec![DatabaseName::All, DatabaseName::Replication],
             users: vec![UserName::All],
@@ -40,11 +43,11 @@ impl Rule {
 
     /// None: it could fit nobody here.
     pub(super) fn parse(
-        fields: &[Vec<Word>],
+        line: &Line,
         maps: &IdentMaps,
         surroundings: Surroundings<'_>,
     ) -> Result<Option<Self>, Mistake> {
-        let mut fields = fields.iter();
+        let mut fields = line.fields.iter();
         let missing = |what: &str| Mistake::new(format!("the {what} is missing"), FORM);
         let kind = only(fields.next().ok_or_else(|| missing("kind"))?, "the kind")?;
         let Some(kind) = Kind::parse(&kind.text)? else { return Ok(None) };
@@ -58,12 +61,17 @@ impl Rule {
             _ => Addresses::parse(&mut fields, surroundings)?,
         };
         let admission = Admission::parse(kind, &mut fields, maps)?;
-        Ok(Some(Self { kind, databases, users, addresses, admission }))
+        Ok(Some(Self { place: Some(line.place.clone()), kind, databases, users, addresses, admission }))
     }
 
     /// It is for connections with TLS alone.
     pub(super) fn asks_tls(&self) -> bool {
         self.kind == Kind::HostTls
+    }
+
+    /// It is for this database by its name.
+    pub(super) fn names(&self, database: &str) -> bool {
+        self.databases.iter().any(|name| matches!(name, DatabaseName::Exactly(exact) if **exact == *database))
     }
 
     pub(super) fn fits(&self, origin: &Origin<'_>, findings: &Findings) -> Fit {

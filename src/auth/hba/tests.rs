@@ -134,6 +134,16 @@ fn rules_that_need_tls_are_known() {
 }
 
 #[test]
+fn rules_that_name_a_database_are_known_by_their_lines() {
+    let files = Memory::of([("etc/more.conf", "# more\nhost \"pgbouncer\" all all md5")]);
+    let text = "host pgbouncer_2,/pgbouncer all all md5\nhost shop,pgbouncer ada all md5\ninclude more.conf\nhost all all all md5";
+    let rules = read_with(&files, text, "", None).unwrap();
+    let found: Vec<_> = rules.naming("pgbouncer").collect();
+    assert_eq!(found, [(Path::new("etc/pg_hba.conf"), 2), (Path::new("etc/more.conf"), 2)]);
+    assert_eq!(Rules::of_passwords().naming("pgbouncer").count(), 0);
+}
+
+#[test]
 fn a_hosts_name_is_asked_for_only_where_it_decides() {
     let rules = read(
         "host shop ada db1.example.com trust\nhost shop all .Example.com md5\nhost shop mallory all reject\n\
