@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::attempts::Attempt;
 use super::auth_query::AuthQuery;
+use super::awaited::Awaited;
 use super::console;
 use super::farewell::Farewell;
 use super::server::{Cluster, Database, Server, User};
@@ -41,6 +42,8 @@ pub struct Claim<'a> {
     pub replication: Replication,
     /// Where it is; None: on this machine's file system.
     pub origin: Option<IpAddr>,
+    /// Whom its login waits for.
+    pub awaited: &'a Awaited,
 }
 
 /// The parties of a login.
@@ -165,7 +168,10 @@ async fn find_out(
 async fn roles(claim: Claim<'_>, server: &Server, worker: &Worker) -> Result<Arc<Roles>, Farewell> {
     let Some(cluster) = claim.destination.map(|database| server.cluster(database)) else { return Ok(Arc::default()) };
     let Some(auth_query) = &cluster.auth_query else { return Ok(Arc::default()) };
-    Box::pin(auth_query.roles(claim.user, cluster)).await.map_err(|why| {
+    claim.awaited.waits(LoginFailure::NoNode);
+    let roles = Box::pin(auth_query.roles(claim.user, cluster)).await;
+    claim.awaited.goes_on();
+    roles.map_err(|why| {
         worker.metrics.login_failed(LoginFailure::NoNode);
         let message = format!("membership in roles cannot be checked: {}", why.words());
         Farewell::told(SqlState::CANNOT_CONNECT_NOW, message)
@@ -236,7 +242,10 @@ async fn find_user(claim: Claim<'_>, server: &Server, worker: &Worker) -> Result
         return Ok(Some(user.clone()));
     }
     for (auth_query, cluster) in asked(claim, server) {
-        let found = Box::pin(auth_query.user(claim.user, cluster)).await.map_err(|why| {
+        claim.awaited.waits(LoginFailure::NoNode);
+        let found = Box::pin(auth_query.user(claim.user, cluster)).await;
+        claim.awaited.goes_on();
+        let found = found.map_err(|why| {
             worker.metrics.login_failed(LoginFailure::NoNode);
             let message = format!("the password cannot be checked: {}", why.words());
             Farewell::told(SqlState::CANNOT_CONNECT_NOW, message)
@@ -356,7 +365,9 @@ impl Login<'_> {
         let message = self.ask_cleartext().await?;
         let asked =
             Box::pin(self.server.directory.knows(ldap, self.claim.user, password_in(&message).unwrap_or_default()));
+        self.claim.awaited.waits(LoginFailure::NoDirectory);
         let answer = asked.await;
+        self.claim.awaited.goes_on();
         self.wait_for_turn().await?;
         match answer {
             Ok(true) => self.is_known(user),

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
 use super::authentication::{self, Claim};
+use super::awaited::Awaited;
 use super::card::Card;
 use super::census::Seat;
 use super::console;
@@ -64,6 +65,7 @@ pub async fn admit(
     card: &Card,
     server: &Server,
     worker: &Worker,
+    awaited: &Awaited,
 ) -> Result<Admitted, Farewell> {
     let mut buffer = ReadBuffer::default();
     let (startup, origin) = greeting::read_startup(place, &mut buffer, card, server, worker).await?;
@@ -92,7 +94,8 @@ pub async fn admit(
     let seat = if is_of_console { None } else { Some(sit(server, worker)?) };
     // Whatever stands for every other name, the console is in no cluster.
     let destination = if is_of_console { None } else { server.destination(&database, replication) };
-    let claim = Claim { user: &user, database: &database, destination: destination.as_deref(), replication, origin };
+    let claim =
+        Claim { user: &user, database: &database, destination: destination.as_deref(), replication, origin, awaited };
     let known = Box::pin(authentication::authenticate(stream, &mut buffer, claim, server, worker)).await?;
     let unread: Box<[u8]> = buffer.filled().into();
     let Some(mut seat) = seat else { return Err(Farewell::ToConsole(user, unread)) };

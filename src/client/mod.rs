@@ -7,6 +7,7 @@ mod answer;
 pub mod attempts;
 pub mod auth_query;
 pub mod authentication;
+mod awaited;
 mod belief;
 pub mod card;
 pub mod census;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
+use super::awaited::Awaited;
 use super::card::{Card, Doing, Ending};
 use super::console::{self, Visitor};
 use super::conversation::Client;
@@ -37,8 +38,9 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
     worker.metrics.client_accepted();
     let mut stream = Some(stream);
     let limit = server.limits.login_timeout;
-    let login = Box::pin(login(&mut stream, &place.card, &mut server, &worker));
-    let login = in_time(limit, login, &place.card, &worker);
+    let awaited = Awaited::default();
+    let login = Box::pin(login(&mut stream, &place.card, &mut server, &worker, &awaited));
+    let login = in_time(limit, login, &awaited, &place.card, &worker);
     let farewell = match (login.await, stream.take()) {
         (Err(Farewell::ToConsole(user, unread)), Some(stream)) => {
             Box::pin(visit_console(stream, user, unread, &server, &worker, &place)).await;
@@ -91,6 +93,7 @@ const TOO_LATE: &str = "canceling authentication due to timeout";
 async fn in_time(
     limit: Duration,
     login: impl Future<Output = Result<LoggedIn, Farewell>>,
+    awaited: &Awaited,
     card: &Card,
     worker: &Worker,
 ) -> Result<LoggedIn, Farewell> {
@@ -114,7 +117,7 @@ async fn in_time(
             is_over.as_mut().reset(later);
         }
         is_over.as_mut().poll(cx).map(|()| {
-            worker.metrics.login_failed(LoginFailure::Timeout);
+            worker.metrics.login_failed(awaited.cause());
             // As PostgreSQL has it: who has not said who he is, is not answered.
             let has_begun = card.identity().is_some();
             Err(if has_begun { Farewell::told(SqlState::QUERY_CANCELED, TOO_LATE) } else { Farewell::Left })
@@ -136,8 +139,14 @@ async fn login(
     card: &Card,
     server: &mut Arc<Server>,
     worker: &Rc<Worker>,
+    awaited: &Awaited,
 ) -> Result<LoggedIn, Farewell> {
-    let mut admitted = handshake::admit(place, card, server, worker).await?;
+    let mut admitted = handshake::admit(place, card, server, worker, awaited).await?;
+    // What a standby cluster has not by design is no failure of its nodes.
+    let has_no_primary = server.cluster(&admitted.database).view.load().is_without_primary_by_design();
+    if admitted.replication == Replication::None || !has_no_primary {
+        awaited.waits(LoginFailure::NoNode);
+    }
     if admitted.replication != Replication::None {
         let stream = place.as_ref().ok_or(Farewell::Left)?;
         handshake::await_resume(stream, &mut admitted, card, server, worker).await?;

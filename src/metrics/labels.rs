@@ -70,13 +70,13 @@ labels! {
         NotAllowed = "not_allowed",
         /// Too many have failed from its address: it would have had to wait too long.
         Throttled = "throttled",
-        /// It took longer than `limits.login_timeout`.
+        /// It took longer than `limits.login_timeout`, for its client's sake.
         Timeout = "timeout",
-        /// No node could tell what must be known of the user, or what the client must know about the server.
+        /// No node could tell what must be known of the user, or what the client must know about the server; or not in time.
         NoNode = "no_node",
         /// The node refused the user, or what the client came with; or would have.
         NodeRefused = "node_refused",
-        /// No LDAP server could tell whether the password is right.
+        /// No LDAP server could tell whether the password is right; or not in time.
         NoDirectory = "no_directory",
     }
 

@@ -1,6 +1,8 @@
 //! Who comes in, and how it is proved: access rules, users of files and of the cluster, proofs that open server
 //! connections; with libpq and with drivers.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use trunkline::demo::node::Stop;
 
 use crate::certificates::Authority;
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login};
+use crate::raw::startup_packet;
 use crate::record::is_logged;
 
 /// Users are asked of the cluster; `ada` is one of it, with this password.
@@ -505,6 +508,23 @@ fn a_login_that_fails_for_what_others_do_is_counted_by_its_cause() {
         }
         // Nobody has asked for it while somebody could answer.
         assert_eq!((refused(&proxy, "eve", "x"), counted("no_node")), (Some("57P03".to_owned()), 1.0));
+    });
+}
+
+#[test]
+fn a_login_that_waits_for_nodes_longer_than_it_may_is_counted_as_their_failure() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[limits]\nlogin_timeout = '1s'");
+        cluster.nodes().iter().for_each(|node| node.freeze().unwrap());
+        assert_eq!(refused(&proxy, "bench", "bench"), Some("57014".to_owned()));
+        let counted = |cause: &str| proxy.metric("trunkline_login_failures_total", &format!("cause=\"{cause}\""));
+        assert_eq!((counted("no_node"), counted("timeout")), (1.0, 0.0));
+        // Of one that says nothing more it is its own.
+        let mut silent = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+        silent.write_all(&startup_packet(0, &[("user", "bench")])).unwrap();
+        eventually("its time is over", Duration::from_secs(5), || counted("timeout") == 1.0);
+        cluster.nodes().iter().for_each(|node| node.thaw().unwrap());
     });
 }
 

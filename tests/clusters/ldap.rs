@@ -252,11 +252,23 @@ fn an_empty_password_is_nobodys_and_a_directory_that_is_down_is_told() {
         let begun = Instant::now();
         assert_eq!(code("in the directory"), Some("57P03".to_owned()));
         assert!((4..9).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        let failed = |cause: &str| proxy.metric("trunkline_login_failures_total", &format!("cause=\"{cause}\""));
+        // That the whole login has less time than the question makes it nobody else's failure.
+        proxy.rewrite(|configuration| {
+            configuration.insert(
+                "limits".to_owned(),
+                toml::Table::from_iter([("login_timeout".to_owned(), "1s".into())]).into(),
+            );
+        });
+        proxy.signal("HUP");
+        eventually("the file is read", Duration::from_secs(5), || proxy.log().contains("has been reloaded"));
+        assert_eq!(code("in the directory"), Some("57014".to_owned()));
+        assert_eq!((failed("no_directory"), failed("timeout")), (2.0, 0.0));
         slapd.signal("CONT");
         assert_eq!(code("in the directory"), None);
         drop(slapd);
         let (code, message) = login("in the directory").unwrap().unwrap();
         assert_eq!((code.as_str(), message.contains("LDAP")), ("57P03", true), "{message}");
-        assert_eq!(proxy.metric("trunkline_login_failures_total", "cause=\"no_directory\""), 2.0);
+        assert_eq!(failed("no_directory"), 3.0);
     });
 }
