@@ -287,7 +287,7 @@ async fn reported(admitted: &Admitted, card: &Card, server: &Server, worker: &Wo
     };
     // Something in the catalogs has changed, which is most often something else. Nobody waits long for that, nor while
     // statements have to wait.
-    if known.stamp == admitted.database.catalog.stamp() || admitted.database.pause.is_paused() {
+    if known.stamp.is_still(admitted.database.catalog.stamp()) || admitted.database.pause.is_paused() {
         return Ok(known);
     }
     match timers::timeout(LONGEST_CHECK, ask(admitted, card, server, worker)).await {

@@ -190,12 +190,14 @@ pub struct DatabaseCatalog {
     current: Arc<Current>,
     wake: Arc<Notify>,
     absence: Arc<Absence>,
+    /// Somebody looks at it: the database has a place of its own.
+    is_kept: bool,
 }
 
 impl DatabaseCatalog {
     /// Reads `current`, tells `wake`, and sends away by `absence` whoever keeps it.
     pub fn new(current: Arc<Current>, wake: Arc<Notify>, absence: Arc<Absence>) -> Self {
-        Self { current, wake, absence }
+        Self { current, wake, absence, is_kept: true }
     }
 
     /// Whoever keeps it must have no connection to the database, and looks first of all when it comes back. What is known counts
@@ -232,9 +234,12 @@ impl DatabaseCatalog {
         self.current.changes()
     }
 
-    /// How far they are: another one says that something in them has changed.
+    /// How far they are: another one says that something in them has changed. Where nobody looks at them, nothing is known of that.
     pub fn stamp(&self) -> Stamp {
         let current = &self.current;
+        if !self.is_kept {
+            return Stamp::OUTDATED;
+        }
         Stamp { changes: current.changes(), elsewhere: current.changes_elsewhere(), loads: current.upkeep().loads }
     }
 
@@ -292,6 +297,11 @@ pub struct Stamp {
 impl Stamp {
     /// Of before, whatever they are now.
     pub(super) const OUTDATED: Self = Self { changes: u64::MAX, elsewhere: u64::MAX, loads: u64::MAX };
+
+    /// They are this far now: nothing has changed since.
+    pub(super) fn is_still(self, now: Self) -> bool {
+        self == now && self != Self::OUTDATED
+    }
 }
 
 /// Looking whether catalogs have changed takes a node about a second where there are a million objects.
@@ -481,5 +491,21 @@ impl Cluster {
     /// The nodes of this group.
     pub fn group(&self, name: &str) -> Option<&[u16]> {
         self.groups.iter().find(|(group, _)| **group == *name).map(|(_, nodes)| &**nodes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_taken_for_unchanged_that_nobody_looks_at() {
+        let nobodys = DatabaseCatalog::default();
+        assert!(!nobodys.stamp().is_still(nobodys.stamp()));
+        let kept = DatabaseCatalog::new(Arc::default(), Arc::default(), Arc::default());
+        let before = kept.stamp();
+        assert!(before.is_still(kept.stamp()));
+        kept.changed_elsewhere();
+        assert!(!before.is_still(kept.stamp()));
     }
 }

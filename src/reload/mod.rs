@@ -167,7 +167,8 @@ impl Standing {
         self.swap(fleet, on_swap).await;
     }
 
-    /// What clients of a database without a place were told is judged by no look at its catalogs.
+    /// The database's next place counts its looks and changes from the beginning: by those, what clients of this one were told
+    /// could pass for what they would be told now.
     fn forget_welcomes(&self, database: &config::Database) {
         if let Some(cluster) = self.clusters.get(database.cluster) {
             self.lasting.welcomes.forget_database(cluster.number, &database.server_name);
