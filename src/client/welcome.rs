@@ -61,11 +61,6 @@ impl Welcomes {
         self.told.insert(key(cluster, database, user, &welcome.settings), welcome.clone());
     }
 
-    /// The cluster may report something else from now on.
-    pub fn forget(&self, cluster: usize) {
-        self.told.retain(|key, _| key.cluster != cluster);
-    }
-
     /// This database may report something else from now on, or be gone.
     pub fn forget_database(&self, cluster: usize, database: &str) {
         self.told.retain(|key, _| key.cluster != cluster || *key.database != *database);
