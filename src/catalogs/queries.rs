@@ -56,10 +56,12 @@ ANY (ARRAY['default', 'configuration file', 'command line', 'environment variabl
 pub(super) const POSITION: &str =
     "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_insert_lsn() END";
 
-/// Asked once: what takes long must not end the connection, nor what waits for the next look. Not every version has all.
-pub(super) const PATIENCE: &str = "SELECT pg_catalog.count(pg_catalog.set_config(name, '0', false)) FROM pg_catalog.pg_settings \
+/// Said once: what takes long must not end the connection, nor what waits for the next look. Not every version has all. And
+/// whatever transactions are by default, a standby refuses those that are SERIALIZABLE.
+pub(super) const PATIENCE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET default_transaction_isolation = 'read committed'; \
+SELECT pg_catalog.count(pg_catalog.set_config(name, '0', false)) FROM pg_catalog.pg_settings \
 WHERE name OPERATOR(pg_catalog.=) \
-ANY (ARRAY['transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout'])";
+ANY (ARRAY['transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout']); COMMIT";
 
 /// Whether it is a replica, and how far it is.
 pub(super) const REPLAYED: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn() WHERE pg_catalog.pg_is_in_recovery()";

@@ -322,6 +322,30 @@ fn a_search_path_given_to_the_server_counts_from_the_next_look_on() {
 }
 
 #[test]
+fn catalogs_are_read_from_a_replica_where_transactions_are_serializable_by_default() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        // So that the replicas answer the test itself.
+        primary.sql("alter role postgres set default_transaction_isolation = 'read committed'").unwrap();
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(primary).unwrap();
+        }
+        for node in cluster.nodes() {
+            node.sql("alter system set default_transaction_isolation = 'serializable'").unwrap();
+            node.sql("select pg_reload_conf()").unwrap();
+        }
+        let _proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        // What it has said last.
+        let lines =
+            "select count(*) from pg_stat_activity where application_name = 'trunkline catalogs' and query = 'COMMIT'";
+        eventually("one has been read", Duration::from_secs(10), || {
+            cluster.nodes()[1..].iter().any(|replica| replica.sql(lines).unwrap() != "0")
+        });
+    });
+}
+
+#[test]
 fn a_function_that_changes_no_catalog_leaves_reads_on_replicas() {
     limited(|| {
         let cluster = cluster();
