@@ -19,7 +19,7 @@ pub struct Current {
     picture: ArcSwapOption<Picture>,
     /// Changes acknowledged so far.
     changes: AtomicU64,
-    /// What may have changed in another database that sessions of this one begin with.
+    /// What may have changed that sessions begin with, and that is not in these catalogs.
     changes_elsewhere: AtomicU64,
     /// Signs that a change came another way.
     suspicions: AtomicU64,
@@ -70,7 +70,7 @@ impl Current {
         changes + 1
     }
 
-    /// What sessions begin with may have been changed in another database.
+    /// What sessions begin with may have been changed, in another database or in the server's configuration.
     pub fn changed_elsewhere(&self) {
         self.changes_elsewhere.fetch_add(1, Ordering::AcqRel);
     }

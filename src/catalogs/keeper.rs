@@ -32,6 +32,8 @@ pub(super) struct Keeper {
     /// How often the name of each node had moved when they were opened, or before.
     moves: Vec<u32>,
     digest: Option<String>,
+    /// What logins are told of the server, as the primary had it last.
+    told: Option<String>,
     /// Suspicions and doubts that have been looked into.
     seen_suspicions: u64,
     seen_doubts: u64,
@@ -107,7 +109,7 @@ impl Keeper {
         settings: Settings,
     ) -> Self {
         let (lines, turn, moves) = (Vec::new(), None, Vec::new());
-        let (digest, epoch, failure) = (None, None, None);
+        let (digest, told, epoch, failure) = (None, None, None, None);
         let (seen_suspicions, seen_doubts, looked) = (0, 0, None);
         Self {
             handle,
@@ -119,6 +121,7 @@ impl Keeper {
             turn,
             moves,
             digest,
+            told,
             seen_suspicions,
             seen_doubts,
             looked,
@@ -355,6 +358,7 @@ impl Keeper {
         };
         let position = soon(self.line(view, primary).await?.value(queries::POSITION)).await?;
         let position: Lsn = position.and_then(|text| text.parse().ok()).ok_or(LoadError::Role)?;
+        self.look_at_told(view, primary).await?;
         let Some(replica) = replica else { return Ok(primary) };
         let mut cluster = self.cluster.clone();
         // As in `refresh`.
@@ -369,6 +373,18 @@ impl Keeper {
                 Ok(primary)
             }
         }
+    }
+
+    /// Looks at what logins are told of the server, at the node that tells them: others may be configured otherwise. Who logs in
+    /// next asks where it is not as before. A keeper that has just begun loads behind this, which has them ask too.
+    async fn look_at_told(&mut self, view: &View, node: NodeId) -> Result<(), LoadError> {
+        let told = soon(queries::read_told(self.line(view, node).await?)).await?;
+        let before = std::mem::replace(&mut self.told, told);
+        if before.is_some() && before != self.told {
+            self.handle.current.changed_elsewhere();
+            info!(database = &*self.handle.database, "what logins are told of the server has changed");
+        }
+        Ok(())
     }
 
     async fn has_replayed(&mut self, view: &View, replica: NodeId, position: Lsn) -> Result<bool, LoadError> {
@@ -389,6 +405,10 @@ impl Keeper {
 
     async fn read(&mut self, view: &View, node: NodeId, changes: u64) -> Result<(), LoadError> {
         let begun = Instant::now();
+        if view.primary.is_none() && view.is_standby {
+            // Nobody else tells it.
+            self.look_at_told(view, node).await?;
+        }
         let line = self.line(view, node).await?;
         let server_path = soon(line.value(queries::SERVER_PATH)).await?;
         soon(line.rows(queries::BEGIN, |_| {})).await?;

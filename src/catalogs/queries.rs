@@ -5,6 +5,7 @@ use crate::catalog::{
     Body, CastRow, FunctionRow, Inventory, Language, Mentions, Oid, OperatorRow, RelationKind, RelationRow, RoleRow,
     TypeRow, Volatility, is_defining, is_keeping,
 };
+use crate::session::settings::quote_literal;
 
 /// Names are looked for where PostgreSQL has its own, whatever the account's settings are.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog; SET LOCAL statement_timeout = '10min'; \
@@ -65,6 +66,18 @@ ANY (ARRAY['transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_s
 
 /// Whether it is a replica, and how far it is.
 pub(super) const REPLAYED: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn() WHERE pg_catalog.pg_is_in_recovery()";
+
+/// What logins are told of the server as its configuration and its version have it; asked outside of [`BEGIN`]. What the account
+/// has of its own, or this login has asked for, is the same each time.
+pub(super) async fn read_told(reader: &mut Reader) -> Result<Option<String>, ReadError> {
+    let names: Vec<_> = reader.told().iter().map(|name| quote_literal(name)).collect();
+    let sql = format!(
+        "SELECT pg_catalog.string_agg(pg_catalog.concat(name, '=', reset_val), ' ' ORDER BY name) \
+         FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY[{}])",
+        names.join(",")
+    );
+    reader.value(&sql).await
+}
 
 /// Reads everything, inside [`BEGIN`].
 pub(super) async fn read(reader: &mut Reader) -> Result<Inventory, ReadError> {

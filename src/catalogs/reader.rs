@@ -1,18 +1,22 @@
 //! A query of many rows, read one by one as they come.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::Login;
 use crate::net::Stream;
+use crate::session::reported::names_told;
 use crate::wire::{ErrorFields, Header, SqlState, backend, frame, frontend};
 
 /// A connection of ours to one node, for catalogs.
 pub(super) struct Reader {
     stream: Stream,
     input: BytesMut,
+    /// The names of what is told of its node at a login.
+    told: Vec<Arc<str>>,
 }
 
 /// Why there is no answer.
@@ -66,7 +70,13 @@ impl Row<'_> {
 
 impl Reader {
     pub(super) fn new(login: Login) -> Self {
-        Self { stream: login.stream, input: BytesMut::new() }
+        let told = names_told(login.parameters.iter().map(|(name, _)| &**name));
+        Self { stream: login.stream, input: BytesMut::new(), told }
+    }
+
+    /// The names of what is told of its node at a login.
+    pub(super) fn told(&self) -> &[Arc<str>] {
+        &self.told
     }
 
     /// Asks, and shows each row. Not cancel-safe: a reader on which it was dropped in the middle must be closed.

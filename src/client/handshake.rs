@@ -26,7 +26,7 @@ use crate::backend::{Connection, Lease, LoginKey};
 use crate::metrics::{Limit, LoginFailure, Refusal};
 use crate::net::{ReadBuffer, Stream, timers};
 use crate::session::ReportedAtLogin;
-use crate::session::reported::NEVER_REPORTED;
+use crate::session::reported::{NEVER_REPORTED, names_told};
 use crate::session::settings::{at_read_committed, quote_literal, sql_to_read};
 use crate::session::{Identity, Session, Settings};
 use crate::topology::NodeId;
@@ -453,8 +453,7 @@ async fn with_settings(
         connection.query(&sql, deadline).await?;
         connection.known.settings = begun;
     }
-    let reported = connection.parameters.iter().map(|(name, _)| &**name);
-    let names: Vec<Arc<str>> = reported.chain([NEVER_REPORTED]).map(Into::into).collect();
+    let names = names_told(connection.parameters.iter().map(|(name, _)| &**name));
     let sql = at_read_committed(&sql_to_read(&names));
     let answer = connection.query(&sql, deadline).await?;
     let values = answer.rows.into_iter().next().unwrap_or_default();

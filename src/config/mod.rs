@@ -354,8 +354,8 @@ pub struct Routing {
     /// How long one read may wait for a replica to catch up with its session. A wait in vain makes the
     /// next ones of its session rarer. Default 50 ms, bounds 0 to 1 s.
     pub freshness_wait: Duration,
-    /// A look whether the catalogs have been changed otherwise than through Trunkline, this often. Default 30 s, bounds
-    /// 1 s to 1 day.
+    /// A look whether the catalogs have been changed otherwise than through Trunkline, or the server is configured anew, this
+    /// often. Default 30 s, bounds 1 s to 1 day.
     pub catalog_refresh: Duration,
     /// `safe_functions`: may run on replicas whatever the catalogs say of them; `primary_functions`: need the primary;
     /// `session_functions`: need it, and leave something in their session that cannot be carried to another connection.

@@ -14,6 +14,11 @@ use crate::wire::backend;
 /// have another value than PostgreSQL itself.
 pub const NEVER_REPORTED: &str = "default_transaction_isolation";
 
+/// The names of all that is told of a server at a login, of those that it reports.
+pub fn names_told<'a>(reported: impl Iterator<Item = &'a str>) -> Vec<Arc<str>> {
+    reported.chain([NEVER_REPORTED]).map(Into::into).collect()
+}
+
 /// Names and values of the ParameterStatus messages of a login, and of [`NEVER_REPORTED`]; shared by all who were told the
 /// same. A pointer of one word, for thousands of parked sessions have it.
 pub type ReportedAtLogin = Arc<Vec<(Box<str>, Box<str>)>>;

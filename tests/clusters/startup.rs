@@ -280,6 +280,37 @@ fn defaults_of_roles_and_databases_are_in_force_also_those_that_change() {
 }
 
 #[test]
+fn what_the_server_is_configured_to_is_told_at_login_and_in_force_from_the_next_look_on() {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create table t (a int); insert into t values (1)").unwrap();
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(primary).unwrap();
+        }
+        let extra = "[routing]\ntransactions = 'optimistic'\nfreshness_wait = '1s'\ncatalog_refresh = '1s'";
+        let proxy = Proxy::start(&cluster, extra).with_both_replicas(&cluster);
+        let read = "select inet_server_port() from t";
+        let asked = ["begin", read, "show transaction_isolation", "commit", read];
+        let is_as_on_primary =
+            || outcome(proxy.port(), "bench", &[], &asked) == outcome(primary.port(), "bench", &[], &asked);
+        eventually("reads go to a replica", PATIENCE, || !is_as_on_primary());
+        primary.sql("alter system set default_transaction_isolation = 'serializable'").unwrap();
+        for (node, zone) in cluster.nodes().iter().zip(["Asia/Dili", "Asia/Tokyo", "Asia/Manila"]) {
+            node.sql(&format!("alter system set timezone = '{zone}'")).unwrap();
+            node.sql("select pg_reload_conf()").unwrap();
+        }
+        eventually("it is as on the primary", PATIENCE, is_as_on_primary);
+        // That the nodes differ is no change each time.
+        let looks = || proxy.metric("trunkline_catalog_looks_total", "outcome=\"unchanged\"");
+        let before = looks();
+        eventually("it has been looked at again", PATIENCE, || looks() >= before + 2.0);
+        assert_eq!(proxy.log().matches("what logins are told of the server has changed").count(), 1);
+    });
+}
+
+#[test]
 fn what_comes_in_one_write_with_the_login_is_answered_behind_it() {
     limited(|| {
         let cluster = cluster();
