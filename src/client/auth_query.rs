@@ -12,7 +12,7 @@ use super::server::{Cluster, User};
 use crate::auth::hba::Roles;
 use crate::auth::{SaltedPassword, Secret, Verifier};
 use crate::backend::exchange::{self, ExchangeError};
-use crate::backend::{ConnectClass, ConnectError, Endpoint, Target, connect};
+use crate::backend::{ConnectClass, ConnectError, Endpoint, Gate, Target, connect};
 use crate::complaints::{Complaints, Repeats};
 use crate::config::{self, Allowance};
 use crate::wire::SqlState;
@@ -172,8 +172,9 @@ impl AuthQuery {
         let view = cluster.view.load_full();
         let mut silence = "no node can be asked".to_owned();
         for node in view.primary().into_iter().chain(view.readable_replicas()) {
+            let Some(gate) = cluster.gate(node.id) else { continue };
             let endpoint = Endpoint::new(Arc::clone(&node.address), Arc::clone(&cluster.tls));
-            match self.ask_node(sql, name, endpoint).await {
+            match self.ask_node(sql, name, endpoint, gate).await {
                 Err(Unanswered::Silence(why)) => silence = why,
                 Err(Unanswered::Refused(why)) if view.primary != Some(node.id) => silence = why,
                 answer => return answer,
@@ -182,7 +183,15 @@ impl AuthQuery {
         Err(Unanswered::Silence(silence))
     }
 
-    async fn ask_node(&self, sql: &str, name: &str, endpoint: Endpoint) -> Result<Vec<Row>, Unanswered> {
+    /// A server that the node's name leads to, and that no monitor has met there, may have other passwords: it is not asked.
+    async fn ask_node(
+        &self,
+        sql: &str,
+        name: &str,
+        endpoint: Endpoint,
+        gate: &Gate,
+    ) -> Result<Vec<Row>, Unanswered> {
+        let fenced = gate.generation();
         let target = Target {
             endpoint,
             user: Arc::clone(&self.settings.user),
@@ -192,10 +201,12 @@ impl AuthQuery {
             parameters: vec![("application_name".to_owned(), "trunkline auth_query".to_owned())],
         };
         let deadline = tokio::time::Instant::now() + DEADLINE;
-        let mut login = connect(&target, deadline).await?;
+        let login = connect(&target, deadline).await?;
         if login.salted_password.is_some() {
             self.salted_password.lock().clone_from(&login.salted_password);
         }
+        let at_home = login.at_home(gate.strays(), || gate.is_fenced_since(fenced), deadline).await?;
+        let mut login = at_home.ok_or_else(|| Unanswered::Silence("the node has been fenced meanwhile".to_owned()))?;
         Ok(exchange::query_with(&mut login.stream, sql, name, deadline).await?.rows)
     }
 }
@@ -264,5 +275,51 @@ impl User {
         let verifier = secret.verifier(Verifier::mock_salt(name, mock_secret));
         let server_password = server_password.or_else(|| secret.proves_something().then(|| secret.clone()));
         Self { secret, verifier, server_password, allowance: Allowance::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::net::timers;
+    use crate::topology::{PostmasterStart, SystemId};
+
+    /// AuthenticationOk, BackendKeyData, ReadyForQuery.
+    const COME_IN: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
+
+    #[tokio::test]
+    async fn a_server_that_the_nodes_name_has_led_to_is_asked_nothing_before_the_node_is_met_there() {
+        let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (here, elsewhere) = (node.local_addr().unwrap(), "192.0.2.1:5432".parse().unwrap());
+        let settings = config::AuthQuery {
+            user: "asker".into(),
+            password: Secret::new("a".to_owned()),
+            database: "d".into(),
+            query: "select 1".into(),
+        };
+        let (auth_query, gate) = (AuthQuery::new(settings, [0; 32]), Gate::default());
+        let server = (SystemId(1), PostmasterStart(1));
+        gate.found_at(Some(elsewhere), server);
+        let other = async {
+            let (mut stream, _) = node.accept().await.unwrap();
+            let size = usize::try_from(stream.read_u32().await.unwrap()).unwrap();
+            stream.read_exact(&mut vec![0; size - 4]).await.unwrap();
+            stream.write_all(COME_IN).await.unwrap();
+            while gate.strays().asks() == 0 {
+                timers::sleep(Duration::from_millis(1)).await;
+            }
+            gate.found_at(Some(elsewhere), server);
+            stream.read_to_end(&mut Vec::new()).await.unwrap()
+        };
+        let endpoint = Endpoint::plain(here.to_string().into());
+        let asked = timers::timeout(DEADLINE / 2, async {
+            tokio::join!(auth_query.ask_node("select $1", "ada", endpoint, &gate), other)
+        });
+        let (answer, heard) = asked.await.expect("it is left at once");
+        assert!(matches!(&answer, Err(Unanswered::Silence(why)) if why.contains("its name has led to")), "{answer:?}");
+        assert_eq!(heard, 0);
     }
 }
