@@ -113,8 +113,8 @@ pub(super) struct HeldLease {
     pub(super) passing_to_client: usize,
     /// They tell nothing of what has been asked.
     pub(super) is_aside: bool,
-    /// Something of the present unit has been written to the node, and may have been done there: a BEGIN does nothing.
-    pub(super) sent: bool,
+    /// What has been written to the node, and may have been done there.
+    pub(super) written: Written,
     /// A BEGIN has been written before anything else.
     pub(super) has_begun: bool,
     /// Something of its replies has been forwarded.
@@ -153,6 +153,17 @@ pub(super) struct HeldLease {
     pub(super) ends_session: bool,
     /// What has been emptied for what is under way.
     pub(super) emptied: Option<Box<Emptied>>,
+}
+
+/// What of the session's has been written to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Written {
+    /// Nothing, or a BEGIN, which does nothing.
+    Nothing,
+    /// Only what was answered before that began which is under way now.
+    Before,
+    /// Something of what is under way.
+    Now,
 }
 
 impl HeldLease {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::acquire::{Acquired, Refusal, target};
 use super::alarm::Alarm;
-use super::conversation::{Client, HeldLease};
+use super::conversation::{Client, HeldLease, Written};
 use super::farewell::Farewell;
 use super::gathering::violation;
 use super::release::stop_statement;
@@ -179,7 +179,7 @@ impl Client {
             passing_to_node: 0,
             passing_to_client: 0,
             is_aside: false,
-            sent: false,
+            written: Written::Nothing,
             has_begun: false,
             forwarded: false,
             has_shown: false,

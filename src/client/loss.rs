@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::conversation::{Client, HeldLease};
+use super::conversation::{Client, HeldLease, Written};
 use super::farewell::Farewell;
 use super::worker::Buffers;
 use crate::backend::Lease;
@@ -219,7 +219,8 @@ impl Client {
         self.dropping = held.passing_to_node;
         // A read that no node survives is not tried on all of them. A node that said goodbye, or that we have fenced, has not
         // died of it; nor has one whose postmaster is gone, which a statement does not reach.
-        let is_unexplained = held.sent && farewell.is_none() && !held.lease.connection().pass.is_severed();
+        let is_sent = held.written == Written::Now;
+        let is_unexplained = is_sent && farewell.is_none() && !held.lease.connection().pass.is_severed();
         let is_suspect =
             is_unexplained && self.losses.died_last.is_some_and(|before| self.is_another_death(before, &mut held));
         let is_ended = farewell == Some(SqlState::ADMIN_SHUTDOWN) && self.was_ended(&mut held, now);
@@ -227,7 +228,7 @@ impl Client {
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
         let how = Circumstances {
             farewell,
-            sent: held.sent,
+            sent: is_sent,
             forwarded: held.forwarded,
             is_read: held.is_read,
             at_hand: held.at_hand && !buffers.kept.is_empty() && may_run_again,

@@ -9,7 +9,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
 use super::answer::Stop;
-use super::conversation::{Client, HeldLease};
+use super::conversation::{Client, HeldLease, Written};
 use super::farewell::Farewell;
 use super::gate::Gate;
 use super::gathering::{body_of, peek};
@@ -186,7 +186,8 @@ impl Client {
         let in_transaction = self.session.status() == TransactionStatus::Open;
         let commits = is_something && (in_transaction || !held.is_read) && self.session.commit_is_under_way();
         let is_begun = held.has_begun && in_transaction;
-        let is_first = is_something && !held.sent && !is_begun && !held.is_read;
+        let has_written = held.written != Written::Nothing;
+        let is_first = is_something && !has_written && !is_begun && !held.is_read;
         let only_begins = is_first && held.at_hand && self.session.only_begins();
         // A goodbye that has come before a write or a COMMIT is sent proves that it was not done; written to a socket that
         // the node has closed, it would make the system throw the goodbye away. It is read first; the reactor tells of it.
@@ -195,7 +196,7 @@ impl Client {
         }
         // Of a write or a COMMIT it must be known whether it was sent; a read and a BEGIN are run again anyway, and what is done
         // within a transaction is undone with it.
-        let may_be_late = held.is_read || only_begins || (in_transaction && (held.sent || is_begun) && !commits);
+        let may_be_late = held.is_read || only_begins || (in_transaction && (has_written || is_begun) && !commits);
         let stream = &mut held.lease.connection().stream;
         if stream.is_late() && Pin::new(&mut *stream).poll_flush(cx).is_pending() {
             return;
@@ -208,12 +209,22 @@ impl Client {
             match written {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     held.has_begun |= only_begins;
-                    held.sent |= !only_begins;
+                    if !only_begins {
+                        held.written = Written::Now;
+                    }
                     take_off(&mut buffers.to_node, count);
                 }
-                Poll::Pending => break,
-                // What the node has still said is read next: it may be a farewell.
-                Poll::Ready(_) => buffers.to_node.clear(),
+                unfinished => {
+                    // With TLS, whole records of it may be out already.
+                    if stream.is_within_write() && !only_begins {
+                        held.written = Written::Now;
+                    }
+                    if unfinished.is_pending() {
+                        break;
+                    }
+                    // What the node has still said is read next: it may be a farewell.
+                    buffers.to_node.clear();
+                }
             }
         }
     }
@@ -531,6 +542,7 @@ impl Client {
             // What the node has told since the last answer, as a notification, is of no unit's.
             if is_first && !self.session.batch_is_open() {
                 held.forwarded &= held.passing_to_client > 0;
+                held.written = held.written.min(Written::Before);
             }
         }
         self.time_next();

@@ -93,6 +93,12 @@ impl Session {
         if refused && how.farewell == Some(SqlState::ADMIN_SHUTDOWN) && !how.forwarded {
             return self.report(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command");
         }
+        if !how.sent {
+            return self.report(
+                SqlState::ADMIN_SHUTDOWN,
+                "the server connection was lost before the statement was sent, which has not been run",
+            );
+        }
         if how.is_read {
             return self.report(
                 SqlState::CONNECTION_FAILURE,
@@ -204,7 +210,7 @@ impl Session {
             && self.transaction.ended == Ended::No
             && !how.forwarded
             && !self.flow.copy_in
-            && (is_refused || !self.commit_is_under_way())
+            && (is_refused || !how.sent || !self.commit_is_under_way())
     }
 
     /// More is under way behind a COMMIT: a goodbye says nothing of the COMMIT then.
@@ -332,8 +338,8 @@ impl Session {
             self.at_begin = None;
             self.ends_without_node();
             // A node that says goodbye in place of the COMMIT's completion has rolled back: once it has committed it lets
-            // nothing come before the completion.
-            if how.farewell.is_some_and(proves_nothing_done) && !how.forwarded {
+            // nothing come before the completion. And one that has not been sent it has nothing to commit.
+            if !how.sent || how.farewell.is_some_and(proves_nothing_done) && !how.forwarded {
                 self.transaction.may_have_written = false;
                 return self.report(SqlState::SERIALIZATION_FAILURE, super::aborted::LOST);
             }
@@ -696,6 +702,41 @@ mod tests {
                 Loss::RunAgain => assert!(is_run_again, "{text}"),
                 loss => assert!(matches!(loss, Loss::Report(SqlState::ADMIN_SHUTDOWN, _)) && !is_run_again, "{text}"),
             }
+        }
+    }
+
+    /// On a lease that is kept: what stands before it was answered.
+    #[test]
+    fn what_was_not_sent_is_in_no_doubt() {
+        let how = Circumstances { farewell: None, sent: false, forwarded: false, is_read: false, at_hand: false };
+        for (is_inside, text, code, status) in [
+            (true, "commit", SqlState::SERIALIZATION_FAILURE, b"I"),
+            (true, "insert into t values (2)", SqlState::SERIALIZATION_FAILURE, b"E"),
+            (false, "insert into t values (2)", SqlState::ADMIN_SHUTDOWN, b"I"),
+        ] {
+            let mut story = Story::begin();
+            if is_inside {
+                story.open_transaction();
+            }
+            let before = if is_inside { b"T" } else { b"I" };
+            story.send(b'Q', b"insert into t values (1)\0");
+            story.hear(b'C', b"INSERT 0 1\0");
+            story.hear(b'Z', before);
+            story.send(b'Q', format!("{text}\0").as_bytes());
+            let Loss::Report(told, out) = story.session.lost(how) else { panic!("{text}") };
+            assert_eq!((told, out.last()), (code, status.last()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_whose_commit_was_not_sent_can_be_run_again() {
+        for sent in [true, false] {
+            let how = Circumstances { farewell: None, sent, forwarded: false, is_read: false, at_hand: false };
+            let mut story = Story::begin();
+            story.session.note_begin();
+            story.open_transaction();
+            story.send(b'Q', b"commit\0");
+            assert_eq!(story.session.may_replay(&how), !sent);
         }
     }
 
