@@ -41,6 +41,9 @@ pub enum Failure {
     /// The process that has started this one serves better than this could.
     #[error("no node of cluster {0} is seen to be of use: what serves it already is not to end")]
     Blind(Arc<str>),
+    /// Each thread that serves clients has ended by a fault of ours.
+    #[error("no worker thread is left: nobody can be served")]
+    NoWorkers,
     /// The process that has taken over from this one has died while this one was told to stop.
     #[error("the process that had taken over has died: nobody serves any more")]
     Orphaned,
@@ -163,9 +166,17 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     systemd::ready();
 
     let stops = Stops { ordered: ordered_stops, interrupt, quit, terminate };
-    drain::until_stopped(&in_force, &fleet, &state, stops, (&others, is_handed_over)).await;
+    let stopped = drain::until_stopped(&in_force, &fleet, &state, stops, (&others, is_handed_over));
+    // Dropping either loses nothing: without workers there is nothing to wait for.
+    let has_workers = tokio::select! {
+        () = stopped => true,
+        () = fleet.all_gone() => false,
+    };
     in_force.load().pools.retire();
     info!("trunkline stops");
+    if !has_workers {
+        return Err(Failure::NoWorkers);
+    }
     if others.is_orphaned() { Err(Failure::Orphaned) } else { Ok(()) }
 }
 

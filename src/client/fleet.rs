@@ -1,6 +1,7 @@
 //! The worker threads: each with a runtime of its own, so that a client's task, its lease and their sockets never
 //! change cores. New clients go to the worker that has the fewest.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -53,6 +54,9 @@ pub struct Killed {
 /// for is not to hang with it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Workers that have gone are looked for this often: none ever should.
+const LOOK: Duration = Duration::from_secs(1);
+
 enum Order {
     /// Serve this client.
     Serve(Unwatched, Counted),
@@ -82,11 +86,19 @@ impl Fleet {
         Ok(Self { crews: (0..workers).map(start).collect::<Result<_, _>>()? })
     }
 
-    /// Hands a client to the worker that has the fewest.
+    /// Hands a client to the worker that has the fewest, of those that are there.
     pub fn dispatch(&self, client: Unwatched) {
-        let Some(crew) = self.crews.iter().min_by_key(|crew| crew.clients.now()) else { return };
-        // With a worker that is gone, so is the client.
+        let there = self.crews.iter().filter(|crew| !crew.is_gone());
+        let Some(crew) = there.min_by_key(|crew| crew.clients.now()) else { return };
+        // With a worker that goes in this moment, so does the client.
         let _ = crew.orders.send(Order::Serve(client, crew.clients.one_more()));
+    }
+
+    /// Returns once no worker is there any more: nobody can be served. Cancel-safe.
+    pub async fn all_gone(&self) {
+        while !self.crews.iter().all(Crew::is_gone) {
+            timers::sleep(LOOK).await;
+        }
     }
 
     /// Clients now.
@@ -192,6 +204,11 @@ impl Fleet {
 }
 
 impl Crew {
+    /// Its thread has ended, which hears nothing any more.
+    fn is_gone(&self) -> bool {
+        self.orders.is_closed()
+    }
+
     fn start(
         number: usize,
         timekeeper: &timers::Timekeeper,
@@ -223,6 +240,7 @@ impl Crew {
                 tracing::info!(%error, "io_uring cannot be used: each answer is sent by itself, which costs more");
             }
             let worker = Worker::new(number, metrics, server, count);
+            let _ending = Ending(Rc::clone(&worker));
             runtime.block_on(obey(receiver, &worker, &sessions, &beats));
         };
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(work)?;
@@ -231,8 +249,8 @@ impl Crew {
     }
 }
 
-async fn obey(mut orders: UnboundedReceiver<Order>, worker: &std::rc::Rc<Worker>, sessions: &AtomicU64, pulse: &Pulse) {
-    tokio::task::spawn_local(parked::attend(std::rc::Rc::clone(worker)));
+async fn obey(mut orders: UnboundedReceiver<Order>, worker: &Rc<Worker>, sessions: &AtomicU64, pulse: &Pulse) {
+    tokio::task::spawn_local(parked::attend(Rc::clone(worker)));
     // Cancel-safe: an order that is not received stays in the channel.
     while let Some(order) = orders.recv().await {
         match order {
@@ -253,12 +271,29 @@ async fn obey(mut orders: UnboundedReceiver<Order>, worker: &std::rc::Rc<Worker>
             Order::Serve(client, counted) => {
                 let Ok(client) = client.watched() else { continue };
                 let id = SessionId(sessions.fetch_add(1, Ordering::Relaxed));
-                let (server, worker) = (worker.server(), std::rc::Rc::clone(worker));
+                let (server, worker) = (worker.server(), Rc::clone(worker));
                 tokio::task::spawn_local(serve(Stream::Plain(client), server, worker, id, counted));
             }
         }
     }
-    worker.places.dismiss_parked();
+}
+
+/// Held by a worker's thread as long as it lives.
+struct Ending(Rc<Worker>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let worker = self.0.number;
+            tracing::error!(
+                worker,
+                "a worker thread has ended by a fault of ours, and its clients with it: the others go on, if there are any; \
+                 what is wrong stands above"
+            );
+        }
+        // They have no task that would end with the thread.
+        self.0.places.dismiss_parked();
+    }
 }
 
 #[cfg(test)]
@@ -271,6 +306,27 @@ mod tests {
     fn crew(number: usize, metrics: &Metrics) -> (Crew, UnboundedReceiver<Order>) {
         let (orders, receiver) = unbounded_channel();
         (Crew { orders, clients: Count::default(), pulse: metrics.pulse(number), thread: None }, receiver)
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_gone_draws_no_clients_though_it_has_the_fewest() {
+        let metrics = Metrics::new(2, &[]);
+        let ((gone, orders_of_gone), (well, mut orders)) = (crew(0, &metrics), crew(1, &metrics));
+        drop(orders_of_gone);
+        let fleet = Fleet { crews: vec![gone, well] };
+        let mut clients = Vec::new();
+        for count in 1..=3 {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            fleet.dispatch(theirs.into());
+            assert_eq!(fleet.clients(), count);
+            clients.push((ours, orders.try_recv().expect("it is served")));
+        }
+        assert!(timers::timeout(MOMENT, fleet.all_gone()).await.is_err(), "one is there");
+        drop(orders);
+        timers::timeout(2 * LOOK, fleet.all_gone()).await.expect("nobody is left");
+        fleet.dispatch(std::os::unix::net::UnixStream::pair().unwrap().0.into());
+        clients.clear();
+        assert_eq!(fleet.clients(), 0);
     }
 
     async fn end_two_whenever_asked(mut orders: UnboundedReceiver<Order>) {
