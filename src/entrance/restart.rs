@@ -10,10 +10,12 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
-use super::{Doors, Entrance, House};
+use super::{ACCEPT_PAUSE, Doors, Entrance, House};
 use crate::admin::console::Shutdown;
 use crate::client::{Database, Server};
+use crate::complaints::{Complaints, Repeats};
 use crate::handover::{Order, Others, Parting, Sockets, Stop, Successor};
+use crate::net::timers;
 use crate::systemd;
 
 /// An online restart.
@@ -97,11 +99,27 @@ impl Restart {
             error!("the successor has died: clients come in here again");
             self.others.take_back();
             self.handed_over.send_replace(false);
-            entrance = match Doors::again(&self.sockets) {
-                Ok(doors) => doors.entrance(&self.house),
-                Err(error) => return error!(%error, "nobody can come in here again"),
-            };
             self.is_supervised_again();
+            let Some(again) = self.opened_again().await else { return };
+            entrance = again;
+        }
+    }
+
+    /// The doors, which are nobody's now: clients wait at them for as long as descriptors are short. None: this process stops.
+    async fn opened_again(&self) -> Option<Entrance> {
+        let mut complaints = Complaints::new(Repeats::EachMinute);
+        loop {
+            let error = match Doors::again(&self.sockets) {
+                Ok(doors) => return Some(doors.entrance(&self.house)),
+                Err(error) => error,
+            };
+            if self.house.state.draining.load(Ordering::Relaxed) {
+                return None;
+            }
+            if let Some(times) = complaints.meet(&error.to_string(), Instant::now()) {
+                error!(%error, times, "nobody can come in here again yet: who connects has to wait");
+            }
+            timers::sleep(ACCEPT_PAUSE).await;
         }
     }
 

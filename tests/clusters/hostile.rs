@@ -178,7 +178,7 @@ fn one_client_too_many_is_told_so_and_those_that_are_there_stay() {
 }
 
 /// How many file descriptors the program may have from now on.
-fn limit_descriptors(proxy: &Proxy, count: usize) {
+pub(crate) fn limit_descriptors(proxy: &Proxy, count: usize) {
     let arguments = ["--pid".to_owned(), proxy.pid().to_string(), format!("--nofile={count}:")];
     assert!(Command::new("prlimit").args(arguments).status().unwrap().success());
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use postgres::{Client, SimpleQueryMessage};
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, signalled};
+use crate::hostile::limit_descriptors;
 use crate::raw::{RawClient, query};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -301,6 +302,27 @@ fn who_stops_the_successor_stops_its_predecessor_too() {
         assert!(!second.has_ended(), "a transaction is open");
         assert_eq!(busy.query("commit")[0], "COMMIT");
         eventually("both have ended", SOON, || second.has_ended() && has_ended(proxy.pid()));
+    });
+}
+
+/// Not one can be opened: it has the first three in any case.
+#[test]
+fn where_the_successor_dies_while_descriptors_are_short_clients_come_in_again_later() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let second = succeeded(&proxy, proxy.pid());
+        limit_descriptors(&proxy, 3);
+        drop(second);
+        eventually("it is known", SOON, || proxy.log().contains("nobody can come in here again yet"));
+        let port = proxy.port();
+        let late = thread::spawn(move || RawClient::connect(port, &[]).query("select 1"));
+        thread::sleep(Duration::from_millis(300));
+        limit_descriptors(&proxy, 1000);
+        assert!(late.join().unwrap().contains(&"row 1".to_owned()));
+        assert!(client.query("select 1").contains(&"row 1".to_owned()));
+        assert_eq!(proxy.log().matches("nobody can come in here again yet").count(), 1, "{}", proxy.log());
     });
 }
 
