@@ -62,7 +62,7 @@ const MISSING_INTERVAL: Duration = Duration::from_secs(5);
 /// Serves clients until a signal ends it.
 pub fn run(config: Config, source: Source) -> Result<(), Failure> {
     let set_level = start_log(&config.log);
-    descriptors::allow_for(config.max_clients);
+    descriptors::allow_for(config.max_clients, config.most_server_connections());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(config, source, set_level))
 }

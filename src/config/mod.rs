@@ -8,6 +8,7 @@ mod balance;
 mod certificate;
 mod cluster;
 mod database;
+mod demand;
 mod document;
 mod elsewhere;
 mod failover;
