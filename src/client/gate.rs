@@ -9,6 +9,7 @@ use super::worker::Buffers;
 use crate::config::PoolMode;
 use crate::metrics::Target;
 use crate::routing::{Consistency, Intent, Reason};
+use crate::session::End;
 use crate::topology::Role;
 use crate::wire::SqlState;
 use crate::wire::backend::TransactionStatus;
@@ -218,16 +219,17 @@ impl Client {
             self.session.refuse_unit(code, &message, end, &mut buffers.to_client);
             return Ok(Gate::Closed(Turn::Moved));
         }
+        let is_inside = self.session.status() != TransactionStatus::Idle;
         // What the session has on the server connection would be lost with it, and nobody told.
         let is_kept = self.session.pin().is_some() || self.session.is_kept_by_mode();
-        if self.session.status() == TransactionStatus::Idle {
-            // What of the batch has been sent must not be committed by its Sync: only closing the connection undoes it.
-            if self.session.has_touched() || is_kept {
-                return Err(Farewell::told(code, message.to_string()));
-            }
+        let has_left = if is_inside { self.session.has_touched_for_good() } else { self.session.has_touched() };
+        if is_kept || has_left {
+            self.refuse_at_node(code, &message, end, buffers);
+            return Ok(Gate::Closed(Turn::Moved));
+        }
+        if !is_inside {
+            // What of the batch has been sent must not be committed by its Sync: closing the connection undoes it.
             self.session.fail_batch(code, &message, end, &mut buffers.to_client);
-        } else if self.session.has_touched_for_good() || is_kept {
-            return Err(Farewell::told(code, message.to_string()));
         } else {
             self.session.gathered.clear();
             self.session.abort_transaction(code, &message, &mut buffers.to_client);
@@ -245,5 +247,18 @@ impl Client {
         }
         // Without a lease nothing is relayed.
         Ok(Gate::Closed(Turn::Stop(Relayed::Failed)))
+    }
+
+    /// Its batch and its transaction fail on the server connection, which stays.
+    #[cold]
+    fn refuse_at_node(&mut self, code: SqlState, message: &str, end: End, buffers: &mut Buffers) {
+        self.forget_replay();
+        self.time_next();
+        buffers.keep_nothing();
+        if let Some(held) = &mut self.held {
+            (held.at_hand, held.is_read) = (false, false);
+        }
+        self.worker.metrics.error_sent(code.as_str());
+        self.session.refuse_at_node(code, message, end, &mut buffers.to_node);
     }
 }

@@ -507,6 +507,20 @@ impl Session {
         }
         self.gathered.clear();
     }
+
+    /// The same on a server connection that the session keeps: its batch and its transaction fail there, and nothing else of the
+    /// session is lost.
+    pub fn refuse_at_node(&mut self, code: SqlState, message: &str, end: super::End, out: &mut BytesMut) {
+        self.put_refusal(code, message, out);
+        match end.goes_on() {
+            true => frontend::put_bare(out, frontend::FLUSH),
+            false => {
+                frontend::put_bare(out, frontend::SYNC);
+                self.owes_sync();
+            }
+        }
+        self.gathered.clear();
+    }
 }
 
 /// A fast shutdown says goodbye before anything of an autocommit statement is done; so does a node that is no primary, and one
@@ -525,6 +539,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
+    use crate::session::reply::Reply;
     use crate::session::story::Story;
     use crate::sql::{ParseSettings, classify_bytes};
 
@@ -540,6 +555,34 @@ mod tests {
         let mut out = BytesMut::new();
         story.session.fail_batch(SqlState::INSUFFICIENT_PRIVILEGE, "no", crate::session::End::Sync, &mut out);
         assert!(story.session.transaction.modes.is_none());
+    }
+
+    #[test]
+    fn what_is_refused_on_a_server_connection_that_is_kept_fails_there_in_our_words() {
+        let missing = b"SERROR\0C26000\0M?\0\0";
+        let mut refusal = BytesMut::new();
+        put_error(&mut refusal, Severity::Error, SqlState::INSUFFICIENT_PRIVILEGE, "no", None);
+        for (end, is_whole) in [(crate::session::End::Sync, true), (crate::session::End::Flush, false)] {
+            let mut story = Story::begin();
+            story.open_transaction();
+            story.parse("", "insert into t values (1)");
+            story.bind("");
+            story.execute();
+            let mut out = BytesMut::new();
+            story.session.refuse_at_node(SqlState::INSUFFICIENT_PRIVILEGE, "no", end, &mut out);
+            story.hear_all("12");
+            story.hear(b'C', b"INSERT 0 1\0");
+            assert_eq!(story.hear(b'3', b""), Reply::Hide);
+            assert_eq!(story.hear(b'E', missing), Reply::Replace(refusal.clone()));
+            assert_eq!(story.session.is_skipping(), !is_whole);
+            if !is_whole {
+                assert_eq!(story.parse("", "insert into t values (2)"), "");
+                story.sync();
+            }
+            assert_eq!(story.hear(b'Z', b"E"), Reply::Forward);
+            assert_eq!(story.session.status(), TransactionStatus::Failed);
+            assert!(story.session.all_answered() && !story.session.answers_alone());
+        }
     }
 
     impl Story {

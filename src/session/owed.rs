@@ -10,6 +10,7 @@ use super::mirrored::Mirror;
 use super::prepared::{Prepared, StatementId};
 use super::woven::Woven;
 use crate::sql::{Part, SessionChange, Statement};
+use crate::wire::SqlState;
 
 /// What a reply answers.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub enum Owed {
     Bind,
     /// A Bind or Describe of a statement whose columns have changed: the node is made to fail, and the client is told why.
     Stale,
+    /// What is refused by us: the node is made to fail in its place, and the client is told this.
+    Refused(SqlState, Box<str>),
     /// A Describe of a statement of which the client is shown the parameters only: its columns have changed.
     DescribeParameters,
     /// A Describe of a statement or portal.

@@ -388,6 +388,12 @@ impl Session {
             self.skip_failed(known);
             return Reply::Hide;
         }
+        if let Some(Owed::Refused(code, message)) = self.owed.front() {
+            let mut told = BytesMut::new();
+            error_response::put_error(&mut told, error_response::Severity::Error, *code, message, None);
+            self.skip_failed(known);
+            return Reply::Replace(told);
+        }
         if matches!(fields.code.as_str(), "26000" | "25P02")
             && let Some(refusal) = self.refused_mirror.take()
         {

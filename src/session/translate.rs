@@ -13,7 +13,7 @@ use crate::catalog::Change;
 use crate::sql::{Doubt, Draws, Kind, Leftovers, SessionChange, Statement};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
-use crate::wire::{Header, frame};
+use crate::wire::{Header, SqlState, frame};
 
 /// One message as it came: its tag, its body, and all of its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -305,6 +305,17 @@ impl Session {
         }
     }
 
+    /// The node fails where it is asked for this, as it would of what is refused in its place: what is undone with that is undone
+    /// there.
+    #[cold]
+    pub(super) fn put_refusal(&mut self, code: SqlState, message: &str, out: &mut BytesMut) {
+        self.undescribed = None;
+        self.put_our_close(RESERVED, out);
+        frontend::put_target(out, frontend::DESCRIBE, Target::Statement, RESERVED);
+        self.flow.batch_open = true;
+        self.owed.push(Owed::Refused(code, message.into()));
+    }
+
     /// A reserved name is nobody's.
     fn put_our_close(&mut self, name: &[u8], out: &mut BytesMut) {
         frontend::put_target(out, frontend::CLOSE, Target::Statement, name);
@@ -523,6 +534,11 @@ impl Session {
             self.owed.eats_sync();
             return;
         }
+        self.owes_sync();
+    }
+
+    /// The client's batch ends with what has been put.
+    pub(super) fn owes_sync(&mut self) {
         self.flow.skipping = false;
         self.flow.batch_open = false;
         self.owed.push(Owed::Sync(Asker::Client));

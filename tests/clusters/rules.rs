@@ -124,6 +124,45 @@ fn a_refusal_behind_a_begin_in_its_batch_leaves_a_transaction_that_has_failed() 
 }
 
 #[test]
+fn a_refusal_costs_a_session_nothing_that_it_keeps_on_its_server_connection() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let rules = "[[rule]]\nname = 'no'\nwhere = false\nrefuse = 'all of it?'\nsqlstate = 'ZZ042'";
+        let run = run_unnamed;
+        let [process, insert, refused] =
+            ["select pg_backend_pid() /* trunkline: primary */", "insert into t values (1)", "delete from t"];
+        for (settings, kept_by) in [("[pool]\nmode = 'session'", "select 1"), ("", "listen news")] {
+            let proxy = Proxy::ruled(&cluster, rules, "", settings);
+            let mut client = RawClient::connect(proxy.port(), &[]);
+            client.query(kept_by);
+            let before = client.query(process);
+            assert_eq!(client.query(refused), ["ZZ042 all of it?", "I"]);
+            // In a transaction, by itself and in a batch.
+            for refused in [query(refused), [&run(refused)[..], SYNC].concat()] {
+                client.query("begin");
+                client.query(insert);
+                assert_eq!(client.ask(&[&refused], 1), ["ZZ042 all of it?", "E"], "{kept_by}");
+                assert!(client.query(insert)[0].starts_with("25P02"));
+                assert_eq!(client.query("commit"), ["ROLLBACK", "I"]);
+            }
+            // In the block of a batch, of which something has been done.
+            client.send(&[&run(insert), FLUSH]);
+            assert_eq!(client.until(b'C').last().unwrap(), "INSERT 0 1");
+            let told = client.ask(&[&run(refused), &run(insert), SYNC], 1);
+            assert_eq!(told, ["ZZ042 all of it?", "I"], "{kept_by}");
+            client.send(&[&run(insert), FLUSH]);
+            client.until(b'C');
+            client.send(&[&run(refused), FLUSH]);
+            assert_eq!(client.until(b'E'), ["ZZ042 all of it?"]);
+            assert_eq!(client.ask(&[&run(insert), SYNC], 1), ["I"], "{kept_by}");
+            assert_eq!(client.query("select count(*) from t")[1], "row 0");
+            assert_eq!(client.query(process), before, "{kept_by}");
+        }
+    });
+}
+
+#[test]
 fn a_refusal_behind_a_commit_in_its_batch_does_not_speak_of_what_is_committed() {
     limited(|| {
         let cluster = cluster();
