@@ -184,13 +184,7 @@ impl AuthQuery {
     }
 
     /// A server that the node's name leads to, and that no monitor has met there, may have other passwords: it is not asked.
-    async fn ask_node(
-        &self,
-        sql: &str,
-        name: &str,
-        endpoint: Endpoint,
-        gate: &Gate,
-    ) -> Result<Vec<Row>, Unanswered> {
+    async fn ask_node(&self, sql: &str, name: &str, endpoint: Endpoint, gate: &Gate) -> Result<Vec<Row>, Unanswered> {
         let fenced = gate.generation();
         let target = Target {
             endpoint,
