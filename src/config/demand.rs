@@ -3,8 +3,9 @@
 use super::{Config, Database, User};
 
 impl Config {
-    /// All that pools may open, and one of its own for each database. What stands for every other name counts as one database, and
-    /// whoever stands in no configuration not at all: how many these are, nobody knows.
+    /// All that pools may open, but no more at each node than there may be clients, and one of its own for each database. What stands
+    /// for every other name counts as one database, and whoever stands in no configuration not at all: how many these are, nobody
+    /// knows.
     pub fn most_server_connections(&self) -> usize {
         let of_databases = self.databases.iter().map(|database| {
             let pools = self.users.iter().map(|user| self.most_of(database, user)).fold(0, usize::saturating_add);
@@ -21,7 +22,9 @@ impl Config {
             })
         });
         let of_users = of_users.fold(0, usize::saturating_add);
-        of_databases.min(of_users).saturating_add(self.databases.len())
+        let nodes = self.clusters.iter().map(|cluster| cluster.nodes.len()).fold(0, usize::saturating_add);
+        let of_clients = nodes.saturating_mul(self.max_clients);
+        of_databases.min(of_users).min(of_clients).saturating_add(self.databases.len())
     }
 
     /// Of one pool.
@@ -66,6 +69,9 @@ mod tests {
             ];
             let config = Config::parse(Path::new(""), &file.concat(), &mut Vec::new());
             assert_eq!(config.most_server_connections(), expected, "{databases:?} {users:?}");
+            let few = format!("max_clients = 5\n{}", file.concat());
+            let config = Config::parse(Path::new(""), &few, &mut Vec::new());
+            assert_eq!(config.most_server_connections(), 3 * 5 + 2, "{databases:?} {users:?}");
         }
     }
 }
