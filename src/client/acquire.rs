@@ -44,6 +44,11 @@ pub enum Unmet {
 }
 
 impl Refusal {
+    /// None of the nodes that its rule names can take the read, and the rule wants no other.
+    pub(super) fn by_rule() -> Self {
+        Self { code: SqlState::CANNOT_CONNECT_NOW, message: Placement::REFUSED.to_owned() }
+    }
+
     /// The client has cancelled what it waits for.
     pub(super) fn canceled() -> Self {
         Self { code: SqlState::QUERY_CANCELED, message: CANCELED.to_owned() }
@@ -258,10 +263,7 @@ impl Client {
                         }
                     }
                 }
-                Placement::Refused => {
-                    let message = Placement::REFUSED.to_owned();
-                    return Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message }.into());
-                }
+                Placement::Refused => return Err(Refusal::by_rule().into()),
                 Placement::AwaitFreshness => {
                     let asked = Instant::now();
                     // Where nobody can answer now, the wait was neither of use nor in vain.

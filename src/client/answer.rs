@@ -8,6 +8,7 @@ use super::acquire::target;
 use super::conversation::{Client, HeldLease};
 use super::gathering::body_of;
 use super::last_words::ends_with_goodbye;
+use super::loss::{Losses, is_kept_from_primary};
 use super::relay::Relayed;
 use super::worker::Buffers;
 use crate::catalog::Change;
@@ -219,14 +220,14 @@ impl Client {
             }
             Reply::Stale(bytes) => {
                 walk.leave_out(filled, message.len(), out);
-                if refuses(held, &self.session, SqlState::FEATURE_NOT_SUPPORTED) {
+                if refuses(held, &self.session, &self.losses, SqlState::FEATURE_NOT_SUPPORTED) {
                     out.clear();
                 } else {
                     out.extend_from_slice(&bytes);
                 }
             }
             Reply::Refused(code, told) => {
-                if refuses(held, &self.session, code) {
+                if refuses(held, &self.session, &self.losses, code) {
                     walk.leave_out(filled, message.len(), out);
                     out.clear();
                 } else if let Some(told) = told {
@@ -367,12 +368,15 @@ fn largest_awaited(tag: u8) -> usize {
     }
 }
 
-/// A replica refuses with this what the primary may answer in its place. False: the client is told.
-fn refuses(held: &mut HeldLease, session: &Session, code: SqlState) -> bool {
-    let may_move = held.is_unseen_read() && held.is_on_replica() && session.can_be_run_elsewhere();
+/// A replica refuses with this what another node may answer in its place. False: the client is told.
+fn refuses(held: &mut HeldLease, session: &Session, losses: &Losses, code: SqlState) -> bool {
+    let is_within = session.status() != TransactionStatus::Idle;
+    // A transaction would go on at the primary; and who has it for the second time is the last that its rule gives.
+    let must_stay = is_kept_from_primary(held, code) && (is_within || losses.on.contains(&held.lease.node()));
+    let may_move = held.is_unseen_read() && held.is_on_replica() && session.can_be_run_elsewhere() && !must_stay;
     if may_move {
         held.refused = Some(code);
-        held.is_refused_within = session.status() != TransactionStatus::Idle;
+        held.is_refused_within = is_within;
     }
     may_move
 }

@@ -94,6 +94,8 @@ pub(super) struct HeldLease {
     pub(super) may_lack: bool,
     /// What it was taken for need not have seen all that the session's reads must have.
     pub(super) asks_less: bool,
+    /// See [`Intent::keeps_to_its_nodes`], of what it was taken for.
+    pub(super) keeps_to_its_nodes: bool,
     pub(super) begun: Instant,
     /// Why what was sent last runs there.
     pub(super) reason: Reason,
@@ -473,7 +475,7 @@ impl Client {
             Unusual::Relayed(Relayed::Idle) => self.release(buffers).await,
             Unusual::Relayed(Relayed::Elsewhere) => self.move_elsewhere(buffers).await,
             Unusual::Relayed(Relayed::Refused(code)) => {
-                self.ask_primary(code, buffers);
+                self.ask_elsewhere(code, buffers);
                 Ok(())
             }
             Unusual::Relayed(Relayed::NodeLost(farewell)) => self.node_lost(farewell, buffers).await,

@@ -18,7 +18,7 @@ use crate::routing::{Intent, Reason, safety};
 use crate::session::replay::Sent;
 use crate::session::translate::messages;
 use crate::session::{End, Held, TransactionLog, may_be_taken_elsewhere};
-use crate::topology::Role;
+use crate::topology::{NodeId, Role};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response::{put_notice, put_warning};
 use crate::wire::{SqlState, frontend};
@@ -52,16 +52,15 @@ impl Client {
         if is_past(due) {
             return self.refuse_late(acquired.lease, buffers).await;
         }
+        let node = acquired.lease.node();
         if self.was_refused_by_replica(&acquired) {
             self.give_back(acquired.lease, Instant::now());
-            self.leave_to_primary();
-            return Ok(()); // it is started there
+            return self.leave_replica(node, buffers).await;
         }
         if let Err(error) = self.make_ours(&mut acquired.lease, due).await {
             if self.is_refused_by_replica(acquired.role, &error) {
                 self.note_refusal(acquired.lease, error);
-                self.leave_to_primary();
-                return Ok(()); // the same
+                return self.leave_replica(node, buffers).await;
             }
             return self.replay_failed(acquired.lease, error, due, buffers).await;
         }
@@ -139,6 +138,7 @@ impl Client {
         let may_be_timed = self.may_be_timed(is_read);
         let timeout = self.session.intent().and_then(Intent::timeout).filter(|_| may_be_timed);
         let is_timed = may_be_timed && (timeout.is_some() || self.server.limits.query_timeout.is_some());
+        let keeps_to_its_nodes = self.session.intent().is_some_and(Intent::keeps_to_its_nodes);
         let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
         let asks_less = terms.is_some_and(|terms| {
             let own = self.own_consistency();
@@ -169,6 +169,7 @@ impl Client {
             role,
             may_lack,
             asks_less,
+            keeps_to_its_nodes,
             begun,
             reason,
             shape: None,
@@ -539,10 +540,18 @@ impl Client {
         self.worker.metrics.retried(Retry::ReplicaError);
     }
 
-    /// The unit goes to the primary in place of a replica, and only what that refuses is told. Nothing of it has been run.
-    fn leave_to_primary(&mut self) {
-        let (safe, reason) = (safety::of_nothing(), Reason::Retried);
-        self.session.gathered.join(Intent::Kept { safe, reason, timeout: None });
+    /// The unit is started elsewhere than at this replica, and nothing of it has been run: at the primary, and only what that
+    /// refuses is told, or, where its rule refuses what its nodes cannot take, at another of those.
+    async fn leave_replica(&mut self, node: NodeId, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if !self.session.intent().is_some_and(Intent::keeps_to_its_nodes) {
+            let (safe, reason) = (safety::of_nothing(), Reason::Retried);
+            self.session.gathered.join(Intent::Kept { safe, reason, timeout: None });
+        } else if self.losses.on.contains(&node) {
+            return self.refuse(Refusal::by_rule(), buffers).await; // it was the only one
+        } else {
+            self.losses.on.push(node);
+        }
+        Ok(())
     }
 
     async fn replay_failed(

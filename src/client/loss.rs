@@ -29,7 +29,7 @@ const LONGEST_PARTING: Duration = Duration::from_secs(2);
 /// What is lost with a unit while it is run again.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    /// Nodes that were lost while they had it: it is run again elsewhere.
+    /// Nodes that were lost while they had it, or have not ended it and its rule has others: it is run again elsewhere.
     pub(super) on: SmallVec<[NodeId; 4]>,
     /// The node that was lost last with it, without a word: it may have died of it.
     pub(super) died_last: Option<Death>,
@@ -124,8 +124,10 @@ impl Client {
         tokio::task::spawn_local(end_transaction(held.lease, self.server.answer_timeout()));
     }
 
-    /// A replica has refused the unit and its answer has been dropped: the primary is asked.
-    pub(super) fn ask_primary(&mut self, code: SqlState, buffers: &mut Buffers) {
+    /// A replica has refused the unit and its answer has been dropped: the primary is asked, or another node of its rule.
+    pub(super) fn ask_elsewhere(&mut self, code: SqlState, buffers: &mut Buffers) {
+        let keeps_from = self.held.as_ref().filter(|held| is_kept_from_primary(held, code));
+        let keeps_from = keeps_from.map(|held| held.lease.node());
         let is_inside = self.session.status() != backend::TransactionStatus::Idle;
         let is_refused_within = self.held.as_ref().is_some_and(|held| held.is_refused_within);
         if is_inside && is_refused_within {
@@ -147,7 +149,7 @@ impl Client {
             self.session.has_not_begun();
         }
         self.worker.metrics.retried(match code {
-            SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED => Retry::RecoveryConflict,
+            _ if is_conflict(code) => Retry::RecoveryConflict,
             SqlState::READ_ONLY_SQL_TRANSACTION => Retry::ReadOnly,
             _ => Retry::ReplicaError,
         });
@@ -160,13 +162,14 @@ impl Client {
             log.clear();
         }
         self.put_back(buffers);
-        self.session.gathered.join(match code {
-            // Replay was in its way, and nothing of its own: what was proven holds.
-            SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED => {
-                Intent::Kept { safe: safety::of_nothing(), reason: Reason::Retried, timeout: None }
-            }
+        if let Some(node) = keeps_from {
+            return self.losses.on.push(node);
+        }
+        self.session.gathered.join(match is_conflict(code) {
+            // Nothing of its own was in its way: what was proven holds.
+            true => Intent::Kept { safe: safety::of_nothing(), reason: Reason::Retried, timeout: None },
             // It may write, whatever was proven.
-            _ => Intent::Primary(Reason::Retried),
+            false => Intent::Primary(Reason::Retried),
         });
     }
 
@@ -234,6 +237,9 @@ impl Client {
             at_hand: held.at_hand && !buffers.kept.is_empty() && may_run_again,
         };
         let is_torn = held.passing_to_client > 0;
+        if held.keeps_to_its_nodes && held.is_on_replica() {
+            self.session.is_kept_from_primary();
+        }
         drop(held);
         // While a transaction is run again nothing of it can have been committed, and the client is shown nothing.
         let is_replaying = self.is_replaying();
@@ -396,6 +402,17 @@ impl Client {
         self.forget_losses();
         buffers.forget_node();
     }
+}
+
+/// A replica has cancelled what it ran for the sake of replay.
+fn is_conflict(code: SqlState) -> bool {
+    matches!(code, SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED)
+}
+
+/// The replica has refused this for no reason of its own, and its rule gives it nodes that it keeps to: it must not become the
+/// primary's. What needs the primary, as that turns out, is the primary's whatever its rule is.
+pub(super) fn is_kept_from_primary(held: &HeldLease, code: SqlState) -> bool {
+    held.keeps_to_its_nodes && is_conflict(code)
 }
 
 /// Ends what a transaction was on a replica that it has left.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Consistency;
 use super::safety::ReplicaSafe;
-use super::terms::{Terms, strictest};
+use super::terms::{Otherwise, Terms, strictest};
 use crate::catalog::Why;
 use crate::sql::{NeedsPrimary, Pin};
 
@@ -101,6 +101,11 @@ impl Intent {
             Self::Read { terms, .. } => terms.as_deref(),
             _ => None,
         }
+    }
+
+    /// Its rule refuses what its nodes cannot take: it goes to no other.
+    pub fn keeps_to_its_nodes(&self) -> bool {
+        self.terms().is_some_and(|terms| terms.otherwise == Otherwise::Refuse)
     }
 
     /// It is a read by the proof, and cancelled after this, if its rule says so.
@@ -199,7 +204,7 @@ reasons! {
     Stale = "stale", "there is no primary, so a replica answers that may be behind";
     /// None of the nodes that were the first choice can take it.
     FellBack = "fell_back", "none of the nodes that its rule or hint names first can take it now";
-    /// A replica refused it.
+    /// A replica refused it, cancelled it for the sake of replay, or lacks what its session has set.
     Retried = "retried", "a replica could not answer it, so the primary was asked";
     /// SERIALIZABLE cannot be given by a standby.
     Serializable = "serializable", "a standby cannot give SERIALIZABLE isolation";

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::terms::{Nodes, Otherwise, Terms};
+use super::terms::{Nodes, Terms};
 use super::{Freshness, Intent, Reads, Reason};
 use crate::balancing::{self, Balance, Candidate, Strategy};
 use crate::topology::{NodeId, NodeView, Role, View};
@@ -74,7 +74,7 @@ pub fn place(intent: &Intent, view: &View, now: &Circumstances<'_>) -> Placement
             Err(why) => why_not = why_not.max(why),
         }
     }
-    if terms.is_some_and(|terms| terms.otherwise == Otherwise::Refuse) {
+    if intent.keeps_to_its_nodes() {
         // Who is not believed now may be so in a moment.
         let is_named = |node: &NodeView| {
             choices.iter().any(|nodes| match nodes {
@@ -210,6 +210,7 @@ mod tests {
 
     use super::*;
     use crate::routing::safety;
+    use crate::routing::terms::Otherwise;
 
     const PRIMARY: NodeId = NodeId(0);
     const GROUP: &[u16] = &[1, 2];

@@ -90,6 +90,11 @@ impl Session {
         self.lose_place();
     }
 
+    /// Its node is lost, and its rule has it begin at no other but those it names: what is open goes on nowhere.
+    pub fn is_kept_from_primary(&mut self) {
+        self.transaction.is_bound |= self.transaction.status == TransactionStatus::Open;
+    }
+
     /// The same, as open or as failed as it is.
     pub fn lose_place(&mut self) {
         self.rewind();

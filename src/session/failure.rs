@@ -722,6 +722,22 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_that_its_rule_keeps_from_the_primary_is_lost_with_its_replica() {
+        let farewell = Some(SqlState::ADMIN_SHUTDOWN);
+        let how = Circumstances { farewell, sent: false, forwarded: false, is_read: true, at_hand: false };
+        for is_kept in [false, true] {
+            let mut story = Story::begin();
+            story.session.is_kept_from_primary(); // in none there is nothing to be kept
+            story.open_transaction();
+            if is_kept {
+                story.session.is_kept_from_primary();
+            }
+            assert_eq!(story.session.lost(how) == Loss::RunAgain, !is_kept);
+            assert_eq!(story.session.has_untold_loss(), is_kept);
+        }
+    }
+
+    #[test]
     fn a_begin_that_was_lost_without_a_word_is_run_again() {
         let how = Circumstances { farewell: None, sent: true, forwarded: false, is_read: false, at_hand: true };
         for (text, is_run_again) in [("begin isolation level serializable", true), ("begin; delete from t", false)] {

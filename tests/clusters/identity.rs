@@ -155,7 +155,8 @@ fn a_role_that_the_replicas_lack_yet_reads_at_the_primary() {
     limited(|| {
         let cluster = cluster();
         let settings = "[pool]\nsize = 1\n[routing]\nconsistency = 'eventual'\nmax_lag = '60s'";
-        let proxy = Proxy::start(&cluster, settings).with_both_replicas(&cluster);
+        let rules = "[[rule]]\nname = 'strict'\napplication_name = 'strict'\nkind = 'select'\nto = 'replicas'\nfallback = 'refuse'";
+        let proxy = Proxy::ruled(&cluster, rules, "", settings).with_both_replicas(&cluster);
         let replicas = &cluster.nodes()[1..];
         replicas.iter().for_each(|replica| replica.pause_replay().unwrap());
         cluster.node(0).sql("create role fresh").unwrap();
@@ -177,6 +178,13 @@ fn a_role_that_the_replicas_lack_yet_reads_at_the_primary() {
         let before = refusals();
         (0..50).for_each(|_| has(&client.query(read), &at_primary));
         assert!(refusals() - before < 25.0, "{before} {}", refusals());
+        // The primary has it, and is not for this one.
+        let mut strict = RawClient::connect(proxy.port(), &[("application_name", "strict")]);
+        has(&strict.query("set role fresh"), "SET");
+        for _ in 0..3 {
+            let told = strict.query(read);
+            assert!(told[0].starts_with("57P03"), "{told:?}");
+        }
         let told = client.query("set role nobody_there");
         assert!(told.iter().any(|words| words.starts_with("22023")), "{told:?}");
         replicas.iter().for_each(|replica| replica.resume_replay().unwrap());

@@ -39,6 +39,54 @@ fn a_group_takes_the_reads_of_its_rule_and_its_fallback_those_it_cannot() {
 }
 
 #[test]
+fn what_a_replica_cannot_end_stays_with_the_nodes_of_a_rule_that_refuses() {
+    limited(|| {
+        let cluster = cluster();
+        let [primary, first, second] = [0, 1, 2].map(|number| cluster.node(number).port());
+        // As a replica cancels what is in the way of replay.
+        for (name, conflicts) in
+            [("everywhere", "pg_is_in_recovery()"), ("once", &*format!("inet_server_port() = {first}"))]
+        {
+            let function = format!(
+                "create function {name}() returns text stable language plpgsql as $$ begin \
+                 if {conflicts} then raise sqlstate '40001'; end if; return inet_server_port(); end $$"
+            );
+            cluster.node(0).sql(&function).unwrap();
+        }
+        let replicas = &cluster.nodes()[1..];
+        replicas.iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let rules = "[[rule]]\nname = 'strict'\napplication_name = 'strict'\nto = 'replicas'\nfallback = 'refuse'";
+        let safe = "[routing]\nsafe_functions = ['everywhere', 'once']";
+        let proxy = Proxy::ruled(&cluster, rules, "", safe).with_both_replicas(&cluster);
+        let conflicts = || proxy.metric("trunkline_retries_total", "cause=\"recovery_conflict\"");
+        let connect = |name: &str| RawClient::connect(proxy.port(), &[("application_name", name)]);
+        let (mut strict, mut plain) = (connect("strict"), connect("plain"));
+        let (at_primary, at_second) = (format!("row {primary}"), format!("row {second}"));
+        assert!(plain.query("select everywhere()").contains(&at_primary));
+        assert_eq!(conflicts(), 1.0);
+        let told = strict.query("select everywhere()");
+        assert_eq!(told[0], "57P03 none of the nodes that a rule gives for this read can take it now");
+        assert_eq!(conflicts(), 3.0, "each replica has been asked");
+        for _ in 0..10 {
+            let told = strict.query("select once()");
+            assert!(told.contains(&at_second), "{told:?}");
+        }
+        strict.query("begin read only");
+        let told = strict.query("select everywhere()");
+        assert!(told[0].starts_with("40001"), "{told:?}");
+        strict.query("rollback");
+        for (client, goes_on) in [(&mut strict, false), (&mut plain, true)] {
+            client.query("begin read only");
+            let ends = "select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle in transaction'";
+            replicas.iter().for_each(|replica| drop(replica.sql(ends).unwrap()));
+            let told = client.query(WHERE);
+            assert_eq!((told.contains(&at_primary), told[0].starts_with("40001")), (goes_on, !goes_on), "{told:?}");
+            client.query("rollback");
+        }
+    });
+}
+
+#[test]
 fn a_group_whose_pools_are_full_is_waited_for_and_not_fallen_back_from() {
     limited(|| {
         let cluster = cluster();
