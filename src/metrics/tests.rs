@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::families::{self, Kind};
 use super::*;
+use crate::routing::{Reason, advice};
 use crate::sql::Pin;
 use crate::topology::{Cause, NodeId, NodeState, Role, View};
 
@@ -19,6 +20,14 @@ fn value(text: &str, sample: &str) -> f64 {
     let value = found.next().unwrap_or_else(|| panic!("no {sample} in\n{text}"));
     assert!(found.next().is_none(), "{sample} stands there twice");
     value.parse().unwrap()
+}
+
+#[test]
+fn advice_names_what_is_counted_of_a_read_that_a_replica_did_not_end() {
+    let words = advice(Reason::Retried);
+    for cause in [Retry::ReadOnly, Retry::ReplicaError, Retry::RecoveryConflict] {
+        assert!(words.contains(&format!("({})", cause.code())), "{words}");
+    }
 }
 
 #[test]

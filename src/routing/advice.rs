@@ -27,7 +27,10 @@ pub fn advice(reason: Reason) -> &'static str {
             "replicas lag behind what its session has written: let them replay faster, wait longer (routing.freshness_wait), \
              or ask for less (routing.consistency)"
         }
-        Reason::Retried => "a replica refused it: it calls something that writes though it is not declared so",
+        Reason::Retried => {
+            "trunkline_retries_total says why: it calls something that writes and is not declared so (read_only), a replica \
+             lacks what it names or its session has set (replica_error), or replay was in its way (recovery_conflict)"
+        }
         Reason::Serializable => "use REPEATABLE READ for transactions that only read",
         Reason::Writes | Reason::ChangesSchema | Reason::CopyIn => "nothing: it writes",
         Reason::LocksRows => "leave FOR UPDATE or FOR SHARE out where nothing is written afterwards",
