@@ -346,6 +346,12 @@ impl Pool {
         self.denial.lock().replace(code) != Some(code)
     }
 
+    /// Connections are opened with this.
+    #[cfg(test)]
+    pub(super) fn proves(&self, secret: &Secret) -> bool {
+        self.password.lock().as_ref().is_some_and(|password| password.is_same(secret))
+    }
+
     /// Connections are opened with this from now on.
     pub(super) fn learn(&self, secret: &Secret) {
         *self.password.lock() = Some(secret.clone());

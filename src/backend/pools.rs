@@ -173,7 +173,7 @@ impl Pools {
         self.plan.load_full()
     }
 
-    /// Pools of the cluster `from` at these nodes become pools of the cluster `to`.
+    /// Pools of the cluster `from` at these nodes become pools of the cluster `to`, where what is known of logins counts, too.
     pub fn move_to(&self, from: usize, to: usize, nodes: impl Fn(NodeId) -> bool) {
         // Who counts leases meanwhile would miss one, or see it twice.
         let _retired = self.retired.lock();
@@ -189,6 +189,11 @@ impl Pools {
         for ((_, server_name, user), floor) in changed {
             self.changed.insert((to, server_name, user), floor);
         }
+        let proved = self.keyring.iter().filter(|proved| proved.key().0 == from);
+        let proved: Vec<_> = proved.map(|proved| (Arc::clone(&proved.key().1), proved.value().clone())).collect();
+        for (user, secret) in proved {
+            self.keyring.entry((to, user)).or_insert(secret);
+        }
         let is_moved = |key: &QuotaKey| key.0 == from && nodes(key.1);
         let keys: Vec<QuotaKey> = self.quotas.iter().map(|quota| quota.key().clone()).filter(is_moved).collect();
         for key in keys {
@@ -198,10 +203,10 @@ impl Pools {
         }
     }
 
-    /// Forgets the pools that are not wanted any more: idle connections are closed, leased ones when they come back.
-    pub fn retain(&self, is_wanted: impl Fn(&PoolKey, &Pool) -> bool) {
-        // Passwords may be others now: what is proved next counts, and until then what each session has proved.
-        self.keyring.clear();
+    /// Forgets the pools that are not wanted any more: idle connections are closed, leased ones when they come back. So is what
+    /// was proved last in a cluster, but of users who are `the_same` there: a session may have proved what was good before.
+    pub fn retain(&self, is_wanted: impl Fn(&PoolKey, &Pool) -> bool, the_same: impl Fn(usize, &str) -> bool) {
+        self.keyring.retain(|(cluster, user), _| the_same(*cluster, user));
         let unwanted = self.pools.iter().filter(|pool| !is_wanted(pool.key(), pool.value()));
         let keys: Vec<PoolKey> = unwanted.map(|pool| pool.key().clone()).collect();
         for key in keys {
@@ -432,6 +437,27 @@ mod tests {
             assert_eq!([&before, &later].map(|pool| pool.awaits_replay()), [awaits; 2]);
         }
         assert!(pools.changed.is_empty());
+    }
+
+    #[test]
+    fn what_was_proved_last_counts_on_for_who_is_the_same_behind_a_reload() {
+        let (pools, [ada, bob]) = (pools(), ["ada", "bob"].map(Arc::<str>::from));
+        let [old, new] = ["old", "new"].map(|password| Secret::new(password.to_owned()));
+        for user in [&ada, &bob] {
+            pools.learn(0, user, &old);
+            pools.learn(0, user, &new);
+        }
+        pools.move_to(0, 1, |_| false);
+        pools.retain(|_, _| true, |cluster, user| cluster == 1 && user == "ada");
+        let proved = |cluster, user| pools.proved(cluster, user).is_some_and(|secret| secret.is_same(&new));
+        assert_eq!(
+            [(0, &ada), (0, &bob), (1, &ada), (1, &bob)].map(|(cluster, user)| proved(cluster, user)),
+            [false, false, true, false]
+        );
+        // A session of before meets what is good now, though its node has no pool yet.
+        let (gate, endpoint) = (Arc::new(Gate::default()), Endpoint::plain("127.0.0.1:1".into()));
+        let pool = pools.get(&PoolKey { cluster: 1, ..key("shop") }, &gate, &endpoint, Some(&old));
+        assert!(pool.proves(&new));
     }
 
     #[test]

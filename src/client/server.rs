@@ -451,7 +451,16 @@ impl Server {
 
     /// The user is configured, or may be asked for in the cluster.
     pub fn may_have(&self, user: &str, database: &Database) -> bool {
-        self.users.contains_key(user) || self.cluster(database).auth_query.is_some()
+        self.is_known_in(user, self.cluster(database))
+    }
+
+    /// The same, in the cluster of this number.
+    pub fn may_have_in(&self, user: &str, cluster: usize) -> bool {
+        self.clusters.iter().any(|its| its.number == cluster && self.is_known_in(user, its))
+    }
+
+    fn is_known_in(&self, user: &str, cluster: &Cluster) -> bool {
+        self.users.contains_key(user) || cluster.auth_query.is_some()
     }
 }
 

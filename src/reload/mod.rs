@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::{info, warn};
 
-use crate::backend::{Gate, Pools};
+use crate::backend::{Gate, Pool, PoolKey, Pools};
 use crate::catalogs::{self, Catalogs};
 use crate::client::console::Console;
 use crate::client::{Fleet, Server};
@@ -340,10 +340,13 @@ impl Standing {
             // Of those that stand in no configuration, neither before nor now, the cluster keeps the passwords.
             password(config) == password(&self.config)
         };
-        self.lasting.pools.retain(|key, pool| {
+        let is_wanted = |key: &PoolKey, pool: &Pool| {
             let is_fenced = || server.gate_of(key).is_some_and(|gate| Arc::ptr_eq(gate, pool.gate()));
             server.has_pool(key) && is_fenced() && is_same_user(&key.user)
-        });
+        };
+        // Sessions go on, and may have proved what has been changed on the cluster since.
+        let the_same = |cluster: usize, user: &str| server.may_have_in(user, cluster) && is_same_user(user);
+        self.lasting.pools.retain(is_wanted, the_same);
     }
 }
 
