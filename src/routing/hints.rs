@@ -1,6 +1,6 @@
 //! What the hints in a statement's comments ask for. They may move a read and nothing else.
 
-use super::terms::{Nodes, Otherwise, Terms};
+use super::terms::{Nodes, Terms};
 use super::{Consistency, RuleSet};
 use crate::sql::{Hint, Statement};
 use crate::units;
@@ -43,7 +43,6 @@ impl Hints {
         let mut terms = rule.cloned().unwrap_or_default();
         if !self.terms.choices.is_empty() {
             terms.choices = self.terms.choices.clone();
-            terms.otherwise = Otherwise::Primary;
         }
         terms.max_lag = self.terms.max_lag.or(terms.max_lag);
         terms.consistency = self.terms.consistency.or(terms.consistency);

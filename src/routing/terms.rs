@@ -38,8 +38,8 @@ pub enum Nodes {
     Group(Arc<str>),
 }
 
-/// What happens to a read that none of its nodes can take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What happens to a read that none of its nodes can take; a later one is stricter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Otherwise {
     /// It goes to the primary.
     #[default]
@@ -53,8 +53,8 @@ impl Terms {
     pub fn and(mut self, other: &Self) -> Self {
         if self.choices.is_empty() {
             self.choices = other.choices.clone();
-            self.otherwise = other.otherwise;
         }
+        self.otherwise = self.otherwise.max(other.otherwise);
         self.max_lag = strictest(self.max_lag, other.max_lag, Duration::min);
         self.timeout = strictest(self.timeout, other.timeout, Duration::min);
         let is_one_plain = self.consistency.is_none() != other.consistency.is_none();

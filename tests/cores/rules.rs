@@ -512,6 +512,32 @@ fn a_read_that_is_kept_on_the_primary_is_known_as_one_and_keeps_the_time_of_its_
 }
 
 #[test]
+fn a_rule_that_refuses_keeps_from_the_primary_what_a_hint_moves_and_what_travels_with_it() {
+    let rules = load(
+        "[[rule]]\nname = 'strict'\ntable = 'a'\nto = 'group:reports'\nfallback = ['replicas', 'refuse']\n\
+         [[rule]]\nname = 'near'\ntable = 'b'\nto = 'zone:b'\n[[rule]]\nname = 'quick'\ntable = 'c'\ntimeout = '5s'",
+    );
+    let mut client = Client::new(&rules);
+    let strict = "reports else replicas else refused";
+    for (batch, expected) in [
+        (&["select 1 from a"][..], format!("{strict} (rule) by strict")),
+        (&["select 1 from a /* trunkline: replica */"], "replicas else refused (hint) by strict".to_owned()),
+        (&["select 1 from a /* trunkline: primary */"], "primary (hint) by strict".to_owned()),
+        (&["select 1 from b /* trunkline: replica */"], "replicas (hint) by near".to_owned()),
+        (&["select 1 from b", "select 1 from a"], "zone:b else refused (rule) by strict".to_owned()),
+        (&["select 1 from a", "select 1 from b"], format!("{strict} (rule) by near")),
+        (&["select 1 from c", "select 1 from a"], format!("{strict} timeout=5s (rule) by strict")),
+        (&["select 1 from d", "select 1 from a"], format!("{strict} (rule) by strict")),
+    ] {
+        client.session.gathered.clear();
+        let rulings: Vec<Ruling> = batch.iter().map(|text| client.run(text)).collect();
+        let intent = client.session.intent().unwrap().clone();
+        let ruling = rulings.last().unwrap().clone();
+        assert_eq!(show(&Weighed { intent, ruling }, &rules), expected, "{batch:?}");
+    }
+}
+
+#[test]
 fn what_must_have_seen_more_than_its_optimistic_transaction_goes_on_at_the_primary() {
     let rules = load(
         "[[rule]]\nname = 'exact'\nuser = 'ada'\nconsistency = 'strong'\n\n[[rule]]\nname = 'near'\nuser = 'bob'\nmax_lag = '1s'\n\n\
