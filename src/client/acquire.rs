@@ -588,7 +588,7 @@ impl Client {
     /// its terms alone.
     fn may_still_go_to(&mut self, intent: &Intent, (node, reason): (NodeId, Reason), newest: &View) -> bool {
         if newest.primary == Some(node) {
-            return true;
+            return !intent.is_for_replicas_alone();
         }
         // Behind a reload nobody renews this view.
         if !newest.trusts_replicas(Instant::now()) || self.is_outdated() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Consistency;
 use super::safety::ReplicaSafe;
-use super::terms::{Otherwise, Terms, strictest};
+use super::terms::{Nodes, Otherwise, Terms, strictest};
 use crate::catalog::Why;
 use crate::sql::{NeedsPrimary, Pin};
 
@@ -106,6 +106,12 @@ impl Intent {
     /// Its rule refuses what its nodes cannot take: it goes to no other.
     pub fn keeps_to_its_nodes(&self) -> bool {
         self.terms().is_some_and(|terms| terms.otherwise == Otherwise::Refuse)
+    }
+
+    /// The same, and the primary is none of them.
+    pub fn is_for_replicas_alone(&self) -> bool {
+        let names_none_else = |terms: &Terms| terms.choices.iter().all(|nodes| *nodes == Nodes::Replicas);
+        self.keeps_to_its_nodes() && self.terms().is_some_and(names_none_else)
     }
 
     /// It is a read by the proof, and cancelled after this, if its rule says so.
@@ -366,6 +372,25 @@ mod tests {
     fn read(consistency: Option<Option<Consistency>>) -> Intent {
         let terms = consistency.map(|consistency| Arc::new(Terms { consistency, ..Terms::default() }));
         Intent::Read { safe: safety::of_nothing(), reason: Reason::Read, terms }
+    }
+
+    #[test]
+    fn what_a_replica_was_asked_for_is_not_for_it_once_it_is_the_primary_where_a_rule_wants_replicas_alone() {
+        let by = |choices: &[Nodes], otherwise| {
+            let terms = Terms { choices: choices.into(), otherwise, ..Terms::default() };
+            Intent::Read { safe: safety::of_nothing(), reason: Reason::Rule, terms: Some(Arc::new(terms)) }
+        };
+        let group = || Nodes::Group("g".into());
+        assert!(by(&[Nodes::Replicas], Otherwise::Refuse).is_for_replicas_alone());
+        for other in [
+            by(&[Nodes::Replicas], Otherwise::Primary),
+            by(&[Nodes::Replicas, group()], Otherwise::Refuse),
+            by(&[Nodes::Any], Otherwise::Refuse),
+            read(None),
+            Intent::Primary(Reason::Writes),
+        ] {
+            assert!(!other.is_for_replicas_alone(), "{other:?}");
+        }
     }
 
     #[test]
