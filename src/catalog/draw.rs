@@ -857,13 +857,15 @@ mod tests {
             ("vouched_for", Language::Python, "return GD['n']"),
             ("plans", Language::Python, "SD['n'] = 1\nreturn 1"),
             ("adds", Language::Sql, "select 1 + 1"),
+            ("in_c", Language::Native, "http_set_curlopt"),
+            ("lists_in_c", Language::Native, "http_list_curlopt"),
         ];
         let functions = (20_000..).zip(rows).map(|(oid, (name, language, text))| stable(oid, name, language, text));
         let inventory = Inventory { functions: functions.collect(), ..Inventory::default() };
         let safe = vec![FunctionPattern::new("vouched_for")];
         let picture = Picture::draw(inventory, &FunctionLists { safe, ..FunctionLists::default() }, 1, 0, 0);
         let needs: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
-        assert_eq!(needs, [true, true, true, true, true, false, false]);
+        assert_eq!(needs, [true, true, true, true, true, false, false, true, false]);
     }
 
     #[test]

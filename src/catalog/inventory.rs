@@ -310,8 +310,8 @@ const RUNS_TEXT: &[&str] = &[
     "xpath_table",
 ];
 
-/// Those that keep something of their own: dblink's connections, what isn takes for a number.
-const KEEPS: &[&str] = &["accept_weak_input", "dblink_connect"];
+/// Those that keep something of their own: dblink's connections, what isn takes for a number, what pgsql-http's later requests go by.
+const KEEPS: &[&str] = &["accept_weak_input", "dblink_connect", "http_set_curlopt"];
 
 /// Libraries of extensions whose volatile functions do: variables, hypothetical indexes, what the next calls go by.
 const KEEPING: &[&str] = &["hll", "hypopg", "orafce", "pg_variables", "set_user", "temporal_tables"];
