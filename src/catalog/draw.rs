@@ -594,7 +594,7 @@ impl<'a> Drawing<'a> {
         let Some(mut left) = left.cloned() else { return };
         if matches!(left.doubt, Doubt::Opaque | Doubt::Kept) {
             // Many triggers run made-up text or are written in C, and each write would cost a question more.
-            left.doubt = Doubt::None;
+            left.doubt = if left.leaves_unnamed { Doubt::Unnamed } else { Doubt::None };
         }
         if relation.write_leaves.as_deref().cloned().unwrap_or_default().join(&left) {
             found.push((oid, Found::WriteLeaves(left)));
@@ -927,6 +927,52 @@ mod tests {
             ("work_mem", Doubt::None),
         ];
         assert_eq!(left, expected.map(|(names, doubt)| (names.to_owned(), doubt)));
+    }
+
+    #[test]
+    fn a_trigger_that_keeps_something_does_not_hide_what_else_it_leaves() {
+        let bodies = [
+            (Language::PlPgSql, "begin perform setseed(0.5); return new; end", Doubt::None),
+            (Language::PlPgSql, "begin perform setseed(0.5), pg_advisory_lock(1); return new; end", Doubt::Unnamed),
+            (Language::Python, "GD['n'] = 1", Doubt::None),
+            (Language::Python, "GD['n'] = 1\nplpy.execute('create temp table n ()')", Doubt::Unnamed),
+            (Language::PlPgSql, "begin execute tg_argv[0]; return new; end", Doubt::None),
+            (Language::PlPgSql, "begin perform pg_advisory_lock(1); return new; end", Doubt::Unnamed),
+            (Language::PlPgSql, "begin perform seeds(), locks(); return new; end", Doubt::Unnamed),
+            (
+                Language::PlPgSql,
+                "begin perform dblink_disconnect(), pg_advisory_lock(1); return new; end",
+                Doubt::Unnamed,
+            ),
+        ];
+        let called = [
+            stable(19_000, "seeds", Language::PlPgSql, "begin perform setseed(0.5); end"),
+            stable(19_001, "locks", Language::PlPgSql, "begin perform pg_advisory_lock(1); end"),
+        ];
+        let table = |oid: Oid| RelationRow {
+            oid,
+            schema: 2200,
+            name: format!("t{oid}").into(),
+            kind: RelationKind::Stored,
+            is_unlogged: false,
+            has_policies: false,
+            binds_owner: false,
+            owner: 10,
+            row_type: 0,
+            is_invoker: false,
+        };
+        let functions = (20_000..).zip(bodies).map(|(oid, (language, text, _))| stable(oid, "notes", language, text));
+        let oids = || (20_000..).take(bodies.len());
+        let inventory = Inventory {
+            functions: called.into_iter().chain(functions).collect(),
+            relations: oids().map(|oid| table(oid + 1_000)).collect(),
+            triggers: oids().map(|oid| (oid + 1_000, oid)).collect(),
+            ..Inventory::default()
+        };
+        let picture = Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0);
+        let left =
+            picture.relations.iter().map(|table| table.write_leaves.as_ref().map_or(Doubt::None, |left| left.doubt));
+        assert_eq!(left.collect::<Vec<_>>(), bodies.map(|(.., doubt)| doubt));
     }
 
     /// What each function leaves: the names of settings, and how much is not known.

@@ -14,6 +14,8 @@ pub struct Leftovers {
     pub settings: Vec<Arc<str>>,
     /// What else it may leave.
     pub doubt: Doubt,
+    /// It makes, locks or sets something that it does not name, however much more is in doubt.
+    pub leaves_unnamed: bool,
     /// Functions, by name, of which nothing is known yet: they may change settings, too.
     pub unknown: Vec<Arc<str>>,
     /// It asks for the current value of a sequence.
@@ -41,7 +43,7 @@ pub enum Doubt {
 impl Leftovers {
     /// Nothing is known but that there may be something.
     pub fn doubtful(doubt: Doubt) -> Self {
-        Self { doubt, ..Self::default() }
+        Self { doubt, leaves_unnamed: doubt == Doubt::Unnamed, ..Self::default() }
     }
 
     /// It leaves nothing, and asks for nothing of what is in its session.
@@ -67,11 +69,13 @@ impl Leftovers {
     /// What the other one leaves, too; answers whether that is more.
     pub fn join(&mut self, other: &Self) -> bool {
         let size = |left: &Self| {
-            let Self { settings, doubt, unknown, asks_sequence, reads_otherwise, opens_cursor } = left;
-            (settings.len(), *doubt, unknown.len(), *asks_sequence, *reads_otherwise, *opens_cursor)
+            let Self { settings, doubt, leaves_unnamed, unknown, asks_sequence, reads_otherwise, opens_cursor } = left;
+            let asks = (*asks_sequence, *reads_otherwise, *opens_cursor);
+            (settings.len(), *doubt, *leaves_unnamed, unknown.len(), asks)
         };
         let before = size(self);
         self.doubt(other.doubt);
+        self.leaves_unnamed |= other.leaves_unnamed;
         self.asks_sequence |= other.asks_sequence;
         self.reads_otherwise |= other.reads_otherwise;
         self.opens_cursor |= other.opens_cursor;
@@ -91,6 +95,7 @@ impl Leftovers {
     /// It is known no better than this.
     pub fn doubt(&mut self, doubt: Doubt) {
         self.doubt = self.doubt.max(doubt);
+        self.leaves_unnamed |= doubt == Doubt::Unnamed;
     }
 
     /// What statements in SQL leave.
