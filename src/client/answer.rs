@@ -288,7 +288,7 @@ impl Client {
             }
             return 0;
         }
-        if walk.answered > 0 && self.session.has_written() {
+        if self.session.has_written(walk.answered > 0) {
             self.server.cluster(&self.database).last_write.wrote(Instant::now());
         }
         self.session.shown();

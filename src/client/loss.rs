@@ -110,7 +110,7 @@ impl Client {
 
     /// What this server connection has shown the session it must see from now on, and so must others what it has written.
     fn account_for(&mut self, held: &HeldLease, now: Instant) {
-        let has_written = self.session.has_written();
+        let has_written = self.session.has_written(true);
         if held.has_shown || has_written {
             self.was_served_by(held, now);
         }

@@ -57,7 +57,7 @@ mod tests {
             assert_eq!(story.session.take_catalog_change(), change, "{oid}");
             assert_eq!(story.session.wants_look(), !is_known, "{oid}");
             assert_eq!(story.known.unseen.is_none(), is_known, "{oid}");
-            assert!(story.session.has_written(), "{oid}: it may have");
+            assert!(story.session.has_written(true), "{oid}: it may have");
         }
     }
 }

@@ -564,11 +564,15 @@ impl Session {
         self.catalog.path_is_uncertain = false;
     }
 
-    /// What it has written is there for all to see, or may be, and the client is told so now.
+    /// What it has written is there for all to see, or may be, and the client is told so now. Behind a Flush, a COMMIT is answered
+    /// before a unit is.
     #[inline]
-    pub fn has_written(&mut self) -> bool {
-        std::mem::take(&mut self.settled_writes)
-            || self.transaction.may_have_written && self.transaction.status == TransactionStatus::Idle
+    pub fn has_written(&mut self, is_unit_answered: bool) -> bool {
+        if self.settled_writes {
+            self.settled_writes = false;
+            return true;
+        }
+        is_unit_answered && self.transaction.may_have_written && self.transaction.status == TransactionStatus::Idle
     }
 
     /// How many statements have been answered, or skipped behind an error, since this was asked last or a lease was taken.

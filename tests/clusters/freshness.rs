@@ -10,6 +10,7 @@ use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::{Node, Stop};
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, server_port};
+use crate::raw::{FLUSH, RawClient, SYNC, run_unnamed};
 
 #[test]
 fn a_session_reads_its_own_writes_while_a_replica_falls_behind() {
@@ -409,6 +410,31 @@ fn who_comes_finds_what_was_written_by_a_session_that_keeps_its_server_connectio
                 assert_eq!(seen, written, "{end}");
             }
         }
+        for replica in &cluster.nodes()[1..] {
+            replica.resume_replay().unwrap();
+        }
+    });
+}
+
+#[test]
+fn who_comes_finds_what_was_committed_behind_a_flush() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
+        let mut writer = RawClient::connect(proxy.port(), &[]);
+        for replica in &cluster.nodes()[1..] {
+            replica.catch_up(cluster.node(0)).unwrap();
+            replica.pause_replay().unwrap();
+        }
+        // A position is known that has no later write in it.
+        thread::sleep(Duration::from_millis(600));
+        let batch = ["begin", "insert into t values (1)", "commit"].map(run_unnamed).concat();
+        writer.send(&[&batch, FLUSH]);
+        while writer.until(b'C').last().unwrap() != "COMMIT" {}
+        let seen: i64 = proxy.client().query_one("select count(*) from t", &[]).unwrap().get(0);
+        assert_eq!(seen, 1);
+        assert_eq!(writer.ask(&[SYNC], 1), ["I"]);
         for replica in &cluster.nodes()[1..] {
             replica.resume_replay().unwrap();
         }
