@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::known::{Known, UnnamedId};
 use super::prepared::{Prepared, Reading, StatementId};
 use super::settings::is_identity;
+use super::wishes::is_wish;
 use super::{PutBack, Session, Settings};
 use crate::sql::{Kind, NeedsPrimary, Part, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
 use crate::wire::frontend::Parse;
@@ -143,6 +144,9 @@ impl Session {
         if Reading::is_never_reported(name) {
             self.touch(name);
         }
+        if is_wish(name) {
+            self.is_wished_locally(name);
+        }
     }
 
     /// What the transaction has set stands from now on, and it is not run again, also where another one has begun.
@@ -221,7 +225,7 @@ impl Session {
     }
 
     /// This setting may have changed. It is noted once: a session that keeps its server connection may not be asked for long.
-    fn touch(&mut self, name: &Arc<str>) {
+    pub(super) fn touch(&mut self, name: &Arc<str>) {
         if !self.touched.contains(name) {
             self.touched.push(Arc::clone(name));
         }

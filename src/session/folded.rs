@@ -91,6 +91,7 @@ impl Session {
             flow: _,
             reported,
             shown_wishes: _,
+            wished_locally: _,
             // These follow from the settings.
             wishes: _,
             reading: _,
@@ -144,6 +145,7 @@ impl Session {
             && !self.remains.are_any()
             && self.put_back == PutBack::Nobody
             && self.shown_wishes.is_empty()
+            && self.wished_locally.is_empty()
             && self.at_begin.is_none()
             && self.reported.if_unchanged().is_some()
     }

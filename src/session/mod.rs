@@ -157,6 +157,8 @@ pub struct Session {
     flow: Flow,
     reported: Reported,
     wishes: Wishes,
+    /// Those that SET LOCAL has named, until its client is told that this does nothing.
+    wished_locally: Vec<Arc<str>>,
     /// Settings that stand in `settings` only to be shown.
     shown_wishes: Vec<Arc<str>>,
     reading: Reading,
@@ -362,6 +364,7 @@ impl Session {
             defaults: Defaults::default(),
             at_begin: None,
             wishes: Wishes::default(),
+            wished_locally: Vec::new(),
             shown_wishes: Vec::new(),
         }
     }

@@ -1,5 +1,6 @@
 //! What a session asks of Trunkline itself, by settings named `trunkline.…`. They live on the server connection like any
-//! other setting of a prefix that no library has: so SET LOCAL, rollbacks and RESET mean what they always mean.
+//! other setting of a prefix that no library has: so rollbacks and RESET mean what they always mean. They count when they are
+//! read back, behind the transaction: SET LOCAL has no effect.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,6 +17,9 @@ pub const CONSISTENCY: &str = "trunkline.consistency";
 
 /// What the session's next read must have seen, to be carried to another session, also of another Trunkline.
 pub const POSITION: &str = "trunkline.position";
+
+/// There are no others.
+const OWN: [&str; 3] = [NOTICE_ROUTE, CONSISTENCY, POSITION];
 
 /// What a session asks of Trunkline itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,19 +46,35 @@ impl Session {
         self.wishes
     }
 
+    /// The transaction has set this, of Trunkline's own, up to its end: its client is told behind that.
+    #[cold]
+    pub(super) fn is_wished_locally(&mut self, name: &Arc<str>) {
+        self.touch(name);
+        if OWN.contains(&&**name) && !self.wished_locally.contains(name) {
+            self.wished_locally.push(Arc::clone(name));
+        }
+    }
+
     /// Takes a position that has been set out of the settings: the session must have seen it from now on. Answers what is
     /// wrong with the settings of these names, for the client.
     pub fn take_wishes<'a>(&mut self, names: impl IntoIterator<Item = &'a str>, now: Instant) -> Vec<String> {
-        let values = names.into_iter().filter(|name| name.starts_with(PREFIX)).filter_map(|name| {
+        let local = std::mem::take(&mut self.wished_locally);
+        let mut wrong: Vec<String> = local.iter().map(|name| without_effect(name)).collect();
+        let values = names.into_iter().filter(|name| is_wish(name)).filter_map(|name| {
             let value = self.settings.get(name)?.to_owned();
             Some((name, value))
         });
-        let mut wrong = Vec::new();
         for (name, value) in values.collect::<Vec<_>>() {
             wrong.extend(match name {
+                // RESET leaves it so.
+                NOTICE_ROUTE | CONSISTENCY if value.is_empty() => {
+                    self.settings = self.settings.with(&name.into(), None);
+                    None
+                }
                 NOTICE_ROUTE => boolean(&value).is_none().then(|| expected(name, &value, "on or off")),
-                CONSISTENCY => (self.wishes.consistency.is_none() && !value.is_empty())
-                    .then(|| expected(name, &value, "eventual, session or strong")),
+                CONSISTENCY => {
+                    self.wishes.consistency.is_none().then(|| expected(name, &value, "eventual, session or strong"))
+                }
                 POSITION => self.take_position(&value, now),
                 _ => Some(format!("there is no setting {name}")),
             });
@@ -104,8 +124,17 @@ impl Session {
     }
 }
 
-/// Of all of them.
+/// Their names begin with it.
 const PREFIX: &str = "trunkline.";
+
+/// It is a setting of Trunkline's own, or called like one.
+pub(super) fn is_wish(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
+fn without_effect(name: &str) -> String {
+    format!("{name} has no effect by SET LOCAL: expected SET, which counts once its transaction has ended")
+}
 
 fn expected(name: &str, value: &str, what: &str) -> String {
     format!("{name} has no effect: expected {what}, found {value:?}")
@@ -117,5 +146,33 @@ fn boolean(word: &str) -> Option<bool> {
         "on" | "true" | "yes" | "1" => Some(true),
         "off" | "false" | "no" | "0" => Some(false),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::story::Story;
+
+    #[test]
+    fn what_is_set_locally_has_no_effect_and_is_told_once() {
+        let mut story = Story::begin();
+        for (sql, tag, status) in [
+            ("BEGIN", "BEGIN\0", b"T"),
+            ("SET LOCAL trunkline.consistency = strong", "SET\0", b"T"),
+            ("SET LOCAL work_mem = '1MB'", "SET\0", b"T"),
+            ("COMMIT", "COMMIT\0", b"I"),
+        ] {
+            story.send(b'Q', format!("{sql}\0").as_bytes());
+            story.hear(b'C', tag.as_bytes());
+            story.hear(b'Z', status);
+        }
+        let touched = story.session.take_touched();
+        assert_eq!(touched, [CONSISTENCY.into()]);
+        story.known.settings = story.session.settings_read(&touched, vec![Some("".into())]);
+        let now = Instant::now();
+        assert_eq!(story.session.take_wishes([CONSISTENCY], now), [without_effect(CONSISTENCY)]);
+        assert_eq!(story.session.settings.get(CONSISTENCY), None);
+        assert_eq!(story.session.take_wishes([CONSISTENCY], now), [""; 0]);
     }
 }
