@@ -373,9 +373,15 @@ impl Client {
         }
     }
 
-    /// What is asked by SHOW of Trunkline's own settings becomes the session's, so that the node answers it. Waits until
-    /// all that the session must see has a position.
+    /// What is asked by SHOW of Trunkline's own settings becomes the session's, so that the node answers it.
     pub(super) async fn prepare_wishes(&mut self) -> Result<(), Unmet> {
+        let position = self.await_position().await?;
+        self.session.show_wishes(&position, self.server.consistency);
+        Ok(())
+    }
+
+    /// Waits until all that the session must see has a position.
+    pub(super) async fn await_position(&mut self) -> Result<String, Unmet> {
         let (begun, cancellable) = (Instant::now(), Arc::clone(&self.cancellable));
         let deadline = begun + self.server.hold;
         self.place.card.waits(begun);
@@ -386,8 +392,7 @@ impl Client {
             let view = self.cluster().view.load_full();
             self.session.freshness.settle(&view);
             if let Some(position) = self.session.freshness.position() {
-                self.session.show_wishes(&position, self.server.consistency);
-                return Ok(());
+                return Ok(position);
             }
             if let Some(primary) = view.primary {
                 (self.cluster().request_sample)(primary);
@@ -401,7 +406,7 @@ impl Client {
                 () = &mut cancelled => return Err(Refusal::canceled().into()),
                 () = self.hangs_up() => return Err(Unmet::Left),
                 // Behind a reload nobody renews this view.
-                () = until(|| self.is_outdated()) => return Err(Unmet::Anew),
+                () = self.is_to_renew() => return Err(Unmet::Anew),
             }
         }
     }

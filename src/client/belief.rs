@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Returns when the client is to look at another configuration, which it is woken for.
-    async fn is_to_renew(&self) {
+    pub(super) async fn is_to_renew(&self) {
         until(|| self.is_outdated() && !self.has_looked_at_reload()).await;
     }
 }

@@ -489,6 +489,7 @@ impl Client {
                 }
                 Ok(())
             }
+            Unusual::Relayed(Relayed::Wishes) => Box::pin(self.show_wishes_on_kept(buffers)).await,
             Unusual::Relayed(Relayed::Cancelled) => self.outwait_cancel().await,
             Unusual::Relayed(Relayed::Unbelieved) => Box::pin(self.await_belief(buffers)).await,
             Unusual::Relayed(Relayed::Drained) => Err(Farewell::sent_away()),

@@ -102,6 +102,9 @@ impl Client {
             }
             self.session.has_begun();
         }
+        if self.session.shows_wishes() {
+            self.session.hide_wishes(&mut acquired.lease.connection().known);
+        }
         self.set_out(acquired, is_read, Instant::now(), buffers)
     }
 

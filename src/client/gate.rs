@@ -97,10 +97,15 @@ impl Client {
         {
             return self.refuse_here(buffers);
         }
-        if self.session.gathered.is_apart && !self.session.keeps_lease() && !self.session.batch_is_open() {
-            // It may need another server connection, or one on which something is put before: it waits until this one has
-            // gone back.
-            return Ok(Gate::Closed(Turn::Still));
+        if self.session.gathered.is_apart && !self.session.batch_is_open() {
+            if !self.session.keeps_lease() {
+                // It may need another server connection, or one on which something is put before: it waits until this one has
+                // gone back.
+                return Ok(Gate::Closed(Turn::Still));
+            }
+            if let Some(gate) = self.waits_to_be_shown(buffers) {
+                return Ok(gate);
+            }
         }
         if held.role == Role::Primary {
             // What a rule or a hint says of a read by itself counts where it is placed: it waits for its turn.
@@ -164,6 +169,21 @@ impl Client {
             return Ok(Gate::Closed(Turn::Moved));
         }
         Ok(Gate::Closed(Turn::Stop(Relayed::Elsewhere)))
+    }
+
+    /// It asks for Trunkline's own settings on a lease that is kept: between units they are put there first. Within a transaction
+    /// it is answered by what stands there.
+    #[cold]
+    fn waits_to_be_shown(&self, buffers: &Buffers) -> Option<Gate> {
+        let held = self.held.as_ref()?;
+        if !self.session.gathered.asks_wishes || self.session.status() != TransactionStatus::Idle {
+            return None;
+        }
+        if self.session.gathered.end.is_none() {
+            return Some(Gate::More);
+        }
+        let is_between = self.session.is_idle() && held.passing_to_client == 0 && buffers.from_node.is_empty();
+        Some(Gate::Closed(if is_between { Turn::Stop(Relayed::Wishes) } else { Turn::Still }))
     }
 
     /// The batch, as far as it was sent, is answered and ends here. What the client has the answer of is not run again.

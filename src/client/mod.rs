@@ -49,6 +49,7 @@ pub mod tally;
 mod unserved;
 pub mod visit;
 pub mod welcome;
+mod wishes;
 pub mod worker;
 
 pub use census::Census;

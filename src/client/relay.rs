@@ -45,6 +45,8 @@ pub enum Relayed {
     Failed,
     /// What comes next needs databases for itself.
     Empties,
+    /// What comes next asks for Trunkline's own settings, and the lease is kept.
+    Wishes,
     /// What was read last has been cancelled: what comes next must not be hit by that.
     Cancelled,
     /// The node that is held may not be what it was any more, and something would begin there.

@@ -127,9 +127,6 @@ impl Client {
             self.worker.shapes.borrow_mut().ended(shape, took);
         }
         self.place.card.idles(now);
-        if self.session.shows_wishes() {
-            self.session.hide_wishes();
-        }
         self.tally.count(|totals| {
             if let Some(begun) = held.transaction {
                 totals.transaction_ended(begun, now);
@@ -172,15 +169,25 @@ impl Client {
         let answer = self.ask(&sql, Some(&sql), buffers).await?;
         let Some(held) = &mut self.held else { return Ok(()) };
         let values = answer.rows.into_iter().next().unwrap_or_default();
-        held.lease.connection().known.settings = self.session.settings_read(names, values);
+        let known = &mut held.lease.connection().known;
+        let before = std::mem::replace(&mut known.settings, self.session.settings_read(names, values));
         self.place.card.is_called(self.session.settings.get("application_name"));
-        self.replay_put_back(buffers).await
+        self.replay_put_back(buffers).await?;
+        if let Some(held) = &mut self.held {
+            held.lease.connection().known.still_shows(&before);
+        }
+        Ok(())
     }
 
     /// A query of Trunkline's own, behind what the session has run on its server connection. Where something cancels it,
     /// it is asked once more, as `again` has it: a cancel went astray, or the session's statement_timeout is short. What
     /// comes meanwhile for a session that listens goes to its client.
-    async fn ask(&mut self, sql: &str, again: Option<&str>, buffers: &mut Buffers) -> Result<Answer, Farewell> {
+    pub(super) async fn ask(
+        &mut self,
+        sql: &str,
+        again: Option<&str>,
+        buffers: &mut Buffers,
+    ) -> Result<Answer, Farewell> {
         // The client has its answer: a cancel that comes now comes too late, and means nothing that runs.
         self.cancellable.runs_nothing();
         let Some(held) = &mut self.held else { return Err(self.settings_lost()) };

@@ -220,12 +220,14 @@ impl Freshness {
         has_it && self.same_history(node, floor)
     }
 
-    /// All that it must see, as one position; None: some of it has none yet. See [`Freshness::settle`].
+    /// All that it must see, as one position, which is the first of all where that is nothing; None: some of it has none yet. See
+    /// [`Freshness::settle`].
     pub fn position(&self) -> Option<String> {
         if self.wrote.is_some() || self.read.is_some() {
             return None;
         }
-        Some(self.floor.map_or_else(String::new, |floor| Position::from(floor).to_string()))
+        let nothing = Position { lsn: Lsn::default(), timeline: None };
+        Some(self.floor.map_or(nothing, Position::from).to_string())
     }
 
     /// It must have seen this from now on. What a node has answered before, it has answered without having to have this:
@@ -495,7 +497,9 @@ mod tests {
         let position = session.position().unwrap();
         assert_eq!(position, "1:0/200");
         let mut other = Freshness::default();
-        assert_eq!(other.position().as_deref(), Some(""));
+        assert_eq!(other.position().as_deref(), Some("0:0/0"));
+        other.must_see("0:0/0".parse().unwrap(), world.at(12));
+        assert_eq!(world.allowed(&mut other), [NEAR, FAR], "it need see nothing");
         other.must_see(position.parse().unwrap(), world.at(12));
         assert_eq!(world.allowed(&mut other), []);
         world.sample(NEAR, 13, 0x200);

@@ -550,6 +550,17 @@ impl Session {
     /// session must see `may_lack` some of it. Answers whether the session may have written.
     pub fn served_by(&mut self, node: crate::topology::NodeId, may_lack: bool, begun: Instant, now: Instant) -> bool {
         self.catalog.path_is_uncertain = false;
+        self.served_up_to(node, may_lack, begun, now)
+    }
+
+    /// The same where the session keeps the server connection, whatever it has changed there.
+    pub fn served_up_to(
+        &mut self,
+        node: crate::topology::NodeId,
+        may_lack: bool,
+        begun: Instant,
+        now: Instant,
+    ) -> bool {
         let has_written = std::mem::take(&mut self.transaction.may_have_written);
         if has_written {
             self.freshness.wrote(now);

@@ -1,11 +1,11 @@
 //! What a session asks of Trunkline itself, by settings named `trunkline.…`. They live on the server connection like any
 //! other setting of a prefix that no library has: so rollbacks and RESET mean what they always mean. They count when they are
-//! read back, behind the transaction: SET LOCAL has no effect.
+//! read back, behind the transaction: SET LOCAL has no effect. What SHOW of them is to answer is put there ahead of it.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Session;
+use super::{Known, Session, Settings};
 use crate::routing::Consistency;
 use crate::routing::freshness::Position;
 
@@ -65,9 +65,10 @@ impl Session {
             Some((name, value))
         });
         for (name, value) in values.collect::<Vec<_>>() {
+            // RESET leaves it empty, and the end of a transaction that has set it locally.
+            let is_back = name != POSITION || local.iter().any(|local| **local == *name);
             wrong.extend(match name {
-                // RESET leaves it so.
-                NOTICE_ROUTE | CONSISTENCY if value.is_empty() => {
+                NOTICE_ROUTE | CONSISTENCY | POSITION if value.is_empty() && is_back => {
                     self.settings = self.settings.with(&name.into(), None);
                     None
                 }
@@ -85,9 +86,6 @@ impl Session {
     fn take_position(&mut self, value: &str, now: Instant) -> Option<String> {
         let name = Arc::from(POSITION);
         (self.settings, self.startup) = (self.settings.with(&name, None), self.startup.with(&name, None));
-        if value.is_empty() {
-            return None;
-        }
         match value.parse::<Position>() {
             Ok(position) => {
                 self.freshness.must_see(position, now);
@@ -97,21 +95,30 @@ impl Session {
         }
     }
 
-    /// What is asked of these settings by SHOW is on the server connection that answers it. The position, and what the
-    /// session has not set, are taken off again by [`Session::hide_wishes`].
-    pub fn show_wishes(&mut self, position: &str, configured: Consistency) {
+    /// What SHOW of these settings is to answer: the position, and what the session has not set.
+    pub fn wishes_to_show(&self, position: &str, configured: Consistency) -> Settings {
         let values = [(POSITION, position), (CONSISTENCY, configured.word()), (NOTICE_ROUTE, "off")];
-        for (name, value) in values {
-            if self.settings.get(name).is_none() {
-                let name = Arc::from(name);
-                self.settings = self.settings.with(&name, Some(value.into()));
-                self.shown_wishes.push(name);
-            }
+        let unset = values.into_iter().filter(|(name, _)| self.settings.get(name).is_none());
+        Settings::new(unset.map(|(name, value)| (name.into(), value.into())))
+    }
+
+    /// That is among the settings with which the session gets a server connection. There, [`Session::hide_wishes`].
+    pub fn show_wishes(&mut self, position: &str, configured: Consistency) {
+        self.take_back_shown();
+        for (name, value) in self.wishes_to_show(position, configured).iter() {
+            self.settings = self.settings.with(name, Some(Arc::clone(value)));
+            self.shown_wishes.push(Arc::clone(name));
         }
     }
 
-    /// SHOW has been answered.
-    pub fn hide_wishes(&mut self) {
+    /// The server connection that answers SHOW has it.
+    #[cold]
+    pub fn hide_wishes(&mut self, known: &mut Known) {
+        known.shows(&self.shown_wishes);
+        self.take_back_shown();
+    }
+
+    fn take_back_shown(&mut self) {
         for name in std::mem::take(&mut self.shown_wishes) {
             self.settings = self.settings.with(&name, None);
         }
@@ -121,6 +128,23 @@ impl Session {
     #[inline]
     pub fn shows_wishes(&self) -> bool {
         !self.shown_wishes.is_empty()
+    }
+}
+
+impl Known {
+    /// It has values of these that were put there to be shown. They are no session's own: as empty ones, which none has, they are
+    /// set anew or taken off for whoever has it next.
+    pub fn shows<'a>(&mut self, names: impl IntoIterator<Item = &'a Arc<str>>) {
+        for name in names {
+            self.settings = self.settings.with(name, Some("".into()));
+        }
+    }
+
+    /// The session's settings there have been read anew: what stood there before and is none of them, does so still.
+    pub fn still_shows(&mut self, before: &Settings) {
+        let own = before.iter().map(|(name, _)| name).filter(|name| OWN.contains(&&***name));
+        let own: Vec<_> = own.filter(|name| self.settings.get(name).is_none()).collect();
+        self.shows(own);
     }
 }
 
@@ -174,5 +198,32 @@ mod tests {
         assert_eq!(story.session.take_wishes([CONSISTENCY], now), [without_effect(CONSISTENCY)]);
         assert_eq!(story.session.settings.get(CONSISTENCY), None);
         assert_eq!(story.session.take_wishes([CONSISTENCY], now), [""; 0]);
+    }
+
+    #[test]
+    fn an_empty_position_is_none() {
+        let mut session = Story::begin_with(&[(POSITION, "")]).session;
+        let wrong = session.take_wishes([POSITION], Instant::now());
+        assert!(wrong.first().is_some_and(|words| words.starts_with("trunkline.position has no effect")), "{wrong:?}");
+        assert!(session.take_wishes([POSITION], Instant::now()).is_empty());
+    }
+
+    #[test]
+    fn what_is_put_on_a_server_connection_to_be_shown_is_nobodys() {
+        let Story { mut session, mut known } = Story::begin_with(&[(CONSISTENCY, "strong")]);
+        known.settings = session.settings.clone();
+        let own = session.settings.clone();
+        session.show_wishes("1:0/1", Consistency::Session);
+        assert_eq!(session.settings.get(POSITION), Some("1:0/1"));
+        session.show_wishes("1:0/2", Consistency::Session);
+        assert_eq!(session.settings.get(POSITION), Some("1:0/2"), "not the one of before");
+        session.hide_wishes(&mut known);
+        assert_eq!(session.settings, own);
+        let before = std::mem::replace(&mut known.settings, own.clone());
+        known.still_shows(&before);
+        let sql = own.sql_from(&known.settings).unwrap();
+        assert_eq!(sql, r#"RESET "trunkline"."notice_route";RESET "trunkline"."position";"#, "and nothing of its own");
+        let sql = session.wishes_to_show("1:0/2", Consistency::Session).sql_from(&known.settings).unwrap();
+        assert!(sql.contains("'trunkline.position','1:0/2'"), "put there anew: {sql}");
     }
 }

@@ -104,6 +104,44 @@ fn a_position_carries_a_write_to_another_session_of_another_trunkline() {
 }
 
 #[test]
+fn a_session_that_keeps_its_server_connection_is_told_its_present_position() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let other = Proxy::start(&cluster, "");
+        let count = |client: &mut Client| -> i64 { client.query_one("select count(*) from t", &[]).unwrap().get(0) };
+        let kept = [("[pool]\nmode = 'session'", "show trunkline.position"), ("", "listen x")];
+        for (written, (settings, begins)) in (1..).zip(kept) {
+            let one = Proxy::start(&cluster, settings);
+            let mut writer = one.client();
+            writer.simple_query(begins).unwrap();
+            let before = shown(&mut writer, "position");
+            cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+            cluster.nodes()[1..].iter().for_each(|replica| replica.pause_replay().unwrap());
+            writer.batch_execute("insert into t values (1)").unwrap();
+            let position = shown(&mut writer, "position");
+            assert!(position.starts_with("1:0/") && position != before, "{begins}: {position} behind {before}");
+            let mut reader = other.client();
+            reader.batch_execute(&format!("set trunkline.position = '{position}'")).unwrap();
+            assert_eq!(count(&mut reader), written, "{begins}");
+            cluster.nodes()[1..].iter().for_each(|replica| replica.resume_replay().unwrap());
+            // What it has set on its server connection counts, and is not put over.
+            writer.batch_execute("set trunkline.consistency = strong").unwrap();
+            assert_eq!(shown(&mut writer, "consistency"), "strong", "{begins}");
+            writer.batch_execute("reset trunkline.consistency").unwrap();
+            assert_eq!(shown(&mut writer, "consistency"), "session", "{begins}");
+            // And nobody else meets what it was shown.
+            writer.batch_execute("unlisten *").unwrap();
+            drop(writer);
+            let mut next = one.client();
+            let left: Option<String> =
+                next.query_one("select current_setting('trunkline.' || 'position', true)", &[]).unwrap().get(0);
+            assert_eq!(left.unwrap_or_default(), "", "{begins}");
+        }
+    });
+}
+
+#[test]
 fn whoever_waits_for_its_position_can_cancel_that() {
     limited(|| {
         let cluster = cluster();
@@ -152,11 +190,13 @@ fn a_session_asks_for_another_consistency_and_is_warned_of_what_is_none() {
         client.batch_execute("set trunkline.consistency = lazy").unwrap();
         client.batch_execute("set trunkline.nonsense = 1").unwrap();
         client.batch_execute("begin; set local trunkline.notice_route = on; commit").unwrap();
+        client.batch_execute("set trunkline.position = ''").unwrap();
         client.simple_query("select 1").unwrap();
         let heard = notices.lock().unwrap().join(" ");
         assert!(heard.contains("expected eventual, session or strong"), "{heard}");
         assert!(heard.contains("no setting trunkline.nonsense"), "{heard}");
         assert!(heard.contains("trunkline.notice_route has no effect by SET LOCAL"), "{heard}");
+        assert!(heard.contains("trunkline.position has no effect: expected what SHOW of it has said"), "{heard}");
         cluster.nodes()[1..].iter().for_each(|replica| replica.resume_replay().unwrap());
     });
 }

@@ -1,0 +1,62 @@
+//! What SHOW of Trunkline's own settings is to answer to a session that keeps its server connection.
+
+use std::time::Instant;
+
+use super::acquire::Unmet;
+use super::conversation::Client;
+use super::farewell::Farewell;
+use super::worker::Buffers;
+use crate::session::Settings;
+
+impl Client {
+    /// It is put on the server connection, ahead of what asks for it: what the session has set there is read before, and what it has
+    /// read and written there counts.
+    pub(super) async fn show_wishes_on_kept(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        self.flush(buffers).await?;
+        self.settle(buffers).await?;
+        if !self.session.keeps_lease() {
+            return Ok(()); // it goes back first
+        }
+        self.counts_up_to_now();
+        let Some(held) = &mut self.held else { return Ok(()) };
+        // A cancel that comes from now on is for what waits.
+        self.cancellable.runs_nothing();
+        held.lease.connection().cancel_target.until_arrived().await;
+        let position = self.await_position().await;
+        if let Some(held) = &mut self.held {
+            self.cancellable.runs_on(held.lease.connection());
+        }
+        match position {
+            Ok(position) => self.put_wishes(&position, buffers).await,
+            Err(unmet) => {
+                if matches!(unmet, Unmet::Refused(_)) {
+                    self.runs_nowhere(self.intent().reason());
+                    self.place.card.rests(false, Instant::now());
+                }
+                self.go_without(unmet, buffers).await
+            }
+        }
+    }
+
+    /// What the session has seen and done so far on the server connection that it keeps.
+    fn counts_up_to_now(&mut self) {
+        let Some(held) = &self.held else { return };
+        let now = Instant::now();
+        if self.session.served_up_to(held.lease.node(), held.may_lack, held.begun, now) {
+            self.cluster().last_write.wrote(now);
+        }
+    }
+
+    async fn put_wishes(&mut self, position: &str, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let shown = self.session.wishes_to_show(position, self.server.consistency);
+        if let Some(sql) = shown.sql_from(&Settings::default()) {
+            let sql = self.session.guarded(sql);
+            self.ask(&sql, Some(&sql), buffers).await?;
+        }
+        if let Some(held) = &mut self.held {
+            held.lease.connection().known.shows(shown.iter().map(|(name, _)| name));
+        }
+        self.session.gathered.asks_wishes = false;
+        Ok(())
+    }
+}
