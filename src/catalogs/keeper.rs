@@ -37,7 +37,7 @@ pub(super) struct Keeper {
     /// Suspicions and doubts that have been looked into.
     seen_suspicions: u64,
     seen_doubts: u64,
-    /// When it was looked last, and how long that took, with the wait for its turn.
+    /// When it was looked last, and how long that took.
     looked: Option<(Instant, Duration)>,
     /// Of its last login: every node has the same.
     salted_password: Option<SaltedPassword>,
@@ -161,6 +161,7 @@ impl Keeper {
 
     /// Looks once, and waits until it is time to look again.
     async fn look(&mut self, pause: &mut Duration) {
+        self.take_turn().await;
         let refreshed = timeout(LONGEST_LOAD, self.refresh()).await.unwrap_or(Err(LoadError::Timeout));
         if !matches!(refreshed, Err(LoadError::NoNode)) {
             self.handle.current.tried();
@@ -297,7 +298,8 @@ impl Keeper {
 
     /// For a tenth of the time at most: what gives rise to them may be done all the time.
     fn may_look_into_doubts(&self) -> bool {
-        self.looked.is_none_or(|(begun, took)| begun.elapsed() >= took.saturating_mul(10).max(LOOK))
+        let least = if self.turn.is_some() { LOOK } else { LOOK_ANEW };
+        self.looked.is_none_or(|(begun, took)| begun.elapsed() >= took.saturating_mul(10).max(least))
     }
 
     /// Another server is primary than the one whose catalogs are known: it may lack changes that were acknowledged.
@@ -323,7 +325,6 @@ impl Keeper {
 
     async fn refresh(&mut self) -> Result<(), LoadError> {
         let begun = Instant::now();
-        self.take_turn().await;
         let (suspicions, doubts) = (self.handle.current.suspicions(), self.handle.current.doubts());
         let view = self.cluster.view.load_full();
         let changes = self.handle.current.changes();
@@ -577,6 +578,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_GOODBYE: Duration = Duration::from_millis(500);
 /// A node that stops waits for our connection about as long as for those of pools.
 const LOOK: Duration = Duration::from_secs(1);
+/// Doubts of a keeper that has no connections wait so long: whoever looks by turns would log in at two nodes each second.
+const LOOK_ANEW: Duration = Duration::from_secs(10);
 /// A replica that needs longer to show a change is lagging: the primary is asked.
 const REPLAY_PATIENCE: Duration = Duration::from_millis(300);
 const REPLAY_PAUSE: Duration = Duration::from_millis(1);

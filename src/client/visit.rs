@@ -170,7 +170,6 @@ async fn visit_console(
 ) {
     let refusal = match (server.console_right(&user), server.console.get()) {
         (Some(_), Some(console)) => {
-            worker.metrics.login_ok();
             let database: Arc<str> = console::NAME.into();
             place.card.is_of(&user, &database, stream.encryption());
             record::has_logged_in(&place.card, server);

@@ -43,7 +43,7 @@ families! {
     PARKED_CLIENTS = Gauge "trunkline_parked_clients" [] "Clients that have said nothing for a while and are kept in little room until they do.";
     CLIENTS_ACCEPTED = Counter "trunkline_clients_accepted_total" [] "Connections of clients accepted.";
     CLIENTS_REFUSED = Counter "trunkline_clients_refused_total" ["cause"] "Connections turned away before a login, by cause.";
-    LOGINS = Counter "trunkline_logins_total" [] "Logins of clients that succeeded.";
+    LOGINS = Counter "trunkline_logins_total" [] "Logins of clients that succeeded, but for those at the console.";
     LOGIN_FAILURES = Counter "trunkline_login_failures_total" ["cause"] "Logins of clients that failed, by cause.";
     RECEIVED_BYTES = Counter "trunkline_client_received_bytes_total" [] "Bytes received from clients.";
     SENT_BYTES = Counter "trunkline_client_sent_bytes_total" [] "Bytes sent to clients.";
