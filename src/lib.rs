@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 pub mod auth;
+pub mod broken;
 pub mod complaints;
 pub mod sql;
 pub mod topology;

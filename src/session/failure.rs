@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use super::aborted::Aborted;
 use super::owed::{Asker, Owed};
 use super::{AtBegin, Ended, Gathered, Session};
+use crate::broken;
 use crate::sql::{Kind, Part, TransactionControl};
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
@@ -82,7 +83,7 @@ impl Session {
         }
         let refused = how.farewell.is_some_and(proves_nothing_done) && !self.can_commit_inside();
         let is_harmless = refused && !self.ends_sessions() || self.runs_nothing();
-        let has_done_nothing = !how.sent || how.is_read || is_harmless || cfg!(feature = "broken");
+        let has_done_nothing = !how.sent || how.is_read || is_harmless || broken::has_begun();
         if how.at_hand && !how.forwarded && has_done_nothing {
             self.rewind();
             return Loss::RunAgain;

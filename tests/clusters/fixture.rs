@@ -67,22 +67,37 @@ pub(crate) fn program() -> PathBuf {
     std::env::var_os("TRUNKLINE_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_trunkline").into()).into()
 }
 
+/// The one that breaks promises.
+#[cfg(feature = "broken")]
+pub(crate) fn broken_program() -> PathBuf {
+    env!("CARGO_BIN_EXE_trunkline_broken").into()
+}
+
 /// Trunkline running before a cluster; killed when dropped, and its log is shown when the test fails.
 pub(crate) struct Proxy(Server);
 
 impl Proxy {
     /// Starts Trunkline with the configuration of the contract, `extra` laid over it, and waits for `/ready`.
     pub(crate) fn start(cluster: &Cluster, extra: &str) -> Self {
+        Self::of_program(&program(), cluster, extra)
+    }
+
+    /// The same of another program.
+    pub(crate) fn of_program(program: &Path, cluster: &Cluster, extra: &str) -> Self {
         let nodes: Vec<SocketAddr> = cluster.nodes().iter().map(Node::address).collect();
-        Self::before(cluster, &nodes, extra)
+        Self::of(program, cluster, &nodes, extra)
     }
 
     /// The same, where the nodes are reached by other addresses, as through a relay.
     pub(crate) fn before(cluster: &Cluster, nodes: &[SocketAddr], extra: &str) -> Self {
+        Self::of(&program(), cluster, nodes, extra)
+    }
+
+    fn of(program: &Path, cluster: &Cluster, nodes: &[SocketAddr], extra: &str) -> Self {
         let places = places(cluster);
         let mut configuration: Table = places.configuration(nodes).parse().unwrap();
         lay_over(&mut configuration, extra.parse().unwrap());
-        let started = Server::start(&program(), places, &toml::to_string(&configuration).unwrap());
+        let started = Server::start(program, places, &toml::to_string(&configuration).unwrap());
         Self(started.unwrap_or_else(|problem| panic!("{problem}")))
     }
 

@@ -4,6 +4,7 @@
 //! `TRUNKLINE_KILLS` how often the primary is killed.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
@@ -13,7 +14,7 @@ use postgres::{Client, NoTls};
 use trunkline::demo::cluster::{Cluster, Shape};
 use trunkline::demo::node::Stop;
 
-use crate::fixture::{Proxy, eventually, limited_to, number, shape};
+use crate::fixture::{Proxy, eventually, limited_to, number, program, shape};
 use crate::history::{Fate, Promise, Told, breaches};
 
 #[test]
@@ -35,19 +36,20 @@ fn a_trunkline_that_promises_nothing_is_caught() {
     });
 }
 
-/// Nor to what is done twice: the build with the feature `broken` takes every statement for a read when its node is lost, and
+/// Nor to what is done twice: the program that breaks promises takes every statement for a read when its node is lost, and
 /// every replica for fresh.
 #[cfg(feature = "broken")]
 mod broken {
     use super::*;
+    use crate::fixture::broken_program;
 
     #[test]
-    fn a_build_that_repeats_writes_is_caught() {
+    fn a_program_that_repeats_writes_is_caught() {
         assert_caught(Faults::KillPrimary, |breach| breach.ends_with("is there 2 times"));
     }
 
     #[test]
-    fn a_build_that_takes_every_replica_for_fresh_is_caught() {
+    fn a_program_that_takes_every_replica_for_fresh_is_caught() {
         assert_caught(Faults::Pause, |breach| breach.contains("after it wrote"));
     }
 
@@ -55,7 +57,7 @@ mod broken {
     fn assert_caught(fault: Faults, is_it: fn(&str) -> bool) {
         limited_to(limit(), move || {
             let is_caught = || {
-                let found = run("session", Promise::Session, &[fault]);
+                let found = run_of(&broken_program(), "session", Promise::Session, &[fault]);
                 println!("{found:?}");
                 found.iter().any(|breach| is_it(breach))
             };
@@ -118,8 +120,12 @@ impl Faults {
 
 /// Runs for a while, and returns every breach of the promise.
 fn run(consistency: &str, promise: Promise, faults: &[Faults]) -> Vec<String> {
+    run_of(&program(), consistency, promise, faults)
+}
+
+fn run_of(program: &Path, consistency: &str, promise: Promise, faults: &[Faults]) -> Vec<String> {
     let cluster = synchronous();
-    let proxy = Proxy::start(&cluster, &format!("[routing]\nconsistency = '{consistency}'"));
+    let proxy = Proxy::of_program(program, &cluster, &format!("[routing]\nconsistency = '{consistency}'"));
     let run = Run::begin(&proxy);
     let (begun, mut primary, mut random) = (Instant::now(), 0, 1_u64);
     while begun.elapsed() < seconds() {
