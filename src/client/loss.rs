@@ -229,6 +229,9 @@ impl Client {
         let is_ended = farewell == Some(SqlState::ADMIN_SHUTDOWN) && self.was_ended(&mut held, now);
         let may_run_again = !is_ended && (farewell.is_some() || (self.losses.on.len() < MOST_RUNS && !is_suspect));
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
+        if held.forwarded && self.session.all_answered() {
+            buffers.keep_nothing(); // of a batch that goes on: the client has its answer
+        }
         let how = Circumstances {
             farewell,
             sent: is_sent,
@@ -256,9 +259,7 @@ impl Client {
         self.forget_replay();
         let loss = self.session.lost(how);
         self.note_doubt(&loss, how, is_torn, now);
-        if self.session.has_untold_loss() {
-            self.worker.metrics.transaction_lost(LossCount::RolledBack);
-        }
+        self.session.untold_loss().into_iter().for_each(|code| self.count_lost(code));
         match loss {
             Loss::RunAgain => {
                 self.worker.metrics.retried(if how.sent { Retry::NodeLost } else { Retry::NotSent });

@@ -68,7 +68,7 @@ impl Session {
     }
 
     /// The transaction is lost, and the client does not know yet: its next statement is told.
-    pub fn has_untold_loss(&self) -> bool {
+    pub(super) fn has_untold_transaction(&self) -> bool {
         self.transaction.aborted == Some(Aborted::NotTold)
     }
 
@@ -81,6 +81,9 @@ impl Session {
         out: &mut BytesMut,
     ) -> Result<Option<SqlState>, Truncated> {
         if self.flow.skipping {
+            if let Some(told) = self.tell_untold(tag, out) {
+                return Ok(Some(told));
+            }
             if tag == frontend::SYNC {
                 self.flow.skipping = false;
                 backend::put_ready(out, self.transaction.status);

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use super::aborted::Aborted;
 use super::owed::{Asker, Owed};
+use super::untold::Untold;
 use super::{AtBegin, Ended, Gathered, Session};
 use crate::broken;
 use crate::sql::{Kind, Part, TransactionControl};
@@ -56,6 +57,11 @@ impl Session {
         if how.forwarded && !self.flow.batch_open && self.owed.iter().all(is_ours) {
             while self.owed.pop().is_some() {}
         }
+        // The client has the answer to all that it has asked for, and has asked for nothing since.
+        let is_unasked = self.owed.is_empty() && how.forwarded && !self.may_be_answered_more();
+        if is_unasked && (self.has_only_prepared() || ended == Ended::Yes) {
+            self.leave_batch();
+        }
         let is_left = self.may_lose_remains() && (self.owed.is_empty() || self.touched_for_good);
         let is_committed = self.transaction.status == TransactionStatus::Idle || self.touched_for_good;
         if is_committed && (is_left || !self.touched.is_empty()) {
@@ -66,7 +72,7 @@ impl Session {
         self.forget_remains();
         match ended {
             Ended::Yes if self.owes_only_ends() => return self.end_answered(),
-            Ended::Chained if !self.owed.is_empty() || self.flow.batch_open => return self.lost_chained(),
+            Ended::Chained if !self.owed.is_empty() || self.flow.batch_open => return self.lost_chained(is_unasked),
             _ => {}
         }
         let is_untold = self.owed.is_empty() && !self.flow.batch_open || how.at_hand && !how.forwarded;
@@ -79,7 +85,7 @@ impl Session {
             return self.close_what_is_owed();
         }
         if self.transaction.status != TransactionStatus::Idle {
-            return self.lost_transaction(how);
+            return self.lost_transaction(how, is_unasked);
         }
         let refused = how.farewell.is_some_and(proves_nothing_done) && !self.can_commit_inside();
         let is_harmless = refused && !self.ends_sessions() || self.runs_nothing();
@@ -90,6 +96,9 @@ impl Session {
         }
         if self.owed.is_empty() && !self.flow.batch_open {
             return Loss::Report(SqlState::CONNECTION_FAILURE, BytesMut::new());
+        }
+        if is_unasked {
+            return self.lost_unasked(how);
         }
         if refused && how.farewell == Some(SqlState::ADMIN_SHUTDOWN) && !how.forwarded {
             return self.report(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command");
@@ -187,7 +196,7 @@ impl Session {
 
     /// Statements are as the client has last been shown them.
     pub(super) fn rewind_statements(&mut self) {
-        self.owed.is_not_exceeded();
+        self.owed.goes_elsewhere();
         self.names.rewind();
         if let Some(before) = self.unshown_unnamed.take() {
             self.settled_unnamed = before;
@@ -323,18 +332,18 @@ impl Session {
 
     /// COMMIT AND CHAIN has committed, and the transaction that it has begun is lost. That is no reason to try the first
     /// one again, so it is not told as a transaction that was rolled back.
-    fn lost_chained(&mut self) -> Loss {
+    fn lost_chained(&mut self, is_unasked: bool) -> Loss {
         self.at_begin = None;
         self.portals.clear();
         self.transaction.status = TransactionStatus::Failed;
         self.transaction.aborted = Some(Aborted::Told);
-        self.report(
-            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
-            "the transaction that AND CHAIN has begun was lost with its node; the one before it has ended as it was told",
-        )
+        match is_unasked {
+            true => self.tell_later(Untold::Chained),
+            false => self.report(Untold::Chained.code(), Untold::Chained.words()),
+        }
     }
 
-    fn lost_transaction(&mut self, how: Circumstances) -> Loss {
+    fn lost_transaction(&mut self, how: Circumstances, is_unasked: bool) -> Loss {
         if self.commit_is_under_way() {
             self.at_begin = None;
             self.ends_without_node();
@@ -349,14 +358,22 @@ impl Session {
                 "the server connection was lost during COMMIT and its outcome is not known",
             );
         }
+        if is_unasked || self.owed.is_empty() && !self.flow.batch_open {
+            return self.lose_transaction_untold();
+        }
         self.transaction.status = TransactionStatus::Failed;
         self.transaction.may_have_written = false;
-        if self.owed.is_empty() && !self.flow.batch_open {
-            self.transaction.aborted = Some(Aborted::NotTold);
-            return Loss::Report(SqlState::SERIALIZATION_FAILURE, BytesMut::new());
-        }
         self.transaction.aborted = Some(Aborted::Told);
         self.report(SqlState::SERIALIZATION_FAILURE, super::aborted::LOST)
+    }
+
+    /// The client waits for nothing: its next statement is told. An error that its batch has met is told already.
+    pub(super) fn lose_transaction_untold(&mut self) -> Loss {
+        self.transaction.status = TransactionStatus::Failed;
+        self.transaction.may_have_written = false;
+        self.transaction.aborted = Some(Aborted::NotTold);
+        self.leave_batch();
+        Loss::Report(SqlState::SERIALIZATION_FAILURE, BytesMut::new())
     }
 
     /// What is to be closed is closed, and the client is told so. That its transaction is lost is told to its next statement: drivers close
@@ -675,7 +692,7 @@ mod tests {
         story.send(b'C', b"Ss1\0");
         story.sync();
         assert_eq!(story.lose(), Loss::Answered(BytesMut::from(&b"3\0\0\0\x04Z\0\0\0\x05E"[..])));
-        assert!(story.session.has_untold_loss());
+        assert!(story.session.untold_loss().is_some());
         let mut out = BytesMut::new();
         let mut classify = |text: &[u8]| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default()));
         let told = story.session.answer_alone(b'Q', b"commit\0", &mut classify, &mut out).unwrap();

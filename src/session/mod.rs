@@ -44,6 +44,7 @@ mod story;
 mod survey;
 pub mod temp_buffers;
 pub mod translate;
+mod untold;
 pub mod wishes;
 mod woven;
 
@@ -75,6 +76,7 @@ use pins::Pins;
 use prepared::{Names, Prepared, Reading};
 use remains::Remains;
 use translate::Portal;
+use untold::Untold;
 
 /// Who a session is; does not change.
 #[derive(Clone, Debug)]
@@ -254,6 +256,8 @@ struct Flow {
     batch_open: bool,
     /// Where the node waited for copy data, it has met something else, and has said so: its goodbye to the session follows.
     is_astray: bool,
+    /// A batch is lost that nothing was owed of, and its client is told with its next answer. Until then it is skipping.
+    untold: Option<Untold>,
 }
 
 /// Which lease a session holds while a message is looked at.
@@ -659,5 +663,7 @@ impl Session {
     pub fn check_invariants(&self) {
         debug_assert!(!self.flow.copy_in || !self.owed.is_empty(), "copy data is wanted by nobody");
         debug_assert!(self.transaction.aborted.is_none() || self.owed.is_empty(), "a lost transaction is owed replies");
+        let waits = self.flow.skipping && self.owed.is_empty() && !self.flow.batch_open;
+        debug_assert!(self.flow.untold.is_none() || waits, "what is to be told with the next answer is forgotten");
     }
 }

@@ -9,7 +9,7 @@ use super::known::UnnamedId;
 use super::mirrored::Mirror;
 use super::prepared::{Prepared, StatementId};
 use super::woven::Woven;
-use crate::sql::{Part, SessionChange, Statement};
+use crate::sql::{Kind, Part, SessionChange, Statement};
 use crate::wire::SqlState;
 
 /// What a reply answers.
@@ -209,10 +209,40 @@ pub struct OwedReplies {
     batch: u64,
     /// Statements answered, or skipped behind an error, since they were last asked for.
     run: u32,
-    /// Of the batch at the front, something else than Closes has been answered.
-    has_begun: bool,
+    /// Of the batch at the front.
+    answered: Answered,
     /// Syncs that a COPY eats as it comes to them: where it fails before, they are answered after all.
     eaten: u32,
+}
+
+/// What has been answered of a batch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answered {
+    /// Something else than Closes.
+    is_begun: bool,
+    done: Done,
+}
+
+/// What the answered part of a batch has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Done {
+    /// Nothing, or plain reads.
+    #[default]
+    Nothing,
+    /// What its end commits, and is undone without it.
+    Undoable,
+    /// Something may stand already: it commits by itself.
+    Standing,
+}
+
+impl Done {
+    /// What this statement has done within a batch, which is no plain read.
+    pub fn by(statement: &Statement) -> Self {
+        let commits = |part: &Part| {
+            part.commits_inside || matches!(part.kind, Kind::Commit | Kind::PrepareTransaction | Kind::Unparsed)
+        };
+        if statement.parts.iter().any(commits) { Self::Standing } else { Self::Undoable }
+    }
 }
 
 /// What is on its way of a named statement of ours.
@@ -359,7 +389,7 @@ impl OwedReplies {
 
     /// All that the client waits for is that statements and portals are closed.
     pub fn are_only_closes(&self) -> bool {
-        !self.has_begun && !self.queue.is_empty() && self.queue.iter().all(Owed::only_closes)
+        !self.answered.is_begun && !self.queue.is_empty() && self.queue.iter().all(Owed::only_closes)
     }
 
     /// The next to be answered.
@@ -385,16 +415,16 @@ impl OwedReplies {
     pub fn pop(&mut self) -> Option<Owed> {
         let answered = self.pop_front();
         match &answered {
-            Some(Owed::Sync(_) | Owed::DiscardSequences { .. }) => self.has_begun = false,
+            Some(Owed::Sync(_) | Owed::DiscardSequences { .. }) => self.answered = Answered::default(),
             Some(Owed::Query { .. } | Owed::FunctionCall) => {
                 self.run += 1;
-                self.has_begun = false;
+                self.answered = Answered::default();
             }
             Some(Owed::Execute(_)) => {
                 self.run += 1;
-                self.has_begun = true;
+                self.answered.is_begun = true;
             }
-            Some(other) => self.has_begun = self.has_begun || !other.only_closes(),
+            Some(other) => self.answered.is_begun = self.answered.is_begun || !other.only_closes(),
             None => {}
         }
         if self.has_rare {
@@ -474,7 +504,7 @@ impl OwedReplies {
             }
             if let Some(owed) = self.pop_front() {
                 self.run += u32::from(owed.runs());
-                self.has_begun = true;
+                self.answered.is_begun = true;
                 skipped(owed);
             }
         }
@@ -508,7 +538,7 @@ impl OwedReplies {
         self.eaten += 1;
     }
 
-    /// A COPY has come to its end and to all Syncs before it, or the server connection is another.
+    /// A COPY has come to its end and to all Syncs before it.
     pub fn is_not_exceeded(&mut self) {
         self.eaten = 0;
     }
@@ -520,14 +550,30 @@ impl OwedReplies {
 
     /// An error has answered what is at the front, though not for the last time.
     pub fn has_failed(&mut self) {
-        self.has_begun = true;
+        self.answered.is_begun = true;
+    }
+
+    /// What has just been answered of a batch has done this.
+    pub fn has_done(&mut self, done: Done) {
+        self.answered.done = self.answered.done.max(done);
+    }
+
+    /// What the batch that is answered next has done so far.
+    pub fn done(&self) -> Done {
+        self.answered.done
+    }
+
+    /// What is sent next goes to another server connection, where nothing has been answered.
+    pub fn goes_elsewhere(&mut self) {
+        self.is_not_exceeded();
+        self.answered = Answered::default();
     }
 
     /// A ReadyForQuery has come. Where it cannot be meant for what is at the front, it is for a Sync that a failed COPY had
     /// not come to: that is owed again.
     pub fn owes_for_ready(&mut self) {
         let is_due = match self.queue.front() {
-            Some(Owed::Query { completed, .. }) => *completed > 0 || self.has_begun,
+            Some(Owed::Query { completed, .. }) => *completed > 0 || self.answered.is_begun,
             front => front.is_some_and(Owed::ends_with_ready),
         };
         if self.eaten > 0 && !is_due {

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use hashbrown::HashMap;
 
 use super::known::{Known, UnnamedId};
-use super::owed::{Asker, Owed};
+use super::owed::{Asker, Done, Owed};
 use super::prepared::{Prepared, StatementId};
 use super::sequences::Drawn;
 use super::translate::{RESERVED, closed_names};
@@ -226,6 +226,7 @@ impl Session {
                 match self.owed.pop() {
                     Some(Owed::Execute(Some(statement))) if !statement.is_plain_read() => {
                         self.owed.is_not_exceeded();
+                        self.owed.has_done(Done::by(&statement));
                         if closed_names(&statement).is_some() {
                             self.names.settle();
                         }
@@ -236,7 +237,10 @@ impl Session {
                         }
                     }
                     // What was bound by a name that only the node knows.
-                    Some(Owed::Execute(None)) => self.may_do_anything(known),
+                    Some(Owed::Execute(None)) => {
+                        self.owed.has_done(Done::Standing);
+                        self.may_do_anything(known);
+                    }
                     _ => {}
                 }
             }

@@ -11,7 +11,7 @@ use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::{Node, Stop};
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
-use crate::raw::{COPY_DONE, RawClient, SYNC, bind, copy_data, execute, parse, query, run_unnamed};
+use crate::raw::{COPY_DONE, FLUSH, RawClient, SYNC, bind, copy_data, describe, execute, parse, query, run_unnamed};
 
 #[test]
 fn a_replica_that_is_restarted_costs_nobody_an_error() {
@@ -65,6 +65,36 @@ fn what_is_done_ahead_of_a_statement_that_has_changed_is_run_again_as_its_whole_
             where wait_event = 'PgSleep' and query like 'alter table here%'";
         eventually("it sleeps, and is ended", Duration::from_secs(10), || primary.sql(ended).unwrap() == "1");
         assert_eq!(client.until(b'Z'), ["1", "2", "ALTER TABLE", "2", "row 7", "SELECT 1", "I"]);
+    });
+}
+
+#[test]
+fn a_batch_without_its_sync_that_is_lost_while_its_client_is_quiet_goes_on_or_is_told_with_the_next_answer() {
+    limited(|| {
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let lose = || {
+            let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                where state = 'active' and query like 'insert into t%'";
+            assert_eq!(primary.sql(ended).unwrap(), "1");
+            thread::sleep(Duration::from_millis(300)); // it is noticed while nobody asks
+        };
+        // As asyncpg prepares.
+        client.send(&[&parse("a", "insert into t values (1) returning a"), &describe("a"), FLUSH]);
+        assert_eq!(client.until(b'T'), ["1", "t", "T"]);
+        lose();
+        assert_eq!(client.ask(&[&bind("a", &[]), &execute(), SYNC], 1), ["2", "row 1", "INSERT 0 1", "I"]);
+        // As libpq pipelines.
+        client.send(&[&run_unnamed("insert into t values (2)"), FLUSH]);
+        assert_eq!(client.until(b'C'), ["1", "2", "INSERT 0 1"]);
+        lose();
+        assert_eq!(proxy.metric("trunkline_transactions_lost_total", "outcome=\"rolled_back\""), 1.0);
+        let told = client.ask(&[SYNC], 1);
+        assert!(told.len() == 2 && told[0].starts_with("40001") && told[1] == "I", "{told:?}");
+        assert_eq!(client.query("select string_agg(a::text, ' ') from t")[1], "row 1");
     });
 }
 
