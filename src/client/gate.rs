@@ -139,9 +139,11 @@ impl Client {
             self.session.gathered.clear();
             return Ok(Gate::Closed(Turn::Moved));
         }
-        // Each read of its own must have seen everything up to its own beginning; in a batch, up to the batch's.
+        // Each read of its own must have seen everything up to its own beginning; in a batch, up to where that has begun to do
+        // more than to prepare.
+        let begins = || !is_open || self.session.gathered.executes > 0 && self.session.has_only_prepared();
         let is_strong =
-            self.own_consistency() == Consistency::Strong && !in_transaction && (!is_open || held.asks_less);
+            self.own_consistency() == Consistency::Strong && !in_transaction && (held.asks_less || begins());
         // Nor may one that must be fresh be read behind one that need not, not even in its batch.
         let is_stale = held.may_lack && self.own_consistency() != Consistency::Eventual && !was_in_transaction;
         let fits = match self.session.intent() {

@@ -10,7 +10,7 @@ use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::{Node, Stop};
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, server_port};
-use crate::raw::{FLUSH, RawClient, SYNC, run_unnamed};
+use crate::raw::{FLUSH, RawClient, SYNC, bind, describe, execute, parse, run_unnamed};
 
 #[test]
 fn a_session_reads_its_own_writes_while_a_replica_falls_behind() {
@@ -276,6 +276,31 @@ fn a_strong_read_sees_what_was_written_while_it_was_paused() {
         for replica in &cluster.nodes()[1..] {
             replica.resume_replay().unwrap();
         }
+    });
+}
+
+#[test]
+fn a_strong_read_sees_what_was_written_since_its_batch_has_prepared_it() {
+    limited(|| {
+        let cluster = cluster();
+        let (primary, replicas) = (cluster.node(0), &cluster.nodes()[1..]);
+        primary.sql("create table t (a int)").unwrap();
+        replicas.iter().for_each(|replica| replica.catch_up(primary).unwrap());
+        let proxy = Proxy::start(&cluster, "[routing]\nconsistency = 'strong'").with_both_replicas(&cluster);
+        let mut reader = RawClient::connect(proxy.port(), &[]);
+        reader.send(&[&parse("a", "select count(*) from t"), &describe("a"), FLUSH]);
+        assert_eq!(reader.until(b'T'), ["1", "t", "T"]);
+        let is_there = |node: &Node| {
+            let there = "select count(*) from pg_stat_activity
+                where state = 'active' and query = 'select count(*) from t'";
+            node.sql(there).unwrap() == "1"
+        };
+        assert!(replicas.iter().any(is_there), "it is prepared on a replica");
+        replicas.iter().for_each(|replica| replica.pause_replay().unwrap());
+        proxy.client().batch_execute("insert into t values (1)").unwrap();
+        let told = reader.ask(&[&bind("a", &[]), &execute(), SYNC], 1);
+        replicas.iter().for_each(|replica| replica.resume_replay().unwrap());
+        assert_eq!(told, ["2", "row 1", "SELECT 1", "I"]);
     });
 }
 
