@@ -127,7 +127,7 @@ pub(super) struct HeldLease {
     pub(super) has_shown: bool,
     /// The messages of all that is on its way are kept, and nothing of it is answered: it can be run again.
     pub(super) at_hand: bool,
-    /// It is a read by the proof.
+    /// It is a read by the proof, wherever it is to run.
     pub(super) is_read: bool,
     /// It ends by itself: what it takes tells how quick the node is.
     pub(super) is_measured: bool,
@@ -207,7 +207,7 @@ pub(super) enum Gone {
 pub(super) enum Unusual {
     /// Relaying has stopped for a reason that takes time.
     Relayed(Relayed),
-    /// This lease must be made the session's first. The unit may be read from a replica: the second says so.
+    /// This lease must be made the session's first. The unit is a read by the proof: the second says so.
     Acquired(Acquired, bool),
     /// What is at the front of the input is not whole, or cannot start at once.
     Unit,
@@ -456,7 +456,7 @@ impl Client {
             return Ok(Some(Unusual::Unit));
         }
         let Some(mut acquired) = self.try_acquire(&intent, now) else { return Ok(Some(Unusual::Unit)) };
-        let is_read = matches!(intent, Intent::Read { .. });
+        let is_read = intent.is_proven();
         let (known, held) = (&acquired.lease.connection().known, Held::of(acquired.role));
         let is_as_found = self.session.is_at_home(known) && self.session.is_told(known, held) && self.is_judged_now();
         if !is_as_found || self.session.must_verify(known) {
@@ -568,7 +568,7 @@ impl Client {
         };
         match acquired {
             Ok(acquired) => {
-                self.begin(acquired, matches!(intent, Intent::Read { .. }), buffers).await?;
+                self.begin(acquired, intent.is_proven(), buffers).await?;
                 if let (Some(held), Some(emptied)) = (&mut self.held, emptied) {
                     held.emptied = Some(emptied);
                 }

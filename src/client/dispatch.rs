@@ -467,10 +467,9 @@ impl Client {
     /// Whether what has been gathered is a read, as it is now; None: it cannot be served on a node of this role.
     fn is_read_on(&self, role: Role, is_read: bool) -> Option<bool> {
         let intent = self.intent();
-        let reads = matches!(intent, Intent::Read { .. });
-        let fits = reads || role == Role::Primary && intent.needs_primary();
+        let fits = matches!(intent, Intent::Read { .. }) || role == Role::Primary && intent.needs_primary();
         // What a replica has refused is no read, however it reads.
-        (fits && self.session.gathered.end.is_some()).then_some(is_read && reads)
+        (fits && self.session.gathered.end.is_some()).then_some(is_read && intent.is_proven())
     }
 
     /// Statements whose columns are not known to be the same there are prepared anew on the server connection. Where that

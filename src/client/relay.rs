@@ -540,7 +540,7 @@ impl Client {
                 held.at_hand = can_move && !self.session.batch_is_open();
                 buffers.keep_nothing();
             }
-            held.is_read &= matches!(self.session.intent(), None | Some(Intent::Read { .. }));
+            held.is_read &= self.session.intent().is_none_or(Intent::is_proven);
             // What the node has told since the last answer, as a notification, is of no unit's.
             if is_first && !self.session.batch_is_open() {
                 held.forwarded &= held.passing_to_client > 0;

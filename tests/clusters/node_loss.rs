@@ -321,6 +321,22 @@ fn a_read_in_flight_on_a_frozen_replica_is_answered_by_another() {
 }
 
 #[test]
+fn a_read_that_is_kept_on_the_primary_is_run_again_when_that_dies_without_a_word() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[routing]\nreads = 'primary'");
+        let mut client = proxy.client();
+        let read = thread::spawn(move || client.batch_execute("select 1 from pg_sleep(2)"));
+        let runs = "select count(*) from pg_stat_activity where query like 'select 1 from pg_sleep%'";
+        eventually("it runs", Duration::from_secs(5), || cluster.node(0).sql(runs).unwrap() == "1");
+        cluster.node(0).kill().unwrap();
+        cluster.node(0).start().unwrap();
+        read.join().unwrap().unwrap();
+        assert_eq!(proxy.metric("trunkline_retries_total", "node_lost"), 1.0);
+    });
+}
+
+#[test]
 fn a_read_in_flight_on_one_frozen_replica_after_the_other_is_answered_by_the_primary() {
     limited(|| {
         let cluster = cluster();
