@@ -308,6 +308,9 @@ impl Client {
         if walk.answered > 0 && self.session.keeps_lease() {
             self.goes_on_holding();
         }
+        if !walk.ends_answered && self.session.all_answered() {
+            self.rests_in_batch();
+        }
         let Some(held) = &mut self.held else { return 0 };
         // What is under way now is another unit, of which nothing has been forwarded.
         held.forwarded &= !walk.ends_answered;
@@ -335,6 +338,21 @@ impl Client {
         {
             held.alarm = None;
             self.place.card.is_answered(Instant::now());
+        }
+    }
+
+    /// All that was sent is answered, and the last of it by no ReadyForQuery: if a batch is open, nothing runs until its client
+    /// goes on. What it has done, it holds as a transaction does.
+    #[cold]
+    fn rests_in_batch(&mut self) {
+        if !self.session.batch_is_open() {
+            return; // the node has told something of itself
+        }
+        let (is_open, now) = (self.session.status() != TransactionStatus::Idle, Instant::now());
+        match self.session.has_only_prepared() {
+            true if self.session.keeps_lease() => self.place.card.rests(is_open, now),
+            true => self.place.card.has_prepared(now),
+            false => self.place.card.rests(true, now),
         }
     }
 

@@ -60,6 +60,8 @@ enum Wish {
     Park,
     /// To look whether what it waits for is still of use.
     Look,
+    /// To let go of the server connection on which it has only prepared.
+    LetGo,
 }
 
 /// A client that has said nothing for so long is parked.
@@ -68,7 +70,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// What has been cancelled is over by then, unless something keeps the node from heeding it.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
-/// Most that wait have what they wait for by then.
+/// Most that wait have what they wait for by then, and most that prepare have run it.
 const A_WHILE: Duration = Duration::from_millis(100);
 
 /// Soon is within so many times that.
@@ -136,8 +138,10 @@ pub enum Doing {
     Active,
     /// It holds a server connection, and nothing runs on it.
     Resting,
-    /// The same, in a transaction.
+    /// The same, in a transaction, be it that of a batch without its Sync.
     InTransaction,
+    /// It holds a server connection, and has only prepared something there, in a batch without its Sync.
+    Prepared,
     /// It is at the console.
     AtConsole,
 }
@@ -145,7 +149,7 @@ pub enum Doing {
 impl Doing {
     /// It holds a server connection.
     pub fn holds_lease(self) -> bool {
-        matches!(self, Self::Active | Self::Resting | Self::InTransaction)
+        matches!(self, Self::Active | Self::Resting | Self::InTransaction | Self::Prepared)
     }
 }
 
@@ -301,6 +305,13 @@ impl Card {
         self.since.set(now);
     }
 
+    /// The same of a batch that has only prepared: it may end there if nothing follows for a while.
+    pub fn has_prepared(&self, now: Instant) {
+        self.doing.set(Doing::Prepared);
+        self.since.set(now);
+        self.is_wanted_to(Wish::LetGo); // what was wanted of the batch before
+    }
+
     /// A part of a message has come from it: it does something. What runs already has begun before that.
     pub fn stirs(&self, now: Instant) {
         if self.doing.get() != Doing::Active {
@@ -360,7 +371,9 @@ impl Card {
     pub fn heed(&self, limits: &Limits, now: Instant) -> Option<OnItsWay> {
         let is_over = |limit: Option<Duration>| limit.is_some_and(|limit| self.has_lasted(limit, now));
         match self.doing.get() {
-            Doing::Idle | Doing::Resting if is_over(limits.client_idle_timeout) => self.end(Ending::Idle),
+            Doing::Idle | Doing::Resting | Doing::Prepared if is_over(limits.client_idle_timeout) => {
+                self.end(Ending::Idle);
+            }
             Doing::InTransaction if is_over(limits.idle_in_transaction_timeout) => self.end(Ending::IdleInTransaction),
             Doing::Active if self.is_timed.get() && is_over(limits.query_timeout) => {
                 return self.cancel(Overdue::Limit);
@@ -377,9 +390,19 @@ impl Card {
                 self.wish.set(Wish::Look);
                 self.wake();
             }
+            // Others may wait for its server connection.
+            Doing::Prepared if self.has_lasted(A_WHILE, now) => {
+                self.wish.set(Wish::LetGo);
+                self.wake();
+            }
             _ => {}
         }
         None
+    }
+
+    /// It is to let go of the server connection on which it has only prepared. Asked once.
+    pub fn is_to_let_go(&self) -> bool {
+        self.is_wanted_to(Wish::LetGo)
     }
 
     /// It is to look whether what it waits for is still of use. Asked once.
@@ -566,6 +589,36 @@ mod tests {
         card.idles(now);
         card.stirs(now + Duration::from_secs(5));
         assert_eq!((after(14), after(15)), (None, Some(Ending::Idle)));
+    }
+
+    #[test]
+    fn who_has_only_prepared_lets_go_after_a_while_and_is_idle_meanwhile() {
+        let limits = Limits {
+            client_idle_timeout: Some(Duration::from_secs(10)),
+            idle_in_transaction_timeout: None,
+            query_timeout: None,
+            login_timeout: Duration::ZERO,
+            statement_bytes: 0,
+            buffer_bytes: 0,
+            drain_timeout: Duration::ZERO,
+            statement_cache_bytes: 0,
+        };
+        let (card, now) = (Card::new(SessionId(1), None, None), Instant::now());
+        let lets_go_after = |milliseconds| {
+            card.heed(&limits, now + Duration::from_millis(milliseconds));
+            card.is_to_let_go()
+        };
+        card.has_prepared(now);
+        assert!(!lets_go_after(99) && lets_go_after(100) && !card.is_to_let_go());
+        card.heed(&limits, now + Duration::from_secs(1));
+        card.has_prepared(now);
+        assert!(!card.is_to_let_go(), "that was wanted of what it has prepared before");
+        card.goes_on(None);
+        assert!(!lets_go_after(1_000));
+        card.rests(false, now);
+        assert!(!lets_go_after(1_000), "it keeps its server connection for another reason");
+        card.has_prepared(now);
+        assert!(!lets_go_after(10_000) && card.is_ended());
     }
 
     #[test]

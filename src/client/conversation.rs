@@ -492,6 +492,10 @@ impl Client {
             Unusual::Relayed(Relayed::Wishes) => Box::pin(self.show_wishes_on_kept(buffers)).await,
             Unusual::Relayed(Relayed::Cancelled) => self.outwait_cancel().await,
             Unusual::Relayed(Relayed::Unbelieved) => Box::pin(self.await_belief(buffers)).await,
+            Unusual::Relayed(Relayed::Prepared) => {
+                self.end_batch_here(buffers);
+                Ok(())
+            }
             Unusual::Relayed(Relayed::Drained) => Err(Farewell::sent_away()),
             Unusual::Relayed(Relayed::Outdated) => {
                 self.renew_while_held().map_err(|gone| Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string()))

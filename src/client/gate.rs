@@ -190,11 +190,12 @@ impl Client {
 
     /// The batch, as far as it was sent, is answered and ends here. What the client has the answer of is not run again.
     #[cold]
-    fn end_batch_here(&mut self, buffers: &mut Buffers) {
+    pub(super) fn end_batch_here(&mut self, buffers: &mut Buffers) {
         self.session.end_batch(&mut buffers.to_node);
         buffers.keep_nothing();
         if let Some(held) = &mut self.held {
             held.at_hand = false;
+            held.is_measured = false; // it has waited for its client
         }
     }
 

@@ -55,6 +55,8 @@ pub enum Relayed {
     Drained,
     /// The lease is kept, but nothing is under way, and another configuration is in force.
     Outdated,
+    /// The batch that keeps the lease has only prepared, and nothing follows, and somebody wants that it ends.
+    Prepared,
 }
 
 /// What has happened to one direction in a turn.
@@ -158,6 +160,9 @@ impl Client {
         if self.session.may_release() {
             return Some(Relayed::Idle);
         }
+        if self.session.has_only_prepared() && buffers.input.is_empty() && self.is_to_end_batch() {
+            return Some(Relayed::Prepared);
+        }
         if self.worker.is_draining() && self.session.is_idle() && buffers.input.is_empty() {
             return Some(Relayed::Drained);
         }
@@ -165,6 +170,16 @@ impl Client {
             return Some(Relayed::Outdated);
         }
         self.done_by_mode()
+    }
+
+    /// A batch that has only prepared is to end where it is: the program stops, another configuration is in force, or it keeps a
+    /// server connection from others without use. In a transaction that ends for none of them.
+    #[cold]
+    fn is_to_end_batch(&self) -> bool {
+        let is_wanted = self.worker.is_draining()
+            || self.is_outdated() && !self.has_looked_at_reload()
+            || self.place.card.is_to_let_go();
+        is_wanted && self.session.status() == TransactionStatus::Idle
     }
 
     /// Everything is answered and the lease is kept: what the pool's mode wants of that.

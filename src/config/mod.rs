@@ -412,7 +412,8 @@ pub struct Limits {
     /// A client that sends nothing for so long outside of a transaction is ended with 57P05. Default None: never. Bounds
     /// 1 s to 7 days, looked at once a second, as the two below.
     pub client_idle_timeout: Option<Duration>,
-    /// A client that sends nothing for so long within a transaction is ended with 25P03, and the transaction rolled back.
+    /// A client that sends nothing for so long within a transaction is ended with 25P03, and the transaction rolled back;
+    /// so is a batch that has done something and waits for its Sync.
     /// Default None: never. Bounds 1 s to 7 days.
     pub idle_in_transaction_timeout: Option<Duration>,
     /// A statement that is proven to be a read, outside of a transaction, is cancelled after so long (57014). Anything

@@ -120,8 +120,8 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::Known;
     use crate::session::story::Story;
+    use crate::session::{Known, Reply};
     use crate::sql::{ParseSettings, classify_bytes};
     use crate::wire::Header;
 
@@ -191,6 +191,27 @@ mod tests {
             let sent = story.bind(name) + &story.execute() + &story.sync();
             assert!(sent.ends_with("PBES"), "it is prepared where it is run: {sent}");
         }
+    }
+
+    #[test]
+    fn a_batch_that_has_only_prepared_ends_unnoticed_by_a_sync_of_ours() {
+        let mut story = Story::begin();
+        story.parse("a", "insert into t values (1)");
+        story.send(b'H', b"");
+        story.hear_all("1tn");
+        story.session.shown();
+        assert!(story.session.has_only_prepared() && !story.session.may_release());
+        story.session.end_batch(&mut BytesMut::new());
+        assert!(!story.session.has_only_prepared());
+        assert_eq!(story.hear(b'Z', b"I"), Reply::Hide);
+        assert!(story.session.may_release());
+        story.bind("a");
+        assert!(!story.session.has_only_prepared(), "something is bound");
+        story.execute();
+        story.sync();
+        story.hear_all("2");
+        story.hear(b'C', b"INSERT 0 1\0");
+        assert_eq!(story.hear(b'Z', b"I"), Reply::Forward);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use postgres::{NoTls, SimpleQueryMessage};
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login};
-use crate::raw::{RawClient, TERMINATE, cancel, query, startup_packet};
+use crate::raw::{FLUSH, RawClient, TERMINATE, cancel, describe, parse, query, startup_packet};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -73,11 +73,14 @@ fn idle_clients_that_hold_their_server_connection_are_told_at_once() {
         for mode in ["transaction", "session"] {
             let cluster = cluster();
             let proxy = Proxy::start(&cluster, &format!("[pool]\nmode = '{mode}'"));
-            let [mut listens, mut keeps, mut open, mut reads] = [(); 4].map(|()| RawClient::connect(proxy.port(), &[]));
+            let connect = |()| RawClient::connect(proxy.port(), &[]);
+            let [mut listens, mut keeps, mut open, mut reads, mut prepares] = [(); 5].map(connect);
             listens.query("listen news");
             keeps.query("create temp table kept (a int)");
             open.query("listen news");
             open.query("begin");
+            prepares.send(&[&parse("a", "select 7"), &describe("a"), FLUSH]); // as asyncpg does
+            prepares.until(b'T');
             reads.query("listen news");
             reads.send(&[&query("select repeat('x', 1000) from generate_series(1, 20000)")]);
             std::thread::sleep(Duration::from_millis(300));
@@ -85,6 +88,7 @@ fn idle_clients_that_hold_their_server_connection_are_told_at_once() {
             proxy.signal("TERM");
             assert_eq!(listens.until_end(), [GONE], "{mode}");
             assert_eq!(keeps.until_end(), [GONE], "{mode}");
+            assert_eq!(prepares.until_end(), [GONE], "{mode}");
             assert!(begun.elapsed() < Duration::from_secs(5), "{mode}: {:?}", begun.elapsed());
             let told = reads.until_end();
             assert_eq!(told.iter().filter(|words| words.starts_with("row x")).count(), 20_000, "{mode}");

@@ -11,7 +11,9 @@ use postgres::{Client, NoTls, SimpleQueryMessage};
 use trunkline::wire::{CancelKey, startup};
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port, shown};
-use crate::raw::{COPY_DONE, RawClient, SYNC, TERMINATE, bind, copy_data, execute, parse, query};
+use crate::raw::{
+    COPY_DONE, FLUSH, RawClient, SYNC, TERMINATE, bind, copy_data, describe, execute, parse, query, run_unnamed,
+};
 use crate::record::is_logged;
 use crate::relay::Relay;
 
@@ -563,10 +565,28 @@ fn a_transaction_that_is_left_idle_is_rolled_back_and_its_client_ended() {
             failed.send(&[behind]);
             assert_eq!(failed.until(b'E'), told, "{fails}");
         }
+        // A batch that has done something is a transaction, and waits for its Sync.
+        let mut batch = RawClient::connect(proxy.port(), &[]);
+        batch.send(&[&run_unnamed("insert into t values (3)"), FLUSH]);
+        assert_eq!(batch.until(b'E').last(), told.last());
         idle.simple_query("select 1").expect("it is in no transaction");
         assert_eq!(cluster.node(0).sql("select array_agg(a) from t").unwrap(), "{1}");
         let met = "limit=\"idle_in_transaction_timeout\",sqlstate=\"25P03\"";
-        assert_eq!(proxy.metric("trunkline_limits_met_total", met), 3.0);
+        assert_eq!(proxy.metric("trunkline_limits_met_total", met), 4.0);
+    });
+}
+
+#[test]
+fn who_has_only_prepared_something_lets_go_of_its_server_connection_after_a_while() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        // As asyncpg does.
+        client.send(&[&parse("a", "select 7"), &describe("a"), FLUSH]);
+        assert_eq!(client.until(b'T'), ["1", "t", "T"]);
+        proxy.client().simple_query("select 1").expect("the only server connection is there for it");
+        assert_eq!(client.ask(&[&bind("a", &[]), &execute(), SYNC], 1), ["2", "row 7", "SELECT 1", "I"]);
     });
 }
 

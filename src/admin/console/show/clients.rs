@@ -57,7 +57,7 @@ fn state(doing: Doing) -> &'static str {
         Doing::LoggingIn => "login",
         Doing::Idle | Doing::AtConsole => "idle",
         Doing::Waiting => "waiting",
-        Doing::Active | Doing::Resting | Doing::InTransaction => "active",
+        Doing::Active | Doing::Resting | Doing::InTransaction | Doing::Prepared => "active",
     }
 }
 
