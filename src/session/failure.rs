@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::aborted::Aborted;
-use super::owed::{Asker, Owed};
+use super::owed::{Asker, Done, Owed};
 use super::untold::Untold;
 use super::{AtBegin, Ended, Gathered, Session};
 use crate::broken;
@@ -109,7 +109,8 @@ impl Session {
                 "the server connection was lost before the statement was sent, which has not been run",
             );
         }
-        if how.is_read {
+        let leaves_nothing = self.runs_nothing() && self.owed.done() == Done::Nothing;
+        if how.is_read || leaves_nothing {
             return self.report(
                 SqlState::CONNECTION_FAILURE,
                 "the server connection was lost while its answer was on the way",
@@ -649,6 +650,31 @@ mod tests {
         story.session.end_batch(&mut BytesMut::new());
         assert_eq!(story.lose(), Loss::Report(SqlState::CONNECTION_FAILURE, BytesMut::new()));
         assert!(story.session.is_idle() && story.session.may_release());
+    }
+
+    #[test]
+    fn what_is_only_prepared_or_begun_when_the_node_is_lost_leaves_no_doubt() {
+        let how = Circumstances { farewell: None, sent: true, forwarded: false, is_read: false, at_hand: false };
+        for (has_run, under_way) in [(false, "P"), (false, "begin"), (true, "P"), (true, "S"), (false, "insert")] {
+            let mut story = Story::begin();
+            if has_run {
+                story.parse("", "insert into t values (1)");
+                story.bind("");
+                story.execute();
+                story.hear_all("12");
+                story.hear(b'C', b"INSERT 0 1\0");
+            }
+            match under_way {
+                "P" => drop(story.parse("a", "insert into t values (2)")),
+                "S" => drop(story.sync()),
+                "begin" => drop(story.send(b'Q', b"begin\0")),
+                _ => drop(story.send(b'Q', b"insert into t values (2)\0")),
+            }
+            let Loss::Report(code, _) = story.session.lost(how) else { panic!("{under_way}") };
+            let is_in_doubt = has_run || under_way == "insert";
+            assert_eq!(code == SqlState::TRANSACTION_RESOLUTION_UNKNOWN, is_in_doubt, "{has_run} {under_way}");
+            assert!(is_in_doubt || code == SqlState::CONNECTION_FAILURE);
+        }
     }
 
     #[test]
