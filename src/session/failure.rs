@@ -20,7 +20,8 @@ pub enum Loss {
     RunAgain,
     /// Everything that counts has been answered; what the node has not said any more are these bytes.
     Answered(BytesMut),
-    /// The client is told with these bytes, and the session goes on.
+    /// The client is told with these bytes, and the session goes on. Where there are none, it waits for nothing: what it must know,
+    /// it is told with its next answer.
     Report(SqlState, BytesMut),
     /// What the session had on its server connection is gone: it must end, with this message. What of it is lost besides, by the
     /// SQLSTATE that one would be told who could go on; None: nothing was under way.
