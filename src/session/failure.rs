@@ -778,7 +778,7 @@ mod tests {
                 story.session.is_kept_from_primary();
             }
             assert_eq!(story.session.lost(how) == Loss::RunAgain, !is_kept);
-            assert_eq!(story.session.has_untold_loss(), is_kept);
+            assert_eq!(story.session.untold_loss().is_some(), is_kept);
         }
     }
 
