@@ -545,23 +545,19 @@ impl Client {
     /// Translates what has been gathered for the held node.
     fn send_next(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
         if let Some(held) = &mut self.held {
-            // Units that are on their way together, and of which nothing is answered, can be run again together. So can the rest
-            // of a batch that has only prepared: that begins as a batch does.
+            // Units that are on their way together, and of which nothing is answered, can be run again together.
             let is_first = !self.session.awaits_replies();
-            let has_prepared = is_first && self.session.has_only_prepared();
-            let begins = is_first && (has_prepared || !self.session.batch_is_open());
             let size = buffers.kept.len() + self.session.gathered.size;
             // The Sync ahead of the end of a COPY is eaten by that: what is kept would end more often than it is answered.
             let ends_copy = self.session.gathered.end == Some(End::StrayCopy);
             if is_first || ends_copy || self.session.status() != TransactionStatus::Idle || size > MOST_KEPT {
-                let can_move = held.is_on_replica() && self.session.can_begin_anew()
-                    || has_prepared && !ends_copy && size <= MOST_KEPT && !self.session.keeps_lease();
-                held.at_hand = begins && can_move;
+                let can_move = held.is_on_replica() && is_first && self.session.can_begin_anew();
+                held.at_hand = can_move && !self.session.batch_is_open();
                 buffers.keep_nothing();
             }
             held.is_read &= self.session.intent().is_none_or(Intent::is_proven);
             // What the node has told since the last answer, as a notification, is of no unit's.
-            if begins {
+            if is_first && !self.session.batch_is_open() {
                 held.forwarded &= held.passing_to_client > 0;
                 held.written = held.written.min(Written::Before);
             }

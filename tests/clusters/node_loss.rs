@@ -337,25 +337,6 @@ fn a_read_that_is_kept_on_the_primary_is_run_again_when_that_dies_without_a_word
 }
 
 #[test]
-fn a_read_behind_what_its_batch_has_only_prepared_is_run_again_as_any_other() {
-    limited(|| {
-        let cluster = cluster();
-        let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
-        let mut client = RawClient::connect(proxy.port(), &[]);
-        client.send(&[&parse("a", "select 7 from pg_sleep(2)"), &describe("a"), FLUSH]);
-        assert_eq!(client.until(b'T'), ["1", "t", "T"]);
-        client.send(&[&bind("a", &[]), &execute(), SYNC]);
-        let runs = "select count(*) from pg_stat_activity where query like 'select 7%' and wait_event = 'PgSleep'";
-        let runs_at = |node: usize| cluster.node(node).sql(runs).unwrap() == "1";
-        eventually("it runs", Duration::from_secs(2), || runs_at(1) || runs_at(2));
-        let first = if runs_at(1) { 1 } else { 2 };
-        cluster.node(first).kill().unwrap();
-        cluster.node(first).start().unwrap();
-        assert_eq!(client.until(b'Z'), ["2", "row 7", "SELECT 1", "I"]);
-    });
-}
-
-#[test]
 fn a_read_in_flight_on_one_frozen_replica_after_the_other_is_answered_by_the_primary() {
     limited(|| {
         let cluster = cluster();
