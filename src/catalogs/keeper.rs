@@ -15,7 +15,7 @@ use crate::backend::{ConnectError, Endpoint, Target, connect};
 use crate::catalog::{Inventory, Picture, TooLarge};
 use crate::config;
 use crate::net::timers::{self, timeout};
-use crate::topology::{Lsn, NodeId, NodeState, Role, View};
+use crate::topology::{Lsn, NodeId, NodeState, NodeView, Role, View};
 use crate::wire::SqlState;
 
 /// The task that keeps one database's picture.
@@ -293,7 +293,8 @@ impl Keeper {
     /// How long suspicions wait: a client that errs again and again must not make us look, or load, all the time.
     fn before_suspicions(&self) -> Duration {
         let Some((begun, took)) = self.looked else { return Duration::ZERO };
-        (took * 2).max(SUSPICION_PAUSE).saturating_sub(begun.elapsed())
+        let least = if self.turn.is_some() { SUSPICION_PAUSE } else { LOOK_ANEW };
+        (took * 2).max(least).saturating_sub(begun.elapsed())
     }
 
     /// For a tenth of the time at most: what gives rise to them may be done all the time.
@@ -351,7 +352,10 @@ impl Keeper {
 
     /// A node that shows everything acknowledged by now: a replica if one has it soon, else the primary.
     async fn ready_node(&mut self, view: &View, changes: u64) -> Result<NodeId, LoadError> {
-        let replica = view.readable_replicas().next().map(|node| node.id);
+        // One that is far behind would be waited for in vain each time.
+        let is_near = |node: &&NodeView| node.lag.is_none_or(|lag| lag < REPLAY_PATIENCE);
+        let replicas = || view.readable_replicas();
+        let replica = replicas().find(is_near).or_else(|| replicas().next()).map(|node| node.id);
         let Some(primary) = view.primary else {
             // Without a primary nothing can change; what was changed before, a replica may not have.
             let is_confirmed = self.handle.current.look().last().map_or(changes == 0, |last| last.changes() == changes);
@@ -391,6 +395,7 @@ impl Keeper {
     async fn has_replayed(&mut self, view: &View, replica: NodeId, position: Lsn) -> Result<bool, LoadError> {
         let deadline = Instant::now() + REPLAY_PATIENCE;
         let line = self.line(view, replica).await?;
+        let mut pause = REPLAY_PAUSE;
         loop {
             let replayed = soon(line.value(queries::REPLAYED)).await?;
             let replayed: Lsn = replayed.and_then(|text| text.parse().ok()).ok_or(LoadError::Role)?;
@@ -400,7 +405,8 @@ impl Keeper {
             if Instant::now() > deadline {
                 return Ok(false);
             }
-            timers::sleep(REPLAY_PAUSE).await;
+            timers::sleep(pause).await;
+            pause = (pause * 2).min(REPLAY_PATIENCE / 10);
         }
     }
 
@@ -578,7 +584,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_GOODBYE: Duration = Duration::from_millis(500);
 /// A node that stops waits for our connection about as long as for those of pools.
 const LOOK: Duration = Duration::from_secs(1);
-/// Doubts of a keeper that has no connections wait so long: whoever looks by turns would log in at two nodes each second.
+/// Doubts and suspicions of a keeper that has no connections wait so long: whoever looks by turns would log in at two nodes each second.
 const LOOK_ANEW: Duration = Duration::from_secs(10);
 /// A replica that needs longer to show a change is lagging: the primary is asked.
 const REPLAY_PATIENCE: Duration = Duration::from_millis(300);

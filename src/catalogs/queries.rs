@@ -46,7 +46,9 @@ SELECT concat_ws(' ', \
  WHERE NOT t.tgisinternal AND c.relpersistence <> 't'), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_event_trigger), \
 (SELECT concat(count(*), '/', sum(xmin::text::bigint)) FROM pg_db_role_setting), \
-(SELECT concat(count(*), '/', sum(hashtext(concat(oid, ' ', rolname, rolsuper, rolbypassrls))::bigint)) FROM pg_roles))";
+(SELECT concat(count(*), '/', sum(hashtext(concat(oid, ' ', rolname, rolsuper, rolbypassrls))::bigint)) FROM pg_roles \
+ WHERE rolsuper OR rolbypassrls OR oid IN (SELECT relowner FROM pg_class WHERE relrowsecurity OR relkind = 'v' \
+ UNION ALL SELECT nspowner FROM pg_namespace UNION ALL SELECT setrole FROM pg_db_role_setting)))";
 
 /// What a session begins with, unless something of the account's own hides it; asked before [`BEGIN`].
 pub(super) const SERVER_PATH: &str = "SELECT reset_val FROM pg_catalog.pg_settings \

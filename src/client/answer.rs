@@ -344,7 +344,7 @@ impl Client {
     /// All that was sent is answered, and the last of it by no ReadyForQuery: if a batch is open, nothing runs until its client
     /// goes on. What it has done, it holds as a transaction does.
     #[cold]
-    fn rests_in_batch(&mut self) {
+    pub(super) fn rests_in_batch(&mut self) {
         if !self.session.batch_is_open() {
             return; // the node has told something of itself
         }

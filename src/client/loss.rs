@@ -153,7 +153,9 @@ impl Client {
             SqlState::READ_ONLY_SQL_TRANSACTION => Retry::ReadOnly,
             _ => Retry::ReplicaError,
         });
-        self.database.catalog.suspected();
+        if !is_conflict(code) {
+            self.database.catalog.suspected();
+        }
         if code == SqlState::READ_ONLY_SQL_TRANSACTION {
             self.remember_writer();
         }

@@ -22,7 +22,7 @@ use crate::net::Stream;
 use crate::routing::Intent;
 use crate::session::End;
 use crate::wire::backend::TransactionStatus;
-use crate::wire::{SqlState, frontend};
+use crate::wire::{SqlState, frame, frontend};
 
 /// Why relaying has stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -176,7 +176,8 @@ impl Client {
     /// server connection from others without use. In a transaction that ends for none of them.
     #[cold]
     fn is_to_end_batch(&self) -> bool {
-        let is_wanted = self.worker.is_draining()
+        // Whose lease goes back by itself most likely runs at once what it has prepared; else it is told soon to let go.
+        let is_wanted = self.worker.is_draining() && self.session.keeps_lease()
             || self.is_outdated() && !self.has_looked_at_reload()
             || self.place.card.is_to_let_go();
         is_wanted && self.session.status() == TransactionStatus::Idle
@@ -203,7 +204,8 @@ impl Client {
         let in_transaction = self.session.status() == TransactionStatus::Open;
         let commits = is_something && (in_transaction || !held.is_read) && self.session.commit_is_under_way();
         let is_begun = held.has_begun && in_transaction;
-        let has_written = held.written != Written::Nothing;
+        // Outside of a transaction, what was answered before says nothing of what is to be sent now.
+        let has_written = held.written == Written::Now || held.written == Written::Before && in_transaction;
         let is_first = is_something && !has_written && !is_begun && !held.is_read;
         let only_begins = is_first && held.at_hand && self.session.only_begins();
         // A goodbye that has come before a write or a COMMIT is sent proves that it was not done; written to a socket that
@@ -562,8 +564,14 @@ impl Client {
                 held.written = held.written.min(Written::Before);
             }
         }
+        // Nothing answers a Flush by itself behind what is answered.
+        let asks_nothing = self.session.gathered.end == Some(End::Flush) && self.session.gathered.size <= frame::HEADER;
         self.time_next();
-        self.send_unit(buffers)
+        self.send_unit(buffers)?;
+        if asks_nothing && self.session.all_answered() {
+            self.rests_in_batch();
+        }
+        Ok(())
     }
 }
 

@@ -17,6 +17,11 @@ impl Client {
         if !self.session.keeps_lease() {
             return Ok(()); // it goes back first
         }
+        if self.is_outdated() {
+            // Nobody renews the view that its lease is of: what stands there answers.
+            self.session.gathered.asks_wishes = false;
+            return Ok(());
+        }
         self.counts_up_to_now();
         let Some(held) = &mut self.held else { return Ok(()) };
         // A cancel that comes from now on is for what waits.
@@ -56,6 +61,7 @@ impl Client {
         if let Some(held) = &mut self.held {
             held.lease.connection().known.shows(shown.iter().map(|(name, _)| name));
         }
+        self.session.is_shown_there(shown);
         self.session.gathered.asks_wishes = false;
         Ok(())
     }

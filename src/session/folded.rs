@@ -91,6 +91,7 @@ impl Session {
             flow: _,
             reported,
             shown_wishes: _,
+            shown_there: _,
             wished_locally: _,
             // These follow from the settings.
             wishes: _,

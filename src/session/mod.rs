@@ -163,6 +163,8 @@ pub struct Session {
     wished_locally: Vec<Arc<str>>,
     /// Settings that stand in `settings` only to be shown.
     shown_wishes: Vec<Arc<str>>,
+    /// What was put on the server connection that it keeps, to be shown there.
+    shown_there: Settings,
     reading: Reading,
     dialect: Dialect,
     catalog: CatalogEffects,
@@ -370,6 +372,7 @@ impl Session {
             wishes: Wishes::default(),
             wished_locally: Vec::new(),
             shown_wishes: Vec::new(),
+            shown_there: Settings::default(),
         }
     }
 

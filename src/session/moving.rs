@@ -77,7 +77,7 @@ impl Session {
             let value = value.filter(|value| match &**name {
                 "role" => !is_own_role || **value != *NO_ROLE,
                 "session_authorization" => *value != self.identity.user,
-                _ => true,
+                _ => self.shown_there.get(name) != Some(value),
             });
             let value = value.map(|value| self.legible(name, value));
             // SET gives an empty list of names one that is empty.

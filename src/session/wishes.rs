@@ -65,10 +65,9 @@ impl Session {
             Some((name, value))
         });
         for (name, value) in values.collect::<Vec<_>>() {
-            // RESET leaves it empty, and the end of a transaction that has set it locally.
-            let is_back = name != POSITION || local.iter().any(|local| **local == *name);
             wrong.extend(match name {
-                NOTICE_ROUTE | CONSISTENCY | POSITION if value.is_empty() && is_back => {
+                // RESET leaves it so, and the end of a transaction that has set it.
+                NOTICE_ROUTE | CONSISTENCY | POSITION if value.is_empty() => {
                     self.settings = self.settings.with(&name.into(), None);
                     None
                 }
@@ -100,6 +99,12 @@ impl Session {
         let values = [(POSITION, position), (CONSISTENCY, configured.word()), (NOTICE_ROUTE, "off")];
         let unset = values.into_iter().filter(|(name, _)| self.settings.get(name).is_none());
         Settings::new(unset.map(|(name, value)| (name.into(), value.into())))
+    }
+
+    /// These were put on the server connection that the session keeps, to be shown there. It is at them again behind a ROLLBACK:
+    /// they are not the session's own.
+    pub fn is_shown_there(&mut self, shown: Settings) {
+        self.shown_there = shown;
     }
 
     /// That is among the settings with which the session gets a server connection. There, [`Session::hide_wishes`].
@@ -201,11 +206,17 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_position_is_none() {
-        let mut session = Story::begin_with(&[(POSITION, "")]).session;
-        let wrong = session.take_wishes([POSITION], Instant::now());
-        assert!(wrong.first().is_some_and(|words| words.starts_with("trunkline.position has no effect")), "{wrong:?}");
+    fn what_was_put_back_by_reset_or_rollback_is_asked_by_nobody() {
+        let Story { mut session, .. } = Story::begin_with(&[(POSITION, "")]);
         assert!(session.take_wishes([POSITION], Instant::now()).is_empty());
+        session.is_shown_there(session.wishes_to_show("1:0/2", Consistency::Session));
+        let names = [CONSISTENCY.into(), POSITION.into(), NOTICE_ROUTE.into()];
+        let values = ["session", "1:0/2", "on"].map(|value| Some(value.into()));
+        session.settings_read(&names, values.into());
+        assert_eq!(
+            [CONSISTENCY, POSITION, NOTICE_ROUTE].map(|name| session.settings.get(name)),
+            [None, None, Some("on")]
+        );
     }
 
     #[test]
