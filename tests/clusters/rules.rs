@@ -73,7 +73,7 @@ fn what_a_replica_cannot_end_stays_with_the_nodes_of_a_rule_that_refuses() {
         }
         strict.query("begin read only");
         let told = strict.query("select everywhere()");
-        assert!(told[0].starts_with("40001"), "{told:?}");
+        assert!(told.iter().any(|words| words.starts_with("40001")), "{told:?}");
         strict.query("rollback");
         for (client, goes_on) in [(&mut strict, false), (&mut plain, true)] {
             client.query("begin read only");
