@@ -201,7 +201,7 @@ fn prepare(installation: &Installation, folder: &Folder, shape: &Shape, number: 
     let first = folder.path.join("node0");
     match (&shape.template, number) {
         (Some(template), _) => copy(&template_in(installation, folder, template)?, &data)?,
-        (None, 0) => initialise(installation, &data)?,
+        (None, 0) => initialise(installation, &data, &[])?,
         (None, _) => copy(&first, &data)?,
     }
     let node = Node::new(name, data, folder.path.clone(), installation.clone())?;
@@ -237,7 +237,8 @@ fn template_in(installation: &Installation, folder: &Folder, kept: &Path) -> Res
     }
     // Several processes may do this at once: each makes its own, and the last rename that succeeds stays.
     let made = folder.path.join("template");
-    initialise(installation, &made)?;
+    // What is copied again and again is kept small.
+    initialise(installation, &made, &["--wal-segsize=1"])?;
     let arriving = kept.join(folder.path.file_name().unwrap_or_default());
     fs::create_dir_all(kept)?;
     copy(&made, &arriving)?;
@@ -254,10 +255,11 @@ fn copy(from: &Path, to: &Path) -> Result<(), InstallationError> {
 }
 
 /// initdb, then our settings, roles and database; the server never ran, so it is as good as shut down cleanly.
-fn initialise(installation: &Installation, data: &Path) -> Result<(), ClusterError> {
+fn initialise(installation: &Installation, data: &Path, more: &[&str]) -> Result<(), ClusterError> {
     let mut initdb = installation.command("initdb");
     initdb.arg("-D").arg(data);
     initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]);
+    initdb.args(more);
     finish("initdb", &mut initdb)?;
     for (file, text) in [("pg_hba.conf", HBA), (SETTINGS_FILE, ""), (UPSTREAM_FILE, "")] {
         fs::write(data.join(file), text)?;
@@ -287,8 +289,8 @@ fn bootstrap(installation: &Installation, data: &Path) -> Result<(), Installatio
     Err(InstallationError::Failed { program: "postgres --single".into(), said })
 }
 
-/// To be raised when [`SETTINGS`], [`HBA`] or [`BOOTSTRAP`] change, so that kept templates are made anew.
-const TEMPLATE_EDITION: u32 = 1;
+/// To be raised when a template is made otherwise, as by [`SETTINGS`], [`HBA`] or [`BOOTSTRAP`], so that kept templates are made anew.
+const TEMPLATE_EDITION: u32 = 2;
 
 /// One statement a line, as single-user mode wants it.
 const BOOTSTRAP: &str = "\
