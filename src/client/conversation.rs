@@ -38,7 +38,7 @@ use crate::metrics::{Limit, Target};
 use crate::net::{ReadBuffer, Stream};
 use crate::routing::{Intent, Reason, safety};
 use crate::session::translate::{Message, messages};
-use crate::session::{End, Held, Identity, Session, SessionId, TransactionLog};
+use crate::session::{End, Held, Identity, Session, SessionId, Settings, TransactionLog};
 use crate::topology::{NodeId, Role};
 use crate::wire::{SqlState, frontend};
 
@@ -160,7 +160,7 @@ pub(super) struct HeldLease {
 /// What of the session's has been written to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Written {
-    /// Nothing, or a BEGIN, which does nothing.
+    /// Nothing, or a BEGIN, which does nothing; or only what was answered before something that may write by itself.
     Nothing,
     /// Only what was answered before that began which is under way now.
     Before,
@@ -396,6 +396,7 @@ impl Client {
         self.session.gathered.keep_rules(&self.server.rules);
         (self.server, self.database, self.password) = (server, database, password);
         self.looked_at = None;
+        self.session.is_shown_there(Settings::default()); // what is not set may mean something else now
         self.pools.clear();
         Ok(())
     }

@@ -204,8 +204,7 @@ impl Client {
         let in_transaction = self.session.status() == TransactionStatus::Open;
         let commits = is_something && (in_transaction || !held.is_read) && self.session.commit_is_under_way();
         let is_begun = held.has_begun && in_transaction;
-        // Outside of a transaction, what was answered before says nothing of what is to be sent now.
-        let has_written = held.written == Written::Now || held.written == Written::Before && in_transaction;
+        let has_written = held.written != Written::Nothing;
         let is_first = is_something && !has_written && !is_begun && !held.is_read;
         let only_begins = is_first && held.at_hand && self.session.only_begins();
         // A goodbye that has come before a write or a COMMIT is sent proves that it was not done; written to a socket that
@@ -561,7 +560,13 @@ impl Client {
             // What the node has told since the last answer, as a notification, is of no unit's.
             if is_first && !self.session.batch_is_open() {
                 held.forwarded &= held.passing_to_client > 0;
-                held.written = held.written.min(Written::Before);
+                // What may write by itself is the first again: a goodbye that has come since is read before it.
+                let is_first_again = self.session.status() == TransactionStatus::Idle
+                    && !self.session.intent().is_some_and(Intent::is_proven);
+                held.written = match is_first_again {
+                    true => Written::Nothing,
+                    false => held.written.min(Written::Before),
+                };
             }
         }
         // Nothing answers a Flush by itself behind what is answered.
@@ -569,7 +574,10 @@ impl Client {
         self.time_next();
         self.send_unit(buffers)?;
         if asks_nothing && self.session.all_answered() {
-            self.rests_in_batch();
+            match self.session.batch_is_open() {
+                true => self.rests_in_batch(),
+                false => self.place.card.rests(self.session.status() != TransactionStatus::Idle, Instant::now()),
+            }
         }
         Ok(())
     }

@@ -17,10 +17,8 @@ impl Client {
         if !self.session.keeps_lease() {
             return Ok(()); // it goes back first
         }
-        if self.is_outdated() {
-            // Nobody renews the view that its lease is of: what stands there answers.
-            self.session.gathered.asks_wishes = false;
-            return Ok(());
+        if self.is_outdated() && !self.has_looked_at_reload() {
+            return Ok(()); // that is looked at first
         }
         self.counts_up_to_now();
         let Some(held) = &mut self.held else { return Ok(()) };
