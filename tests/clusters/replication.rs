@@ -87,7 +87,8 @@ fn received_wal_is_the_primarys_own() {
         fs::create_dir(&folder).unwrap();
         Installation::find().unwrap().own(&folder).unwrap();
         let primary = cluster.node(0);
-        let end = primary.sql("select pg_current_wal_lsn() + 2 * 16 * 1024 * 1024").unwrap();
+        let end = "select pg_current_wal_lsn() + 2 * pg_size_bytes(current_setting('wal_segment_size'))";
+        let end = primary.sql(end).unwrap();
         let segment = primary.sql("select pg_walfile_name(pg_current_wal_lsn())").unwrap();
         let mut receive = program("pg_receivewal", proxy.port(), "replicator");
         receive.args(["--no-loop", "--endpos", &end, "-D"]).arg(&folder).stderr(Stdio::piped());
