@@ -10,9 +10,10 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-    SupportedProtocolVersion,
+    CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, ServerConfig,
+    SignatureScheme, SupportedProtocolVersion,
 };
 use sha2::{Digest, Sha256};
 
@@ -113,6 +114,8 @@ impl ClientTls {
         let chain = certificates(texts.certificate.ok_or(TlsProblem::CertificateMissing)?)?;
         let key = private_key(texts.key.ok_or(TlsProblem::KeyMissing)?)?;
         let provider = Arc::new(ring::default_provider());
+        let end_point = chain.first().and_then(|first| certificate::end_point(first)).map(Arc::from);
+        let shown = shown(chain, key, &provider)?;
         let verifier = match texts.authorities {
             Some(authorities) => {
                 let roots = Arc::new(roots(authorities)?);
@@ -123,10 +126,9 @@ impl ClientTls {
             None if mode >= TlsMode::VerifyCa => return Err(TlsProblem::AuthoritiesMissing),
             None => WebPkiClientVerifier::no_client_auth(),
         };
-        let end_point = chain.first().and_then(|first| certificate::end_point(first)).map(Arc::from);
         let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions(oldest));
         let builder = builder.map_err(TlsProblem::Refused)?.with_client_cert_verifier(verifier);
-        let mut config = builder.with_single_cert(chain, key).map_err(TlsProblem::Pair)?;
+        let mut config = builder.with_cert_resolver(Arc::new(shown));
         config.alpn_protocols = vec![ALPN.to_vec()];
         // A client comes once and stays: tickets to come back cheaply would be memory for nothing.
         config.send_tls13_tickets = 0;
@@ -189,13 +191,14 @@ pub fn towards_servers(mode: TlsMode, oldest: TlsVersion, texts: TlsTexts<'_>) -
     // As libpq: whoever names authorities wants them to count, also with `require`.
     let names_it = mode == TlsMode::VerifyFull;
     let verifier = Verifier { roots, names_it, provider: Arc::clone(&provider) };
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions(oldest));
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions(oldest));
     let builder = builder.map_err(TlsProblem::Refused)?;
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match (texts.certificate, texts.key) {
         (None, None) => builder.with_no_client_auth(),
         (Some(chain), Some(key)) => {
-            builder.with_client_auth_cert(certificates(chain)?, private_key(key)?).map_err(TlsProblem::Pair)?
+            let shown = shown(certificates(chain)?, private_key(key)?, &provider)?;
+            builder.with_client_cert_resolver(Arc::new(shown))
         }
         (Some(_), None) => return Err(TlsProblem::KeyMissing),
         (None, Some(_)) => return Err(TlsProblem::CertificateMissing),
@@ -243,6 +246,9 @@ pub enum TlsProblem {
     /// Not PEM, or none in it.
     #[error("there is no PEM certificate in it")]
     Certificate,
+    /// Of what is PEM, the first is no certificate of X.509.
+    #[error("its first certificate is not understood: it is to be one that `openssl x509 -noout -text` shows")]
+    CertificateShape,
     /// Not PEM, none in it, or an encrypted one.
     #[error("there is no unencrypted PEM private key in it")]
     Key,
@@ -273,6 +279,22 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsProblem> 
 
 fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsProblem> {
     PrivateKeyDer::from_pem_slice(pem).map_err(|_| TlsProblem::Key)
+}
+
+/// A chain and the key that proves it. Of its first certificate no more is read than whose it is: whether one of X.509's
+/// version 1 will do, which openssl makes where no extensions are asked for, is up to those it is shown to.
+fn shown(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+) -> Result<SingleCertAndKey, TlsProblem> {
+    let key = provider.key_provider.load_private_key(key).map_err(TlsProblem::Pair)?;
+    let certified = chain.first().and_then(|first| certificate::public_key(first));
+    let certified = certified.ok_or(TlsProblem::CertificateShape)?;
+    if key.public_key().is_some_and(|public| *public != *certified.info) {
+        return Err(TlsProblem::Pair(InconsistentKeys::KeyMismatch.into()));
+    }
+    Ok(CertifiedKey::new(chain, key).into())
 }
 
 fn roots(pem: &[u8]) -> Result<RootCertStore, TlsProblem> {
@@ -388,4 +410,44 @@ mod tests {
         assert_eq!(node(TlsMode::Require, nothing), Ok(TlsMode::Require));
         assert_eq!(node(TlsMode::Off, garbage), Ok(TlsMode::Off));
     }
+
+    #[test]
+    fn a_certificate_of_version_1_is_shown_with_its_own_key_and_no_other() {
+        let texts = |certificate, key| TlsTexts { certificate: Some(certificate), key: Some(key), authorities: None };
+        let to_clients = |texts: TlsTexts<'_>| ClientTls::new(TlsMode::Allow, TlsVersion::V1_2, texts).map(drop);
+        let to_nodes = |texts: TlsTexts<'_>| NodeTls::new(TlsMode::Require, TlsVersion::V1_2, texts).map(drop);
+        let both: [fn(TlsTexts<'_>) -> Result<(), TlsProblem>; 2] = [to_clients, to_nodes];
+        for tls in both {
+            assert_eq!(tls(texts(OF_VERSION_1, ITS_KEY)), Ok(()));
+            assert!(matches!(tls(texts(OF_VERSION_1, ANOTHER_KEY)), Err(TlsProblem::Pair(_))));
+            let cut = b"-----BEGIN CERTIFICATE-----\nMIIBHzCBxwIU\n-----END CERTIFICATE-----\n";
+            assert_eq!(tls(texts(cut, ITS_KEY)), Err(TlsProblem::CertificateShape));
+        }
+    }
+
+    /// Certificates and keys for nothing but these tests.
+    const OF_VERSION_1: &[u8] = b"\
+-----BEGIN CERTIFICATE-----
+MIIBFTCBvQIUQJmR7ykhfUEanZ5z3TQghOzzSXAwCgYIKoZIzj0EAwIwDjEMMAoG
+A1UEAwwDb2xkMB4XDTI2MTEzMDIyMDkyMVoXDTI2MTIwMjIyMDkyMVowDjEMMAoG
+A1UEAwwDb2xkMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE8cxWWK9Rb3XdEVtH
+4iEXvTTVHzw+rqRxMLdRiPKDIE4xrdTrFLRBy5LWVSrNqxEJy7jJrIjsslG5+PfN
+Cjn6IjAKBggqhkjOPQQDAgNHADBEAiA34SBdr+EoC6VSKIPrxAe/z6BQVXV1ok0K
+3l6sWKlKEQIgIwNI80k30MQWZHiMCsRv+Vuuq3xoyEXgvopqibPZD+I=
+-----END CERTIFICATE-----
+";
+    const ITS_KEY: &[u8] = b"\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg+nZZJwv4slzJ/MFn
+2O5OJHu6q4vmnInxaynmerUTOfyhRANCAATxzFZYr1Fvdd0RW0fiIRe9NNUfPD6u
+pHEwt1GI8oMgTjGt1OsUtEHLktZVKs2rEQnLuMmsiOyyUbn4980KOfoi
+-----END PRIVATE KEY-----
+";
+    const ANOTHER_KEY: &[u8] = b"\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgDne9BDrAYi7LoXTz
+xap7vcLQUpEh9Dh2aRo7SwGv4AShRANCAATaG9ywC+mrw+Ffbxx8+aJQ6/uXRSNx
+oOOK5HALYFoY9tUN7Jsq7nQxhIhdgKUS3MRa3afcsRYXgYxzZT2GRmzK
+-----END PRIVATE KEY-----
+";
 }

@@ -138,7 +138,7 @@ impl<'d> Section<'d> {
 
     fn report(&self, problem: &TlsProblem) {
         let place = match problem {
-            TlsProblem::Certificate | TlsProblem::KeyMissing => &self.certificate,
+            TlsProblem::Certificate | TlsProblem::CertificateShape | TlsProblem::KeyMissing => &self.certificate,
             TlsProblem::Key | TlsProblem::Pair(_) | TlsProblem::CertificateMissing => &self.key,
             TlsProblem::Authorities => &self.authorities,
             TlsProblem::AuthoritiesMissing | TlsProblem::Refused(_) => &None,

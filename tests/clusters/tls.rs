@@ -221,6 +221,21 @@ fn a_certificate_without_extensions_will_do_where_none_is_verified() {
     });
 }
 
+#[test]
+fn a_certificate_without_extensions_can_be_shown_to_clients_too() {
+    limited(|| {
+        let cluster = cluster();
+        let authority = Authority::new(cluster.folder().join("tls"));
+        let (certificate, key) = authority.sign_itself("old");
+        let proxy = Proxy::start(&cluster, &format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}"));
+        for newest in ["TLSv1.3", "TLSv1.2"] {
+            let settings = format!("sslmode=require channel_binding=require ssl_max_protocol_version={newest}");
+            let output = psql(proxy.port(), &settings);
+            assert!(output.status.success(), "{newest}: {}", said(&output));
+        }
+    });
+}
+
 /// What a node of our own says to whoever comes: message by message, a question only to be answered.
 async fn says(stream: &mut Stream, messages: &[Vec<u8>]) -> bool {
     let mut packet = vec![0; stream.read_u32().await.unwrap() as usize - 4];
