@@ -110,7 +110,8 @@ fn run(path: PathBuf) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// Every problem on `complaints`, one a line, or what the configuration comes to on `answer`; what ends soon is no problem of
-/// it, and is said on both. A rule that may be meant otherwise is no problem either, and is said on `complaints`.
+/// it, and is said on both. A rule that may be meant otherwise is no problem either, nor is an authority of the system's that
+/// cannot be read: these are said on `complaints`.
 fn check(path: &Path, answer: &mut dyn Write, complaints: &mut dyn Write) -> io::Result<ExitCode> {
     match config::load(path) {
         Ok(config) => {
@@ -129,6 +130,9 @@ fn check(path: &Path, answer: &mut dyn Write, complaints: &mut dyn Write) -> io:
                     complaints,
                     "warning: {place}: the console's database is {CONSOLE} in access rules, not pgbouncer"
                 )?;
+            }
+            if let Some(why) = &config.unread_authorities {
+                writeln!(complaints, "warning: of the system's authorities, which vouch for LDAP servers: {why}")?;
             }
             Ok(ExitCode::SUCCESS)
         }

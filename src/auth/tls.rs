@@ -182,12 +182,32 @@ impl NodeTls {
 
 /// TLS towards servers that speak something else than PostgreSQL, or have yet to be told that we do. Off is no mode of it.
 pub fn towards_servers(mode: TlsMode, oldest: TlsVersion, texts: TlsTexts<'_>) -> Result<ClientConfig, TlsProblem> {
-    let provider = Arc::new(ring::default_provider());
     let roots = match texts.authorities {
         Some(authorities) => Some(roots(authorities)?),
         None if mode >= TlsMode::VerifyCa => return Err(TlsProblem::AuthoritiesMissing),
         None => None,
     };
+    vouched_for(mode, oldest, roots, texts)
+}
+
+/// The same, each vouched for by these authorities and being who it is called.
+pub fn trusting(authorities: &[u8]) -> Result<Arc<ClientConfig>, TlsProblem> {
+    trusting_these(roots(authorities)?)
+}
+
+/// The same of authorities that are read already; none of them: nobody is vouched for.
+pub fn trusting_these(authorities: RootCertStore) -> Result<Arc<ClientConfig>, TlsProblem> {
+    vouched_for(TlsMode::VerifyFull, TlsVersion::V1_2, Some(authorities), TlsTexts::default()).map(Arc::new)
+}
+
+/// What is shown is that of the texts.
+fn vouched_for(
+    mode: TlsMode,
+    oldest: TlsVersion,
+    roots: Option<RootCertStore>,
+    texts: TlsTexts<'_>,
+) -> Result<ClientConfig, TlsProblem> {
+    let provider = Arc::new(ring::default_provider());
     // As libpq: whoever names authorities wants them to count, also with `require`.
     let names_it = mode == TlsMode::VerifyFull;
     let verifier = Verifier { roots, names_it, provider: Arc::clone(&provider) };
@@ -205,12 +225,6 @@ pub fn towards_servers(mode: TlsMode, oldest: TlsVersion, texts: TlsTexts<'_>) -
     };
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
-}
-
-/// The same, each vouched for by these authorities and being who it is called.
-pub fn trusting(authorities: &[u8]) -> Result<Arc<ClientConfig>, TlsProblem> {
-    let texts = TlsTexts { authorities: Some(authorities), ..TlsTexts::default() };
-    towards_servers(TlsMode::VerifyFull, TlsVersion::V1_2, texts).map(Arc::new)
 }
 
 /// When the first of the certificates in this PEM text ends; None: there is none, or none whose end is understood.

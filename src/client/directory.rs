@@ -17,7 +17,7 @@ use crate::net::timers;
 /// Asks LDAP servers.
 #[derive(Debug)]
 pub struct Directory {
-    /// Whom servers must be vouched for by; None: whom the system trusts.
+    /// Whom servers must be vouched for by; None: none is asked over TLS.
     tls: Option<Arc<ClientConfig>>,
     /// A flood of logins must not become a flood of connections.
     questions: Semaphore,
@@ -92,6 +92,7 @@ struct Question {
 impl Question {
     async fn ask(self) -> Result<bool, String> {
         let mut settings = LdapConnSettings::new().set_conn_timeout(LONGEST).set_starttls(self.ldap.starts_tls);
+        // Without it the library would trust whom it has found once, and nobody if it could not read one of them.
         if let Some(tls) = &self.tls {
             settings = settings.set_config(Arc::clone(tls));
         }

@@ -12,6 +12,7 @@ use crate::auth::{Secret, tls, userlist};
 use super::document::{Item, Table};
 use super::password::{self, Form};
 use super::problem::{Place, Problem};
+use super::system_authorities::SystemAuthorities;
 use super::{Allowance, AuthQuery, Cluster, User, name, own_addresses};
 
 /// How clients prove who they are.
@@ -20,6 +21,8 @@ pub(super) struct Access {
     /// See [`Config::rules_of_pgbouncer`](super::Config::rules_of_pgbouncer).
     pub(super) rules_of_pgbouncer: Vec<String>,
     pub(super) ldap_tls: Option<Arc<ClientConfig>>,
+    /// See [`Config::unread_authorities`](super::Config::unread_authorities).
+    pub(super) unread_authorities: Option<String>,
     /// The users of a list.
     pub(super) users: Vec<User>,
 }
@@ -36,7 +39,7 @@ pub(super) fn read(
     let rules = Lines::read(&table, ["hba", "hba_file"], folder);
     let maps = Lines::read(&table, ["ident", "ident_file"], folder);
     let users = table.get("users_file").map(|item| read_users(&item, folder)).unwrap_or_default();
-    let ldap_tls = table.get("ldap_ca").and_then(|item| {
+    let mut ldap_tls = table.get("ldap_ca").and_then(|item| {
         let authorities = read_file(&item, folder)?;
         tls::trusting(authorities.as_bytes()).map_err(|problem| item.problem(problem.to_string(), None)).ok()
     });
@@ -55,7 +58,10 @@ pub(super) fn read(
     let maps = match maps.transpose() {
         Ok(maps) => maps.unwrap_or_default(),
         // Rules that name maps would seem wrong too.
-        Err(()) => return Access { rules: Rules::default(), rules_of_pgbouncer: Vec::new(), ldap_tls, users },
+        Err(()) => {
+            let rules = Rules::default();
+            return Access { rules, rules_of_pgbouncer: Vec::new(), ldap_tls, unread_authorities: None, users };
+        }
     };
     let mut rules_of_pgbouncer = Vec::new();
     let rules = rules.map_or_else(Rules::of_passwords, |lines| {
@@ -70,7 +76,13 @@ pub(super) fn read(
         rules_of_pgbouncer = rules.naming(PGBOUNCER).map(|(file, line)| lines.place(file, line)).collect();
         rules
     });
-    Access { rules, rules_of_pgbouncer, ldap_tls, users }
+    let mut unread_authorities = None;
+    if ldap_tls.is_none() && rules.asks_ldap_over_tls() {
+        let system = SystemAuthorities::read();
+        unread_authorities = system.unread;
+        ldap_tls = tls::trusting_these(system.roots).ok();
+    }
+    Access { rules, rules_of_pgbouncer, ldap_tls, unread_authorities, users }
 }
 
 /// Lines in a format of PostgreSQL's: a file, or a list in ours.

@@ -26,6 +26,7 @@ mod rule_action;
 mod rule_conditions;
 mod rule_file;
 mod shown;
+mod system_authorities;
 mod tls;
 mod user;
 
@@ -102,8 +103,11 @@ pub struct Config {
     /// Where access rules name the database `pgbouncer`, and none of that name is configured: in a file of PgBouncer's they are
     /// for its console, which has another name here.
     pub rules_of_pgbouncer: Vec<String>,
-    /// Whom LDAP servers must be vouched for by, `auth.ldap_ca`. Default None: by those whom the system trusts.
+    /// Whom LDAP servers must be vouched for by: `auth.ldap_ca`, by default those whom the system trusts. None: no rule asks
+    /// one over TLS.
     pub ldap_tls: Option<Arc<rustls::ClientConfig>>,
+    /// What could not be read of those whom the system trusts, where they are to vouch for LDAP servers.
+    pub unread_authorities: Option<String>,
     /// Who may connect, those of `auth.users_file` included; at least one, unless a cluster is asked.
     pub users: Vec<User>,
     /// Server connections.
@@ -151,6 +155,7 @@ impl Config {
             access: access.rules,
             rules_of_pgbouncer,
             ldap_tls: access.ldap_tls,
+            unread_authorities: access.unread_authorities,
             users: user::read_all(&root, folder, access.users, asks_cluster),
             pool: Pool::read(root.section("pool")),
             routing: Routing::read(root.section("routing"), folder, &clusters, &mut rule_problems),

@@ -86,6 +86,7 @@ impl Standing {
     pub fn start(config: Config, source: PathBuf, mut catalogs: Catalogs) -> Self {
         say_what_has_no_effect(&config);
         say_what_ends(&config.certificates);
+        say_what_is_unread(&config);
         let (lasting, newcomers) = Lasting::new(Pools::new(server::plan(&config)));
         let start = |(number, cluster)| RunningCluster::start(number, cluster, Limits::of(&config), None);
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
@@ -252,6 +253,7 @@ impl Standing {
         }
         say_what_has_no_effect(&self.config);
         say_what_ends(&self.config.certificates);
+        say_what_is_unread(&self.config);
         info!(config = %self.source.display(), "the configuration has been reloaded");
         Ok(reloaded)
     }
@@ -426,6 +428,16 @@ fn say_what_ends(certificates: &[Certificate]) {
                 warn!(shown_to, cluster, ended = %certificate.ends, "a certificate has ended: whoever looks at it refuses it");
             }
         }
+    }
+}
+
+/// Nor is this one.
+fn say_what_is_unread(config: &Config) {
+    if let Some(why) = &config.unread_authorities {
+        warn!(
+            why,
+            "not all authorities that the system trusts can be read: LDAP servers of the others are not believed"
+        );
     }
 }
 

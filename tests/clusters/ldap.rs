@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +14,7 @@ use trunkline::demo::installation::Installation;
 use trunkline::demo::port::Port;
 
 use crate::certificates::Authority;
-use crate::fixture::{Proxy, cluster, eventually, limited};
+use crate::fixture::{Proxy, cluster, eventually, limited, program};
 
 /// slapd with the entries of [`ENTRIES`], in a folder of its own; killed when dropped.
 struct Slapd {
@@ -221,6 +222,35 @@ fn passwords_of_the_directory_let_in_and_no_others() {
         let begun = Instant::now();
         (0..2).for_each(|_| outside("search", "ada", "guess"));
         assert!(begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn authorities_of_the_system_count_though_others_cannot_be_read_and_each_reload_reads_them_anew() {
+    limited(|| {
+        let (cluster, authority, slapd) = with_directory();
+        let trusted = cluster.folder().join("trusted");
+        fs::create_dir(&trusted).unwrap();
+        fs::write(trusted.join("torn.pem"), "-----BEGIN CERTIFICATE-----\nMIIBXDCCAQKg\n").unwrap();
+        let (file, program) = (cluster.folder().join("trunkline.sh"), program());
+        let (trusts, runs) = (trusted.display(), program.display());
+        fs::write(&file, format!("#!/bin/sh\nSSL_CERT_DIR='{trusts}' exec '{runs}' \"$@\"\n")).unwrap();
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+        let (certificate, key) = authority.sign("server");
+        let settings = format!(
+            "[auth]\nhba = ['hostssl all all all ldap ldapserver=localhost ldapscheme=ldaps ldapport={} ldapbasedn=\"dc=example,dc=net\"']\n\
+             {}[tls]\ncertificate = {certificate:?}\nkey = {key:?}",
+            slapd.tls_port,
+            users()
+        );
+        let proxy = Proxy::of_program(&file, &cluster, &settings);
+        assert!(proxy.log().contains("not all authorities that the system trusts can be read"), "{}", proxy.log());
+        let said = refused(&proxy, "bench", "ada", "in the directory").unwrap();
+        assert!(said.contains("no LDAP server answers as it should"), "{said}");
+        fs::copy(authority.certificate(), trusted.join("ours.pem")).unwrap();
+        proxy.signal("HUP");
+        eventually("the file is read", Duration::from_secs(5), || proxy.log().contains("has been reloaded"));
+        assert_eq!(refused(&proxy, "bench", "ada", "in the directory"), None);
     });
 }
 

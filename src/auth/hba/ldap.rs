@@ -17,6 +17,13 @@ pub struct Ldap {
     pub naming: Naming,
 }
 
+impl Ldap {
+    /// It is asked over TLS.
+    pub fn is_over_tls(&self) -> bool {
+        self.starts_tls || self.servers.iter().any(|server| server.starts_with("ldaps://"))
+    }
+}
+
 /// How the entry of a user is named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Naming {

@@ -168,6 +168,12 @@ impl Rules {
         self.rules.iter().any(|rule| rule.admission.certificate > CertificateDemand::None)
     }
 
+    /// Some rule asks an LDAP server over TLS: somebody must vouch for that.
+    pub fn asks_ldap_over_tls(&self) -> bool {
+        let is_over_tls = |method: &Method| matches!(method, Method::Ldap(ldap) if ldap.is_over_tls());
+        self.rules.iter().any(|rule| is_over_tls(&rule.admission.method))
+    }
+
     /// The file and line of each rule that names this database.
     pub fn naming<'a>(&'a self, database: &'a str) -> impl Iterator<Item = (&'a Path, usize)> {
         self.rules
