@@ -351,11 +351,12 @@ impl Login<'_> {
     async fn md5(&mut self, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
         let salt: [u8; 4] = rand::random();
         self.send(AUTHENTICATION_MD5_PASSWORD, &salt).await?;
-        let answer = self.read_message().await?;
+        let message = self.read_message().await?;
+        let answer = self.password_in(&message, user)?;
         self.wait_for_turn().await?;
         let stored = user.and_then(|user| user.secret.md5(self.claim.user)).unwrap_or_default();
         let expected = md5_answer(&stored, salt);
-        let is_right = answer.strip_suffix(b"\0").is_some_and(|answer| answer.ct_eq(expected.as_bytes()).into());
+        let is_right = bool::from(answer.ct_eq(expected.as_bytes()));
         if is_right && user.is_some() { Ok(None) } else { Err(self.refused(&AuthError::PasswordWrong, user)) }
     }
 
@@ -363,8 +364,9 @@ impl Login<'_> {
     /// the same one.
     async fn directory(&mut self, ldap: &Arc<Ldap>, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
         let message = self.ask_cleartext().await?;
-        let asked =
-            Box::pin(self.server.directory.knows(ldap, self.claim.user, password_in(&message).unwrap_or_default()));
+        // One that is no text is nobody's, as an empty one.
+        let password = std::str::from_utf8(self.password_in(&message, user)?).unwrap_or_default();
+        let asked = Box::pin(self.server.directory.knows(ldap, self.claim.user, password));
         self.claim.awaited.waits(LoginFailure::NoDirectory);
         let answer = asked.await;
         self.claim.awaited.goes_on();
@@ -403,7 +405,7 @@ impl Login<'_> {
     /// The password as it is, which is compared with what is known of it.
     async fn cleartext(&mut self, user: Option<&User>) -> Result<Option<Secret>, Farewell> {
         let message = self.ask_cleartext().await?;
-        let password = password_in(&message);
+        let password = std::str::from_utf8(self.password_in(&message, user)?).ok();
         // The same work for a user who does not exist.
         let mock = Verifier::mock(self.claim.user, &self.server.mock_secret);
         let verifier = user.map_or(&mock, |user| &user.verifier);
@@ -422,6 +424,17 @@ impl Login<'_> {
             (Some(user), None) if by_hash(user).is_some() => Ok(None),
             _ => Err(self.refused(&AuthError::PasswordWrong, user)),
         }
+    }
+
+    /// The password, or its hash, in a message.
+    fn password_in<'m>(&mut self, message: &'m [u8], user: Option<&User>) -> Result<&'m [u8], Farewell> {
+        let password = password_in(message)?;
+        if password.is_empty() {
+            self.worker.metrics.login_failed(cause_of(user));
+            self.has_guessed = true;
+            return Err(Farewell::told(SqlState::INVALID_PASSWORD, "empty password returned by client"));
+        }
+        Ok(password)
     }
 
     fn refused(&mut self, error: &AuthError, user: Option<&User>) -> Farewell {
@@ -478,11 +491,29 @@ fn cause_of(user: Option<&User>) -> LoginFailure {
     if user.is_some() { LoginFailure::Password } else { LoginFailure::UnknownUser }
 }
 
-/// What a password message holds, without its end.
-fn password_in(message: &[u8]) -> Option<&str> {
-    std::str::from_utf8(message.strip_suffix(b"\0")?).ok()
+/// What a password message holds, without its end, which is its only zero byte: PostgreSQL takes no other.
+fn password_in(message: &[u8]) -> Result<&[u8], Farewell> {
+    match message.split_last() {
+        Some((0, password)) if !password.contains(&0) => Ok(password),
+        _ => Err(Farewell::violation("invalid password packet size")),
+    }
 }
 
 fn wrong_password(user: &str) -> Farewell {
     Farewell::told(SqlState::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_ends_at_the_only_zero_byte_of_its_message() {
+        assert_eq!(password_in(b"pencil\0").unwrap(), b"pencil");
+        assert_eq!(password_in(b"\0").unwrap(), b"");
+        for wrong in [&b""[..], b"pencil", b"pen\0cil\0", b"pencil\0\0"] {
+            let farewell = password_in(wrong).unwrap_err();
+            assert_eq!(farewell.to_string(), "invalid password packet size (08P01)", "{wrong:?}");
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! Passwords that an LDAP server checks: OpenLDAP's own slapd, asked in every way that rules have.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -15,6 +17,7 @@ use trunkline::demo::port::Port;
 
 use crate::certificates::Authority;
 use crate::fixture::{Proxy, cluster, eventually, limited, program};
+use crate::raw::startup_packet;
 
 /// slapd with the entries of [`ENTRIES`], in a folder of its own; killed when dropped.
 struct Slapd {
@@ -277,7 +280,16 @@ fn an_empty_password_is_nobodys_and_a_directory_that_is_down_is_told() {
         };
         let code = |password: &str| login(password).map(|told| told.unwrap().0);
         assert_eq!(code("in the directory"), None);
-        assert_eq!(code(""), Some("28000".to_owned()), "LDAP itself would say yes");
+        assert_eq!(code(""), Some("28P01".to_owned()), "LDAP itself would say yes");
+        let mut stream = UnixStream::connect(folder.join(".s.PGSQL.6432")).unwrap();
+        let startup = startup_packet(0, &[("user", "ada"), ("database", "bench")]);
+        let password = b"in the directory\0and more\0";
+        let size = u32::try_from(4 + password.len()).unwrap().to_be_bytes();
+        stream.write_all(&[&startup[..], b"p", &size, password].concat()).unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).unwrap();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains("C08P01") && said.contains("invalid password packet size"), "{said}");
         slapd.signal("STOP");
         let begun = Instant::now();
         assert_eq!(code("in the directory"), Some("57P03".to_owned()));
