@@ -91,8 +91,12 @@ impl Admission {
                 Mistake::new("something behind the method is no option", "name=value, in quotes if it holds a space")
             };
             let (name, value) = option.split_once('=').ok_or_else(not_so)?;
-            if !(is_ldap && of_ldap.set(name, value)?) {
-                admission.set(kind, name, value, maps)?;
+            let is_known = (is_ldap && of_ldap.set(name, value)?) || admission.set(kind, name, value, maps)?;
+            if !is_known && of_ldap.has_password() {
+                return Err(not_so());
+            }
+            if !is_known {
+                return Err(Mistake::new(format!("the option {name:?} is not supported"), OPTIONS));
             }
         }
         if is_ldap {
@@ -101,32 +105,36 @@ impl Admission {
         Ok(admission)
     }
 
-    fn set(&mut self, kind: Kind, name: &str, value: &str, maps: &IdentMaps) -> Result<(), Mistake> {
+    /// Takes an option; false: there is none of that name.
+    fn set(&mut self, kind: Kind, name: &str, value: &str, maps: &IdentMaps) -> Result<bool, Mistake> {
         match name {
             "clientcert" | "clientname" if kind != Kind::HostTls => {
-                Err(Mistake::new(format!("the option {name} is for lines of hostssl"), "hostssl instead of host"))
+                return Err(Mistake::new(
+                    format!("the option {name} is for lines of hostssl"),
+                    "hostssl instead of host",
+                ));
             }
-            "clientcert" => self.demand(value),
+            "clientcert" => self.demand(value)?,
             "clientname" => {
                 self.certificate_name = match value {
                     "CN" => CertificateName::Common,
                     "DN" => CertificateName::Distinguished,
                     _ => return Err(Mistake::new(format!("clientname is {value:?}"), "CN or DN")),
                 };
-                Ok(())
             }
             "map" if !matches!(self.method, Method::Certificate | Method::Peer) => {
-                Err(Mistake::new("the option map is for the methods peer and cert", "no map"))
+                return Err(Mistake::new("the option map is for the methods peer and cert", "no map"));
             }
             "map" if !maps.has(value) => {
-                Err(Mistake::new(format!("there is no map {value:?}"), "a map of auth.ident_file or auth.ident"))
+                return Err(Mistake::new(
+                    format!("there is no map {value:?}"),
+                    "a map of auth.ident_file or auth.ident",
+                ));
             }
-            "map" => {
-                self.map = Some(value.into());
-                Ok(())
-            }
-            _ => Err(Mistake::new(format!("the option {name:?} is not supported"), OPTIONS)),
+            "map" => self.map = Some(value.into()),
+            _ => return Ok(false),
         }
+        Ok(true)
     }
 
     fn demand(&mut self, value: &str) -> Result<(), Mistake> {

@@ -141,6 +141,11 @@ impl Options {
         Ok(true)
     }
 
+    /// A password is given: what stands behind it may be more of it, where its quotes are forgotten.
+    pub(super) fn has_password(&self) -> bool {
+        self.bind_password.is_some()
+    }
+
     /// `ldap://host:port/base?attribute?scope?filter`, each part but the host may be left out (RFC 4516).
     fn set_url(&mut self, url: &str) -> Result<(), Mistake> {
         let wrong = |what: String| Mistake::new(what, "ldap://host:port/base?attribute?scope?filter");

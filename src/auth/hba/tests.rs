@@ -289,3 +289,17 @@ proptest! {
         let _ = read_with(&files, &format!("host all all {near} md5"), "", None);
     }
 }
+
+#[test]
+fn no_part_of_a_password_is_told_whose_quotes_are_forgotten() {
+    let told = |options: &str| {
+        let found = problems(&format!("hostssl all all all ldap ldapserver=a ldapbasedn=dc {options}"));
+        found.into_iter().map(|problem| problem.what + &problem.instead).collect::<String>()
+    };
+    for options in ["ldapbindpasswd=Tr0ub dor=3", "ldapbindpasswd=Tr0ub dor", "ldapbindpasswd= dor=3 ldaptls=1"] {
+        let told = told(options);
+        assert!(told.contains("no option") && told.contains("in quotes"), "{told}");
+        assert!(!told.contains("dor") && !told.contains("Tr0ub"), "{told}");
+    }
+    assert!(told("ldapx=1 ldapbindpasswd=a").contains("the option \"ldapx\" is not supported"));
+}
