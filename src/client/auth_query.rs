@@ -153,6 +153,11 @@ impl AuthQuery {
         let Some(row) = rows.next() else { return Ok(None) };
         // Name and password; of two rows nobody could say which is meant.
         match row.as_slice() {
+            [Some(_), Some(secret), ..] if **secret == *WITHHELD => {
+                let why = "auth_query answers ******** in place of passwords, as pg_user does: it must read pg_shadow, \
+                           itself or by a function that may";
+                Err(Unanswered::Refused(why.to_owned()))
+            }
             [Some(found), secret, ..] if **found == **name && rows.next().is_none() => {
                 let secret = Secret::new(secret.as_deref().unwrap_or_default().to_owned());
                 Ok(Some(User::new(name, secret, None, &self.mock_secret)))
@@ -251,6 +256,9 @@ fn is_of_the_moment(code: SqlState) -> bool {
     CLASSES.iter().any(|class| code.as_str().starts_with(class))
 }
 
+/// What pg_user shows to everybody, of everybody.
+const WITHHELD: &str = "********";
+
 type Row = Vec<Option<Arc<str>>>;
 
 /// As PostgreSQL counts for its own rules: whether the rights are inherited or not, and a superuser like anybody else.
@@ -284,17 +292,30 @@ mod tests {
     /// AuthenticationOk, BackendKeyData, ReadyForQuery.
     const COME_IN: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
 
-    #[tokio::test]
-    async fn a_server_that_the_nodes_name_has_led_to_is_asked_nothing_before_the_node_is_met_there() {
-        let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (here, elsewhere) = (node.local_addr().unwrap(), "192.0.2.1:5432".parse().unwrap());
+    fn auth_query() -> AuthQuery {
         let settings = config::AuthQuery {
             user: "asker".into(),
             password: Secret::new("a".to_owned()),
             database: "d".into(),
             query: "select 1".into(),
         };
-        let (auth_query, gate) = (AuthQuery::new(settings, [0; 32]), Gate::default());
+        AuthQuery::new(settings, [0; 32])
+    }
+
+    #[test]
+    fn what_pg_user_shows_in_place_of_passwords_is_nobodys_password() {
+        let answer =
+            |secret: &str| auth_query().user_in(vec![vec![Some("ada".into()), Some(secret.into())]], &"ada".into());
+        assert!(answer("a").unwrap().is_some());
+        let Err(Unanswered::Refused(why)) = answer("********") else { panic!("it is taken for a password") };
+        assert!(why.contains("pg_shadow"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_the_nodes_name_has_led_to_is_asked_nothing_before_the_node_is_met_there() {
+        let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (here, elsewhere) = (node.local_addr().unwrap(), "192.0.2.1:5432".parse().unwrap());
+        let (auth_query, gate) = (auth_query(), Gate::default());
         let server = (SystemId(1), PostmasterStart(1));
         gate.found_at(Some(elsewhere), server);
         let other = async {
