@@ -74,7 +74,7 @@ pub async fn read_startup(
                 stream.write_all(b"N").await?;
             }
             First::Tls => match &tls {
-                Some(tls) if !stream.is_encrypted() => {
+                Some(tls) if !stream.is_encrypted() && origin.is_some() => {
                     let begun = begin_tls(place, tls, Beginning::Direct, buffer).await;
                     begun.map_err(|error| without_tls(&error, origin, server, worker))?;
                 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::{Command, Output};
@@ -139,23 +140,40 @@ fn where_certificates_are_required_the_name_in_it_must_be_the_users() {
     });
 }
 
+/// A client that begins with TLS at once, and says there that it speaks these, is asked for its password.
+fn begins(mut socket: impl Read + Write, protocols: &[&[u8]]) -> bool {
+    let tls = NodeTls::new(TlsMode::Require, Default::default(), Default::default());
+    let mut config = (**tls.unwrap().config().unwrap()).clone();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    let name = "localhost".try_into().unwrap();
+    let mut connection = rustls::ClientConnection::new(config.into(), name).unwrap();
+    let mut stream = rustls::Stream::new(&mut connection, &mut socket);
+    let mut out = BytesMut::new();
+    startup::put_startup(&mut out, [("user", "bench"), ("database", "bench")]);
+    let mut answer = [0; 1];
+    stream.write_all(&out).is_ok() && stream.read_exact(&mut answer).is_ok() && answer == *b"R"
+}
+
+#[test]
+fn nobody_begins_with_tls_over_a_socket_in_the_file_system() {
+    limited(|| {
+        let cluster = cluster();
+        let authority = Authority::new(cluster.folder().join("tls"));
+        let (certificate, key) = authority.sign("server");
+        let folder = cluster.folder().join("front");
+        std::fs::create_dir(&folder).unwrap();
+        let settings =
+            format!("listen = [\"{}:6432\"]\n[tls]\ncertificate = {certificate:?}\nkey = {key:?}", folder.display());
+        let _proxy = Proxy::start(&cluster, &settings);
+        assert!(!begins(UnixStream::connect(folder.join(".s.PGSQL.6432")).unwrap(), &[b"postgresql"]));
+    });
+}
+
 #[test]
 fn a_client_may_begin_with_tls_at_once_if_it_says_what_it_speaks() {
     limited(|| {
         let (_cluster, _authority, proxy) = with_tls("allow");
-        let begins = |protocols: &[&[u8]]| {
-            let tls = NodeTls::new(TlsMode::Require, Default::default(), Default::default());
-            let mut config = (**tls.unwrap().config().unwrap()).clone();
-            config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-            let name = "localhost".try_into().unwrap();
-            let mut connection = rustls::ClientConnection::new(config.into(), name).unwrap();
-            let mut socket = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
-            let mut stream = rustls::Stream::new(&mut connection, &mut socket);
-            let mut out = BytesMut::new();
-            startup::put_startup(&mut out, [("user", "bench"), ("database", "bench")]);
-            let mut answer = [0; 1];
-            stream.write_all(&out).is_ok() && stream.read_exact(&mut answer).is_ok() && answer == *b"R"
-        };
+        let begins = |protocols: &[&[u8]]| begins(TcpStream::connect(("127.0.0.1", proxy.port())).unwrap(), protocols);
         assert!(begins(&[b"postgresql"]));
         assert!(!begins(&[]));
         assert!(!begins(&[b"http/1.1"]));
