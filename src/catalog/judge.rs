@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::path::{PG_CATALOG, Path};
 use super::picture::{Function, Operator, PLAIN, Picture, Relation, is_own, shown};
-use super::{Change, FIRST_OWN, Oid};
+use super::{Change, FIRST_OWN, Oid, mean_builtin};
 use crate::sql::functions::class_of;
 use crate::sql::{
     Argument, Call, Doubt, Draws, Kind, Leftovers, Name, NeedsPrimary, Part, Statement, Target, by_functions,
@@ -546,7 +546,7 @@ impl<'a> Look<'a> {
         if self.only_code && !is_builtin {
             return Ok(());
         }
-        if is_builtin && picture.primary_builtins.iter().any(|pattern| pattern.matches("pg_catalog", &call.name.name)) {
+        if mean_builtin(&picture.primary_builtins, &call.name) {
             return found(Why::Function);
         }
         let mut is_known = is_builtin;

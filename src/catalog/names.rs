@@ -1,5 +1,8 @@
 //! Names of functions in the configuration: which are vouched for, and which need the primary.
 
+use crate::sql::Name;
+use crate::sql::functions::class_of;
+
 /// A name with `*` for any run of characters, compared exactly otherwise, with or without a schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionPattern {
@@ -32,6 +35,11 @@ impl FunctionPattern {
     pub fn matches(&self, schema: &str, name: &str) -> bool {
         self.schema.as_ref().is_none_or(|pattern| glob(pattern, schema)) && glob(&self.name, name)
     }
+}
+
+/// What may be called by this name is one of PostgreSQL's own functions, and one of these patterns means it.
+pub fn mean_builtin(patterns: &[FunctionPattern], name: &Name) -> bool {
+    patterns.iter().any(|pattern| pattern.matches("pg_catalog", &name.name)) && class_of(name).is_some()
 }
 
 /// The part before the first `*` must begin the text, each further part follow, the last one end it.

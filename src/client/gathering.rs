@@ -165,7 +165,8 @@ impl Client {
             (Some(picture), Some(resolved)) => Catalog::Known { picture, path: &resolved.path, key: resolved.key },
             _ => {
                 let last = known.last().map(|picture| &**picture);
-                Catalog::Unknown { last, own_first: last_path::own_first(last, &self.session) }
+                let own_first = last_path::own_first(last, &self.session);
+                Catalog::Unknown { last, own_first, lists: &self.server.functions }
             }
         };
         let (worker, dialect, apart) = (&self.worker, self.session.dialect(), &mut self.apart);

@@ -23,7 +23,7 @@ use crate::auth::{ClientTls, NodeTls, Secret, Verifier};
 use crate::backend::cancel::CancelKeys;
 use crate::backend::{Absence, Away, Endpoint, Gate, LastWrite, Pool, PoolKey, Pools};
 use crate::balancing::{Balance, Strategy};
-use crate::catalog::{Change, Current, Known, Upkeep};
+use crate::catalog::{Change, Current, FunctionLists, Known, Upkeep};
 use crate::complaints::Complaints;
 use crate::config::{self, Allowance, Certificate, Limits, PoolMode};
 use crate::metrics::Scrape;
@@ -78,6 +78,8 @@ pub struct Server {
     pub rules: Arc<RuleSet>,
     /// Hints in comments count.
     pub hints: bool,
+    /// What the configuration says of functions, for whoever is judged without catalogs.
+    pub functions: Arc<FunctionLists>,
     /// Where reads go.
     pub reads: Reads,
     /// What a session's reads must have seen.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::catalog::{Change, Found, Path, Picture};
+use crate::catalog::{Change, Found, FunctionLists, Path, Picture};
 use crate::catalogs;
 use crate::client::{in_mode, minute_of_the_day};
 use crate::config::{Cluster, Config, PoolMode};
@@ -193,6 +193,7 @@ struct Changes {
 /// What the running cluster has told.
 struct Known {
     picture: Arc<Picture>,
+    lists: Arc<FunctionLists>,
     any_path: Path,
     /// Sessions' settings are tried out here.
     scene: Scene,
@@ -388,8 +389,8 @@ impl Imagined<'_> {
 
     fn catalog<'c>(&'c self, statement: &Statement, path: Option<&'c Path>) -> Catalog<'c> {
         match (&self.explainer.cluster, path) {
-            (Some(_), path) if self.catalog_changes.touch(statement) => {
-                Catalog::Unknown { last: None, own_first: path.is_none_or(Path::own_first) }
+            (Some(known), path) if self.catalog_changes.touch(statement) => {
+                Catalog::Unknown { last: None, own_first: path.is_none_or(Path::own_first), lists: &known.lists }
             }
             (Some(known), Some(path)) => Catalog::Known { picture: &known.picture, path, key: None },
             _ => Catalog::NotAsked,
@@ -526,7 +527,7 @@ fn ask_cluster(config: &Config, name: &Arc<str>, user: &Arc<str>) -> Result<(Kno
     let seen = see(&view, cluster, config.routing.reads)?;
     let picture = runtime.block_on(catalogs::load_once(cluster, &nodes, &database.server_name, &settings))?;
     let scene = Scene::new(runtime, config, cluster, &nodes, &database.server_name, user);
-    Ok((Known { picture, any_path: Path::any(), scene }, seen))
+    Ok((Known { picture, lists: settings.lists, any_path: Path::any(), scene }, seen))
 }
 
 /// What the look at the nodes says of reads. Where it shows nobody who serves, whoever asks is told, and statements are

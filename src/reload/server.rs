@@ -130,6 +130,7 @@ pub(super) fn make(
         stats_users: config.stats_users.clone(),
         rules: Arc::clone(&config.routing.rules),
         hints: config.routing.hints,
+        functions: Arc::clone(&config.routing.functions),
         reads: config.routing.reads,
         consistency: config.routing.consistency,
         optimistic: config.routing.transactions == Transactions::Optimistic,

@@ -23,7 +23,7 @@ pub use terms::Terms;
 
 use smallvec::SmallVec;
 
-use crate::catalog::{Path, Picture};
+use crate::catalog::{FunctionLists, Path, Picture};
 use crate::sql::{Isolation, MemoKey, PreparedNames, Statement};
 use hints::Hints;
 use rules::{Action, Moment, Rule};
@@ -126,6 +126,8 @@ pub enum Catalog<'a> {
         last: Option<&'a Picture>,
         /// Where the session's names are looked for, PostgreSQL's own come first, as far as is known.
         own_first: bool,
+        /// What the configuration says of functions.
+        lists: &'a FunctionLists,
     },
     /// What is known.
     Known {

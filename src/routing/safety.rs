@@ -1,7 +1,7 @@
 //! What must go to the primary whatever rules say; the only maker of the [`ReplicaSafe`] proof.
 
 use super::{Catalog, Facts, InTransaction, Reads, Reason};
-use crate::catalog::{Change, Path, Verdict, Why};
+use crate::catalog::{Change, FunctionLists, Path, Verdict, Why, mean_builtin};
 use crate::sql::functions::{self, class_of};
 use crate::sql::{
     Call, Doubt, Draws, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement,
@@ -220,6 +220,9 @@ pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool
         return true;
     }
     let why = match catalog {
+        Catalog::Unknown { lists, .. } if statement.parts.iter().any(|part| calls_kept(part, lists)) => {
+            Some(Why::Function)
+        }
         Catalog::Unknown { last: Some(last), .. } => last.find(statement, &Path::any()).map(|found| found.why),
         _ => catalog_verdict(statement, catalog).and_then(|verdict| verdict.why),
     };
@@ -230,9 +233,10 @@ pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool
     )
 }
 
-/// Whatever the catalogs say, it means the same: no relation, and no call or operator that a user's own could be meant by.
+/// Whatever the catalogs say that are not known, it means the same: no relation, and no call or operator that a user's own could
+/// be meant by, nor a call that the configuration keeps on the primary.
 fn names_nothing(part: &Part, catalog: &Catalog<'_>) -> bool {
-    let own_first = matches!(catalog, Catalog::Unknown { own_first: true, .. });
+    let Catalog::Unknown { own_first, lists, .. } = *catalog else { return false };
     let takes_nothing = |call: &Call| {
         call.arguments.as_ref().is_some_and(|arguments| arguments.is_empty()) && functions::takes_nothing(&call.name)
     };
@@ -242,6 +246,12 @@ fn names_nothing(part: &Part, catalog: &Catalog<'_>) -> bool {
         && part.operators.is_empty()
         && part.types.iter().all(is_of_system)
         && part.attributes.is_empty()
+        && !calls_kept(part, lists)
+}
+
+/// It calls a function of PostgreSQL's own that the configuration keeps on the primary.
+fn calls_kept(part: &Part, lists: &FunctionLists) -> bool {
+    part.calls.iter().any(|call| mean_builtin(&lists.primary, &call.name))
 }
 
 fn is_of_system(name: &Name) -> bool {
@@ -320,11 +330,13 @@ fn executes_on_replica(change: &SessionChange, statement: &Statement, facts: &Fa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::{FunctionPattern, Inventory, Picture};
     use crate::sql::{ParseSettings, classify};
 
     fn names_nothing_of_users(text: &str, own_first: bool) -> bool {
         let statement = classify(text, &ParseSettings::default());
-        statement.parts.iter().all(|part| names_nothing(part, &Catalog::Unknown { last: None, own_first }))
+        let catalog = Catalog::Unknown { last: None, own_first, lists: &FunctionLists::default() };
+        statement.parts.iter().all(|part| names_nothing(part, &catalog))
     }
 
     #[test]
@@ -338,6 +350,28 @@ mod tests {
         }
         for text in ["select count(*) from mon.pg_activity", "select age()", "select json_scalar(1)", "table t"] {
             assert!(!names_nothing_of_users(text, true), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_configuration_keeps_on_the_primary_is_kept_there_while_the_catalogs_are_not_known() {
+        let primary = ["pg_is_in_recovery", "pg_catalog.low*", "app.version"].map(FunctionPattern::new).into();
+        let lists = FunctionLists { primary, ..FunctionLists::default() };
+        let before = Picture::draw(Inventory::default(), &FunctionLists::default(), 1, 0, 0);
+        for last in [None, Some(&before)] {
+            let catalog = Catalog::Unknown { last, own_first: true, lists: &lists };
+            for (text, is_kept) in [
+                ("select pg_is_in_recovery()", true),
+                ("select 1; select now(), pg_is_in_recovery()", true),
+                ("select pg_catalog.lower('A')", true),
+                ("select pg_catalog.upper('a')", false),
+                ("select version()", false),
+            ] {
+                let statement = classify(text, &ParseSettings::default());
+                let expected = if is_kept { Err(Reason::CatalogUnknown) } else { Ok(()) };
+                assert_eq!(objects(&statement, &catalog), expected, "{text}");
+                assert_eq!(is_wrong_on_replica(&statement, &catalog), is_kept, "{text}");
+            }
         }
     }
 

@@ -365,8 +365,8 @@ impl Session {
             Catalog::Known { picture, .. } if self.catalog.path_is_uncertain => {
                 Catalog::Known { picture, path: &any, key: None }
             }
-            Catalog::Unknown { last, .. } if self.catalog.path_is_uncertain => {
-                Catalog::Unknown { last, own_first: false }
+            Catalog::Unknown { last, lists, .. } if self.catalog.path_is_uncertain => {
+                Catalog::Unknown { last, own_first: false, lists }
             }
             catalog => catalog,
         };

@@ -66,7 +66,7 @@ fn weigh_for(
     let path = picture.map(|picture| picture.path(None, user, user));
     let catalog = match (picture, &path) {
         (Some(picture), Some(path)) => Catalog::Known { picture, path, key: None },
-        _ => Catalog::Unknown { last: None, own_first: true },
+        _ => Catalog::Unknown { last: None, own_first: true, lists: &server.functions },
     };
     let sender = Sender { user, database: name, application_name: "", address: None };
     let facts = Facts {
