@@ -8,7 +8,7 @@ use super::path::{PG_CATALOG, Path};
 use super::picture::{Cast, Function, Left, Operator, PLAIN, Picture, Policy, Relation, Type, is_own};
 use super::{
     Body, Change, FunctionLists, FunctionPattern, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind,
-    RelationRow, Volatility, Why,
+    RelationRow, Volatility, Why, mean_builtin,
 };
 use crate::sql::functions::{Class, class_of, judged};
 use crate::sql::{
@@ -354,8 +354,9 @@ impl<'a> Drawing<'a> {
     /// Words may be anything: only those that are known to be bad count.
     fn of_words(&self, statement: &Statement) -> Need {
         let mut statement = statement.clone();
+        let counts = |name: &Name| self.is_function(name) || mean_builtin(&self.lists.primary, name);
         for part in &mut statement.parts {
-            part.calls = part.calls.iter().filter(|call| self.is_function(&call.name)).cloned().collect();
+            part.calls = part.calls.iter().filter(|call| counts(&call.name)).cloned().collect();
         }
         self.picture.find(&statement, &Path::any()).map(|found| found.why)
     }
@@ -866,6 +867,22 @@ mod tests {
         let picture = Picture::draw(inventory, &FunctionLists { safe, ..FunctionLists::default() }, 1, 0, 0);
         let needs: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
         assert_eq!(needs, [true, true, true, true, true, false, false, true, false]);
+    }
+
+    #[test]
+    fn what_is_kept_on_the_primary_of_postgresqls_own_is_seen_in_any_body() {
+        let rows = [
+            ("asks", Language::Sql, "select pg_is_in_recovery()"),
+            ("asks_in_words", Language::PlPgSql, "begin return pg_catalog.pg_is_in_recovery(); end"),
+            ("calls", Language::PlPgSql, "begin return asks_in_words(); end"),
+            ("asks_something_else", Language::PlPgSql, "begin return version(), pg_is_no_function(1); end"),
+        ];
+        let functions = (20_000..).zip(rows).map(|(oid, (name, language, text))| stable(oid, name, language, text));
+        let inventory = Inventory { functions: functions.collect(), ..Inventory::default() };
+        let primary = vec![FunctionPattern::new("pg_is_*")];
+        let picture = Picture::draw(inventory, &FunctionLists { primary, ..FunctionLists::default() }, 1, 0, 0);
+        let needs: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
+        assert_eq!(needs, [true, true, true, false]);
     }
 
     #[test]
