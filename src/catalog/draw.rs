@@ -1,5 +1,7 @@
 //! From rows to a picture: who calls what is followed until nothing new is found to need the primary.
 
+use std::borrow::Cow;
+
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
@@ -325,7 +327,7 @@ impl<'a> Drawing<'a> {
                 }
             }
             Body::Text { is_dynamic: true, .. } => Some(Why::Function),
-            Body::Text { statement, .. } => self.of_text(statement, row.language),
+            Body::Text { statement, .. } => self.of_text(&declaring(row, statement), row.language),
         }
         .map(|_| Why::Function)
     }
@@ -736,6 +738,12 @@ impl<'a> Drawing<'a> {
     }
 }
 
+/// Its body, with arguments of the types that it takes, of those that may have code of users.
+fn declaring<'r>(row: &FunctionRow, statement: &'r Statement) -> Cow<'r, Statement> {
+    let types: Box<[Oid]> = row.arguments.iter().copied().filter(|oid| is_own(*oid)).collect();
+    if types.is_empty() { Cow::Borrowed(statement) } else { Cow::Owned(statement.declaring(types)) }
+}
+
 /// What it calls that is known exactly: its body, an aggregate's steps.
 fn tree(row: &FunctionRow) -> Option<&Mentions> {
     match &row.body {
@@ -883,6 +891,42 @@ mod tests {
         let picture = Picture::draw(inventory, &FunctionLists { primary, ..FunctionLists::default() }, 1, 0, 0);
         let needs: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
         assert_eq!(needs, [true, true, true, false]);
+    }
+
+    #[test]
+    fn a_body_has_values_of_the_types_that_its_function_takes() {
+        let (writes, money) = (20_000, 20_010);
+        let taking = |oid: Oid, kind: Oid, language: Language, text: &str| FunctionRow {
+            arguments: [kind, kind].into(),
+            ..stable(oid, &format!("f{oid}"), language, text)
+        };
+        let log = taking(writes, money, Language::PlPgSql, "begin insert into log values (1); return a; end");
+        let (in_sql, in_words) = ("select $1 + $2", "begin return a + b; end");
+        let functions = vec![
+            FunctionRow { volatility: Volatility::Volatile, ..log },
+            taking(20_001, money, Language::Sql, in_sql),
+            taking(20_002, money, Language::PlPgSql, in_words),
+            taking(20_003, 23, Language::Sql, in_sql),
+            taking(20_004, 23, Language::PlPgSql, in_words),
+        ];
+        let plus = |oid: Oid, schema: Oid, side: Oid, function: Oid| OperatorRow {
+            oid,
+            schema,
+            name: "+".into(),
+            left: side,
+            right: side,
+            function,
+            result: side,
+        };
+        let inventory = Inventory {
+            functions,
+            types: vec![TypeRow { oid: money, schema: 2200, name: "money_of".into(), volatile_input: false }],
+            operators: vec![plus(20_020, 2200, money, writes), plus(551, PG_CATALOG, 23, 177)],
+            ..Inventory::default()
+        };
+        let picture = Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0);
+        let needs: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
+        assert_eq!(needs, [true, true, true, false, false]);
     }
 
     #[test]
