@@ -83,7 +83,7 @@ pub enum Transactions {
     /// On the primary.
     Primary,
     /// Those at READ COMMITTED read from a replica until something cannot be done there; then they are begun on the
-    /// primary, which nobody can tell: what asks for the transaction's own time goes there, too.
+    /// primary, which nobody can tell: what asks for the transaction's own time or process goes there, too.
     Optimistic,
 }
 

@@ -295,7 +295,7 @@ pub fn leaves_no_bond(statement: &Statement) -> bool {
             part.transaction,
             TransactionControl::Commit { chain: false } | TransactionControl::Rollback { chain: false }
         );
-        (is_read || is_end) && part.session.is_empty() && !part.reads_clock
+        (is_read || is_end) && part.session.is_empty() && !part.asks_for_own
     })
 }
 
@@ -372,6 +372,25 @@ mod tests {
                 assert_eq!(objects(&statement, &catalog), expected, "{text}");
                 assert_eq!(is_wrong_on_replica(&statement, &catalog), is_kept, "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn what_asks_for_what_is_its_transactions_own_leaves_a_bond() {
+        for text in [
+            "select now()",
+            "select current_date",
+            "select pg_backend_pid()",
+            "select pg_catalog.pg_backend_pid(), a from t",
+        ] {
+            let statement = classify(text, &ParseSettings::default());
+            assert!(!leaves_no_bond(&statement), "{text}");
+            assert!(statement.is_plain_read(), "by itself, {text} is read as any other");
+        }
+        for text in
+            ["select a from t", "select current_user", "select pg_is_in_recovery(), inet_server_port()", "commit"]
+        {
+            assert!(leaves_no_bond(&classify(text, &ParseSettings::default())), "{text}");
         }
     }
 

@@ -269,7 +269,7 @@ impl Session {
         let is_harmless = match part.kind {
             Kind::Begin | Kind::SetTransaction | Kind::Show => true,
             Kind::Commit | Kind::Rollback => !matches!(part.transaction, TransactionControl::RollbackTo),
-            Kind::Select | Kind::Explain | Kind::Copy => !has_one_snapshot && !part.reads_clock,
+            Kind::Select | Kind::Explain | Kind::Copy => !has_one_snapshot && !part.asks_for_own,
             _ => false,
         };
         !is_harmless || !part.session.is_empty()

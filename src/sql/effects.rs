@@ -76,7 +76,7 @@ pub(super) struct Effects<'a> {
     pub(super) empties: Option<Arc<str>>,
     /// An UPDATE or DELETE without WHERE is in it, and is run.
     pub(super) unfiltered: bool,
-    reads_clock: bool,
+    asks_for_own: bool,
     /// Rows are written, at any depth.
     pub(super) writes: bool,
     /// It calls functions that PostgreSQL has not got.
@@ -143,7 +143,7 @@ impl<'a> Effects<'a> {
             changes_roles: self.changes_roles,
             empties: self.empties,
             unfiltered: self.unfiltered,
-            reads_clock: self.reads_clock,
+            asks_for_own: self.asks_for_own,
             only_plans: self.only_planned,
             only,
             tables: self.tables.into(),
@@ -180,7 +180,7 @@ impl<'a> Effects<'a> {
         let part = Part {
             needs_primary: self.needs_primary.clone(),
             unfiltered: self.unfiltered,
-            reads_clock: self.reads_clock,
+            asks_for_own: self.asks_for_own,
             writes: self.writes,
             calls_unknown: self.calls_unknown,
             inserts: self.rows_go(),
@@ -259,7 +259,7 @@ impl<'a> Effects<'a> {
     }
 
     fn function(&mut self, name: Name, arguments: &[Node]) {
-        self.reads_clock |= matches!(&*name.name, "now" | "transaction_timestamp" | "age");
+        self.asks_for_own |= matches!(&*name.name, "now" | "transaction_timestamp" | "age" | "pg_backend_pid");
         match functions::class_of(&name) {
             Some(Class::Safe) if asks_for_the_server(&name) => {
                 self.require(NeedsPrimary::Function(Arc::clone(&name.name)));
@@ -606,7 +606,7 @@ impl Visitor for Effects<'_> {
 
     fn value_function(&mut self, node: &SqlValueFunction) {
         use SqlValueFunctionOp as Op;
-        self.reads_clock |= !matches!(
+        self.asks_for_own |= !matches!(
             node.op(),
             Op::SvfopCurrentRole
                 | Op::SvfopCurrentUser

@@ -54,8 +54,9 @@ pub struct Part {
     pub empties: Option<Arc<str>>,
     /// An UPDATE or DELETE without WHERE is in it, at any depth.
     pub unfiltered: bool,
-    /// It asks for the time at which its transaction began: now(), CURRENT_TIMESTAMP and their kin.
-    pub reads_clock: bool,
+    /// It asks for what is its transaction's own: the time at which that began, as now(), CURRENT_TIMESTAMP and their kin do, or
+    /// the process that serves it, as pg_backend_pid().
+    pub asks_for_own: bool,
     /// It is an EXPLAIN that does not run what it explains.
     pub only_plans: bool,
     /// Every relation it names, CTE names excepted, in order of appearance, without repeats.

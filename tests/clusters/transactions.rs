@@ -110,6 +110,31 @@ fn the_time_of_an_optimistic_transaction_is_the_primarys_and_stands_still() {
 }
 
 #[test]
+fn a_transaction_that_was_told_its_process_is_not_parted_from_it() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, OPTIMISTIC);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let process = "select pg_backend_pid()::text";
+        client.query("begin");
+        assert!(!is_on_primary(&mut client, &cluster));
+        let first = row(&client.query(process));
+        assert!(is_on_primary(&mut client, &cluster));
+        has(&client.query("insert into t values (2)"), "INSERT 0 1");
+        assert_eq!(row(&client.query(process)), first);
+        has(&client.query("commit"), "COMMIT");
+        // Its locks are not looked for among those of another node.
+        client.query("begin read only");
+        assert!(!is_on_primary(&mut client, &cluster));
+        let first = row(&client.query(process));
+        assert!(!is_on_primary(&mut client, &cluster));
+        let told = client.query(&format!("select count(*) from pg_locks where pid = {first}"));
+        assert!(told[0].starts_with("0A000"), "{told:?}");
+        client.query("rollback");
+    });
+}
+
+#[test]
 fn what_runs_ahead_of_a_statement_that_a_replica_does_not_have_yet_is_done_first() {
     limited(|| {
         let cluster = prepared();
