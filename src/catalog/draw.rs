@@ -327,7 +327,7 @@ impl<'a> Drawing<'a> {
                 }
             }
             Body::Text { is_dynamic: true, .. } => Some(Why::Function),
-            Body::Text { statement, .. } => self.of_text(&declaring(row, statement), row.language),
+            Body::Text { statement, .. } => self.of_text(statement, row),
         }
         .map(|_| Why::Function)
     }
@@ -338,29 +338,29 @@ impl<'a> Drawing<'a> {
         row.language != Language::Native && self.picture.reached_from(&row.results).iter().any(is_bad)
     }
 
-    fn of_text(&self, statement: &Statement, language: Language) -> Need {
+    fn of_text(&self, statement: &Statement, row: &FunctionRow) -> Need {
         let lifted = |why: &NeedsPrimary| matches!(why, NeedsPrimary::UnknownFunction(_));
         if statement.parts.iter().filter_map(|part| part.needs_primary.as_ref()).any(|why| !lifted(why)) {
             return Some(Why::Function);
         }
-        match language {
+        match row.language {
             Language::Sql => {
                 let leaves = statement.parts.iter().any(|part| !part.session.is_empty());
-                let found = self.picture.find(statement, &Path::any());
+                let found = self.picture.find_in_body(statement, &row.arguments);
                 found.map(|found| found.why).or(leaves.then_some(Why::Function))
             }
-            _ => self.of_words(statement),
+            _ => self.of_words(statement, row),
         }
     }
 
     /// Words may be anything: only those that are known to be bad count.
-    fn of_words(&self, statement: &Statement) -> Need {
+    fn of_words(&self, statement: &Statement, row: &FunctionRow) -> Need {
         let mut statement = statement.clone();
         let counts = |name: &Name| self.is_function(name) || mean_builtin(&self.lists.primary, name);
         for part in &mut statement.parts {
             part.calls = part.calls.iter().filter(|call| counts(&call.name)).cloned().collect();
         }
-        self.picture.find(&statement, &Path::any()).map(|found| found.why)
+        self.picture.find_in_body(&statement, &row.arguments).map(|found| found.why)
     }
 
     fn is_function(&self, name: &Name) -> bool {
@@ -736,12 +736,6 @@ impl<'a> Drawing<'a> {
         self.picture.casts = casts;
         is_new
     }
-}
-
-/// Its body, with arguments of the types that it takes, of those that may have code of users.
-fn declaring<'r>(row: &FunctionRow, statement: &'r Statement) -> Cow<'r, Statement> {
-    let types: Box<[Oid]> = row.arguments.iter().copied().filter(|oid| is_own(*oid)).collect();
-    if types.is_empty() { Cow::Borrowed(statement) } else { Cow::Owned(statement.declaring(types)) }
 }
 
 /// What it calls that is known exactly: its body, an aggregate's steps.

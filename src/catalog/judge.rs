@@ -134,6 +134,16 @@ impl Picture {
         statement.parts.iter().find_map(|part| Look::new(self, path).of(statement).part(part).err())
     }
 
+    /// The same of a function's body, in which there are values of the types of its arguments.
+    pub fn find_in_body(&self, body: &Statement, arguments: &[Oid]) -> Option<Found> {
+        let path = Path::any();
+        body.parts.iter().find_map(|part| {
+            let mut look = Look::new(self, &path).of(body);
+            arguments.iter().filter(|oid| is_own(**oid)).for_each(|&oid| look.may_be_made(oid));
+            look.part(part).err()
+        })
+    }
+
     /// Whether the statement may change the catalogs: None, Suspected or Opaque.
     pub fn changes_of(&self, statement: &Statement, path: &Path) -> Change {
         statement.parts.iter().map(|part| self.changes_of_part(part, path)).max().unwrap_or_default()

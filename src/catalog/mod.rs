@@ -24,7 +24,7 @@ pub use inventory::{
     TooLarge, TypeRow, Volatility, is_defining, is_keeping,
 };
 pub use judge::{Found, Verdict, Why};
-pub use names::{FunctionLists, FunctionPattern, mean_builtin};
+pub use names::{FunctionLists, FunctionPattern, may_mean, mean_builtin};
 pub use node_tree::Mentions;
 pub use path::Path;
 pub use picture::Picture;

@@ -42,6 +42,16 @@ pub fn mean_builtin(patterns: &[FunctionPattern], name: &Name) -> bool {
     patterns.iter().any(|pattern| pattern.matches("pg_catalog", &name.name)) && class_of(name).is_some()
 }
 
+/// What may be called by this name is meant by one of these patterns: one of PostgreSQL's own functions, or a user's, which may
+/// be in any schema where the name has none.
+pub fn may_mean(patterns: &[FunctionPattern], name: &Name) -> bool {
+    let may_be = |pattern: &FunctionPattern| match name.schema.as_deref() {
+        Some(schema) => pattern.matches(schema, &name.name),
+        None => glob(&pattern.name, &name.name),
+    };
+    mean_builtin(patterns, name) || class_of(name).is_none() && patterns.iter().any(may_be)
+}
+
 /// The part before the first `*` must begin the text, each further part follow, the last one end it.
 fn glob(pattern: &str, text: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
@@ -58,6 +68,17 @@ fn glob(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_without_its_schema_may_mean_a_function_in_any() {
+        let patterns = [FunctionPattern::new("app.last_*"), FunctionPattern::new("app.version")];
+        let may_mean = |schema: Option<&str>, name: &str| {
+            may_mean(&patterns, &Name { schema: schema.map(Into::into), name: name.into() })
+        };
+        assert!(may_mean(None, "last_id") && may_mean(Some("app"), "last_id"));
+        assert!(!may_mean(Some("other"), "last_id") && !may_mean(None, "first_id"));
+        assert!(!may_mean(None, "version"), "that is PostgreSQL's own, and not in app");
+    }
 
     #[test]
     fn patterns_match_whole_names() {

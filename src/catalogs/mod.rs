@@ -38,6 +38,8 @@ pub struct Catalogs {
     handles: Vec<Handle>,
     /// Of each cluster that has any.
     turns: BTreeMap<usize, Arc<Turns>>,
+    /// What is known has been judged by these.
+    lists: Option<Arc<FunctionLists>>,
     /// What nobody who names objects can know.
     seed: u64,
 }
@@ -115,15 +117,16 @@ impl Catalogs {
         let work = move || runtime.block_on(obey(receiver));
         let thread = std::thread::Builder::new().name("catalogs".to_owned()).stack_size(STACK).spawn(work)?;
         let (handles, turns) = (Vec::new(), BTreeMap::new());
-        Ok(Self { orders: Some(orders), thread: Some(thread), handles, turns, seed: rand::random() })
+        Ok(Self { orders: Some(orders), thread: Some(thread), handles, turns, lists: None, seed: rand::random() })
     }
 
     /// Keeps the pictures of these databases from now on, and no others. One that was kept before, and is read by the same, goes
-    /// on being kept; of another what is known stays known until it is read anew.
+    /// on being kept; of another what is known stays known until it is read anew, unless the functions' lists are others now.
     pub fn keep(&mut self, wanted: Vec<Wanted>, refresh: Duration, lists: &Arc<FunctionLists>) -> &[Handle] {
         let settings = Settings { refresh, lists: Arc::clone(lists), seed: self.seed };
         let before = std::mem::take(&mut self.handles);
         self.turns.retain(|number, _| wanted.iter().any(|wanted| wanted.cluster == *number));
+        let is_judged_anew = self.lists.replace(Arc::clone(lists)).is_some_and(|before| before != *lists);
         let mut keepers = Vec::new();
         for Wanted { cluster, database, monitor, view } in wanted {
             let is_same = |handle: &&Handle| handle.cluster == cluster && handle.database == database;
@@ -131,6 +134,9 @@ impl Catalogs {
                 continue;
             }
             let known = before.iter().find(is_same).cloned();
+            if let Some(handle) = known.as_ref().filter(|_| is_judged_anew) {
+                handle.current.changed();
+            }
             let handle = known.unwrap_or_else(|| Handle::new(cluster, Arc::clone(&database)));
             let turns = Arc::clone(self.turns.entry(cluster).or_default());
             keepers.push(Keeper::new(handle.clone(), turns, monitor, view, settings.clone()));

@@ -1,7 +1,7 @@
 //! What must go to the primary whatever rules say; the only maker of the [`ReplicaSafe`] proof.
 
 use super::{Catalog, Facts, InTransaction, Reads, Reason};
-use crate::catalog::{Change, FunctionLists, Path, Verdict, Why, mean_builtin};
+use crate::catalog::{Change, FunctionLists, Path, Verdict, Why, may_mean, mean_builtin};
 use crate::sql::functions::{self, class_of};
 use crate::sql::{
     Call, Doubt, Draws, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement,
@@ -74,7 +74,9 @@ fn objects(statement: &Statement, catalog: &Catalog<'_>) -> Result<(), Reason> {
     }
     match catalog_verdict(statement, catalog) {
         Some(verdict) => verdict.why.map_or(Ok(()), |why| Err(Reason::from(why))),
-        None if statement.declared.is_empty() && statement.parts.iter().all(|part| names_nothing(part, catalog)) => {
+        None if statement.declared.is_empty()
+            && statement.parts.iter().all(|part| names_nothing(part, catalog) && !calls_kept(part, catalog)) =>
+        {
             Ok(())
         }
         None => Err(Reason::CatalogUnknown),
@@ -220,7 +222,7 @@ pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool
         return true;
     }
     let why = match catalog {
-        Catalog::Unknown { lists, .. } if statement.parts.iter().any(|part| calls_kept(part, lists)) => {
+        Catalog::Unknown { lists, .. } if statement.parts.iter().any(|part| may_call_kept(part, lists)) => {
             Some(Why::Function)
         }
         Catalog::Unknown { last: Some(last), .. } => last.find(statement, &Path::any()).map(|found| found.why),
@@ -234,9 +236,9 @@ pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool
 }
 
 /// Whatever the catalogs say that are not known, it means the same: no relation, and no call or operator that a user's own could
-/// be meant by, nor a call that the configuration keeps on the primary.
+/// be meant by.
 fn names_nothing(part: &Part, catalog: &Catalog<'_>) -> bool {
-    let Catalog::Unknown { own_first, lists, .. } = *catalog else { return false };
+    let Catalog::Unknown { own_first, .. } = *catalog else { return false };
     let takes_nothing = |call: &Call| {
         call.arguments.as_ref().is_some_and(|arguments| arguments.is_empty()) && functions::takes_nothing(&call.name)
     };
@@ -246,12 +248,17 @@ fn names_nothing(part: &Part, catalog: &Catalog<'_>) -> bool {
         && part.operators.is_empty()
         && part.types.iter().all(is_of_system)
         && part.attributes.is_empty()
-        && !calls_kept(part, lists)
 }
 
-/// It calls a function of PostgreSQL's own that the configuration keeps on the primary.
-fn calls_kept(part: &Part, lists: &FunctionLists) -> bool {
+/// Catalogs are not known, and it calls a function of PostgreSQL's own that the configuration keeps on the primary.
+fn calls_kept(part: &Part, catalog: &Catalog<'_>) -> bool {
+    let Catalog::Unknown { lists, .. } = catalog else { return false };
     part.calls.iter().any(|call| mean_builtin(&lists.primary, &call.name))
+}
+
+/// It may call a function that the configuration keeps on the primary, whoever has made it.
+fn may_call_kept(part: &Part, lists: &FunctionLists) -> bool {
+    part.calls.iter().any(|call| may_mean(&lists.primary, &call.name) || may_mean(&lists.session, &call.name))
 }
 
 fn is_of_system(name: &Name) -> bool {

@@ -165,7 +165,11 @@ impl Reader<'_> {
                 '#' => break,
                 _ if next == ',' || next.is_whitespace() => drop(characters.next()),
                 _ => {
-                    let words = self.expand(word(&mut characters)?)?;
+                    let word = word(&mut characters)?;
+                    // What stands behind a password may be more of it, and is no file's name.
+                    let is_behind_password =
+                        fields.iter().flatten().any(|before| before.text.starts_with("ldapbindpasswd="));
+                    let words = if is_behind_password { vec![word] } else { self.expand(word)? };
                     match fields.last_mut().filter(|_| continues) {
                         Some(field) => field.extend(words),
                         None => fields.push(words),

@@ -296,8 +296,9 @@ fn no_part_of_a_password_is_told_whose_quotes_are_forgotten() {
         let found = problems(&format!("hostssl all all all ldap ldapserver=a ldapbasedn=dc {options}"));
         found.into_iter().map(|problem| problem.what + &problem.instead).collect::<String>()
     };
-    for options in ["ldapbindpasswd=Tr0ub dor=3", "ldapbindpasswd=Tr0ub dor", "ldapbindpasswd= dor=3 ldaptls=1"] {
-        let told = told(options);
+    let passwords = ["Tr0ub dor=3", "Tr0ub dor", " dor=3 ldaptls=1", "Tr0ub @dor"];
+    for options in passwords.map(|password| format!("ldapbindpasswd={password}")) {
+        let told = told(&options);
         assert!(told.contains("no option") && told.contains("in quotes"), "{told}");
         assert!(!told.contains("dor") && !told.contains("Tr0ub"), "{told}");
     }
