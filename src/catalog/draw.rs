@@ -1,12 +1,10 @@
 //! From rows to a picture: who calls what is followed until nothing new is found to need the primary.
 
-use std::borrow::Cow;
-
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use super::inventory::ends_what_it_keeps;
-use super::path::{PG_CATALOG, Path};
+use super::path::PG_CATALOG;
 use super::picture::{Cast, Function, Left, Operator, PLAIN, Picture, Policy, Relation, Type, is_own};
 use super::{
     Body, Change, FunctionLists, FunctionPattern, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind,
