@@ -357,8 +357,11 @@ impl Keeper {
         let replicas = || view.readable_replicas();
         let replica = replicas().find(is_near).or_else(|| replicas().next()).map(|node| node.id);
         let Some(primary) = view.primary else {
-            // Without a primary nothing can change; what was changed before, a replica may not have.
-            let is_confirmed = self.handle.current.look().last().map_or(changes == 0, |last| last.changes() == changes);
+            // Without a primary nothing can change; what was changed before, a replica may not have. In a standby cluster what it
+            // has is all there is.
+            let is_as_last =
+                || self.handle.current.look().last().map_or(changes == 0, |last| last.changes() == changes);
+            let is_confirmed = view.is_standby || is_as_last();
             return replica.filter(|_| is_confirmed).ok_or(LoadError::NoNode);
         };
         let position = soon(self.line(view, primary).await?.value(queries::POSITION)).await?;

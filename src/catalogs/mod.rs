@@ -134,7 +134,9 @@ impl Catalogs {
                 continue;
             }
             let known = before.iter().find(is_same).cloned();
-            if let Some(handle) = known.as_ref().filter(|_| is_judged_anew) {
+            // Without a primary what is not believed cannot be read anew.
+            let may_be_read_anew = view.view.load().primary.is_some();
+            if let Some(handle) = known.as_ref().filter(|_| is_judged_anew && may_be_read_anew) {
                 handle.current.changed();
             }
             let handle = known.unwrap_or_else(|| Handle::new(cluster, Arc::clone(&database)));

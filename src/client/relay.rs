@@ -560,13 +560,14 @@ impl Client {
             // What the node has told since the last answer, as a notification, is of no unit's.
             if is_first && !self.session.batch_is_open() {
                 held.forwarded &= held.passing_to_client > 0;
-                // What may write by itself is the first again: a goodbye that has come since is read before it.
-                let is_first_again = self.session.status() == TransactionStatus::Idle
-                    && !self.session.intent().is_some_and(Intent::is_proven);
-                held.written = match is_first_again {
-                    true => Written::Nothing,
-                    false => held.written.min(Written::Before),
-                };
+                held.written = held.written.min(Written::Before);
+            }
+            // What may write by itself is the first again, also behind a read that is not written yet: a goodbye that has come
+            // since is read before it.
+            let may_write = self.session.status() != TransactionStatus::Open
+                && !self.session.intent().is_some_and(Intent::is_proven);
+            if held.written == Written::Before && may_write {
+                held.written = Written::Nothing;
             }
         }
         // Nothing answers a Flush by itself behind what is answered.

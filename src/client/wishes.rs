@@ -41,6 +41,24 @@ impl Client {
         }
     }
 
+    /// A reload gives what is not set another meaning: what was put on the server connection to be shown is taken off, lest a
+    /// ROLLBACK brings it back as the session's own.
+    pub(super) async fn take_off_shown(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if !self.session.has_shown_there() || self.held.is_none() {
+            return Ok(());
+        }
+        self.flush(buffers).await?;
+        self.settle(buffers).await?;
+        let shown = self.session.take_shown_there();
+        match Settings::default().sql_from(&shown).filter(|_| self.held.is_some()) {
+            Some(sql) => {
+                let sql = self.session.guarded(sql);
+                self.ask(&sql, Some(&sql), buffers).await.map(drop)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// What the session has seen and done so far on the server connection that it keeps.
     fn counts_up_to_now(&mut self) {
         let Some(held) = &self.held else { return };

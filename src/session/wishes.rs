@@ -107,6 +107,18 @@ impl Session {
         self.shown_there = shown;
     }
 
+    /// There are some.
+    pub fn has_shown_there(&self) -> bool {
+        self.shown_there != Settings::default()
+    }
+
+    /// Those of them that the session has not set since; there are none any more.
+    pub fn take_shown_there(&mut self) -> Settings {
+        let shown = std::mem::take(&mut self.shown_there);
+        let unset = shown.iter().filter(|(name, _)| self.settings.get(name).is_none());
+        Settings::new(unset.map(|(name, value)| (Arc::clone(name), Arc::clone(value))))
+    }
+
     /// That is among the settings with which the session gets a server connection. There, [`Session::hide_wishes`].
     pub fn show_wishes(&mut self, position: &str, configured: Consistency) {
         self.take_back_shown();

@@ -166,10 +166,13 @@ impl Reader<'_> {
                 _ if next == ',' || next.is_whitespace() => drop(characters.next()),
                 _ => {
                     let word = word(&mut characters)?;
-                    // What stands behind a password may be more of it, and is no file's name.
                     let is_behind_password =
-                        fields.iter().flatten().any(|before| before.text.starts_with("ldapbindpasswd="));
-                    let words = if is_behind_password { vec![word] } else { self.expand(word)? };
+                        fields.iter().flatten().any(|before| before.text.starts_with("ldapbindpasswd"));
+                    // What is no file's name may be more of the password: as a word it is told by nobody.
+                    let words = match is_behind_password {
+                        true => self.expand(word.clone()).unwrap_or_else(|_| vec![word]),
+                        false => self.expand(word)?,
+                    };
                     match fields.last_mut().filter(|_| continues) {
                         Some(field) => field.extend(words),
                         None => fields.push(words),
@@ -190,17 +193,24 @@ impl Reader<'_> {
         self.check_depth(&path)?;
         let text = self.files.read(&path).map_err(|error| unreadable(&path, &error))?;
         self.open.push(path.clone());
+        let words = self.words(&text, &path);
+        self.open.pop();
+        let words = words?;
+        if words.is_empty() {
+            return Err(Mistake::new(format!("{} holds no name", path.display()), "at least one name in it"));
+        }
+        Ok(words)
+    }
+
+    /// All words of a file.
+    fn words(&mut self, text: &str, path: &Path) -> Result<Vec<Word>, Mistake> {
         let mut words = Vec::new();
-        for (line, whole) in joined(&text) {
+        for (line, whole) in joined(text) {
             let fields = self.fields(&whole).map_err(|mistake| Mistake {
                 what: format!("{}:{line}: {}", path.display(), mistake.what),
                 ..mistake
             })?;
             words.extend(fields.into_iter().flatten());
-        }
-        self.open.pop();
-        if words.is_empty() {
-            return Err(Mistake::new(format!("{} holds no name", path.display()), "at least one name in it"));
         }
         Ok(words)
     }

@@ -296,7 +296,7 @@ fn no_part_of_a_password_is_told_whose_quotes_are_forgotten() {
         let found = problems(&format!("hostssl all all all ldap ldapserver=a ldapbasedn=dc {options}"));
         found.into_iter().map(|problem| problem.what + &problem.instead).collect::<String>()
     };
-    let passwords = ["Tr0ub dor=3", "Tr0ub dor", " dor=3 ldaptls=1", "Tr0ub @dor"];
+    let passwords = ["Tr0ub dor=3", "Tr0ub dor", " dor=3 ldaptls=1", "Tr0ub @dor", "Tr0ub,@dor ldaptls 1"];
     for options in passwords.map(|password| format!("ldapbindpasswd={password}")) {
         let told = told(&options);
         assert!(told.contains("no option") && told.contains("in quotes"), "{told}");
