@@ -84,6 +84,26 @@ fn whoever_keeps_the_catalogs_goes_on_over_reloads_that_change_nothing_for_it() 
 }
 
 #[test]
+fn lists_of_functions_that_are_changed_without_a_primary_take_no_reads_away() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(cluster.node(0)).unwrap());
+        let proxy = Proxy::start(&cluster, "[routing]\nconsistency = 'eventual'").with_both_replicas(&cluster);
+        let is_current = || proxy.metric("trunkline_catalog_current", "database=\"bench\"") == 1.0;
+        eventually("the catalogs are known", SOON, is_current);
+        let mut client = proxy.client();
+        client.query_one("select count(*) from t", &[]).unwrap();
+        cluster.node(0).kill().unwrap();
+        eventually("it is known", SOON, || proxy.metric("trunkline_cluster_primary_known", "") == 0.0);
+        reload(&proxy, DONE, |file| set(file, "routing", "safe_functions", vec!["f"]));
+        for _ in 0..10 {
+            client.query_one("select count(*) from t", &[]).unwrap();
+        }
+    });
+}
+
+#[test]
 fn clients_go_on_while_everything_that_can_change_does() {
     limited(|| {
         let cluster = cluster();

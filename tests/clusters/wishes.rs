@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls};
 
-use crate::fixture::{Proxy, cluster, eventually, limited, server_port};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, server_port};
 use crate::raw::{RawClient, query};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -138,6 +138,25 @@ fn a_session_that_keeps_its_server_connection_is_told_its_present_position() {
                 next.query_one("select current_setting('trunkline.' || 'position', true)", &[]).unwrap().get(0);
             assert_eq!(left.unwrap_or_default(), "", "{begins}");
         }
+    });
+}
+
+#[test]
+fn what_was_shown_before_a_reload_is_no_wish_behind_it() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']\n[routing]\nconsistency = 'session'");
+        let mut client = proxy.client();
+        client.batch_execute("listen x").unwrap();
+        assert_eq!(shown(&mut client, "consistency"), "session");
+        proxy.rewrite(|file| {
+            file["routing"].as_table_mut().unwrap().insert("consistency".to_owned(), "strong".into());
+        });
+        console(&proxy).simple_query("RELOAD").unwrap();
+        client.batch_execute("begin; set trunkline.consistency = eventual; rollback").unwrap();
+        assert_eq!(shown(&mut client, "consistency"), "strong");
+        client.batch_execute("set trunkline.consistency = session").unwrap();
+        assert_eq!(shown(&mut client, "consistency"), "session");
     });
 }
 
