@@ -848,6 +848,14 @@ mod tests {
         }
     }
 
+    /// Which of these stable functions need the primary.
+    fn needs(rows: &[(&str, Language, &str)], lists: &FunctionLists) -> Vec<bool> {
+        let functions = (20_000..).zip(rows).map(|(oid, (name, language, text))| stable(oid, name, *language, text));
+        let inventory = Inventory { functions: functions.collect(), ..Inventory::default() };
+        let picture = Picture::draw(inventory, lists, 1, 0, 0);
+        picture.functions.iter().map(|function| function.why.is_some()).collect()
+    }
+
     #[test]
     fn what_keeps_something_in_its_session_needs_the_primary_whatever_it_calls_itself() {
         let rows = [
@@ -861,12 +869,11 @@ mod tests {
             ("in_c", Language::Native, "http_set_curlopt"),
             ("lists_in_c", Language::Native, "http_list_curlopt"),
         ];
-        let functions = (20_000..).zip(rows).map(|(oid, (name, language, text))| stable(oid, name, language, text));
-        let inventory = Inventory { functions: functions.collect(), ..Inventory::default() };
         let safe = vec![FunctionPattern::new("vouched_for")];
-        let picture = Picture::draw(inventory, &FunctionLists { safe, ..FunctionLists::default() }, 1, 0, 0);
-        let needs: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
-        assert_eq!(needs, [true, true, true, true, true, false, false, true, false]);
+        assert_eq!(
+            needs(&rows, &FunctionLists { safe, ..FunctionLists::default() }),
+            [true, true, true, true, true, false, false, true, false]
+        );
     }
 
     #[test]
@@ -877,12 +884,8 @@ mod tests {
             ("calls", Language::PlPgSql, "begin return asks_in_words(); end"),
             ("asks_something_else", Language::PlPgSql, "begin return version(), pg_is_no_function(1); end"),
         ];
-        let functions = (20_000..).zip(rows).map(|(oid, (name, language, text))| stable(oid, name, language, text));
-        let inventory = Inventory { functions: functions.collect(), ..Inventory::default() };
         let primary = vec![FunctionPattern::new("pg_is_*")];
-        let picture = Picture::draw(inventory, &FunctionLists { primary, ..FunctionLists::default() }, 1, 0, 0);
-        let needs: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
-        assert_eq!(needs, [true, true, true, false]);
+        assert_eq!(needs(&rows, &FunctionLists { primary, ..FunctionLists::default() }), [true, true, true, false]);
     }
 
     #[test]

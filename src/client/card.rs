@@ -555,17 +555,23 @@ fn micros(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    const NO_LIMITS: Limits = Limits {
+        client_idle_timeout: None,
+        idle_in_transaction_timeout: None,
+        query_timeout: None,
+        login_timeout: Duration::ZERO,
+        statement_bytes: 0,
+        buffer_bytes: 0,
+        drain_timeout: Duration::ZERO,
+        statement_cache_bytes: 0,
+    };
+
     #[test]
     fn each_limit_is_for_one_thing_that_a_client_does() {
         let limits = Limits {
             client_idle_timeout: Some(Duration::from_secs(10)),
             idle_in_transaction_timeout: Some(Duration::from_secs(20)),
-            query_timeout: None,
-            login_timeout: Duration::ZERO,
-            statement_bytes: 0,
-            buffer_bytes: 0,
-            drain_timeout: Duration::ZERO,
-            statement_cache_bytes: 0,
+            ..NO_LIMITS
         };
         let now = Instant::now();
         let card = Card::new(SessionId(1), None, None);
@@ -593,16 +599,7 @@ mod tests {
 
     #[test]
     fn who_has_only_prepared_lets_go_after_a_while_and_is_idle_meanwhile() {
-        let limits = Limits {
-            client_idle_timeout: Some(Duration::from_secs(10)),
-            idle_in_transaction_timeout: None,
-            query_timeout: None,
-            login_timeout: Duration::ZERO,
-            statement_bytes: 0,
-            buffer_bytes: 0,
-            drain_timeout: Duration::ZERO,
-            statement_cache_bytes: 0,
-        };
+        let limits = Limits { client_idle_timeout: Some(Duration::from_secs(10)), ..NO_LIMITS };
         let (card, now) = (Card::new(SessionId(1), None, None), Instant::now());
         let lets_go_after = |milliseconds| {
             card.heed(&limits, now + Duration::from_millis(milliseconds));
@@ -690,16 +687,7 @@ mod tests {
         let session = CancelKeys::default().issue(4);
         let key = CancelKey { process_id: 1, secret: Box::default() };
         session.runs_at(&CancelTarget::new(Endpoint::plain("127.0.0.1:1".into()), key));
-        let limits = Limits {
-            client_idle_timeout: None,
-            idle_in_transaction_timeout: None,
-            query_timeout: Some(Duration::from_secs(1)),
-            login_timeout: Duration::ZERO,
-            statement_bytes: 0,
-            buffer_bytes: 0,
-            drain_timeout: Duration::ZERO,
-            statement_cache_bytes: 0,
-        };
+        let limits = Limits { query_timeout: Some(Duration::from_secs(1)), ..NO_LIMITS };
         let (card, now) = (Card::new(SessionId(1), None, None), Instant::now());
         card.is_cancelled_by(&session);
         let later = |seconds| now + Duration::from_secs(seconds);

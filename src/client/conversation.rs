@@ -499,7 +499,7 @@ impl Client {
             }
             Unusual::Relayed(Relayed::Drained) => Err(Farewell::sent_away()),
             Unusual::Relayed(Relayed::Outdated) => {
-                self.take_off_shown(buffers).await?;
+                Box::pin(self.take_off_shown(buffers)).await?;
                 self.renew_while_held().map_err(|gone| Farewell::told(SqlState::ADMIN_SHUTDOWN, gone.to_string()))
             }
             Unusual::Relayed(Relayed::InBlock) => {

@@ -50,13 +50,10 @@ impl Client {
         self.flush(buffers).await?;
         self.settle(buffers).await?;
         let shown = self.session.take_shown_there();
-        match Settings::default().sql_from(&shown).filter(|_| self.held.is_some()) {
-            Some(sql) => {
-                let sql = self.session.guarded(sql);
-                self.ask(&sql, Some(&sql), buffers).await.map(drop)
-            }
-            None => Ok(()),
+        if self.held.is_none() {
+            return Ok(());
         }
+        self.set_there(&Settings::default(), &shown, buffers).await
     }
 
     /// What the session has seen and done so far on the server connection that it keeps.
@@ -70,15 +67,18 @@ impl Client {
 
     async fn put_wishes(&mut self, position: &str, buffers: &mut Buffers) -> Result<(), Farewell> {
         let shown = self.session.wishes_to_show(position, self.server.consistency);
-        if let Some(sql) = shown.sql_from(&Settings::default()) {
-            let sql = self.session.guarded(sql);
-            self.ask(&sql, Some(&sql), buffers).await?;
-        }
+        self.set_there(&shown, &Settings::default(), buffers).await?;
         if let Some(held) = &mut self.held {
             held.lease.connection().known.shows(shown.iter().map(|(name, _)| name));
         }
         self.session.is_shown_there(shown);
         self.session.gathered.asks_wishes = false;
         Ok(())
+    }
+    /// On the server connection that it keeps, what was `before` becomes `wanted`.
+    async fn set_there(&mut self, wanted: &Settings, before: &Settings, buffers: &mut Buffers) -> Result<(), Farewell> {
+        let Some(sql) = wanted.sql_from(before) else { return Ok(()) };
+        let sql = self.session.guarded(sql);
+        self.ask(&sql, Some(&sql), buffers).await.map(drop)
     }
 }
