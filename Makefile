@@ -4,6 +4,23 @@
 build:
 	cargo build --release
 
+# What `make build` has made, its man page, its unit, and files to begin with or to be used. DESTDIR=FOLDER PREFIX=/usr is for packages;
+# PROGRAM=PATH takes another program.
+PREFIX = /usr/local
+PROGRAM = target/release/trunkline
+installed = $(DESTDIR)$(PREFIX)
+install:
+	install -D -m 755 $(PROGRAM) $(installed)/bin/trunkline
+	install -D -m 644 packaging/trunkline.1 -t $(installed)/share/man/man1
+	install -D -m 644 systemd/trunkline.service -t $(installed)/lib/systemd/system
+	sed -i 's|/usr/bin/trunkline|$(PREFIX)/bin/trunkline|' $(installed)/lib/systemd/system/trunkline.service
+	install -D -m 644 tests/golden/config/reference.toml $(installed)/share/trunkline/examples/trunkline.toml
+	install -D -m 644 tests/golden/config/full.toml -t $(installed)/share/trunkline/examples
+	install -D -m 644 rules/*.toml -t $(installed)/share/trunkline/rules
+	install -D -m 755 patroni/before_stop -t $(installed)/share/trunkline/patroni
+	install -D -m 644 several/haproxy.cfg -t $(installed)/share/trunkline/several
+	install -D -m 644 grafana/* -t $(installed)/share/trunkline/grafana
+
 # STEPS="fmt cores" runs only those.
 test:
 	.ci/install
@@ -51,4 +68,4 @@ bench:
 	cargo build --release
 	benches/compare
 
-.PHONY: build test lint deny regress messages alike drivers demo bench
+.PHONY: build install test lint deny regress messages alike drivers demo bench

@@ -235,6 +235,18 @@ mod tests {
     }
 
     #[test]
+    fn the_man_page_has_each_subcommand_and_option() {
+        let page = include_str!("../packaging/trunkline.1").replace("\\-", "-");
+        let lacks = |word: &String| !page.contains(word);
+        for command in Cli::command().get_subcommands() {
+            let name = format!("\n.B {}\n", command.get_name());
+            let options = command.get_arguments().filter_map(clap::Arg::get_long).map(|long| format!("--{long}"));
+            let missing: Vec<_> = options.chain([name]).filter(lacks).collect();
+            assert!(missing.is_empty(), "{missing:?}");
+        }
+    }
+
+    #[test]
     fn the_fixed_commands_are_understood() {
         for line in [
             "trunkline run --config F",

@@ -34,13 +34,16 @@ fn the_package_has_what_its_page_says_and_its_program_runs() {
             assert!(root.join(place.trim_start_matches('/')).exists(), "{place}");
         }
         let run = |place: &str, arguments: &[&Path]| said(Command::new(root.join(place)).args(arguments));
+        said(Command::new("md5sum").args(["--check", "--quiet", "DEBIAN/md5sums"]).current_dir(&root));
         let example = root.join("usr/share/doc/trunkline/examples/trunkline.toml");
         run("usr/bin/trunkline", &[Path::new("check"), Path::new("--config"), &example]);
         for script in ["postinst", "prerm", "postrm"].map(|script| root.join("DEBIAN").join(script)) {
             said(Command::new("sh").arg("-n").arg(script));
         }
         let documents = root.join("usr/share/doc/trunkline");
-        let hook = documents.join("patroni/before_stop").metadata().unwrap();
+        // An image may leave out the documents: what is used is none of them.
+        let hook = root.join("usr/share/trunkline/patroni/before_stop").symlink_metadata().unwrap();
+        assert!(hook.is_file());
         assert_eq!(hook.permissions().mode() & 0o777, 0o755);
         let pages = pages_below(&documents);
         assert!(pages.len() > 10, "{pages:?}");
