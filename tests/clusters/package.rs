@@ -1,4 +1,5 @@
-//! The Debian package: what is in it, that its program runs where it lies, and that its pages lead to what it has.
+//! The Debian package: what is in it, that its program runs where it lies, that its pages lead to what it has, and that the
+//! licences of all that is built in are told.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ fn the_package_has_what_its_page_says_and_its_program_runs() {
         let folder = tempfile::tempdir().unwrap();
         let mut make = Command::new("packaging/deb");
         make.arg("--program").arg(program()).arg("--into").arg(folder.path()).env("DPKG_DEB_COMPRESSOR_TYPE", "none");
+        make.env("CARGO_NET_OFFLINE", "true");
         let package = said(&mut make);
         let field = |name: &str| said(Command::new("dpkg-deb").args(["--field", &package, name]));
         assert_eq!([field("Package"), field("Version")], ["trunkline", env!("CARGO_PKG_VERSION")]);
@@ -45,11 +47,26 @@ fn the_package_has_what_its_page_says_and_its_program_runs() {
         let hook = root.join("usr/share/trunkline/patroni/before_stop").symlink_metadata().unwrap();
         assert!(hook.is_file());
         assert_eq!(hook.permissions().mode() & 0o777, 0o755);
+        let unnamed = without_licence(&documents.join("third-party-licences.gz"));
+        assert!(unnamed.is_empty(), "these are built in, and their licences are not told: {unnamed:?}");
         let pages = pages_below(&documents);
         assert!(pages.len() > 10, "{pages:?}");
         let dead: Vec<_> = pages.iter().flat_map(|page| dead_links(page)).collect();
         assert!(dead.is_empty(), "these lead nowhere: {dead:?}");
     });
+}
+
+/// What is built in by Cargo's word, and not named there.
+fn without_licence(told: &Path) -> Vec<String> {
+    let told = said(Command::new("gzip").args(["--decompress", "--stdout"]).arg(told));
+    let mut ask = Command::new("cargo");
+    ask.args(["tree", "--locked", "--edges=normal", "--prefix=none", "--format={p}"]).env("CARGO_NET_OFFLINE", "true");
+    let tree = said(&mut ask);
+    let crates = tree.lines().filter_map(|line| line.split_once(" v"));
+    let crates = crates.map(|(name, rest)| format!("{name} {}: ", rest.split(' ').next().unwrap()));
+    let others: Vec<String> = crates.filter(|name| !name.starts_with("trunkline ")).collect();
+    assert!(others.len() > 100, "{tree}");
+    others.into_iter().filter(|name| !told.lines().any(|line| line.starts_with(name))).collect()
 }
 
 fn pages_below(folder: &Path) -> Vec<PathBuf> {
