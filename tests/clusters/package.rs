@@ -56,6 +56,14 @@ fn the_package_has_what_its_page_says_and_its_program_runs() {
     });
 }
 
+#[test]
+fn the_image_is_built_by_the_compiler_that_the_profile_is_for() {
+    let compiler = include_str!("../../.cargo/release.profdata.rustc").split(' ').nth(1).unwrap();
+    let image = format!("FROM rust:{compiler}-bookworm AS build");
+    let file = include_str!("../../packaging/Dockerfile");
+    assert!(file.lines().any(|line| line == image), "packaging/Dockerfile: {image}");
+}
+
 /// What is built in by Cargo's word, and not named there.
 fn without_licence(told: &Path) -> Vec<String> {
     let told = said(Command::new("gzip").args(["--decompress", "--stdout"]).arg(told));
