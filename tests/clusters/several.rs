@@ -125,7 +125,7 @@ impl Haproxy {
             format!("127.0.0.1:{} port {} source {HAPROXY}", trunkline.port(), admin.rsplit_once(':').unwrap().1)
         };
         let configuration = shipped
-            .replace("127.0.0.1:5432", &format!("127.0.0.1:{}", port.number()))
+            .replace("10.0.0.10:5432", &format!("127.0.0.1:{}", port.number()))
             .replace("10.0.0.11:6432", &server(&trunklines[0]))
             .replace("10.0.0.12:6432", &server(&trunklines[1]))
             .replace("/run/haproxy/admin.sock", cluster.folder().join("haproxy.sock").to_str().unwrap());
