@@ -65,7 +65,7 @@ pub(super) fn read(
     };
     let mut rules_of_pgbouncer = Vec::new();
     let rules = rules.map_or_else(Rules::of_passwords, |lines| {
-        let rules = Rules::parse(lines.text(), maps, surroundings);
+        let rules = Rules::parse(lines.text(), maps, surroundings).inspect(|rules| lines.refuse_none(rules));
         let rules = rules.map_err(|found| lines.report(found, problems)).unwrap_or_default();
         // Nobody whom such a rule fits could ever come in.
         if rules.asks_certificates() && !looks_at_certificates {
@@ -91,6 +91,7 @@ struct Lines<'d> {
     setting: Item<'d>,
     path: PathBuf,
     text: String,
+    is_file: bool,
     /// The list's.
     items: Vec<Item<'d>>,
 }
@@ -104,7 +105,8 @@ impl<'d> Lines<'d> {
         }
         if let Some(item) = file {
             let text = read_file(&item, folder)?;
-            return Some(Self { path: folder.join(item.text()?), setting: item, text, items: Vec::new() });
+            let path = folder.join(item.text()?);
+            return Some(Self { setting: item, path, text, is_file: true, items: Vec::new() });
         }
         let setting = list?;
         // A line may hold a password.
@@ -114,7 +116,7 @@ impl<'d> Lines<'d> {
             item.problem("expected one line, found several", Some("a string for each".to_owned()));
         }
         // What it includes is beside the configuration.
-        Some(Self { setting, path: table.file().to_path_buf(), text: texts.join("\n"), items })
+        Some(Self { setting, path: table.file().to_path_buf(), text: texts.join("\n"), is_file: false, items })
     }
 
     fn text(&self) -> Text<'_> {
@@ -124,6 +126,16 @@ impl<'d> Lines<'d> {
     /// The item that this line is, where the lines are a list.
     fn item(&self, file: &Path, line: usize) -> Option<&Item<'d>> {
         self.items.get(line.saturating_sub(1)).filter(|_| *file == *self.path)
+    }
+
+    /// Whom no rule fits does not come in: without any, that is everybody.
+    fn refuse_none(&self, rules: &Rules) {
+        // What is no list of texts has been told.
+        let is_read = self.is_file || self.setting.is_list() && self.items.iter().all(|item| item.as_str().is_some());
+        if is_read && rules.is_empty() {
+            let hint = "leave it out to have everybody prove a password".to_owned();
+            self.setting.dangling("holds no rule that fits anybody: nobody could log in", Some(hint));
+        }
     }
 
     /// Where this line stands, in words.
@@ -171,12 +183,19 @@ fn read_file(item: &Item<'_>, folder: &Path) -> Option<String> {
 
 fn read_users(item: &Item<'_>, folder: &Path) -> Vec<User> {
     let Some(text) = read_file(item, folder).map(zeroize::Zeroizing::new) else { return Vec::new() };
-    let listed = userlist::parse(&text).unwrap_or_else(|lines| {
-        for line in lines {
-            item.problem(format!("line {line}: expected \"name\" \"password\""), None);
+    let listed = match userlist::parse(&text) {
+        Ok(listed) => listed,
+        Err(lines) => {
+            for line in lines {
+                item.problem(format!("line {line}: expected \"name\" \"password\""), None);
+            }
+            return Vec::new();
         }
-        Vec::new()
-    });
+    };
+    if listed.is_empty() {
+        let hint = "a line of \"name\" \"password\" for each, or leave the setting out".to_owned();
+        item.problem("holds no user", Some(hint));
+    }
     let mut users: Vec<User> = Vec::new();
     for user in listed {
         // An empty password is none: the user exists, and no password will do.

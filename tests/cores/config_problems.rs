@@ -99,6 +99,35 @@ fn rules_may_ask_for_certificates_only_where_they_can_be_checked() {
 }
 
 #[test]
+fn access_rules_that_fit_nobody_and_a_list_of_no_user_are_refused() {
+    const TOLD: &str = "holds no rule that fits anybody: nobody could log in";
+    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    fs::create_dir(folder.path().join("rules.d")).unwrap();
+    let said = |file: &str, auth: &str| {
+        fs::write(folder.path().join("file"), file).unwrap();
+        fs::write(&path, format!("{reference}\n[auth]\n{auth}\n")).unwrap();
+        config::load(&path).err().map(|problems| problems.to_string()).unwrap_or_default()
+    };
+    for empty in ["", "# host all all all md5\n", "include_dir rules.d\n", "hostgssenc all all all md5\n"] {
+        assert!(said(empty, "hba_file = 'file'").contains(&format!("auth.hba_file: {TOLD}")), "{empty}");
+    }
+    assert!(said("", "hba = []").contains(&format!("auth.hba: {TOLD}")));
+    assert!(said("", "hba = ['# nobody']").contains(&format!("auth.hba: {TOLD}")));
+    // What is no list has been told.
+    for wrong in ["hba = 'host all all all md5'", "hba = [5]", "hba = ['host all']"] {
+        let told = said("", wrong);
+        assert!(!told.is_empty() && !told.contains(TOLD), "{told}");
+    }
+    assert_eq!(said("host all all all md5\n", "hba_file = 'file'"), "");
+    for empty in ["", "; nobody yet\n"] {
+        assert!(said(empty, "users_file = 'file'").contains("auth.users_file: holds no user"), "{empty}");
+    }
+    assert_eq!(said("\"ada\" \"pencil\"\n", "users_file = 'file'"), "");
+}
+
+#[test]
 fn passwords_come_from_a_file_or_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("bench.password"), "from a file\nand not this\n\n").unwrap();

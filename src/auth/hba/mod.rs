@@ -143,6 +143,11 @@ impl Rules {
         if problems.is_empty() { Ok(Self { rules, maps }) } else { Err(problems) }
     }
 
+    /// There is none that could fit anybody.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// How this connection's client proves who it is.
     pub fn admission(&self, origin: &Origin<'_>, findings: &Findings) -> Verdict<'_> {
         for rule in &self.rules {
