@@ -1,4 +1,5 @@
-//! What may be a name: of a role or database as PostgreSQL has it, and of the things that Trunkline names itself.
+//! What may be a name: of a role or database as PostgreSQL has it, of the things that Trunkline names itself, and of the
+//! functions and tables that patterns mean.
 
 use std::sync::Arc;
 
@@ -36,4 +37,24 @@ pub(super) fn label(item: &Item<'_>) -> Option<Arc<str>> {
         item.wrong(&format!("a name of 1 to {LONGEST} letters, digits, '_', '-' and '.'"), None);
     }
     is_name.then(|| name.into())
+}
+
+/// A function's or table's name or a pattern with `*`, and its schema's if one is written; `expected` says in messages what it may be.
+pub(super) fn pattern<'d>(item: &Item<'d>, expected: &str) -> Option<(Option<&'d str>, &'d str)> {
+    let text = item.text()?;
+    let (schema, name) = text.split_once('.').map_or((None, text), |(schema, name)| (Some(schema), name));
+    let is_whole = |part: &str| !part.is_empty() && !part.contains('.');
+    let names_something = is_name(name) && schema.is_none_or(is_name);
+    if !(names_something && is_whole(name) && schema.is_none_or(is_whole)) {
+        let hint = "only the name, without arguments; `*` is the only pattern".to_owned();
+        item.wrong(expected, (!names_something).then_some(hint));
+        return None;
+    }
+    Some((schema, name))
+}
+
+/// It may be one, as far as its characters say. What is an argument, several names or a regular expression would mean nothing, as
+/// would blanks around it; within a name that is written in quotes they may be.
+fn is_name(part: &str) -> bool {
+    !part.contains(['(', ')', ',', '^', '\\', '+', '?', '|']) && !part.ends_with('$') && part.trim() == part
 }

@@ -9,7 +9,7 @@ use crate::routing::{Consistency, Reads, Transactions};
 
 use super::document::{Distinct, Item, Table};
 use super::problem::Problem;
-use super::{Cluster, Routing, rule_file};
+use super::{Cluster, Routing, name, rule_file};
 
 impl Routing {
     /// The section and the rule files it names, whose problems are added to `problems`; every setting has a default.
@@ -47,11 +47,9 @@ fn read_functions(table: &Table<'_>, key: &'static str) -> Vec<FunctionPattern> 
     let items = table.get(key).map(|item| item.list("names of functions")).unwrap_or_default();
     let mut distinct = Distinct::new();
     let mut read = |item: &Item<'_>| {
-        let name = item.text().filter(|name| distinct.admit(name, item))?;
-        if name.is_empty() || name.split('.').count() > 2 || name.split('.').any(str::is_empty) {
-            item.wrong("a function's name, schema.name, or a pattern with *", None);
-        }
-        Some(FunctionPattern::new(name))
+        let text = item.text().filter(|text| distinct.admit(text, item))?;
+        name::pattern(item, "a function's name, schema.name, or a pattern with *")?;
+        Some(FunctionPattern::new(text))
     };
     items.iter().filter_map(&mut read).collect()
 }

@@ -8,6 +8,7 @@ use crate::routing::rules::{Conditions, Hours, MINUTES_OF_A_DAY, NamePattern, Ne
 use crate::sql::Kind;
 
 use super::document::{Item, Table, nearest};
+use super::name;
 
 /// The conditions of a rule; None after a problem.
 pub(super) fn read(table: &Table<'_>) -> Option<Conditions> {
@@ -86,17 +87,8 @@ fn kind(item: &Item<'_>) -> Option<Kind> {
 }
 
 fn name_pattern(item: &Item<'_>) -> Option<NamePattern> {
-    let text = item.text()?;
-    let mut names = text.split('.').map(|name| (!name.is_empty()).then(|| Pattern(name.into())));
-    let pattern = match (names.next().flatten(), names.next(), names.next()) {
-        (Some(name), None, _) => Some(NamePattern { schema: None, name }),
-        (Some(schema), Some(Some(name)), None) => Some(NamePattern { schema: Some(schema), name }),
-        _ => None,
-    };
-    if pattern.is_none() {
-        item.wrong("\"name\" or \"schema.name\"", None);
-    }
-    pattern
+    let (schema, name) = name::pattern(item, "\"name\" or \"schema.name\"")?;
+    Some(NamePattern { schema: schema.map(|schema| Pattern(schema.into())), name: Pattern(name.into()) })
 }
 
 fn regex(item: &Item<'_>) -> Result<Regex, ()> {

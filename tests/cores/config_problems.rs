@@ -128,6 +128,37 @@ fn access_rules_that_fit_nobody_and_a_list_of_no_user_are_refused() {
 }
 
 #[test]
+fn names_of_functions_and_tables_that_could_mean_nothing_are_refused() {
+    const TOLD: &str = "(only the name, without arguments; `*` is the only pattern)";
+    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    let said = |functions: &str, rule: &str| {
+        let rule = format!("[[rule]]\nname = 'r'\nto = 'primary'\n{rule}\n");
+        fs::write(folder.path().join("rules.toml"), rule).unwrap();
+        let routing = format!("rules = ['rules.toml']\n{functions}\n");
+        fs::write(&path, reference.replace("rules       = []", &routing)).unwrap();
+        config::load(&path).err().map(|problems| problems.to_string()).unwrap_or_default()
+    };
+    let of_pgpool = ["^get_.*", "get_.*$", "g\\d", "f+", "f|g"];
+    for name in ["reserve(integer)", "shop.reserve()", "f, g", " f", "shop. f"].into_iter().chain(of_pgpool) {
+        for setting in ["safe_functions", "primary_functions", "session_functions"] {
+            let told = said(&format!("{setting} = ['{name}']"), "user = 'ada'");
+            assert!(told.contains(&format!("routing.{setting}: expected a function's name")), "{name}: {told}");
+            assert!(told.ends_with(TOLD), "{name}: {told}");
+        }
+        for condition in ["function", "table"] {
+            let told = said("", &format!("{condition} = '{name}'"));
+            assert!(told.contains(&format!("rule.{condition}: expected")) && told.ends_with(TOLD), "{name}: {told}");
+        }
+    }
+    for name in ["get_*", "shop.*", "*.f", "Order Details", "v$session", "grün", "set_.*"] {
+        let told = said(&format!("safe_functions = ['{name}']"), &format!("table = '{name}'\nfunction = '{name}'"));
+        assert_eq!(told, "", "{name}");
+    }
+}
+
+#[test]
 fn passwords_come_from_a_file_or_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("bench.password"), "from a file\nand not this\n\n").unwrap();
