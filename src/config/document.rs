@@ -195,6 +195,21 @@ impl<'d> Table<'d> {
         self.get(key).and_then(|item| item.duration(default, &bounds)).unwrap_or(default)
     }
 
+    /// A duration without which something is off; none unless it is written. `example` shows in messages how one is written.
+    pub(super) fn optional_duration(
+        &self,
+        key: &'static str,
+        example: Duration,
+        bounds: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let item = self.get(key)?;
+        if item.as_str().and_then(units::duration) == Some(Duration::ZERO) {
+            item.problem("0 does not turn it off", Some("leave it out".to_owned()));
+            return None;
+        }
+        item.duration(example, &bounds)
+    }
+
     /// A size in bytes; `default` when it is not written.
     pub(super) fn size(&self, key: &'static str, default: usize, bounds: RangeInclusive<usize>) -> usize {
         self.get(key).and_then(|item| item.size(default, &bounds)).unwrap_or(default)

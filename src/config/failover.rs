@@ -20,7 +20,7 @@ impl Failover {
             pause_hold: table.duration("pause_hold", Duration::from_secs(120), Duration::ZERO..=DAY),
             replay: table.flag("replay", false),
             replay_bytes: table.size("replay_bytes", 1 << 20, 1 << 10..=1 << 30),
-            stale_reads: table.get("stale_reads").and_then(|item| item.duration(MINUTE, &(Duration::ZERO..=DAY))),
+            stale_reads: table.optional_duration("stale_reads", MINUTE, Duration::from_millis(1)..=DAY),
             drain: table.duration("drain", Duration::from_secs(2), Duration::ZERO..=LONGEST_DRAIN),
         };
         table.finish();

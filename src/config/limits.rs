@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::Limits;
 use super::document::Table;
-use crate::units;
 
 impl Limits {
     /// The section; every setting has a default.
@@ -41,11 +40,5 @@ impl Limits {
 /// A time that is looked at once a second; none unless it is written.
 fn timeout(table: &Table<'_>, key: &'static str) -> Option<Duration> {
     const DAY: Duration = Duration::from_secs(24 * 3600);
-    let example = Duration::from_secs(600);
-    let item = table.get(key)?;
-    if item.as_str().and_then(units::duration) == Some(Duration::ZERO) {
-        item.problem("0 does not turn it off", Some("leave it out".to_owned()));
-        return None;
-    }
-    item.duration(example, &(Duration::from_secs(1)..=7 * DAY))
+    table.optional_duration(key, Duration::from_secs(600), Duration::from_secs(1)..=7 * DAY)
 }

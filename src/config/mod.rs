@@ -392,7 +392,7 @@ pub struct Failover {
     /// Most bytes of one transaction's statements that are kept to be run again. Default 1 MB, bounds 1 kB to 1 GB.
     pub replay_bytes: usize,
     /// Once there has been no primary for `hold`, a read that no replica is known to be fresh enough for is answered by one
-    /// that was at most so far behind the last primary; None: it fails. Default none, bounds 0 to 1 day.
+    /// that was at most so far behind the last primary; None: it fails. Default none, bounds 1 ms to 1 day.
     pub stale_reads: Option<Duration>,
     /// How long before a planned switchover new statements are held back so that open transactions can end. Default 2 s,
     /// bounds 0 to 1 min.

@@ -159,6 +159,26 @@ fn names_of_functions_and_tables_that_could_mean_nothing_are_refused() {
 }
 
 #[test]
+fn a_zero_does_not_turn_off_what_is_off_unless_it_is_written() {
+    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    let said = |failover: &str, limits: &str| {
+        let failover = format!("[failover]\n{failover}\n");
+        fs::write(&path, reference.replace("[failover]", &failover) + &format!("\n[limits]\n{limits}\n")).unwrap();
+        config::load(&path).err().map(|problems| problems.to_string()).unwrap_or_default()
+    };
+    for zero in ["0s", "0ms"] {
+        let told = said(&format!("stale_reads = '{zero}'"), "");
+        assert!(told.ends_with("failover.stale_reads: 0 does not turn it off (leave it out)"), "{told}");
+        let told = said("", &format!("query_timeout = '{zero}'"));
+        assert!(told.ends_with("limits.query_timeout: 0 does not turn it off (leave it out)"), "{told}");
+    }
+    assert!(said("stale_reads = '999us'", "").contains("expected a duration between 1ms and 1d"));
+    assert_eq!(said("stale_reads = '1ms'", ""), "");
+}
+
+#[test]
 fn passwords_come_from_a_file_or_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("bench.password"), "from a file\nand not this\n\n").unwrap();
