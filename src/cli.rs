@@ -64,7 +64,7 @@ struct Explain {
     /// The configuration file: the running cluster and the rules are asked too.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The database as clients name it; default: the first of the configuration.
+    /// The database as clients name it; default: the first that the configuration names.
     #[arg(long, value_name = "NAME", requires = "config")]
     database: Option<String>,
     /// Who asks, for rules, search paths and pool modes; default: the first user of the configuration.

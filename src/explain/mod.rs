@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::catalog::{Change, Found, FunctionLists, Path, Picture};
 use crate::catalogs;
 use crate::client::{in_mode, minute_of_the_day};
-use crate::config::{Cluster, Config, PoolMode};
+use crate::config::{Cluster, Config, Database, PoolMode};
 use crate::monitor::{self, Limits};
 use crate::routing::hints::Hints;
 use crate::routing::rules::{EVERY_SHARE, Rule};
@@ -47,7 +47,7 @@ pub enum Knowledge {
     Cluster {
         /// Where it is.
         config: Box<Config>,
-        /// Which database, as clients name it; None: the first one.
+        /// Which database, as clients name it; None: the first that is named.
         database: Option<String>,
         /// Who asks; None: the first user.
         user: Option<String>,
@@ -66,6 +66,9 @@ pub enum Failure {
     /// There is nobody to ask.
     #[error("Patroni does not say where the nodes of the cluster {0:?} are")]
     NoNodes(Arc<str>),
+    /// The configuration names no database, for it serves every one.
+    #[error("every name of a database is served: say which with --database")]
+    AnyDatabase,
     /// The configuration has no such database.
     #[error("the configuration has no database {0:?}")]
     NoDatabase(String),
@@ -220,8 +223,8 @@ impl Explainer {
             Knowledge::Cluster { config, database, user } => {
                 let first = config.users.first().map(|user| Arc::clone(&user.name)).unwrap_or_default();
                 let user: Arc<str> = user.map_or(first, Into::into);
-                let first = config.databases.first().map(|database| Arc::clone(&database.name)).unwrap_or_default();
-                let database: Arc<str> = database.map_or(first, Into::into);
+                let first = || first_named(&config).ok_or(Failure::AnyDatabase);
+                let database: Arc<str> = database.map_or_else(first, |name| Ok(name.into()))?;
                 let (mut known, seen) = ask_cluster(&config, &database, &user)?;
                 Ok(Self {
                     at_start: known.scene.at_start().unwrap_or_default(),
@@ -505,10 +508,16 @@ fn changes_path(statement: &Statement) -> bool {
     })
 }
 
+/// The first database that has a name of its own.
+fn first_named(config: &Config) -> Option<Arc<str>> {
+    config.databases.iter().find(|database| !database.is_any()).map(|database| Arc::clone(&database.name))
+}
+
 /// The catalogs of the running cluster, a place to try settings on, and what its nodes have shown.
 fn ask_cluster(config: &Config, name: &Arc<str>, user: &Arc<str>) -> Result<(Known, Option<Seen>), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let written = config.databases.iter().find(|database| database.name == *name).cloned();
+    let named = |database: &&Database| database.name == *name && !database.is_any();
+    let written = config.databases.iter().find(named).cloned();
     let any = || config.databases.iter().find(|database| database.is_any()).map(|any| any.named(name));
     let database = written.or_else(any).ok_or_else(|| Failure::NoDatabase(name.to_string()))?;
     let Some(cluster) = config.clusters.get(database.cluster) else {
@@ -614,6 +623,24 @@ mod tests {
         let session = ["SELECT 1", "/* trunkline: replica */ SELECT 1"];
         let told = told_by(seen::tests::cluster(0, Reads::Any), false, &session);
         assert_eq!(told, [("primary", "read"), ("primary", "no_replica")]);
+    }
+
+    #[test]
+    fn what_stands_for_every_name_is_no_database_to_ask_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.toml");
+        let reference = include_str!("../../tests/golden/config/reference.toml");
+        let any = reference.replace("name    = \"bench\" ", "name = \"*\" ");
+        let load = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            crate::config::load(&path).unwrap()
+        };
+        let config = Box::new(load(&any));
+        let unsaid = Knowledge::Cluster { config, database: None, user: None };
+        let told = Explainer::new(unsaid).err().unwrap();
+        assert_eq!(told.to_string(), "every name of a database is served: say which with --database");
+        let more = load(&format!("{any}\n[[database]]\nname = 'shop'\ncluster = 'main'\n"));
+        assert_eq!(first_named(&more).as_deref(), Some("shop"));
     }
 
     #[test]
