@@ -16,14 +16,13 @@ impl Routing {
     pub(super) fn read(table: Table<'_>, folder: &Path, clusters: &[Cluster], problems: &mut Vec<Problem>) -> Self {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         let reads = [("replicas", Reads::Replicas), ("any", Reads::Any), ("primary", Reads::Primary)];
-        let rules = read_rules(&table, folder, clusters, problems);
+        let modes = [("primary", Transactions::Primary), ("optimistic", Transactions::Optimistic)];
+        let transactions = table.choice("transactions", &modes, Transactions::Primary);
+        let rules = read_rules(&table, folder, clusters, transactions, problems);
         let routing = Self {
             reads: table.choice("reads", &reads, Reads::Replicas),
             consistency: table.choice("consistency", &Consistency::NAMES, Consistency::Session),
-            transactions: {
-                let modes = [("primary", Transactions::Primary), ("optimistic", Transactions::Optimistic)];
-                table.choice("transactions", &modes, Transactions::Primary)
-            },
+            transactions,
             max_lag: table.duration("max_lag", Duration::from_secs(10), Duration::from_millis(1)..=DAY),
             freshness_wait: {
                 let longest = Duration::from_secs(1);
@@ -58,6 +57,7 @@ fn read_rules(
     table: &Table<'_>,
     folder: &Path,
     clusters: &[Cluster],
+    transactions: Transactions,
     problems: &mut Vec<Problem>,
 ) -> crate::routing::RuleSet {
     let items = table.get("rules").map(|item| item.list("file names")).unwrap_or_default();
@@ -75,5 +75,5 @@ fn read_rules(
         clusters.iter().flat_map(|cluster| &cluster.groups).map(|(name, _)| Arc::clone(name)).collect();
     groups.sort_unstable();
     groups.dedup();
-    rule_file::read_all(&files, groups, problems)
+    rule_file::read_all(&files, groups, transactions, problems)
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::balancing::Strategy;
-use crate::routing::Consistency;
 use crate::routing::rules::{Action, Conditions};
 use crate::routing::terms::{Nodes, Otherwise, Terms};
+use crate::routing::{Consistency, Transactions};
 use crate::sql::Kind;
 
 use super::document::{Item, Table, nearest};
@@ -20,7 +20,12 @@ const REFUSED: &str = "42501";
 const TERMS: [&str; 5] = ["fallback", "max_lag", "consistency", "timeout", "balance"];
 
 /// The action of a rule; None after a problem. `when` are its conditions, if those could be read.
-pub(super) fn read(table: &Table<'_>, when: Option<&Conditions>, groups: &[&str]) -> Option<Action> {
+pub(super) fn read(
+    table: &Table<'_>,
+    when: Option<&Conditions>,
+    groups: &[&str],
+    transactions: Transactions,
+) -> Option<Action> {
     let (to, refuse, sqlstate) = (table.get("to"), table.get("refuse"), table.get("sqlstate"));
     let terms = terms(table, groups);
     let action = match (&to, refuse) {
@@ -39,7 +44,7 @@ pub(super) fn read(table: &Table<'_>, when: Option<&Conditions>, groups: &[&str]
             return None;
         }
     };
-    check_reach(table, to.as_ref(), when?, &action).then_some(action)
+    check_reach(table, to.as_ref(), when?, &action, transactions).then_some(action)
 }
 
 /// To the primary, to some nodes, or only on other terms.
@@ -183,9 +188,17 @@ fn read_sqlstate(item: &Item<'_>) -> Option<Arc<str>> {
 }
 
 /// Whether the rule can do what it says with what it matches.
-fn check_reach(table: &Table<'_>, to: Option<&Item<'_>>, when: &Conditions, action: &Action) -> bool {
+fn check_reach(
+    table: &Table<'_>,
+    to: Option<&Item<'_>>,
+    when: &Conditions,
+    action: &Action,
+    transactions: Transactions,
+) -> bool {
     let Some(to) = to else { return terms_count(table, when, action) };
-    if when.in_transaction == Some(true) && !table.flag("log", false) {
+    // An optimistic one goes on at the primary.
+    let goes_on = transactions == Transactions::Optimistic && *action == Action::Primary;
+    if when.in_transaction == Some(true) && !goes_on && !table.flag("log", false) {
         let what = "a transaction stays where it has begun: a rule can only refuse or log what is in it";
         to.problem(what, None);
         return false;

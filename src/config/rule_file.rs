@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::routing::RuleSet;
 use crate::routing::rules::{Rule, Share};
+use crate::routing::{RuleSet, Transactions};
 
 use super::document::{Document, Item, Table};
 use super::name;
@@ -22,14 +22,20 @@ struct Draft {
     name_place: Place,
 }
 
-/// The rules of all files, in order. `groups` are the names of the groups that a rule may send to.
-pub(super) fn read_all(files: &[(PathBuf, String)], groups: Vec<Arc<str>>, problems: &mut Vec<Problem>) -> RuleSet {
+/// The rules of all files, in order. `groups` are the names of the groups that a rule may send to, and `transactions` says what of a
+/// transaction it may send on.
+pub(super) fn read_all(
+    files: &[(PathBuf, String)],
+    groups: Vec<Arc<str>>,
+    transactions: Transactions,
+    problems: &mut Vec<Problem>,
+) -> RuleSet {
     let mut drafts = Vec::new();
     let mut found = Vec::new();
     let names: Vec<&str> = groups.iter().map(|name| &**name).collect();
     for (path, text) in files {
         let document = Document::parse(path, text);
-        read_file(&document, &names, &mut drafts);
+        read_file(&document, &names, transactions, &mut drafts);
         found.extend(document.into_problems());
     }
     check_names(&drafts, &mut found);
@@ -46,21 +52,21 @@ fn number_of(files: &[(PathBuf, String)]) -> u64 {
     FixedState::with_seed(0).hash_one(texts).max(1)
 }
 
-fn read_file(document: &Document<'_>, groups: &[&str], drafts: &mut Vec<Draft>) {
+fn read_file(document: &Document<'_>, groups: &[&str], transactions: Transactions, drafts: &mut Vec<Draft>) {
     let root = document.root();
     let tables = root.required_tables("rule");
-    drafts.extend(tables.into_iter().filter_map(|table| read_rule(table, groups)));
+    drafts.extend(tables.into_iter().filter_map(|table| read_rule(table, groups, transactions)));
     root.finish();
 }
 
 /// None after a problem that leaves nothing to compare with other rules.
-fn read_rule(table: Table<'_>, groups: &[&str]) -> Option<Draft> {
+fn read_rule(table: Table<'_>, groups: &[&str], transactions: Transactions) -> Option<Draft> {
     let name = name::required_label(&table, "name", "reasons and metrics name the rule");
     let place = table.place();
     let name_place = table.get("name").map_or(place, |item| item.place());
     let when = rule_conditions::read(&table);
     let logs = table.flag("log", false);
-    let action = rule_action::read(&table, when.as_ref(), groups);
+    let action = rule_action::read(&table, when.as_ref(), groups, transactions);
     let share = table.get("share").map_or(Some(Share::ALL), |item| share(&item));
     let is_shadow = table.flag("shadow", false);
     let file = table.file().to_path_buf();

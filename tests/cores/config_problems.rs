@@ -179,6 +179,25 @@ fn a_zero_does_not_turn_off_what_is_off_unless_it_is_written() {
 }
 
 #[test]
+fn a_rule_may_send_a_transaction_on_to_the_primary_where_transactions_are_optimistic() {
+    const TOLD: &str = "rule.to: a transaction stays where it has begun: a rule can only refuse or log what is in it";
+    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    let said = |mode: &str, to: &str| {
+        let rule = format!("[[rule]]\nname = 'stock'\ntable = 'stock'\ntransaction = true\nto = '{to}'\n");
+        fs::write(folder.path().join("rules.toml"), rule).unwrap();
+        let routing = format!("rules = ['rules.toml']\ntransactions = '{mode}'\n");
+        fs::write(&path, reference.replace("rules       = []", &routing)).unwrap();
+        config::load(&path).err().map(|problems| problems.to_string()).unwrap_or_default()
+    };
+    assert_eq!(said("optimistic", "primary"), "");
+    for (mode, to) in [("optimistic", "replicas"), ("primary", "primary"), ("primary", "replicas")] {
+        assert!(said(mode, to).ends_with(TOLD), "{mode} {to}");
+    }
+}
+
+#[test]
 fn passwords_come_from_a_file_or_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("bench.password"), "from a file\nand not this\n\n").unwrap();
