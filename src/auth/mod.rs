@@ -9,6 +9,7 @@ pub mod hba;
 pub mod login;
 pub mod md5;
 mod not_after;
+pub mod percent;
 pub mod saslprep;
 pub mod scram_client;
 pub mod scram_keys;

@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 
 use super::document::{Item, Table};
 use super::{PatroniUrl, address, tls};
-use crate::auth::{NotAfter, Secret};
+use crate::auth::{NotAfter, Secret, percent};
 
 /// What a cluster's table says of Patroni.
 pub(super) struct Patroni {
@@ -68,10 +68,17 @@ fn url(item: &Item<'_>) -> Option<PatroniUrl> {
         item.problem(format!("expected {EXPECTED}"), None);
         return None;
     };
-    if login.is_some_and(|login| !login.contains(':')) {
-        item.problem("a name in front of the address needs a password: \"http://name:password@host:port\"", None);
-        return None;
-    }
-    let login = login.map(|login| Secret::new(STANDARD.encode(login)));
+    let login = login.map(|login| basic(login).map_err(|what| item.problem(what, None))).transpose().ok()?;
     Some(PatroniUrl { address: Arc::clone(&address), is_https, login })
+}
+
+/// A name and a password in a URL, as HTTP's Basic authentication has them; or what is wrong with them, without a word of
+/// theirs.
+fn basic(login: &str) -> Result<Secret, &'static str> {
+    const PASSWORD: &str = "a name in front of the address needs a password: \"http://name:password@host:port\"";
+    const ENCODING: &str = "the login in front of the address is not encoded right: behind a % stand two hexadecimal digits, \
+                            and % itself is %25";
+    let (name, password) = login.split_once(':').ok_or(PASSWORD)?;
+    let (name, password) = percent::decoded(name).zip(percent::decoded(password)).ok_or(ENCODING)?;
+    Ok(Secret::new(STANDARD.encode(format!("{name}:{password}"))))
 }

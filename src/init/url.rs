@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::conninfo::{WrongPart, places_of};
 use super::place::Place;
-use crate::auth::{Secret, SecretProblem, TlsMode};
+use crate::auth::{Secret, SecretProblem, TlsMode, percent};
 
 /// A URI as it was given; its Debug shows nothing of it.
 #[derive(Clone)]
@@ -190,16 +190,7 @@ fn host_and_port(text: &str) -> (&str, &str) {
 }
 
 fn decoded(text: &str, part: &'static str) -> Result<String, UrlProblem> {
-    let wrong = || UrlProblem::Encoding(part);
-    let mut pieces = text.split('%');
-    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
-    for piece in pieces {
-        let (digits, rest) = piece.split_at_checked(2).ok_or_else(wrong)?;
-        let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|byte| is_hex && *byte != 0).ok_or_else(wrong)?);
-        bytes.extend(rest.as_bytes());
-    }
-    String::from_utf8(bytes).map_err(|_| wrong())
+    percent::decoded(text).ok_or(UrlProblem::Encoding(part))
 }
 
 fn name(text: String, part: &'static str) -> Result<Arc<str>, UrlProblem> {

@@ -213,6 +213,28 @@ fn passwords_come_from_a_file_or_the_environment() {
 }
 
 #[test]
+fn a_login_at_patroni_is_read_as_urls_are() {
+    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    let load = |login: &str| {
+        let patroni = format!("name  = \"main\"\npatroni = ['http://{login}@db1:8008']");
+        fs::write(&path, reference.replace("name  = \"main\"", &patroni)).unwrap();
+        config::load(&path)
+    };
+    for login in ["ops:p%40ss", "ops:p@ss", "%6Fps:p%40s%73"] {
+        let loaded = load(login).unwrap();
+        let basic = loaded.clusters[0].patroni[0].login.as_ref().and_then(|login| login.plain());
+        assert_eq!(basic, Some("b3BzOnBAc3M="), "{login}");
+    }
+    for login in ["ops:s3cret%", "ops:s3%zzcret", "%0:s3cret"] {
+        let told = load(login).unwrap_err().to_string();
+        assert!(told.contains("cluster.patroni: the login in front of the address is not encoded right"), "{told}");
+        assert!(!told.contains("s3"), "{told}");
+    }
+}
+
+#[test]
 fn no_message_shows_a_password() {
     let text = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -5,6 +5,7 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 use super::Mistake;
+use crate::auth::percent;
 
 /// Where and how an LDAP server is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +161,7 @@ impl Options {
         self.server = Some(host.to_owned()).filter(|host| !host.is_empty());
         let mut parts = rest.split('?');
         let mut part = || {
-            let decoded = decoded(parts.next().unwrap_or_default());
+            let decoded = percent::decoded(parts.next().unwrap_or_default());
             decoded.ok_or_else(|| wrong("ldapurl has a part that is not percent-encoded UTF-8".to_owned()))
         };
         let (base, attribute, scope_text, filter) = (part()?, part()?, part()?, part()?);
@@ -254,20 +255,6 @@ fn filter(attribute: Option<String>, filter: Option<String>) -> Result<String, M
         ));
     }
     Ok(wrapped)
-}
-
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digits = [rest.next()?, rest.next()?];
-        bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
