@@ -25,6 +25,8 @@ pub(super) struct Access {
     pub(super) unread_authorities: Option<String>,
     /// The users of a list.
     pub(super) users: Vec<User>,
+    /// The list could not be read: who is not among them may stand in it.
+    pub(super) lacks_users: bool,
 }
 
 /// Reads `[auth]`. What is wrong in files that are not TOML goes to `problems`.
@@ -38,7 +40,8 @@ pub(super) fn read(
     let table = root.section("auth");
     let rules = Lines::read(&table, ["hba", "hba_file"], folder);
     let maps = Lines::read(&table, ["ident", "ident_file"], folder);
-    let users = table.get("users_file").map(|item| read_users(&item, folder)).unwrap_or_default();
+    let listed = table.get("users_file").map(|item| read_users(&item, folder));
+    let (lacks_users, users) = (listed.as_ref().is_some_and(Vec::is_empty), listed.unwrap_or_default());
     let mut ldap_tls = table.get("ldap_ca").and_then(|item| {
         let authorities = read_file(&item, folder)?;
         tls::trusting(authorities.as_bytes()).map_err(|problem| item.problem(problem.to_string(), None)).ok()
@@ -60,7 +63,8 @@ pub(super) fn read(
         // Rules that name maps would seem wrong too.
         Err(()) => {
             let rules = Rules::default();
-            return Access { rules, rules_of_pgbouncer: Vec::new(), ldap_tls, unread_authorities: None, users };
+            let rules_of_pgbouncer = Vec::new();
+            return Access { rules, rules_of_pgbouncer, ldap_tls, unread_authorities: None, users, lacks_users };
         }
     };
     let mut rules_of_pgbouncer = Vec::new();
@@ -82,7 +86,7 @@ pub(super) fn read(
         unread_authorities = system.unread;
         ldap_tls = tls::trusting_these(system.roots).ok();
     }
-    Access { rules, rules_of_pgbouncer, ldap_tls, unread_authorities, users }
+    Access { rules, rules_of_pgbouncer, ldap_tls, unread_authorities, users, lacks_users }
 }
 
 /// Lines in a format of PostgreSQL's: a file, or a list in ours.

@@ -213,6 +213,29 @@ fn passwords_come_from_a_file_or_the_environment() {
 }
 
 #[test]
+fn who_may_use_the_console_is_a_user_where_no_cluster_is_asked_for_others() {
+    const TOLD: &str = "no [[user]] or line of auth.users_file has this name";
+    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    fs::write(folder.path().join("userlist.txt"), "\"ada\" \"pencil\"\n").unwrap();
+    let said = |admin: &str, more: &str| {
+        fs::write(&path, reference.replace("[admin]", &format!("[admin]\n{admin}")) + more).unwrap();
+        config::load(&path).err().map(|problems| problems.to_string()).unwrap_or_default()
+    };
+    let list = "\n[auth]\nusers_file = 'userlist.txt'\n";
+    assert!(said("users = ['bnech']", "").ends_with(&format!("admin.users: {TOLD} (did you mean \"bench\"?)")));
+    assert!(said("stats_users = ['bench', 'ada']", "").ends_with(&format!("admin.stats_users: {TOLD}")));
+    assert_eq!(said("users = ['bench']\nstats_users = ['ada']", list), "");
+    // A list that cannot be read may have the name.
+    let unread = said("users = ['ada']", "\n[auth]\nusers_file = 'gone.txt'\n");
+    assert!(unread.contains("gone.txt cannot be read") && !unread.contains(TOLD), "{unread}");
+    let asked = "\n[[cluster]]\nname = 'second'\nnodes = ['db1:5432']\nmonitor = { user = 'm', password = 'm' }\n\
+                 auth_query = { user = 'm', password = 'm' }\n";
+    assert_eq!(said("users = ['ada']", asked), "");
+}
+
+#[test]
 fn a_login_at_patroni_is_read_as_urls_are() {
     let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
     let folder = tempfile::tempdir().unwrap();
