@@ -22,7 +22,7 @@ use crate::entrance::{Closed, Doors, House};
 use crate::handover::{Others, Predecessor};
 use crate::metrics::{CatalogCounts, CatalogPicture, Metrics, PoolCounts, PoolName, Scrape};
 use crate::net::{descriptors, timers};
-use crate::reload::{InForce, OnSwap, SetLevel, Standing};
+use crate::reload::{InForce, OnSwap, Reloaded, SetLevel, Standing};
 use crate::routing::Reason;
 use crate::systemd;
 
@@ -362,6 +362,6 @@ async fn keep_up(
             error!(%problems, "the configuration is wrong: the old one stays in force");
         }
         // Whoever has asked may have gone.
-        let _ = told.send(reloaded.map(|done| done.need_restart).map_err(|problems| problems.to_string()));
+        let _ = told.send(reloaded.map(Reloaded::remarks).map_err(|problems| problems.to_string()));
     }
 }

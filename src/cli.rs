@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, CONSOLE, Config, Problems, Source, Validity};
+use crate::config::{self, Config, Problems, Source, Validity};
 use crate::explain::{self, Input, Knowledge};
 use crate::init::{self, GivenUrl};
 use crate::{app, demo};
@@ -110,8 +110,7 @@ fn run(path: PathBuf) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// Every problem on `complaints`, one a line, or what the configuration comes to on `answer`; what ends soon is no problem of
-/// it, and is said on both. A rule that may be meant otherwise is no problem either, nor is an authority of the system's that
-/// cannot be read: these are said on `complaints`.
+/// it, and is said on both. What may be meant otherwise ([`Config::warnings`]) is no problem either, and is said on `complaints`.
 fn check(path: &Path, answer: &mut dyn Write, complaints: &mut dyn Write) -> io::Result<ExitCode> {
     match config::load(path) {
         Ok(config) => {
@@ -125,14 +124,8 @@ fn check(path: &Path, answer: &mut dyn Write, complaints: &mut dyn Write) -> io:
                 };
                 writeln!(complaints, "warning: {certificate} {when}")?;
             }
-            for place in &config.rules_of_pgbouncer {
-                writeln!(
-                    complaints,
-                    "warning: {place}: the console's database is {CONSOLE} in access rules, not pgbouncer"
-                )?;
-            }
-            if let Some(why) = &config.unread_authorities {
-                writeln!(complaints, "warning: of the system's authorities, which vouch for LDAP servers: {why}")?;
+            for warning in config.warnings() {
+                writeln!(complaints, "warning: {warning}")?;
             }
             Ok(ExitCode::SUCCESS)
         }

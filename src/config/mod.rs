@@ -29,6 +29,7 @@ mod shown;
 mod system_authorities;
 mod tls;
 mod user;
+mod warnings;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -21,7 +21,7 @@ use crate::client::console::Console;
 use crate::client::{Fleet, Server};
 use crate::config::{self, Certificate, Config, Problems, Shown, Validity};
 use crate::monitor::Limits;
-use crate::routing::rules::Action;
+use crate::net::descriptors;
 use crate::topology::MadeAnew;
 use cluster::RunningCluster;
 use server::Lasting;
@@ -79,14 +79,24 @@ pub enum Failure {
 pub struct Reloaded {
     /// Settings that have changed in the file and count only after a restart.
     pub need_restart: Vec<&'static str>,
+    /// What may be meant otherwise.
+    pub warnings: Vec<String>,
+}
+
+impl Reloaded {
+    /// What whoever has asked for it is to know, in words.
+    pub fn remarks(self) -> Vec<String> {
+        let need_restart = Some(self.need_restart).filter(|settings| !settings.is_empty());
+        let need_restart = need_restart.map(|settings| format!("only a restart changes: {}", settings.join(", ")));
+        need_restart.into_iter().chain(self.warnings).collect()
+    }
 }
 
 impl Standing {
     /// Everything that runs by this configuration. Call on the main runtime.
     pub fn start(config: Config, source: PathBuf, mut catalogs: Catalogs) -> Self {
-        say_what_has_no_effect(&config);
+        say_what_is_doubtful(&config.warnings());
         say_what_ends(&config.certificates);
-        say_what_is_unread(&config);
         let (lasting, newcomers) = Lasting::new(Pools::new(server::plan(&config)));
         let start = |(number, cluster)| RunningCluster::start(number, cluster, Limits::of(&config), None);
         let clusters: Vec<RunningCluster> = config.clusters.iter().enumerate().map(start).collect();
@@ -216,7 +226,8 @@ impl Standing {
             config.routing.rules = Arc::new(rules.counting_on(&self.config.routing.rules));
         }
         let adopted = self.adopted_again(&mut config);
-        let reloaded = Reloaded { need_restart: changes::keep_what_is_made_once(&self.config, &mut config) };
+        let need_restart = changes::keep_what_is_made_once(&self.config, &mut config);
+        let reloaded = Reloaded { need_restart, warnings: config.warnings() };
 
         let clusters = self.renew_clusters(&config).await?;
         // Nothing is refused from here on.
@@ -251,9 +262,9 @@ impl Standing {
         for setting in &reloaded.need_restart {
             warn!(setting, "a changed setting counts only after a restart");
         }
-        say_what_has_no_effect(&self.config);
+        say_what_is_doubtful(&reloaded.warnings);
         say_what_ends(&self.config.certificates);
-        say_what_is_unread(&self.config);
+        descriptors::allow_for(self.config.max_clients, self.config.most_server_connections());
         info!(config = %self.source.display(), "the configuration has been reloaded");
         Ok(reloaded)
     }
@@ -390,27 +401,10 @@ fn is_made_anew(running: &RunningCluster) -> bool {
     made_anew.is_some()
 }
 
-/// What is no mistake, and may be meant otherwise: PostgreSQL warns of it, too.
-fn say_what_has_no_effect(config: &Config) {
-    let most = config.routing.max_lag;
-    for rule in config.routing.rules.rules() {
-        if let Action::Read(terms) = &rule.action
-            && terms.max_lag.is_some_and(|max_lag| max_lag > most)
-        {
-            warn!(
-                rule = &*rule.name,
-                "a rule's max_lag beyond routing.max_lag has no effect: no replica that far behind takes reads"
-            );
-        }
-    }
-    if config.access.asks_tls() && config.tls.is_none() {
-        warn!("TLS is off: access rules of hostssl fit nobody");
-    }
-    for place in &config.rules_of_pgbouncer {
-        warn!(
-            place,
-            "an access rule for the database pgbouncer is not one for the console, which is the database trunkline here"
-        );
+/// What is no mistake, and may be meant otherwise: PostgreSQL warns of such a thing, too.
+fn say_what_is_doubtful(warnings: &[String]) {
+    for warning in warnings {
+        warn!(warning, "the configuration may be meant otherwise");
     }
 }
 
@@ -428,16 +422,6 @@ fn say_what_ends(certificates: &[Certificate]) {
                 warn!(shown_to, cluster, ended = %certificate.ends, "a certificate has ended: whoever looks at it refuses it");
             }
         }
-    }
-}
-
-/// Nor is this one.
-fn say_what_is_unread(config: &Config) {
-    if let Some(why) = &config.unread_authorities {
-        warn!(
-            why,
-            "not all authorities that the system trusts can be read: LDAP servers of the others are not believed"
-        );
     }
 }
 

@@ -574,6 +574,25 @@ fn reload_answers_what_is_wrong_with_its_line() {
 }
 
 #[test]
+fn reload_answers_what_may_be_meant_otherwise_and_what_only_a_restart_changes() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, OPEN);
+        let said = || String::from_utf8(psql(&proxy, &["RELOAD"]).stderr).unwrap();
+        assert!(!said().contains("NOTICE"));
+        proxy.rewrite(|file| {
+            file.insert("workers".to_owned(), 1000.into());
+            let pool = file["pool"].as_table_mut().unwrap();
+            pool.insert("reserve_size".to_owned(), 1.into());
+            pool.insert("queue_timeout".to_owned(), "2s".into());
+        });
+        let told = said();
+        assert!(told.contains("only a restart changes: workers\npool.reserve_size has no effect: "), "{told}");
+        is_logged(&proxy, &["the configuration may be meant otherwise", "pool.reserve_size has no effect"]);
+    });
+}
+
+#[test]
 fn a_drained_replica_gets_no_read_until_it_is_attached_and_no_client_notices() {
     limited(|| {
         let cluster = cluster();

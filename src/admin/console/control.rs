@@ -285,9 +285,8 @@ async fn reload(desk: &Desk) -> Result<Answer, Mistake> {
     // Where nobody takes it, nobody answers either.
     let _ = desk.reloads.send(sender);
     match answer.await {
-        Ok(Ok(need_restart)) => {
-            let said = format!("only a restart changes: {}", need_restart.join(", "));
-            Ok(Answer::Done { tag: "RELOAD", notice: (!need_restart.is_empty()).then_some(said) })
+        Ok(Ok(remarks)) => {
+            Ok(Answer::Done { tag: "RELOAD", notice: (!remarks.is_empty()).then(|| remarks.join("\n")) })
         }
         Ok(Err(problems)) => {
             let message = format!("the configuration is wrong, and the old one stays in force:\n{problems}");

@@ -41,8 +41,8 @@ pub struct Desk {
     averages: Averages,
 }
 
-/// Who asks for a reload is told what needs a restart, or what is wrong.
-pub type Reload = oneshot::Sender<Result<Vec<&'static str>, String>>;
+/// Who asks for a reload is told what is to be known of it, or what is wrong.
+pub type Reload = oneshot::Sender<Result<Vec<String>, String>>;
 
 /// How to stop. A later one is stronger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
