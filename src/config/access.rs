@@ -21,6 +21,8 @@ pub(super) struct Access {
     /// See [`Config::rules_of_pgbouncer`](super::Config::rules_of_pgbouncer).
     pub(super) rules_of_pgbouncer: Vec<String>,
     pub(super) ldap_tls: Option<Arc<ClientConfig>>,
+    /// See [`Config::system_authorities`](super::Config::system_authorities).
+    pub(super) system_authorities: Option<usize>,
     /// See [`Config::unread_authorities`](super::Config::unread_authorities).
     pub(super) unread_authorities: Option<String>,
     /// The users of a list.
@@ -62,9 +64,15 @@ pub(super) fn read(
         Ok(maps) => maps.unwrap_or_default(),
         // Rules that name maps would seem wrong too.
         Err(()) => {
-            let rules = Rules::default();
-            let rules_of_pgbouncer = Vec::new();
-            return Access { rules, rules_of_pgbouncer, ldap_tls, unread_authorities: None, users, lacks_users };
+            return Access {
+                rules: Rules::default(),
+                rules_of_pgbouncer: Vec::new(),
+                ldap_tls,
+                system_authorities: None,
+                unread_authorities: None,
+                users,
+                lacks_users,
+            };
         }
     };
     let mut rules_of_pgbouncer = Vec::new();
@@ -80,13 +88,13 @@ pub(super) fn read(
         rules_of_pgbouncer = rules.naming(PGBOUNCER).map(|(file, line)| lines.place(file, line)).collect();
         rules
     });
-    let mut unread_authorities = None;
+    let (mut system_authorities, mut unread_authorities) = (None, None);
     if ldap_tls.is_none() && rules.asks_ldap_over_tls() {
         let system = SystemAuthorities::read();
-        unread_authorities = system.unread;
+        (system_authorities, unread_authorities) = (Some(system.roots.len()), system.unread);
         ldap_tls = tls::trusting_these(system.roots).ok();
     }
-    Access { rules, rules_of_pgbouncer, ldap_tls, unread_authorities, users, lacks_users }
+    Access { rules, rules_of_pgbouncer, ldap_tls, system_authorities, unread_authorities, users, lacks_users }
 }
 
 /// Lines in a format of PostgreSQL's: a file, or a list in ours.

@@ -107,6 +107,8 @@ pub struct Config {
     /// Whom LDAP servers must be vouched for by: `auth.ldap_ca`, by default those whom the system trusts. None: no rule asks
     /// one over TLS.
     pub ldap_tls: Option<Arc<rustls::ClientConfig>>,
+    /// How many authorities of the system's vouch for LDAP servers. None: they are not asked.
+    pub system_authorities: Option<usize>,
     /// What could not be read of those whom the system trusts, where they are to vouch for LDAP servers.
     pub unread_authorities: Option<String>,
     /// Who may connect, those of `auth.users_file` included; at least one, unless a cluster is asked.
@@ -156,6 +158,7 @@ impl Config {
             access: access.rules,
             rules_of_pgbouncer,
             ldap_tls: access.ldap_tls,
+            system_authorities: access.system_authorities,
             unread_authorities: access.unread_authorities,
             users: user::read_all(&root, folder, access.users, asks_cluster),
             pool: Pool::read(root.section("pool")),

@@ -1,8 +1,13 @@
 //! Whom the system trusts: they vouch for LDAP servers where `auth.ldap_ca` names nobody, and are read with each
 //! configuration anew.
 
+use std::env;
+use std::path::PathBuf;
+
 use rustls::RootCertStore;
 use rustls_native_certs::{CertificateResult, Error, ErrorKind};
+
+use super::Config;
 
 /// Authorities that the system trusts.
 pub(super) struct SystemAuthorities {
@@ -14,7 +19,14 @@ pub(super) struct SystemAuthorities {
 impl SystemAuthorities {
     /// Those at the system's usual places, or where `SSL_CERT_FILE` and `SSL_CERT_DIR` say.
     pub(super) fn read() -> Self {
-        Self::of(rustls_native_certs::load_native_certs())
+        let read = Self::of(rustls_native_certs::load_native_certs());
+        let said = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(|name| {
+            let place = PathBuf::from(env::var_os(name)?);
+            Some(format!("{name}={}", place.display()))
+        });
+        let said: Vec<String> = said.collect();
+        let unread = read.unread.map(|why| if said.is_empty() { why } else { format!("{why} ({})", said.join(", ")) });
+        Self { unread, ..read }
     }
 
     /// Each that is there counts: a file that is torn or not for us takes no others along.
@@ -31,6 +43,19 @@ impl SystemAuthorities {
     }
 }
 
+impl Config {
+    /// Where none of the system's authorities can be read any more, as in the middle of an update, those that were read before go on
+    /// vouching for LDAP servers: otherwise nobody could log in there until the next reload.
+    pub fn keep_authorities_of(&mut self, before: &Self) {
+        if self.system_authorities == Some(0) && before.system_authorities.is_some_and(|count| count > 0) {
+            self.ldap_tls.clone_from(&before.ldap_tls);
+            self.system_authorities = before.system_authorities;
+            let why = self.unread_authorities.take().unwrap_or_default();
+            self.unread_authorities = Some(format!("none, and those that were read before count on: {why}"));
+        }
+    }
+}
+
 fn words(error: &Error) -> String {
     match &error.kind {
         // The library does not tell which.
@@ -43,6 +68,7 @@ fn words(error: &Error) -> String {
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::sync::Arc;
 
     use super::*;
 
@@ -63,6 +89,26 @@ mod tests {
         assert!(torn.unread.unwrap().contains("PEM"));
         fs::write(folder.path().join("again.pem"), &AUTHORITY[..AUTHORITY.len() / 3]).unwrap();
         assert!(of(folder.path()).unread.unwrap().ends_with(", and 1 more"));
+    }
+
+    #[test]
+    fn those_of_before_count_on_only_where_none_of_the_systems_can_be_read() {
+        let config = |system_authorities, unread: Option<&str>| {
+            let config = Config::parse(Path::new(""), "", &mut Vec::new());
+            let ldap_tls = crate::auth::tls::trusting_these(RootCertStore::empty()).ok();
+            Config { ldap_tls, system_authorities, unread_authorities: unread.map(str::to_owned), ..config }
+        };
+        let kept = |now: Option<usize>, before: Option<usize>| {
+            let (mut now, before) = (config(now, Some("torn")), config(before, None));
+            now.keep_authorities_of(&before);
+            let is_kept = now.ldap_tls.zip(before.ldap_tls).is_some_and(|(now, before)| Arc::ptr_eq(&now, &before));
+            (is_kept, now.system_authorities, now.unread_authorities.unwrap())
+        };
+        let words = "none, and those that were read before count on: torn".to_owned();
+        assert_eq!(kept(Some(0), Some(3)), (true, Some(3), words));
+        for (now, before) in [(Some(1), Some(3)), (Some(0), Some(0)), (Some(0), None), (None, Some(3))] {
+            assert_eq!(kept(now, before), (false, now, "torn".to_owned()));
+        }
     }
 
     const AUTHORITY: &str = "\

@@ -226,6 +226,7 @@ impl Standing {
             config.routing.rules = Arc::new(rules.counting_on(&self.config.routing.rules));
         }
         let adopted = self.adopted_again(&mut config);
+        config.keep_authorities_of(&self.config);
         let need_restart = changes::keep_what_is_made_once(&self.config, &mut config);
         let reloaded = Reloaded { need_restart, warnings: config.warnings() };
 
