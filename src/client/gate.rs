@@ -10,9 +10,10 @@ use crate::config::PoolMode;
 use crate::metrics::Target;
 use crate::routing::{Consistency, Intent, Reason};
 use crate::session::End;
+use crate::session::translate::messages;
 use crate::topology::Role;
-use crate::wire::SqlState;
 use crate::wire::backend::TransactionStatus;
+use crate::wire::{SqlState, frontend};
 
 /// Whether what has been gathered may go on.
 pub(super) enum Gate {
@@ -141,7 +142,7 @@ impl Client {
         }
         // Each read of its own must have seen everything up to its own beginning; in a batch, up to where that has begun to do
         // more than to prepare.
-        let begins = || !is_open || self.session.gathered.executes > 0 && self.session.has_only_prepared();
+        let begins = || !is_open || self.session.has_only_prepared() && self.takes_snapshot(buffers);
         let is_strong =
             self.own_consistency() == Consistency::Strong && !in_transaction && (held.asks_less || begins());
         // Nor may one that must be fresh be read behind one that need not, not even in its batch.
@@ -171,6 +172,14 @@ impl Client {
             return Ok(Gate::Closed(Turn::Moved));
         }
         Ok(Gate::Closed(Turn::Stop(Relayed::Elsewhere)))
+    }
+
+    /// What has been gathered does more than to prepare: what a read sees is settled by its Bind already.
+    #[cold]
+    fn takes_snapshot(&self, buffers: &Buffers) -> bool {
+        let gathered = &self.session.gathered;
+        let unit = buffers.input.filled().get(..gathered.size).unwrap_or_default();
+        gathered.executes > 0 || messages(unit).any(|message| message.tag == frontend::BIND)
     }
 
     /// It asks for Trunkline's own settings on a lease that is kept: between units they are put there first. Within a transaction
