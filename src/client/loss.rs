@@ -259,8 +259,11 @@ impl Client {
             return Ok(());
         }
         self.forget_replay();
+        let is_undone = self.session.waits_for_copy_data();
         let loss = self.session.lost(how);
-        self.note_doubt(&loss, how, is_torn, now);
+        if !is_undone {
+            self.note_doubt(&loss, how, is_torn, now);
+        }
         self.session.untold_loss().into_iter().for_each(|code| self.count_lost(code));
         match loss {
             Loss::RunAgain => {

@@ -101,8 +101,12 @@ impl Session {
         if is_unasked {
             return self.lost_unasked(how);
         }
+        if self.waits_for_copy_data() {
+            let (code, message) = cut_copy(how);
+            return self.report(code, message);
+        }
         if refused && how.farewell == Some(SqlState::ADMIN_SHUTDOWN) && !how.forwarded {
-            return self.report(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command");
+            return self.report(SqlState::ADMIN_SHUTDOWN, TERMINATED);
         }
         if !how.sent {
             return self.report(
@@ -137,6 +141,8 @@ impl Session {
         }
         if !how.sent || self.runs_nothing() {
             None
+        } else if self.waits_for_copy_data() {
+            Some(cut_copy(how).0)
         } else if refused && !self.can_commit_inside() {
             Some(SqlState::ADMIN_SHUTDOWN)
         } else if how.is_read || self.only_reads() {
@@ -144,6 +150,12 @@ impl Session {
         } else {
             Some(SqlState::TRANSACTION_RESOLUTION_UNKNOWN)
         }
+    }
+
+    /// All that is under way is a COPY of which the node has not been sent the end of its data: nothing of it has been done, nor of
+    /// what stands before it in its batch.
+    pub fn waits_for_copy_data(&self) -> bool {
+        self.flow.copy_in && !self.can_commit_inside() && self.owed.done() != Done::Standing
     }
 
     /// Nothing that is under way writes.
@@ -549,6 +561,20 @@ fn proves_nothing_done(code: SqlState) -> bool {
     [SqlState::ADMIN_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW, SqlState::IDLE_SESSION_TIMEOUT].contains(&code)
 }
 
+/// What is said of a COPY whose node is lost while it waits for data.
+fn cut_copy(how: Circumstances) -> (SqlState, &'static str) {
+    match how.farewell {
+        Some(SqlState::ADMIN_SHUTDOWN) => (SqlState::ADMIN_SHUTDOWN, TERMINATED),
+        _ => (
+            SqlState::CONNECTION_FAILURE,
+            "the server connection was lost before COPY had all of its data: nothing of it has been done",
+        ),
+    }
+}
+
+/// In PostgreSQL's words.
+const TERMINATED: &str = "terminating connection due to administrator command";
+
 /// A statement that ends a transaction for good, or one that nobody has read.
 fn may_commit(part: &Part) -> bool {
     matches!(part.kind, Kind::Commit | Kind::PrepareTransaction | Kind::Unparsed)
@@ -676,6 +702,49 @@ mod tests {
             assert_eq!(code == SqlState::TRANSACTION_RESOLUTION_UNKNOWN, is_in_doubt, "{has_run} {under_way}");
             assert!(is_in_doubt || code == SqlState::CONNECTION_FAILURE);
         }
+    }
+
+    #[test]
+    fn a_copy_that_has_not_got_all_of_its_data_is_in_no_doubt_when_the_node_is_lost() {
+        let (unknown, cut) = (SqlState::TRANSACTION_RESOLUTION_UNKNOWN, SqlState::CONNECTION_FAILURE);
+        let goodbye = Some(SqlState::ADMIN_SHUTDOWN);
+        for (before, has_ended, farewell, told) in [
+            (None, false, None, cut),
+            (None, false, goodbye, SqlState::ADMIN_SHUTDOWN),
+            (None, true, None, unknown),
+            (Some("insert into t values (1)"), false, None, cut),
+            (Some("call p()"), false, None, unknown),
+        ] {
+            for is_kept in [false, true] {
+                let mut story = Story::begin();
+                if is_kept {
+                    story.session.keep_lease();
+                }
+                for text in before.into_iter().chain(["copy t from stdin"]) {
+                    story.parse("", text);
+                    story.bind("");
+                    story.execute();
+                    story.hear_all("12");
+                    story.hear(if text.starts_with("copy") { b'G' } else { b'C' }, b"?\0");
+                }
+                if has_ended {
+                    story.send(b'c', b"");
+                }
+                assert_eq!(story.session.waits_for_copy_data(), told != unknown);
+                let how = Circumstances { farewell, sent: true, forwarded: true, is_read: false, at_hand: false };
+                let code = match story.session.lost(how) {
+                    Loss::Report(code, _) => Some(code),
+                    Loss::End(_, cost) => cost,
+                    loss => panic!("{loss:?}"),
+                };
+                assert_eq!(code, Some(told), "{before:?} {has_ended} {farewell:?} {is_kept}");
+            }
+        }
+        // What stands beside it in its string may be done.
+        let mut story = Story::begin();
+        story.send(b'Q', b"copy t from stdin; call p()\0");
+        story.hear(b'G', b"?\0");
+        assert!(!story.session.waits_for_copy_data());
     }
 
     #[test]

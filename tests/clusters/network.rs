@@ -9,6 +9,7 @@ use postgres::NoTls;
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
+use crate::raw::{COPY_DONE, RawClient, copy_data, query};
 use crate::relay::{Carriage, Relay};
 
 #[test]
@@ -115,6 +116,26 @@ fn a_write_whose_answer_is_lost_is_reported_as_unknown_and_not_repeated() {
         thread::sleep(Duration::from_millis(1500));
         let written: u32 = cluster.node(0).sql("select count(*) from t").unwrap().parse().unwrap();
         assert!(written <= 1);
+    });
+}
+
+#[test]
+fn a_copy_that_is_cut_off_before_the_end_of_its_data_is_in_no_doubt() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let relays = relays(&cluster);
+        let proxy = before_relays(&cluster, &relays);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        client.send(&[&query("copy t from stdin"), &copy_data(b"1\n")]);
+        client.until(b'G');
+        relays[0].reset();
+        let told = client.until(b'Z');
+        assert!(told[0].starts_with("08006") && told[1] == "I", "{told:?}");
+        let lost = |outcome: &str| proxy.metric("trunkline_transactions_lost_total", &format!("outcome=\"{outcome}\""));
+        assert_eq!((lost("unknown"), lost("cut_short")), (0.0, 1.0));
+        let again = [query("copy t from stdin"), copy_data(b"1\n"), COPY_DONE.to_vec()].concat();
+        assert!(client.ask(&[&again], 1).contains(&"COPY 1".to_owned()));
     });
 }
 
