@@ -215,8 +215,8 @@ impl Client {
         }
     }
 
-    /// A message that is too large to wait for goes on as it comes: the unit starts with what is there of it, which of a Bind
-    /// are its names at least. Answers false if there must be more of it first.
+    /// A message that is too large to wait for goes on as it comes: the unit starts with what is there of it, which is what it names
+    /// at least. Answers false if there must be more of it first.
     pub(super) fn survey_partial(&mut self, header: Header, buffers: &mut Buffers) -> Result<bool, Farewell> {
         if !frontend::is_known(header.tag) {
             return Err(violation(header.tag));
@@ -239,11 +239,16 @@ impl Client {
             self.dropping = missing;
             return Ok(true);
         }
-        if !matches!(header.tag, frontend::QUERY | frontend::BIND) {
+        if !matches!(header.tag, frontend::QUERY | frontend::BIND | frontend::FUNCTION_CALL) {
             let message = format!("message of {} bytes is larger than limits.buffer_bytes ({limit})", header.size);
             return Err(Farewell::told(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
         }
-        let is_nameless = header.tag == frontend::BIND && Bind::read(body_of(buffers.input.filled())).is_err();
+        let there = body_of(buffers.input.filled());
+        let is_nameless = match header.tag {
+            frontend::BIND => Bind::read(there).is_err(),
+            frontend::FUNCTION_CALL => frontend::called_function(there).is_err(),
+            _ => false,
+        };
         if is_nameless && buffers.input.len() < limit {
             return Ok(false);
         }

@@ -62,13 +62,7 @@ impl Session {
             }
             frontend::SYNC => self.gathered.end = Some(End::Sync),
             frontend::FLUSH => self.cut_batch(),
-            frontend::FUNCTION_CALL => {
-                self.gathered.executes += 1;
-                self.gathered.join(Intent::Primary(Reason::FunctionCall));
-                // A large object that it opens is open where it was called.
-                self.gathered.bind();
-                self.gathered.end = Some(End::FunctionCall);
-            }
+            frontend::FUNCTION_CALL => self.survey_function_call(),
             frontend::TERMINATE => self.gathered.end = Some(End::Terminate),
             frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => self.gathered.end = Some(End::StrayCopy),
             _ => return Err(Truncated),
@@ -106,8 +100,8 @@ impl Session {
         Ok(())
     }
 
-    /// Looks at the beginning of a message that is too large to be waited for: a Query or a Bind. `missing` bytes of it
-    /// have not come yet.
+    /// Looks at the beginning of a message that is too large to be waited for: a Query, a Bind or a FunctionCall. `missing` bytes of
+    /// it have not come yet.
     pub fn survey_beginning(
         &mut self,
         tag: u8,
@@ -124,11 +118,21 @@ impl Session {
                 self.gathered.bind();
                 self.cut_batch();
             }
+            frontend::FUNCTION_CALL => self.survey_function_call(),
             _ => return Err(Truncated),
         }
         self.gathered.size += frame::HEADER + body.len();
         self.gathered.missing = missing;
         Ok(())
+    }
+
+    #[cold]
+    fn survey_function_call(&mut self) {
+        self.gathered.executes += 1;
+        self.gathered.join(Intent::Primary(Reason::FunctionCall));
+        // A large object that it opens is open where it was called.
+        self.gathered.bind();
+        self.gathered.end = Some(End::FunctionCall);
     }
 
     /// The batch goes on behind this part of it, as behind a Flush.
