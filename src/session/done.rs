@@ -43,7 +43,10 @@ impl Session {
         let Some(part) = statement.parts.get(part_index) else { return };
         self.follow_modes(part);
         let is_proven_read = self.is_proven_read();
+        // A cursor was opened, and proven to read, where it is fetched from.
+        let fetches_read = self.catalog.on_replica && part.kind == Kind::Fetch;
         if !is_proven_read
+            && !fetches_read
             && !part.only_cleans()
             && (part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain))
         {
@@ -268,7 +271,28 @@ fn may_have_seeded(part: &Part) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use crate::session::Held;
     use crate::session::story::Story;
+
+    #[test]
+    fn who_has_fetched_from_a_cursor_on_a_replica_has_written_nothing() {
+        for (held, may_have_written) in [(Held::Replica, false), (Held::Primary, true)] {
+            let mut story = Story::begin();
+            story.session.served_on(held);
+            for (text, status) in [
+                ("begin read only", b"T"),
+                ("declare c cursor for select 1", b"T"),
+                ("fetch c", b"T"),
+                ("move c", b"T"),
+                ("commit", b"I"),
+            ] {
+                story.send(b'Q', format!("{text}\0").as_bytes());
+                story.hear(b'C', b"?\0");
+                story.hear(b'Z', status);
+            }
+            assert_eq!(story.session.has_written(true), may_have_written, "{held:?}");
+        }
+    }
 
     #[test]
     fn what_a_session_that_keeps_its_server_connection_sets_again_and_again_is_noted_once() {
