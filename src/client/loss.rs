@@ -259,9 +259,9 @@ impl Client {
             return Ok(());
         }
         self.forget_replay();
-        let is_undone = self.session.waits_for_copy_data();
+        let writes_nothing = self.session.writes_nothing();
         let loss = self.session.lost(how);
-        if !is_undone {
+        if !writes_nothing {
             self.note_doubt(&loss, how, is_torn, now);
         }
         self.session.untold_loss().into_iter().for_each(|code| self.count_lost(code));

@@ -134,7 +134,7 @@ impl Session {
         }
         let refused = how.farewell.is_some_and(proves_nothing_done) && !how.forwarded;
         if self.transaction.status != TransactionStatus::Idle {
-            return Some(match how.sent && self.commit_is_under_way() && !refused {
+            return Some(match how.sent && self.commit_is_under_way() && !refused && !self.writes_nothing() {
                 true => SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
                 false => SqlState::SERIALIZATION_FAILURE,
             });
@@ -154,8 +154,28 @@ impl Session {
 
     /// All that is under way is a COPY of which the node has not been sent the end of its data: nothing of it has been done, nor of
     /// what stands before it in its batch.
-    pub fn waits_for_copy_data(&self) -> bool {
+    fn waits_for_copy_data(&self) -> bool {
         self.flow.copy_in && !self.can_commit_inside() && self.owed.done() != Done::Standing
+    }
+
+    /// Whatever becomes of what is under way, it has written nothing: it waits for copy data, or is on a replica. Of what stands
+    /// behind the end of a transaction there that is not said.
+    pub fn writes_nothing(&self) -> bool {
+        self.waits_for_copy_data() || self.catalog.on_replica && !self.runs_behind_an_end()
+    }
+
+    /// More is under way behind the end of a transaction.
+    fn runs_behind_an_end(&self) -> bool {
+        let mut has_ended = false;
+        self.owed.iter().any(|owed| {
+            let is_unseen = matches!(owed, Owed::Execute(None) | Owed::FunctionCall);
+            is_unseen && has_ended
+                || owed.undone().iter().any(|part| {
+                    let is_behind = has_ended;
+                    has_ended |= part.transaction.ends();
+                    is_behind
+                })
+        })
     }
 
     /// Nothing that is under way writes.
@@ -362,8 +382,8 @@ impl Session {
             self.at_begin = None;
             self.ends_without_node();
             // A node that says goodbye in place of the COMMIT's completion has rolled back: once it has committed it lets
-            // nothing come before the completion. And one that has not been sent it has nothing to commit.
-            if !how.sent || how.farewell.is_some_and(proves_nothing_done) && !how.forwarded {
+            // nothing come before the completion. And one that has not been sent it has nothing to commit, nor has a replica.
+            if !how.sent || self.writes_nothing() || how.farewell.is_some_and(proves_nothing_done) && !how.forwarded {
                 self.transaction.may_have_written = false;
                 return self.report(SqlState::SERIALIZATION_FAILURE, super::aborted::LOST);
             }
@@ -585,6 +605,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
+    use crate::session::Held;
     use crate::session::reply::Reply;
     use crate::session::story::Story;
     use crate::sql::{ParseSettings, classify_bytes};
@@ -730,7 +751,7 @@ mod tests {
                 if has_ended {
                     story.send(b'c', b"");
                 }
-                assert_eq!(story.session.waits_for_copy_data(), told != unknown);
+                assert_eq!(story.session.writes_nothing(), told != unknown);
                 let how = Circumstances { farewell, sent: true, forwarded: true, is_read: false, at_hand: false };
                 let code = match story.session.lost(how) {
                     Loss::Report(code, _) => Some(code),
@@ -744,7 +765,47 @@ mod tests {
         let mut story = Story::begin();
         story.send(b'Q', b"copy t from stdin; call p()\0");
         story.hear(b'G', b"?\0");
-        assert!(!story.session.waits_for_copy_data());
+        assert!(!story.session.writes_nothing());
+    }
+
+    #[test]
+    fn a_commit_on_a_replica_is_in_no_doubt_when_that_is_lost() {
+        let (lost, unknown) = (SqlState::SERIALIZATION_FAILURE, SqlState::TRANSACTION_RESOLUTION_UNKNOWN);
+        let how = Circumstances { farewell: None, sent: true, forwarded: false, is_read: false, at_hand: false };
+        for (held, text, told) in [
+            (Held::Replica, "commit", lost),
+            (Held::Replica, "select 1; commit", lost),
+            (Held::Replica, "commit; insert into t values (1)", unknown),
+            (Held::Primary, "commit", unknown),
+        ] {
+            for is_kept in [false, true] {
+                let mut story = Story::begin();
+                story.session.served_on(held);
+                if is_kept {
+                    story.session.keep_lease();
+                }
+                story.open_transaction();
+                story.send(b'Q', format!("{text}\0").as_bytes());
+                assert_eq!(story.session.writes_nothing(), told == lost, "{held:?} {text}");
+                let code = match story.session.lost(how) {
+                    Loss::Report(code, _) => Some(code),
+                    Loss::End(_, cost) => cost,
+                    loss => panic!("{loss:?}"),
+                };
+                assert_eq!(code, Some(told), "{held:?} {text} {is_kept}");
+            }
+        }
+        // In parts, the end stands in another message.
+        let mut story = Story::begin();
+        story.session.served_on(Held::Replica);
+        story.open_transaction();
+        for text in ["commit", "select 1"] {
+            assert!(story.session.writes_nothing());
+            story.parse("", text);
+            story.bind("");
+            story.execute();
+        }
+        assert!(!story.session.writes_nothing());
     }
 
     #[test]

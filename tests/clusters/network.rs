@@ -139,6 +139,33 @@ fn a_copy_that_is_cut_off_before_the_end_of_its_data_is_in_no_doubt() {
     });
 }
 
+#[test]
+fn a_commit_that_is_lost_with_its_replica_is_in_no_doubt() {
+    limited(|| {
+        let cluster = cluster();
+        let relays = relays(&cluster);
+        let proxy = before_relays(&cluster, &relays);
+        for relay in &relays[1..] {
+            eventually("the replica takes reads", Duration::from_secs(10), || proxy.takes_reads(relay.address()));
+        }
+        let mut client = proxy.client();
+        for bound in ["begin read only", "declare c cursor for select 1", "fetch c"] {
+            client.batch_execute(bound).unwrap();
+        }
+        assert_ne!(server_port(&mut client, "select inet_server_port()"), cluster.node(0).port());
+        relays[1..].iter().for_each(|relay| relay.carry(Carriage::Stalled));
+        let committing = thread::spawn(move || client.batch_execute("commit"));
+        thread::sleep(Duration::from_millis(300));
+        for relay in &relays[1..] {
+            relay.reset();
+            relay.mend(); // who waits to carry more wakes, and finds its connection gone
+        }
+        let error = committing.join().unwrap().unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some("40001"), "{error:?}");
+        assert_eq!(proxy.metric("trunkline_transactions_lost_total", "outcome=\"unknown\""), 0.0);
+    });
+}
+
 /// As where a node dies of what it is sent.
 #[test]
 fn a_session_whose_settings_end_every_server_connection_is_told_so_and_nobody_else() {
