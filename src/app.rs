@@ -220,6 +220,7 @@ fn show(server: &Server, scrape: &mut Scrape) {
     }
     for (name, database) in &server.databases {
         scrape.paused(name, database.pause.is_paused());
+        scrape.disabled(name, database.pause.is_disabled());
         let known = database.catalog.look();
         let picture = CatalogPicture {
             is_current: known.picture().is_some(),

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use super::AdminState;
 use super::views::{Readiness, Topology};
+use crate::client::Pause;
 use crate::complaints::{Complaints, Repeats};
 use crate::net::timers::{sleep, timeout};
 use crate::topology::View;
@@ -138,8 +139,9 @@ pub(super) fn live(most_silent: Option<(usize, Duration)>) -> Answer {
 }
 
 fn ready(state: &AdminState, views: &[Guard<Arc<View>>]) -> Answer {
-    let readiness =
-        Readiness::of(views.iter().map(|view| &***view), state.draining.load(Ordering::Relaxed), paused(state));
+    let views = views.iter().map(|view| &***view);
+    let held_back = (databases(state, Pause::is_paused), databases(state, Pause::is_disabled));
+    let readiness = Readiness::of(views, state.draining.load(Ordering::Relaxed), held_back);
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, &readiness)
 }
@@ -159,9 +161,10 @@ fn topology(state: &AdminState) -> Answer {
     json(StatusCode::OK, &Topology::of(views.iter().map(|view| &***view), Instant::now()))
 }
 
-fn paused(state: &AdminState) -> Vec<String> {
+/// Names of the databases that are held back like this.
+fn databases(state: &AdminState, are_held_back: impl Fn(&Pause) -> bool) -> Vec<String> {
     let pauses = state.pauses.load();
-    pauses.iter().filter(|(_, pause)| pause.is_paused()).map(|(name, _)| name.to_string()).collect()
+    pauses.iter().filter(|(_, pause)| are_held_back(pause)).map(|(name, _)| name.to_string()).collect()
 }
 
 fn published(state: &AdminState) -> Vec<Guard<Arc<View>>> {

@@ -131,7 +131,8 @@ async fn a_cluster_is_ready_with_a_primary_or_a_readable_replica() {
     assert_eq!(status, 503);
     let why = "no replica takes reads, and no primary: a:5432 does not answer";
     let expected = json!({
-        "ready": false, "draining": false, "paused": [], "clusters": [{ "name": "main", "ready": false, "why": why }],
+        "ready": false, "draining": false, "paused": [], "disabled": [],
+        "clusters": [{ "name": "main", "ready": false, "why": why }],
     });
     assert_eq!(body, expected);
 }
@@ -154,7 +155,8 @@ async fn each_cluster_is_asked_for_by_its_name() {
     let admin = Admin::start(vec![healthy(), View::unknown("other", &["c:5432".into()])]).await;
     let (status, body) = admin.get_json("/ready/main").await;
     let expected = json!({
-        "ready": true, "draining": false, "paused": [], "clusters": [{ "name": "main", "ready": true, "why": null }],
+        "ready": true, "draining": false, "paused": [], "disabled": [],
+        "clusters": [{ "name": "main", "ready": true, "why": null }],
     });
     assert_eq!((status, body), (200, expected));
     let (status, body) = admin.get_json("/ready/other").await;

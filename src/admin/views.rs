@@ -16,6 +16,8 @@ pub struct Readiness {
     pub draining: bool,
     /// Databases whose new statements wait, because of PAUSE or KILL: they are ready all the same.
     pub paused: Vec<String>,
+    /// Databases whose new clients are refused, because of DISABLE: as those.
+    pub disabled: Vec<String>,
     /// Each cluster, in the order of the configuration.
     pub clusters: Vec<ClusterReadiness>,
 }
@@ -34,9 +36,13 @@ pub struct ClusterReadiness {
 impl Readiness {
     /// Ready is who is not stopping and has a primary or a readable replica in at least one cluster: a lost cluster must
     /// not take the clients of the others away.
-    pub fn of<'a>(views: impl IntoIterator<Item = &'a View>, draining: bool, paused: Vec<String>) -> Self {
+    pub fn of<'a>(
+        views: impl IntoIterator<Item = &'a View>,
+        draining: bool,
+        (paused, disabled): (Vec<String>, Vec<String>),
+    ) -> Self {
         let clusters: Vec<_> = views.into_iter().map(ClusterReadiness::of).collect();
-        Self { ready: !draining && clusters.iter().any(|cluster| cluster.ready), draining, paused, clusters }
+        Self { ready: !draining && clusters.iter().any(|cluster| cluster.ready), draining, paused, disabled, clusters }
     }
 }
 

@@ -78,6 +78,7 @@ families! {
     POOL_OPEN_FAILURES = Counter "trunkline_pool_connection_failures_total" ["cluster", "node", "database", "user"] "Server connections that the pool could not open.";
 
     DATABASE_PAUSED = Gauge "trunkline_database_paused" ["database"] "1 while new statements of the database wait because of PAUSE or KILL, else 0.";
+    DATABASE_DISABLED = Gauge "trunkline_database_disabled" ["database"] "1 while new clients of the database are refused because of DISABLE, else 0.";
 
     // Failures.
     HOLDS = Gauge "trunkline_held_statements" [] "Statements that wait now for a primary.";

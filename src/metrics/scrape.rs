@@ -161,6 +161,11 @@ impl Scrape {
         self.gauge(&families::DATABASE_PAUSED, &[database], truth(is_paused));
     }
 
+    /// Whether new clients of this configured database are refused.
+    pub fn disabled(&mut self, database: &str, is_disabled: bool) {
+        self.gauge(&families::DATABASE_DISABLED, &[database], truth(is_disabled));
+    }
+
     /// How many statements the rule of this configured name has decided so far.
     pub fn rule_matches(&mut self, rule: &str, statements: u64) {
         self.counter(&families::RULE_MATCHES, &[rule], statements as f64);

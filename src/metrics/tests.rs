@@ -243,6 +243,7 @@ fn every_family_can_be_filled() {
         scrape.pool(PoolName { cluster: "main", node: "a:5432", database: "d", user: "u" }, PoolCounts::default());
         scrape.rule_matches("reports", 1);
         scrape.paused("d", false);
+        scrape.disabled("d", false);
         scrape.predecessor(false);
         scrape.certificate("nodes", "main", 0);
         let counts = CatalogCounts { age: Some(Duration::ZERO), ..CatalogCounts::default() };

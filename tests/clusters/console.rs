@@ -647,7 +647,10 @@ fn clients_are_seen_and_can_be_sent_away() {
         proxy.client().simple_query("select 1").unwrap();
         console.simple_query("DISABLE bench").unwrap();
         assert!(proxy.client_config().connect(NoTls).is_err());
+        assert_eq!(proxy.metric("trunkline_database_disabled", "bench"), 1.0);
+        assert!(proxy.page("/ready").contains("\"bench\""), "it is ready, and says what is disabled");
         console.simple_query("ENABLE bench").unwrap();
+        assert_eq!(proxy.metric("trunkline_database_disabled", "bench"), 0.0);
         proxy.client().simple_query("select 1").unwrap();
     });
 }

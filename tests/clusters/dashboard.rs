@@ -203,6 +203,7 @@ fn fill(scrape: &mut Scrape, probes: &Histogram) {
     scrape.pool(name, PoolCounts { idle: 1, leased: 2, size: 20, ..PoolCounts::default() });
     scrape.rule_matches("reports", 1);
     scrape.paused("bench", true);
+    scrape.disabled("bench", true);
     scrape.predecessor(true);
     scrape.certificate("clients", "", 0);
     let counts = CatalogCounts { age: Some(Duration::from_secs(1)), ..CatalogCounts::default() };
