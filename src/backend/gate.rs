@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::cancel::CancelTarget;
 use super::connect::Target;
 use super::strays::Strays;
+use crate::complaints::{Complaints, Repeats};
 use crate::net::{Encryption, Socket, Stream, Unwatched, timers};
 use crate::topology::{PostmasterStart, SystemId};
 use crate::wire::Replication;
@@ -28,6 +29,7 @@ pub struct Gate {
     belief: Belief,
     shown: Mutex<Shown>,
     strays: Strays,
+    troubles: Troubles,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Entry>>,
     /// Somebody holds it: a look before the lock.
@@ -83,6 +85,16 @@ impl Belief {
 
     fn nanos(&self, moment: Instant) -> u64 {
         u64::try_from(moment.saturating_duration_since(self.made).as_nanos()).unwrap_or(FOR_EVER)
+    }
+}
+
+/// Why connections to the node could not be opened: what is the node's own, all its pools meet.
+#[derive(Debug)]
+struct Troubles(Mutex<Complaints>);
+
+impl Default for Troubles {
+    fn default() -> Self {
+        Self(Mutex::new(Complaints::new(Repeats::EachTenMinutes)))
     }
 }
 
@@ -296,6 +308,11 @@ impl Gate {
     /// Connections that have led elsewhere than the monitor's own.
     pub fn strays(&self) -> &Strays {
         &self.strays
+    }
+
+    /// A connection could not be opened for this reason, which is the node's own. Some: it is to be said, and so often it was met.
+    pub(super) fn meet_trouble(&self, reason: &str, now: Instant) -> Option<u64> {
+        self.troubles.0.lock().meet(reason, now)
     }
 
     /// For the monitor, once a view shows what it has found: the node is there, and this server from one start to the next. Where

@@ -55,9 +55,9 @@ pub struct Pool {
     refused: Mutex<Option<Secret>>,
     /// Why the node does not let the role in; None: it has let it in since.
     denial: Mutex<Option<SqlState>>,
-    /// What was lacking for one more connection: each client that meets it is told, or served elsewhere, and the log now
-    /// and then.
-    shortages: Mutex<Complaints>,
+    /// Why one more connection could not be opened, where that need not be so for the node's other pools: each client that
+    /// meets it is told, or served elsewhere, and the log now and then.
+    troubles: Mutex<Complaints>,
     /// By which limit all connections were in use for too long.
     crowds: Mutex<Complaints>,
     /// Since when it has been seen to be unused, and the connections that had been tried by then.
@@ -150,7 +150,7 @@ impl Pool {
             no_room: Mutex::default(),
             refused: Mutex::default(),
             denial: Mutex::default(),
-            shortages: Mutex::new(Complaints::new(Repeats::EachTenMinutes)),
+            troubles: Mutex::new(Complaints::new(Repeats::EachTenMinutes)),
             crowds: Mutex::new(Complaints::new(Repeats::EachMinute)),
             vacancy: Mutex::default(),
         })
@@ -395,7 +395,8 @@ impl Pool {
         }
         *self.denial.lock() = None;
         let is_fenced = || self.gate.is_fenced_since(fenced);
-        let login = login.at_home(self.gate.strays(), is_fenced, deadline).await?.ok_or(LeaseError::Fenced)?;
+        let login = login.at_home(self.gate.strays(), is_fenced, deadline).await;
+        let login = login.inspect_err(|error| self.say_not_opened(error))?.ok_or(LeaseError::Fenced)?;
         let second_handle = login.stream.second_handle().map_err(ConnectError::Io)?;
         let reached = self.target.endpoint.reached_by(&login.stream);
         let cancel_target = CancelTarget::new(reached, login.cancel_key);
@@ -430,21 +431,32 @@ impl Pool {
             *self.no_room.lock() = error.repeated();
             self.slots.no_room(Instant::now());
         }
-        if matches!(error.class(), ConnectClass::Full | ConnectClass::Short) {
-            self.say_short(error);
-        }
+        self.say_not_opened(error);
     }
 
-    fn say_short(&self, error: &ConnectError) {
+    /// Logs why a connection could not be opened, now and then.
+    fn say_not_opened(&self, error: &ConnectError) {
+        let (class, now) = (error.class(), Instant::now());
         // Names that clients have chosen, and words that may quote them: as strings they begin no line of the log.
-        let error = match error.source() {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
+        let error = in_full(error);
+        let said = match class {
+            // Whoever is told of it says it: see [`Self::is_denied_anew`].
+            ConnectClass::Denied => None,
+            ConnectClass::Full | ConnectClass::Short | ConnectClass::Broken => self.troubles.lock().meet(&error, now),
+            ConnectClass::Down
+            | ConnectClass::Unresolved
+            | ConnectClass::NotLookedUp
+            | ConnectClass::Silent
+            | ConnectClass::Lost
+            | ConnectClass::Starting => self.gate.meet_trouble(&error, now),
         };
-        let said = self.shortages.lock().meet(&error, Instant::now());
-        if let Some(times) = said {
-            let (node, database, user) = self.names();
-            warn!(node, database, user, error, times, "there is no room for one more connection to the node");
+        let Some(times) = said else { return };
+        let (node, database, user) = self.names();
+        match class {
+            ConnectClass::Full | ConnectClass::Short => {
+                warn!(node, database, user, error, times, "there is no room for one more connection to the node");
+            }
+            _ => warn!(node, database, user, error, times, "a server connection could not be opened"),
         }
     }
 
@@ -547,6 +559,14 @@ impl Pool {
     }
 }
 
+/// With what has led to it.
+fn in_full(error: &ConnectError) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -598,6 +618,19 @@ mod tests {
             lifetime: SOON * 10,
         };
         Pool::new(NodeId(0), target, Arc::clone(gate), settings, Vec::new())
+    }
+
+    #[tokio::test]
+    async fn what_keeps_connections_of_a_node_from_being_opened_is_said_once_for_all_its_pools() {
+        let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gate: Arc<Gate> = Arc::default();
+        let pool = pool(&gate, node.local_addr().unwrap());
+        let hangs_up = async { drop(node.accept().await.unwrap()) };
+        let (refused, ()) = tokio::join!(pool.lease(0, Instant::now() + SOON), hangs_up);
+        let Some(LeaseError::Connect(error)) = refused.err() else { panic!("it is lent") };
+        assert_eq!(error.class(), ConnectClass::Lost, "{error}");
+        assert_eq!(gate.meet_trouble(&in_full(&error), Instant::now()), None, "another pool meets what has been said");
+        assert_eq!(gate.meet_trouble("no answer in time", Instant::now()), Some(1));
     }
 
     #[tokio::test]
