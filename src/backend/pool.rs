@@ -471,6 +471,14 @@ impl Pool {
         }
     }
 
+    /// The same of one that its client waits for no more, if others would have to wait, too.
+    #[cold]
+    pub fn say_if_crowded(&self, now: Instant) {
+        if self.is_crowded(now) {
+            self.say_crowded(self.slots.crowd());
+        }
+    }
+
     /// Node, database and role, for the log.
     fn names(&self) -> (&str, &str, &str) {
         (self.address(), &self.target.database, &self.target.user)

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::card::Overdue;
 use super::conversation::Client;
+use super::lease_wait::LeaseWait;
 use super::patience::Patience;
 use super::server::Cluster;
 use super::worker::until;
@@ -155,8 +156,7 @@ impl Client {
         let mut begun = arrived;
         let mut excluded = if is_read(intent) { self.losses.on.clone() } else { Excluded::new() };
         let mut failure = None;
-        // Of all that may be waited for, what was waited for a server connection.
-        let mut waited = Duration::ZERO;
+        let mut wait = LeaseWait::new(&self.worker.metrics);
         let mut may_wait = self.is_careful(intent) && self.session.freshness.may_wait(begun);
         self.must_see_all_by(intent, begun);
         if is_read(intent) && self.consistency(intent) == Consistency::Session && self.session.freshness.wants_to_move()
@@ -223,14 +223,13 @@ impl Client {
                     begun = Instant::now();
                 }
                 Placement::Node(node, reason) => {
-                    match self.timed_lease_at(intent, (node, reason), &view, &avoided, &mut waited).await {
+                    match self.timed_lease_at(intent, (node, reason), &view, &avoided, &mut wait).await {
                         Ok(lease) if self.has_hung_up() => {
                             lease.give_back(Instant::now());
                             return Err(Unmet::Left);
                         }
                         Ok(lease) => match self.goes_there_after_wait(intent, (node, reason), &view) {
                             Some((role, may_lack)) => {
-                                self.worker.metrics.lease_waited(waited);
                                 self.tally.count(|totals| totals.wait_time += arrived.elapsed());
                                 return Ok(Acquired { lease, role, reason, may_lack });
                             }
@@ -244,9 +243,6 @@ impl Client {
                         // It was remembered after the reload had reached this worker, and before it forgot its pools.
                         Err(LeaseError::Forgotten) => self.pools.clear(),
                         Err(error) => {
-                            if matches!(error, LeaseError::Full(_)) {
-                                self.worker.metrics.lease_waited(waited); // in vain
-                            }
                             // One that lets nobody in is no reason to keep a read from the others.
                             let is_last = !self.has_another(intent, node, &view, &avoided);
                             let is_first = failure.is_none();
@@ -534,18 +530,22 @@ impl Client {
         goes_there.then(|| (chosen.role, may_lack()))
     }
 
-    /// The same as [`Self::lease_at`]; a connection that has died unnoticed is closed, and the time that it took is added.
+    /// The same as [`Self::lease_at`]; a connection that has died unnoticed is closed, and the time that it took is counted.
     async fn timed_lease_at(
         &mut self,
         intent: &Intent,
         placed: (NodeId, Reason),
         view: &View,
         avoided: &[NodeId],
-        waited: &mut Duration,
+        wait: &mut LeaseWait,
     ) -> Result<Lease, LeaseError> {
-        let asked = Instant::now();
+        let Some(pool) = self.pool(placed.0, view) else { return Err(LeaseError::Fenced) };
+        wait.asks(pool);
         let lease = self.lease_at(intent, placed, view, avoided).await;
-        *waited += asked.elapsed();
+        match lease {
+            Err(LeaseError::Fenced) if self.has_hung_up() => wait.is_given_up(),
+            _ => wait.is_answered(),
+        }
         let mut lease = lease?;
         if self.is_spent(&mut lease) { Err(LeaseError::Fenced) } else { Ok(lease) }
     }

@@ -26,6 +26,7 @@ pub mod handshake;
 pub mod host_names;
 mod last_path;
 mod last_words;
+mod lease_wait;
 mod loss;
 mod memory;
 mod mode;

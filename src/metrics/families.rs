@@ -67,7 +67,7 @@ families! {
     FRESHNESS_WAITS = Counter "trunkline_freshness_waits_total" ["outcome"] "Waits of reads for a fresh replica, by where the read went in the end.";
 
     // Server connections.
-    LEASE_WAIT = Histogram "trunkline_lease_wait_seconds" [] "Seconds that was waited for each server connection, 0 where it was there at once: to be free or to be opened, not for a primary, a replica that is fresh, or the end of a pause.";
+    LEASE_WAIT = Histogram "trunkline_lease_wait_seconds" [] "Seconds that was waited for each server connection, in vain, too, and 0 where it was there at once: to be free or to be opened, not for a primary, a replica that is fresh, or the end of a pause.";
     PINS = Counter "trunkline_pins_total" ["pin"] "Sessions that began to keep their server connection, by what made them.";
     PREPARED_REPLAYS = Counter "trunkline_prepared_replays_total" [] "Prepared statements, of the protocol or of SQL, made again on a server connection that lacked them or had them with other columns.";
     PARAMETER_REPLAYS = Counter "trunkline_parameter_replays_total" [] "Settings made again on a server connection that lacked them.";

@@ -224,7 +224,7 @@ impl WorkerMetrics {
         self.lease_wait.record_none();
     }
 
-    /// A lease was waited for so long, and got or given up.
+    /// A lease was waited for so long, and got, refused or given up.
     #[inline]
     pub fn lease_waited(&self, waited: Duration) {
         self.lease_wait.record(waited);

@@ -398,6 +398,34 @@ fn every_server_connection_has_its_wait_told_and_no_other_wait_is_in_it() {
 }
 
 #[test]
+fn a_wait_for_a_server_connection_that_its_client_gives_up_is_told_too() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1");
+        let count = || proxy.metric("trunkline_lease_wait_seconds_count", "");
+        let [mut holds, mut waits] = [(); 2].map(|()| proxy.client());
+        let mut leaves = RawClient::connect(proxy.port(), &[]);
+        holds.batch_execute("begin; insert into t values (1)").unwrap();
+        let before = count();
+        let cancel = waits.cancel_token();
+        let waiting = thread::spawn(move || waits.batch_execute("insert into t values (2)"));
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(count(), before);
+        cancel.cancel_query(NoTls).unwrap();
+        assert_eq!(code(&waiting.join().unwrap().unwrap_err()), "57014");
+        assert_eq!(count(), before + 1.0);
+        is_logged(&proxy, &["no server connection was free", "user=\"bench\""]);
+        leaves.send(&[&query("insert into t values (3)")]);
+        thread::sleep(Duration::from_millis(500));
+        drop(leaves);
+        eventually("it waits no more", SOON, || count() == before + 2.0);
+        holds.batch_execute("commit").unwrap();
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "1");
+    });
+}
+
+#[test]
 fn a_databases_connections_are_limited_over_all_its_users_and_who_waits_gets_an_idle_one_of_another() {
     limited(|| {
         let cluster = cluster();
