@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::conversation::{Client, HeldLease, Written};
 use super::farewell::Farewell;
+use super::record;
 use super::worker::Buffers;
 use crate::backend::Lease;
 use crate::catalog::Change;
@@ -311,11 +312,16 @@ impl Client {
     }
 
     fn count_lost(&self, code: SqlState) {
-        self.worker.metrics.transaction_lost(match code {
+        self.is_lost(match code {
             SqlState::SERIALIZATION_FAILURE | SqlState::ADMIN_SHUTDOWN => LossCount::RolledBack,
             SqlState::CONNECTION_FAILURE => LossCount::CutShort,
             _ => LossCount::Unknown,
         });
+    }
+
+    fn is_lost(&self, outcome: LossCount) {
+        self.worker.metrics.transaction_lost(outcome);
+        record::loses(&self.place.card, &self.server, outcome);
     }
 
     /// What the client would be told counts as if it were.
@@ -396,7 +402,7 @@ impl Client {
     /// Run again, the transaction has not answered as before: it is lost, and its next statement is told so.
     pub(super) fn replay_differs(&mut self, buffers: &mut Buffers) {
         self.leave_held();
-        self.worker.metrics.transaction_lost(LossCount::ReplayDiffered);
+        self.is_lost(LossCount::ReplayDiffered);
         if let Some(log) = &mut self.log {
             // What the client has the answer of already is not asked once more.
             let seen = log.unsent_of_seen();

@@ -1,12 +1,15 @@
-//! What the log says of clients: who has logged in, who leaves, and who is turned away, with what it is told.
+//! What the log says of clients: who has logged in, who leaves, who is turned away, with what it is told, and what is lost.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::card::{Card, ClientReport};
 use super::farewell::Farewell;
 use super::server::Server;
+use super::worker::Worker;
+use crate::metrics::Loss;
 use crate::wire::SqlState;
 use crate::wire::error_response::ErrorFields;
 
@@ -19,11 +22,17 @@ pub(super) fn has_logged_in(card: &Card, server: &Server) {
 }
 
 /// It leaves, is cut off, or is turned away. Who had not logged in is not said to have left.
-pub(super) fn ends(card: &Card, server: &Server, farewell: &Farewell) {
+pub(super) fn ends(card: &Card, server: &Server, worker: &Worker, farewell: &Farewell) {
     match farewell {
-        Farewell::Told { code, message, .. } => turned_away(card, *code, message),
+        Farewell::Told { code: SqlState::ADMIN_SHUTDOWN, message, .. }
+            if worker.sends_all_away() && card.has_logged_in() =>
+        {
+            sent_away(card, server, message);
+        }
+        Farewell::Told { code, message, .. } => turned_away(card, server, worker, (*code, message)),
         Farewell::Quoted { code, fields } => {
-            turned_away(card, *code, &String::from_utf8_lossy(ErrorFields::read(fields).message));
+            let told = String::from_utf8_lossy(ErrorFields::read(fields).message);
+            turned_away(card, server, worker, (*code, &told));
         }
         Farewell::Left | Farewell::Lost(_) if server.logs_connections && card.has_logged_in() => {
             let (id, client, user, database) = whose(card);
@@ -37,10 +46,50 @@ pub(super) fn ends(card: &Card, server: &Server, farewell: &Farewell) {
     }
 }
 
-fn turned_away(card: &Card, code: SqlState, told: &str) {
+/// The program stops, and there may be thousands of them: who has nothing under way is said where `log.connections` asks for it.
+fn sent_away(card: &Card, server: &Server, told: &str) {
+    if server.logs_connections || card.doing().holds_lease() {
+        let (id, client, user, database) = whose(card);
+        info!(id, client, user = &*user, database = &*database, told, "a client was sent away");
+    }
+}
+
+fn turned_away(card: &Card, server: &Server, worker: &Worker, (code, told): (SqlState, &str)) {
+    // Whoever else comes is told the same.
+    let is_everybodys = match code {
+        SqlState::TOO_MANY_CONNECTIONS => true,
+        SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN => worker.is_closed() || worker.sends_all_away(),
+        _ => false,
+    };
+    let times = match is_everybodys && !card.has_logged_in() {
+        true => {
+            let said = server.complaints.lock().meet(told, Instant::now());
+            let Some(times) = said else { return };
+            Some(times)
+        }
+        false => None,
+    };
     let (id, client, user, database) = whose(card);
     let (user, database, code) = (&*user, &*database, code.as_str());
-    info!(id, client, user, database, code, told, "a client was turned away");
+    info!(id, client, user, database, code, told, times, "a client was turned away");
+}
+
+/// What it had under way is lost with its node. Where nobody knows whether it was done, somebody has to look: each of those is
+/// said. Of the others there are as many as there are clients, when a node dies.
+pub(super) fn loses(card: &Card, server: &Server, outcome: Loss) {
+    let node = card.report().node.unwrap_or_default();
+    let (node, code) = (&*node, outcome.code());
+    let times = match outcome {
+        Loss::Unknown => None,
+        Loss::RolledBack | Loss::CutShort | Loss::ReplayDiffered => {
+            let said = server.complaints.lock().meet(&format!("{code} {node}"), Instant::now());
+            let Some(times) = said else { return };
+            Some(times)
+        }
+    };
+    let (id, client, user, database) = whose(card);
+    let (user, database) = (&*user, &*database);
+    warn!(id, client, user, database, node, outcome = code, times, "a transaction was lost with its node");
 }
 
 /// Its number, address, user and database; empty what is not known, as the address of one that comes by a socket of this

@@ -52,7 +52,7 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
         }
         (Ok(LoggedIn::Passage(passage)), _) => {
             let (farewell, mut stream) = Box::pin(passage.run(&place)).await;
-            record::ends(&place.card, &server, &farewell);
+            record::ends(&place.card, &server, &worker, &farewell);
             Box::pin(say_farewell(&mut stream, &farewell, &worker)).await;
             return worker.metrics.client_closed();
         }
@@ -70,7 +70,7 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
             return;
         }
     };
-    record::ends(&place.card, &server, &farewell);
+    record::ends(&place.card, &server, &worker, &farewell);
     if let Some(stream) = &mut stream {
         Box::pin(say_farewell(stream, &farewell, &worker)).await;
     }
@@ -176,7 +176,7 @@ async fn visit_console(
             let _visit = place.visits_console();
             let (address, card) = (place.card.peer(), Rc::clone(&place.card));
             let (farewell, mut stream) = console(Visitor { stream, unread, address, user, card }).await;
-            record::ends(&place.card, &worker.server(), &farewell);
+            record::ends(&place.card, &worker.server(), worker, &farewell);
             return say_farewell(&mut stream, &farewell, worker).await;
         }
         (None, _) => {
@@ -189,7 +189,7 @@ async fn visit_console(
         }
         (_, None) => Farewell::told(SqlState::CANNOT_CONNECT_NOW, "the console is not there yet"),
     };
-    record::ends(&place.card, server, &refusal);
+    record::ends(&place.card, server, worker, &refusal);
     let mut stream = stream;
     say_farewell(&mut stream, &refusal, worker).await;
 }
@@ -318,7 +318,7 @@ impl Client {
                 tokio::task::spawn_local(stop_statement(held.lease));
             }
         }
-        record::ends(&self.place.card, &self.server, &farewell);
+        record::ends(&self.place.card, &self.server, &self.worker, &farewell);
         say_farewell(&mut self.stream, &farewell, &self.worker).await;
         self.worker.metrics.client_closed();
     }

@@ -52,6 +52,8 @@ pub struct Worker {
     latencies: RefCell<Vec<Vec<PeakLatency>>>,
     closed: Cell<bool>,
     draining: Cell<bool>,
+    /// Everybody has been ended, for the program is over.
+    over: Cell<bool>,
     /// How many clients it has.
     pub count: Count,
     /// Its clients' places.
@@ -87,7 +89,7 @@ pub enum Whom {
     Session(u64),
     /// All but those at the console, or on their way there.
     Served,
-    /// All.
+    /// All, for the program is over.
     Everybody,
 }
 
@@ -135,6 +137,7 @@ impl Worker {
             latencies: RefCell::default(),
             closed: Cell::new(false),
             draining: Cell::new(false),
+            over: Cell::new(false),
             count,
             places: Places::default(),
             watch: RefCell::default(),
@@ -263,6 +266,11 @@ impl Worker {
         self.draining.get()
     }
 
+    /// The program stops, and no client is to stay, be it at its next idle moment or at once.
+    pub fn sends_all_away(&self) -> bool {
+        self.draining.get() || self.over.get()
+    }
+
     /// Closes, and asks every client to leave as soon as it is idle.
     pub fn drain(self: &Rc<Self>) {
         self.close();
@@ -340,6 +348,9 @@ impl Worker {
 
     /// Ends these clients, whatever they do. Answers how many.
     pub fn kill(self: &Rc<Self>, whom: &Whom) -> usize {
+        if matches!(whom, Whom::Everybody) {
+            self.over.set(true);
+        }
         let count = self.places.end(|card| match whom {
             Whom::Database(name) => card.came_for(name),
             Whom::Session(id) => card.id().0 == *id,

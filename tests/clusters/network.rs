@@ -10,6 +10,7 @@ use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
 use crate::raw::{COPY_DONE, RawClient, SYNC, copy_data, query, run_unnamed};
+use crate::record::is_logged;
 use crate::relay::{Carriage, Relay};
 
 #[test]
@@ -282,6 +283,7 @@ fn lose_a_write(proxy: &Proxy, relay: &Relay) {
     relay.reset();
     let error = writing.join().unwrap().unwrap_err();
     assert_eq!(error.code().map(|code| code.code()), Some("08007"), "{error:?}");
+    is_logged(proxy, &["WARN", "a transaction was lost with its node", "outcome=\"unknown\"", "user=\"bench\""]);
 }
 
 /// A relay before each node.

@@ -12,6 +12,7 @@ use trunkline::demo::node::{Node, Stop};
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
 use crate::raw::{COPY_DONE, FLUSH, RawClient, SYNC, bind, copy_data, describe, execute, parse, query, run_unnamed};
+use crate::record::is_logged;
 
 #[test]
 fn a_replica_that_is_restarted_costs_nobody_an_error() {
@@ -264,6 +265,10 @@ fn who_is_cut_off_in_the_middle_of_a_row_gets_nothing_else_and_is_counted_and_lo
             assert!(row.starts_with(b"D") && value.len() < WIDE, "{row:?}");
             assert!(value.iter().all(|byte| *byte == b'x'), "{code} was written into the row");
             assert_eq!((lost(outcome), untold(code)), (1.0, 1.0), "{outcome}");
+            is_logged(
+                &proxy,
+                &["a transaction was lost with its node", outcome, "user=\"bench\"", "node=\"127.0.0.1:"],
+            );
             eventually("all are there again", Duration::from_secs(20), || {
                 cluster.nodes().iter().all(|node| node.sql("select 1").is_ok())
             });

@@ -528,6 +528,11 @@ fn when_there_are_as_many_clients_as_may_be_the_next_is_told_so_and_cancels_and_
         assert_eq!((code(&refused), refused.as_db_error().unwrap().severity()), ("53300", "FATAL"));
         assert_eq!(message(&refused), "sorry, too many clients already (max_clients is 2)");
         assert_eq!(proxy.metric("trunkline_limits_met_total", "limit=\"max_clients\",sqlstate=\"53300\""), 1.0);
+        assert_eq!(code(&proxy.client_config().connect(NoTls).err().unwrap()), "53300");
+        let log = proxy.log();
+        let said: Vec<_> = log.lines().filter(|line| line.contains("a client was turned away")).collect();
+        let [said] = said[..] else { panic!("{said:?}") };
+        assert!(said.contains("53300") && said.contains("times=1"), "{said}");
         let cancel = sleeps.canceller();
         sleeps.send(&[&query("select pg_sleep(20)")]);
         thread::sleep(Duration::from_millis(300));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use postgres::NoTls;
 
 use crate::fixture::{Proxy, cluster, console, eventually, limited, login};
-use crate::raw::{RawClient, startup_packet};
+use crate::raw::{RawClient, TERMINATE, query, startup_packet};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -86,6 +86,31 @@ fn who_comes_and_goes_is_logged_where_that_is_wanted() {
         assert!(!proxy.log().contains("has left"));
         drop(client);
         is_logged(&proxy, &["has left", "127.0.0.1", "bench"]);
+    });
+}
+
+#[test]
+fn of_those_who_are_sent_away_by_a_stop_there_is_a_line_where_that_is_wanted_and_one_of_all_who_come_late() {
+    limited(|| {
+        for is_wanted in [false, true] {
+            let cluster = cluster();
+            let proxy = Proxy::start(&cluster, &format!("[log]\nconnections = {is_wanted}"));
+            let [mut idle, mut open] = [(); 2].map(|()| RawClient::connect(proxy.port(), &[]));
+            open.query("begin");
+            proxy.signal("TERM");
+            assert_eq!(idle.until_end(), ["57P01 terminating connection due to administrator command"]);
+            assert_eq!(proxy.log().contains("a client was sent away"), is_wanted);
+            let is_late = || {
+                let refused = proxy.client_config().connect(NoTls).err();
+                refused.is_some_and(|refused| refused.code().is_some_and(|code| code.code() == "57P03"))
+            };
+            eventually("nobody is let in", SOON, is_late);
+            assert!((0..5).all(|_| is_late()));
+            let log = proxy.log();
+            let said: Vec<_> = log.lines().filter(|line| line.contains("a client was turned away")).collect();
+            assert!(said.len() == 1 && said[0].contains("57P03"), "{said:?}");
+            open.send(&[&query("rollback"), TERMINATE]);
+        }
     });
 }
 
