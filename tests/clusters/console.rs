@@ -153,6 +153,7 @@ fn who_is_not_named_does_not_get_in_and_who_may_look_may_not_change() {
         for command in ["RELOAD", "PAUSE", "KILL bench", "SHUTDOWN"] {
             let refused = ada.simple_query(command).unwrap_err();
             assert_eq!(refused.code().unwrap().code(), "42501", "{command}");
+            is_logged(&proxy, &["WARN", "a command of the console is not done", command, "42501", "user=\"ada\""]);
         }
     });
 }

@@ -115,13 +115,18 @@ fn of_those_who_are_sent_away_by_a_stop_there_is_a_line_where_that_is_wanted_and
 }
 
 #[test]
-fn a_command_that_changes_something_is_logged_in_its_own_words() {
+fn a_command_that_changes_something_is_logged_in_its_own_words_with_what_became_of_it() {
     limited(|| {
         let cluster = cluster();
         let proxy = Proxy::start(&cluster, "[admin]\nusers = ['bench']");
         console(&proxy).batch_execute("show pools; disable bench; enable bench").unwrap();
         is_logged(&proxy, &["at the console", "DISABLE bench", "user=\"bench\"", "127.0.0.1"]);
         is_logged(&proxy, &["at the console", "ENABLE bench"]);
+        is_logged(&proxy, &["INFO", "a command of the console is done", "ENABLE bench", "user=\"bench\"", "127.0.0.1"]);
+        console(&proxy).batch_execute("kill bench; resume bench").unwrap();
+        is_logged(&proxy, &["a command of the console is done", "KILL bench", "notice=", "clients were sent away"]);
+        console(&proxy).batch_execute("resume bench").unwrap_err();
+        is_logged(&proxy, &["WARN", "a command of the console is not done", "RESUME bench", "nothing of it is paused"]);
         assert!(!proxy.log().contains("SHOW POOLS"), "looking changes nothing");
     });
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::command::{Command, Unknown};
 use super::table::Table;
@@ -111,8 +111,36 @@ impl Command {
 }
 
 /// Does what a command asks, if who gives it may by the configuration in force, and as long as it is wanted: what waits is given
-/// up otherwise.
+/// up otherwise. What changes something is logged with what has become of it.
 pub(super) async fn answer(
+    command: &Command,
+    giver: &Giver,
+    desk: &Arc<Desk>,
+    wish: Wish<'_>,
+) -> Result<Answer, Undone> {
+    let answered = answer_if_allowed(command, giver, desk, wish).await;
+    if command.changes() {
+        say_outcome(command, giver, &answered);
+    }
+    answered
+}
+
+fn say_outcome(command: &Command, giver: &Giver, answered: &Result<Answer, Undone>) {
+    let (command, user, from) = (command.to_string(), &*giver.user, &giver.from);
+    match answered {
+        Ok(Answer::Done { notice, .. }) => {
+            info!(command, user, from, notice = notice.as_deref(), "a command of the console is done");
+        }
+        // It was said when it was given up.
+        Err(Undone::Mistaken(Mistake { code: SqlState::QUERY_CANCELED, .. })) => {}
+        Err(Undone::Mistaken(Mistake { code, message, .. })) => {
+            warn!(command, user, from, code = code.as_str(), error = message, "a command of the console is not done");
+        }
+        Ok(Answer::Rows(_)) | Err(Undone::Over(_)) => {}
+    }
+}
+
+async fn answer_if_allowed(
     command: &Command,
     giver: &Giver,
     desk: &Arc<Desk>,
