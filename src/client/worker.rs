@@ -72,6 +72,8 @@ pub struct Worker {
 /// What a worker tells of itself.
 #[derive(Debug, Default)]
 pub struct Report {
+    /// Its number.
+    pub worker: usize,
     /// Its clients.
     pub clients: Vec<ClientReport>,
     /// What they and those before them have done, by the database they asked for.
@@ -340,6 +342,7 @@ impl Worker {
     /// What it tells of itself.
     pub fn report(&self) -> Report {
         Report {
+            worker: self.number,
             clients: self.places.report(),
             totals: self.tallies.borrow().iter().map(|(name, tally)| (Arc::clone(name), tally.totals())).collect(),
             decisions: self.shapes.borrow().report(),

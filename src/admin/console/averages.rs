@@ -1,17 +1,14 @@
 //! Averages over the last whole period, as SHOW STATS has them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::sums::{ByDatabase, Sums};
+use crate::client::Fleet;
 use crate::client::tally::Totals;
-use crate::client::{Fleet, Report};
 use crate::net::timers;
-
-/// Totals by database.
-pub(super) type ByDatabase = BTreeMap<Arc<str>, Totals>;
 
 /// The same as PgBouncer's stats_period: what reads both must be able to compare.
 pub(super) const PERIOD: Duration = Duration::from_secs(60);
@@ -24,12 +21,12 @@ pub(super) struct Averages {
 
 impl Averages {
     /// Takes them as long as it is polled.
-    pub(super) async fn keep(&self, fleet: &Fleet) {
-        let mut before = whole_totals(fleet).await;
+    pub(super) async fn keep(&self, sums: &Sums, fleet: &Fleet) {
+        let mut before = sums.whole(fleet).await;
         loop {
             timers::sleep(PERIOD).await;
             // While a worker hangs there are none: what it has done all its life would be taken for one period's.
-            let (Some(now), earlier) = (whole_totals(fleet).await, before.take()) else {
+            let (Some(now), earlier) = (sums.whole(fleet).await, before.take()) else {
                 self.last.lock().clear();
                 continue;
             };
@@ -50,24 +47,4 @@ impl Averages {
     pub(super) fn of(&self, database: &str) -> Totals {
         self.last.lock().get(database).copied().unwrap_or_default()
     }
-}
-
-/// What all workers' clients have done, by database.
-pub(super) async fn totals(fleet: &Fleet) -> ByDatabase {
-    sums(fleet.report().await)
-}
-
-/// The same; None: a worker hangs.
-async fn whole_totals(fleet: &Fleet) -> Option<ByDatabase> {
-    fleet.whole_report().await.map(sums)
-}
-
-fn sums(reports: Vec<Report>) -> ByDatabase {
-    let mut sums = ByDatabase::new();
-    for report in reports {
-        for (name, totals) in report.totals {
-            *sums.entry(name).or_default() += totals;
-        }
-    }
-    sums
 }

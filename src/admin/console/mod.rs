@@ -6,6 +6,7 @@ mod control;
 mod explain;
 mod protocol;
 mod show;
+mod sums;
 mod table;
 mod wish;
 
@@ -21,6 +22,7 @@ use crate::client::{Fleet, Server};
 use crate::config::Shown;
 use crate::handover::Others;
 use averages::Averages;
+use sums::Sums;
 
 /// What the console can look at, and whom it asks for what it cannot do itself.
 pub struct Desk {
@@ -38,6 +40,7 @@ pub struct Desk {
     pub stops: UnboundedSender<Shutdown>,
     /// When the program began.
     pub begun: Instant,
+    sums: Sums,
     averages: Averages,
 }
 
@@ -67,7 +70,8 @@ impl Desk {
         (reloads, stops): (UnboundedSender<Reload>, UnboundedSender<Shutdown>),
     ) -> Arc<Self> {
         let begun = Instant::now();
-        Arc::new(Self { in_force, fleet, settings, others, reloads, stops, begun, averages: Averages::default() })
+        let (sums, averages) = (Sums::default(), Averages::default());
+        Arc::new(Self { in_force, fleet, settings, others, reloads, stops, begun, sums, averages })
     }
 
     /// What answers clients at this desk.
@@ -81,6 +85,6 @@ impl Desk {
 
     /// Takes averages as long as it is polled.
     pub async fn keep_averages(&self) {
-        self.averages.keep(&self.fleet).await;
+        self.averages.keep(&self.sums, &self.fleet).await;
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Desk;
-use super::super::averages::{self, ByDatabase, PERIOD};
+use super::super::averages::PERIOD;
+use super::super::sums::ByDatabase;
 use super::super::table::{Cell, Table};
 use crate::client::tally::Totals;
 
@@ -81,7 +82,7 @@ const COUNTS: usize = 11;
 
 /// Every database that is configured, also if nobody has come for it yet.
 async fn by_database(desk: &Arc<Desk>) -> ByDatabase {
-    let mut totals = averages::totals(&desk.fleet).await;
+    let mut totals = desk.sums.now(&desk.fleet).await;
     for name in desk.in_force.load().databases.keys() {
         totals.entry(Arc::clone(name)).or_default();
     }
