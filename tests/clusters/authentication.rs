@@ -250,6 +250,28 @@ fn a_role_that_a_node_does_not_let_in_any_more_is_logged_each_time_that_this_beg
 }
 
 #[test]
+fn why_a_server_connection_cannot_be_opened_is_logged_once_also_where_no_role_is_refused() {
+    limited(|| {
+        const SAID: &str = "a server connection could not be opened";
+        let cluster = cluster();
+        let primary = cluster.node(0);
+        primary.sql("create role ada login password 'a'").unwrap();
+        cluster.nodes()[1..].iter().for_each(|replica| replica.catch_up(primary).unwrap());
+        let ada = "[failover]\nhold = '500ms'\n[[user]]\nname = 'ada'\npassword = 'a'";
+        let proxy = Proxy::start(&cluster, &format!("[admin]\nusers = ['bench']\n{ada}"));
+        let mut ada = login(proxy.port(), "ada", "a").connect(NoTls).unwrap();
+        ada.batch_execute("select txid_current()").unwrap();
+        primary.sql("alter role ada set local_preload_libraries = 'nowhere'").unwrap();
+        console(&proxy).simple_query("RECONNECT").unwrap();
+        // It is tried again and again.
+        let refused = ada.batch_execute("select txid_current()").unwrap_err();
+        assert_eq!(refused.code().unwrap().code(), "57P03");
+        is_logged(&proxy, &["WARN", SAID, "database=\"bench\"", "user=\"ada\"", "58P01", "times=1"]);
+        assert_eq!(proxy.log().matches(SAID).count(), 1, "{}", proxy.log());
+    });
+}
+
+#[test]
 fn a_pool_that_an_older_session_has_made_with_its_password_is_taught_the_new_one() {
     limited(|| {
         let (cluster, proxy) = asking_cluster("pencil", "[admin]\nusers = ['bench']");
