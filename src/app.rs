@@ -19,7 +19,7 @@ use crate::config::{self, Config, Source};
 use crate::drain::{self, Stops};
 use crate::entrance::restart::{Restart, doubt_writes, keep_doubting_writes};
 use crate::entrance::{Closed, Doors, House};
-use crate::handover::{Others, Predecessor};
+use crate::handover::{Others, Predecessor, Stop};
 use crate::metrics::{CatalogCounts, CatalogPicture, Metrics, PoolCounts, PoolName, Scrape};
 use crate::net::{descriptors, timers};
 use crate::reload::{InForce, OnSwap, Reloaded, SetLevel, Standing};
@@ -175,6 +175,10 @@ async fn serve(config: Config, source: Source, set_level: SetLevel) -> Result<()
     in_force.load().pools.retire();
     info!("trunkline stops");
     if !has_workers {
+        if others.have_taken_over() {
+            // The predecessor lets nobody in again, and nobody else could tell it to stop.
+            others.stop_predecessor(Stop::AfterTransactions);
+        }
         return Err(Failure::NoWorkers);
     }
     if others.is_orphaned() { Err(Failure::Orphaned) } else { Ok(()) }

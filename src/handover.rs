@@ -139,7 +139,7 @@ impl Drop for Started {
 pub enum Parting {
     /// It has passed on an order to stop, and stopped.
     Ordered,
-    /// It has ended, and somebody else lets clients in by now.
+    /// It has died, and somebody else lets clients in by now, of whom this process hears nothing.
     PassedOn,
     /// It has died.
     Dead,

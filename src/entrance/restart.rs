@@ -36,7 +36,8 @@ pub struct Restart {
 
 impl Restart {
     /// SIGUSR2 starts a successor. Once that serves, nobody comes in here any more; clients may come to both meanwhile. If it
-    /// never does, nothing has happened, and if it dies, they come in here again.
+    /// never does, nothing has happened, and if it dies, they come in here again. If it dies once it has a successor itself, this
+    /// process stops: nobody could tell it what is done there, nor to stop.
     pub async fn when_ordered(mut self, mut entrance: Entrance, stop: impl Fn(Shutdown)) {
         let stop = |how| {
             stop(match how {
@@ -86,7 +87,17 @@ impl Restart {
                 }
             };
             match parting {
-                Parting::Ordered | Parting::PassedOn => return,
+                Parting::Ordered => return,
+                Parting::PassedOn => {
+                    let predecessor = std::process::id();
+                    error!(
+                        successor = process,
+                        predecessor,
+                        "the successor has died after another took over from it: no order reaches this process any more, so it stops \
+                         once its transactions have ended"
+                    );
+                    return stop(Stop::AfterTransactions);
+                }
                 Parting::Odd => return error!("the successor speaks otherwise: it goes its own way"),
                 Parting::Dead => {}
             }

@@ -345,6 +345,25 @@ fn where_a_successors_successor_dies_the_one_before_it_takes_its_place_and_then_
 }
 
 #[test]
+fn where_a_process_between_two_others_dies_the_first_stops_once_its_transactions_have_ended() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "");
+        let mut idle = RawClient::connect(proxy.port(), &[]);
+        let mut busy = RawClient::connect(proxy.port(), &[]);
+        busy.query("begin");
+        let second = succeeded(&proxy, proxy.pid());
+        let _third = succeeded(&proxy, second.0);
+        drop(second);
+        assert!(idle.until_end()[0].starts_with("57P01"));
+        assert!(proxy.log().contains("no order reaches this process any more"), "{}", proxy.log());
+        assert_eq!(busy.query("commit")[0], "COMMIT");
+        eventually("the first has ended", SOON, || has_ended(proxy.pid()));
+        assert!(RawClient::connect(proxy.port(), &[]).query("select 1").contains(&"row 1".to_owned()));
+    });
+}
+
+#[test]
 fn who_comes_in_again_meanwhile_is_served_by_a_process_that_had_nobody() {
     limited(|| {
         let cluster = cluster();
