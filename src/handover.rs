@@ -381,7 +381,10 @@ impl Successor {
         let parting = obey(from, keys, &answers, &mut heed).await;
         if let Some(mut child) = child.filter(|_| parting != Parting::Odd) {
             // Its end of the sockets is closed: it ends. This process may end before that.
-            std::thread::spawn(move || child.wait());
+            let waits = std::thread::Builder::new().name("successor".to_owned()).spawn(move || child.wait());
+            if let Err(error) = waits {
+                warn!(%error, "no thread can wait for the end of the successor: it is a zombie until this process ends");
+            }
         }
         parting
     }

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use super::connect::{ConnectClass, ConnectError};
 use crate::auth::NodeTls;
-use crate::net::Stream;
 use crate::net::timers::timeout_at;
+use crate::net::{Stream, apart};
 use crate::wire::startup;
 
 /// How a node is reached; cheap to clone.
@@ -140,7 +140,7 @@ fn handshake_failure(error: io::Error) -> ConnectError {
 
 /// Tries every address of the name; the last one's failure counts.
 async fn open_by_name(address: &str, preferred: Option<IpAddr>, deadline: Instant) -> Result<TcpStream, ConnectError> {
-    let addresses: Vec<SocketAddr> = looked_up(tokio::net::lookup_host(address), deadline).await?.collect();
+    let addresses = looked_up(apart::look_up(address), deadline).await?;
     let mut failure = ConnectError::Dns(io::ErrorKind::NotFound.into());
     for address in in_turn(addresses, preferred) {
         match open_tcp(address).await {

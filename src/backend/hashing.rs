@@ -2,6 +2,8 @@
 
 use tokio::sync::Semaphore;
 
+use crate::net::apart;
+
 /// So many at once: a crowd that comes with passwords must not take every core.
 static PLACES: Semaphore = Semaphore::const_new(4);
 
@@ -13,5 +15,5 @@ pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
         let _place = place;
         work()
     };
-    tokio::task::spawn_blocking(work).await.ok()
+    apart::run(work).await.ok()
 }

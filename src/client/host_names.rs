@@ -3,13 +3,12 @@
 
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::memory::Memory;
-use crate::net::timers;
+use crate::net::{apart, timers};
 
 /// Looks names up, and remembers them for a moment. Outlives a reload.
 #[derive(Debug)]
@@ -54,16 +53,11 @@ impl HostNames {
 
     async fn ask(&self, address: IpAddr) -> Option<Arc<str>> {
         let lookup = Arc::clone(&self.lookups).acquire_owned().await.ok()?;
-        let (tell, told) = oneshot::channel();
-        // Not of the runtime's threads: those would be waited for when the program ends.
-        let started = thread::Builder::new().name("host name".to_owned()).spawn(move || {
-            let name = look_up(address);
-            drop(lookup);
-            // Nobody may be waiting any more.
-            drop(tell.send(name));
+        let found = apart::run(move || {
+            let _lookup = lookup;
+            look_up(address)
         });
-        started.ok()?;
-        told.await.ok()?
+        found.await.ok()?
     }
 }
 

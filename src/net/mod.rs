@@ -1,5 +1,7 @@
-//! Sockets: streams plain or with TLS, buffers to read into, listeners and keepalive; and what a worker waits with.
+//! Sockets: streams plain or with TLS, buffers to read into, listeners and keepalive; what a worker waits with, and what blocks
+//! apart from it.
 
+pub mod apart;
 pub mod buffer;
 pub mod descriptors;
 pub mod listener;

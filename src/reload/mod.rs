@@ -7,6 +7,7 @@ mod cluster;
 mod server;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,7 +22,7 @@ use crate::client::console::Console;
 use crate::client::{Fleet, Server};
 use crate::config::{self, Certificate, Config, Problems, Shown, Validity};
 use crate::monitor::Limits;
-use crate::net::descriptors;
+use crate::net::{apart, descriptors};
 use crate::topology::MadeAnew;
 use cluster::RunningCluster;
 use server::Lasting;
@@ -59,9 +60,9 @@ pub enum Failure {
     /// The configuration is wrong.
     #[error(transparent)]
     Problems(#[from] Problems),
-    /// Reading it was cut off.
-    #[error("the configuration could not be read to its end")]
-    CutOff,
+    /// There was no thread to read it, or reading it was cut off.
+    #[error("the configuration could not be read to its end: {0}")]
+    CutOff(#[source] io::Error),
     /// By it a cluster would have no primary, and what it serves has one now.
     #[error(
         "by this configuration no primary is found in cluster \"{cluster}\", and what it serves has one now; so the old one stays in force: {because}"
@@ -216,12 +217,12 @@ impl Standing {
     pub async fn reload(&mut self, fleet: &Fleet, set_level: &SetLevel, on_swap: &OnSwap) -> Result<Reloaded, Failure> {
         let (path, mock_secret) = (self.source.clone(), self.lasting.mock_secret);
         // Files are read and verifiers derived off this thread: it also watches the nodes.
-        let read = tokio::task::spawn_blocking(move || {
+        let read = apart::run(move || {
             let config = config::load(&path)?;
             let users = server::make_users(&config, &mock_secret);
             Ok::<_, Problems>((config, users))
         });
-        let (mut config, users) = read.await.map_err(|_| Failure::CutOff)??;
+        let (mut config, users) = read.await.map_err(Failure::CutOff)??;
         if let Some(rules) = Arc::into_inner(std::mem::take(&mut config.routing.rules)) {
             config.routing.rules = Arc::new(rules.counting_on(&self.config.routing.rules));
         }

@@ -59,6 +59,16 @@ fn pure_ranks_touch_nothing_outside_the_program() {
     assert!(uses.is_empty(), "not allowed:\n{}", uses.join("\n"));
 }
 
+/// Where the system has no thread left, asking a runtime for one panics: see `net/apart.rs`.
+#[test]
+fn nothing_blocks_on_a_thread_of_a_runtime() {
+    let asks = |source: &Source| {
+        ["spawn_blocking", "block_in_place", "lookup_host", "tokio::fs"].iter().any(|word| says(&source.code, word))
+    };
+    let names: Vec<PathBuf> = sources().into_iter().filter(asks).map(|source| source.path).collect();
+    assert!(names.is_empty(), "{names:?}");
+}
+
 #[test]
 fn two_files_alone_may_tell_the_system_of_memory() {
     let unsafe_files = sources().into_iter().filter(|source| source.code.contains("unsafe"));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::net::timers;
+use crate::net::{apart, timers};
 use crate::topology::NodeId;
 
 /// The configured nodes, and whose an address was when it was last looked up.
@@ -128,8 +128,8 @@ async fn look_up(names: Vec<String>, patience: Duration) -> Numbers {
     for name in names {
         under_way.spawn(async move {
             // Dropping it loses an answer that nobody waits for any more.
-            let found = timers::timeout_at(deadline, tokio::net::lookup_host(name.clone())).await;
-            (name, found.ok().and_then(Result::ok).map(Iterator::collect::<Vec<_>>))
+            let found = timers::timeout_at(deadline, apart::look_up(&name)).await;
+            (name, found.ok().and_then(Result::ok))
         });
     }
     let mut resolved = BTreeMap::new();
