@@ -311,6 +311,10 @@ impl Server {
         let others = *scope == Scope::All && self.pauses.others.end(Cause::Operator);
         // Each of them, whatever the first one answers.
         let was_paused = self.pauses_of(scope).iter().filter(|pause| pause.end(Cause::Operator)).count() > 0;
+        if self.any_database.is_none() && !self.databases.values().any(|database| database.pause.is_paused()) {
+            // Each has been resumed by its name, and clients can ask for no other: nothing would show that all were paused.
+            self.pauses.others.end(Cause::Operator);
+        }
         settling.settle();
         was_paused || others
     }
@@ -318,6 +322,12 @@ impl Server {
     /// Statements of some database wait, it may be of one that nobody has come to yet.
     pub fn is_paused(&self) -> bool {
         self.pauses.others.is_paused() || self.databases.values().any(|database| database.pause.is_paused())
+    }
+
+    /// Statements of every database wait.
+    pub fn is_all_paused(&self) -> bool {
+        let are_others = || self.any_database.is_none() || self.pauses.others.is_paused();
+        self.databases.values().all(|database| database.pause.is_paused()) && are_others()
     }
 
     /// What operators have said at the console that a process which begins anew would not know of.

@@ -270,6 +270,31 @@ fn what_operators_have_said_is_not_forgotten_by_a_restart() {
 }
 
 #[test]
+fn databases_that_are_resumed_one_by_one_are_not_paused_and_keep_nobody_from_a_restart() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create database second").unwrap();
+        let second = "[admin]\nusers = ['bench']\n[[database]]\nname = 'second'\ncluster = 'main'";
+        let proxy = Proxy::start(&cluster, second);
+        let mut console = console(&proxy);
+        let mut shown = || (state(&mut console, "active"), state(&mut console, "paused"));
+        let words = |active: &str, paused: &str| (active.to_owned(), paused.to_owned());
+        let say = |command: &str| {
+            let mut console = crate::fixture::console(&proxy);
+            console.simple_query(command).unwrap();
+        };
+        assert_eq!(shown(), words("yes", "no"));
+        say("PAUSE");
+        assert_eq!(shown(), words("no", "yes"));
+        say("RESUME bench");
+        assert_eq!(shown(), words("no", "no"), "one of them is still paused");
+        say("RESUME second");
+        assert_eq!(shown(), words("yes", "no"));
+        let _second = succeeded(&proxy, proxy.pid());
+    });
+}
+
+#[test]
 fn what_was_written_through_one_process_is_read_through_the_other() {
     limited(|| {
         let cluster = cluster();

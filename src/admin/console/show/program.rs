@@ -48,10 +48,9 @@ pub(super) fn version() -> Table {
 
 pub(super) fn state(server: &Server, others: &Others) -> Table {
     let word = |fact: bool| if fact { "yes" } else { "no" };
-    let is_paused = server.is_paused();
     let mut table = Table::new("key value");
-    table.row(["active".into(), word(!is_paused).into()]);
-    table.row(["paused".into(), word(is_paused).into()]);
+    table.row(["active".into(), word(!server.is_paused()).into()]);
+    table.row(["paused".into(), word(server.is_all_paused()).into()]);
     table.row(["suspended".into(), word(false).into()]);
     table.row(["predecessor".into(), word(others.have_predecessor()).into()]);
     table.row(["succeeded".into(), word(others.have_taken_over()).into()]);
