@@ -18,6 +18,7 @@ use crate::client::pause::Cause;
 use crate::client::server::IsAsked;
 use crate::client::{Killed, NotPaused, Scope, Whom};
 use crate::net::timers;
+use crate::topology::{NodeId, View};
 use crate::wire::SqlState;
 
 /// What a command answers.
@@ -366,14 +367,20 @@ async fn wait_close(desk: &Desk, name: Option<&Arc<str>>) -> Result<Answer, Mist
 /// So often a command looks whether what it waits for has come.
 const LOOK: Duration = Duration::from_millis(5);
 
-fn find_node(desk: &Desk, address: &str) -> Result<(usize, crate::topology::NodeId), Mistake> {
+fn find_node(desk: &Desk, address: &str) -> Result<(usize, NodeId), Mistake> {
     let server = desk.in_force.load();
     for (number, cluster) in server.clusters.iter().enumerate() {
-        if let Some(node) = cluster.view.load().shown_nodes().find(|node| *node.address == *address) {
-            return Ok((number, node.id));
+        if let Some(id) = node_at(&cluster.view.load(), address, &(cluster.drained)()) {
+            return Ok((number, id));
         }
     }
     Err(Mistake::new(SqlState::UNDEFINED_OBJECT, format!("there is no node {address}")).hint("SHOW NODES names them"))
+}
+
+/// Of those that are shown, or that an operator has drained: as long as it is, ATTACH must find it.
+fn node_at(view: &View, address: &str, drained: &[Arc<str>]) -> Option<NodeId> {
+    let mut nodes = view.nodes.iter().filter(|node| !node.is_forgotten || drained.contains(&node.address));
+    nodes.find(|node| *node.address == *address).map(|node| node.id)
 }
 
 /// New statements wait, open transactions may end, and Patroni promotes another; returns when it has.
@@ -421,4 +428,19 @@ async fn drain(desk: &Desk, address: &str) -> Result<Answer, Mistake> {
     let left = leases();
     let notice = (left > 0).then(|| format!("{left} server connections are still in use there; no new one will be"));
     Ok(Answer::Done { tag: "DRAIN", notice })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_not_shown_any_more_is_known_as_long_as_it_is_drained() {
+        let mut view = View::unknown("c", &["a:1".into(), "b:1".into()]);
+        let (shown, forgotten) = (Some(view.nodes[0].id), Some(view.nodes[1].id));
+        view.nodes[1].is_forgotten = true;
+        assert_eq!((node_at(&view, "a:1", &[]), node_at(&view, "b:1", &[])), (shown, None));
+        assert_eq!(node_at(&view, "b:1", &["b:1".into()]), forgotten);
+        assert_eq!(node_at(&view, "b:1", &["a:1".into()]), None);
+    }
 }
