@@ -96,6 +96,11 @@ impl Authority {
         }
     }
 
+    /// An operator has stopped it from acting, as far as that has been said lately.
+    pub(super) fn is_paused(&self, now: Instant) -> bool {
+        self.word.as_ref().is_some_and(|word| word.is_paused && now < word.begun + BELIEVED_FOR)
+    }
+
     /// When the last word was asked for.
     pub(super) fn asked(&self) -> Option<Instant> {
         self.word.as_ref().map(|word| word.begun)

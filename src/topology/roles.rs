@@ -230,7 +230,7 @@ impl Roles {
     /// Decides anew; the error says why there is no primary.
     pub(super) fn decide(&mut self, nodes: &[Node], authority: &Authority, now: Instant) -> Result<NodeId, NoPrimary> {
         self.forget_what_has_run_out(nodes, now);
-        let verdict = self.choose(nodes, authority, now);
+        let verdict = self.choose(nodes, authority, now).map_err(|because| with_pause(because, authority, now));
         if let Ok((claim, support)) = verdict {
             self.system = Some(claim.system);
             self.last = Some(claim);
@@ -662,6 +662,16 @@ fn unchallenged(nodes: &[Node], rivals: &[Claim], holder: NodeId) -> Option<Clai
 fn is_live_replica(nodes: &[Node], address: &str) -> bool {
     let mut named = nodes.iter().filter(|node| node.address.eq_ignore_ascii_case(address));
     named.any(|node| node.has_just_answered() && node.is_replica())
+}
+
+/// Who waits for a primary is to know where nobody will make one.
+fn with_pause(because: NoPrimary, authority: &Authority, now: Instant) -> NoPrimary {
+    match because.cause {
+        Cause::Unclaimed | Cause::Unconfirmed | Cause::Ambiguous if authority.is_paused(now) => {
+            because.cause.because(format!("{}; Patroni is paused", because.words))
+        }
+        _ => because,
+    }
 }
 
 fn unconfirmed(node: &Node, words: &str) -> NoPrimary {

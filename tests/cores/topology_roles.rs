@@ -22,6 +22,8 @@ struct Story {
     twins: Option<(NodeId, NodeId)>,
     /// No member of Patroni's.
     unlisted: Option<NodeId>,
+    /// By Patroni's word an operator has paused it.
+    is_paused: bool,
     /// Rises when nodes are started again.
     restarts: i64,
 }
@@ -35,6 +37,7 @@ impl Story {
             system: 7,
             twins: None,
             unlisted: None,
+            is_paused: false,
             restarts: 0,
         }
     }
@@ -128,7 +131,7 @@ impl Story {
         let begun = self.now;
         self.now += Duration::from_millis(10);
         let listed = [A, B, C, D].into_iter().filter(|node| Some(*node) != self.unlisted).collect();
-        let word = Word { begun, lock, without_reads: without_reads.to_vec(), listed, is_paused: false };
+        let word = Word { begun, lock, without_reads: without_reads.to_vec(), listed, is_paused: self.is_paused };
         self.topology.handle(Event::Word(word), self.now);
         self
     }
@@ -1019,6 +1022,30 @@ fn a_replica_below_one_that_was_not_yet_seen_to_be_promoted_takes_no_reads() {
     assert_eq!(story.reads(), []);
     story.follows(C, B, 2);
     assert_eq!(story.reads(), [C, D]);
+}
+
+#[test]
+fn why_there_is_no_primary_says_where_patroni_is_paused() {
+    let mut story = Story::whole();
+    story.is_paused = true;
+    story.lock(Lock::Nobody);
+    assert_eq!(story.view().primary, Some(A));
+    for _ in 0..30 {
+        story.passes(100).fails(A, ProbeFailure::Refused);
+        story.follows(B, A, 1);
+        story.follows(C, A, 1);
+        story.lock(Lock::Nobody);
+    }
+    story.has_no_primary_because("node0:5432 refuses connections; Patroni is paused");
+    // It acts again.
+    story.is_paused = false;
+    story.lock(Lock::Nobody);
+    assert!(!story.view().why_no_primary().unwrap().contains("paused"));
+    // A word counts for a while.
+    story.is_paused = true;
+    story.lock(Lock::Nobody);
+    story.passes(10_000).fails(A, ProbeFailure::Refused);
+    assert!(!story.view().why_no_primary().unwrap().contains("paused"));
 }
 
 #[test]
