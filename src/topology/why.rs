@@ -89,7 +89,14 @@ fn primary_words(roles: &Roles) -> String {
 fn stale_words(roles: &Roles, node: &Node) -> String {
     let claimed = node.last_claim().map_or(0, |claim| claim.timeline.0);
     let highest = roles.highest().map_or(0, |timeline| timeline.0);
-    format!("claims to be primary of timeline {claimed}, but timeline {highest} has begun: fenced")
+    let mut words = format!("claims to be primary of timeline {claimed}, but timeline {highest} has begun: fenced");
+    if roles.accepted().is_none() {
+        let _ = write!(
+            words,
+            "; if that was undone: RELOAD, once each node is on timeline {claimed} and there has been no primary for half a minute"
+        );
+    }
+    words
 }
 
 fn foreign_words(roles: &Roles, node: &Node) -> String {
