@@ -19,6 +19,7 @@ use crate::net::timers;
 use crate::routing::place::{Circumstances, may_still_take};
 use crate::routing::{Consistency, Freshness, Intent, Placement, Reason, place};
 use crate::session::Identity;
+use crate::session::wishes::POSITION;
 use crate::topology::{Doubt, NodeId, NodeView, Role, View};
 use crate::wire::SqlState;
 
@@ -197,7 +198,7 @@ impl Client {
             self.session.freshness.settle(&view);
             if self.is_careful(intent) && self.session.freshness.is_ahead_of(&view) {
                 hold.get_or_insert_with(|| metrics.hold());
-                self.await_primary(intent, &mut changed, &view, begun).await?;
+                self.await_later_history(intent, &mut changed, &view, begun).await?;
                 continue;
             }
             let held = self.held_nodes(&view);
@@ -758,11 +759,41 @@ impl Client {
         if self.await_view(changed, begun + self.server.hold).await {
             return Ok(());
         }
-        // A read that comes to this has found no replica either, which is nobody's design.
-        self.worker.metrics.limit_met(if is_read(intent) { Limit::Hold } else { hold_limit(view) });
+        self.count_hold(intent, view);
         let because = view.why_no_writes(Instant::now());
         let message = format!("no primary within {} ms: {because}", self.server.hold.as_millis());
         Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
+    }
+
+    /// The same where there is one, and it is of an earlier history than what the session must see. In vain, that is forgotten: it may
+    /// have been told of a cluster that is no more, and the session is to go on.
+    async fn await_later_history(
+        &mut self,
+        intent: &Intent,
+        changed: &mut tokio::sync::watch::Receiver<u64>,
+        view: &View,
+        begun: Instant,
+    ) -> Result<(), Refusal> {
+        if self.await_view(changed, begun + self.server.hold).await {
+            return Ok(());
+        }
+        let given_up = self.session.freshness.gives_up_later_history(view, Instant::now());
+        let Some((told, present)) = given_up else { return Ok(()) };
+        self.count_hold(intent, view);
+        let message = format!(
+            "no primary within {} ms that has what must be seen: the session's {POSITION} is of timeline {}, and the primary is on \
+             timeline {}; it is not waited for any more",
+            self.server.hold.as_millis(),
+            told.0,
+            present.0
+        );
+        Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
+    }
+
+    /// A statement has been held for as long as it may be.
+    fn count_hold(&self, intent: &Intent, view: &View) {
+        // A read that comes to this has found no replica either, which is nobody's design.
+        self.worker.metrics.limit_met(if is_read(intent) { Limit::Hold } else { hold_limit(view) });
     }
 
     /// Waits for a new view, or until the client hangs up; whoever calls counts the statement as held. False: the moment has
