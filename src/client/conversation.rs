@@ -385,7 +385,7 @@ impl Client {
         let password = user.and_then(|user| user.server_password.clone()).or(self.password.take());
         if !server.cluster(&database).has_nodes_of(self.cluster()) {
             // Nodes have other numbers there.
-            self.session.freshness.renumbered();
+            self.session.freshness.renumbered(server.cluster(&database).has_history_of(self.cluster()));
             self.forget_losses();
             self.refused = RefusedSettings::default();
             self.stays_with = None;

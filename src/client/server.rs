@@ -484,6 +484,12 @@ impl Cluster {
         self.number == other.number && (is_watched_on || other.view.load().nodes.iter().all(has_same))
     }
 
+    /// It is this one by another configuration, and surely of one database system with it: positions mean the same in both.
+    pub fn has_history_of(&self, other: &Self) -> bool {
+        let (own, theirs) = (self.view.load().system, other.view.load().system);
+        self.name == other.name && own.is_some() && own == theirs
+    }
+
     /// Positions of all nodes that are in use are sampled from now on.
     pub(super) fn ask_for_positions(&self) {
         let view = self.view.load();

@@ -269,12 +269,12 @@ impl Freshness {
         wanted.zip(sample.timeline).is_some_and(|(wanted, sampled)| sampled < wanted)
     }
 
-    /// Nodes have other numbers from now on, and may be those of another system: what was read or written is known by its
-    /// moment alone.
-    pub fn renumbered(&mut self) {
+    /// Nodes have other numbers from now on. A position depends on none; but where they may be those of another system, what was read or
+    /// written is known by its moment alone.
+    pub fn renumbered(&mut self, is_same_system: bool) {
         self.home = None;
         self.read = self.read.map(|(_, moment)| (NodeId(u16::MAX), moment));
-        if let Some(floor) = self.floor.take() {
+        if let Some(floor) = self.floor.take_if(|_| !is_same_system) {
             self.wrote = self.wrote.max(Some(floor.since));
         }
     }
@@ -574,6 +574,22 @@ mod tests {
             world.sample_on(FAR, 22, 0x300, Some(Timeline(2)));
             assert_eq!(world.allowed(&mut session), [FAR]);
         }
+    }
+
+    #[test]
+    fn a_position_of_a_later_history_outlasts_other_nodes_of_its_system() {
+        let mut world = World::new();
+        let mut session = Freshness::default();
+        session.must_see("2:0/300".parse().unwrap(), world.at(10));
+        session.read(FAR, world.at(10), world.at(10));
+        session.renumbered(true);
+        world.sample(PRIMARY, 11, 0x900);
+        world.sample(FAR, 12, 0x900);
+        assert_eq!(world.allowed(&mut session), [], "FAR may be another node now");
+        assert!(session.is_ahead_of(&world.view));
+        session.renumbered(false);
+        assert!(!session.is_ahead_of(&world.view));
+        assert_eq!(world.allowed(&mut session), [FAR], "what was done by then must be seen of the other system");
     }
 
     #[test]

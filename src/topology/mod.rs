@@ -560,6 +560,7 @@ impl Topology {
             no_primary_because: self.verdict.as_ref().err().cloned(),
             no_primary_since: self.verdict.is_err().then(|| self.view.no_primary_since.unwrap_or(now)),
             is_standby: self.is_standby,
+            system: self.roles.system(),
             gave_up: self.gave_up,
             nodes: self.nodes.iter().map(|node| self.picture(node, now)).collect(),
             primary_samples: samples,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::event::SystemId;
 use super::lsn::{Lsn, Timeline};
 use super::no_primary::{Cause, NoPrimary};
 
@@ -134,6 +135,8 @@ pub struct View {
     pub no_primary_since: Option<Instant>,
     /// The cluster follows another one: that there is no primary is as it should be.
     pub is_standby: bool,
+    /// The cluster's database system, once it is fixed.
+    pub system: Option<SystemId>,
     /// When a timeline above the present one was found to have been given up: what was seen of it before is gone.
     pub gave_up: Option<Instant>,
     /// Every configured node, in order: index = [`NodeId`].
@@ -174,6 +177,7 @@ impl View {
             no_primary_because: Some(Cause::NotAsked.because(NOT_PROBED)),
             no_primary_since: None,
             is_standby: false,
+            system: None,
             gave_up: None,
             nodes: addresses.iter().enumerate().map(unknown).collect(),
             primary_samples: Arc::new([]),
