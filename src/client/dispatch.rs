@@ -9,15 +9,15 @@ use super::farewell::Farewell;
 use super::gathering::violation;
 use super::release::stop_statement;
 use super::worker::Buffers;
-use crate::backend::Lease;
 use crate::backend::exchange::ExchangeError;
+use crate::backend::{Connection, Lease};
 use crate::config::PoolMode;
 use crate::metrics::Retry;
 use crate::net::timers;
 use crate::routing::{Intent, Reason, safety};
 use crate::session::replay::Sent;
 use crate::session::translate::messages;
-use crate::session::{End, Held, TransactionLog, may_be_taken_elsewhere};
+use crate::session::{End, Held, Settings, TransactionLog, may_be_taken_elsewhere};
 use crate::topology::{NodeId, Role};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response::{put_notice, put_warning};
@@ -403,18 +403,8 @@ impl Client {
         }
         if let Some(sql) = sql.map(|sql| self.session.guarded_on(&connection.known, sql)) {
             self.worker.metrics.parameters_replayed(1);
-            match (connection.query(&sql, deadline).await, self.session.settings_it_keeps()) {
-                (Ok(_), _) => {}
-                (Err(ExchangeError::Refused { code, answer, .. }), Some(kept)) if !is_cut_short(code) => {
-                    if answer.status != TransactionStatus::Idle {
-                        connection.query("ROLLBACK", deadline).await?;
-                    }
-                    if let Some(sql) = self.session.replay(&kept, &connection.known) {
-                        connection.query(&self.session.guarded_on(&connection.known, sql), deadline).await?;
-                    }
-                    settings = kept;
-                }
-                (Err(error), _) => return Err(error),
+            if let Err(refused) = connection.query(&sql, deadline).await {
+                settings = Box::pin(self.replay_otherwise(connection, refused, deadline)).await?;
             }
         }
         let mut refused = Vec::new();
@@ -429,6 +419,38 @@ impl Client {
         }
         self.session.replayed(&mut connection.known, settings, &refused);
         Ok(())
+    }
+
+    /// The session's settings have been refused. Answers what the server connection has taken in their place: the same, of which what
+    /// not anybody may set is set by somebody else, or those that the unit keeps.
+    async fn replay_otherwise(
+        &mut self,
+        connection: &mut Connection,
+        mut refused: ExchangeError,
+        deadline: tokio::time::Instant,
+    ) -> Result<Settings, ExchangeError> {
+        let same = if lacks_right(&refused) { self.session.settings.by_the_other() } else { None };
+        for settings in same.into_iter().chain(self.session.settings_it_keeps()) {
+            match &refused {
+                ExchangeError::Refused { code, answer, .. } if !is_cut_short(*code) => {
+                    if answer.status != TransactionStatus::Idle {
+                        connection.query("ROLLBACK", deadline).await?;
+                    }
+                }
+                _ => break,
+            }
+            let Some(sql) = self.session.replay(&settings, &connection.known) else { return Ok(settings) };
+            match connection.query(&self.session.guarded_on(&connection.known, sql), deadline).await {
+                Ok(_) => {
+                    if settings == self.session.settings {
+                        self.session.settings.clone_from(&settings); // so it is tried first from now on
+                    }
+                    return Ok(settings);
+                }
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
     }
 
     /// No change of the catalogs has been acknowledged since the unit was looked at.
@@ -533,9 +555,12 @@ impl Client {
     fn note_refusal(&mut self, lease: Lease, refused: ExchangeError) {
         self.refused.note(&self.session.settings, lease.node(), Instant::now());
         self.cancellable.runs_nothing();
-        // What has been tried is undone, unless its transaction is open still: then it is closed.
+        // What has been tried is undone, unless its transaction is open still: then it is closed. So it is where it may be what
+        // others have set that could not be put back: whoever came next would be refused, too.
+        let may_not_put_back = lacks_right(&refused) && self.session.settings.puts_back(&lease.known().settings);
         if let ExchangeError::Refused { answer, .. } = refused
             && answer.status == TransactionStatus::Idle
+            && !may_not_put_back
         {
             self.give_back(lease, Instant::now());
         }
@@ -638,6 +663,11 @@ impl Client {
             self.session.note_names();
         }
     }
+}
+
+/// Whoever the session is there may not do it.
+fn lacks_right(error: &ExchangeError) -> bool {
+    matches!(error, ExchangeError::Refused { code: SqlState::INSUFFICIENT_PRIVILEGE, .. })
 }
 
 /// It was not refused for what it says: it was cancelled, or has waited for a lock for too long.

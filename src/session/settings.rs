@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use crate::sql::is_anybodys;
+
 /// The settings of a session or of a server connection that differ from the server's own; shared, never changed in place.
 #[derive(Clone, Debug, Default)]
 pub struct Settings(Option<Arc<Changed>>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Changed {
     values: BTreeMap<Arc<str>, Arc<str>>,
+    /// What not anybody may set was set by whom the session has become, and not by whoever logged in.
+    by_identity: bool,
 }
 
 /// How a session's texts are to be read.
@@ -32,7 +36,7 @@ impl PartialEq for Settings {
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.values == b.values,
             _ => false,
         }
     }
@@ -41,14 +45,26 @@ impl PartialEq for Settings {
 impl Settings {
     /// These names and values.
     pub fn new(values: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Self {
-        Self::of(values.into_iter().collect())
+        Self::of(values.into_iter().collect(), false)
     }
 
-    fn of(values: BTreeMap<Arc<str>, Arc<str>>) -> Self {
+    fn of(values: BTreeMap<Arc<str>, Arc<str>>, by_identity: bool) -> Self {
         if values.is_empty() {
             return Self(None);
         }
-        Self(Some(Arc::new(Changed { values })))
+        Self(Some(Arc::new(Changed { values, by_identity })))
+    }
+
+    fn are_by_identity(&self) -> bool {
+        self.0.as_ref().is_some_and(|changed| changed.by_identity)
+    }
+
+    /// The same, where the other one of whoever logged in and whom the session has become has set what not anybody may set. None
+    /// where it makes no difference.
+    pub fn by_the_other(&self) -> Option<Self> {
+        let changed = self.0.as_ref().filter(|_| self.has_identity())?;
+        let is_one = |name: &str| !is_identity(name) && !is_anybodys(name);
+        self.iter().any(|(name, _)| is_one(name)).then(|| Self::of(changed.values.clone(), !changed.by_identity))
     }
 
     /// The value of a setting, if it has been changed.
@@ -90,34 +106,56 @@ impl Settings {
             Some(value) => values.insert(Arc::clone(name), value),
             None => values.remove(name),
         };
-        Self::of(values)
+        // Whoever it is now may set other things.
+        Self::of(values, !is_identity(name) && self.are_by_identity())
+    }
+
+    /// Something that is there with `from` is to be put back.
+    pub fn puts_back(&self, from: &Self) -> bool {
+        from.iter().any(|(name, value)| self.begins_anew(name, value))
     }
 
     /// The SQL that makes a server connection with `from` one with `self`; None if nothing differs.
     ///
     /// Values go through set_config, which reads them as a configuration file would: SET would take a list such as a
     /// search_path for one name. They are set by whoever logged in, who may set more than whom the session has become
-    /// since: that comes last, the session's user before its role, since setting the one puts back the other. Nobody needs
-    /// the values back, which may be long.
+    /// since: that comes last, the session's user before its role, since setting the one puts back the other. Behind it comes
+    /// only what whoever logged in [may not set](Self::by_the_other). Nobody needs the values back, which may be long.
+    ///
+    /// RESET of one setting asks for the right to set it, which whoever has set it may have had, and RESET ALL for none. What
+    /// cuts statements short is put back first: it is not to do so to these.
     pub fn sql_from(&self, from: &Self) -> Option<String> {
         if self == from {
             return None;
         }
+        let put_back = || from.iter().filter(|(name, value)| self.begins_anew(name, value)).map(|(name, _)| name);
         let mut sql = String::new();
+        for name in put_back().filter(|name| is_timeout(name)) {
+            let _ = write!(sql, "RESET {};", quote_name(name));
+        }
         let is_somebody_else = from.has_identity();
         if is_somebody_else {
             // In this order: the role of the login is the last word.
             sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
         }
-        for (name, _) in from.iter().filter(|(name, value)| self.begins_anew(name, value)) {
-            let _ = write!(sql, "RESET {};", quote_name(name));
+        let is_all_anew = put_back().any(|name| !is_anybodys(name));
+        if is_all_anew {
+            sql.push_str("RESET ALL;");
+        } else {
+            for name in put_back().filter(|name| !is_timeout(name)) {
+                let _ = write!(sql, "RESET {};", quote_name(name));
+            }
         }
         let differs = |name: &str, value: &str| match is_identity(name) {
             true => is_somebody_else || from.get(name) != Some(value),
-            false => from.get(name) != Some(value),
+            false => is_all_anew || from.get(name) != Some(value),
         };
         let mut changed: Vec<_> = self.iter().filter(|(name, value)| differs(name, value)).collect();
-        changed.sort_by_key(|(name, _)| precedence(name));
+        let by_identity = self.are_by_identity();
+        changed.sort_by_key(|(name, _)| match precedence(name) {
+            0 if by_identity && !is_anybodys(name) => BEHIND_IDENTITY,
+            precedence => precedence,
+        });
         for (position, (name, value)) in changed.iter().enumerate() {
             sql.push_str(if position == 0 { "SELECT " } else { "," });
             let _ =
@@ -130,7 +168,7 @@ impl Settings {
     fn begins_anew(&self, name: &str, there: &str) -> bool {
         match self.get(name) {
             None => !is_identity(name),
-            Some(own) => is_relative(name) && own != there,
+            Some(own) => (is_relative(name) || is_timeout(name)) && own != there,
         }
     }
 }
@@ -152,6 +190,11 @@ fn is_relative(name: &str) -> bool {
     name == "datestyle"
 }
 
+/// While it is another's, it may end what is to put it back.
+fn is_timeout(name: &str) -> bool {
+    matches!(name, "lock_timeout" | "statement_timeout" | "transaction_timeout")
+}
+
 /// It says who the session is, and so what it may set.
 pub(super) fn is_identity(name: &str) -> bool {
     precedence(name) > 0
@@ -165,6 +208,9 @@ pub(super) fn precedence(name: &str) -> u8 {
         _ => 0,
     }
 }
+
+/// A [`precedence`] behind all of those.
+const BEHIND_IDENTITY: u8 = 3;
 
 /// The SQL that sets it, for the session or (`SET LOCAL`) the transaction, without a query, so that the transaction may still be given its modes.
 ///
@@ -313,6 +359,49 @@ mod tests {
             "RESET SESSION AUTHORIZATION;RESET ROLE;SELECT pg_catalog.set_config('lo_compat_privileges','on',false) \
              IS NULL,pg_catalog.set_config('session_authorization','ada',false) IS NULL"
         );
+    }
+
+    #[test]
+    fn what_not_anybody_may_set_is_put_back_with_all_else() {
+        let own = settings(&[("my.x", "1"), ("work_mem", "8MB")]);
+        let left = settings(&[("my.x", "1"), ("session_replication_role", "replica"), ("role", "dba")]);
+        assert_eq!(
+            own.sql_from(&left).unwrap(),
+            "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;SELECT pg_catalog.set_config('my.x','1',false) IS \
+             NULL,pg_catalog.set_config('work_mem','8MB',false) IS NULL"
+        );
+        assert!(own.puts_back(&left) && !left.puts_back(&settings(&[("my.x", "2"), ("role", "eve")])));
+    }
+
+    #[test]
+    fn what_only_whom_the_session_has_become_may_set_is_set_by_that() {
+        let became = settings(&[("role", "dba"), ("session_replication_role", "replica"), ("work_mem", "8MB")]);
+        let order = |settings: &Settings| {
+            let sql = settings.sql_from(&Settings::default()).unwrap();
+            let mut names: Vec<_> = settings.iter().map(|(name, _)| name.to_string()).collect();
+            names.sort_by_key(|name| sql.find(&quote_literal(name)));
+            names
+        };
+        assert_eq!(order(&became), ["session_replication_role", "work_mem", "role"]);
+        let other = became.by_the_other().unwrap();
+        assert_eq!(order(&other), ["work_mem", "role", "session_replication_role"]);
+        assert_eq!(other, became, "a server connection has the same then");
+        let more = other.with(&"my.x".into(), Some("1".into()));
+        assert_eq!(order(&more), ["my.x", "work_mem", "role", "session_replication_role"]);
+        let again = more.with(&"role".into(), Some("eve".into()));
+        assert_eq!(order(&again), ["my.x", "session_replication_role", "work_mem", "role"]);
+        for nobody in [&[("session_replication_role", "replica")][..], &[("role", "dba"), ("my.x", "1")]] {
+            assert!(settings(nobody).by_the_other().is_none(), "{nobody:?}");
+        }
+    }
+
+    #[test]
+    fn anothers_timeout_does_not_end_what_puts_it_back() {
+        let left = settings(&[("my.x", "1"), ("role", "ada"), ("statement_timeout", "1ms")]);
+        let put_back = "RESET \"statement_timeout\";RESET SESSION AUTHORIZATION;RESET ROLE;RESET \"my\".\"x\";";
+        assert_eq!(Settings::default().sql_from(&left).unwrap(), put_back);
+        let set = "SELECT pg_catalog.set_config('statement_timeout','1min',false) IS NULL";
+        assert_eq!(settings(&[("statement_timeout", "1min")]).sql_from(&left).unwrap(), format!("{put_back}{set}"));
     }
 
     #[test]

@@ -45,6 +45,32 @@ fn a_setting_for_superusers_stays_when_the_session_becomes_somebody_else() {
 }
 
 #[test]
+fn a_setting_that_only_the_role_of_a_session_may_set_stays_its_own_everywhere() {
+    limited(|| {
+        let cluster = cluster();
+        let roles = "create role dba superuser; create role deploy login password 'deploy'; grant dba to deploy";
+        cluster.node(0).sql(roles).unwrap();
+        cluster.node(0).sql("create table t (a int); grant all on t to deploy").unwrap();
+        caught_up(&cluster);
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[[user]]\nname = 'deploy'\npassword = 'deploy'");
+        let mut became = RawClient::login(proxy.port(), "deploy", &[]);
+        let mut plain = RawClient::login(proxy.port(), "deploy", &[("application_name", "plain")]);
+        has(&became.query("set role dba"), "SET");
+        has(&became.query("set session_replication_role = replica"), "SET");
+        let read = "select current_user::text || current_setting('session_replication_role')";
+        for round in 0..6 {
+            has(&became.query(read), "row dbareplica");
+            has(&plain.query(read), "row deployorigin");
+            has(&plain.query("show application_name"), "row plain");
+            if round % 2 == 0 {
+                has(&became.query("insert into t values (1)"), "INSERT 0 1");
+                has(&plain.query("insert into t values (1)"), "INSERT 0 1");
+            }
+        }
+    });
+}
+
+#[test]
 fn becoming_another_user_ends_the_role() {
     limited(|| {
         let cluster = cluster();
