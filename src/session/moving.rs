@@ -235,6 +235,7 @@ impl Session {
 /// The value of `role` where none is set.
 const NO_ROLE: &str = "none";
 
-/// Puts back whatever a function or procedure may have left behind unseen. What sessions have prepared stays.
-const FORGET_ALL: &str = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;CLOSE ALL;UNLISTEN *;\
+/// Puts back whatever a function or procedure may have left behind unseen, and first a timeout that would end this. What sessions
+/// have prepared stays.
+const FORGET_ALL: &str = "RESET ALL;RESET SESSION AUTHORIZATION;RESET ROLE;CLOSE ALL;UNLISTEN *;\
     SELECT pg_catalog.pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
