@@ -547,6 +547,9 @@ impl Client {
         if self.session.gathered.intent.is_none() && self.needs_no_node(buffers) {
             return self.answer_without_node(buffers).await;
         }
+        if self.session.gathered.is_apart && self.deallocates_without_node(buffers) {
+            return self.deallocate_without_node(buffers).await;
+        }
         self.due(); // what it waits for first is within that, too
         let intent = self.intent();
         if let Intent::Refuse { rule, message, sqlstate } = &intent {
@@ -615,6 +618,25 @@ impl Client {
                 .answer_alone(tag, body, &mut |text| worker.classify(text, dialect), &mut buffers.to_client)
                 .map_err(|_| violation(tag))?;
         }
+        self.drop_unit(buffers);
+        self.place.card.idles(Instant::now());
+        self.flush(buffers).await
+    }
+
+    /// It is DEALLOCATE ALL by itself, as drivers send it when a transaction was rolled back: on a server connection it would take
+    /// other sessions' statements, too.
+    #[cold]
+    fn deallocates_without_node(&self, buffers: &Buffers) -> bool {
+        let unit = buffers.input.filled().get(..self.session.gathered.size).unwrap_or_default();
+        self.mode != PoolMode::Session
+            && !matches!(self.session.intent(), Some(Intent::Refuse { .. }))
+            && messages(unit).count() == 1
+            && self.session.deallocates_without_node()
+    }
+
+    async fn deallocate_without_node(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+        self.runs_nowhere(self.intent().reason());
+        self.session.deallocate_alone(&mut buffers.to_client);
         self.drop_unit(buffers);
         self.place.card.idles(Instant::now());
         self.flush(buffers).await

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
+
 use super::known::{Known, UnnamedId};
 use super::prepared::{Prepared, Reading, StatementId};
 use super::settings::is_identity;
 use super::wishes::is_wish;
-use super::{PutBack, Session, Settings};
+use super::{End, PutBack, Session, Settings};
 use crate::sql::{Kind, NeedsPrimary, Part, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
+use crate::wire::backend;
 use crate::wire::frontend::Parse;
 
 impl Session {
@@ -227,6 +230,28 @@ impl Session {
         self.names.remove(name);
     }
 
+    /// The unit is DEALLOCATE ALL in a Query, and closes only what the protocol has prepared under a name: that is the session's, and
+    /// no server connection's.
+    pub fn deallocates_without_node(&self) -> bool {
+        let gathered = &self.gathered;
+        gathered.end == Some(End::Query)
+            && gathered.missing == 0
+            && gathered.rulings.is_empty()
+            && gathered.queries.front().is_some_and(|statement| deallocates_all(statement))
+            && self.is_idle()
+            && !self.has_prepared_by_sql()
+            && !self.executes_by_sql
+    }
+
+    /// Answers such a one in the node's place. A Query drops the unnamed statement, too.
+    pub fn deallocate_alone(&mut self, out: &mut BytesMut) {
+        self.close_alone(b"");
+        self.names.clear();
+        self.shown(); // no node can take it back
+        backend::put_command_complete(out, "DEALLOCATE ALL");
+        backend::put_ready(out, self.transaction.status);
+    }
+
     /// This setting may have changed. It is noted once: a session that keeps its server connection may not be asked for long.
     pub(super) fn touch(&mut self, name: &Arc<str>) {
         if !self.touched.contains(name) {
@@ -262,6 +287,12 @@ impl Session {
     }
 }
 
+/// It is nothing but DEALLOCATE ALL.
+pub(super) fn deallocates_all(statement: &Statement) -> bool {
+    let is_it = |part: &Part| part.kind == Kind::Deallocate && *part.session == [SessionChange::DeallocateAll];
+    statement.only().is_some_and(is_it)
+}
+
 /// It may have seeded random() before it has failed. A SET by itself has not.
 fn may_have_seeded(part: &Part) -> bool {
     let seeds = |name: &str| matches!(name, "set_config" | "setseed");
@@ -271,6 +302,8 @@ fn may_have_seeded(part: &Part) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use crate::session::Held;
     use crate::session::story::Story;
 
@@ -291,6 +324,43 @@ mod tests {
                 story.hear(b'Z', status);
             }
             assert_eq!(story.session.has_written(true), may_have_written, "{held:?}");
+        }
+    }
+
+    #[test]
+    fn deallocate_all_of_what_the_protocol_has_prepared_needs_no_node() {
+        let deallocates = |story: &mut Story, text: &str| {
+            story.survey(b'Q', format!("{text}\0").as_bytes());
+            let deallocates = story.session.deallocates_without_node();
+            story.session.gathered.clear();
+            deallocates
+        };
+        let mut story = Story::begin();
+        story.parse("a", "select 1");
+        story.parse("", "select 2");
+        story.sync();
+        assert!(!deallocates(&mut story, "deallocate all"), "it has not been answered");
+        story.hear_all("1n1Z");
+        for (text, expected) in [
+            ("deallocate all", true),
+            ("/* of a pool */ Deallocate Prepare All;", true),
+            ("deallocate a", false),
+            ("deallocate all; select 1", false),
+            ("discard all", false),
+        ] {
+            assert_eq!(deallocates(&mut story, text), expected, "{text}");
+        }
+        let mut out = BytesMut::new();
+        story.session.deallocate_alone(&mut out);
+        assert_eq!((out.first(), &out[out.len() - 6..]), (Some(&b'C'), &b"Z\0\0\0\x05I"[..]));
+        story.session.rewind();
+        assert!(story.session.names.get(b"a").is_none() && story.session.unnamed.is_none());
+        for (text, status) in [("prepare p as select 1", b"I"), ("begin", b"T")] {
+            let mut story = Story::begin();
+            story.send(b'Q', format!("{text}\0").as_bytes());
+            story.hear(b'C', b"?\0");
+            story.hear(b'Z', status);
+            assert!(!deallocates(&mut story, "deallocate all"), "{text}");
         }
     }
 

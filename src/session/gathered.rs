@@ -212,6 +212,12 @@ impl Gathered {
         self.is_apart = true;
     }
 
+    /// Trunkline may answer it by itself.
+    #[cold]
+    pub fn may_need_no_node(&mut self) {
+        self.is_apart = true;
+    }
+
     #[cold]
     fn sets_temp_buffers(&mut self) {
         self.sets_temp_buffers = true;

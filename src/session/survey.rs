@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::done::deallocates_all;
 use super::gathered::End;
 use super::prepared::{Prepared, Reading};
 use super::{Held, Identity, Session, Surroundings, anew};
@@ -181,6 +182,9 @@ impl Session {
 
     fn survey_statement(&mut self, statement: Arc<Statement>, text: &[u8], around: &Surroundings<'_>) {
         self.join(&statement, text, true, around);
+        if !statement.is_plain_read() && around.held == Held::Nothing && deallocates_all(&statement) {
+            self.gathered.may_need_no_node();
+        }
         self.gathers_query(statement);
     }
 

@@ -223,6 +223,24 @@ fn what_a_clients_own_name_says_reaches_no_statement_of_ours() {
     });
 }
 
+#[test]
+fn a_client_that_deallocates_all_takes_nobody_elses_statements() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[routing]\nreads = 'primary'");
+        let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+        other.ask(&[&parse("b", SHARED[1]), SYNC], 1);
+        for _ in 0..2 {
+            one.ask(&[&parse("a", SHARED[0]), SYNC], 1);
+            assert_eq!(one.query("deallocate all"), ["DEALLOCATE ALL", "I"]);
+            assert!(one.ask(&[&run("a")], 1)[0].starts_with("26000"));
+            let ours = one.query("select count(*) from pg_prepared_statements where name like 'tl\\_%'");
+            assert!(ours.contains(&"row 2".to_owned()), "{ours:?}");
+        }
+        assert!(proxy.metric("trunkline_statements_total", "target=\"none\"") >= 2.0);
+    });
+}
+
 /// Every way to send a statement that closes names, and what is asked behind it.
 fn closes(sql: &'static str) {
     same_answers(move |player| {
