@@ -5,7 +5,7 @@ use crate::catalog::{Change, FunctionLists, Path, Verdict, Why, may_mean, mean_b
 use crate::sql::functions::{self, class_of};
 use crate::sql::{
     Call, Doubt, Draws, Isolation, Kind, Leftovers, Name, NeedsPrimary, Part, SessionChange, Statement,
-    TransactionControl, TransactionModes, is_replicated, writes_settings,
+    TransactionControl, TransactionModes, is_replicated, only_asks_connection, writes_settings,
 };
 
 /// The proof that a replica gives the same answer as the primary; only [`prove`] can make it.
@@ -199,7 +199,8 @@ pub fn leftovers(statement: &Statement, catalog: &Catalog<'_>, hides_code: bool)
 
 /// The statement cannot be let through to the replica that holds a READ ONLY transaction: that would not refuse it, and its
 /// answer would be wrong, its lock kept nobody out, or the session bound to the replica by what it leaves there. Whatever else
-/// needs the primary a standby refuses by itself, in PostgreSQL's own words; what could not be parsed is believed to.
+/// needs the primary a standby refuses by itself, in PostgreSQL's own words; what could not be parsed is believed to. What the
+/// transaction's server connection has is told right nowhere else.
 pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool {
     let is_let_through = |part: &Part| {
         matches!(
@@ -219,7 +220,7 @@ pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool
         )
     };
     if statement.parts.iter().any(is_let_through) {
-        return true;
+        return !statement.only().is_some_and(only_asks_connection) || needs_more(statement, catalog);
     }
     let why = match catalog {
         Catalog::Unknown { lists, .. } if statement.parts.iter().any(|part| may_call_kept(part, lists)) => {
@@ -233,6 +234,19 @@ pub fn is_wrong_on_replica(statement: &Statement, catalog: &Catalog<'_>) -> bool
         why,
         None | Some(Why::Unlogged | Why::Foreign | Why::UnknownRelation | Why::UnknownFunction | Why::Writes)
     )
+}
+
+/// It needs the primary by the catalogs, whatever it reads.
+#[cold]
+fn needs_more(statement: &Statement, catalog: &Catalog<'_>) -> bool {
+    let mut beside = statement.clone();
+    beside.parts.iter_mut().for_each(|part| part.tables = Box::default());
+    let found = match catalog {
+        Catalog::Known { picture, path, .. } => picture.find(&beside, path),
+        Catalog::Unknown { last: Some(last), .. } => last.find(&beside, &Path::any()),
+        Catalog::Unknown { last: None, .. } | Catalog::NotAsked => None,
+    };
+    found.is_some()
 }
 
 /// Whatever the catalogs say that are not known, it means the same: no relation, and no call or operator that a user's own could
@@ -379,6 +393,29 @@ mod tests {
                 assert_eq!(objects(&statement, &catalog), expected, "{text}");
                 assert_eq!(is_wrong_on_replica(&statement, &catalog), is_kept, "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn what_its_server_connection_has_a_transaction_is_told_where_it_is() {
+        let picture = Picture::draw(Inventory::default(), &FunctionLists::default(), 1, 0, 0);
+        let known = Catalog::Known { picture: &picture, path: &Path::any(), key: None };
+        for (text, is_wrong) in [
+            ("SELECT 1 FROM pg_catalog.pg_cursors WHERE name = 'c'", false),
+            ("select name from pg_prepared_statements where from_sql", false),
+            ("select 1 from pg_cursors, pg_prepared_statements", false),
+            ("select 1 from pg_cursors, pg_locks", true),
+            ("select 1 from pg_cursors, pg_class", true),
+            ("select 1 from pg_cursors; select 1 from pg_locks", true),
+            ("select pg_advisory_lock(1) from pg_cursors", true),
+            ("select 1 from pg_prepared_xacts", true),
+            ("select cmin", true),
+        ] {
+            let statement = classify(text, &ParseSettings::default());
+            for catalog in [&known, &Catalog::NotAsked] {
+                assert_eq!(is_wrong_on_replica(&statement, catalog), is_wrong, "{text}");
+            }
+            assert!(objects(&statement, &known).is_err(), "by itself, it is asked of the primary: {text}");
         }
     }
 

@@ -9,7 +9,9 @@ use super::prepared::{Prepared, Reading, StatementId};
 use super::settings::is_identity;
 use super::wishes::is_wish;
 use super::{End, PutBack, Session, Settings};
-use crate::sql::{Kind, NeedsPrimary, Part, Pin, PreparedNames, SessionChange, Statement, TransactionControl};
+use crate::sql::{
+    Kind, NeedsPrimary, Part, Pin, PreparedNames, SessionChange, Statement, TransactionControl, only_asks_connection,
+};
 use crate::wire::backend;
 use crate::wire::frontend::Parse;
 
@@ -52,6 +54,7 @@ impl Session {
             && !fetches_read
             && !part.only_cleans()
             && (part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain))
+            && !(self.catalog.on_replica && only_asks_connection(part))
         {
             self.transaction.may_have_written = true;
         }

@@ -32,7 +32,7 @@ pub use noted::{Bits, Findings};
 pub use parse::{ParseSettings, classify, classify_bytes, ends_of_statements, fingerprint, too_large};
 pub use prepared::{PreparedNames, query_of};
 pub use redacted::{redacted, redacted_unread};
-pub use relations::{differs_between_nodes, is_replicated};
+pub use relations::{differs_between_nodes, is_replicated, only_asks_connection};
 pub use settings::{FOR_NAMES, answers_alike, is_anybodys, is_carried, setting_name};
 pub use statement::{
     Argument, Call, CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement,

@@ -1,6 +1,6 @@
 //! The relations that PostgreSQL itself brings along: which of them answer alike on every node.
 
-use super::statement::Name;
+use super::statement::{Kind, Name, NeedsPrimary, Part};
 
 /// What is known of a relation by its name alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,22 @@ pub fn is_replicated(name: &str) -> bool {
 /// The rows of this relation tell of one node, if it is PostgreSQL's own; its name is not qualified.
 pub fn differs_between_nodes(name: &str) -> bool {
     name.starts_with("pg_") && judge_system(name) == Judgement::DiffersBetweenNodes
+}
+
+/// It reads nothing but rows that tell of the server connection on which it runs, and needs the primary for nothing else that its
+/// text shows.
+pub fn only_asks_connection(part: &Part) -> bool {
+    let tells_of_connection = |name: &Name| {
+        matches!(name.schema.as_deref(), None | Some("pg_catalog"))
+            && matches!(&*name.name, "pg_cursors" | "pg_prepared_statements")
+    };
+    matches!(part.needs_primary, Some(NeedsPrimary::Relation(_)))
+        && part.kind == Kind::Select
+        && part.session.is_empty()
+        && part.functions.is_empty()
+        && !part.writes
+        && !part.tables.is_empty()
+        && part.tables.iter().all(tells_of_connection)
 }
 
 /// The schema of temporary objects, by its alias or by its name.

@@ -41,6 +41,30 @@ fn is_on_primary(client: &mut RawClient, cluster: &Cluster) -> bool {
 }
 
 #[test]
+fn a_read_only_transaction_is_told_its_own_cursors() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        // As psycopg closes a cursor of the server's.
+        let look = "SELECT 1 FROM pg_catalog.pg_cursors WHERE name = 'c'";
+        for _ in 0..3 {
+            has(&client.query("begin read only"), "BEGIN");
+            has(&client.query("declare c cursor for select a from t"), "DECLARE CURSOR");
+            has(&client.query(look), "row 1");
+            has(&client.ask(&[&run_unnamed(look), SYNC], 1), "row 1");
+            has(&client.query("close c"), "CLOSE CURSOR");
+            has(&client.query("commit"), "COMMIT");
+            assert!(!is_on_primary(&mut client, &cluster), "it has written nothing");
+        }
+        has(&client.query("begin read only"), "BEGIN");
+        has(&client.query("declare c cursor for select a from t"), "DECLARE CURSOR");
+        let told = client.query("select 1 from pg_cursors, pg_locks");
+        assert!(told[0].starts_with("0A000"), "{told:?}");
+    });
+}
+
+#[test]
 fn a_cursor_that_a_function_opens_is_read_where_it_is() {
     limited(|| {
         let cluster = cluster();
