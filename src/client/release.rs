@@ -10,6 +10,7 @@ use super::worker::Buffers;
 use crate::backend::Lease;
 use crate::backend::exchange::{Answer, ExchangeError};
 use crate::session::settings::TO_UTF8;
+use crate::sql::is_anybodys;
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::put_warning;
@@ -170,7 +171,27 @@ impl Client {
 
     async fn read_settings(&mut self, names: &[Arc<str>], buffers: &mut Buffers) -> Result<(), Farewell> {
         let sql = self.session.settings_query(names);
+        match self.ask_if_allowed(&sql, Some(&sql), buffers).await? {
+            Some(answer) => self.have_read(names, answer, buffers).await,
+            None => Box::pin(self.read_what_anybody_may(names, buffers)).await,
+        }
+    }
+
+    /// Whom the session has become may not read one of these settings, which it has set, or put back: it stays where that is.
+    #[cold]
+    async fn read_what_anybody_may(&mut self, names: &[Arc<str>], buffers: &mut Buffers) -> Result<(), Farewell> {
+        self.session.keeps_what_it_has_set();
+        let names: Vec<_> = names.iter().filter(|name| is_anybodys(name)).cloned().collect();
+        if names.is_empty() {
+            self.session.forget_put_back();
+            return Ok(());
+        }
+        let sql = self.session.settings_query(&names);
         let answer = self.ask(&sql, Some(&sql), buffers).await?;
+        self.have_read(&names, answer, buffers).await
+    }
+
+    async fn have_read(&mut self, names: &[Arc<str>], answer: Answer, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(held) = &mut self.held else { return Ok(()) };
         let values = answer.rows.into_iter().next().unwrap_or_default();
         let known = &mut held.lease.connection().known;
@@ -192,6 +213,17 @@ impl Client {
         again: Option<&str>,
         buffers: &mut Buffers,
     ) -> Result<Answer, Farewell> {
+        let answer = self.ask_if_allowed(sql, again, buffers).await?;
+        answer.ok_or_else(|| self.settings_lost())
+    }
+
+    /// The same. None: whoever the session is there may not have it.
+    async fn ask_if_allowed(
+        &mut self,
+        sql: &str,
+        again: Option<&str>,
+        buffers: &mut Buffers,
+    ) -> Result<Option<Answer>, Farewell> {
         // The client has its answer: a cancel that comes now comes too late, and means nothing that runs.
         self.cancellable.runs_nothing();
         let Some(held) = &mut self.held else { return Err(self.settings_lost()) };
@@ -206,13 +238,21 @@ impl Client {
             let end = if answer.status == TransactionStatus::Idle { "" } else { "ROLLBACK;" };
             asked = connection.query(&format!("{end}{again}"), deadline).await;
         }
-        let Ok(answer) = asked else { return Err(self.settings_lost()) };
+        let (answer, is_allowed) = match asked {
+            Ok(answer) => (answer, true),
+            Err(ExchangeError::Refused { code: SqlState::INSUFFICIENT_PRIVILEGE, answer, .. }) => (*answer, false),
+            Err(_) => return Err(self.settings_lost()),
+        };
         self.session.overheard(&answer.notifications, &mut connection.known, &mut buffers.to_client);
+        let is_open = !is_allowed && answer.status != TransactionStatus::Idle;
+        if is_open && connection.query("ROLLBACK", deadline).await.is_err() {
+            return Err(self.settings_lost());
+        }
         self.cancellable.runs_on(connection);
         if !buffers.to_client.is_empty() {
             self.flush(buffers).await?;
         }
-        Ok(answer)
+        Ok(is_allowed.then_some(answer))
     }
 
     /// Waits for the cancel that is on its way to the server connection that is kept. One that went astray would hit whatever

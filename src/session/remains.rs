@@ -227,6 +227,11 @@ impl Session {
         }
     }
 
+    /// It has changed settings, and may not be told what they are now.
+    pub fn keeps_what_it_has_set(&mut self) {
+        self.pins.add(Pin::UnknownSetting);
+    }
+
     /// What pins may not be there.
     pub(super) fn may_have_unpinned(&mut self) {
         self.remains.pins_in_doubt |= self.pins.can_be_seen();

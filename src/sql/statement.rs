@@ -356,7 +356,7 @@ pub enum Pin {
     HoldCursor,
     /// It has loaded a library.
     Load,
-    /// It has changed a setting whose name is not known (set_config with a computed name).
+    /// It has changed a setting whose name is not known (set_config with a computed name), or whose value it may not read.
     UnknownSetting,
     /// It keeps something that only its end takes away: a backup under way, connections of dblink, the state of random().
     State,

@@ -71,6 +71,28 @@ fn a_setting_that_only_the_role_of_a_session_may_set_stays_its_own_everywhere() 
 }
 
 #[test]
+fn a_setting_that_a_session_may_set_and_not_read_keeps_its_server_connection() {
+    limited(|| {
+        let cluster = cluster();
+        let role = "create role deploy login password 'deploy'; grant set on parameter dynamic_library_path to deploy";
+        cluster.node(0).sql(role).unwrap();
+        caught_up(&cluster);
+        let extra = "[routing]\nreads = 'primary'\n[[user]]\nname = 'deploy'\npassword = 'deploy'";
+        let proxy = Proxy::start(&cluster, extra);
+        let mut client = RawClient::login(proxy.port(), "deploy", &[]);
+        has(&client.query("set dynamic_library_path = '$libdir'; set work_mem = '3MB'"), "SET");
+        for _ in 0..3 {
+            has(&client.query("select current_setting('work_mem')"), "row 3MB");
+            has(&client.query("select txid_current() > 0"), "row t");
+        }
+        assert!(client.query("show dynamic_library_path")[0].starts_with("42501"));
+        assert_eq!(proxy.metric("trunkline_pins_total", "pin=\"unknown_setting\""), 1.0);
+        has(&client.query("discard all"), "DISCARD ALL");
+        has(&client.query("select current_setting('work_mem')"), "row 4MB");
+    });
+}
+
+#[test]
 fn becoming_another_user_ends_the_role() {
     limited(|| {
         let cluster = cluster();
