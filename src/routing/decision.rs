@@ -287,7 +287,7 @@ reasons! {
     /// See [`Pin::Load`].
     PinnedLoad = "pinned_load", "the session has loaded a library into its server connection";
     /// See [`Pin::UnknownSetting`].
-    PinnedUnknownSetting = "pinned_unknown_setting", "the session has changed a setting whose name or value is not known";
+    PinnedUnknownSetting = "pinned_unknown_setting", "the session has changed a setting whose name or value is unknown";
     /// See [`Pin::State`].
     PinnedState = "pinned_state", "the session keeps something on its server connection that only its end takes away";
     /// See [`Pin::Sequence`].

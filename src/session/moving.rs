@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use super::known::Known;
+use super::settings::is_identity;
 use super::woven::goes_with;
 use super::{End, PutBack, Session, Settings, reported, settings};
-use crate::sql::{Isolation, SessionChange, is_carried};
+use crate::sql::{Isolation, SessionChange, is_anybodys, is_carried};
 
 impl Session {
     /// Settings have been changed whose values must be asked of the node.
@@ -59,6 +60,11 @@ impl Session {
         matches!(self.put_back, PutBack::Code | PutBack::Batch) && self.startup.get(name).is_some()
     }
 
+    /// It is asked for where its value comes from: what not anybody may set is not to be set where it is what it was at the beginning.
+    fn is_source_told(&self, name: &str) -> bool {
+        self.may_be_put_back(name) || !is_anybodys(name)
+    }
+
     /// What the node answered to the settings asked for. Answers what is now set on the server connection: DISCARD ALL and
     /// code may have put back what the server begins with there, and for the session mean what the client began with.
     pub fn settings_read(&mut self, names: &[Arc<str>], mut values: Vec<Option<Arc<str>>>) -> Settings {
@@ -66,15 +72,21 @@ impl Session {
         let mut put_back = Vec::new();
         // None may be another than the login's own role, which it is where it has been put back.
         let is_own_role = std::mem::take(&mut self.role_is_reset);
+        let were_by_identity = self.settings.are_by_identity();
+        let has_become = self.settings.has_identity() && !names.iter().any(|name| is_identity(name));
+        let mut by_identity = false;
         for (name, value) in names.iter().zip(values) {
-            let is_put_back = match self.may_be_put_back(name).then(|| sources.next().flatten()) {
-                Some(Some(source)) => *source != *"session",
+            let may_be_put_back = self.may_be_put_back(name);
+            let source = self.is_source_told(name).then(|| sources.next().flatten());
+            let is_set = !matches!(&source, Some(Some(source)) if **source != *"session");
+            let is_put_back = match source.filter(|_| may_be_put_back) {
+                Some(Some(_)) => !is_set,
                 // It is never listed: behind DISCARD ALL it is what it is then.
                 Some(None) => self.put_back == PutBack::Batch && self.is_at_its_beginning(name, value.as_deref()),
                 None => self.put_back == PutBack::Discard,
             };
-            // Who logged in, and a setting of an unloaded library put back, need no replay.
-            let value = value.filter(|value| match &**name {
+            // Who logged in, a setting of an unloaded library put back, and what only some may set and nobody has, need no replay.
+            let value = value.filter(|_| is_set || may_be_put_back).filter(|value| match &**name {
                 "role" => !is_own_role || **value != *NO_ROLE,
                 "session_authorization" => *value != self.identity.user,
                 _ => self.shown_there.get(name) != Some(value),
@@ -85,7 +97,18 @@ impl Session {
             if is_put_back || is_emptied {
                 put_back.push(name);
             }
+            let is_new = value.is_some() && self.settings.get(name) != value.as_deref();
+            by_identity |= has_become && is_new && !is_anybodys(name);
             self.settings = self.settings.with(name, value);
+        }
+        if by_identity
+            && !were_by_identity
+            && let Some(settings) = self.settings.by_the_other()
+        {
+            self.settings = settings;
+        }
+        if were_by_identity && !self.settings.are_by_identity() {
+            self.is_not_who_has_set();
         }
         let there = self.settings.clone();
         let startup = self.startup.clone();
@@ -95,6 +118,15 @@ impl Session {
         self.put_back = PutBack::Nobody;
         self.read_anew();
         there
+    }
+
+    /// Who has set what not anybody may set the session is not any more: elsewhere it could not be set again, unless by a superuser
+    /// who has logged in.
+    #[cold]
+    fn is_not_who_has_set(&mut self) {
+        if self.settings.need_right() && self.reported.at_login("is_superuser") != Some("on") {
+            self.keeps_what_it_has_set();
+        }
     }
 
     /// It has the value that settings that are never listed have where nothing is set.
@@ -153,7 +185,7 @@ impl Session {
         let goes = |name: &str| {
             part.session.iter().any(|change| match change {
                 SessionChange::DiscardAll => true,
-                SessionChange::ResetAll => !settings::is_identity(name),
+                SessionChange::ResetAll => !is_identity(name),
                 SessionChange::Set(changed) | SessionChange::Reset(changed) => goes_with(name, changed),
                 _ => false,
             })
@@ -189,8 +221,8 @@ impl Session {
     /// The query that reads these settings back, on a server connection that has just changed them.
     pub fn settings_query(&self, names: &[Arc<str>]) -> String {
         let mut sql = settings::sql_to_read(names);
-        let doubtful = names.iter().filter(|name| self.may_be_put_back(name));
-        doubtful.for_each(|name| sql.push_str(&settings::sql_of_source(name)));
+        let told = names.iter().filter(|name| self.is_source_told(name));
+        told.for_each(|name| sql.push_str(&settings::sql_of_source(name)));
         // Its transactions may have become SERIALIZABLE by this very change.
         match names.iter().any(|name| **name == *reported::NEVER_REPORTED) {
             true => settings::at_read_committed(&sql),
@@ -239,3 +271,36 @@ const NO_ROLE: &str = "none";
 /// have prepared stays.
 const FORGET_ALL: &str = "RESET ALL;RESET SESSION AUTHORIZATION;RESET ROLE;CLOSE ALL;UNLISTEN *;\
     SELECT pg_catalog.pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::session::story::Story;
+    use crate::sql::Pin;
+
+    /// These are read back, one after the other, of a session whose login is a superuser or not; `origin` is what a setting is where
+    /// nobody has set it. Answers why the session is pinned.
+    fn read_back(is_superuser: &str, values: &[(&str, &str)]) -> Option<Pin> {
+        let mut story = Story::begin();
+        story.session.told(vec![("is_superuser".into(), is_superuser.into())].into());
+        for (name, value) in values {
+            let source = if *value == "origin" { "default" } else { "session" };
+            story.session.settings_read(&[Arc::from(*name)], vec![Some((*value).into()), Some(source.into())]);
+        }
+        story.session.pin()
+    }
+
+    #[test]
+    fn who_is_not_any_more_who_has_set_what_not_anybody_may_set_keeps_it_where_it_is() {
+        let (set, become_dba, become_none) =
+            (("session_replication_role", "replica"), ("role", "dba"), ("role", "none"));
+        assert_eq!(read_back("off", &[become_dba, set]), None);
+        assert_eq!(read_back("off", &[become_dba, set, become_none]), Some(Pin::UnknownSetting));
+        assert_eq!(read_back("on", &[become_dba, set, become_none]), None, "who has logged in may set it");
+        assert_eq!(read_back("off", &[set, become_dba, become_none]), None, "who has logged in has set it");
+        assert_eq!(read_back("off", &[become_dba, ("my.x", "1"), become_none]), None);
+        let put_back = ("session_replication_role", "origin");
+        assert_eq!(read_back("off", &[become_dba, set, put_back, become_none]), None, "it is not set any more");
+    }
+}

@@ -227,7 +227,7 @@ impl Session {
         }
     }
 
-    /// It has changed settings, and may not be told what they are now.
+    /// It has changed settings, and may not be told what they are now, or could not set them again.
     pub fn keeps_what_it_has_set(&mut self) {
         self.pins.add(Pin::UnknownSetting);
     }

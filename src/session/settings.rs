@@ -55,16 +55,21 @@ impl Settings {
         Self(Some(Arc::new(Changed { values, by_identity })))
     }
 
-    fn are_by_identity(&self) -> bool {
+    /// What not anybody may set was set by whom the session has become.
+    pub(super) fn are_by_identity(&self) -> bool {
         self.0.as_ref().is_some_and(|changed| changed.by_identity)
     }
 
     /// The same, where the other one of whoever logged in and whom the session has become has set what not anybody may set. None
     /// where it makes no difference.
     pub fn by_the_other(&self) -> Option<Self> {
-        let changed = self.0.as_ref().filter(|_| self.has_identity())?;
-        let is_one = |name: &str| !is_identity(name) && !is_anybodys(name);
-        self.iter().any(|(name, _)| is_one(name)).then(|| Self::of(changed.values.clone(), !changed.by_identity))
+        let changed = self.0.as_ref().filter(|_| self.has_identity() && self.need_right())?;
+        Some(Self::of(changed.values.clone(), !changed.by_identity))
+    }
+
+    /// Not anybody may set one of them.
+    pub(super) fn need_right(&self) -> bool {
+        self.iter().any(|(name, _)| !is_identity(name) && !is_anybodys(name))
     }
 
     /// The value of a setting, if it has been changed.

@@ -53,20 +53,34 @@ fn a_setting_that_only_the_role_of_a_session_may_set_stays_its_own_everywhere() 
         cluster.node(0).sql("create table t (a int); grant all on t to deploy").unwrap();
         caught_up(&cluster);
         let proxy = Proxy::start(&cluster, "[pool]\nsize = 1\n[[user]]\nname = 'deploy'\npassword = 'deploy'");
-        let mut became = RawClient::login(proxy.port(), "deploy", &[]);
         let mut plain = RawClient::login(proxy.port(), "deploy", &[("application_name", "plain")]);
-        has(&became.query("set role dba"), "SET");
-        has(&became.query("set session_replication_role = replica"), "SET");
         let read = "select current_user::text || current_setting('session_replication_role')";
-        for round in 0..6 {
-            has(&became.query(read), "row dbareplica");
-            has(&plain.query(read), "row deployorigin");
-            has(&plain.query("show application_name"), "row plain");
-            if round % 2 == 0 {
-                has(&became.query("insert into t values (1)"), "INSERT 0 1");
+        let (role, setting) = ("set role dba", "set session_replication_role = replica");
+        for together in [false, true] {
+            let mut became = RawClient::login(proxy.port(), "deploy", &[]);
+            if together {
+                has(&became.query(&format!("{role}; {setting}")), "SET");
+            } else {
+                [role, setting].iter().for_each(|sql| has(&became.query(sql), "SET"));
+            }
+            for round in 0..6 {
+                has(&became.query(read), "row dbareplica");
+                has(&plain.query(read), "row deployorigin");
+                has(&plain.query("show application_name"), "row plain");
+                if round % 2 == 0 {
+                    has(&became.query("insert into t values (1)"), "INSERT 0 1");
+                    has(&plain.query("insert into t values (1)"), "INSERT 0 1");
+                }
+            }
+            has(&became.query("reset session_replication_role"), "RESET");
+            has(&became.query("reset role"), "RESET");
+            for _ in 0..3 {
+                has(&became.query(read), "row deployorigin");
                 has(&plain.query("insert into t values (1)"), "INSERT 0 1");
+                has(&became.query("insert into t values (1)"), "INSERT 0 1");
             }
         }
+        assert_eq!(proxy.metric("trunkline_pins_total", ""), 0.0);
     });
 }
 
