@@ -66,8 +66,7 @@ mod tests {
         let pool = |reserve: &str, queue: &str| {
             format!("[pool]\nreserve_size = 2\nreserve_timeout = '{reserve}'\nqueue_timeout = '{queue}'\n")
         };
-        let lag =
-            "rule late: its max_lag has no effect: no replica takes reads that is further behind than routing.max_lag, 10s";
+        let lag = "rule late: its max_lag has no effect: no replica takes reads that is further behind than routing.max_lag, 10s";
         let console =
             format!("{}:2: the console's database is trunkline in access rules, not pgbouncer", path.display());
         let reserve = "pool.reserve_size has no effect: the reserve is there after pool.reserve_timeout, 5s, and nobody waits \

@@ -50,9 +50,7 @@ impl Session {
         let is_proven_read = self.is_proven_read();
         // A cursor was opened, and proven to read, where it is fetched from.
         let fetches_read = self.catalog.on_replica && part.kind == Kind::Fetch;
-        if !is_proven_read
-            && !fetches_read
-            && !part.only_cleans()
+        if !(is_proven_read || fetches_read || part.only_cleans())
             && (part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain))
             && !(self.catalog.on_replica && only_asks_connection(part))
         {

@@ -207,7 +207,8 @@ impl Topology {
     /// is to be done.
     pub fn gives_up_what_was_undone(&mut self, now: Instant) -> Option<(Timeline, Vec<Effect>)> {
         let is_over = |since: Instant| since + roles::GONE_FOR <= now;
-        let timeline = self.roles.undone(&self.nodes, now).filter(|_| self.view.no_primary_since.is_some_and(is_over))?;
+        let timeline =
+            self.roles.undone(&self.nodes, now).filter(|_| self.view.no_primary_since.is_some_and(is_over))?;
         self.gives_up_above(timeline, now);
         Some((timeline, self.decide(now)))
     }

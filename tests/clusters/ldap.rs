@@ -257,7 +257,9 @@ fn authorities_of_the_system_count_though_others_cannot_be_read_and_each_reload_
         // In the middle of an update none may be there.
         fs::remove_file(trusted.join("ours.pem")).unwrap();
         proxy.signal("HUP");
-        eventually("that is told", Duration::from_secs(5), || proxy.log().contains("those that were read before count on"));
+        eventually("that is told", Duration::from_secs(5), || {
+            proxy.log().contains("those that were read before count on")
+        });
         assert!(proxy.log().contains(&format!("SSL_CERT_DIR={trusts}")), "{}", proxy.log());
         assert_eq!(refused(&proxy, "bench", "ada", "in the directory"), None);
     });
