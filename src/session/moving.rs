@@ -73,7 +73,8 @@ impl Session {
         // None may be another than the login's own role, which it is where it has been put back.
         let is_own_role = std::mem::take(&mut self.role_is_reset);
         let were_by_identity = self.settings.are_by_identity();
-        let has_become = self.settings.has_identity() && !names.iter().any(|name| is_identity(name));
+        let may_have_become = self.settings.has_identity() && !names.iter().any(|name| is_identity(name));
+        let has_become = may_have_become && !self.logged_in_as_superuser();
         let mut by_identity = false;
         for (name, value) in names.iter().zip(values) {
             let may_be_put_back = self.may_be_put_back(name);
@@ -97,7 +98,9 @@ impl Session {
             if is_put_back || is_emptied {
                 put_back.push(name);
             }
-            let is_new = value.is_some() && self.settings.get(name) != value.as_deref();
+            // What the client came with was set by whoever logged in.
+            let was_there = [self.settings.get(name), self.startup.get(name)];
+            let is_new = is_set && value.is_some() && !was_there.contains(&value.as_deref());
             by_identity |= has_become && is_new && !is_anybodys(name);
             self.settings = self.settings.with(name, value);
         }
@@ -124,9 +127,14 @@ impl Session {
     /// who has logged in.
     #[cold]
     fn is_not_who_has_set(&mut self) {
-        if self.settings.need_right() && self.reported.at_login("is_superuser") != Some("on") {
+        if self.settings.need_right() && !self.logged_in_as_superuser() {
             self.keeps_what_it_has_set();
         }
+    }
+
+    /// Whoever logged in may set whatever whom the session has become may.
+    fn logged_in_as_superuser(&self) -> bool {
+        self.reported.at_login("is_superuser") == Some("on")
     }
 
     /// It has the value that settings that are never listed have where nothing is set.

@@ -237,7 +237,8 @@ fn authorities_of_the_system_count_though_others_cannot_be_read_and_each_reload_
         fs::write(trusted.join("torn.pem"), "-----BEGIN CERTIFICATE-----\nMIIBXDCCAQKg\n").unwrap();
         let (file, program) = (cluster.folder().join("trunkline.sh"), program());
         let (trusts, runs) = (trusted.display(), program.display());
-        fs::write(&file, format!("#!/bin/sh\nunset SSL_CERT_FILE\nSSL_CERT_DIR='{trusts}' exec '{runs}' \"$@\"\n")).unwrap();
+        fs::write(&file, format!("#!/bin/sh\nunset SSL_CERT_FILE\nSSL_CERT_DIR='{trusts}' exec '{runs}' \"$@\"\n"))
+            .unwrap();
         fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
         let (certificate, key) = authority.sign("server");
         let settings = format!(
