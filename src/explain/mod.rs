@@ -276,7 +276,7 @@ impl Explainer {
 impl Imagined<'_> {
     fn explain(&mut self, sql: &str) -> Answer {
         let statement = self.explainer.cache.get(sql.as_bytes(), &self.dialect());
-        self.path_is_uncertain |= changes_path(&statement) && statement.parts.len() > 1;
+        self.path_is_uncertain |= statement.changes_path() && statement.parts.len() > 1;
         let path = self.path();
         let catalog = self.catalog(&statement, path.as_ref());
         let standing = self.explainer.rules.standing(&Sender {
@@ -427,7 +427,7 @@ impl Imagined<'_> {
         };
         match played {
             Some(settings) => (self.settings, self.path_is_uncertain) = (settings, is_unplayed),
-            None => self.path_is_uncertain |= is_unplayed || changes_path(statement),
+            None => self.path_is_uncertain |= is_unplayed || statement.changes_path(),
         }
     }
 
@@ -493,19 +493,6 @@ fn only_sets(part: &Part) -> bool {
         && part.tables.is_empty()
         && part.needs_primary.is_none()
         && part.functions.iter().all(|name| &*name.name == "set_config")
-}
-
-fn changes_path(statement: &Statement) -> bool {
-    statement.parts.iter().flat_map(|part| &part.session).any(|change| match change {
-        SessionChange::Set(name)
-        | SessionChange::SetLocal(name)
-        | SessionChange::Reset(name)
-        | SessionChange::ResetLocal(name) => {
-            matches!(&**name, "search_path" | "role" | "session_authorization")
-        }
-        SessionChange::ResetAll | SessionChange::DiscardAll => true,
-        _ => false,
-    })
 }
 
 /// The first database that has a name of its own.

@@ -1,4 +1,4 @@
-//! Where a statement may go: [`intend`] says whether it needs the primary, [`place()`] finds the node.
+//! Where a statement may go: [`weigh`] says whether it needs the primary, [`place()`] finds the node.
 
 mod advice;
 pub mod decision;
@@ -208,12 +208,7 @@ impl Ruling {
     }
 }
 
-/// Whether a statement needs the primary, may be read from a replica, or is refused.
-pub fn intend(statement: &Statement, text: &str, facts: &Facts<'_>, rules: &RuleSet) -> Intent {
-    weigh(statement, text, facts, rules).intent
-}
-
-/// The same, with the rules that had a part in it.
+/// Whether a statement needs the primary, may be read from a replica, or is refused; and the rules that had a part in it.
 pub fn weigh(statement: &Statement, text: &str, facts: &Facts<'_>, rules: &RuleSet) -> Weighed {
     let moment = Moment { minute: facts.minute, in_transaction: facts.is_within, draw: facts.draw };
     let matched = rules.matching(facts.standing, statement, text, &moment);

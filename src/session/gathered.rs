@@ -317,25 +317,62 @@ impl Gathered {
         debug_assert!(self.has_nothing(), "what is noted of it is said to be");
     }
 
-    /// Nothing is left of what has been looked at.
+    /// Nothing is left of what has been looked at. It names every field, so that no new one is forgotten.
     fn has_nothing(&self) -> bool {
-        let is_untouched = self.catalog_change == Change::None && self.leftovers.is_none() && self.draws.is_none();
-        let flags = self.binds
-            || self.binds_copy_in
-            || self.commits
-            || self.asks_sequence
-            || self.is_apart
-            || self.is_wrong_on_replica
-            || self.begins
-            || self.ends;
-        let has_some = self.missing > 0 || self.draw.is_some() || !self.parsed.is_empty() || !self.empties.is_empty();
-        is_untouched
-            && !flags
-            && !has_some
-            && self.names.is_empty()
-            && self.rulings.is_empty()
-            && self.uses.is_empty()
-            && self.verified.is_empty()
+        let Self {
+            // These mean nothing while nothing has been looked at.
+            judged_at: _,
+            refused_in: _,
+            size,
+            intent,
+            end,
+            executes,
+            parsed,
+            queries,
+            preparing,
+            names,
+            unnamed,
+            uses,
+            verified,
+            is_wrong_on_replica,
+            runs_unseen,
+            hides_code,
+            changes_session,
+            draws,
+            asks_sequence,
+            is_apart,
+            asks_wishes,
+            sets_temp_buffers,
+            missing,
+            catalog_change,
+            leftovers,
+            has_more,
+            empties,
+            begins,
+            ends,
+            ends_behind,
+            control,
+            begins_to_write,
+            begins_more,
+            binds,
+            binds_copy_in,
+            commits,
+            is_flushed,
+            draw,
+            rulings,
+            first,
+        } = self;
+        let flags =
+            [is_wrong_on_replica, runs_unseen, hides_code, changes_session, asks_sequence, is_apart, asks_wishes];
+        let more_flags =
+            [sets_temp_buffers, has_more, begins, ends, begins_to_write, begins_more, binds, binds_copy_in];
+        let has_flag = flags.into_iter().chain(more_flags).chain([commits, is_flushed]).any(|flag| *flag);
+        let is_counted = *size > 0 || *executes > 0 || *missing > 0;
+        let is_decided = intent.is_some() || end.is_some() || unnamed.is_some() || first.is_some() || draw.is_some();
+        let is_noted = draws.is_some() || leftovers.is_some() || control.is_some() || ends_behind.is_some();
+        let is_listed = !parsed.is_empty() || !queries.is_empty() || !preparing.is_empty() || !names.is_empty();
+        let is_ruled = !rulings.is_empty() || !uses.is_empty() || !verified.is_empty() || !empties.is_empty();
+        *catalog_change == Change::None && !(has_flag || is_counted || is_decided || is_noted || is_listed || is_ruled)
     }
 }
 

@@ -11,9 +11,7 @@ use super::prepared::{Prepared, Reading};
 use super::{Held, Identity, Session, Surroundings, anew};
 use crate::catalog::{Change, FIRST_OWN, Path};
 use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Sender, safety, weigh};
-use crate::sql::{
-    CopyDirection, Draws, FOR_NAMES, Isolation, Part, SessionChange, Statement, TransactionControl, query_of,
-};
+use crate::sql::{CopyDirection, Draws, Isolation, Part, SessionChange, Statement, TransactionControl, query_of};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
@@ -367,7 +365,7 @@ impl Session {
             executed = self.executed_by_sql(statement);
         }
         self.catalog.path_is_uncertain |=
-            changes_path(statement) || executed.iter().flatten().any(|inner| changes_path(inner));
+            statement.changes_path() || executed.iter().flatten().any(|inner| inner.changes_path());
         let any = Path::any();
         let catalog = match around.catalog {
             Catalog::Known { picture, .. } if self.catalog.path_is_uncertain => {
@@ -548,19 +546,4 @@ fn declaring(statement: &Statement, parse: &Parse<'_>) -> Arc<Statement> {
     types.sort_unstable();
     types.dedup();
     Arc::new(statement.declaring(types.into()))
-}
-
-/// Where names are looked for may be another place after it, or already in it.
-fn changes_path(statement: &Statement) -> bool {
-    let decides = |name: &str| FOR_NAMES.contains(&name);
-    statement.parts.iter().any(|part| {
-        part.session.iter().any(|change| match change {
-            SessionChange::Set(name)
-            | SessionChange::SetLocal(name)
-            | SessionChange::Reset(name)
-            | SessionChange::ResetLocal(name) => decides(name),
-            SessionChange::ResetAll | SessionChange::DiscardAll => true,
-            _ => false,
-        })
-    })
 }

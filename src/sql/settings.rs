@@ -98,7 +98,7 @@ pub(super) fn change(name: &str, scope: Scope, value: Option<&str>, effects: &mu
 }
 
 /// Where names are looked for depends on these settings.
-pub const FOR_NAMES: [&str; 3] = ["search_path", "role", "session_authorization"];
+pub(super) const FOR_NAMES: [&str; 3] = ["search_path", "role", "session_authorization"];
 
 /// `set_config(name, …, true)` of a name that only running it tells: whatever a session's statements depend on may be set, up to
 /// the end of the transaction. Its modes cannot be any more: the call has taken a snapshot.

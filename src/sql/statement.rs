@@ -9,6 +9,7 @@ use super::comments::Remarks;
 use super::draws::Target;
 use super::memo::Memo;
 use super::noted::Noted;
+use super::settings::FOR_NAMES;
 
 /// One query string: what each of its statements is. Cheap to share: caches hand out `Arc<Statement>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -438,6 +439,19 @@ impl Statement {
     /// It was too large to be looked at.
     pub fn is_too_large(&self) -> bool {
         self.parts.first().is_some_and(|part| part.needs_primary == Some(NeedsPrimary::TooLarge))
+    }
+
+    /// Where names are looked for may be another place after it, or already in it.
+    pub fn changes_path(&self) -> bool {
+        let mut changes = self.parts.iter().flat_map(|part| &part.session);
+        changes.any(|change| match change {
+            SessionChange::Set(name)
+            | SessionChange::SetLocal(name)
+            | SessionChange::Reset(name)
+            | SessionChange::ResetLocal(name) => FOR_NAMES.contains(&&**name),
+            SessionChange::ResetAll | SessionChange::DiscardAll => true,
+            _ => false,
+        })
     }
 
     /// It only takes back what the session has left on its server connection, as drivers' pools do: it writes nothing, and
