@@ -557,7 +557,8 @@ impl Client {
         self.cancellable.runs_nothing();
         // What has been tried is undone, unless its transaction is open still: then it is closed. So it is where it may be what
         // others have set that could not be put back: whoever came next would be refused, too.
-        let may_not_put_back = lacks_right(&refused) && self.session.settings.puts_back(&lease.known().settings);
+        let may_not_put_back =
+            lacks_right(&refused) && self.session.settings.puts_back_by_right(&lease.known().settings);
         if let ExchangeError::Refused { answer, .. } = refused
             && answer.status == TransactionStatus::Idle
             && !may_not_put_back

@@ -55,7 +55,9 @@ pub fn advice(reason: Reason) -> &'static str {
         Reason::PinnedAdvisoryLock => "use locks of the transaction (pg_advisory_xact_lock), or unlock",
         Reason::PinnedHoldCursor => "close the cursor",
         Reason::PinnedLoad => "let the server load the library (session_preload_libraries)",
-        Reason::PinnedUnknownSetting => "call set_config with the setting's name as a constant",
+        Reason::PinnedUnknownSetting => {
+            "call set_config with the setting's name as a constant; RESET what a role has set before leaving that role"
+        }
         Reason::PinnedState => "do it on a connection of its own, and leave when it is done",
         Reason::PinnedSequence => "take the value from INSERT … RETURNING instead of currval",
         Reason::SessionMode => "set pool.mode to \"transaction\"",

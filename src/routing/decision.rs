@@ -287,7 +287,7 @@ reasons! {
     /// See [`Pin::Load`].
     PinnedLoad = "pinned_load", "the session has loaded a library into its server connection";
     /// See [`Pin::UnknownSetting`].
-    PinnedUnknownSetting = "pinned_unknown_setting", "the session has changed a setting whose name or value is unknown";
+    PinnedUnknownSetting = "pinned_unknown_setting", "the session has changed a setting whose name or value is unknown, or which it may not set again";
     /// See [`Pin::State`].
     PinnedState = "pinned_state", "the session keeps something on its server connection that only its end takes away";
     /// See [`Pin::Sequence`].

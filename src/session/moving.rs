@@ -73,7 +73,7 @@ impl Session {
         // None may be another than the login's own role, which it is where it has been put back.
         let is_own_role = std::mem::take(&mut self.role_is_reset);
         let were_by_identity = self.settings.are_by_identity();
-        let may_have_become = self.settings.has_identity() && !names.iter().any(|name| is_identity(name));
+        let may_have_become = *self.role() != *self.identity.user && !names.iter().any(|name| is_identity(name));
         let has_become = may_have_become && !self.logged_in_as_superuser();
         let mut by_identity = false;
         for (name, value) in names.iter().zip(values) {
@@ -198,8 +198,8 @@ impl Session {
                 _ => false,
             })
         };
-        let kept = self.settings.iter().filter(|(name, _)| !goes(name));
-        let kept = Settings::new(kept.map(|(name, value)| (Arc::clone(name), Arc::clone(value))));
+        let gone = self.settings.iter().filter(|(name, _)| goes(name));
+        let kept = gone.fold(self.settings.clone(), |kept, (name, _)| kept.with(name, None));
         (kept != self.settings).then_some(kept)
     }
 

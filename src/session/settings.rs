@@ -115,9 +115,10 @@ impl Settings {
         Self::of(values, !is_identity(name) && self.are_by_identity())
     }
 
-    /// Something that is there with `from` is to be put back.
-    pub fn puts_back(&self, from: &Self) -> bool {
-        from.iter().any(|(name, value)| self.begins_anew(name, value))
+    /// Something that is there with `from` is to be put back for which a right may be asked.
+    pub fn puts_back_by_right(&self, from: &Self) -> bool {
+        let mut put_back = from.iter().filter(|(name, value)| self.begins_anew(name, value));
+        put_back.any(|(name, _)| name.contains('.') && is_anybodys(name))
     }
 
     /// The SQL that makes a server connection with `from` one with `self`; None if nothing differs.
@@ -143,7 +144,9 @@ impl Settings {
             // In this order: the role of the login is the last word.
             sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
         }
-        let is_all_anew = put_back().any(|name| !is_anybodys(name));
+        // What an extension's setting asks for is not known.
+        let may_need_right = |name: &str| !is_anybodys(name) || is_somebody_else && name.contains('.');
+        let is_all_anew = put_back().any(|name| may_need_right(name));
         if is_all_anew {
             sql.push_str("RESET ALL;");
         } else {
@@ -375,7 +378,8 @@ mod tests {
             "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;SELECT pg_catalog.set_config('my.x','1',false) IS \
              NULL,pg_catalog.set_config('work_mem','8MB',false) IS NULL"
         );
-        assert!(own.puts_back(&left) && !left.puts_back(&settings(&[("my.x", "2"), ("role", "eve")])));
+        assert!(!own.puts_back_by_right(&left), "RESET ALL asks for none");
+        assert!(Settings::default().puts_back_by_right(&left), "an extension's setting may ask for one");
     }
 
     #[test]
@@ -403,7 +407,7 @@ mod tests {
     #[test]
     fn anothers_timeout_does_not_end_what_puts_it_back() {
         let left = settings(&[("my.x", "1"), ("role", "ada"), ("statement_timeout", "1ms")]);
-        let put_back = "RESET \"statement_timeout\";RESET SESSION AUTHORIZATION;RESET ROLE;RESET \"my\".\"x\";";
+        let put_back = "RESET \"statement_timeout\";RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;";
         assert_eq!(Settings::default().sql_from(&left).unwrap(), put_back);
         let set = "SELECT pg_catalog.set_config('statement_timeout','1min',false) IS NULL";
         assert_eq!(settings(&[("statement_timeout", "1min")]).sql_from(&left).unwrap(), format!("{put_back}{set}"));

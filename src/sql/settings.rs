@@ -56,8 +56,16 @@ pub fn is_anybodys(name: &str) -> bool {
         "plperl",
         "plpgsql",
     ];
+    /// Those of these libraries that need nothing.
+    const OF_ANYBODY: [&str; 5] = [
+        "plperl.use_strict",
+        "plpgsql.check_asserts",
+        "plpgsql.extra_errors",
+        "plpgsql.extra_warnings",
+        "plpgsql.print_strict_params",
+    ];
     let is_privileged = match name.split_once('.') {
-        Some((library, _)) => LIBRARIES.contains(&library),
+        Some((library, _)) => LIBRARIES.contains(&library) && !OF_ANYBODY.contains(&name),
         None => PRIVILEGED.contains(&name),
     };
     answers_alike(name) && !is_privileged

@@ -357,7 +357,8 @@ pub enum Pin {
     HoldCursor,
     /// It has loaded a library.
     Load,
-    /// It has changed a setting whose name is not known (set_config with a computed name), or whose value it may not read.
+    /// It has changed a setting whose name is not known (set_config with a computed name), or whose value it may not read, or
+    /// which only a role that it has left may set.
     UnknownSetting,
     /// It keeps something that only its end takes away: a backup under way, connections of dblink, the state of random().
     State,
