@@ -73,11 +73,7 @@ impl Client {
         self.cancellable.runs_nothing();
         connection.cancel_target.until_arrived().await;
         let deadline = tokio::time::Instant::now() + self.server.answer_timeout();
-        let Ok((answer, readies)) = connection.regain_step(deadline).await else {
-            // Nothing comes any more, and nothing is under way: what that costs is what the session has there.
-            self.session.is_in_step();
-            return Box::pin(self.node_lost(None, buffers)).await;
-        };
+        let Ok((answer, readies)) = connection.regain_step(deadline).await else { return Err(self.settings_lost()) };
         (0..readies).for_each(|_| backend::put_ready(&mut buffers.to_client, self.session.status()));
         self.session.overheard(&answer.notifications, &mut connection.known, &mut buffers.to_client);
         self.session.is_in_step();

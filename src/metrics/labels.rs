@@ -135,12 +135,13 @@ labels! {
 
     /// What became of a transaction whose node was lost.
     Loss {
-        /// Certainly rolled back: the client got 40001, or 57P01 where its session ended with it.
+        /// Certainly rolled back: the client got 40001, or 57P01 where its session ended with it or the node had said that it
+        /// ends.
         RolledBack = "rolled_back",
         /// Its outcome is not known: the client got 08007, or 57P01 where its session ended with it.
         Unknown = "unknown",
         /// Nothing that writes, and not answered as a whole, or a COPY FROM STDIN that lacked some of its data and has done
-        /// nothing: the client got 08006, or 57P01 where its session ended with it.
+        /// nothing, where the node has not said that it ends: the client got 08006, or 57P01 where its session ended with it.
         CutShort = "cut_short",
         /// Run again, it was answered otherwise than before: the client got 40001.
         ReplayDiffered = "replay_differed",

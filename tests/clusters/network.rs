@@ -9,7 +9,7 @@ use postgres::NoTls;
 use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, eventually, limited, login, server_port};
-use crate::raw::{COPY_DONE, RawClient, SYNC, copy_data, query, run_unnamed};
+use crate::raw::{COPY_DONE, RawClient, copy_data, query};
 use crate::record::is_logged;
 use crate::relay::{Carriage, Relay};
 
@@ -137,30 +137,6 @@ fn a_copy_that_is_cut_off_before_the_end_of_its_data_is_in_no_doubt() {
         assert_eq!((lost("unknown"), lost("cut_short")), (0.0, 1.0));
         let again = [query("copy t from stdin"), copy_data(b"1\n"), COPY_DONE.to_vec()].concat();
         assert!(client.ask(&[&again], 1).contains(&"COPY 1".to_owned()));
-    });
-}
-
-#[test]
-fn a_session_outlives_a_server_connection_that_is_lost_behind_its_failed_copy() {
-    limited(|| {
-        let cluster = cluster();
-        cluster.node(0).sql("create table t (a int)").unwrap();
-        let relays = relays(&cluster);
-        let proxy = before_relays(&cluster, &relays);
-        eventually("it is known what the table is", Duration::from_secs(10), || {
-            let read = "select inet_server_port() from (select count(*) from t) as counted";
-            server_port(&mut proxy.client(), read) != cluster.node(0).port()
-        });
-        let mut client = RawClient::connect(proxy.port(), &[]);
-        client.send(&[&run_unnamed("copy t from stdin"), SYNC]);
-        client.until(b'G');
-        // What Trunkline asks behind it, to hear what of the Syncs is still answered.
-        relays[0].carry(Carriage::Without("SELECT 1"));
-        let told = client.ask(&[&copy_data(b"x\n"), COPY_DONE, SYNC], 1);
-        assert!(told[0].starts_with("22P02") && told[1] == "I", "{told:?}");
-        thread::sleep(Duration::from_millis(300));
-        relays[0].mend();
-        assert_eq!(client.query("insert into t values (1)"), ["INSERT 0 1", "I"]);
     });
 }
 
