@@ -27,8 +27,6 @@ pub(super) struct Access {
     pub(super) unread_authorities: Option<String>,
     /// The users of a list.
     pub(super) users: Vec<User>,
-    /// The list could not be read: who is not among them may stand in it.
-    pub(super) lacks_users: bool,
 }
 
 /// Reads `[auth]`. What is wrong in files that are not TOML goes to `problems`.
@@ -42,8 +40,7 @@ pub(super) fn read(
     let table = root.section("auth");
     let rules = Lines::read(&table, ["hba", "hba_file"], folder);
     let maps = Lines::read(&table, ["ident", "ident_file"], folder);
-    let listed = table.get("users_file").map(|item| read_users(&item, folder));
-    let (lacks_users, users) = (listed.as_ref().is_some_and(Vec::is_empty), listed.unwrap_or_default());
+    let users = table.get("users_file").map(|item| read_users(&item, folder)).unwrap_or_default();
     let mut ldap_tls = table.get("ldap_ca").and_then(|item| {
         let authorities = read_file(&item, folder)?;
         tls::trusting(authorities.as_bytes()).map_err(|problem| item.problem(problem.to_string(), None)).ok()
@@ -71,7 +68,6 @@ pub(super) fn read(
                 system_authorities: None,
                 unread_authorities: None,
                 users,
-                lacks_users,
             };
         }
     };
@@ -94,7 +90,7 @@ pub(super) fn read(
         (system_authorities, unread_authorities) = (Some(system.roots.len()), system.unread);
         ldap_tls = tls::trusting_these(system.roots).ok();
     }
-    Access { rules, rules_of_pgbouncer, ldap_tls, system_authorities, unread_authorities, users, lacks_users }
+    Access { rules, rules_of_pgbouncer, ldap_tls, system_authorities, unread_authorities, users }
 }
 
 /// Lines in a format of PostgreSQL's: a file, or a list in ours.
@@ -204,10 +200,6 @@ fn read_users(item: &Item<'_>, folder: &Path) -> Vec<User> {
             return Vec::new();
         }
     };
-    if listed.is_empty() {
-        let hint = "a line of \"name\" \"password\" for each, or leave the setting out".to_owned();
-        item.problem("holds no user", Some(hint));
-    }
     let mut users: Vec<User> = Vec::new();
     for user in listed {
         // An empty password is none: the user exists, and no password will do.

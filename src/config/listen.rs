@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::auth::hba::Network;
 
-use super::document::{Distinct, Item, Table, nearest};
-use super::{User, address, name};
+use super::document::{Distinct, Item, Table};
+use super::{address, name};
 
 /// Where Trunkline can be reached.
 pub(super) struct Listen {
@@ -54,25 +54,12 @@ pub(super) fn read(root: &Table<'_>) -> Listen {
     Listen { addresses, sockets, admin: section, proxies }
 }
 
-/// Whether there are such users, [`check_users`] looks: they may come from lists and from the cluster.
+/// Whether there are such users, [`Config::warnings`](super::Config::warnings) looks: they may come from lists and from the cluster.
 fn read_users(admin: &Table<'_>, key: &'static str) -> Vec<Arc<str>> {
     let mut distinct = Distinct::new();
     let items = admin.get(key).map(|list| list.list("names of users")).unwrap_or_default();
     let name = |item: &Item<'_>| name::identifier(item).filter(|name| distinct.admit(name, item));
     items.iter().filter_map(name).collect()
-}
-
-/// Where no cluster is asked for users, those who may use the console must be among `users`: nobody else's password is known.
-pub(super) fn check_users(root: &Table<'_>, users: &[User]) {
-    let admin = root.section("admin");
-    let names: Vec<&str> = users.iter().map(|user| &*user.name).collect();
-    for list in ["users", "stats_users"].into_iter().filter_map(|key| admin.get(key)).filter(|list| list.is_list()) {
-        for item in list.list("names of users") {
-            if let Some(name) = item.as_str().filter(|name| !name.is_empty() && !names.contains(name)) {
-                item.dangling("no [[user]] or line of auth.users_file has this name", nearest(name, &names));
-            }
-        }
-    }
 }
 
 fn free(item: &Item<'_>, taken: &mut Vec<SocketAddr>) -> Option<SocketAddr> {

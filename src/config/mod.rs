@@ -168,9 +168,6 @@ impl Config {
             log: Log::read(root.section("log")),
             clusters,
         };
-        if !asks_cluster && !access.lacks_users {
-            listen::check_users(&root, &config.users);
-        }
         root.finish();
         problems.extend(document.into_problems());
         problems.append(&mut access_problems);

@@ -44,7 +44,7 @@ pub(super) fn pattern<'d>(item: &Item<'d>, expected: &str) -> Option<(Option<&'d
     let text = item.text()?;
     let (schema, name) = text.split_once('.').map_or((None, text), |(schema, name)| (Some(schema), name));
     let is_whole = |part: &str| !part.is_empty() && !part.contains('.');
-    let names_something = is_name(name) && schema.is_none_or(is_name);
+    let names_something = !text.ends_with(".*$") && is_name(name) && schema.is_none_or(is_name);
     if !(names_something && is_whole(name) && schema.is_none_or(is_whole)) {
         let hint = "only the name, without arguments; `*` is the only pattern".to_owned();
         item.wrong(expected, (!names_something).then_some(hint));
@@ -53,8 +53,10 @@ pub(super) fn pattern<'d>(item: &Item<'d>, expected: &str) -> Option<(Option<&'d
     Some((schema, name))
 }
 
-/// It may be one, as far as its characters say. What is an argument, several names or a regular expression would mean nothing, as
-/// would blanks around it; within a name that is written in quotes they may be.
+/// It is meant as one. With arguments, as several names or as a regular expression it would mean nothing, and so it would with
+/// blanks around it. A name that is written in quotes may hold anything, as `Sales (2024)`.
 fn is_name(part: &str) -> bool {
-    !part.contains(['(', ')', ',', '^', '\\', '+', '?', '|']) && !part.ends_with('$') && part.trim() == part
+    let has_arguments = part.ends_with(')') && part.split_once('(').is_some_and(|(name, _)| name.trim_end() == name);
+    let is_expression = part.starts_with('^') || part.contains('\\');
+    !has_arguments && !is_expression && !part.contains(", ") && part.trim() == part
 }

@@ -13,7 +13,8 @@ impl Config {
             .rules_of_pgbouncer
             .iter()
             .map(|place| format!("{place}: the console's database is {CONSOLE} in access rules, not pgbouncer"));
-        beyond.chain(self.idle_hostssl()).chain(of_pgbouncer).chain(self.idle_reserve()).chain(self.unread()).collect()
+        let of_settings = self.idle_hostssl().into_iter().chain(self.idle_reserve()).chain(self.unread());
+        beyond.chain(of_pgbouncer).chain(self.strangers()).chain(of_settings).collect()
     }
 
     fn beyond_max_lag(&self, rule: &Rule) -> Option<String> {
@@ -25,6 +26,16 @@ impl Config {
             rule.name,
             show_duration(most)
         ))
+    }
+
+    /// Where no cluster is asked for users, whom the console is open to, and who cannot log in.
+    fn strangers(&self) -> impl Iterator<Item = String> + '_ {
+        let asks_cluster = self.clusters.iter().any(|cluster| cluster.auth_query.is_some());
+        let is_user = |name: &str| self.users.iter().any(|user| *user.name == *name);
+        let named = self.console_users.iter().chain(&self.stats_users);
+        named.filter(move |name| !asks_cluster && !is_user(name)).map(|name| {
+            format!("{name} of [admin] cannot log in: no [[user]] and no line of auth.users_file has this name")
+        })
     }
 
     fn idle_hostssl(&self) -> Option<String> {
