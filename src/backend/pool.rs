@@ -471,11 +471,17 @@ impl Pool {
         }
     }
 
-    /// The same of one that its client waits for no more, if others would have to wait, too.
+    /// A client has waited for so long, and does no more: said if others would have to wait, too.
     #[cold]
-    pub fn say_if_crowded(&self, now: Instant) {
-        if self.is_crowded(now) {
-            self.say_crowded(self.slots.crowd());
+    pub fn say_if_crowded(&self, now: Instant, waited: Duration) {
+        if !self.is_crowded(now) {
+            return;
+        }
+        let crowd = self.slots.crowd().to_string();
+        let said = self.crowds.lock().meet(&format!("given up: {crowd}"), now);
+        if let Some(times) = said {
+            let (node, database, user) = self.names();
+            warn!(node, database, user, crowd, ?waited, times, "a client gave up its wait for a server connection");
         }
     }
 

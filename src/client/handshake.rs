@@ -55,6 +55,9 @@ pub struct Admitted {
     pub unread: Box<[u8]>,
 }
 
+/// Whom `max_clients` keeps out is told this, as PostgreSQL says it of max_connections.
+pub(super) const FULL: &str = "sorry, too many clients already";
+
 const AUTHENTICATION_OK: u32 = 0;
 /// Bytes.
 const MOST_OF_A_NAME: usize = 63;
@@ -152,7 +155,7 @@ fn sit(server: &Server, worker: &Worker) -> Result<Seat, Farewell> {
     server.census.sit(server.max_clients).ok_or_else(|| {
         worker.metrics.limit_met(Limit::Clients);
         worker.metrics.client_refused(Refusal::TooManyClients);
-        let message = format!("sorry, too many clients already (max_clients is {})", server.max_clients);
+        let message = format!("{FULL} (max_clients is {})", server.max_clients);
         Farewell::told(SqlState::TOO_MANY_CONNECTIONS, message)
     })
 }

@@ -17,6 +17,9 @@ pub(super) struct LeaseWait {
     asked: Option<(Arc<Pool>, Instant)>,
 }
 
+/// A client that gives up sooner has not waited for want of server connections.
+const A_WHILE: Duration = Duration::from_millis(100);
+
 impl LeaseWait {
     /// It has not asked for one yet.
     pub(super) fn new(metrics: &Arc<WorkerMetrics>) -> Self {
@@ -35,8 +38,10 @@ impl LeaseWait {
 
     /// Its client waits no more.
     pub(super) fn is_given_up(&mut self) {
-        if let Some(pool) = self.ends() {
-            pool.say_if_crowded(Instant::now());
+        if let Some(pool) = self.ends()
+            && self.waited >= A_WHILE
+        {
+            pool.say_if_crowded(Instant::now(), self.waited);
         }
     }
 

@@ -1,6 +1,7 @@
 //! A unit that cannot go on where it is: refused by a replica, or lost with its node. It is run again, or the client is
 //! told what that means.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -321,7 +322,11 @@ impl Client {
 
     fn is_lost(&self, outcome: LossCount) {
         self.worker.metrics.transaction_lost(outcome);
-        record::loses(&self.place.card, &self.server, outcome);
+        // What is run again is on another node by now, or on none.
+        let first = self.losses.on.first().filter(|_| outcome == LossCount::ReplayDiffered);
+        let view = self.cluster().view.load();
+        let lost_on = first.and_then(|id| view.node(*id)).map(|node| Arc::from(&*node.address));
+        record::loses(&self.place.card, &self.server, lost_on, outcome);
     }
 
     /// What the client would be told counts as if it were.

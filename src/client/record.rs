@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::card::{Card, ClientReport};
+use super::card::{Card, ClientReport, Doing};
 use super::farewell::Farewell;
+use super::handshake::FULL;
 use super::server::Server;
 use super::worker::Worker;
 use crate::metrics::Loss;
@@ -48,7 +49,8 @@ pub(super) fn ends(card: &Card, server: &Server, worker: &Worker, farewell: &Far
 
 /// The program stops, and there may be thousands of them: who has nothing under way is said where `log.connections` asks for it.
 fn sent_away(card: &Card, server: &Server, told: &str) {
-    if server.logs_connections || card.doing().holds_lease() {
+    let has_something = matches!(card.doing(), Doing::Active | Doing::InTransaction | Doing::Waiting);
+    if server.logs_connections || has_something {
         let (id, client, user, database) = whose(card);
         info!(id, client, user = &*user, database = &*database, told, "a client was sent away");
     }
@@ -57,7 +59,8 @@ fn sent_away(card: &Card, server: &Server, told: &str) {
 fn turned_away(card: &Card, server: &Server, worker: &Worker, (code, told): (SqlState, &str)) {
     // Whoever else comes is told the same.
     let is_everybodys = match code {
-        SqlState::TOO_MANY_CONNECTIONS => true,
+        // A limit of its own, or of its pool, is no other client's.
+        SqlState::TOO_MANY_CONNECTIONS => told.starts_with(FULL),
         SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN => worker.is_closed() || worker.sends_all_away(),
         _ => false,
     };
@@ -76,13 +79,13 @@ fn turned_away(card: &Card, server: &Server, worker: &Worker, (code, told): (Sql
 
 /// What it had under way is lost with its node. Where nobody knows whether it was done, somebody has to look: each of those is
 /// said. Of the others there are as many as there are clients, when a node dies.
-pub(super) fn loses(card: &Card, server: &Server, outcome: Loss) {
-    let node = card.report().node.unwrap_or_default();
+pub(super) fn loses(card: &Card, server: &Server, lost_on: Option<Arc<str>>, outcome: Loss) {
+    let node = lost_on.or_else(|| card.report().node).unwrap_or_default();
     let (node, code) = (&*node, outcome.code());
     let times = match outcome {
         Loss::Unknown => None,
         Loss::RolledBack | Loss::CutShort | Loss::ReplayDiffered => {
-            let said = server.complaints.lock().meet(&format!("{code} {node}"), Instant::now());
+            let said = server.losses.lock().meet(&format!("{code} {node}"), Instant::now());
             let Some(times) = said else { return };
             Some(times)
         }

@@ -46,8 +46,10 @@ pub struct Server {
     pub certificates: Vec<Certificate>,
     /// Why handshakes of TLS have failed.
     pub tls_complaints: Mutex<Complaints>,
-    /// What many clients meet at once: turned away for want of room or by a stop, or lost with a node.
+    /// What many newcomers meet at once: they are turned away for want of room, or by a stop.
     pub complaints: Mutex<Complaints>,
+    /// What many clients lose at once, with a node.
+    pub losses: Mutex<Complaints>,
     /// How clients prove who they are.
     pub rules_of_access: Rules,
     /// Load balancers whose word for a client's address is taken.

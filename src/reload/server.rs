@@ -115,6 +115,7 @@ pub(super) fn make(
         certificates: config.certificates.clone(),
         tls_complaints: Mutex::new(Complaints::new(Repeats::EachMinute)),
         complaints: Mutex::new(Complaints::new(Repeats::EachMinute)),
+        losses: Mutex::new(Complaints::new(Repeats::EachMinute)),
         rules_of_access: config.access.clone(),
         directory: Directory::new(config.ldap_tls.clone()),
         host_names: Arc::clone(&lasting.host_names),

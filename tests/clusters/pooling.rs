@@ -415,7 +415,7 @@ fn a_wait_for_a_server_connection_that_its_client_gives_up_is_told_too() {
         cancel.cancel_query(NoTls).unwrap();
         assert_eq!(code(&waiting.join().unwrap().unwrap_err()), "57014");
         assert_eq!(count(), before + 1.0);
-        is_logged(&proxy, &["no server connection was free", "user=\"bench\""]);
+        is_logged(&proxy, &["a client gave up its wait for a server connection", "user=\"bench\""]);
         leaves.send(&[&query("insert into t values (3)")]);
         thread::sleep(Duration::from_millis(500));
         drop(leaves);
