@@ -169,7 +169,11 @@ async fn looked_up<T>(lookup: impl Future<Output = io::Result<T>>, deadline: Ins
     let limit = now + deadline.saturating_duration_since(now).mul_f64(PART_FOR_NAMES);
     // Dropping it loses an answer that nobody waits for any more.
     match timeout_at(limit, lookup).await {
-        Ok(found) => found.map_err(ConnectError::Dns),
+        Ok(found) => found.map_err(|error| match error.kind() {
+            // There was no thread to ask with, which tells nothing of the node.
+            io::ErrorKind::WouldBlock => ConnectError::Io(io::Error::from_raw_os_error(libc::ENOMEM)),
+            _ => ConnectError::Dns(error),
+        }),
         Err(_) => Err(ConnectError::LookupTimeout),
     }
 }

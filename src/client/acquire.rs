@@ -765,8 +765,7 @@ impl Client {
         Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
     }
 
-    /// The same where there is one, and it is of an earlier history than what the session must see. In vain, that is forgotten: it may
-    /// have been told of a cluster that is no more, and the session is to go on.
+    /// The same where there is one, and it is of an earlier history than what the session must see.
     async fn await_later_history(
         &mut self,
         intent: &Intent,
@@ -777,12 +776,11 @@ impl Client {
         if self.await_view(changed, begun + self.server.hold).await {
             return Ok(());
         }
-        let given_up = self.session.freshness.gives_up_later_history(view, Instant::now());
-        let Some((told, present)) = given_up else { return Ok(()) };
+        let Some((told, present)) = self.session.freshness.later_history(view) else { return Ok(()) };
         self.count_hold(intent, view);
         let message = format!(
             "no primary within {} ms that has what must be seen: the session's {POSITION} is of timeline {}, and the primary is on \
-             timeline {}; it is not waited for any more",
+             timeline {}; a session that connects anew begins without it",
             self.server.hold.as_millis(),
             told.0,
             present.0

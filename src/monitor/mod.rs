@@ -162,11 +162,6 @@ impl MonitorHandle {
         self.shared.made_anew()
     }
 
-    /// See [`Topology::gives_up_what_was_undone`](crate::topology::Topology::gives_up_what_was_undone).
-    pub fn gives_up_what_was_undone(&self) {
-        self.shared.gives_up_what_was_undone();
-    }
-
     /// Asks for a position of `node` begun after this call. However many ask, one sample is in flight.
     pub fn request_sample(&self, node: NodeId) {
         self.shared.request_sample(node);

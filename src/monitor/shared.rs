@@ -87,18 +87,6 @@ impl Shared {
         self.topology.lock().made_anew(Instant::now())
     }
 
-    /// See [`Topology::gives_up_what_was_undone`].
-    pub(super) fn gives_up_what_was_undone(&self) {
-        let mut topology = self.topology.lock();
-        let Some((timeline, effects)) = topology.gives_up_what_was_undone(Instant::now()) else { return };
-        warn!(
-            cluster = %topology.view().cluster,
-            timeline = timeline.0,
-            "every node is on one timeline, and none has been primary of a higher one for long: what was begun above it counts as undone"
-        );
-        self.act(&topology, effects);
-    }
-
     pub(super) fn signals(&self, node: NodeId) -> Option<&Signals> {
         self.nodes.get(usize::from(node.0))
     }

@@ -3,13 +3,16 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::{Semaphore, oneshot};
 
-/// Names are looked up so many at once: as many connections as begin together must not become as many threads where no name
-/// server answers.
-static LOOKUPS: Semaphore = Semaphore::const_new(512);
+thread_local! {
+    /// Names are looked up so many at once for each thread: as many connections as begin together must not become as many threads
+    /// where no name server answers, and those of the workers are not in the way of the monitor's.
+    static LOOKUPS: Arc<Semaphore> = Arc::new(Semaphore::new(512));
+}
 
 /// Does this on a thread of its own, to its end, whether anybody waits for it or not. Err: the system has no thread for it, or it
 /// has panicked.
@@ -25,7 +28,7 @@ pub async fn look_up(address: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(known) = address.parse::<SocketAddr>() {
         return Ok(vec![known]);
     }
-    let place = LOOKUPS.acquire().await.map_err(io::Error::other)?;
+    let place = LOOKUPS.with(Arc::clone).acquire_owned().await.map_err(io::Error::other)?;
     let name = address.to_owned();
     let found = run(move || {
         // It goes with the work, which may take longer than anybody waits.

@@ -166,11 +166,6 @@ impl RunningCluster {
         self.handle().made_anew()
     }
 
-    /// An operator says that a promotion which has been undone is not to be waited for.
-    pub(super) fn gives_up_what_was_undone(&self) {
-        self.handle().gives_up_what_was_undone();
-    }
-
     /// It is this cluster, by whatever name: its nodes are found in the same places.
     pub(super) fn is_same(&self, wanted: &config::Cluster) -> bool {
         self.has_nodes_of(wanted) && self.config.patroni == wanted.patroni

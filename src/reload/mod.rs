@@ -285,7 +285,6 @@ impl Standing {
     /// The clusters of a new configuration: those that have not changed go on as they are, the others are watched anew
     /// before they take over, all together.
     async fn renew_clusters(&mut self, config: &Config) -> Result<Vec<RunningCluster>, Failure> {
-        self.clusters.iter().for_each(RunningCluster::gives_up_what_was_undone);
         let limits = Limits::of(config);
         let (mut clusters, mut renewed) = (Vec::with_capacity(config.clusters.len()), Vec::new());
         for wanted in &config.clusters {

@@ -202,17 +202,6 @@ impl Topology {
         is_so.then_some(MadeAnew { former, system })
     }
 
-    /// An operator says that there is no promotion to wait for. Where a timeline above the one that all nodes are on was undone, as far
-    /// as can be seen, and there has been no primary for a while, it counts as given up: answers the timeline to go back to, and what
-    /// is to be done.
-    pub fn gives_up_what_was_undone(&mut self, now: Instant) -> Option<(Timeline, Vec<Effect>)> {
-        let is_over = |since: Instant| since + roles::GONE_FOR <= now;
-        let timeline =
-            self.roles.undone(&self.nodes, now).filter(|_| self.view.no_primary_since.is_some_and(is_over))?;
-        self.gives_up_above(timeline, now);
-        Some((timeline, self.decide(now)))
-    }
-
     /// The picture after the last event.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.view)
@@ -360,7 +349,11 @@ impl Topology {
         let before = self.view();
         let held = self.roles.accepted();
         if let Some(timeline) = self.roles.given_up_for(&self.nodes, &self.authority, now) {
-            self.gives_up_above(timeline, now);
+            self.roles.gives_up_above(timeline);
+            for node in &mut self.nodes {
+                node.gives_up_above(timeline);
+            }
+            self.gave_up = Some(now);
         }
         if let Some(holder) = self.authority.primary(now).and_then(|holder| self.node_mut(holder)) {
             holder.is_chosen();
@@ -400,14 +393,6 @@ impl Topology {
             _ => {}
         }
         effects
-    }
-
-    fn gives_up_above(&mut self, timeline: Timeline, now: Instant) {
-        self.roles.gives_up_above(timeline);
-        for node in &mut self.nodes {
-            node.gives_up_above(timeline);
-        }
-        self.gave_up = Some(now);
     }
 
     /// What the others are measured against: the primary, or where there is none by design the node that brings them all

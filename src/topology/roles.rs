@@ -222,20 +222,6 @@ impl Roles {
         (timeline < highest && is_over).then_some(timeline)
     }
 
-    /// The timeline to go back to, where a higher one was begun and undone, and no authority says so: one server claims it, and each node
-    /// has just answered and is surely on it, those that have shown the higher one, too. Whether it is so, an operator must say.
-    pub(super) fn undone(&self, nodes: &[Node], now: Instant) -> Option<Timeline> {
-        let (None, Some(system), Some(highest)) = (self.accepted, self.system, self.highest) else { return None };
-        let claims: Vec<Claim> = nodes.iter().filter_map(|node| node.claim(now, self.lease)).collect();
-        let claim = claims.first().filter(|first| claims.iter().all(|other| other.is_of_same_server(first)))?;
-        let timeline = claim.timeline;
-        let is_on_it = |node: &Node| {
-            node.has_just_answered() && !node.is_unheard(now, self.lease) && node.is_surely_of(system, timeline)
-        };
-        let is_back = || nodes.iter().any(|node| node.highest(system) == Some(highest));
-        (timeline < highest && nodes.iter().all(is_on_it) && is_back()).then_some(timeline)
-    }
-
     /// Goes back to it.
     pub(super) fn gives_up_above(&mut self, timeline: Timeline) {
         self.highest = Some(timeline);

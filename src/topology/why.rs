@@ -91,10 +91,7 @@ fn stale_words(roles: &Roles, node: &Node) -> String {
     let highest = roles.highest().map_or(0, |timeline| timeline.0);
     let mut words = format!("claims to be primary of timeline {claimed}, but timeline {highest} has begun: fenced");
     if roles.accepted().is_none() {
-        let _ = write!(
-            words,
-            "; if that was undone: RELOAD, once each node is on timeline {claimed} and there has been no primary for half a minute"
-        );
+        words.push_str("; if that was undone: a restart of Trunkline forgets it");
     }
     words
 }

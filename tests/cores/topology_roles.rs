@@ -1081,57 +1081,6 @@ fn a_promotion_that_was_given_up_ends_no_timeline_for_who_holds_the_lock() {
 }
 
 #[test]
-fn a_promotion_that_was_undone_without_an_authority_is_given_up_by_an_operators_word() {
-    let mut story = Story::whole();
-    story.claims(B, 2, 0);
-    assert_eq!(story.view().primary, Some(B));
-    story.fails(B, ProbeFailure::Refused);
-    let settles = |story: &mut Story, rounds: u32| {
-        for _ in 0..rounds {
-            story.passes(500);
-            story.claims(A, 1, 2);
-            story.follows(C, A, 1);
-        }
-    };
-    let gives_up = |story: &mut Story| {
-        let now = story.now;
-        story.topology.gives_up_what_was_undone(now).map(|(timeline, _)| timeline)
-    };
-    settles(&mut story, 80);
-    assert_eq!(gives_up(&mut story), None, "nobody knows what B is");
-    let is_back = |story: &mut Story| {
-        story.follows(B, A, 1);
-        settles(story, 1);
-        story.follows(B, A, 1);
-    };
-    is_back(&mut story);
-    story.has_no_primary_because("which is over");
-    let why = Arc::clone(&story.view().node(A).unwrap().why);
-    assert!(why.ends_with("no primary for half a minute"), "{why}");
-    // Without a word it stays so, also for who watches anew.
-    let mut story = story.watched_anew(&[0, 1, 2]);
-    is_back(&mut story);
-    story.has_no_primary_because("which is over");
-    assert_eq!(gives_up(&mut story), None, "it has not lasted");
-    for _ in 0..80 {
-        is_back(&mut story);
-    }
-    // Its control file may say less than it has seen.
-    story.replicates(C, SeenTimeline::AtLeast(Timeline(1)), Receiver::Absent);
-    assert_eq!(gives_up(&mut story), None);
-    story.follows(C, A, 1);
-    story.claims(A, 1, 2);
-    assert_eq!(gives_up(&mut story), Some(Timeline(1)));
-    assert_eq!((story.view().primary, story.view().gave_up), (Some(A), Some(story.now)));
-    assert_eq!(gives_up(&mut story), None);
-    story.follows(B, A, 1);
-    assert!(story.reads().contains(&B));
-    let mut story = story.watched_anew(&[0, 1, 2]);
-    is_back(&mut story);
-    assert_eq!(story.view().primary, Some(A));
-}
-
-#[test]
 fn who_is_gone_holds_up_nobody_who_goes_back_to_the_timeline_before() {
     let given_up = |unlisted| {
         let mut story = Story::whole();
