@@ -198,7 +198,7 @@ impl Client {
             self.session.freshness.settle(&view);
             if self.is_careful(intent) && self.session.freshness.is_ahead_of(&view) {
                 hold.get_or_insert_with(|| metrics.hold());
-                self.await_later_history(intent, &mut changed, &view, begun).await?;
+                self.await_primary(intent, &mut changed, &view, begun).await?;
                 continue;
             }
             let held = self.held_nodes(&view);
@@ -748,7 +748,8 @@ impl Client {
         Ok(())
     }
 
-    /// Waits for the next view. The statement is held until there is a primary, or too long.
+    /// Waits for the next view. The statement is held until there is a primary, one of the history that the session must see, or
+    /// too long.
     async fn await_primary(
         &self,
         intent: &Intent,
@@ -759,39 +760,18 @@ impl Client {
         if self.await_view(changed, begun + self.server.hold).await {
             return Ok(());
         }
-        self.count_hold(intent, view);
-        let because = view.why_no_writes(Instant::now());
-        let message = format!("no primary within {} ms: {because}", self.server.hold.as_millis());
-        Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
-    }
-
-    /// The same where there is one, and it is of an earlier history than what the session must see.
-    async fn await_later_history(
-        &mut self,
-        intent: &Intent,
-        changed: &mut tokio::sync::watch::Receiver<u64>,
-        view: &View,
-        begun: Instant,
-    ) -> Result<(), Refusal> {
-        if self.await_view(changed, begun + self.server.hold).await {
-            return Ok(());
-        }
-        let Some((told, present)) = self.session.freshness.later_history(view) else { return Ok(()) };
-        self.count_hold(intent, view);
-        let message = format!(
-            "no primary within {} ms that has what must be seen: the session's {POSITION} is of timeline {}, and the primary is on \
-             timeline {}; a session that connects anew begins without it",
-            self.server.hold.as_millis(),
-            told.0,
-            present.0
-        );
-        Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
-    }
-
-    /// A statement has been held for as long as it may be.
-    fn count_hold(&self, intent: &Intent, view: &View) {
         // A read that comes to this has found no replica either, which is nobody's design.
         self.worker.metrics.limit_met(if is_read(intent) { Limit::Hold } else { hold_limit(view) });
+        let because = match self.session.freshness.later_history(view) {
+            Some((told, present)) => format!(
+                " that has what must be seen: the session's {POSITION} is of timeline {}, and the primary is on timeline {}; a \
+                 session that connects anew begins without it",
+                told.0, present.0
+            ),
+            None => format!(": {}", view.why_no_writes(Instant::now())),
+        };
+        let message = format!("no primary within {} ms{because}", self.server.hold.as_millis());
+        Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
     }
 
     /// Waits for a new view, or until the client hangs up; whoever calls counts the statement as held. False: the moment has

@@ -75,6 +75,7 @@ impl Client {
         self.session.gathered.asks_wishes = false;
         Ok(())
     }
+
     /// On the server connection that it keeps, what was `before` becomes `wanted`.
     async fn set_there(&mut self, wanted: &Settings, before: &Settings, buffers: &mut Buffers) -> Result<(), Farewell> {
         let Some(sql) = wanted.sql_from(before) else { return Ok(()) };

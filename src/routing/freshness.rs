@@ -245,13 +245,10 @@ impl Freshness {
 
     /// What must be seen is of a later history than the present primary's: nothing that is known now can show it.
     pub fn is_ahead_of(&self, view: &View) -> bool {
-        let wanted = self.floor.and_then(|floor| floor.timeline);
-        let present = present_timeline(view);
-        wanted.zip(present).is_some_and(|(wanted, present)| present < wanted)
+        self.later_history(view).is_some()
     }
 
     /// The timeline that it must see, and the present one, where that is an earlier one.
-    #[cold]
     pub fn later_history(&self, view: &View) -> Option<(Timeline, Timeline)> {
         let (wanted, present) = (self.floor?.timeline?, present_timeline(view)?);
         (wanted > present).then_some((wanted, present))
