@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -50,6 +51,8 @@ struct Now {
     running: Option<Arc<CancelTarget>>,
     /// Wakes it where it waits for a server connection, if it ever has.
     waiting: Option<Arc<Notify>>,
+    /// The same where it waits without a future; None: it does not, or has been woken for a cancel.
+    in_line: Option<Waker>,
 }
 
 /// A server connection, as far as cancelling what it runs goes; made once, when it is opened.
@@ -202,7 +205,12 @@ impl CancelKeys {
         match session.begin_cancel() {
             Some(cancel) => cancel.arrive().await,
             None => {
-                let now = session.now.lock();
+                let mut now = session.now.lock();
+                if let Some(waker) = now.in_line.take() {
+                    drop(now);
+                    waker.wake();
+                    return CancelOutcome::Waiting;
+                }
                 // Whoever waits has it, too.
                 match now.waiting.as_ref().filter(|waiting| Arc::strong_count(waiting) > 1) {
                     Some(waiting) => {
@@ -294,6 +302,21 @@ impl Cancellable {
     pub async fn cancelled(&self) {
         let waiting = Arc::clone(self.now.lock().waiting.get_or_insert_default());
         waiting.notified().await;
+    }
+
+    /// From now on this is woken when somebody cancels what the session waits for, until it [leaves the line](Self::leaves_line).
+    pub fn stands_in_line(&self, waker: &Waker) {
+        self.now.lock().in_line = Some(waker.clone());
+    }
+
+    /// Nobody has cancelled it since it stood in line.
+    pub fn is_in_line(&self) -> bool {
+        self.now.lock().in_line.is_some()
+    }
+
+    /// It waits no more. Answers whether it was [in line](Self::is_in_line) until now.
+    pub fn leaves_line(&self) -> bool {
+        self.now.lock().in_line.take().is_some()
     }
 
     /// The session's statement runs on this connection from now on.

@@ -27,5 +27,5 @@ pub use lease::Lease;
 pub use plan::{Plan, PoolSettings, Share};
 pub use pool::{LeaseError, Pool};
 pub use pools::{LoginKey, PoolKey, Pools};
-pub use slots::Crowd;
+pub use slots::{Crowd, Grant, Place, Taken};
 pub use strays::Strays;

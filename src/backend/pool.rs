@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rand::Rng;
-use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::cancel::CancelTarget;
@@ -18,7 +17,7 @@ use super::gate::{About, Era, Gate};
 use super::lease::Lease;
 use super::plan::PoolSettings;
 use super::quota::Quota;
-use super::slots::{Counts, Crowd, Grant, Openings, Slot, Slots, Taken, Wanted};
+use super::slots::{Counts, Crowd, Grant, Openings, Place, Slot, Slots, Taken, Wanted};
 use crate::auth::{SaltedPassword, Secret};
 use crate::complaints::{Complaints, Repeats};
 use crate::net::timers;
@@ -231,12 +230,27 @@ impl Pool {
 
     /// A connection, warm or new, waiting in the queue up to the deadline.
     pub async fn lease(self: &Arc<Self>, worker: usize, deadline: Instant) -> Result<Lease, LeaseError> {
-        self.lease_by(worker, deadline, Wanted::ThisNode).await
+        self.lease_by(worker, deadline, Wanted::ThisNode, None).await
     }
 
     /// The same where another node may serve as well: the node's room for one more is not waited for.
     pub async fn lease_or_elsewhere(self: &Arc<Self>, worker: usize, deadline: Instant) -> Result<Lease, LeaseError> {
-        self.lease_by(worker, deadline, Wanted::AnyNode).await
+        self.lease_by(worker, deadline, Wanted::AnyNode, None).await
+    }
+
+    /// The same for one who has this of the pool already.
+    pub async fn lease_further(
+        self: &Arc<Self>,
+        worker: usize,
+        deadline: Instant,
+        taken: Taken,
+    ) -> Result<Lease, LeaseError> {
+        self.lease_by(worker, deadline, Wanted::ThisNode, Some(taken)).await
+    }
+
+    /// A place in the queue, where its deadline is all that there is to look after.
+    pub fn plain_place(&self, now: Instant) -> Option<Place> {
+        self.slots.plain_place(now)
     }
 
     /// Whether one who asks now would have to wait.
@@ -249,12 +263,18 @@ impl Pool {
         self.slots.lacks_room()
     }
 
-    async fn lease_by(self: &Arc<Self>, worker: usize, deadline: Instant, wanted: Wanted) -> Result<Lease, LeaseError> {
+    async fn lease_by(
+        self: &Arc<Self>,
+        worker: usize,
+        deadline: Instant,
+        wanted: Wanted,
+        mut had: Option<Taken>,
+    ) -> Result<Lease, LeaseError> {
         loop {
             let now = Instant::now();
-            let grant = match self.slots.take(worker, now, wanted) {
+            let grant = match had.take().unwrap_or_else(|| self.slots.take(worker, now, wanted)) {
                 Taken::Now(grant) => grant,
-                Taken::Wait(receiver) => match self.wait(receiver, now, deadline).await? {
+                Taken::Wait(place) => match self.wait(place, now, deadline).await? {
                     Some(grant) => grant,
                     None => continue,
                 },
@@ -281,24 +301,19 @@ impl Pool {
 
     /// What is granted to a place in the queue by the deadline; None: the place is gone. Cancel-safe: a grant that is sent
     /// and not received gives itself back.
-    async fn wait(
-        &self,
-        mut place: oneshot::Receiver<Grant>,
-        begun: Instant,
-        deadline: Instant,
-    ) -> Result<Option<Grant>, Crowd> {
+    async fn wait(&self, mut place: Place, begun: Instant, deadline: Instant) -> Result<Option<Grant>, Crowd> {
         let reserve = {
             let settings = self.settings.load();
             (settings.reserve_size > 0).then(|| begun + settings.reserve_timeout).filter(|moment| *moment < deadline)
         };
         if let Some(moment) = reserve {
             match timers::timeout_at(moment.into(), &mut place).await {
-                Ok(granted) => return Ok(granted.ok()),
+                Ok(granted) => return Ok(granted),
                 Err(_) => self.slots.serve_or_make_room(Instant::now()),
             }
         }
         match timers::timeout_at(deadline.into(), place).await {
-            Ok(granted) => Ok(granted.ok()),
+            Ok(granted) => Ok(granted),
             Err(_) => Err(self.slots.crowd()),
         }
     }
@@ -357,7 +372,8 @@ impl Pool {
         *self.password.lock() = Some(secret.clone());
     }
 
-    fn lend(self: &Arc<Self>, connection: Box<Connection>, worker: usize) -> Option<Lease> {
+    /// A connection of the pool's that has been granted; None: it is none any more.
+    pub fn lend(self: &Arc<Self>, connection: Box<Connection>, worker: usize) -> Option<Lease> {
         Some(Lease::new(Self::ready(connection, worker)?, Arc::clone(self)))
     }
 
@@ -680,5 +696,31 @@ mod tests {
         // And back, without a connection of the monitor's that goes on to tell.
         gate.found_at(Some(elsewhere), former);
         assert!(Arc::clone(&pool).try_lease(0).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_granted_to_one_who_leaves_is_not_closed() {
+        let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = pool(&Arc::default(), node.local_addr().unwrap());
+        let (lease, _stream) = tokio::join!(pool.lease(0, Instant::now() + SOON), lets_in(&node));
+        let number = |lease: &mut Lease| lease.connection().cancel_target.number();
+        let mut lease = lease.unwrap();
+        let first = number(&mut lease);
+        let mut waits = std::pin::pin!(pool.lease(0, Instant::now() + SOON));
+        let mut places = Vec::new();
+        for _ in 0..2 {
+            let is_waiting = timers::timeout(Duration::from_millis(10), &mut waits).await.is_err();
+            assert!(is_waiting);
+            places.push(pool.plain_place(Instant::now()).unwrap());
+        }
+        // In line are the one who waits, and two whose places are given up with what they are granted.
+        lease.give_back(Instant::now());
+        let mut lease = waits.await.unwrap();
+        assert_eq!(number(&mut lease), first);
+        lease.give_back(Instant::now());
+        drop(places);
+        let mut lease = Arc::clone(&pool).try_lease(0).expect("it is idle again");
+        assert_eq!((number(&mut lease), pool.counts().total()), (first, 1));
+        assert!(pool.plain_place(Instant::now()).is_some(), "all there may be are in use");
     }
 }

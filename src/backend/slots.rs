@@ -1,7 +1,9 @@
 //! The accounting of one pool: who is idle, how many there are, who waits, in order.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -92,11 +94,37 @@ pub enum Taken {
     /// A connection or a slot, at once.
     Now(Grant),
     /// A place in the queue.
-    Wait(oneshot::Receiver<Grant>),
+    Wait(Place),
     /// Nothing for now: the node has just had no room for one more connection.
     NoRoom,
     /// Nothing, now or later: the pool has been forgotten.
     Never,
+}
+
+/// A place in the queue: what is granted to it, or nothing if the place is gone. Dropping it leaves the queue; a connection that
+/// has been granted meanwhile goes to the next.
+#[derive(Debug)]
+pub struct Place {
+    granted: oneshot::Receiver<Grant>,
+    slots: Arc<Slots>,
+}
+
+impl Future for Place {
+    type Output = Option<Grant>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.granted).poll(cx).map(Result::ok)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.granted.close();
+        // The right to open one passes itself on.
+        if let Ok(Grant::Connection(connection)) = self.granted.try_recv() {
+            self.slots.put(connection);
+        }
+    }
 }
 
 /// What a pool has at a moment.
@@ -169,7 +197,7 @@ impl Slots {
 
     /// An idle connection, a free slot, or a place in the queue. Nobody overtakes who waits.
     pub fn take(self: &Arc<Self>, worker: usize, now: Instant, wanted: Wanted) -> Taken {
-        let (receiver, is_starved) = {
+        let (place, is_starved) = {
             let mut state = self.state.lock();
             if state.forgotten {
                 return Taken::Never;
@@ -188,14 +216,30 @@ impl Slots {
             if is_without_room && (state.total == 0 || wanted == Wanted::AnyNode) {
                 return Taken::NoRoom;
             }
-            let (sender, receiver) = oneshot::channel();
-            state.waiters.push_back(Waiter { since: now, sender });
-            (receiver, state.bounds.is_limited && state.total < state.bounds.size.min(room))
+            let place = self.line_up(&mut state, now);
+            (place, state.bounds.is_limited && state.total < state.bounds.size.min(room))
         };
         if is_starved {
             self.make_room();
         }
-        Taken::Wait(receiver)
+        Taken::Wait(place)
+    }
+
+    /// A place in the queue, if nothing ends the wait there but a connection that comes back, or its end.
+    pub fn plain_place(self: &Arc<Self>, now: Instant) -> Option<Place> {
+        let mut state = self.state.lock();
+        let is_full = state.total >= state.bounds.size && state.idle.iter().all(Vec::is_empty);
+        let may_change = state.bounds.is_limited || state.bounds.reserve > 0 || state.room.is_some();
+        if !is_full || may_change || state.retired || state.forgotten {
+            return None;
+        }
+        Some(self.line_up(&mut state, now))
+    }
+
+    fn line_up(self: &Arc<Self>, state: &mut State, now: Instant) -> Place {
+        let (sender, granted) = oneshot::channel();
+        state.waiters.push_back(Waiter { since: now, sender });
+        Place { granted, slots: Arc::clone(self) }
     }
 
     /// The right to open a connection that nobody asks for yet, while there are fewer than this.
@@ -584,15 +628,15 @@ mod tests {
         }
     }
 
-    fn place(taken: Taken) -> oneshot::Receiver<Grant> {
+    fn place(taken: Taken) -> Place {
         match taken {
             Taken::Wait(place) => place,
             other => panic!("a place in the queue, not {other:?}"),
         }
     }
 
-    fn granted(place: &mut oneshot::Receiver<Grant>) -> Option<Slot> {
-        match place.try_recv() {
+    fn granted(place: &mut Place) -> Option<Slot> {
+        match place.granted.try_recv() {
             Ok(Grant::Open(slot)) => Some(slot),
             _ => None,
         }
@@ -620,10 +664,10 @@ mod tests {
         let Taken::Wait(mut first) = slots.take(0, now, ThisNode) else { panic!("the pool is full") };
         let Taken::Wait(mut second) = slots.take(0, now, ThisNode) else { panic!("the pool is full") };
         drop(held);
-        let granted = first.try_recv().unwrap();
-        assert!(second.try_recv().is_err());
+        let granted = first.granted.try_recv().unwrap();
+        assert!(second.granted.try_recv().is_err());
         drop(granted);
-        assert!(matches!(second.try_recv(), Ok(Grant::Open(_))));
+        assert!(matches!(second.granted.try_recv(), Ok(Grant::Open(_))));
         assert_eq!(slots.counts(), counts(1));
     }
 
@@ -713,7 +757,7 @@ mod tests {
         drop(next);
         assert!(granted(&mut waits).is_none());
         assert!(
-            matches!(waits.try_recv(), Err(oneshot::error::TryRecvError::Closed)),
+            matches!(waits.granted.try_recv(), Err(oneshot::error::TryRecvError::Closed)),
             "it is sent on to ask elsewhere"
         );
     }
@@ -726,7 +770,7 @@ mod tests {
         let Taken::Wait(mut waits) = slots.take(0, now, ThisNode) else { panic!("the pool is full") };
         drop(gone);
         drop(held);
-        assert!(matches!(waits.try_recv(), Ok(Grant::Open(_))));
+        assert!(matches!(waits.granted.try_recv(), Ok(Grant::Open(_))));
     }
 
     #[test]
@@ -852,7 +896,7 @@ mod tests {
         let held = slot(slots.take(0, now, ThisNode));
         let mut waits = place(slots.take(0, now, ThisNode));
         slots.forget();
-        assert_eq!(waits.try_recv().err(), Some(oneshot::error::TryRecvError::Closed));
+        assert_eq!(waits.granted.try_recv().err(), Some(oneshot::error::TryRecvError::Closed));
         assert!(matches!(slots.take(0, now, ThisNode), Taken::Never));
         drop(held);
         assert!(matches!(slots.take(0, now, ThisNode), Taken::Never));

@@ -11,9 +11,10 @@ use super::card::Overdue;
 use super::conversation::Client;
 use super::lease_wait::LeaseWait;
 use super::patience::Patience;
+use super::queued::{At, BegunWait};
 use super::server::Cluster;
 use super::worker::until;
-use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool};
+use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool, Taken};
 use crate::metrics::{FreshnessOutcome, Limit, Retry, Target};
 use crate::net::timers;
 use crate::routing::place::{Circumstances, may_still_take};
@@ -75,6 +76,15 @@ pub struct Acquired {
     pub may_lack: bool,
 }
 
+/// A node that a unit was placed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub(super) node: NodeId,
+    pub(super) reason: Reason,
+    /// What the node was then.
+    pub(super) role: Role,
+}
+
 /// What is said of a wait that its client has cancelled, in PostgreSQL's words.
 pub const CANCELED: &str = "canceling statement due to user request";
 
@@ -85,55 +95,57 @@ pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
 type Excluded = SmallVec<[NodeId; 4]>;
 
 impl Client {
-    /// A lease at once, where nothing has to be waited for: the way of almost every statement.
-    pub fn try_acquire(&mut self, intent: &Intent, now: Instant) -> Option<Acquired> {
+    /// A lease at once, where nothing has to be waited for: the way of almost every statement. Where all server connections are
+    /// in use, it is told where it would go; otherwise nothing.
+    pub(super) fn try_acquire(&mut self, intent: &Intent, now: Instant) -> Result<Acquired, Option<Placed>> {
         if self.consistency(intent) == Consistency::Strong || self.database.pause.is_paused() {
-            return None;
+            return Err(None);
         }
         let worker = Rc::clone(&self.worker);
         let mut newest = worker.view(self.cluster());
         let view = newest.look();
         self.session.freshness.settle(view);
         if self.session.freshness.is_ahead_of(view) {
-            return None;
+            return Err(None);
         }
         if matches!(intent, Intent::Read { .. }) && self.session.freshness.wants_to_move() && self.is_careful(intent) {
-            return None;
+            return Err(None);
         }
         let excluded = if is_read(intent) { self.losses.on.as_slice() } else { &[] };
-        let Placement::Node(node, reason) = self.place(intent, view, excluded, true, now) else { return None };
-        if self.cluster().gate(node)?.held(now).is_some() {
-            return None;
+        let Placement::Node(node, reason) = self.place(intent, view, excluded, true, now) else { return Err(None) };
+        if self.cluster().gate(node).ok_or(None)?.held(now).is_some() {
+            return Err(None);
         }
-        let pool = self.pool(node, view)?;
+        let (pool, chosen) = (self.pool(node, view).ok_or(None)?, view.node(node).ok_or(None)?);
+        let placed = Placed { node, reason, role: chosen.role };
         pool.settle(view);
         let own = |connection: &crate::backend::Connection| self.session.has_its_values_on(&connection.known);
         let lease = match self.session.gathered.asks_sequence {
             true => pool.try_lease_where(self.worker.number, own).or_else(|| pool.try_lease(self.worker.number)),
             false => pool.try_lease(self.worker.number),
-        }?;
-        let chosen = view.node(node)?;
-        let still_holds = self.still_holds(intent, chosen, now, || self.cluster().view.load().trusted_primary(now));
+        };
+        let lease = lease.ok_or(Some(placed))?;
+        let still_holds = self.still_holds(intent, placed, now, || self.cluster().view.load().trusted_primary(now));
         if !still_holds || self.database.pause.is_paused() {
             lease.give_back(now);
-            return None;
+            return Err(None);
         }
         let mut lease = lease;
         if self.is_spent(&mut lease) {
-            return None;
+            return Err(None);
         }
         worker.metrics.lease_was_free();
-        Some(Acquired { lease, role: chosen.role, reason, may_lack: self.may_lack(intent, chosen) })
+        Ok(Acquired { lease, role: chosen.role, reason, may_lack: self.may_lack(intent, chosen) })
     }
 
-    /// A lease, waiting where it must be waited, unless the client cancels.
-    pub async fn acquire(&mut self, intent: &Intent) -> Result<Acquired, Unmet> {
+    /// A lease, waiting where it must be waited, unless the client cancels. It may have waited already.
+    pub(super) async fn acquire(&mut self, intent: &Intent, begun: Option<Box<BegunWait>>) -> Result<Acquired, Unmet> {
         let (cancellable, due) = (Arc::clone(&self.cancellable), self.due());
         tokio::select! {
             // Dropping the wait for a cancel loses nothing: one that comes later finds what runs by then.
             () = cancellable.cancelled() => Err(Refusal::canceled().into()),
             // Dropping the wait for a lease gives back its place in the queue, and a lease that has just been granted.
-            acquired = self.wait_for_lease(intent) => acquired,
+            acquired = self.wait_for_lease(intent, begun) => acquired,
             // As with a cancel.
             () = too_late(due) => Err(self.runs_out_of_time().into()),
         }
@@ -151,13 +163,15 @@ impl Client {
         Some(*self.losses.due.get_or_insert_with(|| Instant::now() + timeout))
     }
 
-    async fn wait_for_lease(&mut self, intent: &Intent) -> Result<Acquired, Unmet> {
-        let arrived = Instant::now();
+    async fn wait_for_lease(&mut self, intent: &Intent, begun: Option<Box<BegunWait>>) -> Result<Acquired, Unmet> {
+        let (arrived, mut wait, mut line) = match begun {
+            Some(begun) => (begun.since, begun.wait, begun.line),
+            None => (Instant::now(), LeaseWait::new(&self.worker.metrics), None),
+        };
         self.place.card.waits(arrived);
         let mut begun = arrived;
         let mut excluded = if is_read(intent) { self.losses.on.clone() } else { Excluded::new() };
         let mut failure = None;
-        let mut wait = LeaseWait::new(&self.worker.metrics);
         let mut may_wait = self.is_careful(intent) && self.session.freshness.may_wait(begun);
         self.must_see_all_by(intent, begun);
         if is_read(intent) && self.consistency(intent) == Consistency::Session && self.session.freshness.wants_to_move()
@@ -167,10 +181,12 @@ impl Client {
         let (metrics, mut hold) = (Arc::clone(&self.worker.metrics), None);
         let mut patience = Patience::of(&self.server);
         loop {
-            if self.has_hung_up() {
+            let mut here = line.take();
+            if self.has_hung_up(Instant::now()) {
                 return Err(Unmet::Left);
             }
             if self.database.pause.is_paused() {
+                here = None; // nothing is lent to whoever does not take it
                 tokio::select! {
                     // Dropping any of them loses nothing.
                     resumed = patience.await_resume(&self.database.pause, &self.worker) => resumed?,
@@ -190,6 +206,7 @@ impl Client {
                     return Err(Unmet::Anew);
                 }
                 excluded.clear();
+                line = here;
                 continue; // it may still be paused
             }
             let mut changed = self.cluster().changed.clone();
@@ -198,6 +215,7 @@ impl Client {
             self.session.freshness.settle(&view);
             if self.is_careful(intent) && self.session.freshness.is_ahead_of(&view) {
                 hold.get_or_insert_with(|| metrics.hold());
+                drop(here);
                 self.await_primary(intent, &mut changed, &view, begun).await?;
                 continue;
             }
@@ -211,11 +229,18 @@ impl Client {
             if matches!(placement, Placement::AwaitPrimary(_)) {
                 placement = self.place_stale(intent, &view, &avoided, now).unwrap_or(placement);
             }
+            if let (Placement::Node(..), Some((At { placed, .. }, _))) = (placement, &here)
+                && !avoided.contains(&placed.node)
+                && self.may_still_go_to(intent, (placed.node, placed.reason), &view)
+            {
+                placement = Placement::Node(placed.node, placed.reason);
+            }
             if let Placement::Node(node, reason) = placement {
                 placement = self.less_crowded(intent, (node, reason), &view, &avoided, now);
             }
-            if matches!(placement, Placement::Node(node, _) if !held.contains(&node)) {
-                hold = None;
+            match placement {
+                Placement::Node(node, _) if !held.contains(&node) => hold = None,
+                _ => here = None,
             }
             match placement {
                 Placement::Node(node, _) if held.contains(&node) => {
@@ -224,12 +249,12 @@ impl Client {
                     begun = Instant::now();
                 }
                 Placement::Node(node, reason) => {
-                    match self.timed_lease_at(intent, (node, reason), &view, &avoided, &mut wait).await {
-                        Ok(lease) if self.has_hung_up() => {
+                    match self.timed_lease_at(intent, (node, reason), &view, &avoided, &mut wait, here).await {
+                        Ok(lease) if self.has_hung_up(Instant::now()) => {
                             lease.give_back(Instant::now());
                             return Err(Unmet::Left);
                         }
-                        Ok(lease) => match self.goes_there_after_wait(intent, (node, reason), &view) {
+                        Ok(lease) => match self.role_after_wait(intent, (node, reason), &view) {
                             Some((role, may_lack)) => {
                                 self.tally.count(|totals| totals.wait_time += arrived.elapsed());
                                 return Ok(Acquired { lease, role, reason, may_lack });
@@ -301,13 +326,13 @@ impl Client {
     }
 
     /// It has waited for longer than most do, and has closed its connection.
-    fn has_hung_up(&self) -> bool {
-        self.place.card.waits_long(Instant::now()) && self.stream.socket().has_ended()
+    pub(super) fn has_hung_up(&self, now: Instant) -> bool {
+        self.place.card.waits_long(now) && self.stream.socket().has_ended()
     }
 
     /// Returns when it has hung up, for which it looks when [`Card::heed`](super::card::Card::heed) has it do so.
     pub(super) async fn hangs_up(&self) {
-        until(|| self.place.card.is_to_look() && self.has_hung_up()).await;
+        until(|| self.place.card.is_to_look() && self.has_hung_up(Instant::now())).await;
     }
 
     /// The same, or when another node than the one that it queues at has a server connection for it.
@@ -321,7 +346,7 @@ impl Client {
                 let view = self.cluster().view.load_full();
                 self.less_crowded(intent, placed, &view, avoided, now) != Placement::Node(placed.0, placed.1)
             };
-            is_freer() || self.has_hung_up()
+            is_freer() || self.has_hung_up(now)
         })
         .await;
     }
@@ -500,35 +525,42 @@ impl Client {
     fn still_holds(
         &self,
         intent: &Intent,
-        chosen: &NodeView,
+        Placed { node, role, .. }: Placed,
         now: Instant,
         trusted_primary: impl FnOnce() -> Option<NodeId>,
     ) -> bool {
-        let node = chosen.id;
         let gate = self.cluster().gate(node);
         if gate.is_none_or(|gate| gate.held(now).is_some()) {
             return false;
         }
-        (is_read(intent) && chosen.role != Role::Primary)
+        (is_read(intent) && role != Role::Primary)
             || (trusted_primary() == Some(node) && gate.is_some_and(|gate| gate.takes_writes()))
     }
 
-    /// The same after a wait, in which we may have stood still: then nothing is known of a replica either. Answers the role that
-    /// the node was chosen for, and whether it may lack what the session must see.
-    fn goes_there_after_wait(
+    /// The same after a wait, in which we may have stood still: then nothing is known of a replica either. Answers whether the
+    /// node may lack what the session must see; None: the unit does not go there.
+    pub(super) fn goes_there_after_wait(&mut self, intent: &Intent, placed: Placed, now: Instant) -> Option<bool> {
+        let (newest, node) = (self.cluster().view.load_full(), placed.node);
+        let is_believed = || self.cluster().gate(node).is_some_and(|gate| !gate.is_unbelieved(now));
+        let goes_there = self.still_holds(intent, placed, now, || newest.trusted_primary(now))
+            && is_believed()
+            && !self.database.pause.is_paused()
+            && self.may_still_go_to(intent, (node, placed.reason), &newest);
+        let may_lack =
+            || placed.reason == Reason::Stale || newest.node(node).is_none_or(|node| self.may_lack(intent, node));
+        goes_there.then(may_lack)
+    }
+
+    /// The same with the role that the node had by the view it was chosen by.
+    fn role_after_wait(
         &mut self,
         intent: &Intent,
         (node, reason): (NodeId, Reason),
         chosen_by: &View,
     ) -> Option<(Role, bool)> {
-        let (chosen, newest, now) = (chosen_by.node(node)?, self.cluster().view.load_full(), Instant::now());
-        let is_believed = || self.cluster().gate(node).is_some_and(|gate| !gate.is_unbelieved(now));
-        let goes_there = self.still_holds(intent, chosen, now, || newest.trusted_primary(now))
-            && is_believed()
-            && !self.database.pause.is_paused()
-            && self.may_still_go_to(intent, (node, reason), &newest);
-        let may_lack = || reason == Reason::Stale || newest.node(node).is_none_or(|node| self.may_lack(intent, node));
-        goes_there.then(|| (chosen.role, may_lack()))
+        let role = chosen_by.node(node)?.role;
+        let may_lack = self.goes_there_after_wait(intent, Placed { node, reason, role }, Instant::now())?;
+        Some((role, may_lack))
     }
 
     /// The same as [`Self::lease_at`]; a connection that has died unnoticed is closed, and the time that it took is counted.
@@ -539,12 +571,14 @@ impl Client {
         view: &View,
         avoided: &[NodeId],
         wait: &mut LeaseWait,
+        line: Option<(At, Taken)>,
     ) -> Result<Lease, LeaseError> {
         let Some(pool) = self.pool(placed.0, view) else { return Err(LeaseError::Fenced) };
-        wait.asks(pool);
-        let lease = self.lease_at(intent, placed, view, avoided).await;
+        let line = line.filter(|(at, _)| Arc::ptr_eq(&at.pool, &pool));
+        wait.asks(pool, Instant::now());
+        let lease = self.lease_at(intent, placed, view, avoided, line).await;
         match lease {
-            Err(LeaseError::Fenced) if self.has_hung_up() => wait.is_given_up(),
+            Err(LeaseError::Fenced) if self.has_hung_up(Instant::now()) => wait.is_given_up(),
             _ => wait.is_answered(),
         }
         let mut lease = lease?;
@@ -558,17 +592,20 @@ impl Client {
         (node, reason): (NodeId, Reason),
         view: &View,
         avoided: &[NodeId],
+        line: Option<(At, Taken)>,
     ) -> Result<Lease, LeaseError> {
         let Some(pool) = self.pool(node, view) else { return Err(LeaseError::Fenced) };
         pool.settle(view);
         let mut changed = self.cluster().changed.clone();
-        let deadline = Instant::now() + self.server.queue_timeout;
+        let begun = line.as_ref().map_or_else(Instant::now, |(at, _)| at.since);
+        let deadline = begun + self.server.queue_timeout;
         let may_go_elsewhere = pool.lacks_room() && self.has_another(intent, node, view, avoided);
         let worker = self.worker.number;
         let lease = async {
-            match may_go_elsewhere {
-                true => pool.lease_or_elsewhere(worker, deadline).await,
-                false => pool.lease(worker, deadline).await,
+            match (line, may_go_elsewhere) {
+                (Some((_, taken)), _) => pool.lease_further(worker, deadline, taken).await,
+                (None, true) => pool.lease_or_elsewhere(worker, deadline).await,
+                (None, false) => pool.lease(worker, deadline).await,
             }
         };
         tokio::pin!(lease);
@@ -851,7 +888,7 @@ pub(super) fn hold_limit(view: &View) -> Limit {
     if view.is_without_primary_by_design() { Limit::Standby } else { Limit::Hold }
 }
 
-fn is_read(intent: &Intent) -> bool {
+pub(super) fn is_read(intent: &Intent) -> bool {
     matches!(intent, Intent::Read { .. })
 }
 

@@ -24,6 +24,7 @@ use super::last_path::LastPath;
 use super::loss::Losses;
 use super::parser::Apart;
 use super::places::Place;
+use super::queued::{BegunWait, Queued};
 use super::refused_settings::RefusedSettings;
 use super::relay::Relayed;
 use super::server::{Database, Server};
@@ -50,6 +51,8 @@ pub struct Client {
     pub(super) server: Arc<Server>,
     pub(super) worker: Rc<Worker>,
     pub(super) database: Arc<Database>,
+    /// Its unit waits for a server connection.
+    pub(super) queued: Option<Queued>,
     /// When its server connection goes back.
     pub(super) mode: PoolMode,
     pub(super) password: Option<Secret>,
@@ -211,6 +214,10 @@ pub(super) enum Unusual {
     Acquired(Acquired, bool),
     /// What is at the front of the input is not whole, or cannot start at once.
     Unit,
+    /// The same, and it has waited for a server connection already.
+    Queued(Box<BegunWait>),
+    /// There is no lease for the unit.
+    Unmet(Unmet),
 }
 
 /// What is said of a transaction block in the pool mode `statement`, in PgBouncer's words.
@@ -255,6 +262,7 @@ impl Client {
             tally,
             session,
             held: None,
+            queued: None,
             server,
             worker,
             database: admitted.database,
@@ -297,6 +305,7 @@ impl Client {
     /// something else must be done or waited for; after that it goes on here.
     fn poll_usual(&mut self, cx: &mut Context<'_>, lent: &mut Option<Box<Buffers>>) -> Poll<Result<Unusual, Farewell>> {
         if self.stream.is_late() {
+            self.leaves_queue(); // what comes first may last
             let flushed = Pin::new(&mut self.stream).poll_flush(cx)?;
             if flushed.is_pending() {
                 self.ends_time_of_unheard();
@@ -305,6 +314,11 @@ impl Client {
         }
         loop {
             let buffers = lent.get_or_insert_with(|| self.worker.take_buffers());
+            if self.queued.is_some()
+                && let Some(unusual) = ready!(self.poll_queued(cx, buffers))?
+            {
+                return Poll::Ready(Ok(unusual));
+            }
             if self.held.is_some() {
                 match ready!(self.poll_relay(cx, buffers))? {
                     Relayed::Idle if !self.session.has_touched() && !self.session.may_be_answered_more() => {
@@ -456,7 +470,22 @@ impl Client {
         if gathered.is_apart || !gathered.empties.is_empty() || gathered.intent.is_none() {
             return Ok(Some(Unusual::Unit));
         }
-        let Some(mut acquired) = self.try_acquire(&intent, now) else { return Ok(Some(Unusual::Unit)) };
+        match self.try_acquire(&intent, now) {
+            Ok(acquired) => self.set_out_as_usual(acquired, &intent, now, buffers),
+            Err(Some(placed)) if self.line_up(&intent, placed, now) => Ok(None),
+            Err(_) => Ok(Some(Unusual::Unit)),
+        }
+    }
+
+    /// Sends the unit on its way on this lease, if that needs no preparation.
+    #[inline]
+    pub(super) fn set_out_as_usual(
+        &mut self,
+        mut acquired: Acquired,
+        intent: &Intent,
+        now: Instant,
+        buffers: &mut Buffers,
+    ) -> Result<Option<Unusual>, Farewell> {
         let is_read = intent.is_proven();
         let (known, held) = (&acquired.lease.connection().known, Held::of(acquired.role));
         let is_as_found = self.session.is_at_home(known) && self.session.is_told(known, held) && self.is_judged_now();
@@ -511,12 +540,17 @@ impl Client {
                 Ok(())
             }
             Unusual::Acquired(acquired, is_read) => self.begin(acquired, is_read, buffers).await,
-            Unusual::Unit => self.serve_unit(buffers).await,
+            Unusual::Unit => self.serve_unit(None, buffers).await,
+            Unusual::Queued(begun) => self.serve_unit(Some(begun), buffers).await,
+            Unusual::Unmet(unmet) => {
+                self.runs_nowhere(self.intent().reason());
+                self.go_without(unmet, buffers).await
+            }
         }
     }
 
     /// What is at the front of the input, without a lease.
-    async fn serve_unit(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+    async fn serve_unit(&mut self, begun: Option<Box<BegunWait>>, buffers: &mut Buffers) -> Result<(), Farewell> {
         self.drop_rest(buffers);
         if self.dropping > 0 {
             return self.read_more(&mut buffers.input).await;
@@ -536,14 +570,14 @@ impl Client {
                 self.drop_unit(buffers);
                 Ok(())
             }
-            Some(_) => self.start(buffers).await,
+            Some(_) => self.start(begun, buffers).await,
             None if buffers.input.is_empty() => Ok(()),
             None => self.read_more(&mut buffers.input).await,
         }
     }
 
-    /// Finds a lease for the unit and sends it.
-    pub(super) async fn start(&mut self, buffers: &mut Buffers) -> Result<(), Farewell> {
+    /// Finds a lease for the unit, which may have waited for one, and sends it.
+    async fn start(&mut self, begun: Option<Box<BegunWait>>, buffers: &mut Buffers) -> Result<(), Farewell> {
         if self.session.gathered.intent.is_none() && self.needs_no_node(buffers) {
             return self.answer_without_node(buffers).await;
         }
@@ -571,9 +605,13 @@ impl Client {
                 Err(unmet) => return self.go_without(unmet, buffers).await,
             },
         };
-        let acquired = match self.try_acquire(&intent, Instant::now()) {
-            Some(acquired) => Ok(acquired),
-            None => Box::pin(self.acquire(&intent)).await,
+        let acquired = match &begun {
+            None => self.try_acquire(&intent, Instant::now()),
+            Some(_) => Err(None),
+        };
+        let acquired = match acquired {
+            Ok(acquired) => Ok(acquired),
+            Err(_) => Box::pin(self.acquire(&intent, begun)).await,
         };
         match acquired {
             Ok(acquired) => {

@@ -27,8 +27,8 @@ impl LeaseWait {
     }
 
     /// It asks this pool for one; [`Self::is_answered`] or [`Self::is_given_up`] follows, unless this is dropped before.
-    pub(super) fn asks(&mut self, pool: Arc<Pool>) {
-        (self.has_asked, self.asked) = (true, Some((pool, Instant::now())));
+    pub(super) fn asks(&mut self, pool: Arc<Pool>, now: Instant) {
+        (self.has_asked, self.asked) = (true, Some((pool, now)));
     }
 
     /// It has one, or there is none: whoever has asked goes on.

@@ -37,6 +37,7 @@ mod patience;
 pub mod pause;
 pub mod peer;
 pub mod places;
+mod queued;
 mod record;
 mod refused_settings;
 pub mod relay;

@@ -156,6 +156,7 @@ impl Parked {
         Ok(Client {
             stream: Stream::Plain(self.socket.watched()?),
             held: None,
+            queued: None,
             server: self.server,
             database: self.database,
             mode: self.mode,

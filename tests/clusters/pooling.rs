@@ -319,6 +319,30 @@ fn a_read_that_waits_at_one_replica_goes_to_another_that_has_become_free() {
 }
 
 #[test]
+fn who_has_waited_for_long_is_served_before_those_who_came_later() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int, at timestamptz default clock_timestamp())").unwrap();
+        let proxy = Proxy::start(&cluster, "[pool]\nsize = 1");
+        let mut holds = proxy.client();
+        holds.batch_execute("begin; select txid_current()").unwrap();
+        let waits = |number: i32| {
+            let mut client = proxy.client();
+            thread::spawn(move || client.batch_execute(&format!("insert into t values ({number})")))
+        };
+        let mut waiting = Vec::new();
+        // The first have been asked by now whether they are still there, the last has not.
+        for number in 1..=4 {
+            waiting.push(waits(number));
+            thread::sleep(Duration::from_millis(900));
+        }
+        holds.batch_execute("commit").unwrap();
+        waiting.into_iter().for_each(|waits| waits.join().unwrap().unwrap());
+        assert_eq!(cluster.node(0).sql("select string_agg(a::text, ' ' order by at) from t").unwrap(), "1 2 3 4");
+    });
+}
+
+#[test]
 fn a_reserve_that_a_quota_keeps_from_being_opened_gets_the_place_of_an_idle_connection() {
     limited(|| {
         let cluster = cluster();
