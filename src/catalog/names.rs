@@ -1,5 +1,7 @@
 //! Names of functions in the configuration: which are vouched for, and which need the primary.
 
+use std::fmt;
+
 use crate::sql::Name;
 use crate::sql::functions::class_of;
 
@@ -34,6 +36,15 @@ impl FunctionPattern {
     /// It means the function of this name in this schema.
     pub fn matches(&self, schema: &str, name: &str) -> bool {
         self.schema.as_ref().is_none_or(|pattern| glob(pattern, schema)) && glob(&self.name, name)
+    }
+}
+
+impl fmt::Display for FunctionPattern {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(schema) = &self.schema {
+            write!(out, "{schema}.")?;
+        }
+        out.write_str(&self.name)
     }
 }
 

@@ -14,7 +14,7 @@ impl Config {
             .iter()
             .map(|place| format!("{place}: the console's database is {CONSOLE} in access rules, not pgbouncer"));
         let of_settings = self.idle_hostssl().into_iter().chain(self.idle_reserve()).chain(self.unread());
-        beyond.chain(of_pgbouncer).chain(self.strangers()).chain(of_settings).collect()
+        beyond.chain(self.odd_names()).chain(of_pgbouncer).chain(self.strangers()).chain(of_settings).collect()
     }
 
     fn beyond_max_lag(&self, rule: &Rule) -> Option<String> {
@@ -26,6 +26,23 @@ impl Config {
             rule.name,
             show_duration(most)
         ))
+    }
+
+    /// Functions and tables whose name looks like several, or like a pattern with more than `*`. In quotes it may be one.
+    fn odd_names(&self) -> impl Iterator<Item = String> + '_ {
+        let lists = &*self.routing.functions;
+        let lists = [("safe", &lists.safe), ("primary", &lists.primary), ("session", &lists.session)];
+        let listed = lists.into_iter().flat_map(|(list, names)| {
+            names.iter().map(move |name| (format!("routing.{list}_functions:"), name.to_string()))
+        });
+        let in_rules = self.routing.rules.rules().iter().flat_map(|rule| {
+            let functions = rule.when.functions.iter().map(|name| ("function", name));
+            let all = functions.chain(rule.when.tables.iter().map(|name| ("table", name)));
+            all.map(move |(what, name)| (format!("rule {}: its {what}", rule.name), name.to_string()))
+        });
+        listed.chain(in_rules).filter(|(_, name)| name.contains(ODD)).map(|(place, name)| {
+            format!("{place} {name:?} is compared as one name: `*` is the only pattern, and several names are a list")
+        })
     }
 
     /// Where no cluster is asked for users, whom the console is open to, and who cannot log in.
@@ -62,6 +79,9 @@ impl Config {
     }
 }
 
+/// What separates names, quotes them, or stands in regular expressions and in patterns of LIKE.
+const ODD: [char; 10] = [',', '|', '?', '+', '%', '[', ']', '{', '}', '"'];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +114,29 @@ mod tests {
         let no_reserve = "[pool]\nqueue_timeout = '1s'\n".to_owned();
         for text in [rules, hba("'host all all all md5'"), pool("4s", "5s"), pool("0s", "0s"), no_reserve] {
             assert_eq!(warnings(&text), [""; 0], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_looks_like_several_or_like_another_pattern_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.toml");
+        let warnings = |name: &str| {
+            let rule = format!("[[rule]]\nname = 'r'\nfunction = '{name}'\ntable = '{name}'\nto = 'primary'\n");
+            std::fs::write(folder.path().join("rules.toml"), rule).unwrap();
+            let text = format!("[routing]\nrules = ['rules.toml']\nprimary_functions = ['{name}']\n");
+            Config::parse(&path, &text, &mut Vec::new()).warnings()
+        };
+        for name in ["f|g", "f,g", "shop.f?", "get_%", "get_[a-z]+", "\"Order Details\""] {
+            let told = ["routing.primary_functions:", "rule r: its function", "rule r: its table"].map(|place| {
+                format!(
+                    "{place} {name:?} is compared as one name: `*` is the only pattern, and several names are a list"
+                )
+            });
+            assert_eq!(warnings(name), told);
+        }
+        for name in ["get_*", "shop.*", "Order Details", "v$session", "audit$", "Sales (2024)", "net-tax"] {
+            assert_eq!(warnings(name), [""; 0], "{name}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Patterns that names, addresses and times of the day are compared with.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::sql::Name;
@@ -87,6 +88,15 @@ impl NamePattern {
         let schema = self.schema.as_ref();
         self.name.covers(&other.name)
             && schema.is_none_or(|wide| other.schema.as_ref().is_some_and(|schema| wide.covers(schema)))
+    }
+}
+
+impl fmt::Display for NamePattern {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(schema) = &self.schema {
+            write!(out, "{}.", schema.0)?;
+        }
+        out.write_str(&self.name.0)
     }
 }
 
