@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use trunkline::config::{self, PoolMode};
+use trunkline::config::{self, Config, PoolMode, Problems};
 use trunkline::routing::{Consistency, Reads};
 
 const GOLDEN: &str = "tests/golden/config";
@@ -79,14 +79,9 @@ fn the_full_configuration_shows_every_setting_with_its_default() {
 #[test]
 fn rules_may_ask_for_certificates_only_where_they_can_be_checked() {
     const TOLD: &str = "client certificates can only be checked if TLS is on and tls.ca is there";
-    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("t.toml");
-    fs::write(folder.path().join("hba.conf"), "hostssl all all all scram-sha-256 clientcert=verify-ca\n").unwrap();
-    let said = |auth: &str, tls: &str| {
-        fs::write(&path, format!("{reference}\n[auth]\n{auth}\n[tls]\n{tls}\n")).unwrap();
-        config::load(&path).err().map(|problems| problems.to_string()).unwrap_or_default()
-    };
+    let reference = Reference::new();
+    reference.write("hba.conf", "hostssl all all all scram-sha-256 clientcert=verify-ca\n");
+    let said = |auth: &str, tls: &str| reference.said_with(&[("[auth]", auth), ("[tls]", tls)]);
     let by_method = "hba = ['hostssl all all all cert']";
     let (own, with_authorities) = ("certificate = 't.crt'\nkey = 't.key'", "certificate = 't.crt'\nca = 'ca.crt'");
     for tls in ["", own, "ca = 'ca.crt'", "mode = 'off'\ncertificate = 't.crt'\nca = 'ca.crt'"] {
@@ -101,14 +96,11 @@ fn rules_may_ask_for_certificates_only_where_they_can_be_checked() {
 #[test]
 fn access_rules_that_fit_nobody_are_refused() {
     const TOLD: &str = "holds no rule that fits anybody: nobody could log in";
-    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("t.toml");
-    fs::create_dir(folder.path().join("rules.d")).unwrap();
+    let reference = Reference::new();
+    fs::create_dir(reference.folder.path().join("rules.d")).unwrap();
     let said = |file: &str, auth: &str| {
-        fs::write(folder.path().join("file"), file).unwrap();
-        fs::write(&path, format!("{reference}\n[auth]\n{auth}\n")).unwrap();
-        config::load(&path).err().map(|problems| problems.to_string()).unwrap_or_default()
+        reference.write("file", file);
+        reference.said_with(&[("[auth]", auth)])
     };
     for empty in ["", "# host all all all md5\n", "include_dir rules.d\n", "hostgssenc all all all md5\n"] {
         assert!(said(empty, "hba_file = 'file'").contains(&format!("auth.hba_file: {TOLD}")), "{empty}");
@@ -129,16 +121,8 @@ fn access_rules_that_fit_nobody_are_refused() {
 #[test]
 fn names_of_functions_and_tables_that_could_mean_nothing_are_refused() {
     const TOLD: &str = "(only the name, without arguments; `*` is the only pattern)";
-    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("t.toml");
-    let said = |functions: &str, rule: &str| {
-        let rule = format!("[[rule]]\nname = 'r'\nto = 'primary'\n{rule}\n");
-        fs::write(folder.path().join("rules.toml"), rule).unwrap();
-        let routing = format!("rules = ['rules.toml']\n{functions}\n");
-        fs::write(&path, reference.replace("rules       = []", &routing)).unwrap();
-        config::load(&path).err().map(|problems| problems.to_string()).unwrap_or_default()
-    };
+    let reference = Reference::new();
+    let said = |functions: &str, rule: &str| reference.said_with_rule(functions, &format!("to = 'primary'\n{rule}"));
     let of_pgpool = ["^get_.*", "get_.*$", "g\\d"];
     for name in ["reserve(integer)", "shop.reserve()", "f, g", " f", "shop. f"].into_iter().chain(of_pgpool) {
         for setting in ["safe_functions", "primary_functions", "session_functions"] {
@@ -161,36 +145,25 @@ fn names_of_functions_and_tables_that_could_mean_nothing_are_refused() {
 
 #[test]
 fn a_zero_does_not_turn_off_what_is_off_unless_it_is_written() {
-    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("t.toml");
-    let said = |failover: &str, limits: &str| {
-        let failover = format!("[failover]\n{failover}\n");
-        fs::write(&path, reference.replace("[failover]", &failover) + &format!("\n[limits]\n{limits}\n")).unwrap();
-        config::load(&path).err().map(|problems| problems.to_string()).unwrap_or_default()
-    };
-    for zero in ["0s", "0ms"] {
-        let told = said(&format!("stale_reads = '{zero}'"), "");
-        assert!(told.ends_with("failover.stale_reads: 0 does not turn it off (leave it out)"), "{told}");
-        let told = said("", &format!("query_timeout = '{zero}'"));
-        assert!(told.ends_with("limits.query_timeout: 0 does not turn it off (leave it out)"), "{told}");
+    let reference = Reference::new();
+    let said = |section: &str, line: &str| reference.said_with(&[(section, line)]);
+    for (section, setting) in [("[failover]", "stale_reads"), ("[limits]", "query_timeout")] {
+        for zero in ["0s", "0ms"] {
+            let told = said(section, &format!("{setting} = '{zero}'"));
+            assert!(told.ends_with(&format!("{setting}: 0 does not turn it off (leave it out)")), "{told}");
+        }
     }
-    assert!(said("stale_reads = '999us'", "").contains("expected a duration between 1ms and 1d"));
-    assert_eq!(said("stale_reads = '1ms'", ""), "");
+    assert!(said("[failover]", "stale_reads = '999us'").contains("expected a duration between 1ms and 1d"));
+    assert_eq!(said("[failover]", "stale_reads = '1ms'"), "");
 }
 
 #[test]
 fn a_rule_may_send_a_transaction_on_to_the_primary_where_transactions_are_optimistic() {
     const TOLD: &str = "rule.to: a transaction stays where it has begun: a rule can only refuse or log what is in it";
-    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("t.toml");
+    let reference = Reference::new();
     let said = |mode: &str, to: &str| {
-        let rule = format!("[[rule]]\nname = 'stock'\ntable = 'stock'\ntransaction = true\nto = '{to}'\n");
-        fs::write(folder.path().join("rules.toml"), rule).unwrap();
-        let routing = format!("rules = ['rules.toml']\ntransactions = '{mode}'\n");
-        fs::write(&path, reference.replace("rules       = []", &routing)).unwrap();
-        config::load(&path).err().map(|problems| problems.to_string()).unwrap_or_default()
+        let rule = format!("table = 'stock'\ntransaction = true\nto = '{to}'");
+        reference.said_with_rule(&format!("transactions = '{mode}'"), &rule)
     };
     assert_eq!(said("optimistic", "primary"), "");
     for (mode, to) in [("optimistic", "replicas"), ("primary", "primary"), ("primary", "replicas")] {
@@ -215,36 +188,28 @@ fn passwords_come_from_a_file_or_the_environment() {
 
 #[test]
 fn whoever_may_use_the_console_and_cannot_log_in_is_warned_of_where_no_cluster_is_asked_for_users() {
-    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("t.toml");
-    fs::write(folder.path().join("userlist.txt"), "\"ada\" \"pencil\"\n").unwrap();
-    let said = |admin: &str, more: &str| {
-        fs::write(&path, reference.replace("[admin]", &format!("[admin]\n{admin}")) + more).unwrap();
-        config::load(&path).unwrap().warnings()
-    };
-    let list = "\n[auth]\nusers_file = 'userlist.txt'\n";
-    let told = |name: &str| {
-        vec![format!("{name} of [admin] cannot log in: no [[user]] and no line of auth.users_file has this name")]
-    };
-    assert_eq!(said("users = ['bnech']", ""), told("bnech"));
-    assert_eq!(said("stats_users = ['bench', 'ada']", ""), told("ada"));
-    assert_eq!(said("users = ['bench']\nstats_users = ['ada']", list), [""; 0]);
-    let asked = "\n[[cluster]]\nname = 'second'\nnodes = ['db1:5432']\nmonitor = { user = 'm', password = 'm' }\n\
-                 auth_query = { user = 'm', password = 'm' }\n";
-    assert_eq!(said("users = ['ada']", asked), [""; 0]);
+    let reference = Reference::new();
+    reference.write("userlist.txt", "\"ada\" \"pencil\"\n");
+    let (nothing, list) = (("[auth]", ""), ("[auth]", "users_file = 'userlist.txt'"));
+    let asked = ("[[cluster]]", "auth_query = { user = 'm', password = 'm' }");
+    for (admin, more, stranger) in [
+        ("users = ['bnech']", nothing, Some("bnech")),
+        ("stats_users = ['bench', 'ada']", nothing, Some("ada")),
+        ("users = ['bench']\nstats_users = ['ada']", list, None),
+        ("users = ['ada']", asked, None),
+    ] {
+        let told = stranger.map(|name| {
+            format!("{name} of [admin] cannot log in: no [[user]] and no line of auth.users_file has this name")
+        });
+        let config = reference.load_with(&[("[admin]", admin), more]).unwrap();
+        assert_eq!(config.warnings(), Vec::from_iter(told), "{admin}");
+    }
 }
 
 #[test]
 fn a_login_at_patroni_is_read_as_urls_are() {
-    let reference = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("t.toml");
-    let load = |login: &str| {
-        let patroni = format!("name  = \"main\"\npatroni = ['http://{login}@db1:8008']");
-        fs::write(&path, reference.replace("name  = \"main\"", &patroni)).unwrap();
-        config::load(&path)
-    };
+    let reference = Reference::new();
+    let load = |login: &str| reference.load_with(&[("[[cluster]]", &format!("patroni = ['http://{login}@db1:8008']"))]);
     for login in ["ops:p%40ss", "ops:p@ss", "%6Fps:p%40s%73"] {
         let loaded = load(login).unwrap();
         let basic = loaded.clusters[0].patroni[0].login.as_ref().and_then(|login| login.plain());
@@ -297,6 +262,48 @@ proptest! {
         if let Err(problems) = config::load(&path) {
             prop_assert!(problems.iter().count() > 0);
         }
+    }
+}
+
+/// The smallest useful configuration, and files beside it.
+struct Reference {
+    folder: tempfile::TempDir,
+}
+
+impl Reference {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn write(&self, file: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(file);
+        fs::write(&path, text).expect("a file");
+        path
+    }
+
+    /// Reads it with these lines put into these sections, each named by its header.
+    fn load_with(&self, sections: &[(&str, &str)]) -> Result<Config, Problems> {
+        let text = fs::read_to_string(Path::new(GOLDEN).join("reference.toml")).expect("a text");
+        let mut text = text.replace("rules       = []", "");
+        for (header, lines) in sections {
+            let (header, section) = (format!("{header}\n"), format!("{header}\n{lines}\n"));
+            text = match text.contains(&header) {
+                true => text.replacen(&header, &section, 1),
+                false => text + &section,
+            };
+        }
+        config::load(&self.write("t.toml", &text))
+    }
+
+    /// What is wrong with that; nothing, if it is accepted.
+    fn said_with(&self, sections: &[(&str, &str)]) -> String {
+        self.load_with(sections).err().map(|problems| problems.to_string()).unwrap_or_default()
+    }
+
+    /// The same of a rule, with these lines for routing.
+    fn said_with_rule(&self, routing: &str, rule: &str) -> String {
+        self.write("rules.toml", &format!("[[rule]]\nname = 'r'\n{rule}\n"));
+        self.said_with(&[("[routing]", &format!("rules = ['rules.toml']\n{routing}"))])
     }
 }
 
