@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use super::card::{Card, ClientReport, Doing};
@@ -10,6 +11,7 @@ use super::farewell::Farewell;
 use super::handshake::FULL;
 use super::server::Server;
 use super::worker::Worker;
+use crate::complaints::Complaints;
 use crate::metrics::Loss;
 use crate::wire::SqlState;
 use crate::wire::error_response::ErrorFields;
@@ -64,17 +66,12 @@ fn turned_away(card: &Card, server: &Server, worker: &Worker, (code, told): (Sql
         SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN => worker.is_closed() || worker.sends_all_away(),
         _ => false,
     };
-    let times = match is_everybodys && !card.has_logged_in() {
-        true => {
-            let said = server.complaints.lock().meet(told, Instant::now());
-            let Some(times) = said else { return };
-            Some(times)
-        }
-        false => None,
-    };
-    let (id, client, user, database) = whose(card);
-    let (user, database, code) = (&*user, &*database, code.as_str());
-    info!(id, client, user, database, code, told, times, "a client was turned away");
+    let shared = (is_everybodys && !card.has_logged_in()).then_some((&server.complaints, told));
+    say(shared, |times| {
+        let (id, client, user, database) = whose(card);
+        let (user, database, code) = (&*user, &*database, code.as_str());
+        info!(id, client, user, database, code, told, times, "a client was turned away");
+    });
 }
 
 /// What it had under way is lost with its node. Where nobody knows whether it was done, somebody has to look: each of those is
@@ -82,17 +79,24 @@ fn turned_away(card: &Card, server: &Server, worker: &Worker, (code, told): (Sql
 pub(super) fn loses(card: &Card, server: &Server, lost_on: Option<Arc<str>>, outcome: Loss) {
     let node = lost_on.or_else(|| card.report().node).unwrap_or_default();
     let (node, code) = (&*node, outcome.code());
-    let times = match outcome {
+    let reason = format!("{code} {node}");
+    let shared = match outcome {
         Loss::Unknown => None,
-        Loss::RolledBack | Loss::CutShort | Loss::ReplayDiffered => {
-            let said = server.losses.lock().meet(&format!("{code} {node}"), Instant::now());
-            let Some(times) = said else { return };
-            Some(times)
-        }
+        Loss::RolledBack | Loss::CutShort | Loss::ReplayDiffered => Some((&server.losses, &*reason)),
     };
-    let (id, client, user, database) = whose(card);
-    let (user, database) = (&*user, &*database);
-    warn!(id, client, user, database, node, outcome = code, times, "a transaction was lost with its node");
+    say(shared, |times| {
+        let (id, client, user, database) = whose(card);
+        let (user, database) = (&*user, &*database);
+        warn!(id, client, user, database, node, outcome = code, times, "a transaction was lost with its node");
+    });
+}
+
+/// Says it each time, or, where others have met the same reason, now and then, with how often they have.
+fn say(shared: Option<(&Mutex<Complaints>, &str)>, line: impl FnOnce(Option<u64>)) {
+    let times = shared.map(|(complaints, reason)| complaints.lock().meet(reason, Instant::now()));
+    if times != Some(None) {
+        line(times.flatten());
+    }
 }
 
 /// Its number, address, user and database; empty what is not known, as the address of one that comes by a socket of this
