@@ -38,6 +38,8 @@ pub struct Refusal {
 pub enum Unmet {
     /// The client is told this.
     Refused(Refusal),
+    /// The client is told this, and its session ends: what that must see has not come.
+    Ended(Refusal),
     /// The client has hung up while it waited: what it asked for is not run.
     Left,
     /// Its nodes or its database are others by now, or its pool's mode: what it asks for is looked at again.
@@ -360,8 +362,12 @@ impl Client {
     /// The program stops while its statement waits for RESUME. A transaction that goes on elsewhere has begun, and has the time
     /// that any has.
     fn is_sent_away(&self) -> bool {
-        let has_begun = !self.session.is_idle() || self.is_replaying();
-        self.worker.is_draining() && self.database.pause.is_paused() && !has_begun
+        self.worker.is_draining() && self.database.pause.is_paused() && !self.has_begun()
+    }
+
+    /// A transaction or a batch goes on with what it asks for.
+    fn has_begun(&self) -> bool {
+        !self.session.is_idle() || self.is_replaying()
     }
 
     /// Nodes that let nobody new in.
@@ -786,29 +792,35 @@ impl Client {
     }
 
     /// Waits for the next view. The statement is held until there is a primary, one of the history that the session must see, or
-    /// too long.
+    /// too long. Where that history has not come, each further statement would wait in vain: unless something has begun, the session
+    /// ends, and its client begins another.
     async fn await_primary(
         &self,
         intent: &Intent,
         changed: &mut tokio::sync::watch::Receiver<u64>,
         view: &View,
         begun: Instant,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Unmet> {
         if self.await_view(changed, begun + self.server.hold).await {
             return Ok(());
         }
         // A read that comes to this has found no replica either, which is nobody's design.
         self.worker.metrics.limit_met(if is_read(intent) { Limit::Hold } else { hold_limit(view) });
-        let because = match self.session.freshness.later_history(view) {
-            Some((told, present)) => format!(
-                " that has what must be seen: the session's {POSITION} is of timeline {}, and the primary is on timeline {}; a \
-                 session that connects anew begins without it",
-                told.0, present.0
-            ),
-            None => format!(": {}", view.why_no_writes(Instant::now())),
+        let hold = self.server.hold.as_millis();
+        let refusal_as = |because: String| {
+            let message = format!("no primary within {hold} ms{because}");
+            Refusal { code: SqlState::CANNOT_CONNECT_NOW, message }
         };
-        let message = format!("no primary within {} ms{because}", self.server.hold.as_millis());
-        Err(Refusal { code: SqlState::CANNOT_CONNECT_NOW, message })
+        let later_history = self.session.freshness.later_history(view).filter(|_| self.is_careful(intent));
+        let Some((told, present)) = later_history else {
+            return Err(refusal_as(format!(": {}", view.why_no_writes(Instant::now()))).into());
+        };
+        let refusal = refusal_as(format!(
+            " that has what must be seen: the session's {POSITION} is of timeline {}, and the primary is on timeline {}; a session \
+             that connects anew begins without it",
+            told.0, present.0
+        ));
+        Err(if self.has_begun() { Unmet::Refused(refusal) } else { Unmet::Ended(refusal) })
     }
 
     /// Waits for a new view, or until the client hangs up; whoever calls counts the statement as held. False: the moment has

@@ -622,7 +622,7 @@ impl Client {
                 Ok(())
             }
             Err(unmet) => {
-                if matches!(unmet, Unmet::Refused(_)) {
+                if matches!(unmet, Unmet::Refused(_) | Unmet::Ended(_)) {
                     self.runs_nowhere(intent.reason());
                 }
                 self.go_without(unmet, buffers).await
@@ -690,6 +690,10 @@ impl Client {
     pub(super) async fn go_without(&mut self, unmet: Unmet, buffers: &mut Buffers) -> Result<(), Farewell> {
         match unmet {
             Unmet::Refused(refusal) => self.refuse(refusal, buffers).await,
+            Unmet::Ended(Refusal { code, message }) => {
+                self.flush(buffers).await?;
+                Err(Farewell::told(code, message))
+            }
             Unmet::Left => Err(Farewell::Left),
             Unmet::Anew => {
                 self.session.gathered.clear();
