@@ -48,9 +48,8 @@ impl Session {
         let Some(part) = statement.parts.get(part_index) else { return };
         self.follow_modes(part);
         let is_proven_read = self.is_proven_read();
-        // A cursor was opened, and proven to read, where it is fetched from.
-        let fetches_read = self.catalog.on_replica && part.kind == Kind::Fetch;
-        if !(is_proven_read || fetches_read || part.only_cleans())
+        let reads_there = self.catalog.on_replica && only_reads_there(part);
+        if !(is_proven_read || reads_there || part.only_cleans())
             && (part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain))
             && !(self.catalog.on_replica && only_asks_connection(part))
         {
@@ -288,6 +287,15 @@ impl Session {
     }
 }
 
+/// Done in a transaction on a replica, it has only read: what it names was opened or prepared before, and a write fails there.
+fn only_reads_there(part: &Part) -> bool {
+    match part.kind {
+        Kind::Fetch => true,
+        Kind::Execute | Kind::Explain => part.needs_primary.is_none(),
+        _ => false,
+    }
+}
+
 /// It is nothing but DEALLOCATE ALL.
 pub(super) fn deallocates_all(statement: &Statement) -> bool {
     let is_it = |part: &Part| part.kind == Kind::Deallocate && *part.session == [SessionChange::DeallocateAll];
@@ -309,22 +317,25 @@ mod tests {
     use crate::session::story::Story;
 
     #[test]
-    fn who_has_fetched_from_a_cursor_on_a_replica_has_written_nothing() {
-        for (held, may_have_written) in [(Held::Replica, false), (Held::Primary, true)] {
-            let mut story = Story::begin();
-            story.session.served_on(held);
-            for (text, status) in [
-                ("begin read only", b"T"),
-                ("declare c cursor for select 1", b"T"),
-                ("fetch c", b"T"),
-                ("move c", b"T"),
-                ("commit", b"I"),
-            ] {
-                story.send(b'Q', format!("{text}\0").as_bytes());
-                story.hear(b'C', b"?\0");
-                story.hear(b'Z', status);
+    fn who_has_fetched_executed_or_explained_in_a_transaction_on_a_replica_has_written_nothing() {
+        let executed = ["execute a", "explain analyze execute a", "explain insert into t values (1)"];
+        for text in ["fetch c", "move c"].into_iter().chain(executed) {
+            for (held, may_have_written) in [(Held::Replica, false), (Held::Primary, true)] {
+                let mut story = Story::begin();
+                story.session.served_on(held);
+                for (text, status) in [
+                    ("begin read only", b"T"),
+                    ("declare c cursor for select 1", b"T"),
+                    ("prepare a as select 1", b"T"),
+                    (text, b"T"),
+                    ("commit", b"I"),
+                ] {
+                    story.send(b'Q', format!("{text}\0").as_bytes());
+                    story.hear(b'C', b"?\0");
+                    story.hear(b'Z', status);
+                }
+                assert_eq!(story.session.has_written(true), may_have_written, "{held:?} {text}");
             }
-            assert_eq!(story.session.has_written(true), may_have_written, "{held:?}");
         }
     }
 
