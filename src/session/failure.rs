@@ -7,7 +7,7 @@ use super::owed::{Asker, Done, Owed};
 use super::untold::Untold;
 use super::{AtBegin, Ended, Gathered, Session};
 use crate::broken;
-use crate::sql::{Kind, Part, TransactionControl};
+use crate::sql::{Kind, Part, Statement, TransactionControl};
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{Severity, put_error};
@@ -178,10 +178,14 @@ impl Session {
         })
     }
 
-    /// Nothing that is under way writes.
+    /// Nothing that is under way writes, nor what it executes by name.
     fn only_reads(&self) -> bool {
+        let reads = |statement: &Statement| statement.needs_primary().is_none();
         self.owed.iter().all(|owed| match owed {
-            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => statement.needs_primary().is_none(),
+            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
+                let executed = self.may_run(statement.run_names());
+                reads(statement) && !executed.has_unknown && executed.known.iter().all(|(inner, _)| reads(inner))
+            }
             Owed::Execute(None) | Owed::FunctionCall => false,
             _ => true,
         })
@@ -766,6 +770,30 @@ mod tests {
         story.send(b'Q', b"copy t from stdin; call p()\0");
         story.hear(b'G', b"?\0");
         assert!(!story.session.writes_nothing());
+    }
+
+    #[test]
+    fn what_an_execute_runs_says_what_is_lost_with_the_end_of_its_session() {
+        let (unknown, cut) = (SqlState::TRANSACTION_RESOLUTION_UNKNOWN, SqlState::CONNECTION_FAILURE);
+        let how = Circumstances { farewell: None, sent: true, forwarded: false, is_read: false, at_hand: false };
+        for (text, told) in [
+            ("execute reads", cut),
+            ("execute writes", unknown),
+            ("explain execute writes", cut),
+            ("explain analyze execute writes", unknown),
+            ("execute nothing", unknown),
+        ] {
+            let mut story = Story::begin();
+            story.session.keep_lease();
+            for prepare in ["prepare reads as select 1", "prepare writes as insert into t values (1)"] {
+                story.send(b'Q', format!("{prepare}\0").as_bytes());
+                story.hear(b'C', b"PREPARE\0");
+                story.hear_all("Z");
+            }
+            story.send(b'Q', format!("{text}\0").as_bytes());
+            let Loss::End(_, cost) = story.session.lost(how) else { panic!("{text}") };
+            assert_eq!(cost, Some(told), "{text}");
+        }
     }
 
     #[test]
