@@ -740,9 +740,9 @@ mod tests {
         ] {
             let mut places = lined_up.map(|(worker, since)| pool.plain_place(worker, since).unwrap());
             lease.give_back(since);
-            let other = places.iter_mut().nth(1 - served).unwrap();
+            let other = places.get_mut(1 - served).unwrap();
             assert!(timers::timeout(Duration::from_millis(1), other).await.is_err(), "{lined_up:?}");
-            let place = places.iter_mut().nth(served).unwrap();
+            let place = places.get_mut(served).unwrap();
             let Some(Grant::Connection(connection)) = place.await else { panic!("{lined_up:?}") };
             lease = pool.lend(connection, 0).unwrap();
         }

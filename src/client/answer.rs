@@ -5,8 +5,9 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::acquire::target;
-use super::conversation::{Client, HeldLease};
+use super::conversation::Client;
 use super::gathering::body_of;
+use super::held_lease::HeldLease;
 use super::last_words::ends_with_goodbye;
 use super::loss::{Losses, is_kept_from_primary};
 use super::relay::Relayed;

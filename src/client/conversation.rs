@@ -7,19 +7,17 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::acquire::{Acquired, Refusal, Unmet};
-use super::alarm::Alarm;
 use super::card::Doing;
 use super::census::Seat;
-use super::emptied::Emptied;
 use super::farewell::Farewell;
 use super::gathering::violation;
 use super::handshake::Admitted;
+use super::held_lease::HeldLease;
 use super::last_path::LastPath;
 use super::loss::Losses;
 use super::parser::Apart;
@@ -28,19 +26,18 @@ use super::queued::{BegunWait, Queued};
 use super::refused_settings::RefusedSettings;
 use super::relay::Relayed;
 use super::server::{Database, Server};
-use super::shapes::Key;
 use super::tally::Tally;
 use super::worker::{Buffers, Worker};
 use crate::auth::Secret;
+use crate::backend::Pool;
 use crate::backend::cancel::Cancellable;
-use crate::backend::{Lease, Pool};
 use crate::config::PoolMode;
 use crate::metrics::{Limit, Target};
 use crate::net::{ReadBuffer, Stream};
 use crate::routing::{Intent, Reason, safety};
 use crate::session::translate::{Message, messages};
-use crate::session::{End, Held, Identity, Session, SessionId, Settings, TransactionLog};
-use crate::topology::{NodeId, Role};
+use crate::session::{End, Held, Session, SessionId, TransactionLog};
+use crate::topology::NodeId;
 use crate::wire::{SqlState, frontend};
 
 /// One client, logged in.
@@ -87,123 +84,6 @@ pub struct Client {
     pub(super) apart: Option<Box<Apart>>,
     /// The configuration that it has looked at last while it kept its lease.
     pub(super) looked_at: Option<Arc<Server>>,
-}
-
-/// A lease, and what is known of the unit that runs on it.
-pub(super) struct HeldLease {
-    pub(super) lease: Lease,
-    pub(super) role: Role,
-    /// See [`Acquired::may_lack`].
-    pub(super) may_lack: bool,
-    /// What it was taken for need not have seen all that the session's reads must have.
-    pub(super) asks_less: bool,
-    /// See [`Intent::keeps_to_its_nodes`], of what it was taken for.
-    pub(super) keeps_to_its_nodes: bool,
-    pub(super) begun: Instant,
-    /// Why what was sent last runs there.
-    pub(super) reason: Reason,
-    /// What its first unit counts as; None: another unit has gone the same way since.
-    pub(super) shape: Option<Key>,
-    /// Since when a transaction is under way that is not counted yet.
-    pub(super) transaction: Option<Instant>,
-    /// Since when statements are under way whose time is not counted yet.
-    pub(super) asked: Option<Instant>,
-    /// When what is sent next was found to be free to go.
-    pub(super) let_through: Option<Instant>,
-    /// Units sent that run something.
-    pub(super) units: u32,
-    /// Bytes of a message from the client that go on as they come: it is too large to be held.
-    pub(super) passing_to_node: usize,
-    /// Bytes of a message from the node that go on as they come.
-    pub(super) passing_to_client: usize,
-    /// They tell nothing of what has been asked.
-    pub(super) is_aside: bool,
-    /// What has been written to the node, and may have been done there.
-    pub(super) written: Written,
-    /// A BEGIN has been written before anything else.
-    pub(super) has_begun: bool,
-    /// Something of its replies has been forwarded.
-    pub(super) forwarded: bool,
-    /// All that it has served is a string that takes back what the session has left.
-    pub(super) only_cleans: bool,
-    /// Something has been forwarded of any of the units that it has served.
-    pub(super) has_shown: bool,
-    /// The messages of all that is on its way are kept, and nothing of it is answered: it can be run again.
-    pub(super) at_hand: bool,
-    /// It is a read by the proof, wherever it is to run.
-    pub(super) is_read: bool,
-    /// It ends by itself: what it takes tells how quick the node is.
-    pub(super) is_measured: bool,
-    /// The time that its rule gives it, until the unit is whole that is to be timed.
-    pub(super) timeout: Option<Duration>,
-    /// Cancels it when that time is over.
-    pub(super) alarm: Option<Alarm>,
-    /// It may be cancelled when a time is over: nothing else may run on its connection until it is answered.
-    pub(super) is_timed: bool,
-    /// A replica has refused it: the rest of its answer is dropped and the primary asked.
-    pub(super) refused: Option<SqlState>,
-    /// In a transaction that was open then.
-    pub(super) is_refused_within: bool,
-    /// The node has said goodbye with this; what it said before goes to the client first.
-    pub(super) farewell: Option<SqlState>,
-    /// Behind its last whole answer stands half a one, and its goodbye: they are looked at once that answer is passed on.
-    pub(super) has_last_words: bool,
-    /// What is looked at next stands in the buffer already.
-    pub(super) has_more: bool,
-    /// A message may be on its way in part, to the node or from it.
-    pub(super) is_in_midst: bool,
-    /// The client may have a part of a message only: nothing else can stand behind it.
-    pub(super) is_half_told: bool,
-    /// The node has ended the session, and the client is told so.
-    pub(super) ends_session: bool,
-    /// What has been emptied for what is under way.
-    pub(super) emptied: Option<Box<Emptied>>,
-}
-
-/// What of the session's has been written to a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Written {
-    /// Nothing, or a BEGIN, which does nothing; or only what was answered before something that may write by itself.
-    Nothing,
-    /// Only what was answered before that began which is under way now.
-    Before,
-    /// Something of what is under way.
-    Now,
-}
-
-impl HeldLease {
-    pub(super) fn is_on_replica(&self) -> bool {
-        self.role != Role::Primary
-    }
-
-    /// What is under way is a read of which nobody has seen anything: another node may answer it.
-    pub(super) fn is_unseen_read(&self) -> bool {
-        self.is_read && self.at_hand && !self.forwarded
-    }
-
-    /// How long what has been answered took, if that is not counted yet.
-    pub(super) fn took(&self, now: Instant) -> Duration {
-        self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked))
-    }
-
-    /// A batch is cut here. What comes behind may need the primary, for which a replica must have answered this part; of
-    /// itself it keeps its last replies up to the Sync.
-    pub(super) fn flush_part(&self, to_node: &mut BytesMut) {
-        if self.is_on_replica() {
-            frontend::put_bare(to_node, frontend::FLUSH);
-        }
-    }
-}
-
-/// What a client came for is no longer in the configuration.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-pub(super) enum Gone {
-    /// Its database.
-    #[error("terminating connection: its database has been taken out of the configuration")]
-    Database,
-    /// Its user.
-    #[error("terminating connection: its user has been taken out of the configuration")]
-    User,
 }
 
 /// What [`Client::poll_usual`] leaves to [`Client::serve`].
@@ -356,65 +236,6 @@ impl Client {
         }
     }
 
-    /// The configuration has been read anew since the client last looked.
-    #[inline]
-    pub(super) fn is_outdated(&self) -> bool {
-        !self.worker.serves_by(&self.server)
-    }
-
-    /// With its lease kept, it has found that it may go on by the configuration in force as it goes on.
-    pub(super) fn has_looked_at_reload(&self) -> bool {
-        self.looked_at.as_ref().is_some_and(|server| self.worker.serves_by(server))
-    }
-
-    /// A client that keeps its lease ends, too, where its database or user is gone. Otherwise the configuration in force counts,
-    /// unless nodes or databases are others by it, or its server connection would go back at another time: the lease is of the
-    /// one before.
-    fn renew_while_held(&mut self) -> Result<(), Gone> {
-        let server = self.worker.server();
-        let (database, user) = (self.database_in(&server)?, &self.session.identity.user);
-        // A node that Patroni has listed meanwhile has another gate.
-        let gate = |held: &HeldLease| server.cluster(&database).gate(held.lease.node()).map(Arc::as_ptr);
-        let is_same = server.cluster(&database).has_nodes_of(self.cluster())
-            && self.held.as_ref().is_none_or(|held| gate(held) == Some(Arc::as_ptr(held.lease.pool().gate())))
-            && database.server_name == self.database.server_name
-            && server.mode_of(&database, user) == self.mode;
-        self.looked_at = Some(server);
-        if is_same { self.renew() } else { Ok(()) }
-    }
-
-    /// Its database by this configuration, if it may use it still.
-    fn database_in(&self, server: &Server) -> Result<Arc<Database>, Gone> {
-        let Identity { user, database, .. } = &self.session.identity;
-        let database = server.database(database).ok_or(Gone::Database)?;
-        if server.may_have(user, &database) { Ok(database) } else { Err(Gone::User) }
-    }
-
-    /// From here on, the configuration in force counts. Not with a lease of other nodes: it belongs to a pool of the one before.
-    pub(super) fn renew(&mut self) -> Result<(), Gone> {
-        let server = self.worker.server();
-        let database = self.database_in(&server)?;
-        let user = server.users.get(&self.session.identity.user);
-        // What the client has proved itself is good as long as nothing else is configured.
-        let password = user.and_then(|user| user.server_password.clone()).or(self.password.take());
-        if !server.cluster(&database).has_nodes_of(self.cluster()) {
-            // Nodes have other numbers there.
-            self.session.freshness.renumbered(server.cluster(&database).has_history_of(self.cluster()));
-            self.forget_losses();
-            self.refused = RefusedSettings::default();
-            self.stays_with = None;
-        }
-        self.mode = server.mode_of(&database, &self.session.identity.user);
-        // By the configuration it has logged in with, it may have had a place.
-        server.has_let_in(&database.name);
-        self.session.gathered.keep_rules(&self.server.rules);
-        (self.server, self.database, self.password) = (server, database, password);
-        self.looked_at = None;
-        self.session.is_shown_there(Settings::default()); // what is not set may mean something else now
-        self.pools.clear();
-        Ok(())
-    }
-
     /// Reads what the idle client sends, unless it is asked to leave.
     fn poll_idle(&mut self, cx: &mut Context<'_>, input: &mut ReadBuffer) -> Poll<Result<(), Farewell>> {
         if self.worker.is_draining() {
@@ -542,10 +363,7 @@ impl Client {
             Unusual::Acquired(acquired, is_read) => self.begin(acquired, is_read, buffers).await,
             Unusual::Unit => self.serve_unit(None, buffers).await,
             Unusual::Queued(begun) => self.serve_unit(Some(begun), buffers).await,
-            Unusual::Unmet(unmet) => {
-                self.runs_nowhere(self.intent().reason());
-                self.go_without(unmet, buffers).await
-            }
+            Unusual::Unmet(unmet) => self.unmet(unmet, self.intent().reason(), buffers).await,
         }
     }
 
@@ -621,13 +439,16 @@ impl Client {
                 }
                 Ok(())
             }
-            Err(unmet) => {
-                if matches!(unmet, Unmet::Refused(_) | Unmet::Ended(_)) {
-                    self.runs_nowhere(intent.reason());
-                }
-                self.go_without(unmet, buffers).await
-            }
+            Err(unmet) => self.unmet(unmet, intent.reason(), buffers).await,
         }
+    }
+
+    /// There is no lease for the unit, which was to run for this reason.
+    async fn unmet(&mut self, unmet: Unmet, reason: Reason, buffers: &mut Buffers) -> Result<(), Farewell> {
+        if matches!(unmet, Unmet::Refused(_) | Unmet::Ended(_)) {
+            self.runs_nowhere(reason);
+        }
+        self.go_without(unmet, buffers).await
     }
 
     /// It closes statements, or nothing, before its Sync: so drivers clean up, and ask whether the connection lives. What the

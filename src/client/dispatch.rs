@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::acquire::{Acquired, Refusal, target};
 use super::alarm::Alarm;
-use super::conversation::{Client, HeldLease, Written};
+use super::conversation::Client;
 use super::farewell::Farewell;
 use super::gathering::violation;
+use super::held_lease::{HeldLease, Written};
 use super::release::stop_statement;
 use super::worker::Buffers;
 use crate::backend::exchange::ExchangeError;

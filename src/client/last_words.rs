@@ -1,6 +1,6 @@
 //! What a node says at last, on a connection that it closes.
 
-use super::conversation::HeldLease;
+use super::held_lease::HeldLease;
 use crate::session::tells_of_death;
 use crate::wire::{ErrorFields, Header, backend, frame};
 

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::conversation::{Client, HeldLease, Written};
+use super::conversation::Client;
 use super::farewell::Farewell;
+use super::held_lease::{HeldLease, Written};
 use super::record;
 use super::worker::Buffers;
 use crate::backend::Lease;

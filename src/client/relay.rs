@@ -9,10 +9,11 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
 use super::answer::Stop;
-use super::conversation::{Client, HeldLease, Written};
+use super::conversation::Client;
 use super::farewell::Farewell;
 use super::gate::Gate;
 use super::gathering::{body_of, peek};
+use super::held_lease::{HeldLease, Written};
 use super::last_words::answered_before_goodbye;
 use super::parser::LONG;
 use super::worker::Buffers;

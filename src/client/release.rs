@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::acquire::target;
-use super::conversation::{Client, HeldLease};
+use super::conversation::Client;
 use super::farewell::Farewell;
+use super::held_lease::HeldLease;
 use super::worker::Buffers;
 use crate::backend::Lease;
 use crate::backend::exchange::{Answer, ExchangeError};

@@ -12,12 +12,12 @@ use tokio::io::AsyncWrite;
 
 use super::acquire::{self, RETRY_PAUSE};
 use super::card::Card;
-use super::conversation::Gone;
 use super::farewell::{Farewell, SENT_AWAY};
 use super::handshake::{self, Admitted};
 use super::patience::{Patience, await_resume_to_log_in};
 use super::places::Place;
 use super::record;
+use super::renewal::Gone;
 use super::server::Server;
 use super::tally::Tally;
 use super::visit::ended;
