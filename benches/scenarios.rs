@@ -266,6 +266,7 @@ static PICTURED: LazyLock<(Picture, Path)> = LazyLock::new(|| {
         binds_owner: false,
         owner: 10,
         row_type: 20002,
+        of_type: 0,
         is_invoker: false,
     };
     let inventory = Inventory {

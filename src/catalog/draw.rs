@@ -21,9 +21,9 @@ impl Picture {
     pub fn draw(inventory: Inventory, lists: &FunctionLists, id: u32, changes: u64, seed: u64) -> Self {
         let mut drawing = Drawing::new(Self::new(id, changes, seed), inventory, lists);
         drawing.frame();
+        drawing.types();
         drawing.relations();
         drawing.functions();
-        drawing.types();
         drawing.operators();
         while drawing.follow() {}
         drawing.event_triggers();
@@ -127,10 +127,16 @@ impl<'a> Drawing<'a> {
             types.entry(relation).or_default().push(oid);
         }
         let taken = self.types_taken();
+        let inherited = self.inherited(&taken);
         for (index, row) in self.rows.relations.iter().enumerate() {
             let mut types = types.remove(&row.oid).unwrap_or_default();
-            if taken.contains(&row.row_type) {
+            let ancestors = inherited.get(&row.oid).into_iter().flatten();
+            let taken_for: SmallVec<[Oid; 2]> = ancestors.chain(taken.get(&row.of_type)).copied().collect();
+            if taken.contains(&row.row_type) || !taken_for.is_empty() {
                 types.push(row.row_type);
+            }
+            if !taken_for.is_empty() {
+                self.picture.types.entry(row.row_type).or_default().parts.extend(taken_for);
             }
             let why = match row.kind {
                 RelationKind::Sequence => Some(Why::Relation),
@@ -193,13 +199,33 @@ impl<'a> Drawing<'a> {
         trees.chain(triggers).chain(drawing).chain(defaults).chain(writing).collect()
     }
 
-    /// Types that somebody takes or makes: a row of a table counts only if it is among them.
+    /// Types that somebody takes or makes, and what domains among them are over: a row of a table counts only if it is one of
+    /// them, or is taken for one.
     fn types_taken(&self) -> HashSet<Oid> {
         let rows = &self.rows;
         let functions = rows.functions.iter().flat_map(|row| row.arguments.iter().chain(&row.results));
         let operators = rows.operators.iter().flat_map(|row| [&row.left, &row.right]);
         let casts = rows.casts.iter().flat_map(|row| [&row.source, &row.target]);
-        functions.chain(operators).chain(casts).copied().filter(|oid| is_own(*oid)).collect()
+        let named = functions.chain(operators).chain(casts).copied();
+        named.flat_map(|oid| self.picture.with_bases(oid)).filter(|oid| is_own(*oid)).collect()
+    }
+
+    /// Of each relation that inherits from others, or is a partition, at any depth: which of their row types are taken.
+    fn inherited(&self, taken: &HashSet<Oid>) -> HashMap<Oid, SmallVec<[Oid; 1]>> {
+        let mut inherited: HashMap<Oid, SmallVec<[Oid; 1]>> = HashMap::new();
+        for ancestor in self.rows.relations.iter().filter(|row| taken.contains(&row.row_type)) {
+            let mut waiting = vec![ancestor.oid];
+            while let Some(oid) = waiting.pop() {
+                for &child in self.children.get(&oid).into_iter().flatten() {
+                    let known = inherited.entry(child).or_default();
+                    if !known.contains(&ancestor.row_type) {
+                        known.push(ancestor.row_type);
+                        waiting.push(child);
+                    }
+                }
+            }
+        }
+        inherited
     }
 
     fn functions(&mut self) {
@@ -234,6 +260,10 @@ impl<'a> Drawing<'a> {
             self.picture.types.insert(row.oid, Type { made, ..Type::default() });
             let key = self.picture.key(&row.name);
             self.picture.type_names.entry(key).or_default().push((row.schema, row.oid));
+        }
+        for (domain, base) in std::mem::take(&mut self.rows.domain_bases) {
+            self.picture.types.entry(domain).or_default().base = Some(base);
+            self.rows.type_parts.push((domain, base));
         }
         for (whole, part) in std::mem::take(&mut self.rows.type_parts) {
             if is_own(part) {
@@ -828,7 +858,8 @@ const HARMLESS: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{OperatorRow, TypeRow};
+    use crate::catalog::{OperatorRow, Path, TypeRow};
+    use crate::sql::{ParseSettings, classify};
 
     /// A stable function of this body, with oid and name.
     fn stable(oid: Oid, name: &str, language: Language, text: &str) -> FunctionRow {
@@ -845,6 +876,23 @@ mod tests {
             results: Box::default(),
             default_values: None,
             body: Body::read(text, language),
+        }
+    }
+
+    /// A table about which there is nothing to say.
+    fn table(oid: Oid, name: &str) -> RelationRow {
+        RelationRow {
+            oid,
+            schema: 2200,
+            name: name.into(),
+            kind: RelationKind::Stored,
+            is_unlogged: false,
+            has_policies: false,
+            binds_owner: false,
+            owner: 10,
+            row_type: 0,
+            of_type: 0,
+            is_invoker: false,
         }
     }
 
@@ -922,6 +970,46 @@ mod tests {
         let picture = Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0);
         let needs: Vec<bool> = picture.functions.iter().map(|function| function.why.is_some()).collect();
         assert_eq!(needs, [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_row_is_taken_for_one_of_a_table_that_its_own_inherits_from_for_the_type_of_its_table_and_for_a_domain_over_it() {
+        let (jobs, of_2026, of_december, labels, others) = (20_000, 20_001, 20_002, 20_003, 20_004);
+        let (label, domain, domain_of_domain) = (20_200, 20_201, 20_202);
+        let row_of = |table: Oid| table + 100;
+        let writes = |oid: Oid, name: &str, kind: Oid| FunctionRow {
+            volatility: Volatility::Volatile,
+            arguments: [kind].into(),
+            ..stable(oid, name, Language::PlPgSql, "begin insert into log values (1); return true; end")
+        };
+        let with_rows = |(oid, name): (Oid, &str)| RelationRow { row_type: row_of(oid), ..table(oid, name) };
+        let tables = [(jobs, "jobs"), (of_2026, "jobs_2026"), (of_december, "jobs_2026_12"), (others, "others")];
+        let typed = RelationRow { of_type: label, ..with_rows((labels, "labels")) };
+        let inventory = Inventory {
+            relations: tables.map(with_rows).into_iter().chain([typed]).collect(),
+            children: vec![(jobs, of_2026), (of_2026, of_december)],
+            domain_bases: vec![(domain, row_of(others)), (domain_of_domain, domain)],
+            functions: vec![
+                writes(20_300, "try_lock", row_of(jobs)),
+                writes(20_301, "stamp", label),
+                writes(20_302, "mark", domain_of_domain),
+            ],
+            ..Inventory::default()
+        };
+        let picture = Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0);
+        for (sql, is_call) in [
+            ("select j.id from jobs j where j.try_lock", true),
+            ("select j.id from jobs_2026 j where j.try_lock", true),
+            ("select j.id from jobs_2026_12 j where j.try_lock", true),
+            ("select l.stamp from labels l", true),
+            ("select o.mark from others o", true),
+            ("select j.id, j.stamp, j.mark from jobs_2026_12 j, jobs", false),
+            ("select l.try_lock, l.mark from labels l", false),
+            ("select o.try_lock, o.stamp from others o", false),
+        ] {
+            let verdict = picture.judge(&classify(sql, &ParseSettings::default()), &Path::any());
+            assert_eq!(verdict.why, is_call.then_some(Why::Function), "{sql}");
+        }
     }
 
     #[test]
@@ -1005,23 +1093,11 @@ mod tests {
             stable(19_000, "seeds", Language::PlPgSql, "begin perform setseed(0.5); end"),
             stable(19_001, "locks", Language::PlPgSql, "begin perform pg_advisory_lock(1); end"),
         ];
-        let table = |oid: Oid| RelationRow {
-            oid,
-            schema: 2200,
-            name: format!("t{oid}").into(),
-            kind: RelationKind::Stored,
-            is_unlogged: false,
-            has_policies: false,
-            binds_owner: false,
-            owner: 10,
-            row_type: 0,
-            is_invoker: false,
-        };
         let functions = (20_000..).zip(bodies).map(|(oid, (language, text, _))| stable(oid, "notes", language, text));
         let oids = || (20_000..).take(bodies.len());
         let inventory = Inventory {
             functions: called.into_iter().chain(functions).collect(),
-            relations: oids().map(|oid| table(oid + 1_000)).collect(),
+            relations: oids().map(|oid| table(oid + 1_000, &format!("t{oid}"))).collect(),
             triggers: oids().map(|oid| (oid + 1_000, oid)).collect(),
             ..Inventory::default()
         };

@@ -21,8 +21,10 @@ pub struct Inventory {
     pub roles: Vec<RoleRow>,
     /// Types that are not PostgreSQL's own.
     pub types: Vec<TypeRow>,
-    /// (type, a type that its values are made of): elements, attributes, a domain's base.
+    /// (type, a type that its values are made of): elements, attributes.
     pub type_parts: Vec<(Oid, Oid)>,
+    /// (domain, the type that it is over).
+    pub domain_bases: Vec<(Oid, Oid)>,
     /// Tables, views, sequences, …
     pub relations: Vec<RelationRow>,
     /// (relation, a type of one of its columns that is not PostgreSQL's own).
@@ -144,6 +146,8 @@ pub struct RelationRow {
     pub owner: Oid,
     /// The type of its rows.
     pub row_type: Oid,
+    /// The type that it was created OF; 0 for none.
+    pub of_type: Oid,
     /// A view that reads as whoever asks.
     pub is_invoker: bool,
 }

@@ -589,7 +589,7 @@ impl<'a> Look<'a> {
             // Two literals never mean an operator of a user's type while one of PostgreSQL's own has its name.
             let may_be_meant = !is_builtin
                 || !operands.iter().any(|&oid| is_own(oid))
-                || operands.iter().any(|oid| self.sources.contains(oid) || self.targets.contains(oid));
+                || operands.iter().any(|oid| self.occurs(*oid) || self.targets.contains(oid));
             if !may_be_meant {
                 continue;
             }
@@ -608,8 +608,8 @@ impl<'a> Look<'a> {
         let name = Name { schema: None, name: Arc::clone(attribute) };
         let call = Call { name, arguments: Some(SmallVec::from_elem(Argument::Unknown, 1)) };
         for function in picture.candidates(&call, path) {
-            let may_be =
-                |oid: &Oid| applies || TAKE_ROWS.contains(oid) || is_system_row(*oid) || self.sources.contains(oid);
+            let is_system = |oid: Oid| picture.with_bases(oid).any(is_system_row);
+            let may_be = |oid: &Oid| applies || TAKE_ROWS.contains(oid) || is_system(*oid) || self.occurs(*oid);
             if !picture.arguments_of(function).first().is_some_and(may_be) {
                 continue;
             }
@@ -624,6 +624,11 @@ impl<'a> Look<'a> {
             self.may_be_made(oid);
         }
         Ok(())
+    }
+
+    /// There are values that are taken for one of this type: it may be a domain over theirs.
+    fn occurs(&self, oid: Oid) -> bool {
+        self.picture.with_bases(oid).any(|oid| self.sources.contains(&oid))
     }
 
     fn may_occur(&mut self, oid: Oid) {

@@ -144,6 +144,10 @@ pub(super) struct Type {
     pub(super) made: Option<Why>,
     /// Why comparing its values does.
     pub(super) compared: Option<Why>,
+    /// What it is a domain over.
+    pub(super) base: Option<Oid>,
+    /// What its values are made of, and what a row of it is taken for: one of a table that its own inherits from, or a value of the
+    /// type that its table is OF.
     pub(super) parts: SmallVec<[Oid; 2]>,
 }
 
@@ -211,6 +215,13 @@ impl Picture {
             + self.functions.len() * size_of::<Function>()
             + self.arguments.len() * size_of::<Oid>()
             + self.types.len() * (size_of::<Type>() + ENTRY)
+    }
+
+    /// The type, and what it is a domain over, to the last.
+    pub(super) fn with_bases(&self, oid: Oid) -> impl Iterator<Item = Oid> {
+        /// Nobody has domains over domains so deep, but catalogs that a superuser writes to may hold a circle.
+        const DEEPEST: usize = 100;
+        std::iter::successors(Some(oid), |oid| self.types.get(oid)?.base).take(DEEPEST)
     }
 
     /// The arguments of this function.

@@ -110,7 +110,7 @@ async fn read_relations(reader: &mut Reader, rows: &mut Inventory) -> Result<(),
         })
         .await?;
     let sql = "SELECT oid, relnamespace, relname, relkind, relpersistence, relrowsecurity, relforcerowsecurity, relowner, \
-               reltype, coalesce(lower(reloptions::text) ~ 'security_invoker=(t|on|1|y)', false) FROM pg_class \
+               reltype, coalesce(lower(reloptions::text) ~ 'security_invoker=(t|on|1|y)', false), reloftype FROM pg_class \
                WHERE (oid >= 16384 OR relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'information_schema')) \
                AND relkind IN ('r','p','v','m','f','S') AND relpersistence <> 't'";
     let mut relations = Vec::new();
@@ -195,6 +195,7 @@ fn relation(row: &Row<'_>) -> RelationRow {
         binds_owner: row.is(6),
         owner: row.number(7),
         row_type: row.number(8),
+        of_type: row.number(10),
         is_invoker: row.is(9),
     }
 }
@@ -223,8 +224,9 @@ async fn read_types(reader: &mut Reader, version: u32, rows: &mut Inventory) -> 
         })
         .await?;
     rows.types = types;
-    let sql = "SELECT oid, typbasetype FROM pg_type WHERE oid >= 16384 AND typbasetype >= 16384 \
-               UNION ALL SELECT t.oid, t.typelem FROM pg_type t JOIN pg_type e ON e.oid = t.typelem \
+    let sql = "SELECT oid, typbasetype FROM pg_type WHERE oid >= 16384 AND typbasetype <> 0";
+    reader.rows(sql, |row| rows.domain_bases.push((row.number(0), row.number(1)))).await?;
+    let sql = "SELECT t.oid, t.typelem FROM pg_type t JOIN pg_type e ON e.oid = t.typelem \
                LEFT JOIN pg_class c ON c.oid = e.typrelid WHERE t.typelem >= 16384 AND (e.typrelid = 0 OR c.relkind = 'c') \
                UNION ALL SELECT t.oid, a.atttypid FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid \
                WHERE t.oid >= 16384 AND a.atttypid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped \

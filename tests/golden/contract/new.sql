@@ -131,4 +131,18 @@ CREATE TABLE inv.arrays (codes checked_code[], r rec_checked);
 INSERT INTO inv.arrays VALUES ('{abc}', '(abc,1)');
 CREATE TABLE inv.plain_arrays (codes text[], n pos_int[]);
 INSERT INTO inv.plain_arrays VALUES ('{abc}', '{1}');
+-- a row is taken for one of a table that its own inherits from, for the type that its table is OF, and for a domain over it
+CREATE TABLE inv.jobs (id int) PARTITION BY LIST (id);
+CREATE TABLE inv.jobs_low PARTITION OF inv.jobs FOR VALUES IN (1, 2) PARTITION BY LIST (id);
+CREATE TABLE inv.jobs_1 PARTITION OF inv.jobs_low FOR VALUES IN (1);
+INSERT INTO inv.jobs VALUES (1);
+CREATE FUNCTION public.inv_of_job(j inv.jobs) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('job') $$;
+CREATE TYPE inv.label AS (name text);
+CREATE TABLE inv.labels OF inv.label;
+INSERT INTO inv.labels VALUES ('a');
+CREATE FUNCTION public.inv_of_label(l inv.label) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('label') $$;
+CREATE TABLE inv.notes (note text);
+INSERT INTO inv.notes VALUES ('n');
+CREATE DOMAIN inv.any_note AS inv.notes;
+CREATE FUNCTION public.inv_of_note(n inv.any_note) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('note') $$;
 RESET client_min_messages;
