@@ -1013,6 +1013,39 @@ mod tests {
     }
 
     #[test]
+    fn what_an_operator_makes_like_its_operand_is_checked_as_it_is_made() {
+        let (writes, fills, code, coded) = (20_000, 20_001, 20_100, 20_200);
+        let (boolean, jsonb, any_element) = (16, 3802, 2283);
+        let operator = |(oid, name, result): (Oid, &str, Oid)| OperatorRow {
+            oid,
+            schema: 2200,
+            name: name.into(),
+            left: any_element,
+            right: jsonb,
+            function: fills,
+            result,
+        };
+        let inventory = Inventory {
+            functions: vec![unlabelled(writes, "writes", &[]), stable(fills, "fills", Language::Native, "fills")],
+            types: vec![TypeRow { oid: code, schema: 2200, name: "code".into(), volatile_input: false }],
+            domain_checks: vec![(code, Mentions { functions: vec![writes], ..Mentions::default() })],
+            relations: vec![table(coded, "coded")],
+            column_types: vec![(coded, code)],
+            operators: [(20_300, "#=", any_element), (20_301, "#?", boolean)].map(operator).into(),
+            ..Inventory::default()
+        };
+        let picture = Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0);
+        for (sql, why) in [
+            ("select c #= '{}' from coded c", Some(Why::Domain)),
+            ("select c #? '{}' from coded c", None),
+            ("select c from coded c", None),
+        ] {
+            let verdict = picture.judge(&classify(sql, &ParseSettings::default()), &Path::any());
+            assert_eq!(verdict.why, why, "{sql}");
+        }
+    }
+
+    #[test]
     fn a_setting_whose_name_is_computed_is_looked_for_under_any_text_beside_it() {
         let text = |text: &str| {
             let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();

@@ -439,6 +439,10 @@ const NAME: Oid = 19;
 /// record, any, anyelement, anynonarray, anycompatible and anycompatiblenonarray: any table's row will do.
 const TAKE_ROWS: [Oid; 6] = [2249, 2276, 2283, 2776, 5077, 5079];
 
+/// anyarray, anyelement, anynonarray, anyenum, anyrange, anymultirange, and those of anycompatible: what answers with one of them
+/// answers with the type of an argument, or one made of it.
+const POLYMORPHIC: [Oid; 11] = [2277, 2283, 2776, 3500, 3831, 4537, 4538, 5077, 5078, 5079, 5080];
+
 /// The type of a row of one of PostgreSQL's own relations, which have numbers of their own or those that initdb gives out.
 fn is_system_row(oid: Oid) -> bool {
     matches!(oid, 71 | 75 | 81 | 83 | 1248 | 2842 | 2843 | 4066 | 6101 | 10_000..FIRST_OWN)
@@ -476,12 +480,14 @@ struct Look<'a> {
     only_code: bool,
     /// Values may be cast by their text, or by what a Parse declares.
     names_types: bool,
+    /// An operator may be meant that makes a value of the type of one that it is given, as `record #= hstore` does.
+    makes_alike: bool,
 }
 
 impl<'a> Look<'a> {
     fn new(picture: &'a Picture, path: &'a Path) -> Self {
         let (sources, targets) = (SmallVec::new(), SmallVec::new());
-        Self { picture, path, sources, targets, only_code: false, names_types: false }
+        Self { picture, path, sources, targets, only_code: false, names_types: false, makes_alike: false }
     }
 
     /// A part of this statement is looked at: parameters are made of the types that are declared.
@@ -504,7 +510,7 @@ impl<'a> Look<'a> {
                 break;
             }
         }
-        if part.calls.iter().any(|call| call.name.name.contains("populate_record")) {
+        if self.makes_alike || part.calls.iter().any(|call| call.name.name.contains("populate_record")) {
             // It makes a row like the one that it is given.
             self.targets.extend_from_slice(&self.sources);
         }
@@ -598,6 +604,7 @@ impl<'a> Look<'a> {
             }
             operands.iter().for_each(|&oid| self.may_be_made(oid));
             self.may_occur(operator.result);
+            self.makes_alike |= POLYMORPHIC.contains(&operator.result);
         }
         Ok(())
     }

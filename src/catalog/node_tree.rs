@@ -72,7 +72,7 @@ impl Mentions {
             "funcid" | "opfuncid" | "aggfnoid" | "winfnoid" => &mut self.functions,
             "opno" | "opnos" | "eqop" | "sortop" => &mut self.operators,
             "relid" => &mut self.relations,
-            "resulttype" | "funcresulttype" | "funccoltypes" | "coltypes" | "typid" => &mut self.types,
+            "resulttype" | "funcresulttype" | "opresulttype" | "funccoltypes" | "coltypes" | "typid" => &mut self.types,
             "minmaxtype" => &mut self.compared,
             "seqid" => {
                 self.takes_value = true;
@@ -232,13 +232,14 @@ mod tests {
     #[test]
     fn calls_operators_relations_and_locks_are_found() {
         let tree = "({QUERY :commandType 1 :hasForUpdate true :rtable ({RTE :rtekind 0 :relid 16390 :relkind r}) :targetList \
-                    ({TARGETENTRY :expr {OPEXPR :opno 96 :opfuncid 65 :args ({FUNCEXPR :funcid 16400 :args \
-                    ({CONST :constvalue 8 [ 32 0 0 0 97 46 98 ] :location 1})})}}) :sortClause ({SORTGROUPCLAUSE \
+                    ({TARGETENTRY :expr {OPEXPR :opno 96 :opfuncid 65 :opresulttype 16401 :args ({FUNCEXPR :funcid \
+                    16400 :args ({CONST :constvalue 8 [ 32 0 0 0 97 46 98 ] :location 1})})}}) :sortClause ({SORTGROUPCLAUSE \
                     :eqop 98 :sortop 664}) :rowMarks <>})";
         let mentions = Mentions::of(tree);
         assert_eq!(mentions.functions, [65, 16400]);
         assert_eq!(mentions.operators, [96, 98, 664]);
         assert_eq!(mentions.relations, [16390]);
+        assert_eq!(mentions.types, [16401]);
         assert_eq!(mentions.constants, [(16400, "a.b".into())]);
         assert!(mentions.locks_rows && !mentions.takes_value && !mentions.writes);
         assert!(Mentions::of("{QUERY :commandType 3}").writes);

@@ -145,4 +145,8 @@ CREATE TABLE inv.notes (note text);
 INSERT INTO inv.notes VALUES ('n');
 CREATE DOMAIN inv.any_note AS inv.notes;
 CREATE FUNCTION public.inv_of_note(n inv.any_note) RETURNS text LANGUAGE sql AS $$ SELECT public.log_access('note') $$;
+-- an operator that makes a row like the one that it is given, as hstore's
+CREATE FUNCTION public.inv_fill(r anyelement, j jsonb) RETURNS anyelement LANGUAGE sql STABLE AS $$ SELECT jsonb_populate_record(r, j) $$;
+CREATE OPERATOR public.#= (LEFTARG = anyelement, RIGHTARG = jsonb, FUNCTION = public.inv_fill);
+CREATE VIEW inv.v_filled AS SELECT c #= jsonb_build_object('code', c.code) AS r FROM public.coded c;
 RESET client_min_messages;
