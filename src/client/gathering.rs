@@ -165,7 +165,7 @@ impl Client {
             (Some(picture), Some(resolved)) => Catalog::Known { picture, path: &resolved.path, key: resolved.key },
             _ => {
                 let last = known.last().map(|picture| &**picture);
-                let own_first = last_path::own_first(last, &self.session);
+                let own_first = last_path::own_first(last, &self.session, &self.server, &self.database);
                 Catalog::Unknown { last, own_first, lists: &self.server.functions }
             }
         };

@@ -1,18 +1,33 @@
 //! A session's search path as its picture has it, kept until one of the two changes.
 
+use std::sync::Arc;
+
+use super::server::{Database, Server};
 use crate::catalog::{Path, Picture};
 use crate::session::{Session, Settings};
 use crate::sql::MemoKey;
 
-/// PostgreSQL's own comes first where the session's names are looked for, as far as what was known last can tell.
+/// PostgreSQL's own comes first where the session's names are looked for, as far as what was known last can tell; where nothing
+/// was, what the session has set or has been told, or what was read of its role and its database at a login.
 #[cold]
-pub(super) fn own_first(last: Option<&Picture>, session: &Session) -> bool {
-    match last {
-        Some(picture) => path_of(picture, session).own_first(),
+pub(super) fn own_first(last: Option<&Picture>, session: &Session, server: &Server, database: &Database) -> bool {
+    if let Some(picture) = last {
+        return path_of(picture, session).own_first();
+    }
+    match session.search_path() {
+        Some(path) => !names_own(path),
         None => {
-            session.settings.get("search_path").is_none_or(|path| !path.to_ascii_lowercase().contains("pg_catalog"))
+            let (cluster, user) = (server.cluster(database).number, &session.identity.user);
+            let login = (cluster, Arc::clone(&database.server_name), Arc::clone(user));
+            let sets_it = |set: Arc<str>| set.split_once("search_path=").is_some_and(|(_, paths)| names_own(paths));
+            !server.welcomes.defaults_of(&login).is_some_and(sets_it)
         }
     }
+}
+
+/// A path that names PostgreSQL's own schema may name it behind others.
+fn names_own(path: &str) -> bool {
+    path.to_ascii_lowercase().contains("pg_catalog")
 }
 
 /// The last path that was resolved.

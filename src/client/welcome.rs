@@ -66,6 +66,11 @@ impl Welcomes {
         self.told.retain(|key, _| key.cluster != cluster || *key.database != *database);
     }
 
+    /// What this user and this database have by ALTER … SET, as it was read last.
+    pub fn defaults_of(&self, login: &LoginKey) -> Option<Arc<str>> {
+        self.defaults.get(login).map(|defaults| Arc::clone(defaults.value()))
+    }
+
     /// These are the defaults of this user in this database now, as the primary has them. Answers whether there were others
     /// before: what was reported by those is forgotten.
     pub fn have_changed(&self, login: LoginKey, defaults: Arc<str>) -> bool {

@@ -387,6 +387,11 @@ impl Session {
         self.read_anew();
     }
 
+    /// Its search_path, as far as it has set one or has been told: servers report it from PostgreSQL 18 on.
+    pub fn search_path(&self) -> Option<&str> {
+        self.settings.get("search_path").or_else(|| self.reported.get("search_path"))
+    }
+
     /// The node has reported this value to us, outside of transactions: answers whether the client must be told.
     pub fn is_news(&mut self, name: &str, value: &str) -> bool {
         let is_news = name != "in_hot_standby" && self.reported.get(name) != Some(value);

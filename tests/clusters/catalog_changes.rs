@@ -233,6 +233,27 @@ fn a_search_path_given_to_a_role_or_a_database_counts_for_whoever_logs_in_next()
 }
 
 #[test]
+fn while_nothing_is_known_of_a_database_the_search_path_of_a_role_counts_all_the_same() {
+    limited(|| {
+        let cluster = cluster();
+        let sql = "create schema ahead;
+            create function ahead.version() returns text language sql stable as 'select pg_is_in_recovery()::text';
+            alter role bench set search_path = ahead, pg_catalog, public;
+            create role watch login password 'watch' in role pg_monitor;
+            revoke connect on database bench from public";
+        on_primary(&cluster, sql);
+        let elsewhere = "monitor = { user = 'watch', password = 'watch', database = 'postgres' }";
+        let proxy = Proxy::ruled(&cluster, "", elsewhere, "").with_both_replicas(&cluster);
+        let mut client = proxy.client();
+        comes_back_to_replicas(&mut client, "select pg_catalog.inet_server_port()", cluster.node(0).port());
+        for _ in 0..4 {
+            let row = client.query_one("select version()", &[]).unwrap();
+            assert_eq!(row.get::<_, String>(0), "false");
+        }
+    });
+}
+
+#[test]
 fn what_a_role_becomes_at_login_decides_what_its_names_mean() {
     limited(|| {
         let cluster = cluster();
