@@ -32,10 +32,12 @@ pub mod owed;
 pub mod pins;
 pub mod prepared;
 pub mod preparing;
+mod refused;
 mod remains;
 pub mod replay;
 pub mod reply;
 pub mod reported;
+mod rewound;
 pub mod ruled;
 pub mod sequences;
 pub mod settings;
@@ -44,6 +46,7 @@ mod story;
 mod survey;
 pub mod temp_buffers;
 pub mod translate;
+mod under_way;
 mod untold;
 pub mod wishes;
 mod woven;
@@ -75,6 +78,7 @@ use owed::{Asker, OwedReplies};
 use pins::Pins;
 use prepared::{Names, Prepared, Reading};
 use remains::Remains;
+use rewound::AtBegin;
 use translate::Portal;
 use untold::Untold;
 
@@ -201,15 +205,6 @@ enum PutBack {
     Batch,
     /// DISCARD ALL by itself, all of them.
     Discard,
-}
-
-/// What a session had prepared when its transaction began.
-#[derive(Debug)]
-struct AtBegin {
-    unnamed: Option<(Arc<Prepared>, UnnamedId)>,
-    sql_prepared: PreparedNames,
-    /// None: the same as now.
-    names: Option<Names>,
 }
 
 /// The transaction that the session is in.

@@ -2,12 +2,13 @@
 
 use bytes::BytesMut;
 
+use super::failure::Circumstances;
 use super::reply::Reply;
 use super::translate::Message;
-use super::{Held, Identity, Known, Session, SessionId, Settings, Surroundings};
+use super::{Held, Identity, Known, Loss, Session, SessionId, Settings, Surroundings};
 use crate::routing::RuleSet;
 use crate::sql::{ParseSettings, classify_bytes};
-use crate::wire::{Header, frame};
+use crate::wire::{Header, SqlState, frame};
 
 /// A session, and what its server connection has.
 pub(super) struct Story {
@@ -97,6 +98,12 @@ impl Story {
         self.send(b'S', b"")
     }
 
+    pub(super) fn open_transaction(&mut self) {
+        self.send(b'Q', b"begin\0");
+        self.hear(b'C', b"BEGIN\0");
+        self.hear(b'Z', b"T");
+    }
+
     /// A Bind of this statement must not be looked at yet.
     pub(super) fn must_wait_to_bind(&self, name: &str) -> bool {
         self.session.must_wait(b'B', &bind(name))
@@ -116,6 +123,14 @@ impl Story {
             };
             self.hear(tag, body);
         }
+    }
+
+    /// The node says goodbye behind what has been forwarded, and is lost.
+    pub(super) fn lose(&mut self) -> Loss {
+        let farewell = Some(SqlState::ADMIN_SHUTDOWN);
+        let how = Circumstances { farewell, sent: true, forwarded: true, is_read: false, at_hand: false };
+        assert!(!self.session.may_replay(&how));
+        self.session.lost(how)
     }
 }
 
