@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use super::Session;
 use crate::sql::{Statement, TransactionControl};
 use crate::wire::SqlState;
-use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::backend;
 use crate::wire::error_response::{Severity, put_error};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
@@ -32,7 +32,7 @@ pub(super) const FAILED: &str = "current transaction is aborted, commands ignore
 impl Session {
     /// We answer in the node's place: the transaction is lost, or an error of ours is being skipped.
     pub fn answers_alone(&self) -> bool {
-        self.transaction.aborted.is_some() || self.flow.skipping
+        self.transaction.aborted().is_some() || self.flow.skipping
     }
 
     /// The transaction cannot go on where it is: it is lost, and the client is told with this message.
@@ -42,8 +42,7 @@ impl Session {
         while self.owed.pop().is_some() {}
         self.rewind_statements();
         self.portals.clear();
-        self.transaction.status = TransactionStatus::Failed;
-        self.transaction.aborted = Some(Aborted::Told);
+        self.transaction.fails(Aborted::Told);
         self.flow.batch_open = false;
     }
 
@@ -63,13 +62,13 @@ impl Session {
     pub fn end_aborted_unit(&mut self, end: Option<super::End>, out: &mut BytesMut) {
         match end.is_none_or(super::End::goes_on) {
             true => self.flow.skipping = true,
-            false => backend::put_ready(out, self.transaction.status),
+            false => backend::put_ready(out, self.transaction.status()),
         }
     }
 
     /// The transaction is lost, and the client does not know yet: its next statement is told.
     pub(super) fn has_untold_transaction(&self) -> bool {
-        self.transaction.aborted == Some(Aborted::NotTold)
+        self.transaction.aborted() == Some(Aborted::NotTold)
     }
 
     /// Answers one message in the node's place, and the error that the client is told, if it is one.
@@ -86,7 +85,7 @@ impl Session {
             }
             if tag == frontend::SYNC {
                 self.flow.skipping = false;
-                backend::put_ready(out, self.transaction.status);
+                backend::put_ready(out, self.transaction.status());
             }
             return Ok(None);
         }
@@ -94,7 +93,7 @@ impl Session {
         match tag {
             frontend::QUERY => {
                 let statement = classify(frontend::query_text(body)?);
-                let is_told = self.transaction.aborted == Some(Aborted::Told);
+                let is_told = self.transaction.aborted() == Some(Aborted::Told);
                 told = match self.ending(&statement) {
                     Some(ending) => self.end_aborted(ending, out),
                     None if is_told && statement.parts.is_empty() => {
@@ -103,7 +102,7 @@ impl Session {
                     }
                     None => Some(self.refuse(out)),
                 };
-                backend::put_ready(out, self.transaction.status);
+                backend::put_ready(out, self.transaction.status());
             }
             frontend::PARSE => {
                 let parse = Parse::read(body)?;
@@ -111,7 +110,7 @@ impl Session {
                 let ending = self.ending(&statement);
                 self.prepare_alone(parse, ending.map(|_| statement));
                 if let Some(ending) = ending {
-                    self.transaction.aborted = Some(ending);
+                    self.transaction.client_knows(ending);
                     backend::put_bare(out, backend::PARSE_COMPLETE);
                 } else {
                     told = Some(self.refuse_batch(out));
@@ -119,7 +118,7 @@ impl Session {
             }
             frontend::BIND => match self.bound_ending(Bind::read(body)?.statement) {
                 Some(ending) => {
-                    self.transaction.aborted = Some(ending);
+                    self.transaction.client_knows(ending);
                     backend::put_bare(out, backend::BIND_COMPLETE);
                 }
                 None => told = Some(self.refuse_batch(out)),
@@ -130,7 +129,7 @@ impl Session {
                 }
                 backend::put_bare(out, backend::NO_DATA);
             }
-            frontend::EXECUTE if self.transaction.aborted == Some(Aborted::Committing) => {
+            frontend::EXECUTE if self.transaction.aborted() == Some(Aborted::Committing) => {
                 told = self.end_aborted(Aborted::Committing, out);
                 self.flow.skipping = true;
             }
@@ -141,10 +140,10 @@ impl Session {
                 }
                 backend::put_bare(out, backend::CLOSE_COMPLETE);
             }
-            frontend::SYNC => backend::put_ready(out, self.transaction.status),
+            frontend::SYNC => backend::put_ready(out, self.transaction.status()),
             frontend::FUNCTION_CALL => {
                 told = Some(self.refuse(out));
-                backend::put_ready(out, self.transaction.status);
+                backend::put_ready(out, self.transaction.status());
             }
             frontend::FLUSH | frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {}
             _ => told = Some(self.refuse_batch(out)),
@@ -154,12 +153,12 @@ impl Session {
     }
 
     fn is_ending(&self) -> bool {
-        matches!(self.transaction.aborted, Some(Aborted::Ending | Aborted::Committing))
+        matches!(self.transaction.aborted(), Some(Aborted::Ending | Aborted::Committing))
     }
 
     fn bound_ending(&self, name: &[u8]) -> Option<Aborted> {
         if name.is_empty() {
-            return self.transaction.aborted.filter(|_| self.is_ending());
+            return self.transaction.aborted().filter(|_| self.is_ending());
         }
         self.ending(&self.names.get(name)?.statement)
     }
@@ -172,8 +171,8 @@ impl Session {
         body: &[u8],
         classify: &mut dyn FnMut(&[u8]) -> std::sync::Arc<Statement>,
     ) -> bool {
-        let is_told = self.transaction.aborted == Some(Aborted::Told) && !self.flow.skipping;
-        if tag != frontend::QUERY || !is_told || self.transaction.modes.is_none() {
+        let is_told = self.transaction.aborted() == Some(Aborted::Told) && !self.flow.skipping;
+        if tag != frontend::QUERY || !is_told || self.transaction.modes().is_none() {
             return false;
         }
         let Ok(text) = frontend::query_text(body) else { return false };
@@ -183,18 +182,16 @@ impl Session {
             return false;
         }
         self.forget_touched();
-        self.at_begin = None;
-        self.transaction.aborted = None;
-        self.transaction.has_acted = false;
-        self.transaction.may_have_written = false;
-        self.lose_place();
+        self.forget_begin();
+        self.rewind_all();
+        self.transaction.fails_anew();
         true
     }
 
     /// How this statement would end the transaction, if it does. A COMMIT must not look as if it had succeeded to a
     /// client that knows of nothing.
     fn ending(&self, statement: &Statement) -> Option<Aborted> {
-        let is_told = !matches!(self.transaction.aborted, Some(Aborted::NotTold | Aborted::Committing));
+        let is_told = !matches!(self.transaction.aborted(), Some(Aborted::NotTold | Aborted::Committing));
         match &statement.only()?.transaction {
             TransactionControl::Rollback { chain: false } => Some(Aborted::Ending),
             TransactionControl::Commit { chain: false } | TransactionControl::Prepare if is_told => {
@@ -218,9 +215,7 @@ impl Session {
 
     /// The transaction is over, and its server connection gone: nothing of it is left for the next one.
     pub(super) fn ends_without_node(&mut self) {
-        self.transaction.status = TransactionStatus::Idle;
-        self.transaction.aborted = None;
-        self.forget_modes();
+        self.transaction.ends_without_node();
         self.forget_touched();
     }
 
@@ -230,11 +225,11 @@ impl Session {
     }
 
     fn refuse(&mut self, out: &mut BytesMut) -> SqlState {
-        let (code, message) = match self.transaction.aborted {
+        let (code, message) = match self.transaction.aborted() {
             Some(Aborted::NotTold | Aborted::Committing) => (SqlState::SERIALIZATION_FAILURE, LOST),
             _ => (SqlState::IN_FAILED_SQL_TRANSACTION, FAILED),
         };
-        self.transaction.aborted = Some(Aborted::Told);
+        self.transaction.client_knows(Aborted::Told);
         put_error(out, Severity::Error, code, message, None);
         self.tell_what_is_undone(out);
         code
@@ -263,7 +258,7 @@ mod tests {
             }
             story.hear(b'Z', b"T");
         }
-        story.session.transaction.has_acted = true; // it cannot be begun anew
+        story.session.transaction.acts(true); // it cannot be begun anew
         story
     }
 

@@ -51,7 +51,7 @@ impl Session {
     /// of one, that is done first: the unit ends there. Answers whether it does.
     #[cold]
     pub fn cut_ahead_of_unverified(&mut self, known: &Known, unit: &[u8]) -> bool {
-        let is_idle = self.transaction.status == TransactionStatus::Idle;
+        let is_idle = self.transaction.status() == TransactionStatus::Idle;
         if self.catalog.on_replica && is_idle && self.keeps_lease() {
             return false; // what sets something for its batch goes to the primary in parts, and this session cannot
         }

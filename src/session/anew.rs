@@ -5,43 +5,23 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::owed::Owed;
-use super::{Ended, Held, Session};
-use crate::routing::{Defaults, InTransaction, safety};
-use crate::sql::{Isolation, Kind, Part, Statement, TransactionControl, TransactionModes};
+use super::transaction::{Ended, Modes};
+use super::{Held, Session};
+use crate::routing::{InTransaction, safety};
+use crate::sql::{Kind, Part, Statement, TransactionControl};
 use crate::wire::SqlState;
 use crate::wire::backend::TransactionStatus;
-
-/// What the open transaction promises; known since its BEGIN was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Modes {
-    access: Access,
-    isolation: Isolation,
-    deferrable: Option<bool>,
-}
-
-/// Whether a transaction writes, as it has said itself or as the session took it to be. One byte, for parked sessions have it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    /// It has said READ ONLY.
-    Reads,
-    /// It has said READ WRITE.
-    Writes,
-    /// By default it is READ ONLY.
-    ReadsByDefault,
-    /// By default it is READ WRITE.
-    WritesByDefault,
-}
 
 impl Session {
     /// The transaction can be begun anew elsewhere, now.
     pub fn can_begin_anew(&self) -> bool {
-        self.transaction.status == TransactionStatus::Open && !self.transaction.is_bound && self.can_end_anew()
+        self.transaction.status() == TransactionStatus::Open && !self.transaction.is_bound() && self.can_end_anew()
     }
 
     /// The transaction has failed, and what has been gathered does not end it first: it fails, too.
     pub fn only_fails(&self) -> bool {
         let ends = self.first_control().is_some_and(TransactionControl::ends_or_takes_back);
-        self.transaction.status == TransactionStatus::Failed && self.owed.is_empty() && !ends
+        self.transaction.status() == TransactionStatus::Failed && self.owed.is_empty() && !ends
     }
 
     /// What has been gathered ends the transaction first: what that was bound to, nothing behind it sees, so it can be begun
@@ -58,7 +38,7 @@ impl Session {
 
     /// What stands behind the first statement of this string is not in the transaction that is open on a replica.
     pub(super) fn is_left_by(&self, statement: &Statement) -> bool {
-        let is_open = self.transaction.status != TransactionStatus::Idle && self.gathered.first.is_none();
+        let is_open = self.transaction.status() != TransactionStatus::Idle && self.gathered.first.is_none();
         let first = statement.parts.first().filter(|_| is_open && statement.parts.len() > 1);
         first.is_some_and(|first| self.is_ended_by(&first.transaction))
     }
@@ -66,7 +46,7 @@ impl Session {
     fn is_ended_by(&self, control: &TransactionControl) -> bool {
         match control {
             TransactionControl::Commit { chain: false } | TransactionControl::Rollback { chain: false } => true,
-            control => control.ends() && self.transaction.status == TransactionStatus::Failed,
+            control => control.ends() && self.transaction.status() == TransactionStatus::Failed,
         }
     }
 
@@ -77,39 +57,38 @@ impl Session {
     }
 
     fn can_end_anew(&self) -> bool {
-        self.transaction.modes.is_some()
-            && !self.transaction.has_acted
+        self.transaction.modes().is_some()
+            && !self.transaction.has_acted()
             && self.pins.is_empty()
             && !self.has_touched()
-            && self.transaction.aborted.is_none()
+            && self.transaction.aborted().is_none()
     }
 
     /// It will be begun anew, on the next lease, with what is under way: nothing of that has been seen.
     pub fn begin_anew(&mut self) {
-        self.transaction.status = TransactionStatus::Open;
-        self.lose_place();
+        self.rewind_all();
+        self.transaction.begins_anew();
     }
 
     /// Its node is lost, and its rule has it begin at no other but those it names: what is open goes on nowhere.
     pub fn is_kept_from_primary(&mut self) {
-        self.transaction.is_bound |= self.transaction.status == TransactionStatus::Open;
+        let is_open = self.transaction.status() == TransactionStatus::Open;
+        self.transaction.binds(is_open);
     }
 
     /// The same, as open or as failed as it is.
     pub fn lose_place(&mut self) {
-        self.rewind();
-        self.portals.clear();
-        self.transaction.is_bound = false;
-        self.transaction.is_homeless = true;
+        self.rewind_all();
+        self.transaction.loses_place();
     }
 
     /// What begins the transaction on a new lease; None if there is none to be begun. Whether it writes, if it has not said so,
     /// is as a transaction begins on the primary now, and not as the session took that to be when its BEGIN was answered.
     pub fn beginning(&self, held: Held) -> Option<String> {
-        let modes = self.transaction.modes.filter(|_| self.transaction.is_homeless)?;
+        let modes = self.transaction.modes().filter(|_| self.transaction.is_homeless())?;
         let access = match held {
             // Servers before 14 do not tell what their sessions begin with.
-            Held::Primary if modes.access.is_by_default() => "",
+            Held::Primary if modes.has_access_by_default() => "",
             _ if modes.is_read_only() => " READ ONLY",
             _ => " READ WRITE",
         };
@@ -117,7 +96,7 @@ impl Session {
         if let Some(deferrable) = modes.deferrable {
             let _ = write!(sql, " {}DEFERRABLE", if deferrable { "" } else { "NOT " });
         }
-        if self.transaction.status == TransactionStatus::Failed {
+        if self.transaction.status() == TransactionStatus::Failed {
             let _ = write!(sql, "; {FAIL}");
         }
         Some(sql)
@@ -125,36 +104,36 @@ impl Session {
 
     /// The beginning of a transaction that has failed is refused so, and with that it has failed anew.
     pub fn has_failed_anew(&self, code: SqlState) -> bool {
-        self.transaction.status == TransactionStatus::Failed && code == SqlState::INVALID_SAVEPOINT_SPECIFICATION
+        self.transaction.status() == TransactionStatus::Failed && code == SqlState::INVALID_SAVEPOINT_SPECIFICATION
     }
 
     /// It has been begun on the new lease.
     pub fn has_begun(&mut self) {
-        self.transaction.is_homeless = false;
+        self.transaction.has_begun();
     }
 
     /// What has been gathered goes to a replica now.
     pub fn goes_to_replica(&mut self) {
-        self.transaction.is_bound |= self.gathered.binds;
-        self.has_read = self.transaction.status != TransactionStatus::Idle && self.has_read_here();
+        self.transaction.binds(self.gathered.binds);
+        self.has_read = self.transaction.status() != TransactionStatus::Idle && self.has_read_here();
     }
 
     #[cold]
     fn has_read_here(&self) -> bool {
         let reads = |part: &Part| matches!(part.kind, Kind::Select | Kind::Explain | Kind::Copy);
-        let ends = self.gathered.ends || self.transaction.ended != Ended::No;
+        let ends = self.gathered.ends || self.transaction.ended() != Ended::No;
         !ends && (self.has_read || self.gathered.first.iter().flat_map(|first| &first.parts).any(reads))
     }
 
     /// What has been gathered sets the transaction's modes, behind a query: elsewhere it could be begun with them, and the
     /// client is to be told what a server tells it.
     pub fn sets_modes_too_late(&self) -> bool {
-        if !self.has_read || self.transaction.status != TransactionStatus::Open || self.gathered.executes > 1 {
+        if !self.has_read || self.transaction.status() != TransactionStatus::Open || self.gathered.executes > 1 {
             return false;
         }
         let only = self.gathered.first.as_ref().and_then(|first| first.only());
         let (Some(TransactionControl::Set(named)), Some(modes)) =
-            (only.map(|part| &part.transaction), self.transaction.modes)
+            (only.map(|part| &part.transaction), self.transaction.modes())
         else {
             return false;
         };
@@ -168,14 +147,14 @@ impl Session {
     /// a BEGIN alone.
     pub fn goes_to_primary(&mut self) {
         let is_begin = self.gathered.begins && !self.gathered.begins_more && !self.gathered.binds;
-        self.transaction.has_acted |= self.gathered.intent.is_some() && !is_begin;
+        self.transaction.acts(self.gathered.intent.is_some() && !is_begin);
     }
 
     /// What has been gathered would bind a transaction to a replica that may still have to move to the primary. In one that has
     /// failed nothing is done that could.
     pub fn must_leave_replica(&self) -> bool {
         self.gathered.binds
-            && self.transaction.status == TransactionStatus::Open
+            && self.transaction.status() == TransactionStatus::Open
             && self.in_transaction(Held::Replica) == InTransaction::Optimistic
     }
 
@@ -192,13 +171,12 @@ impl Session {
 
     /// A COMMIT or ROLLBACK is on its way: what comes behind it is not in the transaction.
     pub fn awaits_end(&self) -> bool {
-        let has_ended = matches!(self.transaction.ended, Ended::Yes | Ended::Followed);
-        self.owed.has_an_end() || has_ended && !self.owed.is_empty()
+        self.owed.has_an_end() || self.transaction.has_ended() && !self.owed.is_empty()
     }
 
     /// A transaction has ended within the open batch: what comes behind it is not in it, wherever it goes.
     pub fn has_ended_in_batch(&self) -> bool {
-        self.flow.batch_open && matches!(self.transaction.ended, Ended::Yes | Ended::Followed)
+        self.flow.batch_open && self.transaction.has_ended()
     }
 
     /// The transaction that a statement stands in which is looked at now, once all is done that has come before it; None: it
@@ -207,12 +185,12 @@ impl Session {
     pub(super) fn stands_in(&self) -> Option<Modes> {
         let transaction = &self.transaction;
         let is_under_way = self.flow.batch_open || !self.owed.is_empty();
-        let is_open = match transaction.status {
+        let is_open = match transaction.status() {
             // Its BEGIN has been answered, and the ReadyForQuery that says so has not come.
-            TransactionStatus::Idle => is_under_way && transaction.modes.is_some(),
-            _ => !matches!(transaction.ended, Ended::Yes | Ended::Followed),
+            TransactionStatus::Idle => is_under_way && transaction.modes().is_some(),
+            _ => !transaction.has_ended(),
         };
-        let answered = is_open.then(|| transaction.modes.unwrap_or_else(|| Modes::of(self.defaults)));
+        let answered = is_open.then(|| transaction.modes().unwrap_or_else(|| Modes::of(self.defaults)));
         let gathered = self.gathered.executed_control().into_iter().flat_map(|control| &control.parts);
         let parts = self.owed.iter().flat_map(Owed::undone).chain(gathered);
         parts.fold(answered, |before, part| match &part.transaction {
@@ -234,7 +212,7 @@ impl Session {
             self.gathered.ends |= part.transaction.ends();
             let TransactionControl::Begin(modes) = &part.transaction else { continue };
             let is_read_only = modes.read_only.unwrap_or(self.defaults.read_only);
-            let is_within = self.transaction.status != TransactionStatus::Idle && !self.gathered.ends;
+            let is_within = self.transaction.status() != TransactionStatus::Idle && !self.gathered.ends;
             self.gathered.begins = true;
             self.gathered.begins_to_write |= !is_within && !is_read_only;
         }
@@ -243,7 +221,7 @@ impl Session {
     /// Notes what this statement of a unit would bind its transaction to, were it sent to a replica.
     pub(super) fn note_bonds(&mut self, statement: &Arc<Statement>, bytes: &[u8], held: Held) {
         let is_inside =
-            held == Held::Replica && (self.transaction.status != TransactionStatus::Idle || !self.owed.is_empty());
+            held == Held::Replica && (self.transaction.status() != TransactionStatus::Idle || !self.owed.is_empty());
         if !is_inside && !self.gathered.begins {
             return;
         }
@@ -265,7 +243,7 @@ impl Session {
     }
 
     fn is_bond(&self, part: &Part) -> bool {
-        let has_one_snapshot = self.transaction.modes.is_none_or(|modes| modes.isolation.has_one_snapshot());
+        let has_one_snapshot = self.transaction.modes().is_none_or(|modes| modes.isolation.has_one_snapshot());
         let is_harmless = match part.kind {
             Kind::Begin | Kind::SetTransaction | Kind::Show => true,
             Kind::Commit | Kind::Rollback => !matches!(part.transaction, TransactionControl::RollbackTo),
@@ -273,62 +251,6 @@ impl Session {
             _ => false,
         };
         !is_harmless || !part.session.is_empty()
-    }
-
-    /// A statement of the transaction has been done.
-    pub(super) fn follow_modes(&mut self, part: &Part) {
-        self.transaction.ended = match &part.transaction {
-            TransactionControl::Commit { chain: true } | TransactionControl::Rollback { chain: true } => Ended::Chained,
-            TransactionControl::Commit { .. } | TransactionControl::Rollback { .. } | TransactionControl::Prepare => {
-                Ended::Yes
-            }
-            TransactionControl::Begin(_) => Ended::No,
-            TransactionControl::None if self.transaction.ended == Ended::Yes => Ended::Followed,
-            _ => self.transaction.ended,
-        };
-        match &part.transaction {
-            TransactionControl::Begin(modes) if self.transaction.modes.is_none() => {
-                self.transaction.modes = Some(Modes::of(self.defaults).with(*modes));
-            }
-            TransactionControl::Commit { chain: false }
-            | TransactionControl::Rollback { chain: false }
-            | TransactionControl::Prepare => self.transaction.modes = None,
-            TransactionControl::Set(modes) => {
-                self.transaction.modes = self.transaction.modes.map(|before| before.with(*modes));
-                // What has been sent behind it was looked at by what was in force before.
-                let has_one_snapshot = self.transaction.modes.is_some_and(|modes| modes.isolation.has_one_snapshot());
-                self.transaction.is_bound |= has_one_snapshot && self.owed.runs_more();
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Modes {
-    /// Of a transaction that says nothing.
-    fn of(defaults: Defaults) -> Self {
-        let access = if defaults.read_only { Access::ReadsByDefault } else { Access::WritesByDefault };
-        Self { access, isolation: defaults.isolation, deferrable: None }
-    }
-
-    /// It does not write.
-    pub(super) fn is_read_only(self) -> bool {
-        matches!(self.access, Access::Reads | Access::ReadsByDefault)
-    }
-
-    fn with(self, named: TransactionModes) -> Self {
-        let access = named.read_only.map(|is_read_only| if is_read_only { Access::Reads } else { Access::Writes });
-        Self {
-            access: access.unwrap_or(self.access),
-            isolation: named.isolation.unwrap_or(self.isolation),
-            deferrable: named.deferrable.or(self.deferrable),
-        }
-    }
-}
-
-impl Access {
-    fn is_by_default(self) -> bool {
-        matches!(self, Self::ReadsByDefault | Self::WritesByDefault)
     }
 }
 

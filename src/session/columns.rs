@@ -203,7 +203,7 @@ impl Session {
     /// What PostgreSQL says where the columns of a statement have changed.
     pub(super) fn changed_columns(&self) -> BytesMut {
         let mut out = BytesMut::new();
-        if self.transaction.status == TransactionStatus::Failed {
+        if self.transaction.status() == TransactionStatus::Failed {
             put_error(&mut out, Severity::Error, SqlState::IN_FAILED_SQL_TRANSACTION, super::aborted::FAILED, None);
         } else {
             // By this routine's name drivers know that they must prepare the statement anew.

@@ -46,14 +46,15 @@ impl Session {
             return;
         }
         let Some(part) = statement.parts.get(part_index) else { return };
-        self.follow_modes(part);
+        let owed = &self.owed;
+        self.transaction.has_done(&part.transaction, self.defaults, || owed.runs_more());
         let is_proven_read = self.is_proven_read();
         let reads_there = self.catalog.on_replica && only_reads_there(part);
         if !(is_proven_read || reads_there || part.only_cleans())
             && (part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain))
             && !(self.catalog.on_replica && only_asks_connection(part))
         {
-            self.transaction.may_have_written = true;
+            self.transaction.writes();
         }
         let is_unseen = part.kind == Kind::Unparsed
             || matches!(part.needs_primary, Some(NeedsPrimary::UnknownFunction(_) | NeedsPrimary::Procedural));
@@ -70,7 +71,7 @@ impl Session {
             TransactionControl::Commit { .. } | TransactionControl::Prepare => {
                 self.settings_are_committed();
                 self.catalog.has_changed.join(self.catalog.may_change);
-                self.settled_writes |= self.transaction.may_have_written;
+                self.settled_writes |= self.transaction.may_have_written();
             }
             _ => {}
         }
@@ -158,7 +159,7 @@ impl Session {
     /// What the transaction has set stands from now on, and it is not run again, also where another one has begun.
     fn settings_are_committed(&mut self) {
         self.touched_for_good |= !self.touched.is_empty() || self.may_lose_remains();
-        self.at_begin = None;
+        self.forget_begin();
     }
 
     /// What is made without a schema's name may be temporary, by its search_path.
@@ -249,7 +250,7 @@ impl Session {
         self.names.clear();
         self.shown(); // no node can take it back
         backend::put_command_complete(out, "DEALLOCATE ALL");
-        backend::put_ready(out, self.transaction.status);
+        backend::put_ready(out, self.transaction.status());
     }
 
     /// This setting may have changed. It is noted once: a session that keeps its server connection may not be asked for long.

@@ -4,8 +4,9 @@ use bytes::BytesMut;
 
 use super::aborted::Aborted;
 use super::owed::{Asker, Done, Owed};
+use super::transaction::Ended;
 use super::untold::Untold;
-use super::{Ended, Gathered, Session};
+use super::{Gathered, Session};
 use crate::broken;
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
@@ -41,6 +42,15 @@ pub struct Circumstances {
     pub at_hand: bool,
 }
 
+impl Circumstances {
+    /// A fast shutdown says goodbye before anything of an autocommit statement is done; so does a node that is no primary, and one
+    /// on whose connection nothing had come for too long.
+    pub(super) fn proves_nothing_done(&self) -> bool {
+        let before_all = [SqlState::ADMIN_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW, SqlState::IDLE_SESSION_TIMEOUT];
+        self.farewell.is_some_and(|code| before_all.contains(&code))
+    }
+}
+
 impl Session {
     /// The node is lost. The session holds no lease any more.
     pub fn lost(&mut self, how: Circumstances) -> Loss {
@@ -62,7 +72,7 @@ impl Session {
             self.leave_batch();
         }
         let is_left = self.may_lose_remains() && (self.owed.is_empty() || self.touched_for_good);
-        let is_committed = self.transaction.status == TransactionStatus::Idle || self.touched_for_good;
+        let is_committed = self.transaction.status() == TransactionStatus::Idle || self.touched_for_good;
         if is_committed && (is_left || !self.touched.is_empty()) {
             let cost = self.cost_of_ending(how, ended);
             return Loss::End("the session's settings were lost with its server connection", cost);
@@ -83,10 +93,10 @@ impl Session {
         if self.owed.are_only_closes() && !self.flow.batch_open {
             return self.close_what_is_owed();
         }
-        if self.transaction.status != TransactionStatus::Idle {
+        if self.transaction.status() != TransactionStatus::Idle {
             return self.lost_transaction(how, is_unasked);
         }
-        let refused = how.farewell.is_some_and(proves_nothing_done) && !self.can_commit_inside();
+        let refused = how.proves_nothing_done() && !self.can_commit_inside();
         let is_harmless = refused && !self.ends_sessions() || self.runs_nothing();
         let has_done_nothing = !how.sent || how.is_read || is_harmless || broken::has_begun();
         if how.at_hand && !how.forwarded && has_done_nothing {
@@ -130,8 +140,8 @@ impl Session {
         if ended == Ended::Yes && self.owes_only_ends() {
             return None;
         }
-        let refused = how.farewell.is_some_and(proves_nothing_done) && !how.forwarded;
-        if self.transaction.status != TransactionStatus::Idle {
+        let refused = how.proves_nothing_done() && !how.forwarded;
+        if self.transaction.status() != TransactionStatus::Idle {
             return Some(match how.sent && self.commit_is_under_way() && !refused && !self.writes_nothing() {
                 true => SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
                 false => SqlState::SERIALIZATION_FAILURE,
@@ -153,11 +163,9 @@ impl Session {
     /// The outcome of a transaction that has ended stands, and the client has been told: what goes wrong now is only what
     /// comes after it.
     pub(super) fn leave_what_has_ended(&mut self) -> Ended {
-        let ended = std::mem::take(&mut self.transaction.ended);
-        if matches!(ended, Ended::Yes | Ended::Followed) {
-            self.transaction.status = TransactionStatus::Idle;
-            self.at_begin = None;
-            self.forget_modes();
+        let ended = self.transaction.leave_what_has_ended();
+        if ended.is_over() {
+            self.forget_begin();
         }
         ended
     }
@@ -168,7 +176,7 @@ impl Session {
         self.tell_what_is_undone(&mut out); // what was set for the transaction only
         while let Some(owed) = self.owed.pop() {
             if owed.asker() == Asker::Client {
-                backend::put_ready(&mut out, self.transaction.status);
+                backend::put_ready(&mut out, self.transaction.status());
             }
         }
         self.portals.clear();
@@ -178,10 +186,9 @@ impl Session {
     /// COMMIT AND CHAIN has committed, and the transaction that it has begun is lost. That is no reason to try the first
     /// one again, so it is not told as a transaction that was rolled back.
     fn lost_chained(&mut self, is_unasked: bool) -> Loss {
-        self.at_begin = None;
+        self.forget_begin();
         self.portals.clear();
-        self.transaction.status = TransactionStatus::Failed;
-        self.transaction.aborted = Some(Aborted::Told);
+        self.transaction.fails(Aborted::Told);
         match is_unasked {
             true => self.tell_later(Untold::Chained),
             false => self.report(Untold::Chained.code(), Untold::Chained.words()),
@@ -190,12 +197,12 @@ impl Session {
 
     fn lost_transaction(&mut self, how: Circumstances, is_unasked: bool) -> Loss {
         if self.commit_is_under_way() {
-            self.at_begin = None;
+            self.forget_begin();
             self.ends_without_node();
             // A node that says goodbye in place of the COMMIT's completion has rolled back: once it has committed it lets
             // nothing come before the completion. And one that has not been sent it has nothing to commit, nor has a replica.
-            if !how.sent || self.writes_nothing() || how.farewell.is_some_and(proves_nothing_done) && !how.forwarded {
-                self.transaction.may_have_written = false;
+            if !how.sent || self.writes_nothing() || how.proves_nothing_done() && !how.forwarded {
+                self.transaction.is_undone();
                 return self.report(SqlState::SERIALIZATION_FAILURE, super::aborted::LOST);
             }
             return self.report(
@@ -206,17 +213,13 @@ impl Session {
         if is_unasked || self.owed.is_empty() && !self.flow.batch_open {
             return self.lose_transaction_untold();
         }
-        self.transaction.status = TransactionStatus::Failed;
-        self.transaction.may_have_written = false;
-        self.transaction.aborted = Some(Aborted::Told);
+        self.transaction.is_lost(Aborted::Told);
         self.report(SqlState::SERIALIZATION_FAILURE, super::aborted::LOST)
     }
 
     /// The client waits for nothing: its next statement is told. An error that its batch has met is told already.
     pub(super) fn lose_transaction_untold(&mut self) -> Loss {
-        self.transaction.status = TransactionStatus::Failed;
-        self.transaction.may_have_written = false;
-        self.transaction.aborted = Some(Aborted::NotTold);
+        self.transaction.is_lost(Aborted::NotTold);
         self.leave_batch();
         Loss::Report(SqlState::SERIALIZATION_FAILURE, BytesMut::new())
     }
@@ -224,10 +227,8 @@ impl Session {
     /// What is to be closed is closed, and the client is told so. That its transaction is lost is told to its next statement: drivers close
     /// without looking at the answer, and the client would take the tag ROLLBACK of its COMMIT for success.
     fn close_what_is_owed(&mut self) -> Loss {
-        if self.transaction.status != TransactionStatus::Idle {
-            self.transaction.status = TransactionStatus::Failed;
-            self.transaction.may_have_written = false;
-            self.transaction.aborted = Some(Aborted::NotTold);
+        if self.transaction.status() != TransactionStatus::Idle {
+            self.transaction.is_lost(Aborted::NotTold);
         }
         let (mut out, mut closed) = (BytesMut::new(), Vec::new());
         while let Some(owed) = self.owed.pop() {
@@ -237,7 +238,7 @@ impl Session {
                     closed.push(name);
                 }
                 Owed::ClosePortal => backend::put_bare(&mut out, backend::CLOSE_COMPLETE),
-                Owed::Sync(Asker::Client) => backend::put_ready(&mut out, self.transaction.status),
+                Owed::Sync(Asker::Client) => backend::put_ready(&mut out, self.transaction.status()),
                 _ => {}
             }
         }
@@ -249,8 +250,8 @@ impl Session {
     /// An error for each ReadyForQuery that is owed, and for a batch without its Sync, which is skipped up to it.
     fn report(&mut self, code: SqlState, message: &str) -> Loss {
         let is_open = self.flow.batch_open;
-        if self.transaction.status == TransactionStatus::Idle {
-            self.forget_modes(); // of a BEGIN that is lost with what is reported
+        if self.transaction.status() == TransactionStatus::Idle {
+            self.transaction.forget_modes(); // of a BEGIN that is lost with what is reported
         }
         let mut out = BytesMut::new();
         put_error(&mut out, Severity::Error, code, message, None);
@@ -262,7 +263,7 @@ impl Session {
                     put_error(&mut out, Severity::Error, code, message, None);
                 }
                 readies += 1;
-                backend::put_ready(&mut out, self.transaction.status);
+                backend::put_ready(&mut out, self.transaction.status());
             }
         }
         if is_open && readies > 0 {
@@ -274,12 +275,6 @@ impl Session {
         self.rewind_statements();
         Loss::Report(code, out)
     }
-}
-
-/// A fast shutdown says goodbye before anything of an autocommit statement is done; so does a node that is no primary, and one
-/// on whose connection nothing had come for too long.
-pub(super) fn proves_nothing_done(code: SqlState) -> bool {
-    [SqlState::ADMIN_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW, SqlState::IDLE_SESSION_TIMEOUT].contains(&code)
 }
 
 /// What is said of a COPY whose node is lost while it waits for data.

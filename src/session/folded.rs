@@ -7,7 +7,8 @@ use super::known::UnnamedId;
 use super::pins::Pins;
 use super::prepared::{Prepared, Settled};
 use super::reported::ReportedAtLogin;
-use super::{CatalogEffects, Flow, Identity, PutBack, Session, SessionId, Settings, Transaction};
+use super::transaction::Transaction;
+use super::{CatalogEffects, Flow, Identity, PutBack, Session, SessionId, Settings};
 use crate::routing::Freshness;
 use crate::routing::freshness::Rested;
 

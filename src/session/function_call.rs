@@ -12,7 +12,9 @@ use crate::wire::frontend;
 impl Session {
     pub(super) fn translate_function_call(&mut self, message: Message<'_>, known: &mut Known, out: &mut BytesMut) {
         if frontend::called_function(message.body).is_ok_and(|oid| LARGE_OBJECTS.contains(&oid)) {
-            self.transaction.may_have_written |= !self.catalog.on_replica;
+            if !self.catalog.on_replica {
+                self.transaction.writes();
+            }
         } else {
             self.may_do_anything(known);
             self.draws(Draws::Maybe, known);

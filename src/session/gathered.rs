@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::anew::Modes;
 use super::prepared::{Prepared, StatementId};
+use super::transaction::Modes;
 use super::{Ruled, temp_buffers};
 use crate::catalog::Change;
 use crate::routing::{Intent, Reason, RuleSet, Ruling};

@@ -45,6 +45,7 @@ pub mod settings;
 mod story;
 mod survey;
 pub mod temp_buffers;
+mod transaction;
 pub mod translate;
 mod under_way;
 mod untold;
@@ -79,6 +80,7 @@ use pins::Pins;
 use prepared::{Names, Prepared, Reading};
 use remains::Remains;
 use rewound::AtBegin;
+use transaction::Transaction;
 use translate::Portal;
 use untold::Untold;
 
@@ -205,41 +207,6 @@ enum PutBack {
     Batch,
     /// DISCARD ALL by itself, all of them.
     Discard,
-}
-
-/// The transaction that the session is in.
-#[derive(Clone, Copy, Debug, Default)]
-struct Transaction {
-    /// As the last ReadyForQuery said.
-    status: TransactionStatus,
-    /// Something ran on the primary that may have written, since the session was last idle.
-    may_have_written: bool,
-    /// What it promises, once its BEGIN has been answered.
-    modes: Option<anew::Modes>,
-    /// Something in it has been seen that another node could not show again: it stays where it is.
-    is_bound: bool,
-    /// Something of it has been sent to a primary beside its BEGIN: what that has done is not done elsewhere.
-    has_acted: bool,
-    /// It has lost its place and will be begun anew on the next lease.
-    is_homeless: bool,
-    /// It was lost with its node, and only ROLLBACK is accepted until the client has taken notice.
-    aborted: Option<aborted::Aborted>,
-    /// Its COMMIT or ROLLBACK has been completed, though the ReadyForQuery that says so has not come.
-    ended: Ended,
-}
-
-/// Whether a transaction has ended before its ReadyForQuery.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Ended {
-    /// Not that we know.
-    #[default]
-    No,
-    /// What it has done is done, or undone.
-    Yes,
-    /// The same, and more has been done behind it, in the transaction of what its batch still does.
-    Followed,
-    /// The same, and AND CHAIN has begun another one.
-    Chained,
 }
 
 /// Where the conversation stands between messages.
@@ -423,10 +390,10 @@ impl Session {
     }
 
     fn in_transaction(&self, held: Held) -> InTransaction {
-        match (self.transaction.status, held) {
+        match (self.transaction.status(), held) {
             (TransactionStatus::Idle, _) => InTransaction::No,
             _ if self.has_ended_in_batch() => InTransaction::No,
-            (_, Held::Replica) => match self.transaction.modes {
+            (_, Held::Replica) => match self.transaction.modes() {
                 Some(modes) if !modes.is_read_only() => InTransaction::Optimistic,
                 _ => InTransaction::ReadOnly,
             },
@@ -436,7 +403,7 @@ impl Session {
 
     /// The transaction as the node last told it.
     pub fn status(&self) -> TransactionStatus {
-        self.transaction.status
+        self.transaction.status()
     }
 
     /// Something has been prepared by SQL: that is in the session and on its server connections.
@@ -447,7 +414,7 @@ impl Session {
     /// Nothing is owed, no transaction is open, no batch and no copy is under way.
     pub fn is_idle(&self) -> bool {
         self.owed.is_empty()
-            && self.transaction.status == TransactionStatus::Idle
+            && self.transaction.status() == TransactionStatus::Idle
             && !self.flow.batch_open
             && !self.flow.copy_in
     }
@@ -459,7 +426,7 @@ impl Session {
 
     /// It keeps its lease also when everything that was sent is answered.
     pub fn keeps_lease(&self) -> bool {
-        self.transaction.status != TransactionStatus::Idle || !self.pins.is_empty() || self.keeps_lease
+        self.transaction.status() != TransactionStatus::Idle || !self.pins.is_empty() || self.keeps_lease
     }
 
     /// An error has come before the end of its batch was sent: what comes up to its Sync is dropped.
@@ -540,7 +507,7 @@ impl Session {
 
     /// This server connection is the session's own as it is: nothing to be replayed, and nothing to be forgotten.
     pub fn is_at_home(&self, known: &Known) -> bool {
-        !self.transaction.is_homeless
+        !self.transaction.is_homeless()
             && known.unseen.is_none_or(|owner| owner == self.id)
             && self.settings == known.settings
             && known.sql_prepared.is_none()
@@ -568,7 +535,7 @@ impl Session {
         begun: Instant,
         now: Instant,
     ) -> bool {
-        let has_written = std::mem::take(&mut self.transaction.may_have_written);
+        let has_written = self.transaction.take_writes();
         if has_written {
             self.freshness.wrote(now);
         }
@@ -593,7 +560,7 @@ impl Session {
             self.settled_writes = false;
             return true;
         }
-        is_unit_answered && self.transaction.may_have_written && self.transaction.status == TransactionStatus::Idle
+        is_unit_answered && self.transaction.may_have_written() && self.transaction.status() == TransactionStatus::Idle
     }
 
     /// How many statements have been answered, or skipped behind an error, since this was asked last or a lease was taken.
@@ -622,7 +589,7 @@ impl Session {
 
     /// A statement has ended, or a transaction: what may have changed the catalogs may be there for all to see.
     fn catalog_settles(&mut self) {
-        if self.transaction.status == TransactionStatus::Idle {
+        if self.transaction.status() == TransactionStatus::Idle {
             self.settle_catalog_change();
         }
     }
@@ -639,7 +606,7 @@ impl Session {
 
     /// The statement was proven to be a read, and a replica has answered it.
     fn is_proven_read(&self) -> bool {
-        self.catalog.on_replica && self.transaction.status == TransactionStatus::Idle
+        self.catalog.on_replica && self.transaction.status() == TransactionStatus::Idle
     }
 
     /// The client has been shown what was answered, up to here.
@@ -659,13 +626,16 @@ impl Session {
             owed::Owed::Execute(None) => true,
             _ => false,
         };
-        is_read || self.transaction.status != TransactionStatus::Idle && !self.owed.iter().any(commits)
+        is_read || self.transaction.status() != TransactionStatus::Idle && !self.owed.iter().any(commits)
     }
 
     /// Panics in tests and debug builds if the machine has lost its beat.
     pub fn check_invariants(&self) {
         debug_assert!(!self.flow.copy_in || !self.owed.is_empty(), "copy data is wanted by nobody");
-        debug_assert!(self.transaction.aborted.is_none() || self.owed.is_empty(), "a lost transaction is owed replies");
+        debug_assert!(
+            self.transaction.aborted().is_none() || self.owed.is_empty(),
+            "a lost transaction is owed replies"
+        );
         let waits = self.flow.skipping && self.owed.is_empty() && !self.flow.batch_open;
         debug_assert!(self.flow.untold.is_none() || waits, "what is to be told with the next answer is forgotten");
     }

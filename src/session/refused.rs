@@ -2,7 +2,6 @@
 
 use bytes::BytesMut;
 
-use super::aborted::Aborted;
 use super::owed::Owed;
 use super::{End, Session};
 use crate::wire::SqlState;
@@ -33,10 +32,9 @@ impl Session {
     /// The batch that is open cannot go on: an error in place of what is owed of it. It is undone with its lease.
     pub fn fail_batch(&mut self, code: SqlState, message: &str, end: End, out: &mut BytesMut) {
         let begun = self.gathered.refused_in;
-        self.rewind();
+        self.rewind_all();
         self.gathered.refused_in = begun;
-        self.portals.clear();
-        self.forget_modes(); // of a BEGIN that is undone with it
+        self.transaction.forget_modes(); // of a BEGIN that is undone with it
         self.refuse_unit(code, message, end, out);
     }
 
@@ -47,16 +45,12 @@ impl Session {
         put_error(out, Severity::Error, code, message, None);
         self.tell_what_is_undone(out);
         let begun = self.gathered.refused_in.take().filter(|_| !self.keeps_lease());
-        if self.transaction.status != TransactionStatus::Idle || begun.is_some() {
-            // Without a lease: it was to be begun anew.
-            self.transaction.status = TransactionStatus::Failed;
-            self.transaction.is_homeless = false;
-            self.transaction.modes = begun;
-            self.transaction.aborted = Some(Aborted::Told);
+        if self.transaction.status() != TransactionStatus::Idle || begun.is_some() {
+            self.transaction.is_refused(begun);
         }
         match end.goes_on() {
             true => self.flow.skipping = true,
-            false => backend::put_ready(out, self.transaction.status),
+            false => backend::put_ready(out, self.transaction.status()),
         }
         self.gathered.clear();
     }
@@ -90,10 +84,10 @@ mod tests {
         story.execute();
         story.hear_all("12");
         story.hear(b'C', b"BEGIN\0");
-        assert!(story.session.transaction.modes.is_some());
+        assert!(story.session.transaction.modes().is_some());
         let mut out = BytesMut::new();
         story.session.fail_batch(SqlState::INSUFFICIENT_PRIVILEGE, "no", End::Sync, &mut out);
-        assert!(story.session.transaction.modes.is_none());
+        assert!(story.session.transaction.modes().is_none());
     }
 
     #[test]

@@ -255,7 +255,7 @@ impl Session {
         // A lock of the session outlives what fails around it.
         let in_batch = || self.flow.batch_open || self.owed.iter().any(|owed| matches!(owed, Owed::Sync(_)));
         let in_block = pin != Pin::AdvisoryLock && in_batch()
-            || self.transaction.status != TransactionStatus::Idle
+            || self.transaction.status() != TransactionStatus::Idle
             || statement.only().is_none();
         let mut functions = statement.parts.iter().flat_map(|part| &part.functions);
         let is_tried = functions.any(|function| function.name.contains("try_advisory"));

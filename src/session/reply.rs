@@ -9,9 +9,10 @@ use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Done, Owed};
 use super::prepared::{Prepared, StatementId};
 use super::sequences::Drawn;
+use super::transaction::Ended;
 use super::translate::{RESERVED, closed_names};
 use super::woven::Woven;
-use super::{Ended, PutBack, Session};
+use super::{PutBack, Session};
 use crate::catalog::Change;
 use crate::sql::Statement;
 use crate::wire::backend::{self, TransactionStatus};
@@ -162,18 +163,15 @@ impl Session {
         if owed.asker() == Asker::Client {
             self.refused_mirror = None;
         }
-        self.transaction.status = status;
-        let ended = std::mem::take(&mut self.transaction.ended);
+        let ended = self.transaction.stands_at(status);
         (self.flow.copy_in, self.flow.is_astray) = (false, false);
         if ended == Ended::Chained {
             self.reported.settle();
         }
         if status == TransactionStatus::Idle {
             self.reported.settle();
-            self.transaction.modes = None;
-            self.settled_writes |= self.transaction.may_have_written;
-            self.transaction.is_bound &= !self.owed.is_empty();
-            self.transaction.has_acted &= !self.owed.is_empty();
+            self.settled_writes |= self.transaction.may_have_written();
+            self.transaction.is_closed(!self.owed.is_empty());
             self.acts_as_another &= !self.owed.is_empty();
             // Those of batches that are on their way already stay.
             self.portals.retain(|portal| !self.owed.is_settled(portal.bound));
@@ -327,7 +325,7 @@ impl Session {
     /// All that is under way is what our grammar has not accepted, and nothing of it has been done: if the server's has not
     /// either, nothing will be.
     fn has_done_nothing_unparsed(&self) -> bool {
-        self.transaction.status == TransactionStatus::Idle
+        self.transaction.status() == TransactionStatus::Idle
             && self.owed.iter().all(|owed| match owed {
                 Owed::Query { statement, completed, .. } => *completed == 0 && statement.is_unparsed(),
                 Owed::Execute(statement) => statement.as_ref().is_some_and(|statement| statement.is_unparsed()),
@@ -367,7 +365,7 @@ impl Session {
         let is_last = self.owed.iter().filter(|owed| owed.ends_with_ready()).count() <= 1;
         if is_last && fields.code == SqlState::SYNTAX_ERROR && self.has_done_nothing_unparsed() {
             self.catalog.may_change = Change::None;
-        } else if is_last && self.transaction.status == TransactionStatus::Idle && !self.can_commit_inside() {
+        } else if is_last && self.transaction.status() == TransactionStatus::Idle && !self.can_commit_inside() {
             // What it has changed is undone, unless code has done it elsewhere.
             self.catalog.may_change = self.catalog.may_change.min(Change::Suspected);
         }
@@ -465,7 +463,7 @@ impl Session {
         let statement = Arc::clone(statement);
         self.undone(&statement, known);
         if statement.parts.iter().any(|part| part.commits_inside) {
-            self.transaction.may_have_written = true;
+            self.transaction.writes();
         }
     }
 

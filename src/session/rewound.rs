@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use super::aborted::Aborted;
-use super::failure::{Circumstances, proves_nothing_done};
+use super::failure::Circumstances;
 use super::known::UnnamedId;
 use super::prepared::{Names, Prepared};
-use super::{Ended, Gathered, Session};
+use super::transaction::Ended;
+use super::{Gathered, Session};
 use crate::sql::PreparedNames;
 use crate::wire::backend::TransactionStatus;
 
@@ -31,6 +32,12 @@ impl Session {
         self.flow.skipping = false;
     }
 
+    /// The same, and with it goes whatever was bound.
+    pub(super) fn rewind_all(&mut self) {
+        self.rewind();
+        self.portals.clear();
+    }
+
     /// Statements are as the client has last been shown them.
     pub(super) fn rewind_statements(&mut self) {
         self.owed.goes_elsewhere();
@@ -49,12 +56,12 @@ impl Session {
     /// The transaction can be run again elsewhere as if nothing had happened, if its statements are at hand: nothing of it
     /// can have been committed, and it has left nothing outside itself on the server connection.
     pub fn may_replay(&self, how: &Circumstances) -> bool {
-        let is_refused = how.farewell.is_some_and(proves_nothing_done) && !self.commits_before_the_end();
+        let is_refused = how.proves_nothing_done() && !self.commits_before_the_end();
         self.at_begin.is_some()
-            && self.transaction.status != TransactionStatus::Idle
+            && self.transaction.status() != TransactionStatus::Idle
             && self.pins.is_empty()
             && !self.keeps_lease
-            && self.transaction.ended == Ended::No
+            && self.transaction.ended() == Ended::No
             && !how.forwarded
             && !self.flow.copy_in
             && (is_refused || !how.sent || !self.commit_is_under_way())
@@ -75,10 +82,8 @@ impl Session {
 
     /// Everything since BEGIN is forgotten, to be surveyed and translated anew for another node.
     pub fn begin_again(&mut self) {
-        self.rewind();
-        self.portals.clear();
-        self.transaction.status = TransactionStatus::Idle;
-        self.forget_modes();
+        self.rewind_all();
+        self.transaction.ends();
         let Some(at_begin) = &self.at_begin else { return };
         self.unnamed.clone_from(&at_begin.unnamed);
         self.settled_unnamed.clone_from(&at_begin.unnamed);
@@ -90,9 +95,8 @@ impl Session {
 
     /// A transaction that has begun is begun again, with the unit that it is in.
     pub fn has_not_begun(&mut self) {
-        self.transaction.status = TransactionStatus::Idle;
-        self.forget_modes();
-        self.at_begin = None;
+        self.transaction.ends();
+        self.forget_begin();
     }
 
     /// No transaction is there that could be run again.
@@ -102,20 +106,10 @@ impl Session {
 
     /// The transaction was run again and did not come out the same. Its next statement is told that it was lost.
     pub fn lose_replayed(&mut self) {
-        self.rewind();
-        self.portals.clear();
-        self.at_begin = None;
-        self.forget_modes();
-        self.transaction.status = TransactionStatus::Failed;
-        self.transaction.may_have_written = false;
-        self.transaction.aborted = Some(Aborted::NotTold);
-    }
-
-    pub(super) fn forget_modes(&mut self) {
-        self.transaction.modes = None;
-        self.transaction.is_bound = false;
-        self.transaction.has_acted = false;
-        self.transaction.is_homeless = false;
+        self.rewind_all();
+        self.forget_begin();
+        self.transaction.forget_modes();
+        self.transaction.is_lost(Aborted::NotTold);
     }
 }
 

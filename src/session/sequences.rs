@@ -69,7 +69,7 @@ impl Session {
     /// batch that has failed is skipped to its end.
     #[cold]
     pub fn forget_foreign_sequences(&mut self, known: &mut Known, out: &mut BytesMut) {
-        let is_vain = self.transaction.status == TransactionStatus::Failed || self.flow.skipping;
+        let is_vain = self.transaction.status() == TransactionStatus::Failed || self.flow.skipping;
         if is_vain || !self.meets_foreign_sequences(known) {
             return;
         }
@@ -93,7 +93,7 @@ impl Session {
     /// of a BEGIN.
     fn must_begin_batch(&self) -> bool {
         let stands_first = self.gathered.commits || self.gathered.begins;
-        stands_first && self.transaction.status == TransactionStatus::Idle
+        stands_first && self.transaction.status() == TransactionStatus::Idle
     }
 
     /// Only between batches, before a Query.

@@ -143,7 +143,7 @@ impl Session {
     /// What a batch sets before its Flush is undone if it fails behind it, and what comes there may need the primary.
     fn keep_batch_whole(&mut self) {
         let is_read = matches!(self.gathered.intent, Some(Intent::Read { .. }));
-        if is_read && self.gathered.changes_session && self.transaction.status == TransactionStatus::Idle {
+        if is_read && self.gathered.changes_session && self.transaction.status() == TransactionStatus::Idle {
             self.gathered.intent = Some(Intent::Primary(Reason::Transaction));
         }
     }
@@ -226,7 +226,7 @@ impl Session {
                 if values.is_some() || !prepared.answers_no_rows() {
                     self.uses(name, &prepared);
                 }
-                let is_inside = around.held == Held::Replica && self.transaction.status != TransactionStatus::Idle;
+                let is_inside = around.held == Held::Replica && self.transaction.status() != TransactionStatus::Idle;
                 if (is_inside || self.gathered.begins) && values.is_some_and(anew::mentions_clock) {
                     self.gathered.bind();
                 }
@@ -486,7 +486,7 @@ impl Session {
     fn plain_intent(&self, statement: &Statement, held: Held, catalog: &Catalog<'_>) -> Option<Intent> {
         let is_plain = statement.is_plain_read()
             && statement.remarks.is_none()
-            && self.transaction.status == TransactionStatus::Idle
+            && self.transaction.status() == TransactionStatus::Idle
             && !self.gathered.begins
             && (held != Held::Replica || self.owed.is_empty())
             && !self.catalog.path_is_uncertain
@@ -503,7 +503,7 @@ impl Session {
     /// A rule refuses what is looked at now: with it fails the transaction that its batch has begun ahead of it.
     #[cold]
     fn note_refusal(&mut self) {
-        if self.transaction.status == TransactionStatus::Idle || self.has_ended_in_batch() {
+        if self.transaction.status() == TransactionStatus::Idle || self.has_ended_in_batch() {
             self.gathered.refused_in = self.stands_in();
         }
     }

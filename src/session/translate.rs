@@ -88,7 +88,9 @@ impl Session {
         if self.gathered.runs_unseen || self.gathered.hides_code {
             known.unseen = Some(self.id);
             self.draws(Draws::Maybe, known);
-            self.transaction.may_have_written |= self.gathered.hides_code;
+            if self.gathered.hides_code {
+                self.transaction.writes();
+            }
         }
         match message.tag {
             frontend::QUERY => self.translate_query(message, known, out),
@@ -142,7 +144,7 @@ impl Session {
     pub(super) fn may_do_anything(&mut self, known: &mut Known) {
         if !self.catalog.on_replica {
             self.catalog.may_change.join(Change::Opaque);
-            self.transaction.may_have_written = true;
+            self.transaction.writes();
         }
         known.unseen = Some(self.id);
         self.may_be_left(&Leftovers::doubtful(Doubt::Opaque));

@@ -96,7 +96,7 @@ impl Session {
             Owed::Execute(None) | Owed::FunctionCall => true,
             _ => false,
         };
-        match self.transaction.status {
+        match self.transaction.status() {
             TransactionStatus::Idle => self.pins.is_empty(),
             _ => self.can_begin_anew() && !self.owed.iter().any(ends),
         }
@@ -275,7 +275,7 @@ mod tests {
         ] {
             let mut story = Story::begin();
             story.open_transaction();
-            story.session.transaction.has_acted = true; // it cannot be begun anew
+            story.session.transaction.acts(true); // it cannot be begun anew
             story.send(b'Q', format!("{text}\0").as_bytes());
             let Loss::Report(told, _) = story.lose() else { panic!("{text}") };
             assert_eq!(told, code, "{text}");

@@ -71,7 +71,7 @@ impl Session {
     #[cold]
     pub(super) fn lost_unasked(&mut self, how: Circumstances) -> Loss {
         // That has begun in the batch, for all that the client knows.
-        if self.transaction.modes.is_some() {
+        if self.transaction.modes().is_some() {
             return self.lose_transaction_untold();
         }
         self.tell_later(match self.owed.done() {
@@ -111,7 +111,7 @@ impl Session {
         self.tell_what_is_undone(out);
         if matches!(tag, frontend::QUERY | frontend::SYNC | frontend::FUNCTION_CALL) {
             self.flow.skipping = false;
-            backend::put_ready(out, self.transaction.status);
+            backend::put_ready(out, self.transaction.status());
         }
         Some(untold.code())
     }
@@ -284,7 +284,7 @@ mod tests {
             story.send(b'Q', b"begin\0");
             story.hear(b'C', b"BEGIN\0");
             story.hear(b'Z', b"T");
-            story.session.transaction.has_acted = true; // it cannot be begun anew
+            story.session.transaction.acts(true); // it cannot be begun anew
         };
         for begin in [begun_within as fn(&mut Story), begun_before] {
             let mut story = Story::begin();

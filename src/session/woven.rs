@@ -6,7 +6,8 @@ use bytes::BytesMut;
 
 use super::owed::Owed;
 use super::settings::{is_identity, precedence, sql_to_set};
-use super::{Dialect, Ended, Session};
+use super::transaction::Ended;
+use super::{Dialect, Session};
 use crate::sql::{ParseSettings, Part, SessionChange, Statement, TransactionControl, ends_of_statements, is_anybodys};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response;
@@ -142,11 +143,11 @@ impl Session {
                 _ => None,
             })
         };
-        self.owed.iter().rev().filter_map(Owed::statement).find_map(control).unwrap_or(match self.transaction.ended {
+        self.owed.iter().rev().filter_map(Owed::statement).find_map(control).unwrap_or(match self.transaction.ended() {
             Ended::Yes | Ended::Followed => false,
             Ended::Chained => true,
             // A BEGIN may have been answered before its ReadyForQuery.
-            Ended::No => self.transaction.status != TransactionStatus::Idle || self.transaction.modes.is_some(),
+            Ended::No => self.transaction.status() != TransactionStatus::Idle || self.transaction.modes().is_some(),
         })
     }
 
