@@ -15,9 +15,10 @@ use super::parse::grammar::{
     a_const, node::Node as Tree,
 };
 use super::relations;
+use super::session_change::SessionChange;
 use super::settings;
 use super::statement::{
-    Argument, Call, CopyDirection, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement, TransactionControl,
+    Argument, Call, CopyDirection, Kind, Name, NeedsPrimary, Part, Pin, Statement, TransactionControl,
 };
 use super::tree::{Visitor, Walk};
 use super::utility;

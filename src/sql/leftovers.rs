@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::functions::{Class, class_of};
+use super::session_change::SessionChange;
 use super::settings::setting_name;
-use super::statement::{Name, Part, Pin, SessionChange, Statement};
+use super::statement::{Name, Part, Pin, Statement};
 use super::words::{Quoting, Token, has_literal, is_block, runs_text, tokens, writes_rows_only};
 
 /// What a function, procedure or block may leave in the session that runs it.

@@ -14,6 +14,7 @@ pub mod prepared;
 mod recent;
 mod redacted;
 mod relations;
+mod session_change;
 mod settings;
 mod shape;
 pub mod statement;
@@ -33,8 +34,9 @@ pub use parse::{ParseSettings, classify, classify_bytes, ends_of_statements, fin
 pub use prepared::{PreparedNames, query_of};
 pub use redacted::{redacted, redacted_unread};
 pub use relations::{differs_between_nodes, is_replicated, only_asks_connection};
+pub use session_change::SessionChange;
 pub use settings::{answers_alike, is_anybodys, is_carried, setting_name};
 pub use statement::{
-    Argument, Call, CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, SessionChange, Statement,
-    TransactionControl, TransactionModes,
+    Argument, Call, CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, Statement, TransactionControl,
+    TransactionModes,
 };

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::statement::{NeedsPrimary, SessionChange, Statement};
+use super::session_change::SessionChange;
+use super::statement::{NeedsPrimary, Statement};
 use super::words;
 
 /// What a session has prepared by SQL and not deallocated; a handful at most, so a list.

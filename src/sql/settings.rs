@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::effects::Effects;
 use super::leftovers::{REPORTED_FOR_LITERALS, UNREPORTED_FOR_LITERALS};
-use super::statement::{Isolation, NeedsPrimary, Pin, SessionChange, TransactionControl, TransactionModes};
+use super::session_change::SessionChange;
+use super::statement::{Isolation, NeedsPrimary, Pin, TransactionControl, TransactionModes};
 
 /// How long a changed setting stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,10 +10,9 @@ use super::parse::grammar::{
     Integer, Node, ObjectType, PrepareStmt, TransactionStmt, TransactionStmtKind, VariableSetKind, VariableSetStmt,
     a_const, node::Node as Tree,
 };
+use super::session_change::SessionChange;
 use super::settings::{self, Scope};
-use super::statement::{
-    CopyDirection, Isolation, Kind, Name, NeedsPrimary, Pin, SessionChange, TransactionControl, TransactionModes,
-};
+use super::statement::{CopyDirection, Isolation, Kind, Name, NeedsPrimary, Pin, TransactionControl, TransactionModes};
 use super::tree::Walk;
 use super::{functions, words};
 
