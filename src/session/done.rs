@@ -6,11 +6,11 @@ use bytes::BytesMut;
 
 use super::known::{Known, UnnamedId};
 use super::prepared::{Prepared, Reading, StatementId};
-use super::settings::is_identity;
 use super::wishes::is_wish;
 use super::{End, PutBack, Session, Settings};
 use crate::sql::{
-    Kind, NeedsPrimary, Part, Pin, PreparedNames, SessionChange, Statement, TransactionControl, only_asks_connection,
+    Kind, NeedsPrimary, Part, Pin, PreparedNames, SessionChange, Statement, TransactionControl, is_identity,
+    only_asks_connection,
 };
 use crate::wire::backend;
 use crate::wire::frontend::Parse;

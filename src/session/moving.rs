@@ -4,10 +4,9 @@
 use std::sync::Arc;
 
 use super::known::Known;
-use super::settings::is_identity;
 use super::woven::goes_with;
 use super::{End, PutBack, Session, Settings, reported, settings};
-use crate::sql::{Isolation, SessionChange, is_anybodys, is_carried};
+use crate::sql::{Isolation, SessionChange, is_anybodys, is_carried, is_identity};
 
 impl Session {
     /// Settings have been changed whose values must be asked of the node.

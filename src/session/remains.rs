@@ -9,9 +9,8 @@ use super::known::Known;
 use super::owed::Owed;
 use super::pins::Pins;
 use super::reply::Reply;
-use super::settings::is_identity;
 use super::{PutBack, Session, settings};
-use crate::sql::{Doubt, Kind, Leftovers, Part, Pin, SessionChange, Statement};
+use crate::sql::{Doubt, Kind, Leftovers, Part, Pin, SessionChange, Statement, is_identity};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frame;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use crate::sql::is_anybodys;
+use crate::sql::{is_anybodys, is_identity};
 
 /// The settings of a session or of a server connection that differ from the server's own; shared, never changed in place.
 #[derive(Clone, Debug, Default)]
@@ -203,16 +203,11 @@ fn is_timeout(name: &str) -> bool {
     matches!(name, "lock_timeout" | "statement_timeout" | "transaction_timeout")
 }
 
-/// It says who the session is, and so what it may set.
-pub(super) fn is_identity(name: &str) -> bool {
-    precedence(name) > 0
-}
-
 /// Who the session is comes last, its user before its role: setting the one puts back the other.
 pub(super) fn precedence(name: &str) -> u8 {
     match name {
         "role" => 2,
-        SESSION_AUTHORIZATION => 1,
+        _ if is_identity(name) => 1,
         _ => 0,
     }
 }

@@ -5,10 +5,12 @@
 use bytes::BytesMut;
 
 use super::owed::Owed;
-use super::settings::{is_identity, precedence, sql_to_set};
+use super::settings::{precedence, sql_to_set};
 use super::transaction::Ended;
 use super::{Dialect, Session};
-use crate::sql::{ParseSettings, Part, SessionChange, Statement, TransactionControl, ends_of_statements, is_anybodys};
+use crate::sql::{
+    ParseSettings, Part, SessionChange, Statement, TransactionControl, ends_of_statements, is_anybodys, is_identity,
+};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response;
 use crate::wire::frontend;

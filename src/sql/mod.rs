@@ -35,7 +35,7 @@ pub use prepared::{PreparedNames, query_of};
 pub use redacted::{redacted, redacted_unread};
 pub use relations::{differs_between_nodes, is_replicated, only_asks_connection};
 pub use session_change::SessionChange;
-pub use settings::{answers_alike, is_anybodys, is_carried, setting_name};
+pub use settings::{answers_alike, is_anybodys, is_carried, is_identity, setting_name};
 pub use statement::{
     Argument, Call, CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, Statement, TransactionControl,
     TransactionModes,

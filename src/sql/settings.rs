@@ -72,6 +72,11 @@ pub fn is_anybodys(name: &str) -> bool {
     answers_alike(name) && !is_privileged
 }
 
+/// It says who the session is, and so what it may set.
+pub fn is_identity(name: &str) -> bool {
+    matches!(name, "role" | "session_authorization")
+}
+
 /// SET or set_config of `name`, which is in lower case, to a value (None: it is not a plain literal).
 pub(super) fn change(name: &str, scope: Scope, value: Option<&str>, effects: &mut Effects<'_>) {
     match name {
