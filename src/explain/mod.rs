@@ -410,7 +410,7 @@ impl Imagined<'_> {
     fn try_settings(&mut self, statement: &Statement, sql: &str) {
         let Some(known) = &mut self.explainer.cluster else { return };
         let is_control = statement.parts.iter().any(|part| part.transaction != TransactionControl::None);
-        let is_set = statement.parts.iter().any(|part| part.session.iter().any(sets));
+        let is_set = statement.parts.iter().any(|part| part.session.iter().any(SessionChange::is_of_settings));
         let is_harmless =
             statement.parts.iter().all(|part| part.transaction != TransactionControl::None || only_sets(part));
         if !(is_control || is_set) {
@@ -481,15 +481,9 @@ impl Changes {
     }
 }
 
-/// It sets something, for the session or the transaction.
-fn sets(change: &SessionChange) -> bool {
-    use SessionChange::*;
-    matches!(change, Set(_) | SetLocal(_) | Reset(_) | ResetLocal(_) | ResetAll | DiscardAll)
-}
-
 /// It reads no table and calls nothing but set_config.
 fn only_sets(part: &Part) -> bool {
-    part.session.iter().all(sets)
+    part.session.iter().all(SessionChange::is_of_settings)
         && part.tables.is_empty()
         && part.needs_primary.is_none()
         && part.functions.iter().all(|name| &*name.name == "set_config")

@@ -331,9 +331,8 @@ fn set_on_replica(modes: &TransactionModes) -> Result<(), Reason> {
 fn executes_on_replica(change: &SessionChange, statement: &Statement, facts: &Facts<'_>) -> Result<(), Reason> {
     let name = match change {
         SessionChange::Execute(name) => name,
-        // The prepared statement will be judged when it is executed; preparing it is harmless anywhere.
-        SessionChange::Prepare { .. } | SessionChange::Set(_) | SessionChange::SetLocal(_) => return Ok(()),
         SessionChange::Pin(pin) => return Err(Reason::from(*pin)),
+        // What is prepared will be judged when it is executed; preparing it is harmless anywhere.
         _ => return Ok(()),
     };
     // Of the same name the first is judged: a string of many would meet all that it prepares again for each.

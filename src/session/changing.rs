@@ -84,12 +84,9 @@ impl Session {
     /// What this part of a statement changes, by itself or because it ends what has changed settings before.
     fn change_by(&self, part: &Part) -> Changes {
         let ends = part.transaction.ends_or_takes_back();
-        let of_name = |name: &str| if decides_literals(name) { Changes::Reading } else { Changes::Settings };
         let by_session = part.session.iter().map(|change| match change {
-            SessionChange::Set(name) | SessionChange::Reset(name) if is_carried(name) => of_name(name),
-            SessionChange::SetLocal(name) | SessionChange::ResetLocal(name) if decides_literals(name) => {
-                Changes::Reading
-            }
+            SessionChange::Setting { name, .. } if decides_literals(name) => Changes::Reading,
+            SessionChange::Setting { name, .. } if !change.is_local() && is_carried(name) => Changes::Settings,
             SessionChange::ResetAll | SessionChange::DiscardAll if self.has_own_settings() => Changes::Reading,
             _ => Changes::Nothing,
         });

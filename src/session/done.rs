@@ -9,7 +9,7 @@ use super::prepared::{Prepared, Reading, StatementId};
 use super::wishes::is_wish;
 use super::{End, PutBack, Session, Settings};
 use crate::sql::{
-    Kind, NeedsPrimary, Part, Pin, PreparedNames, SessionChange, Statement, TransactionControl, is_identity,
+    Kind, NeedsPrimary, Part, Pin, PreparedNames, SessionChange, SetTo, Statement, TransactionControl, is_identity,
     only_asks_connection,
 };
 use crate::wire::backend;
@@ -88,13 +88,14 @@ impl Session {
         for change in &part.session {
             self.change_sql_prepared(change);
             match change {
-                SessionChange::Set(name) => {
+                SessionChange::Setting { name, .. } if change.is_local() => self.set_locally(name),
+                SessionChange::Setting { name, to: SetTo::Value, .. } => {
                     if part.kind != Kind::Set {
                         self.puts_back(PutBack::Code);
                     }
                     self.is_set(name);
                 }
-                SessionChange::Reset(name) => {
+                SessionChange::Setting { name, to: SetTo::Default, .. } => {
                     self.may_not_go_on();
                     self.is_reset(name);
                 }
@@ -132,7 +133,6 @@ impl Session {
                         self.may_have_unpinned(); // or never pinned: it may only have been planned
                     }
                 }
-                SessionChange::SetLocal(name) | SessionChange::ResetLocal(name) => self.set_locally(name),
                 SessionChange::DiscardSome | SessionChange::Ask => {}
             }
         }

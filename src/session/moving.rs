@@ -4,9 +4,8 @@
 use std::sync::Arc;
 
 use super::known::Known;
-use super::woven::goes_with;
 use super::{End, PutBack, Session, Settings, reported, settings};
-use crate::sql::{Isolation, SessionChange, is_anybodys, is_carried, is_identity};
+use crate::sql::{Isolation, is_anybodys, is_carried, is_identity};
 
 impl Session {
     /// Settings have been changed whose values must be asked of the node.
@@ -189,14 +188,7 @@ impl Session {
         let gathered = &self.gathered;
         let is_alone = gathered.end == Some(End::Query) || gathered.executes == 1 && gathered.parsed.len() <= 1;
         let part = gathered.first.as_ref().filter(|_| is_alone)?.only()?;
-        let goes = |name: &str| {
-            part.session.iter().any(|change| match change {
-                SessionChange::DiscardAll => true,
-                SessionChange::ResetAll => !is_identity(name),
-                SessionChange::Set(changed) | SessionChange::Reset(changed) => goes_with(name, changed),
-                _ => false,
-            })
-        };
+        let goes = |name: &str| part.session.iter().any(|change| !change.is_local() && change.changes_setting(name));
         let gone = self.settings.iter().filter(|(name, _)| goes(name));
         let kept = gone.fold(self.settings.clone(), |kept, (name, _)| kept.with(name, None));
         (kept != self.settings).then_some(kept)

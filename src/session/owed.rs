@@ -9,7 +9,7 @@ use super::known::UnnamedId;
 use super::mirrored::Mirror;
 use super::prepared::{Prepared, StatementId};
 use super::woven::Woven;
-use crate::sql::{Kind, Part, SessionChange, Statement};
+use crate::sql::{Kind, Part, Statement};
 use crate::wire::SqlState;
 
 /// What a reply answers.
@@ -145,9 +145,7 @@ impl Owed {
 
     /// What of it is done next sets something, of the client's or of ours.
     pub fn sets(&self) -> bool {
-        let sets = |part: &Part| {
-            part.session.iter().any(|change| matches!(change, SessionChange::Set(_) | SessionChange::SetLocal(_)))
-        };
+        let sets = |part: &Part| part.session.iter().any(|change| change.sets().is_some());
         match self {
             Self::Query { woven: Some(_), .. } | Self::OurSet => true,
             Self::Query { statement, completed, .. } => statement.parts.get(*completed).is_some_and(sets),

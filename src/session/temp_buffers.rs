@@ -29,11 +29,8 @@ impl Known {
 
 /// The statement sets it, if only until its transaction ends.
 pub(super) fn are_set_by(statement: &Statement) -> bool {
-    let mut changes = statement.parts.iter().flat_map(|part| &part.session);
-    changes.any(|change| match change {
-        SessionChange::Set(name) | SessionChange::SetLocal(name) => **name == *TEMP_BUFFERS,
-        _ => false,
-    })
+    let changes = statement.parts.iter().flat_map(|part| &part.session);
+    changes.filter_map(SessionChange::sets).any(|name| **name == *TEMP_BUFFERS)
 }
 
 /// Code that leaves this sets it.

@@ -113,19 +113,12 @@ impl Session {
 
     /// The SETs that take what this part puts back on to what the client came with.
     fn goes_on_behind_part(&self, part: &Part, manner: Manner) -> Vec<String> {
-        let mut own = Vec::new();
-        for change in &part.session {
-            match change {
-                SessionChange::Reset(name) => own.extend(self.goes_on("SET", |own| goes_with(own, name), manner)),
-                SessionChange::ResetAll => own.extend(self.goes_on("SET", |own| !is_identity(own), manner)),
-                SessionChange::DiscardAll => own.extend(self.goes_on("SET", |_| true, manner)),
-                SessionChange::ResetLocal(name) if manner.is_block => {
-                    own.extend(self.goes_on("SET LOCAL", |own| goes_with(own, name), manner));
-                }
-                _ => {}
-            }
-        }
-        own
+        let counts = |change: &&SessionChange| change.puts_back() && (manner.is_block || !change.is_local());
+        let goes_on = |change: &SessionChange| {
+            let set = if change.is_local() { "SET LOCAL" } else { "SET" };
+            self.goes_on(set, |own| change.changes_setting(own), manner)
+        };
+        part.session.iter().filter(counts).flat_map(goes_on).collect()
     }
 
     /// The session may act as another role than that of its login.
@@ -184,21 +177,14 @@ struct Manner {
 
 /// Behind it the session may be somebody else.
 fn sets_identity(statement: &Statement) -> bool {
-    use SessionChange::{Set, SetLocal};
-    let mut changes = statement.parts.iter().flat_map(|part| &part.session);
-    changes.any(|change| matches!(change, Set(name) | SetLocal(name) if is_identity(name)))
+    let changes = statement.parts.iter().flat_map(|part| &part.session);
+    changes.filter_map(SessionChange::sets).any(|name| is_identity(name))
 }
 
 /// Something is put back by it.
 fn puts_back(statement: &Statement) -> bool {
-    use SessionChange::{DiscardAll, Reset, ResetAll, ResetLocal};
     let mut changes = statement.parts.iter().flat_map(|part| &part.session);
-    changes.any(|change| matches!(change, Reset(_) | ResetLocal(_) | ResetAll | DiscardAll))
-}
-
-/// A setting is put back with this one: with the session authorization, PostgreSQL puts back the role.
-pub(super) fn goes_with(own: &str, name: &str) -> bool {
-    own == name || name == "session_authorization" && is_identity(own)
+    changes.any(SessionChange::puts_back)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::parse::grammar::{
     a_const, node::Node as Tree,
 };
 use super::relations;
-use super::session_change::SessionChange;
+use super::session_change::{Scope, SessionChange};
 use super::settings;
 use super::statement::{
     Argument, Call, CopyDirection, Kind, Name, NeedsPrimary, Part, Pin, Statement, TransactionControl,
@@ -318,7 +318,7 @@ impl<'a> Effects<'a> {
             return self.changes_unknown_setting();
         };
         let is_local = boolean_constant(is_local) == Some(true);
-        let scope = if is_local { settings::Scope::Transaction } else { settings::Scope::Session };
+        let scope = if is_local { Scope::Transaction } else { Scope::Session };
         match string_constant(name) {
             Some(name) => settings::change(&settings::setting_name(name), scope, string_constant(value), self),
             None if is_local => settings::change_any_locally(self),

@@ -107,12 +107,12 @@ impl Leftovers {
         }
         for change in statement.parts.iter().flat_map(|part| &part.session) {
             match change {
-                SessionChange::Set(name) | SessionChange::Reset(name) => left.sets(name),
-                SessionChange::Pin(Pin::Sequence) => left.asks_sequence = true,
-                SessionChange::Pin(Pin::State) => left.doubt(Doubt::Kept),
-                SessionChange::SetLocal(name) | SessionChange::ResetLocal(name) => {
+                SessionChange::Setting { name, .. } if change.is_local() => {
                     left.reads_otherwise |= decides_literals(name)
                 }
+                SessionChange::Setting { name, .. } => left.sets(name),
+                SessionChange::Pin(Pin::Sequence) => left.asks_sequence = true,
+                SessionChange::Pin(Pin::State) => left.doubt(Doubt::Kept),
                 SessionChange::Ask => {}
                 _ => left.doubt(Doubt::Unnamed),
             }

@@ -34,7 +34,7 @@ pub use parse::{ParseSettings, classify, classify_bytes, ends_of_statements, fin
 pub use prepared::{PreparedNames, query_of};
 pub use redacted::{redacted, redacted_unread};
 pub use relations::{differs_between_nodes, is_replicated, only_asks_connection};
-pub use session_change::SessionChange;
+pub use session_change::{Scope, SessionChange, SetTo};
 pub use settings::{answers_alike, is_anybodys, is_carried, is_identity, setting_name};
 pub use statement::{
     Argument, Call, CopyDirection, Isolation, Kind, Name, NeedsPrimary, Part, Pin, Statement, TransactionControl,

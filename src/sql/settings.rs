@@ -1,20 +1,9 @@
 //! Settings by name: which answer alike on every node, and what changing one does to the session.
 
-use std::sync::Arc;
-
 use super::effects::Effects;
 use super::leftovers::{REPORTED_FOR_LITERALS, UNREPORTED_FOR_LITERALS};
-use super::session_change::SessionChange;
+use super::session_change::{Scope, SessionChange, SetTo};
 use super::statement::{Isolation, NeedsPrimary, Pin, TransactionControl, TransactionModes};
-
-/// How long a changed setting stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
-    /// Until it is changed again.
-    Session,
-    /// Until the transaction ends.
-    Transaction,
-}
 
 /// The name that PostgreSQL knows a setting by, in lower case: some have kept an older one, too.
 pub fn setting_name(name: &str) -> String {
@@ -104,10 +93,7 @@ pub(super) fn change(name: &str, scope: Scope, value: Option<&str>, effects: &mu
             effects.require(NeedsPrimary::NodeSetting(name.into()));
             effects.pin(Pin::State);
         }
-        _ => effects.leave(match scope {
-            Scope::Session => SessionChange::Set(name.into()),
-            Scope::Transaction => SessionChange::SetLocal(name.into()),
-        }),
+        _ => effects.leave(SessionChange::Setting { name: name.into(), to: SetTo::Value, scope }),
     }
 }
 
@@ -119,7 +105,8 @@ pub(super) const FOR_NAMES: [&str; 3] = ["search_path", "role", "session_authori
 pub(super) fn change_any_locally(effects: &mut Effects<'_>) {
     let of_literals = REPORTED_FOR_LITERALS.iter().chain(&UNREPORTED_FOR_LITERALS);
     for name in FOR_NAMES.iter().chain(of_literals) {
-        effects.leave(SessionChange::SetLocal(name.to_ascii_lowercase().into()));
+        let name = name.to_ascii_lowercase().into();
+        effects.leave(SessionChange::Setting { name, to: SetTo::Value, scope: Scope::Transaction });
     }
 }
 
@@ -137,8 +124,7 @@ pub(super) fn reset(name: &str, scope: Scope, effects: &mut Effects<'_>) {
         ("transaction_read_only" | "transaction_isolation" | "transaction_deferrable" | "seed", Scope::Transaction) => {
             change(name, scope, None, effects);
         }
-        (_, Scope::Session) => effects.leave(SessionChange::Reset(Arc::from(name))),
-        (_, Scope::Transaction) => effects.leave(SessionChange::ResetLocal(Arc::from(name))),
+        _ => effects.leave(SessionChange::Setting { name: name.into(), to: SetTo::Default, scope }),
     }
 }
 

@@ -404,14 +404,7 @@ impl Statement {
     /// Where names are looked for may be another place after it, or already in it.
     pub fn changes_path(&self) -> bool {
         let mut changes = self.parts.iter().flat_map(|part| &part.session);
-        changes.any(|change| match change {
-            SessionChange::Set(name)
-            | SessionChange::SetLocal(name)
-            | SessionChange::Reset(name)
-            | SessionChange::ResetLocal(name) => FOR_NAMES.contains(&&**name),
-            SessionChange::ResetAll | SessionChange::DiscardAll => true,
-            _ => false,
-        })
+        changes.any(|change| FOR_NAMES.iter().any(|name| change.changes_setting(name)))
     }
 
     /// It only takes back what the session has left on its server connection, as drivers' pools do: it writes nothing, and

@@ -10,8 +10,8 @@ use super::parse::grammar::{
     Integer, Node, ObjectType, PrepareStmt, TransactionStmt, TransactionStmtKind, VariableSetKind, VariableSetStmt,
     a_const, node::Node as Tree,
 };
-use super::session_change::SessionChange;
-use super::settings::{self, Scope};
+use super::session_change::{Scope, SessionChange, SetTo};
+use super::settings;
 use super::statement::{CopyDirection, Isolation, Kind, Name, NeedsPrimary, Pin, TransactionControl, TransactionModes};
 use super::tree::Walk;
 use super::{functions, words};
@@ -49,7 +49,9 @@ pub(super) fn statement(node: &Tree, effects: &mut Effects<'_>) -> Kind {
             if left.doubt == Doubt::Kept {
                 effects.pin(Pin::State);
             }
-            left.settings.into_iter().for_each(|name| effects.leave(SessionChange::Set(name)));
+            for name in left.settings {
+                effects.leave(SessionChange::Setting { name, to: SetTo::Value, scope: Scope::Session });
+            }
             kind
         }
         Tree::ListenStmt(_) => {
@@ -274,7 +276,8 @@ fn set_several(name: &str, arguments: &[Node], effects: &mut Effects<'_>) -> Kin
         }
         "session characteristics" => {
             for (mode, _) in definitions(arguments) {
-                effects.leave(SessionChange::Set(format!("default_{mode}").into()));
+                let name = format!("default_{mode}").into();
+                effects.leave(SessionChange::Setting { name, to: SetTo::Value, scope: Scope::Session });
             }
             Kind::Set
         }

@@ -95,10 +95,11 @@ fn change_in_short(change: &trunkline::sql::SessionChange) -> String {
         Prepare { name, needs_primary, .. } => {
             format!("Prepare({name}, {})", needs_primary.as_ref().map_or("safe", |why| why.code()))
         }
-        Set(name) => format!("Set({name})"),
-        SetLocal(name) => format!("SetLocal({name})"),
-        Reset(name) => format!("Reset({name})"),
-        ResetLocal(name) => format!("ResetLocal({name})"),
+        Setting { name, .. } => {
+            let verb = if change.puts_back() { "Reset" } else { "Set" };
+            let scope = if change.is_local() { "Local" } else { "" };
+            format!("{verb}{scope}({name})")
+        }
         Execute(name) => format!("Execute({name})"),
         Deallocate(name) => format!("Deallocate({name})"),
         Pin(pin) => format!("Pin({pin:?})"),
