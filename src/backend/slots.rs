@@ -586,6 +586,9 @@ impl State {
 
     /// Who gets a connection of this worker's; see [`SAME_WORKER_FIRST`].
     fn next_waiter(&mut self, worker: usize, now: Instant) -> Option<Waiter> {
+        if self.nobody_waits() {
+            return None;
+        }
         let first = self.waiters.front()?;
         if first.worker == worker || now.saturating_duration_since(first.since) >= SAME_WORKER_FIRST {
             return self.waiters.pop_front();
