@@ -973,7 +973,8 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_taken_for_one_of_a_table_that_its_own_inherits_from_for_the_type_of_its_table_and_for_a_domain_over_it() {
+    fn a_row_is_taken_for_one_of_a_table_that_its_own_inherits_from_for_the_type_of_its_table_and_for_a_domain_over_it()
+    {
         let (jobs, of_2026, of_december, labels, others) = (20_000, 20_001, 20_002, 20_003, 20_004);
         let (label, domain, domain_of_domain) = (20_200, 20_201, 20_202);
         let row_of = |table: Oid| table + 100;

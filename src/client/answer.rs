@@ -89,13 +89,13 @@ impl Client {
         let Buffers { from_node, to_client, .. } = buffers;
         let filled = from_node.filled();
         let filled = filled.get(..most).unwrap_or(filled);
-        let at = held.passing_to_client.min(filled.len());
-        held.passing_to_client -= at;
-        let is_muted = match held.is_aside {
+        let at = held.passing.to_client.min(filled.len());
+        held.passing.to_client -= at;
+        let is_muted = match held.passing.is_aside {
             true => self.log.as_ref().is_some_and(|log| log.is_muted()),
             false => shown(&mut self.log, filled.get(..at).unwrap_or_default()),
         };
-        held.is_aside &= held.passing_to_client > 0;
+        held.passing.is_aside &= held.passing.to_client > 0;
         let run = if is_muted { at } else { 0 };
         let has_gaps = is_muted;
         let mut walk =
@@ -115,7 +115,7 @@ impl Client {
             if matters(header.tag) {
                 break (header, message);
             }
-            held.passing_to_client = header.size - message.len();
+            held.passing.to_client = header.size - message.len();
             if shown(&mut self.log, message) {
                 walk.run = walk.at + message.len();
             }
@@ -138,15 +138,15 @@ impl Client {
         let body = body_of(message);
         let known = &mut held.lease.connection().known;
         // The client is told nothing of what the replica says: if it is so elsewhere, it is told there.
-        let reply = match header.tag == backend::PARAMETER_STATUS && held.refused.is_some() {
+        let reply = match header.tag == backend::PARAMETER_STATUS && held.ending.refused.is_some() {
             true => known.hears(body),
             false => self.session.reply(header.tag, body, known).map_err(|_| Stop::OutOfStep)?,
         };
         let is_usual = matches!(reply, Reply::Forward) && header.tag != backend::ERROR_RESPONSE;
-        if is_usual && self.log.is_none() && held.refused.is_none() {
+        if is_usual && self.log.is_none() && held.ending.refused.is_none() {
             // Most messages: they go on as they are.
             walk.is_done |= header.tag == backend::COMMAND_COMPLETE;
-            held.passing_to_client = header.size - message.len();
+            held.passing.to_client = header.size - message.len();
             walk.passes(header.tag, message.len());
             walk.is_answered |= walk.ends_answered;
             walk.answered += usize::from(walk.ends_answered);
@@ -207,7 +207,7 @@ impl Client {
             {
                 walk.leave_out(filled, message.len(), out);
             }
-            Reply::Forward if held.refused.is_none() && overdue.is_none() => {}
+            Reply::Forward if held.ending.refused.is_none() && overdue.is_none() => {}
             Reply::Forward => {
                 walk.leave_out(filled, message.len(), out);
                 if let Some(by) = overdue {
@@ -253,20 +253,20 @@ impl Client {
                 }
                 walk.leave_out(filled, message.len(), out);
             }
-            Reply::SessionEnds => held.ends_session = true,
+            Reply::SessionEnds => held.ending.ends_session = true,
             Reply::NodeEnds(code) => {
                 // What the node has done before its goodbye counts and goes to the client first. Where it has done
                 // nothing yet, nothing is shown, and the unit can be run again.
-                if held.forwarded || walk.is_answered || (walk.is_done && !held.is_read) {
-                    held.farewell = Some(code);
+                if held.told.forwarded || walk.is_answered || (walk.is_done && !held.is_read) {
+                    held.ending.farewell = Some(code);
                     return Ok(false);
                 }
                 out.clear();
                 return Err(Stop::Relayed(Relayed::NodeLost(Some(code))));
             }
         }
-        held.passing_to_client = header.size - message.len();
-        held.is_aside = held.passing_to_client > 0 && !tells_of_its_unit(header.tag);
+        held.passing.to_client = header.size - message.len();
+        held.passing.is_aside = held.passing.to_client > 0 && !tells_of_its_unit(header.tag);
         walk.passes(header.tag, message.len());
         if is_ready {
             walk.is_muted = self.log.as_ref().is_some_and(|log| log.is_muted());
@@ -281,7 +281,7 @@ impl Client {
             change => self.catalogs_changed(change),
         }
         let Some(held) = &mut self.held else { return 0 };
-        if held.refused.is_some() {
+        if held.ending.refused.is_some() {
             buffers.from_node.consume(walk.at);
             buffers.to_client.clear();
             if buffers.from_node.is_full() {
@@ -297,12 +297,12 @@ impl Client {
         if walk.has_gaps {
             let run = buffers.from_node.filled().get(walk.run..walk.at).unwrap_or_default();
             buffers.to_client.extend_from_slice(run);
-            held.forwarded |= !buffers.to_client.is_empty();
+            held.told.forwarded |= !buffers.to_client.is_empty();
             buffers.from_node.consume(walk.at);
             passing = 0;
         }
-        held.forwarded |= passing > 0;
-        held.has_shown |= held.forwarded;
+        held.told.forwarded |= passing > 0;
+        held.told.has_shown |= held.told.forwarded;
         for _ in 0..walk.answered {
             buffers.first_is_answered();
         }
@@ -314,7 +314,7 @@ impl Client {
         }
         let Some(held) = &mut self.held else { return 0 };
         // What is under way now is another unit, of which nothing has been forwarded.
-        held.forwarded &= !walk.ends_answered;
+        held.told.forwarded &= !walk.ends_answered;
         if buffers.from_node.is_full() && passing == 0 {
             buffers.from_node.grow();
         }
@@ -324,8 +324,8 @@ impl Client {
     /// What the client is told waits until it takes that. Where a whole answer does, nothing is left to be cancelled.
     #[cold]
     pub(super) fn ends_time_of_answered(&mut self) {
-        if let Some(held) = self.held.as_mut().filter(|held| held.is_timed && self.session.is_idle()) {
-            held.alarm = None;
+        if let Some(held) = self.held.as_mut().filter(|held| held.timing.is_timed && self.session.is_idle()) {
+            held.timing.alarm = None;
             self.place.card.is_answered(Instant::now());
         }
     }
@@ -334,10 +334,10 @@ impl Client {
     /// nothing of it has gone on yet: no time goes on behind that.
     #[cold]
     pub(super) fn ends_time_of_unheard(&mut self) {
-        if let Some(held) = self.held.as_mut().filter(|held| held.is_timed && !held.forwarded)
+        if let Some(held) = self.held.as_mut().filter(|held| held.timing.is_timed && !held.told.forwarded)
             && held.lease.connection().has_spoken()
         {
-            held.alarm = None;
+            held.timing.alarm = None;
             self.place.card.is_answered(Instant::now());
         }
     }
@@ -365,12 +365,12 @@ impl Client {
         self.worker.metrics.statements_finished(target(held.role), took, self.session.take_run());
         self.tally.count(|totals| totals.query_time += took);
         // The time of what is under way still begins here: before, the node had something else to do.
-        held.asked = (!self.session.all_answered()).then_some(now);
+        held.counting.asked = (!self.session.all_answered()).then_some(now);
         if self.session.all_answered() {
             self.place.card.rests(is_open, now);
             held.emptied = None;
             // No time goes on behind the answer.
-            held.alarm = None;
+            held.timing.alarm = None;
             if !is_open {
                 self.transaction_ended(now);
             }
@@ -394,8 +394,8 @@ fn refuses(held: &mut HeldLease, session: &Session, losses: &Losses, code: SqlSt
     let must_stay = is_kept_from_primary(held, code) && (is_within || losses.on.contains(&held.lease.node()));
     let may_move = held.is_unseen_read() && held.is_on_replica() && session.can_be_run_elsewhere() && !must_stay;
     if may_move {
-        held.refused = Some(code);
-        held.is_refused_within = is_within;
+        held.ending.refused = Some(code);
+        held.ending.is_refused_within = is_within;
     }
     may_move
 }

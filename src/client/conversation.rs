@@ -565,7 +565,7 @@ impl Client {
         self.stream.write_all_buf(&mut buffers.to_client).await?;
         self.is_flushing = false;
         if let Some(held) = &mut self.held {
-            held.is_half_told = held.passing_to_client > 0;
+            held.told.is_half = held.passing.to_client > 0;
         }
         Ok(())
     }

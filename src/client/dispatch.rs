@@ -7,7 +7,7 @@ use super::alarm::Alarm;
 use super::conversation::Client;
 use super::farewell::Farewell;
 use super::gathering::violation;
-use super::held_lease::{HeldLease, Written};
+use super::held_lease::{Counting, Ending, HeldLease, Passing, Timing, Told, Written};
 use super::release::stop_statement;
 use super::worker::Buffers;
 use crate::backend::exchange::ExchangeError;
@@ -176,34 +176,20 @@ impl Client {
             keeps_to_its_nodes,
             begun,
             reason,
-            shape: None,
-            transaction: Some(begun),
-            asked: None,
-            let_through: None,
-            units: 0,
-            passing_to_node: 0,
-            passing_to_client: 0,
-            is_aside: false,
             written: Written::Nothing,
             has_begun: false,
-            forwarded: false,
-            has_shown: false,
             only_cleans: false,
             // What was cut off stands in the input still, and comes behind it again.
             at_hand: ends_here || self.session.gathered.end == Some(End::Cut),
             is_read,
             is_measured,
-            is_timed,
-            timeout,
-            alarm: None,
-            refused: None,
-            is_refused_within: false,
-            farewell: None,
-            has_last_words: false,
             has_more: false,
             is_in_midst: false,
-            is_half_told: false,
-            ends_session: false,
+            passing: Passing::default(),
+            told: Told::default(),
+            timing: Timing { is_timed, timeout, alarm: None },
+            counting: Counting { transaction: Some(begun), ..Counting::default() },
+            ending: Ending::default(),
             emptied: None,
         });
         if ends_here {
@@ -235,14 +221,14 @@ impl Client {
         let ends_here = !self.session.gathered.goes_on();
         let Some(held) = &mut self.held else { return };
         if goes_on {
-            held.is_timed &= may_be_timed || is_whole;
-            held.timeout = held.timeout.filter(|_| held.is_timed);
+            held.timing.is_timed &= may_be_timed || is_whole;
+            held.timing.timeout = held.timing.timeout.filter(|_| held.timing.is_timed);
         } else {
-            held.is_timed = may_be_timed && (has_limit || timeout.is_some());
-            held.timeout = timeout;
-            held.alarm = None;
+            held.timing.is_timed = may_be_timed && (has_limit || timeout.is_some());
+            held.timing.timeout = timeout;
+            held.timing.alarm = None;
         }
-        let is_timed = held.is_timed && ends_here;
+        let is_timed = held.timing.is_timed && ends_here;
         self.begin_due();
         self.place.card.goes_on(is_timed.then(Instant::now));
         if is_timed {
@@ -261,9 +247,9 @@ impl Client {
     /// The read is whole now, and its time begins, if its rule gives it one and it has not begun before.
     pub(super) fn set_alarm(&mut self) {
         let Some(held) = &mut self.held else { return };
-        if let Some(timeout) = held.timeout.take() {
+        if let Some(timeout) = held.timing.timeout.take() {
             let due = *self.losses.due.get_or_insert_with(|| Instant::now() + timeout);
-            held.alarm = Some(Alarm::set(due, &self.place.card, &self.worker.metrics));
+            held.timing.alarm = Some(Alarm::set(due, &self.place.card, &self.worker.metrics));
         }
     }
 
@@ -293,14 +279,14 @@ impl Client {
                 .translate(message, known, self.server.prepared_statements, &mut buffers.to_node)
                 .map_err(|_| violation(message.tag))?;
             match buffers.to_node.len() > before {
-                true => held.passing_to_node = message.missing,
+                true => held.passing.to_node = message.missing,
                 false => self.dropping = message.missing,
             }
             last = Some(message.tag);
         }
         // What comes behind it may wait for the answers, and copy data that is stray asks for none.
         let is_cut = self.session.gathered.goes_on() && last != Some(frontend::FLUSH);
-        if is_cut && held.passing_to_node == 0 {
+        if is_cut && held.passing.to_node == 0 {
             held.flush_part(&mut buffers.to_node);
         }
         if held.at_hand && self.session.gathered.missing == 0 {
@@ -326,7 +312,7 @@ impl Client {
     /// Counts what the unit runs, where and why. What only prepares or describes is no statement yet.
     fn remember_decision(&mut self, buffers: &mut Buffers) {
         let Some(held) = &mut self.held else { return };
-        let is_first = held.units == 0;
+        let is_first = held.counting.units == 0;
         if !is_first && self.mode != PoolMode::Session {
             held.reason = match (self.session.pin(), self.session.intent()) {
                 (Some(pin), _) => pin.into(),
@@ -339,16 +325,16 @@ impl Client {
         if runs == 0 || self.session.is_skipping() {
             return;
         }
-        held.units = held.units.saturating_add(1);
+        held.counting.units = held.counting.units.saturating_add(1);
         let first = self.session.gathered.first.as_ref().filter(|statement| is_first && !statement.is_plain_read());
         held.only_cleans = self.session.gathered.end == Some(End::Query)
             && !self.session.gathered.hides_code
             && first.is_some_and(|first| first.only_cleans());
-        let let_through = held.let_through.take();
+        let let_through = held.counting.let_through.take();
         let now = if is_first { held.begun } else { let_through.unwrap_or_else(Instant::now) };
-        held.transaction = held.transaction.or(Some(now));
-        held.asked = held.asked.or(Some(now));
-        held.shape = None;
+        held.counting.transaction = held.counting.transaction.or(Some(now));
+        held.counting.asked = held.counting.asked.or(Some(now));
+        held.counting.shape = None;
         self.worker.metrics.statements_routed(target(held.role), held.reason.index(), runs);
         self.tally.count(|totals| totals.queries += u64::from(runs));
         self.remember_shape(is_first, now, buffers);
@@ -366,7 +352,7 @@ impl Client {
         };
         let decision = (target(held.role), reason);
         let key = self.worker.shapes.borrow_mut().made(statement, held.lease.pool().address(), decision, now, text);
-        held.shape = is_first.then_some(key);
+        held.counting.shape = is_first.then_some(key);
         if self.session.wishes().notices {
             let rule = session.gathered.deciding_ruling().and_then(|ruled| ruled.rule(&self.server.rules));
             let by = rule.map(|rule| format!(", rule {}", rule.name)).unwrap_or_default();

@@ -42,18 +42,18 @@ impl Client {
             let now = Instant::now();
             if held.lease.pool().gate().is_unbelieved(now) {
                 // Behind what is not answered it waits for that; and a lease that may go back does so first.
-                let is_between = self.session.is_idle() && held.passing_to_client == 0 && buffers.from_node.is_empty();
+                let is_between = self.session.is_idle() && held.passing.to_client == 0 && buffers.from_node.is_empty();
                 let waits_here = is_between && !self.session.may_release();
                 return Ok(Gate::Closed(if waits_here { Turn::Stop(Relayed::Unbelieved) } else { Turn::Still }));
             }
-            held.let_through = (self.session.gathered.executes > 0).then_some(now);
+            held.counting.let_through = (self.session.gathered.executes > 0).then_some(now);
         }
         if !self.session.gathered.empties.is_empty() && is_run {
             return Ok(Gate::Closed(Turn::Stop(Relayed::Empties)));
         }
         // It was sent when the answer was on its way already. That the client has first: the session may end of it.
-        if held.is_timed && !self.session.batch_is_open() && held.lease.connection().is_being_cancelled() {
-            let is_told = buffers.to_client.is_empty() && held.passing_to_client == 0;
+        if held.timing.is_timed && !self.session.batch_is_open() && held.lease.connection().is_being_cancelled() {
+            let is_told = buffers.to_client.is_empty() && held.passing.to_client == 0;
             return Ok(Gate::Closed(if is_told { Turn::Stop(Relayed::Cancelled) } else { Turn::Still }));
         }
         let known = &mut held.lease.connection().known;
@@ -72,13 +72,13 @@ impl Client {
     fn gate_by_intent(&mut self, buffers: &mut Buffers) -> Result<Gate, Farewell> {
         let Some(held) = &self.held else { return Ok(Gate::More) };
         // A notice comes with it, which may not stand in the middle of another message.
-        if held.passing_to_client > 0 && self.session.wishes().notices {
+        if held.passing.to_client > 0 && self.session.wishes().notices {
             return Ok(Gate::Closed(Turn::Still));
         }
         // The time of what runs would run for this, too, and a cancel may be on its way: once it is answered, the lease goes
         // back, and this goes elsewhere.
         let is_open = self.session.batch_is_open();
-        if held.is_timed && !is_open && (!self.session.all_answered() || self.session.may_release()) {
+        if held.timing.is_timed && !is_open && (!self.session.all_answered() || self.session.may_release()) {
             return Ok(Gate::Closed(Turn::Still));
         }
         // Whatever it is, only its Sync goes there, which ends the batch.
@@ -94,7 +94,7 @@ impl Client {
         }
         if is_refused
             && (self.session.all_answered() || self.session.owes_only_open_batch())
-            && held.passing_to_client == 0
+            && held.passing.to_client == 0
         {
             return self.refuse_here(buffers);
         }
@@ -193,7 +193,7 @@ impl Client {
         if self.session.gathered.end.is_none() {
             return Some(Gate::More);
         }
-        let is_between = self.session.is_idle() && held.passing_to_client == 0 && buffers.from_node.is_empty();
+        let is_between = self.session.is_idle() && held.passing.to_client == 0 && buffers.from_node.is_empty();
         Some(Gate::Closed(if is_between { Turn::Stop(Relayed::Wishes) } else { Turn::Still }))
     }
 

@@ -270,7 +270,7 @@ impl Client {
                 held.at_hand = false;
                 buffers.keep_nothing();
                 buffers.to_node.extend_from_slice(buffers.input.filled().get(..there).unwrap_or_default());
-                held.passing_to_node = missing;
+                held.passing.to_node = missing;
             }
             _ => self.dropping = missing,
         }

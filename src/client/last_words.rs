@@ -10,7 +10,7 @@ pub(super) fn answered_before_goodbye(filled: &[u8], held: &HeldLease) -> Option
     if !filled.ends_with(&[0, 0]) {
         return None;
     }
-    let last_words = LastWords::find(filled, held.passing_to_client)?;
+    let last_words = LastWords::find(filled, held.passing.to_client)?;
     (0 < last_words.answered && last_words.answered < last_words.begin).then_some(last_words.answered)
 }
 
@@ -19,7 +19,7 @@ pub(super) fn answered_before_goodbye(filled: &[u8], held: &HeldLease) -> Option
 /// answer was not.
 #[cold]
 pub(super) fn ends_with_goodbye(filled: &[u8], held: &HeldLease) -> bool {
-    let found = LastWords::find(filled, held.passing_to_client);
+    let found = LastWords::find(filled, held.passing.to_client);
     found.is_some_and(|last_words| last_words.word == LastWord::Goodbye)
 }
 

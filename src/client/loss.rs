@@ -114,7 +114,7 @@ impl Client {
     /// What this server connection has shown the session it must see from now on, and so must others what it has written.
     fn account_for(&mut self, held: &HeldLease, now: Instant) {
         let has_written = self.session.has_written(true);
-        if held.has_shown || has_written {
+        if held.told.has_shown || has_written {
             self.was_served_by(held, now);
         }
     }
@@ -132,7 +132,7 @@ impl Client {
         let keeps_from = self.held.as_ref().filter(|held| is_kept_from_primary(held, code));
         let keeps_from = keeps_from.map(|held| held.lease.node());
         let is_inside = self.session.status() != backend::TransactionStatus::Idle;
-        let is_refused_within = self.held.as_ref().is_some_and(|held| held.is_refused_within);
+        let is_refused_within = self.held.as_ref().is_some_and(|held| held.ending.is_refused_within);
         if is_inside && is_refused_within {
             self.leave_transaction();
             self.session.begin_anew();
@@ -224,7 +224,7 @@ impl Client {
         let (node, now) = (held.lease.node(), Instant::now());
         self.account_for(&held, now);
         self.session.freshness.lost(node, now);
-        self.dropping = held.passing_to_node;
+        self.dropping = held.passing.to_node;
         // A read that no node survives is not tried on all of them. A node that said goodbye, or that we have fenced, has not
         // died of it; nor has one whose postmaster is gone, which a statement does not reach.
         let is_sent = held.written == Written::Now;
@@ -234,17 +234,17 @@ impl Client {
         let is_ended = farewell == Some(SqlState::ADMIN_SHUTDOWN) && self.was_ended(&mut held, now);
         let may_run_again = !is_ended && (farewell.is_some() || (self.losses.on.len() < MOST_RUNS && !is_suspect));
         (self.cluster().doubt)(node, if farewell.is_some() { Doubt::Stopping } else { Doubt::Lost });
-        if held.forwarded && self.session.all_answered() {
+        if held.told.forwarded && self.session.all_answered() {
             buffers.keep_nothing(); // of a batch that goes on: the client has its answer
         }
         let how = Circumstances {
             farewell,
             sent: is_sent,
-            forwarded: held.forwarded,
+            forwarded: held.told.forwarded,
             is_read: held.is_read,
             at_hand: held.at_hand && !buffers.kept.is_empty() && may_run_again,
         };
-        let is_torn = held.passing_to_client > 0;
+        let is_torn = held.passing.to_client > 0;
         if held.keeps_to_its_nodes && held.is_on_replica() {
             self.session.is_kept_from_primary();
         }

@@ -95,7 +95,7 @@ impl Client {
         let polled = self.relay(cx, buffers);
         if let Some(held) = &mut self.held {
             held.is_in_midst = !buffers.to_node.is_empty() || !buffers.from_node.is_empty();
-            held.is_half_told = !buffers.to_client.is_empty() || held.passing_to_client > 0;
+            held.told.is_half = !buffers.to_client.is_empty() || held.passing.to_client > 0;
         }
         if polled.is_pending() {
             buffers.rest();
@@ -139,7 +139,7 @@ impl Client {
     /// A batch of which the client has not sent the Sync was refused, and is to be run elsewhere: here it ends.
     #[inline]
     fn end_refused_batch(&mut self, buffers: &mut Buffers) {
-        let is_refused = self.held.as_ref().is_some_and(|held| held.refused.is_some());
+        let is_refused = self.held.as_ref().is_some_and(|held| held.ending.refused.is_some());
         if is_refused && self.session.batch_is_open() && self.session.all_answered() {
             self.session.end_batch(&mut buffers.to_node);
         }
@@ -148,13 +148,13 @@ impl Client {
     /// Everything that was sent is answered and has reached the client.
     fn done(&self, buffers: &Buffers) -> Option<Relayed> {
         let Some(held) = &self.held else { return Some(Relayed::Idle) };
-        if !self.session.all_answered() || !buffers.to_node.is_empty() || held.passing_to_node > 0 {
+        if !self.session.all_answered() || !buffers.to_node.is_empty() || held.passing.to_node > 0 {
             return None;
         }
-        if let Some(code) = held.refused.filter(|_| !self.session.batch_is_open()) {
+        if let Some(code) = held.ending.refused.filter(|_| !self.session.batch_is_open()) {
             return Some(Relayed::Refused(code));
         }
-        let has_left = buffers.to_client.is_empty() && held.passing_to_client == 0 && buffers.from_node.is_empty();
+        let has_left = buffers.to_client.is_empty() && held.passing.to_client == 0 && buffers.from_node.is_empty();
         if !has_left {
             return None;
         }
@@ -274,13 +274,13 @@ impl Client {
             return Ok(Turn::Still);
         }
         let Some(held) = &mut self.held else { return Ok(Turn::Still) };
-        if held.ends_session && held.passing_to_client == 0 {
+        if held.ending.ends_session && held.passing.to_client == 0 {
             return Err(Farewell::EndedByNode);
         }
-        if held.farewell.is_some() {
-            return Ok(Turn::Stop(Relayed::NodeLost(held.farewell)));
+        if held.ending.farewell.is_some() {
+            return Ok(Turn::Stop(Relayed::NodeLost(held.ending.farewell)));
         }
-        if !held.has_last_words && !std::mem::take(&mut held.has_more) {
+        if !held.ending.has_last_words && !std::mem::take(&mut held.has_more) {
             let connection = held.lease.connection();
             match buffers.from_node.poll_fill(cx, &mut connection.stream) {
                 Poll::Pending => return Ok(Turn::Still),
@@ -290,8 +290,9 @@ impl Client {
         }
         // What a node says between its last whole answer and its goodbye is looked at by itself: it is half an answer,
         // which nobody has been shown then, and what it answers can be run again.
-        let whole = if held.has_last_words { None } else { answered_before_goodbye(buffers.from_node.filled(), held) };
-        held.has_last_words = whole.is_some();
+        let whole =
+            if held.ending.has_last_words { None } else { answered_before_goodbye(buffers.from_node.filled(), held) };
+        held.ending.has_last_words = whole.is_some();
         let looked = match self.look(buffers, whole.unwrap_or(usize::MAX)) {
             Ok(looked) => looked,
             Err(Stop::Relayed(relayed)) => return Ok(Turn::Stop(relayed)),
@@ -331,7 +332,9 @@ impl Client {
     #[inline]
     fn read_and_take(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<Turn, Farewell> {
         // What a node that has said goodbye has not been sent can go elsewhere.
-        let is_over = |held: &HeldLease| held.refused.is_some() || held.farewell.is_some() || held.has_last_words;
+        let is_over = |held: &HeldLease| {
+            held.ending.refused.is_some() || held.ending.farewell.is_some() || held.ending.has_last_words
+        };
         if buffers.to_node.len() >= MOST_WAITING || self.held.as_ref().is_none_or(is_over) {
             return Ok(Turn::Still);
         }
@@ -361,12 +364,12 @@ impl Client {
         let mut moved = false;
         loop {
             let Some(held) = &mut self.held else { return Ok(Some(Turn::Still)) };
-            if held.passing_to_node > 0 {
-                let there = held.passing_to_node.min(buffers.input.len());
+            if held.passing.to_node > 0 {
+                let there = held.passing.to_node.min(buffers.input.len());
                 buffers.to_node.extend_from_slice(buffers.input.filled().get(..there).unwrap_or_default());
                 buffers.input.consume(there);
-                held.passing_to_node -= there;
-                if held.passing_to_node == 0 && self.session.batch_is_open() {
+                held.passing.to_node -= there;
+                if held.passing.to_node == 0 && self.session.batch_is_open() {
                     held.flush_part(&mut buffers.to_node);
                 }
                 moved |= there > 0;
@@ -488,7 +491,7 @@ impl Client {
             self.session.cut_batch();
             return Ok(Surveyed::Message);
         }
-        let is_half_told = self.held.as_ref().is_some_and(|held| held.passing_to_client > 0);
+        let is_half_told = self.held.as_ref().is_some_and(|held| held.passing.to_client > 0);
         let is_told = buffers.to_client.is_empty() && !is_half_told;
         let is_answered = self.session.all_answered() || self.session.copies_in();
         if is_answered && is_told && buffers.to_node.is_empty() {
@@ -560,7 +563,7 @@ impl Client {
             held.is_read &= self.session.intent().is_none_or(Intent::is_proven);
             // What the node has told since the last answer, as a notification, is of no unit's.
             if is_first && !self.session.batch_is_open() {
-                held.forwarded &= held.passing_to_client > 0;
+                held.told.forwarded &= held.passing.to_client > 0;
                 held.written = held.written.min(Written::Before);
             }
             // What may write by itself is the first again, also behind a read that is not written yet: a goodbye that has come

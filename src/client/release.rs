@@ -112,7 +112,7 @@ impl Client {
 
     /// The transaction that was under way on the lease is counted, if it is not already.
     pub(super) fn transaction_ended(&mut self, now: Instant) {
-        let Some(begun) = self.held.as_mut().and_then(|held| held.transaction.take()) else { return };
+        let Some(begun) = self.held.as_mut().and_then(|held| held.counting.transaction.take()) else { return };
         self.tally.count(|totals| totals.transaction_ended(begun, now));
     }
 
@@ -123,14 +123,14 @@ impl Client {
         let Some(held) = self.held.take() else { return };
         let now = Instant::now();
         let took = now.saturating_duration_since(held.begun);
-        let of_statements = if held.asked == Some(held.begun) { took } else { held.took(now) };
+        let of_statements = if held.counting.asked == Some(held.begun) { took } else { held.took(now) };
         self.worker.metrics.statements_finished(target(held.role), of_statements, self.session.take_run());
-        if let Some(shape) = held.shape {
+        if let Some(shape) = held.counting.shape {
             self.worker.shapes.borrow_mut().ended(shape, took);
         }
         self.place.card.idles(now);
         self.tally.count(|totals| {
-            if let Some(begun) = held.transaction {
+            if let Some(begun) = held.counting.transaction {
                 totals.transaction_ended(begun, now);
             }
             totals.query_time += of_statements;

@@ -280,7 +280,7 @@ impl Client {
 
     /// The client may have a part of a message only.
     fn is_half_told(&self) -> bool {
-        self.is_flushing || self.stream.is_within_write() || self.held.as_ref().is_some_and(|held| held.is_half_told)
+        self.is_flushing || self.stream.is_within_write() || self.held.as_ref().is_some_and(|held| held.told.is_half)
     }
 
     /// It may be somebody who has just written, on a connection that is gone.
@@ -305,7 +305,7 @@ impl Client {
                 // The node may go on with it.
                 self.cluster().last_write.lost(now);
             }
-            let is_still = is_answered && held.passing_to_node == 0 && held.passing_to_client == 0 && !held.is_in_midst;
+            let is_still = is_answered && held.passing.to_node == 0 && held.passing.to_client == 0 && !held.is_in_midst;
             // What code has prepared, nobody has looked for where the session has kept its server connection.
             let is_looked_at =
                 !self.session.is_kept_by_mode() || !self.session.ran_unseen(&held.lease.connection().known);
