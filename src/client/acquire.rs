@@ -189,24 +189,12 @@ impl Client {
             }
             if self.database.pause.is_paused() {
                 here = None; // nothing is lent to whoever does not take it
-                tokio::select! {
-                    // Dropping any of them loses nothing.
-                    resumed = patience.await_resume(&self.database.pause, &self.worker) => resumed?,
-                    () = self.hangs_up() => continue,
-                    () = self.is_called_away() => {}
-                }
-                if self.is_sent_away() {
-                    return Err(Unmet::SentAway);
-                }
+                self.sit_out_pause(&mut patience).await?;
                 begun = Instant::now();
                 self.must_see_all_by(intent, begun);
             }
             if self.is_outdated() {
-                let before = (self.cluster().number, Arc::clone(&self.database.server_name), self.mode);
-                self.renew().map_err(|gone| Refusal { code: SqlState::ADMIN_SHUTDOWN, message: gone.to_string() })?;
-                if (self.cluster().number, Arc::clone(&self.database.server_name), self.mode) != before {
-                    return Err(Unmet::Anew);
-                }
+                self.renew_while_waiting()?;
                 excluded.clear();
                 line = here;
                 continue; // it may still be paused
@@ -227,19 +215,8 @@ impl Client {
                 false => Excluded::new(),
             };
             let now = Instant::now();
-            let mut placement = self.place(intent, &view, &avoided, may_wait, now);
-            if matches!(placement, Placement::AwaitPrimary(_)) {
-                placement = self.place_stale(intent, &view, &avoided, now).unwrap_or(placement);
-            }
-            if let (Placement::Node(..), Some((At { placed, .. }, _))) = (placement, &here)
-                && !avoided.contains(&placed.node)
-                && self.may_still_go_to(intent, (placed.node, placed.reason), &view)
-            {
-                placement = Placement::Node(placed.node, placed.reason);
-            }
-            if let Placement::Node(node, reason) = placement {
-                placement = self.less_crowded(intent, (node, reason), &view, &avoided, now);
-            }
+            let stands_at = here.as_ref().map(|(at, _)| at.placed);
+            let placement = self.place_to_wait(intent, &view, &avoided, may_wait, stands_at, now);
             match placement {
                 Placement::Node(node, _) if !held.contains(&node) => hold = None,
                 _ => here = None,
@@ -252,20 +229,13 @@ impl Client {
                 }
                 Placement::Node(node, reason) => {
                     match self.timed_lease_at(intent, (node, reason), &view, &avoided, &mut wait, here).await {
-                        Ok(lease) if self.has_hung_up(Instant::now()) => {
-                            lease.give_back(Instant::now());
-                            return Err(Unmet::Left);
-                        }
-                        Ok(lease) => match self.role_after_wait(intent, (node, reason), &view) {
-                            Some((role, may_lack)) => {
+                        Ok(lease) => match self.goes_on(lease, intent, (node, reason), &view)? {
+                            Some(acquired) => {
                                 self.tally.count(|totals| totals.wait_time += arrived.elapsed());
-                                return Ok(Acquired { lease, role, reason, may_lack });
+                                return Ok(acquired);
                             }
                             // What has changed meanwhile is in force before it is in the view.
-                            None => {
-                                lease.give_back(Instant::now());
-                                let _ = timers::timeout(RETRY_PAUSE, changed.changed()).await;
-                            }
+                            None => drop(timers::timeout(RETRY_PAUSE, changed.changed()).await),
                         },
                         Err(LeaseError::Fenced) => {}
                         // It was remembered after the reload had reached this worker, and before it forgot its pools.
@@ -325,6 +295,50 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Waits for RESUME.
+    async fn sit_out_pause(&self, patience: &mut Patience) -> Result<(), Unmet> {
+        tokio::select! {
+            // Dropping any of them loses nothing.
+            resumed = patience.await_resume(&self.database.pause, &self.worker) => resumed?,
+            () = self.hangs_up() => return Err(Unmet::Left),
+            () = self.is_called_away() => {}
+        }
+        if self.is_sent_away() { Err(Unmet::SentAway) } else { Ok(()) }
+    }
+
+    /// There is another configuration: the unit goes on by that, unless it has to be looked at again.
+    fn renew_while_waiting(&mut self) -> Result<(), Unmet> {
+        let now = |client: &Self| (client.cluster().number, Arc::clone(&client.database.server_name), client.mode);
+        let before = now(self);
+        self.renew().map_err(|gone| Refusal { code: SqlState::ADMIN_SHUTDOWN, message: gone.to_string() })?;
+        if now(self) == before { Ok(()) } else { Err(Unmet::Anew) }
+    }
+
+    /// Where it goes, for which it may have to wait: to the node in whose queue it stands, if that may still take it, unless
+    /// another has a server connection for it.
+    fn place_to_wait(
+        &mut self,
+        intent: &Intent,
+        view: &View,
+        avoided: &[NodeId],
+        may_wait: bool,
+        stands_at: Option<Placed>,
+        now: Instant,
+    ) -> Placement {
+        let mut placement = self.place(intent, view, avoided, may_wait, now);
+        if matches!(placement, Placement::AwaitPrimary(_)) {
+            placement = self.place_stale(intent, view, avoided, now).unwrap_or(placement);
+        }
+        let Placement::Node(mut node, mut reason) = placement else { return placement };
+        if let Some(there) = stands_at
+            && !avoided.contains(&there.node)
+            && self.may_still_go_to(intent, (there.node, there.reason), view)
+        {
+            (node, reason) = (there.node, there.reason);
+        }
+        self.less_crowded(intent, (node, reason), view, avoided, now)
     }
 
     /// It has waited for longer than most do, and has closed its connection.
@@ -557,16 +571,27 @@ impl Client {
         goes_there.then(may_lack)
     }
 
-    /// The same with the role that the node had by the view it was chosen by.
-    fn role_after_wait(
+    /// What was waited for at this node, as long as the unit may go there; None: it has gone back.
+    fn goes_on(
         &mut self,
+        lease: Lease,
         intent: &Intent,
         (node, reason): (NodeId, Reason),
         chosen_by: &View,
-    ) -> Option<(Role, bool)> {
-        let role = chosen_by.node(node)?.role;
-        let may_lack = self.goes_there_after_wait(intent, Placed { node, reason, role }, Instant::now())?;
-        Some((role, may_lack))
+    ) -> Result<Option<Acquired>, Unmet> {
+        let now = Instant::now();
+        if self.has_hung_up(now) {
+            lease.give_back(now);
+            return Err(Unmet::Left);
+        }
+        let placed = chosen_by.node(node).map(|chosen| Placed { node, reason, role: chosen.role });
+        let goes_there =
+            placed.and_then(|placed| Some((placed.role, self.goes_there_after_wait(intent, placed, now)?)));
+        let Some((role, may_lack)) = goes_there else {
+            lease.give_back(now);
+            return Ok(None);
+        };
+        Ok(Some(Acquired { lease, role, reason, may_lack }))
     }
 
     /// The same as [`Self::lease_at`]; a connection that has died unnoticed is closed, and the time that it took is counted.
