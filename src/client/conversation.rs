@@ -19,6 +19,7 @@ use super::gathering::violation;
 use super::handshake::Admitted;
 use super::held_lease::HeldLease;
 use super::last_path::LastPath;
+use super::lease_wait::LeaseWait;
 use super::loss::Losses;
 use super::parser::Apart;
 use super::places::Place;
@@ -185,7 +186,8 @@ impl Client {
     /// something else must be done or waited for; after that it goes on here.
     fn poll_usual(&mut self, cx: &mut Context<'_>, lent: &mut Option<Box<Buffers>>) -> Poll<Result<Unusual, Farewell>> {
         if self.stream.is_late() {
-            self.leaves_queue(); // what comes first may last
+            // What comes first may last: nothing is lent to whoever does not take it.
+            self.leaves_queue().into_iter().for_each(LeaseWait::is_taken_back);
             let flushed = Pin::new(&mut self.stream).poll_flush(cx)?;
             if flushed.is_pending() {
                 self.ends_time_of_unheard();
@@ -451,18 +453,21 @@ impl Client {
         self.go_without(unmet, buffers).await
     }
 
-    /// It closes statements, or nothing, before its Sync: so drivers clean up, and ask whether the connection lives. What the
-    /// protocol has prepared under a name is the session's, and no server connection's.
+    /// It closes statements, or nothing, before its Sync or Flush: so drivers clean up, and ask whether the connection lives. What
+    /// the protocol has prepared under a name is the session's, and no server connection's.
     #[cold]
     fn needs_no_node(&self, buffers: &Buffers) -> bool {
         let gathered = &self.session.gathered;
+        if gathered.asks_nothing() {
+            return true; // nor may an error answer it, such as that no server connection is free
+        }
         let unit = buffers.input.filled().get(..gathered.size).unwrap_or_default();
-        gathered.end == Some(End::Sync)
+        matches!(gathered.end, Some(End::Sync | End::Flush))
             && gathered.missing == 0
             && self.mode != PoolMode::Session
             && self.session.is_idle()
             && messages(unit).all(|Message { tag, body, .. }| match (tag, frontend::target_fields(body)) {
-                (frontend::SYNC, _) => body.is_empty(),
+                (frontend::SYNC | frontend::FLUSH, _) => body.is_empty(),
                 // What stands behind the name is for the node to refuse.
                 (frontend::CLOSE, Ok((_, name))) => body.len() == name.len() + 2 && !self.session.has_prepared_by_sql(),
                 _ => false,

@@ -23,7 +23,7 @@ use crate::net::Stream;
 use crate::routing::Intent;
 use crate::session::End;
 use crate::wire::backend::TransactionStatus;
-use crate::wire::{SqlState, frame, frontend};
+use crate::wire::{SqlState, frontend};
 
 /// Why relaying has stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -575,7 +575,7 @@ impl Client {
             }
         }
         // Nothing answers a Flush by itself behind what is answered.
-        let asks_nothing = self.session.gathered.end == Some(End::Flush) && self.session.gathered.size <= frame::HEADER;
+        let asks_nothing = self.session.gathered.asks_nothing();
         self.time_next();
         self.send_unit(buffers)?;
         if asks_nothing && self.session.all_answered() {

@@ -11,6 +11,7 @@ use super::{Ruled, temp_buffers};
 use crate::catalog::Change;
 use crate::routing::{Intent, Reason, RuleSet, Ruling};
 use crate::sql::{CopyDirection, Draws, Leftovers, Pin, SessionChange, Statement};
+use crate::wire::frame;
 
 /// The unit as far as it has been looked at.
 #[derive(Debug, Default)]
@@ -167,6 +168,11 @@ impl Gathered {
     /// Its batch goes on behind it.
     pub fn goes_on(&self) -> bool {
         self.end.is_some_and(End::goes_on)
+    }
+
+    /// It is a Flush by itself, which nothing answers.
+    pub fn asks_nothing(&self) -> bool {
+        self.end == Some(End::Flush) && self.size <= frame::HEADER
     }
 
     /// One more intent: the unit goes where the strictest of them may go.

@@ -659,6 +659,23 @@ fn a_sync_by_itself_is_answered_while_no_server_connection_is_free() {
 }
 
 #[test]
+fn a_flush_by_itself_asks_for_no_server_connection_and_is_answered_by_nothing() {
+    limited(|| {
+        let cluster = cluster();
+        for mode in ["transaction", "session"] {
+            let extra = format!("[pool]\nmode = '{mode}'\nsize = 1\nqueue_timeout = '2s'");
+            let proxy = Proxy::start(&cluster, &extra);
+            let (mut one, mut other) = (RawClient::connect(proxy.port(), &[]), RawClient::connect(proxy.port(), &[]));
+            one.query("begin");
+            other.send(&[FLUSH]);
+            thread::sleep(Duration::from_millis(2500));
+            drop(one);
+            assert_eq!(other.query("select 7"), ["T", "row 7", "SELECT 1", "I"], "{mode}");
+        }
+    });
+}
+
+#[test]
 fn one_of_several_statements_that_is_wrong_by_now_costs_the_others_nothing() {
     same_answers(|player| {
         player.elsewhere("create table if not exists w (a int)");
@@ -1035,6 +1052,8 @@ fn what_is_closed_between_transactions_needs_no_node() {
         let mut console = console(&proxy);
         console.simple_query("PAUSE").unwrap();
         assert_eq!(client.ask(&[&close("a"), &close("b"), SYNC], 1), ["3", "3", "I"]);
+        client.send(&[&close("b"), FLUSH]);
+        assert_eq!(client.until(b'3'), ["3"]);
         console.simple_query("RESUME").unwrap();
         let runs = [parse("a", "select 2"), bind("a", &[]), execute(), SYNC.to_vec()].concat();
         assert_eq!(client.ask(&[&runs], 1), ["1", "2", "row 2", "SELECT 1", "I"]);
