@@ -6,8 +6,9 @@ use super::cancel_key::{CancelKey, LONG_SECRET, SHORT_SECRET};
 use super::reader::{Reader, Truncated};
 use super::writer::{Writer, put_cstr};
 
-/// PostgreSQL's limit on a startup packet: a longer one is not a startup packet.
-pub const LARGEST: usize = 10_000;
+/// PostgreSQL's limit on a startup packet, with its length, which MAX_STARTUP_PACKET_LENGTH does not count: a longer one is not a
+/// startup packet.
+pub const LARGEST: usize = 4 + 10_000;
 
 /// The newest minor version of protocol 3 that we speak to clients, as PostgreSQL 18 does.
 pub const NEWEST_MINOR: u16 = 2;
@@ -190,6 +191,17 @@ mod tests {
         let Packet::Startup(startup) = packet else { panic!("a startup message") };
         assert_eq!(startup.parameter("database"), Some("shop"));
         assert_eq!(Packet::read(&out[..out.len() - 1]), Ok(None));
+    }
+
+    #[test]
+    fn a_startup_message_is_as_long_as_postgresql_lets_it_be_and_no_longer() {
+        let of_size = |size: usize| {
+            let mut out = BytesMut::new();
+            put_startup(&mut out, [("user", "a".repeat(size - 15).as_str())]);
+            assert_eq!(out.len(), size);
+            Packet::read(&out).map(|packet| packet.map(|(_, size)| size))
+        };
+        assert_eq!((of_size(10_004), of_size(10_005)), (Ok(Some(10_004)), Err(StartupError::Length)));
     }
 
     #[test]
