@@ -56,7 +56,6 @@ pub async fn attend(worker: Rc<Worker>) {
         }
     };
     let mut look = timers::interval(LOOK);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut heard = Vec::new();
     loop {
         // Cancel-safe, both.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Interval, Sleep, Timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, Timeout};
 
 /// The thread that keeps the time for others.
 #[derive(Clone, Debug)]
@@ -56,9 +56,11 @@ pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
     made(|| tokio::time::timeout_at(deadline, future))
 }
 
-/// See [`tokio::time::interval`].
+/// See [`tokio::time::interval`]. Whoever has stood still for many periods is due once, and then no sooner than a period later.
 pub fn interval(period: Duration) -> Interval {
-    made(|| tokio::time::interval(period))
+    let mut interval = made(|| tokio::time::interval(period));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// A task where the time is kept, for what brings timers of its own. Nothing that computes for long: timers wait for it.
@@ -112,6 +114,17 @@ mod tests {
     #[tokio::test]
     async fn a_runtime_with_timers_keeps_its_own() {
         each_kind().await;
+    }
+
+    #[tokio::test]
+    async fn who_has_stood_still_makes_up_for_nothing() {
+        let mut beats = interval(SOON);
+        beats.tick().await;
+        std::thread::sleep(5 * SOON);
+        let late = Instant::now();
+        beats.tick().await;
+        beats.tick().await;
+        assert!(late.elapsed() >= SOON, "{:?}", late.elapsed());
     }
 
     #[test]
