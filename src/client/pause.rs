@@ -179,7 +179,7 @@ impl Scope {
 }
 
 impl Pauses {
-    /// The pause of a database, the same as long as the process runs.
+    /// The pause of a database, the same as long as somebody has it, or it holds something back.
     pub fn of(&self, database: &Arc<str>) -> Arc<Pause> {
         let like_others = || {
             let causes = self.others.causes.load(Ordering::Acquire) & (Cause::Operator as u8 | STAYS);
@@ -208,6 +208,15 @@ impl Pauses {
     /// Something holds this database back.
     pub fn is_held(&self, database: &str) -> bool {
         self.named.get(database).is_some_and(|pause| pause.is_held())
+    }
+
+    /// Forgets those that nobody has, for their databases have lost their places, and that hold nothing back. Not while all are
+    /// paused: one may have been resumed by its name.
+    pub fn forget_unused(&self) {
+        let _settling = self.settling.lock();
+        if !self.others.is_held() {
+            self.named.retain(|_, pause| pause.is_held() || Arc::strong_count(pause) > 1);
+        }
     }
 
     /// All there are. Those that become known later are like the first of these.
@@ -444,6 +453,27 @@ mod tests {
         assert_eq!(settled(), [true, false], "it stays");
         databases[0].pause.end(Cause::Operator);
         assert_eq!(settled(), [false, false]);
+    }
+
+    #[test]
+    fn a_pause_that_nobody_has_and_that_holds_nothing_back_is_forgotten() {
+        let pauses = Pauses::default();
+        let there = pauses.of(&"there".into());
+        drop(pauses.of(&"gone".into()));
+        pauses.of(&"held".into()).begin(Cause::Disabled);
+        let known = || {
+            pauses.forget_unused();
+            let mut names: Vec<_> = pauses.named.iter().map(|pause| pause.key().to_string()).collect();
+            names.sort_unstable();
+            names
+        };
+        pauses.others.stay();
+        assert_eq!(known(), ["gone", "held", "there"], "it may have been resumed by its name");
+        pauses.others.end(Cause::Operator);
+        assert_eq!(known(), ["held", "there"]);
+        pauses.of(&"held".into()).end(Cause::Disabled);
+        drop(there);
+        assert!(known().is_empty());
     }
 
     #[test]

@@ -153,6 +153,8 @@ impl Standing {
     /// Databases that had been given a place lose it when the nodes have none of this name, no client is there for it, and no
     /// operator holds it back.
     pub async fn disown_missing(&mut self, fleet: &Fleet, on_swap: &OnSwap) {
+        // By now clients may have let go of what was in force before.
+        self.lasting.pauses.forget_unused();
         let server = self.in_force.load_full();
         let is_missing = |name: &Arc<str>| server.database(name).is_some_and(|database| database.catalog.is_missing());
         let is_gone = |name: &Arc<str>| is_missing(name) && !self.lasting.is_needed(name);
