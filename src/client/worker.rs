@@ -249,6 +249,9 @@ impl Worker {
             *cache = new_cache(&server).counting_on(&cache);
         }
         self.parse.set(usual_settings(&server));
+        let is_there = |number: usize| server.clusters.iter().any(|cluster| cluster.number == number);
+        forget_others(&mut self.views.borrow_mut(), is_there);
+        forget_others(&mut self.latencies.borrow_mut(), is_there);
         *self.server.borrow_mut() = server;
         self.rouse_all();
     }
@@ -439,6 +442,12 @@ fn at_or_default<T: Default>(list: &mut Vec<T>, place: usize) -> &mut T {
     &mut list[place]
 }
 
+/// Elements at other places than these become defaults.
+fn forget_others<T: Default>(list: &mut [T], is_kept: impl Fn(usize) -> bool) {
+    let others = list.iter_mut().enumerate().filter(|(place, _)| !is_kept(*place));
+    others.for_each(|(_, element)| *element = T::default());
+}
+
 impl Buffers {
     /// Nothing is under way, or what is will not be run again.
     pub fn keep_nothing(&mut self) {
@@ -508,6 +517,17 @@ mod tests {
     use bytes::Buf;
 
     use super::*;
+
+    #[test]
+    fn of_clusters_that_are_gone_nothing_is_kept_and_the_others_keep_their_places() {
+        let mut latencies: Vec<Vec<usize>> = Vec::new();
+        for number in [0, 1, 3] {
+            at_or_default(&mut latencies, number).push(number);
+        }
+        forget_others(&mut latencies, |number| [1, 3].contains(&number));
+        assert_eq!(latencies, [vec![], vec![1], vec![], vec![3]]);
+        assert_eq!(latencies[0].capacity(), 0);
+    }
 
     #[test]
     fn whoever_waits_keeps_no_room_for_the_long_statement_before() {
