@@ -128,12 +128,8 @@ impl Client {
             Stream::Plain(socket) => socket.unwatched(),
             Stream::Tls(_) => return None,
         };
-        let Ok(socket) = socket else {
-            lost(&self.server, &self.worker, &self.place.card);
-            return None;
-        };
         Some(Parked {
-            socket,
+            socket: socket.ok()?,
             session: self.session.fold(self.worker.begun),
             server: self.server,
             database: self.database,
@@ -191,22 +187,11 @@ impl Parked {
     }
 
     fn go_on(self) {
-        let (server, worker, card) =
-            (Arc::clone(&self.server), Rc::clone(self.place.worker()), Rc::clone(&self.place.card));
         match self.into_client() {
             Ok(client) => drop(tokio::task::spawn_local(visit::attend(Box::new(client)))),
-            Err(error) => {
-                tracing::warn!(%error, "a client that was quiet cannot be watched any more");
-                lost(&server, &worker, &card);
-            }
+            Err(error) => tracing::warn!(%error, "a client that was quiet cannot be watched any more"),
         }
     }
-}
-
-/// Its socket is of no use any more.
-fn lost(server: &Server, worker: &Worker, card: &Card) {
-    card.cancellable().into_iter().for_each(|cancellable| server.cancel_keys.remove(&cancellable));
-    worker.metrics.client_closed();
 }
 
 #[cfg(test)]

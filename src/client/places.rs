@@ -32,7 +32,7 @@ struct Spot {
     parked: Option<Box<Parked>>,
 }
 
-/// A client's place; dropping it is leaving.
+/// A client's place; dropping it is leaving, in whatever way that comes about.
 pub struct Place {
     worker: Rc<Worker>,
     /// What others can see of the client.
@@ -186,6 +186,7 @@ impl Place {
         // From here on the place counts for it.
         worker.count.add();
         drop(counted);
+        worker.metrics.client_accepted();
         Self { worker: Rc::clone(worker), card, number }
     }
 
@@ -216,6 +217,10 @@ impl Drop for Place {
         }
         places.free.borrow_mut().push(self.number);
         places.gone.set(places.gone.get() + 1);
+        if let Some(cancellable) = self.card.cancellable() {
+            self.worker.server().cancel_keys.remove(&cancellable);
+        }
         self.worker.count.remove();
+        self.worker.metrics.client_closed();
     }
 }

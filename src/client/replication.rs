@@ -22,7 +22,7 @@ use super::server::Server;
 use super::tally::Tally;
 use super::visit::ended;
 use super::worker::Worker;
-use crate::backend::cancel::{CancelKeys, CancelTarget, Cancellable};
+use crate::backend::cancel::{CancelTarget, Cancellable};
 use crate::backend::gate::{About, Pass};
 use crate::backend::quota::Claim;
 use crate::backend::{ConnectClass, ConnectError, Endpoint, Login, Target, connect};
@@ -46,7 +46,7 @@ pub struct Passage {
     /// and whether one of them was the client's goodbye, or its connection has ended.
     client_has_ended: bool,
     doing: Doing,
-    entry: Entry,
+    _entry: Entry,
     admitted: Admitted,
     server: Arc<Server>,
     worker: Rc<Worker>,
@@ -56,7 +56,6 @@ pub struct Passage {
 /// What others know of a passage, until this is dropped.
 struct Entry {
     cancellable: Arc<Cancellable>,
-    keys: Arc<CancelKeys>,
     metrics: Arc<WorkerMetrics>,
 }
 
@@ -119,7 +118,7 @@ pub async fn open(
         }
         handshake::follow(&mut admitted, server, worker)?;
     };
-    let entry = Entry::new(&admitted, server, worker);
+    let entry = Entry::new(&admitted, card, server, worker);
     entry.cancellable.runs_at(&login.cancel_target);
     let mut client = place.take().ok_or(Farewell::Left)?;
     handshake::tell(&mut client, &login.parameters, entry.cancellable.key(), worker).await?;
@@ -134,7 +133,7 @@ pub async fn open(
         told: Progress::default(),
         asked: Progress::default(),
         client_has_ended: false,
-        entry,
+        _entry: entry,
         server: Arc::clone(server),
         worker: Rc::clone(worker),
         tally: worker.tally(&admitted.identity.database),
@@ -143,19 +142,17 @@ pub async fn open(
 }
 
 impl Entry {
-    fn new(admitted: &Admitted, server: &Server, worker: &Worker) -> Self {
+    fn new(admitted: &Admitted, card: &Card, server: &Server, worker: &Worker) -> Self {
         worker.metrics.replication_begun();
-        Self {
-            cancellable: server.cancel_keys.issue(admitted.startup.secret_size()),
-            keys: Arc::clone(&server.cancel_keys),
-            metrics: Arc::clone(&worker.metrics),
-        }
+        let cancellable = server.cancel_keys.issue(admitted.startup.secret_size());
+        card.is_cancelled_by(&cancellable);
+        Self { cancellable, metrics: Arc::clone(&worker.metrics) }
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.keys.remove(&self.cancellable);
+        self.cancellable.runs_nothing();
         self.metrics.replication_ended();
     }
 }
@@ -309,7 +306,6 @@ impl Passage {
         place.card.is_of(&identity.user, &identity.database, self.client.encryption());
         record::has_logged_in(&place.card, &self.server);
         place.card.is_called(self.admitted.startup.parameter("application_name"));
-        place.card.is_cancelled_by(&self.entry.cancellable);
         place.card.runs_on(&self.node.pass.about().address, Instant::now(), false);
         if self.doing == Doing::Idle {
             place.card.rests(false, Instant::now());

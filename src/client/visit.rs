@@ -35,7 +35,6 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
     let local = stream.socket().local_address().map(|address| worker.shared_address(address));
     let card = Card::new(id, stream.socket().peer_address(), local);
     let place = Place::take(&worker, card, counted);
-    worker.metrics.client_accepted();
     let mut stream = Some(stream);
     let limit = server.limits.login_timeout;
     let awaited = Awaited::default();
@@ -43,8 +42,7 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
     let login = in_time(limit, login, &awaited, &place.card, &worker);
     let farewell = match (login.await, stream.take()) {
         (Err(Farewell::ToConsole(user, unread)), Some(stream)) => {
-            Box::pin(visit_console(stream, user, unread, &server, &worker, &place)).await;
-            return worker.metrics.client_closed();
+            return Box::pin(visit_console(stream, user, unread, &server, &worker, &place)).await;
         }
         (Err(farewell), still_there) => {
             stream = still_there;
@@ -53,8 +51,7 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
         (Ok(LoggedIn::Passage(passage)), _) => {
             let (farewell, mut stream) = Box::pin(passage.run(&place)).await;
             record::ends(&place.card, &server, &worker, &farewell);
-            Box::pin(say_farewell(&mut stream, &farewell, &worker)).await;
-            return worker.metrics.client_closed();
+            return Box::pin(say_farewell(&mut stream, &farewell, &worker)).await;
         }
         (Ok(_), None) => Farewell::Left,
         (Ok(LoggedIn::Session(admitted, key, reported)), Some(stream)) => {
@@ -74,7 +71,6 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
     if let Some(stream) = &mut stream {
         Box::pin(say_farewell(stream, &farewell, &worker)).await;
     }
-    worker.metrics.client_closed();
 }
 
 /// Goes on with a client that has logged in, until it leaves, or has had nothing to say for a while.
@@ -297,7 +293,6 @@ impl Client {
     async fn leave(mut self: Box<Self>, farewell: Farewell) {
         self.cancellable.runs_nothing();
         self.catalogs_changed(self.session.catalog_change());
-        self.server.cancel_keys.remove(&self.cancellable);
         if let Some(mut held) = self.held.take() {
             let is_answered = self.session.is_idle() && !self.session.may_be_answered_more();
             let now = Instant::now();
@@ -320,6 +315,5 @@ impl Client {
         }
         record::ends(&self.place.card, &self.server, &self.worker, &farewell);
         say_farewell(&mut self.stream, &farewell, &self.worker).await;
-        self.worker.metrics.client_closed();
     }
 }

@@ -184,3 +184,40 @@ fn make_user(user: &config::User, mock_secret: &[u8; 32]) -> client::User {
     let made = client::User::new(&user.name, user.password.clone(), user.server_password.clone(), mock_secret);
     client::User { allowance: user.allowance, ..made }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::path::Path;
+
+    use super::*;
+    use crate::backend::cancel::CancelOutcome;
+    use crate::client::Worker;
+    use crate::client::card::Card;
+    use crate::client::places::{Count, Place};
+    use crate::metrics::Metrics;
+    use crate::session::SessionId;
+
+    #[tokio::test]
+    async fn a_client_whose_task_ends_by_a_fault_leaves_neither_its_key_nor_its_count_behind() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/config/reference.toml");
+        let config = config::load(&path).unwrap();
+        let (lasting, _newcomers) = Lasting::new(Pools::new(plan(&config)));
+        let server = Arc::new(make(&config, Users::default(), &[], &[], &lasting));
+        let (metrics, count) = (Metrics::new(1, &[]), Count::default());
+        let worker = Worker::new(0, metrics.worker(0), Arc::clone(&server), count.clone());
+        let place = Place::take(&worker, Card::new(SessionId(1), None, None), count.one_more());
+        let session = server.cancel_keys.issue(4);
+        place.card.is_cancelled_by(&session);
+        assert_eq!(server.cancel_keys.cancel(session.key()).await, CancelOutcome::Idle);
+        let breaks = move || {
+            let _place = place;
+            panic!("as it is meant to");
+        };
+        assert!(catch_unwind(AssertUnwindSafe(breaks)).is_err());
+        assert_eq!(server.cancel_keys.cancel(session.key()).await, CancelOutcome::Unknown);
+        let text = metrics.render();
+        assert!(count.now() == 0 && text.contains("\ntrunkline_clients 0\n"), "{text}");
+        assert!(text.contains("\ntrunkline_clients_accepted_total 1\n"), "{text}");
+    }
+}
