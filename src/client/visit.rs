@@ -13,6 +13,7 @@ use super::awaited::Awaited;
 use super::card::{Card, Doing, Ending};
 use super::console::{self, Visitor};
 use super::conversation::Client;
+use super::held_lease::HeldLease;
 use super::farewell::Farewell;
 use super::handshake::{self, Admitted};
 use super::places::{Counted, Place};
@@ -74,11 +75,25 @@ pub async fn serve(stream: Stream, mut server: Arc<Server>, worker: Rc<Worker>, 
 }
 
 /// Goes on with a client that has logged in, until it leaves, or has had nothing to say for a while.
-pub(super) async fn attend(mut client: Box<Client>) {
-    match client.converse_unless_killed().await {
+pub(super) async fn attend(client: Box<Client>) {
+    let mut attended = Attended(Some(client));
+    let Some(client) = &mut attended.0 else { return };
+    let farewell = client.converse_unless_killed().await;
+    let Some(client) = attended.0.take() else { return };
+    match farewell {
         Farewell::Parks => client.park(),
         // In a box, so that a client does not hold the room for its end as long as it is there.
         farewell => Box::pin(client.leave(farewell)).await,
+    }
+}
+
+/// A client that has a task. Where that ends before the conversation does, by a fault of ours or with its worker, others know
+/// what they must of it, and its server connection is closed.
+struct Attended(Option<Box<Client>>);
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(|client| drop(client.lets_go()));
     }
 }
 
@@ -289,17 +304,29 @@ impl Client {
         }
     }
 
-    /// The conversation is over.
-    async fn leave(mut self: Box<Self>, farewell: Farewell) {
+    /// All that it has asked for is answered.
+    fn is_answered(&self) -> bool {
+        self.session.is_idle() && !self.session.may_be_answered_more()
+    }
+
+    /// It is no more, and others know what it has done, or may have. Answers the lease that it has held.
+    fn lets_go(&mut self) -> Option<HeldLease> {
+        drop(self.leaves_queue()); // what is granted meanwhile is for others
         self.cancellable.runs_nothing();
         self.catalogs_changed(self.session.catalog_change());
-        if let Some(mut held) = self.held.take() {
-            let is_answered = self.session.is_idle() && !self.session.may_be_answered_more();
-            let now = Instant::now();
-            if self.was_served_by(&held, now) && !is_answered {
-                // The node may go on with it.
-                self.cluster().last_write.lost(now);
-            }
+        let held = self.held.take()?;
+        let now = Instant::now();
+        if self.was_served_by(&held, now) && !self.is_answered() {
+            // The node may go on with it.
+            self.cluster().last_write.lost(now);
+        }
+        Some(held)
+    }
+
+    /// The conversation is over.
+    async fn leave(mut self: Box<Self>, farewell: Farewell) {
+        if let Some(mut held) = self.lets_go() {
+            let is_answered = self.is_answered();
             let is_still = is_answered && held.passing.to_node == 0 && held.passing.to_client == 0 && !held.is_in_midst;
             // What code has prepared, nobody has looked for where the session has kept its server connection.
             let is_looked_at =
