@@ -842,10 +842,12 @@ impl Client {
         };
         let refusal = refusal_as(format!(
             " that has what must be seen: the session's {POSITION} is of timeline {}, and the primary is on timeline {}; a session \
-             that connects anew begins without it",
+             that connects anew begins without it, unless its startup has it",
             told.0, present.0
         ));
-        Err(if self.has_begun() { Unmet::Refused(refusal) } else { Unmet::Ended(refusal) })
+        // Where nobody waits, nothing tells that it will not come.
+        let is_vain = !self.server.hold.is_zero() && !self.has_begun();
+        Err(if is_vain { Unmet::Ended(refusal) } else { Unmet::Refused(refusal) })
     }
 
     /// Waits for a new view, or until the client hangs up; whoever calls counts the statement as held. False: the moment has

@@ -19,7 +19,6 @@ use super::gathering::violation;
 use super::handshake::Admitted;
 use super::held_lease::HeldLease;
 use super::last_path::LastPath;
-use super::lease_wait::LeaseWait;
 use super::loss::Losses;
 use super::parser::Apart;
 use super::places::Place;
@@ -186,8 +185,9 @@ impl Client {
     /// something else must be done or waited for; after that it goes on here.
     fn poll_usual(&mut self, cx: &mut Context<'_>, lent: &mut Option<Box<Buffers>>) -> Poll<Result<Unusual, Farewell>> {
         if self.stream.is_late() {
-            // What comes first may last: nothing is lent to whoever does not take it.
-            self.leaves_queue().into_iter().for_each(LeaseWait::is_taken_back);
+            if let Some(mut wait) = self.leaves_queue() {
+                wait.is_taken_back(); // what comes first may last, and nothing is lent to whoever does not take it
+            }
             let flushed = Pin::new(&mut self.stream).poll_flush(cx)?;
             if flushed.is_pending() {
                 self.ends_time_of_unheard();

@@ -16,13 +16,15 @@ pub(super) fn own_first(last: Option<&Picture>, session: &Session, server: &Serv
     }
     match session.search_path() {
         Some(path) => !names_own(path),
-        None => {
-            let (cluster, user) = (server.cluster(database).number, &session.identity.user);
-            let login = (cluster, Arc::clone(&database.server_name), Arc::clone(user));
-            let sets_it = |set: Arc<str>| set.split_once("search_path=").is_some_and(|(_, paths)| names_own(paths));
-            !server.welcomes.defaults_of(&login).is_some_and(sets_it)
-        }
+        None => login_has_own_first(&session.identity.user, server, database),
     }
+}
+
+/// The same of a session of this user that has set and been told nothing.
+pub fn login_has_own_first(user: &Arc<str>, server: &Server, database: &Database) -> bool {
+    let login = (server.cluster(database).number, Arc::clone(&database.server_name), Arc::clone(user));
+    let sets_it = |set: Arc<str>| set.split_once("search_path=").is_some_and(|(_, paths)| names_own(paths));
+    !server.welcomes.defaults_of(&login).is_some_and(sets_it)
 }
 
 /// A path that names PostgreSQL's own schema may name it behind others.

@@ -36,6 +36,11 @@ impl LeaseWait {
         self.ends();
     }
 
+    /// It has not asked, after all: it begins anew later.
+    pub(super) fn is_taken_back(&mut self) {
+        (self.has_asked, self.asked) = (false, None);
+    }
+
     /// Its client waits no more.
     pub(super) fn is_given_up(&mut self) {
         if let Some(pool) = self.ends()

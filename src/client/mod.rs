@@ -58,6 +58,7 @@ pub mod worker;
 
 pub use census::Census;
 pub use fleet::{Fleet, Killed};
+pub use last_path::login_has_own_first;
 pub use mode::in_mode;
 pub use pause::{NotPaused, Pause, Pauses, Scope};
 pub use rulings::minute_of_the_day;

@@ -117,7 +117,7 @@ impl Client {
         &mut self,
         connection: Box<Connection>,
         at: At,
-        wait: LeaseWait,
+        mut wait: LeaseWait,
         is_cancelled: bool,
         buffers: &mut Buffers,
     ) -> Result<Option<Unusual>, Farewell> {
@@ -135,17 +135,18 @@ impl Client {
             return Ok(Some(at.goes_on(wait, None)));
         };
         self.tally.count(|totals| totals.wait_time += now.saturating_duration_since(at.since));
+        wait.is_answered();
         drop(wait);
         let Placed { role, reason, .. } = at.placed;
         self.set_out_as_usual(Acquired { lease, role, reason, may_lack }, &intent, now, buffers)
     }
 
-    /// It waits no more, and its unit begins anew.
+    /// It waits no more. Answers what it has waited.
     #[cold]
-    pub(super) fn leaves_queue(&mut self) {
-        if self.queued.take().is_some() {
-            self.cancellable.leaves_line();
-        }
+    pub(super) fn leaves_queue(&mut self) -> Option<LeaseWait> {
+        let queued = self.queued.take()?;
+        self.cancellable.leaves_line();
+        Some(queued.wait)
     }
 }
 

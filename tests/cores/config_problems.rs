@@ -191,7 +191,9 @@ fn whoever_may_use_the_console_and_cannot_log_in_is_warned_of_where_no_cluster_i
     let reference = Reference::new();
     reference.write("userlist.txt", "\"ada\" \"pencil\"\n");
     let (nothing, list) = (("[auth]", ""), ("[auth]", "users_file = 'userlist.txt'"));
-    let asked = ("[[cluster]]", "auth_query = { user = 'm', password = 'm' }");
+    // Only the second of the two.
+    let other = "name = 'second'\nnodes = ['db9:5432']\nmonitor = { user = 'm', password = 'm' }";
+    let asked = ("[[cluster]] # another", &*format!("{other}\nauth_query = {{ user = 'm', password = 'm' }}"));
     for (admin, more, stranger) in [
         ("users = ['bnech']", nothing, Some("bnech")),
         ("stats_users = ['bench', 'ada']", nothing, Some("ada")),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::table::Table;
 use crate::catalog::Found;
-use crate::client::{Database, Server, in_mode, minute_of_the_day};
+use crate::client::{Database, Server, in_mode, login_has_own_first, minute_of_the_day};
 use crate::routing::place::Circumstances;
 use crate::routing::rules::{EVERY_SHARE, Rule};
 use crate::routing::{
@@ -66,7 +66,11 @@ fn weigh_for(
     let path = picture.map(|picture| picture.path(None, user, user));
     let catalog = match (picture, &path) {
         (Some(picture), Some(path)) => Catalog::Known { picture, path, key: None },
-        _ => Catalog::Unknown { last: None, own_first: true, lists: &server.functions },
+        _ => Catalog::Unknown {
+            last: None,
+            own_first: login_has_own_first(&user.into(), server, database),
+            lists: &server.functions,
+        },
     };
     let sender = Sender { user, database: name, application_name: "", address: None };
     let facts = Facts {
