@@ -249,8 +249,8 @@ impl Pool {
     }
 
     /// A place in the queue, where its deadline is all that there is to look after.
-    pub fn plain_place(&self, worker: usize, now: Instant) -> Option<Place> {
-        self.slots.plain_place(worker, now)
+    pub fn plain_place(&self, now: Instant) -> Option<Place> {
+        self.slots.plain_place(now)
     }
 
     /// Whether one who asks now would have to wait.
@@ -513,7 +513,7 @@ impl Pool {
             return;
         }
         connection.returned = now;
-        self.slots.put(connection, now);
+        self.slots.put(connection);
     }
 
     fn is_too_old(&self, connection: &Connection, now: Instant) -> bool {
@@ -711,7 +711,7 @@ mod tests {
         for _ in 0..2 {
             let is_waiting = timers::timeout(Duration::from_millis(10), &mut waits).await.is_err();
             assert!(is_waiting);
-            places.push(pool.plain_place(0, Instant::now()).unwrap());
+            places.push(pool.plain_place(Instant::now()).unwrap());
         }
         // In line are the one who waits, and two whose places are given up with what they are granted.
         lease.give_back(Instant::now());
@@ -721,30 +721,6 @@ mod tests {
         drop(places);
         let mut lease = Arc::clone(&pool).try_lease(0).expect("it is idle again");
         assert_eq!((number(&mut lease), pool.counts().total()), (first, 1));
-        assert!(pool.plain_place(0, Instant::now()).is_some(), "all there may be are in use");
-    }
-
-    #[tokio::test]
-    async fn a_connection_stays_with_its_worker_unless_somebody_has_waited_for_long() {
-        let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let pool = pool(&Arc::default(), node.local_addr().unwrap());
-        let (lease, _stream) = tokio::join!(pool.lease(0, Instant::now() + SOON), lets_in(&node));
-        let mut lease = lease.unwrap();
-        let since = Instant::now();
-        let long_since = since.checked_sub(Duration::from_secs(1)).unwrap();
-        for (lined_up, served) in [
-            ([(1, since), (0, since)], 1),
-            ([(1, since), (1, since)], 0),
-            ([(0, since), (0, since)], 0),
-            ([(1, long_since), (0, since)], 0),
-        ] {
-            let mut places = lined_up.map(|(worker, since)| pool.plain_place(worker, since).unwrap());
-            lease.give_back(since);
-            let other = places.get_mut(1 - served).unwrap();
-            assert!(timers::timeout(Duration::from_millis(1), other).await.is_err(), "{lined_up:?}");
-            let place = places.get_mut(served).unwrap();
-            let Some(Grant::Connection(connection)) = place.await else { panic!("{lined_up:?}") };
-            lease = pool.lend(connection, 0).unwrap();
-        }
+        assert!(pool.plain_place(Instant::now()).is_some(), "all there may be are in use");
     }
 }

@@ -38,7 +38,6 @@ struct State {
 
 #[derive(Debug)]
 struct Waiter {
-    worker: usize,
     since: Instant,
     sender: oneshot::Sender<Grant>,
 }
@@ -123,7 +122,7 @@ impl Drop for Place {
         self.granted.close();
         // The right to open one passes itself on.
         if let Ok(Grant::Connection(connection)) = self.granted.try_recv() {
-            self.slots.put(connection, Instant::now());
+            self.slots.put(connection);
         }
     }
 }
@@ -178,13 +177,6 @@ pub enum Crowd {
     Node(usize),
 }
 
-/// A connection goes to the first who waits on its own worker, unless somebody has waited for so long: where connections are held
-/// for no longer than that, none moves to another worker, which has it watched by another thread, for each statement.
-const SAME_WORKER_FIRST: Duration = Duration::from_millis(5);
-
-/// So many are looked through for that.
-const MOST_LOOKED_AT: usize = 32;
-
 /// Who waits this much longer in another pool of the same quota goes first. Less would have two busy pools close and open
 /// connections all the time.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -203,7 +195,7 @@ impl Slots {
         slots
     }
 
-    /// An idle connection, a free slot, or a place in the queue. Nobody who comes overtakes who waits.
+    /// An idle connection, a free slot, or a place in the queue. Nobody overtakes who waits.
     pub fn take(self: &Arc<Self>, worker: usize, now: Instant, wanted: Wanted) -> Taken {
         let (place, is_starved) = {
             let mut state = self.state.lock();
@@ -224,7 +216,7 @@ impl Slots {
             if is_without_room && (state.total == 0 || wanted == Wanted::AnyNode) {
                 return Taken::NoRoom;
             }
-            let place = self.line_up(&mut state, worker, now);
+            let place = self.line_up(&mut state, now);
             (place, state.bounds.is_limited && state.total < state.bounds.size.min(room))
         };
         if is_starved {
@@ -234,19 +226,19 @@ impl Slots {
     }
 
     /// A place in the queue, if nothing ends the wait there but a connection that comes back, or its end.
-    pub fn plain_place(self: &Arc<Self>, worker: usize, now: Instant) -> Option<Place> {
+    pub fn plain_place(self: &Arc<Self>, now: Instant) -> Option<Place> {
         let mut state = self.state.lock();
         let is_full = state.total >= state.bounds.size && state.idle.iter().all(Vec::is_empty);
         let may_change = state.bounds.is_limited || state.bounds.reserve > 0 || state.room.is_some();
         if !is_full || may_change || state.retired || state.forgotten {
             return None;
         }
-        Some(self.line_up(&mut state, worker, now))
+        Some(self.line_up(&mut state, now))
     }
 
-    fn line_up(self: &Arc<Self>, state: &mut State, worker: usize, now: Instant) -> Place {
+    fn line_up(self: &Arc<Self>, state: &mut State, now: Instant) -> Place {
         let (sender, granted) = oneshot::channel();
-        state.waiters.push_back(Waiter { worker, since: now, sender });
+        state.waiters.push_back(Waiter { since: now, sender });
         Place { granted, slots: Arc::clone(self) }
     }
 
@@ -318,8 +310,8 @@ impl Slots {
         })
     }
 
-    /// A connection comes back, clean: to the next who waits, or to the idle ones. One that is too many is closed.
-    pub fn put(&self, connection: Box<Connection>, now: Instant) {
+    /// A connection comes back, clean: to the first who waits, or to the idle ones. One that is too many is closed.
+    pub fn put(&self, connection: Box<Connection>) {
         let mut state = self.state.lock();
         if state.bounds.is_limited && self.may_be_short() {
             let first = state.first_waiter();
@@ -333,9 +325,8 @@ impl Slots {
             drop(state);
             return drop(connection);
         }
-        let worker = connection.worker;
         let mut grant = Grant::Connection(connection);
-        while let Some(waiter) = state.next_waiter(worker, now) {
+        while let Some(waiter) = state.waiters.pop_front() {
             match waiter.sender.send(grant) {
                 Ok(()) => return,
                 Err(back) => grant = back,
@@ -582,20 +573,6 @@ impl State {
             return Some(connection);
         }
         self.idle.iter_mut().find_map(Vec::pop)
-    }
-
-    /// Who gets a connection of this worker's; see [`SAME_WORKER_FIRST`].
-    fn next_waiter(&mut self, worker: usize, now: Instant) -> Option<Waiter> {
-        if self.nobody_waits() {
-            return None;
-        }
-        let first = self.waiters.front()?;
-        if first.worker == worker || now.saturating_duration_since(first.since) >= SAME_WORKER_FIRST {
-            return self.waiters.pop_front();
-        }
-        let is_its_own = |waiter: &Waiter| waiter.worker == worker && !waiter.sender.is_closed();
-        let own = self.waiters.iter().take(MOST_LOOKED_AT).position(is_its_own);
-        self.waiters.remove(own.unwrap_or(0))
     }
 
     /// As many as the node is thought to have room for.

@@ -60,7 +60,7 @@ impl Client {
             return false;
         }
         let Some(Some(pool)) = self.pools.get(usize::from(placed.node.0)).map(Option::as_ref) else { return false };
-        let Some(place) = pool.plain_place(self.worker.number, now) else { return false };
+        let Some(place) = pool.plain_place(now) else { return false };
         let mut wait = LeaseWait::new(&self.worker.metrics);
         wait.asks(Arc::clone(pool), now);
         let at = At { placed, pool: Arc::clone(pool), since: now };
