@@ -208,7 +208,13 @@ fn on_primary(view: &View, now: &Circumstances<'_>, reason: Reason) -> Placement
 mod tests {
     use std::sync::Arc;
 
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::{Strategy as _, any, prop_assert_eq, proptest};
+    use proptest::sample::select;
+
     use super::*;
+    use crate::balancing::Seat;
     use crate::routing::safety;
     use crate::routing::terms::Otherwise;
 
@@ -246,6 +252,49 @@ mod tests {
             now,
         };
         place(intent, view, &circumstances)
+    }
+
+    proptest! {
+        #[test]
+        fn a_read_on_no_terms_goes_where_the_long_way_leads(
+            seats in vec((0..3_u16, any::<bool>(), any::<bool>(), 0..4_usize), 1..6),
+            trusts in (any::<bool>(), any::<bool>()),
+            strategy in select(vec![Strategy::LeastLeases, Strategy::Weighted, Strategy::Latency]),
+            excluded in vec((0..5_u16).prop_map(NodeId), 0..2),
+            stays_with in option::of((0..5_u16).prop_map(NodeId)),
+            turn in any::<u64>(),
+        ) {
+            let now = Instant::now();
+            let addresses: Vec<_> = (0..=seats.len()).map(|at| format!("n{at}:1").into()).collect();
+            let mut view = View::unknown("test", &addresses);
+            let until = |is_trusted: bool| Some(if is_trusted { now + SOON } else { now });
+            (view.primary, view.primary_until, view.replicas_until) = (Some(PRIMARY), until(trusts.0), until(trusts.1));
+            view.nodes[0].role = Role::Primary;
+            let mut balance = Balance { strategy, ..Balance::default() };
+            balance.seats.push(Seat::default());
+            for (node, (weight, is_near, takes_reads, _)) in view.nodes[1..].iter_mut().zip(&seats) {
+                (node.role, node.takes_reads) = (Role::Replica, *takes_reads);
+                balance.seats.push(Seat { weight: *weight, is_near: *is_near });
+            }
+            let leases = |node: NodeId| usize::from(node.0).checked_sub(1).map_or(0, |at| seats[at].3);
+            for reads in [Reads::Replicas, Reads::Any] {
+                let circumstances = Circumstances {
+                    reads,
+                    freshness: None,
+                    group: &|_| None,
+                    balance: &balance,
+                    leases: &leases,
+                    latency: &|node| Some(Duration::from_millis(1 + u64::from(node.0))),
+                    stays_with,
+                    excluded: &excluded,
+                    may_wait: true,
+                    turn,
+                    now,
+                };
+                let [short, long] = [None, Some(Terms::default())].map(|terms| place(&read(terms), &view, &circumstances));
+                prop_assert_eq!(short, long);
+            }
+        }
     }
 
     #[test]
