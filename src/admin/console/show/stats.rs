@@ -106,7 +106,7 @@ fn sums(totals: &Totals) -> [Cell; COUNTS] {
     ]
 }
 
-/// Counts and bytes per second; the time of one transaction, of one statement, and waited in a second.
+/// Counts and bytes per second; the time of one transaction and of one statement, and the wait for one server connection.
 fn rates(totals: &Totals) -> [Cell; COUNTS] {
     let per_second = |count: u64| Cell::from(count / PERIOD.as_secs());
     let of_one = |time: Duration, count: u64| Cell::from(time.as_micros() / u128::from(count.max(1)));
@@ -118,9 +118,25 @@ fn rates(totals: &Totals) -> [Cell; COUNTS] {
         per_second(totals.sent),
         of_one(totals.transaction_time, totals.transactions),
         of_one(totals.query_time, totals.queries),
-        (totals.wait_time.as_micros() / u128::from(PERIOD.as_secs())).into(),
+        of_one(totals.wait_time, totals.assignments),
         per_second(totals.client_parses),
         per_second(totals.server_parses),
         per_second(totals.binds),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_average_wait_is_that_for_one_server_connection() {
+        let wait_of = |assignments, wait_time| {
+            let [.., wait, _, _, _] = rates(&Totals { assignments, wait_time, ..Totals::default() });
+            wait
+        };
+        assert_eq!(wait_of(20, Duration::from_secs(600)), Cell::Int(30_000_000));
+        assert_eq!(wait_of(6000, Duration::from_millis(60)), Cell::Int(10));
+        assert_eq!(wait_of(0, Duration::ZERO), Cell::Int(0));
+    }
 }
