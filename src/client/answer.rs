@@ -210,8 +210,9 @@ impl Client {
             Reply::Forward if held.ending.refused.is_none() && overdue.is_none() => {}
             Reply::Forward => {
                 walk.leave_out(filled, message.len(), out);
-                if let Some(by) = overdue {
+                if let Some(by) = overdue.filter(|_| held.ending.refused.is_none()) {
                     put_error(out, Severity::Error, SqlState::QUERY_CANCELED, by.words(), None);
+                    self.worker.metrics.error_sent(SqlState::QUERY_CANCELED.as_str());
                 }
             }
             Reply::Hide => walk.leave_out(filled, message.len(), out),
@@ -225,6 +226,7 @@ impl Client {
                     out.clear();
                 } else {
                     out.extend_from_slice(&bytes);
+                    self.worker.metrics.error_sent(ErrorFields::read(body_of(&bytes)).code.as_str());
                 }
             }
             Reply::Refused(code, told) => {

@@ -687,6 +687,7 @@ fn a_read_that_takes_too_long_is_cancelled_and_never_a_write() {
         assert_eq!(client.query("commit"), ["COMMIT", "I"]);
         assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "1");
         assert_eq!(proxy.metric("trunkline_limits_met_total", "limit=\"query_timeout\",sqlstate=\"57014\""), 3.0);
+        assert_eq!(proxy.metric("trunkline_errors_sent_total", "sqlstate=\"57014\""), 3.0);
     });
 }
 

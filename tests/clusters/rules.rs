@@ -661,6 +661,7 @@ fn a_rules_timeout_cancels_reads_and_never_a_write() {
         }
         assert_eq!(client.query_one("select count(*) from t", &[]).unwrap().get::<_, i64>(0), 3);
         assert_eq!(proxy.metric("trunkline_limits_met_total", "limit=\"rule.timeout\",sqlstate=\"57014\""), 3.0);
+        assert_eq!(proxy.metric("trunkline_errors_sent_total", "sqlstate=\"57014\""), 3.0);
     });
 }
 

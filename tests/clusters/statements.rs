@@ -619,6 +619,8 @@ fn what_others_prepared_before_a_change_is_no_trouble_to_who_prepares_after_it()
         cluster.node(0).sql("alter table u drop b").unwrap();
         everywhere(&mut before, &["2", "row 1", "SELECT 1"]);
         everywhere(&mut after, &changed);
+        // PostgreSQL itself says it only where the server connection has the statement from before the change.
+        assert!(proxy.metric("trunkline_errors_sent_total", "sqlstate=\"0A000\"") > 0.0);
     });
 }
 
