@@ -86,7 +86,7 @@ families! {
     RETRIES = Counter "trunkline_retries_total" ["cause"] "Statements run again unseen by their client, by cause.";
     LOSSES = Counter "trunkline_transactions_lost_total" ["outcome"] "Transactions whose node was lost, by what is known of them: rolled_back (40001), unknown (08007), cut_short (08006), each 57P01 where the session ended with it, replay_differed (40001).";
     LIMITS_MET = Counter "trunkline_limits_met_total" ["limit", "sqlstate"] "Clients and statements that a configured limit has refused or ended, by the limit and the SQLSTATE they got.";
-    ERRORS_SENT = Counter "trunkline_errors_sent_total" ["sqlstate"] "Errors that Trunkline itself sent to clients, by SQLSTATE; and those that it could not send to a client whose node was lost in the middle of a row.";
+    ERRORS_SENT = Counter "trunkline_errors_sent_total" ["sqlstate"] "Errors that Trunkline itself sent to clients, but for the console's, by SQLSTATE; and those that it could not send to a client whose node was lost in the middle of a row.";
     CANCELS = Counter "trunkline_cancels_total" ["outcome"] "Cancel requests of clients, by what became of them.";
     VIOLATIONS = Counter "trunkline_protocol_violations_total" ["side"] "Messages that broke the protocol, by who sent them.";
 

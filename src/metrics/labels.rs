@@ -238,11 +238,12 @@ pub(super) const STATES: [NodeState; 9] = [
     NodeState::Foreign,
 ];
 
-/// The SQLSTATEs that Trunkline itself sends; any other (a rule may choose its own) is counted as `other`.
-pub const SQLSTATES: [&str; 25] = [
+/// The SQLSTATEs that Trunkline itself sends, but for the console's; any other (a rule may choose its own) is counted as
+/// `other`.
+pub const SQLSTATES: [&str; 26] = [
     "08006", "08007", "08P01", "0A000", "22023", "25006", "25P02", "25P03", "26000", "28000", "28P01", "3D000",
-    "40001", "42501", "42704", "53200", "53300", "53400", "54000", "57014", "57P01", "57P03", "57P05", "XX000",
-    "other",
+    "40001", "42501", "42601", "42704", "53200", "53300", "53400", "54000", "57014", "57P01", "57P03", "57P05",
+    "XX000", "other",
 ];
 
 /// The place of a SQLSTATE in [`SQLSTATES`].

@@ -159,9 +159,11 @@ fn clients_and_holds_are_counted_while_they_last() {
 fn a_sqlstate_that_nobody_expects_is_counted_as_other() {
     let metrics = Metrics::new(1, REASONS);
     metrics.worker(0).error_sent("57P03");
+    metrics.worker(0).error_sent("42601"); // wrong options at startup
     metrics.worker(0).error_sent("ZZ999");
     let text = metrics.render();
     assert_eq!(value(&text, r#"trunkline_errors_sent_total{sqlstate="57P03"}"#), 1.0);
+    assert_eq!(value(&text, r#"trunkline_errors_sent_total{sqlstate="42601"}"#), 1.0);
     assert_eq!(value(&text, r#"trunkline_errors_sent_total{sqlstate="other"}"#), 1.0);
 }
 
