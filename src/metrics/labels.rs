@@ -90,11 +90,11 @@ labels! {
         UserClients = "user.max_clients",
         /// The size of a pool, for as long as `queue_timeout`.
         PoolSize = "pool.size",
-        /// A database's `max_connections`, for as long as `queue_timeout`.
+        /// A database's `max_connections`, for as long as `queue_timeout`; of a connection for replication, at once.
         DatabaseConnections = "database.max_connections",
-        /// A user's `max_connections`, for as long as `queue_timeout`.
+        /// A user's `max_connections`, for as long as `queue_timeout`; of a connection for replication, at once.
         UserConnections = "user.max_connections",
-        /// What a node itself takes, for as long as `queue_timeout`.
+        /// What a node itself takes, for as long as `queue_timeout`; of a connection for replication, at once.
         NodeConnections = "node",
         /// `client_idle_timeout`: a client that said nothing outside of a transaction was ended.
         ClientIdle = "client_idle_timeout",
