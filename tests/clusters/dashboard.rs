@@ -86,6 +86,24 @@ fn panels_have_ids_of_their_own_the_chosen_data_source_and_do_not_overlap() {
     }
 }
 
+/// Whatever a replica has answered is a read; what the primary has is one for these reasons.
+#[test]
+fn only_on_the_primary_reads_are_told_from_the_rest_by_their_reasons() {
+    let expressions = dashboard_expressions();
+    let selectors = expressions.iter().flat_map(|expression| selectors_in(expression));
+    let by_reason: Vec<&str> = selectors.filter(|selector| selector.contains("reason=~")).collect();
+    assert!(!by_reason.is_empty());
+    for selector in by_reason {
+        assert!(selector.contains("target=\"primary\""), "{selector}");
+        let reasons = selector.split_once("reason=~\"").unwrap().1.split_once('"').unwrap().0;
+        let reasons: Vec<&str> = reasons.split('|').collect();
+        assert!(reasons.iter().all(|reason| Reason::CODES.contains(reason)), "{selector}");
+        for reason in [Reason::Read, Reason::ReadsPrimary, Reason::Rule, Reason::Hint, Reason::NotFresh] {
+            assert!(reasons.contains(&reason.code()), "{selector} lacks {}", reason.code());
+        }
+    }
+}
+
 #[test]
 fn promtool_finds_nothing_wrong_with_the_alerts() {
     let output =
