@@ -15,7 +15,7 @@ use super::queued::{At, BegunWait};
 use super::server::Cluster;
 use super::worker::until;
 use crate::backend::{ConnectClass, ConnectError, Crowd, Lease, LeaseError, Pool, Taken};
-use crate::metrics::{FreshnessOutcome, Limit, Retry, Target};
+use crate::metrics::{FreshnessOutcome, Hold, Limit, Retry, Target, WorkerMetrics};
 use crate::net::timers;
 use crate::routing::place::{Circumstances, may_still_take};
 use crate::routing::{Consistency, Freshness, Intent, Placement, Reason, place};
@@ -218,7 +218,12 @@ impl Client {
             let stands_at = here.as_ref().map(|(at, _)| at.placed);
             let placement = self.place_to_wait(intent, &view, &avoided, may_wait, stands_at, now);
             match placement {
-                Placement::Node(node, _) if !held.contains(&node) => hold = None,
+                Placement::Node(node, _) if !held.contains(&node) => {
+                    // Who tries again where no connection could be opened is held until one is.
+                    if failure.is_none() || is_full(failure.as_ref()) {
+                        hold = None;
+                    }
+                }
                 _ => here = None,
             }
             match placement {
@@ -252,7 +257,7 @@ impl Client {
                                 excluded.push(node);
                                 self.turn = self.worker.turn();
                             } else {
-                                self.try_later(failure.as_ref(), begun).await?;
+                                self.try_later(failure.as_ref(), begun, &metrics, &mut hold).await?;
                             }
                         }
                     }
@@ -282,7 +287,7 @@ impl Client {
                     if view.primary.is_some() && (failure.is_some() || view.trusted_primary(now).is_some()) =>
                 {
                     excluded.clear();
-                    self.try_later(failure.as_ref(), begun).await?;
+                    self.try_later(failure.as_ref(), begun, &metrics, &mut hold).await?;
                 }
                 Placement::AwaitPrimary(_) => {
                     excluded.clear();
@@ -792,9 +797,16 @@ impl Client {
         self.known_pool(node).is_some_and(|pool| pool.relearn(error, self.password.as_ref()))
     }
 
-    /// Waits a little for another attempt, or gives up when that has lasted too long.
-    async fn try_later(&self, failure: Option<&ConnectError>, begun: Instant) -> Result<(), Refusal> {
-        let is_full = failure.is_some_and(|error| error.class() == ConnectClass::Full);
+    /// Waits a little for another attempt, held as for a primary unless the node is full, or gives up when that has lasted too
+    /// long.
+    async fn try_later<'m>(
+        &self,
+        failure: Option<&ConnectError>,
+        begun: Instant,
+        metrics: &'m WorkerMetrics,
+        hold: &mut Option<Hold<'m>>,
+    ) -> Result<(), Refusal> {
+        let is_full = is_full(failure);
         let (limit, code) = if is_full {
             (self.server.queue_timeout, SqlState::TOO_MANY_CONNECTIONS)
         } else {
@@ -811,6 +823,7 @@ impl Client {
         if is_full {
             timers::sleep(RETRY_PAUSE).await;
         } else {
+            hold.get_or_insert_with(|| metrics.hold());
             let _ = timers::timeout(RETRY_PAUSE, changed.changed()).await;
         }
         Ok(())
@@ -910,6 +923,11 @@ pub(super) async fn too_late(due: Option<Instant>) {
         Some(due) => timers::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// The node has no room for another connection.
+fn is_full(failure: Option<&ConnectError>) -> bool {
+    failure.is_some_and(|error| error.class() == ConnectClass::Full)
 }
 
 /// The limit that keeps a connection from being opened.

@@ -81,8 +81,8 @@ families! {
     DATABASE_DISABLED = Gauge "trunkline_database_disabled" ["database"] "1 while new clients of the database are refused because of DISABLE, else 0.";
 
     // Failures.
-    HOLDS = Gauge "trunkline_held_statements" [] "Statements that wait now for a primary.";
-    HOLD_WAIT = Histogram "trunkline_hold_wait_seconds" [] "Seconds that statements waited for a primary.";
+    HOLDS = Gauge "trunkline_held_statements" [] "Statements that wait now for a primary, or for one that could not be connected to.";
+    HOLD_WAIT = Histogram "trunkline_hold_wait_seconds" [] "Seconds that statements waited for a primary, or for one that could not be connected to.";
     RETRIES = Counter "trunkline_retries_total" ["cause"] "Statements run again unseen by their client, by cause.";
     LOSSES = Counter "trunkline_transactions_lost_total" ["outcome"] "Transactions whose node was lost, by what is known of them: rolled_back (40001), unknown (08007), cut_short (08006), each 57P01 where the session ended with it, replay_differed (40001).";
     LIMITS_MET = Counter "trunkline_limits_met_total" ["limit", "sqlstate"] "Clients and statements that a configured limit has refused or ended, by the limit and the SQLSTATE they got.";

@@ -294,7 +294,8 @@ impl WorkerMetrics {
     }
 }
 
-/// A statement that waits for a primary: counted as such until dropped, and its time with it.
+/// A statement that waits for a primary, or for one that could not be connected to: counted as such until dropped, and its time
+/// with it.
 #[derive(Debug)]
 #[must_use = "the wait ends when this is dropped"]
 pub struct Hold<'a> {

@@ -14,6 +14,7 @@ use trunkline::demo::cluster::Cluster;
 use crate::fixture::{Proxy, cluster, eventually, limited, pgbench, server_port};
 use crate::pgbench::fill;
 use crate::raw::{RawClient, query};
+use crate::relay::Relay;
 
 #[test]
 fn clients_stay_connected_and_the_first_write_follows_the_promotion_within_a_second() {
@@ -243,6 +244,35 @@ fn a_write_without_a_primary_fails_with_57p03_when_hold_is_over() {
         assert_eq!(proxy.metric("trunkline_limits_met_total", "failover.hold"), 1.0);
         // Reads go on, in the same session.
         assert_ne!(server_port(&mut client, "select inet_server_port()"), cluster.node(0).port());
+    });
+}
+
+/// The monitor goes on with the connection that it has.
+#[test]
+fn a_write_is_held_too_while_the_primary_is_known_and_cannot_be_connected_to() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let relay = Relay::to(cluster.node(0).address());
+        let nodes = [relay.address(), cluster.node(1).address(), cluster.node(2).address()];
+        let proxy = Proxy::before(&cluster, &nodes, "");
+        let (mut holder, mut client) = (proxy.client(), proxy.client());
+        // It has the server connection that is there.
+        holder.batch_execute("begin; insert into t values (1)").unwrap();
+        let held = || proxy.metric("trunkline_held_statements", "");
+        let waits = || proxy.metric("trunkline_hold_wait_seconds_count", "");
+        let before = waits();
+        relay.turn_away(b"");
+        let writing = thread::spawn(move || client.batch_execute("insert into t values (2)"));
+        eventually("it is held", Duration::from_secs(5), || held() == 1.0);
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!((held(), waits() - before), (1.0, 0.0));
+        relay.mend();
+        writing.join().unwrap().unwrap();
+        holder.batch_execute("commit").unwrap();
+        // However often it has been tried, it is one wait.
+        assert_eq!((held(), waits() - before), (0.0, 1.0));
+        assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "2");
     });
 }
 
