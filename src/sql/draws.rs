@@ -52,9 +52,10 @@ pub fn by_functions(part: &Part) -> Draws {
     }
 }
 
-/// It runs on the primary, or something that is not in its text.
+/// It runs on the primary, or something that is not in its text. CLOSE and UNLISTEN run nothing.
 pub fn may_draw(part: &Part) -> bool {
-    part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain)
+    let runs_there = || part.needs_primary.is_some() && !matches!(part.kind, Kind::Close | Kind::Unlisten);
+    runs_there() || matches!(part.kind, Kind::Execute | Kind::Explain)
 }
 
 #[cfg(test)]
@@ -79,6 +80,8 @@ mod tests {
         for maybe in ["select mine()", "update t set a = 1", "execute a"] {
             assert_eq!(draws(maybe), Draws::Maybe, "{maybe}");
         }
-        assert_eq!(draws("select 1"), Draws::No);
+        for none in ["select 1", "close all; unlisten *"] {
+            assert_eq!(draws(none), Draws::No, "{none}");
+        }
     }
 }
