@@ -23,6 +23,10 @@ use crate::wire::{SqlState, backend};
 const BOUND_TO_REPLICA: &str =
     "the session is bound to a replica by what it has left there, and this statement needs the primary";
 
+/// What helps whoever's transaction is bound to a replica.
+const OFF_ITS_REPLICA: &str = "Ask for it before all that binds the transaction to its replica, begin without READ ONLY, or keep the \
+    BEGIN of this user or application on the primary by a rule (kind = \"begin\", to = \"primary\").";
+
 /// A unit that node after node says goodbye to is told so in the end.
 const MOST_RUNS: usize = 8;
 
@@ -84,9 +88,13 @@ impl Client {
         self.leave_held();
         self.take_unit_off(buffers);
         let end = self.session.gathered.end;
+        let intent = self.session.intent().filter(|intent| intent.needs_primary());
+        let why = intent.map(|intent| format!("The statement needs the primary: {}.", intent.reason().words()));
         self.session.gathered.clear();
         let message = "this READ ONLY transaction runs on a replica, which cannot answer this statement rightly";
-        self.session.abort_transaction(SqlState::FEATURE_NOT_SUPPORTED, message, &mut buffers.to_client);
+        let detail_and_hint = [why.as_deref().unwrap_or_default(), OFF_ITS_REPLICA];
+        let (code, out) = (SqlState::FEATURE_NOT_SUPPORTED, &mut buffers.to_client);
+        self.session.abort_transaction_explained(code, message, detail_and_hint, out);
         self.session.end_aborted_unit(end, &mut buffers.to_client);
         self.flush(buffers).await
     }

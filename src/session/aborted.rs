@@ -6,7 +6,7 @@ use super::Session;
 use crate::sql::{Statement, TransactionControl};
 use crate::wire::SqlState;
 use crate::wire::backend;
-use crate::wire::error_response::{Severity, put_error};
+use crate::wire::error_response::{Severity, put_error, put_error_explained};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
 
@@ -37,7 +37,18 @@ impl Session {
 
     /// The transaction cannot go on where it is: it is lost, and the client is told with this message.
     pub fn abort_transaction(&mut self, code: SqlState, message: &str, out: &mut BytesMut) {
-        put_error(out, Severity::Error, code, message, None);
+        self.abort_transaction_explained(code, message, ["", ""], out);
+    }
+
+    /// The same, with a detail and a hint.
+    pub fn abort_transaction_explained(
+        &mut self,
+        code: SqlState,
+        message: &str,
+        detail_and_hint: [&str; 2],
+        out: &mut BytesMut,
+    ) {
+        put_error_explained(out, Severity::Error, code, message, detail_and_hint);
         self.tell_what_is_undone(out);
         while self.owed.pop().is_some() {}
         self.rewind_statements();

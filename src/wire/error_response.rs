@@ -91,6 +91,17 @@ pub fn put_error_with_hint(out: &mut BytesMut, severity: Severity, code: SqlStat
     put(out, backend::ERROR_RESPONSE, severity, code, message, &[(b'H', hint)]);
 }
 
+/// Appends an ErrorResponse with a detail and a hint, each unless it is empty.
+pub fn put_error_explained(
+    out: &mut BytesMut,
+    severity: Severity,
+    code: SqlState,
+    message: &str,
+    [detail, hint]: [&str; 2],
+) {
+    put(out, backend::ERROR_RESPONSE, severity, code, message, &[(b'D', detail), (b'H', hint)]);
+}
+
 /// Appends an ErrorResponse that names the routine of PostgreSQL which says so: some drivers go by that.
 pub fn put_error_of(out: &mut BytesMut, severity: Severity, code: SqlState, message: &str, routine: &str) {
     put(out, backend::ERROR_RESPONSE, severity, code, message, &[(b'R', routine)]);

@@ -465,6 +465,32 @@ fn a_read_only_transaction_moves_for_what_only_the_primary_can_answer() {
 }
 
 #[test]
+fn a_read_only_transaction_that_cannot_leave_its_replica_says_why_and_what_helps() {
+    limited(|| {
+        let cluster = prepared();
+        let proxy = Proxy::start(&cluster, PATIENT).with_both_replicas(&cluster);
+        let mut client = proxy.client();
+        let bonds = ["select 1", "set local work_mem = '1MB'", "select set_config('work_mem', '1MB', true)"];
+        let begins = ["begin read only isolation level repeatable read", "begin read only", "begin read only"];
+        let unfit = [
+            ("select txid_current()", "it calls a function that writes"),
+            ("select 1 from pg_locks", "it reads a relation whose answer differs"),
+            ("do $$ begin perform 1; end $$", "it runs a procedure or a block of code"),
+        ];
+        for ((begin, bond), (unfit, why)) in begins.into_iter().zip(bonds).zip(unfit) {
+            client.batch_execute(begin).unwrap();
+            client.batch_execute(bond).unwrap();
+            let error = client.batch_execute(unfit).unwrap_err();
+            let told = error.as_db_error().unwrap();
+            assert_eq!(told.code().code(), "0A000", "{unfit}: {told:?}");
+            assert!(told.detail().unwrap().contains(why), "{unfit}: {told:?}");
+            assert!(told.hint().unwrap().contains("kind = \"begin\""), "{unfit}: {told:?}");
+            client.batch_execute("rollback").unwrap();
+        }
+    });
+}
+
+#[test]
 fn nothing_is_left_on_a_replica_that_would_bind_the_session_to_it() {
     limited(|| {
         let cluster = prepared();
