@@ -99,7 +99,7 @@ families! {
     NODE_ROLE = Gauge "trunkline_node_role" ["cluster", "node", "role"] "1 for the role that the node has, 0 for the others.";
     NODE_STATE = Gauge "trunkline_node_state" ["cluster", "node", "state"] "1 for the state that the node is in, 0 for the others.";
     NODE_TAKES_READS = Gauge "trunkline_node_takes_reads" ["cluster", "node"] "1 while the node is a replica that may take reads, else 0.";
-    NODE_LAG_BYTES = Gauge "trunkline_node_lag_bytes" ["cluster", "node"] "Bytes of write-ahead log between the primary and what the replica has replayed; absent while unknown.";
+    NODE_LAG_BYTES = Gauge "trunkline_node_lag_bytes" ["cluster", "node"] "Bytes of write-ahead log between what the primary has flushed and what the replica has replayed; absent while unknown.";
     NODE_LAG = Gauge "trunkline_node_lag_seconds" ["cluster", "node"] "Seconds that the replica is behind the primary, by Trunkline's clock; absent while unknown.";
     PROBE_DURATION = Histogram "trunkline_probe_duration_seconds" ["cluster", "node"] "Seconds that probes of the node took, failed ones included.";
     PROBE_FAILURES = Counter "trunkline_probe_failures_total" ["cluster", "node"] "Probes of the node that failed.";

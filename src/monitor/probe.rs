@@ -23,6 +23,7 @@ SELECT pg_is_in_recovery(), \
 current_setting('server_version_num'), \
 CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END, \
 CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END, \
+CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END, \
 (SELECT count(*) FROM pg_stat_replication WHERE (state = 'streaming' AND replay_lsn IS NOT NULL OR state IS NULL) \
 AND pid NOT IN (SELECT active_pid FROM pg_replication_slots WHERE slot_type = 'logical' AND active_pid IS NOT NULL)), \
 pg_last_wal_replay_lsn(), \
@@ -47,14 +48,16 @@ pub(super) const SAMPLE: &str = "\
 SELECT pg_is_in_recovery(), \
 CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END, \
 CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END, \
+CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END, \
 pg_last_wal_replay_lsn()";
 
 /// A position as a light sample brings it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
-    pub(super) is_in_recovery: bool,
     pub(super) lsn: Lsn,
     pub(super) timeline: Option<Timeline>,
+    /// Up to where the log is flushed; None: it is in recovery.
+    pub(super) flush_lsn: Option<Lsn>,
 }
 
 /// Reads the row of [`PROBE`]; the error names the column that makes no sense.
@@ -65,7 +68,7 @@ pub(super) fn read_report(row: &Row) -> Result<ProbeReport, &'static str> {
         system: SystemId(number::<i64>(column(1)).ok_or("system_identifier")?.cast_unsigned()),
         postmaster_start: PostmasterStart(number(column(2)).ok_or("pg_postmaster_start_time")?),
         server_version: number(column(3)).ok_or("server_version_num")?,
-        is_leaving: boolean(column(16)).unwrap_or(false),
+        is_leaving: boolean(column(17)).unwrap_or(false),
         role,
     })
 }
@@ -76,14 +79,15 @@ fn primary<'a>(column: &impl Fn(usize) -> Option<&'a str>) -> Result<ReportedRol
     Ok(ReportedRole::Primary {
         timeline: walfile_timeline(file).ok_or("pg_walfile_name")?,
         insert_lsn: insert_lsn.without_header(file),
-        streaming_standbys: number(column(6)).ok_or("pg_stat_replication")?,
+        flush_lsn: number(column(6)).ok_or("pg_current_wal_flush_lsn")?,
+        streaming_standbys: number(column(7)).ok_or("pg_stat_replication")?,
     })
 }
 
 fn replica<'a>(column: &impl Fn(usize) -> Option<&'a str>) -> Result<ReportedRole, &'static str> {
     let receiver = receiver(column);
-    let received = number(column(12)).map(Timeline);
-    let at_least = received.max(number(column(15)).map(Timeline));
+    let received = number(column(13)).map(Timeline);
+    let at_least = received.max(number(column(16)).map(Timeline));
     let timeline = match (&receiver, received, at_least) {
         (Receiver::Seen { is_streaming: true, .. }, Some(received), _) => SeenTimeline::Exact(received),
         (_, _, Some(least)) => SeenTimeline::AtLeast(least),
@@ -91,17 +95,17 @@ fn replica<'a>(column: &impl Fn(usize) -> Option<&'a str>) -> Result<ReportedRol
     };
     Ok(ReportedRole::Replica {
         timeline,
-        replay_lsn: number(column(7)),
-        receive_lsn: number(column(8)),
+        replay_lsn: number(column(8)),
+        receive_lsn: number(column(9)),
         receiver,
-        is_replay_paused: boolean(column(9)).unwrap_or(false),
+        is_replay_paused: boolean(column(10)).unwrap_or(false),
     })
 }
 
 fn receiver<'a>(column: &impl Fn(usize) -> Option<&'a str>) -> Receiver {
-    match (boolean(column(10)), column(11)) {
+    match (boolean(column(11)), column(12)) {
         (Some(true), Some(status)) => {
-            Receiver::Seen { is_streaming: status == "streaming", sender: sender(column(13), column(14)) }
+            Receiver::Seen { is_streaming: status == "streaming", sender: sender(column(14), column(15)) }
         }
         (Some(true), None) => Receiver::Hidden,
         _ => Receiver::Absent,
@@ -118,11 +122,11 @@ fn sender(host: Option<&str>, port: Option<&str>) -> Option<Arc<str>> {
 pub(super) fn read_position(row: &Row) -> Option<Position> {
     let column = |at: usize| row.get(at).and_then(Option::as_deref);
     if boolean(column(0))? {
-        return Some(Position { is_in_recovery: true, lsn: number(column(3))?, timeline: None });
+        return Some(Position { lsn: number(column(4))?, timeline: None, flush_lsn: None });
     }
     let file = column(1)?;
     let lsn = number::<Lsn>(column(2))?.without_header(file);
-    Some(Position { is_in_recovery: false, lsn, timeline: Some(walfile_timeline(file)?) })
+    Some(Position { lsn, timeline: Some(walfile_timeline(file)?), flush_lsn: Some(number(column(3))?) })
 }
 
 /// The name of a file of the log begins with its timeline in eight hexadecimal digits.
@@ -156,24 +160,25 @@ mod tests {
 
     #[test]
     fn the_timeline_of_a_primary_is_in_the_name_of_its_file() {
-        let report = read_report(&row("f|-7|5|150020|0000000A0000000000000001|0/2000018|2|0/1||||||||")).unwrap();
+        let report =
+            read_report(&row("f|-7|5|150020|0000000A0000000000000001|0/2000018|0/1FFFF00|2|0/1||||||||")).unwrap();
         assert_eq!(report.system, SystemId(0xFFFF_FFFF_FFFF_FFF9));
-        let (timeline, insert_lsn) = (Timeline(10), Lsn(0x200_0000));
-        assert_eq!(report.role, ReportedRole::Primary { timeline, insert_lsn, streaming_standbys: 2 });
+        let (timeline, insert_lsn, flush_lsn) = (Timeline(10), Lsn(0x200_0000), Lsn(0x1FF_FF00));
+        assert_eq!(report.role, ReportedRole::Primary { timeline, insert_lsn, flush_lsn, streaming_standbys: 2 });
     }
 
     #[test]
     fn a_node_that_is_about_to_be_stopped_says_so() {
         let leaves = |text: &str| read_report(&row(text)).unwrap().is_leaving;
-        assert!(leaves("f|7|5|150020|000000010000000000000001|0/2000028|0||||||||||t"));
-        assert!(!leaves("f|7|5|150020|000000010000000000000001|0/2000028|0||||||||||f"));
-        assert!(!leaves("f|7|5|150020|000000010000000000000001|0/2000028|0||||||||||"));
+        assert!(leaves("f|7|5|150020|000000010000000000000001|0/2000028|0/2000028|0||||||||||t"));
+        assert!(!leaves("f|7|5|150020|000000010000000000000001|0/2000028|0/2000028|0||||||||||f"));
+        assert!(!leaves("f|7|5|150020|000000010000000000000001|0/2000028|0/2000028|0||||||||||"));
     }
 
     #[test]
     fn a_replica_tells_whom_it_streams_from() {
         let ReportedRole::Replica { timeline, receiver, is_replay_paused, .. } =
-            role("t|7|5|150020|||0|0/3000148|0/3000148|t|t|streaming|2|::1|5432|1")
+            role("t|7|5|150020||||0|0/3000148|0/3000148|t|t|streaming|2|::1|5432|1")
         else {
             panic!("a replica")
         };
@@ -184,7 +189,7 @@ mod tests {
 
     #[test]
     fn without_pg_monitor_a_timeline_is_only_a_lower_bound() {
-        let ReportedRole::Replica { timeline, receiver, .. } = role("t|7|5|150020|||0|0/3000148|0/3000148|f|t|||||3")
+        let ReportedRole::Replica { timeline, receiver, .. } = role("t|7|5|150020||||0|0/3000148|0/3000148|f|t|||||3")
         else {
             panic!("a replica")
         };
@@ -195,15 +200,19 @@ mod tests {
     fn an_answer_that_makes_no_sense_names_its_column() {
         assert_eq!(read_report(&row("t|x|5|150020||||||||||||")), Err("system_identifier"));
         assert_eq!(read_report(&row("")), Err("pg_is_in_recovery"));
-        assert_eq!(read_report(&row("f|7|5|150020||0/2000018|2|0/1||||||||")), Err("pg_walfile_name"));
+        assert_eq!(read_report(&row("f|7|5|150020||0/2000018|0/2000000|2|0/1||||||||")), Err("pg_walfile_name"));
+        let unflushed = row("f|7|5|150020|000000010000000000000001|0/2000018||2|0/1||||||||");
+        assert_eq!(read_report(&unflushed), Err("pg_current_wal_flush_lsn"));
     }
 
     #[test]
     fn a_position_has_the_timeline_of_a_primary_only() {
-        let primary = Position { is_in_recovery: false, lsn: Lsn(0x200_0000), timeline: Some(Timeline(2)) };
-        assert_eq!(read_position(&row("f|000000020000000000000001|0/2000018|0/1")), Some(primary));
-        let replica = Position { is_in_recovery: true, lsn: Lsn(0x200_0018), timeline: None };
-        assert_eq!(read_position(&row("t|||0/2000018")), Some(replica));
-        assert_eq!(read_position(&row("t|||")), None);
+        let (lsn, timeline, flush_lsn) = (Lsn(0x200_0000), Some(Timeline(2)), Some(Lsn(0x1FF_FF00)));
+        let primary = Position { lsn, timeline, flush_lsn };
+        assert_eq!(read_position(&row("f|000000020000000000000001|0/2000018|0/1FFFF00|0/1")), Some(primary));
+        let replica = Position { lsn: Lsn(0x200_0018), timeline: None, flush_lsn: None };
+        assert_eq!(read_position(&row("t||||0/2000018")), Some(replica));
+        assert_eq!(read_position(&row("t||||")), None);
+        assert_eq!(read_position(&row("f|000000020000000000000001|0/2000018||0/1")), None);
     }
 }

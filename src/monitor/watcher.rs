@@ -13,7 +13,7 @@ use super::shared::{Shared, Signals};
 use crate::backend::{ConnectClass, ConnectError, Gate, Target, connect};
 use crate::complaints::{Complaints, Repeats};
 use crate::net::timers;
-use crate::topology::{Event, NodeId, PostmasterStart, ProbeFailure, ProbeReport, ReportedRole, Sample, SystemId};
+use crate::topology::{Event, Lsn, NodeId, PostmasterStart, ProbeFailure, ProbeReport, ReportedRole, Sample, SystemId};
 use crate::wire::SqlState;
 
 /// The task that watches one node.
@@ -299,9 +299,9 @@ impl Watcher {
                 answer = &mut kept, if is_kept_asked => {
                     (is_kept_asked, heard) = (false, answer);
                     // What it proves counts now, however long a login takes.
-                    let sample = heard.as_ref().and_then(|kept| kept.sample(begun, server));
-                    if let Some(sample) = sample {
-                        shared.handle(Event::Sample { node, sample, is_in_recovery: false });
+                    let known = heard.as_ref().and_then(|kept| kept.sample(begun, server));
+                    if let Some((sample, flush_lsn)) = known {
+                        shared.handle(Event::Sample { node, sample, flush_lsn: Some(flush_lsn) });
                     }
                 }
             }
@@ -415,7 +415,7 @@ impl Watcher {
         self.line = Some(line);
         signals.counters.sampled.fetch_add(1, Ordering::Relaxed);
         let sample = Sample { begun, lsn: position.lsn, timeline: position.timeline };
-        self.shared.handle(Event::Sample { node: self.id, sample, is_in_recovery: position.is_in_recovery });
+        self.shared.handle(Event::Sample { node: self.id, sample, flush_lsn: position.flush_lsn });
     }
 }
 
@@ -440,12 +440,12 @@ async fn ask_kept(line: Option<Line>, deadline: tokio::time::Instant) -> Option<
 }
 
 impl Kept {
-    /// Where this server stands, if it is the primary and was asked then.
-    fn sample(&self, begun: Instant, server: Option<(SystemId, PostmasterStart)>) -> Option<Sample> {
+    /// Where this server stands, and up to where its log is flushed, if it is the primary and was asked then.
+    fn sample(&self, begun: Instant, server: Option<(SystemId, PostmasterStart)>) -> Option<(Sample, Lsn)> {
         let report = probe::read_report(self.answer.as_ref().ok()?).ok()?;
-        let ReportedRole::Primary { timeline, insert_lsn, .. } = report.role else { return None };
+        let ReportedRole::Primary { timeline, insert_lsn, flush_lsn, .. } = report.role else { return None };
         let sample = Sample { begun, lsn: insert_lsn, timeline: Some(timeline) };
-        Some(sample).filter(|_| server == Some(report.server()))
+        Some((sample, flush_lsn)).filter(|_| server == Some(report.server()))
     }
 }
 

@@ -26,8 +26,8 @@ pub enum Event {
         node: NodeId,
         /// Its position.
         sample: Sample,
-        /// What it said of its role in the same answer.
-        is_in_recovery: bool,
+        /// Up to where its log was flushed by the same answer; None: it is in recovery.
+        flush_lsn: Option<Lsn>,
     },
     /// The monitor's connection to a node had ended by itself, and a new one was made: whatever the node says of its
     /// postmaster, its processes may have been started again (a crash of one of them does that).
@@ -121,8 +121,11 @@ pub enum ReportedRole {
     Primary {
         /// From `pg_walfile_name(pg_current_wal_insert_lsn())`.
         timeline: Timeline,
-        /// The insert position less an empty page's header.
+        /// The insert position less an empty page's header: what sessions must have seen, as a commit with
+        /// `synchronous_commit = off` is acknowledged before it is flushed.
         insert_lsn: Lsn,
+        /// Up to where the log is flushed: no replica can have more of it.
+        flush_lsn: Lsn,
         /// Standbys that stream from it; every walsender without a logical slot when the monitor's role may not see their
         /// state.
         streaming_standbys: u32,

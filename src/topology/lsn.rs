@@ -17,7 +17,6 @@ impl Lsn {
     /// At the beginning of a page the insert position already counts the next page's header, which replay reports only
     /// with the next record: on an idle system a replica would look stale for seconds.
     pub fn without_page_header(self) -> Self {
-        const PAGE: u64 = 8192;
         const HEADER: u64 = 24;
         if self.0 % PAGE == HEADER { Self(self.0 - HEADER) } else { self }
     }
@@ -49,6 +48,11 @@ impl Lsn {
         }
     }
 
+    /// It is where a page begins: a record may go on behind it.
+    pub fn begins_page(self) -> bool {
+        self.0 % PAGE == 0
+    }
+
     /// Bytes from `earlier` to here; zero when `earlier` is ahead.
     pub fn bytes_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -60,6 +64,9 @@ impl fmt::Display for Lsn {
         write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xFFFF_FFFF)
     }
 }
+
+/// Bytes of a page of the log.
+const PAGE: u64 = 8192;
 
 /// The text is not a log position.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

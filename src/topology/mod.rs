@@ -27,7 +27,7 @@ pub use no_primary::{Cause, NoPrimary};
 pub use view::{NodeId, NodeState, NodeView, Role, Sample, View};
 
 use authority::Authority;
-use lag::LagClock;
+use lag::{LagClock, Reach};
 use node::{Claim, Health, Node};
 use roles::{Roles, Standing};
 
@@ -238,7 +238,7 @@ impl Topology {
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         match event {
             Event::Probe { node, begun, result } => self.probed(node, begun, result, now),
-            Event::Sample { node, sample, is_in_recovery } => self.sampled(node, sample, is_in_recovery, now),
+            Event::Sample { node, sample, flush_lsn } => self.sampled(node, sample, flush_lsn, now),
             Event::Reconnected { node } => {
                 if let Some(node) = self.node_mut(node) {
                     node.reconnected();
@@ -302,7 +302,7 @@ impl Topology {
         self.decide(now)
     }
 
-    fn sampled(&mut self, id: NodeId, sample: Sample, is_in_recovery: bool, now: Instant) -> Vec<Effect> {
+    fn sampled(&mut self, id: NodeId, sample: Sample, flush_lsn: Option<Lsn>, now: Instant) -> Vec<Effect> {
         let accepted = self.roles.accepted();
         // What has run out by now has, whatever this proves.
         let is_due = self.deadline().is_some_and(|deadline| deadline <= now);
@@ -310,15 +310,15 @@ impl Topology {
         let is_primary = accepted.is_some_and(|accepted| accepted.node == id);
         // A claim of another timeline than the last one wants a whole probe, not a position alone.
         let is_other = node.last_claim().is_some_and(|claim| sample.timeline != Some(claim.timeline));
-        if node.is_replica() != is_in_recovery || is_other {
+        if node.is_replica() != flush_lsn.is_none() || is_other {
             return vec![Effect::Probe(id)];
         }
-        if !node.is_answering() || !node.sampled(sample) {
+        if !node.is_answering() || !node.sampled(sample, flush_lsn) {
             return Vec::new();
         }
         let is_waking = self.roles.is_waking();
-        if is_primary && !is_waking {
-            self.note(sample);
+        if let Some(flush_lsn) = flush_lsn.filter(|_| is_primary && !is_waking) {
+            self.note(sample, Reach { record_end: sample.lsn, flush_lsn });
         }
         self.measure(id);
         let max_lag = self.settings.max_lag;
@@ -428,15 +428,22 @@ impl Topology {
         }
         let is_first = self.samples.is_empty();
         self.measured = Some(claim);
-        let newest = self.clock.newest_position();
-        let sample = self.node(claim.node).and_then(|node| match is_led {
-            // One that leads since just now may lack what the one before has passed on.
-            true => node.received().filter(|sample| newest.is_none_or(|newest| sample.lsn >= newest)),
-            false => node.position,
+        let passed_on = self.clock.flush_lsn();
+        let known = self.node(claim.node).and_then(|node| match is_led {
+            true => {
+                // One that leads since just now may lack what the one before has passed on.
+                let sample = node.received().filter(|sample| passed_on.is_none_or(|before| sample.lsn >= before))?;
+                let record_end = node.replayed().unwrap_or(sample.lsn);
+                let sample = Sample { timeline: Some(claim.timeline), ..sample };
+                Some((sample, Reach { record_end, flush_lsn: sample.lsn }))
+            }
+            false => {
+                let sample = node.position?;
+                Some((sample, Reach { record_end: sample.lsn, flush_lsn: node.flush_lsn? }))
+            }
         });
-        if let Some(sample) = sample {
-            let timeline = if is_led { Some(claim.timeline) } else { sample.timeline };
-            self.note(Sample { timeline, ..sample });
+        if let Some((sample, reach)) = known {
+            self.note(sample, reach);
         }
         if is_first {
             for id in self.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
@@ -446,13 +453,13 @@ impl Topology {
         }
     }
 
-    /// Notes a position of the leader.
-    fn note(&mut self, sample: Sample) {
+    /// Notes a position of the leader, and how far its log goes there.
+    fn note(&mut self, sample: Sample, reach: Reach) {
         let is_of_leader = self.measured.is_some_and(|leader| sample.timeline == Some(leader.timeline));
         if !is_of_leader {
             return;
         }
-        self.clock.note(sample);
+        self.clock.note(sample.begun, reach);
         let at = self.samples.partition_point(|known| known.begun < sample.begun);
         if self.samples.get(at).is_some_and(|known| known.begun == sample.begun) {
             return;

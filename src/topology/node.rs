@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::event::{PostmasterStart, ProbeFailure, ProbeReport, Receiver, ReportedRole, SeenTimeline, SystemId};
 use super::lag::ReplicaLag;
-use super::lsn::Timeline;
+use super::lsn::{Lsn, Timeline};
 use super::view::{NodeId, Sample};
 
 /// One node of a cluster.
@@ -15,6 +15,8 @@ pub(super) struct Node {
     pub(super) address: Arc<str>,
     pub(super) health: Health,
     pub(super) position: Option<Sample>,
+    /// Of a primary, up to where its log was flushed when it was there.
+    pub(super) flush_lsn: Option<Lsn>,
     /// When it first answered after what was, or may have been, a restart.
     pub(super) up_since: Option<Instant>,
     /// See [`NodeView::moves`](super::view::NodeView::moves).
@@ -89,6 +91,7 @@ impl Node {
             address,
             health: Health::Unasked,
             position: None,
+            flush_lsn: None,
             up_since: None,
             moves: 0,
             lag: ReplicaLag::default(),
@@ -272,17 +275,20 @@ impl Node {
         if self.position.is_some_and(|known| known.begun > begun) {
             return;
         }
-        let (lsn, timeline) = match report.role {
-            ReportedRole::Primary { timeline, insert_lsn, .. } => (Some(insert_lsn), Some(timeline)),
+        let (lsn, timeline, flush_lsn) = match report.role {
+            ReportedRole::Primary { timeline, insert_lsn, flush_lsn, .. } => {
+                (Some(insert_lsn), Some(timeline), Some(flush_lsn))
+            }
             // A timeline that is only a lower bound may be too low, which makes the position useless, never wrong.
-            ReportedRole::Replica { replay_lsn, timeline, .. } => (replay_lsn, timeline.proven()),
+            ReportedRole::Replica { replay_lsn, timeline, .. } => (replay_lsn, timeline.proven(), None),
         };
+        self.flush_lsn = flush_lsn;
         self.position = lsn.map(|lsn| Sample { begun, lsn, timeline });
     }
 
     /// A light sample, of the role and timeline that it is known to have, which proves that it still has them; false if it is
     /// older than what is known.
-    pub(super) fn sampled(&mut self, sample: Sample) -> bool {
+    pub(super) fn sampled(&mut self, sample: Sample, flush_lsn: Option<Lsn>) -> bool {
         if self.position.is_some_and(|known| sample.begun <= known.begun) {
             return false;
         }
@@ -290,6 +296,7 @@ impl Node {
         // timeline or on one that grew out of it.
         let timeline = sample.timeline.or(self.position.and_then(|known| known.timeline));
         self.position = Some(Sample { timeline, ..sample });
+        self.flush_lsn = flush_lsn;
         self.confirmed = Some(sample.begun);
         true
     }
@@ -405,6 +412,14 @@ impl Node {
         let ReportedRole::Replica { timeline, replay_lsn, receive_lsn, .. } = &self.report()?.role else { return None };
         let lsn = (*replay_lsn).max(*receive_lsn)?;
         Some(Sample { begun: self.reported?, lsn, timeline: timeline.proven() })
+    }
+
+    /// The end of the last record that a replica had replayed at its last answer.
+    pub(super) fn replayed(&self) -> Option<Lsn> {
+        match &self.report()?.role {
+            ReportedRole::Replica { replay_lsn, .. } => *replay_lsn,
+            ReportedRole::Primary { .. } => None,
+        }
     }
 
     /// It streams from `address` by its own word.

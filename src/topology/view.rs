@@ -100,7 +100,7 @@ pub struct NodeView {
     /// It is down, and whoever waits for it may wait for ever: it is silent, or has answered who watches it now, and does not any
     /// more. One that has never let that one in, for it is full or refuses the monitor's role, may be as well as ever.
     pub answers_nobody: bool,
-    /// Bytes behind the primary; None while unknown, and for the primary itself.
+    /// Bytes behind what the primary has flushed; None while unknown, and for the primary itself.
     pub lag_bytes: Option<u64>,
     /// Time behind the primary by our clock; None while unknown, and for the primary itself.
     pub lag: Option<Duration>,

@@ -258,7 +258,8 @@ impl Proxy {
         !self.samples(name, labels).is_empty()
     }
 
-    fn samples(&self, name: &str, labels: &str) -> Vec<f64> {
+    /// The values of a metric, one for each of its labels that contain `labels`.
+    pub(crate) fn samples(&self, name: &str, labels: &str) -> Vec<f64> {
         self.page("/metrics")
             .lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::{Client, SimpleQueryMessage};
+use postgres::{Client, NoTls, SimpleQueryMessage};
 use trunkline::demo::cluster::Cluster;
 use trunkline::demo::node::{Node, Stop};
 
-use crate::fixture::{Proxy, cluster, console, eventually, limited, server_port};
+use crate::fixture::{Proxy, cluster, console, eventually, limited, login, server_port};
 use crate::raw::{FLUSH, RawClient, SYNC, bind, describe, execute, parse, run_unnamed};
 
 #[test]
@@ -169,6 +169,33 @@ fn only_the_other_replica_is_read_from(cluster: &Cluster, proxy: &Proxy) {
     for _ in 0..50 {
         assert_eq!(server_port(&mut client, "select inet_server_port()"), cluster.node(2).port());
     }
+}
+
+/// What nobody has committed, and a page's end cuts a record of: replicas cannot have it, and are not late for want of it.
+#[test]
+fn what_an_open_transaction_has_written_takes_no_reads_from_replicas() {
+    limited(|| {
+        let cluster = cluster();
+        cluster.node(0).sql("create table t (a int)").unwrap();
+        let proxy = Proxy::start(&cluster, "[routing]\nmax_lag = '1s'").with_both_replicas(&cluster);
+        let mut reader = proxy.client();
+        let reads_elsewhere =
+            |reader: &mut Client| server_port(reader, "select inet_server_port()") != cluster.node(0).port();
+        for rows in [1, 1000] {
+            // It has found what was committed before.
+            eventually("it reads from a replica", Duration::from_secs(5), || reads_elsewhere(&mut reader));
+            let mut writer = login(cluster.node(0).port(), "bench", "bench").connect(NoTls).unwrap();
+            writer.batch_execute(&format!("begin; insert into t select generate_series(1, {rows})")).unwrap();
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(4) {
+                let lags = proxy.samples("trunkline_node_lag_seconds", "");
+                assert!(lags.len() == 2 && lags.iter().all(|lag| *lag < 1.0), "{lags:?}, {rows} rows");
+                assert!(reads_elsewhere(&mut reader), "{rows} rows, after {:?}", begun.elapsed());
+                thread::sleep(Duration::from_millis(50));
+            }
+            writer.batch_execute("rollback").unwrap();
+        }
+    });
 }
 
 #[test]

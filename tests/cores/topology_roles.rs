@@ -85,8 +85,7 @@ impl Story {
     }
 
     fn claims(&mut self, node: NodeId, timeline: u32, followers: u32) {
-        let timeline = Timeline(timeline);
-        self.tell(node, Ok(ReportedRole::Primary { timeline, insert_lsn: Lsn(1000), streaming_standbys: followers }));
+        self.tell(node, Ok(primary(timeline, 1000, followers)));
     }
 
     fn follows(&mut self, node: NodeId, upstream: NodeId, timeline: u32) {
@@ -105,7 +104,7 @@ impl Story {
         let begun = self.now;
         self.now += Duration::from_millis(10);
         let sample = Sample { begun, lsn: Lsn(1000), timeline: Some(Timeline(timeline)) };
-        self.topology.handle(Event::Sample { node, sample, is_in_recovery: false }, self.now);
+        self.topology.handle(Event::Sample { node, sample, flush_lsn: Some(sample.lsn) }, self.now);
     }
 
     /// For three seconds A claims to be primary, alone, and the others are gone.
@@ -184,6 +183,12 @@ fn unknown(nodes: Vec<usize>, max_lag: Duration, now: Instant) -> Topology {
     let addresses: Vec<Arc<str>> = nodes.into_iter().map(|index| address(index).into()).collect();
     let (interval, timeout) = (Duration::from_millis(100), Duration::from_millis(500));
     Topology::new("story", &addresses, TopologySettings { interval, timeout, max_lag, system: None }, now)
+}
+
+/// One that has flushed all that was written.
+fn primary(timeline: u32, lsn: u64, followers: u32) -> ReportedRole {
+    let (timeline, lsn) = (Timeline(timeline), Lsn(lsn));
+    ReportedRole::Primary { timeline, insert_lsn: lsn, flush_lsn: lsn, streaming_standbys: followers }
 }
 
 fn address(index: usize) -> String {
@@ -389,8 +394,7 @@ fn after_a_standstill_of_ours_a_former_primary_that_answers_first_does_not_win()
 fn nor_does_it_when_its_answer_comes_before_anyone_has_noticed_the_time() {
     let mut story = Story::whole();
     story.now += Duration::from_secs(30);
-    let effects = story
-        .tell(A, Ok(ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(1000), streaming_standbys: 2 }));
+    let effects = story.tell(A, Ok(primary(1, 1000, 2)));
     assert!(effects.contains(&Effect::StoodStill));
     assert!([A, B, C].iter().all(|node| effects.contains(&Effect::Probe(*node))), "all are asked at once");
     assert_eq!(story.topology.probe_interval(B, story.now), Duration::from_millis(50));
@@ -532,7 +536,7 @@ fn after_a_standstill_of_ours_the_primary_goes_on_once_every_node_was_asked() {
 
 #[test]
 fn after_a_standstill_of_ours_no_replica_is_believed_before_every_node_was_asked() {
-    let at = |lsn| ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(lsn), streaming_standbys: 2 };
+    let at = |lsn| primary(1, lsn, 2);
     let mut story = Story::whole();
     assert_eq!(story.trusted_reads(), [B, C]);
     story.passes(1000);
@@ -557,7 +561,7 @@ fn after_a_standstill_of_ours_no_replica_is_believed_before_every_node_was_asked
 
 #[test]
 fn after_a_standstill_of_ours_who_is_silent_keeps_reads_from_a_replica_for_a_moment_only() {
-    let at = |lsn| ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(lsn), streaming_standbys: 2 };
+    let at = |lsn| primary(1, lsn, 2);
     let mut story = Story::whole();
     story.passes(30_000);
     story.tell(A, Ok(at(2000)));
@@ -612,7 +616,7 @@ fn after_a_standstill_of_ours_replicas_of_a_standby_cluster_are_measured_anew() 
 #[test]
 fn while_one_node_is_slow_or_silent_the_replicas_that_answer_are_believed_all_the_time() {
     let word = |node: NodeId| match node {
-        A => ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(1000), streaming_standbys: 2 },
+        A => primary(1, 1000, 2),
         _ => received(1, Some(0), (1000, 1000)),
     };
     for (slow, others, is_silent) in [(A, [B, C], false), (A, [B, C], true), (B, [A, C], false), (B, [A, C], true)] {
@@ -910,6 +914,14 @@ fn in_a_standby_cluster_lags_are_measured_against_the_node_that_leads_it() {
     story.tell(A, Ok(received(1, None, (2000, 1030))));
     let samples = story.view().primary_samples.clone();
     assert_eq!(samples.last().unwrap().lsn, Lsn(2000));
+    // It has received a part of a record, up to the end of a page: nobody shows that, however long it takes.
+    for _ in 0..30 {
+        story.tell(A, Ok(received(1, None, (8192, 2000))));
+        story.tell(B, Ok(received(1, Some(0), (8192, 2000))));
+        story.tell(C, Ok(received(1, Some(0), (8192, 1000))));
+        story.passes(50).lock(Lock::Standby(A));
+        assert_eq!(story.reads(), [A, B]);
+    }
     // Another timeline of the other cluster begins: who has not got there yet is not read.
     story.tell(A, Ok(received(2, None, (2000, 2000))));
     story.tell(B, Ok(received(1, Some(0), (2000, 2000))));
@@ -1192,12 +1204,37 @@ fn what_moves_is_seen_to_have_moved() {
     assert_eq!(moves, [0, 1, 0]);
 }
 
+/// A transaction that is open has written, and nothing is committed: what is flushed ends where it did, or within a record at
+/// the end of a page.
+#[test]
+fn what_the_primary_has_not_flushed_takes_no_replica_off() {
+    for (flushed, shown) in [(1000, 1000), (16_384, 15_000)] {
+        let mut story = Story::whole();
+        for _ in 0..30 {
+            let (timeline, insert_lsn, flush_lsn) = (Timeline(1), Lsn(20_000), Lsn(flushed));
+            story.tell(A, Ok(ReportedRole::Primary { timeline, insert_lsn, flush_lsn, streaming_standbys: 2 }));
+            let sample = Sample { begun: story.now, lsn: insert_lsn, timeline: Some(timeline) };
+            let event = Event::Sample { node: A, sample, flush_lsn: Some(flush_lsn) };
+            story.topology.handle(event, story.now);
+            for replica in [B, C] {
+                story.tell(replica, Ok(received(1, Some(0), (flushed, shown))));
+            }
+            story.passes(50);
+            assert_eq!(story.reads(), [B, C]);
+        }
+        let view = story.view();
+        let replica = view.node(B).unwrap();
+        assert_eq!((replica.lag, replica.lag_bytes), (Some(Duration::ZERO), Some(0)));
+        let must_be_seen = view.primary_samples.last().map(|sample| sample.lsn);
+        assert_eq!(must_be_seen, Some(Lsn(20_000)), "a commit may be acknowledged before it is flushed");
+    }
+}
+
 #[test]
 fn a_full_replica_that_may_stand_still_is_taken_off_after_a_while() {
     let mut story = Story::whole();
     for step in 0..30 {
-        let (timeline, insert_lsn) = (Timeline(1), Lsn(1000 + step));
-        story.tell(A, Ok(ReportedRole::Primary { timeline, insert_lsn, streaming_standbys: 2 }));
+        story.tell(A, Ok(primary(1, 1000 + step, 2)));
         story.fails(B, ProbeFailure::TooManyConnections);
         story.tell(C, Ok(received(1, Some(0), (1000 + step, 1000 + step))));
         story.passes(50);
@@ -1319,10 +1356,10 @@ fn a_replica_that_comes_back_far_behind_while_there_is_no_primary_takes_no_reads
         story.fails(B, ProbeFailure::Refused);
         for step in 1..=40_u64 {
             story.passes(500);
-            let (timeline, insert_lsn) = (Timeline(1), Lsn(1000 + 200 * step));
-            story.tell(A, Ok(ReportedRole::Primary { timeline, insert_lsn, streaming_standbys: 1 })).clear();
+            let lsn = 1000 + 200 * step;
+            story.tell(A, Ok(primary(1, lsn, 1))).clear();
             let receiver = Receiver::Seen { is_streaming: true, sender: Some(address(0).into()) };
-            let (timeline, replay_lsn) = (SeenTimeline::Exact(timeline), Some(insert_lsn));
+            let (timeline, replay_lsn) = (SeenTimeline::Exact(Timeline(1)), Some(Lsn(lsn)));
             let role =
                 ReportedRole::Replica { timeline, replay_lsn, receive_lsn: None, receiver, is_replay_paused: false };
             story.tell(C, Ok(role)).clear();
@@ -1343,7 +1380,7 @@ fn a_sample_of_another_timeline_is_no_sample_of_the_primary() {
     let sample =
         |story: &Story, timeline| Sample { begun: story.now, lsn: Lsn(2000), timeline: Some(Timeline(timeline)) };
     let tell = |story: &mut Story, sample| {
-        let event = Event::Sample { node: A, sample, is_in_recovery: false };
+        let event = Event::Sample { node: A, sample, flush_lsn: Some(sample.lsn) };
         story.topology.handle(event, story.now)
     };
     let (other, own) = (sample(&story, 2), sample(&story, 1));
@@ -1358,7 +1395,7 @@ fn an_answer_that_comes_after_that_to_a_later_probe_tells_nothing() {
     let begun = story.now;
     story.passes(10).fails(A, ProbeFailure::Refused);
     let before = story.view();
-    let role = ReportedRole::Primary { timeline: Timeline(1), insert_lsn: Lsn(1000), streaming_standbys: 2 };
+    let role = primary(1, 1000, 2);
     let (system, postmaster_start) = (SystemId(7), PostmasterStart(0));
     let report = ProbeReport { system, postmaster_start, server_version: 150_000, is_leaving: false, role };
     let late = Event::Probe { node: A, begun, result: Ok(report) };

@@ -207,13 +207,15 @@ impl Simulation {
 
     fn take_sample(&mut self, index: usize) {
         let Ok(report) = self.world.answer(index, &mut self.random) else { return };
-        let (lsn, timeline, is_in_recovery) = match report.role {
-            ReportedRole::Primary { insert_lsn, timeline, .. } => (insert_lsn, Some(timeline), false),
-            ReportedRole::Replica { replay_lsn, .. } => (replay_lsn.unwrap(), None, true),
+        let (lsn, timeline, flush_lsn) = match report.role {
+            ReportedRole::Primary { insert_lsn, timeline, flush_lsn, .. } => {
+                (insert_lsn, Some(timeline), Some(flush_lsn))
+            }
+            ReportedRole::Replica { replay_lsn, .. } => (replay_lsn.unwrap(), None, None),
         };
         let sample = Sample { begun: self.now, lsn, timeline };
         let delay = Duration::from_millis(self.random.below(10) as u64);
-        self.mail.push((self.now + delay, Event::Sample { node: id(index), sample, is_in_recovery }));
+        self.mail.push((self.now + delay, Event::Sample { node: id(index), sample, flush_lsn }));
     }
 
     fn deliver(&mut self) {
@@ -359,6 +361,8 @@ struct WorldNode {
     /// Where each timeline that it has been on began; the last is the present one.
     history: Vec<(Timeline, u64)>,
     lsn: u64,
+    /// Of a primary: what it writes last stays unflushed until it writes again, as of a transaction that is open.
+    flushed: u64,
     postmaster: i64,
     is_reachable: bool,
     is_full: bool,
@@ -384,6 +388,12 @@ impl WorldNode {
     fn timeline(&self) -> Timeline {
         self.history.last().unwrap().0
     }
+
+    /// It is promoted, and begins this timeline.
+    fn lead(&mut self, timeline: Timeline) {
+        self.history.push((timeline, self.lsn));
+        (self.upstream, self.flushed) = (Upstream::IsPrimary, self.lsn);
+    }
 }
 
 impl World {
@@ -393,6 +403,7 @@ impl World {
             upstream: if index == 0 { Upstream::IsPrimary } else { Upstream::Follows(0) },
             history: vec![(Timeline(1), 0)],
             lsn: 1000,
+            flushed: 1000,
             postmaster: i64::try_from(index).unwrap(),
             is_reachable: true,
             is_full: false,
@@ -473,8 +484,7 @@ impl World {
     fn promote(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         if node.life == Life::Running && node.upstream != Upstream::IsPrimary && node.system == OURS {
-            node.history.push((Timeline(node.timeline().0 + 1), node.lsn));
-            node.upstream = Upstream::IsPrimary;
+            node.lead(Timeline(node.timeline().0 + 1));
             node.is_paused = false;
         }
     }
@@ -498,7 +508,7 @@ impl World {
 
     fn follow(&mut self, index: usize, leader: usize) {
         self.postmasters += 1;
-        let (history, lsn) = (self.nodes[leader].history.clone(), self.nodes[leader].lsn);
+        let (history, lsn) = (self.nodes[leader].history.clone(), self.nodes[leader].flushed);
         let node = &mut self.nodes[index];
         (node.history, node.lsn, node.upstream) = (history, lsn, Upstream::Follows(leader));
         (node.life, node.postmaster) = (Life::Running, self.postmasters);
@@ -514,9 +524,12 @@ impl World {
                 continue;
             }
             match self.nodes[index].upstream {
-                Upstream::IsPrimary if random.one_in(3) => self.nodes[index].lsn += random.below(100) as u64,
+                Upstream::IsPrimary if random.one_in(3) => {
+                    self.nodes[index].flushed = self.nodes[index].lsn;
+                    self.nodes[index].lsn += random.below(100) as u64;
+                }
                 Upstream::Follows(leader) if self.streams(index) && !self.nodes[index].is_paused => {
-                    self.nodes[index].lsn = self.nodes[leader].lsn;
+                    self.nodes[index].lsn = self.nodes[leader].flushed;
                     self.nodes[index].history = self.nodes[leader].history.clone();
                 }
                 _ => {}
@@ -552,6 +565,7 @@ impl World {
                 ReportedRole::Primary {
                     timeline: node.timeline(),
                     insert_lsn: Lsn(node.lsn),
+                    flush_lsn: Lsn(node.flushed),
                     streaming_standbys: u32::try_from(followers.count()).unwrap(),
                 }
             }
@@ -606,9 +620,7 @@ impl World {
         let truth =
             if leaders.is_empty() { ours[random.below(ours.len())] } else { leaders[random.below(leaders.len())] };
         if leaders.is_empty() {
-            let node = &mut self.nodes[truth];
-            node.upstream = Upstream::IsPrimary;
-            node.history.push((Timeline(highest.0 + 1), node.lsn));
+            self.nodes[truth].lead(Timeline(highest.0 + 1));
         }
         for index in ours.into_iter().filter(|index| *index != truth) {
             let node = &self.nodes[index];
