@@ -111,7 +111,6 @@ impl Monitor {
             interval: cluster.monitor.interval,
             timeout: cluster.monitor.timeout,
             max_lag: limits.max_lag,
-            system: None,
         };
         let nodes = if cluster.nodes.is_empty() { seeds } else { &*cluster.nodes };
         let (shared, changed) = Shared::new(cluster, nodes, settings, known, on_view);

@@ -536,7 +536,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/config/reference.toml");
         let cluster = crate::config::load(&path).unwrap().clusters.remove(0);
         let (interval, timeout) = (cluster.monitor.interval, cluster.monitor.timeout);
-        let settings = TopologySettings { interval, timeout, max_lag: timeout, system: None };
+        let settings = TopologySettings { interval, timeout, max_lag: timeout };
         let (shared, _changed) = Shared::new(&cluster, &cluster.nodes, settings, None, Box::new(|_, _| {}));
         let (shared, gate) = (Arc::new(shared), Arc::<Gate>::default());
         let watcher = || {

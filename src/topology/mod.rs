@@ -40,8 +40,6 @@ pub struct TopologySettings {
     pub timeout: Duration,
     /// A replica further behind takes no reads; it comes back at half of this.
     pub max_lag: Duration,
-    /// The database system that nodes must belong to; None: that of the first primary that is accepted.
-    pub system: Option<SystemId>,
 }
 
 /// What the shell must do after an event.
@@ -127,7 +125,7 @@ impl Topology {
             settings,
             lease,
             nodes,
-            roles: Roles::new(settings.system, lease),
+            roles: Roles::new(lease),
             authority: Authority::default(),
             measured: None,
             accepted_at: now,

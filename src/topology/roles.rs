@@ -21,7 +21,7 @@ use super::view::NodeId;
 /// What is remembered to decide who is primary.
 #[derive(Debug)]
 pub(super) struct Roles {
-    /// Pinned by configuration, or fixed by the first primary that was accepted.
+    /// Fixed by the first primary that was accepted.
     system: Option<SystemId>,
     /// The highest timeline seen of that system; falls only when it is seen to have been given up.
     highest: Option<Timeline>,
@@ -102,9 +102,9 @@ pub(super) enum Standing {
 }
 
 impl Roles {
-    pub(super) fn new(system: Option<SystemId>, lease: Duration) -> Self {
+    pub(super) fn new(lease: Duration) -> Self {
         Self {
-            system,
+            system: None,
             highest: None,
             accepted: None,
             until: None,

@@ -182,7 +182,7 @@ impl Story {
 fn unknown(nodes: Vec<usize>, max_lag: Duration, now: Instant) -> Topology {
     let addresses: Vec<Arc<str>> = nodes.into_iter().map(|index| address(index).into()).collect();
     let (interval, timeout) = (Duration::from_millis(100), Duration::from_millis(500));
-    Topology::new("story", &addresses, TopologySettings { interval, timeout, max_lag, system: None }, now)
+    Topology::new("story", &addresses, TopologySettings { interval, timeout, max_lag }, now)
 }
 
 /// One that has flushed all that was written.
