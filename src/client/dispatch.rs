@@ -138,12 +138,16 @@ impl Client {
         if self.losses.unprepared.0 > 0 {
             self.losses.unprepared = (0, None);
         }
-        let is_measured = is_read && !self.session.gathered.begins;
+        let ends_by_itself = is_read && !self.session.gathered.begins;
+        let is_measured = ends_by_itself && self.server.weighs_latency(&self.database);
+        if is_measured {
+            self.worker.known_latency(self.cluster().number, lease.node()).asks(begun);
+        }
         let may_be_timed = self.may_be_timed(is_read);
         let timeout = self.session.intent().and_then(Intent::timeout).filter(|_| may_be_timed);
         let is_timed = may_be_timed && (timeout.is_some() || self.server.limits.query_timeout.is_some());
         let keeps_to_its_nodes = self.session.intent().is_some_and(Intent::keeps_to_its_nodes);
-        let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
+        let terms = self.session.intent().and_then(Intent::terms).filter(|_| ends_by_itself);
         let asks_less = terms.is_some_and(|terms| {
             let own = self.own_consistency();
             terms.consistency_in(own) < own

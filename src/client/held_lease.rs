@@ -39,7 +39,7 @@ pub(super) struct HeldLease {
     pub(super) at_hand: bool,
     /// It is a read by the proof, wherever it is to run.
     pub(super) is_read: bool,
-    /// It ends by itself: what it takes tells how quick the node is.
+    /// It ends by itself, and what it takes decides where others go.
     pub(super) is_measured: bool,
     /// What is looked at next stands in the buffer already.
     pub(super) has_more: bool,

@@ -135,8 +135,8 @@ impl Client {
             }
             totals.query_time += of_statements;
         });
-        if held.is_measured && self.server.weighs_latency(&self.database) {
-            self.worker.observe(self.cluster().number, held.lease.node(), took, now);
+        if held.is_measured {
+            self.worker.known_latency(self.cluster().number, held.lease.node()).observe(took, now);
         }
         if held.only_cleans {
             self.session.was_cleaned();
