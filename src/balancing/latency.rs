@@ -36,6 +36,13 @@ impl PeakLatency {
         self.at = Some(now);
     }
 
+    /// It took this long to answer with an error: one that comes quickly tells nothing of what an answer takes.
+    pub fn fails(&mut self, took: Duration, now: Instant) {
+        if self.at.is_none() || took.as_secs_f64() > self.average {
+            self.observe(took, now);
+        }
+    }
+
     /// What it may take now; None: it is to be asked first. It fades while nobody asks, so that a node that was slow once
     /// is tried again.
     pub fn now(&self, now: Instant) -> Option<Duration> {
@@ -74,6 +81,25 @@ mod tests {
         let after = latency.now(at(2)).unwrap();
         assert!(after > Duration::from_millis(400) && after < Duration::from_millis(500), "{after:?}");
         assert!(latency.now(at(62)).unwrap() < Duration::from_millis(2), "it is tried again");
+    }
+
+    #[test]
+    fn an_error_that_comes_quickly_makes_no_node_quick() {
+        let begun = Instant::now();
+        let (error, answer, timeout) = (Duration::from_millis(1), Duration::from_millis(500), Duration::from_secs(30));
+        let mut latency = PeakLatency::default();
+        latency.fails(error, begun);
+        assert_eq!(latency.now(begun), Some(error), "nothing else is known");
+        latency.observe(answer, begun);
+        for second in 1..100 {
+            let now = begun + Duration::from_secs(second);
+            latency.asks(now);
+            latency.fails(error, now + error);
+            assert_eq!(latency.now(now + error), Some(answer));
+        }
+        let now = begun + Duration::from_secs(100);
+        latency.fails(timeout, now);
+        assert_eq!(latency.now(now), Some(timeout), "it has taken longer than an answer");
     }
 
     #[test]

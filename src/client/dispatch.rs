@@ -7,7 +7,7 @@ use super::alarm::Alarm;
 use super::conversation::Client;
 use super::farewell::Farewell;
 use super::gathering::violation;
-use super::held_lease::{Counting, Ending, HeldLease, Passing, Timing, Told, Written};
+use super::held_lease::{Counting, Ending, HeldLease, Measured, Passing, Timing, Told, Written};
 use super::release::stop_statement;
 use super::worker::Buffers;
 use crate::backend::exchange::ExchangeError;
@@ -186,7 +186,7 @@ impl Client {
             // What was cut off stands in the input still, and comes behind it again.
             at_hand: ends_here || self.session.gathered.end == Some(End::Cut),
             is_read,
-            is_measured,
+            measured: if is_measured { Measured::Answer } else { Measured::No },
             has_more: false,
             is_in_midst: false,
             passing: Passing::default(),
