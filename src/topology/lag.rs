@@ -31,7 +31,7 @@ struct Flushed {
     /// The last known end of a record in it.
     record_end: Option<Lsn>,
     /// The end of a record that was not flushed when it was seen.
-    awaited: Option<Lsn>,
+    unflushed: Option<Lsn>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -106,14 +106,14 @@ impl Flushed {
         let is_flushed = |end: &Lsn| *end <= reach.flush_lsn;
         self.flush_lsn = Some(reach.flush_lsn);
         self.record_end = if reach.flush_lsn.begins_page() {
-            let known = [self.record_end, self.awaited, Some(reach.record_end)];
+            let known = [self.record_end, self.unflushed, Some(reach.record_end)];
             known.into_iter().flatten().filter(is_flushed).max()
         } else {
             self.flush_lsn
         };
         // One at a time; what is lost in a crash is not waited for.
-        if self.awaited.is_none_or(|awaited| is_flushed(&awaited) || reach.record_end < awaited) {
-            self.awaited = Some(reach.record_end);
+        if self.unflushed.is_none_or(|unflushed| is_flushed(&unflushed) || reach.record_end < unflushed) {
+            self.unflushed = Some(reach.record_end);
         }
         self.record_end
     }

@@ -50,7 +50,7 @@ impl Lsn {
 
     /// It is where a page begins: a record may go on behind it.
     pub fn begins_page(self) -> bool {
-        self.0 % PAGE == 0
+        self.0.is_multiple_of(PAGE)
     }
 
     /// Bytes from `earlier` to here; zero when `earlier` is ahead.
