@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::acquire::target;
 use super::conversation::Client;
 use super::gathering::body_of;
-use super::held_lease::{HeldLease, Measured};
+use super::held_lease::HeldLease;
 use super::last_words::ends_with_goodbye;
 use super::loss::{Losses, is_kept_from_primary};
 use super::relay::Relayed;
@@ -167,9 +167,6 @@ impl Client {
         out: &mut BytesMut,
     ) -> Result<bool, Stop> {
         let Some(held) = &mut self.held else { return Ok(false) };
-        if header.tag == backend::ERROR_RESPONSE && held.measured == Measured::Answer {
-            held.measured = Measured::Error;
-        }
         let log = &mut self.log;
         let message = walk.message(filled, header);
         let is_whole = message.len() == header.size;

@@ -7,7 +7,7 @@ use super::alarm::Alarm;
 use super::conversation::Client;
 use super::farewell::Farewell;
 use super::gathering::violation;
-use super::held_lease::{Counting, Ending, HeldLease, Measured, Passing, Timing, Told, Written};
+use super::held_lease::{Counting, Ending, HeldLease, Passing, Timing, Told, Written};
 use super::release::stop_statement;
 use super::worker::Buffers;
 use crate::backend::exchange::ExchangeError;
@@ -138,16 +138,12 @@ impl Client {
         if self.losses.unprepared.0 > 0 {
             self.losses.unprepared = (0, None);
         }
-        let ends_by_itself = is_read && !self.session.gathered.begins;
-        let is_measured = ends_by_itself && self.server.weighs_latency(&self.database);
-        if is_measured {
-            self.worker.known_latency(self.cluster().number, lease.node()).asks(begun);
-        }
+        let is_measured = is_read && !self.session.gathered.begins;
         let may_be_timed = self.may_be_timed(is_read);
         let timeout = self.session.intent().and_then(Intent::timeout).filter(|_| may_be_timed);
         let is_timed = may_be_timed && (timeout.is_some() || self.server.limits.query_timeout.is_some());
         let keeps_to_its_nodes = self.session.intent().is_some_and(Intent::keeps_to_its_nodes);
-        let terms = self.session.intent().and_then(Intent::terms).filter(|_| ends_by_itself);
+        let terms = self.session.intent().and_then(Intent::terms).filter(|_| is_measured);
         let asks_less = terms.is_some_and(|terms| {
             let own = self.own_consistency();
             terms.consistency_in(own) < own
@@ -186,7 +182,7 @@ impl Client {
             // What was cut off stands in the input still, and comes behind it again.
             at_hand: ends_here || self.session.gathered.end == Some(End::Cut),
             is_read,
-            measured: if is_measured { Measured::Answer } else { Measured::No },
+            is_measured,
             has_more: false,
             is_in_midst: false,
             passing: Passing::default(),

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use super::conversation::Client;
 use super::farewell::Farewell;
-use super::held_lease::Measured;
 use super::relay::{Relayed, Turn};
 use super::worker::Buffers;
 use crate::config::PoolMode;
@@ -205,7 +204,7 @@ impl Client {
         buffers.keep_nothing();
         if let Some(held) = &mut self.held {
             held.at_hand = false;
-            held.measured = Measured::No; // it has waited for its client
+            held.is_measured = false; // it has waited for its client
         }
     }
 

@@ -39,7 +39,8 @@ pub(super) struct HeldLease {
     pub(super) at_hand: bool,
     /// It is a read by the proof, wherever it is to run.
     pub(super) is_read: bool,
-    pub(super) measured: Measured,
+    /// It ends by itself: what it takes tells how quick the node is.
+    pub(super) is_measured: bool,
     /// What is looked at next stands in the buffer already.
     pub(super) has_more: bool,
     /// A message may be on its way in part, to the node or from it.
@@ -114,17 +115,6 @@ pub(super) struct Ending {
     pub(super) has_last_words: bool,
     /// The node has ended the session, and the client is told so.
     pub(super) ends_session: bool,
-}
-
-/// Whether what is under way tells how long its node takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Measured {
-    /// It tells nothing, or nobody asks.
-    No,
-    /// It ends by itself, and what it takes decides where others go.
-    Answer,
-    /// So it did, and has failed.
-    Error,
 }
 
 /// What of the session's has been written to a node.

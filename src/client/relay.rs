@@ -13,7 +13,7 @@ use super::conversation::Client;
 use super::farewell::Farewell;
 use super::gate::Gate;
 use super::gathering::{body_of, peek};
-use super::held_lease::{HeldLease, Measured, Written};
+use super::held_lease::{HeldLease, Written};
 use super::last_words::answered_before_goodbye;
 use super::parser::LONG;
 use super::worker::Buffers;
@@ -258,7 +258,7 @@ impl Client {
                 }
                 None => {
                     if let Some(held) = &mut self.held {
-                        held.measured = Measured::No; // what it takes from now on is its client's doing
+                        held.is_measured = false; // what it takes from now on is its client's doing
                     }
                     self.ends_time_of_answered();
                     break;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::acquire::target;
 use super::conversation::Client;
 use super::farewell::Farewell;
-use super::held_lease::{HeldLease, Measured};
+use super::held_lease::HeldLease;
 use super::worker::Buffers;
 use crate::backend::Lease;
 use crate::backend::exchange::{Answer, ExchangeError};
@@ -135,12 +135,8 @@ impl Client {
             }
             totals.query_time += of_statements;
         });
-        if held.measured != Measured::No {
-            let mut latency = self.worker.known_latency(self.cluster().number, held.lease.node());
-            match held.measured {
-                Measured::Error => latency.fails(took, now),
-                Measured::No | Measured::Answer => latency.observe(took, now),
-            }
+        if held.is_measured && self.server.weighs_latency(&self.database) {
+            self.worker.observe(self.cluster().number, held.lease.node(), took, now);
         }
         if held.only_cleans {
             self.session.was_cleaned();

@@ -192,7 +192,7 @@ impl Worker {
         turn
     }
 
-    /// How long this node has taken lately; None: it is to be asked first.
+    /// How long this node has taken lately; None: it has not been asked.
     pub fn latency(&self, cluster: usize, node: NodeId, now: Instant) -> Option<Duration> {
         self.latencies.borrow().get(cluster)?.get(usize::from(node.0))?.now(now)
     }
@@ -208,11 +208,11 @@ impl Worker {
         })
     }
 
-    /// What is known of how long this node takes, to be told more.
-    pub fn known_latency(&self, cluster: usize, node: NodeId) -> RefMut<'_, PeakLatency> {
-        RefMut::map(self.latencies.borrow_mut(), |latencies| {
-            at_or_default(at_or_default(latencies, cluster), usize::from(node.0))
-        })
+    /// This node took so long for a read.
+    pub fn observe(&self, cluster: usize, node: NodeId, took: Duration, now: Instant) {
+        let mut latencies = self.latencies.borrow_mut();
+        let nodes = at_or_default(&mut latencies, cluster);
+        at_or_default(nodes, usize::from(node.0)).observe(took, now);
     }
 
     /// Buffers for a client that becomes active.

@@ -149,7 +149,8 @@ impl ReplicaLag {
     /// Measures anew.
     ///
     /// A replica that has the newest known position is not behind, as far as anyone knows: the truth is at most one
-    /// probe interval more. Else it is behind by the time since the newest position it has, up to when the primary was heard
+    /// probe interval more; where the log is flushed up to the end of a page within a record, as much as it takes until more of
+    /// it is flushed. Else it is behind by the time since the newest position it has, up to when the primary was heard
     /// of last: a silent one says nothing of what it has done since.
     pub(super) fn measure(&mut self, clock: &LagClock, position: Sample) {
         let Some(newest) = clock.newest() else { return };
