@@ -19,8 +19,8 @@ use crate::metrics::{FreshnessOutcome, Hold, Limit, Retry, Target, WorkerMetrics
 use crate::net::timers;
 use crate::routing::place::{Circumstances, may_still_take};
 use crate::routing::{Consistency, Freshness, Intent, Placement, Reason, place};
+use crate::session::Identity;
 use crate::session::wishes::POSITION;
-use crate::session::{End, Identity};
 use crate::topology::{Doubt, NodeId, NodeView, Role, View};
 use crate::wire::SqlState;
 
@@ -173,10 +173,8 @@ impl Client {
         self.place.card.waits(arrived);
         let mut begun = arrived;
         let mut excluded = if is_read(intent) { self.losses.on.clone() } else { Excluded::new() };
-        let (mut failure, mut failed_at) = (None, None);
-        let mut may_wait = self.is_careful(intent)
-            && (intent.keeps_to_its_nodes() || !self.shows_nothing())
-            && self.session.freshness.may_wait(begun);
+        let mut failure = None;
+        let mut may_wait = self.is_careful(intent) && !self.shows_nothing() && self.session.freshness.may_wait(begun);
         self.must_see_all_by(intent, begun);
         if is_read(intent) && self.consistency(intent) == Consistency::Session && self.session.freshness.wants_to_move()
         {
@@ -221,8 +219,8 @@ impl Client {
             let placement = self.place_to_wait(intent, &view, &avoided, may_wait, stands_at, now);
             match placement {
                 Placement::Node(node, _) if !held.contains(&node) => {
-                    // Who tries again where no connection could be opened is held until one is; elsewhere it has not tried.
-                    if failed_at != Some(node) || is_full(failure.as_ref()) {
+                    // Who tries again where no connection could be opened is held until one is.
+                    if failure.is_none() || is_full(failure.as_ref()) {
                         hold = None;
                     }
                 }
@@ -252,7 +250,6 @@ impl Client {
                             let is_last = !self.has_another(intent, node, &view, &avoided);
                             let is_first = failure.is_none();
                             failure = Some(self.after_failure(node, error, is_last)?);
-                            failed_at = Some(node);
                             if is_first {
                                 self.worker.metrics.retried(Retry::ConnectFailed);
                             }
@@ -474,8 +471,7 @@ impl Client {
 
     /// It only takes back what its session has left, and for that no replica is waited for: the primary can do it at once.
     fn shows_nothing(&self) -> bool {
-        let gathered = &self.session.gathered;
-        gathered.end == Some(End::Query) && gathered.first.as_ref().is_some_and(|first| first.cleans_primary())
+        self.session.gathered.first.as_ref().is_some_and(|first| first.cleans_primary())
     }
 
     fn is_careful(&self, intent: &Intent) -> bool {

@@ -27,7 +27,6 @@ use crate::catalog::{FunctionLists, Path, Picture};
 use crate::sql::{Isolation, MemoKey, PreparedNames, Statement};
 use hints::Hints;
 use rules::{Action, Moment, Rule};
-use terms::Otherwise;
 
 /// Where reads go that a replica may answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,11 +281,7 @@ fn intend_by(rule: Option<&Rule>, hints: Option<&Hints>, statement: &Statement, 
     }
     match action {
         Some(Action::Primary) => kept(Reason::Rule),
-        // What only takes back what its session has left is refused for no node's sake.
-        Some(Action::Read(terms))
-            if stays_readable(terms, facts)
-                && !(terms.otherwise == Otherwise::Refuse && statement.cleans_primary()) =>
-        {
+        Some(Action::Read(terms)) if stays_readable(terms, facts) => {
             Intent::Read { safe, reason: Reason::Rule, terms: Some(Arc::clone(terms)) }
         }
         _ if facts.reads == Reads::Primary => kept(Reason::ReadsPrimary),

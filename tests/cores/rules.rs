@@ -355,19 +355,6 @@ fn what_takes_back_what_a_session_has_left_needs_the_primary_behind_a_begin_in_i
 }
 
 #[test]
-fn what_takes_back_what_a_session_has_left_is_refused_for_no_nodes_sake() {
-    let rules = load("[[rule]]\nname = 'r'\nuser = '*'\nto = 'replicas'\nfallback = ['refuse']");
-    let mut client = Client::new(&rules);
-    for (text, keeps) in [("select 1", true), ("select pg_advisory_unlock_all(); close all; unlisten *", false)] {
-        client.session.gathered.clear();
-        client.run(text);
-        let intent = client.session.intent().unwrap();
-        assert!(matches!(intent, Intent::Read { .. }), "{text}");
-        assert_eq!(intent.keeps_to_its_nodes(), keeps, "{text}");
-    }
-}
-
-#[test]
 fn what_is_refused_behind_a_begin_in_its_batch_leaves_a_transaction_that_has_failed() {
     let rules = load("[[rule]]\nname = 'no'\nwhere = false\nrefuse = 'all of it?'");
     for (ahead, status) in [
