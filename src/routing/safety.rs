@@ -416,13 +416,6 @@ mod tests {
         let asked = facts(&standing, &prepared);
         for (text, is_proven) in [
             ("select pg_advisory_unlock_all(); close all; unlisten *; reset all", true),
-            (
-                "set session authorization default;reset all;close all;unlisten *;select pg_advisory_unlock_all();\
-                 discard sequences;discard temp",
-                true,
-            ),
-            ("set search_path = a; close all", false),
-            ("set local work_mem to default; close all", false),
             ("select pg_advisory_unlock_all()", true),
             ("select pg_catalog.pg_advisory_unlock(1), pg_advisory_unlock_shared(2)", true),
             ("close c", true),

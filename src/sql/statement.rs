@@ -492,16 +492,11 @@ impl Part {
     pub fn only_cleans(&self) -> bool {
         match self.kind {
             Kind::Close | Kind::Unlisten | Kind::Discard | Kind::Deallocate => true,
-            Kind::Reset | Kind::Set => self.only_puts_back(),
+            // The modes of a transaction are nothing that the session has left.
+            Kind::Reset => !self.session.is_empty(),
             Kind::Select => self.only_unlocks(),
             _ => false,
         }
-    }
-
-    /// Each setting that it changes is what the session began with from then on. The modes of a transaction are no such settings.
-    fn only_puts_back(&self) -> bool {
-        let stays_put_back = |change: &SessionChange| change.puts_back() && !change.is_local();
-        !self.session.is_empty() && self.session.iter().all(stays_put_back)
     }
 
     /// It calls nothing but functions that give back locks of the session.

@@ -479,12 +479,8 @@ fn without_a_primary_who_reads_is_answered_what_drivers_pools_send_behind_a_sess
     });
 }
 
-/// What the pools of drivers send when a session comes back to them: asyncpg's, and Npgsql's where it keeps prepared statements.
-const RESETS: [&str; 2] = [
-    "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;",
-    "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;SELECT pg_advisory_unlock_all();\
-     DISCARD SEQUENCES;DISCARD TEMP",
-];
+/// What the pools of drivers send when a session comes back to them: asyncpg's.
+const RESETS: [&str; 1] = ["SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;"];
 
 #[test]
 fn what_drivers_pools_send_behind_a_write_waits_for_no_replica() {
