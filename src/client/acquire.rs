@@ -174,7 +174,7 @@ impl Client {
         let mut begun = arrived;
         let mut excluded = if is_read(intent) { self.losses.on.clone() } else { Excluded::new() };
         let mut failure = None;
-        let mut may_wait = self.is_careful(intent) && !self.shows_nothing() && self.session.freshness.may_wait(begun);
+        let mut may_wait = self.is_careful(intent) && self.session.freshness.may_wait(begun);
         self.must_see_all_by(intent, begun);
         if is_read(intent) && self.consistency(intent) == Consistency::Session && self.session.freshness.wants_to_move()
         {
@@ -467,11 +467,6 @@ impl Client {
     /// As the session asks, or as configured.
     pub(super) fn own_consistency(&self) -> Consistency {
         self.session.wishes().consistency.unwrap_or(self.server.consistency)
-    }
-
-    /// It only takes back what its session has left, and for that no replica is waited for: the primary can do it at once.
-    fn shows_nothing(&self) -> bool {
-        self.session.gathered.first.as_ref().is_some_and(|first| first.cleans_primary())
     }
 
     fn is_careful(&self, intent: &Intent) -> bool {

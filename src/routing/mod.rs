@@ -102,8 +102,7 @@ pub struct Facts<'a> {
     pub reads: Reads,
     /// The transaction that the statement is in.
     pub transaction: InTransaction,
-    /// For rules that look at it, and of what [cleans](Statement::cleans_primary): it is in one once all is done that stands before
-    /// it, such as a BEGIN in its own batch.
+    /// For rules that look at it: it is in one once all is done that stands before it, such as a BEGIN in its own batch.
     pub is_within: bool,
     /// `routing.transactions`: those that may write may read from a replica until they do.
     pub optimistic: bool,

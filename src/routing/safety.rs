@@ -26,9 +26,7 @@ pub fn prove(statement: &Statement, facts: &Facts<'_>) -> Result<ReplicaSafe, Re
     {
         return Err(Reason::Serializable);
     }
-    if let Err(reason) = objects(statement, &facts.catalog) {
-        return if finds_nothing(statement, facts) { Ok(ReplicaSafe(())) } else { Err(reason) };
-    }
+    objects(statement, &facts.catalog)?;
     for part in &statement.parts {
         match &part.transaction {
             TransactionControl::Begin(modes) => begin_on_replica(modes, statement, facts)?,
@@ -74,11 +72,6 @@ fn objects(statement: &Statement, catalog: &Catalog<'_>) -> Result<(), Reason> {
     if let Some(why) = needs.find(|why| known.is_none() || !is_left_open(why)) {
         return Err(Reason::from(why));
     }
-    names(statement, catalog)
-}
-
-/// Nothing that the statement names needs the primary, by the catalogs.
-fn names(statement: &Statement, catalog: &Catalog<'_>) -> Result<(), Reason> {
     match catalog_verdict(statement, catalog) {
         Some(verdict) => verdict.why.map_or(Ok(()), |why| Err(Reason::from(why))),
         None if statement.declared.is_empty()
@@ -88,16 +81,6 @@ fn names(statement: &Statement, catalog: &Catalog<'_>) -> Result<(), Reason> {
         }
         None => Err(Reason::CatalogUnknown),
     }
-}
-
-/// It is what drivers' pools send behind a session. A session that has a lock, a channel or a cursor outside of a transaction keeps
-/// the server connection where that is, and has it taken back there; any other finds nothing to take back, on whatever node.
-#[cold]
-fn finds_nothing(statement: &Statement, facts: &Facts<'_>) -> bool {
-    let is_outside = facts.transaction == InTransaction::No && !facts.is_within;
-    is_outside
-        && statement.cleans_primary()
-        && (matches!(facts.catalog, Catalog::NotAsked) || names(statement, &facts.catalog).is_ok())
 }
 
 /// What the catalog says of the statement, from its notes or looked up; None while it is not known.
@@ -367,9 +350,8 @@ fn executes_on_replica(change: &SessionChange, statement: &Statement, facts: &Fa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Body, FunctionPattern, FunctionRow, Inventory, Language, Picture, Volatility};
-    use crate::routing::{Defaults, Standing};
-    use crate::sql::{ParseSettings, PreparedNames, classify};
+    use crate::catalog::{FunctionPattern, Inventory, Picture};
+    use crate::sql::{ParseSettings, classify};
 
     fn names_nothing_of_users(text: &str, own_first: bool) -> bool {
         let statement = classify(text, &ParseSettings::default());
@@ -388,96 +370,6 @@ mod tests {
         }
         for text in ["select count(*) from mon.pg_activity", "select age()", "select json_scalar(1)", "table t"] {
             assert!(!names_nothing_of_users(text, true), "{text}");
-        }
-    }
-
-    /// What is asked outside of transactions, by no catalogs.
-    fn facts<'a>(standing: &'a Standing, prepared: &'a PreparedNames) -> Facts<'a> {
-        Facts {
-            standing,
-            minute: 0,
-            draw: 0,
-            heeds_hints: false,
-            reads: Reads::Replicas,
-            transaction: InTransaction::No,
-            is_within: false,
-            optimistic: true,
-            defaults: Defaults::default(),
-            prepared,
-            catalog: Catalog::NotAsked,
-        }
-    }
-
-    #[test]
-    fn what_takes_back_what_a_session_has_left_is_proven_where_the_session_is_in_no_transaction() {
-        let picture = Picture::draw(Inventory::default(), &FunctionLists::default(), 1, 0, 0);
-        let known = Catalog::Known { picture: &picture, path: &Path::any(), key: None };
-        let (standing, prepared) = (Standing::default(), PreparedNames::default());
-        let asked = facts(&standing, &prepared);
-        for (text, is_proven) in [
-            ("select pg_advisory_unlock_all(); close all; unlisten *; reset all", true),
-            ("select pg_advisory_unlock_all()", true),
-            ("select pg_catalog.pg_advisory_unlock(1), pg_advisory_unlock_shared(2)", true),
-            ("close c", true),
-            ("unlisten a; discard temp", true),
-            ("close all; select 1", false),
-            ("unlisten *; listen a", false),
-            ("fetch c", false),
-            ("select pg_advisory_unlock(1), pg_advisory_lock(2)", false),
-            ("select pg_advisory_unlock(1), nextval('s')", false),
-            ("select pg_advisory_unlock(a) from t", false),
-            ("select pg_advisory_unlock(1) into t", false),
-            ("select distinct on (pg_advisory_unlock(1)) 1 into t", false),
-            ("with i as (insert into t values (1)) select pg_advisory_unlock(1)", false),
-            ("select app.pg_advisory_unlock_all()", false),
-            ("reset transaction_isolation", false),
-            ("execute a", false),
-        ] {
-            let statement = classify(text, &ParseSettings::default());
-            for catalog in [Catalog::NotAsked, known] {
-                let outside = Facts { catalog, ..asked };
-                assert_eq!(prove(&statement, &outside).is_ok(), is_proven, "{text}");
-                assert!(prove(&statement, &Facts { is_within: true, ..outside }).is_err(), "{text}");
-                for transaction in [InTransaction::ReadOnly, InTransaction::Optimistic] {
-                    assert!(prove(&statement, &Facts { transaction, ..outside }).is_err(), "{text}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_function_of_users_that_is_called_like_one_that_unlocks_needs_the_primary() {
-        let own = FunctionRow {
-            oid: 20_000,
-            schema: 2200,
-            name: "pg_advisory_unlock_all".into(),
-            volatility: Volatility::Volatile,
-            language: Language::Native,
-            is_aggregate: false,
-            arguments: Box::default(),
-            defaults: 0,
-            is_variadic: false,
-            results: Box::default(),
-            default_values: None,
-            body: Body::Hidden,
-        };
-        let inventory = Inventory { functions: vec![own], ..Inventory::default() };
-        let picture = Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0);
-        let known = Catalog::Known { picture: &picture, path: &Path::any(), key: None };
-        let lists = FunctionLists::default();
-        let unknown = Catalog::Unknown { last: Some(&picture), own_first: true, lists: &lists };
-        let (standing, prepared) = (Standing::default(), PreparedNames::default());
-        for (text, is_proven) in [
-            ("select pg_advisory_unlock_all()", false),
-            ("select pg_advisory_unlock_all(); close all; unlisten *; reset all", false),
-            ("select pg_catalog.pg_advisory_unlock_all()", true),
-            ("close all; unlisten *", true),
-        ] {
-            let statement = classify(text, &ParseSettings::default());
-            for catalog in [known, unknown] {
-                let facts = Facts { catalog, ..facts(&standing, &prepared) };
-                assert_eq!(prove(&statement, &facts).is_ok(), is_proven, "{text}");
-            }
         }
     }
 

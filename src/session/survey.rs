@@ -382,8 +382,7 @@ impl Session {
         }
         let is_left = around.held == Held::Replica && self.is_left_by(statement);
         let transaction = if is_left { InTransaction::No } else { self.in_transaction(around.held) };
-        let asks_if_within = around.rules.looks_at_transactions() || statement.cleans_primary();
-        let is_within = asks_if_within && self.stands_in().is_some();
+        let is_within = around.rules.looks_at_transactions() && self.stands_in().is_some();
         let facts = Facts {
             standing: &self.standing,
             heeds_hints: around.heeds_hints,

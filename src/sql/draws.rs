@@ -52,10 +52,9 @@ pub fn by_functions(part: &Part) -> Draws {
     }
 }
 
-/// It runs on the primary, or something that is not in its text. CLOSE and UNLISTEN run nothing.
+/// It runs on the primary, or something that is not in its text.
 pub fn may_draw(part: &Part) -> bool {
-    let runs_there = || part.needs_primary.is_some() && !matches!(part.kind, Kind::Close | Kind::Unlisten);
-    runs_there() || matches!(part.kind, Kind::Execute | Kind::Explain)
+    part.needs_primary.is_some() || matches!(part.kind, Kind::Execute | Kind::Explain)
 }
 
 #[cfg(test)]
@@ -80,8 +79,6 @@ mod tests {
         for maybe in ["select mine()", "update t set a = 1", "execute a"] {
             assert_eq!(draws(maybe), Draws::Maybe, "{maybe}");
         }
-        for none in ["select 1", "close all; unlisten *"] {
-            assert_eq!(draws(none), Draws::No, "{none}");
-        }
+        assert_eq!(draws("select 1"), Draws::No);
     }
 }

@@ -413,11 +413,6 @@ impl Statement {
         self.parts.iter().all(Part::only_cleans)
     }
 
-    /// The same, and by its text it would do so on the primary, where locks are held and channels are listened to.
-    pub fn cleans_primary(&self) -> bool {
-        !self.is_plain_read && self.needs_primary().is_some() && self.only_cleans()
-    }
-
     /// One of its statements begins a transaction block.
     pub fn begins_transaction(&self) -> bool {
         self.parts.iter().any(|part| matches!(part.transaction, TransactionControl::Begin(_)))
@@ -490,30 +485,22 @@ impl Part {
 
     /// See [`Statement::only_cleans`].
     pub fn only_cleans(&self) -> bool {
-        match self.kind {
-            Kind::Close | Kind::Unlisten | Kind::Discard | Kind::Deallocate => true,
-            // The modes of a transaction are nothing that the session has left.
-            Kind::Reset => !self.session.is_empty(),
-            Kind::Select => self.only_unlocks(),
-            _ => false,
-        }
-    }
-
-    /// It calls nothing but functions that give back locks of the session.
-    fn only_unlocks(&self) -> bool {
         let unlocks = |name: &Name| {
             name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
                 && matches!(&*name.name, "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all")
         };
-        !self.functions.is_empty()
-            && self.functions.iter().all(unlocks)
-            && self.session.is_empty()
-            && self.tables.is_empty()
-            && self.operators.is_empty()
-            && self.attributes.is_empty()
-            && self.types.is_empty()
-            && !self.writes
-            && !self.changes_catalog
+        match self.kind {
+            Kind::Close | Kind::Unlisten | Kind::Reset | Kind::Discard | Kind::Deallocate => true,
+            Kind::Select => {
+                !self.functions.is_empty()
+                    && self.functions.iter().all(unlocks)
+                    && self.tables.is_empty()
+                    && self.operators.is_empty()
+                    && self.attributes.is_empty()
+                    && self.types.is_empty()
+            }
+            _ => false,
+        }
     }
 
     fn is_plain_read(&self) -> bool {

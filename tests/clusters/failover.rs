@@ -455,52 +455,6 @@ fn without_a_primary_clients_log_in_read_and_wait_with_their_writes() {
 }
 
 #[test]
-fn without_a_primary_who_reads_is_answered_what_drivers_pools_send_behind_a_session() {
-    limited(|| {
-        let cluster = cluster();
-        let proxy = Proxy::start(&cluster, "[failover]\nhold = '20s'").with_both_replicas(&cluster);
-        let mut client = proxy.client();
-        let of_primary = cluster.node(0).port();
-        assert_ne!(server_port(&mut client, "select inet_server_port()"), of_primary);
-        nothing_is_on_its_way(&cluster);
-        eventually("the catalogs are known", Duration::from_secs(10), || {
-            proxy.metric("trunkline_catalog_current", "") == 1.0
-        });
-        cluster.node(0).kill().unwrap();
-        for round in 0..20 {
-            assert_ne!(server_port(&mut client, "select inet_server_port()"), of_primary);
-            let begun = Instant::now();
-            for string in RESETS {
-                client.batch_execute(string).unwrap_or_else(|error| panic!("{round}: {string}: {error:?}"));
-            }
-            assert!(begun.elapsed() < Duration::from_secs(5), "{round}: {:?}", begun.elapsed());
-            thread::sleep(Duration::from_millis(50));
-        }
-    });
-}
-
-/// What the pools of drivers send when a session comes back to them: asyncpg's.
-const RESETS: [&str; 1] = ["SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;"];
-
-#[test]
-fn what_drivers_pools_send_behind_a_write_waits_for_no_replica() {
-    limited(|| {
-        let cluster = cluster();
-        cluster.node(0).sql("create table t (a int)").unwrap();
-        let proxy = Proxy::start(&cluster, "[routing]\nfreshness_wait = '1s'").with_both_replicas(&cluster);
-        let mut client = proxy.client();
-        eventually("the catalogs are known", Duration::from_secs(10), || {
-            proxy.metric("trunkline_catalog_current", "") == 1.0
-        });
-        cluster.nodes()[1..].iter().for_each(|replica| replica.pause_replay().unwrap());
-        client.batch_execute("insert into t values (1)").unwrap();
-        let begun = Instant::now();
-        RESETS.iter().for_each(|string| client.batch_execute(string).unwrap());
-        assert!(begun.elapsed() < Duration::from_millis(800), "{:?}", begun.elapsed());
-    });
-}
-
-#[test]
 fn what_a_session_wrote_last_is_waited_for_when_its_primary_dies() {
     limited(|| {
         let cluster = cluster();

@@ -332,29 +332,6 @@ fn what_stands_behind_a_begin_in_its_batch_is_in_a_transaction() {
 }
 
 #[test]
-fn what_takes_back_what_a_session_has_left_needs_the_primary_behind_a_begin_in_its_batch() {
-    let rules = RuleSet::default();
-    let mut client = Client::new(&rules);
-    for (texts, is_read) in [
-        (&["close all"][..], true),
-        (&["select pg_advisory_unlock_all()", "select 1"], true),
-        (&["begin read only", "select 1"], true),
-        (&["begin read only", "close all"], false),
-        (&["begin read only", "commit", "close all"], true),
-        (&["close all", "listen a"], false),
-    ] {
-        client.session.gathered.clear();
-        for text in texts {
-            client.run(text);
-        }
-        assert_eq!(matches!(client.session.intent(), Some(Intent::Read { .. })), is_read, "{texts:?}");
-    }
-    client.sent("begin read only");
-    client.survey(b'Q', b"close all\0");
-    assert!(client.session.intent().unwrap().needs_primary(), "its BEGIN is on its way");
-}
-
-#[test]
 fn what_is_refused_behind_a_begin_in_its_batch_leaves_a_transaction_that_has_failed() {
     let rules = load("[[rule]]\nname = 'no'\nwhere = false\nrefuse = 'all of it?'");
     for (ahead, status) in [
