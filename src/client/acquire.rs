@@ -233,8 +233,9 @@ impl Client {
                     begun = Instant::now();
                 }
                 Placement::Node(node, reason) => {
+                    let placed = view.node(node).map(|chosen| Placed { node, reason, role: chosen.role });
                     match self.timed_lease_at(intent, (node, reason), &view, &avoided, &mut wait, here).await {
-                        Ok(lease) => match self.goes_on(lease, intent, (node, reason), &view)? {
+                        Ok(lease) => match self.goes_on(lease, intent, placed, Instant::now())? {
                             Some(acquired) => {
                                 self.tally.count(|totals| totals.wait_time += arrived.elapsed());
                                 return Ok(acquired);
@@ -564,7 +565,7 @@ impl Client {
 
     /// The same after a wait, in which we may have stood still: then nothing is known of a replica either. Answers whether the
     /// node may lack what the session must see; None: the unit does not go there.
-    pub(super) fn goes_there_after_wait(&mut self, intent: &Intent, placed: Placed, now: Instant) -> Option<bool> {
+    fn goes_there_after_wait(&mut self, intent: &Intent, placed: Placed, now: Instant) -> Option<bool> {
         let (newest, node) = (self.cluster().view.load_full(), placed.node);
         let is_believed = || self.cluster().gate(node).is_some_and(|gate| !gate.is_unbelieved(now));
         let goes_there = self.still_holds(intent, placed, now, || newest.trusted_primary(now))
@@ -577,22 +578,19 @@ impl Client {
     }
 
     /// What was waited for at this node, as long as the unit may go there; None: it has gone back.
-    fn goes_on(
+    pub(super) fn goes_on(
         &mut self,
         lease: Lease,
         intent: &Intent,
-        (node, reason): (NodeId, Reason),
-        chosen_by: &View,
+        placed: Option<Placed>,
+        now: Instant,
     ) -> Result<Option<Acquired>, Unmet> {
-        let now = Instant::now();
         if self.has_hung_up(now) {
             lease.give_back(now);
             return Err(Unmet::Left);
         }
-        let placed = chosen_by.node(node).map(|chosen| Placed { node, reason, role: chosen.role });
-        let goes_there =
-            placed.and_then(|placed| Some((placed.role, self.goes_there_after_wait(intent, placed, now)?)));
-        let Some((role, may_lack)) = goes_there else {
+        let goes_there = placed.and_then(|placed| Some((placed, self.goes_there_after_wait(intent, placed, now)?)));
+        let Some((Placed { role, reason, .. }, may_lack)) = goes_there else {
             lease.give_back(now);
             return Ok(None);
         };

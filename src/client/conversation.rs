@@ -92,10 +92,8 @@ pub(super) enum Unusual {
     Relayed(Relayed),
     /// This lease must be made the session's first. The unit is a read by the proof: the second says so.
     Acquired(Acquired, bool),
-    /// What is at the front of the input is not whole, or cannot start at once.
-    Unit,
-    /// The same, and it has waited for a server connection already.
-    Queued(Box<BegunWait>),
+    /// What is at the front of the input is not whole, or cannot start at once; it may have waited for a server connection already.
+    Unit(Option<Box<BegunWait>>),
     /// There is no lease for the unit.
     Unmet(Unmet),
 }
@@ -216,7 +214,7 @@ impl Client {
                 }
             }
             if self.dropping > 0 || self.session.answers_alone() {
-                return Poll::Ready(Ok(Unusual::Unit));
+                return Poll::Ready(Ok(Unusual::Unit(None)));
             }
             if buffers.input.is_empty() {
                 // A client that is idle holds no buffer.
@@ -282,21 +280,21 @@ impl Client {
     fn try_start(&mut self, buffers: &mut Buffers) -> Result<Option<Unusual>, Farewell> {
         match self.session.gathered.end {
             Some(End::Terminate) => return Err(Farewell::Left),
-            None | Some(End::StrayCopy) => return Ok(Some(Unusual::Unit)),
+            None | Some(End::StrayCopy) => return Ok(Some(Unusual::Unit(None))),
             Some(_) => {}
         }
         let (intent, now) = (self.intent(), Instant::now());
         if matches!(intent, Intent::Refuse { .. }) {
-            return Ok(Some(Unusual::Unit));
+            return Ok(Some(Unusual::Unit(None)));
         }
         let gathered = &self.session.gathered;
         if gathered.is_apart || !gathered.empties.is_empty() || gathered.intent.is_none() {
-            return Ok(Some(Unusual::Unit));
+            return Ok(Some(Unusual::Unit(None)));
         }
         match self.try_acquire(&intent, now) {
             Ok(acquired) => self.set_out_as_usual(acquired, &intent, now, buffers),
             Err(Some(placed)) if self.line_up(&intent, placed, now) => Ok(None),
-            Err(_) => Ok(Some(Unusual::Unit)),
+            Err(_) => Ok(Some(Unusual::Unit(None))),
         }
     }
 
@@ -363,8 +361,7 @@ impl Client {
                 Ok(())
             }
             Unusual::Acquired(acquired, is_read) => self.begin(acquired, is_read, buffers).await,
-            Unusual::Unit => self.serve_unit(None, buffers).await,
-            Unusual::Queued(begun) => self.serve_unit(Some(begun), buffers).await,
+            Unusual::Unit(begun) => self.serve_unit(begun, buffers).await,
             Unusual::Unmet(unmet) => self.unmet(unmet, self.intent().reason(), buffers).await,
         }
     }
@@ -425,13 +422,10 @@ impl Client {
                 Err(unmet) => return self.go_without(unmet, buffers).await,
             },
         };
-        let acquired = match &begun {
-            None => self.try_acquire(&intent, Instant::now()),
-            Some(_) => Err(None),
-        };
-        let acquired = match acquired {
-            Ok(acquired) => Ok(acquired),
-            Err(_) => Box::pin(self.acquire(&intent, begun)).await,
+        let at_once = if begun.is_none() { self.try_acquire(&intent, Instant::now()).ok() } else { None };
+        let acquired = match at_once {
+            Some(acquired) => Ok(acquired),
+            None => Box::pin(self.acquire(&intent, begun)).await,
         };
         match acquired {
             Ok(acquired) => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::acquire::{Acquired, Placed, Refusal, is_read};
+use super::acquire::{Placed, Refusal, is_read};
 use super::conversation::{Client, Unusual};
 use super::farewell::Farewell;
 use super::lease_wait::LeaseWait;
@@ -125,20 +125,21 @@ impl Client {
             return Ok(Some(at.goes_on(wait, None))); // it has been closed meanwhile
         };
         let now = Instant::now();
-        if is_cancelled || self.has_hung_up(now) {
+        if is_cancelled {
             lease.give_back(now);
-            return if is_cancelled { Ok(Some(canceled())) } else { Err(Farewell::Left) };
+            return Ok(Some(canceled()));
         }
         let intent = self.intent();
-        let Some(may_lack) = self.goes_there_after_wait(&intent, at.placed, now) else {
-            lease.give_back(now);
-            return Ok(Some(at.goes_on(wait, None)));
-        };
-        self.tally.count(|totals| totals.wait_time += now.saturating_duration_since(at.since));
-        wait.is_answered();
-        drop(wait);
-        let Placed { role, reason, .. } = at.placed;
-        self.set_out_as_usual(Acquired { lease, role, reason, may_lack }, &intent, now, buffers)
+        match self.goes_on(lease, &intent, Some(at.placed), now) {
+            Ok(Some(acquired)) => {
+                self.tally.count(|totals| totals.wait_time += now.saturating_duration_since(at.since));
+                wait.is_answered();
+                drop(wait);
+                self.set_out_as_usual(acquired, &intent, now, buffers)
+            }
+            Ok(None) => Ok(Some(at.goes_on(wait, None))),
+            Err(unmet) => Ok(Some(Unusual::Unmet(unmet))),
+        }
     }
 
     /// It waits no more. Answers what it has waited.
@@ -156,7 +157,7 @@ impl At {
     fn goes_on(self, mut wait: LeaseWait, taken: Option<Taken>) -> Unusual {
         wait.is_answered();
         let since = self.since;
-        Unusual::Queued(Box::new(BegunWait { since, wait, line: taken.map(|taken| (self, taken)) }))
+        Unusual::Unit(Some(Box::new(BegunWait { since, wait, line: taken.map(|taken| (self, taken)) })))
     }
 }
 

@@ -132,6 +132,15 @@ impl Story {
         assert!(!self.session.may_replay(&how));
         self.session.lost(how)
     }
+
+    /// The code that the client is told of the loss of its node, or that it is counted by where the session ends.
+    pub(super) fn told_of_loss(&mut self, how: Circumstances) -> Option<SqlState> {
+        match self.session.lost(how) {
+            Loss::Report(code, _) => Some(code),
+            Loss::End(_, cost) => cost,
+            loss => panic!("{loss:?}"),
+        }
+    }
 }
 
 fn bind(name: &str) -> Vec<u8> {

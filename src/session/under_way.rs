@@ -211,11 +211,7 @@ mod tests {
                 }
                 assert_eq!(story.session.writes_nothing(), told != unknown);
                 let how = Circumstances { farewell, sent: true, forwarded: true, is_read: false, at_hand: false };
-                let code = match story.session.lost(how) {
-                    Loss::Report(code, _) => Some(code),
-                    Loss::End(_, cost) => cost,
-                    loss => panic!("{loss:?}"),
-                };
+                let code = story.told_of_loss(how);
                 assert_eq!(code, Some(told), "{before:?} {has_ended} {farewell:?} {is_kept}");
             }
         }
@@ -245,11 +241,7 @@ mod tests {
                 story.open_transaction();
                 story.send(b'Q', format!("{text}\0").as_bytes());
                 assert_eq!(story.session.writes_nothing(), told == lost, "{held:?} {text}");
-                let code = match story.session.lost(how) {
-                    Loss::Report(code, _) => Some(code),
-                    Loss::End(_, cost) => cost,
-                    loss => panic!("{loss:?}"),
-                };
+                let code = story.told_of_loss(how);
                 assert_eq!(code, Some(told), "{held:?} {text} {is_kept}");
             }
         }
