@@ -107,6 +107,8 @@ def environment():
 
 
 def newest_postgresql():
+    if chosen := os.environ.get("TRUNKLINE_POSTGRESQL"):
+        return pathlib.Path(chosen)
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda path: int(path.split("/")[4]))
     path = found[-1] if found else shutil.which("initdb")
     if not path:

@@ -258,7 +258,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), InstallationError> {
 fn initialise(installation: &Installation, data: &Path, more: &[&str]) -> Result<(), ClusterError> {
     let mut initdb = installation.command("initdb");
     initdb.arg("-D").arg(data);
-    initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]);
+    initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
     initdb.args(more);
     finish("initdb", &mut initdb)?;
     for (file, text) in [("pg_hba.conf", HBA), (SETTINGS_FILE, ""), (UPSTREAM_FILE, "")] {

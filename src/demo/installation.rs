@@ -7,6 +7,9 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+/// The environment variable that names the folder of the programs of another PostgreSQL.
+const CHOSEN: &str = "TRUNKLINE_POSTGRESQL";
+
 /// Where PostgreSQL's programs are, and as whom they run.
 #[derive(Clone, Debug)]
 pub struct Installation {
@@ -30,6 +33,9 @@ pub enum InstallationError {
         "PostgreSQL was not found: neither in /usr/lib/postgresql/*/bin nor on PATH (Debian: apt-get install postgresql-15)"
     )]
     Missing,
+    /// The folder that was named has no `initdb`.
+    #[error("{CHOSEN} names {}, where there is no initdb: name the folder of PostgreSQL's programs", .0.display())]
+    NotThere(PathBuf),
     /// We are root and there is nobody to run PostgreSQL as.
     #[error("PostgreSQL refuses to run as root, and there is no user `postgres` to run it as")]
     NoAccount,
@@ -52,9 +58,13 @@ pub enum InstallationError {
 }
 
 impl Installation {
-    /// Looks for the newest PostgreSQL in Debian's place, then on PATH.
+    /// That whose programs are in the folder [`CHOSEN`] names; else the newest in Debian's place, then on PATH.
     pub fn find() -> Result<Self, InstallationError> {
-        let programs = newest_packaged().or_else(on_path).ok_or(InstallationError::Missing)?;
+        let chosen = std::env::var_os(CHOSEN).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+        if let Some(folder) = chosen.as_ref().filter(|folder| !folder.join("initdb").exists()) {
+            return Err(InstallationError::NotThere(folder.clone()));
+        }
+        let programs = chosen.or_else(newest_packaged).or_else(on_path).ok_or(InstallationError::Missing)?;
         let account = if is_root() { Some(postgres_account()?) } else { None };
         let mut found = Self { programs, version: String::new(), account };
         found.version = said(&found.run("postgres", ["--version"])?.stdout);

@@ -204,7 +204,7 @@ impl Node {
         let written = upstream.sql("select pg_current_wal_insert_lsn()")?;
         let deadline = Instant::now() + PATIENCE;
         // One question after the other: a loop on the replica itself would hold a snapshot, and replay would wait for that.
-        while self.sql(&format!("select pg_last_wal_replay_lsn() >= '{written}'::pg_lsn - 40"))? != "t" {
+        while self.sql(&format!("select pg_wal_lsn_diff('{written}', pg_last_wal_replay_lsn()) <= 40"))? != "t" {
             self.check(deadline, "catch up")?;
             thread::sleep(POLL);
         }

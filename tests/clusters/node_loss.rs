@@ -398,7 +398,10 @@ fn a_read_whose_parallel_workers_are_ended_is_answered_by_another_node() {
     limited(|| {
         let cluster = cluster();
         let proxy = Proxy::start(&cluster, "").with_both_replicas(&cluster);
-        let mut client = proxy.client_config().options("-c force_parallel_mode=on").connect(NoTls).unwrap();
+        // It has another name from version 16 on.
+        let wanted = "select name from pg_settings where name in ('force_parallel_mode', 'debug_parallel_query')";
+        let options = format!("-c {}=on", cluster.node(0).sql(wanted).unwrap());
+        let mut client = proxy.client_config().options(&options).connect(NoTls).unwrap();
         let read = thread::spawn(move || client.batch_execute("select pg_sleep(2)"));
         let end = "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'parallel worker'";
         eventually("a parallel worker is ended", Duration::from_secs(10), || {

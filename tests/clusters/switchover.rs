@@ -303,7 +303,8 @@ fn follow(cluster: &Cluster, primary: usize) {
     others().for_each(|other| cluster.node(other).follow(primary).unwrap());
     // A stop waits only for those that stream. What they have confirmed is of the new timeline: it lies behind its beginning.
     let written = primary.sql("select pg_current_wal_insert_lsn()").unwrap();
-    let streaming = format!("select count(*) from pg_stat_replication where flush_lsn >= '{written}'::pg_lsn - 40");
+    let streaming =
+        format!("select count(*) from pg_stat_replication where pg_wal_lsn_diff('{written}', flush_lsn) <= 40");
     let count = others().count().to_string();
     eventually("the others stream", Duration::from_secs(10), || primary.sql(&streaming).unwrap() == count);
     others().for_each(|other| cluster.node(other).catch_up(primary).unwrap());

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 
-BIN = pathlib.Path("/usr/lib/postgresql/15/bin")
+BIN = pathlib.Path(os.environ.get("TRUNKLINE_POSTGRESQL") or "/usr/lib/postgresql/15/bin")
 ROLE = "postgres"
 PASSWORD = "regress"
 
