@@ -7,7 +7,7 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// The environment variable that names the folder of the programs of another PostgreSQL.
+/// The environment variable that names the folder of another PostgreSQL's programs.
 const CHOSEN: &str = "TRUNKLINE_POSTGRESQL";
 
 /// Where PostgreSQL's programs are, and as whom they run.
@@ -58,7 +58,7 @@ pub enum InstallationError {
 }
 
 impl Installation {
-    /// That whose programs are in the folder [`CHOSEN`] names; else the newest in Debian's place, then on PATH.
+    /// That whose programs `TRUNKLINE_POSTGRESQL` names; else the newest in Debian's place, then on PATH.
     pub fn find() -> Result<Self, InstallationError> {
         let chosen = std::env::var_os(CHOSEN).filter(|folder| !folder.is_empty()).map(PathBuf::from);
         if let Some(folder) = chosen.as_ref().filter(|folder| !folder.join("initdb").exists()) {
