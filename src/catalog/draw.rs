@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use super::inventory::ends_what_it_keeps;
 use super::path::PG_CATALOG;
-use super::picture::{Cast, Function, Left, Operator, PLAIN, Picture, Policy, Relation, Type, is_own};
+use super::picture::{Cast, Function, Left, Operator, PLAIN, Picture, Policy, Relation, Type, is_own, is_polymorphic};
 use super::{
     Body, Change, FunctionLists, FunctionPattern, FunctionRow, Inventory, Language, Mentions, Oid, RelationKind,
     RelationRow, Volatility, Why, mean_builtin,
@@ -231,6 +231,7 @@ impl<'a> Drawing<'a> {
     fn functions(&mut self) {
         for row in &self.rows.functions {
             let place = self.picture.functions.len();
+            let is_safe = self.is_listed(row, &self.lists.safe);
             let function = Function {
                 schema: row.schema,
                 why: None,
@@ -239,12 +240,13 @@ impl<'a> Drawing<'a> {
                 arguments: u16::try_from(row.arguments.len()).unwrap_or(u16::MAX),
                 defaults: u16::try_from(row.defaults).unwrap_or(u16::MAX),
                 is_variadic: row.is_variadic,
-                changes: match self.is_listed(row, &self.lists.safe) {
+                changes: match is_safe {
                     true => Change::None,
                     false => changes_by_itself(row),
                 },
                 leaves: self.leaves(row),
                 results: row.results.iter().copied().filter(|oid| is_own(*oid)).collect(),
+                makes_alike: !is_safe && row.results.iter().any(|oid| is_polymorphic(*oid)),
             };
             self.picture.arguments.extend_from_slice(&row.arguments);
             self.picture.functions.push(function);
@@ -1014,9 +1016,19 @@ mod tests {
     }
 
     #[test]
-    fn what_an_operator_makes_like_its_operand_is_checked_as_it_is_made() {
+    fn what_an_operator_or_a_function_makes_like_what_it_is_given_is_checked_as_it_is_made() {
         let (writes, fills, code, coded) = (20_000, 20_001, 20_100, 20_200);
         let (boolean, jsonb, any_element) = (16, 3802, 2283);
+        let function = |oid: Oid, name: &str, result: Oid| FunctionRow {
+            arguments: [any_element, jsonb].into(),
+            results: [result].into(),
+            ..stable(oid, name, Language::Native, name)
+        };
+        let first = FunctionRow {
+            arguments: [any_element].into(),
+            results: [any_element].into(),
+            ..stable(20_005, "refreshed", Language::Sql, "select $1")
+        };
         let operator = |(oid, name, result): (Oid, &str, Oid)| OperatorRow {
             oid,
             schema: 2200,
@@ -1027,7 +1039,14 @@ mod tests {
             result,
         };
         let inventory = Inventory {
-            functions: vec![unlabelled(writes, "writes", &[]), stable(fills, "fills", Language::Native, "fills")],
+            functions: vec![
+                unlabelled(writes, "writes", &[]),
+                function(fills, "fills", any_element),
+                function(20_002, "looks", boolean),
+                function(20_003, "vouched_for", any_element),
+                stable(20_004, "calls", Language::Sql, "select fills(c, '{}') is null from coded c"),
+                first,
+            ],
             types: vec![TypeRow { oid: code, schema: 2200, name: "code".into(), volatile_input: false }],
             domain_checks: vec![(code, Mentions { functions: vec![writes], ..Mentions::default() })],
             relations: vec![table(coded, "coded")],
@@ -1035,14 +1054,23 @@ mod tests {
             operators: [(20_300, "#=", any_element), (20_301, "#?", boolean)].map(operator).into(),
             ..Inventory::default()
         };
-        let picture = Picture::draw(inventory, &FunctionLists::default(), 1, 0, 0);
+        let safe = vec![FunctionPattern::new("vouched_for")];
+        let picture = Picture::draw(inventory, &FunctionLists { safe, ..FunctionLists::default() }, 1, 0, 0);
         for (sql, why) in [
             ("select c #= '{}' from coded c", Some(Why::Domain)),
             ("select c #? '{}' from coded c", None),
             ("select c from coded c", None),
+            ("select (fills(c, '{}')).* from coded c", Some(Why::Domain)),
+            ("select looks(c, '{}') from coded c", None),
+            ("select vouched_for(c, '{}') from coded c", None),
+            ("select fills(1, '{}')", None),
+            ("select c.refreshed from coded c", Some(Why::Domain)),
+            ("select calls()", Some(Why::Function)),
         ] {
             let verdict = picture.judge(&classify(sql, &ParseSettings::default()), &Path::any());
             assert_eq!(verdict.why, why, "{sql}");
+            // What a function does that is called by its name, its own words tell; not so what it makes.
+            assert_eq!(verdict.hides_code, why == Some(Why::Domain), "{sql}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::path::{PG_CATALOG, Path};
-use super::picture::{Function, Operator, PLAIN, Picture, Relation, is_own, shown};
+use super::picture::{Function, Operator, PLAIN, Picture, Relation, is_own, is_polymorphic, shown};
 use super::{Change, FIRST_OWN, Oid, mean_builtin};
 use crate::sql::functions::class_of;
 use crate::sql::{
@@ -439,10 +439,6 @@ const NAME: Oid = 19;
 /// record, any, anyelement, anynonarray, anycompatible and anycompatiblenonarray: any table's row will do.
 const TAKE_ROWS: [Oid; 6] = [2249, 2276, 2283, 2776, 5077, 5079];
 
-/// anyarray, anyelement, anynonarray, anyenum, anyrange, anymultirange, and those of anycompatible: what answers with one of them
-/// answers with the type of an argument, or one made of it.
-const POLYMORPHIC: [Oid; 11] = [2277, 2283, 2776, 3500, 3831, 4537, 4538, 5077, 5078, 5079, 5080];
-
 /// The type of a row of one of PostgreSQL's own relations, which have numbers of their own or those that initdb gives out.
 fn is_system_row(oid: Oid) -> bool {
     matches!(oid, 71 | 75 | 81 | 83 | 1248 | 2842 | 2843 | 4066 | 6101 | 10_000..FIRST_OWN)
@@ -480,7 +476,7 @@ struct Look<'a> {
     only_code: bool,
     /// Values may be cast by their text, or by what a Parse declares.
     names_types: bool,
-    /// An operator may be meant that makes a value of the type of one that it is given, as `record #= hstore` does.
+    /// An operator or a function may be meant that makes a value of the type of one that it is given, as `record #= hstore` does.
     makes_alike: bool,
 }
 
@@ -560,6 +556,7 @@ impl<'a> Look<'a> {
         let (picture, path) = (self.picture, self.path);
         let is_builtin = class_of(&call.name).is_some();
         if self.only_code && !is_builtin {
+            self.makes_alike |= picture.candidates(call, path).any(|function| function.makes_alike);
             return Ok(());
         }
         if mean_builtin(&picture.primary_builtins, &call.name) {
@@ -573,8 +570,7 @@ impl<'a> Look<'a> {
             if let Some(why) = function.why.or(function.default_why.filter(|_| uses_defaults)) {
                 return found(why);
             }
-            picture.arguments_of(function).iter().for_each(|&oid| self.may_be_made(oid));
-            function.results.iter().for_each(|&oid| self.may_occur(oid));
+            self.runs(function);
         }
         if !is_builtin || call.arguments.as_ref().is_none_or(|given| given.len() == 1) {
             // `t(x)` is a cast where t is a type.
@@ -584,6 +580,13 @@ impl<'a> Look<'a> {
             }
         }
         if is_known { Ok(()) } else { found(Why::UnknownFunction) }
+    }
+
+    /// It takes values of its arguments' types, and answers.
+    fn runs(&mut self, function: &Function) {
+        self.picture.arguments_of(function).iter().for_each(|&oid| self.may_be_made(oid));
+        function.results.iter().for_each(|&oid| self.may_occur(oid));
+        self.makes_alike |= function.makes_alike;
     }
 
     fn operator(&mut self, name: &Name) -> Result<(), Found> {
@@ -604,7 +607,7 @@ impl<'a> Look<'a> {
             }
             operands.iter().for_each(|&oid| self.may_be_made(oid));
             self.may_occur(operator.result);
-            self.makes_alike |= POLYMORPHIC.contains(&operator.result);
+            self.makes_alike |= is_polymorphic(operator.result);
         }
         Ok(())
     }
@@ -623,8 +626,7 @@ impl<'a> Look<'a> {
             if let Some(why) = function.why.or(function.default_why.filter(|_| function.arguments > 1)) {
                 return Err(Found { why, name: Arc::clone(attribute) });
             }
-            picture.arguments_of(function).iter().for_each(|&oid| self.may_be_made(oid));
-            function.results.iter().for_each(|&oid| self.may_occur(oid));
+            self.runs(function);
         }
         // And a cast where t is a type.
         for oid in picture.types_named(&call.name, path).filter(|_| applies) {

@@ -116,6 +116,8 @@ pub(super) struct Function {
     pub(super) changes: Change,
     pub(super) leaves: Left,
     pub(super) results: SmallVec<[Oid; 1]>,
+    /// It answers with a value of a type that it is given, or of one made of that.
+    pub(super) makes_alike: bool,
 }
 
 /// What is left in a session; None: nothing, as of most functions.
@@ -245,6 +247,15 @@ impl Picture {
     pub(super) fn key_in(&self, schema: Oid, name: &str) -> u64 {
         self.hasher.hash_one((schema, name))
     }
+}
+
+/// anyarray, anyelement, anynonarray, anyenum, anyrange, anymultirange, and those of anycompatible: what answers with one of them
+/// answers with the type of an argument, or one made of it.
+const POLYMORPHIC: [Oid; 11] = [2277, 2283, 2776, 3500, 3831, 4537, 4538, 5077, 5078, 5079, 5080];
+
+/// It stands for a type that is known where it is called.
+pub(super) fn is_polymorphic(oid: Oid) -> bool {
+    POLYMORPHIC.contains(&oid)
 }
 
 /// It is not PostgreSQL's own.

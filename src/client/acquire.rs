@@ -852,8 +852,8 @@ impl Client {
             return Err(refusal_as(format!(": {}", view.why_no_writes(Instant::now()))).into());
         };
         let refusal = refusal_as(format!(
-            " that has what must be seen: the session's {POSITION} is of timeline {}, and the primary is on timeline {}; a session \
-             that connects anew begins without it, unless its startup has it",
+            " that has what must be seen: the session's {POSITION} is of timeline {}, and the primary is on timeline {}; connect \
+             anew, and leave it out of the connection's options if they have it",
             told.0, present.0
         ));
         // Where nobody waits, nothing tells that it will not come.

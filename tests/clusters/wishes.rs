@@ -117,6 +117,12 @@ fn a_position_of_a_later_timeline_than_the_clusters_is_waited_for_once_and_ends_
         assert!(matches!(&*told, [told] if told.starts_with("57P03") && told.contains(words)), "{told:?}");
         assert_eq!(cluster.node(0).sql("select count(*) from t").unwrap(), "0", "what stands behind it has not run");
         assert!(RawClient::connect(proxy.port(), &[]).query("select 1").contains(&"row 1".to_owned()));
+        // One that came with it is told in the same way, and what to leave out.
+        let mut client = RawClient::connect(proxy.port(), &[("options", "-c trunkline.position=4:0/1")]);
+        client.send(&[&query("select 1"), &query("insert into t values (1)")]);
+        let told = client.until_end();
+        let is_told = |told: &String| told.starts_with("57P03") && told.contains(words) && told.contains("options");
+        assert!(matches!(&*told, [told] if is_told(told)), "{told:?}");
     });
 }
 
