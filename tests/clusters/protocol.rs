@@ -212,6 +212,8 @@ fn what_stands_before_a_message_of_no_known_type_is_answered_first() {
         for (bad, words) in [
             (&b"Q\0\0\0\x03"[..], "08P01 invalid message length"),
             (&b"Q\0\0\0\x05x"[..], "08P01 invalid message format"),
+            (&b"H\0\0\0\x05x"[..], "08P01 invalid message format"),
+            (&b"S\0\0\0\x05x"[..], "08P01 invalid message format"),
             (&[0xff; 5][..], "08P01 invalid frontend message type 255"),
             (&large[..], "54000 message of 1048577 bytes is larger than limits.buffer_bytes (65536)"),
         ] {
