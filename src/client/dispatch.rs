@@ -266,7 +266,13 @@ impl Client {
             None => {}
         }
         self.note_for_replay(buffers);
+        let may_be_skipped = self.session.may_be_skipped(buffers.input.filled());
         let Some(held) = &mut self.held else { return Ok(()) };
+        if may_be_skipped {
+            // Of what is kept, more would end than is answered.
+            held.at_hand = false;
+            buffers.keep_nothing();
+        }
         if self.session.gathered.needs_own_sequences() && held.role == Role::Primary {
             self.session.forget_foreign_sequences(&mut held.lease.connection().known, &mut buffers.to_node);
         }
@@ -636,12 +642,13 @@ impl Client {
         let gathered = &self.session.gathered;
         // Copy data is not kept; and what commits before the BEGIN that it comes with is not done again.
         let copies = gathered.end == Some(End::StrayCopy) && self.session.awaits_replies();
-        if gathered.missing > 0 || copies || gathered.begins && gathered.commits {
+        let messages = buffers.input.filled().get(..gathered.size).unwrap_or_default();
+        let may_be_skipped = self.session.may_be_skipped(messages);
+        if gathered.missing > 0 || copies || gathered.begins && gathered.commits || may_be_skipped {
             return log.spoil();
         }
         let is_first = self.session.is_idle();
         let was_empty = log.is_empty();
-        let messages = buffers.input.filled().get(..gathered.size).unwrap_or_default();
         let ends_unit = matches!(gathered.end, Some(End::Query | End::Sync | End::FunctionCall));
         log.sent(Sent { messages, begins: gathered.begins, is_first, ends_unit });
         if was_empty && !log.is_empty() {

@@ -19,7 +19,7 @@ use crate::routing::{Catalog, Intent, Reads};
 use crate::session::{End, Held, Surroundings};
 use crate::sql::Statement;
 use crate::wire::frontend::Bind;
-use crate::wire::{Header, SqlState, backend, frame, frontend};
+use crate::wire::{FrameError, Header, SqlState, backend, frame, frontend};
 
 /// A batch for the primary that is longer than this is not collected whole before it is sent: what few batches exceed, so
 /// that a batch that can be run again as a whole mostly stays one.
@@ -350,10 +350,21 @@ impl Client {
 /// The header at the front of what came from the client.
 #[inline]
 pub(super) fn peek(bytes: &[u8]) -> Result<Option<Header>, Farewell> {
-    Header::peek(bytes).map_err(|error| match bytes.first() {
-        Some(&tag) if !frontend::is_known(tag) => violation(tag),
-        _ => Farewell::violation(&error.to_string()),
-    })
+    match Header::peek(bytes) {
+        Ok(Some(header)) if header.size > frontend::SMALL && !frontend::may_be_large(header.tag) => {
+            Err(bad_header(header.tag, FrameError::Length))
+        }
+        Ok(header) => Ok(header),
+        Err(error) => Err(bad_header(bytes.first().copied().unwrap_or_default(), error)),
+    }
+}
+
+#[cold]
+fn bad_header(tag: u8, error: FrameError) -> Farewell {
+    match frontend::is_known(tag) {
+        true => Farewell::violation(&error.to_string()),
+        false => violation(tag),
+    }
 }
 
 /// What stands behind a message's header.

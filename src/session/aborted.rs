@@ -1,5 +1,7 @@
 //! A transaction that was lost with its node: only its end is accepted, and we answer in the node's place.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 
 use super::Session;
@@ -17,11 +19,15 @@ pub enum Aborted {
     NotTold,
     /// It has been told.
     Told,
-    /// A statement that ends the transaction is being prepared or bound, and what it answers will be true: the client
-    /// has been told, or rolls back itself.
-    Ending,
-    /// A COMMIT is being prepared or bound, and the client has not been told.
-    Committing,
+}
+
+/// How a statement ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// As the client says, or as it knows.
+    RolledBack,
+    /// A COMMIT, whose client knows of nothing: it must not look as if it had succeeded.
+    Untold,
 }
 
 /// What the client is told, once.
@@ -87,7 +93,7 @@ impl Session {
         &mut self,
         tag: u8,
         body: &[u8],
-        classify: &mut dyn FnMut(&[u8]) -> std::sync::Arc<Statement>,
+        classify: &mut dyn FnMut(&[u8]) -> Arc<Statement>,
         out: &mut BytesMut,
     ) -> Result<Option<SqlState>, Truncated> {
         if self.flow.skipping {
@@ -104,10 +110,9 @@ impl Session {
         match tag {
             frontend::QUERY => {
                 let statement = classify(frontend::query_text(body)?);
-                let is_told = self.transaction.aborted() == Some(Aborted::Told);
                 told = match self.ending(&statement) {
                     Some(ending) => self.end_aborted(ending, out),
-                    None if is_told && statement.parts.is_empty() => {
+                    None if self.knows_of_abort() && statement.parts.is_empty() => {
                         backend::put_bare(out, backend::EMPTY_QUERY_RESPONSE);
                         None
                     }
@@ -118,36 +123,45 @@ impl Session {
             frontend::PARSE => {
                 let parse = Parse::read(body)?;
                 let statement = classify(parse.text);
-                let ending = self.ending(&statement);
-                self.prepare_alone(parse, ending.map(|_| statement));
-                if let Some(ending) = ending {
-                    self.transaction.client_knows(ending);
-                    backend::put_bare(out, backend::PARSE_COMPLETE);
-                } else {
-                    told = Some(self.refuse_batch(out));
+                let ends = self.ending(&statement).is_some();
+                self.prepare_alone(parse, ends.then_some(statement));
+                match ends {
+                    true => backend::put_bare(out, backend::PARSE_COMPLETE),
+                    false => told = Some(self.refuse_batch(out)),
                 }
             }
-            frontend::BIND => match self.bound_ending(Bind::read(body)?.statement) {
+            frontend::BIND => {
+                let bind = Bind::read(body)?;
+                match self.prepared_end(bind.statement) {
+                    Some(statement) => {
+                        self.forget_portal(bind.portal);
+                        self.binds(bind.portal, statement);
+                        backend::put_bare(out, backend::BIND_COMPLETE);
+                    }
+                    None => told = Some(self.refuse_batch(out)),
+                }
+            }
+            frontend::DESCRIBE => match frontend::target_fields(body)? {
+                (Target::Statement, name) if self.prepared_end(name).is_some() => {
+                    backend::put_no_parameters(out);
+                    backend::put_bare(out, backend::NO_DATA);
+                }
+                (Target::Portal, name) if self.bound_ending(name).is_some() => {
+                    backend::put_bare(out, backend::NO_DATA);
+                }
+                _ => told = Some(self.refuse_batch(out)),
+            },
+            frontend::EXECUTE => match self.bound_ending(frontend::execute_portal(body)?) {
                 Some(ending) => {
-                    self.transaction.client_knows(ending);
-                    backend::put_bare(out, backend::BIND_COMPLETE);
+                    told = self.end_aborted(ending, out);
+                    self.flow.skipping = told.is_some();
                 }
                 None => told = Some(self.refuse_batch(out)),
             },
-            frontend::DESCRIBE if self.is_ending() => {
-                if frontend::target_fields(body)?.0 == Target::Statement {
-                    backend::put_no_parameters(out);
-                }
-                backend::put_bare(out, backend::NO_DATA);
-            }
-            frontend::EXECUTE if self.transaction.aborted() == Some(Aborted::Committing) => {
-                told = self.end_aborted(Aborted::Committing, out);
-                self.flow.skipping = true;
-            }
-            frontend::EXECUTE if self.is_ending() => told = self.end_aborted(Aborted::Ending, out),
             frontend::CLOSE => {
-                if let (Target::Statement, name) = frontend::target_fields(body)? {
-                    self.close_alone(name);
+                match frontend::target_fields(body)? {
+                    (Target::Statement, name) => self.close_alone(name),
+                    (Target::Portal, name) => self.forget_portal(name),
                 }
                 backend::put_bare(out, backend::CLOSE_COMPLETE);
             }
@@ -163,31 +177,47 @@ impl Session {
         Ok(told)
     }
 
-    fn is_ending(&self) -> bool {
-        matches!(self.transaction.aborted(), Some(Aborted::Ending | Aborted::Committing))
+    /// The transaction is lost, and the client has been told.
+    fn knows_of_abort(&self) -> bool {
+        self.transaction.aborted() == Some(Aborted::Told)
     }
 
-    fn bound_ending(&self, name: &[u8]) -> Option<Aborted> {
-        if name.is_empty() {
-            return self.transaction.aborted().filter(|_| self.is_ending());
-        }
-        self.ending(&self.names.get(name)?.statement)
+    /// The statement of this name, if it ends the lost transaction and does no more.
+    fn prepared_end(&self, name: &[u8]) -> Option<Arc<Statement>> {
+        let prepared = match name.is_empty() {
+            true => &self.unnamed.as_ref()?.0,
+            false => self.names.get(name)?,
+        };
+        self.ending(&prepared.statement).map(|_| Arc::clone(&prepared.statement))
     }
 
-    /// This Query ends the lost transaction and goes on behind that, which only a node can do: there the transaction fails
-    /// anew first. Answers whether it is one; it is not answered alone then.
+    /// How what is bound to this portal would end the lost transaction, if it does.
+    fn bound_ending(&self, portal: &[u8]) -> Option<Ending> {
+        let bound = self.portals.iter().find(|bound| *bound.name == *portal)?;
+        self.ending(&bound.statement)
+    }
+
+    /// This ends the lost transaction and goes on behind that, as AND CHAIN does, which only a node can do: there the transaction
+    /// fails anew first. Answers whether it is one; it is not answered alone then.
     pub fn ends_and_goes_on(
         &mut self,
         tag: u8,
         body: &[u8],
-        classify: &mut dyn FnMut(&[u8]) -> std::sync::Arc<Statement>,
+        classify: &mut dyn FnMut(&[u8]) -> Arc<Statement>,
     ) -> bool {
-        let is_told = self.transaction.aborted() == Some(Aborted::Told) && !self.flow.skipping;
-        if tag != frontend::QUERY || !is_told || self.transaction.modes().is_none() {
+        if !self.knows_of_abort() || self.flow.skipping || self.transaction.modes().is_none() {
             return false;
         }
-        let Ok(text) = frontend::query_text(body) else { return false };
-        let statement = classify(text);
+        let statement = match tag {
+            frontend::QUERY => frontend::query_text(body).ok().map(classify),
+            frontend::PARSE => Parse::read(body).ok().map(|parse| classify(parse.text)),
+            frontend::BIND => Bind::read(body).ok().and_then(|bind| {
+                let prepared = self.names.get(bind.statement)?;
+                Some(Arc::clone(&prepared.statement))
+            }),
+            _ => None,
+        };
+        let Some(statement) = statement else { return false };
         let ends = statement.parts.first().is_some_and(|part| part.transaction.ends());
         if !ends || self.ending(&statement).is_some() {
             return false;
@@ -199,22 +229,22 @@ impl Session {
         true
     }
 
-    /// How this statement would end the transaction, if it does. A COMMIT must not look as if it had succeeded to a
-    /// client that knows of nothing.
-    fn ending(&self, statement: &Statement) -> Option<Aborted> {
-        let is_told = !matches!(self.transaction.aborted(), Some(Aborted::NotTold | Aborted::Committing));
+    /// How this statement would end the transaction, if it does, and does no more.
+    fn ending(&self, statement: &Statement) -> Option<Ending> {
         match &statement.only()?.transaction {
-            TransactionControl::Rollback { chain: false } => Some(Aborted::Ending),
-            TransactionControl::Commit { chain: false } | TransactionControl::Prepare if is_told => {
-                Some(Aborted::Ending)
+            TransactionControl::Rollback { chain: false } => Some(Ending::RolledBack),
+            TransactionControl::Commit { chain: false } | TransactionControl::Prepare => {
+                Some(match self.knows_of_abort() {
+                    true => Ending::RolledBack,
+                    false => Ending::Untold,
+                })
             }
-            TransactionControl::Commit { chain: false } | TransactionControl::Prepare => Some(Aborted::Committing),
             _ => None,
         }
     }
 
-    fn end_aborted(&mut self, ending: Aborted, out: &mut BytesMut) -> Option<SqlState> {
-        let told = (ending == Aborted::Committing).then_some(SqlState::SERIALIZATION_FAILURE);
+    fn end_aborted(&mut self, ending: Ending, out: &mut BytesMut) -> Option<SqlState> {
+        let told = (ending == Ending::Untold).then_some(SqlState::SERIALIZATION_FAILURE);
         match told {
             Some(code) => put_error(out, Severity::Error, code, LOST, None),
             None => backend::put_command_complete(out, "ROLLBACK"),
@@ -227,6 +257,7 @@ impl Session {
     /// The transaction is over, and its server connection gone: nothing of it is left for the next one.
     pub(super) fn ends_without_node(&mut self) {
         self.transaction.ends_without_node();
+        self.portals.clear();
         self.forget_touched();
     }
 
@@ -237,10 +268,10 @@ impl Session {
 
     fn refuse(&mut self, out: &mut BytesMut) -> SqlState {
         let (code, message) = match self.transaction.aborted() {
-            Some(Aborted::NotTold | Aborted::Committing) => (SqlState::SERIALIZATION_FAILURE, LOST),
+            Some(Aborted::NotTold) => (SqlState::SERIALIZATION_FAILURE, LOST),
             _ => (SqlState::IN_FAILED_SQL_TRANSACTION, FAILED),
         };
-        self.transaction.client_knows(Aborted::Told);
+        self.transaction.client_knows();
         put_error(out, Severity::Error, code, message, None);
         self.tell_what_is_undone(out);
         code
@@ -328,6 +359,71 @@ mod tests {
         let mut classify = |text: &[u8]| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default()));
         story.session.answer_alone(b'Q', b"rollback\0", &mut classify, &mut out).unwrap();
         assert_eq!(told(&out), "CSZ");
+    }
+
+    fn bound(portal: &str, statement: &str) -> Vec<u8> {
+        format!("{portal}\0{statement}\0\0\0\0\0\0\0").into_bytes()
+    }
+
+    fn parsed(name: &str, text: &str) -> Vec<u8> {
+        format!("{name}\0{text}\0\0\0").into_bytes()
+    }
+
+    fn executed(portal: &str) -> Vec<u8> {
+        format!("{portal}\0\0\0\0\0").into_bytes()
+    }
+
+    #[test]
+    fn a_commit_of_what_is_lost_is_told_whatever_is_prepared_or_bound_beside_it() {
+        let rollback = [(b'P', parsed("", "rollback")), (b'B', bound("", ""))];
+        let named = [(b'P', parsed("c", "commit")), (b'B', bound("c", "c"))];
+        let unnamed = [(b'P', parsed("", "commit")), (b'B', bound("", ""))];
+        for (before, last, told_by) in [
+            (&rollback[..1], (b'Q', b"commit\0".to_vec()), "1ESZ"),
+            (&rollback, (b'Q', b"commit\0".to_vec()), "12ESZ"),
+            (&rollback[..1], (b'Q', b"select 1\0".to_vec()), "1ESZ"),
+            (&[&named[..], &rollback].concat(), (b'E', executed("c")), "1212ES"),
+            (&[&named[..], &rollback].concat(), (b'E', executed("")), "1212CS"),
+            (&[&rollback[..], &unnamed].concat(), (b'E', executed("")), "1212ES"),
+            (&[&rollback[..], &[(b'D', b"P\0".to_vec())]].concat(), (b'E', executed("")), "12nCS"),
+        ] {
+            let mut story = begun();
+            story.session.transaction.is_lost(super::Aborted::NotTold);
+            let mut classify = |text: &[u8]| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default()));
+            let mut out = BytesMut::new();
+            for (tag, body) in before.iter().chain([&last]) {
+                story.session.answer_alone(*tag, body, &mut classify, &mut out).unwrap();
+            }
+            assert_eq!(told(&out), told_by, "{before:?} {last:?}");
+        }
+    }
+
+    #[test]
+    fn what_chains_another_transaction_to_a_lost_one_is_a_nodes_to_do_however_it_comes() {
+        let mut classify = |text: &[u8]| std::sync::Arc::new(classify_bytes(text, &ParseSettings::default()));
+        for (tag, body, goes_on) in [
+            (b'Q', b"rollback and chain\0".to_vec(), true),
+            (b'P', parsed("", "rollback and chain"), true),
+            (b'B', bound("", "chains"), true),
+            (b'P', parsed("", "rollback"), false),
+            (b'P', parsed("", "select 1"), false),
+            (b'B', bound("", "ends"), false),
+        ] {
+            let mut story = Story::begin();
+            for (name, text) in [("chains", "rollback and chain"), ("ends", "rollback")] {
+                story.parse(name, text);
+                story.sync();
+                story.hear_all("1nZ");
+            }
+            story.session.shown();
+            story.open_transaction();
+            story.session.transaction.is_lost(super::Aborted::NotTold);
+            assert!(!story.session.ends_and_goes_on(tag, &body, &mut classify), "it is told first");
+            story.session.transaction.client_knows();
+            let text = String::from_utf8_lossy(&body);
+            assert_eq!(story.session.ends_and_goes_on(tag, &body, &mut classify), goes_on, "{text}");
+            assert_eq!(story.session.answers_alone(), !goes_on, "{text}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::aborted::Aborted;
-use super::owed::{Asker, Done, Owed};
+use super::owed::{Asker, Owed};
 use super::transaction::Ended;
 use super::untold::Untold;
 use super::{Gathered, Session};
@@ -97,7 +97,8 @@ impl Session {
             return self.lost_transaction(how, is_unasked);
         }
         let refused = how.proves_nothing_done() && !self.can_commit_inside();
-        let is_harmless = refused && !self.ends_sessions() || self.runs_nothing();
+        let leaves_nothing = self.leaves_nothing();
+        let is_harmless = refused && !self.ends_sessions() || leaves_nothing;
         let has_done_nothing = !how.sent || how.is_read || is_harmless || broken::has_begun();
         if how.at_hand && !how.forwarded && has_done_nothing {
             self.rewind();
@@ -122,7 +123,6 @@ impl Session {
                 "the server connection was lost before the statement was sent, which has not been run",
             );
         }
-        let leaves_nothing = self.runs_nothing() && self.owed.done() == Done::Nothing;
         if how.is_read || leaves_nothing {
             return self.report(
                 SqlState::CONNECTION_FAILURE,
@@ -147,7 +147,7 @@ impl Session {
                 false => SqlState::SERIALIZATION_FAILURE,
             });
         }
-        if !how.sent || self.runs_nothing() {
+        if !how.sent || self.leaves_nothing() {
             None
         } else if self.waits_for_copy_data() {
             Some(cut_copy(how).0)
@@ -356,6 +356,37 @@ mod tests {
             let is_in_doubt = has_run || under_way == "insert";
             assert_eq!(code == SqlState::TRANSACTION_RESOLUTION_UNKNOWN, is_in_doubt, "{has_run} {under_way}");
             assert!(is_in_doubt || code == SqlState::CONNECTION_FAILURE);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_has_written_is_not_run_again_though_only_its_end_is_owed() {
+        let how = Circumstances { farewell: None, sent: true, forwarded: false, is_read: false, at_hand: true };
+        for (texts, is_run_again) in [
+            (&["insert into t values (1)"][..], false),
+            (&["begin"], true),
+            (&["insert into t values (1)", "fails"], true), // undone with its batch
+            (&["call p()", "fails"], false),
+        ] {
+            for is_kept in [false, true] {
+                let mut story = Story::begin();
+                for text in texts {
+                    story.parse("", text);
+                    story.bind("");
+                    story.execute();
+                }
+                story.sync();
+                for text in texts {
+                    story.hear_all(if *text == "fails" { "E" } else { "12C" });
+                }
+                if is_kept {
+                    story.session.keep_lease();
+                    let cost = if is_run_again { None } else { Some(SqlState::TRANSACTION_RESOLUTION_UNKNOWN) };
+                    assert!(matches!(story.session.lost(how), Loss::End(_, told) if told == cost), "{texts:?}");
+                } else {
+                    assert_eq!(story.session.lost(how) == Loss::RunAgain, is_run_again, "{texts:?}");
+                }
+            }
         }
     }
 

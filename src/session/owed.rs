@@ -227,6 +227,8 @@ pub enum Done {
     /// Nothing, or plain reads.
     #[default]
     Nothing,
+    /// It has begun a transaction, and no more.
+    Begun,
     /// What its end commits, and is undone without it.
     Undoable,
     /// Something may stand already: it commits by itself.
@@ -239,7 +241,13 @@ impl Done {
         let commits = |part: &Part| {
             part.commits_inside || matches!(part.kind, Kind::Commit | Kind::PrepareTransaction | Kind::Unparsed)
         };
-        if statement.parts.iter().any(commits) { Self::Standing } else { Self::Undoable }
+        if statement.parts.iter().any(commits) {
+            Self::Standing
+        } else if statement.parts.iter().all(|part| part.kind == Kind::Begin) {
+            Self::Begun
+        } else {
+            Self::Undoable
+        }
     }
 }
 
@@ -496,6 +504,9 @@ impl OwedReplies {
     /// After an error in a batch the node skips everything up to Sync, also a Query. Answers what it skips; false if
     /// the Sync has not been sent yet.
     pub fn skip_to_sync(&mut self, mut skipped: impl FnMut(Owed)) -> bool {
+        if self.answered.done != Done::Standing {
+            self.answered.done = Done::Nothing; // it is undone
+        }
         while let Some(front) = self.queue.front() {
             if matches!(front, Owed::Sync(_)) {
                 return true;

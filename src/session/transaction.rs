@@ -216,9 +216,9 @@ impl Transaction {
         self.fails(Aborted::Told);
     }
 
-    /// So much the client knows now of its failure.
-    pub(super) fn client_knows(&mut self, client: Aborted) {
-        self.aborted = Some(client);
+    /// The client knows of its failure now.
+    pub(super) fn client_knows(&mut self) {
+        self.aborted = Some(Aborted::Told);
     }
 
     /// It is over, or has never been.

@@ -44,9 +44,10 @@ pub fn messages(unit: &[u8]) -> impl Iterator<Item = Message<'_>> {
 /// A portal that the client has bound.
 #[derive(Debug)]
 pub(super) struct Portal {
-    name: Box<[u8]>,
+    /// What the client calls it.
+    pub(super) name: Box<[u8]>,
     /// What it runs.
-    statement: Arc<Statement>,
+    pub(super) statement: Arc<Statement>,
     /// Whether that draws from a sequence, as far as its Bind has told.
     draws: Option<Draws>,
     /// When its Bind was sent.
@@ -367,7 +368,7 @@ impl Session {
         self.put_mirrors_of(bind.statement, known, out);
         let goes_by_ours = self.goes_by_ours(bind.statement, known);
         let statement = self.prepared_for_use(bind.statement, known, limit, out);
-        self.portals.retain(|portal| *portal.name != *bind.portal);
+        self.forget_portal(bind.portal);
         let mut bound = None;
         match statement {
             Some(prepared) if goes_by_ours && prepared.has_changed(known) => {
@@ -408,8 +409,13 @@ impl Session {
         self.owed.push(Owed::Bind);
     }
 
+    /// No portal has this name any more.
+    pub(super) fn forget_portal(&mut self, name: &[u8]) {
+        self.portals.retain(|portal| *portal.name != *name);
+    }
+
     /// A portal of this name is bound now.
-    fn binds(&mut self, portal: &[u8], statement: Arc<Statement>) {
+    pub(super) fn binds(&mut self, portal: &[u8], statement: Arc<Statement>) {
         let (name, draws, bound) = (portal.into(), self.gathered.draws, self.owed.moment());
         self.portals.push(Portal { name, statement, draws, bound });
     }
@@ -522,7 +528,7 @@ impl Session {
                 Owed::CloseStatement(name.into())
             }
             (Target::Portal, name) => {
-                self.portals.retain(|portal| *portal.name != *name);
+                self.forget_portal(name);
                 Owed::ClosePortal
             }
         };

@@ -1,9 +1,10 @@
 //! What is under way, sent and not answered: what it may do, or have done already, for all that its node has said.
 
-use super::Session;
 use super::owed::{Done, Owed};
+use super::{End, Session};
 use crate::sql::{Kind, Part, Statement, TransactionControl};
 use crate::wire::backend::TransactionStatus;
+use crate::wire::frontend;
 
 impl Session {
     /// All that is under way is a COPY of which the node has not been sent the end of its data: nothing of it has been done, nor of
@@ -32,17 +33,18 @@ impl Session {
         })
     }
 
-    /// Nothing that is under way writes, nor what it executes by name.
+    /// Nothing that is under way writes, nor what it executes by name, nor has what is answered of its batch.
     pub(super) fn only_reads(&self) -> bool {
         let reads = |statement: &Statement| statement.needs_primary().is_none();
-        self.owed.iter().all(|owed| match owed {
-            Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
-                let executed = self.may_run(statement.run_names());
-                reads(statement) && !executed.has_unknown && executed.known.iter().all(|(inner, _)| reads(inner))
-            }
-            Owed::Execute(None) | Owed::FunctionCall => false,
-            _ => true,
-        })
+        self.owed.done() <= Done::Begun
+            && self.owed.iter().all(|owed| match owed {
+                Owed::Query { statement, .. } | Owed::Execute(Some(statement)) => {
+                    let executed = self.may_run(statement.run_names());
+                    reads(statement) && !executed.has_unknown && executed.known.iter().all(|(inner, _)| reads(inner))
+                }
+                Owed::Execute(None) | Owed::FunctionCall => false,
+                _ => true,
+            })
     }
 
     /// A COMMIT has been, or is being, sent and is not answered, or what may hold one.
@@ -119,6 +121,11 @@ impl Session {
         })
     }
 
+    /// The same, and nothing of its batch that has been answered has done anything that its end could commit.
+    pub(super) fn leaves_nothing(&self) -> bool {
+        self.runs_nothing() && self.owed.done() <= Done::Begun
+    }
+
     /// All that is under way begins a transaction, and nothing else is parsed or bound beside that: whether it was done, and what
     /// becomes of it with its node, is all the same.
     pub fn only_begins(&self) -> bool {
@@ -139,6 +146,15 @@ impl Session {
                 Owed::Sync(_) => true,
                 _ => false,
             })
+    }
+
+    /// What has been gathered, which stands at the front of this, ends with a Query or a FunctionCall within a batch: if something of
+    /// that fails, the node skips it up to the Sync, and no ReadyForQuery comes for it.
+    #[inline]
+    pub fn may_be_skipped(&self, unit: &[u8]) -> bool {
+        let ends_itself = |tag| matches!(tag, frontend::QUERY | frontend::FUNCTION_CALL);
+        matches!(self.gathered.end, Some(End::Query | End::FunctionCall))
+            && (self.flow.batch_open || unit.first().is_some_and(|&tag| !ends_itself(tag)))
     }
 
     /// Nothing is owed but the replies to a batch whose end has not been sent: they may not come before it.

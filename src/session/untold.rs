@@ -77,7 +77,7 @@ impl Session {
         self.tell_later(match self.owed.done() {
             _ if how.is_read => Untold::CutShort,
             Done::Nothing => Untold::CutShort,
-            Done::Undoable => Untold::Undone,
+            Done::Begun | Done::Undoable => Untold::Undone,
             Done::Standing => Untold::Unknown,
         })
     }

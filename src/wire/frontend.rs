@@ -43,6 +43,14 @@ pub fn is_known(tag: u8) -> bool {
     )
 }
 
+/// The most bytes of a message that cannot be large, its tag included: servers from PostgreSQL 14 on end the connection for more.
+pub const SMALL: usize = 10_001;
+
+/// A message with this tag may carry texts or data, and be larger than [`SMALL`].
+pub fn may_be_large(tag: u8) -> bool {
+    matches!(tag, BIND | COPY_DATA | FUNCTION_CALL | PARSE | QUERY)
+}
+
 /// What Describe and Close speak of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {

@@ -499,6 +499,29 @@ fn a_read_that_is_half_answered_before_a_crash_runs_again_behind_one_that_counts
     });
 }
 
+/// The node skips it with its batch up to the Sync, and has no ReadyForQuery for it.
+#[test]
+fn a_query_that_a_failed_batch_takes_along_leaves_no_answer_too_many_when_the_node_is_lost_behind_it() {
+    limited(|| {
+        let cluster = cluster();
+        let proxy = Proxy::start(&cluster, "[routing]\nconsistency = 'eventual'").with_both_replicas(&cluster);
+        let mut client = RawClient::connect(proxy.port(), &[]);
+        let (fails, skipped) = (parse("", "select 1 / 0"), query("select 'skipped'"));
+        let sleeps = query("select 'slept' from pg_sleep(2)");
+        client.send(&[&fails, &bind("", &[]), &execute(), &skipped, SYNC, &sleeps]);
+        assert_eq!(client.until(b'Z'), ["1", "22012 division by zero", "I"]);
+        let sleeping = "query like 'select ''slept''%' and state = 'active'";
+        let count = format!("select count(*) from pg_stat_activity where {sleeping}");
+        eventually("it sleeps", Duration::from_secs(5), || {
+            cluster.nodes().iter().any(|node| node.sql(&count).unwrap() == "1")
+        });
+        kill_where(&cluster, sleeping);
+        let told = client.until(b'Z');
+        assert!(told.len() == 2 && told[0].starts_with("08006 ") && told[1] == "I", "{told:?}");
+        assert_eq!(client.query("select 'next'"), ["T", "row next", "SELECT 1", "I"]);
+    });
+}
+
 /// The processes of a server do not die in one moment: what was run again may meet the next of them.
 #[test]
 fn a_read_that_is_lost_twice_while_its_node_dies_is_answered_by_the_next_primary() {

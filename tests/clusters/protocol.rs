@@ -209,12 +209,15 @@ fn what_stands_before_a_message_of_no_known_type_is_answered_first() {
         }
         // What PostgreSQL says nothing of, or takes.
         let large = [b"P".as_slice(), &(1_u32 << 20).to_be_bytes(), &[b'x'; 1000]].concat();
+        // One byte more than a server takes of such a message.
+        let too_long = [b"f".as_slice(), &10_001_u32.to_be_bytes(), &[b'x'; 9_996], b"\0"].concat();
         for (bad, words) in [
             (&b"Q\0\0\0\x03"[..], "08P01 invalid message length"),
             (&b"Q\0\0\0\x05x"[..], "08P01 invalid message format"),
             (&b"H\0\0\0\x05x"[..], "08P01 invalid message format"),
             (&b"S\0\0\0\x05x"[..], "08P01 invalid message format"),
             (&[0xff; 5][..], "08P01 invalid frontend message type 255"),
+            (&too_long[..], "08P01 invalid message length"),
             (&large[..], "54000 message of 1048577 bytes is larger than limits.buffer_bytes (65536)"),
         ] {
             for before in [query(wide), batch.clone()] {
