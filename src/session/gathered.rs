@@ -54,6 +54,8 @@ pub struct Gathered {
     pub asks_sequence: bool,
     /// It is placed by itself, and not at once: something must be made ready for it, or looked at.
     pub is_apart: bool,
+    /// What was drawn by others on its server connection is forgotten in the same string, ahead of its Query.
+    pub discards_ahead: bool,
     /// It asks for a setting of Trunkline's own.
     pub asks_wishes: bool,
     /// It sets temp_buffers.
@@ -277,6 +279,7 @@ impl Gathered {
         self.begins_to_write = false;
         self.begins_more = false;
         self.asks_wishes = false;
+        self.discards_ahead = false;
         self.sets_temp_buffers = false;
         self.preparing.clear();
     }
@@ -346,6 +349,7 @@ impl Gathered {
             changes_session,
             draws,
             asks_sequence,
+            discards_ahead,
             is_apart,
             asks_wishes,
             sets_temp_buffers,
@@ -370,8 +374,17 @@ impl Gathered {
         } = self;
         let flags =
             [is_wrong_on_replica, runs_unseen, hides_code, changes_session, asks_sequence, is_apart, asks_wishes];
-        let more_flags =
-            [sets_temp_buffers, has_more, begins, ends, begins_to_write, begins_more, binds, binds_copy_in];
+        let more_flags = [
+            discards_ahead,
+            sets_temp_buffers,
+            has_more,
+            begins,
+            ends,
+            begins_to_write,
+            begins_more,
+            binds,
+            binds_copy_in,
+        ];
         let has_flag = flags.into_iter().chain(more_flags).chain([commits, is_flushed]).any(|flag| *flag);
         let is_counted = *size > 0 || *executes > 0 || *missing > 0;
         let is_decided = intent.is_some() || end.is_some() || unnamed.is_some() || first.is_some() || draw.is_some();

@@ -115,6 +115,7 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use crate::session::Reply;
     use crate::session::story::Story;
 
     #[test]
@@ -184,5 +185,36 @@ mod tests {
         story.hear(b'E', b"SERROR\0C42P05\0M?\0\0");
         story.hear_all("Z");
         assert!(story.session.bound_by_sql(b"b").is_some(), "the one that is there");
+    }
+
+    #[test]
+    fn a_name_that_the_protocol_has_given_is_not_given_by_sql() {
+        for (is_closed, is_refused) in [(false, true), (true, false)] {
+            let mut story = Story::begin();
+            story.parse("a", "select 1");
+            story.sync();
+            story.hear_all("1nZ");
+            if is_closed {
+                story.send(b'C', b"Sa\0");
+            }
+            story.parse("", "prepare a as select 2");
+            story.bind("");
+            assert_eq!(story.execute(), if is_refused { "CD" } else { "E" });
+            story.sync();
+            if is_closed {
+                story.hear_all("3");
+            }
+            story.hear_all("12");
+            if is_refused {
+                story.hear_all("3");
+                let Reply::Replace(told) = story.hear(b'E', b"SERROR\0C26000\0M?\0\0") else { panic!("it is ours") };
+                assert!(String::from_utf8_lossy(&told).contains("42P05\0Mprepared statement \"a\" already exists"));
+            } else {
+                story.hear_all("C");
+            }
+            story.hear_all("Z");
+            assert_eq!(story.session.has_prepared_by_sql(), !is_refused);
+            assert_eq!(story.session.names.get(b"a").is_some(), is_refused);
+        }
     }
 }

@@ -412,6 +412,9 @@ impl Session {
                 return Reply::Hide; // what draws behind it is done, and says so
             }
         }
+        if self.owed.woven().is_some_and(|woven| woven.is_ahead()) {
+            known.drawn = Drawn::unknown();
+        }
         self.role_is_reset = false;
         let ours = self.name_in_error(body, &fields, known);
         if fields.code == SqlState::READ_ONLY_SQL_TRANSACTION {

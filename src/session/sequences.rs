@@ -12,6 +12,9 @@ use crate::wire::frontend;
 /// Makes a server connection forget what currval and lastval would answer.
 const DISCARD: &str = "DISCARD SEQUENCES";
 
+/// The same in the string of a Query that asks for one of them.
+pub(super) const DISCARD_AHEAD: &str = "DISCARD SEQUENCES;";
+
 /// A session, and how often it has forgotten what it has drawn.
 type Drawer = (SessionId, u32);
 
@@ -75,7 +78,14 @@ impl Session {
         }
         let is_in_batch = self.discards_in_batch();
         if !is_in_batch && !self.gathered.queries.is_empty() {
-            return self.discard_sequences(known, out);
+            // What asks for a value must not be answered where they have not been forgotten, as where a cancel comes between.
+            self.gathered.discards_ahead =
+                self.gathered.asks_sequence && self.gathered.missing == 0 && !self.must_begin_batch();
+            match self.gathered.discards_ahead {
+                true => known.drawn = Drawn::default(),
+                false => self.discard_sequences(known, out),
+            }
+            return;
         }
         self.discard_sequences_by_batch(known, out);
         if !is_in_batch {
@@ -109,5 +119,47 @@ impl Session {
     fn discard_sequences_by_batch(&mut self, known: &mut Known, out: &mut BytesMut) {
         self.put_executed(DISCARD, Owed::OurDiscard, out);
         known.drawn = Drawn::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Drawn;
+    use crate::session::reply::Reply;
+    use crate::session::story::Story;
+
+    #[test]
+    fn what_asks_for_a_value_forgets_others_in_its_own_string() {
+        let cancelled = b"SERROR\0C57014\0M?\0\0";
+        for (text, is_woven) in [
+            ("select currval('s')", true),
+            ("select 'caf\u{e9}', currval('s'), x", true),
+            ("begin; select currval('s')", false),
+            ("select 1", false),
+        ] {
+            let mut story = Story::begin();
+            story.known.drawn = Drawn::unknown();
+            let sent = story.query_with_own_sequences(text);
+            let together = format!("DISCARD SEQUENCES;{text}\0");
+            assert_eq!(sent.ends_with(together.as_bytes()), is_woven, "{text}");
+            if is_woven {
+                // What the server says of a place is of the client's own text.
+                let placed = |place: usize| format!("SERROR\0C42601\0P{place}\0M?\0\0");
+                let Reply::Replace(told) = story.hear(b'E', placed(26).as_bytes()) else { panic!("{text}") };
+                assert!(told.ends_with(placed(8).as_bytes()), "{told:?}");
+                story.hear_all("Z");
+                assert!(story.session.is_idle());
+                // A cancel that meets the first has met the Query.
+                assert!(story.query_with_own_sequences(text).ends_with(together.as_bytes()));
+                assert_eq!(story.hear(b'E', cancelled), Reply::Forward);
+                assert_eq!(story.hear(b'Z', b"I"), Reply::Forward);
+                assert!(story.query_with_own_sequences(text).ends_with(together.as_bytes()));
+                assert_eq!(story.hear(b'C', b"DISCARD SEQUENCES\0"), Reply::Hide);
+                assert_eq!(story.hear(b'C', b"SELECT 1\0"), Reply::Forward);
+                story.hear_all("Z");
+                assert!(!story.query_with_own_sequences(text).ends_with(together.as_bytes()));
+                assert!(story.session.has_its_values_on(&story.known), "nobody has drawn since");
+            }
+        }
     }
 }

@@ -32,13 +32,24 @@ impl Story {
     pub(super) fn send(&mut self, tag: u8, body: &[u8]) -> String {
         assert!(!self.session.must_wait(tag, body), "it should wait");
         self.survey(tag, body);
+        tags(&self.translate(tag, body, BytesMut::new()))
+    }
+
+    /// Sends a Query behind what makes the server connection forget others' sequences, and answers all that goes to the node.
+    pub(super) fn query_with_own_sequences(&mut self, text: &str) -> BytesMut {
+        let (body, mut out) = (format!("{text}\0"), BytesMut::new());
+        self.survey(b'Q', body.as_bytes());
+        self.session.forget_foreign_sequences(&mut self.known, &mut out);
+        self.translate(b'Q', body.as_bytes(), out)
+    }
+
+    fn translate(&mut self, tag: u8, body: &[u8], mut out: BytesMut) -> BytesMut {
         let length = u32::try_from(body.len() + 4).unwrap();
         let whole = [&[tag][..], &length.to_be_bytes(), body].concat();
         let message = Message { tag, body, whole: &whole, missing: 0 };
-        let mut out = BytesMut::new();
         self.session.translate(message, &mut self.known, 500, &mut out).unwrap();
         self.session.gathered.clear();
-        tags(&out)
+        out
     }
 
     /// It is looked at, and not sent.

@@ -1,5 +1,6 @@
 //! From the client's messages to the node's: names changed to ours, what the server connection lacks put before.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -9,8 +10,11 @@ use super::doubt::closes_names;
 use super::known::{Known, UnnamedId};
 use super::owed::{Asker, Moment, Owed};
 use super::prepared::{Prepared, StatementId};
+use super::sequences::DISCARD_AHEAD;
+use super::woven::Woven;
 use crate::catalog::Change;
 use crate::sql::{Doubt, Draws, Kind, Leftovers, SessionChange, Statement};
+use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Truncated;
 use crate::wire::{Header, SqlState, frame};
@@ -107,6 +111,11 @@ impl Session {
                 let (statement, draws) =
                     bound.map_or((None, None), |bound| (Some(Arc::clone(&bound.statement)), bound.draws));
                 if !statement.as_ref().is_some_and(|statement| statement.is_plain_read()) {
+                    if let Some(name) = statement.as_deref().and_then(|statement| self.taken_name(statement, known)) {
+                        let message = format!("prepared statement \"{name}\" already exists");
+                        self.put_refusal(SqlState::DUPLICATE_PREPARED_STATEMENT, &message, out);
+                        return Ok(());
+                    }
                     let by_text = || statement.as_deref().map_or(Draws::Maybe, Draws::of_text);
                     self.draws(self.gathered.draws.or(draws).unwrap_or_else(by_text), known);
                     if statement.as_ref().is_none_or(|statement| statement.ends_transaction()) {
@@ -164,7 +173,7 @@ impl Session {
         self.unnamed = None;
         known.unnamed = None;
         self.doubts.query_drops_unnamed(&self.owed, self.flow.batch_open);
-        if statement.is_plain_read() {
+        if statement.is_plain_read() && !self.gathered.discards_ahead {
             out.extend_from_slice(message.whole);
             self.flow.batch_open = false;
             self.owed.push(Owed::Query { statement, completed: 0, woven: None });
@@ -180,12 +189,20 @@ impl Session {
         } else {
             stand_ins = self.stand_ins(&statement, known);
             stand_ins.iter().for_each(|name| self.put_stand_in(name, out));
-            match self.weave(&statement, message.body) {
-                Some((text, with)) => {
-                    frontend::put_query(out, &text);
-                    woven = Some(Box::new(with));
-                }
-                None => out.extend_from_slice(message.whole),
+            let with_sets = self.weave(&statement, message.body);
+            if self.gathered.discards_ahead {
+                let (text, mut with) = match with_sets {
+                    Some((text, with)) => (Cow::Owned(text.into_bytes()), with),
+                    None => (Cow::Borrowed(frontend::query_text(message.body).unwrap_or_default()), Woven::default()),
+                };
+                with.stands_ahead(DISCARD_AHEAD);
+                frontend::put_query(out, [DISCARD_AHEAD.as_bytes(), &text].concat());
+                woven = Some(Box::new(with));
+            } else if let Some((text, with)) = with_sets {
+                frontend::put_query(out, &text);
+                woven = Some(Box::new(with));
+            } else {
+                out.extend_from_slice(message.whole);
             }
         }
         if statement.parts.iter().flat_map(|part| &part.session).any(closes_names) {
@@ -220,6 +237,16 @@ impl Session {
             known.has_mirror(self.id, name) || self.executed(statement).any(|(executed, _)| executed == name)
         };
         named.filter(|name| self.names.get(name.as_bytes()).is_some() && !is_mirrored(name)).cloned().collect()
+    }
+
+    /// The name that this PREPARE wants to give though a statement of the protocol has it: on the server connection nothing is in its
+    /// way. In a transaction that has failed PostgreSQL refuses it before that.
+    #[cold]
+    fn taken_name<'a>(&self, statement: &'a Statement, known: &Known) -> Option<&'a str> {
+        let part = statement.only().filter(|_| self.transaction.status() != TransactionStatus::Failed)?;
+        let [SessionChange::Prepare { name, .. }] = &*part.session else { return None };
+        let is_taken = self.names.get(name.as_bytes()).is_some() && !known.has_mirror(self.id, name);
+        is_taken.then_some(name)
     }
 
     /// DEALLOCATE by SQL, and nothing else, of a statement that was prepared through the protocol: on the server

@@ -15,9 +15,11 @@ use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response;
 use crate::wire::frontend;
 
-/// SETs of ours in a client's query string.
+/// What of ours stands in a client's query string: SETs, and what is to be done ahead of it.
 #[derive(Debug, Default)]
 pub struct Woven {
+    /// The first that is answered stands ahead of all.
+    is_ahead: bool,
     /// Behind which of its statements they stand, and how many.
     behind: Vec<(usize, usize)>,
     /// How many of them are answered next.
@@ -27,6 +29,17 @@ pub struct Woven {
 }
 
 impl Woven {
+    /// A statement of ours stands ahead of the client's.
+    pub(super) fn stands_ahead(&mut self, text: &str) {
+        self.places.insert(0, (0, text.chars().count()));
+        (self.is_ahead, self.pending) = (true, 1);
+    }
+
+    /// That is not done yet.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.is_ahead
+    }
+
     /// A statement of the client's is done: what stands behind it is next.
     pub(super) fn stands_behind(&mut self, part: usize) {
         self.pending = self.behind.iter().find(|(behind, _)| *behind == part).map_or(0, |(_, count)| *count);
@@ -36,6 +49,7 @@ impl Woven {
     pub(super) fn is_next(&mut self) -> bool {
         let is_ours = self.pending > 0;
         self.pending -= usize::from(is_ours);
+        self.is_ahead = false;
         is_ours
     }
 

@@ -158,8 +158,8 @@ pub fn called_function(body: &[u8]) -> Result<u32, Truncated> {
 pub const GOODBYE: [u8; 5] = [TERMINATE, 0, 0, 0, 4];
 
 /// Appends a Query.
-pub fn put_query(out: &mut BytesMut, text: &str) {
-    Writer::new(out).message(QUERY, |body| put_cstr(body, text.as_bytes()));
+pub fn put_query(out: &mut BytesMut, text: impl AsRef<[u8]>) {
+    Writer::new(out).message(QUERY, |body| put_cstr(body, text.as_ref()));
 }
 
 /// Appends a Parse.

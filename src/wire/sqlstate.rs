@@ -81,6 +81,8 @@ states! {
     CANNOT_CONNECT_NOW = b"57P03";
     /// A session has been idle for too long.
     IDLE_SESSION_TIMEOUT = b"57P05";
+    /// The name of a prepared statement is taken.
+    DUPLICATE_PREPARED_STATEMENT = b"42P05";
     /// A relation does not exist.
     UNDEFINED_TABLE = b"42P01";
     /// A function does not exist.
