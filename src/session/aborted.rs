@@ -127,7 +127,7 @@ impl Session {
                     told = Some(self.refuse_batch(out));
                 }
             }
-            frontend::BIND => match self.bound_ending(Bind::read(body)?.statement) {
+            frontend::BIND => match self.bound_ending(Bind::read(body)?.statement.kept()) {
                 Some(ending) => {
                     self.transaction.client_knows(ending);
                     backend::put_bare(out, backend::BIND_COMPLETE);
@@ -147,7 +147,7 @@ impl Session {
             frontend::EXECUTE if self.is_ending() => told = self.end_aborted(Aborted::Ending, out),
             frontend::CLOSE => {
                 if let (Target::Statement, name) = frontend::target_fields(body)? {
-                    self.close_alone(name);
+                    self.close_alone(name.kept());
                 }
                 backend::put_bare(out, backend::CLOSE_COMPLETE);
             }
