@@ -10,6 +10,7 @@ use crate::net::{Stream, timers};
 use crate::session::columns::Told;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::ErrorFields;
+use crate::wire::frontend::Name;
 use crate::wire::{FrameError, Header, SqlState, frame, frontend};
 
 /// The answer to a query of our own.
@@ -95,8 +96,8 @@ pub async fn query_with(
         let length = u32::try_from(value.len()).map_err(|_| ExchangeError::Protocol)?;
         // Text in, one value, text out.
         let values = [&[0, 0, 0, 1], &length.to_be_bytes()[..], value.as_bytes(), &[0, 0]].concat();
-        frontend::put_parse(&mut buffer, frontend::Parse { name: b"", text: sql.as_bytes(), types: &[0, 0] });
-        frontend::put_bind(&mut buffer, frontend::Bind { portal: b"", statement: b"", rest: &values }, 0);
+        frontend::put_parse(&mut buffer, frontend::Parse { name: Name(b""), text: sql.as_bytes(), types: &[0, 0] });
+        frontend::put_bind(&mut buffer, frontend::Bind { portal: Name(b""), statement: Name(b""), rest: &values }, 0);
         frontend::put_execute(&mut buffer, b"");
         frontend::put_bare(&mut buffer, frontend::SYNC);
         stream.write_all(&buffer).await?;

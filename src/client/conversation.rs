@@ -463,7 +463,9 @@ impl Client {
             && messages(unit).all(|Message { tag, body, .. }| match (tag, frontend::target_fields(body)) {
                 (frontend::SYNC | frontend::FLUSH, _) => body.is_empty(),
                 // What stands behind the name is for the node to refuse.
-                (frontend::CLOSE, Ok((_, name))) => body.len() == name.len() + 2 && !self.session.has_prepared_by_sql(),
+                (frontend::CLOSE, Ok((_, name))) => {
+                    body.len() == name.0.len() + 2 && !self.session.has_prepared_by_sql()
+                }
                 _ => false,
             })
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::backend::Login;
 use crate::net::Stream;
 use crate::net::timers::timeout_at;
-use crate::wire::frontend::{self, Bind, Parse};
+use crate::wire::frontend::{self, Bind, Name, Parse};
 use crate::wire::{ErrorFields, Header, SqlState, backend, frame};
 
 /// A connection to a node on which the monitor's queries are prepared.
@@ -43,7 +43,7 @@ impl Line {
     pub(super) async fn prepare(login: Login, queries: &[(&str, &str)], deadline: Instant) -> Result<Self, LineError> {
         let mut line = Self { stream: login.stream, input: BytesMut::new(), output: BytesMut::new(), owes: false };
         for (name, text) in queries {
-            let parse = Parse { name: name.as_bytes(), text: text.as_bytes(), types: NO_TYPES };
+            let parse = Parse { name: Name(name.as_bytes()), text: text.as_bytes(), types: NO_TYPES };
             frontend::put_parse(&mut line.output, parse);
         }
         match in_time(deadline, line.exchange()).await {
@@ -63,7 +63,7 @@ impl Line {
                     Err(error) => return Err(error),
                 }
             }
-            let bind = Bind { portal: b"", statement: name.as_bytes(), rest: NO_VALUES };
+            let bind = Bind { portal: Name(b""), statement: Name(name.as_bytes()), rest: NO_VALUES };
             frontend::put_bind(&mut self.output, bind, 0);
             frontend::put_execute(&mut self.output, b"");
             self.exchange().await

@@ -9,7 +9,7 @@ use crate::sql::{Statement, TransactionControl};
 use crate::wire::SqlState;
 use crate::wire::backend;
 use crate::wire::error_response::{Severity, put_error, put_error_explained};
-use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::frontend::{self, Bind, Name, Parse, Target};
 use crate::wire::reader::Truncated;
 
 /// How much the client knows of it.
@@ -160,7 +160,7 @@ impl Session {
             },
             frontend::CLOSE => {
                 match frontend::target_fields(body)? {
-                    (Target::Statement, name) => self.close_alone(name),
+                    (Target::Statement, name) => self.close_alone(name.kept()),
                     (Target::Portal, name) => self.forget_portal(name),
                 }
                 backend::put_bare(out, backend::CLOSE_COMPLETE);
@@ -183,17 +183,17 @@ impl Session {
     }
 
     /// The statement of this name, if it ends the lost transaction and does no more.
-    fn prepared_end(&self, name: &[u8]) -> Option<Arc<Statement>> {
+    fn prepared_end(&self, name: Name<'_>) -> Option<Arc<Statement>> {
         let prepared = match name.is_empty() {
             true => &self.unnamed.as_ref()?.0,
-            false => self.names.get(name)?,
+            false => self.names.get(name.kept())?,
         };
         self.ending(&prepared.statement).map(|_| Arc::clone(&prepared.statement))
     }
 
     /// How what is bound to this portal would end the lost transaction, if it does.
-    fn bound_ending(&self, portal: &[u8]) -> Option<Ending> {
-        let bound = self.portals.iter().find(|bound| *bound.name == *portal)?;
+    fn bound_ending(&self, portal: Name<'_>) -> Option<Ending> {
+        let bound = self.portals.iter().find(|bound| *bound.name == *portal.kept())?;
         self.ending(&bound.statement)
     }
 
@@ -212,7 +212,7 @@ impl Session {
             frontend::QUERY => frontend::query_text(body).ok().map(classify),
             frontend::PARSE => Parse::read(body).ok().map(|parse| classify(parse.text)),
             frontend::BIND => Bind::read(body).ok().and_then(|bind| {
-                let prepared = self.names.get(bind.statement)?;
+                let prepared = self.names.get(bind.statement.kept())?;
                 Some(Arc::clone(&prepared.statement))
             }),
             _ => None,

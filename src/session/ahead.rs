@@ -82,15 +82,15 @@ impl Session {
             let body = message.body;
             match message.tag {
                 frontend::PARSE => {
-                    names.insert(Parse::read(body).ok()?.name, parsed.next());
+                    names.insert(Parse::read(body).ok()?.name.kept(), parsed.next());
                 }
                 frontend::CLOSE => {
                     if let (Target::Statement, name) = frontend::target_fields(body).ok()? {
-                        names.insert(name, None);
+                        names.insert(name.kept(), None);
                     }
                 }
                 frontend::BIND => {
-                    let bound = self.found_behind(&names, Bind::read(body).ok()?.statement);
+                    let bound = self.found_behind(&names, Bind::read(body).ok()?.statement.kept());
                     if ahead.decides_of(bound, awaited) {
                         return Some(ahead);
                     }
@@ -98,7 +98,7 @@ impl Session {
                 }
                 frontend::DESCRIBE => {
                     if let (Target::Statement, name) = frontend::target_fields(body).ok()?
-                        && ahead.decides_of(self.found_behind(&names, name), awaited)
+                        && ahead.decides_of(self.found_behind(&names, name.kept()), awaited)
                     {
                         return Some(ahead);
                     }

@@ -19,7 +19,7 @@ use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId, half};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::error_response::{Severity, put_error, put_error_of};
-use crate::wire::frontend::{self, Parse, Target};
+use crate::wire::frontend::{self, Name, Parse, Target};
 use crate::wire::reader::{Reader, Truncated};
 use crate::wire::{SqlState, backend};
 
@@ -235,7 +235,7 @@ impl Session {
         }
         for prepared in &asked {
             let name = prepared.id.server_name();
-            frontend::put_parse(&mut out, Parse { name: &name, text: &prepared.text, types: prepared.types() });
+            frontend::put_parse(&mut out, Parse { name: Name(&name), text: &prepared.text, types: prepared.types() });
             frontend::put_target(&mut out, frontend::DESCRIBE, Target::Statement, &name);
         }
         frontend::put_bare(&mut out, frontend::SYNC);

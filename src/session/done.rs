@@ -211,7 +211,7 @@ impl Session {
             Arc::new(Prepared::new(parse.text, parse.types, statement, self.reading, by))
         });
         match prepared {
-            Some(prepared) if !parse.name.is_empty() => self.names.put(parse.name, prepared),
+            Some(prepared) if !parse.name.is_empty() => self.names.put(parse.name.kept(), prepared),
             None if !parse.name.is_empty() => {}
             prepared => {
                 self.unnamed_count += 1;

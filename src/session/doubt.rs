@@ -84,11 +84,11 @@ impl Session {
             return true;
         }
         match tag {
-            frontend::BIND => Bind::read(body).is_ok_and(|bind| self.use_is_doubtful(bind.statement)),
+            frontend::BIND => Bind::read(body).is_ok_and(|bind| self.use_is_doubtful(bind.statement.kept())),
             frontend::DESCRIBE => frontend::target_fields(body)
-                .is_ok_and(|(target, name)| target == Target::Statement && self.use_is_doubtful(name)),
+                .is_ok_and(|(target, name)| target == Target::Statement && self.use_is_doubtful(name.kept())),
             frontend::PARSE => {
-                Parse::read(body).is_ok_and(|parse| !parse.name.is_empty() && self.name_is_doubtful(parse.name))
+                Parse::read(body).is_ok_and(|parse| !parse.name.is_empty() && self.name_is_doubtful(parse.name.kept()))
             }
             frontend::QUERY => {
                 (self.closing_query_is_under_way() || self.names.are_doubtful(&self.owed)) && may_name_statements(body)

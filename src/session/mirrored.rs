@@ -14,7 +14,7 @@ use super::known::Known;
 use super::owed::{Asker, Owed};
 use super::prepared::{Prepared, StatementId};
 use crate::sql::{Kind, Statement};
-use crate::wire::frontend::{self, Parse};
+use crate::wire::frontend::{self, Name, Parse};
 
 /// A statement to be prepared under the client's own name.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Session {
         let is_apart = !self.flow.batch_open;
         for (name, prepared) in &lacking {
             self.put_close_of_mirror(name, out);
-            self.put_parse(Parse { name: name.as_bytes(), text: &prepared.text, types: prepared.types() }, out);
+            self.put_parse(Parse { name: Name(name.as_bytes()), text: &prepared.text, types: prepared.types() }, out);
             self.owed.push(Owed::Mirror(Mirror { name: Arc::clone(name), id: prepared.id }));
             if is_apart {
                 frontend::put_bare(out, frontend::SYNC);

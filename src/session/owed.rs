@@ -39,8 +39,8 @@ pub enum Owed {
     ParseTaken(Box<[u8]>),
     /// A Parse of ours that leaves nothing that is of interest behind its batch.
     OurParse,
-    /// A Bind.
-    Bind,
+    /// A Bind; of a statement of ours, with the name that the client has sent where [not all of it](crate::wire::frontend::Name::is_cut) is kept.
+    Bind(Option<Box<[u8]>>),
     /// A Bind or Describe of a statement whose columns have changed: the node is made to fail, and the client is told why.
     Stale,
     /// What is refused by us: the node is made to fail in its place, and the client is told this.

@@ -97,7 +97,7 @@ impl Session {
             backend::BIND_COMPLETE if matches!(self.owed.front(), Some(Owed::OurBind)) => {
                 self.answered(tag, |_| true).map(|_| Reply::Hide)
             }
-            backend::BIND_COMPLETE => self.answered(tag, |owed| matches!(owed, Owed::Bind)),
+            backend::BIND_COMPLETE => self.answered(tag, |owed| matches!(owed, Owed::Bind(_))),
             backend::CLOSE_COMPLETE => self.closed(known),
             backend::ROW_DESCRIPTION | backend::NO_DATA => {
                 let asker = self.described(tag, body, known);
@@ -543,6 +543,7 @@ impl Session {
         let id = StatementId::first_in(body)?;
         let name = match self.owed.front() {
             Some(Owed::Parse { name, by: Asker::Client, .. }) if !name.is_empty() => name.clone(),
+            Some(Owed::Bind(Some(name))) => name.clone(),
             _ => match self.names.name_of(id) {
                 Some(name) => name.into(),
                 None => {

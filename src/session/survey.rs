@@ -13,7 +13,7 @@ use crate::catalog::{Change, FIRST_OWN, Path};
 use crate::routing::{Catalog, Facts, InTransaction, Intent, Reads, Reason, RuleSet, Sender, safety, weigh};
 use crate::sql::{CopyDirection, Draws, Isolation, Part, SessionChange, Statement, TransactionControl, query_of};
 use crate::wire::backend::TransactionStatus;
-use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::frontend::{self, Bind, Name, Parse, Target};
 use crate::wire::reader::Truncated;
 use crate::wire::{Header, frame};
 
@@ -36,14 +36,15 @@ impl Session {
             frontend::BIND => {
                 let Some(rules) = free_of else { return Ok(false) };
                 let bind = Bind::read(body)?;
-                let parsed = self.gathered_statement(bind.statement).filter(|prepared| self.has_joined(prepared));
+                let parsed =
+                    self.gathered_statement(bind.statement.kept()).filter(|prepared| self.has_joined(prepared));
                 let is_free = |prepared: &Arc<Prepared>| {
                     let statement = &prepared.statement;
                     // They may have a part in what an EXECUTE runs.
                     self.is_free_of(rules, statement) && (statement.is_plain_read() || !statement.executes_by_name())
                 };
                 let Some(prepared) = parsed.filter(is_free) else { return Ok(false) };
-                self.uses(bind.statement, &prepared);
+                self.uses(bind.statement.kept(), &prepared);
                 if !bind.portal.is_empty() {
                     self.gathered.bind();
                 }
@@ -86,13 +87,13 @@ impl Session {
             frontend::PARSE => self.survey_parse(Parse::read(body)?, around),
             frontend::BIND => {
                 let bind = Bind::read(body)?;
-                self.survey_bind(bind.statement, Some(bind.rest), around);
+                self.survey_bind(bind.statement.kept(), Some(bind.rest), around);
                 if !bind.portal.is_empty() {
                     self.gathered.bind();
                 }
             }
             frontend::DESCRIBE => match frontend::target_fields(body)? {
-                (Target::Statement, name) => self.survey_bind(name, None, around),
+                (Target::Statement, name) => self.survey_bind(name.kept(), None, around),
                 (Target::Portal, _) => {}
             },
             _ => return self.survey_plain(tag, size, body, None).map(drop),
@@ -115,7 +116,7 @@ impl Session {
             frontend::QUERY => self.survey_statement(Arc::new(crate::sql::too_large()), b"", around),
             frontend::BIND => {
                 let bind = Bind::read(body)?;
-                self.survey_bind(bind.statement, Some(bind.rest), around);
+                self.survey_bind(bind.statement.kept(), Some(bind.rest), around);
                 self.gathered.bind();
                 self.cut_batch();
             }
@@ -215,7 +216,7 @@ impl Session {
         if parse.name.is_empty() {
             self.gathered.unnamed = Some(Some(Arc::clone(&prepared)));
         } else {
-            self.gathered.names.insert(parse.name.into(), Some(Arc::clone(&prepared)));
+            self.gathered.names.insert(parse.name.kept().into(), Some(Arc::clone(&prepared)));
         }
         self.gathered.parsed.push_back(prepared);
     }
@@ -295,11 +296,11 @@ impl Session {
         reread
     }
 
-    fn survey_close(&mut self, (target, name): (Target, &[u8])) {
+    fn survey_close(&mut self, (target, name): (Target, Name<'_>)) {
         match target {
             Target::Statement if name.is_empty() => self.gathered.unnamed = Some(None),
             Target::Statement => {
-                self.gathered.names.insert(name.into(), None);
+                self.gathered.names.insert(name.kept().into(), None);
             }
             Target::Portal => {}
         }
@@ -328,7 +329,8 @@ impl Session {
     pub fn text_of_unit<'a>(&'a self, messages: &'a [u8]) -> Cow<'a, [u8]> {
         let Ok(Some(header)) = Header::peek(messages) else { return Cow::default() };
         let body = messages.get(frame::HEADER..header.size).unwrap_or_default();
-        let named = |name: &[u8]| {
+        let named = |name: Name<'_>| {
+            let name = name.kept();
             let prepared = match name.is_empty() {
                 true => self.gathered_statement(name),
                 false => self.names.get(name).cloned().or_else(|| self.gathered_statement(name)),

@@ -15,7 +15,7 @@ use super::woven::Woven;
 use crate::catalog::Change;
 use crate::sql::{Doubt, Draws, Kind, Leftovers, SessionChange, Statement};
 use crate::wire::backend::TransactionStatus;
-use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::frontend::{self, Bind, Name, Parse, Target};
 use crate::wire::reader::Truncated;
 use crate::wire::{Header, SqlState, frame};
 
@@ -106,7 +106,7 @@ impl Session {
             frontend::DESCRIBE => self.translate_describe(message, known, prepared_limit, out)?,
             frontend::CLOSE => self.translate_close(message, known, out)?,
             frontend::EXECUTE => {
-                let portal = frontend::execute_portal(message.body)?;
+                let portal = frontend::execute_portal(message.body)?.kept();
                 let bound = self.portals.iter().rev().find(|bound| *bound.name == *portal);
                 let (statement, draws) =
                     bound.map_or((None, None), |bound| (Some(Arc::clone(&bound.statement)), bound.draws));
@@ -182,7 +182,9 @@ impl Session {
         self.draws(self.gathered.draws.unwrap_or(Draws::Maybe), known);
         self.put_mirrors(&statement, known, out);
         let (mut stand_ins, mut woven) = (Vec::new(), None);
-        if let Some(name) = self.deallocates_ours(&statement, known) {
+        // Of a name that it cuts the node warns, so it must read that itself.
+        let ours = self.deallocates_ours(&statement, known).filter(|name| !Name::may_be_cut(name));
+        if let Some(name) = ours {
             self.close_mirror_under_way(&name, out);
             self.put_ours(EMPTY, out);
             frontend::put_query(out, DEALLOCATE_RESERVED);
@@ -283,7 +285,7 @@ impl Session {
     /// A statement of ours under a reserved name, to be used at once.
     #[cold]
     pub(super) fn put_ours(&mut self, Parse { name, text, types }: Parse<'_>, out: &mut BytesMut) {
-        self.put_our_close(name, out);
+        self.put_our_close(name.0, out);
         self.put_parse(Parse { name, text, types }, out);
         self.owed.push(Owed::OurParse);
     }
@@ -291,8 +293,8 @@ impl Session {
     /// A statement of ours that is executed at once, within a batch.
     #[cold]
     pub(super) fn put_executed(&mut self, sql: &str, owed: Owed, out: &mut BytesMut) {
-        self.put_ours(Parse { name: RESERVED, text: sql.as_bytes(), types: &[0, 0] }, out);
-        frontend::put_bind(out, Bind { portal: RESERVED, statement: RESERVED, rest: &[0; 6] }, 0);
+        self.put_ours(Parse { text: sql.as_bytes(), ..EMPTY }, out);
+        frontend::put_bind(out, Bind { portal: Name(RESERVED), statement: Name(RESERVED), rest: &[0; 6] }, 0);
         self.owed.push(Owed::OurBind);
         frontend::put_execute(out, RESERVED);
         self.owed.push(owed);
@@ -304,34 +306,35 @@ impl Session {
     #[cold]
     fn put_stand_in(&mut self, name: &Arc<str>, out: &mut BytesMut) {
         self.put_close_of_mirror(name, out);
-        self.put_parse(Parse { name: name.as_bytes(), text: b"", types: &[0, 0] }, out);
+        self.put_parse(Parse { name: Name(name.as_bytes()), ..EMPTY }, out);
         self.owed.push(Owed::OurParse);
     }
 
     fn translate_parse(&mut self, whole: &[u8], parse: Parse<'_>, known: &mut Known, limit: usize, out: &mut BytesMut) {
         let Some(prepared) = self.gathered.parsed.pop_front() else { return };
+        let name = parse.name.kept();
         self.preparing.asked += 1;
         self.put_mirrors(&prepared.statement, known, out);
         self.flow.batch_open = true;
-        if parse.name.is_empty() {
+        if name.is_empty() {
             self.preparing.sent += 1;
             self.unnamed_count += 1;
             let id = UnnamedId(self.id, self.unnamed_count);
             self.unnamed = Some((Arc::clone(&prepared), id));
             out.extend_from_slice(whole);
             self.owes_unnamed(prepared, id, Asker::Client, known);
-        } else if self.names.get(parse.name).is_some() || self.sql_prepared_has(parse.name) {
+        } else if self.names.get(name).is_some() || self.sql_prepared_has(name) {
             // The name is taken: PostgreSQL says so, or what else is wrong. The statement that has it must not be touched.
             self.put_ours(EMPTY, out);
-            self.put_parse(Parse { name: RESERVED, ..parse }, out);
-            self.owed.push(Owed::ParseTaken(parse.name.into()));
+            self.put_parse(Parse { name: Name(RESERVED), ..parse }, out);
+            self.owed.push(Owed::ParseTaken(parse.name.0.into()));
         } else {
             if known.uses(prepared.id) || self.owed.is_in_doubt(prepared.id) {
                 self.close_ours(prepared.id, known, out);
             }
-            self.names.expect(parse.name, Arc::clone(&prepared), self.owed.moment());
-            self.parse_named(parse.name, &prepared, Asker::Client, known, limit, out);
-            self.undescribed = Some((parse.name.into(), prepared));
+            self.names.expect(name, Arc::clone(&prepared), self.owed.moment());
+            self.parse_named(name, &prepared, Asker::Client, known, limit, out);
+            self.undescribed = Some((name.into(), prepared));
         }
     }
 
@@ -378,7 +381,7 @@ impl Session {
         }
         self.preparing.remade += usize::from(by == Asker::Us);
         let ours = prepared.id.server_name();
-        self.put_parse(Parse { name: &ours, text: &prepared.text, types: prepared.types() }, out);
+        self.put_parse(Parse { name: Name(&ours), text: &prepared.text, types: prepared.types() }, out);
         let owed = Owed::Parse { name: name.into(), prepared: Arc::clone(prepared), unnamed: None, by };
         self.owed.push_making((prepared.id, true), owed);
     }
@@ -391,16 +394,17 @@ impl Session {
         limit: usize,
         out: &mut BytesMut,
     ) {
+        let name = bind.statement.kept();
         self.preparing.bound += 1;
-        self.put_mirrors_of(bind.statement, known, out);
-        let goes_by_ours = self.goes_by_ours(bind.statement, known);
-        let statement = self.prepared_for_use(bind.statement, known, limit, out);
+        self.put_mirrors_of(name, known, out);
+        let goes_by_ours = self.goes_by_ours(name, known);
+        let statement = self.prepared_for_use(name, known, limit, out);
         self.forget_portal(bind.portal);
-        let mut bound = None;
+        let (mut bound, mut called) = (None, None);
         match statement {
             Some(prepared) if goes_by_ours && prepared.has_changed(known) => {
                 self.put_our_close(RESERVED, out);
-                frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
+                frontend::put_bind(out, Bind { statement: Name(RESERVED), ..bind }, message.missing);
                 self.flow.batch_open = true;
                 self.owed.push(Owed::Stale);
                 return;
@@ -409,22 +413,23 @@ impl Session {
                 bound = Some(Arc::clone(&prepared.statement));
                 if self.deallocates_ours(&prepared.statement, known).is_some() {
                     let text = DEALLOCATE_RESERVED.as_bytes();
-                    self.put_ours(Parse { name: DEALLOCATES, text, types: &[0, 0] }, out);
+                    self.put_ours(Parse { name: Name(DEALLOCATES), text, ..EMPTY }, out);
                     self.put_ours(EMPTY, out);
-                    frontend::put_bind(out, Bind { statement: DEALLOCATES, ..bind }, message.missing);
+                    frontend::put_bind(out, Bind { statement: Name(DEALLOCATES), ..bind }, message.missing);
                 } else if !goes_by_ours {
                     out.extend_from_slice(message.whole);
                 } else {
-                    let bind = Bind { statement: &prepared.id.server_name(), ..bind };
+                    called = bind.statement.is_cut().then(|| bind.statement.0.into());
+                    let bind = Bind { statement: Name(&prepared.id.server_name()), ..bind };
                     frontend::put_bind(out, bind, message.missing);
                 }
             }
-            None if is_ours(bind.statement) => {
+            None if is_ours(name) => {
                 self.put_our_close(RESERVED, out);
-                frontend::put_bind(out, Bind { statement: RESERVED, ..bind }, message.missing);
+                frontend::put_bind(out, Bind { statement: Name(RESERVED), ..bind }, message.missing);
             }
             None => {
-                bound = self.bound_by_sql(bind.statement);
+                bound = self.bound_by_sql(name);
                 out.extend_from_slice(message.whole);
             }
         }
@@ -433,17 +438,17 @@ impl Session {
             self.binds(bind.portal, statement);
         }
         self.flow.batch_open = true;
-        self.owed.push(Owed::Bind);
+        self.owed.push(Owed::Bind(called));
     }
 
     /// No portal has this name any more.
-    pub(super) fn forget_portal(&mut self, name: &[u8]) {
-        self.portals.retain(|portal| *portal.name != *name);
+    pub(super) fn forget_portal(&mut self, name: Name<'_>) {
+        self.portals.retain(|portal| *portal.name != *name.kept());
     }
 
     /// A portal of this name is bound now.
-    pub(super) fn binds(&mut self, portal: &[u8], statement: Arc<Statement>) {
-        let (name, draws, bound) = (portal.into(), self.gathered.draws, self.owed.moment());
+    pub(super) fn binds(&mut self, portal: Name<'_>, statement: Arc<Statement>) {
+        let (name, draws, bound) = (portal.kept().into(), self.gathered.draws, self.owed.moment());
         self.portals.push(Portal { name, statement, draws, bound });
     }
 
@@ -471,6 +476,7 @@ impl Session {
     ) -> Result<(), Truncated> {
         let mut of = None;
         let (target, name) = frontend::target_fields(message.body)?;
+        let name = name.kept();
         if target == Target::Statement {
             self.put_mirrors_of(name, known, out);
         }
@@ -539,7 +545,7 @@ impl Session {
     ) -> Result<(), Truncated> {
         let owed = match frontend::target_fields(message.body)? {
             (Target::Statement, name) => {
-                let now = self.owed.moment();
+                let (name, now) = (name.kept(), self.owed.moment());
                 if name.is_empty() {
                     self.unnamed = None;
                     known.unnamed = None;
@@ -619,7 +625,7 @@ impl Session {
             Some((prepared, id)) => {
                 let (prepared, id) = (Arc::clone(prepared), *id);
                 self.preparing.remade += 1;
-                self.put_parse(Parse { name: b"", text: &prepared.text, types: prepared.types() }, out);
+                self.put_parse(Parse { name: Name(b""), text: &prepared.text, types: prepared.types() }, out);
                 self.owes_unnamed(Arc::clone(&prepared), id, Asker::Us, known);
                 Some(prepared)
             }
@@ -687,13 +693,13 @@ impl Session {
 /// The name of an empty statement that is there only to be deallocated, or to be in the way of another.
 pub(super) const RESERVED: &[u8] = b"tl_reserved";
 
-const EMPTY: Parse<'static> = Parse { name: RESERVED, text: b"", types: &[0, 0] };
+const EMPTY: Parse<'static> = Parse { name: Name(RESERVED), text: b"", types: &[0, 0] };
 
 const DEALLOCATE_RESERVED: &str = "DEALLOCATE tl_reserved";
 
 /// This message describes the statement of this name.
 fn describes(message: &Message<'_>, name: &[u8]) -> bool {
-    let is_target = |(target, described): (Target, &[u8])| target == Target::Statement && *described == *name;
+    let is_target = |(target, described): (Target, Name<'_>)| target == Target::Statement && *described.kept() == *name;
     message.tag == frontend::DESCRIBE && frontend::target_fields(message.body).is_ok_and(is_target)
 }
 
@@ -713,7 +719,9 @@ pub(super) fn closed_names(statement: &Statement) -> Option<&SessionChange> {
 #[cfg(test)]
 mod tests {
     use super::messages;
+    use crate::session::Reply;
     use crate::session::story::Story;
+    use crate::wire::frontend::LONGEST_NAME;
 
     #[test]
     fn the_last_message_of_a_unit_may_lack_its_end() {
@@ -785,6 +793,105 @@ mod tests {
             assert_eq!(story.known.unseen, (!is_known).then_some(story.session.id), "{skipped:?}");
             assert_eq!(story.session.touched.len(), usize::from(is_known), "{skipped:?}");
             assert!(is_known || story.session.wants_look(), "{skipped:?}");
+        }
+    }
+
+    /// The longest name that is kept whole, and two that are kept as this is.
+    fn long_names() -> [String; 3] {
+        ["", "_1", "_2"].map(|end| "n".repeat(LONGEST_NAME) + end)
+    }
+
+    #[test]
+    fn what_is_not_kept_of_a_name_tells_no_statement_from_another() {
+        let names = long_names();
+        for (given, called) in names.iter().flat_map(|given| names.iter().map(move |called| (given, called))) {
+            let prepared = || {
+                let mut story = Story::begin();
+                story.parse(given, "insert into t values (1)");
+                story.sync();
+                story.hear_all("1tnZ");
+                story
+            };
+            let mut story = prepared();
+            assert_eq!((story.bind(called), story.execute(), story.sync()), ("B".into(), "E".into(), "S".into()));
+            story.hear_all("2CZ");
+            assert!(story.session.has_written(true), "it is known what was bound");
+            assert_eq!(story.known.unseen, None, "{given} {called}");
+            assert_eq!(story.send(b'Q', format!("execute {called}\0").as_bytes()), "CPSQ", "{given} {called}");
+            for close in [(b'C', format!("S{called}\0")), (b'Q', format!("deallocate {called}\0"))] {
+                let mut story = prepared();
+                story.send(close.0, close.1.as_bytes());
+                match close.0 {
+                    b'C' => drop(story.sync()),
+                    _ => story.hear_all("31"),
+                }
+                story.hear_all(if close.0 == b'C' { "3Z" } else { "CZ" });
+                assert!(story.session.names.get(names[0].as_bytes()).is_none(), "{given} {called}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_tells_all_of_a_name() {
+        let [kept, given, called] = long_names();
+        let mut story = Story::begin();
+        story.parse(&given, "select $1::int");
+        story.sync();
+        story.hear_all("1tTZ");
+        let ours =
+            String::from_utf8(story.session.names.get(kept.as_bytes()).unwrap().id.server_name().into()).unwrap();
+        let told = |story: &mut Story, code: &str, words: [&str; 2], name: &str| {
+            let body = |name| format!("SERROR\0C{code}\0M{} \"{name}\" {}\0\0", words[0], words[1]);
+            let Reply::Replace(told) = story.hear(b'E', body(name).as_bytes()) else { panic!("{code}") };
+            assert_eq!(told.get(5..), Some(body(&called).as_bytes()));
+            story.hear_all("Z");
+        };
+        assert_eq!(story.parse(&called, "select 2"), "CPP");
+        story.sync();
+        story.hear_all("31");
+        told(&mut story, "42P05", ["prepared statement", "already exists"], "tl_reserved");
+        story.bind(&called);
+        story.sync();
+        let words = ["bind message supplies 0 parameters, but prepared statement", "requires 1"];
+        told(&mut story, "08P01", words, &ours);
+    }
+
+    #[test]
+    fn what_was_prepared_by_sql_is_bound_by_all_of_its_name() {
+        let [kept, given, called] = long_names();
+        for name in [kept, called] {
+            let mut story = Story::begin();
+            story.send(b'Q', format!("prepare {given} as select pg_advisory_lock(1)\0").as_bytes());
+            story.hear(b'C', b"PREPARE\0");
+            story.hear_all("Z");
+            assert_eq!((story.parse(&name, "select 2"), story.sync()), ("CPP".into(), "S".into()), "it is taken");
+            story.hear_all("31EZ");
+            assert_eq!(story.bind(&name), "B");
+            story.execute();
+            story.sync();
+            story.hear_all("2CZ");
+            assert_eq!(story.known.unseen, None, "it is known what was bound");
+            assert!(story.session.pin().is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_not_kept_of_a_name_tells_no_portal_from_another() {
+        let [_, one, two] = long_names();
+        for closed in [&one, &two] {
+            let mut story = Story::begin();
+            story.parse("a", "select 1");
+            story.parse("b", "set my.x = 1");
+            story.send(b'B', format!("{one}\0a\0\0\0\0\0\0\0").as_bytes());
+            story.send(b'C', format!("P{closed}\0").as_bytes());
+            story.send(b'B', format!("{two}\0b\0\0\0\0\0\0\0").as_bytes());
+            story.send(b'E', format!("{one}\0\0\0\0\0").as_bytes());
+            story.sync();
+            story.hear_all("1n1n232");
+            story.hear(b'C', b"SET\0");
+            story.hear_all("Z");
+            assert_eq!(story.session.touched.len(), 1, "it is known what was run");
+            assert_eq!(story.known.unseen, None);
         }
     }
 

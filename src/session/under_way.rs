@@ -132,7 +132,7 @@ impl Session {
         let count = |what: fn(&Owed) -> bool| self.owed.iter().filter(|owed| what(owed)).count();
         count(|owed| matches!(owed, Owed::Query { .. } | Owed::Execute(_))) == 1
             && count(|owed| matches!(owed, Owed::Parse { .. } | Owed::ParseTaken(_))) <= 1
-            && count(|owed| matches!(owed, Owed::Bind | Owed::Stale)) <= 1
+            && count(|owed| matches!(owed, Owed::Bind(_) | Owed::Stale)) <= 1
             && self.runs_nothing()
     }
 

@@ -60,16 +60,51 @@ pub enum Target {
     Portal,
 }
 
+/// The name of a prepared statement or of a portal, as it is sent; empty: the unnamed one.
+///
+/// PostgreSQL keeps no more than the first bytes of it: names that have these in common are one. Its errors tell all of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Name<'a>(pub &'a [u8]);
+
+impl<'a> Name<'a> {
+    /// What PostgreSQL keeps of it, and knows it by.
+    #[inline]
+    pub fn kept(self) -> &'a [u8] {
+        self.0.get(..LONGEST_NAME).unwrap_or(self.0)
+    }
+
+    /// It has more bytes than are kept of it.
+    #[inline]
+    pub fn is_cut(self) -> bool {
+        self.0.len() > LONGEST_NAME
+    }
+
+    /// This one, of SQL, may be what has been kept of a longer one.
+    pub fn may_be_cut(name: &str) -> bool {
+        name.len() > LONGEST_NAME - char::MAX.len_utf8()
+    }
+
+    /// It is the unnamed one.
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Bytes of a name: NAMEDATALEN less one. In messages it is cut behind this byte, though it may be in the midst of a letter; in
+/// SQL it is cut before that letter.
+pub const LONGEST_NAME: usize = 63;
+
 /// The text of a Query.
 pub fn query_text(body: &[u8]) -> Result<&[u8], Truncated> {
     Reader::new(body).cstr()
 }
 
 /// A Parse: the statement's name, its text, and the parameter types as they stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Parse<'a> {
-    /// The statement's name; empty: the unnamed one.
-    pub name: &'a [u8],
+    /// The statement's name.
+    pub name: Name<'a>,
     /// The query string.
     pub text: &'a [u8],
     /// The count and the types of parameters, as they stand in the message.
@@ -80,7 +115,7 @@ impl<'a> Parse<'a> {
     /// Reads the body of a Parse.
     pub fn read(body: &'a [u8]) -> Result<Self, Truncated> {
         let mut reader = Reader::new(body);
-        Ok(Self { name: reader.cstr()?, text: reader.cstr()?, types: reader.rest() })
+        Ok(Self { name: Name(reader.cstr()?), text: reader.cstr()?, types: reader.rest() })
     }
 
     /// The types of the parameters that it declares, in order; 0 where the server is to find it.
@@ -91,12 +126,12 @@ impl<'a> Parse<'a> {
 }
 
 /// A Bind: its portal, its statement, and the formats and values as they stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Bind<'a> {
-    /// The portal's name; empty: the unnamed one.
-    pub portal: &'a [u8],
-    /// The statement's name; empty: the unnamed one.
-    pub statement: &'a [u8],
+    /// The portal's name.
+    pub portal: Name<'a>,
+    /// The statement's name.
+    pub statement: Name<'a>,
     /// Formats and values, as they stand in the message.
     pub rest: &'a [u8],
 }
@@ -105,24 +140,24 @@ impl<'a> Bind<'a> {
     /// Reads the body of a Bind, or as much of it as holds the names.
     pub fn read(body: &'a [u8]) -> Result<Self, Truncated> {
         let mut reader = Reader::new(body);
-        Ok(Self { portal: reader.cstr()?, statement: reader.cstr()?, rest: reader.rest() })
+        Ok(Self { portal: Name(reader.cstr()?), statement: Name(reader.cstr()?), rest: reader.rest() })
     }
 }
 
 /// What a Describe or Close speaks of, and its name.
-pub fn target_fields(body: &[u8]) -> Result<(Target, &[u8]), Truncated> {
+pub fn target_fields(body: &[u8]) -> Result<(Target, Name<'_>), Truncated> {
     let mut reader = Reader::new(body);
     let target = match reader.u8()? {
         b'S' => Target::Statement,
         b'P' => Target::Portal,
         _ => return Err(Truncated),
     };
-    Ok((target, reader.cstr()?))
+    Ok((target, Name(reader.cstr()?)))
 }
 
 /// The portal of an Execute.
-pub fn execute_portal(body: &[u8]) -> Result<&[u8], Truncated> {
-    Reader::new(body).cstr()
+pub fn execute_portal(body: &[u8]) -> Result<Name<'_>, Truncated> {
+    Reader::new(body).cstr().map(Name)
 }
 
 /// The formats that a Bind asks its results in, of the bytes behind its names; and how many parameters it has.
@@ -144,9 +179,9 @@ pub fn bind_formats(rest: &[u8]) -> Result<(usize, Vec<i16>), Truncated> {
 }
 
 /// The portal of an Execute, and how many rows it wants; 0: all.
-pub fn execute_fields(body: &[u8]) -> Result<(&[u8], i32), Truncated> {
+pub fn execute_fields(body: &[u8]) -> Result<(Name<'_>, i32), Truncated> {
     let mut reader = Reader::new(body);
-    Ok((reader.cstr()?, reader.i32()?))
+    Ok((Name(reader.cstr()?), reader.i32()?))
 }
 
 /// The number of the function that a FunctionCall calls.
@@ -165,7 +200,7 @@ pub fn put_query(out: &mut BytesMut, text: impl AsRef<[u8]>) {
 /// Appends a Parse.
 pub fn put_parse(out: &mut BytesMut, parse: Parse<'_>) {
     Writer::new(out).message(PARSE, |body| {
-        put_cstr(body, parse.name);
+        put_cstr(body, parse.name.0);
         put_cstr(body, parse.text);
         body.put_slice(parse.types);
     });
@@ -175,8 +210,8 @@ pub fn put_parse(out: &mut BytesMut, parse: Parse<'_>) {
 pub fn put_bind(out: &mut BytesMut, bind: Bind<'_>, missing: usize) {
     let begin = out.len();
     Writer::new(out).message(BIND, |body| {
-        put_cstr(body, bind.portal);
-        put_cstr(body, bind.statement);
+        put_cstr(body, bind.portal.0);
+        put_cstr(body, bind.statement.0);
         body.put_slice(bind.rest);
     });
     if missing > 0
@@ -213,4 +248,39 @@ pub fn put_target(out: &mut BytesMut, tag: u8, target: Target, name: &[u8]) {
 /// Appends a message without a body: Sync, Flush, Terminate, CopyDone.
 pub fn put_bare(out: &mut BytesMut, tag: u8) {
     Writer::new(out).message(tag, |_| {});
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_name_its_first_bytes_are_kept() {
+        for (length, kept) in [(0, 0), (62, 62), (63, 63), (64, 63), (1000, 63)] {
+            let sent = "n".repeat(length);
+            let name = Name(sent.as_bytes());
+            assert_eq!((name.kept().len(), name.is_cut(), name.is_empty()), (kept, length > kept, length == 0));
+        }
+        let (mut out, sent) = (BytesMut::new(), "é".repeat(40));
+        put_target(&mut out, CLOSE, Target::Statement, sent.as_bytes());
+        let (_, name) = target_fields(out.get(5..).unwrap()).unwrap();
+        assert_eq!(
+            (name.0, name.kept()),
+            (sent.as_bytes(), sent.as_bytes().get(..63).unwrap()),
+            "in the midst of a letter"
+        );
+    }
+
+    #[test]
+    fn what_sql_keeps_of_a_longer_name_ends_with_a_letter() {
+        for (letters, kept) in [("a", 63), ("é", 62), ("€", 63), ("𝄞", 60)] {
+            let name = letters.repeat(63);
+            let statement =
+                crate::sql::classify_bytes(format!("deallocate \"{name}\"").as_bytes(), &Default::default());
+            let session = &statement.only().unwrap().session;
+            let [crate::sql::SessionChange::Deallocate(name)] = &**session else { panic!("{session:?}") };
+            assert_eq!((name.len(), Name::may_be_cut(name)), (kept, true));
+        }
+        assert!(!Name::may_be_cut(&"n".repeat(59)));
+    }
 }

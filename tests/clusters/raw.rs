@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use trunkline::auth::Secret;
 use trunkline::backend::{Endpoint, Target, connect};
 use trunkline::net::{Stream, Unwatched};
-use trunkline::wire::frontend::{self, Bind, Parse};
+use trunkline::wire::frontend::{self, Bind, Name, Parse};
 use trunkline::wire::{CancelKey, ErrorFields, Header, backend, frame, startup};
 
 /// A logged-in connection that knows nothing of the protocol but its frames.
@@ -246,7 +246,7 @@ pub(crate) fn query(sql: &str) -> Vec<u8> {
 
 /// A Parse without parameter types.
 pub(crate) fn parse(name: &str, sql: &str) -> Vec<u8> {
-    let parse = Parse { name: name.as_bytes(), text: sql.as_bytes(), types: &[0, 0] };
+    let parse = Parse { name: Name(name.as_bytes()), text: sql.as_bytes(), types: &[0, 0] };
     built(|out| frontend::put_parse(out, parse))
 }
 
@@ -254,7 +254,7 @@ pub(crate) fn parse(name: &str, sql: &str) -> Vec<u8> {
 pub(crate) fn parse_declaring(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
     let mut declared = u16::try_from(types.len()).unwrap().to_be_bytes().to_vec();
     declared.extend(types.iter().flat_map(|oid| oid.to_be_bytes()));
-    let parse = Parse { name: name.as_bytes(), text: sql.as_bytes(), types: &declared };
+    let parse = Parse { name: Name(name.as_bytes()), text: sql.as_bytes(), types: &declared };
     built(|out| frontend::put_parse(out, parse))
 }
 
@@ -276,7 +276,9 @@ fn bind_formats(statement: &str, formats: &[u8], values: &[&[u8]]) -> Vec<u8> {
         rest.extend_from_slice(value);
     }
     rest.extend([0, 0]);
-    built(|out| frontend::put_bind(out, Bind { portal: b"", statement: statement.as_bytes(), rest: &rest }, 0))
+    built(|out| {
+        frontend::put_bind(out, Bind { portal: Name(b""), statement: Name(statement.as_bytes()), rest: &rest }, 0)
+    })
 }
 
 /// An Execute of the unnamed portal.
@@ -291,7 +293,7 @@ pub(crate) fn run_unnamed(sql: &str) -> Vec<u8> {
 
 /// A Bind of a portal of this name, without values.
 pub(crate) fn bind_portal(portal: &str, statement: &str) -> Vec<u8> {
-    let (portal, statement) = (portal.as_bytes(), statement.as_bytes());
+    let (portal, statement) = (Name(portal.as_bytes()), Name(statement.as_bytes()));
     built(|out| frontend::put_bind(out, Bind { portal, statement, rest: &[0; 6] }, 0))
 }
 
@@ -309,6 +311,11 @@ pub(crate) fn describe(statement: &str) -> Vec<u8> {
 /// A Close of a statement.
 pub(crate) fn close(statement: &str) -> Vec<u8> {
     built(|out| frontend::put_target(out, frontend::CLOSE, frontend::Target::Statement, statement.as_bytes()))
+}
+
+/// A Close of a portal.
+pub(crate) fn close_portal(portal: &str) -> Vec<u8> {
+    built(|out| frontend::put_target(out, frontend::CLOSE, frontend::Target::Portal, portal.as_bytes()))
 }
 
 /// A CopyData.

@@ -8,8 +8,8 @@ use trunkline::demo::cluster::Cluster;
 
 use crate::fixture::{Proxy, cluster, console, limited, login};
 use crate::raw::{
-    COPY_DONE, FLUSH, RawClient, SYNC, bind, bind_binary, close, copy_data, describe, execute, parse, query,
-    run_unnamed,
+    COPY_DONE, FLUSH, RawClient, SYNC, bind, bind_binary, bind_portal, close, close_portal, copy_data, describe,
+    execute, execute_portal, parse, query, run_unnamed,
 };
 
 /// A client, and through Trunkline another one that leaves its own statements on every server connection whenever it can.
@@ -399,6 +399,73 @@ fn what_is_prepared_by_sql_is_bound_by_its_name() {
         }
         player.ask(&[&close("p"), SYNC, &run("p")], 2);
         player.query("execute p");
+    });
+}
+
+/// Names of 62 to 65 bytes of these letters.
+fn long_names(letter: &str) -> Vec<String> {
+    let most = "n".repeat(60);
+    [letter.to_owned(), format!("{letter}1"), format!("{letter}12"), format!("{letter}13")]
+        .map(|end| most.clone() + &end)
+        .into()
+}
+
+#[test]
+fn a_name_of_a_statement_is_cut_where_postgresql_cuts_it() {
+    same_answers(|player| {
+        for letter in ["no", "nné"] {
+            let names = long_names(letter);
+            for (given, called) in names.iter().flat_map(|given| names.iter().map(move |called| (given, called))) {
+                // What a message names is cut in the midst of a letter, what SQL names is not.
+                let by_sql = [format!("execute \"{called}\""), format!("deallocate \"{called}\"")];
+                for close_by_sql in [false, true] {
+                    player.ask(&[&parse(given, SHARED[0]), SYNC, &run(called), &describe(called), SYNC], 3);
+                    player.ask(&[&parse(called, SHARED[1]), SYNC], 1);
+                    player.query(&by_sql[0]);
+                    player.ask(&[&bind(called, &[b"1"]), &execute(), SYNC], 1);
+                    match close_by_sql {
+                        false => player.ask(&[&close(called), SYNC], 1),
+                        true => player.query(&by_sql[1]),
+                    }
+                    player.ask(&[&run(given), &run(called)], 2);
+                    player.query("deallocate all");
+                }
+                player.query(&format!("prepare \"{given}\" as select 'by sql'"));
+                player.ask(&[&run(called), &parse(called, SHARED[1]), SYNC, &describe(called), SYNC], 3);
+                player.ask(&[&close(called), SYNC, &run(given)], 2);
+                player.query(&format!("execute \"{given}\""));
+                player.ask(&[&parse("", &by_sql[0]), SYNC, &run("")], 2);
+                player.ask(&[&parse("d", &by_sql[1]), SYNC, &run("d"), &run("d")], 3);
+                player.query("deallocate all");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_name_of_a_portal_is_cut_where_postgresql_cuts_it() {
+    same_answers(|player| {
+        let names = long_names("no");
+        player.ask(&[&parse("a", "select 'own'"), SYNC, &parse("w", "insert into t values (1)"), SYNC], 2);
+        for (given, called) in names.iter().flat_map(|given| names.iter().map(move |called| (given, called))) {
+            player.query("begin");
+            player.ask(&[&bind_portal(given, "a"), &execute_portal(called, 1), SYNC], 1);
+            player.query("rollback");
+            player.query("begin");
+            player.ask(&[&bind_portal(given, "a"), &bind_portal(called, "a"), SYNC], 1);
+            player.query("rollback");
+            player.query("begin");
+            player.ask(&[&bind_portal(given, "a"), SYNC, &query(&format!("fetch {called}"))], 2);
+            player.query("rollback");
+            player.query("begin");
+            player.query(&format!("declare {given} cursor for select 'of sql'"));
+            player.ask(&[&execute_portal(called, 1), SYNC], 1);
+            player.query("rollback");
+            // Another one of the same name has written, and that is seen.
+            let others = [bind_portal(given, "a"), close_portal(called), bind_portal(called, "w")].concat();
+            player.ask(&[&others, &execute_portal(given, 0), SYNC], 1);
+            player.query("select count(*) from t");
+        }
     });
 }
 

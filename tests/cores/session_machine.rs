@@ -15,7 +15,7 @@ use trunkline::session::columns::Told;
 use trunkline::session::translate::Message;
 use trunkline::session::{Held, Identity, Known, Reply, Session, SessionId, Settings, Surroundings};
 use trunkline::sql::{ParseSettings, Statement, classify_bytes};
-use trunkline::wire::frontend::{self, Bind, Parse, Target};
+use trunkline::wire::frontend::{self, Bind, Name, Parse, Target};
 use trunkline::wire::{ErrorFields, Header, frame};
 
 const SESSIONS: usize = 3;
@@ -24,8 +24,15 @@ const CONNECTIONS: usize = 2;
 /// Statements that a server connection may hold: so few that they make room for one another.
 const LIMIT: usize = 2;
 
+/// A name of so many bytes that the end is not kept.
+macro_rules! long {
+    ($before:literal, $end:literal, $behind:literal) => {
+        concat!($before, "b23456789_123456789_123456789_123456789_123456789_123456789_123", $end, $behind)
+    };
+}
+
 /// What clients prepare and ask.
-const TEXTS: [&str; 11] = [
+const TEXTS: [&str; 12] = [
     "select 1",
     "select 2",
     "select * from t",
@@ -37,6 +44,7 @@ const TEXTS: [&str; 11] = [
     "rollback",
     "select * from t where true",
     "insert into t values ($1)",
+    long!("deallocate ", "_of_sql", ""),
 ];
 
 /// Those whose columns change.
@@ -47,10 +55,14 @@ const CHANGING_TOO: usize = 9;
 const INSERT: usize = 10;
 
 /// Several statements in one Query.
-const SEVERAL: [&str; 3] = ["select 1; deallocate a", "deallocate a; deallocate b; select 2", "deallocate all; selekt"];
+const SEVERAL: [&str; 3] = [
+    "select 1; deallocate a",
+    long!("deallocate a; deallocate ", "_of_several", "; select 2"),
+    "deallocate all; selekt",
+];
 
-/// The last is never given.
-const NAMES: [&str; 4] = ["", "a", "b", "nobody"];
+/// The fourth is never given, and the last is kept as the third is.
+const NAMES: [&str; 5] = ["", "a", long!("", "", ""), "nobody", long!("", "_long", "")];
 
 /// One group of messages of a client.
 #[derive(Clone, Copy, Debug)]
@@ -82,16 +94,16 @@ enum Step {
 }
 
 fn say() -> impl Strategy<Value = Say> {
-    let name = || prop_oneof![4 => Just(0_usize), 4 => Just(1), 2 => Just(2), 1 => Just(3)];
+    let name = || prop_oneof![4 => Just(0_usize), 4 => Just(1), 1 => Just(2), 1 => Just(3), 1 => Just(4)];
     prop_oneof![
         // The unnamed statement is parsed anew elsewhere, with whatever columns it has by then; and of two names that a
         // session gives to one text in a unit, before and after a change, both have the columns of the later. It is the
         // same with the types of parameters.
-        4 => (0..3_usize, 0..TEXTS.len()).prop_map(|(name, text)| match (name, text) {
+        4 => (prop::sample::select(vec![0_usize, 1, 2, 4]), 0..TEXTS.len()).prop_map(|(name, text)| match (name, text) {
             (0, CHANGING | CHANGING_TOO) => Say::Parse(0, 0),
             (1, CHANGING_TOO) => Say::Parse(1, CHANGING),
-            (2, CHANGING) => Say::Parse(2, CHANGING_TOO),
-            (0 | 2, INSERT) => Say::Parse(name, 0),
+            (2 | 4, CHANGING) => Say::Parse(name, CHANGING_TOO),
+            (0 | 2 | 4, INSERT) => Say::Parse(name, 0),
             _ => Say::Parse(name, text),
         }),
         6 => name().prop_map(Say::BindAndExecute),
@@ -186,7 +198,7 @@ impl Server {
                 if name.is_empty() {
                     self.unnamed = None;
                 }
-                self.named.remove(name);
+                self.named.remove(name.kept());
                 self.tell(b'3', "");
                 Ok(())
             }
@@ -257,34 +269,45 @@ impl Server {
         Ok(Plan { text: text.to_owned(), columns: columns(text, version), parameter })
     }
 
+    /// A name that is too long is cut where SQL is read, and its client is told so.
+    fn warn(&mut self, texts: &str) {
+        let names = texts.split("; ").filter_map(|text| text.strip_prefix("deallocate "));
+        for name in names.map(|name| Name(name.as_bytes())).filter(|name| name.is_cut()) {
+            let (sent, kept) = (text(name.0), text(name.kept()));
+            self.tell(b'N', &format!("SNOTICE\0C42622\0Midentifier \"{sent}\" will be truncated to \"{kept}\"\0\0"));
+        }
+    }
+
     fn parse(&mut self, parse: Parse<'_>, version: u32) -> Result<(), Failure> {
         if parse.name.is_empty() {
             self.unnamed = None;
         }
-        let mut plan = self.plan(std::str::from_utf8(parse.text).unwrap(), version)?;
+        let query = std::str::from_utf8(parse.text).unwrap();
+        self.warn(query);
+        let mut plan = self.plan(query, version)?;
         if let [_, 1, _, _, _, given] = parse.types {
             plan.parameter = Some(*given);
         }
         if parse.name.is_empty() {
             self.unnamed = Some(plan);
-        } else if self.named.contains_key(parse.name) {
-            return Err(("42P05", format!("prepared statement \"{}\" already exists", text(parse.name))));
+        } else if self.named.contains_key(parse.name.kept()) {
+            return Err(("42P05", format!("prepared statement \"{}\" already exists", text(parse.name.0))));
         } else {
-            self.named.insert(parse.name.to_vec(), plan);
+            self.named.insert(parse.name.kept().to_vec(), plan);
         }
         self.tell(b'1', "");
         Ok(())
     }
 
-    fn find(&self, name: &[u8]) -> Result<Plan, Failure> {
-        match if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) } {
+    fn find(&self, name: Name<'_>) -> Result<Plan, Failure> {
+        match if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name.kept()) } {
             Some(plan) => Ok(plan.clone()),
             None if name.is_empty() => Err(("26000", "unnamed prepared statement does not exist".to_owned())),
-            None => Err(("26000", format!("prepared statement \"{}\" does not exist", text(name)))),
+            None => Err(("26000", format!("prepared statement \"{}\" does not exist", text(name.0)))),
         }
     }
 
-    fn bind(&mut self, name: &[u8], version: u32) -> Result<(), Failure> {
+    fn bind(&mut self, name: Name<'_>, version: u32) -> Result<(), Failure> {
         let plan = self.find(name)?;
         if self.status == Status::Failed && plan.text != "rollback" {
             return Err(aborted());
@@ -295,7 +318,7 @@ impl Server {
         Ok(())
     }
 
-    fn describe(&mut self, name: &[u8], version: u32) -> Result<(), Failure> {
+    fn describe(&mut self, name: Name<'_>, version: u32) -> Result<(), Failure> {
         let plan = self.find(name)?;
         if self.status == Status::Failed && plan.columns.is_some() {
             return Err(aborted());
@@ -327,6 +350,7 @@ impl Server {
 
     fn query(&mut self, texts: &str, version: u32) -> Result<(), Failure> {
         self.unnamed = None;
+        self.warn(texts);
         let texts: Vec<&str> = texts.split("; ").collect();
         if texts.contains(&"selekt") {
             return Err(("42601", "syntax error".to_owned()));
@@ -367,7 +391,8 @@ impl Server {
             }
             other => match other.strip_prefix("deallocate ") {
                 Some(name) => {
-                    let gone = self.named.remove(name.as_bytes());
+                    let name = Name(name.as_bytes()).kept();
+                    let (gone, name) = (self.named.remove(name), text(name));
                     gone.ok_or_else(|| ("26000", format!("prepared statement \"{name}\" does not exist")))?;
                     "DEALLOCATE"
                 }
@@ -645,12 +670,12 @@ fn messages(say: &Say) -> Vec<Vec<u8>> {
         frontend::put_target(out, tag, Target::Statement, NAMES[name].as_bytes());
     };
     let put_bind = |out: &mut BytesMut, name: usize| {
-        let bind = Bind { portal: b"", statement: NAMES[name].as_bytes(), rest: &[0; 6] };
+        let bind = Bind { portal: Name(b""), statement: Name(NAMES[name].as_bytes()), rest: &[0; 6] };
         frontend::put_bind(out, bind, 0);
     };
     match *say {
         Say::Parse(name, text) => {
-            let parse = Parse { name: NAMES[name].as_bytes(), text: TEXTS[text].as_bytes(), types: &[0, 0] };
+            let parse = Parse { name: Name(NAMES[name].as_bytes()), text: TEXTS[text].as_bytes(), types: &[0, 0] };
             frontend::put_parse(&mut out, parse);
         }
         Say::BindAndExecute(name) => {

@@ -20,7 +20,7 @@ use crate::client::farewell::Farewell;
 use crate::net::{Stream, timers};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error_response::{Severity, put_error, put_error_with_hint, put_notice};
-use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::frontend::{self, Bind, Name, Parse, Target};
 use crate::wire::{CancelKey, Header, SqlState, frame};
 
 /// Commands are short.
@@ -269,7 +269,7 @@ impl Session<'_> {
                 self.fail(&Mistake::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many prepared statements"), out);
             }
             Ok(command) => {
-                self.names.insert(parse.name.into(), command);
+                self.names.insert(parse.name.kept().into(), command);
                 backend::put_bare(out, backend::PARSE_COMPLETE);
             }
             Err(mistake) => self.fail(&mistake, out),
@@ -282,29 +282,29 @@ impl Session<'_> {
             self.fail(&Mistake::new(SqlState::PROTOCOL_VIOLATION, "commands of the console have no parameters"), out);
             return Ok(());
         }
-        let Some(command) = self.names.get(bind.statement).cloned() else {
+        let Some(command) = self.names.get(bind.statement.kept()).cloned() else {
             self.fail(&no_such_statement(bind.statement), out);
             return Ok(());
         };
-        if self.portals.len() >= MOST_NAMES && !self.portals.contains_key(bind.portal) {
+        if self.portals.len() >= MOST_NAMES && !self.portals.contains_key(bind.portal.kept()) {
             self.fail(&Mistake::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many portals"), out);
             return Ok(());
         }
-        self.portals.insert(bind.portal.into(), Portal { command, formats: Formats(formats), found: None });
+        self.portals.insert(bind.portal.kept().into(), Portal { command, formats: Formats(formats), found: None });
         backend::put_bare(out, backend::BIND_COMPLETE);
         Ok(())
     }
 
     async fn describe(
         &mut self,
-        (target, name): (Target, &[u8]),
+        (target, name): (Target, Name<'_>),
         out: &mut BytesMut,
         stream: &Stream,
     ) -> Result<(), Farewell> {
         let (command, formats) = match target {
-            Target::Statement => (self.names.get(name), Formats::default()),
+            Target::Statement => (self.names.get(name.kept()), Formats::default()),
             Target::Portal => {
-                let portal = self.portals.get(name);
+                let portal = self.portals.get(name.kept());
                 (portal.map(|portal| &portal.command), portal.map(|portal| portal.formats.clone()).unwrap_or_default())
             }
         };
@@ -334,12 +334,12 @@ impl Session<'_> {
 
     async fn execute(
         &mut self,
-        (name, wanted): (&[u8], i32),
+        (name, wanted): (Name<'_>, i32),
         out: &mut BytesMut,
         stream: &Stream,
     ) -> Result<(), Farewell> {
-        let Some(mut portal) = self.portals.remove(name) else {
-            let message = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
+        let Some(mut portal) = self.portals.remove(name.kept()) else {
+            let message = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name.0));
             self.fail(&Mistake::new(SqlState::INVALID_CURSOR_NAME, message), out);
             return Ok(());
         };
@@ -366,14 +366,14 @@ impl Session<'_> {
                 false => backend::put_command_complete(out, "SHOW"),
             }
         }
-        self.portals.insert(name.into(), portal);
+        self.portals.insert(name.kept().into(), portal);
         Ok(())
     }
 
-    fn close(&mut self, (target, name): (Target, &[u8]), out: &mut BytesMut) {
+    fn close(&mut self, (target, name): (Target, Name<'_>), out: &mut BytesMut) {
         match target {
-            Target::Statement => drop(self.names.remove(name)),
-            Target::Portal => drop(self.portals.remove(name)),
+            Target::Statement => drop(self.names.remove(name.kept())),
+            Target::Portal => drop(self.portals.remove(name.kept())),
         }
         backend::put_bare(out, backend::CLOSE_COMPLETE);
     }
@@ -399,8 +399,8 @@ fn invalid<T>(_: T) -> Farewell {
     Farewell::violation("invalid message")
 }
 
-fn no_such_statement(name: &[u8]) -> Mistake {
-    let message = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name));
+fn no_such_statement(name: Name<'_>) -> Mistake {
+    let message = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name.0));
     Mistake::new(SqlState::INVALID_SQL_STATEMENT_NAME, message)
 }
 
