@@ -30,6 +30,7 @@ pub mod mirrored;
 mod moving;
 pub mod owed;
 pub mod pins;
+mod portals;
 pub mod prepared;
 pub mod preparing;
 mod refused;
@@ -77,11 +78,11 @@ use doubt::Doubts;
 use known::UnnamedId;
 use owed::{Asker, OwedReplies};
 use pins::Pins;
+use portals::Portals;
 use prepared::{Names, Prepared, Reading};
 use remains::Remains;
 use rewound::AtBegin;
 use transaction::Transaction;
-use translate::Portal;
 use untold::Untold;
 
 /// Who a session is; does not change.
@@ -132,7 +133,7 @@ pub struct Session {
     refused_writer: Option<Arc<Statement>>,
     /// Why it has refused to prepare what an EXECUTE by SQL that is on its way will not find.
     refused_mirror: Option<Box<[u8]>>,
-    portals: Vec<Portal>,
+    portals: Portals,
     /// Where it has drawn from a sequence, or may have, last: the server process.
     drew_on: u32,
     /// How often it has forgotten what it has drawn, on all server connections.
@@ -306,7 +307,7 @@ impl Session {
             executes_by_sql: false,
             refused_writer: None,
             refused_mirror: None,
-            portals: Vec::new(),
+            portals: Portals::default(),
             drew_on: 0,
             forgotten_draws: 0,
             preparing: Preparing::default(),

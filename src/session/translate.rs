@@ -7,7 +7,8 @@ use bytes::BytesMut;
 use super::Session;
 use super::doubt::closes_names;
 use super::known::{Known, UnnamedId};
-use super::owed::{Asker, Moment, Owed};
+use super::owed::{Asker, Owed};
+use super::portals::Portal;
 use super::prepared::{Prepared, StatementId};
 use crate::catalog::Change;
 use crate::sql::{Doubt, Draws, Kind, Leftovers, SessionChange, Statement};
@@ -39,18 +40,6 @@ pub fn messages(unit: &[u8]) -> impl Iterator<Item = Message<'_>> {
         let body = whole.get(frame::HEADER..).unwrap_or_default();
         Some(Message { tag: header.tag, body, whole, missing: header.size - whole.len() })
     })
-}
-
-/// A portal that the client has bound.
-#[derive(Debug)]
-pub(super) struct Portal {
-    name: Box<[u8]>,
-    /// What it runs.
-    statement: Arc<Statement>,
-    /// Whether that draws from a sequence, as far as its Bind has told.
-    draws: Option<Draws>,
-    /// When its Bind was sent.
-    pub(super) bound: Moment,
 }
 
 impl Session {
@@ -102,7 +91,7 @@ impl Session {
             frontend::CLOSE => self.translate_close(message, known, out)?,
             frontend::EXECUTE => {
                 let portal = frontend::execute_portal(message.body)?;
-                let bound = self.portals.iter().rev().find(|bound| *bound.name == *portal);
+                let bound = self.portals.get(portal);
                 let (statement, draws) =
                     bound.map_or((None, None), |bound| (Some(Arc::clone(&bound.statement)), bound.draws));
                 if !statement.as_ref().is_some_and(|statement| statement.is_plain_read()) {
@@ -367,7 +356,7 @@ impl Session {
         self.put_mirrors_of(bind.statement, known, out);
         let goes_by_ours = self.goes_by_ours(bind.statement, known);
         let statement = self.prepared_for_use(bind.statement, known, limit, out);
-        self.portals.retain(|portal| *portal.name != *bind.portal);
+        self.portals.remove(bind.portal);
         let mut bound = None;
         match statement {
             Some(prepared) if goes_by_ours && prepared.has_changed(known) => {
@@ -410,8 +399,8 @@ impl Session {
 
     /// A portal of this name is bound now.
     fn binds(&mut self, portal: &[u8], statement: Arc<Statement>) {
-        let (name, draws, bound) = (portal.into(), self.gathered.draws, self.owed.moment());
-        self.portals.push(Portal { name, statement, draws, bound });
+        let (draws, bound) = (self.gathered.draws, self.owed.moment());
+        self.portals.put(portal, Portal { statement, draws, bound });
     }
 
     /// The same as [`Session::put_mirrors`] for the statement of this name.
@@ -522,7 +511,7 @@ impl Session {
                 Owed::CloseStatement(name.into())
             }
             (Target::Portal, name) => {
-                self.portals.retain(|portal| *portal.name != *name);
+                self.portals.remove(name);
                 Owed::ClosePortal
             }
         };
