@@ -14,6 +14,8 @@ pub(super) struct Portal {
     pub(super) statement: Arc<Statement>,
     /// Whether that draws from a sequence, as far as its Bind has told.
     pub(super) draws: Option<Draws>,
+    /// The name that it deallocates, whose statement has stayed where it was: the node has bound something else.
+    pub(super) closes: Option<Arc<str>>,
     /// When its Bind was sent.
     pub(super) bound: Moment,
 }
