@@ -252,14 +252,9 @@ impl Session {
     pub fn replayed(&self, known: &mut Known, settings: Settings, refused: &[Arc<str>]) {
         known.settings = settings;
         known.unseen = known.unseen.filter(|owner| *owner == self.id);
-        known.sql_prepared = if self.sql_prepared.is_empty() {
-            None
-        } else {
-            let is_there = |text: &Arc<str>| !refused.contains(text);
-            let there = self.sql_prepared.iter().filter(|prepared| is_there(&prepared.text));
-            let prepared = there.map(|p| (Arc::clone(&p.name), Arc::clone(&p.text)));
-            Some((self.id, prepared.collect()))
-        };
+        let there = self.sql_prepared.iter().filter(|prepared| !refused.contains(&prepared.text));
+        let prepared: Vec<_> = there.map(|p| (Arc::clone(&p.name), Arc::clone(&p.text))).collect();
+        known.sql_prepared = (!prepared.is_empty()).then_some((self.id, prepared));
     }
 }
 
@@ -275,8 +270,22 @@ const FORGET_ALL: &str = "RESET ALL;RESET SESSION AUTHORIZATION;RESET ROLE;CLOSE
 mod tests {
     use std::sync::Arc;
 
+    use crate::session::Known;
     use crate::session::story::Story;
     use crate::sql::Pin;
+
+    #[test]
+    fn what_a_server_connection_has_refused_to_prepare_leaves_nothing_there() {
+        let mut story = Story::begin();
+        story.send(b'Q', b"prepare p as select 1\0");
+        story.hear(b'C', b"PREPARE\0");
+        story.hear_all("Z");
+        let mut elsewhere = Known::default();
+        let missing = story.session.missing_prepares(&elsewhere);
+        story.session.replayed(&mut elsewhere, story.session.settings.clone(), &missing);
+        assert!(elsewhere.sql_prepared.is_none());
+        assert_eq!(story.session.missing_prepares(&elsewhere), missing);
+    }
 
     /// These are read back, one after the other, of a session whose login is a superuser or not; `origin` is what a setting is where
     /// nobody has set it. Answers why the session is pinned.
