@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use hashbrown::HashSet;
 
 use super::Session;
 use super::known::Known;
@@ -99,10 +100,21 @@ impl Known {
         all.push((Arc::clone(&mirror.name), text));
     }
 
-    /// Nothing of this name is there by SQL. Where nothing is left, it is as good as if there had never been anything.
+    /// Nothing of this name is there by SQL.
     pub fn has_no_sql(&mut self, name: &str) {
+        self.has_sql_only_of(|known| *known != *name);
+    }
+
+    /// Nothing of these names is.
+    pub fn have_no_sql(&mut self, names: &[Arc<str>]) {
+        let names: HashSet<&str> = names.iter().map(|name| &**name).collect();
+        self.has_sql_only_of(|known| !names.contains(known));
+    }
+
+    /// Where nothing is left, it is as good as if there had never been anything.
+    fn has_sql_only_of(&mut self, stays: impl Fn(&str) -> bool) {
         let Some((_, all)) = &mut self.sql_prepared else { return };
-        all.retain(|(known, _)| **known != *name);
+        all.retain(|(known, _)| stays(known));
         if all.is_empty() {
             self.sql_prepared = None;
         }

@@ -71,7 +71,7 @@ pub use wishes::Wishes;
 
 use crate::catalog::Change;
 use crate::routing::{Catalog, Defaults, Freshness, InTransaction, Intent, Reads, RuleSet, Standing};
-use crate::sql::{Pin, PreparedNames, Statement, TransactionControl};
+use crate::sql::{Pin, PreparedBefore, PreparedNames, Statement, TransactionControl};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 use doubt::Doubts;
@@ -125,8 +125,8 @@ pub struct Session {
     /// A Parse has just been sent: its columns are asked for next, unless the client does.
     undescribed: Option<(Box<[u8]>, Arc<Prepared>)>,
     sql_prepared: PreparedNames,
-    /// As they were before what the client has not been shown yet.
-    unshown_sql: Option<Box<PreparedNames>>,
+    /// What of them was before what the client has not been shown yet, in order.
+    unshown_sql: Vec<PreparedBefore>,
     /// It has sent an EXECUTE by SQL.
     executes_by_sql: bool,
     /// What a node has refused to run because it writes, until somebody asks.
@@ -303,7 +303,7 @@ impl Session {
             doubts: Doubts::default(),
             undescribed: None,
             sql_prepared: PreparedNames::default(),
-            unshown_sql: None,
+            unshown_sql: Vec::new(),
             executes_by_sql: false,
             refused_writer: None,
             refused_mirror: None,
@@ -614,7 +614,9 @@ impl Session {
     pub fn shown(&mut self) {
         self.names.shown();
         self.unshown_unnamed = None;
-        self.unshown_sql = None;
+        if !self.unshown_sql.is_empty() {
+            self.unshown_sql = Vec::new();
+        }
     }
 
     /// Nobody can want what runs on the server connection, now that the client is gone: it is a read, or part of a
