@@ -392,7 +392,7 @@ impl Client {
         }
         if !strange.is_empty() {
             connection.close_statements(&strange, deadline).await?;
-            strange.iter().for_each(|name| connection.known.has_no_sql(name));
+            connection.known.have_no_sql(&strange);
         }
         if let Some(sql) = sql.map(|sql| self.session.guarded_on(&connection.known, sql)) {
             self.worker.metrics.parameters_replayed(1);

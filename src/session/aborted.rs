@@ -134,8 +134,7 @@ impl Session {
                 let bind = Bind::read(body)?;
                 match self.prepared_end(bind.statement) {
                     Some(statement) => {
-                        self.forget_portal(bind.portal);
-                        self.binds(bind.portal, statement);
+                        self.binds(bind.portal, statement, None);
                         backend::put_bare(out, backend::BIND_COMPLETE);
                     }
                     None => told = Some(self.refuse_batch(out)),
@@ -161,7 +160,7 @@ impl Session {
             frontend::CLOSE => {
                 match frontend::target_fields(body)? {
                     (Target::Statement, name) => self.close_alone(name.kept()),
-                    (Target::Portal, name) => self.forget_portal(name),
+                    (Target::Portal, name) => self.portals.remove(name),
                 }
                 backend::put_bare(out, backend::CLOSE_COMPLETE);
             }
@@ -193,8 +192,7 @@ impl Session {
 
     /// How what is bound to this portal would end the lost transaction, if it does.
     fn bound_ending(&self, portal: Name<'_>) -> Option<Ending> {
-        let bound = self.portals.iter().find(|bound| *bound.name == *portal.kept())?;
-        self.ending(&bound.statement)
+        self.ending(&self.portals.get(portal)?.statement)
     }
 
     /// This ends the lost transaction and goes on behind that, as AND CHAIN does, which only a node can do: there the transaction

@@ -9,7 +9,7 @@ use super::prepared::{Prepared, Reading, StatementId};
 use super::wishes::is_wish;
 use super::{End, PutBack, Session, Settings};
 use crate::sql::{
-    Kind, NeedsPrimary, Part, Pin, PreparedNames, SessionChange, SetTo, Statement, TransactionControl, is_identity,
+    Kind, NeedsPrimary, Part, Pin, SessionChange, SetTo, Statement, TransactionControl, is_identity,
     only_asks_connection,
 };
 use crate::wire::backend;
@@ -198,10 +198,7 @@ impl Session {
     }
 
     fn change_sql_prepared(&mut self, change: &SessionChange) {
-        if PreparedNames::are_changed_by(change) {
-            self.unshown_sql.get_or_insert_with(|| Box::new(self.sql_prepared.clone()));
-            self.sql_prepared.apply(change);
-        }
+        self.unshown_sql.extend(self.sql_prepared.apply(change));
     }
 
     /// Prepares a statement in the node's place; None: it is refused, which leaves no unnamed statement.

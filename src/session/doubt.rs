@@ -146,9 +146,16 @@ fn begins_something(tag: u8) -> bool {
 
 /// A PREPARE, an EXECUTE or a DEALLOCATE may be in this text: what it means depends on names.
 fn may_name_statements(text: &[u8]) -> bool {
+    if text.len() > LONGEST_SEARCHED {
+        return true;
+    }
     let holds = |word: &[u8]| text.windows(word.len()).any(|there| there.eq_ignore_ascii_case(word));
     holds(b"deallocate") || holds(b"prepare") || holds(b"execute")
 }
+
+/// Bytes of a text that are looked through, on each turn while it waits. A longer one waits whether it names any or not, no longer
+/// than until what stands before it is answered.
+const LONGEST_SEARCHED: usize = 8 * 1024;
 
 /// A change that closes names of prepared statements.
 pub(super) fn closes_names(change: &SessionChange) -> bool {
@@ -317,6 +324,17 @@ mod tests {
         story.sync();
         story.hear_all("EZ");
         assert_eq!(story.parse("b", "select 1"), "CP", "ours has stayed");
+    }
+
+    #[test]
+    fn a_long_query_behind_one_that_may_close_names_is_not_looked_through() {
+        let mut story = Story::begin();
+        story.send(b'Q', b"deallocate a\0");
+        let text = |length: usize| format!("{:length$}\0", "select 1", length = length - 1).into_bytes();
+        assert!(!story.session.must_wait(b'Q', &text(super::LONGEST_SEARCHED)));
+        assert!(story.session.must_wait(b'Q', &text(super::LONGEST_SEARCHED + 1)));
+        story.hear_all("EZ");
+        assert!(!story.session.must_wait(b'Q', &text(super::LONGEST_SEARCHED + 1)));
     }
 
     #[test]

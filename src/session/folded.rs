@@ -138,7 +138,7 @@ impl Session {
             && self.unnamed.is_some() == self.settled_unnamed.is_some()
             && is_last(&self.settled_unnamed)
             && self.unshown_unnamed.is_none()
-            && self.unshown_sql.is_none()
+            && self.unshown_sql.is_empty()
             && self.doubts.are_none()
             && self.undescribed.is_none()
             && self.sql_prepared.is_empty()

@@ -28,7 +28,7 @@ pub struct Known {
     pub settings: Settings,
     /// What it reports of its settings now, whoever has set them.
     pub reports: Reports,
-    /// What a session has prepared on it by SQL: names, and the PREPARE statements.
+    /// What a session has prepared on it by SQL: names, and the PREPARE statements. None where there is nothing.
     pub sql_prepared: Option<(SessionId, Vec<NameAndText>)>,
     /// The session that ran code here which may have left behind what nobody has seen.
     pub unseen: Option<SessionId>,

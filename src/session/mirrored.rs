@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use hashbrown::HashSet;
 
 use super::Session;
 use super::known::Known;
@@ -101,8 +102,21 @@ impl Known {
 
     /// Nothing of this name is there by SQL.
     pub fn has_no_sql(&mut self, name: &str) {
-        if let Some((_, all)) = &mut self.sql_prepared {
-            all.retain(|(known, _)| **known != *name);
+        self.has_sql_only_of(|known| *known != *name);
+    }
+
+    /// Nothing of these names is.
+    pub fn have_no_sql(&mut self, names: &[Arc<str>]) {
+        let names: HashSet<&str> = names.iter().map(|name| &**name).collect();
+        self.has_sql_only_of(|known| !names.contains(known));
+    }
+
+    /// Where nothing is left, it is as good as if there had never been anything.
+    fn has_sql_only_of(&mut self, stays: impl Fn(&str) -> bool) {
+        let Some((_, all)) = &mut self.sql_prepared else { return };
+        all.retain(|(known, _)| stays(known));
+        if all.is_empty() {
+            self.sql_prepared = None;
         }
     }
 }
@@ -159,6 +173,26 @@ mod tests {
             story.hear_all("Z");
             assert!(!story.known.has_mirror(story.session.id, "a"));
             assert_eq!(story.send(b'Q', b"execute a\0"), "Q");
+        }
+    }
+
+    #[test]
+    fn a_server_connection_whose_last_statement_of_sql_is_gone_is_as_one_that_never_had_any() {
+        for (tag, body) in [(b'Q', &b"deallocate p\0"[..]), (b'Q', b"deallocate all\0"), (b'C', b"Sp\0")] {
+            let mut story = Story::begin();
+            story.send(b'Q', b"prepare p as select 1\0");
+            story.hear(b'C', b"PREPARE\0");
+            story.hear_all("Z");
+            assert!(!story.session.is_at_home(&story.known));
+            story.send(tag, body);
+            if tag == b'C' {
+                story.sync();
+                story.hear_all("3");
+            } else {
+                story.hear(b'C', b"DEALLOCATE\0");
+            }
+            story.hear_all("Z");
+            assert!(story.session.is_at_home(&story.known), "{body:?}");
         }
     }
 

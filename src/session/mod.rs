@@ -30,6 +30,7 @@ pub mod mirrored;
 mod moving;
 pub mod owed;
 pub mod pins;
+mod portals;
 pub mod prepared;
 pub mod preparing;
 mod refused;
@@ -70,18 +71,18 @@ pub use wishes::Wishes;
 
 use crate::catalog::Change;
 use crate::routing::{Catalog, Defaults, Freshness, InTransaction, Intent, Reads, RuleSet, Standing};
-use crate::sql::{Pin, PreparedNames, Statement, TransactionControl};
+use crate::sql::{Pin, PreparedBefore, PreparedNames, Statement, TransactionControl};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 use doubt::Doubts;
 use known::UnnamedId;
 use owed::{Asker, OwedReplies};
 use pins::Pins;
+use portals::Portals;
 use prepared::{Names, Prepared, Reading};
 use remains::Remains;
 use rewound::AtBegin;
 use transaction::Transaction;
-use translate::Portal;
 use untold::Untold;
 
 /// Who a session is; does not change.
@@ -124,15 +125,15 @@ pub struct Session {
     /// A Parse has just been sent: its columns are asked for next, unless the client does.
     undescribed: Option<(Box<[u8]>, Arc<Prepared>)>,
     sql_prepared: PreparedNames,
-    /// As they were before what the client has not been shown yet.
-    unshown_sql: Option<Box<PreparedNames>>,
+    /// What of them was before what the client has not been shown yet, in order.
+    unshown_sql: Vec<PreparedBefore>,
     /// It has sent an EXECUTE by SQL.
     executes_by_sql: bool,
     /// What a node has refused to run because it writes, until somebody asks.
     refused_writer: Option<Arc<Statement>>,
     /// Why it has refused to prepare what an EXECUTE by SQL that is on its way will not find.
     refused_mirror: Option<Box<[u8]>>,
-    portals: Vec<Portal>,
+    portals: Portals,
     /// Where it has drawn from a sequence, or may have, last: the server process.
     drew_on: u32,
     /// How often it has forgotten what it has drawn, on all server connections.
@@ -302,11 +303,11 @@ impl Session {
             doubts: Doubts::default(),
             undescribed: None,
             sql_prepared: PreparedNames::default(),
-            unshown_sql: None,
+            unshown_sql: Vec::new(),
             executes_by_sql: false,
             refused_writer: None,
             refused_mirror: None,
-            portals: Vec::new(),
+            portals: Portals::default(),
             drew_on: 0,
             forgotten_draws: 0,
             preparing: Preparing::default(),
@@ -613,7 +614,9 @@ impl Session {
     pub fn shown(&mut self) {
         self.names.shown();
         self.unshown_unnamed = None;
-        self.unshown_sql = None;
+        if !self.unshown_sql.is_empty() {
+            self.unshown_sql = Vec::new();
+        }
     }
 
     /// Nobody can want what runs on the server connection, now that the client is gone: it is a read, or part of a

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashSet;
+
 use super::known::Known;
 use super::{End, PutBack, Session, Settings, reported, settings};
 use crate::sql::{Isolation, is_anybodys, is_carried, is_identity};
@@ -238,12 +240,9 @@ impl Session {
         if self.sql_prepared.is_empty() {
             return Vec::new();
         }
-        let there: &[(Arc<str>, Arc<str>)] = match &known.sql_prepared {
-            Some((owner, prepared)) if *owner == self.id => prepared,
-            _ => &[],
-        };
-        let is_there =
-            |name: &str, text: &str| there.iter().any(|(known, known_text)| **known == *name && **known_text == *text);
+        let ours = known.sql_prepared.iter().filter(|(owner, _)| *owner == self.id).flat_map(|(_, prepared)| prepared);
+        let there: HashSet<(&str, &str)> = ours.map(|(name, text)| (&**name, &**text)).collect();
+        let is_there = |name: &str, text: &str| there.contains(&(name, text));
         self.sql_prepared.iter().filter(|p| !is_there(&p.name, &p.text)).map(|p| Arc::clone(&p.text)).collect()
     }
 
@@ -252,14 +251,10 @@ impl Session {
     pub fn replayed(&self, known: &mut Known, settings: Settings, refused: &[Arc<str>]) {
         known.settings = settings;
         known.unseen = known.unseen.filter(|owner| *owner == self.id);
-        known.sql_prepared = if self.sql_prepared.is_empty() {
-            None
-        } else {
-            let is_there = |text: &Arc<str>| !refused.contains(text);
-            let there = self.sql_prepared.iter().filter(|prepared| is_there(&prepared.text));
-            let prepared = there.map(|p| (Arc::clone(&p.name), Arc::clone(&p.text)));
-            Some((self.id, prepared.collect()))
-        };
+        let refused: HashSet<_> = refused.iter().collect();
+        let there = self.sql_prepared.iter().filter(|prepared| !refused.contains(&prepared.text));
+        let prepared: Vec<_> = there.map(|p| (Arc::clone(&p.name), Arc::clone(&p.text))).collect();
+        known.sql_prepared = (!prepared.is_empty()).then_some((self.id, prepared));
     }
 }
 
@@ -275,8 +270,53 @@ const FORGET_ALL: &str = "RESET ALL;RESET SESSION AUTHORIZATION;RESET ROLE;CLOSE
 mod tests {
     use std::sync::Arc;
 
+    use crate::session::Known;
     use crate::session::story::Story;
     use crate::sql::Pin;
+
+    /// Were each compared with all others, or all copied for each, it would take minutes.
+    #[test]
+    fn many_statements_of_sql_are_gone_through_once_for_a_change_of_server_connections() {
+        const STATEMENTS: usize = 10_000;
+        let mut story = Story::begin();
+        let begun = std::time::Instant::now();
+        for number in 0..STATEMENTS {
+            story.send(b'Q', format!("prepare p{number} as select 1\0").as_bytes());
+            story.hear(b'C', b"PREPARE\0");
+            story.hear_all("Z");
+            story.session.shown();
+        }
+        let (session, here) = (&mut story.session, &mut story.known);
+        for _ in 0..20 {
+            assert!(session.strange_statements(here).is_empty() && session.missing_prepares(here).is_empty());
+            let mut elsewhere = Known::default();
+            let missing = session.missing_prepares(&elsewhere);
+            assert_eq!((missing.len(), &*missing[9]), (STATEMENTS, "prepare p9 as select 1"));
+            session.replayed(&mut elsewhere, session.settings.clone(), &missing[1..]);
+            let another = crate::session::SessionId(2);
+            elsewhere.sql_prepared.as_mut().unwrap().0 = another;
+            assert_eq!(session.strange_statements(&elsewhere), ["p0".into()]);
+            session.replayed(&mut elsewhere, session.settings.clone(), &[]);
+            elsewhere.sql_prepared.as_mut().unwrap().0 = another;
+            let strange = session.strange_statements(&elsewhere);
+            elsewhere.have_no_sql(&strange);
+            assert!(strange.len() == STATEMENTS && elsewhere.sql_prepared.is_none());
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn what_a_server_connection_has_refused_to_prepare_leaves_nothing_there() {
+        let mut story = Story::begin();
+        story.send(b'Q', b"prepare p as select 1\0");
+        story.hear(b'C', b"PREPARE\0");
+        story.hear_all("Z");
+        let mut elsewhere = Known::default();
+        let missing = story.session.missing_prepares(&elsewhere);
+        story.session.replayed(&mut elsewhere, story.session.settings.clone(), &missing);
+        assert!(elsewhere.sql_prepared.is_none());
+        assert_eq!(story.session.missing_prepares(&elsewhere), missing);
+    }
 
     /// These are read back, one after the other, of a session whose login is a superuser or not; `origin` is what a setting is where
     /// nobody has set it. Answers why the session is pinned.

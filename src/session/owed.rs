@@ -272,6 +272,13 @@ pub struct Moment {
     batch: u64,
 }
 
+impl Moment {
+    /// It is among the first so many.
+    pub fn is_before(self, count: u64) -> bool {
+        self.number < count
+    }
+}
+
 impl OwedReplies {
     /// Behind the statement that has just been done more is run by what has been sent.
     pub fn runs_more(&self) -> bool {
@@ -375,7 +382,12 @@ impl OwedReplies {
 
     /// It has been answered, or skipped.
     pub fn is_settled(&self, moment: Moment) -> bool {
-        self.count - u64::try_from(self.queue.len()).unwrap_or(0) > moment.number || self.queue.is_empty()
+        moment.is_before(self.settled()) || self.queue.is_empty()
+    }
+
+    /// How many have been answered, or skipped.
+    pub fn settled(&self) -> u64 {
+        self.count - u64::try_from(self.queue.len()).unwrap_or(0)
     }
 
     /// It may yet fail or be skipped, and what is sent now not with it.

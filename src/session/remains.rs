@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use hashbrown::HashSet;
 
 use super::known::Known;
 use super::owed::Owed;
@@ -189,6 +190,7 @@ impl Session {
         }
         // What the node has refused to prepare was not there before either.
         let were_there = known.sql_prepared.iter().filter(|(owner, _)| *owner == self.id).flat_map(|(_, all)| all);
+        let names: HashSet<_> = names.iter().collect();
         for (name, _) in were_there.filter(|(name, _)| !names.contains(name)) {
             self.sql_prepared.apply(&SessionChange::Deallocate(Arc::clone(name)));
         }

@@ -484,7 +484,7 @@ impl Session {
                 self.settle_unnamed(None);
             }
         }
-        let answered = self.portals.iter().filter(|portal| self.owed.is_settled(portal.bound)).count();
+        let settled = self.owed.settled();
         let names = &mut self.names;
         // What was to be closed first is still there, what was to be made first is not.
         let mut untouched = HashMap::new();
@@ -503,8 +503,7 @@ impl Session {
             self.settle_statement(id, is_there, known);
         }
         // What was bound by the same name before may still be there: nobody knows it any more.
-        let skipped = self.portals.iter().skip(answered).filter(|portal| self.owed.is_settled(portal.bound)).count();
-        drop(self.portals.drain(answered..answered + skipped));
+        self.portals.retain(|portal| portal.bound.is_before(settled) || !self.owed.is_settled(portal.bound));
         self.flow.skipping = !sync_is_sent;
         if !sync_is_sent {
             // Also where a Query has been sent behind: the node waits for a Sync.

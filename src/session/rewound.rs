@@ -46,8 +46,8 @@ impl Session {
             self.settled_unnamed = before;
         }
         self.unnamed.clone_from(&self.settled_unnamed);
-        if let Some(before) = self.unshown_sql.take() {
-            self.sql_prepared = *before;
+        while let Some(before) = self.unshown_sql.pop() {
+            self.sql_prepared.take_back(before);
         }
         self.settle_doubts();
         self.undescribed = None;
@@ -117,6 +117,22 @@ impl Session {
 mod tests {
     use crate::session::failure::Circumstances;
     use crate::session::story::Story;
+
+    #[test]
+    fn what_was_prepared_by_sql_goes_back_to_what_the_client_has_been_shown() {
+        let mut story = Story::begin();
+        for text in ["prepare a as select 1", "deallocate a", "prepare b as select 2"] {
+            story.send(b'Q', format!("{text}\0").as_bytes());
+            story.hear(b'C', b"?\0");
+            story.hear_all("Z");
+            if text.contains("select 1") {
+                story.session.shown();
+            }
+        }
+        story.session.rewind();
+        let is_there = ["a", "b"].map(|name| story.session.sql_prepared.get(name).is_some());
+        assert_eq!(is_there, [true, false]);
+    }
 
     #[test]
     fn a_transaction_whose_commit_was_not_sent_can_be_run_again() {

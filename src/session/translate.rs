@@ -8,7 +8,8 @@ use bytes::BytesMut;
 use super::Session;
 use super::doubt::closes_names;
 use super::known::{Known, UnnamedId};
-use super::owed::{Asker, Moment, Owed};
+use super::owed::{Asker, Owed};
+use super::portals::Portal;
 use super::prepared::{Prepared, StatementId};
 use super::sequences::DISCARD_AHEAD;
 use super::woven::Woven;
@@ -43,19 +44,6 @@ pub fn messages(unit: &[u8]) -> impl Iterator<Item = Message<'_>> {
         let body = whole.get(frame::HEADER..).unwrap_or_default();
         Some(Message { tag: header.tag, body, whole, missing: header.size - whole.len() })
     })
-}
-
-/// A portal that the client has bound.
-#[derive(Debug)]
-pub(super) struct Portal {
-    /// What the client calls it.
-    pub(super) name: Box<[u8]>,
-    /// What it runs.
-    pub(super) statement: Arc<Statement>,
-    /// Whether that draws from a sequence, as far as its Bind has told.
-    draws: Option<Draws>,
-    /// When its Bind was sent.
-    pub(super) bound: Moment,
 }
 
 impl Session {
@@ -106,10 +94,11 @@ impl Session {
             frontend::DESCRIBE => self.translate_describe(message, known, prepared_limit, out)?,
             frontend::CLOSE => self.translate_close(message, known, out)?,
             frontend::EXECUTE => {
-                let portal = frontend::execute_portal(message.body)?.kept();
-                let bound = self.portals.iter().rev().find(|bound| *bound.name == *portal);
-                let (statement, draws) =
-                    bound.map_or((None, None), |bound| (Some(Arc::clone(&bound.statement)), bound.draws));
+                let portal = frontend::execute_portal(message.body)?;
+                let bound = self.portals.get(portal);
+                let (statement, draws, closed) = bound.map_or((None, None, None), |bound| {
+                    (Some(Arc::clone(&bound.statement)), bound.draws, bound.closes.clone())
+                });
                 if !statement.as_ref().is_some_and(|statement| statement.is_plain_read()) {
                     if let Some(name) = statement.as_deref().and_then(|statement| self.taken_name(statement, known)) {
                         let message = format!("prepared statement \"{name}\" already exists");
@@ -123,8 +112,6 @@ impl Session {
                     }
                     statement.iter().for_each(|statement| self.owed.may_prepare(statement, false));
                 }
-                let other = statement.as_deref().filter(|statement| !statement.is_plain_read());
-                let closed = other.and_then(|statement| self.deallocates_ours(statement, known));
                 self.expect_names_closed(statement.as_deref());
                 if let Some(statement) = &statement {
                     self.expect_change(statement, false);
@@ -132,7 +119,7 @@ impl Session {
                 let goes_on = statement.as_deref().map(|statement| self.goes_on_behind(statement)).unwrap_or_default();
                 self.send(message.whole, Owed::Execute(statement), out);
                 goes_on.iter().for_each(|set| self.put_executed(set, Owed::OurSet, out));
-                closed.iter().for_each(|name| self.close_mirror_under_way(name, out));
+                closed.iter().for_each(|name| self.close_mirror_of(name, known, out));
             }
             frontend::SYNC => self.translate_sync(message, out),
             frontend::FLUSH => out.extend_from_slice(message.whole),
@@ -185,7 +172,7 @@ impl Session {
         // Of a name that it cuts the node warns, so it must read that itself.
         let ours = self.deallocates_ours(&statement, known).filter(|name| !Name::may_be_cut(name));
         if let Some(name) = ours {
-            self.close_mirror_under_way(&name, out);
+            self.close_mirror_of(&name, known, out);
             self.put_ours(EMPTY, out);
             frontend::put_query(out, DEALLOCATE_RESERVED);
         } else {
@@ -261,9 +248,11 @@ impl Session {
         is_ours.then(|| Arc::clone(name))
     }
 
-    /// A mirror of this name is on its way, of which nobody can tell yet whether it will be there: none is left.
-    fn close_mirror_under_way(&mut self, name: &Arc<str>, out: &mut BytesMut) {
-        if self.owed.iter().any(|owed| matches!(owed, Owed::Mirror(mirror) if mirror.name == *name)) {
+    /// A mirror of this name is on its way, of which nobody can tell yet whether it will be there, or has come to be there since
+    /// what deallocates it was bound: none is left.
+    fn close_mirror_of(&mut self, name: &Arc<str>, known: &Known, out: &mut BytesMut) {
+        let is_it = |owed: &Owed| matches!(owed, Owed::Mirror(mirror) if mirror.name == *name);
+        if known.has_mirror(self.id, name) || self.owed.iter().any(is_it) {
             self.flow.batch_open = true;
             self.put_close_of_mirror(name, out);
         }
@@ -399,8 +388,8 @@ impl Session {
         self.put_mirrors_of(name, known, out);
         let goes_by_ours = self.goes_by_ours(name, known);
         let statement = self.prepared_for_use(name, known, limit, out);
-        self.forget_portal(bind.portal);
-        let (mut bound, mut called) = (None, None);
+        self.portals.remove(bind.portal);
+        let (mut bound, mut closes, mut called) = (None, None, None);
         match statement {
             Some(prepared) if goes_by_ours && prepared.has_changed(known) => {
                 self.put_our_close(RESERVED, out);
@@ -411,7 +400,8 @@ impl Session {
             }
             Some(prepared) => {
                 bound = Some(Arc::clone(&prepared.statement));
-                if self.deallocates_ours(&prepared.statement, known).is_some() {
+                closes = self.deallocates_ours(&prepared.statement, known);
+                if closes.is_some() {
                     let text = DEALLOCATE_RESERVED.as_bytes();
                     self.put_ours(Parse { name: Name(DEALLOCATES), text, ..EMPTY }, out);
                     self.put_ours(EMPTY, out);
@@ -435,21 +425,16 @@ impl Session {
         }
         if let Some(statement) = bound {
             // Behind what of ours stands before it: that is answered though the Bind may fail.
-            self.binds(bind.portal, statement);
+            self.binds(bind.portal, statement, closes);
         }
         self.flow.batch_open = true;
         self.owed.push(Owed::Bind(called));
     }
 
-    /// No portal has this name any more.
-    pub(super) fn forget_portal(&mut self, name: Name<'_>) {
-        self.portals.retain(|portal| *portal.name != *name.kept());
-    }
-
     /// A portal of this name is bound now.
-    pub(super) fn binds(&mut self, portal: Name<'_>, statement: Arc<Statement>) {
-        let (name, draws, bound) = (portal.kept().into(), self.gathered.draws, self.owed.moment());
-        self.portals.push(Portal { name, statement, draws, bound });
+    pub(super) fn binds(&mut self, portal: Name<'_>, statement: Arc<Statement>, closes: Option<Arc<str>>) {
+        let (draws, bound) = (self.gathered.draws, self.owed.moment());
+        self.portals.put(portal, Portal { statement, draws, closes, bound });
     }
 
     /// The same as [`Session::put_mirrors`] for the statement of this name.
@@ -561,7 +546,7 @@ impl Session {
                 Owed::CloseStatement(name.into())
             }
             (Target::Portal, name) => {
-                self.forget_portal(name);
+                self.portals.remove(name);
                 Owed::ClosePortal
             }
         };
@@ -756,6 +741,35 @@ mod tests {
         story.hear(b'C', b"COPY 1\0");
         story.hear_all("Z");
         assert!(story.session.is_idle());
+    }
+
+    #[test]
+    fn a_mirror_that_has_come_to_be_since_a_deallocate_of_its_name_was_bound_goes_with_it() {
+        for is_there in [true, false] {
+            let mut story = Story::begin();
+            story.parse("a", "select 1");
+            story.sync();
+            story.hear_all("1tnZ");
+            assert_eq!(story.send(b'Q', b"execute a\0"), "CPSQ");
+            story.parse("", "deallocate a");
+            assert_eq!(story.bind(""), "CPCPB", "ours stays");
+            let before = |story: &mut Story| {
+                story.hear_all("31Z");
+                story.hear(b'C', b"SELECT 1\0");
+                story.hear_all("Z131312");
+            };
+            if is_there {
+                before(&mut story);
+            }
+            assert_eq!(story.execute(), "EC", "{is_there}");
+            story.sync();
+            if !is_there {
+                before(&mut story);
+            }
+            story.hear(b'C', b"DEALLOCATE\0");
+            story.hear_all("3Z");
+            assert!(!story.known.has_mirror(story.session.id, "a"));
+        }
     }
 
     #[test]

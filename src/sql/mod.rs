@@ -31,7 +31,7 @@ pub use leftovers::{
 pub use memo::{Memo, MemoKey};
 pub use noted::{Bits, Findings};
 pub use parse::{ParseSettings, classify, classify_bytes, ends_of_statements, fingerprint, too_large};
-pub use prepared::{PreparedNames, query_of};
+pub use prepared::{PreparedBefore, PreparedNames, query_of};
 pub use redacted::{redacted, redacted_unread};
 pub use relations::{differs_between_nodes, is_replicated, only_asks_connection};
 pub use session_change::{Scope, SessionChange, SetTo};
